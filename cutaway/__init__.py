@@ -1,0 +1,42 @@
+"""Cutaway: a large language model with its side open.
+
+Importing this loads no torch: what is used is imported when it is first named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cutaway.errors import Failed, Refused
+    from cutaway.lm import LanguageModel, load
+    from cutaway.tokenizer import Tokenizer
+    from cutaway.trace import tracing
+
+__version__ = "0.1.0"
+__all__ = ["Failed", "LanguageModel", "Refused", "Tokenizer", "load", "tracing"]
+
+_HOMES = {
+    "Failed": "cutaway.errors",
+    "LanguageModel": "cutaway.lm",
+    "Refused": "cutaway.errors",
+    "Tokenizer": "cutaway.tokenizer",
+    "load": "cutaway.lm",
+    "tracing": "cutaway.trace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        try:
+            return importlib.import_module(f"cutaway.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"cutaway.{name}":
+                raise
+            raise AttributeError(f"module 'cutaway' has no attribute {name!r}") from None
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,8 @@
+"""Attention: one file a mechanism, and the folder is the registry: ``attention/local.py`` is ``kind: local``.
+
+A mechanism's ``Config`` is a frozen dataclass that imports no torch, so that the CPU engine can read it too. It has
+
+``build(width)``        the torch module whose forward is the mechanism's equation
+``state()``             an empty memory for one sequence or batch, see ``parts/state.py``
+``bytes_per_token(n)``  what that memory costs a token, for entries of n bytes
+"""

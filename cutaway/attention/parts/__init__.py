@@ -1,0 +1,1 @@
+"""What mechanisms share: who sees whom, how scores are computed, what is remembered."""

@@ -1,0 +1,80 @@
+"""Softmax attention as a module: mha, mqa, gqa and local are this equation over different data.
+
+    q = W_q x   k = W_k x   v = W_v x        cut into heads; q and k normed if the model does so, then turned
+    out = W_o [attend(q, k, v)]              attend is the softmax of score.py
+
+Query, key and value come from three matrices that could run side by side: none reads another's result.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cutaway.attention.parts.heads import Heads
+from cutaway.attention.parts.paths import attend
+from cutaway.attention.parts.score import Problem
+from cutaway.attention.parts.state import Full, Ring
+from cutaway.attention.parts.visibility import Places
+from cutaway.position.rope import Rotation, rotate
+from cutaway.shapes import Float
+from cutaway.trace import tap
+
+
+class SoftmaxAttention(nn.Module):
+    """Taps ``q`` [b h t k], ``k`` [b g t k] and ``v`` [b g t v] as the scores see them, ``mixed`` [b h t v] what each
+    head gathered; the path taps ``scores`` and ``pattern``.
+    """
+
+    def __init__(self, config: Heads, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.query = nn.Linear(width, config.heads * config.key_size, config.bias)
+        self.key = nn.Linear(width, config.groups * config.key_size, config.bias)
+        self.value = nn.Linear(width, config.groups * config.values, config.bias)
+        self.out = nn.Linear(config.heads * config.values, width, config.out_bias)
+        self.query_norm = config.qk_norm.build(config.key_size) if config.qk_norm else nn.Identity()
+        self.key_norm = config.qk_norm.build(config.key_size) if config.qk_norm else nn.Identity()
+        self.scale = config.key_size**-0.5 if config.scale is None else config.scale
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        places: Places,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: Full | Ring | None,
+    ) -> Float[Tensor, "b t d"]:
+        q = self.query_norm(cut(self.query(x), self.config.heads))
+        k = self.key_norm(cut(self.key(x), self.config.groups))
+        v = tap("v", cut(self.value(x), self.config.groups))
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k = tap("q", q), tap("k", k)
+        key_places = places
+        if state is not None:
+            entries, key_pos = state.append({"k": k, "v": v}, places.pos)
+            k, v, key_places = entries["k"], entries["v"], Places(key_pos)
+        mixed = attend(
+            Problem(
+                q=q,
+                k=k,
+                v=v,
+                query=places,
+                key=key_places,
+                visibility=self.config.visibility,
+                scale=self.scale,
+                softcap=self.config.softcap,
+                in_order=in_order,
+            )
+        )
+        return self.out(join(tap("mixed", mixed)))
+
+
+def cut(x: Float[Tensor, "b t n"], heads: int) -> Float[Tensor, "b h t k"]:
+    """One vector a token becomes one vector a head."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join(x: Float[Tensor, "b h t v"]) -> Float[Tensor, "b t n"]:
+    """The heads' vectors laid end to end."""
+    return x.transpose(1, 2).flatten(2)

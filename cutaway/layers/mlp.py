@@ -1,0 +1,36 @@
+"""The MLP of a block: what a token does with what attention brought it, neuron by neuron."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cutaway.layers.config import MLP as Config
+from cutaway.shapes import Float
+from cutaway.trace import tap
+
+ACTIVATIONS = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class MLP(nn.Module):
+    """down(act(up x)), or gated down(act(gate x) * up x) (2002.05202).
+
+    Taps ``hidden`` [b t f]: what each neuron says just before ``down``.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.gate = nn.Linear(width, config.hidden, config.bias) if config.gated else None
+        self.up = nn.Linear(width, config.hidden, config.bias)
+        self.down = nn.Linear(config.hidden, width, config.bias)
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        if self.gate is None:
+            hidden = self.activation(self.up(x))
+        else:
+            hidden = self.activation(self.gate(x)) * self.up(x)
+        return self.down(tap("hidden", hidden))

@@ -1,0 +1,41 @@
+"""Norms: each token's vector is brought to a fixed size before a block reads it."""
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.shapes import Float
+
+
+def widened(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x in float32, or as it is when it is wider: sums over a row need the room."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class RMSNorm(nn.Module):
+    """y = w x / sqrt(mean(x^2) + eps): size without the mean (1910.07467). Computed in float32 at least, returned in x's type."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        wide = widened(x)
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * self.weight).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b (1607.06450). Computed in float32 at least, returned in x's type."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        wide = widened(x)
+        wide = wide - wide.mean(-1, keepdim=True)
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * self.weight + self.bias).to(x.dtype)

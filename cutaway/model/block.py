@@ -1,0 +1,39 @@
+"""A block: attention moves information between tokens, the MLP works on each token alone, both add to the stream."""
+
+from torch import Tensor, nn
+
+from cutaway.attention.parts.state import Full, Ring
+from cutaway.attention.parts.visibility import Places
+from cutaway.model.config import Block as Config
+from cutaway.position.rope import Rotation
+from cutaway.shapes import Float
+from cutaway.trace import tap
+
+
+class Block(nn.Module):
+    """middle = x + attention(norm(x)); out = middle + mlp(norm(middle)).
+
+    Taps ``middle`` and ``out`` [b t d]: the residual stream after each half.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.attention_norm = config.norm.build(width)
+        self.attention = config.attention.build(width)
+        self.attention_post_norm = config.norm.build(width) if config.post_norm else nn.Identity()
+        self.mlp_norm = config.norm.build(width)
+        self.mlp = config.mlp.build(width)
+        self.mlp_post_norm = config.norm.build(width) if config.post_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        places: Places,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: Full | Ring | None,
+    ) -> Float[Tensor, "b t d"]:
+        read = self.attention(self.attention_norm(x), places, rotation, in_order, state)
+        middle = tap("middle", x + self.attention_post_norm(read))
+        wrote = self.mlp(self.mlp_norm(middle))
+        return tap("out", middle + self.mlp_post_norm(wrote))

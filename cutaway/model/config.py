@@ -1,0 +1,160 @@
+"""What a model is, as data: frozen dataclasses that go to YAML or JSON and come back equal. Imports no torch.
+
+Layers are a tuple of blocks, so a hybrid stack (five local, one global) is data too. In a file a part that has variants
+says which by ``kind``, the name of its file: ``attention: {kind: gqa, heads: 9, ...}``. Equal neighbouring blocks are
+written once, with how often: ``{times: 30, attention: ..., mlp: ...}``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from itertools import groupby
+from typing import Any
+
+from cutaway.attention.parts.heads import Heads
+from cutaway.errors import Refused
+from cutaway.layers.config import MLP, Norm
+from cutaway.position import learned
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: x += attention(norm(x)), then x += mlp(norm(x)).
+
+    ``post_norm`` also norms what attention and the MLP say before it is added (Gemma's sandwich).
+    """
+
+    attention: Heads = field(metadata={"variants": "cutaway.attention"})
+    mlp: MLP
+    norm: Norm = Norm()
+    post_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A stack of blocks between an embedding table and a head that scores every token of the vocabulary.
+
+    ``context``: how many positions the model was made for; ``tied``: the head is the embedding table;
+    ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned positions (GPT-2);
+    ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2).
+    """
+
+    vocab: int
+    width: int
+    context: int
+    blocks: tuple[Block, ...]
+    norm: Norm = Norm()
+    tied: bool = True
+    embedding_scale: float = 1.0
+    position: learned.Config | None = None
+    softcap: float | None = None
+
+    def bytes_per_token(self, entry: int) -> int:
+        """Cache bytes of one more token over all layers, for numbers of ``entry`` bytes."""
+        return sum(block.attention.bytes_per_token(entry) for block in self.blocks)
+
+
+def to_dict(config: Any) -> Any:
+    """Plain dictionaries, lists and numbers, ready for JSON or YAML. Values that equal their default are left out."""
+    if not is_dataclass(config):
+        return list(config) if isinstance(config, tuple) else config
+    out: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if f.default is not MISSING and value == f.default:
+            continue
+        if f.name == "blocks":
+            out["blocks"] = [{"times": len(list(same)), **to_dict(block)} for block, same in groupby(value)]
+        elif "variants" in f.metadata and value is not None:
+            out[f.name] = {"kind": _kind(value), **to_dict(value)}
+        else:
+            out[f.name] = to_dict(value)
+    return out
+
+
+def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
+    """The dataclass that ``to_dict`` wrote. Unknown, missing or ill-typed entries are Refused by their path."""
+    if not isinstance(data, dict):
+        raise Refused(f"{where}: expected entries by name, found {data!r}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}
+    for name in data:
+        if name not in known:
+            raise Refused(f"{where}.{name}: there is no such entry here; known: {', '.join(known)}")
+    for name, f in known.items():
+        if name not in data and f.default is MISSING and f.default_factory is MISSING:
+            raise Refused(f"{where}.{name}: is missing")
+    return cls(**{name: _entry(known[name], hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
+    if f.name == "blocks":
+        return _blocks(value, where)
+    if value is None and type(None) in typing.get_args(hint):
+        return None
+    if "variants" in f.metadata:
+        if not isinstance(value, dict) or "kind" not in value:
+            raise Refused(f"{where}: expected an entry with a kind, found {value!r}")
+        cls = _variant(f.metadata["variants"], value["kind"], where)
+        return from_dict({name: v for name, v in value.items() if name != "kind"}, cls, where)
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for choice in choices:
+        if is_dataclass(choice):
+            return from_dict(value, typing.cast(type, choice), where)
+    return _plain(choices, value, where)
+
+
+def _plain(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    for choice in choices:
+        origin = typing.get_origin(choice)
+        if origin is typing.Literal and value in typing.get_args(choice):
+            return value
+        if origin is tuple and isinstance(value, list | tuple):
+            return tuple(_plain(typing.get_args(choice)[:1], item, where) for item in value)
+        if choice is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(choice, type) and type(value) is choice:
+            return value
+    names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
+    raise Refused(f"{where}: expected {names}, found {value!r}")
+
+
+def _blocks(value: Any, where: str) -> tuple[Block, ...]:
+    if not isinstance(value, list):
+        raise Refused(f"{where}: expected a list of blocks, found {value!r}")
+    blocks: list[Block] = []
+    for i, entry in enumerate(value):
+        if not isinstance(entry, dict):
+            raise Refused(f"{where}[{i}]: expected a block, found {entry!r}")
+        times = entry.get("times", 1)
+        if type(times) is not int or not 1 <= times <= 10_000:
+            raise Refused(f"{where}[{i}].times: expected a number from 1 to 10000, found {times!r}")
+        block = from_dict({k: v for k, v in entry.items() if k != "times"}, Block, f"{where}[{i}]")
+        blocks += [block] * times
+    return tuple(blocks)
+
+
+def _kind(config: Any) -> str:
+    cls = type(config)
+    return cls.__module__.rsplit(".", 1)[1] if cls.__name__ == "Config" else cls.__name__.lower()
+
+
+def _variant(home: str, kind: Any, where: str) -> type:
+    """The config class of a kind: ``Config`` of a file in a folder, or a class of a file."""
+    module = importlib.import_module(home)
+    if hasattr(module, "__path__"):
+        kinds = [m.name for m in pkgutil.iter_modules(module.__path__) if not m.ispkg]
+        if kind in kinds:
+            found = importlib.import_module(f"{home}.{kind}")
+            if hasattr(found, "Config"):
+                return found.Config
+    else:
+        classes = {n.lower(): c for n, c in vars(module).items() if isinstance(c, type) and c.__module__ == home}
+        if kind in classes:
+            return classes[kind]
+        kinds = list(classes)
+    raise Refused(f"{where}.kind: there is no {kind!r}; known: {', '.join(kinds)}")

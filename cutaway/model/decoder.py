@@ -1,0 +1,120 @@
+"""The decoder: token ids in, a score for every possible next token out (1706.03762, 1810.04805's left half, GPT-2).
+
+    x = embed(ids)        for each block: x = block(x)        logits = head(norm(x))
+
+It sees ids and positions, and never a target, a tokenizer or a file. What it read before is in the ``State`` it is given.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cutaway.attention.parts.state import Full, Ring
+from cutaway.attention.parts.visibility import Places
+from cutaway.errors import Refused
+from cutaway.model import config as conf
+from cutaway.model.block import Block
+from cutaway.position.rope import Rotation, rotation
+from cutaway.shapes import Float, Int
+from cutaway.trace import tap
+
+
+class State:
+    """What the model remembers of what it has read: one memory a layer. ``length`` counts entries, padding included."""
+
+    def __init__(self, blocks: list[Full | Ring]) -> None:
+        self.blocks = blocks
+
+    @property
+    def length(self) -> int:
+        return self.blocks[0].length if self.blocks else 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(block.nbytes for block in self.blocks)
+
+    def truncate(self, length: int) -> bool:
+        """Forgets all after the first ``length`` entries; False, and nothing done, if a window has dropped what it needs."""
+        if not all(block.can_truncate(length) for block in self.blocks):
+            return False
+        for block in self.blocks:
+            block.truncate(length)
+        return True
+
+    def snapshot(self) -> State:
+        """A copy that what is read later does not touch."""
+        return State([block.snapshot() for block in self.blocks])
+
+
+class Decoder(nn.Module):
+    """A pure function of its config. Taps ``embed`` [b t d], each block's values, and ``logits`` [b t v]."""
+
+    def __init__(self, config: conf.Decoder) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab, config.width)
+        self.position = nn.Embedding(config.position.size, config.width) if config.position else None
+        self.blocks = nn.ModuleList(Block(block, config.width) for block in config.blocks)
+        self.norm = config.norm.build(config.width)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
+        positions = [block.attention.position for block in config.blocks]
+        turns = list(dict.fromkeys(position for position in positions if position is not None))
+        self.frequencies = [tuple(turn.frequencies().tolist()) for turn in turns]
+        self.turn_of_block = [None if position is None else turns.index(position) for position in positions]
+
+    def new_state(self) -> State:
+        """An empty memory, for one batch."""
+        return State([block.attention.state() for block in self.config.blocks])
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b t"],
+        pos: Int[Tensor, "b t"],
+        state: State | None = None,
+        documents: Int[Tensor, "b t"] | None = None,
+        last: bool = False,
+    ) -> Float[Tensor, "b t v"]:
+        """Logits at every position, or only at the last if ``last`` (then t = 1).
+
+        ``pos`` are absolute positions, -1 for padding; ``documents`` keeps texts packed into one row apart, and cannot
+        be had together with a ``state``.
+        """
+        if state is not None and documents is not None:
+            raise Refused("packed documents are for training: read each with a state of its own instead")
+        places = Places(pos, documents)
+        x = self._embedded(ids, pos)
+        rotations = self._rotations(pos)
+        in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
+        for i, block in enumerate(self.blocks):
+            x = block(x, places, rotations[i], in_order, None if state is None else state.blocks[i])
+        return self.logits(x[:, -1:] if last else x)
+
+    def logits(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
+        """What the head makes of a residual stream: of the last block's, or of an earlier one's (the lens)."""
+        x = self.norm(x)
+        logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        if self.config.softcap is not None:
+            logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
+        return tap("logits", logits)
+
+    def _embedded(self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
+        x = self.embedding(ids)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        if self.position is not None:
+            x = x + self.position(pos.clamp(min=0))
+        return tap("embed", x)
+
+    def _rotations(self, pos: Int[Tensor, "b t"]) -> list[Rotation | None]:
+        """Each block's rotation; blocks with the same positions share one."""
+        made = [rotation(frequencies, pos) for frequencies in self.frequencies]
+        return [None if turn is None else made[turn] for turn in self.turn_of_block]
+
+
+def _in_order(pos: Int[Tensor, "b t"]) -> bool:
+    """Whether every row is 0, 1, 2, ...: then causal attention needs no mask. Not asked while compiling."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool((pos == torch.arange(pos.shape[1], device=pos.device)).all())

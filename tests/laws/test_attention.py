@@ -1,0 +1,209 @@
+"""The laws that every attention mechanism obeys, whatever its equation."""
+
+import random
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cutaway.attention.parts.paths import PATHS, choose, naive
+from cutaway.attention.parts.score import Problem
+from cutaway.attention.parts.visibility import Places
+from cutaway.model.config import from_dict, to_dict
+from cutaway.model.decoder import Decoder
+from cutaway.trace import tracing
+from tests.laws.kinds import CONTEXT, KINDS, VOCAB, attention, decoder, decoder_config, text
+
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+
+pytestmark = pytest.mark.parametrize("kind", KINDS)
+
+
+@torch.no_grad()
+def test_shape(kind: str) -> None:
+    ids, pos = text(3, 11)
+    assert decoder(kind)(ids, pos).shape == (3, 11, VOCAB)
+    assert decoder(kind)(ids, pos, last=True).shape == (3, 1, VOCAB)
+
+
+@torch.no_grad()
+def test_the_future_cannot_change_the_past(kind: str) -> None:
+    model = decoder(kind)
+    ids, pos = text(1, 20)
+    before = model(ids, pos)
+    for cut in (1, 7, 19):
+        changed = ids.clone()
+        changed[:, cut:] = (changed[:, cut:] + 1) % VOCAB
+        after = model(changed, pos)
+        assert_close(after[:, :cut], before[:, :cut], **TIGHT)
+        assert (after[:, cut:] - before[:, cut:]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+def test_cached_equals_reread(kind: str, seed: int) -> None:
+    model = decoder(kind, seed)
+    ids, pos = text(2, 40, seed)
+    whole = model(ids, pos)
+    cuts = sorted(random.Random(seed).sample(range(1, 40), 9))
+    state, parts = model.new_state(), []
+    for start, end in zip([0, *cuts], [*cuts, 40], strict=True):
+        parts.append(model(ids[:, start:end], pos[:, start:end], state))
+    assert_close(torch.cat(parts, dim=1), whole, **TIGHT)
+    assert state.length == 40
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [1, 4, 17])
+def test_left_padding_changes_nothing(kind: str, chunk: int) -> None:
+    model = decoder(kind)
+    ids, pos = text(2, 17)
+    padded_ids, padded_pos = ids.clone(), pos.clone()
+    padded_ids[1] = torch.cat((torch.zeros(6, dtype=torch.long), ids[1, :11]))
+    padded_pos = padded_pos.clone()
+    padded_pos[1] = torch.cat((torch.full((6,), -1), torch.arange(11)))
+    state, parts = model.new_state(), []
+    for start in range(0, 17, chunk):
+        part = slice(start, start + chunk)
+        parts.append(model(padded_ids[:, part], padded_pos[:, part], state))
+    padded = torch.cat(parts, dim=1)
+    assert_close(padded[0], model(ids, pos)[0], **TIGHT)
+    assert_close(padded[1, 6:], model(ids[1:, :11], pos[1:, :11])[0], **TIGHT)
+    assert padded.isfinite().all()
+
+
+@torch.no_grad()
+def test_padding_in_the_middle_changes_nothing(kind: str) -> None:
+    model = decoder(kind)
+    ids, pos = text(1, 12)
+    holes = torch.tensor([0, 1, -1, 2, 3, 4, 5, -1, -1, 6, 7, 8, 9, 10, 11, -1])[None]
+    holed = torch.where(holes >= 0, ids.gather(1, holes.clamp(min=0)), 0)
+    state = model.new_state()
+    out = torch.cat([model(holed[:, i : i + 3], holes[:, i : i + 3], state) for i in range(0, 16, 3)], dim=1)
+    assert_close(out[holes >= 0][None], model(ids, pos), **TIGHT)
+
+
+@torch.no_grad()
+def test_packed_equals_separate(kind: str) -> None:
+    model = decoder(kind)
+    lengths = (7, 1, 12)
+    texts = [text(1, n, seed=n)[0] for n in lengths]
+    pos = torch.cat([torch.arange(n) for n in lengths])[None]
+    documents = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])[None]
+    packed = model(torch.cat(texts, dim=1), pos, documents=documents)
+    separate = torch.cat([model(ids, torch.arange(ids.shape[1])[None]) for ids in texts], dim=1)
+    assert_close(packed, separate, **TIGHT)
+
+
+@torch.no_grad()
+def test_watching_changes_nothing(kind: str) -> None:
+    model = decoder(kind)
+    ids, pos = text(2, 13)
+    with tracing(model) as seen:
+        watched = model(ids, pos)
+    assert_close(watched, model(ids, pos), **TIGHT)
+    assert {"embed", "logits", "blocks.0.attention.out", "blocks.1.middle", "blocks.2.out"} <= set(seen)
+
+
+@torch.no_grad()
+def test_snapshot_keeps_and_truncate_forgets(kind: str) -> None:
+    model = decoder(kind)
+    ids, pos = text(1, 30)
+    state = model.new_state()
+    model(ids[:, :4], pos[:, :4], state)
+    kept = state.snapshot()
+    expected = model(ids[:, 4:9], pos[:, 4:9], kept.snapshot())
+    model(ids[:, 20:24], pos[:, 4:8], state)
+    assert_close(model(ids[:, 4:9], pos[:, 4:9], kept.snapshot()), expected, **TIGHT)
+    if state.truncate(4):
+        assert_close(model(ids[:, 4:9], pos[:, 4:9], state), expected, **TIGHT)
+    assert kept.nbytes == 4 * model.config.bytes_per_token(8)
+
+
+def _problem(kind: str, batch: int, queries: int, keys: int, seed: int, **changes: object) -> Problem:
+    config = attention(kind)
+    generator = torch.Generator().manual_seed(seed)
+
+    def random_heads(heads: int, length: int, size: int) -> torch.Tensor:
+        values = torch.randn(batch, heads, length, size, generator=generator, dtype=torch.float64)
+        return values.requires_grad_()
+
+    pos = torch.arange(keys).expand(batch, -1).clone()
+    pos[0, :3] = -1
+    key, query = Places(pos), Places(pos[:, keys - queries :])
+    made: dict = {
+        "q": random_heads(config.heads, queries, config.key_size),
+        "k": random_heads(config.groups, keys, config.key_size),
+        "v": random_heads(config.groups, keys, config.values),
+        "query": query,
+        "key": key,
+        "visibility": config.visibility,
+        "scale": 0.4,
+    }
+    return Problem(**(made | changes))
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+@pytest.mark.parametrize("queries", [1, 9, 16])
+def test_every_path_equals_the_naive_one(kind: str, path: str, queries: int) -> None:
+    problem = _problem(kind, 2, queries, 16, seed=queries)
+    judge, ours = naive.attend(problem), PATHS[path](problem)
+    assert_close(ours, judge, **TIGHT)
+    leaves = (problem.q, problem.k, problem.v)
+    weights = torch.randn_like(judge)
+    for mine, true in zip(
+        torch.autograd.grad((ours * weights).sum(), leaves),
+        torch.autograd.grad((judge * weights).sum(), leaves),
+        strict=True,
+    ):
+        assert_close(mine, true, **TIGHT)
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_what_sees_nothing_is_zero(kind: str, path: str) -> None:
+    problem = _problem(kind, 2, 16, 16, seed=5)
+    assert (PATHS[path](problem)[0, :, :3] == 0).all()
+    assert PATHS[path](problem).isfinite().all()
+
+
+def test_in_order_is_a_promise_that_changes_nothing(kind: str) -> None:
+    pos = Places(torch.arange(12).expand(2, -1))
+    masked = _problem(kind, 2, 12, 12, seed=3, query=pos, key=pos)
+    ordered = _problem(kind, 2, 12, 12, seed=3, query=pos, key=pos, in_order=True)
+    for path in PATHS.values():
+        assert_close(path(ordered), path(masked), **TIGHT)
+
+
+def test_the_choice_is_named_with_its_reason(kind: str) -> None:
+    path, reason = choose(_problem(kind, 1, 4, 4, seed=0))
+    assert path in PATHS and reason
+    assert choose(_problem(kind, 1, 4, 4, seed=0, softcap=5.0))[0] == "naive"
+
+
+def test_gradients(kind: str) -> None:
+    module = attention(kind).build(8).double()
+    x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
+    places = Places(torch.arange(5)[None])
+    assert torch.autograd.gradcheck(lambda x: module(x, places, None, True, None), (x,))
+
+
+def test_config_round_trips(kind: str) -> None:
+    config = decoder_config(kind)
+    assert from_dict(to_dict(config)) == config
+
+
+def test_weights_round_trip(kind: str) -> None:
+    model = decoder(kind)
+    copy = Decoder(decoder_config(kind)).to(torch.float64)
+    copy.load_state_dict(model.state_dict())
+    ids, pos = text(1, CONTEXT)
+    with torch.no_grad():
+        assert torch.equal(copy(ids, pos), model(ids, pos))
+
+
+def test_compiles_whole(kind: str) -> None:
+    model = decoder(kind)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    ids, pos = text(2, 9)
+    assert_close(compiled(ids, pos), model(ids, pos), **TIGHT)
