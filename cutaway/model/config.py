@@ -33,6 +33,13 @@ class Block:
     norm: Norm = Norm()
     post_norm: bool = False
 
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        norms = ("attention_norm", "mlp_norm", *(("attention_post_norm", "mlp_post_norm") if self.post_norm else ()))
+        parts = {"attention": self.attention.weights(width), "mlp": self.mlp.weights(width)}
+        parts |= {name: self.norm.weights(width) for name in norms}
+        return {f"{part}.{name}": shape for part, inner in parts.items() for name, shape in inner.items()}
+
 
 @dataclass(frozen=True)
 class Decoder:
@@ -56,6 +63,16 @@ class Decoder:
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one more token over all layers, for numbers of ``entry`` bytes."""
         return sum(block.attention.bytes_per_token(entry) for block in self.blocks)
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name: what a file must hold, known before anything is allocated."""
+        out = {"embedding.weight": (self.vocab, self.width)}
+        if self.position is not None:
+            out["position.weight"] = (self.position.size, self.width)
+        for n, block in enumerate(self.blocks):
+            out |= {f"blocks.{n}.{name}": shape for name, shape in block.weights(self.width).items()}
+        out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
+        return out if self.tied else out | {"head.weight": (self.vocab, self.width)}
 
 
 def to_dict(config: Any) -> Any:

@@ -35,13 +35,12 @@ class State:
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self.blocks)
 
-    def truncate(self, length: int) -> bool:
-        """Forgets all after the first ``length`` entries; False, and nothing done, if a window has dropped what it needs."""
+    def truncate(self, length: int) -> None:
+        """Forgets all after the first ``length`` entries; Refused, and nothing done, if a window has dropped what it needs."""
         if not all(block.can_truncate(length) for block in self.blocks):
-            return False
+            raise Refused(f"a window has dropped what came before token {length}: read the text again")
         for block in self.blocks:
             block.truncate(length)
-        return True
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
@@ -63,6 +62,7 @@ class Decoder(nn.Module):
         turns = list(dict.fromkeys(position for position in positions if position is not None))
         self.frequencies = [tuple(turn.frequencies().tolist()) for turn in turns]
         self.turn_of_block = [None if position is None else turns.index(position) for position in positions]
+        self.apply(_start)
 
     def new_state(self) -> State:
         """An empty memory, for one batch."""
@@ -111,6 +111,14 @@ class Decoder(nn.Module):
         """Each block's rotation; blocks with the same positions share one."""
         made = [rotation(frequencies, pos) for frequencies in self.frequencies]
         return [None if turn is None else made[turn] for turn in self.turn_of_block]
+
+
+def _start(module: nn.Module) -> None:
+    """Where training begins: matrices normal with deviation 0.02, biases zero (GPT-2); norms keep their ones."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def _in_order(pos: Int[Tensor, "b t"]) -> bool:

@@ -1,0 +1,328 @@
+"""The loop that turns logits into text: read the prompt, choose, speak, read what was chosen, until something ends it.
+
+The engine speaks ids only. The text goes through the tokenizer's stream, so that no piece holds half a character, and
+what may turn out to be the beginning of a stop string is held back until it is known not to be.
+"""
+
+import time
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from cutaway.errors import Refused
+from cutaway.generate.engine import Engine, Rewindable
+from cutaway.generate.sample import History, Settings, compose, logprobs
+
+FinishReason = Literal["stop", "length", "context"]
+
+
+class ContextFull(Refused):
+    """The prompt leaves no room for an answer: `length` ids where the context holds `max_context`."""
+
+    def __init__(self, length: int, max_context: int) -> None:
+        super().__init__(
+            f"The prompt is {length} ids long and the model's context holds {max_context}, prompt and answer together: "
+            "shorten the prompt"
+        )
+        self.length = length
+        self.max_context = max_context
+
+
+class TextStream(Protocol):
+    """Ids to text, never half a character."""
+
+    def push(self, id: int, /) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+class Speaker(Protocol):
+    """What generation asks of a tokenizer."""
+
+    @property
+    def bos(self) -> int | None: ...
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]: ...
+
+    def stream(self) -> TextStream: ...
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of work (not of waiting for whoever consumes the pieces), and the ids read in them."""
+
+    prefill_tokens: int  # those of the prompt that a session did not hold already
+    prefill_seconds: float
+    decode_tokens: int  # those after the first, which is chosen from the prefill's logits
+    decode_seconds: float
+    first_token_seconds: float
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """How fast the prompt was read."""
+        return self.prefill_tokens / max(self.prefill_seconds, 1e-9)
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """How fast ids followed the first; 0 where none did."""
+        return self.decode_tokens / max(self.decode_seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished text.
+
+    ids are all that were chosen, those that spelt a stop string included, but not the end token; logprobs and
+    top_logprobs have one entry for each. finish_reason "stop" was the stop named in `stop` (a string, or the id of an
+    end token), "length" was max_tokens, "context" means that prompt and answer filled max_context.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...]
+    finish_reason: FinishReason
+    stop: str | int | None
+    max_context: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one token added. The last piece has no id: it brings the text that was held back, and the generation."""
+
+    text: str
+    id: int | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    generation: Generation | None = None
+
+
+class Session:
+    """An engine's state and the ids it has read, so that a conversation's next prompt reads only what is new.
+
+    After an interrupted call the state is not trusted: the next prompt is read from its beginning.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._fresh()
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What the state holds, in order."""
+        return tuple(self._ids)
+
+    def read(self, ids: Sequence[int]) -> tuple[np.ndarray, int]:
+        """Make the state hold exactly these ids; the last one's logits float32 [v], and how many ids had to be read."""
+        kept = self._keep(ids)
+        self._whole = False
+        logits = self.engine.prefill(ids[kept:], self._state)
+        self._ids = list(ids)
+        self._whole = True
+        return logits, len(ids) - kept
+
+    def step(self, id: int) -> np.ndarray:
+        """Read one more id: logits float32 [v]."""
+        self._whole = False
+        logits = self.engine.step(id, self._state)
+        self._ids.append(id)
+        self._whole = True
+        return logits
+
+    def _keep(self, ids: Sequence[int]) -> int:
+        """Forget what differs from these ids, and their last one, whose logits are wanted; how many are still held."""
+        shared = _shared(self._ids, ids[:-1])
+        trusted = self._whole and self._state.length == len(self._ids)
+        if not trusted or (shared < len(self._ids) and not self._truncate(shared)):
+            self._fresh()
+        return len(self._ids)
+
+    def _truncate(self, length: int) -> bool:
+        if length == 0 or not isinstance(self._state, Rewindable):
+            return False
+        try:
+            self._state.truncate(length)
+        except Refused:  # a window has dropped what the shorter text needs
+            return False
+        del self._ids[length:]
+        return True
+
+    def _fresh(self) -> None:
+        self._state = self.engine.new_state()
+        self._ids: list[int] = []
+        self._whole = True
+
+
+def generate(
+    engine: Engine,
+    tokenizer: Speaker,
+    prompt_ids: Sequence[int],
+    settings: Settings,
+    state: Session | None = None,
+) -> Generator[Piece, None, None]:
+    """Continue the prompt, one piece a token; a session given as state keeps what was read for the next call.
+
+    An empty prompt begins with the tokenizer's BOS. Raises Refused at once for a prompt that has none, holds an id
+    outside the vocabulary, or fills the context (ContextFull).
+    """
+    settings.check(engine.vocab)
+    ids = _checked(prompt_ids, tokenizer, engine)
+    return _pieces(_Run(engine, tokenizer, ids, settings), state or Session(engine))
+
+
+def finish(pieces: Iterable[Piece]) -> Generation:
+    """Run the pieces to their end and return the generation the last one brings."""
+    generation = None
+    for piece in pieces:
+        generation = piece.generation
+    if generation is None:
+        raise ValueError("the pieces ended without a generation")
+    return generation
+
+
+class StopScan:
+    """Text in, text that is safe to show out, until a stop string is complete.
+
+    The stop that is complete first counts, of those complete at the same character the one that began first: where
+    the text is cut does not depend on how it was divided into tokens.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.found: str | None = None
+
+    def push(self, text: str) -> str:
+        """Add text; returns what can no longer belong to a stop, and sets `found` once there is one."""
+        self._held += text
+        ends = [(at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if not ends:
+            return self._release(len(self._held) - self._pending())
+        _, at, self.found = min(ends)
+        safe, self._held = self._held[:at], ""
+        return safe
+
+    def finish(self) -> str:
+        """What was held back, now that nothing follows."""
+        return self._release(len(self._held))
+
+    def _pending(self) -> int:
+        """How many characters at the end begin some stop."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+    def _release(self, length: int) -> str:
+        safe, self._held = self._held[:length], self._held[length:]
+        return safe
+
+
+class _Run:
+    """One generation under way: what was chosen and said so far, what ends it, and how long the work took."""
+
+    def __init__(
+        self, engine: Engine, tokenizer: Speaker, prompt_ids: tuple[int, ...], settings: Settings
+    ) -> None:
+        self.prompt_ids = prompt_ids
+        self.max_context = engine.max_context
+        self.alternatives = settings.logprobs
+        self.choose = compose(settings)
+        self.history = History(prompt_ids)
+        self.stream = tokenizer.stream()
+        self.scan = StopScan(tuple(settings.stop))
+        self.ends = {*settings.stop_ids, *(() if settings.ignore_eos else tokenizer.eos_ids)}
+        room = engine.max_context - len(prompt_ids)
+        asked = room + 1 if settings.max_tokens is None else settings.max_tokens
+        self.limit = min(asked, room)
+        self.at_limit: FinishReason = "length" if asked <= room else "context"
+        self.pieces: list[Piece] = []
+        self.reason: FinishReason | None = None
+        self.stop: str | int | None = None
+
+    def take(self, logits: np.ndarray) -> Piece | None:
+        """Choose from the logits [v]; the piece to show, or None where the choice is an end token."""
+        logits = np.asarray(logits, dtype=np.float32)
+        id = self.choose(logits, self.history)
+        if id in self.ends:
+            self.reason, self.stop = "stop", id
+            return None
+        self.history.append(id)
+        piece = Piece(self.scan.push(self.stream.push(id)), id, *logprobs(logits, id, self.alternatives))
+        self.pieces.append(piece)
+        if self.scan.found is not None:
+            self.reason, self.stop = "stop", self.scan.found
+        elif len(self.pieces) == self.limit:
+            self.reason = self.at_limit
+        return piece
+
+    def last(self, timings: Timings) -> Piece:
+        """The text that was held back, and the generation."""
+        text = ""
+        if self.scan.found is None:
+            text = self.scan.push(self.stream.finish())
+        if self.scan.found is not None:
+            self.reason, self.stop = "stop", self.scan.found
+        text += self.scan.finish()
+        assert self.reason is not None
+        ids = tuple(piece.id for piece in self.pieces if piece.id is not None)
+        generation = Generation(
+            text="".join(piece.text for piece in self.pieces) + text,
+            ids=ids,
+            prompt_ids=self.prompt_ids,
+            logprobs=tuple(piece.logprob for piece in self.pieces if piece.logprob is not None),
+            top_logprobs=tuple(piece.top_logprobs for piece in self.pieces),
+            finish_reason=self.reason,
+            stop=self.stop,
+            max_context=self.max_context,
+            timings=timings,
+        )
+        return Piece(text, generation=generation)
+
+
+def _pieces(run: _Run, session: Session) -> Generator[Piece, None, None]:
+    started = time.perf_counter()
+    logits, read = session.read(run.prompt_ids)
+    prefill_seconds = time.perf_counter() - started
+    piece = run.take(logits)
+    first_token_seconds = time.perf_counter() - started
+    steps, decode_seconds = 0, 0.0
+    while piece is not None:
+        yield piece
+        if run.reason is not None:
+            break
+        resumed = time.perf_counter()
+        piece = run.take(session.step(run.history.last))
+        steps, decode_seconds = steps + 1, decode_seconds + time.perf_counter() - resumed
+    yield run.last(Timings(read, prefill_seconds, steps, decode_seconds, first_token_seconds))
+
+
+def _checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
+    ids = tuple(int(id) for id in prompt_ids)
+    if not ids and tokenizer.bos is None:
+        raise Refused(
+            "The prompt is empty and the tokenizer has no begin token to start from: give at least one token"
+        )
+    ids = ids or (int(tokenizer.bos or 0),)
+    for at, id in enumerate(ids):
+        if not 0 <= id < engine.vocab:
+            raise Refused(
+                f"The prompt's id {id} at position {at} is none of the model's, which go from 0 to {engine.vocab - 1}"
+            )
+    if len(ids) >= engine.max_context:
+        raise ContextFull(len(ids), engine.max_context)
+    return ids
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids two texts begin with together."""
+    for at, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return at
+    return min(len(one), len(other))

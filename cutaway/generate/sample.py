@@ -1,0 +1,351 @@
+"""Choosing the next token: samplers are functions over the logits float32 [v] and the history, and they compose.
+
+The order is the one transformers uses: logit bias, repetition penalty, frequency and presence penalties, temperature,
+top-k, top-p, min-p, typical. (llama.cpp applies its temperature last, which differs wherever both it and a cut are on.)
+What is cut becomes -inf. Temperature 0 is greedy: the largest logit after bias and penalties, of equal ones the lowest
+id. Log-probabilities are always those of the model itself, the log-softmax of logits that nothing has touched, as
+OpenAI reports them.
+
+Sources: top-p 1904.09751, typical 2202.00666, min-p 2407.01082, repetition penalty 1909.05858 (CTRL), frequency and
+presence penalties as OpenAI defines them, over the generated tokens alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cutaway.errors import Failed, Refused
+
+_BLOCK = 64  # values a block, where block maxima bound the k-th largest value
+_TINY = 1e-37  # the smallest temperature float32 divides by: below it only the largest logits are left anyway
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to choose and when to stop; a value out of its range is Refused by name.
+
+    max_tokens None means until the model or the context ends. top_k 0, top_p 1, min_p 0, typical_p 1, repetition_penalty 1
+    and penalties of 0 are off. logit_bias adds to logits by id (-inf bans). stop ends at a string, stop_ids at an
+    id, and the tokenizer's end tokens do too unless ignore_eos. Without a seed every run differs. logprobs asks for that
+    many alternatives beside each token.
+    """
+
+    max_tokens: int | None = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: str | Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            _whole("max_tokens", self.max_tokens, 1)
+        _between("temperature", self.temperature, 0, math.inf)
+        _whole("top_k", self.top_k, 0)
+        _between("top_p", self.top_p, 0, 1)
+        _between("min_p", self.min_p, 0, 1)
+        _between("typical_p", self.typical_p, 0, 1)
+        _number("repetition_penalty", self.repetition_penalty, lambda x: 0 < x < math.inf, "above 0")
+        _between("frequency_penalty", self.frequency_penalty, -2, 2)
+        _between("presence_penalty", self.presence_penalty, -2, 2)
+        if self.seed is not None:
+            _whole("seed", self.seed, 0)
+        _whole("logprobs", self.logprobs, 0)
+        for id, bias in self.logit_bias.items():
+            _whole("logit_bias", id, 0, "an id of")
+            _number("logit_bias", bias, lambda x: x < math.inf, "a number below infinity")
+        for id in self.stop_ids:
+            _whole("stop_ids", id, 0)
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        for text in stop:
+            if not isinstance(text, str) or not text:
+                raise Refused(f"stop is {text!r}: a stop must be a string of at least one character")
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
+        object.__setattr__(self, "logit_bias", dict(self.logit_bias))
+
+    def check(self, vocab: int) -> None:
+        """Refuse ids that a vocabulary of this size does not hold, and more alternatives than it has."""
+        for name, ids in (("logit_bias", self.logit_bias), ("stop_ids", self.stop_ids)):
+            for id in ids:
+                if id >= vocab:
+                    raise Refused(f"{name} names the id {id}: the model's ids go from 0 to {vocab - 1}")
+        if self.logprobs > vocab:
+            raise Refused(f"logprobs is {self.logprobs}: the model has {vocab} tokens to list")
+
+
+class History:
+    """The ids so far: the prompt's and, after them, the generated ones."""
+
+    def __init__(self, prompt_ids: Sequence[int]) -> None:
+        self._ids = np.asarray(prompt_ids, dtype=np.int64)
+        self._prompt = self._length = len(self._ids)
+
+    def append(self, id: int) -> None:
+        """Add a generated id."""
+        if self._length == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.zeros(max(64, self._length), dtype=np.int64)])
+        self._ids[self._length] = id
+        self._length += 1
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int64, prompt and generated."""
+        return self._ids[: self._length]
+
+    @property
+    def last(self) -> int:
+        """The newest id."""
+        return int(self._ids[self._length - 1])
+
+    @property
+    def generated(self) -> np.ndarray:
+        """int64, generated alone."""
+        return self._ids[self._prompt : self._length]
+
+
+Transform = Callable[
+    [np.ndarray, History], np.ndarray
+]  # logits float32 [v] to logits [v]; the argument is left as it was
+Choice = Callable[[np.ndarray, History], int]
+
+
+def logit_bias(bias: Mapping[int, float]) -> Transform:
+    """Add a number to the logits of some ids."""
+    ids = np.array(list(bias), dtype=np.int64)
+    values = np.array(list(bias.values()), dtype=np.float32)
+
+    def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        logits = logits.copy()
+        logits[ids] += values
+        return logits
+
+    return apply
+
+
+def repetition_penalty(penalty: float) -> Transform:
+    """Divide the positive logits of every id seen so far by the penalty and multiply the negative ones (CTRL)."""
+
+    def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        ids = history.ids
+        seen = logits[ids]
+        logits = logits.copy()
+        logits[ids] = np.where(seen < 0, seen * np.float32(penalty), seen / np.float32(penalty))
+        return logits
+
+    return apply
+
+
+def count_penalties(frequency: float, presence: float) -> Transform:
+    """Subtract frequency times the count, plus presence once, from every id that was generated (OpenAI)."""
+
+    def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        ids, counts = np.unique(history.generated, return_counts=True)
+        logits = logits.copy()
+        logits[ids] -= (counts * frequency + presence).astype(np.float32)
+        return logits
+
+    return apply
+
+
+def temperature(value: float) -> Transform:
+    """Divide by the temperature, after a shift that puts the largest logit at 0 and changes no probability."""
+    divisor = np.float32(max(value, _TINY))
+
+    def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return (logits - logits.max()) / divisor
+
+    return apply
+
+
+def top_k(k: int) -> Transform:
+    """Keep the k largest logits, and those equal to the last of them, as transformers does."""
+
+    def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        if k >= len(logits):
+            return logits
+        return np.where(logits >= _kth_largest(logits, k), logits, -np.inf)
+
+    return apply
+
+
+def top_p(mass: float) -> Transform:
+    """Keep the fewest most probable tokens whose probabilities reach the mass: at least one, of equals the lowest id."""
+
+    def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        kept = np.flatnonzero(logits > -np.inf)
+        values = logits[kept]
+        return _only(logits, kept[_fewest(values, np.exp(values - values.max()), mass)])
+
+    return apply
+
+
+def min_p(share: float) -> Transform:
+    """Keep the tokens whose probability is at least this share of the most probable one's."""
+
+    def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        return np.where(logits >= logits.max() + np.float32(math.log(share)), logits, -np.inf)
+
+    return apply
+
+
+def typical(mass: float) -> Transform:
+    """Keep the fewest tokens that reach the mass, taken in order of how near their surprisal is to the entropy."""
+
+    def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        kept = np.flatnonzero(logits > -np.inf)
+        log_probabilities = log_softmax(logits[kept])
+        probabilities = np.exp(log_probabilities)
+        entropy = -np.sum(probabilities * log_probabilities, dtype=np.float64)
+        distance = np.abs(-log_probabilities - np.float32(entropy))
+        return _only(logits, kept[_fewest(-distance, probabilities, mass)])
+
+    return apply
+
+
+def penalties(settings: Settings) -> tuple[Transform, ...]:
+    """The samplers that these settings switch on and that greedy choice obeys too, in their order."""
+    chain: list[Transform] = []
+    if settings.logit_bias:
+        chain.append(logit_bias(settings.logit_bias))
+    if settings.repetition_penalty != 1:
+        chain.append(repetition_penalty(settings.repetition_penalty))
+    if settings.frequency_penalty or settings.presence_penalty:
+        chain.append(count_penalties(settings.frequency_penalty, settings.presence_penalty))
+    return tuple(chain)
+
+
+def cuts(settings: Settings) -> tuple[Transform, ...]:
+    """The samplers that these settings switch on and that shape a random choice, in their order."""
+    if settings.temperature == 0:
+        return ()
+    chain: list[Transform] = []
+    if settings.temperature != 1:
+        chain.append(temperature(settings.temperature))
+    if settings.top_k:
+        chain.append(top_k(settings.top_k))
+    if settings.top_p < 1:
+        chain.append(top_p(settings.top_p))
+    if settings.min_p:
+        chain.append(min_p(settings.min_p))
+    if settings.typical_p < 1:
+        chain.append(typical(settings.typical_p))
+    return tuple(chain)
+
+
+def compose(settings: Settings) -> Choice:
+    """One function from logits and history to the next id; it owns the random numbers, so make one for each text."""
+    before, after = penalties(settings), cuts(settings)
+    generator = np.random.Generator(np.random.PCG64(settings.seed))
+
+    def choose(logits: np.ndarray, history: History) -> int:
+        for transform in before:
+            logits = transform(logits, history)
+        best = int(np.argmax(logits))
+        if not np.isfinite(logits[best]):
+            raise _nothing(logits[best])
+        if settings.temperature == 0:
+            return best
+        for transform in after:
+            logits = transform(logits, history)
+        return draw(logits, generator)
+
+    return choose
+
+
+def draw(logits: np.ndarray, generator: np.random.Generator) -> int:
+    """One id from softmax(logits), by inverting its cumulative sum in float64 with one uniform number."""
+    kept = np.flatnonzero(logits > -np.inf)
+    values = logits[kept].astype(np.float64)
+    cumulative = np.cumsum(np.exp(values - values.max()))
+    place = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
+    last = np.searchsorted(cumulative, cumulative[-1], side="left")  # the product may round up to the whole
+    return int(kept[min(place, last)])
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Natural log-probabilities [v] float32 of logits [v]."""
+    return logits - np.float32(log_total(logits))
+
+
+def log_total(logits: np.ndarray) -> float:
+    """log of the sum of exp(logits): a logit less this is its log-probability."""
+    largest = logits.max()
+    return float(largest) + math.log(np.exp(logits - largest).sum(dtype=np.float64))
+
+
+def logprobs(logits: np.ndarray, id: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """The log-probability of an id, and the n most probable as (id, log-probability), of equal ones the lowest id first."""
+    total = log_total(logits)
+    best = _largest(logits, n)[:n] if n else ()
+    return float(logits[id]) - total, tuple((int(other), float(logits[other]) - total) for other in best)
+
+
+def _fewest(key: np.ndarray, weight: np.ndarray, mass: float) -> np.ndarray:
+    """The fewest indices, taken by descending key, whose weights reach the mass (a share of the whole weight)."""
+    wanted = mass * float(weight.sum(dtype=np.float64))
+    count = 256
+    while True:
+        order = _largest(key, count)
+        cumulative = np.cumsum(weight[order], dtype=np.float64)
+        if cumulative[-1] >= wanted or len(order) == len(key):
+            return order[: int(np.searchsorted(cumulative, wanted, side="left")) + 1]
+        count *= 16
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """The indices of the `count` largest values and of all equal to the last, in descending order, then by index."""
+    if count >= len(values):
+        return np.argsort(-values, kind="stable")
+    chosen = np.flatnonzero(values >= _kth_largest(values, count))
+    return chosen[np.argsort(-values[chosen], kind="stable")]
+
+
+def _kth_largest(values: np.ndarray, k: int) -> np.floating:
+    """The k-th largest value. Some value in each of k blocks reaches the k-th largest maximum, so less need not be sorted."""
+    blocks = len(values) // _BLOCK
+    if k <= blocks:
+        maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+        values = values[values >= np.partition(maxima, blocks - k)[blocks - k]]
+    return np.partition(values, len(values) - k)[len(values) - k]
+
+
+def _only(logits: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    cut = np.full_like(logits, -np.inf)
+    cut[kept] = logits[kept]
+    return cut
+
+
+def _nothing(best: np.floating) -> Exception:
+    if best == -np.inf:
+        return Refused("No token is left to choose: logit_bias bans every one")
+    return Failed(f"The model's logits hold {best}: its weights or its input are broken")
+
+
+def _number(name: str, value: object, fits: Callable[[float], bool], wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not fits(float(value)):
+        raise Refused(f"{name} is {value!r}: it must be {wanted}")
+
+
+def _between(name: str, value: object, low: float, high: float) -> None:
+    wanted = f"{low} or more" if high == math.inf else f"between {low} and {high}"
+    _number(name, value, lambda x: low <= x <= high and math.isfinite(x), wanted)
+
+
+def _whole(name: str, value: object, low: int, what: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise Refused(
+            f"{name} is {value!r}: it must be {what + ' ' if what else ''}a whole number, {low} or more"
+        )

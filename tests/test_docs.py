@@ -1,0 +1,52 @@
+"""Every page of the documentation runs: its Python as doctests, its `cutaway` commands as a user would type them."""
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def _commands(page: Path) -> list[str]:
+    lines = "".join(_blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("cutaway ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = "\n".join(_blocks(page, "pycon"))
+    parsed = doctest.DocTestParser().get_doctest(source, {}, page.name, str(page), 0)
+    report: list[str] = []
+    failed = doctest.DocTestRunner(optionflags=FLAGS).run(parsed, out=report.append).failed
+    assert not failed, "".join(report)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_page_run(page: Path, tmp_path: Path) -> None:
+    for command in _commands(page):
+        words = shlex.split(command, comments=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "cutaway", *words[1:]],
+            cwd=tmp_path,
+            env=os.environ | {"COLUMNS": "100"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
