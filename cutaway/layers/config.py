@@ -21,6 +21,10 @@ class Norm:
 
         return {"rms": RMSNorm, "layer": LayerNorm}[self.kind](width, self.eps)
 
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        return {"weight": (width,)} | ({"bias": (width,)} if self.kind == "layer" else {})
+
 
 @dataclass(frozen=True)
 class MLP:
@@ -35,3 +39,10 @@ class MLP:
         from cutaway.layers import mlp
 
         return mlp.MLP(self, width)
+
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        wide, narrow = ("gate", "up") if self.gated else ("up",), ("down",)
+        matrices = {name: (self.hidden, width) for name in wide} | {name: (width, self.hidden) for name in narrow}
+        biases = {f"{name}.bias": shape[:1] for name, shape in matrices.items()} if self.bias else {}
+        return {f"{name}.weight": shape for name, shape in matrices.items()} | biases

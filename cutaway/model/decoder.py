@@ -16,7 +16,7 @@ from cutaway.attention.parts.visibility import Places
 from cutaway.errors import Refused
 from cutaway.model import config as conf
 from cutaway.model.block import Block
-from cutaway.position.rope import Rotation, rotation
+from cutaway.position.rope import Rotation, Turn
 from cutaway.shapes import Float, Int
 from cutaway.trace import tap
 
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
         positions = [block.attention.position for block in config.blocks]
         turns = list(dict.fromkeys(position for position in positions if position is not None))
-        self.frequencies = [tuple(turn.frequencies().tolist()) for turn in turns]
+        self.turns = [Turn(position) for position in turns]
         self.turn_of_block = [None if position is None else turns.index(position) for position in positions]
         self.apply(_start)
 
@@ -75,8 +75,8 @@ class Decoder(nn.Module):
         state: State | None = None,
         documents: Int[Tensor, "b t"] | None = None,
         last: bool = False,
-    ) -> Float[Tensor, "b t v"]:
-        """Logits at every position, or only at the last if ``last`` (then t = 1).
+    ) -> Float[Tensor, "b n v"]:
+        """Logits at every position, n = t, or only at the last if ``last``, n = 1.
 
         ``pos`` are absolute positions, -1 for padding; ``documents`` keeps texts packed into one row apart, and cannot
         be had together with a ``state``.
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
 
     def _rotations(self, pos: Int[Tensor, "b t"]) -> list[Rotation | None]:
         """Each block's rotation; blocks with the same positions share one."""
-        made = [rotation(frequencies, pos) for frequencies in self.frequencies]
+        made = [turn.rotation(pos) for turn in self.turns]
         return [None if turn is None else made[turn] for turn in self.turn_of_block]
 
 

@@ -1,7 +1,8 @@
 """Rotary position (2104.09864): each pair of a query or key is turned by an angle that grows with its position.
 
 The score of a query at m and a key at n then depends on m - n alone: R(m)q . R(n)k = q . R(n - m)k. Pair i of a head of
-size k turns by base^(-2i/k) radians a token; the pair is dimensions (i, i + k/2), the half-split layout.
+size k turns by base^(-2i/k) radians a token. In the half-split layout the pair is dimensions (i, i + k/2), in the
+interleaved one (2i, 2i + 1); a fixed permutation of the rows of W_q and W_k makes one the other.
 """
 
 from __future__ import annotations
@@ -11,19 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cutaway.position.scaling import Scaling
+from cutaway.position.scaling import GROWING, Scaling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cutaway.shapes import Float, Int
-
-
-class Rotation(NamedTuple):
-    """By how far each pair of each position is turned."""
-
-    cos: Float[Tensor, "b 1 t r"]
-    sin: Float[Tensor, "b 1 t r"]
 
 
 @dataclass(frozen=True)
@@ -33,27 +27,72 @@ class Config:
     size: int
     base: float = 10000.0
     scaling: Scaling | None = field(default=None, metadata={"variants": "cutaway.position.scaling"})
+    interleaved: bool = False
 
-    def frequencies(self) -> np.ndarray:
-        """Radians a token for each pair, float64 [size / 2]."""
+    @property
+    def grows(self) -> bool:
+        """Whether the frequencies change as the text grows, so that nothing read before can be reused exactly."""
+        return isinstance(self.scaling, GROWING)
+
+    @property
+    def magnitude(self) -> float:
+        """What cosine and sine are multiplied by."""
+        return 1.0 if self.scaling is None else self.scaling.magnitude
+
+    def frequencies(self, length: int = 0) -> np.ndarray:
+        """Radians a token for each pair, float64 [size / 2]; of a text of this length where that matters."""
         plain = self.base ** (-np.arange(0, self.size, 2, dtype=np.float64) / self.size)
-        return plain if self.scaling is None else self.scaling.stretch(plain)
+        if self.scaling is None:
+            return plain
+        if isinstance(self.scaling, GROWING):
+            return self.scaling.at(plain, length)
+        return self.scaling.stretch(plain)
 
 
-def rotation(frequencies: tuple[float, ...], pos: Int[Tensor, "b t"]) -> Rotation:
-    """Cosine and sine of every angle. Angles are float64: in float32 they are off by 1e-4 at position 4,000."""
-    import torch
+class Rotation(NamedTuple):
+    """By how far each pair of each position is turned, and at which frequencies ``radians``."""
 
-    radians = torch.tensor(frequencies, dtype=torch.float64, device=pos.device)
-    angles = pos[:, None, :, None].to(torch.float64) * radians
-    return Rotation(angles.cos(), angles.sin())
+    cos: Float[Tensor, "b 1 t r"]
+    sin: Float[Tensor, "b 1 t r"]
+    radians: Float[Tensor, "r"]
+    magnitude: float
+    interleaved: bool
+
+    def at(self, pos: Int[Tensor, "b s"]) -> Rotation:
+        """The same frequencies at other positions. Angles are float64: in float32 they are off by 1e-4 at 4,000."""
+        angles = pos[:, None, :, None].to(self.radians.dtype) * self.radians
+        cos, sin = angles.cos() * self.magnitude, angles.sin() * self.magnitude
+        return self._replace(cos=cos, sin=sin)
+
+
+class Turn:
+    """A config made ready to turn: its numbers as plain floats, once and for all calls."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        unscaled = Config(config.size, config.base) if config.grows else config
+        self.radians = tuple(unscaled.frequencies().tolist())
+
+    def rotation(self, pos: Int[Tensor, "b t"]) -> Rotation:
+        """The rotation of these positions, in a text that ends with the last of them."""
+        import torch
+
+        radians = torch.tensor(self.radians, dtype=torch.float64, device=pos.device)
+        if isinstance(self.config.scaling, GROWING):
+            radians = self.config.scaling.at(radians, pos.max() + 1)
+        return Rotation(radians, radians, radians, self.config.magnitude, self.config.interleaved).at(pos)
 
 
 def rotate(x: Float[Tensor, "b h t k"], rotation: Rotation) -> Float[Tensor, "b h t k"]:
-    """Turns each pair (i, i + size/2) of x by its angle."""
+    """Turns each pair of x by its angle."""
     import torch
 
-    cos, sin = (part.to(x.dtype) for part in rotation)
+    cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
     half = cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    if rotation.interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+        pairs = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        return torch.cat((pairs.flatten(-2), rest), dim=-1)
+    first, second = turned[..., :half], turned[..., half:]
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)

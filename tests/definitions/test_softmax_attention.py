@@ -77,7 +77,7 @@ def test_attention_is_its_equation(kind: str) -> None:
     module.key_norm.weight.copy_(torch.rand(8))
     x = torch.randn(1, 9, 12, dtype=torch.float64)
     pos = torch.arange(9)[None]
-    rotation = rope.rotation(tuple(config.position.frequencies()), pos)
+    rotation = rope.Turn(config.position).rotation(pos)
     ours = module(x, Places(pos), rotation, False, None)
     window = getattr(config, "window", 9)
     assert_close(ours[0], torch.tensor(_loop(config, module, x[0].tolist(), window, 50.0), dtype=torch.float64))
@@ -89,7 +89,7 @@ def test_rope_is_relative(offset: int) -> None:
     q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
 
     def score(start: int) -> torch.Tensor:
-        turns = [rope.rotation(tuple(config.frequencies()), torch.tensor([[p]])) for p in (start + offset, start)]
+        turns = [rope.Turn(config).rotation(torch.tensor([[p]])) for p in (start + offset, start)]
         return (rope.rotate(q, turns[0]) * rope.rotate(k, turns[1])).sum()
 
     for start in (10, 1000, 100_000):
@@ -98,7 +98,7 @@ def test_rope_is_relative(offset: int) -> None:
 
 def test_rope_leaves_the_rest_of_the_head() -> None:
     x = torch.randn(1, 2, 3, 16)
-    turned = rope.rotate(x, rope.rotation(tuple(rope.Config(6).frequencies()), torch.arange(3)[None]))
+    turned = rope.rotate(x, rope.Turn(rope.Config(6)).rotation(torch.arange(3)[None]))
     assert torch.equal(turned[..., 6:], x[..., 6:])
     assert_close(turned[..., :6].norm(dim=-1), x[..., :6].norm(dim=-1))
 

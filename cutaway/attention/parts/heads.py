@@ -53,6 +53,24 @@ class Heads:
 
         return SoftmaxAttention(self, width)
 
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        rows = {
+            "query": self.heads * self.key_size,
+            "key": self.groups * self.key_size,
+            "value": self.groups * self.values,
+        }
+        out = {f"{name}.weight": (n, width) for name, n in rows.items()}
+        out["out.weight"] = (width, self.heads * self.values)
+        if self.bias:
+            out |= {f"{name}.bias": (n,) for name, n in rows.items()}
+        if self.out_bias:
+            out["out.bias"] = (width,)
+        if self.qk_norm:
+            for name in ("query_norm", "key_norm"):
+                out |= {f"{name}.{part}": shape for part, shape in self.qk_norm.weights(self.key_size).items()}
+        return out
+
     def state(self) -> Full | Ring:
         from cutaway.attention.parts.state import Full
 

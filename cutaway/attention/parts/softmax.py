@@ -21,8 +21,10 @@ from cutaway.trace import tap
 
 
 class SoftmaxAttention(nn.Module):
-    """Taps ``q`` [b h t k], ``k`` [b g t k] and ``v`` [b g t v] as the scores see them, ``mixed`` [b h t v] what each
+    """Taps ``q`` [b h t k], ``k`` [b g s k] and ``v`` [b g t v] as the scores see them, ``mixed`` [b h t v] what each
     head gathered; the path taps ``scores`` and ``pattern``.
+
+    Keys are remembered turned, except where their turning changes as the text grows: then all are turned anew.
     """
 
     def __init__(self, config: Heads, width: int) -> None:
@@ -34,6 +36,7 @@ class SoftmaxAttention(nn.Module):
         self.out = nn.Linear(config.heads * config.values, width, config.out_bias)
         self.query_norm = config.qk_norm.build(config.key_size) if config.qk_norm else nn.Identity()
         self.key_norm = config.qk_norm.build(config.key_size) if config.qk_norm else nn.Identity()
+        self.grows = config.position is not None and config.position.grows
         self.scale = config.key_size**-0.5 if config.scale is None else config.scale
 
     def forward(
@@ -47,13 +50,15 @@ class SoftmaxAttention(nn.Module):
         q = self.query_norm(cut(self.query(x), self.config.heads))
         k = self.key_norm(cut(self.key(x), self.config.groups))
         v = tap("v", cut(self.value(x), self.config.groups))
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
-        q, k = tap("q", q), tap("k", k)
-        key_places = places
+        key_places, key_rotation = places, rotation
+        if rotation is not None and not self.grows:
+            k, key_rotation = rotate(k, rotation), None
         if state is not None:
             entries, key_pos = state.append({"k": k, "v": v}, places.pos)
             k, v, key_places = entries["k"], entries["v"], Places(key_pos)
+            key_rotation = key_rotation and key_rotation.at(key_pos)
+        q = tap("q", q if rotation is None else rotate(q, rotation))
+        k = tap("k", k if key_rotation is None else rotate(k, key_rotation))
         mixed = attend(
             Problem(
                 q=q,

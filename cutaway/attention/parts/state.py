@@ -2,7 +2,7 @@
 
     entries, places = state.append({"k": k, "v": v}, pos)
 
-Entries are named tensors [b g t n], so that every mechanism stores what it needs. ``pos`` Int[b t] are absolute, -1 for
+Entries are named tensors [b g t e], so that every mechanism stores what it needs. ``pos`` Int[b t] are absolute, -1 for
 padding. What comes back is everything a query of this call may need, old and new; keeping old keys for others is the
 visibility's matter, not the state's. A state is for reading, not for training: it takes no tensor that needs a gradient.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from cutaway.errors import Refused
 from cutaway.shapes import Float, Int
 
-Entries = dict[str, Float[Tensor, "b g n e"]]
+Entries = dict[str, Float[Tensor, "b g _ _"]]
 
 
 def _refuse_gradients(entries: Entries) -> None:

@@ -1,0 +1,452 @@
+"""The safetensors container, read and written: one file, or shards and the index that names them.
+
+A file is eight bytes of header length, a JSON header naming each tensor's type, shape and place, and the
+bytes (the format section of the safetensors README). The header's grammar is small and is scanned strictly,
+entry by entry: parsing a stranger's JSON whole may take many times its size. Opening allocates at most twice
+the file's size, plus about a kilobyte for each of at most 65,536 tensors and room for one metadata value of
+at most 4 MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from cutaway.errors import Refused
+from cutaway.gguf import (
+    FOREIGN,
+    MAX_NAMED,
+    TYPES,
+    Later,
+    Packed,
+    looks_like,
+    made,
+    mapped,
+    packed_shape,
+    quoted,
+    replacing,
+    row_bytes,
+)
+
+STORED = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8"} | FOREIGN.keys())
+WRITTEN = ("F32", "F16", "BF16")
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_INDEXED = 1 << 20
+MAX_HEADER = 100_000_000
+MAX_TEXT = 1 << 22
+MAX_FLAT = 4096
+MAX_DIMS = 32
+
+_LENGTH = struct.Struct("<Q")
+_SPACE = re.compile(rb"[ \t\r\n]*+")
+_TEXT = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\.)*+"')
+# An object without objects inside it: what describes a tensor.
+_FLAT = re.compile(rb'\{(?:[^{}"]++|"[^"\\]*+")*+\}')
+_SCALAR = re.compile(rb'[-+.0-9a-zA-Z]++|"[^"\\]*+"')
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Packed]:
+    """The tensors of a .safetensors file, an index of shards, or a folder of either; mapped, not copied.
+
+    Integer, boolean and eight-bit float tensors are carried under their type's name; who wants numbers
+    refuses them. Refused for a file that is damaged or another format, and for shards that are not what the
+    index says.
+    """
+    source = _source(Path(path))
+    if source.name.endswith(".index.json"):
+        return _read_shards(source)
+    return _read_file(source)
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts under `__metadata__`; those of the first shard where there are several."""
+    source = _source(Path(path))
+    if source.name.endswith(".index.json"):
+        source = source.parent / min(_weight_map(source).values())
+    found: dict[str, str] = {}
+    scanner, _ = _header(source, mapped(source))
+    for _ in _entries(scanner, found):
+        pass
+    return found
+
+
+def write(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Packed | Later | tuple[str, tuple[int, ...], np.ndarray]],
+    metadata: Mapping[str, object] | None = None,
+    max_shard_bytes: int | None = None,
+) -> None:
+    """Write F32, F16 and BF16 tensors, whole or not at all.
+
+    More than `max_shard_bytes` become shards and their index beside `path`; a larger tensor gets a shard of
+    its own. Refused for other types, and for metadata that is not text.
+    """
+    target = Path(path)
+    texts = _texts_only(target, metadata or {})
+    planned = {name: _planned(name, tensor) for name, tensor in tensors.items()}
+    shards = _shards(planned, max_shard_bytes)
+    if len(shards) == 1:
+        with replacing(target) as out:
+            _pour(out, shards[0], texts)
+        return
+    names = [f"{target.stem}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    with ExitStack() as stack:
+        # What is opened first takes its place last: the index appears when all it names is there.
+        index = stack.enter_context(replacing(target.with_name(f"{target.name}.index.json")))
+        index.write(_index(names, shards))
+        for name, shard in zip(names, shards, strict=True):
+            _pour(stack.enter_context(replacing(target.with_name(name))), shard, texts)
+    target.unlink(missing_ok=True)
+
+
+# ---- where the tensors are ---------------------------------------------------------------------------------
+
+
+def _source(path: Path) -> Path:
+    """The file or index that `path`, which may be a folder, stands for."""
+    if not path.is_dir():
+        return path
+    for name in (SINGLE, INDEX):
+        if (path / name).exists():
+            return path / name
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise Refused(f"{path}: has no {SINGLE} and no {INDEX}")
+    raise Refused(
+        f"{path}: has {len(found)} .safetensors files and neither {SINGLE} nor {INDEX}; name one of them"
+    )
+
+
+def _read_shards(index: Path) -> dict[str, Packed]:
+    where = _weight_map(index)
+    stated: dict[str, set[str]] = {}
+    for name, shard in where.items():
+        stated.setdefault(shard, set()).add(name)
+    tensors: dict[str, Packed] = {}
+    for shard, names in stated.items():
+        path = index.parent / shard
+        if not path.exists():
+            raise Refused(f"{index}: names the shard {quoted(shard)}, which is missing; get it too")
+        found = _read_file(path)
+        if missing := names - found.keys():
+            raise Refused(
+                f"{path}: lacks the tensor {quoted(min(missing))}, which {index.name} says is in it"
+            )
+        if extra := found.keys() - names:
+            raise Refused(
+                f"{path}: holds the tensor {quoted(min(extra))}, which {index.name} does not say is in it"
+            )
+        tensors.update(found)
+    return {name: tensors[name] for name in where}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Which shard holds each tensor; every shard is a plain file name, beside the index."""
+    buffer = mapped(index)
+    if len(buffer) > MAX_HEADER:
+        raise Refused(f"{index}: is {len(buffer)} bytes long; an index of at most {MAX_HEADER} is read")
+    scanner = _Scanner(index, buffer, 0, len(buffer))
+    where: dict[str, str] = {}
+    seen: set[str] = set()
+    for section in scanner.pairs():
+        if section in seen:
+            raise scanner.refusal(f"{quoted(section)} is there twice")
+        seen.add(section)
+        if section == "weight_map":
+            where.update(scanner.texts("a tensor", MAX_INDEXED))
+        else:
+            scanner.flat_or_scalar(section)
+    scanner.finish()
+    if not where:
+        raise scanner.refusal("has no weight_map, so it is not an index of safetensors shards")
+    for shard in set(where.values()):
+        if not re.fullmatch(r"[^/\\:\x00]+", shard) or shard in (".", ".."):
+            raise scanner.refusal(f"names the shard {quoted(shard)}, which is not a plain file name")
+    return where
+
+
+# ---- one file ----------------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path) -> dict[str, Packed]:
+    buffer = mapped(path)
+    scanner, base = _header(path, buffer)
+    data = np.frombuffer(buffer, np.uint8)[base:]
+    tensors: dict[str, Packed] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name, entry in _entries(scanner, None):
+        if name in tensors:
+            raise Refused(f"{path}: the tensor {quoted(name)} is there twice")
+        if len(tensors) == MAX_NAMED:
+            raise Refused(f"{path}: has more than {MAX_NAMED} tensors; split it into shards")
+        type, shape, start, stop = _checked(path, name, entry, len(data))
+        tensors[name] = Packed(type, shape, data[start:stop].reshape(packed_shape(type, shape)))
+        spans.append((start, stop, name))
+    _check_cover(path, spans, len(data))
+    return tensors
+
+
+def _entries(scanner: _Scanner, texts: dict[str, str] | None) -> Iterator[tuple[str, dict[str, object]]]:
+    """Each tensor's name and description; what `__metadata__` holds goes into `texts`, if it is wanted."""
+    metadata_seen = False
+    for name in scanner.pairs():
+        if name != "__metadata__":
+            yield name, scanner.flat(name)
+            continue
+        if metadata_seen:
+            raise scanner.refusal("__metadata__ is there twice")
+        metadata_seen = True
+        for key, value in scanner.texts("a metadata value", MAX_NAMED):
+            if texts is not None:
+                texts[key] = value
+    scanner.finish()
+
+
+def _header(path: Path, buffer: mmap.mmap) -> tuple[_Scanner, int]:
+    size = len(buffer)
+    length = _LENGTH.unpack_from(buffer)[0] if size >= 8 else 0
+    if size < 8 or buffer[8:9] != b"{" or length > MAX_HEADER:
+        head = buffer[:1024]
+        kind = looks_like(head)
+        if buffer[8:9] == b"{" and not head.startswith((b"GGUF", b"PK")):
+            raise Refused(f"{path}: claims a header of {length} bytes; at most {MAX_HEADER} are read")
+        raise Refused(f"{path}: is not a safetensors file; it looks like {kind}")
+    if length > size - 8:
+        raise Refused(
+            f"{path}: claims a header of {length} bytes but {size - 8} follow; it is cut short, get it again"
+        )
+    return _Scanner(path, buffer, 8, 8 + length), 8 + length
+
+
+def _checked(
+    path: Path, name: str, entry: dict[str, object], size: int
+) -> tuple[str, tuple[int, ...], int, int]:
+    """The type, shape and place of a tensor, agreeing with each other and with the `size` of the data."""
+    what = f"{path}: the tensor {quoted(name)}"
+    if entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise Refused(
+            f"{what} is described by {quoted(', '.join(entry))}, not by dtype, shape and data_offsets"
+        )
+    type, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(type, str) or type not in STORED:
+        raise Refused(
+            f"{what} has the type {quoted(str(type))}, which is not read; {', '.join(sorted(STORED))} are"
+        )
+    sizes = _whole_numbers(shape)
+    if sizes is None or len(sizes) > MAX_DIMS:
+        raise Refused(f"{what} has a shape that is not a list of at most {MAX_DIMS} sizes")
+    places = _whole_numbers(offsets)
+    if places is None or len(places) != 2:
+        raise Refused(f"{what} has data_offsets that are not two places")
+    start, stop = places
+    if not start <= stop <= size:
+        raise Refused(
+            f"{what} lies at {start} to {stop}, outside the {size} bytes of data; the file is cut short"
+        )
+    width = row_bytes(type, 1)
+    if math.prod(max(n, 1) for n in sizes) * width >= 1 << 62:
+        raise Refused(f"{what} has a shape beyond any memory")
+    if math.prod(sizes) * width != stop - start:
+        raise Refused(f"{what} needs {math.prod(sizes) * width} bytes but has {stop - start}")
+    return type, sizes, start, stop
+
+
+def _whole_numbers(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, list):
+        return None
+    # Exactly int: a JSON true is a Python int too.
+    numbers = tuple(item for item in value if type(item) is int and 0 <= item < 1 << 63)
+    return numbers if len(numbers) == len(value) else None
+
+
+def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> None:
+    """The tensors lie side by side from the first byte of the data to the last, as the format demands."""
+    at, before = 0, "the header"
+    for start, stop, name in sorted(spans):
+        if start != at:
+            how = "overlaps" if start < at else "leaves a hole after"
+            raise Refused(f"{path}: the tensor {quoted(name)} {how} {before}")
+        at, before = stop, f"the tensor {quoted(name)}"
+    if at != size:
+        raise Refused(f"{path}: {size - at} bytes after the last tensor belong to none; the file is damaged")
+
+
+class _Scanner:
+    """A strict reader of the two JSON shapes there are: objects of texts, and objects of flat objects."""
+
+    def __init__(self, path: Path, buffer: mmap.mmap, start: int, stop: int):
+        self.path, self.buffer, self.at, self.stop = path, buffer, start, stop
+
+    def refusal(self, why: str) -> Refused:
+        return Refused(f"{self.path}: {why}")
+
+    def pairs(self) -> Iterator[str]:
+        """The keys of an object; the caller takes each key's value before asking for the next key."""
+        self._expect(b"{")
+        if self._accept(b"}"):
+            return
+        while True:
+            key = self._text("a name")
+            self._expect(b":")
+            yield key
+            if not self._accept(b","):
+                break
+        self._expect(b"}")
+
+    def texts(self, what: str, limit: int) -> Iterator[tuple[str, str]]:
+        """The entries of an object of texts."""
+        seen: set[str] = set()
+        for key in self.pairs():
+            if key in seen:
+                raise self.refusal(f"{what} named {quoted(key)} is there twice")
+            if len(seen) == limit:
+                raise self.refusal(f"has more than {limit} entries of this kind: {what}")
+            seen.add(key)
+            yield key, self._text(f"{what} named {quoted(key)}")
+
+    def flat(self, name: str) -> dict[str, object]:
+        """Read one small object without objects inside it."""
+        self._skip_space()
+        match = _FLAT.match(self.buffer, self.at, min(self.stop, self.at + MAX_FLAT))
+        value = self._small(match.group(), name) if match else None
+        if match is None or not isinstance(value, dict):
+            raise self.refusal(f"the header's entry {quoted(name)} is not a tensor's description")
+        self.at = match.end()
+        return value
+
+    def flat_or_scalar(self, name: str) -> None:
+        """Step over a value that nobody needs."""
+        self._skip_space()
+        window = min(self.stop, self.at + MAX_FLAT)
+        match = _FLAT.match(self.buffer, self.at, window) or _SCALAR.match(self.buffer, self.at, window)
+        if match is None:
+            raise self.refusal(f"the value of {quoted(name)} is not JSON that an index holds")
+        self._small(match.group(), name)
+        self.at = match.end()
+
+    def finish(self) -> None:
+        self._skip_space()
+        if self.at != self.stop:
+            raise self.refusal(f"there is something after the JSON ends, at byte {self.at}")
+
+    def _small(self, data: bytes, name: str) -> object:
+        try:
+            return json.loads(str(data, "utf-8"), object_pairs_hook=self._unique)
+        except (ValueError, RecursionError):
+            raise self.refusal(f"the entry {quoted(name)} is not JSON") from None
+
+    def _unique(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise self.refusal("a tensor's description has the same key twice")
+        return found
+
+    def _text(self, what: str) -> str:
+        self._skip_space()
+        match = _TEXT.match(self.buffer, self.at, min(self.stop, self.at + MAX_TEXT))
+        if match is None:
+            raise self.refusal(f"{what} at byte {self.at} is not a JSON text of at most {MAX_TEXT} bytes")
+        self.at = match.end()
+        try:
+            text = json.loads(str(match.group(), "utf-8"))
+            text.encode()
+        except ValueError:
+            raise self.refusal(f"{what} at byte {match.start()} is not valid Unicode text") from None
+        return text
+
+    def _skip_space(self) -> None:
+        match = _SPACE.match(self.buffer, self.at, self.stop)
+        self.at = match.end() if match else self.at
+
+    def _accept(self, sign: bytes) -> bool:
+        self._skip_space()
+        found = self.at < self.stop and self.buffer[self.at : self.at + 1] == sign
+        self.at += found
+        return found
+
+    def _expect(self, sign: bytes) -> None:
+        if not self._accept(sign):
+            raise self.refusal(f"the JSON is broken at byte {self.at}, where {sign.decode()!r} was expected")
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+
+def _texts_only(target: Path, metadata: Mapping[str, object]) -> dict[str, str]:
+    texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    if others := metadata.keys() - texts.keys():
+        raise Refused(
+            f"{target}: the metadata value of {quoted(min(others))} is not text; safetensors holds only text"
+        )
+    return texts
+
+
+def _planned(name: str, tensor: Packed | Later | tuple[str, tuple[int, ...], np.ndarray]) -> Packed | Later:
+    type = tensor[0] if isinstance(tensor, tuple) else tensor.type
+    if name == "__metadata__":
+        raise Refused("no tensor can be named __metadata__ in safetensors")
+    if type not in WRITTEN:
+        raise Refused(f"the tensor {quoted(name)} is {type}; safetensors is written as {', '.join(WRITTEN)}")
+    if not isinstance(tensor, tuple):
+        return tensor
+    _, shape, array = tensor
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    stored = packed_shape(type, shape)
+    if data.size != math.prod(stored):
+        raise Refused(
+            f"the tensor {quoted(name)}, {type} {shape}, needs {math.prod(stored)} bytes, not {data.size}"
+        )
+    return Packed(type, shape, data.reshape(stored))
+
+
+def _nbytes(tensor: Packed | Later) -> int:
+    return math.prod(packed_shape(tensor.type, tensor.shape))
+
+
+def _shards(tensors: dict[str, Packed | Later], limit: int | None) -> list[dict[str, Packed | Later]]:
+    """The tensors in their order, cut where the next one would exceed `limit` bytes."""
+    shards: list[dict[str, Packed | Later]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        size = _nbytes(tensor)
+        if limit is not None and shards[-1] and filled + size > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += size
+    return shards
+
+
+def _index(names: list[str], shards: list[dict[str, Packed | Later]]) -> bytes:
+    total = sum(_nbytes(tensor) for shard in shards for tensor in shard.values())
+    where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2).encode()
+
+
+def _pour(out: IO[bytes], tensors: dict[str, Packed | Later], texts: dict[str, str]) -> None:
+    # Wide types first keeps every tensor aligned to its own width.
+    ordered = sorted(tensors.items(), key=lambda item: -TYPES[item[1].type].bytes)
+    header: dict[str, object] = {"__metadata__": texts} if texts else {}
+    at = 0
+    for name, tensor in ordered:
+        stop = at + _nbytes(tensor)
+        header[name] = {"dtype": tensor.type, "shape": list(tensor.shape), "data_offsets": [at, stop]}
+        at = stop
+    data = json.dumps(header, separators=(",", ":")).encode()
+    data += b" " * (-len(data) % 8)
+    out.write(_LENGTH.pack(len(data)) + data)
+    for name, tensor in ordered:
+        out.write(np.ascontiguousarray(made(name, tensor).data).reshape(-1).data)

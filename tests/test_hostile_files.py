@@ -1,0 +1,133 @@
+"""Two hundred damaged files: each is read or refused in one line, and none takes more than twice its size.
+
+`scripts/mutate_files.py` makes them, and runs thousands in processes of limited memory.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+import sys
+import tracemalloc
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cutaway import gguf
+from cutaway.errors import Refused
+
+COUNT = 100
+# Python's own objects: about a kilobyte for each of the few dozen named things in these files.
+SLACK = 64 << 10
+
+
+def load_script() -> ModuleType:
+    path = Path(__file__).parent.parent / "scripts" / "mutate_files.py"
+    spec = importlib.util.spec_from_file_location("mutate_files", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+mutate = load_script()
+BASES = {"gguf": mutate.gguf_layout(128), "safetensors": mutate.safetensors_layout(128)}
+
+
+def peak_of_opening(kind: str, path: Path) -> tuple[object, int]:
+    tracemalloc.start()
+    try:
+        found = mutate.opened(kind, path)
+        return found, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_damaged_files_are_read_or_refused_within_their_size(tmp_path: Path, kind: str) -> None:
+    base = tmp_path / f"base.{kind}"
+    base.write_bytes(BASES[kind].data)
+    found, _ = peak_of_opening(kind, base)
+    assert found is not None, "the undamaged file must be readable"
+    outcomes = {"read": 0, "refused": 0}
+    for seed in range(COUNT):
+        path = tmp_path / f"{seed}.{kind}"
+        path.write_bytes(mutate.damaged(kind, BASES[kind], seed))
+        found, peak = peak_of_opening(kind, path)
+        assert peak <= 2 * path.stat().st_size + SLACK, f"seed {seed} took {peak} bytes"
+        outcomes["refused" if found is None else "read"] += 1
+        if found is not None:
+            mutate.touch(found)
+        path.unlink()
+    assert min(outcomes.values()) >= 3, outcomes
+
+
+@pytest.mark.parametrize(("kind", "files"), [("gguf", 300), ("safetensors", 100)])
+def test_every_number_a_reader_believes_may_lie(tmp_path: Path, kind: str, files: int) -> None:
+    layout = mutate.gguf_layout(4) if kind == "gguf" else mutate.safetensors_layout(4)
+    path, seen = tmp_path / f"x.{kind}", 0
+    for data in mutate.swept(kind, layout, (1 << 20, 1 << 40, (1 << 64) - 1)):
+        path.write_bytes(data)
+        _, peak = peak_of_opening(kind, path)
+        assert peak <= 2 * len(data) + SLACK, f"file {seen} took {peak} bytes"
+        seen += 1
+    assert seen >= files
+
+
+def test_a_vocabulary_of_tiny_strings_costs_no_more_than_its_file(tmp_path: Path) -> None:
+    path, count = tmp_path / "tiny.gguf", 200_000
+    strings = (struct.pack("<Q", 2) + b"ab") * count
+    key = struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 8, count)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + strings)
+    found, peak = peak_of_opening("gguf", path)
+    assert isinstance(found, gguf.File) and peak <= 2 * path.stat().st_size
+    assert found.metadata["k"] == ["ab"] * count
+
+
+def test_a_long_text_of_wide_characters_costs_no_more_than_its_file(tmp_path: Path) -> None:
+    path, value = tmp_path / "wide.gguf", b"a" * 2_000_000 + "🦙".encode()
+    path.write_bytes(
+        b"GGUF"
+        + struct.pack("<IQQ", 3, 0, 1)
+        + struct.pack("<Q", 1)
+        + b"k"
+        + struct.pack("<IQ", 8, len(value))
+        + value
+    )
+    found, peak = peak_of_opening("gguf", path)
+    assert isinstance(found, gguf.File) and peak <= 2 * path.stat().st_size
+    assert found.metadata["k"] == value.decode()
+
+
+@pytest.mark.parametrize("piece", ["[],", '{"":0},', "1,", '"",'])
+def test_json_that_would_grow_when_parsed_is_not_parsed(tmp_path: Path, piece: str) -> None:
+    path = tmp_path / "bomb.safetensors"
+    for header in ('{"w":[' + piece * 300_000, '{"w":{"shape":[' + piece * 300_000):
+        path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+        found, peak = peak_of_opening("safetensors", path)
+        assert found is None and peak <= SLACK
+
+
+def test_metadata_texts_that_nobody_asked_for_are_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "texts.safetensors"
+    header = json.dumps(
+        {"__metadata__": {str(number): "é" * 1000 for number in range(2000)}}, ensure_ascii=False
+    )
+    path.write_bytes(struct.pack("<Q", len(header.encode())) + header.encode())
+    found, peak = peak_of_opening("safetensors", path)
+    assert found == {} and peak <= path.stat().st_size // 4
+
+
+def test_the_judge_can_say_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.gguf"
+    for message in ("nameless", f"{path}: two\nlines"):
+
+        def refuse(_: Path, message: str = message) -> None:
+            raise Refused(message)
+
+        monkeypatch.setitem(mutate.READERS, "gguf", refuse)
+        with pytest.raises(AssertionError):
+            mutate.opened("gguf", path)
