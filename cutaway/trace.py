@@ -14,10 +14,11 @@ steering are that and nothing more.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cutaway.errors import Refused
@@ -27,31 +28,62 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 Edit = Callable[["Tensor"], "Tensor | None"]
+TAPS = "<taps>"  # given as a name: every tapped value, and what attention said (``*.attention.out``)
 
 
 class _Watcher:
-    """Which names are wanted, which are edited, and in which module the forward pass now is."""
+    """Which names are kept, which are edited, and in which module the forward pass now is."""
 
     def __init__(self, names: tuple[str, ...], edit: Mapping[str, Edit]) -> None:
         self.names = names
-        self.edit = dict(edit)
+        self.keep_taps = TAPS in names
+        self.kept = _any_of(names)
+        self.edits = [(pattern, _any_of([pattern]), change) for pattern, change in edit.items()]
         self.path: list[str] = []
         self.seen: dict[str, Any] = {}
         self.edited: set[str] = set()
         self.thread = threading.get_ident()
 
+    @property
+    def here(self) -> bool:
+        """Whether this is the thread that watches: another may run the same model meanwhile, unseen."""
+        return self.thread == threading.get_ident()
+
+    def keeps(self, name: str) -> bool:
+        return self.keep_taps or self.kept(name)
+
     def wants(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in (*self.names, *self.edit))
+        return self.keeps(name) or any(matches(name) for _, matches, _ in self.edits)
 
     def hear(self, name: str, value: Any) -> Any:
-        for pattern, change in self.edit.items():
-            if fnmatchcase(name, pattern):
+        for pattern, matches, change in self.edits:
+            if matches(name):
                 self.edited.add(pattern)
-                changed = change(value)
-                value = value if changed is None else changed
-        if any(fnmatchcase(name, pattern) for pattern in self.names):
+                value = _changed(name, value, change)
+        if self.keeps(name):
             self.seen[name] = value
         return value
+
+    def unheard(self) -> list[str]:
+        """The names and edits that matched nothing."""
+        names = [name for name in self.names if name != TAPS and not any(map(_any_of([name]), self.seen))]
+        return names + [pattern for pattern, _, _ in self.edits if pattern not in self.edited]
+
+
+def _any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a name fits one of these patterns, as one compiled expression."""
+    match = re.compile("|".join(map(translate, patterns)) or r"(?!)").match
+    return lambda name: match(name) is not None
+
+
+def _changed(name: str, value: Any, change: Edit) -> Any:
+    changed = change(value)
+    if changed is None:
+        return value
+    if changed.shape != value.shape:
+        was, now = list(value.shape), list(changed.shape)
+        raise Refused(f"the edit of {name!r} must return the shape {was} that it was given, it returned {now}")
+    return changed
 
 
 _watcher: _Watcher | None = None
@@ -59,16 +91,20 @@ _watcher: _Watcher | None = None
 
 def tap(name: str, value: Value) -> Value:
     """The value itself, or what a listener made of it."""
-    if _watcher is None or not _watcher.path or _watcher.thread != threading.get_ident():
+    if _watcher is None or not _watcher.path or not _watcher.here:
         return value
-    return _watcher.hear(".".join(filter(None, (_watcher.path[-1], name))), value)
+    return _watcher.hear(_full(_watcher.path[-1], name), value)
 
 
 def watched(*names: str) -> bool:
     """Whether anyone listens to one of these taps of the module that now runs."""
-    if _watcher is None or not _watcher.path or _watcher.thread != threading.get_ident():
+    if _watcher is None or not _watcher.path or not _watcher.here:
         return False
-    return any(_watcher.wants(f"{_watcher.path[-1]}.{name}") for name in names)
+    return any(_watcher.wants(_full(_watcher.path[-1], name)) for name in names)
+
+
+def _full(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 @contextmanager
@@ -77,14 +113,15 @@ def tracing(
 ) -> Iterator[dict[str, Tensor]]:
     """Listens to a model's values by name while the block runs. A name may hold wildcards (``*.pattern``).
 
-    Without names every value is kept, unless there is an ``edit``, in which case only the edits act. Yields the
-    dictionary that fills as the model runs; a value that appears twice keeps its last appearance.
-    Raises Refused if a trace is already open, or if an edit's name never appeared.
+    Without names ``TAPS`` are kept, unless there is an ``edit``, in which case only the edits act; ``*`` also keeps what
+    every other layer said. Yields the dictionary that fills as the model runs; a value that appears twice keeps its last
+    appearance.
+    Raises Refused if a trace is already open, or if a name or an edit never appeared.
     """
     global _watcher
     if _watcher is not None:
         raise Refused("a trace is already open: close it first, or give this one's names and edits to it")
-    watcher = _Watcher(names or (() if edit else ("*",)), edit or {})
+    watcher = _Watcher(names, edit or {})
     handles = [handle for path, module in model.named_modules() for handle in _hook(watcher, path, module)]
     _watcher = watcher
     try:
@@ -93,20 +130,36 @@ def tracing(
         _watcher = None
         for handle in handles:
             handle.remove()
-    silent = sorted(set(watcher.edit) - watcher.edited)
-    if silent:
-        raise Refused(f"nothing named {silent[0]!r} appeared while the model ran: `list(seen)` shows the names")
+    unheard = watcher.unheard()
+    if unheard:
+        raise Refused(f"nothing named {unheard[0]!r} appeared while the model ran: tracing without names lists what does")
 
 
 def _hook(watcher: _Watcher, path: str, module: nn.Module) -> Iterator[Any]:
-    leaf = not any(True for _ in module.children()) and type(module).__name__ != "Identity"
+    """Hooks where something can be heard: a module that may tap says where it is, a wanted leaf says what it made.
+
+    torch's own leaves never tap, so an unwanted one runs untouched.
+    """
+    leaf = next(module.children(), None) is None
+    heard = leaf and (path.endswith(".out") if watcher.keep_taps else watcher.wants(path))
+    taps = not (leaf and type(module).__module__.startswith("torch."))
 
     def enter(_module: nn.Module, _inputs: Any) -> None:
+        if not watcher.here:
+            return
+        if not path:
+            # A forward pass that failed halfway never left its modules: a new one starts from the root.
+            watcher.path.clear()
         watcher.path.append(path)
 
     def leave(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        watcher.path.pop()
-        return watcher.hear(path, output) if leaf else None
+        if not watcher.here:
+            return None
+        if taps:
+            watcher.path.pop()
+        return watcher.hear(path, output) if heard else None
 
-    yield module.register_forward_pre_hook(enter)
-    yield module.register_forward_hook(leave)
+    if taps:
+        yield module.register_forward_pre_hook(enter)
+    if taps or heard:
+        yield module.register_forward_hook(leave)

@@ -1,4 +1,4 @@
-"""The decoding loop, on an engine whose logits are scripted or a function of everything read, and a tokenizer of bytes."""
+"""The decoding loop, on an engine whose logits are scripted or depend on all it read; bytes are tokens."""
 
 from collections.abc import Sequence
 
@@ -88,6 +88,9 @@ class Bytes:
     bos: int | None = None
     eos_ids = (END,)
 
+    def __len__(self) -> int:
+        return VOCAB
+
     def stream(self) -> "ByteStream":
         return ByteStream()
 
@@ -114,6 +117,9 @@ class Words(Bytes):
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words
+
+    def __len__(self) -> int:
+        return len(self.words)
 
     def stream(self) -> "WordStream":
         return WordStream(self.words)
@@ -166,7 +172,9 @@ def test_max_tokens_ends_with_length_and_reads_no_more_than_it_needs():
     assert engine.reads == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("max_tokens", "reason"), [(None, "context"), (100, "context"), (6, "length"), (7, "context")])
+@pytest.mark.parametrize(
+    ("max_tokens", "reason"), [(None, "context"), (100, "context"), (6, "length"), (7, "context")]
+)
 def test_a_full_context_says_so(max_tokens, reason):
     engine = Hashing(max_context=10)
     done = finish(generate(engine, Bytes(), [1, 2, 3, 4], Settings(max_tokens=max_tokens)))
@@ -266,7 +274,9 @@ def test_logprobs_are_of_the_untouched_distribution():
     assert pieces[0].id == 5
     assert pieces[0].logprob == pytest.approx(judged[5], abs=1e-5)
     assert [id for id, _ in pieces[0].top_logprobs] == [ord("a"), 0]
-    assert [value for _, value in pieces[0].top_logprobs] == pytest.approx([judged[ord("a")], judged[0]], abs=1e-5)
+    assert [value for _, value in pieces[0].top_logprobs] == pytest.approx(
+        [judged[ord("a")], judged[0]], abs=1e-5
+    )
 
 
 def test_one_seed_gives_one_text():
@@ -338,6 +348,22 @@ def test_after_an_interruption_a_session_reads_from_the_beginning():
     assert session.ids[:4] == (1, 2, 3, 4)
 
 
+def test_a_state_interrupted_between_its_layers_is_not_trusted_though_its_length_is_right():
+    class Torn(Hashing):
+        def step(self, id, state):
+            state.ids[-1] = 250  # the first layers have read on, the last, which counts, has not
+            raise KeyboardInterrupt
+
+    engine = Torn()
+    session = Session(engine)
+    with pytest.raises(KeyboardInterrupt):
+        answer(engine, [1, 2, 3], session)
+    assert session.ids == (1, 2, 3)
+    logits, read = session.read([1, 2, 3, 4])
+    assert read == 4
+    assert np.array_equal(logits, engine.after([1, 2, 3, 4]))
+
+
 def test_closing_the_pieces_early_leaves_a_usable_session():
     engine = Hashing()
     session = Session(engine)
@@ -350,6 +376,41 @@ def test_closing_the_pieces_early_leaves_a_usable_session():
     assert engine.reads[0] == 2
 
 
+def test_an_id_that_is_no_token_is_never_chosen():
+    class Padded(Hashing):
+        vocab = 8
+
+        def after(self, ids):
+            return np.arange(8, dtype=np.float32)
+
+    words = ["a", "b", "c"]
+    done = finish(generate(Padded(), Words(words), [7, 0], Settings(max_tokens=2, logprobs=3)))
+    assert done.ids == (2, 2)
+    assert [id for id, _ in done.top_logprobs[0]] == [2, 1, 0]
+    judged = np.log(np.exp(2) / np.exp([0, 1, 2]).sum())
+    assert done.logprobs[0] == pytest.approx(judged, abs=1e-6)
+
+
+def test_the_answer_is_what_it_adds_to_the_prompt():
+    class Led(ByteStream):
+        """Takes one space off the front of a text, as SentencePiece does."""
+
+        begun = False
+
+        def push(self, id):
+            text = super().push(id)
+            begun, self.begun = self.begun, True
+            return text if begun else text.removeprefix(" ")
+
+    class Leading(Bytes):
+        def stream(self):
+            return Led()
+
+    assert finish(generate(Scripted(" Paris"), Leading(), [7], Settings())).text == " Paris"
+    half = Scripted(b"\x98\x95!", prompt=2)
+    assert finish(generate(half, Bytes(), [32, 0xE2], Settings())).text == "☕!"
+
+
 def test_timings_count_what_was_read():
     done = finish(generate(Scripted("abcdef", prompt=3), Bytes(), [7, 7, 7], Settings()))
     timings = done.timings
@@ -357,4 +418,7 @@ def test_timings_count_what_was_read():
     assert timings.prefill_tokens_per_second > 0
     assert timings.decode_tokens_per_second > 0
     assert timings.first_token_seconds >= timings.prefill_seconds > 0
-    assert finish(generate(Scripted("a"), Bytes(), [7], Settings(max_tokens=1))).timings.decode_tokens_per_second == 0
+    assert (
+        finish(generate(Scripted("a"), Bytes(), [7], Settings(max_tokens=1))).timings.decode_tokens_per_second
+        == 0
+    )

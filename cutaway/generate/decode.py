@@ -1,13 +1,14 @@
-"""The loop that turns logits into text: read the prompt, choose, speak, read what was chosen, until something ends it.
+"""The loop that turns logits into text: read the prompt, then choose, say and read, until something ends it.
 
-The engine speaks ids only. The text goes through the tokenizer's stream, so that no piece holds half a character, and
-what may turn out to be the beginning of a stop string is held back until it is known not to be.
+The engine speaks ids only. The text goes through the tokenizer's stream, so that no piece holds half a
+character, and what may turn out to be the beginning of a stop string is held back until it is known not to
+be.
 """
 
 import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,13 +24,14 @@ class ContextFull(Refused):
 
     def __init__(self, length: int, max_context: int) -> None:
         super().__init__(
-            f"The prompt is {length} ids long and the model's context holds {max_context}, prompt and answer together: "
-            "shorten the prompt"
+            f"The prompt is {length} ids long and the model's context holds {max_context}, "
+            "prompt and answer together: shorten the prompt"
         )
         self.length = length
         self.max_context = max_context
 
 
+@runtime_checkable
 class TextStream(Protocol):
     """Ids to text, never half a character."""
 
@@ -38,6 +40,7 @@ class TextStream(Protocol):
     def finish(self) -> str: ...
 
 
+@runtime_checkable
 class Speaker(Protocol):
     """What generation asks of a tokenizer."""
 
@@ -46,6 +49,8 @@ class Speaker(Protocol):
 
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
 
     def stream(self) -> TextStream: ...
 
@@ -75,9 +80,10 @@ class Timings:
 class Generation:
     """A finished text.
 
-    ids are all that were chosen, those that spelt a stop string included, but not the end token; logprobs and
-    top_logprobs have one entry for each. finish_reason "stop" was the stop named in `stop` (a string, or the id of an
-    end token), "length" was max_tokens, "context" means that prompt and answer filled max_context.
+    ids are all that were chosen, those that spelt a stop string included, but not the end token; logprobs
+    and top_logprobs have one entry for each. finish_reason "stop" was the stop named in `stop` (a string, or
+    the id of an end token), "length" was max_tokens, "context" means that prompt and answer filled
+    max_context.
     """
 
     text: str
@@ -93,7 +99,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one token added. The last piece has no id: it brings the text that was held back, and the generation."""
+    """What one token added. The last piece has no id: it brings what was held back, and the generation."""
 
     text: str
     id: int | None = None
@@ -118,7 +124,7 @@ class Session:
         return tuple(self._ids)
 
     def read(self, ids: Sequence[int]) -> tuple[np.ndarray, int]:
-        """Make the state hold exactly these ids; the last one's logits float32 [v], and how many ids had to be read."""
+        """Make the state hold exactly these ids: logits float32 [v] of the last, and how many were read."""
         kept = self._keep(ids)
         self._whole = False
         logits = self.engine.prefill(ids[kept:], self._state)
@@ -135,7 +141,7 @@ class Session:
         return logits
 
     def _keep(self, ids: Sequence[int]) -> int:
-        """Forget what differs from these ids, and their last one, whose logits are wanted; how many are still held."""
+        """Forget what differs from these ids, and the last, whose logits are wanted: how many are kept."""
         shared = _shared(self._ids, ids[:-1])
         trusted = self._whole and self._state.length == len(self._ids)
         if not trusted or (shared < len(self._ids) and not self._truncate(shared)):
@@ -167,8 +173,8 @@ def generate(
 ) -> Generator[Piece, None, None]:
     """Continue the prompt, one piece a token; a session given as state keeps what was read for the next call.
 
-    An empty prompt begins with the tokenizer's BOS. Raises Refused at once for a prompt that has none, holds an id
-    outside the vocabulary, or fills the context (ContextFull).
+    An empty prompt begins with the tokenizer's BOS. Raises Refused at once where there is none, for an id
+    outside the vocabulary, and for a prompt that fills the context (ContextFull).
     """
     settings.check(engine.vocab)
     ids = _checked(prompt_ids, tokenizer, engine)
@@ -188,8 +194,8 @@ def finish(pieces: Iterable[Piece]) -> Generation:
 class StopScan:
     """Text in, text that is safe to show out, until a stop string is complete.
 
-    The stop that is complete first counts, of those complete at the same character the one that began first: where
-    the text is cut does not depend on how it was divided into tokens.
+    The stop that is complete first counts, of those complete at the same character the one that began first:
+    where the text is cut does not depend on how it was divided into tokens.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -235,7 +241,11 @@ class _Run:
         self.alternatives = settings.logprobs
         self.choose = compose(settings)
         self.history = History(prompt_ids)
+        self.words = len(tokenizer)
         self.stream = tokenizer.stream()
+        for id in prompt_ids:  # the answer's text is what it adds to the prompt's
+            if id < self.words:
+                self.stream.push(id)
         self.scan = StopScan(tuple(settings.stop))
         self.ends = {*settings.stop_ids, *(() if settings.ignore_eos else tokenizer.eos_ids)}
         room = engine.max_context - len(prompt_ids)
@@ -248,7 +258,7 @@ class _Run:
 
     def take(self, logits: np.ndarray) -> Piece | None:
         """Choose from the logits [v]; the piece to show, or None where the choice is an end token."""
-        logits = np.asarray(logits, dtype=np.float32)
+        logits = _of_tokens(logits, self.words)
         id = self.choose(logits, self.history)
         if id in self.ends:
             self.reason, self.stop = "stop", id
@@ -303,6 +313,14 @@ def _pieces(run: _Run, session: Session) -> Generator[Piece, None, None]:
     yield run.last(Timings(read, prefill_seconds, steps, decode_seconds, first_token_seconds))
 
 
+def _of_tokens(logits: np.ndarray, words: int) -> np.ndarray:
+    """float32 [v], -inf for ids that are no tokens: a model's table may be padded past its tokenizer's."""
+    logits = np.asarray(logits, dtype=np.float32)
+    if words >= len(logits):
+        return logits
+    return np.where(np.arange(len(logits)) < words, logits, np.float32(-np.inf))
+
+
 def _checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
     ids = tuple(int(id) for id in prompt_ids)
     if not ids and tokenizer.bos is None:
@@ -313,7 +331,7 @@ def _checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> t
     for at, id in enumerate(ids):
         if not 0 <= id < engine.vocab:
             raise Refused(
-                f"The prompt's id {id} at position {at} is none of the model's, which go from 0 to {engine.vocab - 1}"
+                f"The prompt's id {id} at position {at} is outside the model's 0 to {engine.vocab - 1}"
             )
     if len(ids) >= engine.max_context:
         raise ContextFull(len(ids), engine.max_context)

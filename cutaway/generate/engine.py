@@ -1,7 +1,7 @@
 """What generation asks of an engine: ids in, logits out, and a state that remembers what was read.
 
-The definition (PyTorch) and the runtime (native) both stand behind this protocol, so that generation, serving and
-evaluation never ask which one they hold.
+The definition (PyTorch) and the runtime (native) both stand behind this protocol, so that generation, serving
+and evaluation never ask which one they hold.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 
+@runtime_checkable
 class State(Protocol):
     """What an engine keeps of the ids it has read, for instance the keys and values of every layer."""
 
@@ -24,12 +25,13 @@ class Rewindable(Protocol):
     """A state that can forget its last ids."""
 
     def truncate(self, length: int) -> None:
-        """Keep the first `length` ids; Refused where what is before them is gone (a window that has moved on)."""
+        """Keep the first `length` ids; Refused where a window has dropped what is before them."""
         ...
 
 
+@runtime_checkable
 class Engine(Protocol):
-    """A model that reads ids: both calls append to the state and return float32 [v], the logits of the last position."""
+    """A model: both readings append to the state and return float32 [v], the logits of the last position."""
 
     @property
     def max_context(self) -> int:
@@ -46,7 +48,7 @@ class Engine(Protocol):
         ...
 
     def prefill(self, ids: Sequence[int], state: Any) -> np.ndarray:
-        """Read one or more ids after the `state.length` that are there, in whatever chunks suit the engine."""
+        """Read one or more ids after the `state.length` that are there, in chunks that suit the engine."""
         ...
 
     def step(self, id: int, state: Any) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""Choosing the next token: samplers are functions over the logits float32 [v] and the history, and they compose.
+"""Choosing the next token: samplers are functions over logits float32 [v] and the history, and they compose.
 
-The order is the one transformers uses: logit bias, repetition penalty, frequency and presence penalties, temperature,
-top-k, top-p, min-p, typical. (llama.cpp applies its temperature last, which differs wherever both it and a cut are on.)
-What is cut becomes -inf. Temperature 0 is greedy: the largest logit after bias and penalties, of equal ones the lowest
-id. Log-probabilities are always those of the model itself, the log-softmax of logits that nothing has touched, as
-OpenAI reports them.
+The order is the one transformers uses: logit bias, repetition penalty, frequency and presence penalties,
+temperature, top-k, top-p, min-p, typical. (llama.cpp applies its temperature last, which differs wherever
+both it and a cut are on.) What is cut becomes -inf. Temperature 0 is greedy: the largest logit after bias
+and penalties, of equal ones the lowest id. Log-probabilities are always those of the model itself, the
+log-softmax of logits that nothing has touched, as OpenAI reports them.
 
-Sources: top-p 1904.09751, typical 2202.00666, min-p 2407.01082, repetition penalty 1909.05858 (CTRL), frequency and
-presence penalties as OpenAI defines them, over the generated tokens alone.
+Sources: top-p 1904.09751, typical 2202.00666, min-p 2407.01082, repetition penalty 1909.05858 (CTRL),
+frequency and presence penalties as OpenAI defines them, over the generated tokens alone.
 """
 
 import math
@@ -18,6 +18,8 @@ import numpy as np
 
 from cutaway.errors import Failed, Refused
 
+Number = int | float
+
 _BLOCK = 64  # values a block, where block maxima bound the k-th largest value
 _TINY = 1e-37  # the smallest temperature float32 divides by: below it only the largest logits are left anyway
 
@@ -26,22 +28,22 @@ _TINY = 1e-37  # the smallest temperature float32 divides by: below it only the 
 class Settings:
     """How to choose and when to stop; a value out of its range is Refused by name.
 
-    max_tokens None means until the model or the context ends. top_k 0, top_p 1, min_p 0, typical_p 1, repetition_penalty 1
-    and penalties of 0 are off. logit_bias adds to logits by id (-inf bans). stop ends at a string, stop_ids at an
-    id, and the tokenizer's end tokens do too unless ignore_eos. Without a seed every run differs. logprobs asks for that
-    many alternatives beside each token.
+    max_tokens None means until the model or the context ends. top_k 0, top_p 1, min_p 0, typical_p 1,
+    repetition_penalty 1 and the other penalties at 0 are off. logit_bias adds to logits by id (-inf bans).
+    stop ends at a string, stop_ids at an id, and the tokenizer's end tokens do too unless ignore_eos.
+    Without a seed every run differs. logprobs asks for that many alternatives beside each token.
     """
 
     max_tokens: int | None = 128
-    temperature: float = 0.0
+    temperature: Number = 0.0
     top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_p: Number = 1.0
+    min_p: Number = 0.0
+    typical_p: Number = 1.0
+    repetition_penalty: Number = 1.0
+    frequency_penalty: Number = 0.0
+    presence_penalty: Number = 0.0
+    logit_bias: Mapping[int, Number] = field(default_factory=dict)
     stop: str | Sequence[str] = ()
     stop_ids: Sequence[int] = ()
     ignore_eos: bool = False
@@ -121,7 +123,7 @@ Transform = Callable[
 Choice = Callable[[np.ndarray, History], int]
 
 
-def logit_bias(bias: Mapping[int, float]) -> Transform:
+def logit_bias(bias: Mapping[int, Number]) -> Transform:
     """Add a number to the logits of some ids."""
     ids = np.array(list(bias), dtype=np.int64)
     values = np.array(list(bias.values()), dtype=np.float32)
@@ -134,8 +136,8 @@ def logit_bias(bias: Mapping[int, float]) -> Transform:
     return apply
 
 
-def repetition_penalty(penalty: float) -> Transform:
-    """Divide the positive logits of every id seen so far by the penalty and multiply the negative ones (CTRL)."""
+def repetition_penalty(penalty: Number) -> Transform:
+    """Divide positive logits of ids seen so far by the penalty, multiply negative ones by it (CTRL)."""
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
         ids = history.ids
@@ -147,7 +149,7 @@ def repetition_penalty(penalty: float) -> Transform:
     return apply
 
 
-def count_penalties(frequency: float, presence: float) -> Transform:
+def count_penalties(frequency: Number, presence: Number) -> Transform:
     """Subtract frequency times the count, plus presence once, from every id that was generated (OpenAI)."""
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
@@ -159,8 +161,8 @@ def count_penalties(frequency: float, presence: float) -> Transform:
     return apply
 
 
-def temperature(value: float) -> Transform:
-    """Divide by the temperature, after a shift that puts the largest logit at 0 and changes no probability."""
+def temperature(value: Number) -> Transform:
+    """Divide by the temperature, after a shift of the largest logit to 0, which changes no probability."""
     divisor = np.float32(max(value, _TINY))
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
@@ -181,18 +183,16 @@ def top_k(k: int) -> Transform:
     return apply
 
 
-def top_p(mass: float) -> Transform:
-    """Keep the fewest most probable tokens whose probabilities reach the mass: at least one, of equals the lowest id."""
+def top_p(mass: Number) -> Transform:
+    """Keep the fewest most probable tokens that reach the mass: at least one, of equals the lowest id."""
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
-        kept = np.flatnonzero(logits > -np.inf)
-        values = logits[kept]
-        return _only(logits, kept[_fewest(values, np.exp(values - values.max()), mass)])
+        return _only(logits, _fewest(logits, np.exp(logits - logits.max()), mass))
 
     return apply
 
 
-def min_p(share: float) -> Transform:
+def min_p(share: Number) -> Transform:
     """Keep the tokens whose probability is at least this share of the most probable one's."""
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
@@ -201,8 +201,8 @@ def min_p(share: float) -> Transform:
     return apply
 
 
-def typical(mass: float) -> Transform:
-    """Keep the fewest tokens that reach the mass, taken in order of how near their surprisal is to the entropy."""
+def typical(mass: Number) -> Transform:
+    """Keep the fewest tokens that reach the mass, those first whose surprisal is nearest to the entropy."""
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
         kept = np.flatnonzero(logits > -np.inf)
@@ -246,7 +246,7 @@ def cuts(settings: Settings) -> tuple[Transform, ...]:
 
 
 def compose(settings: Settings) -> Choice:
-    """One function from logits and history to the next id; it owns the random numbers, so make one for each text."""
+    """One function from logits and history to the next id. It owns the random numbers: make one a text."""
     before, after = penalties(settings), cuts(settings)
     generator = np.random.Generator(np.random.PCG64(settings.seed))
 
@@ -268,8 +268,8 @@ def compose(settings: Settings) -> Choice:
 def draw(logits: np.ndarray, generator: np.random.Generator) -> int:
     """One id from softmax(logits), by inverting its cumulative sum in float64 with one uniform number."""
     kept = np.flatnonzero(logits > -np.inf)
-    values = logits[kept].astype(np.float64)
-    cumulative = np.cumsum(np.exp(values - values.max()))
+    weights = np.subtract(logits[kept], logits.max(), dtype=np.float64)
+    cumulative = np.cumsum(np.exp(weights, out=weights), out=weights)
     place = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
     last = np.searchsorted(cumulative, cumulative[-1], side="left")  # the product may round up to the whole
     return int(kept[min(place, last)])
@@ -287,14 +287,14 @@ def log_total(logits: np.ndarray) -> float:
 
 
 def logprobs(logits: np.ndarray, id: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """The log-probability of an id, and the n most probable as (id, log-probability), of equal ones the lowest id first."""
+    """An id's log-probability, and the n best as (id, log-probability), of equals the lowest id first."""
     total = log_total(logits)
     best = _largest(logits, n)[:n] if n else ()
     return float(logits[id]) - total, tuple((int(other), float(logits[other]) - total) for other in best)
 
 
-def _fewest(key: np.ndarray, weight: np.ndarray, mass: float) -> np.ndarray:
-    """The fewest indices, taken by descending key, whose weights reach the mass (a share of the whole weight)."""
+def _fewest(key: np.ndarray, weight: np.ndarray, mass: Number) -> np.ndarray:
+    """The fewest indices, taken by descending key, whose weights reach this share of the whole weight."""
     wanted = mass * float(weight.sum(dtype=np.float64))
     count = 256
     while True:
@@ -306,7 +306,7 @@ def _fewest(key: np.ndarray, weight: np.ndarray, mass: float) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """The indices of the `count` largest values and of all equal to the last, in descending order, then by index."""
+    """The indices of the `count` largest values and equals of the last, by descending value, then index."""
     if count >= len(values):
         return np.argsort(-values, kind="stable")
     chosen = np.flatnonzero(values >= _kth_largest(values, count))
@@ -314,7 +314,10 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _kth_largest(values: np.ndarray, k: int) -> np.floating:
-    """The k-th largest value. Some value in each of k blocks reaches the k-th largest maximum, so less need not be sorted."""
+    """The k-th largest value.
+
+    At least k values reach the k-th largest of the blocks' maxima, so that only these need sorting.
+    """
     blocks = len(values) // _BLOCK
     if k <= blocks:
         maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
@@ -339,7 +342,7 @@ def _number(name: str, value: object, fits: Callable[[float], bool], wanted: str
         raise Refused(f"{name} is {value!r}: it must be {wanted}")
 
 
-def _between(name: str, value: object, low: float, high: float) -> None:
+def _between(name: str, value: object, low: Number, high: Number) -> None:
     wanted = f"{low} or more" if high == math.inf else f"between {low} and {high}"
     _number(name, value, lambda x: low <= x <= high and math.isfinite(x), wanted)
 

@@ -1,0 +1,122 @@
+"""`cutaway VERB ...`: imports that verb alone, and turns what goes wrong into a sentence and an exit code.
+
+The overview and the version are printed without the argument parser, so that they cost no more than Python's
+own start.
+"""
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import cutaway
+from cutaway.errors import Failed, Refused
+
+VERBS = {
+    "On files": {
+        "pull": "Fetch a model into the cache.",
+        "models": "List what is in the cache, or remove it.",
+        "convert": "Write a model as safetensors or GGUF.",
+    },
+    "With a model": {
+        "generate": "Continue a text.",
+        "chat": "Talk with a model.",
+        "explain": "Follow a sentence through a model, step by step.",
+    },
+}
+USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code is 0, 1 for a failure, 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()  # a reader that went away is noticed here, not when Python shuts down
+        return code
+    except (Refused, Failed) as problem:
+        return _complain(str(problem), USER if isinstance(problem, Refused) else FAILURE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("--version", "-V"):
+        print(cutaway.__version__)
+        return 0
+    known = [verb for verbs in VERBS.values() for verb in verbs]
+    if arguments[0] not in known:
+        raise Refused(_unknown(arguments[0], known))
+    return _verb(arguments[0], arguments[1:])
+
+
+def _verb(name: str, arguments: list[str]) -> int:
+    """Parse the verb's own arguments by its function's signature, and call it."""
+    import cyclopts
+
+    app = cyclopts.App(
+        name="cutaway",
+        version_flags=(),
+        help_format="markdown",
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        default_parameter=cyclopts.Parameter(show_default=_default),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    app.command(f"cutaway.commands.{name}:{name}", name=name)
+    try:
+        app([name, *arguments], exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as problem:
+        sentence = " ".join(str(problem).split()).rstrip(".")
+        return _complain(f"{sentence} (`cutaway {name} --help` shows examples)", USER)
+    return 0
+
+
+def _default(value: object) -> str | None:
+    """How help shows a default: what is off, empty or left to the verb is not worth words."""
+    return None if value in (None, False, ()) else str(value)
+
+
+def overview() -> str:
+    """What `cutaway --help` prints."""
+    lines = [
+        "Usage: cutaway VERB ...",
+        "",
+        "A large language model with its side open: run it, watch it, convert it.",
+    ]
+    for group, verbs in VERBS.items():
+        lines += ["", f"{group}:", *(f"  {verb:<10}{about}" for verb, about in verbs.items())]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Examples:",
+            '  cutaway explain "The capital of France is"',
+            '  cutaway generate "Once upon a time" --max-tokens 50',
+            "",
+            "`cutaway VERB --help` tells a verb's options, `cutaway --version` the version.",
+        ]
+    )
+
+
+def _unknown(verb: str, known: list[str]) -> str:
+    if verb.startswith("-"):
+        return f"the verb comes first, and {verb} is none: `cutaway --help` lists them"
+    near = difflib.get_close_matches(verb, known, n=1)
+    guess = f"did you mean `cutaway {near[0]}`? " if near else ""
+    return f"there is no verb {verb}: {guess}`cutaway --help` lists them"
+
+
+def _complain(sentence: str, code: int) -> int:
+    """Say it on standard error; CUTAWAY_DEBUG shows where it came from."""
+    if os.environ.get("CUTAWAY_DEBUG"):
+        traceback.print_exc()
+    print(f"cutaway: {sentence}", file=sys.stderr)
+    return code

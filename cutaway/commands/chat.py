@@ -1,0 +1,282 @@
+"""`cutaway chat`: talk with a model. Lines of standard input are questions, or commands behind a slash."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cutaway
+from cutaway.commands.console import model_path, note
+from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending, shown
+from cutaway.errors import Failed, Refused
+from cutaway.generate.decode import ContextFull, Generation
+from cutaway.generate.sample import Settings
+
+DEFAULTS = {"temperature": 0.2, "top_p": 0.9}  # where the model brings no temperature of its own
+WAYS_OUT = "/clear starts anew, /undo takes back the last question and answer."
+
+
+def chat(
+    *,
+    model: str = "smollm2",
+    system: str | None = None,
+    load: Path | None = None,
+    engine: Engine = "auto",
+    sampling: Sampling = NOTHING_GIVEN,
+) -> None:
+    """Talk with a model. /help lists the commands.
+
+    Samples as told, else as the model's makers advise, else at temperature 0.2 with top-p 0.9. Ctrl-C stops
+    the answer, Ctrl-D ends. Lines piped in are questions, answered one after another.
+
+    Examples:
+
+    cutaway chat --system "You answer in one sentence."
+
+    cutaway chat --temperature 0 --load conversation.json
+
+    echo "What is a monad?" | cutaway chat
+
+    Parameters
+    ----------
+    model
+        A model's name, a .gguf file or a folder.
+    system
+        The system message: who the model is to be.
+    load
+        Go on with a conversation that /save wrote.
+    engine
+        What computes: the definition (PyTorch), or whatever is fastest here.
+    """
+    conversation = Conversation.read(load) if load else Conversation()
+    if system is not None:
+        conversation.system = system
+    given = sampling.given()
+    Settings(**given)  # refused before anything is loaded
+    lm: Any = cutaway.load(model_path(model), engine=engine)
+    talk = Talk(lm, conversation, _advised(lm) | {"max_tokens": None} | given)
+    if sys.stdin.isatty():
+        note(f"{model}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.")
+    if load:
+        note(f"Going on after {2 * len(conversation.turns)} messages from {load}.")
+    talk.run(_lines())
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer; stopped if Ctrl-C cut the answer off."""
+
+    question: str
+    answer: str
+    stopped: bool = False
+
+
+class Conversation:
+    """The system message and the turns so far."""
+
+    def __init__(self) -> None:
+        self.system: str | None = None
+        self.turns: list[Turn] = []
+
+    def messages(self, question: str) -> list[dict[str, str]]:
+        """What the model is to see, ending with a new question."""
+        seen = [{"role": "system", "content": self.system}] if self.system is not None else []
+        for turn in self.turns:
+            seen += [
+                {"role": "user", "content": turn.question},
+                {"role": "assistant", "content": turn.answer},
+            ]
+        return [*seen, {"role": "user", "content": question}]
+
+    def save(self, path: Path) -> int:
+        """Write the messages as a JSON list, whole or not at all; returns how many."""
+        messages: list[dict[str, Any]] = list(self.messages(""))[:-1]
+        answers = (message for message in messages if message["role"] == "assistant")
+        for message, turn in zip(answers, self.turns, strict=True):
+            if turn.stopped:
+                message["stopped"] = True
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text(json.dumps(messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise Failed(f"{path} cannot be written: {error.strerror}") from None
+        return len(messages)
+
+    @classmethod
+    def read(cls, path: Path) -> "Conversation":
+        """A conversation that `save` wrote; Refused says which message does not fit."""
+        try:
+            messages = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise Refused(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise Refused(f"{path} is not JSON: {error}") from None
+        conversation = cls()
+        contents = [_content(messages, at, path) for at in range(_count(messages, path))]
+        if contents and messages[0]["role"] == "system":
+            conversation.system = contents.pop(0)
+        pairs = zip(contents[::2], contents[1::2], strict=True)
+        stopped = [message.get("stopped") is True for message in messages if message["role"] == "assistant"]
+        conversation.turns = [Turn(*pair, cut) for pair, cut in zip(pairs, stopped, strict=True)]
+        return conversation
+
+
+class Talk:
+    """Reads lines, answers questions, obeys commands."""
+
+    def __init__(self, lm: Any, conversation: Conversation, options: dict[str, Any]) -> None:
+        self.lm = lm
+        self.session = lm.session()
+        self.conversation = conversation
+        self.options = options
+        self.ended = False
+        self.commands: dict[str, tuple[Callable[[str], None], str]] = {
+            "system": (self.system, "/system TEXT   set the system message; alone, show it"),
+            "save": (
+                self.save,
+                "/save FILE     write the conversation as JSON (--load FILE goes on with it)",
+            ),
+            "undo": (self.undo, "/undo          take back the last question and answer"),
+            "clear": (self.clear, "/clear         forget the conversation, keep the system message"),
+            "help": (self.help, "/help          this list; a question that begins with / is asked with //"),
+            "exit": (self.exit, "/exit          end (or Ctrl-D)"),
+        }
+
+    def run(self, lines: Iterator[str]) -> None:
+        """Handle lines until they or the talk end."""
+        for line in lines:
+            try:
+                self.handle(line)
+            except (Refused, Failed) as error:
+                note(str(error))
+            if self.ended:
+                return
+
+    def handle(self, line: str) -> None:
+        """Obey a command or answer a question."""
+        line = line.strip()
+        if not line:
+            return
+        if not line.startswith("/") or line.startswith("//"):
+            self.answer(line.removeprefix("/") if line.startswith("//") else line)
+            return
+        name, _, text = line[1:].partition(" ")
+        if name not in self.commands:
+            note(f"There is no command /{name}: /help lists them.")
+            return
+        self.commands[name][0](text.strip())
+
+    def answer(self, question: str) -> None:
+        """Stream the answer to standard output and remember it; Ctrl-C keeps the part that was said."""
+        said: list[str] = []
+        done: Generation | None = None
+        stopped = False
+        messages = self.conversation.messages(question)
+        try:
+            for piece in self.lm.chat_stream(messages, session=self.session, **self.options):
+                said.append(piece.text)
+                done = piece.generation
+                sys.stdout.write(shown(piece.text))
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            stopped = True
+        except ContextFull as full:
+            raise Refused(f"{full}. {WAYS_OUT}") from None
+        print(flush=True)
+        self._remember(Turn(question, "".join(said), stopped), done)
+
+    def _remember(self, turn: Turn, done: Generation | None) -> None:
+        if turn.stopped and not turn.answer:
+            note("[stopped before the first word; the question is forgotten]")
+            return
+        self.conversation.turns.append(turn)
+        if turn.stopped:
+            note("[stopped; what was said is kept]")
+        if done is not None and done.finish_reason == "length":
+            note("[stopped at --max-tokens]")
+        if done is not None and done.finish_reason == "context":
+            note_ending(done)
+            note(WAYS_OUT)
+
+    def system(self, text: str) -> None:
+        if text:
+            self.conversation.system = text
+        system = self.conversation.system or "none of ours (the template may have its own)"
+        note(shown(f"System message: {system}"))
+
+    def save(self, text: str) -> None:
+        if not text:
+            raise Refused("/save needs a file's name: /save conversation.json")
+        path = Path(text).expanduser()
+        note(f"Saved {self.conversation.save(path)} messages to {path}.")
+
+    def undo(self, _: str) -> None:
+        if not self.conversation.turns:
+            note("There is nothing to take back.")
+            return
+        note(shown(f"Taken back: {self.conversation.turns.pop().question}"))
+
+    def clear(self, _: str) -> None:
+        self.conversation.turns.clear()
+        note("The conversation is forgotten.")
+
+    def help(self, _: str) -> None:
+        note("\n".join(usage for _, usage in self.commands.values()))
+
+    def exit(self, _: str) -> None:
+        self.ended = True
+
+
+def _advised(lm: Any) -> dict[str, Any]:
+    """The sampling settings that come with the model, over ours where it brings no temperature."""
+    known = {option.name for option in fields(Settings)}
+    advice = {name: value for name, value in lm.checkpoint.defaults.items() if name in known}
+    return advice if "temperature" in advice else DEFAULTS | advice
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input; on a terminal edited, recalled with the arrow keys, and pasted whole."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):  # not everywhere; input() then has no editing
+        import readline
+
+        readline.parse_and_bind("set enable-bracketed-paste on")
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            note("\n(Ctrl-D or /exit ends)")
+
+
+def _count(messages: Any, path: Path) -> int:
+    if not isinstance(messages, list):
+        raise Refused(f"{path} holds no list of messages: use a file that /save wrote")
+    return len(messages)
+
+
+def _content(messages: list[Any], at: int, path: Path) -> str:
+    message = messages[at]
+    if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        raise Refused(f'Message {at + 1} of {path} has no "content" text: use a file that /save wrote')
+    begins = isinstance(messages[0], dict) and messages[0].get("role") == "system"
+    expected = "system" if begins and at == 0 else ("user", "assistant")[(at - begins) % 2]
+    if message.get("role") != expected:
+        raise Refused(
+            f"Message {at + 1} of {path} has the role {message.get('role')!r} where {expected!r} is expected"
+        )
+    if at == len(messages) - 1 and expected == "user":
+        raise Refused(
+            f"{path} ends with a question: end it with the assistant's answer, or remove message {at + 1}"
+        )
+    return message["content"]

@@ -1,0 +1,138 @@
+"""What several verbs print and ask: notes and progress, one JSON document, and the pull of a model.
+
+Standard output belongs to the answer, so that it can be piped; everything said on the way there goes to
+standard error.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cutaway import store
+from cutaway.errors import Refused
+
+
+def note(text: str) -> None:
+    """Say one line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output, for programs."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def size(count: float) -> str:
+    """A number of bytes as people say it: 98 MB."""
+    units = ["bytes", "kB", "MB", "GB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        del units[0]
+    unit = units[0]
+    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+
+
+def interactive() -> bool:
+    """Whether a person can be asked: both ends of the conversation are a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def agrees(question: str) -> bool:
+    """Ask on standard error; Enter means yes."""
+    print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    return answer != "" and answer.strip().lower() in ("", "y", "yes")
+
+
+@contextmanager
+def watched() -> Iterator[store.Progress]:
+    """Progress for people: a bar with the time left on a terminal, a few plain lines elsewhere."""
+    shown = _Bar() if sys.stderr.isatty() else _Lines()
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def model_path(source: str) -> Path:
+    """The file or folder of the model that a verb was given, pulled first if it must be.
+
+    A name of Cutaway's own table is pulled straight away: asking for it by name is asking for it. A Hugging
+    Face repository may be of any size, so a person is asked, and a program is told the command.
+    """
+    ours = source in store.NAMES
+    if ours and store.find(source) is None:
+        return pull(source)
+    if ours or not store.is_hub(source) or Path(source).exists() or store.find(source) or not interactive():
+        return store.resolve(source, pull=False)
+    from cutaway.store import hub
+
+    if not agrees(f"{source} is not on this machine. Fetch {size(hub.size(source))} from Hugging Face?"):
+        raise Refused(f"{source} was not fetched")
+    return pull(source)
+
+
+def pull(source: str) -> Path:
+    """Pull a model, saying what comes and showing how far it is."""
+    model = store.NAMES.get(source)
+    if model is not None and store.find(source) is None:
+        note(f"Fetching {model.about} ({size(model.bytes)}, {model.licence}), once.")
+    with watched() as progress:
+        return store.pull(source, progress)
+
+
+class _Lines:
+    """Progress where no cursor can move: each step once, and no percentages."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def __call__(self, doing: str, done: int, total: int | None) -> None:
+        if doing not in self.said:
+            self.said.add(doing)
+            note(doing + (f" {size(total)}" if total else ""))
+
+    def close(self) -> None:
+        """Nothing is left on the screen."""
+
+
+class _Bar:
+    """One bar a step, with bytes, speed and the time left; a step of unknown length is a spinner."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+        self.bars = Progress(
+            *columns,
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.steps: dict[str, Any] = {}
+
+    def __call__(self, doing: str, done: int, total: int | None) -> None:
+        if total is None and not done:  # nothing to measure, and what follows may draw bars of its own
+            self.bars.console.print(doing, style="dim", markup=False, highlight=False)
+            return
+        self.bars.start()
+        if doing not in self.steps:
+            self.steps[doing] = self.bars.add_task(doing, total=total)
+        self.bars.update(self.steps[doing], completed=done, total=total)
+
+    def close(self) -> None:
+        """Take the bars off the screen."""
+        self.bars.stop()

@@ -1,0 +1,244 @@
+"""`cutaway generate`: continue a text, shown as it is written or printed as one JSON document."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+import cutaway
+from cutaway.commands.console import model_path, note, print_json
+from cutaway.errors import Refused
+from cutaway.generate.decode import Generation, Piece
+from cutaway.generate.sample import Settings
+
+Engine = Literal["auto", "definition"]
+Style = Literal["text", "table", "nothing"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens and when to stop; what is not given is left to the verb."""
+
+    max_tokens: Annotated[int | None, Parameter(help="Tokens to write at most.")] = None
+    temperature: Annotated[float | None, Parameter(help="0 is greedy; higher is more random.")] = None
+    top_k: Annotated[int | None, Parameter(help="Choose among this many tokens; 0 is off.")] = None
+    top_p: Annotated[float | None, Parameter(help="Choose among the fewest that hold this probability.")] = (
+        None
+    )
+    min_p: Annotated[float | None, Parameter(help="Leave out what has less than this share of the best.")] = (
+        None
+    )
+    typical_p: Annotated[float | None, Parameter(help="Locally typical sampling; 1 is off.")] = None
+    repetition_penalty: Annotated[
+        float | None, Parameter(help="Divide the logits of tokens already seen, prompt included; 1 is off.")
+    ] = None
+    frequency_penalty: Annotated[
+        float | None, Parameter(help="Subtract this for each time a token was written (-2 to 2).")
+    ] = None
+    presence_penalty: Annotated[
+        float | None, Parameter(help="Subtract this once from tokens that were written (-2 to 2).")
+    ] = None
+    logit_bias: Annotated[
+        tuple[str, ...],
+        Parameter(help="ID=NUMBER, added to that token's logit; again for more.", negative=()),
+    ] = ()
+    stop: Annotated[
+        tuple[str, ...],
+        Parameter(help="Stop before this text; again for more.", negative=(), allow_leading_hyphen=True),
+    ] = ()
+    ignore_eos: Annotated[bool, Parameter(help="Go on past the model's end token.", negative=())] = False
+    seed: Annotated[int | None, Parameter(help="The same seed writes the same text.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, as `lm.generate` and `lm.chat` take them."""
+        options = {option.name: getattr(self, option.name) for option in fields(self)}
+        options = {
+            name: value
+            for name, value in options.items()
+            if not any(value is none for none in (None, False, ()))
+        }
+        if self.logit_bias:
+            options["logit_bias"] = dict(map(_bias, self.logit_bias))
+        return options
+
+
+NOTHING_GIVEN = Sampling()
+
+
+def generate(
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *,
+    file: Path | None = None,
+    model: str = "smollm2",
+    chat: Annotated[bool, Parameter(negative=())] = False,
+    logprobs: int | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    engine: Engine = "auto",
+    sampling: Sampling = NOTHING_GIVEN,
+) -> None:
+    """Continue a text: greedily, up to 128 tokens, unless told otherwise.
+
+    Examples:
+
+    cutaway generate "The capital of France is" --max-tokens 8
+
+    cutaway generate "Write a haiku about rain." --chat --temperature 0.8 --top-p 0.95 --seed 7
+
+    cutaway generate - --json < prompt.txt
+
+    Parameters
+    ----------
+    prompt
+        The text to continue; - reads it from standard input (without its last newline).
+    file
+        Read the prompt from this file (without its last newline).
+    model
+        A model's name, a .gguf file or a folder.
+    chat
+        Put the prompt as a question, through the model's chat template.
+    logprobs
+        One line a token: log-probability, token, and this many alternatives.
+    as_json
+        Print one JSON document when the text is finished.
+    engine
+        What computes: the definition (PyTorch), or whatever is fastest here.
+    """
+    text = prompt_text(prompt, file)
+    options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
+    Settings(**options)  # refused before anything is loaded
+    lm: Any = cutaway.load(model_path(model), engine=engine)
+    messages = [{"role": "user", "content": text}]
+    pieces = lm.chat_stream(messages, **options) if chat else lm.stream(text, **options)
+    done = _show(pieces, lm, _style(as_json, logprobs))
+    if as_json:
+        print_json(_document(done, lm, model, text, logprobs))
+    note_ending(done)
+    if sys.stderr.isatty():
+        note(statistics(done))
+
+
+def prompt_text(prompt: str | None, file: Path | None) -> str:
+    """The prompt from the one place it was given in: an argument, standard input or a file."""
+    if (prompt is None) == (file is None):
+        raise Refused('Give the prompt once: as text, as "-" for standard input, or with --file')
+    if prompt is not None and re.fullmatch(r"--?[a-z][a-z-]*(=.*)?", prompt, re.I):
+        raise Refused(f'There is no option {prompt}: if it is the prompt, give it through --file or "-"')
+    if prompt is not None and prompt != "-":
+        return prompt
+    where = "standard input" if file is None else str(file)
+    try:
+        raw = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        return raw.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise Refused(f"The prompt in {where} is not UTF-8: byte {error.start} is wrong") from None
+    except OSError as error:
+        raise Refused(f"The prompt in {where} cannot be read: {error.strerror}") from None
+
+
+def shown(text: str) -> str:
+    """Text fit for where standard output goes: on a terminal, control characters are drawn and not obeyed."""
+    return text.translate(_DRAWN) if sys.stdout.isatty() else text
+
+
+def note_ending(done: Generation) -> None:
+    """Say so on standard error if the text ended because the context is full."""
+    if done.finish_reason == "context":
+        used = len(done.prompt_ids) + len(done.ids)
+        note(
+            f"The context is full: prompt and answer have {used} tokens, the model holds {done.max_context}."
+        )
+
+
+def statistics(done: Generation) -> str:
+    """One line of speeds."""
+    times = done.timings
+    return (
+        f"{len(done.ids)} tokens at {times.decode_tokens_per_second:.1f}/s, first after "
+        f"{times.first_token_seconds:.2f} s; prompt {times.prefill_tokens} tokens at "
+        f"{times.prefill_tokens_per_second:.1f}/s; ended by {done.finish_reason}"
+    )
+
+
+def _style(as_json: bool, logprobs: int | None) -> Style:
+    if as_json:
+        return "nothing"
+    return "text" if logprobs is None else "table"
+
+
+def _show(pieces: Iterable[Piece], lm: Any, style: Style) -> Generation:
+    """Print pieces as they come and return what the last one brings."""
+    done = None
+    try:
+        for piece in pieces:
+            done = piece.generation
+            if style == "text":
+                sys.stdout.write(shown(piece.text))
+                sys.stdout.flush()
+            elif style == "table" and piece.id is not None:
+                print(_row(piece, lm), flush=True)
+    finally:
+        if style == "text":
+            print(flush=True)
+    assert done is not None, "the last piece brings the generation"
+    return done
+
+
+def _row(piece: Piece, lm: Any) -> str:
+    others = "  ".join(f"{_quoted(lm, id)} {logprob:.3f}" for id, logprob in piece.top_logprobs)
+    return f"{piece.logprob:9.3f}  {_quoted(lm, piece.id)}" + (f"   [{others}]" if others else "")
+
+
+def _quoted(lm: Any, id: int | None) -> str:
+    return json.dumps(lm.tokenizer.decode([id]), ensure_ascii=False)
+
+
+def _document(done: Generation, lm: Any, model: str, prompt: str, logprobs: int | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "model": model,
+        "prompt": prompt,
+        "prompt_ids": done.prompt_ids,
+        "text": done.text,
+        "ids": done.ids,
+        "finish_reason": done.finish_reason,
+        "stop": done.stop,
+        "timings": {
+            "first_token_seconds": done.timings.first_token_seconds,
+            "prefill_tokens_per_second": done.timings.prefill_tokens_per_second,
+            "decode_tokens_per_second": done.timings.decode_tokens_per_second,
+        },
+    }
+    if logprobs is not None:
+        document["logprobs"] = [
+            {
+                "id": id,
+                "text": lm.tokenizer.decode([id]),
+                "logprob": logprob,
+                "top": [_alternative(lm, *one) for one in top],
+            }
+            for id, logprob, top in zip(done.ids, done.logprobs, done.top_logprobs, strict=True)
+        ]
+    return document
+
+
+def _alternative(lm: Any, id: int, logprob: float) -> dict[str, Any]:
+    return {"id": id, "text": lm.tokenizer.decode([id]), "logprob": logprob}
+
+
+def _bias(text: str) -> tuple[int, float]:
+    id, _, value = text.partition("=")
+    try:
+        return int(id), float(value)
+    except ValueError:
+        raise Refused(f"--logit-bias is {text!r}: it must be ID=NUMBER, such as 42=-5") from None
+
+
+# Control characters as their pictures (ESC as ␛), all but tab and newline; those above ASCII as U+FFFD.
+_DRAWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+_DRAWN |= dict.fromkeys(range(128, 160), 0xFFFD)

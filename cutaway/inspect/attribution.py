@@ -1,0 +1,157 @@
+"""Direct logit attribution: who wrote the logit (2021, transformer-circuits.pub, "A Mathematical Framework").
+
+The residual stream is a sum: the embedding, what each head wrote through its slice of W_o, what each MLP wrote. A logit
+is one row of the head times the final norm of that sum, and once the norm's size is taken as it was (frozen), the norm
+is linear too, so the logit is a sum over the writers:
+
+    logit = embed . u  +  sum over heads  mixed_h . W_o,h' u  +  sum over MLPs  mlp . u  +  biases . u
+    u     = the head's row, through the frozen final norm (of a layer norm the mean is taken out as well)
+
+A head's part is itself a sum over the tokens it read: share times value. Gemma's norms after attention are frozen alike.
+This is the direct effect only: what a writer did through later layers is found by patching and ablation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.errors import Refused
+from cutaway.layers.norm import LayerNorm, RMSNorm
+from cutaway.model.decoder import Decoder
+from cutaway.shapes import Float
+
+NAMES = ("embed", "blocks.*.middle", "blocks.*.out", "blocks.*.mixed", "blocks.*.pattern", "blocks.*.attention.v", "logits")
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How a logit came about, in logits; all parts add up to ``logit``.
+
+    ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases`` those of
+    attention and of the final norm, ``rest`` what edits wrote into the stream besides (else rounding, below 1e-3).
+    ``sources[i]`` [h s] splits each head's part over the tokens it read.
+    """
+
+    token: int
+    against: int | None
+    position: int
+    logit: float
+    embed: float
+    heads: tuple[Float[Tensor, " h"], ...]
+    sources: tuple[Float[Tensor, "h s"], ...]
+    mlps: Float[Tensor, " i"]
+    biases: float
+    rest: float
+
+    @property
+    def attention(self) -> Float[Tensor, " i"]:
+        """What the heads of each layer wrote together."""
+        return torch.stack([heads.sum() for heads in self.heads])
+
+    def strongest(self, count: int) -> list[tuple[int, int, float]]:
+        """(layer, head, logits) of the heads that moved the logit most, up or down."""
+        flat = [(i, h, part) for i, heads in enumerate(self.heads) for h, part in enumerate(heads.tolist())]
+        return sorted(flat, key=lambda one: -abs(one[2]))[:count]
+
+
+@torch.no_grad()
+def attribute(
+    model: Decoder, seen: Mapping[str, Tensor], token: int, position: int = -1, against: int | None = None
+) -> Attribution:
+    """Who moved ``token``'s logit at ``position``; with ``against``, its lead over that token's logit.
+
+    ``seen`` are a reading's values by name, those of ``NAMES``. A soft-cap counts as the factor it came to.
+    Raises Refused for a token the vocabulary does not have.
+    """
+    _known(model, token)
+    logits = seen["logits"][0, position].double()
+    stream = seen[f"blocks.{len(model.blocks) - 1}.out"] if len(model.blocks) else seen["embed"]
+    row, logit = _row(model, token), logits[token]
+    if against is not None:
+        _known(model, against)
+        if model.config.softcap is not None:
+            raise Refused("this model bounds its logits, so the lead of one over another is no sum: ask without against")
+        row, logit = row - _row(model, against), logit - logits[against]
+    row, bias = _through(model.norm, stream[0, position], row)
+    cap = _cap_factor(model, logit)
+    row, biases = row * cap, bias * cap
+    heads, sources, mlps = [], [], []
+    before = seen["embed"][0, position].double()
+    embed = before @ row
+    for i, block in enumerate(model.blocks):
+        middle, after = (seen[f"blocks.{i}.{name}"][0, position].double() for name in ("middle", "out"))
+        out = seen[f"blocks.{i}.attention.out"][0, position]
+        inner, bias = _through(block.attention_post_norm, out, row)
+        biases += bias + _bias(block.attention.out) @ inner
+        writes = block.attention.out.weight.to(inner).T @ inner
+        mixed = seen[f"blocks.{i}.attention.mixed"][0, :, position].double()
+        writes = writes.view_as(mixed)
+        heads.append((mixed * writes).sum(-1))
+        sources.append(_by_source(seen, i, position, writes))
+        mlps.append((after - middle) @ row)
+    total = embed + biases + sum(part.sum() for part in (*heads, *mlps))
+    return Attribution(
+        token=token,
+        against=against,
+        position=position % stream.shape[1],
+        logit=float(logit),
+        embed=float(embed),
+        heads=tuple(heads),
+        sources=tuple(sources),
+        mlps=torch.stack(mlps) if mlps else row.new_zeros(0),
+        biases=float(biases),
+        rest=float(logit - total),
+    )
+
+
+def _by_source(
+    seen: Mapping[str, Tensor], layer: int, position: int, writes: Float[Tensor, "h v"]
+) -> Float[Tensor, "h s"]:
+    """Each head's part by the token read: its share, times how far that token's value points the logit's way."""
+    pattern = seen[f"blocks.{layer}.attention.pattern"][0, :, position].double()
+    values = seen[f"blocks.{layer}.attention.v"][0].double()
+    values = values.repeat_interleave(len(pattern) // len(values), dim=0)
+    return pattern * torch.einsum("hsv,hv->hs", values, writes)
+
+
+def _through(norm: nn.Module, x: Float[Tensor, " d"], row: Float[Tensor, " d"]) -> tuple[Float[Tensor, " d"], Tensor]:
+    """``row . norm(x)`` as (a row to take x with, a constant), the norm's size as it was for x."""
+    if isinstance(norm, nn.Identity):
+        return row, row.new_zeros(())
+    if not isinstance(norm, RMSNorm | LayerNorm):
+        raise Refused(f"attribution cannot freeze a {type(norm).__name__}: it knows RMSNorm and LayerNorm")
+    x = x.double()
+    bias = row.new_zeros(())
+    if isinstance(norm, LayerNorm):
+        x = x - x.mean()
+        bias = norm.bias.double() @ row
+    row = row * norm.weight.double() * torch.rsqrt(x.square().mean() + norm.eps)
+    return (row - row.mean() if isinstance(norm, LayerNorm) else row), bias
+
+
+def _row(model: Decoder, token: int) -> Float[Tensor, " d"]:
+    """The head's row of a token, its own or the embedding table's."""
+    if model.head is None:
+        id = torch.tensor([[token]], device=model.norm.weight.device)
+        return model.embedding(id)[0, 0].double()
+    return model.head.weight[token].double()
+
+
+def _bias(linear: nn.Module) -> Float[Tensor, " d"]:
+    width = linear.weight.shape[0]
+    return torch.zeros(width).double() if linear.bias is None else linear.bias.double()
+
+
+def _cap_factor(model: Decoder, logit: Tensor) -> Tensor:
+    """What the soft-cap multiplied this logit by: c tanh(x / c) over x."""
+    cap = model.config.softcap
+    if cap is None or logit == 0:
+        return torch.ones_like(logit)
+    return logit / (cap * torch.atanh(logit / cap))
+
+
+def _known(model: Decoder, token: int) -> None:
+    if not 0 <= token < model.config.vocab:
+        raise Refused(f"token {token} is not in this model's vocabulary of {model.config.vocab:,}")

@@ -1,0 +1,197 @@
+"""One reading of a text, with the model's side open: every named value, and the questions people ask of them.
+
+    trace = lm.trace("The capital of France is")
+    trace.top(3)                    # the next token
+    trace.attention(20)             # [h t s] who looked where
+    trace.lens()                    # the guess after every block
+    trace.attribution()             # which heads and MLPs made the answer
+    trace["blocks.3.mlp.hidden"]    # any value, by its name
+
+Nothing is computed twice: the model reads once, and a question is answered from what was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from cutaway.errors import Refused
+from cutaway.inspect.attribution import Attribution, attribute
+from cutaway.inspect.lens import Lens, lens
+from cutaway.model.decoder import Decoder
+from cutaway.shapes import Float
+from cutaway.trace import TAPS, Edit, tracing
+
+MOST_BYTES = 2 << 30  # of attention maps: they grow with the square of the text
+
+
+class Vocabulary(Protocol):
+    """What is needed of a tokenizer."""
+
+    def token_bytes(self, id: int, /) -> bytes: ...
+
+    def is_special(self, id: int, /) -> bool: ...
+
+
+class Guess(NamedTuple):
+    """A token and how likely it is to come next."""
+
+    id: int
+    token: str
+    probability: float
+
+
+class Trace(Mapping[str, Tensor]):
+    """What a model did with a text: ``ids``, ``tokens`` as people read them, ``logits`` [t v], and values by name.
+
+    A value has no batch axis: ``trace["blocks.3.attention.q"]`` is [h t k]. Made by ``Trace.of`` and ``lm.trace``.
+    """
+
+    def __init__(self, model: Decoder, tokenizer: Vocabulary, ids: Sequence[int], values: Mapping[str, Tensor]) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.ids = tuple(ids)
+        self.tokens = [self.token(id) for id in ids]
+        self.values_by_name = dict(values)
+        self.logits: Float[Tensor, "t v"] = values["logits"][0]
+
+    @classmethod
+    def of(
+        cls,
+        model: Decoder,
+        tokenizer: Vocabulary,
+        ids: Sequence[int],
+        names: Sequence[str] | None = None,
+        edit: Mapping[str, Edit] | None = None,
+    ) -> Trace:
+        """Reads ids once. Keeps the project's vocabulary, or only ``names`` (wildcards allowed) and the logits.
+
+        ``edit`` changes values in flight, by name. Raises Refused for ids the model cannot read, for a name that never
+        appears, and for a text whose attention maps would not fit.
+        """
+        names = tuple(names or (TAPS,))
+        _readable(model, ids)
+        _fits(model, len(ids), names)
+        device = model.norm.weight.device
+        row = torch.tensor([list(ids)], dtype=torch.long, device=device)
+        pos = torch.arange(len(ids), device=device)[None]
+        with torch.no_grad(), tracing(model, *dict.fromkeys((*names, "logits")), edit=edit) as seen:
+            model(row, pos)
+        return cls(model, tokenizer, ids, seen)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._kept(name)[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        return len(self.values_by_name)
+
+    def __repr__(self) -> str:
+        return f"Trace({len(self.ids)} tokens, {len(self)} values, next {self.top(1)[0].token!r})"
+
+    def token(self, id: int) -> str:
+        """A token as text; bytes that are no whole character as \\x escapes."""
+        return self.tokenizer.token_bytes(id).decode(errors="backslashreplace")
+
+    def top(self, count: int = 10, position: int = -1) -> list[Guess]:
+        """The likeliest next tokens after a position, best first."""
+        self._position(position)
+        best = self.logits[position].float().softmax(-1).topk(min(count, self.logits.shape[-1]))
+        return [
+            Guess(id, self.token(id), chance)
+            for id, chance in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def attention(self, layer: int) -> Float[Tensor, "h t s"]:
+        """How each head of a layer shared its attention: a row a token, over the tokens it saw."""
+        return self[f"blocks.{self._layer(layer)}.attention.pattern"]
+
+    def streams(self) -> dict[str, Float[Tensor, "t d"]]:
+        """The residual stream after the embedding and after every block."""
+        return {name: self[name] for name in ("embed", *(f"blocks.{i}.out" for i in range(self.layers)))}
+
+    @property
+    def layers(self) -> int:
+        """How many blocks the model has."""
+        return len(self.model.blocks)
+
+    def lens(self) -> Lens:
+        """The next-token guess after the embedding and after every block, at every position."""
+        return lens(self.model, self.streams())
+
+    def residual_norms(self) -> dict[str, Float[Tensor, " t"]]:
+        """The length of each token's residual stream after the embedding and after each half of each block."""
+        halves = (f"blocks.{i}.{half}" for i in range(self.layers) for half in ("middle", "out"))
+        return {name: self[name].float().norm(dim=-1) for name in ("embed", *halves)}
+
+    def attribution(self, token: int | None = None, position: int = -1, against: int | None = None) -> Attribution:
+        """Which layer, head and MLP moved a token's logit (the likeliest's, when None): the parts sum to the logit.
+
+        With ``against`` the parts sum to the lead of ``token`` over that token.
+        """
+        self._position(position)
+        token = int(self.logits[position].argmax()) if token is None else token
+        return attribute(self.model, _Kept(self), token, position, against)
+
+    def _kept(self, name: str) -> Tensor:
+        if name not in self.values_by_name:
+            raise Refused(f"this trace did not keep {name!r}: `list(trace)` shows what it kept, names= asks for more")
+        return self.values_by_name[name]
+
+    def _layer(self, layer: int) -> int:
+        if not -self.layers <= layer < self.layers:
+            raise Refused(f"there is no layer {layer}: this model's layers are 0 to {self.layers - 1}")
+        return layer % self.layers
+
+    def _position(self, position: int) -> None:
+        if not -len(self.ids) <= position < len(self.ids):
+            raise Refused(f"there is no position {position}: the text has {len(self.ids)} tokens, from 0")
+
+
+class _Kept(Mapping[str, Tensor]):
+    """A trace's values with their batch axis; one that was not kept is Refused."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.trace._kept(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.trace)
+
+    def __len__(self) -> int:
+        return len(self.trace)
+
+
+def _readable(model: Decoder, ids: Sequence[int]) -> None:
+    if not ids:
+        raise Refused("there is nothing to read: the text has no tokens")
+    if len(ids) > model.config.context:
+        raise Refused(f"the text has {len(ids):,} tokens, and this model reads at most {model.config.context:,}")
+    wrong = [id for id in ids if not 0 <= id < model.config.vocab]
+    if wrong:
+        raise Refused(f"token {wrong[0]} is not in this model's vocabulary of {model.config.vocab:,}")
+
+
+def _fits(model: Decoder, length: int, names: Sequence[str]) -> None:
+    """Refuses a text whose kept attention maps would take more than MOST_BYTES."""
+    cells = sum(
+        block.attention.heads
+        for i, block in enumerate(model.config.blocks)
+        for kind in ("scores", "pattern")
+        if any(name == TAPS or fnmatchcase(f"blocks.{i}.attention.{kind}", name) for name in names)
+    )
+    width = 4 * length * length
+    if cells * width > MOST_BYTES:
+        most = int((MOST_BYTES / (4 * cells)) ** 0.5)
+        raise Refused(
+            f"the text has {length:,} tokens, and the attention maps asked for fit up to {most:,}: "
+            "shorten it, or ask for fewer names"
+        )

@@ -1,0 +1,201 @@
+"""The object users hold: one language model that generates, chats, scores, and can be looked into.
+
+    lm = cutaway.load("smollm2")
+    lm.generate("The capital of France is", max_tokens=8).text
+
+What a call needs is imported and built when it is first asked for: the tokenizer alone costs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cutaway import store
+from cutaway.errors import Refused
+from cutaway.generate.decode import Generation, Piece, Session, finish, generate
+from cutaway.generate.engine import Engine
+from cutaway.generate.sample import Settings
+from cutaway.tokenizer import Tokenizer, chat
+from cutaway.weights import load as reader
+from cutaway.weights import quant
+from cutaway.weights import save as writer
+from cutaway.weights.rules import Tensors
+from cutaway.weights.save import Saved
+
+if TYPE_CHECKING:
+    from cutaway.inspect.trace import Trace
+    from cutaway.model.config import Decoder as Config
+    from cutaway.model.decoder import Decoder
+    from cutaway.trace import Edit
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+DTYPES = ("float32", "bfloat16", "float16", "packed")
+
+
+def load(
+    source: str | Path,
+    *,
+    engine: Literal["auto", "definition"] = "auto",
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> LanguageModel:
+    """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
+
+    A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "auto" the fastest that runs the model.
+    ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are in the file and unpacks each for
+    each use: the same logits, to the last bit, as "float32", slower. Raises Refused for what cannot be read as asked.
+    """
+    if engine not in ("auto", "definition"):
+        raise Refused(f"engine {engine!r} is not known: use 'auto' or 'definition'")
+    if dtype not in DTYPES:
+        raise Refused(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
+    return LanguageModel(reader.read(store.resolve(source, pull=True)), device=device, dtype=dtype)
+
+
+class LanguageModel:
+    """A checkpoint with everything that can be done with it. Made by ``load``.
+
+    ``config`` is what the model is, ``tokenizer`` its tokenizer, ``model`` the definition: a torch module that can be
+    trained, watched and edited. ``generate``, ``chat`` and ``logits`` see what is done to it.
+    """
+
+    def __init__(self, checkpoint: reader.Checkpoint, *, device: str = "cpu", dtype: str = "float32") -> None:
+        self.checkpoint = checkpoint
+        self.config: Config = checkpoint.config
+        self.device = device
+        self.dtype = dtype
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.checkpoint.tokenizer
+
+    @cached_property
+    def model(self) -> Decoder:
+        """The definition, its weights unpacked: built when first asked for."""
+        from cutaway.weights.fill import decoder
+
+        return decoder(self.checkpoint, self.dtype, self.device)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What reads ids and answers with logits."""
+        from cutaway.model.engine import DefinitionEngine
+
+        return DefinitionEngine(self.model)
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects one.
+
+        Control tokens spelt in the text stay text. Ids are taken as they are.
+        """
+        if not isinstance(prompt, str):
+            return [int(id) for id in prompt]
+        begin = [self.tokenizer.bos] if self.tokenizer.add_bos and self.tokenizer.bos is not None else []
+        return begin + self.tokenizer.encode(prompt)
+
+    def session(self) -> Session:
+        """A memory of what was read, so that a conversation's next turn reads only what is new."""
+        return Session(self.engine)
+
+    def generate(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generation:
+        """The prompt continued. Settings are those of ``generate.sample.Settings``: max_tokens, temperature, seed, ..."""
+        return finish(self.stream(prompt, session=session, **settings))
+
+    def stream(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generator[Piece]:
+        """The prompt continued, a piece a token; the last piece brings the whole generation."""
+        chosen = Settings(**settings)
+        ends = self.checkpoint.defaults.get("eos_ids", ())
+        if isinstance(ends, tuple) and not chosen.ignore_eos:
+            chosen = replace(chosen, stop_ids=(*chosen.stop_ids, *ends))
+        return generate(self.engine, self.tokenizer, self.ids(prompt), chosen, session)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        session: Session | None = None,
+        **settings: Any,
+    ) -> Generation:
+        """The assistant's answer to a conversation, through the model's own template."""
+        return finish(self.chat_stream(messages, tools=tools, session=session, **settings))
+
+    def chat_stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        session: Session | None = None,
+        **settings: Any,
+    ) -> Generator[Piece]:
+        """The assistant's answer, a piece a token; the last piece brings the whole generation."""
+        return self.stream(self.chat_ids(messages, tools=tools), session=session, **settings)
+
+    def chat_ids(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """The ids of a conversation, ready for the assistant to speak. Control tokens come from the template alone."""
+        template = self.checkpoint.chat_template
+        if template is None:
+            raise Refused(
+                f"{self.checkpoint.source} has no chat template, so it was not made for chat: give generate() a text"
+            )
+        return chat.render(messages, template, tokenizer=self.tokenizer, tools=tools)
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """float32 [t v]: at each position the scores of what comes next."""
+        from cutaway.model.engine import DefinitionEngine
+
+        return DefinitionEngine(self.model).logits(ids)
+
+    def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
+        """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes values in flight."""
+        from cutaway.inspect.trace import Trace
+
+        return Trace.of(self.model, self.tokenizer, self.ids(text), edit=edit)
+
+    def save(
+        self,
+        target: str | Path,
+        format: Literal["safetensors", "gguf"] | None = None,
+        type: str | None = None,
+        *,
+        force: bool = False,
+    ) -> Saved:
+        """Writes the model with its tokenizer and chat template: a folder of safetensors, or a GGUF file.
+
+        Weights of ``model`` that were changed since loading are written as they are now, all others as they were read,
+        to the bit; ``type`` rounds them (see ``weights/save.py``). Raises Refused if the target is there, unless
+        ``force``.
+        """
+        return writer.write(target, self._current(), format, type, force=force)
+
+    def _current(self) -> reader.Checkpoint:
+        """The checkpoint, with those weights of the definition that are no longer what was read."""
+        if "model" not in self.__dict__:
+            return self.checkpoint
+        tensors = self.checkpoint.tensors
+        changed = {
+            name: quant.pack(now, "F32")
+            for name, weight in self.model.named_parameters()
+            if not _same(now := weight.detach().cpu().float().numpy(), quant.unpack(tensors[name]), self.dtype)
+        }
+        kept = {name: changed.get(name) or tensors.later(name) for name in tensors}
+        return replace(self.checkpoint, tensors=Tensors(kept))
+
+
+def _same(now: np.ndarray, read: np.ndarray, dtype: str) -> bool:
+    """Whether a weight is still what was read, rounded as the model was loaded."""
+    if dtype in ("float32", "packed"):
+        return np.array_equal(now, read)
+    import torch
+
+    return np.array_equal(now, torch.from_numpy(read).to(getattr(torch, dtype)).float().numpy())

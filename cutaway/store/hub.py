@@ -1,0 +1,226 @@
+"""Models from a Hugging Face repository, through huggingface_hub and in the cache that other programs share.
+
+Only safetensors, GGUF and the plain-text files beside them are taken: nothing that would have to be
+unpickled. The cache's layout (`models--ORG--NAME/refs/main`, `snapshots/REVISION/`) is documented by
+huggingface_hub, and is read here without importing it.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from fnmatch import fnmatch
+from pathlib import Path
+
+from cutaway.errors import Failed, Refused
+from cutaway.store.files import Progress, room
+
+TEXT = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "README.md", "LICENSE*"]
+# Copies of the same weights for other programs, which would double the download.
+COPIES = ["original/*", "onnx/*", "openvino/*", "coreml/*", "consolidated*.safetensors"]
+
+Row = tuple[str, Path, int, str, datetime]
+
+
+def find(source: str) -> Path | None:
+    """The snapshot folder (or the one .gguf) of ORG/NAME when all its weights are in the cache, else None."""
+    repository, file = _spelt(source)
+    snapshot = _snapshot(_cache() / _folder(repository))
+    if snapshot is None:
+        return None
+    if file is not None:
+        path = snapshot / file
+        return path if path.is_file() else None
+    return snapshot if _complete(snapshot) else None
+
+
+def pull(source: str, progress: Progress) -> Path:
+    """Fetch ORG/NAME (its safetensors and what belongs to them) or one of its .gguf files; the path."""
+    import huggingface_hub
+
+    repository, file = _spelt(source)
+    progress(f"asking Hugging Face for {repository}", 0, None)
+    offered = _listing(repository)
+    if file is not None and file not in offered:
+        raise Refused(f"{repository} has no file {file}{_ggufs(repository, offered)}")
+    if not any(fnmatch(name, file or "*.safetensors") for name in offered):
+        raise Refused(
+            f"{repository} has no safetensors, and Cutaway unpickles nothing{_ggufs(repository, offered)}"
+        )
+    with _in_words(repository):
+        snapshot = huggingface_hub.snapshot_download(
+            repository, allow_patterns=_patterns(file), ignore_patterns=COPIES
+        )
+    return Path(snapshot, file or "")
+
+
+def size(source: str) -> int:
+    """How many bytes the files have that a pull of `source` takes."""
+    repository, file = _spelt(source)
+    return sum(
+        count
+        for name, count in _listing(repository).items()
+        if any(fnmatch(name, wanted) for wanted in _patterns(file))
+        and not any(fnmatch(name, copy) for copy in COPIES)
+    )
+
+
+def cached() -> list[Row]:
+    """Every repository in the shared cache whose safetensors are whole, and every .gguf in it."""
+    rows = []
+    for folder in sorted(_cache().glob("models--*--*")):
+        snapshot = _snapshot(folder)
+        if snapshot is None:
+            continue
+        repository = folder.name.removeprefix("models--").replace("--", "/", 1)
+        when = datetime.fromtimestamp(snapshot.stat().st_mtime)
+        licence = _licence(snapshot)
+        if _complete(snapshot):
+            rows.append((repository, snapshot, _bytes(snapshot), licence, when))
+        for file in sorted(snapshot.rglob("*.gguf")):
+            name = f"{repository}:{file.relative_to(snapshot).as_posix()}"
+            rows.append((name, file, file.stat().st_size, licence, when))
+    return rows
+
+
+def remove(source: str) -> int | None:
+    """Delete ORG/NAME, or one .gguf of it, from the shared cache; the bytes freed, None if it is absent."""
+    repository, file = _spelt(source)
+    folder = _cache() / _folder(repository)
+    found = find(source) if file else folder
+    if found is None or not found.exists():
+        return None
+    freed = _bytes(found)
+    with room(folder):
+        if file is None:
+            shutil.rmtree(folder)
+            return freed
+        blob = found.resolve()
+        found.unlink()
+        blob.unlink(missing_ok=True)
+    return freed
+
+
+def _patterns(file: str | None) -> list[str]:
+    return [file or "*.safetensors", *TEXT]
+
+
+def _listing(repository: str) -> dict[str, int]:
+    """The repository's files and their bytes."""
+    import huggingface_hub
+
+    with _in_words(repository):
+        about = huggingface_hub.HfApi().model_info(repository, files_metadata=True)
+    return {file.rfilename: file.size or 0 for file in about.siblings or ()}
+
+
+@contextmanager
+def _in_words(repository: str) -> Iterator[None]:
+    """Say in Cutaway's words what huggingface_hub raises."""
+    from huggingface_hub import constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        raise Refused(
+            f"{repository} is not on this machine, and HF_HUB_OFFLINE forbids to ask for it: unset it to pull"
+        )
+    try:
+        yield
+    except errors.GatedRepoError as problem:
+        raise Refused(
+            f"{repository} asks its users to accept terms: do so on its page, then set HF_TOKEN to your token"
+        ) from problem
+    except errors.RepositoryNotFoundError as problem:
+        raise Refused(
+            f"Hugging Face shows no model {repository}: check the spelling, or set HF_TOKEN if it is private"
+        ) from problem
+    except (
+        Exception
+    ) as problem:  # which HTTP client raises here, and what, differs between huggingface_hub's releases
+        raise _failed(repository, problem) from problem
+
+
+def _failed(repository: str, problem: Exception) -> Exception:
+    if isinstance(problem, OSError) and problem.errno is not None:
+        try:
+            with room(_cache()):
+                raise problem
+        except Failed as failed:
+            return failed
+    status = getattr(getattr(problem, "response", None), "status_code", None)
+    if status == 401:
+        return Refused(f"Hugging Face does not let you read {repository}: set HF_TOKEN to a token that may")
+    if status is not None:
+        return Failed(f"Hugging Face answered {status} for {repository}: try again later")
+    return Failed(
+        f"Hugging Face could not be reached, so {repository} was not fetched whole: "
+        "check the network, then pull again, it goes on where it stopped"
+    )
+
+
+def _ggufs(repository: str, offered: dict[str, int]) -> str:
+    """The end of a refusal: which .gguf files there are to name instead."""
+    files = [name for name in offered if name.endswith(".gguf")]
+    if not files:
+        return ""
+    shown = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+    return f": name one of its .gguf files, as in {repository}:{files[0]} (it has {shown})"
+
+
+def _spelt(source: str) -> tuple[str, str | None]:
+    """The repository, and the .gguf file in it, that `source` names."""
+    organisation, _, rest = source.partition("/")
+    name, *file = re.split("[:/]", rest, maxsplit=1)
+    if file and ".." in Path(file[0]).parts:
+        raise Refused(f"{source}: a file inside a repository is named without ..")
+    return f"{organisation}/{name}", file[0] if file else None
+
+
+def _cache() -> Path:
+    """The cache of huggingface_hub, by the environment variables that it reads."""
+    general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    hugging = os.environ.get("HF_HOME") or os.path.join(general, "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or os.path.join(hugging, "hub")).expanduser()
+
+
+def _folder(repository: str) -> str:
+    return "models--" + repository.replace("/", "--")
+
+
+def _snapshot(folder: Path) -> Path | None:
+    main = folder / "refs" / "main"
+    if not main.is_file():
+        return None
+    snapshot = folder / "snapshots" / main.read_text().strip()
+    return snapshot if snapshot.is_dir() else None
+
+
+def _complete(snapshot: Path) -> bool:
+    """Whether the config and every safetensors file that the index names are there."""
+    if not (snapshot / "config.json").is_file():
+        return False
+    index = snapshot / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(path.is_file() for path in snapshot.glob("*.safetensors"))
+    try:
+        named = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return False
+    return all((snapshot / str(file)).is_file() for file in named)
+
+
+def _bytes(path: Path) -> int:
+    """The bytes of a file, or of all files under a folder; a blob that several names point to counts once."""
+    files = {file.resolve() for file in path.rglob("*") if file.is_file()} if path.is_dir() else {path}
+    return sum(file.stat().st_size for file in files)
+
+
+def _licence(snapshot: Path) -> str:
+    card = snapshot / "README.md"
+    if not card.is_file():
+        return "unknown"
+    front = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", "replace"), re.DOTALL)
+    stated = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
+    return stated[1] if stated else "unknown"

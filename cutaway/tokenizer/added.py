@@ -1,0 +1,95 @@
+"""Added tokens: texts that are one token whatever the model would make of them, found before anything else is done.
+
+Some are control tokens (`special`), which end a turn or begin a text; others are ordinary text that was added to a
+vocabulary later. The flags are those of Hugging Face's tokenizer.json: `lstrip` and `rstrip` take the white space beside
+a token with it, `single_word` wants no letter beside it, `normalized` looks for it in the normalised text.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import regex
+
+from cutaway.errors import Refused
+
+_WORD = regex.compile(r"\w")
+_BLANKS = regex.compile(r"\s*")
+_BLANK = regex.compile(r"\s")
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A text that is the token `id`, and the rules by which it is found."""
+
+    id: int
+    text: str
+    special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+
+
+class Finder:
+    """Finds added tokens in a text: at each place the longest, from left to right. `spelt` maps texts to tokens."""
+
+    def __init__(self, spelt: Mapping[str, AddedToken]) -> None:
+        self.spelt = {text: token for text, token in spelt.items() if text}
+        self.pattern = any_of(self.spelt) if self.spelt else None
+
+    def split(self, text: str) -> list[str | int]:
+        """The text cut at the tokens in it, which stand as ids; no part is empty."""
+        if self.pattern is None:
+            return [text] if text else []
+        out: list[str | int] = []
+        done = place = 0
+        while found := self.pattern.search(text, place):
+            token = self.spelt[found[0]]
+            start, stop = found.span()
+            place = stop
+            if token.single_word and _beside_a_letter(text, start, stop):
+                continue
+            start, stop = stripped(token, text, done, start, stop)
+            _put(out, text[done:start])
+            out.append(token.id)
+            done = place = stop
+        _put(out, text[done:])
+        return out
+
+    def refuse(self, text: str) -> None:
+        """Raises Refused, naming the token and its place, if one is in the text."""
+        found = self.pattern.search(text) if self.pattern else None
+        if found is not None:
+            raise Refused(
+                f"the text holds the control token {found[0]!r} at character {found.start()}: take it out, or encode it "
+                'as plain text (special="text") or as the token (special="allow")'
+            )
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Matches the longest of the texts that stands at a place; texts are grouped by their first character."""
+    groups: dict[str, list[str]] = {}
+    for text in sorted(texts, key=len, reverse=True):
+        groups.setdefault(text[0], []).append(re.escape(text[1:]))
+    return re.compile("|".join(f"{re.escape(head)}(?:{'|'.join(tails)})" for head, tails in groups.items()))
+
+
+def stripped(token: AddedToken, text: str, done: int, start: int, stop: int) -> tuple[int, int]:
+    """Where a token found at start:stop begins and ends with the white space that it takes along."""
+    if token.lstrip:
+        while start > done and _BLANK.match(text[start - 1]):
+            start -= 1
+    if token.rstrip:
+        blanks = _BLANKS.match(text, stop)
+        stop = blanks.end() if blanks else stop
+    return start, stop
+
+
+def _beside_a_letter(text: str, start: int, stop: int) -> bool:
+    return bool((start and _WORD.match(text[start - 1])) or _WORD.match(text[stop : stop + 1]))
+
+
+def _put(out: list[str | int], part: str) -> None:
+    if part:
+        out.append(part)

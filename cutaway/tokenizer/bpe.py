@@ -1,0 +1,199 @@
+"""Byte pair encoding: a piece of text is cut into symbols, and neighbours merge, best pair first, until none is left.
+
+Sennrich et al. (arXiv:1508.07909); over bytes, as GPT-2 does it, when the symbols are the 256 bytes. The rule of a
+merge: of all neighbouring pairs that have a rank, the one of lowest rank; of equal ranks the leftmost. A rank comes from
+a list of learned pairs, or from the text that a pair makes (tiktoken by id, SentencePiece by score). Symbols are
+strings: bytes are written as the 256 characters of GPT-2, so that every vocabulary is a table of texts.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from heapq import heapify, heappop, heappush
+
+from cutaway.errors import Refused
+
+Pair = tuple[str, str]
+Ranked = tuple[int, str]  # the rank of a pair, and the symbol that it becomes
+RankOf = Callable[[Pair], Ranked | None]
+
+CACHED_PIECES = 1 << 18
+LONGEST_CACHED = 64  # characters
+
+
+def _byte_characters() -> str:
+    """GPT-2's spelling: a byte that prints in Latin-1 is itself, the others are U+0100, U+0101 ... in order."""
+    prints = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return "".join(chr(byte) if byte in prints else chr(next(others)) for byte in range(256))
+
+
+BYTES = _byte_characters()
+_FROM_LATIN = dict(enumerate(BYTES))
+_TO_LATIN = {ord(character): byte for byte, character in enumerate(BYTES)}
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+
+
+def spell(data: bytes) -> str:
+    """Bytes in GPT-2's spelling, one character each."""
+    return data.decode("latin-1").translate(_FROM_LATIN)
+
+
+def unspell(text: str) -> bytes | None:
+    """The bytes of a text in GPT-2's spelling, or None where a character spells no byte."""
+    latin = text.translate(_TO_LATIN)
+    if len(latin) != len(text) or any(ord(character) not in _TO_LATIN for character in text):
+        return None
+    return latin.encode("latin-1")
+
+
+def merge(symbols: list[str], rank_of: RankOf, history: list[Pair] | None = None) -> list[str]:
+    """Merge neighbours until no pair has a rank. O(n log n): a heap of (rank, place) over a linked list.
+
+    `symbols` is used up. Each merge is appended to `history` as it happens.
+    """
+    size = len(symbols)
+    living: list[str | None] = list(symbols)
+    before, after = list(range(-1, size - 1)), list(range(1, size + 1))
+    heap = []
+    for place in range(size - 1):
+        found = rank_of((symbols[place], symbols[place + 1]))
+        if found is not None:
+            heap.append(found[0] * size + place)
+    heapify(heap)
+    while heap:
+        rank, place = divmod(heappop(heap), size)
+        left, following = living[place], after[place]
+        if left is None or following == size:
+            continue
+        right = living[following]
+        found = rank_of((left, right)) if right is not None else None
+        if found is None or found[0] != rank:  # the neighbours changed since this pair was noted
+            continue
+        if history is not None and right is not None:
+            history.append((left, right))
+        living[place], living[following] = found[1], None
+        following = after[place] = after[following]
+        if following < size:
+            before[following] = place
+            noted = rank_of((found[1], living[following] or ""))
+            if noted is not None:
+                heappush(heap, noted[0] * size + place)
+        previous = before[place]
+        if previous >= 0:
+            noted = rank_of((living[previous] or "", found[1]))
+            if noted is not None:
+                heappush(heap, noted[0] * size + previous)
+    return [symbol for symbol in living if symbol is not None]
+
+
+def listed(merges: Iterable[Pair], ids: Mapping[str, int], hidden: frozenset[str] = frozenset()) -> RankOf:
+    """Ranks by place in a list of learned pairs. Raises Refused for a pair whose text is not in the vocabulary.
+
+    Pairs that would make a `hidden` token are left out.
+    """
+    table: dict[Pair, Ranked] = {}
+    for rank, pair in enumerate(merges):
+        made = pair[0] + pair[1]
+        if made not in ids:
+            raise Refused(f"merge {rank} makes {made!r}, which is no token of the vocabulary")
+        if made not in hidden:
+            table.setdefault(pair, (rank, made))
+    return table.get
+
+
+def joined(ranks: Mapping[str, int]) -> RankOf:
+    """Ranks by the text that a pair makes: any two neighbours whose text is a token may merge."""
+    table = {text: (rank, text) for text, rank in ranks.items()}
+    get = table.get
+    return lambda pair: get(pair[0] + pair[1])
+
+
+class BPE:
+    """A vocabulary and its merges: pieces of text to ids.
+
+    `ids` are the tokens that text can come to. `bytewise`: symbols are bytes, else characters. `whole`: a piece that is
+    a token is that token, whatever the merges say. A character that no token covers becomes its byte tokens
+    (`fallback`), else `unknown`, once a run if `fuse`. A symbol in `unused` is cut back into what it was merged from.
+    """
+
+    def __init__(
+        self,
+        ids: Mapping[str, int],
+        rank_of: RankOf,
+        *,
+        bytewise: bool = True,
+        whole: bool = False,
+        fallback: bool = False,
+        unknown: int | None = None,
+        fuse: bool = False,
+        unused: frozenset[str] = frozenset(),
+    ) -> None:
+        self.ids = ids
+        self.rank_of = rank_of
+        self.bytewise = bytewise
+        self.whole = whole
+        self.unknown = unknown
+        self.fuse = fuse
+        self.unused = unused
+        found = [ids.get(token) for token in BYTE_TOKENS] if fallback else []
+        self.byte_ids = [id for id in found if id is not None] if None not in found else []
+        self.cache = _Cache(self)
+
+    def spelt(self, piece: str) -> str:
+        """A piece in the spelling of the vocabulary."""
+        return spell(piece.encode()) if self.bytewise else piece
+
+    def symbols(self, piece: str, history: list[Pair] | None = None) -> list[str]:
+        """What a piece's symbols are after all merges, which `history` receives."""
+        text = self.spelt(piece)
+        if self.whole and text in self.ids:
+            return [text]
+        if not self.unused:
+            return merge(list(text), self.rank_of, history)
+        made: list[Pair] = [] if history is None else history
+        return self._used(merge(list(text), self.rank_of, made), made)
+
+    def encode(self, piece: str) -> list[int]:
+        """The ids of one piece. Raises Refused for a character that the vocabulary has no way to write."""
+        out: list[int] = []
+        fused = False
+        for symbol in self.symbols(piece):
+            id = self.ids.get(symbol)
+            if id is not None:
+                out.append(id)
+            elif self.byte_ids:
+                out += [self.byte_ids[byte] for byte in symbol.encode()]
+            elif self.unknown is None:
+                raise Refused(f"the vocabulary has no token for {symbol!r} and none for what is unknown")
+            elif not (fused and self.fuse):
+                out.append(self.unknown)
+            fused = id is None
+        return out
+
+    def _used(self, symbols: list[str], history: list[Pair]) -> list[str]:
+        origin = {left + right: (left, right) for left, right in history}
+        out: list[str] = []
+        waiting = symbols[::-1]
+        while waiting:
+            symbol = waiting.pop()
+            if symbol in self.unused and symbol in origin:
+                waiting += origin[symbol][::-1]
+            else:
+                out.append(symbol)
+        return out
+
+
+class _Cache(dict[str, list[int]]):
+    """The ids of pieces seen before; bounded, so that endless text does not fill memory."""
+
+    def __init__(self, model: BPE) -> None:
+        super().__init__()
+        self.model = model
+
+    def __missing__(self, piece: str) -> list[int]:
+        ids = self.model.encode(piece)
+        if len(piece) > LONGEST_CACHED:
+            return ids
+        if len(self) >= CACHED_PIECES:
+            self.clear()
+        self[piece] = ids
+        return ids

@@ -1,0 +1,88 @@
+"""Ids back to text: each id has its bytes, and text appears as soon as whole characters do.
+
+What is not UTF-8 becomes U+FFFD, one for each maximal part that cannot be completed (the Unicode standard's way, and
+Python's); a stream shows exactly what decoding all ids at once would. SentencePiece-like vocabularies write a space in
+front of a text, and decoding takes it off again.
+"""
+
+import codecs
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+KEEP, ONE, EACH, FIRST = "keep", "one", "each", "first"
+
+
+@dataclass(frozen=True)
+class Lead:
+    """What is taken off the front of decoded text.
+
+    keep: nothing; one: one space; each: one space of every token until something is written (SentencePiece, when it
+    removes extra spaces); first: all spaces of the first token (Hugging Face's Metaspace decoder).
+    """
+
+    rule: str = KEEP
+
+    def __call__(self, data: bytes, token: int, written: bool, taken: bool) -> tuple[bytes, bool]:
+        """A token's bytes without what is taken off; `token` counts from 0. The flag: a space was taken."""
+        if self.rule == FIRST:
+            return (data.replace(b" ", b""), True) if token == 0 else (data, taken)
+        if self.rule == KEEP or written or not data.startswith(b" ") or (self.rule == ONE and taken):
+            return data, taken
+        return data[1:], True
+
+
+class Decoder:
+    """Text from ids as they come: `push` returns what is certain now, `finish` what is left.
+
+    Ids that `skip` holds for are left out. `surface` is an id whose bytes stand as they are.
+    """
+
+    def __init__(
+        self,
+        bytes_of: Callable[[int], bytes],
+        lead: Lead,
+        skip: Callable[[int], bool] | None = None,
+        surface: int | None = None,
+    ) -> None:
+        self.bytes_of = bytes_of
+        self.lead = lead
+        self.skip = skip
+        self.surface = surface
+        self._restart()
+
+    def push(self, id: int) -> str:
+        """The characters that this id completes; maybe none."""
+        if self.skip is not None and self.skip(id):
+            return ""
+        return self._characters.decode(self._bytes(id))
+
+    def finish(self) -> str:
+        """What is held back, an incomplete character as U+FFFD; the decoder is then as new."""
+        rest = self._characters.decode(b"", final=True)
+        self._restart()
+        return rest
+
+    def all(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids, pushed at once."""
+        kept = ids if self.skip is None else (id for id in ids if not self.skip(id))
+        waiting = iter(kept)
+        out = []
+        for id in waiting:
+            out.append(self._bytes(id))
+            if self._written:
+                break
+        out.extend(map(self.bytes_of, waiting))
+        return b"".join(out)
+
+    def _bytes(self, id: int) -> bytes:
+        data = self.bytes_of(id)
+        if id != self.surface:
+            data, self._taken = self.lead(data, self._count, self._written, self._taken)
+        self._count += 1
+        self._written = self._written or bool(data)
+        return data
+
+    def _restart(self) -> None:
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self._count = 0
+        self._written = self._taken = False

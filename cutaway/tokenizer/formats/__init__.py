@@ -1,0 +1,79 @@
+"""The files that hold a tokenizer, one module a format; `read` finds out which one a path is."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cutaway.errors import Failed, Refused
+from cutaway.tokenizer.parts import Parts
+
+KNOWN = "a .gguf, tokenizer.json, .model or .tiktoken file, or a folder with tokenizer.json or tokenizer.model"
+
+
+def read(source: str | os.PathLike[str], pattern: str | None = None, special: Mapping[str, int] | None = None) -> Parts:
+    """The tokenizer at a path or of a model's name. Raises Refused for what is no tokenizer, Failed if reading fails."""
+    from cutaway import store
+
+    path = store.resolve(source if isinstance(source, str) else Path(source))
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix == ".gguf" or _head(path) == b"GGUF":
+        from cutaway import gguf as container
+        from cutaway.tokenizer.formats import gguf
+
+        return gguf.read(container.read(path).metadata)
+    data = contents(path)
+    if path.suffix == ".tiktoken" or pattern is not None:
+        from cutaway.tokenizer.formats import tiktoken
+
+        return tiktoken.read(data, path.name, pattern, special or {})
+    if data.lstrip()[:1] == b"{":
+        return _read_json(data, path.name)
+    if path.suffix == ".model" or ".model." in path.name:
+        from cutaway.tokenizer.formats import spm_model
+
+        return spm_model.read(data, path.name)
+    raise Refused(f"{path.name} is no tokenizer that is known: give {KNOWN}")
+
+
+def contents(path: Path) -> bytes:
+    """A file's bytes. Raises Failed where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
+
+
+def _read_folder(folder: Path) -> Parts:
+    from cutaway.tokenizer.formats import folder as hugging_face
+
+    if (folder / "tokenizer.json").is_file():
+        path = folder / "tokenizer.json"
+        return hugging_face.completed(_read_json(contents(path), path.name), folder)
+    if (folder / "tokenizer.model").is_file():
+        from cutaway.tokenizer.formats import spm_model
+
+        path = folder / "tokenizer.model"
+        return hugging_face.completed(spm_model.read(contents(path), path.name), folder)
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) == 1:
+        return read(files[0])
+    raise Refused(f"{folder} holds no tokenizer.json and no tokenizer.model: give {KNOWN}")
+
+
+def _read_json(data: bytes, name: str) -> Parts:
+    from cutaway.tokenizer.formats import hf_json, tiktoken
+    from cutaway.tokenizer.formats.fields import parsed
+
+    whole = parsed(data, name)
+    if whole.has("bpe_ranks"):
+        return tiktoken.read_encoder(whole)
+    return hf_json.read(whole)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as problem:
+        raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None

@@ -1,0 +1,70 @@
+"""JSON that somebody else wrote, read with the type of every field checked: an error names the file and the field."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cutaway.errors import Refused
+
+T = TypeVar("T")
+
+
+def parsed(data: bytes, name: str) -> "Fields":
+    """A JSON object. Raises Refused for anything else."""
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as problem:
+        raise Refused(f"{name} is not JSON: {problem}") from None
+    if not isinstance(value, dict):
+        raise Refused(f"{name} holds no JSON object")
+    return Fields(value, name)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A JSON object at a place in a file; a null field is an absent one."""
+
+    value: dict[str, Any]
+    where: str
+
+    def has(self, key: str) -> bool:
+        return self.value.get(key) is not None
+
+    def get(self, key: str, kind: type[T], default: T) -> T:
+        """A field of a type, or the default where there is none."""
+        value = self.value.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise Refused(f"{self.where}: {key} is {_short(value)}, not {_NAMES.get(kind, kind.__name__)}")
+        return value
+
+    def need(self, key: str, kind: type[T]) -> T:
+        """A field of a type. Raises Refused where there is none."""
+        if not self.has(key):
+            raise Refused(f"{self.where} has no {key}")
+        return self.get(key, kind, kind())
+
+    def sub(self, key: str) -> "Fields":
+        """The object in a field."""
+        return Fields(self.need(key, dict), f"{self.where}: {key}")
+
+    def subs(self, key: str) -> Iterator["Fields"]:
+        """The objects in a list."""
+        for i, value in enumerate(self.get(key, list, [])):
+            if not isinstance(value, dict):
+                raise Refused(f"{self.where}: {key}[{i}] is {_short(value)}, not an object")
+            yield Fields(value, f"{self.where}: {key}[{i}]")
+
+    def kind(self) -> str:
+        """The `type` of a part of a tokenizer."""
+        return self.need("type", str)
+
+
+_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a whole number"}
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 60 else text[:57] + "..."

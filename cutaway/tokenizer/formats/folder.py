@@ -1,0 +1,112 @@
+"""What a Hugging Face folder says about a tokenizer beside the tokenizer's own file.
+
+tokenizer_config.json and special_tokens_map.json name the tokens, generation_config.json those that end an answer;
+the chat template is chat_template.jinja, else the one in tokenizer_config.json.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cutaway.errors import Refused
+from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.formats import contents
+from cutaway.tokenizer.formats.fields import Fields, parsed
+from cutaway.tokenizer.formats.hf_json import token_list
+from cutaway.tokenizer.parts import Parts
+
+ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": "unk_token"}
+
+
+def completed(parts: Parts, folder: Path) -> Parts:
+    """Parts with what the folder's other files say. Raises Refused for a file that is not what it should be."""
+    config, names = _optional(folder, "tokenizer_config.json"), _optional(folder, "special_tokens_map.json")
+    parts = _with_added(parts, config)
+    roles: dict[str, Any] = {}
+    for role, key in ROLES.items():
+        text = _token(names, key) if config.value.get(key) is None else _token(config, key)
+        id = _id_of(parts, text) if text else None
+        if id is not None:
+            roles[role] = id
+            parts = _as_control(parts, id, str(text))
+    if parts.unknown is not None:
+        roles.pop("unknown", None)
+    parts = replace(parts, **roles)
+    return replace(
+        parts,
+        eot=tuple(_ends(_optional(folder, "generation_config.json"), len(parts.tokens))),
+        add_bos=config.get("add_bos_token", bool, parts.add_bos),
+        add_eos=config.get("add_eos_token", bool, parts.add_eos),
+        chat_template=_template(config, folder) or parts.chat_template,
+    )
+
+
+def _optional(folder: Path, name: str) -> Fields:
+    path = folder / name
+    return parsed(contents(path), name) if path.is_file() else Fields({}, name)
+
+
+def _token(fields: Fields, key: str) -> str | None:
+    value = fields.value.get(key)
+    if isinstance(value, dict):
+        value = value.get("content")
+    if value is not None and not isinstance(value, str):
+        raise Refused(f"{fields.where}: {key} is {value!r}, not a token")
+    return value
+
+
+def _id_of(parts: Parts, text: str) -> int | None:
+    added = next((token.id for token in parts.added if token.text == text), None)
+    return parts.vocabulary.get(text) if added is None else added
+
+
+def _with_added(parts: Parts, config: Fields) -> Parts:
+    """Parts with the tokens that only tokenizer_config.json adds."""
+    known = {token.id for token in parts.added}
+    extra = []
+    for id, entry in config.get("added_tokens_decoder", dict, {}).items():
+        where = f"{config.where}: added_tokens_decoder: {id}"
+        if not isinstance(entry, dict) or not id.isdecimal() or len(id) > 9:
+            raise Refused(f"{where} is not a token")
+        if int(id) not in known:
+            extra.append(_added(Fields(entry, where), int(id)))
+    if not extra:
+        return parts
+    added = (*parts.added, *extra)
+    return replace(parts, added=added, tokens=token_list(parts.vocabulary, added, config.where))
+
+
+def _added(entry: Fields, id: int) -> AddedToken:
+    special = entry.get("special", bool, False)
+    flags = {flag: entry.get(flag, bool, False) for flag in ("lstrip", "rstrip", "single_word")}
+    normalized = entry.get("normalized", bool, not special)
+    return AddedToken(id, entry.need("content", str), special, normalized=normalized, **flags)
+
+
+def _as_control(parts: Parts, id: int, text: str) -> Parts:
+    """A token that has a role is a control token, even where the tokenizer's own file does not list it."""
+    if any(token.id == id for token in parts.added):
+        return parts
+    return replace(parts, added=(*parts.added, AddedToken(id, text, special=True)))
+
+
+def _ends(config: Fields, size: int) -> Iterator[int]:
+    value = config.value.get("eos_token_id")
+    for id in value if isinstance(value, list) else [] if value is None else [value]:
+        if type(id) is not int or not 0 <= id < size:
+            raise Refused(f"{config.where}: eos_token_id is {value!r}, not ids of this vocabulary")
+        yield id
+
+
+def _template(config: Fields, folder: Path) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return contents(path).decode()
+        except UnicodeDecodeError:
+            raise Refused("chat_template.jinja is not UTF-8") from None
+    if not isinstance(config.value.get("chat_template"), list):
+        return config.get("chat_template", str, "") or None
+    named = {entry.need("name", str): entry.need("template", str) for entry in config.subs("chat_template")}
+    return named.get("default")

@@ -1,0 +1,262 @@
+"""GGUF metadata (`tokenizer.ggml.*`) to a tokenizer and back, with llama.cpp's meaning of every field.
+
+The specification is ggml's gguf.md; kinds of tokens: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cutaway.errors import Refused
+from cutaway.tokenizer import pretokenize, sentencepiece
+from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
+from cutaway.tokenizer.decode import KEEP, ONE, Lead
+from cutaway.tokenizer.formats.merges import all_splits
+from cutaway.tokenizer.normalize import Prefix, Prepend, Replace, Unicode
+from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.pretokenize import Split
+
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
+K = "tokenizer.ggml."
+
+
+def read(metadata: Mapping[str, Any]) -> Parts:
+    """The parts of the tokenizer in a GGUF file's metadata. Raises Refused for what is not supported, by name."""
+    model = _typed(metadata, "model", str, None)
+    readers = {"gpt2": _bytewise, "llama": _scored, "gemma4": _characters}
+    if model is None:
+        raise Refused("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
+    if model not in readers:
+        raise Refused(f"the GGUF tokenizer model {model!r} is not supported; supported are {', '.join(readers)}")
+    tokens = _tokens(metadata)
+    kinds = _numbers(metadata, "token_type", len(tokens), NORMAL)
+    common = {
+        "tokens": tokens,
+        "vocabulary": _vocabulary(tokens),
+        "added": _added(tokens, kinds),
+        "unused": frozenset(id for id, kind in enumerate(kinds) if kind == UNUSED),
+        "chat_template": _text(metadata, "tokenizer.chat_template"),
+        **{field: _id(metadata, key, len(tokens)) for field, key in IDS.items()},
+        "eot": tuple(id for key in ("eot", "eom") if (id := _id(metadata, key, len(tokens))) is not None),
+    }
+    return readers[model](metadata, common)
+
+
+IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unknown": "unknown"}
+
+
+def _bytewise(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+    pre = _typed(metadata, "pre", str, "default")
+    begins = pre in pretokenize.BEGINS
+    return Parts(
+        **common,
+        merges=_merges(metadata),
+        pretokenizer=pretokenize.named(pre),
+        pre=pre,
+        whole=pre in pretokenize.WHOLE,
+        add_bos=_typed(metadata, "add_bos_token", bool, begins),
+        add_eos=_typed(metadata, "add_eos_token", bool, False),
+    )
+
+
+def _characters(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+    """Gemma 4: merges over characters, a space written as U+2581."""
+    return Parts(
+        **common,
+        merges=_merges(metadata),
+        bytewise=False,
+        fallback=True,
+        normalizer=(Replace(" ", pretokenize.SPACE),),
+        pretokenizer=pretokenize.named("gemma4"),
+        pre="gemma4",
+        add_bos=_typed(metadata, "add_bos_token", bool, True),
+        add_eos=_typed(metadata, "add_eos_token", bool, False),
+    )
+
+
+def _scored(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+    """SentencePiece's BPE, in llama.cpp's form: every stretch between special tokens begins with a space."""
+    tokens = common["tokens"]
+    prefix = _typed(metadata, "add_space_prefix", bool, True)
+    escape = Replace(" ", pretokenize.SPACE)
+    scores = [float(score) for score in _numbers(metadata, "scores", len(tokens), 0.0)]
+    return Parts(
+        **common,
+        ranks=sentencepiece.ranks(tokens, scores),
+        scores=scores,
+        bytewise=False,
+        fallback=True,
+        normalizer=(Prepend(pretokenize.SPACE), escape) if prefix else (escape,),
+        lead=Lead(ONE if prefix else KEEP),
+        add_bos=_typed(metadata, "add_bos_token", bool, True),
+        add_eos=_typed(metadata, "add_eos_token", bool, False),
+    )
+
+
+def _tokens(metadata: Mapping[str, Any]) -> list[str]:
+    tokens = metadata.get(K + "tokens")
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
+        raise Refused("the GGUF file's tokenizer.ggml.tokens is not a list of texts")
+    return tokens
+
+
+def _vocabulary(tokens: list[str]) -> dict[str, int]:
+    """Text to id; of equal texts the last, as in llama.cpp."""
+    return {text: id for id, text in enumerate(tokens)}
+
+
+def _added(tokens: list[str], kinds: list[Any]) -> tuple[AddedToken, ...]:
+    wanted = {UNKNOWN, CONTROL, USER}
+    return tuple(
+        AddedToken(id, tokens[id], special=kind != USER)
+        for id, kind in enumerate(kinds)
+        if kind in wanted
+    )
+
+
+def _merges(metadata: Mapping[str, Any]) -> list[Pair]:
+    merges = metadata.get(K + "merges")
+    if not isinstance(merges, list) or not all(isinstance(line, str) for line in merges):
+        raise Refused("the GGUF file's tokenizer.ggml.merges is not a list of texts")
+    out = []
+    for line in merges:
+        space = line.find(" ", 1)
+        if space < 0:
+            raise Refused(f"the merge {line!r} of the GGUF file is not two tokens with a space between them")
+        out.append((line[:space], line[space + 1 :]))
+    return out
+
+
+def _numbers(metadata: Mapping[str, Any], key: str, size: int, default: float) -> list[Any]:
+    values = metadata.get(K + key)
+    if values is None:
+        return [default] * size
+    numbers = np.asarray(values)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or len(numbers) != size:
+        raise Refused(f"the GGUF file's {K}{key} is not a list of {size:,} numbers, one a token")
+    return numbers.tolist()
+
+
+def _id(metadata: Mapping[str, Any], key: str, size: int) -> int | None:
+    value = metadata.get(f"{K}{key}_token_id")
+    if value is None:
+        return None
+    if isinstance(value, (bool, str)) or not np.issubdtype(np.asarray(value).dtype, np.integer):
+        raise Refused(f"the GGUF file's {K}{key}_token_id is {value!r}, not an id")
+    if not 0 <= int(value) < size:
+        return None  # files say so for "none"
+    return int(value)
+
+
+def _typed(metadata: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
+    value = metadata.get(K + key)
+    if value is None:
+        return default
+    if kind is bool and isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if not isinstance(value, kind):
+        raise Refused(f"the GGUF file's {K}{key} is {value!r}, not {kind.__name__}")
+    return value
+
+
+def _text(metadata: Mapping[str, Any], key: str) -> str | None:
+    value = metadata.get(key)
+    return value if isinstance(value, str) else None
+
+
+# Writing
+
+
+def write(parts: Parts, size: int | None = None) -> dict[str, Any]:
+    """Parts as GGUF metadata; vocabularies are filled up to `size` tokens. Raises Refused for what GGUF cannot say."""
+    out: dict[str, Any] = {}
+    if parts.bytewise:
+        pre = _pre(parts)
+        out |= {K + "model": "gpt2", K + "pre": pre, K + "merges": _lines(parts)}
+        _only(parts, (Unicode("NFC"),))
+    elif parts.pre == "gemma4":
+        out |= {K + "model": "gemma4", K + "merges": _lines(parts)}
+    else:
+        out |= _write_scored(parts)
+    count = max(size or 0, len(parts.tokens))
+    if size is not None and size < len(parts.tokens):
+        raise Refused(f"the vocabulary has {len(parts.tokens):,} tokens, and the model's embedding {size:,} rows")
+    out[K + "tokens"] = [_filled(parts, id) for id in range(count)]
+    out[K + "token_type"] = np.array([_kind(parts, id) for id in range(count)], np.int32)
+    if parts.scores is not None:
+        out[K + "scores"] = np.array([*parts.scores, *[-1000.0] * (count - len(parts.scores))], np.float32)
+    ids = {f"{K}{key}_token_id": getattr(parts, field) for field, key in IDS.items()}
+    out |= {key: np.uint32(id) for key, id in ids.items() if id is not None}
+    out |= {f"{K}{key}_token_id": np.uint32(id) for key, id in zip(("eot", "eom"), _eot(parts), strict=False)}
+    out |= {K + "add_bos_token": parts.add_bos, K + "add_eos_token": parts.add_eos}
+    if parts.chat_template is not None:
+        out["tokenizer.chat_template"] = parts.chat_template
+    return out
+
+
+def _pre(parts: Parts) -> str:
+    """The name that llama.cpp knows the pre-tokeniser by."""
+    if parts.pre is not None:
+        return parts.pre
+    for pre, patterns in pretokenize.SPELLINGS:
+        if parts.pretokenizer == tuple(Split(p) for p in patterns) and parts.whole == (pre in pretokenize.WHOLE):
+            return pre
+    raise Refused("GGUF has no name for this tokenizer's way of splitting text, so that llama.cpp would split it otherwise")
+
+
+def _only(parts: Parts, allowed: tuple[Any, ...]) -> None:
+    """Raises Refused for a normaliser that is lost; NFC, which GGUF has no field for either, is what Qwen's files lose."""
+    for rule in parts.normalizer:
+        if rule not in allowed:
+            raise Refused(f"GGUF cannot say that text is normalised ({rule})")
+        warnings.warn(
+            "GGUF has no field for a normaliser: text that is not in NFC gets other ids in the written file",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _write_scored(parts: Parts) -> dict[str, Any]:
+    """SentencePiece's BPE: scores, and whether a space goes in front."""
+    space = pretokenize.SPACE
+    ways: dict[tuple[Any, ...], bool] = {
+        (Prepend(space), Replace(" ", space)): True,
+        (Prefix(" "), Replace(" ", space)): True,
+        (Replace(" ", space),): False,
+    }
+    if parts.scores is None:
+        raise Refused("GGUF needs a score for every token, which this file has not: load the model's tokenizer.model")
+    if parts.pretokenizer or parts.normalizer not in ways:
+        raise Refused(f"GGUF cannot say how this tokenizer normalises text ({parts.normalizer})")
+    if not parts.fallback:
+        raise Refused("llama.cpp writes what a vocabulary lacks as bytes, and this one has no byte tokens")
+    return {K + "model": "llama", K + "pre": "default", K + "add_space_prefix": ways[parts.normalizer]}
+
+
+def _lines(parts: Parts) -> list[str]:
+    pairs = parts.merges if parts.merges is not None else all_splits(parts)
+    return [f"{left} {right}" for left, right in pairs]
+
+
+def _filled(parts: Parts, id: int) -> str:
+    text = parts.tokens[id] if id < len(parts.tokens) else None
+    return f"[PAD{id}]" if text is None else text
+
+
+def _kind(parts: Parts, id: int) -> int:
+    if id >= len(parts.tokens) or parts.tokens[id] is None or id in parts.unused:
+        return UNUSED
+    token = parts.added_by_id.get(id)
+    if token is not None:
+        return USER if not token.special else UNKNOWN if id == parts.unknown and not parts.bytewise else CONTROL
+    return BYTE if parts.fallback and parts.tokens[id] in _BYTES else NORMAL
+
+
+def _eot(parts: Parts) -> list[int]:
+    return [id for id in parts.ends() if id != parts.eos and id in parts.eot][:2]
+
+
+_BYTES = frozenset(BYTE_TOKENS)

@@ -1,0 +1,24 @@
+"""Merges for a vocabulary that has ranks instead: every way in which two tokens make a third."""
+
+from cutaway.errors import Refused
+from cutaway.tokenizer.bpe import Pair
+from cutaway.tokenizer.parts import Parts
+
+
+def all_splits(parts: Parts) -> list[Pair]:
+    """Pairs in the order in which the ranks would merge them; of equal ranks, the longest left side first.
+
+    That comes to "the leftmost first" for runs of one character. Where two pairs of one token overlap otherwise ("ab"
+    "a" "ba"), a list of pairs cannot say it.
+    """
+    if parts.ranks is None:
+        raise Refused("this vocabulary has neither merges nor ranks")
+    hidden = {token.id for token in parts.added if token.special}
+    ranks = {text: rank for text, rank in parts.ranks.items() if parts.vocabulary.get(text) not in hidden}
+    pairs: list[tuple[int, int, int, Pair]] = []
+    for text, rank in ranks.items():
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in ranks and right in ranks:
+                pairs.append((rank, -cut, cut - len(text), (left, right)))
+    return [pair for *_, pair in sorted(pairs)]

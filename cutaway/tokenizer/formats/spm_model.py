@@ -1,0 +1,159 @@
+"""SentencePiece's .model: a protocol buffer (sentencepiece_model.proto) read by a small reader of our own.
+
+Of its models BPE is supported; Unigram, word and character models are refused by name.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from cutaway.errors import Refused
+from cutaway.tokenizer import sentencepiece
+from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.decode import EACH, KEEP, ONE, Lead
+from cutaway.tokenizer.normalize import Charsmap, OneSpace, Prefix, Replace, Rule
+from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.pretokenize import SPACE
+
+MODELS = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED = range(1, 6)
+
+
+def read(data: bytes, name: str) -> Parts:
+    """The parts of a .model file. Raises Refused for what is none, or not supported, by name."""
+    pieces, trainer, normalizer = _model(data, name)
+    kind = MODELS.get(trainer.get(3, 1), "unknown")
+    if kind != "BPE":
+        raise Refused(f"{name} is a SentencePiece {kind} model, which is not supported; BPE is")
+    if trainer.get(24):
+        raise Refused(f"{name}: treat_whitespace_as_suffix is not supported")
+    if not pieces:
+        raise Refused(f"{name} holds no pieces")
+    tokens = [text for text, _, _ in pieces]
+    kinds = [kind for _, _, kind in pieces]
+    vocabulary = {text: id for id, text in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise Refused(f"{name} holds a piece twice")
+    scores = [score for _, score, _ in pieces]
+    rules, lead = _normalization(normalizer, name)
+    roles = {role: _role(trainer, field, default, vocabulary) for role, (field, default) in ROLES.items()}
+    if UNKNOWN in kinds:
+        roles["unknown"] = kinds.index(UNKNOWN)
+    return Parts(
+        tokens=tokens,
+        vocabulary=vocabulary,
+        ranks=sentencepiece.ranks(
+            [text if kind in (NORMAL, UNUSED) else None for text, _, kind in pieces], scores
+        ),
+        scores=scores,
+        bytewise=False,
+        fallback=bool(trainer.get(35)),
+        fuse=True,
+        unused=frozenset(id for id, kind in enumerate(kinds) if kind == UNUSED),
+        normalizer=rules,
+        added=tuple(
+            AddedToken(id, tokens[id], special=kind != USER)
+            for id, kind in enumerate(kinds)
+            if kind in (UNKNOWN, CONTROL, USER)
+        ),
+        lead=lead,
+        surface=_text(trainer.get(44, b" \xe2\x81\x87 "), name),
+        **roles,
+        add_bos=roles["bos"] is not None,
+    )
+
+
+ROLES = {"unknown": (45, "<unk>"), "bos": (46, "<s>"), "eos": (47, "</s>"), "pad": (48, "<pad>")}
+
+
+def _role(trainer: dict[int, Any], field: int, default: str, vocabulary: dict[str, int]) -> int | None:
+    value = trainer.get(field, default.encode())
+    return vocabulary.get(value.decode("utf-8", "replace")) if isinstance(value, bytes) else None
+
+
+def _normalization(spec: dict[int, Any], name: str) -> tuple[tuple[Rule, ...], Lead]:
+    charsmap, prefix, squeeze, escape = spec.get(2, b""), spec.get(3, 1), spec.get(4, 1), spec.get(5, 1)
+    if not isinstance(charsmap, bytes):
+        raise Refused(f"{name}: the precompiled_charsmap is not bytes")
+    rules: list[Rule] = [Charsmap(charsmap)] if charsmap else []
+    rules += [OneSpace()] if squeeze else []
+    rules += [Prefix(" ")] if prefix else []
+    rules += [Replace(" ", SPACE)] if escape else []
+    return tuple(rules), Lead(EACH if squeeze else ONE if prefix else KEEP)
+
+
+Piece = tuple[str, float, int]
+
+
+def _model(data: bytes, name: str) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
+    pieces: list[Piece] = []
+    trainer: dict[int, Any] = {}
+    normalizer: dict[int, Any] = {}
+    for field, value in _fields(data, name):
+        if field == 1:
+            pieces.append(_piece(dict(_fields(_message(value, name), name)), name))
+        elif field == 2:
+            trainer.update(_fields(_message(value, name), name))
+        elif field == 3:
+            normalizer.update(_fields(_message(value, name), name))
+        elif field == 5 and dict(_fields(_message(value, name), name)).get(2):
+            raise Refused(f"{name}: a denormalizer is not supported")
+    return pieces, trainer, normalizer
+
+
+def _piece(fields: dict[int, Any], name: str) -> Piece:
+    score, kind = fields.get(2, 0.0), fields.get(3, NORMAL)
+    if not isinstance(score, float) or score != score or kind not in range(1, 7):
+        raise Refused(f"{name}: a piece's score or type is impossible")
+    return _text(fields.get(1, b""), name), score, kind
+
+
+def _message(value: Any, name: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise Refused(f"{name} is not a SentencePiece model: a field has the wrong type")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    try:
+        return _message(value, name).decode()
+    except UnicodeDecodeError:
+        raise Refused(f"{name}: a text is not UTF-8") from None
+
+
+def _fields(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
+    """The numbered fields of a message: int, float, or bytes. Raises Refused where the bytes are no message."""
+    place = 0
+    while place < len(data):
+        key, place = _varint(data, place, name)
+        field, wire = key >> 3, key & 7
+        if wire == 0:
+            value, place = _varint(data, place, name)
+        elif wire in (1, 5):
+            size, form = (8, "<d") if wire == 1 else (4, "<f")
+            value, place = struct.unpack(form, _taken(data, place, size, name))[0], place + size
+        elif wire == 2:
+            size, place = _varint(data, place, name)
+            value, place = _taken(data, place, size, name), place + size
+        else:
+            raise Refused(f"{name} is not a SentencePiece model: field {field} has wire type {wire}")
+        yield field, value
+
+
+def _varint(data: bytes, place: int, name: str) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(data):
+            break
+        byte = data[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise Refused(f"{name} is not a SentencePiece model, or is cut short")
+
+
+def _taken(data: bytes, place: int, size: int, name: str) -> bytes:
+    if size > len(data) - place:
+        raise Refused(f"{name} is cut short: {size:,} bytes at byte {place:,} are not there")
+    return data[place : place + size]

@@ -1,0 +1,88 @@
+"""OpenAI's rank files: a line for each token, its bytes in base64 and its rank, which is its id.
+
+A rank file names neither its pattern nor its special tokens; the JSON encoders of the npm package `tiktoken` do.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+
+from cutaway.errors import Refused
+from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.bpe import spell
+from cutaway.tokenizer.formats.fields import Fields
+from cutaway.tokenizer.formats.hf_json import token_list
+from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.pretokenize import CL100K, GPT2, O200K, Split, compiled
+
+PATTERNS = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
+HIGHEST = 10_000_000  # no vocabulary is a tenth as large
+
+
+def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]) -> Parts:
+    """The parts of a rank file. Raises Refused for what is none, or without a pattern."""
+    if pattern is None:
+        raise Refused(f"{name} does not say how text is split: give pattern= one of {', '.join(PATTERNS)}, or a regex")
+    ranks: dict[str, int] = {}
+    for number, line in enumerate(data.splitlines(), 1):
+        if not line:
+            continue
+        where = f"{name}, line {number}"
+        token, _, rank = line.partition(b" ")
+        if not rank.isdigit() or len(rank) > 9:
+            raise Refused(f"{where}: no token in base64 and its rank")
+        _put(ranks, _decoded(token, where), int(rank), where)
+    return _parts(ranks, special, PATTERNS.get(pattern, pattern), name)
+
+
+def read_encoder(whole: Fields) -> Parts:
+    """The parts of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank, tokens"."""
+    ranks: dict[str, int] = {}
+    for number, line in enumerate(whole.need("bpe_ranks", str).split("\n"), 1):
+        where = f"{whole.where}: bpe_ranks, line {number}"
+        words = line.split(" ")
+        if words == [""]:
+            continue
+        if len(words) < 3 or not (words[1].isascii() and words[1].isdigit()) or len(words[1]) > 9:
+            raise Refused(f"{where}: no first rank and tokens")
+        for rank, token in enumerate(words[2:], int(words[1])):
+            _put(ranks, _decoded(token.encode(), where), rank, where)
+    special = whole.need("special_tokens", dict)
+    if not all(type(id) is int for id in special.values()):
+        raise Refused(f"{whole.where}: the ids of special_tokens are not whole numbers")
+    return _parts(ranks, special, whole.need("pat_str", str), whole.where)
+
+
+def _put(ranks: dict[str, int], token: bytes, rank: int, where: str) -> None:
+    text = spell(token)
+    if not token or text in ranks or rank > HIGHEST:
+        raise Refused(f"{where}: the token {token!r} is empty, there already, or of an impossible rank")
+    ranks[text] = rank
+
+
+def _decoded(token: bytes, where: str) -> bytes:
+    try:
+        return base64.b64decode(token, validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused(f"{where}: {token[:40]!r} is not base64") from None
+
+
+def _parts(ranks: dict[str, int], special: Mapping[str, int], pattern: str, where: str) -> Parts:
+    if not ranks:
+        raise Refused(f"{where} holds no tokens")
+    compiled(pattern)
+    added = tuple(AddedToken(id, text, special=True) for text, id in special.items())
+    taken = set(ranks.values())
+    clash: Iterable[str] = (token.text for token in added if token.id in taken)
+    for text in clash:
+        raise Refused(f"{where}: the special token {text!r} has an id that is a rank")
+    end = special.get("<|endoftext|>")
+    return Parts(
+        tokens=token_list(ranks, added, where),
+        vocabulary=ranks,
+        ranks=ranks,
+        whole=True,
+        pretokenizer=(Split(pattern),),
+        added=added,
+        eos=end,
+    )

@@ -1,0 +1,174 @@
+"""Normalisation: what is done to the characters of a text before it is cut and encoded."""
+
+import struct
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import regex
+
+from cutaway.errors import Refused
+from cutaway.tokenizer.pretokenize import compiled
+
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+# A rule changes a stretch between added tokens. The flags: no text stands before it, or behind it, or a control token.
+Rule = Callable[[str, bool, bool], str]
+
+
+@dataclass(frozen=True)
+class Unicode:
+    """One of the Unicode standard's normal forms, in the version of Unicode that Python carries."""
+
+    form: str
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        return unicodedata.normalize(self.form, text)
+
+
+@dataclass(frozen=True)
+class Lowercase:
+    """Every character in lower case, each by itself (a final sigma is a sigma)."""
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        return "".join(map(str.lower, text)) if "Σ" in text else text.lower()
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Every occurrence of a text becomes another one."""
+
+    old: str
+    new: str
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        return text.replace(self.old, self.new) if self.old else text
+
+
+@dataclass(frozen=True)
+class ReplaceMatches:
+    """Every match of a pattern becomes a text, which is taken as it is."""
+
+    pattern: str
+    new: str
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        return compiled(self.pattern).sub(lambda match: self.new, text)
+
+
+@dataclass(frozen=True)
+class Prepend:
+    """A text in front of every stretch between added tokens."""
+
+    prefix: str
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        return self.prefix + text if text else text
+
+
+@dataclass(frozen=True)
+class Strip:
+    """No white space in front, or at the end, of a stretch."""
+
+    left: bool
+    right: bool
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        text = _BLANKS_BEFORE.sub("", text) if self.left else text
+        return _BLANKS_BEHIND.sub("", text) if self.right else text
+
+
+_BLANKS_BEFORE, _BLANKS_BEHIND = regex.compile(r"\A\s+"), regex.compile(r"(?<!\s)\s+\Z")
+
+
+@dataclass(frozen=True)
+class OneSpace:
+    """Runs of spaces become one, and none is left where the text begins or ends (SentencePiece)."""
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        text = _RUNS.sub(" ", text)
+        text = text.removeprefix(" ") if first else text
+        return text.removesuffix(" ") if last else text
+
+
+_RUNS = regex.compile(" {2,}")
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A text in front of what is encoded, if that is not empty (SentencePiece's dummy prefix)."""
+
+    prefix: str
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        return self.prefix + text if first and (text or not last) else text
+
+
+@dataclass(frozen=True)
+class Charsmap:
+    """SentencePiece's precompiled map of characters: the longest entry that fits is replaced, from left to right.
+
+    The bytes are the size of a double-array trie, the trie in units of 32 bits (darts-clone), and the replacements,
+    each ended by a zero. Raises Refused where a place in them points outside.
+    """
+
+    data: bytes
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        source = text.encode()
+        out: list[bytes] = []
+        place = 0
+        while place < len(source):
+            size, new = self._longest(source, place)
+            if size == 0:
+                size = _character_size(source[place])
+                new = source[place : place + size]
+            out.append(new)
+            place += size
+        return b"".join(out).decode("utf-8", "replace")
+
+    @cached_property
+    def _parts(self) -> tuple[memoryview, bytes]:
+        size = struct.unpack_from("<I", self.data)[0] if len(self.data) >= 4 else 0
+        if size == 0 or size % 4 or size > len(self.data) - 4:
+            raise Refused("the normaliser's precompiled map of characters is damaged")
+        units = struct.unpack(f"<{size // 4}I", self.data[4 : 4 + size])
+        return memoryview(struct.pack(f"={len(units)}I", *units)).cast("I"), self.data[4 + size :]
+
+    def _longest(self, source: bytes, start: int) -> tuple[int, bytes]:
+        units, replacements = self._parts
+        found = (0, b"")
+        unit, node = units[0], 0
+        node ^= _offset(unit)
+        for place in range(start, len(source)):
+            node ^= source[place]
+            if node >= len(units):
+                break
+            unit = units[node]
+            if unit & 0x800000FF != source[place]:
+                break
+            node ^= _offset(unit)
+            if unit & 0x100 and node < len(units):
+                begin = units[node] & 0x7FFFFFFF
+                end = replacements.find(b"\0", begin)
+                if end < 0:
+                    raise Refused("the normaliser's precompiled map of characters is damaged")
+                found = (place + 1 - start, replacements[begin:end])
+        return found
+
+
+def _offset(unit: int) -> int:
+    return (unit >> 10) << ((unit & 0x200) >> 6)
+
+
+def _character_size(lead: int) -> int:
+    return 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+
+
+def normalize(rules: tuple[Rule, ...], text: str, first: bool = True, last: bool = True) -> str:
+    """A text after every rule in order."""
+    for rule in rules:
+        text = rule(text, first, last)
+    return text

@@ -1,0 +1,325 @@
+"""The tokenizer: text to ids and back, control tokens only where the caller allows them.
+
+Encoding goes as Hugging Face's does: added tokens are found, the text between them is normalised, cut into pieces, and
+each piece encoded by itself (so that a piece seen before costs one look-up). Text never becomes a control token unless
+special="allow".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import regex
+
+from cutaway.errors import Refused
+from cutaway.tokenizer import bpe
+from cutaway.tokenizer.added import AddedToken, Finder, stripped
+from cutaway.tokenizer.bpe import BPE, Pair
+from cutaway.tokenizer.decode import Decoder
+from cutaway.tokenizer.normalize import normalize
+from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.pretokenize import SPACE, fused, pretokenize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+MODES = ("text", "allow", "forbid")
+
+
+class Tokenizer:
+    """A vocabulary with the rules of its use.
+
+    `special` holds the control tokens and `added` every added token, text to id. `bos`, `eos`, `pad`, `unknown` are ids
+    or None; `eos_ids` those that end an answer; `add_bos` and `add_eos` whether the model's prompts have them.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.bos, self.eos, self.pad, self.unknown = parts.bos, parts.eos, parts.pad, parts.unknown
+        self.add_bos, self.add_eos = parts.add_bos, parts.add_eos
+        self.eos_ids = parts.ends()
+        self.chat_template = parts.chat_template
+        self.added = {token.text: token.id for token in parts.added}
+        self.special = {token.text: token.id for token in parts.added if token.special}
+        self._added = {token.id: token for token in parts.added}
+        self._control = frozenset(self.special.values())
+        self._all = {text: id for id, text in enumerate(parts.tokens) if text is not None}
+        self._ways: dict[frozenset[int], _Way] = {}
+        self._bytes = _Bytes(self)
+
+    @classmethod
+    def load(
+        cls, source: str | os.PathLike[str], pattern: str | None = None, special: Mapping[str, int] | None = None
+    ) -> Tokenizer:
+        """The tokenizer of a .gguf, tokenizer.json, .model or .tiktoken file, of a folder, or of a model's name.
+
+        A rank file needs `pattern` (a name such as "cl100k", or a regular expression) and takes `special` tokens.
+        Raises Refused for what cannot be read or is not supported, by name.
+        """
+        from cutaway.tokenizer.formats import read
+
+        return cls(read(source, pattern, special))
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer in a GGUF file's metadata. Raises Refused for what is not supported, by name."""
+        from cutaway.tokenizer.formats import gguf
+
+        return cls(gguf.read(metadata))
+
+    def to_gguf(self, size: int | None = None) -> dict[str, Any]:
+        """The `tokenizer.ggml.*` metadata with which llama.cpp gives the same ids. Raises Refused if there is none.
+
+        `size` is the number of rows of the model's embedding, if that is more than there are tokens.
+        """
+        from cutaway.tokenizer.formats import gguf
+
+        return gguf.write(self.parts, size)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a tokenizer.json that Hugging Face's tokenizers reads to the same ids; a folder gets one inside."""
+        from cutaway.tokenizer.formats import hf_json
+
+        return hf_json.save(self.parts, path)
+
+    def encode(self, text: str, special: str = "text") -> list[int]:
+        """The ids of a text, without BOS or EOS.
+
+        What spells a control token is encoded as plain text ("text"), as the token ("allow"), or raises Refused
+        ("forbid"). Added tokens that are not control tokens are always found. Raises Refused for lone surrogates.
+        """
+        return list(chain.from_iterable(self._encoded(text, special)))
+
+    def encode_array(self, text: str, special: str = "text") -> np.ndarray:
+        """`encode` as int32 [n]."""
+        import numpy as np
+
+        return np.fromiter(chain.from_iterable(self._encoded(text, special)), np.int32)
+
+    def encode_batch(self, texts: Iterable[str], special: str = "text") -> tuple[np.ndarray, np.ndarray]:
+        """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64 [texts + 1]."""
+        import numpy as np
+
+        arrays = [self.encode_array(text, special) for text in texts]
+        offsets = np.zeros(len(arrays) + 1, np.int64)
+        np.cumsum([len(array) for array in arrays], out=offsets[1:])
+        return np.concatenate(arrays, dtype=np.int32) if arrays else np.zeros(0, np.int32), offsets
+
+    def encode_parts(
+        self, text: str, control: Sequence[tuple[int, int, int]], never: frozenset[int] = frozenset()
+    ) -> list[int]:
+        """The ids of a text in which the (start, stop, id) of `control` are tokens; no other text becomes one in `never`.
+
+        Spans are in order and do not overlap; an id's own lstrip and rstrip apply. The rest is as in `encode`.
+        """
+        _check(text)
+        way = self._way(self._control | never)
+        segments: list[str | int] = []
+        done = 0
+        for start, stop, id in control:
+            start, stop = stripped(self._added.get(id, AddedToken(id, "")), text, done, max(start, done), stop)
+            segments += [*way.raw.split(text[done:start]), id]
+            done = stop
+        segments += way.raw.split(text[done:])
+        return list(chain.from_iterable(way.encoded(segments)))
+
+    def count(self, text: str, special: str = "text") -> int:
+        """How many ids a text has."""
+        return sum(map(len, self._encoded(text, special)))
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises Refused for an id that is none."""
+        return self.decode_bytes(ids, skip_special).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
+        """The exact bytes of ids, as far as the vocabulary keeps them."""
+        return self.stream(skip_special).all(map(int, ids))
+
+    def stream(self, skip_special: bool = False) -> Decoder:
+        """A decoder for ids as they come: what it returns, joined, is `decode` of all of them."""
+        surface = self.unknown if self.parts.surface is not None else None
+        return Decoder(self._bytes.__getitem__, self.parts.lead, self.is_special if skip_special else None, surface)
+
+    def merges_of(self, text: str) -> list[tuple[str, list[Pair]]]:
+        """Each piece of a text in the vocabulary's spelling, with its merges in the order in which they happened."""
+        _check(text)
+        way = self._way(self._control)
+        out = []
+        for part in way.cut(way.raw.split(text)):
+            if isinstance(part, int):
+                out.append((self.token_text(part), []))
+                continue
+            for piece in part:
+                history: list[Pair] = []
+                way.model.symbols(piece, history)
+                out.append((way.model.spelt(piece), history))
+        return out
+
+    def is_special(self, id: int) -> bool:
+        """Whether an id is a control token."""
+        return id in self._control
+
+    def token_text(self, id: int) -> str:
+        """A token as the vocabulary writes it. Raises Refused for an id that is none."""
+        text = self.parts.tokens[id] if 0 <= id < len(self.parts.tokens) else None
+        if text is None:
+            raise Refused(f"{id} is no id of this vocabulary, which has {len(self)} tokens")
+        return text
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token stands for. Raises Refused for an id that is none."""
+        return self._bytes[id]
+
+    def id_of(self, token_text: str) -> int | None:
+        """The id of a token as the vocabulary writes it, or None."""
+        return self._all.get(token_text)
+
+    def __len__(self) -> int:
+        return len(self.parts.tokens)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({len(self):,} tokens, {len(self.special)} of them control tokens)"
+
+    def _encoded(self, text: str, special: str) -> Iterable[list[int]]:
+        if special not in MODES:
+            raise Refused(f'special is "text", "allow" or "forbid", not {special!r}')
+        _check(text)
+        if special == "allow":
+            allowing = self._way(frozenset())
+            return allowing.encoded(allowing.raw.split(text))
+        if special == "forbid":
+            Finder({token.text: token for token in self.parts.added if token.special}).refuse(text)
+        way = self._way(self._control)
+        return way.encoded(way.raw.split(text))
+
+    def _way(self, never: frozenset[int]) -> _Way:
+        if never not in self._ways:
+            self._ways[never] = _Way(self.parts, never, self._ways.values())
+        return self._ways[never]
+
+
+class _Way:
+    """How text is encoded when the added tokens in `never` are not looked for."""
+
+    def __init__(self, parts: Parts, never: frozenset[int], others: Iterable[_Way]) -> None:
+        looked_for = [token for token in parts.added if token.id not in never]
+        self.parts = parts
+        self.raw = Finder({token.text: token for token in looked_for if not token.normalized or not parts.normalizer})
+        late = [token for token in looked_for if token.normalized and parts.normalizer]
+        self.late = Finder({normalize(parts.normalizer, token.text): token for token in late})
+        self.control = frozenset(token.id for token in parts.added if token.special)
+        hidden = never | self.control
+        self.hidden = frozenset(text for text in map(parts.tokens.__getitem__, hidden) if text in parts.vocabulary)
+        self.steps = fused(parts.pretokenizer)
+        twin = next((other for other in others if other.hidden == self.hidden), None)
+        self.model = twin.model if twin else _model(parts, self.hidden)
+        self.words = twin.words if twin else _words(parts)
+
+    def encoded(self, segments: Iterable[str | int]) -> Iterable[list[int]]:
+        """The ids of segments, piece by piece."""
+        known = self.model.cache.__getitem__
+        for part in self.cut(segments):
+            if isinstance(part, int):
+                yield [part]
+            else:
+                yield from map(known, part)
+
+    def cut(self, segments: Iterable[str | int]) -> Iterable[list[str] | int]:
+        """Segments with their text normalised and cut into pieces."""
+        segments = list(segments)
+        begun = False
+        for i, segment in enumerate(segments):
+            if isinstance(segment, int):
+                ends = segment in self.control
+                if not begun and not ends:
+                    yield self._pieces(normalize(self.parts.normalizer, "", True, False), True)
+                begun = not ends
+                yield segment
+                continue
+            last = i + 1 == len(segments) or segments[i + 1] in self.control
+            text = normalize(self.parts.normalizer, segment, not begun, last)
+            begun = True
+            for j, part in enumerate(self.late.split(text)):
+                yield part if isinstance(part, int) else self._pieces(part, i == j == 0)
+
+    def _pieces(self, text: str, first: bool) -> list[str]:
+        pieces = pretokenize(self.steps, text, first)
+        return pieces if self.words is None else list(chain.from_iterable(map(self.words, pieces)))
+
+
+def _model(parts: Parts, hidden: frozenset[str]) -> BPE:
+    ids = dict(parts.vocabulary)
+    for text in hidden:
+        del ids[text]
+    if parts.merges is not None:
+        rank_of = bpe.listed(parts.merges, parts.vocabulary, hidden)
+    else:
+        rank_of = bpe.joined({text: rank for text, rank in (parts.ranks or {}).items() if text not in hidden})
+    return BPE(
+        ids,
+        rank_of,
+        bytewise=parts.bytewise,
+        whole=parts.whole,
+        fallback=parts.fallback,
+        unknown=parts.unknown,
+        fuse=parts.fuse,
+        unused=frozenset(text for text in map(parts.tokens.__getitem__, parts.unused) if text is not None),
+    )
+
+
+def _words(parts: Parts) -> Callable[[str], list[str]] | None:
+    """Cuts at spaces that no token reaches across, where the model itself would take a whole text as one piece.
+
+    The ids stay the same and pieces are met again. None where pieces are bytes, or no token is a space.
+    """
+    if parts.bytewise or SPACE not in parts.vocabulary:
+        return None
+    crossed = {found[0] for text in parts.vocabulary for found in regex.findall(f"[^{SPACE}]{SPACE}", text)}
+    inside = "".join(map(regex.escape, sorted(crossed)))
+    reach = rf"(?:(?<=[{inside}]){SPACE}+[^{SPACE}]*)*" if crossed else ""
+    return regex.compile(rf"(?:{SPACE}+[^{SPACE}]*|[^{SPACE}]+){reach}").findall
+
+
+class _Bytes(dict[int, bytes]):
+    """What each token stands for, found out when it is first asked for."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def __missing__(self, id: int) -> bytes:
+        self[id] = data = self._of(self.tokenizer.token_text(id), id)
+        return data
+
+    def _of(self, text: str, id: int) -> bytes:
+        parts = self.tokenizer.parts
+        if id == parts.unknown and parts.surface is not None:
+            return parts.surface.encode()
+        if id in self.tokenizer._added:
+            return text.encode("utf-8", "surrogatepass")
+        if parts.bytewise:
+            data = bpe.unspell(text)
+            return text.encode() if data is None else data
+        if parts.fallback and text in _BYTE_OF:
+            return bytes([_BYTE_OF[text]])
+        return text.replace(SPACE, " ").encode()
+
+
+_BYTE_OF = {token: byte for byte, token in enumerate(bpe.BYTE_TOKENS)}
+
+
+def _check(text: str) -> None:
+    if not isinstance(text, str):
+        raise Refused(f"a tokenizer encodes text, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        raise Refused(
+            f"the text holds half a surrogate pair (U+{ord(text[problem.start]):04X}) at character {problem.start}, which "
+            "is no text: replace it"
+        ) from None

@@ -1,0 +1,1 @@
+"""Weights: files to tensors and back, by tables read both ways."""

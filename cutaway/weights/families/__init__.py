@@ -1,0 +1,42 @@
+"""Families of decoders: one file each, and the folder is the registry.
+
+A family is a module that imports no torch and has
+
+``HF_TYPES``, ``GGUF_ARCHITECTURES``   the words that configs call it by; the first architecture is the one written
+``HF``, ``GGUF``                       its tables of weight names, see ``weights/rules.py``
+``HF_PREFIX``                          what stands before its names, and is left out by files without a head
+``IGNORED_HF``, ``IGNORED_GGUF``       names that carry nothing the config does not
+``from_hf``, ``to_hf``                 the config from and to a Hugging Face config.json
+``from_gguf``, ``to_gguf``             the config from and to GGUF metadata (without the architecture's prefix)
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from cutaway.weights.fields import Fields
+
+
+def every() -> list[ModuleType]:
+    """All families."""
+    names = sorted(found.name for found in pkgutil.iter_modules(__path__))
+    return [importlib.import_module(f"{__name__}.{name}") for name in names]
+
+
+def of_hf(fields: Fields) -> ModuleType:
+    """The family of a config.json, by its ``model_type``; Refused if there is none."""
+    return fields.choice("model_type", {word: family for family in every() for word in family.HF_TYPES})
+
+
+def of_gguf(fields: Fields) -> ModuleType:
+    """The family of a GGUF file, by its ``general.architecture``; Refused if there is none."""
+    return fields.choice(
+        "general.architecture", {word: family for family in every() for word in family.GGUF_ARCHITECTURES}
+    )
+
+
+def name_of(family: ModuleType) -> str:
+    """What it is called here: the name of its file."""
+    return family.__name__.rsplit(".", 1)[1]

@@ -1,0 +1,74 @@
+"""A decoder with its weights in it: where the definition meets a file. The only file of this floor that imports torch.
+
+The model is laid out without memory first; then each weight is unpacked and takes its place, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cutaway.errors import Refused
+from cutaway.gguf import Packed
+from cutaway.layers.packed import PackedEmbedding, PackedLinear
+from cutaway.model.decoder import Decoder
+from cutaway.weights import quant
+from cutaway.weights.load import Checkpoint
+from cutaway.weights.rules import Tensors
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Decoder:
+    """The checkpoint's model on ``device``, ready to read. ``dtype``: float32, bfloat16, float16, or packed.
+
+    Packed leaves matrices and tables as small as they are in their file, on the CPU; its logits are those of float32.
+    """
+    if dtype not in (*DTYPES, "packed"):
+        raise Refused(f"a model can be loaded as {', '.join(DTYPES)} or packed, not as {dtype!r}")
+    if dtype == "packed" and torch.device(device).type != "cpu":
+        raise Refused(f"packed weights are unpacked on the CPU: load as float32 or bfloat16 for {device}")
+    with torch.device("meta"):
+        model = Decoder(checkpoint.config)
+    tensors = checkpoint.tensors
+    for path, module in list(model.named_modules()):
+        if dtype == "packed" and isinstance(module, nn.Linear | nn.Embedding):
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, _packed(path, module, tensors))
+            continue
+        for name, _ in list(module.named_parameters(recurse=False)):
+            value = _tensor(tensors[f"{path}.{name}"]).to(device, DTYPES.get(dtype, torch.float32))
+            module.register_parameter(name, nn.Parameter(value))
+    return model.eval()
+
+
+def taken(checkpoint: Checkpoint, model: Decoder) -> Checkpoint:
+    """The checkpoint with the model's weights: those that were changed as they are now, all others as they were read."""
+    now = dict(model.named_parameters())
+    entries = {name: checkpoint.tensors.later(name) for name in checkpoint.tensors}
+    for name, weight in now.items():
+        if name not in entries or tuple(weight.shape) != entries[name].shape:
+            raise Refused(f"the model's weight {name!r} is not one of the checkpoint's, so its config is not its own")
+        weight = weight.detach()
+        if not torch.equal(_tensor(checkpoint.tensors[name]).to(weight.device, weight.dtype), weight):
+            entries[name] = quant.pack(weight.float().cpu().numpy(), TYPES[weight.dtype])
+    return replace(checkpoint, tensors=Tensors(entries))
+
+
+def _packed(path: str, module: nn.Module, tensors: Mapping[str, Packed]) -> nn.Module:
+    weight = tensors[f"{path}.weight"]
+    if isinstance(module, nn.Embedding):
+        return PackedEmbedding(weight, quant.unpack)
+    bias = tensors.get(f"{path}.bias")
+    return PackedLinear(weight, None if bias is None else _tensor(bias), quant.unpack)
+
+
+def _tensor(packed: Packed) -> Tensor:
+    """The weight as a float32 tensor of its own: what is mapped from a file must not be trained in place."""
+    array = quant.unpack(packed)
+    return torch.from_numpy(array if array.flags.writeable and array.flags.owndata else np.array(array))

@@ -1,0 +1,233 @@
+"""A model read from disk: a GGUF file, a Hugging Face folder, or a folder that Cutaway wrote.
+
+What comes back holds no weights yet: they stay in their mapped files, packed, until they are asked for by name. Sizes in
+configs are checked against the weights there are before anything is allocated for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cutaway import gguf
+from cutaway.errors import Refused
+from cutaway.gguf import Packed
+from cutaway.model.config import Decoder, from_dict
+from cutaway.weights import common, families, rules, safetensors
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Tensors
+
+if TYPE_CHECKING:
+    from cutaway.tokenizer import Tokenizer
+
+CONFIG = "cutaway.json"  # in a folder whose weights have our names
+MAX_JSON = 16 << 20
+SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
+    "temperature": ("temp", "temperature"),
+    "top_k": ("top_k", "top_k"),
+    "top_p": ("top_p", "top_p"),
+    "min_p": ("min_p", "min_p"),
+    "typical_p": ("typical_p", "typical_p"),
+    "repetition_penalty": ("penalty_repeat", "repetition_penalty"),
+}
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model at rest. ``tensors`` are ours by name, made when asked for; ``family`` names its file, or is None.
+
+    ``defaults`` are the sampling settings its makers advise, and ``eos_ids`` if they name the ids that end an answer;
+    ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
+    """
+
+    config: Decoder
+    tensors: Tensors
+    family: str | None
+    source: Path
+    read_tokenizer: Callable[[], Tokenizer] | None = None
+    chat_template: str | None = None
+    defaults: dict[str, float | tuple[int, ...]] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer, read anew at each call; Refused if it has none."""
+        if self.read_tokenizer is None:
+            raise Refused(f"{self.source}: has no tokenizer beside its weights: put its tokenizer.json there")
+        return self.read_tokenizer()
+
+
+def read(path: str | Path) -> Checkpoint:
+    """The model at a path; Refused in one sentence if it is none, or one that cannot be honoured."""
+    path = Path(path)
+    if not path.is_dir():
+        return _gguf(path)
+    if (path / CONFIG).is_file():
+        return _cutaway(path)
+    if (path / "config.json").is_file():
+        return _hugging_face(path)
+    found = sorted(path.glob("*.gguf"))
+    if len(found) == 1:
+        return _gguf(found[0])
+    if found:
+        raise Refused(f"{path}: holds {len(found)} GGUF files: name the one you want, such as {found[0]}")
+    raise Refused(f"{path}: holds no model: neither {CONFIG}, nor config.json, nor a .gguf file is in it")
+
+
+# ---- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def _gguf(path: Path) -> Checkpoint:
+    file = gguf.read(path)
+    family = families.of_gguf(Fields(file.metadata, path))
+    fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.")
+    config = family.from_gguf(fields, file.tensors)
+    tensors = rules.load(family.GGUF, config, file.tensors, family.IGNORED_GGUF, path)
+    has_words = "tokenizer.ggml.tokens" in file.metadata
+    return Checkpoint(
+        config,
+        tensors,
+        families.name_of(family),
+        path,
+        (lambda: _tokenizer_of(file.metadata)) if has_words else None,
+        Fields(file.metadata, path).text("tokenizer.chat_template", None),
+        _sampling(Fields(file.metadata, path, "general.sampling."), 0),
+        file.metadata,
+    )
+
+
+def _tokenizer_of(metadata: Mapping[str, object]) -> Tokenizer:
+    from cutaway.tokenizer import Tokenizer  # only when text is wanted
+
+    return Tokenizer.from_gguf(dict(metadata.items()))
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer:
+    from cutaway.tokenizer import Tokenizer  # only when text is wanted
+
+    return Tokenizer.load(folder)
+
+
+def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]:
+    found: dict[str, float | tuple[int, ...]] = {}
+    for ours, names in SAMPLING.items():
+        value = fields.number(names[column], None, low=-1.0)
+        if value is not None:
+            found[ours] = int(value) if ours == "top_k" else value
+    return found
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _hugging_face(folder: Path) -> Checkpoint:
+    fields = Fields(_json(folder / "config.json"), folder / "config.json")
+    family = families.of_hf(fields)
+    common.refuse_unsupported(fields)
+    config = family.from_hf(fields)
+    theirs = _prefixed(_safetensors(folder), family.HF_PREFIX)
+    config, theirs = _tied(config, theirs, family)
+    tensors = rules.load(family.HF, config, theirs, family.IGNORED_HF, folder)
+    return _with_text(folder, Checkpoint(config, tensors, families.name_of(family), folder))
+
+
+def _cutaway(folder: Path) -> Checkpoint:
+    config = from_dict(_json(folder / CONFIG), where=f"{folder / CONFIG}: config")
+    own = [rules.Rule(name, name, rules.same) for name in config.weights()]
+    tensors = rules.load(own, config, _safetensors(folder), (), folder)
+    return _with_text(folder, Checkpoint(config, tensors, None, folder))
+
+
+def _safetensors(folder: Path) -> dict[str, Packed]:
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(found for pattern in PICKLES for found in folder.glob(pattern))
+        if pickles:
+            raise Refused(
+                f"{pickles[0]}: is a pickle, which can run code and is never opened: "
+                "get the model's .safetensors files, or convert it with transformers' save_pretrained"
+            )
+        raise Refused(f"{folder}: has a config but no .safetensors file with the weights")
+    return safetensors.read(folder)
+
+
+def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:
+    """A file that was saved without its head leaves out the prefix of every name."""
+    if any(name.startswith(prefix) for name in theirs):
+        return theirs
+    return {name if name.startswith("lm_head.") else prefix + name: packed for name, packed in theirs.items()}
+
+
+def _tied(config: Decoder, theirs: dict[str, Packed], family: ModuleType) -> tuple[Decoder, dict[str, Packed]]:
+    """A head that is in the file though the config ties it: left out if it is the embedding table, else it counts."""
+    names = {rule.ours: rule.theirs for rule in family.HF}
+    head, table = theirs.get(names["head.weight"]), theirs.get(names["embedding.weight"])
+    if not config.tied or head is None:
+        return config, theirs
+    if table is None or (head.type, head.shape) != (table.type, table.shape):
+        return replace(config, tied=False), theirs
+    if not np.array_equal(head.data, table.data):
+        return replace(config, tied=False), theirs
+    return config, {name: packed for name, packed in theirs.items() if name != names["head.weight"]}
+
+
+def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
+    """The same with what stands beside the weights: tokenizer, chat template, advice on sampling."""
+    advice = folder / "generation_config.json"
+    fields = Fields(_json(advice) if advice.is_file() else {}, advice)
+    defaults = _sampling(fields, 1)
+    ends = fields.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if any(type(end) is not int or not 0 <= end < checkpoint.config.vocab for end in ends):
+        raise fields.refusal("eos_token_id", f"should be ids below {checkpoint.config.vocab}, but is {ends}")
+    if ends:
+        defaults["eos_ids"] = tuple(ends)
+    has_words = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+    return replace(
+        checkpoint,
+        read_tokenizer=(lambda: _tokenizer_in(folder)) if has_words else None,
+        chat_template=_chat_template(folder),
+        defaults=defaults,
+    )
+
+
+def _chat_template(folder: Path) -> str | None:
+    alone = folder / "chat_template.jinja"
+    if alone.is_file():
+        return _text(alone)
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            continue
+        template = _json(folder / name).get("chat_template")
+        if isinstance(template, list):
+            named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
+            template = named.get("default")
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > MAX_JSON:
+        raise Refused(f"{path}: is {path.stat().st_size:,} bytes long; at most {MAX_JSON:,} are read")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise Refused(f"{path}: is not UTF-8 text") from None
+
+
+def _json(path: Path) -> dict[str, object]:
+    text = _text(path)
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{path}: is not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise Refused(f"{path}: should hold entries by name, but holds a {type(data).__name__}")
+    return data

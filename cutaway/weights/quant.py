@@ -1,0 +1,307 @@
+"""Packed weights to float32 and back: the GGML block formats, each defined by a few lines of numpy.
+
+A type stores a row as blocks of values that share scales (ggml's ggml-quants.h and ggml-common.h). The
+functions below are the definition: the compiled kernels of native/quant.cpp give the same bits, many times
+faster, and serve when they are there. All numbers in a block are little-endian; "half" is a 16-bit float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cutaway import native
+from cutaway.errors import Refused
+from cutaway.gguf import TYPES, Packed, packed_shape
+
+U8 = np.uint8
+
+
+def unpack(packed: Packed) -> np.ndarray:
+    """The tensor as a new float32 array of its shape; refuses a type that is not one of weights."""
+    _reader(packed)
+    if not native.available():
+        return unpack_twin(packed)
+    out = np.empty(packed.shape, np.float32)
+    native.unpack(packed.type, np.ascontiguousarray(packed.data), out)
+    return out
+
+
+def unpack_twin(packed: Packed) -> np.ndarray:
+    """What `unpack` computes, by numpy alone: slower, and the judge of the compiled kernels."""
+    read, layout = _reader(packed), TYPES[packed.type]
+    blocks = np.ascontiguousarray(packed.data).reshape(-1, layout.bytes)
+    with np.errstate(all="ignore"):  # a scale may be infinite or NaN: the result is too
+        return read(blocks).reshape(packed.shape)
+
+
+def pack(array: np.ndarray, type: str) -> Packed:
+    """The float32 array packed as a type; refuses rows not of whole blocks and types it cannot write."""
+    if type not in WRITERS:
+        raise Refused(f"Cutaway does not write weights as {type!r}; it writes {', '.join(WRITERS)}.")
+    if array.dtype != np.float32:
+        raise Refused(f"Only float32 arrays are packed, not {array.dtype}; convert it first.")
+    block, row = TYPES[type].block, array.shape[-1] if array.shape else 1
+    if row % block:
+        raise Refused(
+            f"Rows of {row} values cannot be packed as {type}, which takes blocks of {block}; "
+            "keep this tensor in F16, BF16 or F32."
+        )
+    blocks = np.ascontiguousarray(array).reshape(-1, block)
+    with np.errstate(all="ignore"):  # the writers divide by zero scales on purpose, and refuse what overflows
+        packed = WRITERS[type](blocks)
+    return Packed(type, array.shape, packed.reshape(packed_shape(type, array.shape)))
+
+
+def _reader(packed: Packed) -> Callable[[np.ndarray], np.ndarray]:
+    if packed.type not in READERS:
+        raise Refused(
+            f"A tensor of type {packed.type} is not one of weights; these are: {', '.join(READERS)}."
+        )
+    return READERS[packed.type]
+
+
+# Reading. Each takes uint8 [n bytes] and gives float32 [n block].
+
+
+def read_f32(blocks: np.ndarray) -> np.ndarray:
+    """One float."""
+    return blocks.view("<f4").copy()
+
+
+def read_f16(blocks: np.ndarray) -> np.ndarray:
+    """One half."""
+    return blocks.view("<f2").astype(np.float32)
+
+
+def read_bf16(blocks: np.ndarray) -> np.ndarray:
+    """The upper half of a float."""
+    return (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+def read_q4_0(blocks: np.ndarray) -> np.ndarray:
+    """half scale; 16 bytes, the low nibbles values 0-15 and the high ones 16-31.  value = scale (q - 8)"""
+    return _half(blocks, 0) * (_nibbles(blocks[:, 2:]) - 8).astype(np.float32)
+
+
+def read_q4_1(blocks: np.ndarray) -> np.ndarray:
+    """half scale; half least; 16 bytes as in Q4_0.  value = scale q + least"""
+    return _half(blocks, 0) * _nibbles(blocks[:, 4:]).astype(np.float32) + _half(blocks, 2)
+
+
+def read_q5_0(blocks: np.ndarray) -> np.ndarray:
+    """half scale; 32 fifth bits; 16 bytes as in Q4_0.  value = scale (q - 16)"""
+    q = _nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])
+    return _half(blocks, 0) * (q - 16).astype(np.float32)
+
+
+def read_q5_1(blocks: np.ndarray) -> np.ndarray:
+    """half scale; half least; 32 fifth bits; 16 bytes as in Q4_0.  value = scale q + least"""
+    q = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
+    return _half(blocks, 0) * q.astype(np.float32) + _half(blocks, 2)
+
+
+def read_q8_0(blocks: np.ndarray) -> np.ndarray:
+    """half scale; 32 signed bytes.  value = scale q"""
+    return _half(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
+
+
+def read_q2_k(blocks: np.ndarray) -> np.ndarray:
+    """16 bytes (scale, least as nibbles, one for 16 values); 64 bytes of 2-bit q; half scale; half least.
+
+    value = (scale s) q - least m
+    """
+    s, m = blocks[:, :16] & 15, blocks[:, :16] >> 4
+    d, least = _half(blocks, 80) * s.astype(np.float32), _half(blocks, 82) * m.astype(np.float32)
+    q = _pairs_of_bits(blocks[:, 16:80]).reshape(-1, 16, 16).astype(np.float32)
+    return (d[:, :, None] * q - least[:, :, None]).reshape(-1, 256)
+
+
+def read_q3_k(blocks: np.ndarray) -> np.ndarray:
+    """32 bytes of third bits; 64 bytes of 2-bit q; 12 bytes of 6-bit scales, one for 16 values; half scale.
+
+    value = (scale (s - 32)) (q - 4), the 4 left out where the third bit is set. Scale i keeps its low
+    nibble in byte i mod 8 and its high two bits in byte 8 + i mod 4.
+    """
+    scales = blocks[:, 96:108]
+    low = np.concatenate([scales[:, :8] & 15, scales[:, :8] >> 4], axis=1)
+    high = np.concatenate([(scales[:, 8:] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=1)
+    d = _half(blocks, 108) * ((low | high << 4).astype(np.int8) - 32).astype(np.float32)
+    third = np.concatenate([(blocks[:, :32] >> bit) & 1 for bit in range(8)], axis=1).astype(np.int8)
+    q = _pairs_of_bits(blocks[:, 32:96]).astype(np.int8) - 4 + 4 * third
+    return (d[:, :, None] * q.reshape(-1, 16, 16).astype(np.float32)).reshape(-1, 256)
+
+
+def read_q4_k(blocks: np.ndarray) -> np.ndarray:
+    """half scale; half least; 12 bytes of scales (`_six_bits`); 4 x 32 bytes: low nibbles, then high ones.
+
+    value = (scale s) q - least m, with one s and one m for 32 values
+    """
+    d, least = _scales_of_32(blocks)
+    q = _nibbles(blocks[:, 16:].reshape(-1, 32)).reshape(-1, 8, 32).astype(np.float32)
+    return (d * q - least).reshape(-1, 256)
+
+
+def read_q5_k(blocks: np.ndarray) -> np.ndarray:
+    """half scale; half least; 12 bytes of scales; 32 bytes of fifth bits; nibbles as in Q4_K.
+
+    Bit i of the fifth bits' byte j belongs to value 32 i + j.  value = (scale s) q - least m
+    """
+    d, least = _scales_of_32(blocks)
+    fifth = np.stack([((blocks[:, 16:48] >> bit) & 1) << 4 for bit in range(8)], axis=1)
+    q = _nibbles(blocks[:, 48:].reshape(-1, 32)).reshape(-1, 8, 32) | fifth.view(np.int8)
+    return (d * q.astype(np.float32) - least).reshape(-1, 256)
+
+
+def read_q6_k(blocks: np.ndarray) -> np.ndarray:
+    """128 bytes of low nibbles; 64 bytes of high bit pairs; 16 signed scales, one for 16 values; half scale.
+
+    value = (scale s) (q - 32). 64 bytes hold the low nibbles of 64 values, then, above, those of the next 64.
+    """
+    d = _half(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32)
+    low = _nibbles(blocks[:, :128].reshape(-1, 64)).reshape(-1, 256)
+    q = (low | _pairs_of_bits(blocks[:, 128:192]).view(np.int8) << 4) - 32
+    return (d[:, :, None] * q.reshape(-1, 16, 16).astype(np.float32)).reshape(-1, 256)
+
+
+def _half(blocks: np.ndarray, at: int) -> np.ndarray:
+    """The half at a byte of each block: float32 [n 1]."""
+    return blocks[:, at : at + 2].copy().view("<f2").astype(np.float32)
+
+
+def _nibbles(data: np.ndarray) -> np.ndarray:
+    """The low nibbles of each row, then the high ones: int8 [n 2b] of uint8 [n b]."""
+    return np.concatenate([data & 15, data >> 4], axis=1).view(np.int8)
+
+
+def _fifth_bits(data: np.ndarray) -> np.ndarray:
+    """Bit i of 32, at bit 4 of value i: int8 [n 32] of uint8 [n 4]."""
+    return (np.unpackbits(data, axis=1, bitorder="little") << 4).view(np.int8)
+
+
+def _pairs_of_bits(data: np.ndarray) -> np.ndarray:
+    """Each 32 bytes hold 128 values of two bits, the lowest bits first: uint8 [n 4b] of uint8 [n b]."""
+    chunks = data.reshape(len(data), -1, 1, 32) >> np.array([0, 2, 4, 6], U8)[:, None]
+    return (chunks & 3).reshape(len(data), -1)
+
+
+def _six_bits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eight scales and eight minima of six bits in 12 bytes: uint8 [n 8] twice of uint8 [n 12].
+
+    Bytes 0-3 hold scales 0-3, bytes 4-7 minima 0-3, bytes 8-11 the low nibbles of scales (low) and minima
+    (high) 4-7, whose upper two bits are those of bytes 0-3 and 4-7.
+    """
+    scale, least, rest = data[:, :4], data[:, 4:8], data[:, 8:]
+    scales = np.concatenate([scale & 63, rest & 15 | scale >> 2 & 48], axis=1)
+    return scales, np.concatenate([least & 63, rest >> 4 | least >> 2 & 48], axis=1)
+
+
+def _scales_of_32(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What multiplies and what is taken off each 32 values in Q4_K and Q5_K: float32 [n 8 1] twice."""
+    scales, minima = _six_bits(blocks[:, 4:16])
+    d, least = _half(blocks, 0) * scales.astype(np.float32), _half(blocks, 2) * minima.astype(np.float32)
+    return d[:, :, None], least[:, :, None]
+
+
+READERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "F32": read_f32,
+    "F16": read_f16,
+    "BF16": read_bf16,
+    "Q4_0": read_q4_0,
+    "Q4_1": read_q4_1,
+    "Q5_0": read_q5_0,
+    "Q5_1": read_q5_1,
+    "Q8_0": read_q8_0,
+    "Q2_K": read_q2_k,
+    "Q3_K": read_q3_k,
+    "Q4_K": read_q4_k,
+    "Q5_K": read_q5_k,
+    "Q6_K": read_q6_k,
+}
+
+
+# Writing. Each takes float32 [n block] and gives uint8 [n bytes], as ggml's reference quantiser does.
+
+
+def write_f32(blocks: np.ndarray) -> np.ndarray:
+    """The float itself."""
+    return blocks.astype("<f4").view(U8)
+
+
+def write_f16(blocks: np.ndarray) -> np.ndarray:
+    """The nearest half; what is finite and beyond its range is refused."""
+    halves = blocks.astype("<f2")
+    if (np.isinf(halves) & np.isfinite(blocks)).any():
+        raise Refused("A weight is beyond the range of F16 (65504); write this tensor as BF16 or F32.")
+    return halves.view(U8)
+
+
+def write_bf16(blocks: np.ndarray) -> np.ndarray:
+    """The upper 16 bits, rounded to nearest even; a NaN stays one, made quiet."""
+    bits = blocks.view(np.uint32)
+    rounded = (bits.astype(np.uint64) + 0x7FFF + (bits >> 16 & 1)) >> 16
+    is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return np.where(is_nan, bits >> 16 | 0x40, rounded).astype("<u2").view(U8)
+
+
+def write_q8_0(blocks: np.ndarray) -> np.ndarray:
+    """scale = max |x| / 127; q = x / scale, halves away from zero."""
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    return np.concatenate([_half_bytes(scale), _round(blocks * _inverse(scale)).view(U8)], axis=1)
+
+
+def write_q4_0(blocks: np.ndarray) -> np.ndarray:
+    """scale = x / -8 for the x of largest size; q = x / scale + 8, rounded, at most 15."""
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
+    scale = largest / np.float32(-8)
+    q = _to_nibble(blocks * _inverse(scale) + np.float32(8.5))
+    return np.concatenate([_half_bytes(scale), _joined(q)], axis=1)
+
+
+def write_q4_1(blocks: np.ndarray) -> np.ndarray:
+    """scale = (max - min) / 15, least = min; q = (x - least) / scale, rounded."""
+    least = blocks.min(axis=1, keepdims=True)
+    scale = (blocks.max(axis=1, keepdims=True) - least) / np.float32(15)
+    q = _to_nibble((blocks - least) * _inverse(scale) + np.float32(0.5))
+    return np.concatenate([_half_bytes(scale), _half_bytes(least), _joined(q)], axis=1)
+
+
+def _inverse(scale: np.ndarray) -> np.ndarray:
+    return np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+
+
+def _half_bytes(column: np.ndarray) -> np.ndarray:
+    """Scales as they are stored; refused where a weight is not finite or too large for a half to scale it."""
+    halves = column.astype("<f2")
+    if not np.isfinite(halves).all():
+        raise Refused(
+            "A weight is infinite, NaN or too large for a block's scale; write this tensor as BF16 or F32."
+        )
+    return halves.view(U8)
+
+
+def _round(values: np.ndarray) -> np.ndarray:
+    """To the nearest integer, halves away from zero: int8."""
+    size = np.abs(values)
+    whole = np.floor(size)
+    return (np.sign(values) * (whole + np.floor(2 * (size - whole)))).astype(np.int8)
+
+
+def _to_nibble(values: np.ndarray) -> np.ndarray:
+    return np.trunc(values).astype(U8).clip(0, 15)
+
+
+def _joined(q: np.ndarray) -> np.ndarray:
+    """Values 0-15 in the low nibbles, 16-31 in the high ones: uint8 [n 16] of uint8 [n 32]."""
+    return q[:, :16] | q[:, 16:] << 4
+
+
+WRITERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "F32": write_f32,
+    "F16": write_f16,
+    "BF16": write_bf16,
+    "Q8_0": write_q8_0,
+    "Q4_0": write_q4_0,
+    "Q4_1": write_q4_1,
+}

@@ -1,0 +1,249 @@
+"""Weight names as one table read both ways: ``Rule(theirs, ours, how)``.
+
+``how`` is a pair: what becomes of their tensor when it is loaded, and of ours when it is saved. Both work on packed
+weights and leave them packed, and both are lazy: nothing is copied until a weight is asked for. Every name, type and
+shape is checked before that; a name that no rule knows is refused, and so is one that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from cutaway.attention.parts.heads import Heads
+from cutaway.errors import Refused
+from cutaway.gguf import FOREIGN, TYPES, Later, Packed, quoted
+from cutaway.model.config import Decoder
+from cutaway.weights import quant
+
+Shape = tuple[int, ...]
+WHOLE = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}  # types that store each value by itself, as words of this type
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rule is applied: the shapes of our weights there, and the layer's attention, if it is in a layer."""
+
+    shapes: tuple[Shape, ...]
+    attention: Heads | None
+
+
+@dataclass(frozen=True)
+class How:
+    """``load``: theirs to ours; ``save``: ours to theirs; ``shape``: the shape of theirs, from ours.
+
+    Types pass through unchanged, unless ``type`` says in which one the result comes.
+    """
+
+    load: Callable[[Packed, Place], tuple[Packed, ...]]
+    save: Callable[[tuple[Packed, ...], Place], Packed]
+    shape: Callable[[tuple[Shape, ...]], Shape]
+    type: str | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One of their names and the one or several of ours that it is; ``{n}`` stands for the layer's number."""
+
+    theirs: str
+    ours: str | tuple[str, ...]
+    how: How
+
+
+def _only(shapes: tuple[Shape, ...]) -> Shape:
+    return shapes[0]
+
+
+same = How(lambda packed, _: (packed,), lambda parts, _: parts[0], _only)
+
+
+def _transposed(packed: Packed) -> Packed:
+    word = WHOLE.get(packed.type)
+    if word is None:
+        raise Refused(f"a {packed.type} matrix cannot be transposed without unpacking it: its rows share blocks")
+    turned = np.ascontiguousarray(packed.data.view(word).T)
+    return Packed(packed.type, (packed.shape[1], packed.shape[0]), turned.view(np.uint8))
+
+
+# A matrix stored [in out] (GPT-2's Conv1D) where ours is [out in].
+transpose = How(
+    lambda packed, _: (_transposed(packed),),
+    lambda parts, _: _transposed(parts[0]),
+    lambda shapes: (shapes[0][1], shapes[0][0]),
+)
+
+
+def _cut(packed: Packed, place: Place) -> tuple[Packed, ...]:
+    ends = np.cumsum([shape[0] for shape in place.shapes]).tolist()
+    return tuple(
+        packed.rows(slice(end - shape[0], end)) for end, shape in zip(ends, place.shapes, strict=True)
+    )
+
+
+def _joined(parts: tuple[Packed, ...], _: Place) -> Packed:
+    types = {part.type for part in parts}
+    if len(types) > 1:
+        raise Refused(f"weights of different types ({', '.join(sorted(types))}) cannot be stored as one matrix")
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    return Packed(parts[0].type, shape, np.concatenate([part.data for part in parts]))
+
+
+# One of theirs that is several of ours, one above the other (query, key and value in one matrix).
+split = How(_cut, _joined, lambda shapes: (sum(shape[0] for shape in shapes), *shapes[0][1:]))
+
+
+def unpermute(which: str) -> How:
+    """Rotary pairs side by side (2i, 2i + 1) in each head, as GGUF's llama has them; ours are (i, i + k/2).
+
+    ``which``: "heads" for queries, "groups" for keys, of which there may be fewer.
+    """
+
+    def reordered(packed: Packed, place: Place, loading: bool) -> Packed:
+        heads = getattr(place.attention, which)
+        rows = np.arange(packed.shape[0])
+        rows = rows.reshape(heads, -1, 2) if loading else rows.reshape(heads, 2, -1)
+        return packed.rows(rows.swapaxes(1, 2).ravel())
+
+    return How(
+        lambda packed, place: (reordered(packed, place, True),),
+        lambda parts, place: reordered(parts[0], place, False),
+        _only,
+    )
+
+
+def _plus(packed: Packed, amount: float) -> Packed:
+    return quant.pack(quant.unpack(packed) + np.float32(amount), "F32")
+
+
+# Gemma's norms are stored as w where x is multiplied by w + 1; ours hold what is multiplied.
+plus_one = How(
+    lambda packed, _: (_plus(packed, 1.0),), lambda parts, _: _plus(parts[0], -1.0), _only, type="F32"
+)
+
+
+def chain(outer: How, inner: How) -> How:
+    """``outer``, which makes one of one, and then ``inner``; back in the other order."""
+
+    def shapes_between(place: Place) -> Place:
+        return Place((inner.shape(place.shapes),), place.attention)
+
+    return How(
+        lambda packed, place: inner.load(outer.load(packed, shapes_between(place))[0], place),
+        lambda parts, place: outer.save((inner.save(parts, place),), shapes_between(place)),
+        lambda shapes: outer.shape((inner.shape(shapes),)),
+        inner.type or outer.type,
+    )
+
+
+class Tensors(Mapping):
+    """Weights by name, each made when it is asked for. ``later(name)`` tells type and shape without making it.
+
+    A Mapping[str, Packed]; it does not say so to Python, since what checks types at run time would make weights to look.
+    """
+
+    def __init__(self, entries: Mapping[str, Packed | Later]) -> None:
+        self._entries = dict(entries)
+
+    def later(self, name: str) -> Packed | Later:
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> Packed:
+        entry = self._entries[name]
+        return entry if isinstance(entry, Packed) else entry.make()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A rule at one place of one model."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    how: How
+    place: Place
+
+
+def bind(rules: Sequence[Rule], config: Decoder) -> list[Bound]:
+    """The rules that apply to this model, layer by layer; Refused if a weight of it has no name among them."""
+    shapes = config.weights()
+    bound: list[Bound] = []
+    for rule in rules:
+        layers = enumerate(config.blocks) if "{n}" in rule.theirs else [(0, None)]
+        for n, block in layers:
+            names = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
+            ours = tuple(name.replace("{n}", str(n)) for name in names)
+            if all(name in shapes for name in ours):
+                place = Place(tuple(shapes[name] for name in ours), block.attention if block else None)
+                bound.append(Bound(rule.theirs.replace("{n}", str(n)), ours, rule.how, place))
+    nameless = shapes.keys() - {name for each in bound for name in each.ours}
+    if nameless:
+        raise Refused(f"this family has no name for the weight {min(nameless)!r}")
+    return bound
+
+
+def load(
+    rules: Sequence[Rule],
+    config: Decoder,
+    theirs: Mapping[str, Packed],
+    ignored: Sequence[str] = (),
+    where: object = "the file",
+) -> Tensors:
+    """Our weights out of theirs. Refused if a name is unknown or missing, or a type or shape is not as the config says.
+
+    ``ignored`` are patterns of names that carry nothing (buffers that are computed anyway).
+    """
+    if len(config.blocks) > len(theirs):
+        raise Refused(f"{where}: the config says {len(config.blocks)} layers, but there are only {len(theirs)} weights")
+    bound = bind(rules, config)
+    known = {each.theirs for each in bound}
+    for name in theirs:
+        if name not in known and not any(fnmatchcase(name, pattern) for pattern in ignored):
+            raise Refused(f"{where}: the weight {quoted(name)} has no place in this model as its config describes it")
+    entries: dict[str, Packed | Later] = {}
+    for each in bound:
+        packed = theirs.get(each.theirs)
+        if packed is None:
+            raise Refused(f"{where}: the weight {quoted(each.theirs)} is missing")
+        _check(each, packed, where)
+        for i, (name, shape) in enumerate(zip(each.ours, each.place.shapes, strict=True)):
+            entries[name] = Later(each.how.type or packed.type, shape, _loading(each, packed, i))
+    return Tensors({name: entries[name] for name in config.weights()})
+
+
+def _check(each: Bound, packed: Packed, where: object) -> None:
+    expected = each.how.shape(each.place.shapes)
+    if packed.shape != expected:
+        raise Refused(
+            f"{where}: the weight {quoted(each.theirs)} has the shape {packed.shape}, "
+            f"where the config asks for {expected}"
+        )
+    if packed.type in FOREIGN or packed.type not in TYPES or packed.type[0] == "I" or packed.type == "F64":
+        raise Refused(
+            f"{where}: the weight {quoted(each.theirs)} is stored as {packed.type}, which is not read as weights"
+        )
+
+
+def _loading(each: Bound, packed: Packed, i: int) -> Callable[[], Packed]:
+    return lambda: each.how.load(packed, each.place)[i]
+
+
+def save(rules: Sequence[Rule], config: Decoder, ours: Tensors) -> Tensors:
+    """Their weights out of ours, under their names and in their order."""
+    entries: dict[str, Packed | Later] = {}
+    for each in bind(rules, config):
+        first = ours.later(each.ours[0])
+        shape = each.how.shape(each.place.shapes)
+        entries[each.theirs] = Later(each.how.type or first.type, shape, _saving(each, ours))
+    return Tensors(entries)
+
+
+def _saving(each: Bound, ours: Tensors) -> Callable[[], Packed]:
+    return lambda: each.how.save(tuple(ours[name] for name in each.ours), each.place)

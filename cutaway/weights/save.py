@@ -1,0 +1,431 @@
+"""A model written to disk: a GGUF file, or a folder of safetensors that Hugging Face's transformers loads.
+
+Without a ``type`` nothing is rounded. In GGUF each weight keeps the type it has, blocks and all; a folder cannot hold
+blocks, so there they become F32, and F32, F16 and BF16 stay. Vectors (norms, biases) and learned positions are always F32
+in GGUF, as llama.cpp wants them. With a ``type`` all matrices become it, and these exceptions are told in the result:
+
+- the matrix that makes the logits (the head, or the embedding table where it is the head) is Q8_0 for Q4_0 and Q4_1;
+- a matrix whose rows are not whole blocks of 32 is F16 instead.
+
+A model that no family can describe is written as a Cutaway folder: our names, and its config in ``cutaway.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from cutaway import gguf
+from cutaway.errors import Failed, Refused
+from cutaway.gguf import TYPES, Later, Packed, packed_shape
+from cutaway.model.config import Decoder, to_dict
+from cutaway.position.scaling import Factors, Llama3
+from cutaway.weights import common, families, quant, rules, safetensors
+from cutaway.weights.fields import Fields
+from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
+from cutaway.weights.rules import WHOLE, Tensors
+
+FORMATS = {"safetensors": ("F32", "F16", "BF16"), "gguf": ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")}
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "BF16": 32}
+HALF = 65504.0  # the largest number F16 holds
+LARGEST = {"F16": HALF, "Q8_0": 127 * HALF, "Q4_0": 8 * HALF, "Q4_1": HALF}  # above it a type says infinity
+SHARD = 5_000_000_000
+COPIED = (  # of one Hugging Face folder into another
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written: where, as which format and family, how many tensors of each type, and what to know about it."""
+
+    path: Path
+    format: str
+    family: str | None
+    types: dict[str, int]
+    nbytes: int
+    notes: tuple[str, ...]
+
+
+def write(
+    target: str | Path,
+    checkpoint: Checkpoint,
+    format: str | None = None,
+    type: str | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Saved:
+    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", told from the target's name when None.
+
+    ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress(done, total)`` counts bytes. Refused if
+    the target exists (unless ``force``), or if the format cannot describe the model.
+    """
+    target = Path(target)
+    format = format or ("gguf" if target.suffix == ".gguf" else "safetensors")
+    if format not in FORMATS:
+        raise Refused(f"there is no format {format!r} to write: use {' or '.join(FORMATS)}")
+    if type is not None and type not in FORMATS[format]:
+        raise Refused(f"{format} is not written as {type!r}: use one of {', '.join(FORMATS[format])}")
+    _check_free(target, format, force)
+    return (_write_gguf if format == "gguf" else _write_folder)(target, checkpoint, type, progress)
+
+
+def _check_free(target: Path, format: str, force: bool) -> None:
+    if target.suffix in (".safetensors", ".bin"):
+        raise Refused(f"{target}: a model is written as a folder of safetensors: give a folder's name")
+    if not target.exists() or (format != "gguf" and target.is_dir() and not any(target.iterdir())):
+        return
+    if not force:
+        raise Refused(f"{target}: is already there: choose another name, or use --force to replace it")
+    if target.is_dir() and (format == "gguf" or not ((target / CONFIG).exists() or (target / "config.json").exists())):
+        raise Refused(f"{target}: is a folder that holds no model, and is not replaced: choose another name")
+
+
+# ---- which type each weight gets -------------------------------------------------------------------------------------
+
+
+def _retyped(ours: Tensors, choose: Callable[[str, Packed | Later], str]) -> Tensors:
+    """Weights that will be of the type chosen for each, when they are made."""
+
+    def later(name: str) -> Later:
+        entry = ours.later(name)
+        wanted = choose(name, entry)
+        return Later(wanted, entry.shape, lambda: _as(name, ours[name], wanted))
+
+    return Tensors({name: later(name) for name in ours})
+
+
+def _as(name: str, packed: Packed, type: str) -> Packed:
+    if packed.type == type:
+        return packed
+    values = quant.unpack(packed)
+    limit = LARGEST.get(type)
+    if limit is not None and values.size:
+        largest = float(np.abs(values).max())
+        if not largest <= limit:
+            raise Refused(f"the weight {name!r} holds {largest:g}, which {type} cannot: use BF16 or F32")
+    return quant.pack(values, type)
+
+
+def _gguf_type(name: str, entry: Packed | Later, type: str | None, config: Decoder, notes: Counter[str]) -> str:
+    if len(entry.shape) < 2 or name == "position.weight":
+        return "F32"
+    if type is None:
+        return entry.type
+    makes_logits = name == ("embedding.weight" if config.tied else "head.weight")
+    if makes_logits and type in ("Q4_0", "Q4_1"):
+        notes[f"the matrix that makes the logits is Q8_0, since {type} would cost it too much"] += 1
+        type = "Q8_0"
+    if entry.shape[-1] % TYPES[type].block:
+        notes[f"matrices whose rows are not whole blocks of {TYPES[type].block} are F16 instead of {type}"] += 1
+        type = "F16"
+    if entry.type not in WHOLE and entry.type != type:
+        notes[f"matrices were {entry.type} already and are rounded again to {type}"] += 1
+    return type
+
+
+def _told(notes: Counter[str]) -> tuple[str, ...]:
+    return tuple(text if count == 1 else f"{count} {text}" for text, count in notes.items())
+
+
+def _nbytes(entries: Tensors) -> int:
+    return sum(int(np.prod(packed_shape(e.type, e.shape), dtype=np.int64)) for e in map(entries.later, entries))
+
+
+def _counted(entries: Tensors, progress: Progress | None) -> dict[str, Packed | Later]:
+    """The same, telling how far it is whenever one is made."""
+    if progress is None:
+        return {name: entries.later(name) for name in entries}
+    done, total = 0, _nbytes(entries)
+
+    def later(name: str) -> Later:
+        entry = entries.later(name)
+
+        def make() -> Packed:
+            nonlocal done
+            packed = entries[name]
+            done += packed.nbytes
+            progress(done, total)
+            return packed
+
+        return Later(entry.type, entry.shape, make)
+
+    return {name: later(name) for name in entries}
+
+
+def _types(entries: Tensors) -> dict[str, int]:
+    return dict(Counter(entries.later(name).type for name in entries).most_common())
+
+
+# ---- which family describes it ---------------------------------------------------------------------------------------
+
+
+def _candidates(checkpoint: Checkpoint) -> list[ModuleType]:
+    """All families, the model's own first."""
+    return sorted(families.every(), key=lambda family: families.name_of(family) != checkpoint.family)
+
+
+def _difference(one: Any, other: Any, where: str) -> str | None:
+    """Where two configs part, as a phrase; numbers are equal if float32 cannot tell them apart."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in one.keys() | other.keys():
+            found = _difference(one.get(name), other.get(name), f"{where}.{name}")
+            if found:
+                return found
+        return None
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        each = (_difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(one, other, strict=True)))
+        return next((found for found in each if found), None)
+    if isinstance(one, float) and isinstance(other, float) and abs(one - other) <= 1e-6 * abs(one):
+        return None
+    return None if one == other else f"{where} {one!r} would become {other!r}"
+
+
+def _levelled(config: Decoder) -> Any:
+    """The config as plain data, Llama 3's scaling as the divisors that it makes."""
+
+    def level(block: Any) -> Any:
+        position = block.attention.position
+        if position is None or not isinstance(position.scaling, Llama3 | Factors):
+            return block
+        divisors = tuple(common.divisors_of(position, position.scaling).astype(float).tolist())
+        position = replace(position, scaling=Factors(divisors))
+        return replace(block, attention=replace(block.attention, position=position))
+
+    return {**to_dict(config), "blocks": [to_dict(level(block)) for block in config.blocks]}
+
+
+def _described(checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder]]) -> tuple[ModuleType, Any]:
+    """The first family whose description of the model reads back as the model; Refused with its own family's reason."""
+    reason = None
+    for family in _candidates(checkpoint):
+        try:
+            entries, back = describe(family)
+        except Refused as error:
+            reason = reason or str(error)
+            continue
+        lost = _difference(_levelled(checkpoint.config), _levelled(back), "config")
+        if lost is None:
+            return family, entries
+        reason = reason or lost
+    raise Refused(f"no family describes this model ({reason})")
+
+
+# ---- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def _write_gguf(target: Path, checkpoint: Checkpoint, type: str | None, progress: Progress | None) -> Saved:
+    notes: Counter[str] = Counter()
+    config = checkpoint.config
+    ours = _retyped(checkpoint.tensors, lambda name, entry: _gguf_type(name, entry, type, config, notes))
+
+    def describe(family: ModuleType) -> tuple[Any, Decoder]:
+        theirs = rules.save(family.GGUF, config, ours)
+        extras = common.gguf_extras(config) if common.ROPE_FREQS in family.IGNORED_GGUF else {}
+        entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
+        words = {name: _plain(value) for name, value in family.to_gguf(config).items()}
+        shapes = {name: entries.later(name) for name in entries}
+        return (entries, words), family.from_gguf(Fields(words, "GGUF"), shapes)
+
+    try:
+        family, (entries, words) = _described(checkpoint, describe)
+    except Refused as error:
+        raise Refused(f"{target}: cannot be written as GGUF: {error}") from None
+    architecture = family.GGUF_ARCHITECTURES[0]
+    types = _types(entries)
+    metadata = {"general.architecture": architecture, **_general(checkpoint, types)}
+    metadata |= {f"{architecture}.{name}": value for name, value in words.items()}
+    metadata |= _words(checkpoint, notes)
+    gguf.write(target, metadata, _counted(entries, progress))
+    nbytes = target.stat().st_size
+    return Saved(target, "gguf", families.name_of(family), types, nbytes, _told(notes))
+
+
+def _plain(value: object) -> object:
+    return np.float32(value) if isinstance(value, float) else value
+
+
+def _general(checkpoint: Checkpoint, types: Mapping[str, int]) -> dict[str, object]:
+    """What the source said of itself, and what is true of this file."""
+    kept = {
+        key: checkpoint.metadata[key]
+        for key in checkpoint.metadata
+        if key.startswith("general.") and key not in ("general.architecture", "general.file_type")
+    }
+    own: dict[str, object] = {"general.type": "model", "general.name": checkpoint.source.stem}
+    matrices = {type: count for type, count in types.items() if type != "F32"} or {"F32": 1}
+    most = max(matrices, key=lambda type: matrices[type])
+    if most in FILE_TYPES:
+        own["general.file_type"] = FILE_TYPES[most]
+    elif "general.file_type" in checkpoint.metadata:
+        own["general.file_type"] = checkpoint.metadata["general.file_type"]
+    if any(type not in WHOLE for type in types):
+        own["general.quantization_version"] = 2
+    advice = {
+        f"general.sampling.{SAMPLING[name][0]}": value
+        for name, value in checkpoint.defaults.items()
+        if name in SAMPLING and name != "typical_p"
+    }
+    return own | advice | kept
+
+
+def _words(checkpoint: Checkpoint, notes: Counter[str]) -> dict[str, object]:
+    """The tokenizer and the chat template: copied from a GGUF file, made from anything else."""
+    words: dict[str, object] = {
+        key: checkpoint.metadata[key] for key in checkpoint.metadata if key.startswith("tokenizer.")
+    }
+    if not words and checkpoint.read_tokenizer is None:
+        notes["the model has no tokenizer, so none is in the file, which engines may refuse"] += 1
+        return {"tokenizer.ggml.model": "none"}
+    if not words:
+        words = dict(checkpoint.tokenizer.to_gguf(checkpoint.config.vocab))
+    if checkpoint.chat_template is not None:
+        words["tokenizer.chat_template"] = checkpoint.chat_template
+    return words
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progress: Progress | None) -> Saved:
+    notes: Counter[str] = Counter()
+    ours = _retyped(checkpoint.tensors, lambda _, entry: entry.type if entry.type in WHOLE else type or "F32")
+    unpacked = {checkpoint.tensors.later(name).type for name in ours} - WHOLE.keys()
+    if unpacked:
+        notes[f"{', '.join(sorted(unpacked))} weights are unpacked to {type or 'F32'}: safetensors holds no blocks"] += 1
+
+    def describe(family: ModuleType) -> tuple[Any, Decoder]:
+        entries = family.to_hf(checkpoint.config)
+        rules.bind(family.HF, checkpoint.config)
+        return entries, family.from_hf(Fields(json.loads(json.dumps(entries)), "config.json"))
+
+    try:
+        family, entries = _described(checkpoint, describe)
+        theirs = rules.save(family.HF, checkpoint.config, ours)
+    except Refused as error:
+        notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
+        family, entries, theirs = None, None, ours
+    if type is not None:
+        theirs = _retyped(theirs, lambda *_: type)
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        beside.mkdir(parents=True)
+        # Transformers asks for this entry in every file it opens.
+        safetensors.write(beside / "model.safetensors", _counted(theirs, progress), {"format": "pt"}, SHARD)
+        if family is None:
+            _write_json(beside / CONFIG, to_dict(checkpoint.config))
+        else:
+            _write_json(beside / "config.json", entries | _ids(checkpoint) | {"torch_dtype": _torch_type(theirs)})
+        _write_words(beside, checkpoint, notes)
+        _swap(beside, target)
+    except OSError as error:
+        raise Failed(f"{target}: could not be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    nbytes = sum(file.stat().st_size for file in target.iterdir())
+    name = None if family is None else families.name_of(family)
+    return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, _told(notes))
+
+
+def _swap(beside: Path, target: Path) -> None:
+    """The new folder takes the target's name; what was there goes only after that."""
+    if not target.exists():
+        beside.rename(target)
+        return
+    old = beside.with_suffix(".old")
+    target.rename(old)
+    try:
+        beside.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        old.unlink(missing_ok=True)
+
+
+def _torch_type(entries: Tensors) -> str:
+    types = _types(entries)
+    return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[next(iter(types))]
+
+
+def _ids(checkpoint: Checkpoint) -> dict[str, object]:
+    """The special ids that transformers looks for in config.json; its own defaults would be wrong."""
+    if checkpoint.read_tokenizer is None:
+        ends = checkpoint.defaults.get("eos_ids")
+        return {"bos_token_id": None, "eos_token_id": list(ends) if isinstance(ends, tuple) else None}
+    tokenizer = checkpoint.tokenizer
+    return {"bos_token_id": tokenizer.bos, "eos_token_id": _ends(checkpoint), "pad_token_id": tokenizer.pad}
+
+
+def _ends(checkpoint: Checkpoint) -> int | list[int] | None:
+    ends = checkpoint.defaults.get("eos_ids") or checkpoint.tokenizer.eos_ids
+    ends = list(ends) if isinstance(ends, tuple | list) else []
+    return ends[0] if len(ends) == 1 else ends or None
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> None:
+    """Tokenizer, chat template and advice on sampling: copied from a folder, made from a GGUF file."""
+    if checkpoint.source.is_dir():
+        for name in COPIED:
+            if (checkpoint.source / name).is_file():
+                shutil.copyfile(checkpoint.source / name, folder / name)
+        if any((folder / name).exists() for name in COPIED[:2]):
+            return
+    if checkpoint.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(checkpoint.chat_template, "utf-8")
+    if checkpoint.read_tokenizer is None:
+        notes["the model has no tokenizer, so none is in the folder"] += 1
+        return
+    tokenizer = checkpoint.tokenizer
+    tokenizer.save(folder / "tokenizer.json")
+    named = {"bos": tokenizer.bos, "eos": tokenizer.eos, "unk": tokenizer.unknown, "pad": tokenizer.pad}
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": checkpoint.config.context,
+            "clean_up_tokenization_spaces": False,
+            "add_bos_token": tokenizer.add_bos,
+            "add_eos_token": tokenizer.add_eos,
+        }
+        | {f"{name}_token": tokenizer.token_text(id) for name, id in named.items() if id is not None},
+    )
+    advice = {SAMPLING[name][1]: value for name, value in checkpoint.defaults.items() if name in SAMPLING}
+    sampled = {"do_sample": True} if advice else {}
+    _write_json(
+        folder / "generation_config.json",
+        {
+            "bos_token_id": tokenizer.bos,
+            "eos_token_id": _ends(checkpoint),
+            "pad_token_id": tokenizer.pad,
+            **sampled,
+            **advice,
+        },
+    )

@@ -1,0 +1,17 @@
+// What every exported function shares: the C ABI, and the version of it that cutaway/native.py asks for.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#define CUTAWAY_API extern "C" __attribute__((visibility("default")))
+
+namespace cutaway {
+
+// Files are little-endian, and kernels read them in place.
+static_assert(std::endian::native == std::endian::little);
+
+// Raise this whenever an exported function changes its arguments or its meaning.
+inline constexpr int32_t kAbi = 1;
+
+}  // namespace cutaway

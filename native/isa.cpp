@@ -1,0 +1,74 @@
+// Instruction sets by cpuid and xgetbv. The compiler's own __builtin_cpu_supports is not used: under zig it
+// answers no to everything, because zig leaves out the run-time support that fills its table.
+#include "isa.hpp"
+
+#include <atomic>
+
+#include "api.hpp"
+
+#if defined(CUTAWAY_X86)
+#include <cpuid.h>
+#endif
+
+namespace cutaway {
+namespace {
+
+#if defined(CUTAWAY_X86)
+uint64_t saved_registers() {
+    uint32_t low = 0;
+    uint32_t high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+bool has(uint32_t word, uint32_t bits) { return (word & bits) == bits; }
+
+Isa detect() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, fma = 1u << 12;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, osxsave | avx | f16c | fma)) return Isa::portable;
+    constexpr uint64_t ymm = 0x06, zmm = 0xe6;
+    const uint64_t saved = saved_registers();
+    if ((saved & ymm) != ymm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::portable;
+    constexpr uint32_t avx2 = 1u << 5;
+    constexpr uint32_t avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F DQ BW VL
+    if (!has(b, avx2)) return Isa::portable;
+    return has(b, avx512) && (saved & zmm) == zmm ? Isa::avx512 : Isa::avx2;
+}
+#elif defined(__aarch64__)
+Isa detect() { return Isa::neon; }  // part of the base architecture
+#else
+Isa detect() { return Isa::portable; }
+#endif
+
+std::atomic<int32_t> in_use{-1};
+
+}  // namespace
+
+Isa best_isa() {
+    static const Isa best = detect();
+    return best;
+}
+
+Isa isa() {
+    const int32_t asked = in_use.load(std::memory_order_relaxed);
+    return asked < 0 ? best_isa() : static_cast<Isa>(asked);
+}
+
+}  // namespace cutaway
+
+CUTAWAY_API int32_t cutaway_abi() { return cutaway::kAbi; }
+
+CUTAWAY_API int32_t cutaway_isa_best() { return static_cast<int32_t>(cutaway::best_isa()); }
+
+// Uses a set from now on; returns 0, or -1 when this processor does not have it.
+CUTAWAY_API int32_t cutaway_isa_use(int32_t level) {
+    using cutaway::Isa;
+    const Isa best = cutaway::best_isa();
+    const Isa asked = static_cast<Isa>(level);
+    const bool x86_set = asked == Isa::avx2 || asked == Isa::avx512;
+    const bool here = asked == Isa::portable || asked == best || (x86_set && best == Isa::avx512);
+    if (!here) return -1;
+    cutaway::in_use.store(level, std::memory_order_relaxed);
+    return 0;
+}

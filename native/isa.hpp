@@ -1,0 +1,40 @@
+// Which instruction set this process uses: found once from the processor, lowered by cutaway_isa_use.
+#pragma once
+
+#include <cstdint>
+
+namespace cutaway {
+
+// Ordered within one architecture. avx512 means F, BW, DQ and VL; avx2 means AVX2, FMA and F16C.
+enum class Isa : int32_t { portable = 0, neon = 1, avx2 = 2, avx512 = 3 };
+
+// The best set that the processor has and the operating system saves.
+Isa best_isa();
+
+// The set in use: best_isa(), unless a lower one was asked for.
+Isa isa();
+
+}  // namespace cutaway
+
+#if defined(__x86_64__)
+#define CUTAWAY_X86 1
+// A kernel is one always-inlined body; these instantiate it for one instruction set each.
+#define CUTAWAY_AVX2 __attribute__((target("avx2,fma,f16c")))
+#if defined(__clang__)
+#define CUTAWAY_AVX512 \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"), min_vector_width(512)))
+#else
+#define CUTAWAY_AVX512 \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#endif
+#endif
+
+// Before a short loop whose iterations are lanes: left alone, a compiler unrolls it first and then packs
+// badly.
+#if defined(__clang__)
+#define CUTAWAY_LANES _Pragma("clang loop vectorize(enable) interleave(disable)")
+#else
+#define CUTAWAY_LANES _Pragma("GCC unroll 1")
+#endif
+
+#define CUTAWAY_INLINE inline __attribute__((always_inline))

@@ -1,0 +1,48 @@
+// A small thread pool: workers spin for a moment, then sleep. It does one job at a time, and whoever finds it
+// busy works alone.
+#pragma once
+
+#include <cstdint>
+
+namespace cutaway {
+
+// A borrowed callable: a pointer to it and a function that calls it; it must outlive the call that takes it.
+class Job {
+  public:
+    template <class F>
+    Job(const F& f) : self_(&f), call_([](const void* self, int worker, int workers) {
+        (*static_cast<const F*>(self))(worker, workers);
+    }) {}
+    void operator()(int worker, int workers) const { call_(self_, worker, workers); }
+
+  private:
+    const void* self_;
+    void (*call_)(const void*, int, int);
+};
+
+// Runs job(worker, workers) for worker = 0 .. workers-1 at once, the caller being worker 0, and returns
+// when all are done. workers is at most threads, and 1 when the pool is at work for another caller (or for
+// this one, in a nested call) or when no thread can be made: a job must give the same result for every
+// number of workers, and must not throw. After fork() the child makes its threads anew.
+void run(int threads, const Job& job);
+
+// Calls part(begin, end) over [0, count) in pieces of at most `piece`, handed out as workers become free.
+template <class F>
+void split(int64_t count, int64_t piece, int threads, const F& part);
+
+}  // namespace cutaway
+
+#include <algorithm>
+#include <atomic>
+
+template <class F>
+void cutaway::split(int64_t count, int64_t piece, int threads, const F& part) {
+    const int64_t pieces = (count + piece - 1) / piece;
+    std::atomic<int64_t> next{0};
+    const auto work = [&](int, int) {
+        for (int64_t i = next.fetch_add(1); i < pieces; i = next.fetch_add(1)) {
+            part(i * piece, std::min(count, (i + 1) * piece));
+        }
+    };
+    run(static_cast<int>(std::min<int64_t>(threads, pieces)), work);
+}

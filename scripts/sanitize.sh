@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Runs the native core's tests under AddressSanitizer with UndefinedBehaviorSanitizer, then ThreadSanitizer.
+#
+#   scripts/sanitize.sh [address,undefined] [thread]      both without arguments
+#
+# Needs CMake, a g++ that has the sanitizers' libraries (CXX names another), and a Python with Cutaway's
+# test dependencies (PYTHON names another). The sanitized library lies beside a copy of the package in a
+# temporary folder.
+set -euo pipefail
+
+tree=$(cd "$(dirname "$0")/.." && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+python=${PYTHON:-python3}
+compiler=${CXX:-g++}
+
+check() {
+    local kinds=$1 work=$scratch/$1 library preload
+    mkdir -p "$work"
+    cp -r "$tree/cutaway" "$tree/tests" "$work"
+    cmake -S "$tree" -B "$work/build" -DCMAKE_CXX_COMPILER="$compiler" -DCUTAWAY_SANITIZE="$kinds" >/dev/null
+    cmake --build "$work/build" >/dev/null
+    cp "$work/build/_core.so" "$work/cutaway/_core.so"
+    # Python itself is not sanitized, so the run-time library must be there before it starts. -s: a report
+    # must reach the terminal, though it ends the process.
+    case $kinds in
+        thread) library=libtsan.so ;;
+        *) library=libasan.so ;;
+    esac
+    # Where the compiler does not have the file it prints the bare name.
+    preload=$("$compiler" -print-file-name=$library)
+    [ "$preload" != $library ] || { echo "$compiler has no $library" >&2; exit 1; }
+    echo "== $kinds"
+    (cd "$work" && env LD_PRELOAD="$preload" PYTHONPATH="$work" \
+        PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1 \
+        ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
+        TSAN_OPTIONS=halt_on_error=1:abort_on_error=0:die_after_fork=0:report_signal_unsafe=0 \
+        "$python" -m pytest -q -s -p no:cacheprovider -c /dev/null --rootdir "$work" $2)
+}
+
+[ $# -gt 0 ] || set -- address,undefined thread
+for kinds in "$@"; do
+    # The definitions' tests are single-threaded numpy; under ThreadSanitizer only the door's say something.
+    case $kinds in
+        thread) check "$kinds" tests/test_native.py ;;
+        *) check "$kinds" "tests/test_native.py tests/test_quant.py" ;;
+    esac
+done

@@ -1,0 +1,33 @@
+"""Set up before Cutaway is imported: every signature's types and shapes are checked while the tests run."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("beartype") is not None:
+    import jaxtyping
+
+    jaxtyping.install_import_hook("cutaway", "tests.checked")
+
+# No test asks the real hub: inputs come through tests/inputs.py, and the hub's own tests serve one.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_report_header() -> str:
+    """Say where the inputs lie, and whether missing ones are fetched."""
+    from cutaway import store
+
+    missing = (
+        "skips its tests (CUTAWAY_OFFLINE is set)" if os.environ.get("CUTAWAY_OFFLINE") else "is fetched"
+    )
+    return f"inputs: {store.home()}; what is missing {missing}"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and an empty Hugging Face cache, so that the user's are neither read nor written."""
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "home"

