@@ -121,7 +121,7 @@ def tracing(
     global _watcher
     if _watcher is not None:
         raise Refused("a trace is already open: close it first, or give this one's names and edits to it")
-    watcher = _Watcher(names, edit or {})
+    watcher = _Watcher(names or (() if edit else (TAPS,)), edit or {})
     handles = [handle for path, module in model.named_modules() for handle in _hook(watcher, path, module)]
     _watcher = watcher
     try:

@@ -1,0 +1,110 @@
+"""Files from strangers and files of our own: opened mapped, named for what they are, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from cutaway.errors import Failed, Refused
+from cutaway.gguf.types import U64
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """A regular, non-empty file mapped read-only; Refused if it is not one."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused(
+                f"{path}: is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}"
+            )
+        if not status.st_size:
+            raise Refused(f"{path}: is empty; get it again")
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise Refused(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise Refused(f"{path}: cannot be opened ({error.strerror})") from None
+
+
+def quoted(name: str) -> str:
+    """A name from a file as it may be shown in a one-line message."""
+    return ascii(name if len(name) <= 80 else name[:60] + "..." + name[-10:])
+
+
+def looks_like(head: bytes) -> str:
+    """What the first kilobyte of a file suggests that it is, as a phrase for an error message."""
+    if head.startswith(b"GGUF"):
+        return "a GGUF file"
+    if head.startswith(b"PK\x03\x04"):
+        torch = b"data.pkl" in head
+        return "a PyTorch checkpoint (a pickle in a zip), which is never opened" if torch else "a zip archive"
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        return "a Python pickle (an old PyTorch checkpoint?), which is never opened"
+    if head.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, not the file itself: fetch it with `git lfs pull`"
+    if re.match(rb"\s*<(!doctype|html|head|\?xml)", head, re.IGNORECASE):
+        return "an HTML page, as a failed download leaves behind"
+    if len(head) > 8 and U64.unpack_from(head)[0] <= 100_000_000 and head[8:9] == b"{":
+        return "a safetensors file"
+    if head[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg", b"ggml", b"ggjt", b"ggla"):
+        return "a model of llama.cpp's formats before GGUF: convert it again from its source"
+    for magic, name in _MAGICS.items():
+        if head.startswith(magic):
+            return name
+    if re.match(rb"\s*[{\[]", head):
+        return "JSON text"
+    if head and not head.strip(b"\0"):
+        return "nothing but zeros, as an unfinished download"
+    return f"an unknown format (it begins with the bytes {head[:8].hex(' ')})"
+
+
+_MAGICS = {
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a zstandard archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a numpy array",
+    b"\x7fELF": "a program",
+    b"%PDF": "a PDF",
+}
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write that takes `path`'s place when all is on disk, and vanishes if anything goes wrong."""
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(beside, "xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(beside, target)
+        _sync_folder(target.parent)
+    except FileNotFoundError:
+        raise Refused(f"{target}: cannot be written, because its folder does not exist") from None
+    except OSError as error:
+        raise Failed(f"{target}: could not be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
