@@ -1,0 +1,103 @@
+"""`cutaway verify`: does another engine, given the same weights, compute the same?"""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from cutaway.commands import console
+from cutaway.errors import Failed, Refused
+
+if TYPE_CHECKING:
+    from cutaway.inspect.verify import Verdict
+    from cutaway.lm import LanguageModel
+
+
+def verify(
+    model: str = "smollm2",
+    /,
+    *,
+    text: Annotated[str | None, Parameter(help="What both engines read; a mixed paragraph without it.")] = None,
+    tokens: Annotated[int, Parameter(help="How many tokens must follow alike, chosen greedily.")] = 32,
+    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
+) -> None:
+    """Compare MODEL with the independent engines that are installed: transformers, and llama.cpp for GGUF
+    files.
+
+    Shows the largest difference after each layer and of the logits, and the first token where greedy text
+    differs. The exit code is 1 if an engine disagrees, and the layer where it starts is named.
+
+    Examples:
+
+    cutaway verify smollm2
+
+    cutaway verify my-model-folder --text "Once upon a time" --json
+
+    Parameters
+    ----------
+    model
+        A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
+    """
+    if tokens < 1:
+        raise Refused(f"--tokens is {tokens}: at least one token must be compared")
+    path = console.model_path(model)
+
+    import cutaway
+    from cutaway.inspect import verify as judge
+
+    if not judge.engines(path):
+        raise Refused(
+            f"no other engine here reads {path}: pip install transformers (and accelerate, gguf for .gguf files)"
+        )
+    lm = cutaway.load(path, engine="definition")
+    verdicts = _judged(lm, text if text is not None else judge.TEXT, tokens)
+    if as_json:
+        console.print_json({"model": str(path), "engines": [asdict(verdict) for verdict in verdicts]})
+    else:
+        for verdict in verdicts:
+            _show(verdict, lm)
+    wrong = [verdict for verdict in verdicts if not verdict.agrees]
+    if wrong:
+        raise Failed(_blame(wrong[0]))
+
+
+def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":
+    from cutaway.inspect import verify as judge
+    from cutaway.model.engine import DefinitionEngine
+
+    path = lm.checkpoint.source
+    ids = lm.ids(text)
+    ours = lm.generate(ids, max_tokens=tokens, ignore_eos=True).ids
+    verdicts = []
+    for engine in judge.engines(path):
+        console.note(f"Reading {len(ids)} tokens with {engine} ...")
+        compare = judge.against_transformers if engine == "transformers" else judge.against_llama_cpp
+        verdicts.append(compare(DefinitionEngine(lm.model), path, ids, ours))
+    return verdicts
+
+
+def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=verdict.engine, title_justify="left", box=None, pad_edge=False)
+    for heading in ("layer", "largest difference", "largest share"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    for layer in verdict.layers:
+        style = "bold red" if layer.name == verdict.differs_from else None
+        table.add_row(layer.name, f"{layer.largest:.2e}", f"{layer.share:.2e}", style=style)
+    screen = Console(highlight=False)
+    screen.print(table)
+    if verdict.token is None:
+        screen.print(f"{len(verdict.ours)} greedy tokens are equal.\n")
+        return
+    mine, theirs = (lm.tokenizer.decode([ids[verdict.token]]) for ids in (verdict.ours, verdict.theirs))
+    told = f"Greedy token {verdict.token + 1} differs: {mine!r} here, {theirs!r} there; by our logits {mine!r} leads by"
+    why = " A near tie: rounding decides it." if verdict.close_call else ""
+    screen.print(f"{told} {verdict.margin:.3f}.{why}\n", markup=False)
+
+
+def _blame(verdict: "Verdict") -> str:
+    if verdict.differs_from is not None:
+        return f"{verdict.engine} disagrees from {verdict.differs_from} on"
+    return f"{verdict.engine} agrees on the prompt's logits, and chooses another greedy token {verdict.token + 1}"

@@ -1,0 +1,42 @@
+"""The floors hold: imports point down, and what promises to load no torch loads none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TORCH_FREE = [
+    "cutaway",
+    "cutaway.cli",
+    "cutaway.commands.chat",
+    "cutaway.commands.convert",
+    "cutaway.commands.explain",
+    "cutaway.commands.generate",
+    "cutaway.commands.models",
+    "cutaway.commands.pull",
+    "cutaway.generate.decode",
+    "cutaway.gguf",
+    "cutaway.lm",
+    "cutaway.model.config",
+    "cutaway.native",
+    "cutaway.store",
+    "cutaway.tokenizer",
+    "cutaway.tokenizer.chat",
+    "cutaway.weights.load",
+    "cutaway.weights.save",
+]
+
+
+def test_imports_point_down() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_loads_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr or f"{module} imports torch"

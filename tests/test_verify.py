@@ -1,0 +1,107 @@
+"""`cutaway verify` finds a planted fault and names the layer where it lies."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import cutaway
+from cutaway.commands import verify as command
+from cutaway.errors import Failed
+from cutaway.inspect import verify
+from cutaway.lm import LanguageModel
+from cutaway.model.engine import DefinitionEngine
+from tests import inputs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2's first three layers as a Hugging Face folder: real weights, quickly read."""
+    from dataclasses import replace
+
+    lm = cutaway.load(inputs.path("smollm2"))
+    config = replace(lm.config, blocks=lm.config.blocks[:3])
+    lm.checkpoint = replace(
+        lm.checkpoint,
+        config=config,
+        tensors=type(lm.checkpoint.tensors)({n: lm.checkpoint.tensors.later(n) for n in config.weights()}),
+    )
+    target = tmp_path_factory.mktemp("verify") / "three-layers"
+    lm.save(target)
+    return target
+
+
+@pytest.fixture
+def lm(folder: Path) -> LanguageModel:
+    return cutaway.load(folder)
+
+
+def _verdict(lm: LanguageModel) -> verify.Verdict:
+    ids = lm.ids("The capital of France is Paris, and 2 + 2 = 4.")
+    ours = lm.generate(ids, max_tokens=4, ignore_eos=True).ids
+    return verify.against_transformers(DefinitionEngine(lm.model), lm.checkpoint.source, ids, ours)
+
+
+def test_a_sound_model_agrees(lm: LanguageModel) -> None:
+    verdict = _verdict(lm)
+    assert verdict.agrees and verdict.ours == verdict.theirs
+    assert [layer.name for layer in verdict.layers] == [
+        "embed",
+        "blocks.0.out",
+        "blocks.1.out",
+        "blocks.2.out",
+        "logits",
+    ]
+    assert max(layer.share for layer in verdict.layers) < 1e-4
+
+
+def test_a_swapped_head_is_found_in_its_layer(lm: LanguageModel) -> None:
+    with torch.no_grad():
+        weight = lm.model.blocks[1].attention.query.weight.view(9, 64, 576)
+        weight[[2, 7]] = weight[[7, 2]].clone()
+    assert _verdict(lm).differs_from == "blocks.1.out"
+
+
+def test_a_wrong_rope_base_is_found_in_the_first_layer(lm: LanguageModel) -> None:
+    from cutaway.position import rope
+
+    lm.model.turns = [rope.Turn(rope.Config(64, base=10_000.0))]
+    assert _verdict(lm).differs_from == "blocks.0.out"
+
+
+def test_a_missing_norm_is_found_in_its_layer(lm: LanguageModel) -> None:
+    lm.model.blocks[2].mlp_norm = torch.nn.Identity()
+    assert _verdict(lm).differs_from == "blocks.2.out"
+
+
+def test_the_command_says_what_it_found(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.verify(str(folder), tokens=3, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["engines"][0]["differs_from"] is None
+    load = cutaway.load
+
+    def broken(*args: object, **kwargs: object) -> LanguageModel:
+        lm = load(*args, **kwargs)
+        lm.model.blocks[0].attention_norm.weight.data.mul_(1.1)
+        return lm
+
+    monkeypatch.setattr(cutaway, "load", broken)
+    with pytest.raises(Failed, match="disagrees from blocks.0.out on"):
+        command.verify(str(folder), tokens=3)
+    assert "blocks.0.out" in capsys.readouterr().out
+
+
+def test_llama_cpp_judges_gguf(lm: LanguageModel, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    lm.save(tmp_path / "three.gguf")
+    read = cutaway.load(tmp_path / "three.gguf")
+    ids = read.ids("The capital of France is")
+    ours = read.generate(ids, max_tokens=4, ignore_eos=True).ids
+    assert "llama.cpp" in verify.engines(tmp_path / "three.gguf")
+    verdict = verify.against_llama_cpp(DefinitionEngine(read.model), tmp_path / "three.gguf", ids, ours)
+    assert verdict.agrees
+    read.model.blocks[1].mlp_norm = torch.nn.Identity()
+    assert not verify.against_llama_cpp(DefinitionEngine(read.model), tmp_path / "three.gguf", ids, ours).agrees
