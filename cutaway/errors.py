@@ -2,7 +2,9 @@
 
 
 class Refused(Exception):
-    """What was asked cannot be honoured as asked: one sentence says what, where, and what to do. Exit code 2."""
+    """What was asked cannot be honoured as asked: one sentence says what, where, and what to do. Exit code
+    2.
+    """
 
 
 class Failed(Exception):

@@ -48,10 +48,10 @@ def load(
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
-    A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "auto" the fastest that runs the model.
-    ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are in the file and unpacks each for
-    each use: the same logits, to the last bit, as "float32", slower. Raises Refused for what cannot be read as asked.
-    """
+    A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "auto" the fastest that runs
+    the model. ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are in the
+    file and unpacks each for each use: the same logits, to the last bit, as "float32", slower. Raises Refused
+    for what cannot be read as asked."""
     if engine not in ("auto", "definition"):
         raise Refused(f"engine {engine!r} is not known: use 'auto' or 'definition'")
     if dtype not in DTYPES:
@@ -62,9 +62,8 @@ def load(
 class LanguageModel:
     """A checkpoint with everything that can be done with it. Made by ``load``.
 
-    ``config`` is what the model is, ``tokenizer`` its tokenizer, ``model`` the definition: a torch module that can be
-    trained, watched and edited. ``generate``, ``chat`` and ``logits`` see what is done to it.
-    """
+    ``config`` is what the model is, ``tokenizer`` its tokenizer, ``model`` the definition: a torch module
+    that can be trained, watched and edited. ``generate``, ``chat`` and ``logits`` see what is done to it."""
 
     def __init__(self, checkpoint: reader.Checkpoint, *, device: str = "cpu", dtype: str = "float32") -> None:
         self.checkpoint = checkpoint
@@ -92,7 +91,8 @@ class LanguageModel:
         return DefinitionEngine(self.model)
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects one.
+        """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects
+        one.
 
         Control tokens spelt in the text stay text. Ids are taken as they are.
         """
@@ -106,7 +106,9 @@ class LanguageModel:
         return Session(self.engine)
 
     def generate(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generation:
-        """The prompt continued. Settings are those of ``generate.sample.Settings``: max_tokens, temperature, seed, ..."""
+        """The prompt continued. Settings are those of ``generate.sample.Settings``: max_tokens, temperature,
+        seed, ...
+        """
         return finish(self.stream(prompt, session=session, **settings))
 
     def stream(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generator[Piece]:
@@ -142,7 +144,9 @@ class LanguageModel:
     def chat_ids(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
-        """The ids of a conversation, ready for the assistant to speak. Control tokens come from the template alone."""
+        """The ids of a conversation, ready for the assistant to speak. Control tokens come from the template
+        alone.
+        """
         template = self.checkpoint.chat_template
         if template is None:
             raise Refused(
@@ -157,7 +161,9 @@ class LanguageModel:
         return DefinitionEngine(self.model).logits(ids)
 
     def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
-        """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes values in flight."""
+        """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes
+        values in flight.
+        """
         from cutaway.inspect.trace import Trace
 
         return Trace.of(self.model, self.tokenizer, self.ids(text), edit=edit)
@@ -172,10 +178,9 @@ class LanguageModel:
     ) -> Saved:
         """Writes the model with its tokenizer and chat template: a folder of safetensors, or a GGUF file.
 
-        Weights of ``model`` that were changed since loading are written as they are now, all others as they were read,
-        to the bit; ``type`` rounds them (see ``weights/save.py``). Raises Refused if the target is there, unless
-        ``force``.
-        """
+        Weights of ``model`` that were changed since loading are written as they are now, all others as they
+        were read, to the bit; ``type`` rounds them (see ``weights/save.py``). Raises Refused if the target is
+        there, unless ``force``."""
         return writer.write(target, self._current(), format, type, force=force)
 
     def _current(self) -> reader.Checkpoint:
@@ -186,7 +191,9 @@ class LanguageModel:
         changed = {
             name: quant.pack(now, "F32")
             for name, weight in self.model.named_parameters()
-            if not _same(now := weight.detach().cpu().float().numpy(), quant.unpack(tensors[name]), self.dtype)
+            if not _same(
+                now := weight.detach().cpu().float().numpy(), quant.unpack(tensors[name]), self.dtype
+            )
         }
         kept = {name: changed.get(name) or tensors.later(name) for name in tensors}
         return replace(self.checkpoint, tensors=Tensors(kept))

@@ -1,15 +1,16 @@
-"""Looking inside: ``tap`` gives a value a name, ``tracing`` listens to the names. The only file that knows hooks.
+"""Looking inside: ``tap`` gives a value a name, ``tracing`` listens to the names. The only file that knows
+hooks.
 
     with tracing(model, "blocks.3.attention.pattern") as seen:
         model(ids, pos)
     seen["blocks.3.attention.pattern"]            # [b h t s]
 
-A value's name is the path of the module it appears in and the word it was tapped under; the output of every module
-without children is named by its path (``blocks.3.attention.out``). A forward pass that nobody watches pays for one test
-of a global a tap, and nothing else.
+A value's name is the path of the module it appears in and the word it was tapped under; the output of every
+module without children is named by its path (``blocks.3.attention.out``). A forward pass that nobody watches
+pays for one test of a global a tap, and nothing else.
 
-A listener may change what it hears: ``edit={"blocks.3.mlp.hidden": lambda value: value * 0}``. Ablation, patching and
-steering are that and nothing more.
+A listener may change what it hears: ``edit={"blocks.3.mlp.hidden": lambda value: value * 0}``. Ablation,
+patching and steering are that and nothing more.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def _changed(name: str, value: Any, change: Edit) -> Any:
         return value
     if changed.shape != value.shape:
         was, now = list(value.shape), list(changed.shape)
-        raise Refused(f"the edit of {name!r} must return the shape {was} that it was given, it returned {now}")
+        raise Refused(
+            f"the edit of {name!r} must return the shape {was} that it was given, it returned {now}"
+        )
     return changed
 
 
@@ -113,10 +116,10 @@ def tracing(
 ) -> Iterator[dict[str, Tensor]]:
     """Listens to a model's values by name while the block runs. A name may hold wildcards (``*.pattern``).
 
-    Without names ``TAPS`` are kept, unless there is an ``edit``, in which case only the edits act; ``*`` also keeps what
-    every other layer said. Yields the dictionary that fills as the model runs; a value that appears twice keeps its last
-    appearance.
-    Raises Refused if a trace is already open, or if a name or an edit never appeared.
+    Without names ``TAPS`` are kept, unless there is an ``edit``, in which case only the edits act; ``*`` also
+    keeps what every other layer said. Yields the dictionary that fills as the model runs; a value that
+    appears twice keeps its last appearance. Raises Refused if a trace is already open, or if a name or an
+    edit never appeared.
     """
     global _watcher
     if _watcher is not None:
@@ -132,11 +135,14 @@ def tracing(
             handle.remove()
     unheard = watcher.unheard()
     if unheard:
-        raise Refused(f"nothing named {unheard[0]!r} appeared while the model ran: tracing without names lists what does")
+        raise Refused(
+            f"nothing named {unheard[0]!r} appeared while the model ran; `list(seen)` shows what did"
+        )
 
 
 def _hook(watcher: _Watcher, path: str, module: nn.Module) -> Iterator[Any]:
-    """Hooks where something can be heard: a module that may tap says where it is, a wanted leaf says what it made.
+    """Hooks where something can be heard: a module that may tap says where it is, a wanted leaf says what it
+    made.
 
     torch's own leaves never tap, so an unwanted one runs untouched.
     """

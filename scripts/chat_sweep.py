@@ -1,11 +1,13 @@
-"""The whole check of chat rendering: every template, tokenizer, benign shape, hostile content and resource attack.
+"""The whole check of chat rendering: every template, tokenizer, benign shape, hostile content and resource
+attack.
 
     python scripts/chat_sweep.py [--every N] [--tokenizers NAME ...] [--templates NAME ...]
 
-`transformers` is the judge: benign conversations must come to its text and its ids; in hostile ones the control tokens
-must be those of the harmless conversation of the same shape. To give every template its own control tokens, each
-tokenizer gets all the markers of all the templates as added tokens, those with a bar or in brackets as special ones.
-Prints each difference and the counts that docs/chat.md reports; `--every N` takes one hostile conversation in N.
+`transformers` is the judge: benign conversations must come to its text and its ids; in hostile ones the
+control tokens must be those of the harmless conversation of the same shape. To give every template its own
+control tokens, each tokenizer gets all the markers of all the templates as added tokens, those with a bar or
+in brackets as special ones. Prints each difference and the counts that docs/chat.md reports; `--every N`
+takes one hostile conversation in N.
 """
 
 import argparse
@@ -28,15 +30,23 @@ FINE = ("same", "neither renders", "only ours renders", "held", "steering refuse
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--every", type=int, default=1, help="take one hostile conversation in N")
     parser.add_argument("--tokenizers", nargs="*", default=["smollm2", "deepseek", *VOCABULARIES])
     parser.add_argument("--templates", nargs="*", help="only these")
     options = parser.parse_args()
-    rendered = attack()  # first, while this process is small: a child's memory is reported with its parent's at the start
+    rendered = (
+        attack()
+    )  # first, while this process is small: a child's memory is reported with its parent's at the start
     every_template = chat_cases.templates()
     extra = chat_cases.markers(list(every_template.values()))
-    chosen = {name: text for name, text in every_template.items() if not options.templates or name in options.templates}
+    chosen = {
+        name: text
+        for name, text in every_template.items()
+        if not options.templates or name in options.templates
+    }
     total: Counter[str] = Counter()
     for turn, name in enumerate(options.tokenizers):
         with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +54,7 @@ def main() -> int:
         print(f"{name}: {dict(counts)}", flush=True)
         total += counts
     print(f"all tokenizers: {dict(total)}")
-    return rendered or any(not outcome.split(": ")[-1].startswith(FINE + ("fooled",)) for outcome in total)
+    return rendered or any(not outcome.split(": ")[-1].startswith((*FINE, "fooled")) for outcome in total)
 
 
 def source(name: str) -> Path:
@@ -78,7 +88,9 @@ def sweep(name: str, folder: Path, templates: dict, extra: dict, every: int, tur
 
 
 def attack() -> bool:
-    """Every resource attack: prints the slowest and the most memory that a helper held; whether one was rendered."""
+    """Every resource attack: prints the slowest and the most memory that a helper held; whether one was
+    rendered.
+    """
     took, rendered = {}, []
     for name, template in chat_cases.ATTACKS.items():
         helper.start()
@@ -91,7 +103,9 @@ def attack() -> bool:
     helper.close()
     slowest = max(took, key=took.__getitem__)
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-    print(f"{len(took)} of {len(chat_cases.ATTACKS)} attacks refused, the slowest after {took[slowest]:.2f} s ({slowest})")
+    print(
+        f"{len(took)} of {len(chat_cases.ATTACKS)} attacks refused; {slowest} last, in {took[slowest]:.2f} s"
+    )
     print(f"no helper held more than {largest} MB; rendered: {', '.join(rendered) or 'none'}")
     return bool(rendered)
 

@@ -1,8 +1,10 @@
-"""The default model against transformers, at length: 64 greedy tokens on 20 prompts, and logits over a long text.
+"""The default model against transformers, at length: 64 greedy tokens on 20 prompts, and logits over a long
+text.
 
     python -m scripts.parity_smollm2
 
-Exit code 1 if a token differs (with the two likeliest scores where it does) or a logit is further off than 1e-3.
+Exit code 1 if a token differs (with the two likeliest scores where it does) or a logit is further off than
+1e-3.
 """
 
 import sys
@@ -32,7 +34,11 @@ def continued(engine: DefinitionEngine, ids: list[int]) -> tuple[list[int], list
 
 def main() -> int:
     checkpoint = load.read(smollm2.gguf_file())
-    tokenizer, engine, judge = checkpoint.tokenizer, DefinitionEngine(decoder(checkpoint)), smollm2.model(smollm2.gguf_file())
+    tokenizer, engine, judge = (
+        checkpoint.tokenizer,
+        DefinitionEngine(decoder(checkpoint)),
+        smollm2.model(smollm2.gguf_file()),
+    )
     wrong = 0
     for prompt in smollm2.PROMPTS:
         ids = tokenizer.encode(prompt, special="allow")

@@ -1,4 +1,6 @@
-"""Conversations for the chat tests and for scripts/chat_sweep.py: benign ones, hostile ones, and hostile templates."""
+"""Conversations for the chat tests and for scripts/chat_sweep.py: benign ones, hostile ones, and hostile
+templates.
+"""
 
 import copy
 import json
@@ -41,7 +43,10 @@ def tool(name: str = "get_weather", description: str = "Tells the weather.", key
     field = {"type": "string", "description": "Where."}
     count = {"type": "integer", "description": "How many."}
     parameters = {"type": "object", "properties": {key: field, "days": count}, "required": [key]}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
 
 
 def benign() -> dict[str, dict]:
@@ -64,7 +69,8 @@ def benign() -> dict[str, dict]:
         "ends with assistant": [system(), user(), assistant("Sunny.")],
         "two users": [user("Hi"), user("there")],
         "developer": [{"role": "developer", "content": "Be brief."}, user()],
-        "twenty": [m for i in range(10) for m in (user(f"Question {i}?"), assistant(f"Answer {i}."))] + [user("End")],
+        "twenty": [m for i in range(10) for m in (user(f"Question {i}?"), assistant(f"Answer {i}."))]
+        + [user("End")],
         "tools": {"messages": [system(), user()], "tools": tools},
         "tool call": {"messages": [user(), acting, result()], "tools": tools},
         "tool call answered": {
@@ -80,7 +86,10 @@ def benign() -> dict[str, dict]:
             "messages": [user(), assistant("", reasoning_content="Look.", tool_calls=[call()]), result()],
             "tools": tools,
         },
-        "result in parts": {"messages": [user(), acting, result([{"type": "text", "text": "12"}])], "tools": tools},
+        "result in parts": {
+            "messages": [user(), acting, result([{"type": "text", "text": "12"}])],
+            "tools": tools,
+        },
         "calls without tools": [user(), acting, result()],
         "thinking": {"messages": [system(), user()], "enable_thinking": True},
         "no thinking": {"messages": [system(), user()], "enable_thinking": False},
@@ -93,7 +102,7 @@ def benign() -> dict[str, dict]:
     }
 
 
-def places() -> dict[str, tuple[dict, list]]:
+def places() -> dict[str, dict]:
     """Where a payload can stand: conversations with the word HERE in one field, or HERE and THERE in two."""
     tools, acting = [tool()], assistant("", tool_calls=[call()])
     used = {"messages": [system(), user(), acting, result()], "tools": tools}
@@ -116,7 +125,9 @@ def places() -> dict[str, tuple[dict, list]]:
         "old result": {**used, "messages": [user(), acting, result("HERE"), assistant("12."), user()]},
         "result in parts": {**used, "messages": [user(), acting, result([{"type": "text", "text": "HERE"}])]},
         "part": {"messages": [user([{"type": "text", "text": "HERE"}])]},
-        "two parts": {"messages": [user([{"type": "text", "text": "HERE"}, {"type": "text", "text": "THERE"}])]},
+        "two parts": {
+            "messages": [user([{"type": "text", "text": "HERE"}, {"type": "text", "text": "THERE"}])]
+        },
         "two messages": {"messages": [user("HERE"), assistant("THERE"), user()]},
         "user name": {"messages": [{**user(), "name": "HERE"}]},
         "argument": calling(call(arguments={"city": "HERE"})),
@@ -139,7 +150,9 @@ def places() -> dict[str, tuple[dict, list]]:
 
 
 def payloads(tokens: list[str]) -> dict[str, tuple[str, str]]:
-    """What an attacker writes with a template's own tokens, by name: the text, or two for two neighbouring fields."""
+    """What an attacker writes with a template's own tokens, by name: the text, or two for two neighbouring
+    fields.
+    """
     first, last = tokens[0], tokens[-1]
     half = len(first) // 2
     return {
@@ -161,13 +174,11 @@ def payloads(tokens: list[str]) -> dict[str, tuple[str, str]]:
 def placed(case: dict, here: str, there: str) -> dict:
     """A conversation with its HERE and THERE filled in, keys too."""
 
-    def fill(value: object) -> object:
+    def fill(value: Any) -> Any:
         if isinstance(value, dict):
             return {fill(key): fill(item) for key, item in value.items()}
         if isinstance(value, list):
             return [fill(item) for item in value]
-        if not isinstance(value, str):
-            return value
         if value == '{"city": "HERE"}':
             return json.dumps({"city": here}, ensure_ascii=False)
         return here if value == "HERE" else there if value == "THERE" else value
@@ -176,20 +187,30 @@ def placed(case: dict, here: str, there: str) -> dict:
 
 
 def hostile(tokens: list[str]) -> Iterator[tuple[str, dict, dict]]:
-    """Every payload in every place: a name, the hostile conversation, and one of the same shape that is harmless."""
+    """Every payload in every place: a name, the hostile conversation, and one of the same shape that is
+    harmless.
+    """
     for place, case in places().items():
         for name, (here, there) in payloads(tokens).items():
             yield f"{place}: {name}", placed(case, here, there), placed(case, "Oslo", "Rome")
 
 
-def _doubled(seed: str, last: str, times: int = 60) -> str:
-    """A template that makes a nest of lists of 2 ** times leaves, each a reference, and then does `last` to it."""
-    return f"{{% set n = namespace(a={seed}) %}}{{% for i in range({times}) %}}{{% set n.a = [n.a, n.a] %}}{{% endfor %}}{last}"
+def _repeated(body: str, *times: int) -> str:
+    """A template that does something in loops within loops."""
+    for depth, number in enumerate(times):
+        body = f"{{% for i{depth} in range({number}) %}}{body}{{% endfor %}}"
+    return body
+
+
+def _doubled(seed: str, last: str, nest: str = "[n.a, n.a]") -> str:
+    """A template that makes a nest of lists of 2 ** 60 leaves, and then does `last` to it."""
+    return f"{{% set n = namespace(a={seed}) %}}" + _repeated(f"{{% set n.a = {nest} %}}", 60) + last
 
 
 DEEP = _doubled("[1]", "{% set m = n.a %}") + _doubled("[1]", "{{ n.a == m }}")
-LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}BODY{% endfor %}{% endfor %}{% endfor %}"
-GROW = "{% set n = namespace(s='ab') %}{% for i in range(99) %}{% set n.s = STEP %}{% endfor %}{{ n.s|length }}"
+GROW = (
+    "{% set n = namespace(s='ab') %}{% for i in range(99) %}{% set n.s = STEP %}{% endfor %}{{ n.s|length }}"
+)
 ATTACKS = {
     "constant times": "{{ 'a' * 10**9 }}",
     "times constant": "{{ 10**9 * 'a' }}",
@@ -197,7 +218,7 @@ ATTACKS = {
     "tuple times": "{{ ((0, 1) * 10**9)|length }}",
     "power": "{{ 9**(9**9) }}",
     "power of power": "{{ (2**1000)**(2**1000) }}",
-    "squares": "{% set n = namespace(x=7) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x }}",
+    "squares": "{% set n = namespace(x=7) %}" + _repeated("{% set n.x = n.x * n.x %}", 99) + "{{ n.x }}",
     "power of a float": "{{ 2.5**99999 }}",
     "percent width": "{{ '%999999999d' % 1 }}",
     "percent precision": "{{ '%.999999999f' % 1 }}",
@@ -214,11 +235,12 @@ ATTACKS = {
     "expandtabs": "{{ '\t'.expandtabs(999999999) }}",
     "indent": "{{ 'a\nb'|indent(999999999) }}",
     "json indent": "{{ [1]|tojson(indent=999999999) }}",
-    "json separators": GROW.replace("STEP", "n.s + n.s").replace("99", "24") + "{{ [1, 2]|tojson(separators=(n.s, n.s)) }}",
-    "loops": LOOP.replace("BODY", ""),
-    "loops that write": LOOP.replace("BODY", "x"),
-    "loops that compute": LOOP.replace("BODY", "{% set x = i * j %}"),
-    "list of range": LOOP.replace("BODY", "{{ range(99999)|list }}"),
+    "json separators": GROW.replace("STEP", "n.s + n.s").replace("99", "24")
+    + "{{ [1, 2]|tojson(separators=(n.s, n.s)) }}",
+    "loops": _repeated("", 99999, 99999, 99999),
+    "loops that write": _repeated("x", 99999, 99999, 99999),
+    "loops that compute": _repeated("{% set x = i0 * i0 %}", 99999, 99999, 99999),
+    "list of range": _repeated("{{ range(99999)|list }}", 99999, 99999, 99999),
     "doubling": GROW.replace("STEP", "n.s + n.s"),
     "doubling by tilde": GROW.replace("STEP", "n.s ~ n.s"),
     "doubling by times": GROW.replace("STEP", "n.s * 2"),
@@ -229,19 +251,28 @@ ATTACKS = {
     "doubling by format": GROW.replace("STEP", "'{0}{0}'.format(n.s)"),
     "doubling by percent": GROW.replace("STEP", "'%s%s' % (n.s, n.s)"),
     "doubling in upper case": GROW.replace("STEP", "n.s|upper + n.s|upper"),
-    "doubling by set block": "{% set s = 'ab' %}" + "{% set s %}{{ s }}{{ s }}{% endset %}" * 60 + "{{ s|length }}",
-    "doubling by macro": "{% macro m(s) %}{{ s }}{{ s }}{% endmacro %}{{ " + "m(" * 40 + "'ab'" + ")" * 40 + " }}",
+    "doubling by set block": "{% set s = 'ab' %}"
+    + "{% set s %}{{ s }}{{ s }}{% endset %}" * 60
+    + "{{ s|length }}",
+    "doubling by macro": "{% macro m(s) %}{{ s }}{{ s }}{% endmacro %}{{ "
+    + "m(" * 40
+    + "'ab'"
+    + ")" * 40
+    + " }}",
     "doubling a list": GROW.replace("'ab'", "[1]").replace("STEP", "n.s + n.s"),
     "printing a nest": _doubled("[1]", "{{ n.a }}"),
     "JSON of a nest": _doubled("[1]", "{{ n.a|tojson }}"),
     "comparing nests": DEEP,
     "nest as a string": _doubled("'x'", "{{ n.a|string|length }}"),
-    "hashing a nest": "{% set n = namespace(a=(1,)) %}{% for i in range(60) %}{% set n.a = (n.a, n.a) %}{% endfor %}{{ {n.a: 1} }}",
+    "hashing a nest": _doubled("(1,)", "{{ {n.a: 1} }}", "(n.a, n.a)"),
     "sum of lists": "{{ ([range(9999)|list] * 9999)|sum(start=[])|length }}",
     "endless macro": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "branching macro": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "branching macro": "{% macro m(n) %}{% if n %}{{ m(n-1) ~ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
     "recursive loop": "{% for i in [1, 1] recursive %}{{ loop([1, 1]) }}{% endfor %}",
-    "caller": "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}" + "{% call m() %}" * 40 + "x" + "{% endcall %}" * 40,
+    "caller": "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+    + "{% call m() %}" * 40
+    + "x"
+    + "{% endcall %}" * 40,
     "batch": "{{ [1]|batch(999999999, 0)|list }}",
     "slice": "{{ [1]|slice(999999999)|list }}",
     "wordwrap": GROW.replace("STEP", "n.s * 2").replace("99", "20") + "{{ n.s|wordwrap(1)|length }}",
@@ -255,10 +286,10 @@ ATTACKS = {
     "filters": "{{ 'x'" + "|trim" * 30_000 + " }}",
     "a long template": "x" * 300_000,
     "many constants": "{{ 'a' }}" * 20_000,
-    "sorting": "{% for i in range(9999) %}{{ range(99999)|sort(reverse=true)|length }}{% endfor %}",
-    "groups": "{% for i in range(9999) %}{{ range(99999)|groupby('real')|length }}{% endfor %}",
-    "unique": "{% for i in range(9999) %}{{ range(99999)|unique|list|length }}{% endfor %}",
-    "translating": "{% set n = namespace(s='ab') %}{% for i in range(99999) %}{{ n.s.translate({97: 'a' * 999999}) }}{% endfor %}",
+    "sorting": _repeated("{{ range(99999)|sort(reverse=true)|length }}", 9999),
+    "groups": _repeated("{{ range(99999)|groupby('real')|length }}", 9999),
+    "unique": _repeated("{{ range(99999)|unique|list|length }}", 9999),
+    "translating": _repeated("{{ 'ab'.translate({97: 'a' * 999999}) }}", 99999),
 }
 
 
@@ -271,12 +302,18 @@ def templates() -> dict[str, str]:
 def markers(texts: Sequence[str]) -> dict[str, bool]:
     """Everything in the templates that looks like a control token, and whether it is to be a special one."""
     found = {marker for text in texts for marker in re.findall(MARKERS, text)}
-    pieced = {marker.replace("{}", ":opensource") for text in texts for marker in re.findall(r"<[^<>\s]{1,40}\{\}[^<>]*>", text)}
+    pieced = {
+        marker.replace("{}", ":opensource")
+        for text in texts
+        for marker in re.findall(r"<[^<>\s]{1,40}\{\}[^<>]*>", text)
+    }
     return {marker: "|" in marker or "｜" in marker or marker[0] == "[" for marker in sorted(found | pieced)}
 
 
 def pair(source: Path, folder: Path, extra: dict[str, bool]) -> tuple[Tokenizer, Any]:
-    """A real tokenizer that has the extra tokens too, as ours and as `transformers` reads it from the same file."""
+    """A real tokenizer that has the extra tokens too, as ours and as `transformers` reads it from the same
+    file.
+    """
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = augmented(source, folder, extra)
@@ -287,7 +324,9 @@ def pair(source: Path, folder: Path, extra: dict[str, bool]) -> tuple[Tokenizer,
 
 
 def augmented(source: Path, folder: Path, extra: dict[str, bool]) -> Tokenizer:
-    """A real tokenizer that has the extra tokens too, special where they say so, read from a folder written here."""
+    """A real tokenizer that has the extra tokens too, special where they say so, read from a folder written
+    here.
+    """
     base = Tokenizer.load(source)
     folder.mkdir(parents=True, exist_ok=True)
     file = base.save(folder / "tokenizer.json")
@@ -318,7 +357,7 @@ def theirs(peer: Any, template: str, case: dict, tokenize: bool = False) -> Any:
     return made["input_ids"] if tokenize else made
 
 
-def ours(tokenizer: Tokenizer, template: str, case: dict, make: Any = chat.render, **more: Any) -> Any:
+def ours(tokenizer: chat.Vocabulary, template: str, case: dict, make: Any = chat.render, **more: Any) -> Any:
     """What Cutaway makes of it, or its Refused."""
     given = {name: value for name, value in case.items() if name != "messages"}
     try:
@@ -328,9 +367,17 @@ def ours(tokenizer: Tokenizer, template: str, case: dict, make: Any = chat.rende
 
 
 def control_ids(tokenizer: Tokenizer, template: str, extra: dict[str, bool]) -> set[int]:
-    """The control tokens of a template, by another way than the package's: special ones and those it spells."""
-    suffixed = {text for text in extra if text.endswith(":opensource>") and text.replace(":opensource", "{}") in template}
-    return {id for text, id in tokenizer.added.items() if text in tokenizer.special or text in template or text in suffixed}
+    """The control tokens of a template, by another way than the package's: special or spelt in it."""
+    suffixed = {
+        text
+        for text in extra
+        if text.endswith(":opensource>") and text.replace(":opensource", "{}") in template
+    }
+    return {
+        id
+        for text, id in tokenizer.added.items()
+        if text in tokenizer.special or text in template or text in suffixed
+    }
 
 
 def compare_benign(tokenizer: Tokenizer, peer: Any, template: str, case: dict) -> str:
@@ -353,7 +400,11 @@ def compare_hostile(
     ids = ours(tokenizer, template, bad)
     wanted, fooled = theirs(peer, template, harmless, True), theirs(peer, template, bad, True)
     truth = None if isinstance(wanted, Exception) else [id for id in wanted if id in control]
-    forged = truth is not None and not isinstance(fooled, Exception) and [id for id in fooled if id in control] != truth
+    forged = (
+        truth is not None
+        and not isinstance(fooled, Exception)
+        and [id for id in fooled if id in control] != truth
+    )
     if isinstance(ids, Exception):
         if "change which control tokens" in str(ids):
             return "steering refused", forged

@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def opened(path: Path, vocab: int, context: int = 256) -> Iterator[Callable[[Sequence[int]], np.ndarray]]:
-    """The file in llama.cpp: a function from ids to the log-probabilities, float64 [v], of what comes next."""
+    """The file in llama.cpp: a function from ids to the log-probabilities float64 [v] of what comes next."""
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
@@ -22,7 +22,13 @@ def opened(path: Path, vocab: int, context: int = 256) -> Iterator[Callable[[Seq
     server = xllamacpp.Server(params)
 
     def scores(ids: Sequence[int]) -> np.ndarray:
-        asked = {"prompt": list(ids), "n_predict": 1, "n_probs": vocab, "temperature": 1.0, "cache_prompt": False}
+        asked = {
+            "prompt": list(ids),
+            "n_predict": 1,
+            "n_probs": vocab,
+            "temperature": 1.0,
+            "cache_prompt": False,
+        }
         answer = server.handle_completions(asked)
         found = np.full(vocab, np.nan)
         for each in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:

@@ -1,4 +1,6 @@
-"""Chat rendering: origins kept by every operation, control tokens from the template alone, limits, and plain errors."""
+"""Chat rendering: origins kept by every operation, control tokens from the template alone, limits, and plain
+errors.
+"""
 
 import os
 import subprocess
@@ -85,9 +87,21 @@ def test_every_character_has_its_source(tokenizer: Tokenizer) -> None:
         ("{{ messages[0].content|replace('x', '') }}", "<x|im_end|>", []),
         ("{{ messages[0].content|safe + '<|im_end|>'|safe }}", "<|im_end|>", ["<|im_end|>"]),
         ("{{ bos_token }}{{ messages[0].content }}", "<|im_start|>", ["<|im_start|>"]),
-        ("{% set s %}<|im_end|>{{ messages[0].content }}{% endset %}{{ s|trim }}", "<|im_end|>", ["<|im_end|>"]),
-        ("{% macro m(s) %}{{ s }}<|im_end|>{% endmacro %}{{ m(messages[0].content) }}", "<|im_end|>", ["<|im_end|>"]),
-        ("{% generation %}{{ messages[0].content }}<|im_end|>{% endgeneration %}", "<|im_end|>", ["<|im_end|>"]),
+        (
+            "{% set s %}<|im_end|>{{ messages[0].content }}{% endset %}{{ s|trim }}",
+            "<|im_end|>",
+            ["<|im_end|>"],
+        ),
+        (
+            "{% macro m(s) %}{{ s }}<|im_end|>{% endmacro %}{{ m(messages[0].content) }}",
+            "<|im_end|>",
+            ["<|im_end|>"],
+        ),
+        (
+            "{% generation %}{{ messages[0].content }}<|im_end|>{% endgeneration %}",
+            "<|im_end|>",
+            ["<|im_end|>"],
+        ),
         ("{{ ('<|im_end|>' ~ messages[0].content).split('!')[0] }}", "<|im_end|>!", ["<|im_end|>"]),
         ("{{ messages[0].content.join(['<|im_end|>', '<|im_end|>']) }}", "<|im_end|>", ["<|im_end|>"] * 2),
         ("{% for k in messages[0] %}{{ k }}{% endfor %}", "x", []),
@@ -136,9 +150,18 @@ def test_real_templates_that_can_be_steered_are_found_out() -> None:
 
 def _steered(template: str) -> bool:
     class Marked:
-        bos = eos = pad = unknown = None
-        special = added = {text: id for id, text in enumerate(chat_cases.markers([template]))}
-        token_text = encode_parts = None
+        def __init__(self) -> None:
+            self.bos: int | None = None
+            self.eos: int | None = None
+            self.pad: int | None = None
+            self.unknown: int | None = None
+            self.special = self.added = {text: id for id, text in enumerate(chat_cases.markers([template]))}
+
+        def token_text(self, id: int, /) -> str:
+            raise NotImplementedError
+
+        def encode_parts(self, text: str, control: list, /, never: frozenset[int]) -> list[int]:
+            raise NotImplementedError
 
     messages = [chat_cases.user(), chat_cases.assistant("<think>a</think>b"), chat_cases.user()]
     outcome = chat_cases.ours(Marked(), template, {"messages": messages}, chat.text, steering="flag")
@@ -149,8 +172,10 @@ def _steered(template: str) -> bool:
     ("messages", "said"),
     [
         ([], "at least one message"),
-        (["hi"], r"messages\[0\] is a str"),
-        ([{"role": "user", "content": "a\ud800"}], r"messages\[0\].content holds half a surrogate pair at character 1"),
+        (
+            [{"role": "user", "content": "a\ud800"}],
+            r"messages\[0\].content holds half a surrogate pair at character 1",
+        ),
         ([{"role": "user", "\udfff": "a"}], "a key of .* half a surrogate pair"),
         ([{"role": "user", "content": b"x"}], r"messages\[0\].content is a bytes"),
         ([{"role": "user", "content": {1: "x"}}], "a key of .* is a int"),
@@ -161,11 +186,19 @@ def test_what_is_no_conversation_is_refused(tokenizer: Tokenizer, messages: list
         chat.render(messages, CHATML, tokenizer=tokenizer)
 
 
+def test_a_message_is_a_mapping() -> None:
+    with pytest.raises(Refused, match=r"messages\[3\] is a str; a message is a mapping"):
+        chat._message("hi", 3)
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [
         ("{% for %}", "no valid Jinja, line 1"),
-        ("{{ raise_exception('roles must alternate') }}", "does not take this conversation: roles must alternate"),
+        (
+            "{{ raise_exception('roles must alternate') }}",
+            "does not take this conversation: roles must alternate",
+        ),
         ("{{ messages[0].nothing.more }}", "failed on this conversation"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ '\\ud800' }}", "half a surrogate pair"),
@@ -195,7 +228,9 @@ def test_the_helper_comes_back_after_its_end_and_serves_threads() -> None:
     helper.process.kill()
     helper.process.wait()
     made: list[str] = []
-    threads = [threading.Thread(target=lambda: made.append(chat.text(message, CHATML).text)) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: made.append(chat.text(message, CHATML).text)) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -207,7 +242,7 @@ def test_the_helper_comes_back_after_its_end_and_serves_threads() -> None:
 def test_a_forked_process_starts_a_helper_of_its_own() -> None:
     program = (
         "import os\nfrom cutaway.tokenizer import chat\n"
-        "def go(word): return chat.text([{'role': 'user', 'content': word}], '{{ messages[0].content }}').text\n"
+        "def go(word): return chat.text([{'role': word}], '{{ messages[0].role }}').text\n"
         "assert go('a') == 'a'\nchild = os.fork()\n"
         "ok = go('b') == 'b'\n"
         "os._exit(not ok) if child == 0 else None\n"
@@ -217,11 +252,13 @@ def test_a_forked_process_starts_a_helper_of_its_own() -> None:
 
 
 def test_nothing_heavy_is_imported_for_it() -> None:
-    program = "import sys, cutaway.tokenizer.chat as chat\nassert not {'torch', 'jinja2', 'transformers'} & {*sys.modules}"
+    program = (
+        "import sys, cutaway.tokenizer.chat\nassert not {'torch', 'jinja2', 'transformers'} & {*sys.modules}"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-# Template text is upper case and content lower case, and no operation changes case: so it shows who wrote a character.
+# Template text is upper case and content lower, and no operation changes case: so case shows who wrote it.
 TEMPLATE_SOURCE = "\0ABCA BAC\nCB<>\0"
 words = st.text("abc \n<>", max_size=6)
 
@@ -265,7 +302,9 @@ OPERATIONS = {
 
 
 @settings(max_examples=600, deadline=None)
-@given(texts(), st.lists(st.tuples(st.sampled_from(sorted(OPERATIONS)), texts(), st.integers(-3, 4)), max_size=6))
+@given(
+    texts(), st.lists(st.tuples(st.sampled_from(sorted(OPERATIONS)), texts(), st.integers(-3, 4)), max_size=6)
+)
 def test_origins_survive_every_operation_and_are_never_lent_to_content(first: str, steps: list) -> None:
     whole, plain = first, str.__str__(first)
     for name, other, number in steps:
@@ -282,7 +321,9 @@ def test_origins_survive_every_operation_and_are_never_lent_to_content(first: st
             assert origin <= 0 or not character.islower()
 
 
-@pytest.mark.parametrize("pattern", ["A{}B", "{}{}", "{{A}}{}", "{0}B{0}", "{a}C", "A{0.real}{{}}", "{a!s}", "{}A{a}"])
+@pytest.mark.parametrize(
+    "pattern", ["A{}B", "{}{}", "{{A}}{}", "{0}B{0}", "{a}C", "A{0.real}{{}}", "{a!s}", "{}A{a}"]
+)
 def test_format_is_pythons_with_origins(pattern: str) -> None:
     template = chat_origin.constant(pattern, 1)
     arguments, names = ("x", "y"), {"a": "z"}

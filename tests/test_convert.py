@@ -29,7 +29,9 @@ def checkpoint(config: Decoder = CONFIG, type: str = "F32", scale: float = 1.0) 
 
     def weight(shape: tuple[int, ...]) -> Packed:
         fits = len(shape) == 2 and not shape[-1] % gguf.TYPES[type].block
-        return quant.pack(random.standard_normal(shape, np.float32) * np.float32(scale), type if fits else "F32")
+        return quant.pack(
+            random.standard_normal(shape, np.float32) * np.float32(scale), type if fits else "F32"
+        )
 
     tensors = Tensors({name: weight(shape) for name, shape in config.weights().items()})
     return Checkpoint(config, tensors, "llama", Path("nowhere"), metadata=WORDS)
@@ -42,7 +44,8 @@ def types(path: Path) -> dict[str, str]:
 def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
     names = set(one.tensors) | set(other.tensors)
     return all(
-        one.tensors[n].type == other.tensors[n].type and np.array_equal(one.tensors[n].data, other.tensors[n].data)
+        one.tensors[n].type == other.tensors[n].type
+        and np.array_equal(one.tensors[n].data, other.tensors[n].data)
         for n in names
     )
 
@@ -130,7 +133,11 @@ def test_advice_and_template_go_along(tmp_path: Path) -> None:
     assert again.chat_template == "{{ x }}" and again.defaults == {"temperature": 0.5, "top_k": 7}
     save.write(tmp_path / "folder", again)
     last = load.read(tmp_path / "folder")
-    assert last.chat_template == "{{ x }}" and last.defaults == {"temperature": 0.5, "top_k": 7, "eos_ids": (1,)}
+    assert last.chat_template == "{{ x }}" and last.defaults == {
+        "temperature": 0.5,
+        "top_k": 7,
+        "eos_ids": (1,),
+    }
     text = "ab#c"
     assert last.tokenizer.encode(text) == again.tokenizer.encode(text)
 

@@ -52,7 +52,9 @@ def folder(tmp_path: Path) -> Path:
     """A small Hugging Face folder."""
     path = tmp_path / "model"
     path.mkdir()
-    safetensors.write(path / "model.safetensors", dict(rules.save(FAMILY["llama"].HF, config(), weights(config()))))
+    safetensors.write(
+        path / "model.safetensors", dict(rules.save(FAMILY["llama"].HF, config(), weights(config())))
+    )
     (path / "config.json").write_text(json.dumps(CONFIG))
     return path
 
@@ -70,7 +72,7 @@ def write_gguf(path: Path, metadata: dict[str, object], model: Decoder | None = 
     return path
 
 
-# ---- what configs say ------------------------------------------------------------------------------------------------
+# ---- what configs say --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,8 +91,17 @@ def test_an_absent_entry_means_what_the_family_means_by_it() -> None:
 
 def test_scalings_in_both_layouts() -> None:
     plain = {"factor": 4.0}
-    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
-    cases = [("linear", plain, Linear(4.0)), ("llama3", llama3, Llama3(8.0, 1.0, 4.0, 32)), ("default", {}, None)]
+    llama3 = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    cases = [
+        ("linear", plain, Linear(4.0)),
+        ("llama3", llama3, Llama3(8.0, 1.0, 4.0, 32)),
+        ("default", {}, None),
+    ]
     for kind, entries, expected in cases:
         old = config(rope_theta=5e5, rope_scaling={"type": kind, **entries})
         new = config(rope_parameters={"rope_type": kind, "rope_theta": 5e5, **entries})
@@ -99,9 +110,15 @@ def test_scalings_in_both_layouts() -> None:
 
 
 def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
-    scaling = {"type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    scaling = {
+        "type": "llama3",
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
     known, odd = (
-        config(head_dim=32, rope_theta=5e5, rope_scaling=scaling | {"low_freq_factor": low}) for low in (1.0, 1.5)
+        config(head_dim=32, rope_theta=5e5, rope_scaling=scaling | {"low_freq_factor": low})
+        for low in (1.0, 1.5)
     )
     for i, (model, kind) in enumerate([(known, Llama3), (odd, Factors)]):
         checkpoint = Checkpoint(model, weights(model), "llama", tmp_path)
@@ -205,7 +222,7 @@ def test_one_number_for_every_layer_is_that_number(tmp_path: Path) -> None:
     assert load.read(path).config.blocks[1].attention.heads == 4
 
 
-# ---- what lies in a folder -------------------------------------------------------------------------------------------
+# ---- what lies in a folder ---------------------------------------------------------------------------------
 
 
 def test_a_pickle_is_never_opened(folder: Path) -> None:
@@ -222,7 +239,7 @@ def test_folders_and_files_that_hold_no_model(tmp_path: Path, folder: Path) -> N
     with pytest.raises(Refused, match="safetensors"):
         load.read(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(Refused, match="no .safetensors file"):
+    with pytest.raises(Refused, match=r"no .safetensors file"):
         load.read(folder)
 
 

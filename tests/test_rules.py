@@ -1,4 +1,6 @@
-"""Rule tables: each way of storing a weight is undone by its inverse, packed, and what does not fit is refused."""
+"""Rule tables: each way of storing a weight is undone by its inverse, packed, and what does not fit is
+refused.
+"""
 
 from dataclasses import replace
 
@@ -27,12 +29,16 @@ def packed(*shape: int, type: str = "F32", seed: int = 0) -> Packed:
 
 def model_file(config: Decoder = CONFIG) -> dict[str, Packed]:
     """A llama file of this config, with Hugging Face's names."""
-    ours = rules.Tensors({name: packed(*shape, seed=i) for i, (name, shape) in enumerate(config.weights().items())})
+    ours = rules.Tensors(
+        {name: packed(*shape, seed=i) for i, (name, shape) in enumerate(config.weights().items())}
+    )
     return dict(rules.save(LLAMA.HF, config, ours))
 
 
 def test_rows_of_queries_go_from_side_by_side_to_half_split() -> None:
-    """Pair i of a head is rows (2i, 2i + 1) of theirs and (i, i + k/2) of ours; written out for one head of 8."""
+    """Pair i of a head is rows (2i, 2i + 1) of theirs and (i, i + k/2) of ours; written out for one head of
+    8.
+    """
     theirs = quant.pack(np.arange(8, dtype=np.float32)[:, None] * np.ones((1, 32), np.float32), "F32")
     one = replace(ATTENTION, heads=1, kv_heads=1)
     (ours,) = unpermute("heads").load(theirs, Place(((8, 32),), one))
@@ -91,26 +97,28 @@ def test_every_family_reads_back_what_it_writes() -> None:
     for family in families.every():
         for table in (family.HF, family.GGUF):
             names = [rule.theirs for rule in table]
-            ours = [name for rule in table for name in ([rule.ours] if isinstance(rule.ours, str) else rule.ours)]
+            ours = [
+                name for rule in table for name in ([rule.ours] if isinstance(rule.ours, str) else rule.ours)
+            ]
             assert len(set(names)) == len(names), family
             assert len(set(ours)) == len(ours), family
 
 
 def test_a_name_that_nobody_knows() -> None:
     file = model_file() | {"model.layers.0.self_attn.g_proj.weight": packed(4)}
-    with pytest.raises(Refused, match="g_proj.weight' has no place"):
+    with pytest.raises(Refused, match=r"g_proj.weight' has no place"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
 def test_a_bias_that_the_config_does_not_have() -> None:
     file = model_file() | {"model.layers.0.self_attn.q_proj.bias": packed(32)}
-    with pytest.raises(Refused, match="q_proj.bias' has no place"):
+    with pytest.raises(Refused, match=r"q_proj.bias' has no place"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
 def test_a_layer_too_many() -> None:
     file = model_file(replace(CONFIG, blocks=CONFIG.blocks[:1] * 3))
-    with pytest.raises(Refused, match="layers.2.* has no place"):
+    with pytest.raises(Refused, match=r"layers.2.* has no place"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
@@ -122,13 +130,15 @@ def test_names_that_carry_nothing() -> None:
 def test_a_missing_weight() -> None:
     file = model_file()
     del file["model.layers.1.mlp.up_proj.weight"]
-    with pytest.raises(Refused, match="layers.1.mlp.up_proj.weight' is missing"):
+    with pytest.raises(Refused, match=r"layers.1.mlp.up_proj.weight' is missing"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
 def test_a_wrong_shape_names_both() -> None:
     file = model_file() | {"model.layers.0.self_attn.k_proj.weight": packed(32, 32)}
-    with pytest.raises(Refused, match=r"k_proj.weight' has the shape \(32, 32\), where the config asks for \(16, 32\)"):
+    with pytest.raises(
+        Refused, match=r"k_proj.weight' has the shape \(32, 32\), where the config asks for \(16, 32\)"
+    ):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
@@ -144,7 +154,9 @@ def test_nothing_is_made_before_it_is_asked_for() -> None:
     def exploding() -> Packed:
         raise AssertionError("made too early")
 
-    file = rules.Tensors({name: rules.Later(p.type, p.shape, lambda p=p: p) for name, p in model_file().items()})
+    file = rules.Tensors(
+        {name: rules.Later(p.type, p.shape, lambda p=p: p) for name, p in model_file().items()}
+    )
     assert file.later("model.norm.weight").shape == (32,)
     lazy = rules.Tensors({"a": rules.Later("F32", (2,), exploding)})
     assert list(lazy) == ["a"] and lazy.later("a").type == "F32"

@@ -104,4 +104,6 @@ def test_llama_cpp_judges_gguf(lm: LanguageModel, tmp_path: Path) -> None:
     verdict = verify.against_llama_cpp(DefinitionEngine(read.model), tmp_path / "three.gguf", ids, ours)
     assert verdict.agrees
     read.model.blocks[1].mlp_norm = torch.nn.Identity()
-    assert not verify.against_llama_cpp(DefinitionEngine(read.model), tmp_path / "three.gguf", ids, ours).agrees
+    assert not verify.against_llama_cpp(
+        DefinitionEngine(read.model), tmp_path / "three.gguf", ids, ours
+    ).agrees

@@ -1,6 +1,7 @@
 """Attention: one file a mechanism, and the folder is the registry: ``attention/local.py`` is ``kind: local``.
 
-A mechanism's ``Config`` is a frozen dataclass that imports no torch, so that the CPU engine can read it too. It has
+A mechanism's ``Config`` is a frozen dataclass that imports no torch, so that the CPU engine can read it too.
+It has
 
 ``build(width)``        the torch module whose forward is the mechanism's equation
 ``weights(width)``      the shape of each of its weights by name, so that a file is checked before anything is made

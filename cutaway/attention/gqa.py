@@ -1,8 +1,7 @@
 """Grouped-query attention (2305.13245): query heads share key-value heads in groups of h / g.
 
-Query head h reads key-value head h // (h / g): with g = h it is mha, with g = 1 mqa. Llama, Mistral, Qwen and most open
-models since 2023 use it.
-"""
+Query head h reads key-value head h // (h / g): with g = h it is mha, with g = 1 mqa. Llama, Mistral, Qwen and
+most open models since 2023 use it."""
 
 from dataclasses import dataclass
 
@@ -18,7 +17,9 @@ class Config(Heads):
 
     def __post_init__(self) -> None:
         if self.kv_heads < 1 or self.heads % self.kv_heads:
-            raise Refused(f"attention: {self.heads} query heads cannot share {self.kv_heads} key-value heads evenly")
+            raise Refused(
+                f"attention: {self.heads} query heads cannot share {self.kv_heads} key-value heads evenly"
+            )
 
     @property
     def groups(self) -> int:

@@ -1,8 +1,8 @@
-"""Local attention: each token sees only the ``window`` tokens up to itself (Longformer 2004.05150, Mistral 2310.06825).
+"""Local attention: each token sees only the ``window`` tokens up to itself (Longformer 2004.05150, Mistral
+2310.06825).
 
-Time grows with n w instead of n^2 and memory stops growing at w tokens; what lies further back still arrives through the
-layers below, w tokens a layer. Gemma 3 puts five local layers to one global.
-"""
+Time grows with n w instead of n^2 and memory stops growing at w tokens; what lies further back still arrives
+through the layers below, w tokens a layer. Gemma 3 puts five local layers to one global."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Multi-query attention (1911.02150): all query heads read one shared key head and one value head.
 
-The cache is h times smaller than that of mha, and decoding, which is bound by reading it, faster by as much; quality
-drops a little, which is why gqa stands between the two.
-"""
+The cache is h times smaller than that of mha, and decoding, which is bound by reading it, faster by as much;
+quality drops a little, which is why gqa stands between the two."""
 
 from dataclasses import dataclass
 

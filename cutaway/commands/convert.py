@@ -19,15 +19,18 @@ def convert(
     target: Path,
     /,
     *,
-    type: Annotated[Type | None, Parameter(help="What matrices are stored as; without it nothing is rounded.")] = None,
+    type: Annotated[
+        Type | None, Parameter(help="What matrices are stored as; without it nothing is rounded.")
+    ] = None,
     force: Annotated[bool, Parameter(help="Replace TARGET if it is there.", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
 ) -> None:
-    """Write a model in another format: TARGET ending in .gguf is a GGUF file, anything else a folder of safetensors.
+    """Write a model in another format: TARGET ending in .gguf is a GGUF file, anything else a folder of
+    safetensors.
 
-    Without --type, GGUF keeps each weight as it is stored, to the bit; a folder keeps F32, F16 and BF16 and unpacks the
-    rest to F32. With it, matrices become that type; vectors stay F32 in GGUF, and the matrix that makes the logits is
-    Q8_0 where the others are Q4_0 or Q4_1. What could not be made as asked is said.
+    Without --type, GGUF keeps each weight as it is stored, to the bit; a folder keeps F32, F16 and BF16 and
+    unpacks the rest to F32. With it, matrices become that type; vectors stay F32 in GGUF, and the matrix that
+    makes the logits is Q8_0 where the others are Q4_0 or Q4_1. What could not be made as asked is said.
 
     Examples:
 

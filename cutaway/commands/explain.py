@@ -1,4 +1,6 @@
-"""`cutaway explain`: the path of a text through a model, from its bytes to the next token, with the model's own numbers."""
+"""`cutaway explain`: the path of a text through a model, from its bytes to the next token, with the model's
+own numbers.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def explain(
         raise Refused(f"--top is {top}: it must be 1 or more")
     strengths = [_strength(one) for one in steer]
     lm = cutaway.load(model_path(model), engine="definition")
-    story = _story(lm, _ids(lm, text, chat), None if patch is None else _ids(lm, patch, chat), top, ablate, strengths)
+    story = _story(
+        lm, _ids(lm, text, chat), None if patch is None else _ids(lm, patch, chat), top, ablate, strengths
+    )
     if as_json:
         print_json({"model": model, **asdict(story)})
     else:
@@ -100,7 +104,10 @@ def _story(
     told = story.tell(trace, top)
     if edit:
         after = Trace.of(lm.model, lm.tokenizer, ids, ("logits",), edit)
-        what = [*(_named(part) for part in ablate), *(f"{path} added {strength:g} times" for path, strength in strengths)]
+        what = [
+            *(_named(part) for part in ablate),
+            *(f"{path} added {strength:g} times" for path, strength in strengths),
+        ]
         told = replace(told, change=story.changed(trace, after, what, top))
     return told if other is None else replace(told, patch=story.patched(trace, other))
 
@@ -109,7 +116,9 @@ def _edit(model: Decoder, ablate: tuple[str, ...], strengths: list[Strength]) ->
     from cutaway.inspect.ablate import together, without
     from cutaway.inspect.steer import load, steer
 
-    return together(without(model, ablate), *(steer(model, load(path), strength) for path, strength in strengths))
+    return together(
+        without(model, ablate), *(steer(model, load(path), strength) for path, strength in strengths)
+    )
 
 
 def _named(part: str) -> str:
@@ -123,7 +132,9 @@ def _strength(given: str) -> Strength:
             raise ValueError
         value = float(strength)
     except ValueError:
-        raise Refused(f"--steer is {given!r}: it must be FILE:STRENGTH, such as calm.safetensors:0.8") from None
+        raise Refused(
+            f"--steer is {given!r}: it must be FILE:STRENGTH, such as calm.safetensors:0.8"
+        ) from None
     if not Path(path).exists():
         raise Refused(f"--steer: there is no file {path}")
     return path, value

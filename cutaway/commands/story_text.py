@@ -1,7 +1,8 @@
-"""The story of a text (``inspect/story.py``) as a terminal shows it: seven steps, each one sentence and its numbers.
+"""The story of a text (``inspect/story.py``) as a terminal shows it: seven steps, each one sentence and its
+numbers.
 
-Built of rich's tables, so that columns line up for every script and colour goes away where it cannot be shown. What a
-token spells is drawn, never obeyed: spaces as ␣, control characters as escapes.
+Built of rich's tables, so that columns line up for every script and colour goes away where it cannot be
+shown. What a token spells is drawn, never obeyed: spaces as ␣, control characters as escapes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ Step = tuple[str, str, *tuple[RenderableType, ...]]  # its name, its sentence, i
 
 
 def drawn(text: str) -> str:
-    """A token's text made visible: ␣ for a space, escapes for what is not printable, ◌ under a lone accent."""
+    """A token's text made visible: ␣ for a space, escapes for what is not printable, ◌ under a lone
+    accent.
+    """
     out = "".join(NAMED.get(c) or (c if c.isprintable() else _escape(c)) for c in text)
     return f"◌{out}" if out and unicodedata.category(out[0]).startswith("M") else out
 
@@ -128,14 +131,14 @@ def _tokens(story: Story) -> Step:
     rows = table(("", "right"), ("token", "left"), ("id", "right"), ("bytes", "left"), ("", "left"))
     for one in _some(story.tokens, rows, 5):
         kind = Text("control token" if one.special else "", QUIET)
-        rows.add_row(Text(str(one.position), QUIET), token(one.text), str(one.id), Text(one.bytes, QUIET), kind)
-    return (
-        "Tokens",
-        f"The text is cut into {_count(len(story.tokens), 'piece')} that the vocabulary of {story.vocabulary:,} knows; "
-        "from here on the model sees only their ids.",
-        rows,
-        *_merges(story),
+        rows.add_row(
+            Text(str(one.position), QUIET), token(one.text), str(one.id), Text(one.bytes, QUIET), kind
+        )
+    sentence = (
+        f"The text is cut into {_count(len(story.tokens), 'piece')} that the vocabulary of "
+        f"{story.vocabulary:,} knows; from here on the model sees only their ids."
     )
+    return "Tokens", sentence, rows, *_merges(story)
 
 
 def _merges(story: Story) -> Iterable[RenderableType]:
@@ -157,13 +160,16 @@ def _embeddings(story: Story) -> Step:
         )
         rows.add_row(token(story.tokens[one.position].text), f"{one.norm:.2f}", near)
     (height, width), made = story.embeddings.table, story.embeddings
-    extra = f" times {made.scale:.4g}" * (made.scale != 1) + ", plus a row for its position" * made.learned_positions
-    return (
-        "Embeddings",
-        f"Each id picks its row from a table of {height:,} × {width:,} numbers{extra}: {made.stream[0]} × "
-        f"{made.stream[1]:,} numbers enter the first block. Tokens that are used alike have rows that point alike.",
-        rows,
+    extra = (
+        f" times {made.scale:.4g}" * (made.scale != 1)
+        + ", plus a row for its position" * made.learned_positions
     )
+    sentence = (
+        f"Each id picks its row from a table of {height:,} × {width:,} numbers{extra}: {made.stream[0]} × "
+        f"{made.stream[1]:,} numbers enter the first block. Tokens that are used alike have rows that point "
+        "alike."
+    )
+    return "Embeddings", sentence, rows
 
 
 def _attention(story: Story) -> Step:
@@ -173,26 +179,31 @@ def _attention(story: Story) -> Step:
     (heads, _, size), groups = a.shapes["q"], a.shapes["k"][0]
     shared = f" Head {a.head} reads the keys and values of head {a.kv_head}." if heads != groups else ""
     said = (
-        f"In layer {a.layer} every token makes {_count(heads, 'query', 'queries')}, {_count(groups, 'key')} and "
-        f"{_count(groups, 'value')} of {size} numbers: q is {_by(a.shapes['q'])}, k {_by(a.shapes['k'])}, "
-        f"v {_by(a.shapes['v'])}.{shared}"
+        f"In layer {a.layer} every token makes {_count(heads, 'query', 'queries')}, {_count(groups, 'key')} "
+        f"and {_count(groups, 'value')} of {size} numbers: q is {_by(a.shapes['q'])}, "
+        f"k {_by(a.shapes['k'])}, v {_by(a.shapes['v'])}.{shared}"
     )
-    shown: list[RenderableType] = [Text(said)]
-    if a.rope is not None:
-        shown.append(_turned(a.rope))
+    inner = " of a token between the first and the last" if last > 1 else ""
+    sentence = (
+        f"Head {a.layer}.{a.head} (layer {a.layer}, head {a.head}), where {reader} looks at "
+        f"{source if at != last else 'itself'}: of all readings{inner} it added most to the answer, "
+        f"{signed(a.source_contribution)} logits."
+    )
+    turned = () if a.rope is None else (_turned(a.rope),)
     return (
         "Attention: one score by hand",
-        f"Head {a.layer}.{a.head} (layer {a.layer}, head {a.head}), where {reader} looks at {source if at != last else 'itself'}: "
-        f"of all readings{' of a token between the first and the last' if last > 1 else ''} it added most to the answer, "
-        f"{signed(a.source_contribution)} logits.",
-        *shown,
+        sentence,
+        Text(said),
+        *turned,
         _products(worked),
         _softmax(story, worked),
     )
 
 
 def _turned(rope: Pair) -> RenderableType:
-    rows = table(("", "left"), ("position", "right"), ("turned by", "right"), ("from", "left"), ("to", "left"))
+    rows = table(
+        ("", "left"), ("position", "right"), ("turned by", "right"), ("from", "left"), ("to", "left")
+    )
     for name, turn in (("query", rope.query), ("key", rope.key)):
         pairs = (f"({number(pair[0])}, {number(pair[1])})" for pair in (turn.before, turn.after))
         rows.add_row(name, str(turn.position), f"{math.degrees(turn.angle):.1f}°", *pairs)
@@ -204,10 +215,13 @@ def _turned(rope: Pair) -> RenderableType:
 def _products(worked: Score) -> RenderableType:
     rows = table(("", "left"), ("", "right"), ("", "right"))
     products = sorted(
-        ((q * k, i) for i, (q, k) in enumerate(zip(worked.query, worked.key, strict=True))), key=lambda one: -abs(one[0])
+        ((q * k, i) for i, (q, k) in enumerate(zip(worked.query, worked.key, strict=True))),
+        key=lambda one: -abs(one[0]),
     )
     for product, i in products[:TERMS]:
-        rows.add_row(f"q[{i}] × k[{i}]", f"{number(worked.query[i])} × {number(worked.key[i])}", _fixed(product))
+        rows.add_row(
+            f"q[{i}] × k[{i}]", f"{number(worked.query[i])} × {number(worked.key[i])}", _fixed(product)
+        )
     rest = sum(product for product, _ in products[TERMS:])
     rows.add_row(f"the other {len(products) - TERMS}", "", _fixed(rest))
     rows.add_row(Text("q · k", "bold"), "", _fixed(worked.dot))
@@ -219,7 +233,14 @@ def _products(worked: Score) -> RenderableType:
 
 
 def _softmax(story: Story, worked: Score) -> RenderableType:
-    rows = table(("", "right"), ("token", "left"), ("score", "right"), ("exp", "right"), ("share", "right"), ("", "left"))
+    rows = table(
+        ("", "right"),
+        ("token", "left"),
+        ("score", "right"),
+        ("exp", "right"),
+        ("share", "right"),
+        ("", "left"),
+    )
     best = sorted((one for one in worked.shares if one.seen), key=lambda one: -one.share)
     for one in sorted(best[:SHARES], key=lambda one: one.position):
         rows.add_row(
@@ -229,7 +250,14 @@ def _softmax(story: Story, worked: Score) -> RenderableType:
     others = best[SHARES:]
     if others:
         weight, share = sum(one.weight for one in others), sum(one.share for one in others)
-        rows.add_row("", Text(f"{len(others)} others", QUIET), "", f"{weight:.4f}", percent(share), Text(bar(share, 20), ACCENT))
+        rows.add_row(
+            "",
+            Text(f"{len(others)} others", QUIET),
+            "",
+            f"{weight:.4f}",
+            percent(share),
+            Text(bar(share, 20), ACCENT),
+        )
     total = sum(one.weight for one in best)
     rows.add_row("", Text("sum", QUIET), "", f"{total:.4f}", "100.0%")
     return rows
@@ -240,24 +268,28 @@ def _heads(story: Story) -> Step:
     attention, mlp = (sum(getattr(layer, name) for layer in moved.layers) for name in ("attention", "mlp"))
     biases = f", biases {signed(moved.biases)}" if round(moved.biases, 2) else ""
     rest = f", edits {signed(moved.rest)}" if round(moved.rest, 2) else ""
-    return (
-        "Strongest heads",
-        f"All that is written to the stream adds up, so the logit of {drawn(moved.text)}, {moved.logit:.2f}, is a sum: the "
-        f"embedding {signed(moved.embed)}, heads {signed(attention)}, MLPs {signed(mlp)}{biases}{rest}. Counted is what each wrote itself, not what later layers made of it.",
-        _strongest(story, moved.heads),
-        _by_layer(story),
+    sentence = (
+        f"All that is written to the stream adds up, so the logit of {drawn(moved.text)}, {moved.logit:.2f}, is "
+        f"a sum: the embedding {signed(moved.embed)}, heads {signed(attention)}, MLPs {signed(mlp)}{biases}"
+        f"{rest}. Counted is what each wrote itself, not what later layers made of it."
     )
+    return "Strongest heads", sentence, _strongest(story, moved.heads), _by_layer(story)
 
 
 def _strongest(story: Story, heads: Sequence[Head]) -> RenderableType:
-    rows = table(("head", "left"), ("logits", "right"), ("", "left"), ("looked most at", "left"), ("share", "right"))
+    rows = table(
+        ("head", "left"), ("logits", "right"), ("", "left"), ("looked most at", "left"), ("share", "right")
+    )
     most = max((abs(head.contribution) for head in heads), default=1) or 1
     for head in heads:
         style = UP if head.contribution > 0 else DOWN
         rows.add_row(
-            f"{head.layer}.{head.head}", signed(head.contribution), Text(bar(abs(head.contribution) / most, 16), style),
-            token(story.tokens[head.looked_at].text), percent(head.share),
-        )  # fmt: skip
+            f"{head.layer}.{head.head}",
+            signed(head.contribution),
+            Text(bar(abs(head.contribution) / most, 16), style),
+            token(story.tokens[head.looked_at].text),
+            percent(head.share),
+        )
     return rows
 
 
@@ -270,7 +302,9 @@ def _by_layer(story: Story) -> RenderableType:
         rows.add_row(Text("layer", QUIET), "", Text(_ruler(start, len(part)), QUIET))
         for name in ("attention", "mlp"):
             values = [getattr(layer, name) for layer in part]
-            rows.add_row({"attention": "heads", "mlp": "MLPs"}[name], Text("+", UP), Text(spark(values, top), UP))
+            rows.add_row(
+                {"attention": "heads", "mlp": "MLPs"}[name], Text("+", UP), Text(spark(values, top), UP)
+            )
             rows.add_row("", Text("−", DOWN), Text(spark([-value for value in values], top), DOWN))
     rows.add_row("", "", Text(f"█ = {top:.2f} logits", QUIET))
     return rows
@@ -286,14 +320,19 @@ def _ruler(start: int, count: int) -> str:
 
 def _lens(story: Story) -> Step:
     answer = story.next[0]
-    rows = table(("after", "right"), ("guess", "left"), ("", "right"), ("", "left"), (drawn(answer.text), "right"))
+    rows = table(
+        ("after", "right"), ("guess", "left"), ("", "right"), ("", "left"), (drawn(answer.text), "right")
+    )
     for row in story.lens:
         name = row.name.removeprefix("blocks.").removesuffix(".out")
         style = ACCENT if row.id == answer.id else QUIET
         rows.add_row(
-            Text(name, QUIET), token(row.text), percent(row.probability), Text(bar(row.probability, 24), style),
+            Text(name, QUIET),
+            token(row.text),
+            percent(row.probability),
+            Text(bar(row.probability, 24), style),
             percent(row.final) if row.id != answer.id else Text("leads", UP),
-        )  # fmt: skip
+        )
     return "The lens", f"What the model would say if it stopped after each block: {_settled(story)}.", rows
 
 
@@ -313,12 +352,16 @@ def _residual(story: Story) -> Step:
     ends = [i for i, name in enumerate(story.stages) if not name.endswith(".middle")]
     lowest = math.log(max(min(min(one) for one in story.norms), 1e-9))
     highest = max(math.log(max(max(one), 1e-9)) for one in story.norms)
-    rows = table(("token", "left"), ("embed", "right"), ("after each block, log scale", "left"), ("end", "right"))
+    rows = table(
+        ("token", "left"), ("embed", "right"), ("after each block, log scale", "left"), ("end", "right")
+    )
     for position in _some(range(len(story.tokens)), rows, 4):
         lengths = [story.norms[position][i] for i in ends]
         levels = (8 * (math.log(max(one, 1e-9)) - lowest) / (highest - lowest + 1e-9) for one in lengths[1:])
         line = "".join(LEVELS[min(7, max(0, int(level)))] for level in levels)
-        rows.add_row(token(story.tokens[position].text), f"{lengths[0]:.2f}", Text(line, ACCENT), f"{lengths[-1]:,.0f}")
+        rows.add_row(
+            token(story.tokens[position].text), f"{lengths[0]:.2f}", Text(line, ACCENT), f"{lengths[-1]:,.0f}"
+        )
     last = story.norms[-1]
     return (
         "The residual stream",
@@ -328,17 +371,18 @@ def _residual(story: Story) -> Step:
 
 
 def _next(story: Story) -> Step:
-    rows = table(("token", "left"), ("id", "right"), ("logit", "right"), ("probability", "right"), ("", "left"))
+    rows = table(
+        ("token", "left"), ("id", "right"), ("logit", "right"), ("probability", "right"), ("", "left")
+    )
     for one in story.next:
         logit, shown = f"{one.logit:.2f}".replace("-", "−"), Text(bar(one.probability, 30), ACCENT)
         rows.add_row(token(one.text), str(one.id), logit, percent(one.probability), shown)
     kept = sum(one.probability for one in story.next)
-    return (
-        "The next token",
-        f"The last token's stream becomes {story.vocabulary:,} logits, and softmax makes them chances: these "
-        f"{len(story.next)} hold {percent(kept)}.",
-        rows,
+    sentence = (
+        f"The last token's stream becomes {story.vocabulary:,} logits, and softmax makes them chances: "
+        f"{_count(len(story.next), 'token')} hold {percent(kept)}."
     )
+    return "The next token", sentence, rows
 
 
 def _change(story: Story) -> Step:
@@ -346,7 +390,9 @@ def _change(story: Story) -> Step:
     rows = table(("token", "left"), ("before", "right"), ("after", "right"), ("", "left"))
     for one in story.change.next[:CHANGED]:
         style = UP if one.after >= one.before else DOWN
-        rows.add_row(token(one.text), percent(one.before), percent(one.after), Text(bar(one.after, 30), style))
+        rows.add_row(
+            token(one.text), percent(one.before), percent(one.after), Text(bar(one.after, 30), style)
+        )
     return "Changed", f"The same text once more, with {', '.join(story.change.what)}.", rows
 
 
@@ -360,12 +406,12 @@ def _patch(story: Story) -> Step:
         for one in _some(patch.tokens, rows, 3):
             line = spark(one.moved[start : start + PER_LINE], 1)
             rows.add_row(token(one.text), token(one.other_text), Text(line, ACCENT))
-    return (
-        "Patched",
-        f"Each token's stream after each block, taken from “{drawn(patch.other).replace('␣', ' ')}”: how far the answer goes "
-        f"from {drawn(patch.here)} (·) to {drawn(patch.there)} (█).",
-        rows,
+    other = drawn(patch.other).replace("␣", " ")
+    sentence = (
+        f"Each token's stream after each block, taken from “{other}”: how far the answer goes from "
+        f"{drawn(patch.here)} (·) to {drawn(patch.there)} (█)."
     )
+    return "Patched", sentence, rows
 
 
 def _some(items: Sequence, rows: Table, columns: int) -> Iterable:

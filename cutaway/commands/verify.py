@@ -17,7 +17,9 @@ def verify(
     model: str = "smollm2",
     /,
     *,
-    text: Annotated[str | None, Parameter(help="What both engines read; a mixed paragraph without it.")] = None,
+    text: Annotated[
+        str | None, Parameter(help="What both engines read; a mixed paragraph without it.")
+    ] = None,
     tokens: Annotated[int, Parameter(help="How many tokens must follow alike, chosen greedily.")] = 32,
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
 ) -> None:

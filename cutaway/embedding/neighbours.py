@@ -6,9 +6,11 @@ ROWS = 1 << 14  # rows of the table that are compared at once
 
 
 def nearest(table: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of ``rows`` [m], the ids [m n] and cosines [m n] of its ``count`` nearest in ``table`` [v d], best first.
+    """For each of ``rows`` [m], the ids [m n] and cosines [m n] of its ``count`` nearest in ``table`` [v d],
+    best first.
 
-    A row is not its own neighbour; a row of zeros has cosine 0 with every other. n is count, or all others if fewer.
+    A row is not its own neighbour; a row of zeros has cosine 0 with every other. n is count, or all others if
+    fewer.
     """
     count = min(count, len(table) - 1)
     wanted = _unit(table[rows])

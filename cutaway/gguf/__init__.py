@@ -1,10 +1,10 @@
 """The GGUF container, versions 2 and 3, read and written (the GGUF specification in ggml's docs/gguf.md).
 
-A file is a header, typed key/value metadata, a table of tensors and, after padding, their bytes. Tensors stay packed as
-they are on disk and stay mapped: opening a file copies none of them. A file is data from a stranger, so each number in
-it is checked against the file's size before it is believed; what opening allocates is bounded by twice that size, plus
-about a kilobyte for each of at most 65,536 tensors and as many keys.
-"""
+A file is a header, typed key/value metadata, a table of tensors and, after padding, their bytes. Tensors stay
+packed as they are on disk and stay mapped: opening a file copies none of them. A file is data from a
+stranger, so each number in it is checked against the file's size before it is believed; what opening
+allocates is bounded by twice that size, plus about a kilobyte for each of at most 65,536 tensors and as many
+keys. """
 
 from cutaway.gguf.container import looks_like, mapped, quoted, replacing
 from cutaway.gguf.reader import File, Metadata, read

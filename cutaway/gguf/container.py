@@ -1,4 +1,6 @@
-"""Files from strangers and files of our own: opened mapped, named for what they are, replaced whole or not at all."""
+"""Files from strangers and files of our own: opened mapped, named for what they are, replaced whole or not at
+all.
+"""
 
 from __future__ import annotations
 

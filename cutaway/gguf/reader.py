@@ -1,4 +1,6 @@
-"""Reading GGUF, versions 2 and 3. A file is data from a stranger: each number in it is checked before it is believed."""
+"""Reading GGUF, versions 2 and 3. A file is data from a stranger: each number in it is checked before it is
+believed.
+"""
 
 from __future__ import annotations
 

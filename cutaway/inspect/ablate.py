@@ -1,6 +1,7 @@
-"""Ablation: what is the answer without a part? A head is taken out by zeroing what it gathered, a layer by skipping it.
+"""Ablation: what is the answer without a part? A head is taken out by zeroing what it gathered, a layer by
+skipping it.
 
-    with tracing(model, edit=without(model, ["5.3", "7"])): ...       # head 3 of layer 5, and all of layer 7
+with tracing(model, edit=without(model, ["5.3", "7"])): ...       # head 3 of layer 5, and all of layer 7
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import Refused
+from cutaway.inspect.reading import row as reading
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.trace import Edit, tracing
 
 
 def without(model: Decoder, parts: Iterable[str]) -> dict[str, Edit]:
-    """The edits that take parts out: "5.3" is head 3 of layer 5, "5" the whole layer. Refused for what the model lacks."""
-    wanted = sorted({_part(model, part) for part in parts}, key=lambda part: (part[0], part[1] is None, part[1] or 0))
+    """The edits that take parts out: "5.3" is head 3 of layer 5, "5" the whole layer. Refused for what the
+    model lacks.
+    """
+    wanted = sorted(
+        {_part(model, part) for part in parts}, key=lambda part: (part[0], part[1] is None, part[1] or 0)
+    )
     edits: list[Mapping[str, Edit]] = []
     for layer, head in wanted:
         edits.append(_skip(layer) if head is None else {f"blocks.{layer}.attention.mixed": _zero(head)})
@@ -26,7 +32,9 @@ def without(model: Decoder, parts: Iterable[str]) -> dict[str, Edit]:
 
 
 def together(*edits: Mapping[str, Edit]) -> dict[str, Edit]:
-    """Several sets of edits as one; where two change the same value, the later changes what the earlier made."""
+    """Several sets of edits as one; where two change the same value, the later changes what the earlier
+    made.
+    """
     joined: dict[str, Edit] = {}
     for name, change in (item for one in edits for item in one.items()):
         joined[name] = _then(joined[name], change) if name in joined else change
@@ -39,14 +47,15 @@ def head_effects(model: Decoder, ids: Sequence[int], token: int) -> tuple[Float[
 
     Unlike attribution this counts what later layers make of the head. One reading a layer, of a batch of h.
     """
-    row = torch.tensor([list(ids)], device=model.norm.weight.device)
-    pos = torch.arange(len(ids), device=row.device)[None]
+    row, pos = reading(model, ids)
     usual = model(row, pos, last=True)[0, -1, token]
     effects = []
     for layer, block in enumerate(model.config.blocks):
         heads = block.attention.heads
         each = torch.arange(heads, device=row.device)
-        with tracing(model, edit={f"blocks.{layer}.attention.mixed": lambda x, each=each: _without_one(x, each)}):
+        with tracing(
+            model, edit={f"blocks.{layer}.attention.mixed": lambda x, each=each: _without_one(x, each)}
+        ):
             logits = model(row.expand(heads, -1), pos.expand(heads, -1), last=True)
         effects.append(usual - logits[:, -1, token])
     return tuple(effects)
@@ -62,13 +71,17 @@ def _without_one(mixed: Tensor, each: Tensor) -> Tensor:
 def _part(model: Decoder, part: str) -> tuple[int, int | None]:
     layer, dot, head = part.partition(".")
     if not layer.isdecimal() or (dot and not head.isdecimal()):
-        raise Refused(f"{part!r} is no part of a model: write 5.3 for head 3 of layer 5, or 5 for the whole layer")
+        raise Refused(
+            f"{part!r} is no part of a model: write 5.3 for head 3 of layer 5, or 5 for the whole layer"
+        )
     blocks = model.config.blocks
     if int(layer) >= len(blocks):
         raise Refused(f"there is no layer {layer}: this model's layers are 0 to {len(blocks) - 1}")
     heads = blocks[int(layer)].attention.heads
     if dot and int(head) >= heads:
-        raise Refused(f"there is no head {part}: the heads of layer {layer} are {layer}.0 to {layer}.{heads - 1}")
+        raise Refused(
+            f"there is no head {part}: the heads of layer {layer} are {layer}.0 to {layer}.{heads - 1}"
+        )
     return int(layer), int(head) if dot else None
 
 

@@ -1,37 +1,48 @@
 """Direct logit attribution: who wrote the logit (2021, transformer-circuits.pub, "A Mathematical Framework").
 
-The residual stream is a sum: the embedding, what each head wrote through its slice of W_o, what each MLP wrote. A logit
-is one row of the head times the final norm of that sum, and once the norm's size is taken as it was (frozen), the norm
-is linear too, so the logit is a sum over the writers:
+The residual stream is a sum: the embedding, what each head wrote through its slice of W_o, what each MLP
+wrote. A logit is one row of the head times the final norm of that sum, and once the norm's size is taken as
+it was (frozen), the norm is linear too, so the logit is a sum over the writers:
 
     logit = embed . u  +  sum over heads  mixed_h . W_o,h' u  +  sum over MLPs  mlp . u  +  biases . u
     u     = the head's row, through the frozen final norm (of a layer norm the mean is taken out as well)
 
-A head's part is itself a sum over the tokens it read: share times value. Gemma's norms after attention are frozen alike.
-This is the direct effect only: what a writer did through later layers is found by patching and ablation.
+A head's part is itself a sum over the tokens it read: share times value. Gemma's norms after attention are
+frozen alike. This is the direct effect only: what a writer did through later layers is found by patching and
+ablation.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cutaway.errors import Refused
+from cutaway.inspect.reading import device
 from cutaway.layers.norm import LayerNorm, RMSNorm
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 
-NAMES = ("embed", "blocks.*.middle", "blocks.*.out", "blocks.*.mixed", "blocks.*.pattern", "blocks.*.attention.v", "logits")
+NAMES = (
+    "embed",
+    "blocks.*.middle",
+    "blocks.*.out",
+    "blocks.*.mixed",
+    "blocks.*.pattern",
+    "blocks.*.attention.v",
+    "logits",
+)
 
 
 @dataclass(frozen=True)
 class Attribution:
     """How a logit came about, in logits; all parts add up to ``logit``.
 
-    ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases`` those of
-    attention and of the final norm, ``rest`` what edits wrote into the stream besides (else rounding, below 1e-3).
-    ``sources[i]`` [h s] splits each head's part over the tokens it read.
+    ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
+    those of attention and of the final norm, ``rest`` what edits wrote into the stream besides (else
+    rounding, below 1e-3). ``sources[i]`` [h s] splits each head's part over the tokens it read.
     """
 
     token: int
@@ -72,7 +83,9 @@ def attribute(
     if against is not None:
         _known(model, against)
         if model.config.softcap is not None:
-            raise Refused("this model bounds its logits, so the lead of one over another is no sum: ask without against")
+            raise Refused(
+                "this model bounds its logits, so the lead of one over another is no sum: ask without against"
+            )
         row, logit = row - _row(model, against), logit - logits[against]
     row, bias = _through(model.norm, stream[0, position], row)
     cap = _cap_factor(model, logit)
@@ -80,7 +93,8 @@ def attribute(
     heads, sources, mlps = [], [], []
     before = seen["embed"][0, position].double()
     embed = before @ row
-    for i, block in enumerate(model.blocks):
+    for i in range(len(model.blocks)):
+        block: Any = model.blocks[i]
         middle, after = (seen[f"blocks.{i}.{name}"][0, position].double() for name in ("middle", "out"))
         out = seen[f"blocks.{i}.attention.out"][0, position]
         inner, bias = _through(block.attention_post_norm, out, row)
@@ -109,14 +123,18 @@ def attribute(
 def _by_source(
     seen: Mapping[str, Tensor], layer: int, position: int, writes: Float[Tensor, "h v"]
 ) -> Float[Tensor, "h s"]:
-    """Each head's part by the token read: its share, times how far that token's value points the logit's way."""
+    """Each head's part by the token read: its share, times how far that token's value points the logit's
+    way.
+    """
     pattern = seen[f"blocks.{layer}.attention.pattern"][0, :, position].double()
     values = seen[f"blocks.{layer}.attention.v"][0].double()
     values = values.repeat_interleave(len(pattern) // len(values), dim=0)
     return pattern * torch.einsum("hsv,hv->hs", values, writes)
 
 
-def _through(norm: nn.Module, x: Float[Tensor, " d"], row: Float[Tensor, " d"]) -> tuple[Float[Tensor, " d"], Tensor]:
+def _through(
+    norm: nn.Module, x: Float[Tensor, " d"], row: Float[Tensor, " d"]
+) -> tuple[Float[Tensor, " d"], Tensor]:
     """``row . norm(x)`` as (a row to take x with, a constant), the norm's size as it was for x."""
     if isinstance(norm, nn.Identity):
         return row, row.new_zeros(())
@@ -134,14 +152,15 @@ def _through(norm: nn.Module, x: Float[Tensor, " d"], row: Float[Tensor, " d"]) 
 def _row(model: Decoder, token: int) -> Float[Tensor, " d"]:
     """The head's row of a token, its own or the embedding table's."""
     if model.head is None:
-        id = torch.tensor([[token]], device=model.norm.weight.device)
+        id = torch.tensor([[token]], device=device(model))
         return model.embedding(id)[0, 0].double()
-    return model.head.weight[token].double()
+    head: Any = model.head
+    return head.weight[token].double()
 
 
-def _bias(linear: nn.Module) -> Float[Tensor, " d"]:
-    width = linear.weight.shape[0]
-    return torch.zeros(width).double() if linear.bias is None else linear.bias.double()
+def _bias(linear: Any) -> Float[Tensor, " d"]:
+    weight = linear.weight
+    return weight.new_zeros(len(weight)).double() if linear.bias is None else linear.bias.double()
 
 
 def _cap_factor(model: Decoder, logit: Tensor) -> Tensor:

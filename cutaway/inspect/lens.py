@@ -1,6 +1,8 @@
-"""The logit lens (nostalgebraist 2020; 2303.08112 studies it): what the model would say if it stopped after each block.
+"""The logit lens (nostalgebraist 2020; 2303.08112 studies it): what the model would say if it stopped after
+each block.
 
-The residual stream after a block goes through the final norm and the head, as if the later blocks wrote nothing.
+The residual stream after a block goes through the final norm and the head, as if the later blocks wrote
+nothing.
 """
 
 from collections.abc import Mapping
@@ -18,7 +20,8 @@ ROWS = 256  # streams scored at once: 256 rows of 50,000 logits are 50 MB
 @dataclass(frozen=True)
 class Lens:
     """The best guess after the embedding and after each block: ``names`` (n of them) say which, ``ids`` and
-    ``probabilities`` [n t] what and how sure. ``final`` [n t]: the probability, there, of what is said in the end.
+    ``probabilities`` [n t] what and how sure. ``final`` [n t]: the probability, there, of what is said in the
+    end.
     """
 
     names: tuple[str, ...]
@@ -41,7 +44,10 @@ def lens(model: Decoder, streams: Mapping[str, Float[Tensor, "t d"]]) -> Lens:
         final.append(chances.gather(-1, answer[:, None])[:, 0])
     shape = rows.shape[:2]
     return Lens(
-        tuple(streams), torch.cat(ids).view(shape), torch.cat(probabilities).view(shape), torch.cat(final).view(shape)
+        tuple(streams),
+        torch.cat(ids).view(shape),
+        torch.cat(probabilities).view(shape),
+        torch.cat(final).view(shape),
     )
 
 

@@ -1,7 +1,8 @@
-"""Activation patching: put a value from the reading of one text into the reading of another, and see what moves.
+"""Activation patching: put a value from the reading of one text into the reading of another, and see what
+moves.
 
-Where the patch carries the other text's answer along, the value holds what told the two texts apart (2202.05262 calls it
-causal tracing; 2309.16042 compares the ways to measure it).
+Where the patch carries the other text's answer along, the value holds what told the two texts apart
+(2202.05262 calls it causal tracing; 2309.16042 compares the ways to measure it).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import Refused
+from cutaway.inspect.reading import row as reading
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.trace import Edit, tracing
@@ -20,8 +22,8 @@ from cutaway.trace import Edit, tracing
 
 @dataclass(frozen=True)
 class Patched:
-    """``moved[p, i]``: how far the answer went from this text's (0) to the other's (1) when the stream after block i was
-    the other's at ``positions[p]``. ``here`` and ``there``: the two answers' ids.
+    """``moved[p, i]``: how far the answer went from this text's (0) to the other's (1) when the stream after
+    block i was the other's at ``positions[p]``. ``here`` and ``there``: the two answers' ids.
     """
 
     here: int
@@ -31,7 +33,9 @@ class Patched:
 
 
 def patch(values: Mapping[str, Tensor], positions: Sequence[int] | None = None) -> dict[str, Edit]:
-    """The edits that put ``values`` of another reading in, whole, or of the streams [b t d] only at ``positions``."""
+    """The edits that put ``values`` of another reading in, whole, or of the streams [b t d] only at
+    ``positions``.
+    """
 
     def edit(value: Tensor) -> Edit:
         if positions is None:
@@ -46,13 +50,12 @@ def patch(values: Mapping[str, Tensor], positions: Sequence[int] | None = None) 
 def patch_streams(model: Decoder, ids: Sequence[int], other: Sequence[int]) -> Patched:
     """Patches the stream of each token in which the texts differ, and of the last, after each block in turn.
 
-    Progress is measured in the lead of the other's answer over this one's, in logits. Raises Refused unless the texts
-    have as many tokens, differ, and have different answers: then there is no way from one to the other to measure.
+    Progress is measured in the lead of the other's answer over this one's, in logits. Raises Refused unless
+    the texts have as many tokens, differ, and have different answers: then there is no way from one to the
+    other to measure.
     """
     positions = _comparable(ids, other)
-    device = model.norm.weight.device
-    row, donor = (torch.tensor([list(text)], device=device) for text in (ids, other))
-    pos = torch.arange(len(ids), device=device)[None]
+    (row, pos), (donor, _) = reading(model, ids), reading(model, other)
     names = [f"blocks.{i}.out" for i in range(len(model.blocks))]
     with tracing(model, *names) as seen:
         theirs = model(donor, pos, last=True)[0, -1]
@@ -61,8 +64,8 @@ def patch_streams(model: Decoder, ids: Sequence[int], other: Sequence[int]) -> P
     if here == there:
         raise Refused("both texts have the same answer, so patching has nothing to move")
     low, high = (float(logits[there] - logits[here]) for logits in (ours, theirs))
-    at = torch.tensor(positions, device=device)
-    each = torch.arange(len(positions), device=device)
+    at = torch.tensor(positions, device=row.device)
+    each = torch.arange(len(positions), device=row.device)
     rows, places = row.expand(len(positions), -1), pos.expand(len(positions), -1)
     columns = []
     for name in names:
@@ -87,7 +90,8 @@ def _comparable(ids: Sequence[int], other: Sequence[int]) -> list[int]:
     """The places where the texts differ, and the last."""
     if len(ids) != len(other):
         raise Refused(
-            f"patching needs texts of as many tokens: this one has {len(ids)}, the other {len(other)}; reword one of them"
+            f"patching needs texts of as many tokens: this one has {len(ids)}, the other {len(other)}; reword "
+            "one of them"
         )
     places = [i for i, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b]
     if not places:

@@ -1,8 +1,9 @@
-"""The path of a text through a model as data: what `cutaway explain` prints, its page draws and its --json gives.
+"""The path of a text through a model as data: what `cutaway explain` prints, its page draws and its --json
+gives.
 
-Seven steps, each a frozen dataclass of plain numbers: tokens, embeddings, one attention score worked out, the heads that
-moved the answer, the lens, the residual stream, the next token. Every number is read from the model's own trace. Nothing
-is printed here.
+Seven steps, each a frozen dataclass of plain numbers: tokens, embeddings, one attention score worked out, the
+heads that moved the answer, the lens, the residual stream, the next token. Every number is read from the
+model's own trace. Nothing is printed here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from cutaway.embedding.neighbours import nearest
 from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.patch import patch_streams
 from cutaway.inspect.trace import Trace
+from cutaway.position import rope
 
 NAMES = (
     "embed",
@@ -92,7 +95,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Pair:
-    """The pair whose turning changed the score most: its dimensions, its speed in radians a token, its two turns."""
+    """The pair whose turning changed the score most: its dimensions, its speed in radians a token, its two
+    turns.
+    """
 
     dimensions: tuple[int, int]
     radians_per_token: float
@@ -102,7 +107,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Share:
-    """What the query's token gave one token: score, ``weight`` = exp(score - highest), share = weight / their sum."""
+    """What the query's token gave one token: score, ``weight`` = exp(score - highest), share = weight / their
+    sum.
+    """
 
     position: int
     score: float
@@ -113,7 +120,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Score:
-    """One score by hand: ``dot`` = the sum of query times key, ``score`` = dot times scale (bounded, if there is a cap)."""
+    """One score by hand: ``dot`` = the sum of query times key, ``score`` = dot times scale (bounded, if there
+    is a cap).
+    """
 
     query_position: int
     key_position: int
@@ -161,7 +170,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Moved:
-    """Who made the answer's logit: ``embed + layers + biases + rest = logit``; the strongest heads, best first."""
+    """Who made the answer's logit: ``embed + layers + biases + rest = logit``; the strongest heads, best
+    first.
+    """
 
     id: int
     text: str
@@ -212,7 +223,9 @@ class Change:
 
 @dataclass(frozen=True)
 class PatchedToken:
-    """One token's stream taken from the other text: ``moved`` [i] after each block, 0 is this answer, 1 the other's."""
+    """One token's stream taken from the other text: ``moved`` [i] after each block, 0 is this answer, 1 the
+    other's.
+    """
 
     position: int
     text: str
@@ -232,8 +245,8 @@ class Patch:
 
 @dataclass(frozen=True)
 class Story:
-    """A text's way from bytes to the next token. ``stages`` name the places where ``norms`` [t stage] are the lengths of
-    each token's stream; ``change`` and ``patch`` are there when they were asked for.
+    """A text's way from bytes to the next token. ``stages`` name the places where ``norms`` [t stage] are the
+    lengths of each token's stream; ``change`` and ``patch`` are there when they were asked for.
     """
 
     layers: int
@@ -266,7 +279,7 @@ def tell(trace: Trace, top: int = 10) -> Story:
         vocabulary=config.vocab,
         text=_text(trace, trace.ids),
         tokens=tuple(_token(trace, i) for i in range(len(trace.ids))),
-        merges=_merges(trace),
+        merges=merges(trace)[:PIECES],
         embeddings=_embeddings(trace),
         attention=_attention(trace, attribution, *chosen(attribution)),
         moved=_moved(trace, attribution),
@@ -274,13 +287,16 @@ def tell(trace: Trace, top: int = 10) -> Story:
         stages=tuple(norms),
         norms=tuple(tuple(lengths) for lengths in torch.stack(list(norms.values())).T.tolist()),
         next=tuple(
-            Next(guess.id, guess.token, float(trace.logits[-1, guess.id]), guess.probability) for guess in trace.top(top)
+            Next(guess.id, guess.token, float(trace.logits[-1, guess.id]), guess.probability)
+            for guess in trace.top(top)
         ),
     )
 
 
 def changed(before: Trace, after: Trace, what: Sequence[str], top: int = 10) -> Change:
-    """How the next token's chances moved between two readings: the likeliest of both, by what they are now."""
+    """How the next token's chances moved between two readings: the likeliest of both, by what they are
+    now.
+    """
     likely = {guess.id for trace in (before, after) for guess in trace.top(top)}
     was, now = (trace.logits[-1].float().softmax(-1) for trace in (before, after))
     rows = (Changed(id, before.token(id), float(was[id]), float(now[id])) for id in likely)
@@ -295,7 +311,9 @@ def patched(trace: Trace, other: Sequence[int]) -> Patch:
         other=_text(trace, other),
         here=trace.token(found.here),
         there=trace.token(found.there),
-        tokens=tuple(PatchedToken(i, trace.tokens[i], trace.token(other[i]), tuple(moved)) for i, moved in tokens),
+        tokens=tuple(
+            PatchedToken(i, trace.tokens[i], trace.token(other[i]), tuple(moved)) for i, moved in tokens
+        ),
     )
 
 
@@ -306,8 +324,8 @@ def _text(trace: Trace, ids: Sequence[int]) -> str:
 def chosen(attribution: Attribution) -> tuple[int, int, int]:
     """The (layer, head, token read) worth a close look: the reading that added most to the answer's logit.
 
-    The first token is left out, since heads rest on it when they have nothing to say (2309.17453), and so is the token
-    that asks; in a text too short for that, nothing is left out.
+    The first token is left out, since heads rest on it when they have nothing to say (2309.17453), and so is
+    the token that asks; in a text too short for that, nothing is left out.
     """
     length = attribution.sources[0].shape[-1]
     inner = slice(1, attribution.position) if attribution.position > 1 else slice(0, length)
@@ -323,15 +341,15 @@ def _token(trace: Trace, position: int) -> Token:
     return Token(position, id, trace.tokens[position], trace.tokenizer.token_bytes(id).hex(" "), special)
 
 
-def _merges(trace: Trace) -> tuple[Merges, ...]:
-    """The pieces that took most merges, longest first; none if the tokenizer does not merge."""
+def merges(trace: Trace) -> tuple[Merges, ...]:
+    """The pieces of the text that took merges, most first; none if the tokenizer does not merge."""
     if not hasattr(trace.tokenizer, "merges_of"):
         return ()
     found: dict[str, Merges] = {}
     for special, run in groupby(trace.ids, trace.tokenizer.is_special):
         for piece, pairs in () if special else _merged(trace.tokenizer, list(run)):
             found[piece] = Merges(piece, tuple(pairs))
-    return tuple(sorted((one for one in found.values() if one.joined), key=lambda one: -len(one.joined))[:PIECES])
+    return tuple(sorted((one for one in found.values() if one.joined), key=lambda one: -len(one.joined)))
 
 
 def _merged(tokenizer: Any, ids: list[int]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -340,7 +358,10 @@ def _merged(tokenizer: Any, ids: list[int]) -> list[tuple[str, list[tuple[str, s
     if tokenizer.encode(text) != ids:
         return []
     return [
-        (_spelt(tokenizer, piece), [(_spelt(tokenizer, left), _spelt(tokenizer, right)) for left, right in pairs])
+        (
+            _spelt(tokenizer, piece),
+            [(_spelt(tokenizer, left), _spelt(tokenizer, right)) for left, right in pairs],
+        )
         for piece, pairs in tokenizer.merges_of(text)
     ]
 
@@ -357,12 +378,14 @@ def _spelt(tokenizer: Any, symbols: str) -> str:
 def _embeddings(trace: Trace) -> Embeddings:
     model, table = trace.model, trace.model.embedding.weight.detach().float().cpu().numpy()
     unique = sorted(set(trace.ids))
-    ids, cosines = nearest(table, unique, NEIGHBOURS)
-    of = {id: tuple(map(_neighbour(trace), ids[i].tolist(), cosines[i].tolist())) for i, id in enumerate(unique)}
+    ids, cosines = nearest(table, np.array(unique), NEIGHBOURS)
+    of = {
+        id: tuple(map(_neighbour(trace), ids[i].tolist(), cosines[i].tolist())) for i, id in enumerate(unique)
+    }
     lengths = {id: math.sqrt(float((table[id] ** 2).sum())) for id in unique}
     return Embeddings(
         table=table.shape,
-        stream=tuple(trace["embed"].shape),
+        stream=(len(trace.ids), model.config.width),
         scale=model.config.embedding_scale,
         learned_positions=model.position is not None,
         tokens=tuple(Embedding(i, lengths[id], of[id]) for i, id in enumerate(trace.ids)),
@@ -384,14 +407,15 @@ def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, so
         contribution=float(attribution.heads[layer][head]),
         source_contribution=float(attribution.sources[layer][head, source]),
         shapes={"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape)},
-        rope=None if config.position is None else _pair(trace, layer, q[head], k[kv_head], source),
+        rope=None if config.position is None else _pair(config.position, q[head], k[kv_head], source),
         worked=_worked(trace, layer, q[head], k[kv_head], source),
     )
 
 
 def _worked(trace: Trace, layer: int, q: Tensor, k: Tensor, source: int) -> Score:
     """A score in float64 from the query and key of the trace, and the softmax of its row."""
-    module = trace.model.blocks[layer].attention
+    block: Any = trace.model.blocks[layer]
+    module = block.attention
     query, keys = q[-1].double(), k.double()
     cap = module.config.softcap
     scores = keys @ query * module.scale
@@ -409,16 +433,21 @@ def _worked(trace: Trace, layer: int, q: Tensor, k: Tensor, source: int) -> Scor
         scale=module.scale,
         softcap=cap,
         score=float(scores[source]),
-        shares=tuple(Share(i, *row) for i, row in enumerate(zip(*(c.tolist() for c in columns), strict=True))),
+        shares=tuple(
+            Share(i, *row) for i, row in enumerate(zip(*(c.tolist() for c in columns), strict=True))
+        ),
     )
 
 
-def _pair(trace: Trace, layer: int, q: Tensor, k: Tensor, source: int) -> Pair:
+def _pair(position: rope.Config, q: Tensor, k: Tensor, source: int) -> Pair:
     """The pair whose turning changed q . k most. What it was before is found by turning it back."""
-    frequencies = torch.from_numpy(trace.model.config.blocks[layer].attention.position.frequencies())
-    last, half = len(trace.ids) - 1, len(frequencies)
+    frequencies = torch.from_numpy(position.frequencies())
+    last, half = len(q) - 1, len(frequencies)
     query, key = _pairs(q[last], half), _pairs(k[source], half)
-    query_before, key_before = query * torch.exp(-1j * last * frequencies), key * torch.exp(-1j * source * frequencies)
+    query_before, key_before = (
+        query * torch.exp(-1j * last * frequencies),
+        key * torch.exp(-1j * source * frequencies),
+    )
     change = (query * key.conj()).real - (query_before * key_before.conj()).real
     pair = int(change.abs().argmax())
     speed = float(frequencies[pair])
@@ -437,7 +466,12 @@ def _pairs(vector: Tensor, half: int) -> Tensor:
 
 
 def _turn(position: int, speed: float, before: Tensor, after: Tensor) -> Turn:
-    return Turn(position, position * speed, (float(before.real), float(before.imag)), (float(after.real), float(after.imag)))
+    return Turn(
+        position,
+        position * speed,
+        (float(before.real), float(before.imag)),
+        (float(after.real), float(after.imag)),
+    )
 
 
 def _moved(trace: Trace, attribution: Attribution) -> Moved:
@@ -460,7 +494,9 @@ def _moved(trace: Trace, attribution: Attribution) -> Moved:
 
 def _lens(trace: Trace) -> tuple[LensRow, ...]:
     lens = trace.lens()
-    columns: Sequence[Sequence[Any]] = [part[:, -1].tolist() for part in (lens.ids, lens.probabilities, lens.final)]
+    columns: Sequence[Sequence[Any]] = [
+        part[:, -1].tolist() for part in (lens.ids, lens.probabilities, lens.final)
+    ]
     return tuple(
         LensRow(name, id, trace.token(id), probability, final)
         for name, id, probability, final in zip(lens.names, *columns, strict=True)

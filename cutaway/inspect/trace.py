@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 from cutaway.errors import Refused
 from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.lens import Lens, lens
+from cutaway.inspect.reading import row
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.trace import TAPS, Edit, tracing
@@ -29,6 +30,7 @@ from cutaway.trace import TAPS, Edit, tracing
 MOST_BYTES = 2 << 30  # of attention maps: they grow with the square of the text
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """What is needed of a tokenizer."""
 
@@ -46,12 +48,16 @@ class Guess(NamedTuple):
 
 
 class Trace(Mapping[str, Tensor]):
-    """What a model did with a text: ``ids``, ``tokens`` as people read them, ``logits`` [t v], and values by name.
+    """What a model did with a text: ``ids``, ``tokens`` as people read them, ``logits`` [t v], and values by
+    name.
 
-    A value has no batch axis: ``trace["blocks.3.attention.q"]`` is [h t k]. Made by ``Trace.of`` and ``lm.trace``.
+    A value has no batch axis: ``trace["blocks.3.attention.q"]`` is [h t k]. Made by ``Trace.of`` and
+    ``lm.trace``.
     """
 
-    def __init__(self, model: Decoder, tokenizer: Vocabulary, ids: Sequence[int], values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, model: Decoder, tokenizer: Vocabulary, ids: Sequence[int], values: Mapping[str, Tensor]
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.ids = tuple(ids)
@@ -68,19 +74,17 @@ class Trace(Mapping[str, Tensor]):
         names: Sequence[str] | None = None,
         edit: Mapping[str, Edit] | None = None,
     ) -> Trace:
-        """Reads ids once. Keeps the project's vocabulary, or only ``names`` (wildcards allowed) and the logits.
+        """Reads ids once. Keeps the project's vocabulary, or only ``names`` (wildcards allowed) and the
+        logits.
 
-        ``edit`` changes values in flight, by name. Raises Refused for ids the model cannot read, for a name that never
-        appears, and for a text whose attention maps would not fit.
+        ``edit`` changes values in flight, by name. Raises Refused for ids the model cannot read, for a name
+        that never appears, and for a text whose attention maps would not fit.
         """
         names = tuple(names or (TAPS,))
         _readable(model, ids)
         _fits(model, len(ids), names)
-        device = model.norm.weight.device
-        row = torch.tensor([list(ids)], dtype=torch.long, device=device)
-        pos = torch.arange(len(ids), device=device)[None]
         with torch.no_grad(), tracing(model, *dict.fromkeys((*names, "logits")), edit=edit) as seen:
-            model(row, pos)
+            model(*row(model, ids))
         return cls(model, tokenizer, ids, seen)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -126,12 +130,17 @@ class Trace(Mapping[str, Tensor]):
         return lens(self.model, self.streams())
 
     def residual_norms(self) -> dict[str, Float[Tensor, " t"]]:
-        """The length of each token's residual stream after the embedding and after each half of each block."""
+        """The length of each token's residual stream after the embedding and after each half of each
+        block.
+        """
         halves = (f"blocks.{i}.{half}" for i in range(self.layers) for half in ("middle", "out"))
         return {name: self[name].float().norm(dim=-1) for name in ("embed", *halves)}
 
-    def attribution(self, token: int | None = None, position: int = -1, against: int | None = None) -> Attribution:
-        """Which layer, head and MLP moved a token's logit (the likeliest's, when None): the parts sum to the logit.
+    def attribution(
+        self, token: int | None = None, position: int = -1, against: int | None = None
+    ) -> Attribution:
+        """Which layer, head and MLP moved a token's logit (the likeliest's, when None): the parts sum to the
+        logit.
 
         With ``against`` the parts sum to the lead of ``token`` over that token.
         """
@@ -141,7 +150,9 @@ class Trace(Mapping[str, Tensor]):
 
     def _kept(self, name: str) -> Tensor:
         if name not in self.values_by_name:
-            raise Refused(f"this trace did not keep {name!r}: `list(trace)` shows what it kept, names= asks for more")
+            raise Refused(
+                f"this trace did not keep {name!r}: `list(trace)` shows what it kept, names= asks for more"
+            )
         return self.values_by_name[name]
 
     def _layer(self, layer: int) -> int:
@@ -174,7 +185,9 @@ def _readable(model: Decoder, ids: Sequence[int]) -> None:
     if not ids:
         raise Refused("there is nothing to read: the text has no tokens")
     if len(ids) > model.config.context:
-        raise Refused(f"the text has {len(ids):,} tokens, and this model reads at most {model.config.context:,}")
+        raise Refused(
+            f"the text has {len(ids):,} tokens, and this model reads at most {model.config.context:,}"
+        )
     wrong = [id for id in ids if not 0 <= id < model.config.vocab]
     if wrong:
         raise Refused(f"token {wrong[0]} is not in this model's vocabulary of {model.config.vocab:,}")

@@ -1,10 +1,10 @@
 """The same weights in an independent engine: where, if anywhere, do the two disagree?
 
-A reading of one text is compared layer by layer: the embeddings, the residual stream after each block, the logits, and
-the tokens that follow greedily. A difference is taken for each position as a share of the other engine's vector there,
-since the residual streams of real models hold a few huge numbers that would hide everything else. Rounding alone stays
-near 1e-6; the first layer past ``TOLERANCE`` is where the fault lies, since all layers after it inherit it.
-"""
+A reading of one text is compared layer by layer: the embeddings, the residual stream after each block, the
+logits, and the tokens that follow greedily. A difference is taken for each position as a share of the other
+engine's vector there, since the residual streams of real models hold a few huge numbers that would hide
+everything else. Rounding alone stays near 1e-6; the first layer past ``TOLERANCE`` is where the fault lies,
+since all layers after it inherit it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Difference:
-    """``largest``: of any two numbers; ``share``: the largest, over positions, of |ours - theirs| / |theirs|."""
+    """``largest``: of any two numbers; ``share``: the largest, over positions, of |ours - theirs| /
+    |theirs|.
+    """
 
     name: str
     largest: float
@@ -45,12 +47,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``layers`` are in the order of the forward pass, logits last; of llama.cpp only the last position's are seen.
+    """``layers`` are in the order of the forward pass, logits last; of llama.cpp only the last position's are
+    seen.
 
-    ``differs_from``: the first layer past the tolerance, or None; ``token``: how many greedy tokens were equal before
-    the first that differs, or None, and ``margin`` by how much of a logit we preferred ours there; ``ours`` and
-    ``theirs`` are the greedy ids.
-    """
+    ``differs_from``: the first layer past the tolerance, or None; ``token``: how many greedy tokens were
+    equal before the first that differs, or None, and ``margin`` by how much of a logit we preferred ours
+    there; ``ours`` and ``theirs`` are the greedy ids."""
 
     engine: str
     layers: tuple[Difference, ...]
@@ -62,7 +64,9 @@ class Verdict:
 
     @property
     def close_call(self) -> bool:
-        """Whether the token that differs was a near tie: within twice the largest difference of the logits."""
+        """Whether the token that differs was a near tie: within twice the largest difference of the
+        logits.
+        """
         return self.margin is not None and self.margin <= 2 * self.layers[-1].largest
 
     @property
@@ -80,13 +84,19 @@ def engines(source: Path) -> list[str]:
     return found
 
 
-def against_transformers(engine: DefinitionEngine, source: Path, ids: Sequence[int], ours: Sequence[int]) -> Verdict:
-    """Our reading of ``ids`` and greedy continuation against those of transformers, which reads ``source`` itself."""
+def against_transformers(
+    engine: DefinitionEngine, source: Path, ids: Sequence[int], ours: Sequence[int]
+) -> Verdict:
+    """Our reading of ``ids`` and greedy continuation against those of transformers, which reads ``source``
+    itself.
+    """
     judge = _transformers(source)
     row = torch.tensor([list(ids)])
     with torch.inference_mode():
         theirs = _their_streams(judge, row)
-        followed = judge.generate(row, max_new_tokens=len(ours), do_sample=False, eos_token_id=None, pad_token_id=0)
+        followed = judge.generate(
+            row, max_new_tokens=len(ours), do_sample=False, eos_token_id=None, pad_token_id=0
+        )
     mine = _our_streams(engine.model, row)
     if len(mine) != len(theirs):
         raise Failed(f"transformers shows {len(theirs)} layers of this model where Cutaway has {len(mine)}")
@@ -95,17 +105,20 @@ def against_transformers(engine: DefinitionEngine, source: Path, ids: Sequence[i
     return _verdict(name, engine, layers, ids, ours, followed[0, len(ids) :].tolist(), TOLERANCE)
 
 
-def against_llama_cpp(engine: DefinitionEngine, source: Path, ids: Sequence[int], ours: Sequence[int]) -> Verdict:
+def against_llama_cpp(
+    engine: DefinitionEngine, source: Path, ids: Sequence[int], ours: Sequence[int]
+) -> Verdict:
     """Our last logits and greedy continuation against llama.cpp's.
 
-    llama.cpp rounds activations to 8 bits where weights are quantised, so its logits are off by a few hundredths:
-    ``ROUNDED`` is the tolerance.
-    """
+    llama.cpp rounds activations to 8 bits where weights are quantised, so its logits are off by a few
+    hundredths: ``ROUNDED`` is the tolerance."""
     scores, followed = _llama_cpp(source, ids, len(ours), engine.vocab)
     mine, theirs = torch.from_numpy(engine.logits(ids)[-1]).double(), torch.from_numpy(scores)
     # Only differences between logits mean something: both are taken from their mean.
     layer = _difference("logits", (mine - mine.mean())[None], (theirs - theirs.mean())[None])
-    return _verdict(f"llama.cpp (xllamacpp {version('xllamacpp')})", engine, (layer,), ids, ours, followed, ROUNDED)
+    return _verdict(
+        f"llama.cpp (xllamacpp {version('xllamacpp')})", engine, (layer,), ids, ours, followed, ROUNDED
+    )
 
 
 def _verdict(
@@ -128,7 +141,9 @@ def _verdict(
 
 def _difference(name: str, ours: Tensor, theirs: Tensor) -> Difference:
     if ours.shape != theirs.shape:
-        raise Failed(f"{name} has the shape {list(ours.shape)} here and {list(theirs.shape)} in the other engine")
+        raise Failed(
+            f"{name} has the shape {list(ours.shape)} here and {list(theirs.shape)} in the other engine"
+        )
     away = (ours.double() - theirs.double()).abs()
     share = away.norm(dim=-1) / theirs.double().norm(dim=-1).clamp(min=1e-30)
     return Difference(name, float(away.max()), float(share.max()))
@@ -149,7 +164,11 @@ def _transformers(source: Path) -> Any:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    where: dict[str, Any] = {"pretrained_model_name_or_path": source, "local_files_only": True, "dtype": torch.float32}
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": source,
+        "local_files_only": True,
+        "dtype": torch.float32,
+    }
     if source.is_file():
         where |= {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     try:

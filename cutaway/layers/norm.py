@@ -12,7 +12,9 @@ def widened(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 class RMSNorm(nn.Module):
-    """y = w x / sqrt(mean(x^2) + eps): size without the mean (1910.07467). Computed in float32 at least, returned in x's type."""
+    """y = w x / sqrt(mean(x^2) + eps): size without the mean (1910.07467). Computed in float32 at least,
+    returned in x's type.
+    """
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -26,7 +28,9 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b (1607.06450). Computed in float32 at least, returned in x's type."""
+    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b (1607.06450). Computed in float32 at least, returned in
+    x's type.
+    """
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()

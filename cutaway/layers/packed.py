@@ -1,8 +1,9 @@
-"""Matrices that stay as small as they are on disk: the numbers are unpacked for each use and dropped after it.
+"""Matrices that stay as small as they are on disk: the numbers are unpacked for each use and dropped after
+it.
 
-A model loaded with ``dtype="packed"`` has these in place of its linear layers and its embedding table. The logits are
-the same to the last bit as those of the unpacked model; memory is that of the file, and each step pays for unpacking.
-"""
+A model loaded with ``dtype="packed"`` has these in place of its linear layers and its embedding table. The
+logits are the same to the last bit as those of the unpacked model; memory is that of the file, and each step
+pays for unpacking."""
 
 from collections.abc import Callable
 

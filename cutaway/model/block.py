@@ -1,8 +1,10 @@
-"""A block: attention moves information between tokens, the MLP works on each token alone, both add to the stream."""
+"""A block: attention moves information between tokens, the MLP works on each token alone, both add to the
+stream.
+"""
 
 from torch import Tensor, nn
 
-from cutaway.attention.parts.state import Full, Ring
+from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.visibility import Places
 from cutaway.model.config import Block as Config
 from cutaway.position.rope import Rotation
@@ -31,7 +33,7 @@ class Block(nn.Module):
         places: Places,
         rotation: Rotation | None,
         in_order: bool,
-        state: Full | Ring | None,
+        state: Memory | None,
     ) -> Float[Tensor, "b t d"]:
         read = self.attention(self.attention_norm(x), places, rotation, in_order, state)
         middle = tap("middle", x + self.attention_post_norm(read))

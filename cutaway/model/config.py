@@ -1,9 +1,8 @@
 """What a model is, as data: frozen dataclasses that go to YAML or JSON and come back equal. Imports no torch.
 
-Layers are a tuple of blocks, so a hybrid stack (five local, one global) is data too. In a file a part that has variants
-says which by ``kind``, the name of its file: ``attention: {kind: gqa, heads: 9, ...}``. Equal neighbouring blocks are
-written once, with how often: ``{times: 30, attention: ..., mlp: ...}``.
-"""
+Layers are a tuple of blocks, so a hybrid stack (five local, one global) is data too. In a file a part that
+has variants says which by ``kind``, the name of its file: ``attention: {kind: gqa, heads: 9, ...}``. Equal
+neighbouring blocks are written once, with how often: ``{times: 30, attention: ..., mlp: ...}``."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from itertools import groupby
 from typing import Any
 
-from cutaway.attention.parts.heads import Heads
+from cutaway.attention.parts.mixer import Mixer
 from cutaway.errors import Refused
 from cutaway.layers.config import MLP, Norm
-from cutaway.position import learned
+from cutaway.position import learned, sinusoidal
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,18 @@ class Block:
     ``post_norm`` also norms what attention and the MLP say before it is added (Gemma's sandwich).
     """
 
-    attention: Heads = field(metadata={"variants": "cutaway.attention"})
+    attention: Mixer = field(metadata={"variants": "cutaway.attention"})
     mlp: MLP
     norm: Norm = Norm()
     post_norm: bool = False
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
-        norms = ("attention_norm", "mlp_norm", *(("attention_post_norm", "mlp_post_norm") if self.post_norm else ()))
+        norms = (
+            "attention_norm",
+            "mlp_norm",
+            *(("attention_post_norm", "mlp_post_norm") if self.post_norm else ()),
+        )
         parts = {"attention": self.attention.weights(width), "mlp": self.mlp.weights(width)}
         parts |= {name: self.norm.weights(width) for name in norms}
         return {f"{part}.{name}": shape for part, inner in parts.items() for name, shape in inner.items()}
@@ -46,9 +49,8 @@ class Decoder:
     """A stack of blocks between an embedding table and a head that scores every token of the vocabulary.
 
     ``context``: how many positions the model was made for; ``tied``: the head is the embedding table;
-    ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned positions (GPT-2);
-    ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2).
-    """
+    ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned positions (GPT-2) or
+    sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2)."""
 
     vocab: int
     width: int
@@ -57,7 +59,9 @@ class Decoder:
     norm: Norm = Norm()
     tied: bool = True
     embedding_scale: float = 1.0
-    position: learned.Config | None = None
+    position: learned.Config | sinusoidal.Config | None = field(
+        default=None, metadata={"variants": "cutaway.position"}
+    )
     softcap: float | None = None
 
     def bytes_per_token(self, entry: int) -> int:
@@ -68,7 +72,7 @@ class Decoder:
         """The shape of each weight by its name: what a file must hold, known before anything is allocated."""
         out = {"embedding.weight": (self.vocab, self.width)}
         if self.position is not None:
-            out["position.weight"] = (self.position.size, self.width)
+            out |= {f"position.{name}": shape for name, shape in self.position.weights(self.width).items()}
         for n, block in enumerate(self.blocks):
             out |= {f"blocks.{n}.{name}": shape for name, shape in block.weights(self.width).items()}
         out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
@@ -76,7 +80,9 @@ class Decoder:
 
 
 def to_dict(config: Any) -> Any:
-    """Plain dictionaries, lists and numbers, ready for JSON or YAML. Values that equal their default are left out."""
+    """Plain dictionaries, lists and numbers, ready for JSON or YAML. Values that equal their default are left
+    out.
+    """
     if not is_dataclass(config):
         return list(config) if isinstance(config, tuple) else config
     out: dict[str, Any] = {}
@@ -94,7 +100,9 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
-    """The dataclass that ``to_dict`` wrote. Unknown, missing or ill-typed entries are Refused by their path."""
+    """The dataclass that ``to_dict`` wrote. Unknown, missing or ill-typed entries are Refused by their
+    path.
+    """
     if not isinstance(data, dict):
         raise Refused(f"{where}: expected entries by name, found {data!r}")
     hints = typing.get_type_hints(cls)
@@ -105,7 +113,9 @@ def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
     for name, f in known.items():
         if name not in data and f.default is MISSING and f.default_factory is MISSING:
             raise Refused(f"{where}.{name}: is missing")
-    return cls(**{name: _entry(known[name], hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    return cls(
+        **{name: _entry(known[name], hints[name], value, f"{where}.{name}") for name, value in data.items()}
+    )
 
 
 def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
@@ -170,7 +180,9 @@ def _variant(home: str, kind: Any, where: str) -> type:
             if hasattr(found, "Config"):
                 return found.Config
     else:
-        classes = {n.lower(): c for n, c in vars(module).items() if isinstance(c, type) and c.__module__ == home}
+        classes = {
+            n.lower(): c for n, c in vars(module).items() if isinstance(c, type) and c.__module__ == home
+        }
         if kind in classes:
             return classes[kind]
         kinds = list(classes)

@@ -1,9 +1,10 @@
-"""The decoder: token ids in, a score for every possible next token out (1706.03762, 1810.04805's left half, GPT-2).
+"""The decoder: token ids in, a score for every possible next token out (1706.03762, 1810.04805's left half,
+GPT-2).
 
     x = embed(ids)        for each block: x = block(x)        logits = head(norm(x))
 
-It sees ids and positions, and never a target, a tokenizer or a file. What it read before is in the ``State`` it is given.
-"""
+It sees ids and positions, and never a target, a tokenizer or a file. What it read before is in the ``State``
+it is given."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cutaway.attention.parts.state import Full, Ring
+from cutaway.attention.parts.mixer import Memory, Remember
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import Refused
 from cutaway.model import config as conf
@@ -22,9 +23,11 @@ from cutaway.trace import tap
 
 
 class State:
-    """What the model remembers of what it has read: one memory a layer. ``length`` counts entries, padding included."""
+    """What the model remembers of what it has read: one memory a layer. ``length`` counts entries, padding
+    included.
+    """
 
-    def __init__(self, blocks: list[Full | Ring]) -> None:
+    def __init__(self, blocks: list[Memory]) -> None:
         self.blocks = blocks
 
     @property
@@ -36,7 +39,9 @@ class State:
         return sum(block.nbytes for block in self.blocks)
 
     def truncate(self, length: int) -> None:
-        """Forgets all after the first ``length`` entries; Refused, and nothing done, if a window has dropped what it needs."""
+        """Forgets all after the first ``length`` entries; Refused, and nothing done, if a window has dropped
+        what it needs.
+        """
         if not all(block.can_truncate(length) for block in self.blocks):
             raise Refused(f"a window has dropped what came before token {length}: read the text again")
         for block in self.blocks:
@@ -54,7 +59,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.width)
-        self.position = nn.Embedding(config.position.size, config.width) if config.position else None
+        self.position = config.position.build(config.width) if config.position else None
         self.blocks = nn.ModuleList(Block(block, config.width) for block in config.blocks)
         self.norm = config.norm.build(config.width)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
@@ -64,9 +69,13 @@ class Decoder(nn.Module):
         self.turn_of_block = [None if position is None else turns.index(position) for position in positions]
         self.apply(_start)
 
-    def new_state(self) -> State:
-        """An empty memory, for one batch."""
-        return State([block.attention.state() for block in self.config.blocks])
+    def new_state(self, remember: Remember | None = None) -> State:
+        """An empty memory, for one batch.
+
+        ``remember`` makes of each layer's memory one that stores the same in another way: ``Quantised`` for
+        instance."""
+        own = [block.attention.state() for block in self.config.blocks]
+        return State(own if remember is None else [remember(memory) for memory in own])
 
     def forward(
         self,
@@ -78,9 +87,8 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "b n v"]:
         """Logits at every position, n = t, or only at the last if ``last``, n = 1.
 
-        ``pos`` are absolute positions, -1 for padding; ``documents`` keeps texts packed into one row apart, and cannot
-        be had together with a ``state``.
-        """
+        ``pos`` are absolute positions, -1 for padding; ``documents`` keeps texts packed into one row apart,
+        and cannot be had together with a ``state``."""
         if state is not None and documents is not None:
             raise Refused("packed documents are for training: read each with a state of its own instead")
         places = Places(pos, documents)
@@ -92,7 +100,9 @@ class Decoder(nn.Module):
         return self.logits(x[:, -1:] if last else x)
 
     def logits(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
-        """What the head makes of a residual stream: of the last block's, or of an earlier one's (the lens)."""
+        """What the head makes of a residual stream: of the last block's, or of an earlier one's (the
+        lens).
+        """
         x = self.norm(x)
         logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         if self.config.softcap is not None:
@@ -114,7 +124,9 @@ class Decoder(nn.Module):
 
 
 def _start(module: nn.Module) -> None:
-    """Where training begins: matrices normal with deviation 0.02, biases zero (GPT-2); norms keep their ones."""
+    """Where training begins: matrices normal with deviation 0.02, biases zero (GPT-2); norms keep their
+    ones.
+    """
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

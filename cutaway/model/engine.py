@@ -1,7 +1,7 @@
 """The definition as an engine: it reads ids and answers with the next token's logits, as numpy arrays.
 
-Generation, serving and evaluation speak to this protocol (``generate/engine.py``) and never ask which engine they hold.
-"""
+Generation, serving and evaluation speak to this protocol (``generate/engine.py``) and never ask which engine
+they hold."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Rotary position (2104.09864): each pair of a query or key is turned by an angle that grows with its position.
+"""Rotary position (2104.09864): each pair of a query or key is turned by an angle that grows with its
+position.
 
-The score of a query at m and a key at n then depends on m - n alone: R(m)q . R(n)k = q . R(n - m)k. Pair i of a head of
-size k turns by base^(-2i/k) radians a token. In the half-split layout the pair is dimensions (i, i + k/2), in the
-interleaved one (2i, 2i + 1); a fixed permutation of the rows of W_q and W_k makes one the other.
-"""
+The score of a query at m and a key at n then depends on m - n alone: R(m)q . R(n)k = q . R(n - m)k. Pair i of
+a head of size k turns by base^(-2i/k) radians a token. In the half-split layout the pair is dimensions (i, i
++ k/2), in the interleaved one (2i, 2i + 1); a fixed permutation of the rows of W_q and W_k makes one the
+other."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ class Config:
 
     @property
     def grows(self) -> bool:
-        """Whether the frequencies change as the text grows, so that nothing read before can be reused exactly."""
+        """Whether the frequencies change as the text grows, so that nothing read before can be reused
+        exactly.
+        """
         return isinstance(self.scaling, GROWING)
 
     @property
@@ -59,7 +62,9 @@ class Rotation(NamedTuple):
     interleaved: bool
 
     def at(self, pos: Int[Tensor, "b s"]) -> Rotation:
-        """The same frequencies at other positions. Angles are float64: in float32 they are off by 1e-4 at 4,000."""
+        """The same frequencies at other positions. Angles are float64: in float32 they are off by 1e-4 at
+        4,000.
+        """
         angles = pos[:, None, :, None].to(self.radians.dtype) * self.radians
         cos, sin = angles.cos() * self.magnitude, angles.sin() * self.magnitude
         return self._replace(cos=cos, sin=sin)

@@ -1,9 +1,10 @@
-"""How RoPE's frequencies are stretched so that a model reads further than it was trained to. Imports no torch.
+"""How RoPE's frequencies are stretched so that a model reads further than it was trained to. Imports no
+torch.
 
-A scaling with ``stretch`` is the same for every text. One with ``at`` depends on how long the text has become: its keys
-turn differently as the text grows, so what was read before is not what would be read now, and no cache can make
-"continued" equal "read again" past the ``original`` length. Its type says so, and a state then keeps keys unturned.
-"""
+A scaling with ``stretch`` is the same for every text. One with ``at`` depends on how long the text has
+become: its keys turn differently as the text grows, so what was read before is not what would be read now,
+and no cache can make "continued" equal "read again" past the ``original`` length. Its type says so, and a
+state then keeps keys unturned."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class NTK:
-    """A larger base, base * factor^(d / (d - 2)): the slowest pair is interpolated, the fastest hardly touched."""
+    """A larger base, base * factor^(d / (d - 2)): the slowest pair is interpolated, the fastest hardly
+    touched.
+    """
 
     factor: float
 
@@ -44,11 +47,11 @@ class NTK:
 
 @dataclass(frozen=True)
 class Llama3:
-    """Llama 3.1's scaling (2407.21783): slow pairs are interpolated, fast pairs kept, those between are blended.
+    """Llama 3.1's scaling (2407.21783): slow pairs are interpolated, fast pairs kept, those between are
+    blended.
 
-    A pair that turns fewer than ``low`` times in the ``original`` context is slowed by ``factor``; one that turns more
-    than ``high`` times is left alone.
-    """
+    A pair that turns fewer than ``low`` times in the ``original`` context is slowed by ``factor``; one that
+    turns more than ``high`` times is left alone."""
 
     factor: float
     low: float
@@ -67,12 +70,13 @@ class Llama3:
 
 @dataclass(frozen=True)
 class YaRN:
-    """YaRN (2309.00071): as Llama 3's, but blended evenly over the pairs' indices, and scores sharpened by length.
+    """YaRN (2309.00071): as Llama 3's, but blended evenly over the pairs' indices, and scores sharpened by
+    length.
 
-    Pairs that turn more than ``fast`` times in the ``original`` context are kept, those under ``slow`` times slowed by
-    ``factor``. Cosine and sine are multiplied by ``magnitude``: 0.1 ln factor + 1, or ``attention`` where it is given
-    (DeepSeek: the ratio of ``sharpening`` by its two mscale numbers). ``whole`` widens the blend to whole pairs.
-    """
+    Pairs that turn more than ``fast`` times in the ``original`` context are kept, those under ``slow`` times
+    slowed by ``factor``. Cosine and sine are multiplied by ``magnitude``: 0.1 ln factor + 1, or ``attention``
+    where it is given (DeepSeek: the ratio of ``sharpening`` by its two mscale numbers). ``whole`` widens the
+    blend to whole pairs."""
 
     factor: float
     original: int
@@ -116,7 +120,8 @@ class Factors:
 
 @dataclass(frozen=True)
 class Proportional:
-    """Only the fastest ``share`` of all pairs turns, the others stand still (Gemma 4). ``factor`` slows those that turn.
+    """Only the fastest ``share`` of all pairs turns, the others stand still (Gemma 4). ``factor`` slows those
+    that turn.
 
     Not a partial rotation: the pairs are (i, i + k/2) and the exponents 2i/k of the whole head.
     """
@@ -135,7 +140,9 @@ class Proportional:
 
 @dataclass(frozen=True)
 class DynamicNTK:
-    """NTK whose factor grows with the text: f length / original - (f - 1) once it is longer than ``original``."""
+    """NTK whose factor grows with the text: f length / original - (f - 1) once it is longer than
+    ``original``.
+    """
 
     factor: float
     original: int
@@ -153,7 +160,8 @@ class DynamicNTK:
 
 @dataclass(frozen=True)
 class LongRoPE:
-    """LongRoPE (2402.13753): searched divisors for each pair, one set up to ``original`` tokens and one past them.
+    """LongRoPE (2402.13753): searched divisors for each pair, one set up to ``original`` tokens and one past
+    them.
 
     Cosine and sine are multiplied by sqrt(1 + ln factor / ln original), or ``attention`` where it is given.
     """

@@ -6,6 +6,7 @@ a list of learned pairs, or from the text that a pair makes (tiktoken by id, Sen
 strings: bytes are written as the 256 characters of GPT-2, so that every vocabulary is a table of texts.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
@@ -153,7 +154,7 @@ class BPE:
         return self._used(merge(list(text), self.rank_of, made), made)
 
     def encode(self, piece: str) -> list[int]:
-        """The ids of one piece. Raises Refused for a character that the vocabulary has no way to write."""
+        """The ids of one piece. What the vocabulary has no way to write is left out, with a warning."""
         out: list[int] = []
         fused = False
         for symbol in self.symbols(piece):
@@ -163,11 +164,20 @@ class BPE:
             elif self.byte_ids:
                 out += [self.byte_ids[byte] for byte in symbol.encode()]
             elif self.unknown is None:
-                raise Refused(f"the vocabulary has no token for {symbol!r} and none for what is unknown")
+                self._warn(symbol)
             elif not (fused and self.fuse):
                 out.append(self.unknown)
             fused = id is None
         return out
+
+    def _warn(self, symbol: str) -> None:
+        """Some vocabularies have no token for rare control bytes; the models' own tokenizers leave those out too."""
+        lacking = f"byte 0x{(unspell(symbol) or b'?')[0]:02X}" if self.bytewise else repr(symbol)
+        warnings.warn(
+            f"the vocabulary has no token for {lacking}: it is left out, as in tokenizers and llama.cpp",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def _used(self, symbols: list[str], history: list[Pair]) -> list[str]:
         origin = {left + right: (left, right) for left, right in history}

@@ -1,10 +1,11 @@
 """A conversation as the ids a chat model reads, in which nobody but the template can write a control token.
 
-`<|im_end|>` typed by a user, returned by a tool or spelt in an argument's name looks, once a conversation is one text,
-exactly as the template's own. So the text is rendered with the origin of each character (chat_origin.py, chat_jinja.py,
-in a process of its own: chat_child.py), control tokens are cut only where one constant of the template spells them, and
-everything else is encoded as text, whatever it spells. Benign conversations come to the ids that the `transformers`
-library gives them. docs/chat.md says what this guarantees and what it cannot.
+`<|im_end|>` typed by a user, returned by a tool or spelt in an argument's name looks, once a conversation is
+one text, exactly as the template's own. So the text is rendered with the origin of each character
+(chat_origin.py, chat_jinja.py, in a process of its own: chat_child.py), control tokens are cut only where one
+constant of the template spells them, and everything else is encoded as text, whatever it spells. Benign
+conversations come to the ids that the `transformers` library gives them. docs/chat.md says what this
+guarantees and what it cannot.
 """
 
 import hashlib
@@ -21,12 +22,12 @@ from cutaway.tokenizer.chat_neutral import conversations, filled, neutral, place
 LONGEST_TEMPLATE = 200_000  # characters; real ones have up to 20,000
 DIALECTS = 32  # templates, each with a tokenizer, that are remembered
 NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad", "unk_token": "unknown"}
-REASONING = ("reasoning_content", "thinking", "reasoning")  # the names under which a message's reasoning is passed
+REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates call a message's reasoning
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What is needed of a tokenizer: its added tokens, which of them are special, and how it encodes around them."""
+    """What is needed of a tokenizer: its added tokens, the special ones, how it encodes around them."""
 
     bos: int | None
     eos: int | None
@@ -37,12 +38,16 @@ class Vocabulary(Protocol):
 
     def token_text(self, id: int, /) -> str: ...
 
-    def encode_parts(self, text: str, control: Sequence[tuple[int, int, int]], /, never: frozenset[int]) -> list[int]: ...
+    def encode_parts(
+        self, text: str, control: Sequence[tuple[int, int, int]], /, never: frozenset[int]
+    ) -> list[int]: ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """Characters start to stop came from `source`: "template", a place such as "messages[2].content", or "input"."""
+    """Characters start to stop came from `source`: "template", a place such as "messages[2].content", or
+    "input".
+    """
 
     start: int
     stop: int
@@ -80,11 +85,20 @@ def render(
 ) -> list[int]:
     """The ids of a conversation, control tokens from the template alone.
 
-    `steering="flag"` lets content change which tokens the template writes (`text(...).steered` tells). Raises Refused
-    for a template that fails, takes no such conversation or exceeds its limits, and for content that is no text.
+    `steering="flag"` lets content change which tokens the template writes (`text(...).steered` tells). Raises
+    Refused for a template that fails, takes no such conversation or exceeds its limits, and for content that
+    is no text.
     """
-    given = dict(tools=tools, documents=documents, add_generation_prompt=add_generation_prompt, **variables)
-    rendered = text(messages, template, tokenizer=tokenizer, steering=steering, **given)
+    rendered = text(
+        messages,
+        template,
+        tokenizer=tokenizer,
+        tools=tools,
+        documents=documents,
+        add_generation_prompt=add_generation_prompt,
+        steering=steering,
+        **variables,
+    )
     control = _dialect(template, tokenizer).ids
     ids = tokenizer.encode_parts(rendered.text, rendered.control, never=control)
     if [id for id in ids if id in control] != [id for _, _, id in rendered.control]:
@@ -103,7 +117,8 @@ def text(
     steering: str = "refuse",
     **variables: Any,
 ) -> Rendered:
-    """A conversation as the template writes it, with the origin of each character. Raises Refused as `render` does.
+    """A conversation as the template writes it, with the origin of each character. Raises Refused as `render`
+    does.
 
     Without a tokenizer nothing is a control token, and the template gets no bos_token or eos_token.
     """
@@ -120,12 +135,12 @@ def text(
     }
     dialect = _dialect(template, tokenizer)
     names = _names(tokenizer)
-    quiet = neutral(context, dialect.marker)
+    quiet = neutral(context, dialect.markers)
     traced, expected = _traced(template, names, [context, quiet])
     if isinstance(traced, str):
         raise Refused(traced)
     if isinstance(expected, str):  # its words meant something to the template: take out the markers alone
-        expected = _traced(template, names, [neutral(context, dialect.marker, prose=False)])[0]
+        expected = _traced(template, names, [neutral(context, dialect.markers, prose=False)])[0]
 
     def probe() -> Iterable[Traced]:
         return (t for t in _traced(template, names, [filled(quiet)]) if isinstance(t, Traced))
@@ -168,22 +183,26 @@ def _dialect(template: str, tokenizer: Vocabulary | None) -> Dialect:
 
 
 def _names(tokenizer: Vocabulary | None) -> dict[str, str]:
-    """The variables that hold the tokenizer's own tokens: text of the template's, not of the conversation's."""
+    """The variables that hold the tokenizer's own tokens: the template's text, not the conversation's."""
     ids = {name: getattr(tokenizer, field, None) for name, field in NAMES.items()}
     return {name: tokenizer.token_text(id) for name, id in ids.items() if tokenizer and id is not None}
 
 
 def _message(message: object, i: int) -> dict:
-    """A message as plain data, without what is None, its reasoning under each of the names that templates use."""
+    """A message as plain data, without what is None, its reasoning under each of the names that templates
+    use.
+    """
     if not isinstance(message, Mapping):
-        raise Refused(f"messages[{i}] is a {type(message).__name__}; a message is a mapping with a role and content")
+        raise Refused(
+            f"messages[{i}] is a {type(message).__name__}; a message is a mapping with a role and content"
+        )
     plain = _plain({key: value for key, value in message.items() if value is not None}, f"messages[{i}]")
     reasoning = next((plain[name] for name in REASONING if name in plain), None)
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
 
 
 def _plain(value: Any, place: str) -> Any:
-    """The same data in JSON's types. Raises Refused for anything else, and for text that UTF-8 cannot write."""
+    """The same data in JSON's types. Raises Refused for anything else, and for half a surrogate pair."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
@@ -192,7 +211,9 @@ def _plain(value: Any, place: str) -> Any:
         return {_key(key, place): _plain(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
-    raise Refused(f"{place} is a {type(value).__name__}, which a chat template cannot read: pass text, numbers, lists")
+    raise Refused(
+        f"{place} is a {type(value).__name__}, which a chat template cannot read: pass text, numbers, lists"
+    )
 
 
 def _key(key: object, place: str) -> str:
@@ -205,7 +226,9 @@ def _encodable(text: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Refused(f"{place} holds half a surrogate pair at character {error.start}, which is no text") from None
+        raise Refused(
+            f"{place} holds half a surrogate pair at character {error.start}, which is no text"
+        ) from None
     return text
 
 
@@ -214,12 +237,15 @@ def _ids(spans: Sequence[Span]) -> list[int]:
 
 
 def _steering(text: str, control: Sequence[Span], neutrals: Sequence[Span]) -> str:
-    same = next((i for i, (a, b) in enumerate(zip(_ids(control), _ids(neutrals), strict=False)) if a != b), None)
+    same = next(
+        (i for i, (a, b) in enumerate(zip(_ids(control), _ids(neutrals), strict=False)) if a != b), None
+    )
     same = min(len(control), len(neutrals)) if same is None else same
     start, stop, _ = control[min(same, len(control) - 1)] if control else (0, 0, 0)
     return (
-        f"the words of this conversation change which control tokens its template writes (near {text[start:stop]!r}, "
-        f"character {start}): pass reasoning as reasoning_content, take the marker out, or allow it by steering='flag'"
+        "the words of this conversation change which control tokens its template writes (near "
+        f"{text[start:stop]!r}, character {start}): pass reasoning as reasoning_content, take the marker "
+        "out, or allow it by steering='flag'"
     )
 
 

@@ -1,10 +1,12 @@
-"""A small process of its own in which chat templates run, so that one that never ends or fills the memory hurts nobody.
+"""A small process of its own in which chat templates run, so that one that never ends or fills the memory
+hurts nobody.
 
-A template comes with a downloaded model, and it is a program. The helper starts at the first rendering, by `exec`
-rather than by a fork (the process that asks may hold a model and run threads), imports Jinja and the two files beside
-this one and no more, and then answers one line of JSON with another. What it may hold in memory and how long it may
-compute are limited by the operating system; the one who asks waits no longer than the time allowed, ends a helper that
-is late, and starts another when it is next needed. Neither side trusts the other with more than JSON.
+A template comes with a downloaded model, and it is a program. The helper starts at the first rendering, by
+`exec` rather than by a fork (the process that asks may hold a model and run threads), imports Jinja and the
+two files beside this one and no more, and then answers one line of JSON with another. What it may hold in
+memory and how long it may compute are limited by the operating system; the one who asks waits no longer than
+the time allowed, ends a helper that is late, and starts another when it is next needed. Neither side trusts
+the other with more than JSON.
 """
 
 import atexit
@@ -23,7 +25,9 @@ from cutaway.errors import Failed, Refused
 if TYPE_CHECKING:
     from cutaway.tokenizer import chat_jinja
 
-SECONDS = 0.4  # of computing that a rendering may take, and a millionth for each character sent; real ones take 0.001
+SECONDS = (
+    0.4  # of computing that a rendering may take, and a millionth for each character; real ones take 0.001
+)
 WAIT_SECONDS = 5.0  # by the clock, on a machine too busy to give it those, or one that cannot count them
 START_SECONDS = 60.0  # for a busy machine to start Python
 MEMORY = 192 << 20  # bytes that may be added to what an idle helper holds; and 64 for each character sent
@@ -43,7 +47,9 @@ importlib.import_module("cutaway.tokenizer.chat_child").serve()
 
 
 class Helper:
-    """One helper process and the lock around it. `ask` raises Refused for what a template does, Failed for the rest."""
+    """One helper process and the lock around it. `ask` raises Refused for what a template does, Failed for
+    the rest.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -77,22 +83,31 @@ class Helper:
         command = [sys.executable, "-I", "-W", "ignore", "-c", BOOT, json.dumps(sys.path), root]
         pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
         try:
-            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=nothing, start_new_session=True
+            )
         except OSError as error:
             raise Failed(f"could not start Python to run the chat template in: {error}") from error
         self.process, self.owner = process, os.getpid()
         try:
             answer = self._exchange(process, b"", START_SECONDS)
         except Refused:
-            raise Failed("the process in which chat templates run did not start; does `python -c 0` work?") from None
+            raise Failed(
+                "the process in which chat templates run did not start; does `python -c 0` work?"
+            ) from None
         if "missing" in answer:
             self._end()
-            raise Failed(f"chat templates need the package jinja2, which cannot be used here: {answer['missing']}")
+            raise Failed(
+                f"chat templates need the package jinja2, which cannot be used here: {answer['missing']}"
+            )
         return process
 
     def _exchange(self, process: subprocess.Popen[bytes], line: bytes, seconds: float) -> dict:
-        """Sends a line and returns the answer; a helper that is late is ended, and one that died is forgotten."""
-        assert process.stdin and process.stdout
+        """Sends a line and returns the answer; a helper that is late is ended, and one that died is
+        forgotten.
+        """
+        assert process.stdin
+        assert process.stdout
         late = threading.Event()
         timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
         timer.start()
@@ -112,7 +127,9 @@ class Helper:
         status = self._end()
         if late.is_set() or status == -OUT_OF_TIME:
             raise Refused("the chat template ran for longer than any conversation needs; it was stopped")
-        raise Refused("the chat template ended the process it ran in, by its memory or the depth of its calls")
+        raise Refused(
+            "the chat template ended the process it ran in, by its memory or the depth of its calls"
+        )
 
     def _end(self) -> int | None:
         """Ends the helper, if it has not ended yet, and returns its exit status."""
@@ -135,7 +152,8 @@ def serve() -> None:
         from cutaway.tokenizer import chat_jinja
     except ImportError as error:
         answers.write(json.dumps({"missing": str(error)}).encode() + b"\n")
-        return answers.flush()
+        answers.flush()
+        return
     answers.write(b"{}\n")
     answers.flush()
     idle = _address_space()
@@ -151,7 +169,9 @@ def serve() -> None:
 
 
 def _answer(request: dict, programs: OrderedDict) -> dict:
-    """What to say to {template, names, contexts}: the constants, and each context's text and origins or why not."""
+    """What to say to {template, names, contexts}: the constants, and each context's text and origins or why
+    not.
+    """
     from cutaway.tokenizer import chat_jinja
 
     try:
@@ -163,7 +183,10 @@ def _answer(request: dict, programs: OrderedDict) -> dict:
         rendered = [_rendered(program, context) for context in request["contexts"]]
         return {"rendered": rendered, "source": program.source}
     except MemoryError:
-        return {"refused": "the chat template needs more memory than any conversation does; it was stopped", "last": 1}
+        return {
+            "refused": "the chat template needs more memory than any conversation does; it was stopped",
+            "last": 1,
+        }
     except Exception as error:
         return {"refused": chat_jinja.reason(error)}
 
@@ -190,10 +213,14 @@ def _address_space() -> int:
 
 
 def _limit(memory: int, seconds: float) -> None:
-    """Has the system refuse this process more memory than this, and end it when it has computed so long; 0 is no limit."""
+    """Has the system refuse this process more memory than this, and end it when it has computed so long; 0 is
+    no limit.
+    """
     try:
         import resource
-    except ImportError:  # Windows: there the asker's clock and the counted steps and characters are the limits
+    except (
+        ImportError
+    ):  # Windows: there the asker's clock and the counted steps and characters are the limits
         return
     signal.setitimer(signal.ITIMER_PROF, seconds)
     most = resource.getrlimit(resource.RLIMIT_AS)[1]

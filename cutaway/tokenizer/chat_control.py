@@ -1,23 +1,24 @@
 """Which tokens a template controls a model with, and where in a rendered text the template itself wrote one.
 
 A control token is one that the tokenizer calls special, or any other added token that the template spells (a
-comment counts). The
-template wrote it where the characters are those of one constant, in order and complete. A few templates put a token
-together from constants ('<think{}>'.format(suffix)); such a seam counts only if the same constants meet in the same
-way when every text of the conversation is neutral and none is empty: '<{{ name }}/s>' with an empty name is no token.
+comment counts). The template wrote it where the characters are those of one constant, in order and complete.
+A few templates put a token together from constants ('<think{}>'.format(suffix)); such a seam counts only if
+the same constants meet in the same way when every text of the conversation is neutral and none is empty: '<{{
+name }}/s>' with an empty name is no token.
 """
 
 import base64
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from cutaway.errors import Refused
 from cutaway.tokenizer.added import any_of
 
-# A constant that a template might look for in a text: with a letter, and with a sign of which markers are made.
+# A constant that a template might look for in a text: with a letter and a sign that markers are made of.
 MARKER = re.compile(r"(?=.*[^\W\d_])(?=.*[<>\[\]|/])", re.DOTALL)
 Span = tuple[int, int, int]  # start, stop, id
 Seam = tuple[int, ...]  # the origins of a token that was put together
@@ -25,7 +26,7 @@ Seam = tuple[int, ...]  # the origins of a token that was put together
 
 @dataclass(frozen=True)
 class Traced:
-    """A rendered text and the origin of each character, int32 [n]; see chat_origin for what the numbers mean."""
+    """A rendered text and the origin of each character, int32 [n]; chat_origin says what it means."""
 
     text: str
     origins: np.ndarray
@@ -40,7 +41,9 @@ class Traced:
         return cls(text, origins)
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Start, stop and first origin of each stretch of one constant, of one string sent, or of unknown origin."""
+        """Start, stop and first origin of each stretch of one constant, of one string sent, or of unknown
+        origin.
+        """
         if not self.text:
             return
         expected = self.origins[:-1] + (self.origins[:-1] > 0)
@@ -54,16 +57,20 @@ class Dialect:
     `source` holds the template's constants, each where its origins say.
     """
 
-    def __init__(self, template: str, source: str, special: Mapping[str, int], added: Mapping[str, int]) -> None:
+    def __init__(
+        self, template: str, source: str, special: Mapping[str, int], added: Mapping[str, int]
+    ) -> None:
         self.source = source
-        plain = {token: id for token, id in added.items() if token.strip(" \t\r\n\u2581") and token not in special}
+        plain = {
+            token: id for token, id in added.items() if token.strip(" \t\r\n\u2581") and token not in special
+        }
         spelt = {token: id for token, id in plain.items() if token in source or token in template}
         self.control = {**special, **spelt}
         self.candidates = {**special, **plain}
-        self.whole = _any_of(token for token in self.control if token in source)
-        self.pieced = _any_of(self.candidates)
+        self.whole = _any_of(frozenset(token for token in self.control if token in source))
+        self.pieced = _any_of(frozenset(self.candidates))
         constants = (constant.strip() for constant in source.split("\0"))
-        self.marker = _any_of({*self.candidates, *filter(MARKER.search, constants)})
+        self.markers = (self.pieced, _any_of(frozenset(filter(MARKER.search, constants))))
         self.known: set[Seam] = set()
         self.ids = frozenset(self.control.values())
 
@@ -76,7 +83,9 @@ class Dialect:
         return sorted(whole + [span for span, seam in seams.items() if seam in self.known])
 
     def learn(self, neutral: Iterable[Traced]) -> None:
-        """Takes every token that constants come together to spell in neutral conversations for the template's own."""
+        """Takes every token that constants come together to spell in neutral conversations for the template's
+        own.
+        """
         for traced in neutral:
             for (start, stop, id), seam in self._seams(traced, self._whole(traced)).items():
                 self.known.add(seam)
@@ -86,14 +95,14 @@ class Dialect:
     def _whole(self, traced: Traced) -> list[Span]:
         found = []
         for start, stop, origin in traced.runs():
-            if origin <= 0 or self.source[origin : origin + stop - start] != traced.text[start:stop]:
+            if self.source[origin : origin + stop - start] != traced.text[start:stop]:
                 continue
             for match in self.whole.finditer(traced.text, start, stop):
                 found.append((match.start(), match.end(), self.control[match[0]]))
         return found
 
     def _seams(self, traced: Traced, whole: list[Span]) -> dict[Span, Seam]:
-        """Tokens that the template alone spells, through several constants, outside those it spells in one."""
+        """Tokens that the template alone spells, through several constants, outside its whole ones."""
         found = {}
         for start, stop in _gaps(traced, whole):
             for match in self.pieced.finditer(traced.text, start, stop):
@@ -103,7 +112,7 @@ class Dialect:
 
 
 def _gaps(traced: Traced, whole: list[Span]) -> Iterator[tuple[int, int]]:
-    """The stretches that are the template's own and lie outside its whole tokens, if constants meet in them."""
+    """The template's own stretches outside its whole tokens, if constants meet in them."""
     free = traced.origins > 0
     for start, stop, _ in whole:
         free[start:stop] = False
@@ -113,6 +122,6 @@ def _gaps(traced: Traced, whole: list[Span]) -> Iterator[tuple[int, int]]:
             yield start, stop
 
 
-def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    words = set(words)
+@lru_cache(maxsize=64)
+def _any_of(words: frozenset[str]) -> re.Pattern[str]:
     return any_of(words) if words else re.compile("(?!)")

@@ -1,28 +1,40 @@
-"""A chat template as the `transformers` library runs it (Jinja's sandbox and a few helpers), with origins kept.
+"""A chat template as the `transformers` library runs it (Jinja's sandbox and a few helpers), with origins
+kept.
 
-Jinja compiles a template to Python. Here its code generator writes each constant as a `Text` with origins of its own,
-joins with `joined` where it would write `"".join`, folds no constant while compiling (`'a' * 10**9` would be folded),
-and counts a step on entering each block. What the template is given is content; the tokenizer's own names (bos_token
-and the like) are the template's.
+Jinja compiles a template to Python. Here its code generator writes each constant as a `Text` with origins of
+its own, joins with `joined` where it would write `"".join`, folds no constant while compiling (`'a' * 10**9`
+would be folded), and counts a step on entering each block. What the template is given is content; the
+tokenizer's own names (bos_token and the like) are the template's.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import count
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace, pass_eval_context
 
 from cutaway.errors import Refused
-from cutaway.tokenizer.chat_origin import Safe, Text, as_text, constant, content, formatted, joined, meter, safe
+from cutaway.tokenizer.chat_origin import (
+    Safe,
+    Text,
+    as_text,
+    constant,
+    content,
+    formatted,
+    joined,
+    meter,
+    safe,
+)
 
 LONGEST = 4_000_000  # characters of any one string a filter may be asked to make
 BITS = 1_024  # of a whole number
@@ -34,9 +46,10 @@ class Writer(CodeGenerator):
     environment: "Rendering"
 
     def visit_Const(self, node: nodes.Const, frame: Frame) -> None:
-        if not isinstance(node.value, str):
-            return super().visit_Const(node, frame)
-        self.write(self.environment.constant(node.value))
+        if isinstance(node.value, str):
+            self.write(self.environment.constant(node.value))
+        else:
+            super().visit_Const(node, frame)
 
     def visit_TemplateData(self, node: nodes.TemplateData, frame: Frame) -> None:
         self.write(self.environment.constant(node.data))
@@ -48,7 +61,9 @@ class Writer(CodeGenerator):
             self.write(", ")
         self.write(")])")
 
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo) -> str:
+    def _output_child_to_const(
+        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
+    ) -> str:
         if isinstance(node, nodes.TemplateData):
             return node.data
         raise nodes.Impossible
@@ -64,9 +79,9 @@ class Writer(CodeGenerator):
 class Generation(Extension):
     """`{% generation %}...{% endgeneration %}`: marks what an assistant wrote; it renders as its body."""
 
-    tags = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}
 
-    def parse(self, parser: Parser) -> nodes.CallBlock:
+    def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
@@ -102,7 +117,7 @@ def _public(name: object) -> None:
 
 
 class Rendering(ImmutableSandboxedEnvironment):
-    """The environment of one template: its constants, and the helpers that `transformers` gives a template."""
+    """The environment of one template: its constants, and the helpers that `transformers` gives it."""
 
     code_generator_class = Writer
     concat = staticmethod(joined)
@@ -111,7 +126,10 @@ class Rendering(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[Generation, LoopControlExtension]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            extensions=[Generation, LoopControlExtension],
         )
         self.constants: list[Text] = []
         self.source = "\0"  # every constant where its origins say, a gap after each
@@ -158,18 +176,26 @@ def _numbers(text: str) -> list[str]:
 
 
 def _check_size(sign: str, left: object, right: object) -> None:
-    """Refuses a product whose size nobody needs: a long string or list, or a whole number of over 1,024 bits."""
+    """Refuses a product whose size nobody needs: a long string or list, or a number of over 1,024 bits."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * max(right, 0) if sign == "**" else left.bit_length() + right.bit_length()
         if bits > BITS:
             raise Refused(f"the chat template computes a number of over {BITS:,} bits; it was stopped")
         return
     for sequence, times in ((left, right), (right, left)):
-        if isinstance(sequence, (str, list, tuple)) and isinstance(times, int) and len(sequence) * times > LONGEST:
-            raise Refused(f"the chat template makes a string or list of over {LONGEST:,} elements; it was stopped")
+        if (
+            isinstance(sequence, (str, list, tuple))
+            and isinstance(times, int)
+            and len(sequence) * times > LONGEST
+        ):
+            raise Refused(
+                f"the chat template makes a string or list of over {LONGEST:,} elements; it was stopped"
+            )
 
 
-def _tojson(value: object, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False) -> Text:
+def _tojson(
+    value: object, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False
+) -> Text:
     dumped = json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -227,11 +253,12 @@ class Program:
         self.source = self.environment.source
 
     def render(self, context: Mapping[str, object]) -> Text:
-        """The conversation as one text with origins. `context` is plain data, as JSON has it; its strings are content,
-        numbered from 1 in the order in which they are met (values only, depth first).
+        """The conversation as one text with origins. `context` is plain data, as JSON has it; its strings are
+        content, numbered from 1 in the order in which they are met (values only, depth first).
         """
         meter.fill(50_000, 1_000_000)
-        given = _content(context, count(1))
+        numbers = count(1)
+        given = {name: _content(value, numbers) for name, value in context.items()}
         return as_text(self.template.render({**self.names, **given}))
 
 

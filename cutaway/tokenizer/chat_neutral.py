@@ -1,34 +1,46 @@
-"""A conversation of the same shape that says nothing: what a template writes for it is the template's own doing.
+"""A conversation of the same shape that says nothing: what a template writes for it is the template's own
+doing.
 
-Content can lead a template to write its own control tokens, for instance where it splits an assistant's text at
-'</think>' and joins the parts around a token. No origin shows that, for the token is the template's. A comparison
-does: if the tokens differ from those that the neutral conversation gets, the words steered the template.
+Content can lead a template to write its own control tokens, for instance where it splits an assistant's text
+at '</think>' and joins the parts around a token. No origin shows that, for the token is the template's. A
+comparison does: if the tokens differ from those that the neutral conversation gets, the words steered the
+template.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-PROSE = {"content", "text", "reasoning_content", "thinking", "reasoning"}  # fields in which every word is free
+Markers = Sequence[re.Pattern[str]]  # what a template might look for: control tokens, its own constants
+PROSE = {
+    "content",
+    "text",
+    "reasoning_content",
+    "thinking",
+    "reasoning",
+}  # fields in which every word is free
 
 
-def neutral(value: object, marker: re.Pattern[str], prose: bool = True, key: str = "") -> object:
-    """The same data in which prose fields (if `prose`) are nothing but x, and markers are taken out of all others.
+def neutral(value: object, markers: Markers, prose: bool = True, key: str = "") -> object:
+    """The same data in which prose fields (if `prose`) are nothing but x, and markers are taken out of all
+    others.
 
     What is empty or white space stays so: whether there is a text at all is the conversation's shape.
     """
     if isinstance(value, dict):
-        return {_blanked(name, marker): neutral(item, marker, prose, name) for name, item in value.items()}
+        return {_blanked(name, markers): neutral(item, markers, prose, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [neutral(item, marker, prose, key) for item in value]
+        return [neutral(item, markers, prose, key) for item in value]
     if not isinstance(value, str):
         return value
     if prose and key in PROSE and value.strip():
         return "x" * len(value)
-    return _blanked(value, marker)
+    return _blanked(value, markers)
 
 
 def filled(value: object, key: str = "") -> object:
-    """The same data with prose made longer and an x in every other empty text, so that no constants meet through one."""
+    """The same data with prose made longer and an x in every other empty text, so that no constants meet
+    through one.
+    """
     if isinstance(value, dict):
         return {name or "x": filled(item, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -39,7 +51,9 @@ def filled(value: object, key: str = "") -> object:
 
 
 def places(value: object, path: str = "") -> Iterator[str]:
-    """Where each string of the data stands, such as "messages[2].content", in the order in which they are numbered."""
+    """Where each string of the data stands, such as "messages[2].content", in the order in which they are
+    numbered.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
             yield from places(item, f"{path}.{key}" if path else key)
@@ -50,14 +64,24 @@ def places(value: object, path: str = "") -> Iterator[str]:
         yield path
 
 
-def _blanked(text: str, marker: re.Pattern[str]) -> str:
-    return marker.sub(lambda match: re.sub(r"\S", "x", match[0]), text)
+def _blanked(text: str, markers: Markers) -> str:
+    for pattern in markers:
+        text = pattern.sub(lambda match: re.sub(r"\S", "x", match[0]), text)
+    return text
 
 
 def conversations() -> list[object]:
     """Conversations that lead a template through its usual branches, to see which tokens it puts together."""
-    call = {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": {"place": "here"}}}
-    tool = {"type": "object", "properties": {"place": {"type": "string", "description": "x"}}, "required": ["place"]}
+    call = {
+        "id": "call00001",
+        "type": "function",
+        "function": {"name": "look", "arguments": {"place": "here"}},
+    }
+    tool = {
+        "type": "object",
+        "properties": {"place": {"type": "string", "description": "x"}},
+        "required": ["place"],
+    }
     tools = [{"type": "function", "function": {"name": "look", "description": "x", "parameters": tool}}]
     ask, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
     thought = {**answer, "reasoning_content": "x", "thinking": "x"}
@@ -70,5 +94,7 @@ def conversations() -> list[object]:
         for messages in shapes:
             made.append({"messages": messages, "tools": None, "documents": None, "enable_thinking": thinking})
         for messages in acted:
-            made.append({"messages": messages, "tools": tools, "documents": None, "enable_thinking": thinking})
+            made.append(
+                {"messages": messages, "tools": tools, "documents": None, "enable_thinking": thinking}
+            )
     return [filled({**context, "add_generation_prompt": True}) for context in made]

@@ -1,19 +1,22 @@
-"""Text that knows, character by character, who wrote it: the chat template, or somebody whose words it quotes.
+"""Text that knows, character by character, who wrote it: the chat template, or somebody whose words it
+quotes.
 
-Every constant of a template is given a range of whole numbers, its *origins*, and every character of it carries one
-of them. Ranges never touch, so that a stretch of consecutive origins is a stretch of one constant, in its order and
-nothing left out. A character that somebody sent carries the negated number of the string it came in, and a character
-of which nothing is known carries 0. Only the operations written down here keep origins; whatever else a template does
-with a string, Python answers with a plain `str`, which counts as unknown. So a forgotten operation loses the
-template's authority over a text and never lends it to content: it fails closed.
+Every constant of a template is given a range of whole numbers, its *origins*, and every character of it
+carries one of them. Ranges never touch, so that a stretch of consecutive origins is a stretch of one
+constant, in its order and nothing left out. A character that somebody sent carries the negated number of the
+string it came in, and a character of which nothing is known carries 0. Only the operations written down here
+keep origins; whatever else a template does with a string, Python answers with a plain `str`, which counts as
+unknown. So a forgotten operation loses the template's authority over a text and never lends it to content: it
+fails closed.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from operator import index
 from string import Formatter
-from typing import Self, SupportsIndex, TypeVar
+from typing import SupportsIndex, TypeVar
 
 from cutaway.errors import Refused
 
@@ -22,7 +25,9 @@ HTML = {"&": "&amp;", ">": "&gt;", "<": "&lt;", "'": "&#39;", '"': "&#34;"}
 
 
 class Meter:
-    """What one rendering may still use: steps (blocks entered, calls made) and characters (of every string made)."""
+    """What one rendering may still use: steps (blocks entered, calls made) and characters (of every string
+    made).
+    """
 
     def __init__(self) -> None:
         self.steps = self.characters = 0
@@ -38,75 +43,83 @@ class Meter:
     def write(self, characters: int) -> None:
         self.characters -= characters
         if self.characters < 0:
-            raise Refused("the chat template writes more characters than any conversation needs; it was stopped")
+            raise Refused(
+                "the chat template writes more characters than any conversation needs; it was stopped"
+            )
 
 
 meter = Meter()
 
 
 class Text(str):
-    """A string whose i-th character has origin `_o[i]`: positive from the template, else from somebody else."""
+    """A string whose i-th character has origin `_o[i]`: positive from the template, else not."""
 
-    __slots__ = ("_o",)  # a template can read any attribute whose name has no underscore, and must find only str's
+    __slots__ = (
+        "_o",
+    )  # a template can read any attribute whose name has no underscore, and must find only str's
     _o: array[int]
 
     def __str__(self) -> Text:
         return self
 
-    def __add__(self, other: str) -> Self:
+    def __add__(self, other: str) -> Text:
         if not isinstance(other, str) or (hasattr(other, "__html__") and not isinstance(other, Text)):
             return NotImplemented
         return _made(type(self), str.__add__(self, other), self._o + origins(other))
 
-    def __radd__(self, other: str) -> Self:
+    def __radd__(self, other: str) -> Text:
         if not isinstance(other, str):
             return NotImplemented
         return _made(type(self), str.__add__(other, self), origins(other) + self._o)
 
-    def __mul__(self, times: SupportsIndex) -> Self:
-        meter.write(len(self) * max(int(times), 0))
-        return _made(type(self), str.__mul__(self, times), self._o * times)
+    def __mul__(self, times: SupportsIndex) -> Text:
+        number = index(times)
+        meter.write(len(self) * max(number, 0))
+        return _made(type(self), str.__mul__(self, number), self._o * number)
 
-    __rmul__ = __mul__
+    def __rmul__(self, times: SupportsIndex) -> Text:
+        return self * times
 
-    def __getitem__(self, key: SupportsIndex | slice) -> Self:
+    def __getitem__(self, key: SupportsIndex | slice) -> Text:
         if isinstance(key, slice):
             return _made(type(self), str.__getitem__(self, key), self._o[key])
         return _made(type(self), str.__getitem__(self, key), array("i", [self._o[key]]))
 
-    def __iter__(self) -> Iterator[Self]:
+    def __iter__(self) -> Iterator[Text]:
         return (self[i] for i in range(len(self)))
 
-    def strip(self, chars: str | None = None, /) -> Self:
+    def strip(self, chars: str | None = None, /) -> Text:
         return self.lstrip(chars).rstrip(chars)
 
-    def lstrip(self, chars: str | None = None, /) -> Self:
+    def lstrip(self, chars: str | None = None, /) -> Text:
         return self[len(self) - len(str.lstrip(self, chars)) :]
 
-    def rstrip(self, chars: str | None = None, /) -> Self:
+    def rstrip(self, chars: str | None = None, /) -> Text:
         return self[: len(str.rstrip(self, chars))]
 
-    def removeprefix(self, prefix: str, /) -> Self:
+    def removeprefix(self, prefix: str, /) -> Text:
         return self[len(self) - len(str.removeprefix(self, prefix)) :]
 
-    def removesuffix(self, suffix: str, /) -> Self:
+    def removesuffix(self, suffix: str, /) -> Text:
         return self[: len(str.removesuffix(self, suffix))]
 
-    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Self]:
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Text]:
         return self._located(str.split(self, sep, maxsplit), sep)
 
-    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Self]:
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Text]:
         return self._located(str.rsplit(self, sep, maxsplit), sep)
 
-    def splitlines(self, keepends: bool = False) -> list[Self]:
+    def splitlines(self, keepends: bool = False) -> list[Text]:
         lines, start = [], 0
         for line, whole in zip(str.splitlines(self, keepends), str.splitlines(self, True), strict=True):
             lines.append(self[start : start + len(line)])
             start += len(whole)
         return lines
 
-    def _located(self, pieces: list[str], sep: str | None) -> list[Self]:
-        """The pieces of a split with their origins: each follows the one before it, a separator or space later."""
+    def _located(self, pieces: list[str], sep: str | None) -> list[Text]:
+        """The pieces of a split with their origins: each follows the one before it, a separator or space
+        later.
+        """
         found, start = [], 0
         for piece in pieces:
             start = str.find(self, piece, start) if sep is None else start
@@ -114,12 +127,12 @@ class Text(str):
             start += len(piece) + len(sep or "")
         return found
 
-    def partition(self, sep: str, /) -> tuple[Self, Self, Self]:
+    def partition(self, sep: str, /) -> tuple[Text, Text, Text]:
         before, middle, _ = str.partition(self, sep)
         cut = len(before) + len(middle)
         return self[: len(before)], self[len(before) : cut], self[cut:]
 
-    def rpartition(self, sep: str, /) -> tuple[Self, Self, Self]:
+    def rpartition(self, sep: str, /) -> tuple[Text, Text, Text]:
         before, middle, _ = str.rpartition(self, sep)
         cut = len(before) + len(middle)
         return self[: len(before)], self[len(before) : cut], self[cut:]
@@ -130,11 +143,11 @@ class Text(str):
             return str.replace(self, old, new, count)
         return joined(self.split(old, count), self._raw(new), type(self))
 
-    def join(self, items: Iterable[str], /) -> Self:
+    def join(self, items: Iterable[str], /) -> Text:
         return joined([self._raw(item) for item in items], self, type(self))
 
     def _raw(self, other: str) -> str:
-        """What an argument becomes before it goes in: itself, except in marked-safe text, which escapes it."""
+        """What an argument becomes before it goes in: itself, but marked-safe text escapes it."""
         return other
 
 
@@ -149,10 +162,10 @@ class Safe(Text):
     def __str__(self) -> Text:
         return _made(Text, str.__str__(self), self._o)
 
-    def __add__(self, other: str) -> Self:
+    def __add__(self, other: str) -> Text:
         return Text.__add__(self, self._raw(other))
 
-    def __radd__(self, other: str) -> Self:
+    def __radd__(self, other: str) -> Text:
         return Text.__radd__(self, self._raw(other))
 
     def _raw(self, other: str) -> str:
@@ -213,7 +226,8 @@ def joined(pieces: Iterable[str], between: str = "", kind: type[Text] = Text) ->
 
 
 def formatted(pattern: Text, field, arguments: tuple, names: dict) -> Text:
-    """`pattern.format(...)` with origins; `field(name, arguments, names)` looks a field up under the sandbox's rules.
+    """`pattern.format(...)` with origins; `field(name, arguments, names)` looks a field up under the
+    sandbox's rules.
 
     Raises Refused for a format specification, since a width in one can ask for any amount of memory.
     """
@@ -224,7 +238,9 @@ def formatted(pattern: Text, field, arguments: tuple, names: dict) -> Text:
         if name is None:
             continue
         if spec or conversion not in (None, "s"):
-            raise Refused("the chat template formats with a specification, such as '{:>9}', which is not allowed here")
+            raise Refused(
+                "the chat template formats with a specification, such as '{:>9}', which is not allowed here"
+            )
         start = pattern.index("}", start) + 1
         if not name or name[0] in ".[":
             name, automatic = f"{automatic}{name}", automatic + 1

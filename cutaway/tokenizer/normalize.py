@@ -9,8 +9,10 @@ from functools import cached_property
 import regex
 
 from cutaway.errors import Refused
-from cutaway.tokenizer.pretokenize import compiled
+from cutaway.tokenizer.pretokenize import SECONDS, compiled
 
+MOST_GROWN = 64  # times; Unicode's own forms make at most 18 characters of one
+LARGEST = 1 << 27  # characters
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
@@ -44,7 +46,10 @@ class Replace:
     new: str
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
-        return text.replace(self.old, self.new) if self.old else text
+        if not self.old:
+            return text
+        _room(text.count(self.old), self.new)
+        return text.replace(self.old, self.new)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class ReplaceMatches:
     new: str
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
-        return compiled(self.pattern).sub(lambda match: self.new, text)
+        _room(len(text) + 1, self.new)
+        return compiled(self.pattern).sub(lambda match: self.new, text, timeout=SECONDS)
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,18 @@ def _character_size(lead: int) -> int:
 
 def normalize(rules: tuple[Rule, ...], text: str, first: bool = True, last: bool = True) -> str:
     """A text after every rule in order."""
-    for rule in rules:
-        text = rule(text, first, last)
+    longest = MOST_GROWN * len(text) + 4096
+    try:
+        for rule in rules:
+            text = rule(text, first, last)
+            if len(text) > longest:
+                raise Refused(f"the tokenizer's normaliser makes this text more than {MOST_GROWN} times as long")
+    except TimeoutError:
+        raise Refused("a pattern of the tokenizer's normaliser takes too long on this text") from None
     return text
+
+
+def _room(places: int, new: str) -> None:
+    """Raises Refused before a replacement fills the memory."""
+    if len(new) > MOST_GROWN and places * len(new) > LARGEST:
+        raise Refused("the tokenizer's normaliser makes this text too long")

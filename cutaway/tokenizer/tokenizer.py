@@ -266,7 +266,7 @@ def _model(parts: Parts, hidden: frozenset[str]) -> BPE:
         bytewise=parts.bytewise,
         whole=parts.whole,
         fallback=parts.fallback,
-        unknown=parts.unknown,
+        unknown=None if parts.bytewise else parts.unknown,  # what no byte token covers is never a control token
         fuse=parts.fuse,
         unused=frozenset(text for text in map(parts.tokens.__getitem__, parts.unused) if text is not None),
     )

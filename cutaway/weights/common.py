@@ -1,7 +1,9 @@
-"""What the families of decoders have in common: how heads, rotary positions and gated blocks are written in configs.
+"""What the families of decoders have in common: how heads, rotary positions and gated blocks are written in
+configs.
 
-Hugging Face's ``config.json`` is read in the layout of transformers 5 (``rope_parameters``) and in the older one
-(``rope_theta``, ``rope_scaling``), and written in the older one, which both read. GGUF keys are llama.cpp's.
+Hugging Face's ``config.json`` is read in the layout of transformers 5 (``rope_parameters``) and in the older
+one (``rope_theta``, ``rope_scaling``), and written in the older one, which both read. GGUF keys are
+llama.cpp's.
 """
 
 from __future__ import annotations
@@ -47,7 +49,11 @@ def heads(count: int, kv_heads: int, window: int | None = None, **rest: Any) -> 
         return local.Config(heads=count, kv_heads=kv_heads, window=window, **rest)
     if kv_heads == count:
         return mha.Config(heads=count, **rest)
-    return mqa.Config(heads=count, **rest) if kv_heads == 1 else gqa.Config(heads=count, kv_heads=kv_heads, **rest)
+    return (
+        mqa.Config(heads=count, **rest)
+        if kv_heads == 1
+        else gqa.Config(heads=count, kv_heads=kv_heads, **rest)
+    )
 
 
 def shared(fields: Fields, width: int, count: int) -> int:
@@ -70,7 +76,7 @@ def window_of(attention: Heads) -> int | None:
     return attention.window if isinstance(attention, local.Config) else None
 
 
-# ---- Hugging Face ----------------------------------------------------------------------------------------------------
+# ---- Hugging Face ------------------------------------------------------------------------------------------
 
 
 def refuse_unsupported(fields: Fields) -> None:
@@ -79,8 +85,9 @@ def refuse_unsupported(fields: Fields) -> None:
     if quantised is not None:
         method = quantised.text("quant_method", "unknown")
         raise fields.refusal(
-            "quantization_config", f"says the weights are quantised by {method!r}, which is not read: "
-            "take the unquantised model, or a GGUF file of it"
+            "quantization_config",
+            f"says the weights are quantised by {method!r}, which is not read: "
+            "take the unquantised model, or a GGUF file of it",
         )
 
 
@@ -109,7 +116,12 @@ def hf_windows(config: Decoder) -> dict[str, object]:
         return {"use_sliding_window": False}
     first = windows.index(near)
     kinds = ["full_attention" if window is None else "sliding_attention" for window in windows]
-    return {"use_sliding_window": True, "sliding_window": near, "max_window_layers": first, "layer_types": kinds}
+    return {
+        "use_sliding_window": True,
+        "sliding_window": near,
+        "max_window_layers": first,
+        "layer_types": kinds,
+    }
 
 
 def hf_rope(fields: Fields, size: int, base: float = 10000.0) -> rope.Config:
@@ -118,7 +130,9 @@ def hf_rope(fields: Fields, size: int, base: float = 10000.0) -> rope.Config:
     if parameters is not None:
         return rope.Config(size, parameters.number("rope_theta", base, 1.0), hf_scaling(parameters))
     scaling = fields.section("rope_scaling")
-    return rope.Config(size, fields.number("rope_theta", base, 1.0), None if scaling is None else hf_scaling(scaling))
+    return rope.Config(
+        size, fields.number("rope_theta", base, 1.0), None if scaling is None else hf_scaling(scaling)
+    )
 
 
 def hf_scaling(fields: Fields) -> Linear | Llama3 | None:
@@ -200,7 +214,7 @@ HF_NORMS = pairs(
 )
 
 
-# ---- GGUF ------------------------------------------------------------------------------------------------------------
+# ---- GGUF --------------------------------------------------------------------------------------------------
 
 
 def gguf_layers(fields: Fields) -> int:
@@ -221,7 +235,9 @@ def gguf_head_size(fields: Fields, width: int, count: int) -> int:
     """The size of a head; Refused if keys and values differ, or if only a part of a head is turned."""
     size = fields.integer("attention.key_length", None) or shared(fields, width, count)
     if size % 2:
-        raise fields.refusal("attention.key_length", f"is {size}: rotary positions turn pairs, so it must be even")
+        raise fields.refusal(
+            "attention.key_length", f"is {size}: rotary positions turn pairs, so it must be even"
+        )
     fields.only("attention.value_length", size, "values of another size than keys")
     fields.only("rope.dimension_count", size, "turning a part of each head")
     return size
@@ -268,7 +284,9 @@ def gguf_rope(fields: Fields, size: int, tensors: Announced, base: float = 10000
     """Rotary positions, from the metadata and from the divisors that the file may carry as a tensor."""
     kind = fields.choice("rope.scaling.type", {"none": None, "linear": Linear}, "none")
     factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 1.0))
-    scaling = Linear(factor) if factor != 1.0 and (kind is Linear or fields.get("rope.scale_linear")) else None
+    scaling = (
+        Linear(factor) if factor != 1.0 and (kind is Linear or fields.get("rope.scale_linear")) else None
+    )
     position = rope.Config(size, fields.number("rope.freq_base", base, 1.0), scaling)
     if ROPE_FREQS not in tensors:
         return position
@@ -277,15 +295,19 @@ def gguf_rope(fields: Fields, size: int, tensors: Announced, base: float = 10000
     divisors = tensors[ROPE_FREQS]
     if divisors.type != "F32" or divisors.shape != (size // 2,):
         raise fields.refusal(
-            "rope.dimension_count", f"asks for {size // 2} divisors as F32, but {ROPE_FREQS!r} is "
-            f"{divisors.type} {divisors.shape}"
+            "rope.dimension_count",
+            f"asks for {size // 2} divisors as F32, but {ROPE_FREQS!r} is {divisors.type} {divisors.shape}",
         )
     original = fields.integer("rope.scaling.original_context_length", 8192)
-    return rope.Config(size, position.base, recognised(position, quant.unpack(made(ROPE_FREQS, divisors)), original))
+    return rope.Config(
+        size, position.base, recognised(position, quant.unpack(made(ROPE_FREQS, divisors)), original)
+    )
 
 
 def recognised(position: rope.Config, divisors: np.ndarray, original: int) -> Llama3 | Factors:
-    """Llama 3's scaling where the divisors are the ones it makes, with the constants of its models; else themselves."""
+    """Llama 3's scaling where the divisors are the ones it makes, with the constants of its models; else
+    themselves.
+    """
     if not (np.isfinite(divisors) & (divisors > 0)).all():
         raise Refused(f"the weight {ROPE_FREQS!r} holds divisors that are not positive numbers")
     likely = Llama3(factor=float(str(divisors.max())), low=1.0, high=4.0, original=original)
@@ -309,7 +331,9 @@ def gguf_extras(config: Decoder) -> dict[str, Packed]:
 
 
 def gguf_sizes(config: Decoder, attention: Heads | None = None) -> dict[str, object]:
-    """The entries that all families share, without their prefix; ``attention`` is the first layer's unless given."""
+    """The entries that all families share, without their prefix; ``attention`` is the first layer's unless
+    given.
+    """
     block = config.blocks[0]
     attention = attention or block.attention
     out: dict[str, object] = {
@@ -333,7 +357,10 @@ def gguf_sizes(config: Decoder, attention: Heads | None = None) -> dict[str, obj
     if isinstance(attention.position.scaling, Llama3):
         out["rope.scaling.original_context_length"] = attention.position.scaling.original
     if isinstance(attention.position.scaling, Linear):
-        out |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(attention.position.scaling.factor)}
+        out |= {
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": float(attention.position.scaling.factor),
+        }
     return out
 
 

@@ -1,7 +1,7 @@
 """A config read by name and type: a ``config.json`` or a GGUF file's metadata, written by anyone.
 
-Each reader says what it wants; what is missing, of another type or outside sensible bounds is refused with its name and
-its value. Numbers that GGUF stores in 32 bits come back as the shortest decimal that they are.
+Each reader says what it wants; what is missing, of another type or outside sensible bounds is refused with
+its name and its value. Numbers that GGUF stores in 32 bits come back as the shortest decimal that they are.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class Fields:
         """What one of several words stands for."""
         value = self.text(name, default)
         if value not in choices:
-            raise self.refusal(name, f"is {_shown(value)}, which is not supported; supported: {', '.join(choices)}")
+            raise self.refusal(
+                name, f"is {_shown(value)}, which is not supported; supported: {', '.join(choices)}"
+            )
         return choices[value]
 
     def section(self, name: str) -> Fields | None:
@@ -79,7 +81,7 @@ class Fields:
         value = self.get(name)
         if value is None:
             return None
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             raise self.refusal(name, f"should hold entries by name, but is {_shown(value)}")
         prefix = f"{self.prefix}{name}."
         return Fields({f"{prefix}{inner}": entry for inner, entry in value.items()}, self.where, prefix)
@@ -101,7 +103,7 @@ class Fields:
 
 def _plain(value: object) -> object:
     """Python's own numbers, and one number where an array repeats it for every layer."""
-    if isinstance(value, np.float32):
+    if type(value) is np.float32:
         return float(str(value))
     if isinstance(value, np.generic):
         return value.item()
@@ -121,8 +123,12 @@ def each_layer(fields: Fields, name: str, layers: int, choices: Sequence[str]) -
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != layers:
-        raise fields.refusal(name, f"should list one word for each of {layers} layers, but is {_shown(value)}")
+        raise fields.refusal(
+            name, f"should list one word for each of {layers} layers, but is {_shown(value)}"
+        )
     for word in value:
         if word not in choices:
-            raise fields.refusal(name, f"has {_shown(word)}, which is not supported; supported: {', '.join(choices)}")
+            raise fields.refusal(
+                name, f"has {_shown(word)}, which is not supported; supported: {', '.join(choices)}"
+            )
     return value

@@ -1,4 +1,5 @@
-"""A decoder with its weights in it: where the definition meets a file. The only file of this floor that imports torch.
+"""A decoder with its weights in it: where the definition meets a file. The only file of this floor that
+imports torch.
 
 The model is laid out without memory first; then each weight is unpacked and takes its place, one at a time.
 """
@@ -6,7 +7,6 @@ The model is laid out without memory first; then each weight is unpacked and tak
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,16 +18,15 @@ from cutaway.layers.packed import PackedEmbedding, PackedLinear
 from cutaway.model.decoder import Decoder
 from cutaway.weights import quant
 from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Decoder:
     """The checkpoint's model on ``device``, ready to read. ``dtype``: float32, bfloat16, float16, or packed.
 
-    Packed leaves matrices and tables as small as they are in their file, on the CPU; its logits are those of float32.
+    Packed leaves matrices and tables as small as they are in their file, on the CPU; its logits are those of
+    float32.
     """
     if dtype not in (*DTYPES, "packed"):
         raise Refused(f"a model can be loaded as {', '.join(DTYPES)} or packed, not as {dtype!r}")
@@ -45,19 +44,6 @@ def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.
             value = _tensor(tensors[f"{path}.{name}"]).to(device, DTYPES.get(dtype, torch.float32))
             module.register_parameter(name, nn.Parameter(value))
     return model.eval()
-
-
-def taken(checkpoint: Checkpoint, model: Decoder) -> Checkpoint:
-    """The checkpoint with the model's weights: those that were changed as they are now, all others as they were read."""
-    now = dict(model.named_parameters())
-    entries = {name: checkpoint.tensors.later(name) for name in checkpoint.tensors}
-    for name, weight in now.items():
-        if name not in entries or tuple(weight.shape) != entries[name].shape:
-            raise Refused(f"the model's weight {name!r} is not one of the checkpoint's, so its config is not its own")
-        weight = weight.detach()
-        if not torch.equal(_tensor(checkpoint.tensors[name]).to(weight.device, weight.dtype), weight):
-            entries[name] = quant.pack(weight.float().cpu().numpy(), TYPES[weight.dtype])
-    return replace(checkpoint, tensors=Tensors(entries))
 
 
 def _packed(path: str, module: nn.Module, tensors: Mapping[str, Packed]) -> nn.Module:

@@ -1,7 +1,7 @@
 """A model read from disk: a GGUF file, a Hugging Face folder, or a folder that Cutaway wrote.
 
-What comes back holds no weights yet: they stay in their mapped files, packed, until they are asked for by name. Sizes in
-configs are checked against the weights there are before anything is allocated for them.
+What comes back holds no weights yet: they stay in their mapped files, packed, until they are asked for by
+name. Sizes in configs are checked against the weights there are before anything is allocated for them.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model at rest. ``tensors`` are ours by name, made when asked for; ``family`` names its file, or is None.
+    """A model at rest. ``tensors`` are ours by name, made when asked for; ``family`` names its file, or is
+    None.
 
-    ``defaults`` are the sampling settings its makers advise, and ``eos_ids`` if they name the ids that end an answer;
-    ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
+    ``defaults`` are the sampling settings its makers advise, and ``eos_ids`` if they name the ids that end an
+    answer; ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
     """
 
     config: Decoder
@@ -81,7 +82,7 @@ def read(path: str | Path) -> Checkpoint:
     raise Refused(f"{path}: holds no model: neither {CONFIG}, nor config.json, nor a .gguf file is in it")
 
 
-# ---- GGUF ------------------------------------------------------------------------------------------------------------
+# ---- GGUF --------------------------------------------------------------------------------------------------
 
 
 def _gguf(path: Path) -> Checkpoint:
@@ -124,7 +125,7 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
     return found
 
 
-# ---- folders ---------------------------------------------------------------------------------------------------------
+# ---- folders -----------------------------------------------------------------------------------------------
 
 
 def _hugging_face(folder: Path) -> Checkpoint:
@@ -164,8 +165,12 @@ def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:
     return {name if name.startswith("lm_head.") else prefix + name: packed for name, packed in theirs.items()}
 
 
-def _tied(config: Decoder, theirs: dict[str, Packed], family: ModuleType) -> tuple[Decoder, dict[str, Packed]]:
-    """A head that is in the file though the config ties it: left out if it is the embedding table, else it counts."""
+def _tied(
+    config: Decoder, theirs: dict[str, Packed], family: ModuleType
+) -> tuple[Decoder, dict[str, Packed]]:
+    """A head that is in the file though the config ties it: left out if it is the embedding table, else it
+    counts.
+    """
     names = {rule.ours: rule.theirs for rule in family.HF}
     head, table = theirs.get(names["head.weight"]), theirs.get(names["embedding.weight"])
     if not config.tied or head is None:
@@ -184,10 +189,11 @@ def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
     defaults = _sampling(fields, 1)
     ends = fields.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if any(type(end) is not int or not 0 <= end < checkpoint.config.vocab for end in ends):
+    ids = tuple(end for end in ends if type(end) is int and 0 <= end < checkpoint.config.vocab)
+    if len(ids) < len(ends):
         raise fields.refusal("eos_token_id", f"should be ids below {checkpoint.config.vocab}, but is {ends}")
-    if ends:
-        defaults["eos_ids"] = tuple(ends)
+    if ids:
+        defaults["eos_ids"] = ids
     has_words = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
     return replace(
         checkpoint,

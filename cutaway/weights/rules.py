@@ -1,8 +1,9 @@
 """Weight names as one table read both ways: ``Rule(theirs, ours, how)``.
 
-``how`` is a pair: what becomes of their tensor when it is loaded, and of ours when it is saved. Both work on packed
-weights and leave them packed, and both are lazy: nothing is copied until a weight is asked for. Every name, type and
-shape is checked before that; a name that no rule knows is refused, and so is one that is missing.
+``how`` is a pair: what becomes of their tensor when it is loaded, and of ours when it is saved. Both work on
+packed weights and leave them packed, and both are lazy: nothing is copied until a weight is asked for. Every
+name, type and shape is checked before that; a name that no rule knows is refused, and so is one that is
+missing.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from cutaway.model.config import Decoder
 from cutaway.weights import quant
 
 Shape = tuple[int, ...]
-WHOLE = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}  # types that store each value by itself, as words of this type
+WHOLE = {
+    "F32": "<u4",
+    "F16": "<u2",
+    "BF16": "<u2",
+}  # types that store each value by itself, as words of this type
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rule is applied: the shapes of our weights there, and the layer's attention, if it is in a layer."""
+    """Where a rule is applied: the shapes of our weights there, and the layer's attention, if it is in a
+    layer.
+    """
 
     shapes: tuple[Shape, ...]
     attention: Heads | None
@@ -63,7 +70,9 @@ same = How(lambda packed, _: (packed,), lambda parts, _: parts[0], _only)
 def _transposed(packed: Packed) -> Packed:
     word = WHOLE.get(packed.type)
     if word is None:
-        raise Refused(f"a {packed.type} matrix cannot be transposed without unpacking it: its rows share blocks")
+        raise Refused(
+            f"a {packed.type} matrix cannot be transposed without unpacking it: its rows share blocks"
+        )
     turned = np.ascontiguousarray(packed.data.view(word).T)
     return Packed(packed.type, (packed.shape[1], packed.shape[0]), turned.view(np.uint8))
 
@@ -86,7 +95,9 @@ def _cut(packed: Packed, place: Place) -> tuple[Packed, ...]:
 def _joined(parts: tuple[Packed, ...], _: Place) -> Packed:
     types = {part.type for part in parts}
     if len(types) > 1:
-        raise Refused(f"weights of different types ({', '.join(sorted(types))}) cannot be stored as one matrix")
+        raise Refused(
+            f"weights of different types ({', '.join(sorted(types))}) cannot be stored as one matrix"
+        )
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     return Packed(parts[0].type, shape, np.concatenate([part.data for part in parts]))
 
@@ -139,9 +150,11 @@ def chain(outer: How, inner: How) -> How:
 
 
 class Tensors(Mapping):
-    """Weights by name, each made when it is asked for. ``later(name)`` tells type and shape without making it.
+    """Weights by name, each made when it is asked for. ``later(name)`` tells type and shape without making
+    it.
 
-    A Mapping[str, Packed]; it does not say so to Python, since what checks types at run time would make weights to look.
+    A Mapping[str, Packed]; it does not say so to Python, since what checks types at run time would make
+    weights to look.
     """
 
     def __init__(self, entries: Mapping[str, Packed | Later]) -> None:
@@ -172,7 +185,7 @@ class Bound:
 
 
 def bind(rules: Sequence[Rule], config: Decoder) -> list[Bound]:
-    """The rules that apply to this model, layer by layer; Refused if a weight of it has no name among them."""
+    """The rules that apply to this model, layer by layer; Refused if one of its weights has no name."""
     shapes = config.weights()
     bound: list[Bound] = []
     for rule in rules:
@@ -196,17 +209,22 @@ def load(
     ignored: Sequence[str] = (),
     where: object = "the file",
 ) -> Tensors:
-    """Our weights out of theirs. Refused if a name is unknown or missing, or a type or shape is not as the config says.
+    """Our weights out of theirs. Refused if a name is unknown or missing, or a type or shape is not as the
+    config says.
 
     ``ignored`` are patterns of names that carry nothing (buffers that are computed anyway).
     """
     if len(config.blocks) > len(theirs):
-        raise Refused(f"{where}: the config says {len(config.blocks)} layers, but there are only {len(theirs)} weights")
+        raise Refused(
+            f"{where}: the config says {len(config.blocks)} layers, but there are only {len(theirs)} weights"
+        )
     bound = bind(rules, config)
     known = {each.theirs for each in bound}
     for name in theirs:
         if name not in known and not any(fnmatchcase(name, pattern) for pattern in ignored):
-            raise Refused(f"{where}: the weight {quoted(name)} has no place in this model as its config describes it")
+            raise Refused(
+                f"{where}: the weight {quoted(name)} has no place in this model as its config describes it"
+            )
     entries: dict[str, Packed | Later] = {}
     for each in bound:
         packed = theirs.get(each.theirs)
@@ -227,7 +245,8 @@ def _check(each: Bound, packed: Packed, where: object) -> None:
         )
     if packed.type in FOREIGN or packed.type not in TYPES or packed.type[0] == "I" or packed.type == "F64":
         raise Refused(
-            f"{where}: the weight {quoted(each.theirs)} is stored as {packed.type}, which is not read as weights"
+            f"{where}: the weight {quoted(each.theirs)} is stored as {packed.type}, "
+            "which is not read as weights"
         )
 
 

@@ -1,13 +1,16 @@
 """A model written to disk: a GGUF file, or a folder of safetensors that Hugging Face's transformers loads.
 
-Without a ``type`` nothing is rounded. In GGUF each weight keeps the type it has, blocks and all; a folder cannot hold
-blocks, so there they become F32, and F32, F16 and BF16 stay. Vectors (norms, biases) and learned positions are always F32
-in GGUF, as llama.cpp wants them. With a ``type`` all matrices become it, and these exceptions are told in the result:
+Without a ``type`` nothing is rounded. In GGUF each weight keeps the type it has, blocks and all; a folder
+cannot hold blocks, so there they become F32, and F32, F16 and BF16 stay. Vectors (norms, biases) and learned
+positions are always F32 in GGUF, as llama.cpp wants them. With a ``type`` all matrices become it, and these
+exceptions are told in the result:
 
-- the matrix that makes the logits (the head, or the embedding table where it is the head) is Q8_0 for Q4_0 and Q4_1;
+- the matrix that makes the logits (the head, or the embedding table where it is the head) is Q8_0 for Q4_0
+  and Q4_1;
 - a matrix whose rows are not whole blocks of 32 is F16 instead.
 
-A model that no family can describe is written as a Cutaway folder: our names, and its config in ``cutaway.json``.
+A model that no family can describe is written as a Cutaway folder: our names, and its config in
+``cutaway.json``.
 """
 
 from __future__ import annotations
@@ -57,7 +60,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Saved:
-    """What was written: where, as which format and family, how many tensors of each type, and what to know about it."""
+    """What was written: where, as which format and family, how many tensors of each type, and what to know
+    about it.
+    """
 
     path: Path
     format: str
@@ -76,10 +81,11 @@ def write(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Saved:
-    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", told from the target's name when None.
+    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", told from the target's name
+    when None.
 
-    ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress(done, total)`` counts bytes. Refused if
-    the target exists (unless ``force``), or if the format cannot describe the model.
+    ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress(done, total)`` counts
+    bytes. Refused if the target exists (unless ``force``), or if the format cannot describe the model.
     """
     target = Path(target)
     format = format or ("gguf" if target.suffix == ".gguf" else "safetensors")
@@ -98,11 +104,13 @@ def _check_free(target: Path, format: str, force: bool) -> None:
         return
     if not force:
         raise Refused(f"{target}: is already there: choose another name, or use --force to replace it")
-    if target.is_dir() and (format == "gguf" or not ((target / CONFIG).exists() or (target / "config.json").exists())):
+    if target.is_dir() and (
+        format == "gguf" or not ((target / CONFIG).exists() or (target / "config.json").exists())
+    ):
         raise Refused(f"{target}: is a folder that holds no model, and is not replaced: choose another name")
 
 
-# ---- which type each weight gets -------------------------------------------------------------------------------------
+# ---- which type each weight gets ---------------------------------------------------------------------------
 
 
 def _retyped(ours: Tensors, choose: Callable[[str, Packed | Later], str]) -> Tensors:
@@ -128,7 +136,9 @@ def _as(name: str, packed: Packed, type: str) -> Packed:
     return quant.pack(values, type)
 
 
-def _gguf_type(name: str, entry: Packed | Later, type: str | None, config: Decoder, notes: Counter[str]) -> str:
+def _gguf_type(
+    name: str, entry: Packed | Later, type: str | None, config: Decoder, notes: Counter[str]
+) -> str:
     if len(entry.shape) < 2 or name == "position.weight":
         return "F32"
     if type is None:
@@ -138,7 +148,9 @@ def _gguf_type(name: str, entry: Packed | Later, type: str | None, config: Decod
         notes[f"the matrix that makes the logits is Q8_0, since {type} would cost it too much"] += 1
         type = "Q8_0"
     if entry.shape[-1] % TYPES[type].block:
-        notes[f"matrices whose rows are not whole blocks of {TYPES[type].block} are F16 instead of {type}"] += 1
+        notes[
+            f"matrices whose rows are not whole blocks of {TYPES[type].block} are F16 instead of {type}"
+        ] += 1
         type = "F16"
     if entry.type not in WHOLE and entry.type != type:
         notes[f"matrices were {entry.type} already and are rounded again to {type}"] += 1
@@ -150,7 +162,9 @@ def _told(notes: Counter[str]) -> tuple[str, ...]:
 
 
 def _nbytes(entries: Tensors) -> int:
-    return sum(int(np.prod(packed_shape(e.type, e.shape), dtype=np.int64)) for e in map(entries.later, entries))
+    return sum(
+        int(np.prod(packed_shape(e.type, e.shape), dtype=np.int64)) for e in map(entries.later, entries)
+    )
 
 
 def _counted(entries: Tensors, progress: Progress | None) -> dict[str, Packed | Later]:
@@ -178,7 +192,7 @@ def _types(entries: Tensors) -> dict[str, int]:
     return dict(Counter(entries.later(name).type for name in entries).most_common())
 
 
-# ---- which family describes it ---------------------------------------------------------------------------------------
+# ---- which family describes it -----------------------------------------------------------------------------
 
 
 def _candidates(checkpoint: Checkpoint) -> list[ModuleType]:
@@ -216,10 +230,14 @@ def _levelled(config: Decoder) -> Any:
     return {**to_dict(config), "blocks": [to_dict(level(block)) for block in config.blocks]}
 
 
-def _described(checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder]]) -> tuple[ModuleType, Any]:
-    """The first family whose description of the model reads back as the model; Refused with its own family's reason."""
-    reason = None
-    for family in _candidates(checkpoint):
+def _described(
+    checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder]]
+) -> tuple[ModuleType, Any]:
+    """The first family whose description of the model reads back as the model; Refused with its own family's
+    reason.
+    """
+    reason = None if checkpoint.config.blocks else "it has no layers"
+    for family in _candidates(checkpoint) if checkpoint.config.blocks else ():
         try:
             entries, back = describe(family)
         except Refused as error:
@@ -232,7 +250,7 @@ def _described(checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[An
     raise Refused(f"no family describes this model ({reason})")
 
 
-# ---- GGUF ------------------------------------------------------------------------------------------------------------
+# ---- GGUF --------------------------------------------------------------------------------------------------
 
 
 def _write_gguf(target: Path, checkpoint: Checkpoint, type: str | None, progress: Progress | None) -> Saved:
@@ -305,7 +323,7 @@ def _words(checkpoint: Checkpoint, notes: Counter[str]) -> dict[str, object]:
     return words
 
 
-# ---- folders ---------------------------------------------------------------------------------------------------------
+# ---- folders -----------------------------------------------------------------------------------------------
 
 
 def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progress: Progress | None) -> Saved:
@@ -313,7 +331,10 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
     ours = _retyped(checkpoint.tensors, lambda _, entry: entry.type if entry.type in WHOLE else type or "F32")
     unpacked = {checkpoint.tensors.later(name).type for name in ours} - WHOLE.keys()
     if unpacked:
-        notes[f"{', '.join(sorted(unpacked))} weights are unpacked to {type or 'F32'}: safetensors holds no blocks"] += 1
+        notes[
+            f"{', '.join(sorted(unpacked))} weights are unpacked to {type or 'F32'}: "
+            "safetensors holds no blocks"
+        ] += 1
 
     def describe(family: ModuleType) -> tuple[Any, Decoder]:
         entries = family.to_hf(checkpoint.config)
@@ -325,7 +346,7 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
         theirs = rules.save(family.HF, checkpoint.config, ours)
     except Refused as error:
         notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
-        family, entries, theirs = None, None, ours
+        family, entries, theirs = None, to_dict(checkpoint.config), ours
     if type is not None:
         theirs = _retyped(theirs, lambda *_: type)
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
@@ -333,10 +354,9 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
         beside.mkdir(parents=True)
         # Transformers asks for this entry in every file it opens.
         safetensors.write(beside / "model.safetensors", _counted(theirs, progress), {"format": "pt"}, SHARD)
-        if family is None:
-            _write_json(beside / CONFIG, to_dict(checkpoint.config))
-        else:
-            _write_json(beside / "config.json", entries | _ids(checkpoint) | {"torch_dtype": _torch_type(theirs)})
+        if family is not None:
+            entries = entries | _ids(checkpoint) | {"torch_dtype": _torch_type(theirs)}
+        _write_json(beside / (CONFIG if family is None else "config.json"), entries)
         _write_words(beside, checkpoint, notes)
         _swap(beside, target)
     except OSError as error:

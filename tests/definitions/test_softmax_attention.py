@@ -80,7 +80,9 @@ def test_attention_is_its_equation(kind: str) -> None:
     rotation = rope.Turn(config.position).rotation(pos)
     ours = module(x, Places(pos), rotation, False, None)
     window = getattr(config, "window", 9)
-    assert_close(ours[0], torch.tensor(_loop(config, module, x[0].tolist(), window, 50.0), dtype=torch.float64))
+    assert_close(
+        ours[0], torch.tensor(_loop(config, module, x[0].tolist(), window, 50.0), dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("offset", [0, 7])

@@ -1,4 +1,6 @@
-"""Every attention mechanism in the folder, each with a small config: a new file is tested without a test being edited."""
+"""Every attention mechanism in the folder, each with a small config: a new file is tested without a test
+being edited.
+"""
 
 import importlib
 import pkgutil
@@ -32,19 +34,26 @@ def attention(kind: str, **changes: Any) -> Any:
 
 
 def decoder_config(kind: str) -> DecoderConfig:
-    """Three blocks: with rotary positions and all parts plain, with every option on, and with no position at all."""
+    """Three blocks: with rotary positions and all parts plain, with every option on, and with no position at
+    all.
+    """
     plain = attention(kind, position=rope.Config(8))
-    adorned = attention(kind, position=rope.Config(4), qk_norm=Norm(), softcap=20.0, bias=True, out_bias=True, scale=0.3)
+    adorned = attention(
+        kind, position=rope.Config(4), qk_norm=Norm(), softcap=20.0, bias=True, out_bias=True, scale=0.3
+    )
     bare = attention(kind, value_size=6)
     mlps = MLP(48), MLP(40, activation="gelu_tanh", gated=False, bias=True), MLP(24, activation="relu")
     blocks = tuple(
-        Block(attention=a, mlp=m, post_norm=i == 1) for i, (a, m) in enumerate(zip((plain, adorned, bare), mlps, strict=True))
+        Block(attention=a, mlp=m, post_norm=i == 1)
+        for i, (a, m) in enumerate(zip((plain, adorned, bare), mlps, strict=True))
     )
     return DecoderConfig(vocab=VOCAB, width=WIDTH, context=CONTEXT, blocks=blocks)
 
 
 def decoder(kind: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Decoder:
-    """A decoder with every weight perturbed, norms and biases too. float64, so that laws hold to the last digits."""
+    """A decoder with every weight perturbed, norms and biases too. float64, so that laws hold to the last
+    digits.
+    """
     torch.manual_seed(seed)
     model = Decoder(decoder_config(kind)).to(dtype).eval()
     with torch.no_grad():

@@ -16,7 +16,11 @@ from tests.laws.kinds import KINDS, decoder, text
 def test_every_kind_compiles_whole() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.laws.test_compile"], cwd=root, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.laws.test_compile"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == KINDS

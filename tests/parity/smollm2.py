@@ -1,4 +1,6 @@
-"""SmolLM2 in transformers, which reads the GGUF file by itself: the judge of the model that everything starts with."""
+"""SmolLM2 in transformers, which reads the GGUF file by itself: the judge of the model that everything starts
+with.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -32,10 +34,10 @@ PROMPTS = (
     "A haiku about autumn:\n",
 )
 TEXT = (
-    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
-    "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this "
-    "truth is so well fixed in the minds of the surrounding families, that he is considered as the rightful property of "
-    "some one or other of their daughters. "
+    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be "
+    "in want of a wife. However little known the feelings or views of such a man may be on his first "
+    "entering a neighbourhood, this truth is so well fixed in the minds of the surrounding families, "
+    "that he is considered as the rightful property of some one or other of their daughters. "
 )
 
 

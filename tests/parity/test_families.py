@@ -45,7 +45,9 @@ def test_no_weight_is_where_it_starts(case: str) -> None:
 
 @pytest.mark.parametrize("case", IN_GGUF)
 def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
-    """Through GGUF nothing changes: not the config, not a bit of a weight, not what transformers then makes of it."""
+    """Through GGUF nothing changes: not the config, not a bit of a weight, not what transformers then makes
+    of it.
+    """
     checkpoint = load.read(folder(case))
     save.write(tmp_path / "model.gguf", tiny.worded(checkpoint))
     again = load.read(tmp_path / "model.gguf")
@@ -58,7 +60,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", sorted(tiny.NOT_IN_GGUF))
 def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="cannot be written as GGUF: .*would become"):
+    with pytest.raises(Refused, match=r"cannot be written as GGUF: .*would become"):
         save.write(tmp_path / "model.gguf", load.read(folder(case)))
     assert not list(tmp_path.iterdir())
 
@@ -86,7 +88,7 @@ def test_packed_equals_unpacked_to_the_bit(case: str, type: str, folder: Folder,
 
 
 def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:
-    """Transformers 5 writes ``rope_parameters``; files from before have ``rope_theta`` and ``rope_scaling``."""
+    """Transformers 5 writes ``rope_parameters``; older files have ``rope_theta`` and ``rope_scaling``."""
     for case in ("llama3", "gemma3", "llama-linear"):
         new = load.read(folder(case)).config
         older = tmp_path / case
@@ -128,7 +130,9 @@ def test_what_no_family_can_say_is_a_cutaway_folder(folder: Folder, tmp_path: Pa
     checkpoint = load.read(folder("llama"))
     block = checkpoint.config.blocks[0]
     odd = replace(block, attention=replace(block.attention, scale=0.3))
-    checkpoint = replace(checkpoint, config=replace(checkpoint.config, blocks=(odd, *checkpoint.config.blocks[1:])))
+    checkpoint = replace(
+        checkpoint, config=replace(checkpoint.config, blocks=(odd, *checkpoint.config.blocks[1:]))
+    )
     saved = save.write(tmp_path / "ours", checkpoint)
     assert saved.format == "cutaway" and "config.blocks[0].attention.scale" in " ".join(saved.notes)
     again = load.read(tmp_path / "ours")

@@ -1,4 +1,5 @@
-"""Tiny random models of every family, made by transformers, with every weight moved off the value it starts at.
+"""Tiny random models of every family, made by transformers, with every weight moved off the value it starts
+at.
 
 Norms start at one and biases at zero, which hides half of all mistakes: nothing here keeps its start.
 """
@@ -48,7 +49,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-mha": ("LlamaConfig", {"num_key_value_heads": 4}),
     "llama-mqa-bias-tied": (
         "LlamaConfig",
-        {"num_key_value_heads": 1, "head_dim": 32, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 32,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+        },
     ),
     "llama-linear": (
         "LlamaConfig",
@@ -58,13 +65,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", {"sliding_window": 8}),
     "mistral-no-window": ("MistralConfig", {"sliding_window": None}),
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
-    "qwen2-window": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    "qwen2-window": (
+        "Qwen2Config",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
     "qwen3": ("Qwen3Config", {"head_dim": 32}),
     "gemma3": ("Gemma3TextConfig", GEMMA | {"num_hidden_layers": 7}),
     "gemma3-odd": (
         "Gemma3TextConfig",
-        GEMMA
-        | {"layer_types": ["full_attention", "sliding_attention"], "final_logit_softcapping": 3.0},
+        GEMMA | {"layer_types": ["full_attention", "sliding_attention"], "final_logit_softcapping": 3.0},
     ),
     "gemma3-scaled": ("Gemma3TextConfig", GEMMA | {"query_pre_attn_scalar": 20}),
     "gpt2": (

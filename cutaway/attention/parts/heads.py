@@ -1,36 +1,45 @@
-"""What every softmax attention over heads states about itself. Imports no torch; ``softmax.py`` is its equation."""
+"""What every softmax attention over heads states about itself. Imports no torch; ``softmax.py`` is its
+equation.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention.parts.visibility import Causal, Visibility
 from cutaway.layers.config import Norm
-from cutaway.position import rope
+from cutaway.position import alibi, rope, t5
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from cutaway.attention.parts.state import Full, Ring
+    from cutaway.attention.parts.mixer import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
     """Query heads, the size of a head, and what is done to it on the way.
 
-    ``value_size`` is ``key_size`` when None; ``scale`` multiplies scores, 1/sqrt(key_size) when None; ``qk_norm`` norms
-    each head's query and key before they are turned (Qwen 3, Gemma 3); ``softcap`` bounds scores (Gemma 2);
-    ``bias`` is on query, key and value, ``out_bias`` on the output.
-    """
+    ``value_size`` is ``key_size`` when None; ``scale`` multiplies scores, 1/sqrt(key_size) when None;
+    ``qk_norm`` norms query and key before they are turned, each head by itself (Qwen 3, Gemma 3) or all heads
+    as one vector (OLMo 2), as ``qk_norm_over`` says; ``softcap`` bounds scores (Gemma 2); ``sinks`` are
+    learned scores, one a head, that take a share of attention and give nothing (GPT-OSS); ``bias`` is on
+    query, key and value, ``out_bias`` on the output. ``position`` turns queries and keys, ``relative`` adds
+    to their scores what depends on their distance."""
+
+    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
 
     heads: int
     key_size: int
     value_size: int | None = None
     position: rope.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
+    relative: alibi.Config | t5.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
     scale: float | None = None
     softcap: float | None = None
     qk_norm: Norm | None = None
+    qk_norm_over: Literal["head", "width"] = "head"
+    sinks: bool = False
     bias: bool = False
     out_bias: bool = False
 
@@ -67,15 +76,31 @@ class Heads:
         if self.out_bias:
             out["out.bias"] = (width,)
         if self.qk_norm:
-            for name in ("query_norm", "key_norm"):
-                out |= {f"{name}.{part}": shape for part, shape in self.qk_norm.weights(self.key_size).items()}
+            for name, size in self.normed.items():
+                out |= {f"{name}.{part}": shape for part, shape in self.qk_norm.weights(size).items()}
+        if self.relative is not None:
+            out |= {f"relative.{name}": shape for name, shape in self.relative.weights(self.heads).items()}
+        if self.sinks:
+            out["sinks"] = (self.heads,)
         return out
 
-    def state(self) -> Full | Ring:
+    @property
+    def normed(self) -> dict[str, int]:
+        """How many numbers each norm of queries and keys takes as one vector."""
+        if self.qk_norm_over == "head":
+            return {"query_norm": self.key_size, "key_norm": self.key_size}
+        return {"query_norm": self.heads * self.key_size, "key_norm": self.groups * self.key_size}
+
+    @property
+    def entries(self) -> dict[str, tuple[int, int]]:
+        """What is remembered of a token: the heads and the size of each entry by its name."""
+        return {"k": (self.groups, self.key_size), "v": (self.groups, self.values)}
+
+    def state(self) -> Memory:
         from cutaway.attention.parts.state import Full
 
         return Full()
 
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one token in this layer, for numbers of ``entry`` bytes: g (k + v) each."""
-        return self.groups * (self.key_size + self.values) * entry
+        return sum(heads * size for heads, size in self.entries.values()) * entry

@@ -2,18 +2,22 @@
 
     o[t] = sum_s p[t s] v[s]        p = softmax over s of  q[t] . k[s] * scale  where t sees s, else 0
 
-A token that sees nothing gets o = 0. Several query heads may share a key-value head (grouped queries, 2305.13245): head
-h reads key-value head h // (h / g).
-"""
+A token that sees nothing gets o = 0. Several query heads may share a key-value head (grouped queries,
+2305.13245): head h reads key-value head h // (h / g)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from cutaway.attention.parts.visibility import Places, Visibility
-from cutaway.shapes import Float
+from cutaway.attention.parts.visibility import Places, Visibility, mask
+from cutaway.shapes import Bool, Float
+
+Bias = Callable[
+    [Tensor, Tensor], Tensor
+]  # positions Int[b t] and Int[b s] to what is added to scores, [b h t s]
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,10 @@ class Problem:
     """One attention to compute: tensors, who sees whom, and how scores are made.
 
     ``in_order`` promises that query and key are the same positions, without padding, holes or documents.
-    ``softcap`` bounds scores to c tanh(score / c), before anything is hidden (Gemma 2, 2408.00118).
-    """
+    ``softcap`` bounds scores to c tanh(score / c), before anything is added or hidden (Gemma 2, 2408.00118).
+    ``bias`` is added to scores (ALiBi, T5). ``sinks`` are scores, one a head, of a key that everyone sees and
+    whose value is zero: they take their share of attention and give nothing (GPT-OSS). ``chosen`` hides all
+    but these from who would see them (top-k)."""
 
     q: Float[Tensor, "b h t k"]
     k: Float[Tensor, "b g s k"]
@@ -33,3 +39,11 @@ class Problem:
     scale: float
     softcap: float | None = None
     in_order: bool = False
+    bias: Bias | None = None
+    sinks: Float[Tensor, "h"] | None = None
+    chosen: Bool[Tensor, "b t s"] | None = None
+
+    def seen(self) -> Bool[Tensor, "b 1 t s"]:
+        """True where query t reads key s."""
+        seen = mask(self.visibility, self.query, self.key)
+        return (seen if self.chosen is None else seen & self.chosen)[:, None]

@@ -1,13 +1,18 @@
-"""Who may see whom, as a value: ``Causal() & Window(256)``. A path can read its structure and skip what is hidden;
-``mask`` lowers it to a dense [b t s] boolean, which is the definition.
+"""Who may see whom, as a value: ``Causal() & Window(256)``. A path can read its structure and skip what is
+hidden; ``mask`` lowers it to a dense [b t s] boolean, which is the definition.
 
-Positions are absolute; a position of -1 is padding, which nobody sees and which sees nobody. Imports no torch.
-"""
+A rule says two things. ``sees(i, j)``: whether the query at position i sees the key at position j. ``may(i,
+j)``: whether any query in a span of positions might see any key in another, so that a path need not look at
+pairs of spans where none does. ``may`` can say yes too often, never no wrongly. Both work on whole tensors,
+whose axes broadcast.
+
+Positions are absolute; a position of -1 is padding, which nobody sees and which sees nobody. Imports no
+torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,10 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Places:
-    """Where tokens stand: ``pos`` Int[b n], and the document each belongs to when several are packed in a row."""
+    """Where tokens stand: ``pos`` Int[b n], and the document each belongs to when several are packed in a
+    row.
+    """
 
     pos: Int[Tensor, "b n"]
     documents: Int[Tensor, "b n"] | None = None
+
+
+class Span(NamedTuple):
+    """Neighbouring tokens: the lowest and the highest of their positions."""
+
+    low: Int[Tensor, "..."]
+    high: Int[Tensor, "..."]
 
 
 class Visibility:
@@ -32,7 +46,10 @@ class Visibility:
     def __or__(self, other: Visibility) -> Or:
         return Or(self, other)
 
-    def sees(self, query: Places, key: Places) -> Bool[Tensor, "b t s"]:
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        raise NotImplementedError
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
         raise NotImplementedError
 
 
@@ -41,8 +58,11 @@ class And(Visibility):
     left: Visibility
     right: Visibility
 
-    def sees(self, query: Places, key: Places) -> Bool[Tensor, "b t s"]:
-        return self.left.sees(query, key) & self.right.sees(query, key)
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return self.left.sees(i, j) & self.right.sees(i, j)
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return self.left.may(i, j) & self.right.may(i, j)
 
 
 @dataclass(frozen=True)
@@ -50,16 +70,33 @@ class Or(Visibility):
     left: Visibility
     right: Visibility
 
-    def sees(self, query: Places, key: Places) -> Bool[Tensor, "b t s"]:
-        return self.left.sees(query, key) | self.right.sees(query, key)
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return self.left.sees(i, j) | self.right.sees(i, j)
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return self.left.may(i, j) | self.right.may(i, j)
+
+
+@dataclass(frozen=True)
+class All(Visibility):
+    """Everyone sees everyone: an encoder, and a decoder that reads an encoder's memory."""
+
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return (i == i) & (j == j)
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return (i.low == i.low) & (j.low == j.low)
 
 
 @dataclass(frozen=True)
 class Causal(Visibility):
     """A token sees itself and what came before."""
 
-    def sees(self, query: Places, key: Places) -> Bool[Tensor, "b t s"]:
-        return key.pos[:, None, :] <= query.pos[:, :, None]
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return j <= i
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return j.low <= i.high
 
 
 @dataclass(frozen=True)
@@ -68,8 +105,24 @@ class Window(Visibility):
 
     size: int
 
-    def sees(self, query: Places, key: Places) -> Bool[Tensor, "b t s"]:
-        return key.pos[:, None, :] > query.pos[:, :, None] - self.size
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return j > i - self.size
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return j.high > i.low - self.size
+
+
+@dataclass(frozen=True)
+class Near(Visibility):
+    """A token sees up to ``reach`` positions on either side: |i - j| <= reach."""
+
+    reach: int
+
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return (i - j).abs() <= self.reach
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return (j.high >= i.low - self.reach) & (j.low <= i.high + self.reach)
 
 
 @dataclass(frozen=True)
@@ -78,14 +131,108 @@ class Sink(Visibility):
 
     size: int
 
-    def sees(self, query: Places, key: Places) -> Bool[Tensor, "b t s"]:
-        return (key.pos[:, None, :] < self.size).expand(-1, query.pos.shape[1], -1)
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return (j < self.size) & (i == i)
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return (j.low < self.size) & (i.low == i.low)
+
+
+@dataclass(frozen=True)
+class Global(Visibility):
+    """The first ``size`` positions see everyone and are seen by everyone (2004.05150)."""
+
+    size: int
+
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return (j < self.size) | (i < self.size)
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return (j.low < self.size) | (i.low < self.size)
+
+
+@dataclass(frozen=True)
+class Chunk(Visibility):
+    """Tokens see those of their own chunk of ``size`` positions."""
+
+    size: int
+
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return i // self.size == j // self.size
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        return (i.low // self.size <= j.high // self.size) & (j.low // self.size <= i.high // self.size)
+
+
+@dataclass(frozen=True)
+class Stride(Visibility):
+    """A token sees those a whole number of strides away (1904.10509)."""
+
+    size: int
+
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return (i - j) % self.size == 0
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        last = (i.high - j.low) // self.size * self.size
+        return last >= i.low - j.high
+
+
+@dataclass(frozen=True)
+class Columns(Visibility):
+    """Everyone sees the last ``summary`` positions of every chunk of ``size`` (1904.10509)."""
+
+    size: int
+    summary: int
+
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        return (j % self.size >= self.size - self.summary) & (i == i)
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        first = j.low + (self.size - self.summary - j.low % self.size).clamp(min=0)
+        return (first <= j.high) & (i.low == i.low)
+
+
+@dataclass(frozen=True)
+class Random(Visibility):
+    """Each block of ``size`` queries sees ``count`` earlier blocks, drawn by the ``seed`` (2007.14062).
+
+    A draw is a function of the block's number, so that it is the same however much of a text is at hand; two
+    draws may fall on the same block."""
+
+    size: int
+    count: int
+    seed: int
+
+    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        reader, read = i // self.size, j // self.size
+        found = read == self._drawn(reader, 0)
+        for n in range(1, self.count):
+            found = found | (read == self._drawn(reader, n))
+        return found
+
+    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+        first, last = i.low // self.size, i.high // self.size
+        found = (first != first) & (j.low != j.low)
+        for step in range(int((last - first).max()) + 1):
+            for n in range(self.count):
+                block = self._drawn((first + step).minimum(last), n)
+                found = found | ((j.low // self.size <= block) & (block <= j.high // self.size))
+        return found
+
+    def _drawn(self, block: Int[Tensor, "..."], n: int) -> Int[Tensor, "..."]:
+        """The n-th block that this one reads: below it, or itself if it is the first."""
+        prime = 2**31 - 1  # a product of two numbers below it still fits in 64 bits
+        x = (block * 7919 + n * 104_729 + self.seed * 1_299_709 + 1) % prime
+        for _ in range(2):
+            x = (x * x + 48_271 * x + 11) % prime
+        return x % block.clamp(min=1)
 
 
 def mask(visibility: Visibility, query: Places, key: Places) -> Bool[Tensor, "b t s"]:
     """True where query t sees key s: the rule, and not padding, and the same document."""
-    seen = visibility.sees(query, key)
-    seen = seen & (key.pos[:, None, :] >= 0) & (query.pos[:, :, None] >= 0)
+    i, j = query.pos[:, :, None], key.pos[:, None, :]
+    seen = visibility.sees(i, j) & (j >= 0) & (i >= 0)
     if query.documents is None or key.documents is None:
         return seen
     return seen & (query.documents[:, :, None] == key.documents[:, None, :])

@@ -251,7 +251,7 @@ def _kind(parts: Parts, id: int) -> int:
         return UNUSED
     token = parts.added_by_id.get(id)
     if token is not None:
-        return USER if not token.special else UNKNOWN if id == parts.unknown and not parts.bytewise else CONTROL
+        return USER if not token.special else UNKNOWN if id == parts.unknown and parts.merges is None else CONTROL
     return BYTE if parts.fallback and parts.tokens[id] in _BYTES else NORMAL
 
 

@@ -382,10 +382,22 @@ def write(parts: Parts) -> dict[str, Any]:
             "fuse_unk": parts.fuse,
             "byte_fallback": parts.fallback,
             "ignore_merges": parts.whole,
-            "vocab": dict(sorted(parts.vocabulary.items(), key=lambda item: item[1])),
+            "vocab": dict(sorted(_written_vocabulary(parts).items(), key=lambda item: item[1])),
             "merges": [list(pair) for pair in merges],
         },
     }
+
+
+def _written_vocabulary(parts: Parts) -> dict[str, int]:
+    """The model's vocabulary, with the added tokens where they would not get their own ids otherwise.
+
+    The reader gives an added token that the vocabulary lacks the next free id, whatever its entry says.
+    """
+    vocabulary = dict(parts.vocabulary)
+    lacking = sorted((token.id, token.text) for token in parts.added if token.text not in vocabulary)
+    if [id for id, _ in lacking] != list(range(len(vocabulary), len(vocabulary) + len(lacking))):
+        vocabulary |= {text: id for id, text in lacking}
+    return vocabulary
 
 
 def _write_added(token: AddedToken) -> dict[str, Any]:

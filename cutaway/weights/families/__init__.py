@@ -2,12 +2,12 @@
 
 A family is a module that imports no torch and has
 
-``HF_TYPES``, ``GGUF_ARCHITECTURES``   the words that configs call it by; the first architecture is the one written
+``HF_TYPES``, ``GGUF_ARCHITECTURES``   what configs call it; the first architecture is written
 ``HF``, ``GGUF``                       its tables of weight names, see ``weights/rules.py``
 ``HF_PREFIX``                          what stands before its names, and is left out by files without a head
 ``IGNORED_HF``, ``IGNORED_GGUF``       names that carry nothing the config does not
 ``from_hf``, ``to_hf``                 the config from and to a Hugging Face config.json
-``from_gguf``, ``to_gguf``             the config from and to GGUF metadata (without the architecture's prefix)
+``from_gguf``, ``to_gguf``             the config from and to GGUF metadata, without their prefix
 """
 
 from __future__ import annotations

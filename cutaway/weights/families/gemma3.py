@@ -1,7 +1,8 @@
-"""Gemma 3, text (2503.19786): five local layers to one global, norms before and after each half, normed heads.
+"""Gemma 3, text (2503.19786): five local layers to one global, norms before and after each half, normed
+heads.
 
-Local and global layers turn by different bases, embeddings are scaled by the root of the width, and a file's norms hold
-w where x is multiplied by w + 1.
+Local and global layers turn by different bases, embeddings are scaled by the root of the width, and a file's
+norms hold w where x is multiplied by w + 1.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.weights import common
 from cutaway.weights.fields import Fields, each_layer
-from cutaway.weights.rules import Rule, plus_one, same
+from cutaway.weights.rules import Rule, plus_one
 
 HF_TYPES = ("gemma3_text",)
 GGUF_ARCHITECTURES = ("gemma3",)
@@ -54,7 +55,9 @@ LOCAL_BASE, GLOBAL_BASE = 10_000.0, 1_000_000.0
 def from_hf(fields: Fields) -> Decoder:
     fields.only("use_bidirectional_attention", False, "attention to what comes later")
     # Transformers reads this entry of Gemma 2's and then leaves it out of the equation.
-    fields.only("attn_logit_softcapping", None, "a bound on Gemma 3's attention scores, which no engine agrees on,")
+    fields.only(
+        "attn_logit_softcapping", None, "a bound on Gemma 3's attention scores, which no engine agrees on,"
+    )
     size = fields.integer("head_dim", 256)
     norm = Norm("rms", fields.number("rms_norm_eps", 1e-6))
     layers = common.hf_layers(fields)
@@ -162,9 +165,15 @@ def from_gguf(fields: Fields, tensors: common.Announced) -> Decoder:
     width, count = fields.integer("embedding_length"), fields.integer("attention.head_count")
     # llama.cpp knows the largest model, whose scores are scaled by another size, by its number of layers.
     scale = common.shared(fields, width, count) ** -0.5 if layers == 62 else None
-    plain = rope.Config(common.gguf_head_size(fields, width, count), fields.number("rope.freq_base_swa", LOCAL_BASE))
+    plain = rope.Config(
+        common.gguf_head_size(fields, width, count), fields.number("rope.freq_base_swa", LOCAL_BASE)
+    )
     attention = common.gguf_heads(fields, tensors, qk_norm=norm, scale=scale)
-    near = common.gguf_heads(fields, tensors, window, qk_norm=norm, scale=scale, position=plain) if window else attention
+    near = (
+        common.gguf_heads(fields, tensors, window, qk_norm=norm, scale=scale, position=plain)
+        if window
+        else attention
+    )
     decoder = common.gguf_decoder(fields, tensors, attention, "gelu_tanh", post_norm=True)
     blocks = tuple(
         Block(near if is_local else attention, block.mlp, norm, True)
@@ -187,7 +196,9 @@ def _pattern(fields: Fields, layers: int) -> list[bool]:
     stated = fields.data.get(f"{fields.prefix}attention.sliding_window_pattern")
     if isinstance(stated, np.ndarray):
         if stated.dtype != np.bool_ or len(stated) != layers:
-            raise fields.refusal("attention.sliding_window_pattern", f"should be a flag for each of {layers} layers")
+            raise fields.refusal(
+                "attention.sliding_window_pattern", f"should be a flag for each of {layers} layers"
+            )
         return stated.tolist()
     return _every(fields.integer("attention.sliding_window_pattern", PATTERN), layers)
 

@@ -77,9 +77,20 @@ def from_hf(fields: Fields) -> Decoder:
 
 
 def _decoder(
-    fields: Fields, *, vocab: int, width: int, context: int, layers: int, heads: int, mlp: MLP, norm: Norm, tied: bool
+    fields: Fields,
+    *,
+    vocab: int,
+    width: int,
+    context: int,
+    layers: int,
+    heads: int,
+    mlp: MLP,
+    norm: Norm,
+    tied: bool,
 ) -> Decoder:
-    attention = mha.Config(heads=heads, key_size=common.shared(fields, width, heads), bias=True, out_bias=True)
+    attention = mha.Config(
+        heads=heads, key_size=common.shared(fields, width, heads), bias=True, out_bias=True
+    )
     blocks = (Block(attention, mlp, norm),) * layers
     return Decoder(vocab, width, context, blocks, norm, tied, position=learned.Config(context))
 

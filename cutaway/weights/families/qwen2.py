@@ -1,4 +1,6 @@
-"""Qwen 2 and 2.5 (2407.10671): llama's block with a bias on query, key and value, and windows in its upper layers."""
+"""Qwen 2 and 2.5 (2407.10671): llama's block with a bias on query, key and value, and windows in its upper
+layers.
+"""
 
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder

@@ -1,23 +1,45 @@
 """Attention by torch's fused kernel: the scores never stand in memory."""
 
+import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import Causal, mask
+from cutaway.attention.parts.visibility import Causal
+from cutaway.errors import Refused
 from cutaway.shapes import Float
 
 
 def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
     """Causal problems in order need no mask; all others lower to a dense one."""
-    causal = problem.in_order and problem.visibility == Causal()
-    seen = None if causal else mask(problem.visibility, problem.query, problem.key)[:, None]
+    if problem.softcap is not None:
+        raise Refused("torch's fused kernel cannot bound scores: use the naive or the blocked path")
+    if problem.bias is not None or problem.sinks is not None:
+        return _added(problem)
+    causal = problem.in_order and problem.visibility == Causal() and problem.chosen is None
+    return _kernel(problem, problem.k, problem.v, None if causal else problem.seen(), causal)
+
+
+def _added(problem: Problem) -> Float[Tensor, "b h t v"]:
+    """With numbers to add to the scores, -inf where hidden. A sink is one more key, of zeros, whose score is
+    all added.
+    """
+    seen, k, v = problem.seen(), problem.k, problem.v
+    added = problem.q.new_zeros(())
+    if problem.bias is not None:
+        added = problem.bias(problem.query.pos, problem.key.pos).to(k.dtype)
+    reads = seen.any(-1, keepdim=True)
+    added = torch.where(seen, added, torch.where(reads, -torch.inf, 0.0).to(k.dtype))
+    if problem.sinks is not None:
+        b, h, t = problem.q.shape[:3]
+        sink = problem.sinks.to(k.dtype)[None, :, None, None].expand(b, -1, t, -1)
+        added = torch.cat((added.expand(b, h, t, -1), sink), dim=-1)
+        k, v = pad(k, (0, 0, 0, 1)), pad(v, (0, 0, 0, 1))
+    return torch.where(reads, _kernel(problem, k, v, added, False), 0.0)
+
+
+def _kernel(problem: Problem, k: Tensor, v: Tensor, added: Tensor | None, causal: bool) -> Tensor:
+    grouped = problem.q.shape[1] != k.shape[1]
     return scaled_dot_product_attention(
-        problem.q,
-        problem.k,
-        problem.v,
-        attn_mask=seen,
-        is_causal=causal,
-        scale=problem.scale,
-        enable_gqa=problem.q.shape[1] != problem.k.shape[1],
+        problem.q, k, v, attn_mask=added, is_causal=causal, scale=problem.scale, enable_gqa=grouped
     )

@@ -1,0 +1,49 @@
+"""Linear attention (2006.16236): the softmax's exp(q . k) becomes phi(q) . phi(k), and then the past is one matrix.
+
+    S = S + phi(k) v'    z = z + phi(k)        o = S' phi(q) / (z . phi(q))
+
+Reading token n costs the same for every n. Nothing is ever forgotten, so a long text's tokens blur into each other:
+what retention and gla answer with gates, and delta by overwriting.
+
+    elu     phi(x) = elu(x) + 1, the paper's: positive everywhere
+    relu    phi(x) = max(x, 0): sparser; a token whose features are all zero reads zero
+    taylor  phi(q) . phi(k) = 1 + s + s^2 / 2 with s = q . k / sqrt(k): the softmax's exp to second order (2402.18668)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cutaway.attention.parts.recurrent import Recurring
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Recurring):
+    """``feature``: the map phi."""
+
+    feature: Literal["elu", "relu", "taylor"] = "elu"
+
+    @property
+    def memory(self) -> tuple[int, int, int]:
+        """A row for each feature; z is one more column, the sum of values that are all 1."""
+        rows = 1 + self.key_size + self.key_size**2 if self.feature == "taylor" else self.key_size
+        return self.heads, rows, self.values + 1
+
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.parts.linear import LinearAttention
+
+        return LinearAttention(self, width)
+
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        key, value = self.heads * self.key_size, self.heads * self.values
+        return {
+            "query.weight": (key, width),
+            "key.weight": (key, width),
+            "value.weight": (value, width),
+            "out.weight": (width, value),
+        }

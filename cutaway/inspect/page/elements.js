@@ -1,0 +1,143 @@
+// Elements and text: nothing that a model or a text says is ever read as markup.
+
+const NAMED = { " ": "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r" };
+const UNSEEN = /[\p{C}\p{Z}]/u;
+
+// A token made visible: ␣ for a space, escapes for what is not printable, ◌ under a lone accent.
+function drawn(text) {
+  const out = [...text].map((c) => NAMED[c] ?? (UNSEEN.test(c) ? escaped(c) : c)).join("");
+  return /^\p{M}/u.test(out) ? `◌${out}` : out;
+}
+
+function escaped(c) {
+  const code = c.codePointAt(0);
+  return code < 256 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
+}
+
+function make(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function draw(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (name === "css") for (const [key, one] of Object.entries(value)) element.style.setProperty(key, one);
+    else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+// A token of the text: lights up with every other mention of it.
+function tokenOf(story, t) {
+  return make("bdi", { class: "token", "data-t": t }, ...spaced(story.tokenText(t)));
+}
+
+// A token of the vocabulary.
+function word(story, id) {
+  return make("bdi", { class: "word" }, ...spaced(story.spelt[id]));
+}
+
+function spaced(text) {
+  const shown = drawn(text);
+  const spaces = shown.match(/^␣*/)[0];
+  return spaces ? [make("span", { class: "space" }, spaces), shown.slice(spaces.length)] : [shown];
+}
+
+function minus(text) {
+  return text.replace("-", "−");
+}
+
+// Four figures.
+function number(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e5 || size < 1e-4) return minus(value.toExponential(2));
+  return minus(size >= 1000 ? value.toFixed(0) : value.toPrecision(4));
+}
+
+function fixed(value, digits = 3) {
+  return minus(value.toFixed(digits));
+}
+
+function signed(value) {
+  return (value >= 0 ? "+" : "") + fixed(value, 2);
+}
+
+function percent(share) {
+  if (share > 0 && share < 0.0005) return "<0.1%";
+  return `${(share * 100).toFixed(1)}%`;
+}
+
+function count(value) {
+  return value.toLocaleString("en");
+}
+
+// A table: heads are [text, "left" | "right"]; a row is a list of cells.
+function table(caption, heads, rows) {
+  const side = (i) => (heads[i][1] === "right" ? "number" : null);
+  return make(
+    "table", {},
+    make("caption", { class: "unseen" }, caption),
+    make("thead", {}, make("tr", {}, heads.map(([text], i) => (text
+      ? make("th", { scope: "col", class: side(i) }, text) : make("td", {}))))),
+    make("tbody", {}, rows.map((row) => make("tr", row.attributes ?? {},
+      (row.cells ?? row).map((cell, i) => make("td", { class: side(i) }, cell))))),
+  );
+}
+
+function scrolling(name, ...children) {
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, ...children);
+}
+
+function bar(share, other = null) {
+  return make("span", { class: "bar", "aria-hidden": "true" },
+    other === null ? null : make("i", { class: "ghost", css: { width: `${100 * other}%` } }),
+    make("i", { css: { width: `${Math.max(0, Math.min(100, 100 * share))}%` } }));
+}
+
+let labels = 0;
+
+function slider(text, attributes, changed) {
+  const id = `slider-${labels++}`;
+  const shown = make("output", { for: id });
+  const input = make("input", { type: "range", id, ...attributes, input: () => changed(Number(input.value)) });
+  return { input, shown, whole: make("div", { class: "slider" }, make("label", { for: id }, text), input, shown) };
+}
+
+function select(text, changed) {
+  const id = `select-${labels++}`;
+  const input = make("select", { id, change: () => changed(Number(input.value)) });
+  return { input, whole: make("div", { class: "select" }, make("label", { for: id }, text), input) };
+}
+
+// Fills a select, and keeps it from being rebuilt when nothing changed.
+function options(input, texts, value) {
+  const key = texts.join("\n");
+  if (input.dataset.key !== key) {
+    input.replaceChildren(...texts.map((text, i) => make("option", { value: i }, text)));
+    input.dataset.key = key;
+  }
+  input.value = String(value);
+}
+
+// One stop of the Tab key for a row of buttons; arrow keys move inside it.
+function roving(container) {
+  container.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const buttons = [...container.querySelectorAll("button")];
+    const now = buttons.indexOf(document.activeElement);
+    const next = { Home: 0, End: buttons.length - 1 }[event.key] ?? (step ? now + step : -1);
+    if (now < 0 || !buttons[next]) return;
+    event.preventDefault();
+    buttons[now].tabIndex = -1;
+    buttons[next].tabIndex = 0;
+    buttons[next].focus();
+  });
+}
+
+const still = matchMedia("(prefers-reduced-motion: reduce)");

@@ -1,0 +1,98 @@
+// The page itself: the header, the strip of tokens that stays in sight, and the views one below the other.
+
+const VIEWS = { tokens, embeddings, attention, score, turning, mlp, stream, lens, next };
+
+function header(page) {
+  const stories = page.told.stories.map((story) => make("div", { class: "title" },
+    make("p", { class: "sentence" }, make("bdi", {}, drawnText(story.text)), make("span", { class: "arrow" }, " → "),
+      make("bdi", { class: "answer" }, drawnText(story.spelt[story.choices[0]])), " ",
+      make("span", { class: "chance" }, percent(chances(story, 1, 1).first[0]))),
+    make("p", { class: "quiet" }, make("bdi", {}, story.model), ` · ${story.layers} layers of ${story.mostHeads} heads · `
+      + `${count(story.width)} numbers a token · ${count(story.vocabulary)} tokens known`)));
+  const heading = make("h1", {}, "Cutaway", make("span", { class: "unseen" }, ": a text's way through a language model"));
+  document.querySelector("#head").append(make("div", { class: "top" }, heading, themeButton(page)), make("div", { class: "titles" }, stories));
+}
+
+function drawnText(text) {
+  return drawn(text.trim()).replaceAll("␣", " ");
+}
+
+// Light, dark, or as the system is until it is pressed.
+function themeButton(page) {
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+  const button = make("button", { type: "button", class: "small", click: () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    changed();
+  } });
+  const changed = () => {
+    colours = null;
+    button.textContent = isDark() ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Use ${isDark() ? "light" : "dark"} colours`);
+    page.states.forEach((state) => state.set({}, false));
+  };
+  dark.addEventListener("change", changed);
+  changed();
+  return button;
+}
+
+// The tokens, always in sight: one is selected, and all views are about it.
+function strip(page) {
+  const lines = page.states.map((state) => {
+    const { story } = state;
+    const chips = story.tokens.map((_, t) => make("button", {
+      type: "button", class: "chip", "data-t": t, tabindex: "-1", click: () => state.set({ token: t }),
+    }, make("bdi", {}, ...spaced(story.tokenText(t)))));
+    const line = make("div", { class: "chips", role: "toolbar", "aria-label": `Tokens of ${drawnText(story.text)}`, "data-story": state.index }, chips);
+    roving(line);
+    let selected = null;
+    const update = () => {
+      if (selected !== null) {
+        chips[selected].removeAttribute("aria-pressed");
+        chips[selected].tabIndex = -1;
+      }
+      selected = state.token;
+      chips[selected].setAttribute("aria-pressed", "true");
+      chips[selected].tabIndex = 0;
+      const [left, width] = [chips[selected].offsetLeft, chips[selected].offsetWidth];
+      if (left < line.scrollLeft || left + width > line.scrollLeft + line.clientWidth) line.scrollLeft = left - line.clientWidth / 2;
+    };
+    state.views.push({ update });
+    return line;
+  });
+  document.querySelector("#strip").append(...lines);
+}
+
+function views(page) {
+  const main = document.querySelector("#views");
+  main.classList.toggle("pair", page.states.length > 1);
+  main.replaceChildren(...page.told.views.map((name, i) => {
+    const view = VIEWS[name];
+    const panels = page.states.map((state) => {
+      const built = view.build(state);
+      state.views.push(built);
+      const whose = page.states.length > 1
+        ? make("p", { class: "whose" }, make("bdi", {}, drawnText(state.story.text)), make("span", { class: "quiet" }, ` · ${state.story.model}`)) : null;
+      return make("div", { class: "panel", "data-story": state.index }, whose, built.whole);
+    });
+    return make("section", { id: name, "aria-labelledby": `title-${name}` },
+      make("div", { class: "told" },
+        make("h2", { id: `title-${name}` }, make("span", { class: "step", "aria-hidden": "true" }, String(i + 1)), view.title),
+        make("p", { class: "said" }, view.said(page.told.stories[0]))),
+      make("div", { class: "panels" }, panels));
+  }));
+}
+
+async function start() {
+  const page = new Page(await unpack(document.querySelector("#data").textContent));
+  const whole = page.told.views.length > 1;
+  if (whole) header(page);
+  strip(page);
+  views(page);
+  page.listen();
+  document.querySelector("#foot").append(make("p", { class: "quiet" }, "Every number here was read from the model; this file asks nothing of any network."));
+  page.states.forEach((state) => state.set(page.told.start, false));
+}
+
+start();

@@ -1,0 +1,37 @@
+"""Attention with linear biases (2108.12409): a score is lowered by the distance between query and key, nothing is turned.
+
+    score[i j] += -slope_h |i - j|        slope_h = 2^(-8 h / heads) for h = 1 ... heads
+
+Steep heads read what is near, flat ones the whole text, and a text longer than any in training is only more of the same.
+Where the number of heads is not a power of two the slopes are those of the next lower one, then every other of the next
+higher (Bloom, MPT).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing to choose."""
+
+    def slopes(self, heads: int) -> list[float]:
+        """How much a score falls a token, for each head."""
+        power = 1 << (heads.bit_length() - 1)
+        slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
+        between = [2 ** (-8 * (h + 1) / (2 * power)) for h in range(0, 2 * power, 2)]
+        return slopes + between[: heads - power]
+
+    def build(self, heads: int) -> nn.Module:
+        from cutaway.position.bias import Alibi
+
+        return Alibi(self, heads)
+
+    def weights(self, heads: int) -> dict[str, tuple[int, ...]]:
+        """None."""
+        return {}

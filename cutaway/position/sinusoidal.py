@@ -1,0 +1,46 @@
+"""Sinusoidal positions (1706.03762): each place is a vector of sines and cosines, added to the token's embedding.
+
+    p[2i] = sin(pos / base^(2i/d))        p[2i + 1] = cos(pos / base^(2i/d))
+
+Nothing is learned, so no place is out of range. Some models (Marian) put all sines first, then all cosines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cutaway.errors import Refused
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Config:
+    """``interleaved``: sine and cosine in turn, as in the paper; else the sines in the first half."""
+
+    base: float = 10000.0
+    interleaved: bool = True
+
+    def build(self, width: int) -> nn.Module:
+        from torch import Tensor, arange, float64, get_default_dtype, nn, stack
+
+        if width % 2:
+            raise Refused(f"position: sines and cosines come in pairs, a width of {width} is odd")
+        config = self
+
+        class Sinusoids(nn.Module):
+            """Positions Int[b t] to their vectors [b t d]; angles are float64."""
+
+            def forward(self, pos: Tensor) -> Tensor:
+                pairs = arange(0, width, 2, dtype=float64, device=pos.device)
+                angles = pos[..., None].to(float64) * config.base ** (-pairs / width)
+                halves = stack((angles.sin(), angles.cos()), dim=-1 if config.interleaved else -2)
+                return halves.flatten(-2).to(get_default_dtype())
+
+        return Sinusoids()
+
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """None."""
+        return {}

@@ -1,0 +1,32 @@
+"""T5's relative positions (1910.10683): a learned number for each head and each bucket of distances, added to the score.
+
+Near distances have a bucket each; farther ones share buckets whose width grows as their logarithm, up to ``distance``,
+past which all are one. T5 does not divide scores by sqrt(k): its configs give ``scale`` 1. T5 has one table for all
+layers, UMT5 one a layer, as here; T5's is the same table in each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Config:
+    """``both_ways``: half of the buckets are for keys that come after the query (encoders)."""
+
+    buckets: int = 32
+    distance: int = 128
+    both_ways: bool = False
+
+    def build(self, heads: int) -> nn.Module:
+        from cutaway.position.bias import Buckets
+
+        return Buckets(self, heads)
+
+    def weights(self, heads: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        return {"weight": (self.buckets, heads)}

@@ -1,0 +1,393 @@
+"""The linear family against the papers' equations, token by token and head by head in float64; and the chunked form of
+each recurrence against that loop, values and gradients, over long texts and with gates that are shut."""
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cutaway.attention.parts import chunks
+from cutaway.attention.parts.visibility import Places
+from cutaway.errors import Refused
+from cutaway.layers.conv import ShortConv
+from cutaway.position import rope
+from cutaway.position.scaling import DynamicNTK
+
+WIDTH, TOKENS = 6, 9
+Array = np.ndarray
+
+
+def _silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def _rms(x: Array, weight: Array, eps: float) -> Array:
+    return weight * x / math.sqrt(np.mean(x**2) + eps)
+
+
+def _unit(x: Array) -> Array:
+    return x / math.sqrt(np.sum(x**2) + 1e-6)
+
+
+def _turn(x: Array, position: int, base: float) -> Array:
+    """Pair (i, i + k/2) as a complex number, times e^(i m theta)."""
+    half = len(x) // 2
+    angles = position * base ** (-2 * np.arange(half) / len(x))
+    turned = (x[:half] + 1j * x[half:]) * np.exp(1j * angles)
+    return np.concatenate((turned.real, turned.imag))
+
+
+def _conv(x: list[Array], weight: Array, bias: Array | float = 0.0) -> list[Array]:
+    size = weight.shape[1]
+    return [
+        sum(weight[:, j] * x[t - size + 1 + j] for j in range(size) if t - size + 1 + j >= 0) + bias
+        for t in range(len(x))
+    ]
+
+
+Weights = dict[str, Array]
+
+
+def _linear(config: Any, w: Weights, x: list[Array]) -> list[Array]:
+    feature: Callable[[Array], Array] = {
+        "elu": lambda u: np.where(u > 0, u + 1, np.exp(u)),
+        "relu": lambda u: np.maximum(u, 0),
+    }.get(config.feature, lambda u: u)
+    out = []
+    for t in range(len(x)):
+        gathered = []
+        for h in range(config.heads):
+            key = slice(h * config.key_size, (h + 1) * config.key_size)
+            value = slice(h * config.values, (h + 1) * config.values)
+            q = feature(w["query.weight"][key] @ x[t])
+            top, bottom = np.zeros(config.values), 0.0
+            for s in range(t + 1):
+                k = feature(w["key.weight"][key] @ x[s])
+                share = float(q @ k)
+                if config.feature == "taylor":
+                    score = share / math.sqrt(config.key_size)
+                    share = 1 + score + score**2 / 2
+                top, bottom = top + share * (w["value.weight"][value] @ x[s]), bottom + share
+            gathered.append(top / bottom if bottom else top)
+        out.append(w["out.weight"] @ np.concatenate(gathered))
+    return out
+
+
+def _retention(config: Any, w: Weights, x: list[Array]) -> list[Array]:
+    memory = [np.zeros((config.key_size, config.values)) for _ in range(config.heads)]
+    out = []
+    for t, u in enumerate(x):
+        gathered = []
+        for h in range(config.heads):
+            q, k, v = (
+                np.split(w[f"{name}.weight"] @ u, config.heads)[h] for name in ("query", "key", "value")
+            )
+            q, k = _turn(q, t, config.position.base), _turn(k, t, config.position.base)
+            memory[h] = (1 - 2.0 ** (-5 - h)) * memory[h] + np.outer(k, v)
+            gathered.append(
+                _rms(q @ memory[h] / math.sqrt(config.key_size), w["norm.weight"], config.norm.eps)
+            )
+        out.append(w["out.weight"] @ (_silu(w["gate.weight"] @ u) * np.concatenate(gathered)))
+    return out
+
+
+def _gla(config: Any, w: Weights, x: list[Array]) -> list[Array]:
+    memory = [np.zeros((config.key_size, config.values)) for _ in range(config.heads)]
+    out = []
+    for u in x:
+        gathered = []
+        gates = _sigmoid(w["forget_up.weight"] @ (w["forget_down.weight"] @ u) + w["forget_up.bias"])
+        for h in range(config.heads):
+            q, k, v = (
+                np.split(w[f"{name}.weight"] @ u, config.heads)[h] for name in ("query", "key", "value")
+            )
+            a = np.split(gates, config.heads)[h] ** (1 / config.temperature)
+            memory[h] = np.diag(a) @ memory[h] + np.outer(k, v)
+            gathered.append(
+                _rms(q @ memory[h] / math.sqrt(config.key_size), w["norm.weight"], config.norm.eps)
+            )
+        out.append(w["out.weight"] @ (_silu(w["gate.weight"] @ u) * np.concatenate(gathered)))
+    return out
+
+
+def _delta(config: Any, w: Weights, x: list[Array]) -> list[Array]:
+    """Both delta rules: without a gate all of the memory is kept and nothing scales the output."""
+    gated = hasattr(config, "key_heads")
+    groups = config.groups if gated else config.heads
+    qkv = [np.concatenate([w[f"{name}.weight"] @ u for name in ("query", "key", "value")]) for u in x]
+    if config.conv:
+        qkv = _conv(qkv, w["conv.weight"])
+    memory = [np.zeros((config.key_size, config.values)) for _ in range(config.heads)]
+    out = []
+    for t, u in enumerate(x):
+        gathered = []
+        key = groups * config.key_size
+        q_, k_, v_ = np.split(_silu(qkv[t]), [key, 2 * key])
+        for h in range(config.heads):
+            g = h * groups // config.heads
+            q, k = _unit(np.split(q_, groups)[g]), _unit(np.split(k_, groups)[g])
+            v = np.split(v_, config.heads)[h]
+            beta = _sigmoid(w["beta.weight"][h] @ u)
+            if gated:
+                dt = math.log1p(math.exp(w["forget.weight"][h] @ u + w["fading.dt_bias"][h]))
+                memory[h] = math.exp(-math.exp(w["fading.A_log"][h]) * dt) * memory[h]
+            memory[h] = memory[h] - beta * np.outer(k, k @ memory[h]) + beta * np.outer(k, v)
+            gathered.append(
+                _rms(q @ memory[h] / math.sqrt(config.key_size), w["norm.weight"], config.norm.eps)
+            )
+        mixed = np.concatenate(gathered)
+        out.append(w["out.weight"] @ (mixed * _silu(w["gate.weight"] @ u) if gated else mixed))
+    return out
+
+
+def _mamba2(config: Any, w: Weights, x: list[Array]) -> list[Array]:
+    def project(name: str, u: Array) -> Array:
+        return w[f"{name}.weight"] @ u + w[f"{name}.bias"]
+
+    vkq = [np.concatenate([project(name, u) for name in ("value", "key", "query")]) for u in x]
+    vkq = _conv(vkq, w["conv.weight"], w["conv.bias"])
+    memory = [np.zeros((config.key_size, config.values)) for _ in range(config.heads)]
+    out = []
+    for t, u in enumerate(x):
+        gathered = []
+        value = config.heads * config.values
+        v_, k_, q_ = np.split(_silu(vkq[t]), [value, value + config.groups * config.key_size])
+        for h in range(config.heads):
+            g = h * config.groups // config.heads
+            b, c = np.split(k_, config.groups)[g], np.split(q_, config.groups)[g]
+            v = np.split(v_, config.heads)[h]
+            dt = math.log1p(math.exp(project("step", u)[h] + w["fading.dt_bias"][h]))
+            memory[h] = math.exp(-dt * math.exp(w["fading.A_log"][h])) * memory[h] + dt * np.outer(b, v)
+            gathered.append(c @ memory[h] + w["D"][h] * v)
+        gated = np.concatenate(gathered) * _silu(project("gate", u))
+        weights = np.split(w["norm"], config.groups)
+        normed = [
+            _rms(part, weight, config.eps)
+            for part, weight in zip(np.split(gated, config.groups), weights, strict=True)
+        ]
+        out.append(project("out", np.concatenate(normed)))
+    return out
+
+
+SIZES = {"heads": 4, "key_size": 4, "value_size": 3}
+CASES: dict[str, tuple[str, dict[str, Any], Callable[..., list[Array]]]] = {
+    "linear": ("linear", {}, _linear),
+    "linear relu": ("linear", {"feature": "relu"}, _linear),
+    "linear taylor": ("linear", {"feature": "taylor"}, _linear),
+    "retention": ("retention", {"position": rope.Config(4, base=20.0)}, _retention),
+    "gla": ("gla", {"rank": 2, "temperature": 3.0}, _gla),
+    "delta": ("delta", {}, _delta),
+    "delta without conv": ("delta", {"conv": 0}, _delta),
+    "gated_delta": ("gated_delta", {}, _delta),
+    "gated_delta grouped": ("gated_delta", {"key_heads": 2, "conv": 3}, _delta),
+    "mamba2": ("mamba2", {"bias": True}, _mamba2),
+    "mamba2 grouped": ("mamba2", {"bias": True, "groups": 2, "conv": 2}, _mamba2),
+}
+
+
+def _made(case: str) -> tuple[Any, torch.nn.Module, torch.Tensor]:
+    kind, options, _ = CASES[case]
+    torch.manual_seed(len(case))
+    config = importlib.import_module(f"cutaway.attention.{kind}").Config(**SIZES, **options)
+    module = config.build(WIDTH).double()
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(torch.randn_like(weight) * 0.4)
+    return config, module, torch.randn(1, TOKENS, WIDTH, dtype=torch.float64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [TOKENS, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_each_is_its_equation(case: str, chunk: int) -> None:
+    config, module, x = _made(case)
+    weights = {name: weight.numpy() for name, weight in module.named_parameters()}
+    expected = np.stack(CASES[case][2](config, weights, list(x[0].numpy())))
+    state, parts = config.state(), []
+    for t in range(0, TOKENS, chunk):
+        pos = torch.arange(t, t + chunk)[None]
+        rotation = None if config.position is None else rope.Turn(config.position).rotation(pos)
+        parts.append(module(x[:, t : t + chunk], Places(pos), rotation, False, state))
+    assert_close(torch.cat(parts, dim=1)[0], torch.from_numpy(expected), rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_the_memory_does_not_grow(case: str) -> None:
+    config, module, x = _made(case)
+    state = config.state()
+    for t in range(TOKENS):
+        pos = torch.full((1, 1), t)
+        rotation = None if config.position is None else rope.Turn(config.position).rotation(pos)
+        module(x[:, t : t + 1], Places(pos), rotation, False, state)
+        assert state.nbytes == config.state_bytes(8)
+    assert state.length == TOKENS
+    assert config.bytes_per_token(2) == 0
+    half = config.build(WIDTH).bfloat16()
+    state = config.state()
+    out = half(x.bfloat16(), Places(torch.arange(TOKENS)[None]), None, True, state)
+    assert out.dtype == torch.bfloat16
+    assert state.nbytes == config.state_bytes(2)
+
+
+def _inputs(
+    tokens: int, gates: str, seed: int, dtype: torch.dtype = torch.float64
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(2, 3, tokens, *shape, generator=generator, dtype=torch.float64)
+
+    size = 5 if gates.endswith("rows") else 1
+    log_a = {
+        "open": normal(size) * 0,
+        "usual": -torch.nn.functional.softplus(normal(size) - 2),
+        "shut": torch.full((2, 3, tokens, size), -40.0),
+        "mixed": torch.where(normal(size) > 1.5, -1000.0, -0.01),
+    }[gates.split()[0]]
+    k = normal(5)
+    made = {"q": normal(5), "k": k / k.norm(dim=-1, keepdim=True), "v": normal(4)}
+    made |= {"beta": normal(1).sigmoid(), "log_a": log_a.expand(2, 3, tokens, size).clone()}
+    made["memory"] = torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64)
+    return {name: value.to(dtype).requires_grad_() for name, value in made.items()}
+
+
+GATES = ["open", "usual", "shut", "mixed"]
+CHOICES = [(rule, gates) for rule in ("fade", "delta") for gates in GATES] + [
+    ("fade", f"{gates} rows") for gates in GATES[1:]
+]
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 64, 65, 150])
+@pytest.mark.parametrize(("rule", "gates"), CHOICES)
+def test_chunked_equals_recurrent(rule: str, gates: str, tokens: int) -> None:
+    """Values, memory and every gradient."""
+    inputs = _inputs(tokens, gates, seed=tokens)
+    forms = chunks.FADE if rule == "fade" else chunks.DELTA
+    if rule == "fade":
+        del inputs["beta"]
+    true, mine = forms["recurrent"](**inputs), forms["chunked"](**inputs)
+    weights = [torch.randn_like(value) for value in true]
+    for a, b in zip(mine, true, strict=True):
+        assert_close(a, b, rtol=1e-9, atol=1e-9)
+    slopes = [
+        torch.autograd.grad(
+            sum((value * weight).sum() for value, weight in zip(made, weights, strict=True)), inputs.values()
+        )
+        for made in (mine, true)
+    ]
+    for name, a, b in zip(inputs, *slopes, strict=True):
+        assert b.isfinite().all(), name
+        assert_close(a, b, rtol=1e-8, atol=1e-8, msg=lambda text, name=name: f"gradient of {name}: {text}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rule", "gates"), CHOICES)
+def test_float32_stays_close_over_a_long_text(rule: str, gates: str) -> None:
+    """Where k exp(-G) overflows: 64 tokens at -2 are e^128, past what float32 holds."""
+    forms = chunks.FADE if rule == "fade" else chunks.DELTA
+    inputs = _inputs(700, gates, seed=3)
+    if rule == "fade":
+        del inputs["beta"]
+    true = forms["recurrent"](**inputs)[0]
+    mine = forms["chunked"](**{name: value.float() for name, value in inputs.items()})[0]
+    assert mine.isfinite().all()
+    assert (mine - true).abs().max() / true.abs().max() < 2e-5
+
+
+def test_gradient_checks() -> None:
+    inputs = {name: value[:1, :1] for name, value in _inputs(4, "usual", seed=0).items()}
+    inputs = {name: value.detach().requires_grad_() for name, value in inputs.items()}
+    assert torch.autograd.gradcheck(chunks.delta_chunked, tuple(inputs.values()))
+    rows = {
+        name: value[:1, :1].detach().requires_grad_()
+        for name, value in _inputs(4, "usual rows", seed=0).items()
+    }
+    del rows["beta"]
+    assert torch.autograd.gradcheck(chunks.fade_chunked, tuple(rows.values()))
+
+
+def test_a_shut_gate_has_a_gradient() -> None:
+    """Documents shut the gate with -inf: neither the values nor the slopes may turn to NaN."""
+    inputs = _inputs(20, "usual", seed=1)
+    leaves = {name: inputs[name] for name in ("q", "k", "v", "log_a", "beta")}
+    documents = torch.tensor([0] * 7 + [1] * 13).expand(2, -1)
+    places = Places(torch.arange(20).expand(2, -1), documents)
+    for read, _ in (
+        chunks.delta(**leaves, places=places, memory=None),
+        chunks.fade(**{n: x for n, x in leaves.items() if n != "beta"}, places=places, memory=None),
+    ):
+        alone = torch.autograd.grad(read[:, :, 7:].sum(), inputs["v"], retain_graph=True)[0]
+        assert (alone[:, :, :7] == 0).all()
+        assert all(
+            slope.isfinite().all()
+            for slope in torch.autograd.grad(read.sum(), [leaves["log_a"], leaves["k"]])
+        )
+
+
+def test_the_delta_rule_recalls_what_it_was_told_last() -> None:
+    keys = torch.eye(4, dtype=torch.float64)[None, None]
+    told = torch.cat((keys, keys[:, :, :1]), dim=2)
+    values = torch.arange(10.0, dtype=torch.float64).reshape(1, 1, 5, 2)
+    always, open_ = torch.ones(1, 1, 5, 1, dtype=torch.float64), torch.zeros(1, 1, 5, 1, dtype=torch.float64)
+    places = Places(torch.arange(5)[None])
+    _, memory = chunks.delta(told, told, values, always, open_, places, None)
+    assert_close(keys @ memory, values[:, :, [4, 1, 2, 3]])
+    _, summed = chunks.fade(told, told, values, open_, places, None)
+    assert_close(keys[:, :, :1] @ summed, values[:, :, :1] + values[:, :, 4:])
+
+
+def test_a_key_that_is_not_normed_breaks_the_delta_rule() -> None:
+    """Why k is brought to length 1: the same text without it is past float32's range."""
+    inputs = _inputs(200, "open", seed=0, dtype=torch.float32)
+    safe = chunks.delta_recurrent(**inputs)[0]
+    wild = chunks.delta_recurrent(**inputs | {"k": inputs["k"] * 3})[0]
+    assert safe.abs().max() < 100
+    assert not wild.isfinite().all() or wild.abs().max() > 1e20
+
+
+@torch.no_grad()
+def test_the_short_convolution_is_its_equation() -> None:
+    conv = ShortConv(3, 4, bias=True).double()
+    conv.bias.copy_(torch.randn(3))
+    x = torch.randn(1, 7, 3, dtype=torch.float64)
+    pos = torch.arange(7)[None]
+    expected = np.stack(_conv(list(x[0].numpy()), conv.weight.numpy(), conv.bias.numpy()))
+    for in_order in (True, False):
+        y, tail = conv(x, pos, None, in_order, None)
+        assert_close(y[0], torch.from_numpy(expected))
+        assert_close(tail, x[:, 4:])
+    judge = torch.nn.functional.conv1d(x.mT, conv.weight[:, None], conv.bias, padding=3, groups=3)[..., :7].mT
+    assert_close(y, judge)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    from cutaway.attention import gated_delta, mamba2, retention
+
+    with pytest.raises(Refused, match="cannot grow"):
+        retention.Config(heads=2, key_size=4, position=rope.Config(4, scaling=DynamicNTK(2.0, 16)))
+    with pytest.raises(Refused, match="evenly"):
+        gated_delta.Config(heads=4, key_size=4, key_heads=3)
+    with pytest.raises(Refused, match="evenly"):
+        mamba2.Config(heads=4, key_size=4, groups=3)
+    with pytest.raises(Refused, match="1 or more"):
+        mamba2.Config(heads=4, key_size=4, conv=0)
+    with pytest.raises(Refused, match="1 or more"):
+        retention.Config(heads=0, key_size=4)
+    config, module, x = _made("gla")
+    with pytest.raises(Refused, match="gradients"):
+        module(x, Places(torch.arange(TOKENS)[None]), None, True, config.state())
+
+
+def test_the_form_is_named_with_its_reason() -> None:
+    assert [chunks.choose(tokens)[0] for tokens in (1, 2, 500)] == ["recurrent", "chunked", "chunked"]
+    assert all(chunks.choose(tokens)[1] for tokens in (1, 2))

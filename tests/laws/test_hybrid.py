@@ -1,0 +1,125 @@
+"""One decoder of many mechanisms: layers are data, so a stack may hold any of them, and behaves as a stack of one does."""
+
+import importlib
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from cutaway.layers.config import MLP
+from cutaway.model.config import Block, from_dict, to_dict
+from cutaway.model.config import Decoder as DecoderConfig
+from cutaway.model.decoder import Decoder
+from cutaway.position import rope
+from cutaway.weights import load, quant, save
+from cutaway.weights.fill import decoder as filled
+from cutaway.weights.load import Checkpoint
+from cutaway.weights.rules import Tensors
+
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+WIDTH, VOCAB, LENGTH = 24, 37, 30
+HEADS = {"heads": 4, "key_size": 8}
+TURN = {"position": rope.Config(8)}
+
+
+def _attention(kind: str, **options: Any) -> Any:
+    return importlib.import_module(f"cutaway.attention.{kind}").Config(**HEADS, **options)
+
+
+MIXERS = (
+    _attention("gqa", kv_heads=2, **TURN),
+    _attention("local", kv_heads=1, window=5, **TURN),
+    _attention("linear", value_size=6),
+    _attention("gated_delta", key_heads=2),
+    _attention("mamba2", groups=2),
+    _attention("retention", **TURN),
+    _attention("gla", rank=3),
+    _attention("delta", conv=3),
+)
+CONFIG = DecoderConfig(
+    vocab=VOCAB,
+    width=WIDTH,
+    context=64,
+    blocks=tuple(Block(attention=mixer, mlp=MLP(20)) for mixer in MIXERS),
+)
+
+
+def _model(dtype: torch.dtype = torch.float64) -> Decoder:
+    torch.manual_seed(0)
+    model = Decoder(CONFIG).to(dtype).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return model
+
+
+def _text(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(length))
+    return ids, torch.arange(length).expand(batch, -1)
+
+
+def test_it_trains() -> None:
+    torch.manual_seed(0)
+    model = Decoder(CONFIG)
+    ids, pos = _text(2, 16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(5):
+        loss = cross_entropy(model(ids[:, :-1], pos[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+        assert all(weight.grad.any() for weight in model.parameters())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(3))
+def test_cached_equals_reread(seed: int) -> None:
+    model = _model()
+    ids, pos = _text(2, LENGTH)
+    cuts = [*range(1, LENGTH)] if seed == 0 else sorted(random.Random(seed).sample(range(1, LENGTH), 6))
+    state, parts = model.new_state(), []
+    for start, end in zip([0, *cuts], [*cuts, LENGTH], strict=True):
+        parts.append(model(ids[:, start:end], pos[:, start:end], state))
+    assert_close(torch.cat(parts, dim=1), model(ids, pos), **TIGHT)
+    for mixer, memory in zip(MIXERS, state.blocks, strict=True):
+        if mixer.bytes_per_token(8) == 0:
+            assert memory.nbytes == 2 * mixer.state_bytes(8)
+
+
+@torch.no_grad()
+def test_packed_equals_separate() -> None:
+    model = _model()
+    ids, _ = _text(1, LENGTH)
+    lengths = (11, 1, 18)
+    pos = torch.cat([torch.arange(n) for n in lengths])[None]
+    documents = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])[None]
+    separate = [model(part, torch.arange(part.shape[1])[None]) for part in ids.split(lengths, dim=1)]
+    assert_close(model(ids, pos, documents=documents), torch.cat(separate, dim=1), **TIGHT)
+
+
+def test_config_round_trips() -> None:
+    assert from_dict(to_dict(CONFIG)) == CONFIG
+    kinds = [block["attention"]["kind"] for block in to_dict(CONFIG)["blocks"]]
+    assert kinds == ["gqa", "local", "linear", "gated_delta", "mamba2", "retention", "gla", "delta"]
+    made = {name: tuple(weight.shape) for name, weight in _model().named_parameters()}
+    assert made == CONFIG.weights()
+
+
+@torch.no_grad()
+def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = _model(torch.float32)
+    tensors = {name: quant.pack(weight.numpy(), "F32") for name, weight in model.state_dict().items()}
+    saved = save.write(tmp_path / "hybrid", Checkpoint(CONFIG, Tensors(tensors), None, tmp_path))
+    assert saved.format == "cutaway"
+    checkpoint = load.read(tmp_path / "hybrid")
+    assert checkpoint.config == CONFIG
+    ids, pos = _text(2, LENGTH)
+    assert torch.equal(filled(checkpoint)(ids, pos), model(ids, pos))

@@ -1,0 +1,69 @@
+"""Small random decoders to look into, one for each way in which a stream can be written, and a tokenizer of bytes."""
+
+import torch
+
+from cutaway.attention import gqa, local, mha
+from cutaway.layers.config import MLP, Norm
+from cutaway.model.config import Block
+from cutaway.model.config import Decoder as Config
+from cutaway.model.decoder import Decoder
+from cutaway.position import learned, rope
+
+WIDTH, VOCAB, CONTEXT = 32, 256, 64
+
+
+class Bytes:
+    """One token a byte; 0 is a control token."""
+
+    bos, add_bos = None, False
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        return b"<end>" if id == 0 else bytes([id])
+
+    def is_special(self, id: int) -> bool:
+        return id == 0
+
+
+def _llama() -> Config:
+    heads = gqa.Config(heads=4, kv_heads=2, key_size=8, position=rope.Config(8))
+    return Config(VOCAB, WIDTH, CONTEXT, (Block(heads, MLP(48)),) * 3)
+
+
+def _gpt2() -> Config:
+    heads = mha.Config(heads=4, key_size=8, bias=True, out_bias=True)
+    mlp = MLP(48, activation="gelu_tanh", gated=False, bias=True)
+    norm = Norm("layer")
+    return Config(VOCAB, WIDTH, CONTEXT, (Block(heads, mlp, norm),) * 2, norm, position=learned.Config(CONTEXT))
+
+
+def _gemma() -> Config:
+    shape = {"heads": 4, "kv_heads": 2, "key_size": 16, "qk_norm": Norm(), "scale": 0.3, "softcap": 5.0}
+    near = local.Config(window=3, position=rope.Config(16), **shape)
+    far = gqa.Config(position=rope.Config(16, 1e6), **shape)
+    blocks = tuple(Block(heads, MLP(48, "gelu_tanh"), post_norm=True) for heads in (near, near, far))
+    return Config(VOCAB, WIDTH, CONTEXT, blocks, embedding_scale=5.0, softcap=8.0, tied=False)
+
+
+def _sandwich() -> Config:
+    """Layer norms after attention too, with their means and biases: no model has them, the arithmetic allows them."""
+    heads = mha.Config(heads=4, key_size=8, value_size=6, out_bias=True, position=rope.Config(4))
+    return Config(VOCAB, WIDTH, CONTEXT, (Block(heads, MLP(48), Norm("layer"), post_norm=True),) * 2, Norm("layer"))
+
+
+SHAPES = {"llama": _llama, "gpt2": _gpt2, "gemma": _gemma, "sandwich": _sandwich}
+
+
+def decoder(shape: str = "llama", seed: int = 0) -> Decoder:
+    """A decoder with every weight moved off the value it starts at."""
+    torch.manual_seed(seed)
+    model = Decoder(SHAPES[shape]()).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    return model

@@ -1,0 +1,291 @@
+"""Files and folders: what is read from each, what is written back, and what is refused by name."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutaway import gguf
+from cutaway.errors import Failed, Refused
+from cutaway.tokenizer import Tokenizer
+from cutaway.tokenizer.bpe import BYTES
+from tests import inputs
+
+LETTERS = {character: id for id, character in enumerate(BYTES)}
+PIECES = {**LETTERS, "th": 256, "the": 257, "Ġthe": 258, "ab": 259}
+MERGES = [["t", "h"], ["th", "e"], ["Ġ", "the"], ["a", "b"]]
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+
+
+def whole(**changes: Any) -> dict[str, Any]:
+    """A small tokenizer.json; `model__x` changes a field of its model."""
+    made: dict[str, Any] = {
+        "added_tokens": [
+            {"id": 260, "content": "<s>", "special": True},
+            {"id": 261, "content": "</s>", "special": True},
+            {"id": 262, "content": "<think>", "special": False, "normalized": False},
+        ],
+        "normalizer": None,
+        "pre_tokenizer": LEVEL,
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": dict(PIECES), "merges": MERGES},
+    }
+    for key, value in changes.items():
+        where, _, field = key.rpartition("__")
+        (made[where] if where else made)[field] = value
+    return made
+
+
+def load(folder: Path, made: Any, name: str = "tokenizer.json") -> Tokenizer:
+    path = folder / name
+    path.write_text(json.dumps(made))
+    return Tokenizer.load(path)
+
+
+def test_a_small_file(tmp_path: Path) -> None:
+    tok = load(tmp_path, whole())
+    assert tok.encode("the the") == [257, 258]
+    assert tok.encode("<s>a<think>") == [*tok.encode("<s>"), LETTERS["a"], 262]
+    assert tok.encode("<s>a", "allow") == [260, LETTERS["a"]]
+    assert (tok.special, tok.added) == ({"<s>": 260, "</s>": 261}, {"<s>": 260, "</s>": 261, "<think>": 262})
+    assert tok.eos_ids == (261,)
+    assert len(tok) == 263
+    old = load(tmp_path, whole(model__merges=["t h", "th e", "Ġ the", "a b"]))
+    assert old.encode("the the") == [257, 258]
+
+
+def test_ids_with_holes(tmp_path: Path) -> None:
+    tok = load(tmp_path, whole(added_tokens=[{"id": 300, "content": "<s>", "special": True}]))
+    assert len(tok) == 301
+    with pytest.raises(Refused, match="280 is no id"):
+        tok.decode([280])
+    metadata = tok.to_gguf(size=320)
+    assert metadata["tokenizer.ggml.tokens"][280] == "[PAD280]"
+    assert metadata["tokenizer.ggml.token_type"][[280, 300, 319]].tolist() == [5, 3, 5]
+    assert Tokenizer.from_gguf(metadata).encode("<s>the", "allow") == [300, 257]
+    with pytest.raises(Refused, match="301 tokens, and the model's embedding 300 rows"):
+        tok.to_gguf(size=300)
+
+
+REFUSED = {
+    "the model WordPiece": {"model__type": "WordPiece"},
+    "the model Unigram": {"model__type": "Unigram"},
+    "dropout 0.1": {"model__dropout": 0.1},
+    "end_of_word_suffix '</w>'": {"model__end_of_word_suffix": "</w>"},
+    "continuing_subword_prefix '##'": {"model__continuing_subword_prefix": "##"},
+    "unk_token '<what>'": {"model__unk_token": "<what>"},
+    "merge 0 makes 'xy'": {"model__merges": [["x", "y"]]},
+    r"merges\[0\] is 'a b c'": {"model__merges": ["a b c"]},
+    r"the id of 'a' is '1'": {"model__vocab": {"a": "1"}},
+    "have the same id 0": {"model__vocab": {"a": 0, "b": 0}},
+    "ids run from 0 to 99,999,999": {"added_tokens": [{"id": 99999999, "content": "x"}]},
+    "ids run from -1": {"added_tokens": [{"content": "x"}]},
+    "no content": {"added_tokens": [{"id": 5}]},
+    "normalizer BertNormalizer": {"normalizer": {"type": "BertNormalizer"}},
+    "normalizer Precompiled": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+    "normalizer StripAccents": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "StripAccents"}]}},
+    "neither a String nor a Regex": {"normalizer": {"type": "Replace", "pattern": {"Glob": "*"}, "content": ""}},
+    "pre-tokenizer UnicodeScripts": {"pre_tokenizer": {"type": "UnicodeScripts"}},
+    "ByteLevel is only supported as the last": {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL, {"type": "Digits"}]}
+    },
+    "behavior 'Often'": {"pre_tokenizer": {"type": "Split", "pattern": {"String": "a"}, "behavior": "Often"}},
+    "split pattern .* cannot be used": {
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"}
+    },
+    "the decoder null does not belong": {"decoder": None},
+    "decoder WordPiece": {"decoder": {"type": "WordPiece"}, "pre_tokenizer": None},
+    "post-processor Unknown": {"post_processor": {"type": "Unknown"}},
+    "several tokens on one side": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>"}}] * 2,
+            "special_tokens": {"<s>": {"ids": [260]}},
+        }
+    },
+    "model is null|has no model": {"model": None},
+    "pre_tokenizer is 5, not an object": {"pre_tokenizer": 5},
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_is_not_supported_is_refused_by_name(said: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=said):
+        load(tmp_path, whole(**REFUSED[said])).encode("the")
+
+
+def test_a_hostile_pattern_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutaway.tokenizer.pretokenize.SECONDS", 0.2)
+    split = {"type": "Split", "pattern": {"Regex": "(?:a|aa)+$"}, "behavior": "Isolated"}
+    tok = load(tmp_path, whole(pre_tokenizer={"type": "Sequence", "pretokenizers": [split, LEVEL]}))
+    with pytest.raises(Refused, match="takes too long on this text"):
+        tok.encode("a" * 60 + "b")
+
+
+# Folders
+
+
+def folder(path: Path, **files: Any) -> Tokenizer:
+    (path / "tokenizer.json").write_text(json.dumps(whole()))
+    for name, value in files.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        (path / name.replace("__", ".")).write_text(text)
+    return Tokenizer.load(path)
+
+
+def test_a_folder_says_which_tokens_have_roles(tmp_path: Path) -> None:
+    tok = folder(
+        tmp_path,
+        tokenizer_config__json={
+            "bos_token": "<s>",
+            "eos_token": {"content": "</s>"},
+            "pad_token": "ab",
+            "add_bos_token": True,
+            "chat_template": "from the config",
+            "added_tokens_decoder": {"263": {"content": "<tool>", "special": True}, "260": {"content": "<s>"}},
+        },
+        special_tokens_map__json={"unk_token": "the", "eos_token": "ab"},
+        generation_config__json={"eos_token_id": [261, 262]},
+    )
+    assert (tok.bos, tok.eos, tok.pad, tok.unknown) == (260, 261, 259, 257)
+    assert (tok.add_bos, tok.add_eos, tok.eos_ids) == (True, False, (261, 262))
+    assert tok.special["<tool>"] == 263
+    assert tok.chat_template == "from the config"
+    assert tok.is_special(259)  # what has a role is a control token
+    assert tok.encode("ab") == [LETTERS["a"], LETTERS["b"]]
+
+
+def test_a_template_in_its_own_file_wins(tmp_path: Path) -> None:
+    config = {"chat_template": [{"name": "default", "template": "A"}, {"name": "rag", "template": "B"}]}
+    assert folder(tmp_path, tokenizer_config__json=config).chat_template == "A"
+    assert folder(tmp_path, chat_template__jinja="own").chat_template == "own"
+
+
+def test_a_folder_that_says_nonsense_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="generation_config.json: eos_token_id is 9999"):
+        folder(tmp_path, generation_config__json={"eos_token_id": 9999})
+    with pytest.raises(Refused, match="tokenizer_config.json: bos_token is 7"):
+        folder(tmp_path, tokenizer_config__json={"bos_token": 7}, generation_config__json={})
+    with pytest.raises(Refused, match="added_tokens_decoder: x is not a token"):
+        folder(tmp_path, tokenizer_config__json={"added_tokens_decoder": {"x": {}}})
+
+
+def test_a_folder_with_a_sentencepiece_model(tmp_path: Path) -> None:
+    model = next(inputs.path("mistral").rglob("tokenizer.model.v1"))
+    (tmp_path / "tokenizer.model").write_bytes(model.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}")
+    tok = Tokenizer.load(tmp_path)
+    assert (tok.bos, tok.eos, tok.add_bos, tok.chat_template) == (1, 2, True, "{{ bos_token }}")
+    assert tok.encode("Hello world") == [22557, 1526]
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="holds no tokenizer.json"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "x.txt").write_text("hello")
+    with pytest.raises(Refused, match="x.txt is no tokenizer that is known"):
+        Tokenizer.load(tmp_path / "x.txt")
+    with pytest.raises(Refused, match="no such file"):
+        Tokenizer.load(tmp_path / "absent.json")
+    unigram = next(inputs.path("sentencepiece-fixtures").rglob("botchan_en_unigram_1000.model"))
+    with pytest.raises(Refused, match="SentencePiece Unigram model"):
+        Tokenizer.load(unigram)
+
+
+def test_writing_where_it_cannot_be_written_fails(tmp_path: Path) -> None:
+    tok = load(tmp_path, whole())
+    with pytest.raises(Failed, match="cannot be written"):
+        tok.save(tmp_path / "no" / "such" / "folder.json")
+    tok.save(tmp_path / "again.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.json", "tokenizer.json"]
+
+
+# Rank files
+
+
+def test_a_rank_file_needs_a_pattern_and_takes_a_regex(tmp_path: Path) -> None:
+    path = tmp_path / "small.tiktoken"
+    tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"abc"]
+    path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
+    with pytest.raises(Refused, match="give pattern="):
+        Tokenizer.load(path)
+    tok = Tokenizer.load(path, pattern=r"\w+|\W+", special={"<|end|>": 258})
+    assert tok.encode("abc ab") == [257, 32, 256]
+    assert tok.encode("<|end|>", "allow") == [258]
+    assert tok.eos_ids == (258,)
+    with pytest.raises(Refused, match="an id that is a rank"):
+        Tokenizer.load(path, pattern="gpt2", special={"<|end|>": 5})
+    with pytest.raises(Refused, match="GGUF has no name"):
+        tok.to_gguf()
+
+
+@pytest.mark.parametrize("line", [b"YQ==", b"YQ== x", b"Y 1", b"\xff 1", b"YQ== -1", b"YQ== 99999999999999", b" 1"])
+def test_a_damaged_rank_file_is_refused(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.tiktoken"
+    path.write_bytes(b"Yg== 0\n" + line + b"\n")
+    with pytest.raises(Refused, match=r"x\.tiktoken"):
+        Tokenizer.load(path, pattern="gpt2")
+
+
+# GGUF
+
+
+def test_gguf_metadata_both_ways() -> None:
+    for path in (inputs.path("smollm2"), inputs.path("llama-vocab") / "ggml-vocab-gemma-4.gguf"):
+        metadata = gguf.read(path).metadata
+        tok = Tokenizer.from_gguf(metadata)
+        again = tok.to_gguf()
+        for key in ("model", "tokens", "merges", "bos_token_id", "eos_token_id"):
+            assert again[f"tokenizer.ggml.{key}"] == metadata[f"tokenizer.ggml.{key}"]
+        assert np.array_equal(again["tokenizer.ggml.token_type"], metadata["tokenizer.ggml.token_type"])
+        assert again["tokenizer.chat_template"] == metadata["tokenizer.chat_template"]
+        assert again["tokenizer.ggml.add_bos_token"] == tok.add_bos
+
+
+def test_damaged_gguf_metadata_is_refused() -> None:
+    good = load_metadata()
+    for changes, said in (
+        ({"model": None}, "no tokenizer"),
+        ({"model": "rwkv"}, "'rwkv' is not supported"),
+        ({"pre": "no-such"}, "pre-tokeniser 'no-such' is not known"),
+        ({"pre": 7}, "pre is 7"),
+        ({"tokens": []}, "not a list of texts"),
+        ({"tokens": [1, 2]}, "not a list of texts"),
+        ({"merges": None}, "merges is not a list"),
+        ({"merges": ["ab"]}, "not two tokens"),
+        ({"merges": ["x y"]}, "makes 'xy'"),
+        ({"token_type": np.array([1], np.int32)}, "numbers, one a token"),
+        ({"bos_token_id": "one"}, "not an id"),
+        ({"add_bos_token": "yes"}, "not bool"),
+    ):
+        metadata = good | {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
+        with pytest.raises(Refused, match=said):
+            Tokenizer.from_gguf({key: value for key, value in metadata.items() if value is not None}).encode("the")
+
+
+def load_metadata() -> dict[str, Any]:
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": list(PIECES),
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in MERGES],
+    }
+
+
+def test_what_gguf_cannot_say_is_refused_or_told(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="normalised"):
+        load(tmp_path, whole(normalizer={"type": "Lowercase"})).to_gguf()
+    with pytest.warns(RuntimeWarning, match="NFC"):
+        load(tmp_path, whole(normalizer={"type": "NFC"})).to_gguf()
+
+
+def test_end_tokens_are_control_tokens_only(tmp_path: Path) -> None:
+    entry = {"id": 262, "content": "<|im_end|>", "special": False}
+    made = whole()
+    assert load(tmp_path, made | {"added_tokens": [*made["added_tokens"][:2], entry]}).eos_ids == (261,)
+    entry["special"] = True
+    assert load(tmp_path, made | {"added_tokens": [*made["added_tokens"][:2], entry]}).eos_ids == (261, 262)
