@@ -1,4 +1,6 @@
-"""Small random decoders to look into, one for each way in which a stream can be written, and a tokenizer of bytes."""
+"""Small random decoders to look into, one for each way in which a stream can be written, and a tokenizer of
+bytes.
+"""
 
 import torch
 
@@ -39,7 +41,9 @@ def _gpt2() -> Config:
     heads = mha.Config(heads=4, key_size=8, bias=True, out_bias=True)
     mlp = MLP(48, activation="gelu_tanh", gated=False, bias=True)
     norm = Norm("layer")
-    return Config(VOCAB, WIDTH, CONTEXT, (Block(heads, mlp, norm),) * 2, norm, position=learned.Config(CONTEXT))
+    return Config(
+        VOCAB, WIDTH, CONTEXT, (Block(heads, mlp, norm),) * 2, norm, position=learned.Config(CONTEXT)
+    )
 
 
 def _gemma() -> Config:
@@ -51,9 +55,13 @@ def _gemma() -> Config:
 
 
 def _sandwich() -> Config:
-    """Layer norms after attention too, with their means and biases: no model has them, the arithmetic allows them."""
+    """Layer norms after attention too, with their means and biases: no model has them, the arithmetic allows
+    them.
+    """
     heads = mha.Config(heads=4, key_size=8, value_size=6, out_bias=True, position=rope.Config(4))
-    return Config(VOCAB, WIDTH, CONTEXT, (Block(heads, MLP(48), Norm("layer"), post_norm=True),) * 2, Norm("layer"))
+    return Config(
+        VOCAB, WIDTH, CONTEXT, (Block(heads, MLP(48), Norm("layer"), post_norm=True),) * 2, Norm("layer")
+    )
 
 
 SHAPES = {"llama": _llama, "gpt2": _gpt2, "gemma": _gemma, "sandwich": _sandwich}

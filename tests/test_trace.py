@@ -1,4 +1,6 @@
-"""Tracing: what is watched is not changed, what is edited changes as named, and what was asked and not heard is said."""
+"""Tracing: what is watched is not changed, what is edited changes as named, and what was asked and not heard
+is said.
+"""
 
 import threading
 
@@ -36,7 +38,7 @@ def test_the_vocabulary_is_heard_and_nothing_else(shape: str) -> None:
     with tracing(model) as seen:
         _read(model)
     assert set(seen) == _vocabulary(len(model.blocks))
-    assert list(seen)[0] == "embed" and list(seen)[-1] == "logits"
+    assert next(iter(seen)) == "embed" and list(seen)[-1] == "logits"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -48,7 +50,9 @@ def test_watching_changes_nothing(shape: str) -> None:
             watched = _read(model)
         assert_close(watched, before, **PATHS)
     with tracing(model, "blocks.*.middle", edit={"*.mlp.hidden": lambda value: value}):
-        assert torch.equal(_read(model), before), "without scores or patterns the path is the same, and so is every bit"
+        assert torch.equal(_read(model), before), (
+            "without scores or patterns the path is the same, and so is every bit"
+        )
     assert torch.equal(_read(model), before)
 
 
@@ -118,7 +122,9 @@ def test_an_edit_changes_what_it_names_and_what_follows() -> None:
 
 def test_a_layers_output_can_be_edited_too() -> None:
     model = decoder()
-    with tracing(model, "blocks.1.middle", "blocks.0.out", edit={"blocks.1.attention.out": torch.zeros_like}) as seen:
+    with tracing(
+        model, "blocks.1.middle", "blocks.0.out", edit={"blocks.1.attention.out": torch.zeros_like}
+    ) as seen:
         _read(model)
     assert torch.equal(seen["blocks.1.middle"], seen["blocks.0.out"])
 
@@ -142,7 +148,10 @@ def test_a_name_that_never_appears_is_refused(name: str) -> None:
 
 def test_an_edit_of_another_shape_is_refused() -> None:
     model = decoder()
-    with pytest.raises(Refused, match="must return the shape"), tracing(model, edit={"embed": lambda x: x[:, 1:]}):
+    with (
+        pytest.raises(Refused, match="must return the shape"),
+        tracing(model, edit={"embed": lambda x: x[:, 1:]}),
+    ):
         _read(model)
 
 
@@ -215,7 +224,9 @@ def test_a_trace_answers_about_the_next_token() -> None:
     for position in (0, -1):
         best = trace.top(3, position)
         assert [guess.id for guess in best] == chances[position].topk(3).indices.tolist()
-        assert_close(torch.tensor([guess.probability for guess in best]), chances[position].topk(3).values, **PATHS)
+        assert_close(
+            torch.tensor([guess.probability for guess in best]), chances[position].topk(3).values, **PATHS
+        )
     assert trace.tokens[0] == "w" and len(trace.top(1000)) == 256
     assert Trace.of(model, Bytes(), [0, 0xC3]).tokens == ["<end>", "\\xc3"]
 
@@ -238,13 +249,15 @@ def test_what_the_model_cannot_read_is_refused(ids: list[int], why: str) -> None
 
 def test_maps_that_would_not_fit_are_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cutaway.inspect.trace.MOST_BYTES", 4 * 3 * 4 * 2 * 10 * 10)
-    with pytest.raises(Refused, match="16 tokens.*up to 10"):
+    with pytest.raises(Refused, match=r"16 tokens.*up to 10"):
         Trace.of(decoder(), Bytes(), TEXT)
     Trace.of(decoder(), Bytes(), TEXT[:10])
     Trace.of(decoder(), Bytes(), TEXT, names=["blocks.*.out"])
 
 
-@pytest.mark.parametrize("ask", [lambda t: t.attention(3), lambda t: t.top(1, 16), lambda t: t.attribution(position=-17)])
+@pytest.mark.parametrize(
+    "ask", [lambda t: t.attention(3), lambda t: t.top(1, 16), lambda t: t.attribution(position=-17)]
+)
 def test_layers_and_positions_that_are_not_there_are_refused(ask) -> None:
     with pytest.raises(Refused, match="there is no"):
         ask(Trace.of(decoder(), Bytes(), TEXT))

@@ -95,7 +95,7 @@ class Dialect:
     def _whole(self, traced: Traced) -> list[Span]:
         found = []
         for start, stop, origin in traced.runs():
-            if self.source[origin : origin + stop - start] != traced.text[start:stop]:
+            if origin <= 0 or self.source[origin : origin + stop - start] != traced.text[start:stop]:
                 continue
             for match in self.whole.finditer(traced.text, start, stop):
                 found.append((match.start(), match.end(), self.control[match[0]]))

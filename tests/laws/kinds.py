@@ -14,38 +14,63 @@ from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.decoder import Decoder
-from cutaway.position import rope
+from cutaway.position import alibi, rope, t5
 
 WIDTH, VOCAB, CONTEXT = 32, 61, 64
-SIZES = {"heads": 4, "kv_heads": 2, "key_size": 8, "window": 5}
+SIZES = {
+    "heads": 4,
+    "kv_heads": 2,
+    "key_size": 8,
+    "window": 5,
+    "turned_size": 8,
+    "latent": 12,
+    "index_size": 8,
+    "index_heads": 2,
+    "summary": 2,
+}
 
-KINDS = sorted(
-    module.name
-    for module in pkgutil.iter_modules(cutaway.attention.__path__)
-    if not module.ispkg and hasattr(importlib.import_module(f"cutaway.attention.{module.name}"), "Config")
-)
+
+def _config(kind: str) -> Any:
+    return getattr(importlib.import_module(f"cutaway.attention.{kind}"), "Config", None)
+
+
+ALL = sorted(module.name for module in pkgutil.iter_modules(cutaway.attention.__path__) if _config(module.name))
+# Those that a decoder's block can hold: they read the past. Encoders and readers of a memory have laws of their own.
+KINDS = [k for k in ALL if hasattr(_config(k), "state") and getattr(_config(k), "reads", "past") == "past"]
+# Those that are the softmax of score.py over heads, and differ in who sees whom.
+SOFTMAX = [k for k in ALL if hasattr(_config(k), "visibility")]
 
 
 def attention(kind: str, **changes: Any) -> Any:
-    """A small config of this kind, whose required numbers are taken from SIZES, or 4 where it has none."""
-    cls = importlib.import_module(f"cutaway.attention.{kind}").Config
-    required = {f.name: SIZES.get(f.name, 4) for f in fields(cls) if f.default is MISSING}
-    return cls(**required, **changes)
+    """A small config of this kind, whose required numbers are taken from SIZES, or 4 where it has none.
+
+    Of the changes those are made that the kind has a field for.
+    """
+    known = fields(_config(kind))
+    required = {f.name: SIZES.get(f.name, 4) for f in known if f.default is MISSING}
+    return _config(kind)(**(required | {f.name: changes[f.name] for f in known if f.name in changes}))
 
 
 def decoder_config(kind: str) -> DecoderConfig:
-    """Three blocks: with rotary positions and all parts plain, with every option on, and with no position at
-    all.
-    """
+    """Three blocks: with rotary positions and all parts plain, with every option on, and with no position at all."""
     plain = attention(kind, position=rope.Config(8))
     adorned = attention(
-        kind, position=rope.Config(4), qk_norm=Norm(), softcap=20.0, bias=True, out_bias=True, scale=0.3
+        kind,
+        position=rope.Config(4, interleaved=True),
+        relative=t5.Config(8, 16),
+        qk_norm=Norm(),
+        qk_norm_over="width",
+        softcap=20.0,
+        sinks=True,
+        bias=True,
+        out_bias=True,
+        scale=0.3,
+        query_latent=10,
     )
-    bare = attention(kind, value_size=6)
+    bare = attention(kind, value_size=6, qk_norm=Norm(), relative=alibi.Config())
     mlps = MLP(48), MLP(40, activation="gelu_tanh", gated=False, bias=True), MLP(24, activation="relu")
     blocks = tuple(
-        Block(attention=a, mlp=m, post_norm=i == 1)
-        for i, (a, m) in enumerate(zip((plain, adorned, bare), mlps, strict=True))
+        Block(attention=a, mlp=m, post_norm=i == 1) for i, (a, m) in enumerate(zip((plain, adorned, bare), mlps, strict=True))
     )
     return DecoderConfig(vocab=VOCAB, width=WIDTH, context=CONTEXT, blocks=blocks)
 

@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts.paths import PATHS, choose, naive
-from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import Refused
 from cutaway.model.config import from_dict, to_dict
@@ -41,7 +39,7 @@ def test_the_future_cannot_change_the_past(kind: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_cached_equals_reread(kind: str, seed: int) -> None:
     model = decoder(kind, seed)
     ids, pos = text(2, 40, seed)
@@ -122,67 +120,8 @@ def test_snapshot_keeps_and_truncate_forgets(kind: str) -> None:
     else:
         with pytest.raises(Refused, match="read the text again"):
             state.truncate(4)
-    assert kept.nbytes == 4 * model.config.bytes_per_token(8)
-
-
-def _problem(kind: str, batch: int, queries: int, keys: int, seed: int, **changes: object) -> Problem:
-    config = attention(kind)
-    generator = torch.Generator().manual_seed(seed)
-
-    def random_heads(heads: int, length: int, size: int) -> torch.Tensor:
-        values = torch.randn(batch, heads, length, size, generator=generator, dtype=torch.float64)
-        return values.requires_grad_()
-
-    pos = torch.arange(keys).expand(batch, -1).clone()
-    pos[0, :3] = -1
-    key, query = Places(pos), Places(pos[:, keys - queries :])
-    made: dict = {
-        "q": random_heads(config.heads, queries, config.key_size),
-        "k": random_heads(config.groups, keys, config.key_size),
-        "v": random_heads(config.groups, keys, config.values),
-        "query": query,
-        "key": key,
-        "visibility": config.visibility,
-        "scale": 0.4,
-    }
-    return Problem(**(made | changes))
-
-
-@pytest.mark.parametrize("path", sorted(PATHS))
-@pytest.mark.parametrize("queries", [1, 9, 16])
-def test_every_path_equals_the_naive_one(kind: str, path: str, queries: int) -> None:
-    problem = _problem(kind, 2, queries, 16, seed=queries)
-    judge, ours = naive.attend(problem), PATHS[path](problem)
-    assert_close(ours, judge, **TIGHT)
-    leaves = (problem.q, problem.k, problem.v)
-    weights = torch.randn_like(judge)
-    for mine, true in zip(
-        torch.autograd.grad((ours * weights).sum(), leaves),
-        torch.autograd.grad((judge * weights).sum(), leaves),
-        strict=True,
-    ):
-        assert_close(mine, true, **TIGHT)
-
-
-@pytest.mark.parametrize("path", sorted(PATHS))
-def test_what_sees_nothing_is_zero(kind: str, path: str) -> None:
-    problem = _problem(kind, 2, 16, 16, seed=5)
-    assert (PATHS[path](problem)[0, :, :3] == 0).all()
-    assert PATHS[path](problem).isfinite().all()
-
-
-def test_in_order_is_a_promise_that_changes_nothing(kind: str) -> None:
-    pos = Places(torch.arange(12).expand(2, -1))
-    masked = _problem(kind, 2, 12, 12, seed=3, query=pos, key=pos)
-    ordered = _problem(kind, 2, 12, 12, seed=3, query=pos, key=pos, in_order=True)
-    for path in PATHS.values():
-        assert_close(path(ordered), path(masked), **TIGHT)
-
-
-def test_the_choice_is_named_with_its_reason(kind: str) -> None:
-    path, reason = choose(_problem(kind, 1, 4, 4, seed=0))
-    assert path in PATHS and reason
-    assert choose(_problem(kind, 1, 4, 4, seed=0, softcap=5.0))[0] == "naive"
+    fixed = sum(getattr(block.attention, "state_bytes", lambda _: 0)(8) for block in model.config.blocks)
+    assert kept.nbytes == 4 * model.config.bytes_per_token(8) + fixed
 
 
 def test_gradients(kind: str) -> None:

@@ -27,15 +27,22 @@ from cutaway.errors import Refused
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
 
-DECLARATION = """All human beings are born free and equal in dignity and rights. They're endowed with reason; it's 1948.
-Alle Menschen sind frei und gleich an Würde und Rechten geboren. Tous les êtres humains naissent libres et égaux.
-Todos los seres humanos nacen libres e iguales. Všichni lidé se rodí svobodní. Tất cả mọi người sinh ra đều được tự do.
+DECLARATION = """All human beings are born free and equal in dignity and rights.
+They're endowed with reason; it's 1948.
+Alle Menschen sind frei und gleich an Würde und Rechten geboren.
+Tous les êtres humains naissent libres et égaux.
+Todos los seres humanos nacen libres e iguales. Všichni lidé se rodí svobodní.
+Tất cả mọi người sinh ra đều được tự do.
 Все люди рождаются свободными и равными. Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια ΣΑΣ.
-人人生而自由,在尊严和权利上一律平等。 すべての人間は、生まれながらにして自由であり、 모든 인간은 태어날 때부터 자유로우며
+人人生而自由,在尊严和权利上一律平等。 すべての人間は、生まれながらにして自由であり、
+모든 인간은 태어날 때부터 자유로우며
 יולדו כל בני האדם חופשיים ושווים בערכם ובזכויותיהם. يولد جميع الناس أحراراً متساوين في الكرامة والحقوق. ١٢٣٤٥
-सभी मनुष्यों को गौरव और अधिकारों के मामले में १२३ ทุกคนเกิดมามีอิสระ მობრწყინვება ყველა ծնվում են ሁሉም ሰዎች ᎠᏂᏴᏫ İIıi ǅ ß ﬁ ½ Ⅷ"""
-ODD = """🎉👩‍👩‍👧‍👦🏳️‍🌈e\u0301\u0301 \x00\x01\x1c\x7f\x85\xa0\u200b\u2028\ufeff\u3000\U000e0041 \t\t x\r\n\r\r\n \n  y   \n\n\n z 'S'll'RE'ſ 12345678 0x1F 3.14
-<s>a</s><|im_end|><|endoftext|> <0x41> ▁a▁▁b <unk>[INST] ~~~~ ==== !!!??? http://a.b/c?d=e&f=%20 a_b::c->d snake_caseCamelCase"""
+सभी मनुष्यों को गौरव और अधिकारों के मामले में १२३
+ทุกคนเกิดมามีอิสระ მობრწყინვება ყველა ծնվում են ሁሉም ሰዎች ᎠᏂᏴᏫ İIıi ǅ ß ﬁ ½ Ⅷ"""
+ODD = """🎉👩‍👩‍👧‍👦🏳️‍🌈e\u0301\u0301 \x00\x01\x1c\x7f\x85\xa0\u200b\u2028\ufeff\u3000\U000e0041 \t\t x\r\n\r\r\n \n  y   \n\n\n z
+'S'll'RE'ſ 12345678 0x1F 3.14
+<s>a</s><|im_end|><|endoftext|> <0x41> ▁a▁▁b <unk>[INST] ~~~~ ==== !!!???
+http://a.b/c?d=e&f=%20 a_b::c->d snake_caseCamelCase"""
 
 
 @cache
@@ -76,9 +83,9 @@ tried = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 # llama.cpp
 
-SETS = (
-    "command-r deepseek-coder deepseek-llm falcon gemma-4 gpt-2 llama-bpe llama-spm mpt phi-3 qwen2 qwen35 refact starcoder"
-).split()
+_SETS = """command-r deepseek-coder deepseek-llm falcon gemma-4 gpt-2 llama-bpe llama-spm mpt phi-3 qwen2 qwen35
+refact starcoder"""
+SETS = _SETS.split()
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -165,7 +172,7 @@ def test_written_gguf_gives_llama_cpp_the_same_ids(source: str, tmp_path: Path) 
     tok = Tokenizer.load(_source(source))
     with llama_cpp(tok, tmp_path / "tiny.gguf") as theirs:
         over = [text for text in texts() if "\0" not in text][::3] + [DECLARATION]
-        assert differing(tok.encode, lambda text: theirs(text, False), over + MARKED) == []
+        assert differing(tok.encode, lambda text: theirs(text, False), [*over, *MARKED]) == []
         assert (
             differing(lambda text: tok.encode(text, "allow"), lambda text: theirs(text, True), MARKED) == []
         )
@@ -299,15 +306,9 @@ def _processor(name: str) -> sentencepiece.SentencePieceProcessor:
 )
 def test_sentencepiece_models_of_other_settings(options: dict[str, object], tmp_path: Path) -> None:
     lines = (DECLARATION * 3 + ODD.replace("\0", "")).split("\n") + inspect.getsource(random).split("\n")
-    settings = {
-        "vocab_size": 600,
-        "model_type": "bpe",
-        "character_coverage": 0.98,
-        "minloglevel": 5,
-    } | options
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "m"), **settings
-    )
+    common = {"vocab_size": 600, "model_type": "bpe", "character_coverage": 0.98, "minloglevel": 5}
+    train: Callable[..., None] = sentencepiece.SentencePieceTrainer.train
+    train(sentence_iterator=iter(lines), model_prefix=str(tmp_path / "m"), **common | options)
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
     tok = Tokenizer.load(tmp_path / "m.model")
     extra = ["<sep>a", " <sep> a <sep>", "a<sep>b<mask> ", "é字 é字x", "<ctl>a", "  a   b  ", "   "]
@@ -345,7 +346,7 @@ def test_written_tokenizer_json_gives_tokenizers_the_same_ids(name: str, tmp_pat
     assert path == tmp_path / "tokenizer.json"
     assert differing(tok.encode, hugging_face(path)) == []
     assert (
-        differing(lambda text: tok.encode(text, "allow"), hugging_face(path, allow=True), MARKED + [ODD])
+        differing(lambda text: tok.encode(text, "allow"), hugging_face(path, allow=True), [*MARKED, ODD])
         == []
     )
     again = Tokenizer.load(path)

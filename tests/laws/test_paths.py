@@ -1,0 +1,138 @@
+"""Every path computes what the naive one does, its gradients too, for every visibility and every way to make scores."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cutaway.attention.parts.paths import PATHS, blocked, choose, naive
+from cutaway.attention.parts.score import Problem
+from cutaway.attention.parts.visibility import All, Causal, Places, mask
+from cutaway.errors import Refused
+from cutaway.position import alibi, t5
+from tests.laws.kinds import SOFTMAX, attention
+
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+FAST = {name: path for name, path in PATHS.items() if name != "naive"} | {
+    "blocks of 4": lambda problem: blocked.attend(problem, 4)
+}
+SCORES = ("plain", "softcap", "sinks", "alibi", "t5", "chosen")
+
+
+def _problem(kind: str, queries: int = 16, keys: int = 16, seed: int = 0, scores: str = "plain", **changes: Any) -> Problem:
+    config = attention(kind)
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    pos = torch.arange(keys).expand(2, -1).clone()
+    pos[0, :3] = -1
+    made: dict[str, Any] = {
+        "q": random(2, 4, queries, 8),
+        "k": random(2, 2, keys, 8),
+        "v": random(2, 2, keys, 6),
+        "query": Places(pos[:, keys - queries :]),
+        "key": Places(pos),
+        "visibility": config.visibility,
+        "scale": 0.4,
+    }
+    if scores == "softcap":
+        made["softcap"] = 1.5
+    if scores == "sinks":
+        made["sinks"] = random(4)
+    if scores == "alibi":
+        made["bias"] = alibi.Config().build(4)
+    if scores == "t5":
+        made["bias"] = t5.Config(8, 16).build(4).double()
+    if scores == "chosen":
+        made["chosen"] = torch.rand(2, queries, keys, generator=generator) < 0.5
+    return Problem(**(made | changes))
+
+
+def _gradients(problem: Problem, out: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    leaves = [problem.q, problem.k, problem.v]
+    if problem.sinks is not None:
+        leaves.append(problem.sinks)
+    if isinstance(problem.bias, torch.nn.Module):
+        leaves += list(problem.bias.parameters())
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return torch.autograd.grad((out * weights).sum(), leaves)
+
+
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("path", FAST)
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_every_path_equals_the_naive_one(kind: str, path: str, scores: str) -> None:
+    for queries in (1, 16):
+        problem = _problem(kind, queries, seed=queries, scores=scores)
+        if path == "sdpa" and scores == "softcap":
+            with pytest.raises(Refused, match="cannot bound scores"):
+                FAST[path](problem)
+            continue
+        judge, ours = naive.attend(problem), FAST[path](problem)
+        assert_close(ours, judge, **TIGHT)
+        for mine, true in zip(_gradients(problem, ours), _gradients(problem, judge), strict=True):
+            assert_close(mine, true, **TIGHT)
+
+
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("path", [*FAST, "naive"])
+def test_what_sees_nothing_is_zero(path: str, scores: str) -> None:
+    if (path, scores) == ("sdpa", "softcap"):
+        return
+    out = ({**FAST, **PATHS}[path])(_problem("mha", seed=5, scores=scores))
+    assert (out[0, :, :3] == 0).all()
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_documents_are_apart_on_every_path(kind: str) -> None:
+    pos = torch.cat((torch.arange(9), torch.arange(7))).expand(2, -1)
+    places = Places(pos, torch.tensor([0] * 9 + [1] * 7).expand(2, -1))
+    problem = _problem(kind, seed=2, query=places, key=places)
+    judge = naive.attend(problem)
+    for path in FAST.values():
+        assert_close(path(problem), judge, **TIGHT)
+
+
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_in_order_is_a_promise_that_changes_nothing(kind: str) -> None:
+    pos = Places(torch.arange(12).expand(2, -1))
+    masked = _problem(kind, 12, 12, seed=3, query=pos, key=pos)
+    ordered = _problem(kind, 12, 12, seed=3, query=pos, key=pos, in_order=True)
+    for path in PATHS.values():
+        assert_close(path(ordered), path(masked), **TIGHT)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("block", [4, 16])
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_blocks_out_of_reach_hold_nothing_that_is_seen(kind: str, block: int, padded: bool) -> None:
+    pos = torch.arange(96).expand(1, -1).clone()
+    if padded:
+        pos[0, 5:50] = -1
+    places = Places(pos)
+    reach = blocked.reachable(_problem(kind, query=places, key=places), block)
+    dense = mask(attention(kind).visibility, places, places)[0]
+    seen = dense.unflatten(1, (-1, block)).unflatten(0, (-1, block)).any(3).any(1)
+    assert not (seen & ~reach).any()
+    assert padded or torch.equal(seen, reach)
+
+
+def test_a_window_leaves_few_blocks() -> None:
+    pos = Places(torch.arange(4096)[None])
+    problem = _problem("local", 16, 16, query=pos, key=pos)
+    assert blocked.reachable(problem).sum() == 2 * 32 - 1
+
+
+def test_the_choice_is_named_with_its_reason() -> None:
+    assert choose(_problem("mha"))[0] == "sdpa"
+    assert choose(_problem("mha", softcap=5.0))[0] == "naive"
+    long = Places(torch.arange(2 * blocked.BLOCK).expand(2, -1))
+    many = torch.zeros(2, 4, 2 * blocked.BLOCK, 8)
+    assert choose(_problem("mha", q=many, query=long, key=long, in_order=True))[0] == "sdpa"
+    path, reason = choose(_problem("local", q=many, query=long, key=long))
+    assert path == "blocked" and "skipped" in reason
+    assert choose(_problem("local", q=many, query=long, key=long, visibility=All()))[0] == "sdpa"
