@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
+Steering = Literal["refuse", "flag"]
 DTYPES = ("float32", "bfloat16", "float16", "packed")
 
 
@@ -124,35 +125,52 @@ class LanguageModel:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        steering: Steering = "refuse",
         session: Session | None = None,
         **settings: Any,
     ) -> Generation:
-        """The assistant's answer to a conversation, through the model's own template."""
-        return finish(self.chat_stream(messages, tools=tools, session=session, **settings))
+        """The assistant's answer to a conversation, through the model's own template.
+
+        ``steering`` says what to do with content that changes which control tokens the template writes: "refuse",
+        or "flag" to let it (docs/chat.md).
+        """
+        return finish(self.chat_stream(messages, tools=tools, steering=steering, session=session, **settings))
 
     def chat_stream(
         self,
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        steering: Steering = "refuse",
         session: Session | None = None,
         **settings: Any,
     ) -> Generator[Piece]:
         """The assistant's answer, a piece a token; the last piece brings the whole generation."""
-        return self.stream(self.chat_ids(messages, tools=tools), session=session, **settings)
+        ids = self.chat_ids(messages, tools=tools, steering=steering)
+        return self.stream(ids, session=session, **settings)
 
     def chat_ids(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        steering: Steering = "refuse",
     ) -> list[int]:
-        """The ids of a conversation, ready for the assistant to speak. Control tokens come from the template
-        alone.
-        """
-        template = self.checkpoint.chat_template
-        if template is None:
+        """The ids of a conversation, ready for the assistant to speak: control tokens are the template's alone."""
+        template, tokenizer = self._template(), self.tokenizer
+        return chat.render(messages, template, tokenizer=tokenizer, tools=tools, steering=steering)
+
+    def chat_text(self, messages: Sequence[Message]) -> chat.Rendered:
+        """A conversation as text, with where each character came from; content that steers is flagged."""
+        return chat.text(messages, self._template(), tokenizer=self.tokenizer, steering="flag")
+
+    def _template(self) -> str:
+        if self.checkpoint.chat_template is None:
+            source = self.checkpoint.source
             raise Refused(
-                f"{self.checkpoint.source} has no chat template, so it was not made for chat: give generate() a text"
+                f"{source} has no chat template, so it was not made for chat: give generate() a text"
             )
-        return chat.render(messages, template, tokenizer=self.tokenizer, tools=tools)
+        return self.checkpoint.chat_template
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position the scores of what comes next."""

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands.console import model_path, note
@@ -25,6 +27,7 @@ def chat(
     model: str = "smollm2",
     system: str | None = None,
     load: Path | None = None,
+    allow_steering: Annotated[bool, Parameter(negative=())] = False,
     engine: Engine = "auto",
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
@@ -49,6 +52,8 @@ def chat(
         The system message: who the model is to be.
     load
         Go on with a conversation that /save wrote.
+    allow_steering
+        Let what is said change which control tokens the template writes; refused without it.
     engine
         What computes: the definition (PyTorch), or whatever is fastest here.
     """
@@ -58,7 +63,8 @@ def chat(
     given = sampling.given()
     Settings(**given)  # refused before anything is loaded
     lm: Any = cutaway.load(model_path(model), engine=engine)
-    talk = Talk(lm, conversation, _advised(lm) | {"max_tokens": None} | given)
+    steering = {"steering": "flag"} if allow_steering else {}
+    talk = Talk(lm, conversation, _advised(lm) | {"max_tokens": None} | given | steering)
     if sys.stdin.isatty():
         note(f"{model}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.")
     if load:

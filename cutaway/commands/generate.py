@@ -78,6 +78,7 @@ def generate(
     file: Path | None = None,
     model: str = "smollm2",
     chat: Annotated[bool, Parameter(negative=())] = False,
+    allow_steering: Annotated[bool, Parameter(negative=())] = False,
     logprobs: int | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     engine: Engine = "auto",
@@ -103,6 +104,8 @@ def generate(
         A model's name, a .gguf file or a folder.
     chat
         Put the prompt as a question, through the model's chat template.
+    allow_steering
+        Let what the prompt says change which control tokens the template writes; refused without it.
     logprobs
         One line a token: log-probability, token, and this many alternatives.
     as_json
@@ -114,8 +117,11 @@ def generate(
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     Settings(**options)  # refused before anything is loaded
     lm: Any = cutaway.load(model_path(model), engine=engine)
-    messages = [{"role": "user", "content": text}]
-    pieces = lm.chat_stream(messages, **options) if chat else lm.stream(text, **options)
+    if chat:
+        options |= {"steering": "flag"} if allow_steering else {}
+        pieces = lm.chat_stream([{"role": "user", "content": text}], **options)
+    else:
+        pieces = lm.stream(text, **options)
     done = _show(pieces, lm, _style(as_json, logprobs))
     if as_json:
         print_json(_document(done, lm, model, text, logprobs))
