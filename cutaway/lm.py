@@ -131,9 +131,8 @@ class LanguageModel:
     ) -> Generation:
         """The assistant's answer to a conversation, through the model's own template.
 
-        ``steering`` says what to do with content that changes which control tokens the template writes: "refuse",
-        or "flag" to let it (docs/chat.md).
-        """
+        ``steering`` says what to do with content that changes which control tokens the template writes:
+        "refuse", or "flag" to let it (docs/chat.md). """
         return finish(self.chat_stream(messages, tools=tools, steering=steering, session=session, **settings))
 
     def chat_stream(
@@ -156,7 +155,9 @@ class LanguageModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         steering: Steering = "refuse",
     ) -> list[int]:
-        """The ids of a conversation, ready for the assistant to speak: control tokens are the template's alone."""
+        """The ids of a conversation, ready for the assistant to speak: control tokens are the template's
+        alone.
+        """
         template, tokenizer = self._template(), self.tokenizer
         return chat.render(messages, template, tokenizer=tokenizer, tools=tools, steering=steering)
 

@@ -17,11 +17,9 @@ def verify(
     model: str = "smollm2",
     /,
     *,
-    text: Annotated[
-        str | None, Parameter(help="What both engines read; a mixed paragraph without it.")
-    ] = None,
-    tokens: Annotated[int, Parameter(help="How many tokens must follow alike, chosen greedily.")] = 32,
-    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
+    text: str | None = None,
+    tokens: int = 32,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Compare MODEL with the independent engines that are installed: transformers, and llama.cpp for GGUF
     files.
@@ -39,6 +37,12 @@ def verify(
     ----------
     model
         A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
+    text
+        What both engines read; a mixed paragraph without it.
+    tokens
+        How many tokens must follow alike, chosen greedily.
+    as_json
+        Print one JSON document.
     """
     if tokens < 1:
         raise Refused(f"--tokens is {tokens}: at least one token must be compared")
