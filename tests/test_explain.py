@@ -191,6 +191,7 @@ def test_one_token_is_a_story_too() -> None:
 def test_many_tokens_are_listed_in_part_and_it_is_said() -> None:
     text = printed(told(text="x" * 60))
     assert text.count("… 36 more") == 3 and "52 others" in text
+    assert printed(told(text="x" * 60)).startswith("x" * 60), "a short text is the title"
 
 
 def test_drawing() -> None:

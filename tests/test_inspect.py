@@ -161,14 +161,15 @@ def test_taking_out_a_head_is_zeroing_its_slice() -> None:
     assert_close(without, _read(model, TEXT))
 
 
+@pytest.mark.parametrize("layers", [{0}, {1}, {0, -1}])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_skipping_a_layer_is_a_model_without_it(shape: str) -> None:
+def test_skipping_layers_is_a_model_without_them(shape: str, layers: set[int]) -> None:
     model = decoder(shape)
-    last = len(model.blocks) - 1
-    with tracing(model, edit=ablate.without(model, [str(last), "0"])):
+    layers = {layer % len(model.blocks) for layer in layers}
+    with tracing(model, edit=ablate.without(model, map(str, layers))):
         without = _read(model, TEXT)
-    kept = torch.nn.ModuleList(block for i, block in enumerate(model.blocks) if i not in (0, last))
-    model.turn_of_block = [turn for i, turn in enumerate(model.turn_of_block) if i not in (0, last)]
+    kept = torch.nn.ModuleList(block for i, block in enumerate(model.blocks) if i not in layers)
+    model.turn_of_block = [turn for i, turn in enumerate(model.turn_of_block) if i not in layers]
     model.blocks = kept
     assert_close(without, _read(model, TEXT))
 

@@ -1,12 +1,13 @@
 """Additive attention (Bahdanau, Cho and Bengio, 1409.0473): where attention began, in a translator of 2014.
 
-    e[t s] = v . tanh(W q[t] + U h[s])        p[t s] = softmax over s of e[t s]        c[t] = sum_s p[t s] h[s]
+    e[t s] = v . tanh(W q[t] + U h[s])    p[t s] = softmax over s of e[t s]    c[t] = sum_s p[t s] h[s]
 
-Until then an encoder squeezed a sentence into one vector and the decoder lived off it. Here the decoder, about to write
-word t and in state q[t], asks every source word h[s] how well it fits, and reads their mixture c[t]. U h[s] is the same
-for all t and is computed once.
+Until then an encoder squeezed a sentence into one vector and the decoder lived off it. Here the decoder,
+about to write word t and in state q[t], asks every source word h[s] how well it fits, and reads their mixture
+c[t]. U h[s] is the same for all t and is computed once.
 
-It reads the memory of an encoder (``model/seq2seq.py``), not its own past: it is not a layer of a decoder alone.
+It reads the memory of an encoder (``model/seq2seq.py``), not its own past: it is not a layer of a decoder
+alone.
 """
 
 from __future__ import annotations

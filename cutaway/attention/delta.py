@@ -3,9 +3,10 @@
     S = S + beta k (v - k' S)'      o = q' S / sqrt(k)      beta = sigmoid(W_b x)
     q, k = l2norm(silu(conv(W x)))  v = silu(conv(W_v x))   out = W_o norm(o)
 
-k' S is what the memory now says to this key; only what is wrong with it is written. A key seen before is overwritten
-instead of summed, so the memory recalls pairs that linear attention blurs. k must have length 1: one step of gradient
-descent on |v - S' k|^2 / 2 with a rate of at most 1, which is what keeps the memory bounded.
+k' S is what the memory now says to this key; only what is wrong with it is written. A key seen before is
+overwritten instead of summed, so the memory recalls pairs that linear attention blurs. k must have length 1:
+one step of gradient descent on |v - S' k|^2 / 2 with a rate of at most 1, which is what keeps the memory
+bounded.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Recurring):
-    """``conv``: how many tokens the short convolution over q, k and v sees, none of it when 0; ``norm`` is on each head's
-    output.
+    """``conv``: how many tokens the short convolution over q, k and v sees, none of it when 0; ``norm`` is on
+    each head's output.
     """
 
     conv: int = 4

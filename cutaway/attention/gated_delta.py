@@ -1,11 +1,12 @@
-"""Gated DeltaNet (2412.06464), as Qwen3-Next uses it three layers of four: the delta rule, and a gate that forgets.
+"""Gated DeltaNet (2412.06464), as Qwen3-Next has it: the delta rule, and a gate that forgets.
 
-    S = a S;  S = S + beta k (v - k' S)'      o = q' S / sqrt(k)      beta = sigmoid(W_b x)
-    log a = -exp(A_log) softplus(W_a x + dt_bias)                     one gate a head, set by the token (Mamba 2)
-    q, k = l2norm(silu(conv(W x)))  v = silu(conv(W_v x))             out = W_o [silu(W_g x) * norm(o)]
+    S = a S;  S = S + beta k (v - k' S)'      o = q' S / sqrt(k)  beta = sigmoid(W_b x)
+    log a = -exp(A_log) softplus(W_a x + dt_bias)                 one gate a head, set by the token (Mamba 2)
+    q, k = l2norm(silu(conv(W x)))  v = silu(conv(W_v x))         out = W_o [silu(W_g x) * norm(o)]
 
-The gate clears the memory of all at once, the delta rule corrects it pair by pair: each does what the other cannot.
-Several value heads may share a key head, as in grouped-query attention.
+Qwen3-Next uses it in three layers of four. The gate clears the memory of all at once, the delta rule corrects
+it pair by pair: each does what the other cannot. Several value heads may share a key head, as in
+grouped-query attention.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Recurring):
-    """``heads`` value heads; ``key_heads`` query and key heads, a divisor of ``heads``, as many when None; ``conv``: how
-    many tokens the short convolution over q, k and v sees; ``norm`` is on each head's output.
+    """``heads`` value heads; ``key_heads`` query and key heads, a divisor of ``heads``, as many when None;
+    ``conv``: how many tokens the short convolution over q, k and v sees; ``norm`` is on each head's output.
     """
 
     key_heads: int | None = None

@@ -1,10 +1,10 @@
-"""Gated linear attention (GLA, 2312.06635): each row of the memory fades by a gate that the token itself sets.
+"""Gated linear attention (GLA, 2312.06635): each row of the memory fades as the token says.
 
     S = diag(a) S + k v'      o = q' S / sqrt(k)      a = sigmoid(W_2 W_1 x + b)^(1 / 16)
     out = W_o [silu(W_r x) * norm(o)]                 each head normed alone
 
-Where retention forgets at a fixed pace, this decides at each token what to let go of. The sixteenth root keeps the gates
-near 1, or nothing would be remembered for long.
+Where retention forgets at a fixed pace, this decides at each token what to let go of. The sixteenth root
+keeps the gates near 1, or nothing would be remembered for long.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Recurring):
-    """``rank``: the size between W_1 and W_2; ``temperature``: the root; ``norm`` is on each head's output."""
+    """``rank``: the size between W_1 and W_2; ``temperature``: the root; ``norm`` is each head's."""
 
     rank: int = 16
     temperature: float = 16.0

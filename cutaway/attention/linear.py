@@ -1,13 +1,13 @@
-"""Linear attention (2006.16236): the softmax's exp(q . k) becomes phi(q) . phi(k), and then the past is one matrix.
+"""Linear attention (2006.16236): the softmax's exp(q . k) becomes phi(q) . phi(k): the past is a matrix.
 
     S = S + phi(k) v'    z = z + phi(k)        o = S' phi(q) / (z . phi(q))
 
-Reading token n costs the same for every n. Nothing is ever forgotten, so a long text's tokens blur into each other:
-what retention and gla answer with gates, and delta by overwriting.
+Reading token n costs the same for every n. Nothing is ever forgotten, so a long text's tokens blur into each
+other: what retention and gla answer with gates, and delta by overwriting.
 
     elu     phi(x) = elu(x) + 1, the paper's: positive everywhere
     relu    phi(x) = max(x, 0): sparser; a token whose features are all zero reads zero
-    taylor  phi(q) . phi(k) = 1 + s + s^2 / 2 with s = q . k / sqrt(k): the softmax's exp to second order (2402.18668)
+    taylor  phi(q) . phi(k) = 1 + s + s^2 / 2, s = q . k / sqrt(k): exp to second order (2402.18668)
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 2310.06825).
 
 Time grows with n w instead of n^2 and memory stops growing at w tokens; what lies further back still arrives
-through the layers below, w tokens a layer. Gemma 3 puts five local layers to one global."""
+through the layers below, w tokens a layer. Gemma 3 puts five local layers to one global.
+"""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Multiplicative attention (Luong, Pham and Manning, 1508.04025): the match of a query and a key as a product.
+"""Multiplicative attention (Luong, Pham and Manning, 1508.04025): a query meets a key in a product.
 
     dot      e[t s] = q[t] . h[s]
     general  e[t s] = q[t] . W h[s]
     concat   e[t s] = v . tanh(W [q[t]; h[s]])
     p[t s] = softmax over s of e[t s]        c[t] = sum_s p[t s] h[s]
 
-A product is one matrix multiplication for all pairs; scaled by 1 / sqrt(k) and with learned keys and values, ``dot`` is
-what transformers use. With a ``window`` D attention is local-p: each query predicts where to look,
-P[t] = S sigmoid(v_p . tanh(W_p q[t])) among S source words, the softmax runs over |s - P[t]| <= D only, and its shares
-are multiplied by exp(-(s - P[t])^2 / (2 (D / 2)^2)), which lets the prediction learn.
+A product is one matrix multiplication for all pairs; scaled by 1 / sqrt(k) and with learned keys and values,
+``dot`` is what transformers use. With a ``window`` D attention is local-p: each query predicts where to look,
+P[t] = S sigmoid(v_p . tanh(W_p q[t])) among S source words, the softmax runs over |s - P[t]| <= D only, and
+its shares are multiplied by exp(-(s - P[t])^2 / (2 (D / 2)^2)), which lets the prediction learn.
 
-It reads the memory of an encoder (``model/seq2seq.py``), not its own past: it is not a layer of a decoder alone.
+It reads the memory of an encoder (``model/seq2seq.py``), not its own past: no decoder's layer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Config:
         """The shape of each weight by its name."""
         if self.score == "dot" and query != memory:
             raise Refused(
-                f"attention: a dot product needs equal sizes, the query has {query} and the memory {memory} numbers"
+                f"attention: a dot product needs equal sizes, not a query of {query} and a memory of {memory}"
             )
         shapes: dict[str, tuple[int, ...]] = {}
         if self.score == "general":

@@ -1,11 +1,11 @@
-"""Mamba 2 (2405.21060) as a mixer: a state space model that turned out to be linear attention with one gate a head.
+"""Mamba 2 (2405.21060) as a mixer: a state space model that turned out to be linear attention with gates.
 
     S = a S + dt B x'      y = C' S + D x      log a = -dt exp(A_log)      dt = softplus(W_dt u + dt_bias)
     x, B, C = silu(conv(W u))                  out = W_o norm(y * silu(W_z u))
 
-u is the block's input. C is the query, B the key and x the value: k = N, the paper's state size, and v = P, its head size.
-One step dt opens the door both ways: a token that lasts long writes much and makes the memory forget much. D lets a
-token read itself past the memory. Heads of a group share B and C.
+u is the block's input. C is the query, B the key and x the value: k = N, the paper's state size, and v = P,
+its head size. One step dt opens the door both ways: a token that lasts long writes much and makes the memory
+forget much. D lets a token read itself past the memory. Heads of a group share B and C.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Recurring):
-    """``groups`` of heads with one B and C each, a divisor of ``heads``; ``conv``: how many tokens the short convolution
-    sees; ``bias`` is on the projections; ``eps`` is the output norm's, which norms each group alone.
+    """``groups`` of heads with one B and C each, a divisor of ``heads``; ``conv``: how many tokens the short
+    convolution sees; ``bias`` is on the projections; ``eps`` is the output norm's, which norms each group
+    alone.
     """
 
     groups: int = 1

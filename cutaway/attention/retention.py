@@ -1,10 +1,10 @@
-"""Retention (RetNet, 2307.08621): linear attention without a denominator, whose memory fades at a fixed pace a head.
+"""Retention (RetNet, 2307.08621): linear attention whose memory fades, at a fixed pace a head.
 
     S = gamma S + k v'      o = q' S / sqrt(k)      gamma_h = 1 - 2^(-5 - h)
     out = W_o [silu(W_g x) * norm(o)]               each head normed alone
 
-Head 0 halves what it remembers every 22 tokens, head 1 every 44, and so on: near and far heads. q and k are turned by
-their position as in RoPE, which is the paper's complex part of gamma.
+Head 0 halves what it remembers every 22 tokens, head 1 every 44, and so on: near and far heads. q and k are
+turned by their position as in RoPE, which is the paper's complex part of gamma.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Config(Recurring):
         super().__post_init__()
         if self.position is not None and self.position.grows:
             raise Refused(
-                "attention: retention folds keys into its memory turned, so their scaling cannot grow with the text"
+                "attention: retention remembers keys turned, so their scaling cannot grow with the text"
             )
 
     def build(self, width: int) -> nn.Module:

@@ -5,6 +5,9 @@ own numbers.
 from __future__ import annotations
 
 import sys
+import tempfile
+import webbrowser
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, print_json
-from cutaway.errors import Refused
+from cutaway.commands.console import model_path, note, print_json, size
+from cutaway.errors import Failed, Refused
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cutaway.inspect.sheet import Sheet
     from cutaway.inspect.story import Story
     from cutaway.lm import LanguageModel
     from cutaway.model.decoder import Decoder
@@ -34,6 +40,10 @@ def explain(
     ablate: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     steer: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     patch: str | None = None,
+    compare: str | None = None,
+    compare_model: str | None = None,
+    html: Path | None = None,
+    open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Follow a text through a model: tokens, embeddings, attention, the residual stream, the next token.
@@ -47,6 +57,10 @@ def explain(
     cutaway explain "The capital of France is" --ablate 23.4
 
     cutaway explain "The capital of France is" --patch "The capital of Italy is"
+
+    cutaway explain "The capital of France is" --html france.html --open
+
+    cutaway explain "The capital of France is" --compare "The capital of Italy is"
 
     cutaway explain "2 + 2 =" --json
 
@@ -66,6 +80,15 @@ def explain(
         FILE:STRENGTH, add a steering vector so many times over, and show what changes; again for more.
     patch
         Another text of as many tokens: where in the model do the two answers part?
+    compare
+        Another text, of any length: both side by side.
+    compare_model
+        Another model: both side by side, on this text or on the other one.
+    html
+        Write an interactive page to this file instead: one file that needs nothing else. A model that was changed by
+        --ablate or --steer is shown beside itself.
+    open_page
+        Open the page in the browser.
     as_json
         Print the whole story as one JSON document, every number at full precision.
     """
@@ -73,8 +96,35 @@ def explain(
         raise Refused("there is nothing to follow: the text is empty")
     if top < 1:
         raise Refused(f"--top is {top}: it must be 1 or more")
+    two = compare is not None or compare_model is not None
+    if compare == "":
+        raise Refused("there is nothing to compare with: the other text is empty")
+    if two and (ablate or steer or patch is not None):
+        raise Refused("--compare shows two as they are: leave out --ablate, --steer and --patch")
+    if patch is not None and (html or open_page):
+        raise Refused("--patch is told in the terminal: leave out --html and --open, or use --compare")
     strengths = [_strength(one) for one in steer]
     lm = cutaway.load(model_path(model), engine="definition")
+    if html or open_page:
+        edit = _edit(lm.model, ablate, strengths)
+        sheets = [_sheet(lm, _ids(lm, text, chat), model)]
+        if edit:
+            name = f"{model}, {', '.join(_changes(ablate, strengths))}"
+            sheets.append(_sheet(lm, _ids(lm, text, chat), name, edit))
+        elif two:
+            other = _other(lm, compare_model)
+            sheets.append(_sheet(other, _ids(other, compare or text, chat), compare_model or model))
+        _page(sheets, html, open_page)
+        return
+    if two:
+        other = _other(lm, compare_model)
+        models = (model, compare_model or model)
+        stories = (
+            _story(lm, _ids(lm, text, chat), None, top, (), []),
+            _story(other, _ids(other, compare or text, chat), None, top, (), []),
+        )
+        _print_two(stories, models, as_json)
+        return
     story = _story(
         lm, _ids(lm, text, chat), None if patch is None else _ids(lm, patch, chat), top, ablate, strengths
     )
@@ -104,11 +154,7 @@ def _story(
     told = story.tell(trace, top)
     if edit:
         after = Trace.of(lm.model, lm.tokenizer, ids, ("logits",), edit)
-        what = [
-            *(_named(part) for part in ablate),
-            *(f"{path} added {strength:g} times" for path, strength in strengths),
-        ]
-        told = replace(told, change=story.changed(trace, after, what, top))
+        told = replace(told, change=story.changed(trace, after, _changes(ablate, strengths), top))
     return told if other is None else replace(told, patch=story.patched(trace, other))
 
 
@@ -119,6 +165,12 @@ def _edit(model: Decoder, ablate: tuple[str, ...], strengths: list[Strength]) ->
     return together(
         without(model, ablate), *(steer(model, load(path), strength) for path, strength in strengths)
     )
+
+
+def _changes(ablate: tuple[str, ...], strengths: list[Strength]) -> list[str]:
+    """What was done to the model, in words."""
+    added = (f"{path} added {strength:g} times" for path, strength in strengths)
+    return [*map(_named, ablate), *added]
 
 
 def _named(part: str) -> str:
@@ -141,15 +193,54 @@ def _strength(given: str) -> Strength:
 
 
 def _print(story: Story, model: str) -> None:
-    """Shows the story; what goes into a file or a pipe has no colours and no spaces at the ends of lines."""
-    from rich.console import Console
-
     from cutaway.commands import story_text
+
+    _on_console(lambda console: story_text.show(story, model, console))
+
+
+def _on_console(show: Callable[[Console], None]) -> None:
+    """What goes into a file or a pipe has no colours and no spaces at the ends of lines."""
+    from rich.console import Console
 
     console = Console(highlight=False)
     if console.is_terminal:
-        story_text.show(story, model, console)
+        show(console)
         return
     with console.capture() as captured:
-        story_text.show(story, model, console)
+        show(console)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+def _other(lm: LanguageModel, compare_model: str | None) -> LanguageModel:
+    return lm if compare_model is None else cutaway.load(model_path(compare_model), engine="definition")
+
+
+def _sheet(lm: LanguageModel, ids: list[int], name: str, edit: Mapping[str, Edit] | None = None) -> Sheet:
+    from cutaway.inspect import sheet
+    from cutaway.inspect.trace import Trace
+
+    return sheet.draw(Trace.of(lm.model, lm.tokenizer, ids, sheet.NAMES, edit), name)
+
+
+def _page(sheets: list[Sheet], target: Path | None, open_page: bool) -> None:
+    """Writes the page, to a temporary file if none was named, and opens it if asked to."""
+    from cutaway.inspect.page import page
+
+    target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
+    try:
+        target.write_text(page(sheets), encoding="utf-8")
+    except OSError as problem:
+        raise Failed(f"the page could not be written to {target}: {problem.strerror}") from None
+    note(f"Wrote {target} ({size(target.stat().st_size)}).")
+    if open_page and not webbrowser.open(target.resolve().as_uri()):
+        raise Failed(f"no browser could be opened: open {target} yourself")
+
+
+def _print_two(stories: tuple[Story, Story], models: tuple[str, str], as_json: bool) -> None:
+    from cutaway.commands import story_compare
+
+    if as_json:
+        one, other = ({"model": model, **asdict(story)} for model, story in zip(models, stories, strict=True))
+        print_json(one | {"compare": other})
+    else:
+        _on_console(lambda console: story_compare.show(*stories, models, console))

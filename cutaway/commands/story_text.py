@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.story import Head, Pair, Score, Story
 
 WIDTH = 100  # longer lines are hard to read
+TITLE = 200  # characters of the text in the title, its last
 LONGEST = 22  # cells of a token's text in a table
 ROWS = 24  # tokens listed one by one
 TERMS = 3  # products of a score written out
@@ -117,9 +119,10 @@ def _fixed(value: float) -> str:
 def _title(story: Story, model: str) -> Text:
     best = story.next[0]
     answer = best.text.strip(" ") or best.text
-    shape = f"{model}: {story.layers} layers of {story.heads} heads, {story.width} numbers a token"
+    text = story.text if len(story.text) <= TITLE else "…" + story.text[-TITLE:]
+    shape = f"{Path(model).name}: {story.layers} layers of {story.heads} heads, {story.width} numbers a token"
     return Text.assemble(
-        (drawn(story.text).replace("␣", " ").strip(), "bold"),
+        (drawn(text).replace("␣", " ").strip(), "bold"),
         (" → ", QUIET),
         (drawn(answer), f"bold {ACCENT}"),
         (f"  {percent(best.probability)}\n", "bold"),
@@ -379,8 +382,8 @@ def _next(story: Story) -> Step:
         rows.add_row(token(one.text), str(one.id), logit, percent(one.probability), shown)
     kept = sum(one.probability for one in story.next)
     sentence = (
-        f"The last token's stream becomes {story.vocabulary:,} logits, and softmax makes them chances: "
-        f"{_count(len(story.next), 'token')} hold {percent(kept)}."
+        f"The last token's stream becomes {story.vocabulary:,} logits, and softmax makes them chances; those "
+        f"shown hold {percent(kept)}."
     )
     return "The next token", sentence, rows
 

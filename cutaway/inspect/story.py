@@ -21,6 +21,7 @@ from torch import Tensor
 from cutaway.attention.parts.visibility import Places, mask
 from cutaway.embedding.neighbours import nearest
 from cutaway.inspect.attribution import Attribution
+from cutaway.inspect.lens import lens
 from cutaway.inspect.patch import patch_streams
 from cutaway.inspect.trace import Trace
 from cutaway.position import rope
@@ -493,11 +494,11 @@ def _moved(trace: Trace, attribution: Attribution) -> Moved:
 
 
 def _lens(trace: Trace) -> tuple[LensRow, ...]:
-    lens = trace.lens()
+    seen = lens(trace.model, {name: stream[-1:] for name, stream in trace.streams().items()})
     columns: Sequence[Sequence[Any]] = [
-        part[:, -1].tolist() for part in (lens.ids, lens.probabilities, lens.final)
+        part[:, 0].tolist() for part in (seen.ids, seen.probabilities, seen.final)
     ]
     return tuple(
         LensRow(name, id, trace.token(id), probability, final)
-        for name, id, probability, final in zip(lens.names, *columns, strict=True)
+        for name, id, probability, final in zip(seen.names, *columns, strict=True)
     )

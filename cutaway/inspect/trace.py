@@ -2,7 +2,7 @@
 
     trace = lm.trace("The capital of France is")
     trace.top(3)                    # the next token
-    trace.attention(20)             # [h t s] who looked where
+    trace.attention(20)             # [h t s] who looked where; .show() draws it
     trace.lens()                    # the guess after every block
     trace.attribution()             # which heads and MLPs made the answer
     trace["blocks.3.mlp.hidden"]    # any value, by its name
@@ -22,6 +22,7 @@ from torch import Tensor
 from cutaway.errors import Refused
 from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.lens import Lens, lens
+from cutaway.inspect.show import Pattern, View
 from cutaway.inspect.reading import row
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
@@ -113,8 +114,13 @@ class Trace(Mapping[str, Tensor]):
         ]
 
     def attention(self, layer: int) -> Float[Tensor, "h t s"]:
-        """How each head of a layer shared its attention: a row a token, over the tokens it saw."""
-        return self[f"blocks.{self._layer(layer)}.attention.pattern"]
+        """How each head of a layer shared its attention: a row a token, over the tokens it saw. ``.show()`` draws it."""
+        layer = self._layer(layer)
+        return Pattern.of(self[f"blocks.{layer}.attention.pattern"], self, layer)
+
+    def show(self, *views: str) -> View:
+        """The interactive page, or some of its views, for a notebook to draw or ``save`` to write."""
+        return View(self, views)
 
     def streams(self) -> dict[str, Float[Tensor, "t d"]]:
         """The residual stream after the embedding and after every block."""

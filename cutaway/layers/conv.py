@@ -1,4 +1,4 @@
-"""The short convolution: each channel mixes with its own last few values before attention reads it (H3, 2212.14052).
+"""The short convolution: each channel mixes with its own last few values (H3, 2212.14052).
 
     y[t] = b + sum_j w[j] x[t - size + 1 + j]        j = 0 .. size - 1, each channel alone, nothing after t
 
@@ -14,7 +14,9 @@ from cutaway.shapes import Float, Int
 
 
 class ShortConv(nn.Module):
-    """Causal and depthwise. Padding (a position of -1) is stepped over: what follows it sees what came before it."""
+    """Causal and depthwise. Padding (a position of -1) is stepped over: what follows it sees what came before
+    it.
+    """
 
     def __init__(self, channels: int, size: int, bias: bool) -> None:
         super().__init__()
@@ -29,14 +31,15 @@ class ShortConv(nn.Module):
         in_order: bool,
         tail: Float[Tensor, "b m n"] | None,
     ) -> tuple[Float[Tensor, "b t n"], Float[Tensor, "b m n"]]:
-        """``tail``: the last size - 1 values read before, None before the first. Returns y and the tail after x.
+        """``tail``: the last size - 1 values read before, None before the first. Returns y and the tail after
+        x.
 
         ``in_order`` promises that there is neither padding nor more than one document.
         """
         if in_order:
             line, y = self._convolved(x, None, tail)
             return y, line[:, x.shape[1] :]
-        # Real tokens first, in their order; the padding behind them is convolved too, and goes back to its places.
+        # Real tokens first, in their order; padding follows, and goes back to its places afterwards.
         order = (pos < 0).to(torch.uint8).argsort(dim=1, stable=True)
         documents = None if documents is None else documents.gather(1, order)
         line, y = self._convolved(_take(x, order), documents, tail)

@@ -2,7 +2,8 @@
 
 Layers are a tuple of blocks, so a hybrid stack (five local, one global) is data too. In a file a part that
 has variants says which by ``kind``, the name of its file: ``attention: {kind: gqa, heads: 9, ...}``. Equal
-neighbouring blocks are written once, with how often: ``{times: 30, attention: ..., mlp: ...}``."""
+neighbouring blocks are written once, with how often: ``{times: 30, attention: ..., mlp: ...}``.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +28,16 @@ class Block:
     ``post_norm`` also norms what attention and the MLP say before it is added (Gemma's sandwich).
     """
 
-    attention: Mixer = field(metadata={"variants": "cutaway.attention"})
+    attention: Any = field(metadata={"variants": "cutaway.attention"})  # a Mixer, of which files read more
     mlp: MLP
     norm: Norm = Norm()
     post_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attention, Mixer) or getattr(self.attention, "reads", "past") == "memory":
+            raise Refused(
+                f"a block cannot hold {_kind(self.attention)}: it does not read the text it is part of"
+            )
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
@@ -50,7 +57,8 @@ class Decoder:
 
     ``context``: how many positions the model was made for; ``tied``: the head is the embedding table;
     ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned positions (GPT-2) or
-    sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2)."""
+    sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2).
+    """
 
     vocab: int
     width: int
@@ -63,6 +71,13 @@ class Decoder:
         default=None, metadata={"variants": "cutaway.position"}
     )
     softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        for block in self.blocks:
+            if getattr(block.attention, "reads", "past") != "past":
+                raise Refused(
+                    f"a decoder cannot hold {_kind(block.attention)}: it reads what is not yet written"
+                )
 
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one more token over all layers, for numbers of ``entry`` bytes."""

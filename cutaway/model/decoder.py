@@ -4,7 +4,8 @@ GPT-2).
     x = embed(ids)        for each block: x = block(x)        logits = head(norm(x))
 
 It sees ids and positions, and never a target, a tokenizer or a file. What it read before is in the ``State``
-it is given."""
+it is given.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ class Decoder(nn.Module):
         """An empty memory, for one batch.
 
         ``remember`` makes of each layer's memory one that stores the same in another way: ``Quantised`` for
-        instance."""
+        instance.
+        """
         own = [block.attention.state() for block in self.config.blocks]
         return State(own if remember is None else [remember(memory) for memory in own])
 
@@ -88,7 +90,8 @@ class Decoder(nn.Module):
         """Logits at every position, n = t, or only at the last if ``last``, n = 1.
 
         ``pos`` are absolute positions, -1 for padding; ``documents`` keeps texts packed into one row apart,
-        and cannot be had together with a ``state``."""
+        and cannot be had together with a ``state``.
+        """
         if state is not None and documents is not None:
             raise Refused("packed documents are for training: read each with a state of its own instead")
         places = Places(pos, documents)

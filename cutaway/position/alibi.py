@@ -1,10 +1,11 @@
-"""Attention with linear biases (2108.12409): a score is lowered by the distance between query and key, nothing is turned.
+"""Attention with linear biases (2108.12409): a score is lowered by the distance between query and key,
+nothing is turned.
 
     score[i j] += -slope_h |i - j|        slope_h = 2^(-8 h / heads) for h = 1 ... heads
 
-Steep heads read what is near, flat ones the whole text, and a text longer than any in training is only more of the same.
-Where the number of heads is not a power of two the slopes are those of the next lower one, then every other of the next
-higher (Bloom, MPT).
+Steep heads read what is near, flat ones the whole text, and a text longer than any in training is only more
+of the same. Where the number of heads is not a power of two the slopes are those of the next lower one,
+then every other of the next higher (Bloom, MPT).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What alibi and t5 add to scores, as modules: positions of queries and keys in, a number for each pair and head out."""
+"""What alibi and t5 add to scores, as modules: positions of queries and keys in, a number for each
+pair and head out.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Multimodal rotary position (M-RoPE, 2409.12191): time, height and width share the pairs of a head among them.
+"""Multimodal rotary position (M-RoPE, 2409.12191): time, height and width share the pairs of a head among
+them.
 
-A piece of an image stands at three coordinates. The first ``sections[0]`` pairs of a head turn by its time, the next by
-its height, the last by its width. A text token's three coordinates are equal, and M-RoPE is then RoPE.
+A piece of an image stands at three coordinates. The first ``sections[0]`` pairs of a head turn by its time,
+the next by its height, the last by its width. A text token's three coordinates are equal, and M-RoPE is
+then RoPE.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ position.
 The score of a query at m and a key at n then depends on m - n alone: R(m)q . R(n)k = q . R(n - m)k. Pair i of
 a head of size k turns by base^(-2i/k) radians a token. In the half-split layout the pair is dimensions (i, i
 + k/2), in the interleaved one (2i, 2i + 1); a fixed permutation of the rows of W_q and W_k makes one the
-other."""
+other.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ torch.
 A scaling with ``stretch`` is the same for every text. One with ``at`` depends on how long the text has
 become: its keys turn differently as the text grows, so what was read before is not what would be read now,
 and no cache can make "continued" equal "read again" past the ``original`` length. Its type says so, and a
-state then keeps keys unturned."""
+state then keeps keys unturned.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Llama3:
     blended.
 
     A pair that turns fewer than ``low`` times in the ``original`` context is slowed by ``factor``; one that
-    turns more than ``high`` times is left alone."""
+    turns more than ``high`` times is left alone.
+    """
 
     factor: float
     low: float
@@ -76,7 +78,8 @@ class YaRN:
     Pairs that turn more than ``fast`` times in the ``original`` context are kept, those under ``slow`` times
     slowed by ``factor``. Cosine and sine are multiplied by ``magnitude``: 0.1 ln factor + 1, or ``attention``
     where it is given (DeepSeek: the ratio of ``sharpening`` by its two mscale numbers). ``whole`` widens the
-    blend to whole pairs."""
+    blend to whole pairs.
+    """
 
     factor: float
     original: int

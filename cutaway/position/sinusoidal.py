@@ -1,4 +1,5 @@
-"""Sinusoidal positions (1706.03762): each place is a vector of sines and cosines, added to the token's embedding.
+"""Sinusoidal positions (1706.03762): each place is a vector of sines and cosines, added to the token's
+embedding.
 
     p[2i] = sin(pos / base^(2i/d))        p[2i + 1] = cos(pos / base^(2i/d))
 

@@ -1,8 +1,9 @@
-"""T5's relative positions (1910.10683): a learned number for each head and each bucket of distances, added to the score.
+"""T5's relative positions (1910.10683): a learned number for each head and each bucket of distances, added
+to the score.
 
-Near distances have a bucket each; farther ones share buckets whose width grows as their logarithm, up to ``distance``,
-past which all are one. T5 does not divide scores by sqrt(k): its configs give ``scale`` 1. T5 has one table for all
-layers, UMT5 one a layer, as here; T5's is the same table in each.
+Near distances have a bucket each; farther ones share buckets whose width grows as their logarithm, up to
+``distance``, past which all are one. T5 does not divide scores by sqrt(k): its configs give ``scale`` 1. T5
+has one table for all layers, UMT5 one a layer, as here; T5's is the same table in each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Added tokens: texts that are one token whatever the model would make of them, found before anything else is done.
+"""Added tokens: texts that are one token whatever the model would make of them, found before all else.
 
-Some are control tokens (`special`), which end a turn or begin a text; others are ordinary text that was added to a
-vocabulary later. The flags are those of Hugging Face's tokenizer.json: `lstrip` and `rstrip` take the white space beside
-a token with it, `single_word` wants no letter beside it, `normalized` looks for it in the normalised text.
+Some are control tokens (`special`), which end a turn or begin a text; others are ordinary text that was added
+to a vocabulary later. The flags are those of Hugging Face's tokenizer.json: `lstrip` and `rstrip` take the
+white space beside a token with it, `single_word` wants no letter beside it, `normalized` looks for it in the
+normalised text.
 """
 
 import re
@@ -32,7 +33,7 @@ class AddedToken:
 
 
 class Finder:
-    """Finds added tokens in a text: at each place the longest, from left to right. `spelt` maps texts to tokens."""
+    """Finds the added tokens of `spelt` (text to token): at each place the longest, from left to right."""
 
     def __init__(self, spelt: Mapping[str, AddedToken]) -> None:
         self.spelt = {text: token for text, token in spelt.items() if text}
@@ -62,8 +63,8 @@ class Finder:
         found = self.pattern.search(text) if self.pattern else None
         if found is not None:
             raise Refused(
-                f"the text holds the control token {found[0]!r} at character {found.start()}: take it out, or encode it "
-                'as plain text (special="text") or as the token (special="allow")'
+                f"the text holds the control token {found[0]!r} at character {found.start()}: take it out, "
+                'or encode it as plain text (special="text") or as the token (special="allow")'
             )
 
 

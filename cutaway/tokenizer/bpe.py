@@ -1,9 +1,10 @@
-"""Byte pair encoding: a piece of text is cut into symbols, and neighbours merge, best pair first, until none is left.
+"""Byte pair encoding: a piece of text is cut into symbols, and neighbours merge, the best pair first.
 
-Sennrich et al. (arXiv:1508.07909); over bytes, as GPT-2 does it, when the symbols are the 256 bytes. The rule of a
-merge: of all neighbouring pairs that have a rank, the one of lowest rank; of equal ranks the leftmost. A rank comes from
-a list of learned pairs, or from the text that a pair makes (tiktoken by id, SentencePiece by score). Symbols are
-strings: bytes are written as the 256 characters of GPT-2, so that every vocabulary is a table of texts.
+Sennrich et al. (arXiv:1508.07909); over bytes, as GPT-2 does it, when the symbols are the 256 bytes. The rule
+of a merge: of all neighbouring pairs that have a rank, the one of lowest rank; of equal ranks the leftmost. A
+rank comes from a list of learned pairs, or from the text that a pair makes (tiktoken by id, SentencePiece by
+score). Symbols are strings: bytes are written as the 256 characters of GPT-2, so that every vocabulary is a
+table of texts.
 """
 
 import warnings
@@ -21,7 +22,7 @@ LONGEST_CACHED = 64  # characters
 
 
 def _byte_characters() -> str:
-    """GPT-2's spelling: a byte that prints in Latin-1 is itself, the others are U+0100, U+0101 ... in order."""
+    """GPT-2's spelling: a byte that prints in Latin-1 is itself, the others are U+0100 and on, in order."""
     prints = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return "".join(chr(byte) if byte in prints else chr(next(others)) for byte in range(256))
@@ -87,7 +88,7 @@ def merge(symbols: list[str], rank_of: RankOf, history: list[Pair] | None = None
 
 
 def listed(merges: Iterable[Pair], ids: Mapping[str, int], hidden: frozenset[str] = frozenset()) -> RankOf:
-    """Ranks by place in a list of learned pairs. Raises Refused for a pair whose text is not in the vocabulary.
+    """Ranks by place in a list of learned pairs. Raises Refused for a pair that makes no token.
 
     Pairs that would make a `hidden` token are left out.
     """
@@ -111,9 +112,10 @@ def joined(ranks: Mapping[str, int]) -> RankOf:
 class BPE:
     """A vocabulary and its merges: pieces of text to ids.
 
-    `ids` are the tokens that text can come to. `bytewise`: symbols are bytes, else characters. `whole`: a piece that is
-    a token is that token, whatever the merges say. A character that no token covers becomes its byte tokens
-    (`fallback`), else `unknown`, once a run if `fuse`. A symbol in `unused` is cut back into what it was merged from.
+    `ids` are the tokens that text can come to. `bytewise`: symbols are bytes, else characters. `whole`: a
+    piece that is a token is that token, whatever the merges say. A character that no token covers becomes its
+    byte tokens (`fallback`), else `unknown`, once a run if `fuse`. A symbol in `unused` is cut back into what
+    it was merged from.
     """
 
     def __init__(
@@ -171,7 +173,7 @@ class BPE:
         return out
 
     def _warn(self, symbol: str) -> None:
-        """Some vocabularies have no token for rare control bytes; the models' own tokenizers leave those out too."""
+        """Some vocabularies lack rare control bytes; the models' own tokenizers leave those out too."""
         lacking = f"byte 0x{(unspell(symbol) or b'?')[0]:02X}" if self.bytewise else repr(symbol)
         warnings.warn(
             f"the vocabulary has no token for {lacking}: it is left out, as in tokenizers and llama.cpp",

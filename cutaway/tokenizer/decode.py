@@ -1,8 +1,8 @@
 """Ids back to text: each id has its bytes, and text appears as soon as whole characters do.
 
-What is not UTF-8 becomes U+FFFD, one for each maximal part that cannot be completed (the Unicode standard's way, and
-Python's); a stream shows exactly what decoding all ids at once would. SentencePiece-like vocabularies write a space in
-front of a text, and decoding takes it off again.
+What is not UTF-8 becomes U+FFFD, one for each maximal part that cannot be completed (the Unicode standard's
+way, and Python's); a stream shows exactly what decoding all ids at once would. SentencePiece-like
+vocabularies write a space in front of a text, and decoding takes it off again.
 """
 
 import codecs
@@ -16,8 +16,8 @@ KEEP, ONE, EACH, FIRST = "keep", "one", "each", "first"
 class Lead:
     """What is taken off the front of decoded text.
 
-    keep: nothing; one: one space; each: one space of every token until something is written (SentencePiece, when it
-    removes extra spaces); first: all spaces of the first token (Hugging Face's Metaspace decoder).
+    keep: nothing; one: one space; each: one space of every token until something is written (SentencePiece,
+    when it removes extra spaces); first: all spaces of the first token (Hugging Face's Metaspace decoder).
     """
 
     rule: str = KEEP
@@ -29,6 +29,9 @@ class Lead:
         if self.rule == KEEP or written or not data.startswith(b" ") or (self.rule == ONE and taken):
             return data, taken
         return data[1:], True
+
+
+NOTHING = Lead()
 
 
 class Decoder:

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import regex
 
@@ -13,10 +14,10 @@ from cutaway.tokenizer.pretokenize import SECONDS, compiled
 
 MOST_GROWN = 64  # times; Unicode's own forms make at most 18 characters of one
 LARGEST = 1 << 27  # characters
-FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
-# A rule changes a stretch between added tokens. The flags: no text stands before it, or behind it, or a control token.
+# A rule changes a stretch between added tokens. The flags: no text stands before it, or behind it, or a
+# control token.
 Rule = Callable[[str, bool, bool], str]
 
 
@@ -24,10 +25,13 @@ Rule = Callable[[str, bool, bool], str]
 class Unicode:
     """One of the Unicode standard's normal forms, in the version of Unicode that Python carries."""
 
-    form: str
+    form: Literal["NFC", "NFD", "NFKC", "NFKD"]
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
         return unicodedata.normalize(self.form, text)
+
+
+FORMS = {"NFC": Unicode("NFC"), "NFD": Unicode("NFD"), "NFKC": Unicode("NFKC"), "NFKD": Unicode("NFKD")}
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,11 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Charsmap:
-    """SentencePiece's precompiled map of characters: the longest entry that fits is replaced, from left to right.
+    """SentencePiece's precompiled map of characters: the longest entry that fits is replaced, from left to
+    right.
 
-    The bytes are the size of a double-array trie, the trie in units of 32 bits (darts-clone), and the replacements,
-    each ended by a zero. Raises Refused where a place in them points outside.
+    The bytes are the size of a double-array trie, the trie in units of 32 bits (darts-clone), and the
+    replacements, each ended by a zero. Raises Refused where a place in them points outside.
     """
 
     data: bytes
@@ -180,7 +185,9 @@ def normalize(rules: tuple[Rule, ...], text: str, first: bool = True, last: bool
         for rule in rules:
             text = rule(text, first, last)
             if len(text) > longest:
-                raise Refused(f"the tokenizer's normaliser makes this text more than {MOST_GROWN} times as long")
+                raise Refused(
+                    f"the tokenizer's normaliser makes this text more than {MOST_GROWN} times as long"
+                )
     except TimeoutError:
         raise Refused("a pattern of the tokenizer's normaliser takes too long on this text") from None
     return text

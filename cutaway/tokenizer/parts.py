@@ -1,30 +1,32 @@
-"""What a tokenizer is, as data: the formats read files into this and write it back, Tokenizer makes it work."""
+"""What a tokenizer is, as data: the formats read files into this and write it back, Tokenizer makes it
+work.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import Pair
-from cutaway.tokenizer.decode import Lead
+from cutaway.tokenizer.decode import NOTHING, Lead
 from cutaway.tokenizer.normalize import Rule
 from cutaway.tokenizer.pretokenize import Step
 
 # Control tokens that end an answer, whatever a file calls its end token. A token of another kind never does.
-ENDS = frozenset(
-    "<|im_end|> <|eot_id|> <|eom_id|> <|end|> <|endoftext|> <|end_of_text|> <|end_of_turn|> <end_of_turn> <turn|> "
-    "<end_of_utterance> <eos> </s> <EOT> <|EOT|> [EOS] [EOT] <|return|> <|call|> <｜end▁of▁sentence｜>".split()
-)
+_ENDS = """<|im_end|> <|eot_id|> <|eom_id|> <|end|> <|endoftext|> <|end_of_text|> <|end_of_turn|>
+<end_of_turn> <turn|> <end_of_utterance> <eos> </s> <EOT> <|EOT|> [EOS] [EOT] <|return|> <|call|>
+<｜end▁of▁sentence｜>"""
+ENDS = frozenset(_ENDS.split())
 
 
 @dataclass(frozen=True)
 class Parts:
     """A tokenizer's vocabulary and rules.
 
-    `tokens` is every token's text by id (None where an id has none), `vocabulary` those that the model's merges know.
-    `merges` are learned pairs in order; without them any two neighbours merge whose text has a rank in `ranks`. `scores`
-    are SentencePiece's, by id. `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes
-    off the front, `surface` how the unknown token reads when it is not its own text. Other fields as in BPE.
+    `tokens` is every token's text by id (None where an id has none), `vocabulary` those that the model's
+    merges know. `merges` are learned pairs in order; without them any two neighbours merge whose text has a
+    rank in `ranks`. `scores` are SentencePiece's, by id. `pre` is the name that GGUF files give the
+    pre-tokeniser. `lead` says what decoding takes off the front, `surface` how the unknown token reads when
+    it is not its own text. Other fields as in BPE.
     """
 
     tokens: Sequence[str | None]
@@ -41,7 +43,7 @@ class Parts:
     pretokenizer: tuple[Step, ...] = ()
     pre: str | None = None
     added: tuple[AddedToken, ...] = ()
-    lead: Lead = Lead()
+    lead: Lead = NOTHING
     surface: str | None = None
     bos: int | None = None
     eos: int | None = None
@@ -52,13 +54,10 @@ class Parts:
     add_eos: bool = False
     chat_template: str | None = None
 
-    @cached_property
-    def added_by_id(self) -> dict[int, AddedToken]:
-        """The added tokens by id."""
-        return {token.id: token for token in self.added}
-
     def ends(self) -> tuple[int, ...]:
-        """The ids that end an answer: the end token, those the file names beside it, and control tokens in ENDS."""
+        """The ids that end an answer: the end token, those the file names beside it, and control tokens in
+        ENDS.
+        """
         control = [token.id for token in self.added if token.special and token.text in ENDS]
         named = [] if self.eos is None else [self.eos]
         return tuple(dict.fromkeys([*named, *self.eot, *control]))

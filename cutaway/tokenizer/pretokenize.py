@@ -1,8 +1,8 @@
 """Pre-tokenisation: text is cut into pieces, across which nothing merges.
 
-A pre-tokeniser is a list of steps, each of which cuts every piece of the one before. The patterns below are those that
-the models were trained with, under the names that GGUF files give them (`tokenizer.ggml.pre`); the meaning of \\p{L},
-\\p{N} and \\s is that of the `regex` package and the version of Unicode it carries.
+A pre-tokeniser is a list of steps, each of which cuts every piece of the one before. The patterns below are
+those that the models were trained with, under the names that GGUF files give them (`tokenizer.ggml.pre`); the
+meaning of \\p{L}, \\p{N} and \\s is that of the `regex` package and the version of Unicode it carries.
 """
 
 import warnings
@@ -18,7 +18,8 @@ from cutaway.errors import Refused
 
 BEHAVIOURS = ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
 LONGEST_PATTERN = 20_000  # characters; the longest of a real model has 800
-SECONDS = 20.0  # for one pattern over one text, plus one a megabyte: a hostile pattern ends in a sentence, not a hang
+# For one pattern over one text, plus one a megabyte: a hostile pattern ends in a sentence, not in a hang.
+SECONDS = 20.0
 SPACE = "\u2581"  # the character that SentencePiece writes a space as
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
@@ -38,16 +39,24 @@ _CASED_LETTERS = (
 )
 _ANY_CASE = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 CL100K = rf"{_ANY_CASE}|{_LETTERS}|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}"
-O200K = rf"{_CASED[0]}{_ANY_CASE}?|{_CASED[1]}{_ANY_CASE}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+_SIGNS_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
+O200K = rf"{_CASED[0]}{_ANY_CASE}?|{_CASED[1]}{_ANY_CASE}?|\p{{N}}{{1,3}}|{_SIGNS_SLASH}|{_SPACES}"
 _LLAMA3 = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}"
 _QWEN2 = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}|{_SIGNS}|{_SPACES}"
-_QWEN35 = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+_MARKED = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+_QWEN35 = rf"{_ENDINGS}|{_MARKED}|{_SPACES}"
+_DEEPSEEK3 = (
+    rf"{_ASCII_SIGN}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*"
+)
 _LINES = r"[^\n]+|[\n]+"
 
 # Under each of the names that GGUF files give it, the patterns of a model, to be applied one after the other.
 PATTERNS: dict[str, tuple[str, ...]] = {}
 for _names, _patterns in (
-    ("gpt-2 phi-2 mpt olmo jais trillion mellum modern-bert exaone4 gigachat a.x-4.0 granite-docling", (GPT2,)),
+    (
+        "gpt-2 phi-2 mpt olmo jais trillion mellum modern-bert exaone4 gigachat a.x-4.0 granite-docling",
+        (GPT2,),
+    ),
     ("jina-es jina-de jina-v2-es jina-v2-de", (GPT2,)),
     ("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", (r"\p{N}", GPT2)),
     ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 dbrx smaug-bpe", (_LLAMA3,)),
@@ -55,10 +64,17 @@ for _names, _patterns in (
     ("qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", (_QWEN2,)),
     ("qwen35", (_QWEN35,)),
     ("gpt-4o llama4 kanana2 minimax-m2", (O200K,)),
-    ("tekken", ("|".join([*_CASED, r"\p{N}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", _SPACES]),)),
+    ("tekken", ("|".join([*_CASED, r"\p{N}", _SIGNS_SLASH, _SPACES]),)),
     (
         "deepseek-llm",
-        ("[\r\n]", rf"\s?{_CASED_LETTERS}+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", _CJK_LETTERS, r"\p{N}+"),
+        (
+            "[\r\n]",
+            rf"\s?{_CASED_LETTERS}+",
+            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+            r"\s+$",
+            _CJK_LETTERS,
+            r"\p{N}+",
+        ),
     ),
     ("deepseek-coder", ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_LETTERS, r"\p{N}")),
     (
@@ -66,7 +82,7 @@ for _names, _patterns in (
         (
             r"\p{N}{1,3}",
             _CJK,
-            rf"{_ASCII_SIGN}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}",
+            rf"{_DEEPSEEK3}|{_SPACES}",
         ),
     ),
     ("falcon", (r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]")),
@@ -74,7 +90,10 @@ for _names, _patterns in (
     ("gemma4", (_LINES,)),
 ):
     PATTERNS.update(dict.fromkeys(_names.split(), _patterns))
-WHOLE = frozenset("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4 glm5 tekken".split())
+_WHOLE = "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4 glm5 tekken"
+WHOLE = frozenset(
+    _WHOLE.split()
+)  # those in which a piece that is a token is that token, whatever the merges say
 # How tokenizer.json and rank files spell the same patterns, and the GGUF name of each.
 SPELLINGS = (
     ("llama-bpe", (CL100K,)),
@@ -88,7 +107,10 @@ BEGINS = WHOLE - {"glm4", "glm5"}  # those whose prompts begin with BOS unless t
 
 
 def named(pre: str) -> tuple["Split", ...]:
-    """The steps of the pre-tokeniser that GGUF files call `pre`. Raises Refused for a name that is not known."""
+    """The steps of the pre-tokeniser that GGUF files call `pre`.
+
+    Raises Refused for a name that is not known.
+    """
     if pre not in PATTERNS:
         raise Refused(f"the pre-tokeniser {pre!r} is not known; known are {', '.join(sorted(PATTERNS))}")
     return tuple(Split(pattern) for pattern in PATTERNS[pre])
@@ -102,7 +124,9 @@ Step = Callable[[list[str], bool], list[str]]
 def compiled(pattern: str) -> Any:
     """A pattern, compiled by the `regex` package. Raises Refused where it is none."""
     if len(pattern) > LONGEST_PATTERN:
-        raise Refused(f"a split pattern has {len(pattern):,} characters; no model's has over {LONGEST_PATTERN:,}")
+        raise Refused(
+            f"a split pattern has {len(pattern):,} characters; no model's has over {LONGEST_PATTERN:,}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -113,7 +137,9 @@ def compiled(pattern: str) -> Any:
 
 @dataclass(frozen=True)
 class Split:
-    """Cuts at the matches of a pattern, or at what lies between them with `invert`; `behaviour` is one of BEHAVIOURS."""
+    """Cuts at the matches of a pattern, or at what lies between them with `invert`; `behaviour` is one of
+    BEHAVIOURS.
+    """
 
     pattern: str
     behaviour: str = "isolated"
@@ -129,7 +155,10 @@ class Split:
 
     def _parts(self, piece: str) -> list[str]:
         try:
-            found = [match.span() for match in compiled(self.pattern).finditer(piece, timeout=_seconds(self.pattern, piece))]
+            found = [
+                match.span()
+                for match in compiled(self.pattern).finditer(piece, timeout=_seconds(self.pattern, piece))
+            ]
         except TimeoutError:
             raise self._slow() from None
         cuts = _covering(found, len(piece), self.invert)
@@ -151,7 +180,9 @@ class PrefixSpace:
 
 @dataclass(frozen=True)
 class Metaspace:
-    """Writes spaces as `replacement`, puts one in front (`prepend`: always, first, never) and cuts before each."""
+    """Writes spaces as `replacement`, puts one in front (`prepend`: always, first, never) and cuts before
+    each.
+    """
 
     replacement: str = SPACE
     prepend: str = "always"
@@ -168,7 +199,8 @@ class Metaspace:
         return Split(regex.escape(self.replacement), "merged_with_next")(out, first)
 
 
-# Two steps in one pass over the text: white space in front of a digit is whole, as it is at the end of a text.
+# Two steps in one pass over the text: white space in front of a digit is whole, as it is at the end of a
+# text.
 _FUSED = {
     (Split(r"\p{N}"), Split(GPT2)): Split(
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
@@ -234,7 +266,11 @@ def _seconds(pattern: str, piece: str) -> float | None:
 
 
 _OURS = frozenset(
-    [*chain.from_iterable(patterns for _, patterns in SPELLINGS), O200K, *(step.pattern for step in _FUSED.values())]
+    [
+        *chain.from_iterable(patterns for _, patterns in SPELLINGS),
+        O200K,
+        *(step.pattern for step in _FUSED.values()),
+    ]
 )
 
 

@@ -1,7 +1,9 @@
-"""SentencePiece's BPE (arXiv:1808.06226): neighbours merge if the text they make is a piece, best score first.
+"""SentencePiece's BPE (arXiv:1808.06226): neighbours merge if the text they make is a piece, best score
+first.
 
-A space is written U+2581. A character that no piece covers becomes its bytes, or the unknown piece. Of equal scores the
-leftmost pair merges first; a merge may go through a piece that is never written (unused), which is then cut again.
+A space is written U+2581. A character that no piece covers becomes its bytes, or the unknown piece. Of equal
+scores the leftmost pair merges first; a merge may go through a piece that is never written (unused), which is
+then cut again.
 """
 
 from collections.abc import Sequence

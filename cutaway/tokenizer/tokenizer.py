@@ -1,8 +1,8 @@
 """The tokenizer: text to ids and back, control tokens only where the caller allows them.
 
-Encoding goes as Hugging Face's does: added tokens are found, the text between them is normalised, cut into pieces, and
-each piece encoded by itself (so that a piece seen before costs one look-up). Text never becomes a control token unless
-special="allow".
+Encoding goes as Hugging Face's does: added tokens are found, the text between them is normalised, cut into
+pieces, and each piece encoded by itself (so that a piece seen before costs one look-up). Text never becomes a
+control token unless special="allow".
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ MODES = ("text", "allow", "forbid")
 class Tokenizer:
     """A vocabulary with the rules of its use.
 
-    `special` holds the control tokens and `added` every added token, text to id. `bos`, `eos`, `pad`, `unknown` are ids
-    or None; `eos_ids` those that end an answer; `add_bos` and `add_eos` whether the model's prompts have them.
+    `special` holds the control tokens and `added` every added token, text to id. `bos`, `eos`, `pad`,
+    `unknown` are ids or None; `eos_ids` those that end an answer; `add_bos` and `add_eos` whether the model's
+    prompts have them.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -54,12 +55,15 @@ class Tokenizer:
 
     @classmethod
     def load(
-        cls, source: str | os.PathLike[str], pattern: str | None = None, special: Mapping[str, int] | None = None
+        cls,
+        source: str | os.PathLike[str],
+        pattern: str | None = None,
+        special: Mapping[str, int] | None = None,
     ) -> Tokenizer:
-        """The tokenizer of a .gguf, tokenizer.json, .model or .tiktoken file, of a folder, or of a model's name.
+        """The tokenizer in a .gguf, tokenizer.json, .model or .tiktoken file, a folder, or of a model's name.
 
-        A rank file needs `pattern` (a name such as "cl100k", or a regular expression) and takes `special` tokens.
-        Raises Refused for what cannot be read or is not supported, by name.
+        A rank file needs `pattern` (a name such as "cl100k", or a regular expression) and takes `special`
+        tokens. Raises Refused for what cannot be read or is not supported, by name.
         """
         from cutaway.tokenizer.formats import read
 
@@ -73,7 +77,9 @@ class Tokenizer:
         return cls(gguf.read(metadata))
 
     def to_gguf(self, size: int | None = None) -> dict[str, Any]:
-        """The `tokenizer.ggml.*` metadata with which llama.cpp gives the same ids. Raises Refused if there is none.
+        """The `tokenizer.ggml.*` metadata with which llama.cpp gives the same ids.
+
+        Raises Refused if there is none.
 
         `size` is the number of rows of the model's embedding, if that is more than there are tokens.
         """
@@ -82,7 +88,9 @@ class Tokenizer:
         return gguf.write(self.parts, size)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a tokenizer.json that Hugging Face's tokenizers reads to the same ids; a folder gets one inside."""
+        """Write a tokenizer.json that Hugging Face's tokenizers reads to the same ids; a folder gets one
+        inside.
+        """
         from cutaway.tokenizer.formats import hf_json
 
         return hf_json.save(self.parts, path)
@@ -90,8 +98,9 @@ class Tokenizer:
     def encode(self, text: str, special: str = "text") -> list[int]:
         """The ids of a text, without BOS or EOS.
 
-        What spells a control token is encoded as plain text ("text"), as the token ("allow"), or raises Refused
-        ("forbid"). Added tokens that are not control tokens are always found. Raises Refused for lone surrogates.
+        What spells a control token is encoded as plain text ("text"), as the token ("allow"), or raises
+        Refused ("forbid"). Added tokens that are not control tokens are always found. Raises Refused for lone
+        surrogates.
         """
         return list(chain.from_iterable(self._encoded(text, special)))
 
@@ -102,7 +111,9 @@ class Tokenizer:
         return np.fromiter(chain.from_iterable(self._encoded(text, special)), np.int32)
 
     def encode_batch(self, texts: Iterable[str], special: str = "text") -> tuple[np.ndarray, np.ndarray]:
-        """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64 [texts + 1]."""
+        """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64
+        [texts + 1].
+        """
         import numpy as np
 
         arrays = [self.encode_array(text, special) for text in texts]
@@ -113,16 +124,20 @@ class Tokenizer:
     def encode_parts(
         self, text: str, control: Sequence[tuple[int, int, int]], never: frozenset[int] = frozenset()
     ) -> list[int]:
-        """The ids of a text in which the (start, stop, id) of `control` are tokens; no other text becomes one in `never`.
+        """The ids of a text in which the (start, stop, id) of `control` are tokens; no other text becomes one
+        in `never`.
 
-        Spans are in order and do not overlap; an id's own lstrip and rstrip apply. The rest is as in `encode`.
+        Spans are in order and do not overlap; an id's own lstrip and rstrip apply. The rest is as in
+        `encode`.
         """
         _check(text)
         way = self._way(self._control | never)
         segments: list[str | int] = []
         done = 0
         for start, stop, id in control:
-            start, stop = stripped(self._added.get(id, AddedToken(id, "")), text, done, max(start, done), stop)
+            start, stop = stripped(
+                self._added.get(id, AddedToken(id, "")), text, done, max(start, done), stop
+            )
             segments += [*way.raw.split(text[done:start]), id]
             done = stop
         segments += way.raw.split(text[done:])
@@ -143,10 +158,14 @@ class Tokenizer:
     def stream(self, skip_special: bool = False) -> Decoder:
         """A decoder for ids as they come: what it returns, joined, is `decode` of all of them."""
         surface = self.unknown if self.parts.surface is not None else None
-        return Decoder(self._bytes.__getitem__, self.parts.lead, self.is_special if skip_special else None, surface)
+        return Decoder(
+            self._bytes.__getitem__, self.parts.lead, self.is_special if skip_special else None, surface
+        )
 
     def merges_of(self, text: str) -> list[tuple[str, list[Pair]]]:
-        """Each piece of a text in the vocabulary's spelling, with its merges in the order in which they happened."""
+        """Each piece of a text in the vocabulary's spelling, with its merges in the order in which they
+        happened.
+        """
         _check(text)
         way = self._way(self._control)
         out = []
@@ -209,12 +228,15 @@ class _Way:
     def __init__(self, parts: Parts, never: frozenset[int], others: Iterable[_Way]) -> None:
         looked_for = [token for token in parts.added if token.id not in never]
         self.parts = parts
-        self.raw = Finder({token.text: token for token in looked_for if not token.normalized or not parts.normalizer})
+        self.raw = Finder(
+            {token.text: token for token in looked_for if not token.normalized or not parts.normalizer}
+        )
         late = [token for token in looked_for if token.normalized and parts.normalizer]
         self.late = Finder({normalize(parts.normalizer, token.text): token for token in late})
         self.control = frozenset(token.id for token in parts.added if token.special)
         hidden = never | self.control
-        self.hidden = frozenset(text for text in map(parts.tokens.__getitem__, hidden) if text in parts.vocabulary)
+        texts = (parts.tokens[id] for id in hidden if id < len(parts.tokens))
+        self.hidden = frozenset(text for text in texts if text is not None and text in parts.vocabulary)
         self.steps = fused(parts.pretokenizer)
         twin = next((other for other in others if other.hidden == self.hidden), None)
         self.model = twin.model if twin else _model(parts, self.hidden)
@@ -266,14 +288,15 @@ def _model(parts: Parts, hidden: frozenset[str]) -> BPE:
         bytewise=parts.bytewise,
         whole=parts.whole,
         fallback=parts.fallback,
-        unknown=None if parts.bytewise else parts.unknown,  # what no byte token covers is never a control token
+        # A byte without a token is left out: it must not become the control token that some files name.
+        unknown=None if parts.bytewise else parts.unknown,
         fuse=parts.fuse,
         unused=frozenset(text for text in map(parts.tokens.__getitem__, parts.unused) if text is not None),
     )
 
 
 def _words(parts: Parts) -> Callable[[str], list[str]] | None:
-    """Cuts at spaces that no token reaches across, where the model itself would take a whole text as one piece.
+    """Cuts a text that the model would take as one piece at the spaces that no token reaches across.
 
     The ids stay the same and pieces are met again. None where pieces are bytes, or no token is a space.
     """
@@ -319,7 +342,7 @@ def _check(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as problem:
+        half, place = ord(text[problem.start]), problem.start
         raise Refused(
-            f"the text holds half a surrogate pair (U+{ord(text[problem.start]):04X}) at character {problem.start}, which "
-            "is no text: replace it"
+            f"the text holds half a surrogate pair (U+{half:04X}) at character {place}, which is no text"
         ) from None

@@ -1,4 +1,4 @@
-"""The attentions of 2014 and 2015 against their papers' equations, written as float64 loops over single words."""
+"""The attentions of 2014 and 2015 against their papers' equations, as float64 loops over words."""
 
 import math
 from typing import Any

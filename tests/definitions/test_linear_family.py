@@ -1,5 +1,7 @@
-"""The linear family against the papers' equations, token by token and head by head in float64; and the chunked form of
-each recurrence against that loop, values and gradients, over long texts and with gates that are shut."""
+"""The linear family against the papers' equations, token by token and head by head in float64; and the
+chunked form of each recurrence against that loop, values and gradients, over long texts and with gates that
+are shut.
+"""
 
 import importlib
 import math
@@ -237,6 +239,25 @@ def test_the_memory_does_not_grow(case: str) -> None:
     out = half(x.bfloat16(), Places(torch.arange(TOKENS)[None]), None, True, state)
     assert out.dtype == torch.bfloat16
     assert state.nbytes == config.state_bytes(2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_packed_with_padding_between_equals_separate(case: str) -> None:
+    """Neither the memory nor the short convolution may reach over a document's edge, nor be cut by padding."""
+    config, module, x = _made(case)
+    pos = torch.tensor([[-1, 0, 1, -1, 2, 0, -1, 1, 2]])
+    documents = torch.tensor([[9, 4, 4, 9, 4, 7, 9, 7, 7]])
+
+    def read(x: torch.Tensor, pos: torch.Tensor, documents: torch.Tensor | None) -> torch.Tensor:
+        rotation = None if config.position is None else rope.Turn(config.position).rotation(pos)
+        return module(x, Places(pos, documents), rotation, False, None)
+
+    packed = read(x, pos, documents)
+    assert packed.isfinite().all()
+    for document in (4, 7):
+        own = (documents == document)[0]
+        assert_close(packed[:, own], read(x[:, own], torch.arange(3)[None], None), rtol=1e-9, atol=1e-9)
 
 
 def _inputs(

@@ -1,4 +1,6 @@
-"""Laws run tiny models: one thread is faster than two that wait for each other, many times on a busy machine."""
+"""Laws run tiny models: one thread is faster than two that wait for each other, many times on a busy
+machine.
+"""
 
 from collections.abc import Iterator
 

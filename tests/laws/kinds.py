@@ -34,8 +34,11 @@ def _config(kind: str) -> Any:
     return getattr(importlib.import_module(f"cutaway.attention.{kind}"), "Config", None)
 
 
-ALL = sorted(module.name for module in pkgutil.iter_modules(cutaway.attention.__path__) if _config(module.name))
-# Those that a decoder's block can hold: they read the past. Encoders and readers of a memory have laws of their own.
+ALL = sorted(
+    module.name for module in pkgutil.iter_modules(cutaway.attention.__path__) if _config(module.name)
+)
+# Those that a decoder's block can hold: they read the past. Encoders and readers of a memory have laws of
+# their own.
 KINDS = [k for k in ALL if hasattr(_config(k), "state") and getattr(_config(k), "reads", "past") == "past"]
 # Those that are the softmax of score.py over heads, and differ in who sees whom.
 SOFTMAX = [k for k in ALL if hasattr(_config(k), "visibility")]
@@ -52,7 +55,9 @@ def attention(kind: str, **changes: Any) -> Any:
 
 
 def decoder_config(kind: str) -> DecoderConfig:
-    """Three blocks: with rotary positions and all parts plain, with every option on, and with no position at all."""
+    """Three blocks: with rotary positions and all parts plain, with every option on, and with no
+    position at all.
+    """
     plain = attention(kind, position=rope.Config(8))
     adorned = attention(
         kind,
@@ -70,7 +75,8 @@ def decoder_config(kind: str) -> DecoderConfig:
     bare = attention(kind, value_size=6, qk_norm=Norm(), relative=alibi.Config())
     mlps = MLP(48), MLP(40, activation="gelu_tanh", gated=False, bias=True), MLP(24, activation="relu")
     blocks = tuple(
-        Block(attention=a, mlp=m, post_norm=i == 1) for i, (a, m) in enumerate(zip((plain, adorned, bare), mlps, strict=True))
+        Block(attention=a, mlp=m, post_norm=i == 1)
+        for i, (a, m) in enumerate(zip((plain, adorned, bare), mlps, strict=True))
     )
     return DecoderConfig(vocab=VOCAB, width=WIDTH, context=CONTEXT, blocks=blocks)
 

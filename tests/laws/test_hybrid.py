@@ -1,4 +1,4 @@
-"""One decoder of many mechanisms: layers are data, so a stack may hold any of them, and behaves as a stack of one does."""
+"""One decoder of many mechanisms: layers are data, and a mixed stack obeys the laws that a plain one does."""
 
 import importlib
 import random

@@ -1,4 +1,6 @@
-"""Every path computes what the naive one does, its gradients too, for every visibility and every way to make scores."""
+"""Every path computes what the naive one does, its gradients too, for every visibility and every way
+to make scores.
+"""
 
 from typing import Any
 
@@ -8,7 +10,7 @@ from torch.testing import assert_close
 
 from cutaway.attention.parts.paths import PATHS, blocked, choose, naive
 from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import All, Causal, Places, mask
+from cutaway.attention.parts.visibility import All, Places, mask
 from cutaway.errors import Refused
 from cutaway.position import alibi, t5
 from tests.laws.kinds import SOFTMAX, attention
@@ -20,7 +22,9 @@ FAST = {name: path for name, path in PATHS.items() if name != "naive"} | {
 SCORES = ("plain", "softcap", "sinks", "alibi", "t5", "chosen")
 
 
-def _problem(kind: str, queries: int = 16, keys: int = 16, seed: int = 0, scores: str = "plain", **changes: Any) -> Problem:
+def _problem(
+    kind: str, queries: int = 16, keys: int = 16, seed: int = 0, scores: str = "plain", **changes: Any
+) -> Problem:
     config = attention(kind)
     generator = torch.Generator().manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""The linear family against transformers: Qwen3-Next's gated delta rule and Mamba 2, functions and whole layers."""
+"""The linear family against transformers: Qwen3-Next's gated delta rule and Mamba 2, functions and layers."""
 
 from typing import Any
 

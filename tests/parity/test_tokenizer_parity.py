@@ -39,7 +39,8 @@ Tất cả mọi người sinh ra đều được tự do.
 יולדו כל בני האדם חופשיים ושווים בערכם ובזכויותיהם. يولد جميع الناس أحراراً متساوين في الكرامة والحقوق. ١٢٣٤٥
 सभी मनुष्यों को गौरव और अधिकारों के मामले में १२३
 ทุกคนเกิดมามีอิสระ მობრწყინვება ყველა ծնվում են ሁሉም ሰዎች ᎠᏂᏴᏫ İIıi ǅ ß ﬁ ½ Ⅷ"""
-ODD = """🎉👩‍👩‍👧‍👦🏳️‍🌈e\u0301\u0301 \x00\x01\x1c\x7f\x85\xa0\u200b\u2028\ufeff\u3000\U000e0041 \t\t x\r\n\r\r\n \n  y   \n\n\n z
+ODD = """🎉👩‍👩‍👧‍👦🏳️‍🌈e\u0301\u0301 \x00\x01\x1c\x7f\x85\xa0\u200b\u2028\ufeff\u3000
+\U000e0041 \t\t x\r\n\r\r\n \n  y   \n\n\n z
 'S'll'RE'ſ 12345678 0x1F 3.14
 <s>a</s><|im_end|><|endoftext|> <0x41> ▁a▁▁b <unk>[INST] ~~~~ ==== !!!???
 http://a.b/c?d=e&f=%20 a_b::c->d snake_caseCamelCase"""
@@ -48,7 +49,7 @@ http://a.b/c?d=e&f=%20 a_b::c->d snake_caseCamelCase"""
 @cache
 def texts() -> list[str]:
     """Some 60 kB: prose in many scripts, code, odd characters, noise, long runs, and the shortest texts."""
-    code = "".join(inspect.getsource(module) for module in (json.decoder, random))[:16_000]
+    code = "".join(inspect.getsource(module) for module in (json.decoder, random))[:6_000]
     noise = random.Random(0)
     known = [
         chr(code) for code in range(32, 0x20000) if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")
@@ -56,12 +57,12 @@ def texts() -> list[str]:
     whole = [
         DECLARATION,
         ODD,
-        noise.randbytes(1500).decode("utf-8", "replace"),
+        noise.randbytes(800).decode("utf-8", "replace"),
         noise.randbytes(800).decode("latin-1"),
     ]
-    whole.append("".join(noise.choices(known, k=800)))
+    whole.append("".join(noise.choices(known, k=500)))
     runs = [mark * size for mark in "a \né字=1\t\r" for size in (1, 2, 3, 7, 33, 300)]
-    return ["", *runs, *whole, *[code[i : i + 800] for i in range(0, len(code), 800)]]
+    return ["", *runs, *whole, *[code[i : i + 800] for i in range(0, len(code), 600)]]
 
 
 def differing(
@@ -81,10 +82,12 @@ wild = st.text(
 tried = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+LACKING = pytest.mark.filterwarnings("ignore:the vocabulary has no token for byte")  # of rare control bytes
+
 # llama.cpp
 
-_SETS = """command-r deepseek-coder deepseek-llm falcon gemma-4 gpt-2 llama-bpe llama-spm mpt phi-3 qwen2 qwen35
-refact starcoder"""
+_SETS = """command-r deepseek-coder deepseek-llm falcon gemma-4 gpt-2 llama-bpe llama-spm mpt phi-3 qwen2
+qwen35 refact starcoder"""
 SETS = _SETS.split()
 
 
@@ -167,11 +170,12 @@ MARKED = [
 ]
 
 
-@pytest.mark.parametrize("source", ["smollm2", "mistral", "cl100k_base"])
+@LACKING
+@pytest.mark.parametrize("source", ["smollm2", "mistral", "starcoder"])
 def test_written_gguf_gives_llama_cpp_the_same_ids(source: str, tmp_path: Path) -> None:
     tok = Tokenizer.load(_source(source))
     with llama_cpp(tok, tmp_path / "tiny.gguf") as theirs:
-        over = [text for text in texts() if "\0" not in text][::3] + [DECLARATION]
+        over = [*[text for text in texts() if "\0" not in text][::3], DECLARATION]
         assert differing(tok.encode, lambda text: theirs(text, False), [*over, *MARKED]) == []
         assert (
             differing(lambda text: tok.encode(text, "allow"), lambda text: theirs(text, True), MARKED) == []
@@ -330,16 +334,15 @@ def hugging_face(path: Path, allow: bool = False) -> Callable[[str], list[int]]:
 def test_tokenizer_json_of_deepseek() -> None:
     tok, path = loaded("deepseek"), _source("deepseek")
     assert differing(tok.encode, hugging_face(path)) == []
-    assert differing(lambda text: tok.encode(text, "allow"), hugging_face(path, allow=True)) == []
+    marked = ["<｜User｜>hi<｜end▁of▁sentence｜> x<think>y", *MARKED]
+    assert differing(lambda text: tok.encode(text, "allow"), hugging_face(path, allow=True), marked) == []
     theirs = tokenizers.Tokenizer.from_file(str(path))
-    for text in texts():
+    for text in texts()[::4]:
         assert tok.decode(tok.encode(text)) == theirs.decode(tok.encode(text), skip_special_tokens=False)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["smollm2", "mistral", "gpt2", "cl100k_base", "llama-spm", "phi-3", "qwen35", "deepseek-coder", "falcon"],
-)
+@LACKING
+@pytest.mark.parametrize("name", ["smollm2", "mistral", "gpt2", "phi-3", "falcon", "deepseek-coder"])
 def test_written_tokenizer_json_gives_tokenizers_the_same_ids(name: str, tmp_path: Path) -> None:
     tok = loaded(name)
     path = tok.save(tmp_path)

@@ -14,7 +14,9 @@ from cutaway.trace import tap
 
 @dataclass(frozen=True)
 class Memory:
-    """What an encoder left: ``values`` h, ``keys`` what is computed of them once, ``pos`` their places, -1 for padding."""
+    """What an encoder left: ``values`` h, ``keys`` what is computed of them once, ``pos`` their places, -1
+    for padding.
+    """
 
     values: Float[Tensor, "b s m"]
     keys: Float[Tensor, "b s a"]

@@ -2,17 +2,17 @@
 
     fade     S = diag(a) S + k v'                      linear, retention, gla, mamba2
     delta    S = a S;  S = S + beta k (v - k' S)'      delta, gated_delta
-    o = q' S                                           S [k v] is one head's memory, read after the token wrote
+    o = q' S                                           S [k v]: one head's memory, after the token wrote
 
-The *recurrent* form is that loop, token by token: the definition, and how one new token is read. The *chunked* form
-reads many tokens at once. Inside a chunk they meet each other as in attention, each pair faded by the product of the
-gates between them; what came before is seen through the memory alone. Time and space grow with the length, not with
-its square, and almost all of it is matrix products.
+The *recurrent* form is that loop, token by token: the definition, and how one new token is read. The
+*chunked* form reads many tokens at once. Inside a chunk they meet each other as in attention, each pair faded
+by the product of the gates between them; what came before is seen through the memory alone. Time and space
+grow with the length, not with its square, and almost all of it is matrix products.
 
-Gates come as logarithms, ``log_a`` [b h t n], n = 1 for one a head, n = k for one a row of the memory. The fading
-between two tokens is the exponential of a sum of their logarithms, each sum taken on its own and never as a difference
-of two longer ones. So a gate may be as closed as it likes: nothing overflows, no digits are lost, and log_a = -inf, at
-the first token of a document packed behind another, simply forgets all before it.
+Gates come as logarithms, ``log_a`` [b h t n], n = 1 for one a head, n = k for one a row of the memory. The
+fading between two tokens is the exponential of a sum of their logarithms, each sum taken on its own and never
+as a difference of two longer ones. So a gate may be as closed as it likes: nothing overflows, no digits are
+lost, and log_a = -inf, at the first token of a document packed behind another, simply forgets all before it.
 """
 
 from __future__ import annotations
@@ -113,8 +113,9 @@ def fade_chunked(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, memory: Memory)
 def delta_chunked(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor, memory: Memory) -> Read:
     """A chunk of tokens at a time.
 
-    What token i really writes is u_i = beta_i (v_i - what the memory says to k_i), and the memory already holds the u of
-    the tokens before it: a triangular system, solved for all tokens of the chunk at once (2406.06484).
+    What token i really writes is u_i = beta_i (v_i - what the memory says to k_i), and the memory already
+    holds the u of the tokens before it: a triangular system, solved for all tokens of the chunk at once
+    (2406.06484).
     """
     reads = []
     for part in _parts(q.shape[2], CHUNK):
@@ -124,7 +125,7 @@ def delta_chunked(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor, 
         since, until = log.cumsum(-2).exp(), pairs[..., -1, :, None]  # [b h c 1]
         overlap = beta_ * (k_ @ k_.transpose(-2, -1)) * pairs
         wrong = beta_ * (v_ - (since * k_) @ memory)
-        u = torch.linalg.solve_triangular(overlap.tril(-1), wrong, upper=False, unitriangular=True)
+        u = torch.linalg.solve_triangular(overlap, wrong, upper=False, unitriangular=True)
         reads.append((since * q_) @ memory + (q_ @ k_.transpose(-2, -1) * pairs) @ u)
         memory = since[:, :, -1, :, None] * memory + (until * k_).transpose(-2, -1) @ u
     return torch.cat(reads, dim=2), memory
@@ -135,7 +136,9 @@ DELTA = {"recurrent": delta_recurrent, "chunked": delta_chunked}
 
 
 def between(log_a: Float[Tensor, "... c"]) -> Float[Tensor, "... c c"]:
-    """How much of what token j wrote is left when token i reads, prod a over j < l <= i; 0 where j comes after i."""
+    """How much of what token j wrote is left when token i reads, prod a over j < l <= i; 0 where j comes
+    after i.
+    """
     c = log_a.shape[-1]
     later = torch.ones(c, c, dtype=torch.bool, device=log_a.device).tril(-1)  # [l j]: l after j
     sums = log_a[..., :, None].expand(*log_a.shape, c).masked_fill(~later, 0.0).cumsum(-2)
@@ -157,7 +160,7 @@ def _start(k: Tensor, v: Tensor, memory: Memory | None) -> Memory:
 
 
 def _placed(q: Tensor, k: Tensor, log_a: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
-    """Padding neither reads, writes nor fades; the first token of a document forgets the document before it."""
+    """Padding neither reads, writes nor fades; the first token of a document forgets what came before."""
     real = (places.pos >= 0)[:, None, :, None]
     q, k, log_a = q * real, k * real, log_a.masked_fill(~real, 0.0)
     if places.documents is not None:

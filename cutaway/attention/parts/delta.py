@@ -23,8 +23,8 @@ def unit(x: Float[Tensor, "... k"]) -> Float[Tensor, "... k"]:
 
 
 class DeltaNet(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k] at length 1, ``v`` [b h t v], ``beta`` [b h t 1] how much of the memory's mistake is
-    corrected, ``memory`` [b h k v], ``mixed`` [b h t v].
+    """Taps ``q`` and ``k`` [b h t k] at length 1, ``v`` [b h t v], ``beta`` [b h t 1] how much of the
+    memory's mistake is corrected, ``memory`` [b h k v], ``mixed`` [b h t v].
     """
 
     def __init__(self, config: Config, width: int) -> None:

@@ -20,10 +20,11 @@ from cutaway.trace import tap
 
 
 class Forgetting(nn.Module):
-    """log a = -dt exp(A_log) and dt = softplus(x + dt_bias): how long a token lasts sets how much it forgets (Mamba).
+    """log a = -dt exp(A_log) and dt = softplus(x + dt_bias): how long a token lasts sets how much it forgets
+    (Mamba).
 
-    It starts with exp(A_log) between 1 and 16 and steps between 0.001 and 0.1, so that heads remember from a few to a
-    thousand tokens.
+    It starts with exp(A_log) between 1 and 16 and steps between 0.001 and 0.1, so that heads remember from a
+    few to a thousand tokens.
     """
 
     def __init__(self, heads: int) -> None:
@@ -39,8 +40,8 @@ class Forgetting(nn.Module):
 
 
 class GatedDeltaNet(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k] at length 1, ``v`` [b h t v], ``beta`` and ``log_a`` [b h t 1] how much is corrected
-    and the logarithm of what is kept, ``memory`` [b h k v], ``mixed`` [b h t v].
+    """Taps ``q`` and ``k`` [b h t k] at length 1, ``v`` [b h t v], ``beta`` and ``log_a`` [b h t 1] how much
+    is corrected and the logarithm of what is kept, ``memory`` [b h k v], ``mixed`` [b h t v].
     """
 
     def __init__(self, config: Config, width: int) -> None:

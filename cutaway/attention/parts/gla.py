@@ -15,8 +15,8 @@ from cutaway.trace import tap
 
 
 class GatedLinearAttention(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k], ``log_a`` [b h t k] the logarithm of the gates, ``v`` and ``mixed`` [b h t v],
-    ``memory`` [b h k v].
+    """Taps ``q`` and ``k`` [b h t k], ``log_a`` [b h t k] the logarithm of the gates, ``v`` and ``mixed`` [b
+    h t v], ``memory`` [b h k v].
     """
 
     def __init__(self, config: Config, width: int) -> None:

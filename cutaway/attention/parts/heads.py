@@ -1,6 +1,4 @@
-"""What every softmax attention over heads states about itself. Imports no torch; ``softmax.py`` is its
-equation.
-"""
+"""What every softmax attention over heads states about itself: ``softmax.py`` as data. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +24,8 @@ class Heads:
     as one vector (OLMo 2), as ``qk_norm_over`` says; ``softcap`` bounds scores (Gemma 2); ``sinks`` are
     learned scores, one a head, that take a share of attention and give nothing (GPT-OSS); ``bias`` is on
     query, key and value, ``out_bias`` on the output. ``position`` turns queries and keys, ``relative`` adds
-    to their scores what depends on their distance."""
+    to their scores what depends on their distance.
+    """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
 

@@ -24,7 +24,9 @@ FEATURES = {"elu": lambda x: F.elu(x) + 1, "relu": F.relu, "taylor": _taylor}
 
 
 class LinearAttention(nn.Module):
-    """Taps ``q`` and ``k`` [b h t f] as features, ``v`` [b h t v], ``memory`` [b h f v+1], ``mixed`` [b h t v]."""
+    """Taps ``q`` and ``k`` [b h t f] as features, ``v`` [b h t v], ``memory`` [b h f v+1], ``mixed`` [b h t
+    v].
+    """
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
@@ -53,6 +55,6 @@ class LinearAttention(nn.Module):
         )
         if state is not None:
             state.append({"memory": memory}, places.pos)
-        sum_, shares = read[..., :-1], read[..., -1:]
-        mixed = torch.where(shares > 0, sum_ / torch.where(shares > 0, shares, 1.0), 0.0)
+        shares = torch.where(read[..., -1:] > 0, read[..., -1:], 1.0)  # who sees nothing has read zero
+        mixed = read[..., :-1] / shares
         return self.out(join(tap("mixed", mixed)))

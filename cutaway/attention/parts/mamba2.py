@@ -18,8 +18,8 @@ from cutaway.trace import tap
 
 
 class Mamba2(nn.Module):
-    """Taps ``q`` (C) and ``k`` (B) [b h t k], ``v`` (x) [b h t v], ``log_a`` and ``dt`` [b h t 1], ``memory`` [b h k v],
-    ``mixed`` [b h t v] with what D added.
+    """Taps ``q`` (C) and ``k`` (B) [b h t k], ``v`` (x) [b h t v], ``log_a`` and ``dt`` [b h t 1], ``memory``
+    [b h k v], ``mixed`` [b h t v] with what D added.
     """
 
     def __init__(self, config: Config, width: int) -> None:

@@ -1,4 +1,4 @@
-"""What a block asks of anything that moves information between tokens, whatever its equation. Imports no torch."""
+"""What a block asks of whatever moves information between tokens. Imports no torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ Remember = Callable[[Memory], Memory]  # from a layer's own memory to one that s
 class Mixer(Protocol):
     """A mechanism as data: the ``Config`` of each file in ``attention/``.
 
-    Its module's forward takes (x [b t d], places, rotation or None, in_order, memory or None) and returns [b t d].
+    Its module's forward takes (x [b t d], places, rotation or None, in_order, memory or None) and returns
+    [b t d].
     ``position`` is None where the mechanism has none of its own.
     """
 

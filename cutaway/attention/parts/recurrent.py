@@ -1,7 +1,8 @@
 """What a mechanism with a memory of fixed size states about itself, and that memory. Imports no torch.
 
-Such a mechanism folds every token it reads into one matrix a head, S [k v]. The next token costs the same whether ten
-or a million came before it, and nothing that was folded in can be taken out again: it can only fade or be overwritten.
+Such a mechanism folds every token it reads into one matrix a head, S [k v]. The next token costs the same
+whether ten or a million came before it, and nothing that was folded in can be taken out again: it can only
+fade or be overwritten.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Recurring:
 
 
 class Recurrent:
-    """Named tensors whose size does not depend on how much was read. ``length`` counts entries, padding included."""
+    """Named tensors whose size does not depend on how much was read. ``length`` counts entries, padding
+    included.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -92,16 +95,20 @@ class Recurrent:
         self.length += pos.shape[1]
 
     def can_truncate(self, length: int) -> bool:
-        """Whether the state of ``length`` entries ago can be had back: only if that is now, or before the first."""
+        """Whether the state of ``length`` entries ago can be had back: only if that is now, or before the
+        first.
+        """
         return length >= self.length or length == 0
 
     def truncate(self, length: int) -> None:
-        """Forgets everything after the first ``length`` entries; ``can_truncate`` says whether that is possible."""
+        """Forgets everything after the first ``length`` entries; ``can_truncate`` says whether that is
+        possible.
+        """
         if length == 0:
             self.tensors, self.length = {}, 0
 
     def snapshot(self) -> Recurrent:
-        """A copy that later appends do not touch. Appending never writes in place, so the tensors are shared."""
+        """A copy that later appends do not touch. Appending never writes in place: they share tensors."""
         copy = Recurrent()
         copy.tensors, copy.length = dict(self.tensors), self.length
         return copy

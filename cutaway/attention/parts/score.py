@@ -3,7 +3,8 @@
     o[t] = sum_s p[t s] v[s]        p = softmax over s of  q[t] . k[s] * scale  where t sees s, else 0
 
 A token that sees nothing gets o = 0. Several query heads may share a key-value head (grouped queries,
-2305.13245): head h reads key-value head h // (h / g)."""
+2305.13245): head h reads key-value head h // (h / g).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Problem:
     ``softcap`` bounds scores to c tanh(score / c), before anything is added or hidden (Gemma 2, 2408.00118).
     ``bias`` is added to scores (ALiBi, T5). ``sinks`` are scores, one a head, of a key that everyone sees and
     whose value is zero: they take their share of attention and give nothing (GPT-OSS). ``chosen`` hides all
-    but these from who would see them (top-k)."""
+    but these from who would see them (top-k).
+    """
 
     q: Float[Tensor, "b h t k"]
     k: Float[Tensor, "b g s k"]

@@ -28,7 +28,8 @@ class SoftmaxAttention(nn.Module):
     what each head gathered; the path taps ``scores`` and ``pattern``.
 
     Keys are remembered turned, except where their turning changes as the text grows: then all are turned
-    anew."""
+    anew.
+    """
 
     def __init__(self, config: Heads, width: int) -> None:
         super().__init__()

@@ -5,7 +5,8 @@
 Entries are named tensors [b g t e], so that every mechanism stores what it needs: mha its keys and values,
 mla one latent. ``pos`` Int[b t] are absolute, -1 for padding. What comes back is everything a query of this
 call may need, old and new; keeping old keys for others is the visibility's matter, not the state's. A state
-is for reading, not for training: it takes no tensor that needs a gradient."""
+is for reading, not for training: it takes no tensor that needs a gradient.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +119,8 @@ class Ring:
     of them.
 
     A chunk longer than the window is returned whole before the old is dropped, since its first queries need
-    it."""
+    it.
+    """
 
     def __init__(self, window: int, first: int = 0) -> None:
         self.window, self.first = window, first

@@ -7,7 +7,8 @@ pairs of spans where none does. ``may`` can say yes too often, never no wrongly.
 whose axes broadcast.
 
 Positions are absolute; a position of -1 is padding, which nobody sees and which sees nobody. Imports no
-torch."""
+torch.
+"""
 
 from __future__ import annotations
 
@@ -198,7 +199,8 @@ class Random(Visibility):
     """Each block of ``size`` queries sees ``count`` earlier blocks, drawn by the ``seed`` (2007.14062).
 
     A draw is a function of the block's number, so that it is the same however much of a text is at hand; two
-    draws may fall on the same block."""
+    draws may fall on the same block.
+    """
 
     size: int
     count: int

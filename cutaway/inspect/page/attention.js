@@ -130,7 +130,7 @@ function oneHead(state) {
     columns: () => story.length,
     size(width) {
       const left = story.length > 40 ? 84 : 96;
-      const side = clamp(Math.floor((width - left) / story.length), 5, 44);
+      const side = clamp(Math.floor((width - left) / story.length), 3, 48);
       return { left, top: 74, slant: true, width: side, height: side, tall: 720 };
     },
     colour: (r, c) => (c <= r ? shade(shares(r)[c]) : null),

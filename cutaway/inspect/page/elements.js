@@ -61,11 +61,12 @@ function number(value) {
 }
 
 function fixed(value, digits = 3) {
-  return minus(value.toFixed(digits));
+  return minus(value.toFixed(digits).replace(/^-(?=[0.]*$)/, ""));
 }
 
 function signed(value) {
-  return (value >= 0 ? "+" : "") + fixed(value, 2);
+  const text = fixed(value, 2);
+  return text.startsWith("−") ? text : `+${text}`;
 }
 
 function percent(share) {

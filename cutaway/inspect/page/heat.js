@@ -123,11 +123,12 @@ function heat(state, options) {
   }
 
   function words(drawing, view) {
+    const font = "12px " + getComputedStyle(document.documentElement).getPropertyValue("--mono");
     drawing.textBaseline = "middle";
-    drawing.font = "12px " + getComputedStyle(document.documentElement).getPropertyValue("--mono");
     for (let r = view.fromRow; r < view.toRow; r++) {
       for (let c = view.fromColumn; c < view.toColumn; c++) {
-        const { text, colour } = options.text(r, c);
+        const { text, colour, strong } = options.text(r, c);
+      drawing.font = strong ? `600 ${font}` : font;
         drawing.fillStyle = colour;
         drawing.fillText(clipped(drawing, text, size.width - 12), x(c) + 6, y(r) + size.height / 2);
       }

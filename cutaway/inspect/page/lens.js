@@ -1,5 +1,7 @@
 // The lens: the model's guess after every block, at every position.
 
+const FAINT = 120; // of 255: words stand on these colours
+
 const lens = {
   title: "The lens",
   said: () => "What the model would say if it stopped after each block: every column is a position, read it downwards.",
@@ -11,16 +13,17 @@ const lens = {
     const name = (r) => (r === 0 ? "embed" : `block ${r - 1}`);
     const map = heat(state, {
       name: "The guess after every block: a row a block, a column a position",
-      hint: "The colour is how sure it is. The last row is what the model says.",
+      hint: "The colour is how sure it is; bold is the guess that stays to the end.",
       rows: () => stages,
       columns: () => story.length,
       size: (width) => ({
-        left: 64, top: 28, height: 22, width: clamp(Math.floor((width - 64) / story.length), 76, 150), tall: 760,
+        left: 76, top: 28, height: 22, width: clamp(Math.floor((width - 76) / story.length), 76, 160), tall: 760,
       }),
-      colour: (r, c) => shade(chance(r, c)),
+      colour: (r, c) => palette().upCss[Math.round(FAINT * Math.sqrt(chance(r, c)))],
       text: (r, c) => ({
         text: drawn(story.spelt[id(r, c)]),
-        colour: id(r, c) === id(stages - 1, c) ? palette().ink : palette().quiet,
+        colour: palette().ink,
+        strong: id(r, c) === id(stages - 1, c),
       }),
       rowName: name,
       columnName: (c) => drawn(story.tokenText(c)),

@@ -1,16 +1,23 @@
 // The page itself: the header, the strip of tokens that stays in sight, and the views one below the other.
 
+const LONGEST = 160; // letters of a title
 const VIEWS = { tokens, embeddings, attention, score, turning, mlp, stream, lens, next };
 
 function header(page) {
   const stories = page.told.stories.map((story) => make("div", { class: "title" },
-    make("p", { class: "sentence" }, make("bdi", {}, drawnText(story.text)), make("span", { class: "arrow" }, " → "),
+    make("p", { class: "sentence" }, make("bdi", {}, ending(drawnText(story.text))), make("span", { class: "arrow" }, " → "),
       make("bdi", { class: "answer" }, drawnText(story.spelt[story.choices[0]])), " ",
       make("span", { class: "chance" }, percent(chances(story, 1, 1).first[0]))),
     make("p", { class: "quiet" }, make("bdi", {}, story.model), ` · ${story.layers} layers of ${story.mostHeads} heads · `
       + `${count(story.width)} numbers a token · ${count(story.vocabulary)} tokens known`)));
   const heading = make("h1", {}, "Cutaway", make("span", { class: "unseen" }, ": a text's way through a language model"));
   document.querySelector("#head").append(make("div", { class: "top" }, heading, themeButton(page)), make("div", { class: "titles" }, stories));
+}
+
+// Of a long text its end, which the answer follows.
+function ending(text) {
+  const letters = [...text];
+  return letters.length <= LONGEST ? text : `… ${letters.slice(-LONGEST).join("").replace(/^\S* /, "")}`;
 }
 
 function drawnText(text) {
@@ -44,7 +51,7 @@ function strip(page) {
     const chips = story.tokens.map((_, t) => make("button", {
       type: "button", class: "chip", "data-t": t, tabindex: "-1", click: () => state.set({ token: t }),
     }, make("bdi", {}, ...spaced(story.tokenText(t)))));
-    const line = make("div", { class: "chips", role: "toolbar", "aria-label": `Tokens of ${drawnText(story.text)}`, "data-story": state.index }, chips);
+    const line = make("div", { class: "chips", role: "toolbar", "aria-label": `Tokens of ${ending(drawnText(story.text))}`, "data-story": state.index }, chips);
     roving(line);
     let selected = null;
     const update = () => {
@@ -73,7 +80,7 @@ function views(page) {
       const built = view.build(state);
       state.views.push(built);
       const whose = page.states.length > 1
-        ? make("p", { class: "whose" }, make("bdi", {}, drawnText(state.story.text)), make("span", { class: "quiet" }, ` · ${state.story.model}`)) : null;
+        ? make("p", { class: "whose" }, make("bdi", {}, ending(drawnText(state.story.text))), make("span", { class: "quiet" }, ` · ${state.story.model}`)) : null;
       return make("div", { class: "panel", "data-story": state.index }, whose, built.whole);
     });
     return make("section", { id: name, "aria-labelledby": `title-${name}` },

@@ -56,8 +56,9 @@ function chances(story, temperature, topP) {
   named.forEach((logit, i) => { weights[i] = weight(logit); });
   rest.forEach((code, i) => { weights[named.length + i] = weight(low + ((high - low) * code) / 65535); });
   const all = weights.reduce((a, b) => a + b, 0);
+  if (topP === 1) return { first: [...named].map((_, i) => weights[i] / all), kept: weights.length, weights, total: all };
   let [kept, total] = [0, 0];
-  while (kept < weights.length && (kept === 0 || total < topP * all * (1 - 1e-12))) total += weights[kept++];
+  while (kept < weights.length && (kept === 0 || total < topP * all)) total += weights[kept++];
   return { first: [...named].map((_, i) => (i < kept ? weights[i] / total : 0)), kept, weights, total };
 }
 

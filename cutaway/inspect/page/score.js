@@ -39,6 +39,7 @@ function farAway(state) {
 function vectorStrips(state) {
   const names = ["query", "key", "q × k", "value"];
   const parts = () => {
+    if (!state.story.isNear(state.layer, state.head)) return [[], [], [], []];
     const { q, k, v } = state.story.vectors(state.layer, state.head, state.token, state.source);
     return [q, k, q.map((one, i) => one * k[i]), v];
   };
@@ -52,7 +53,7 @@ function vectorStrips(state) {
     size(width) {
       now = parts();
       largest = now.map((one) => Math.max(...one.map(Math.abs)));
-      const side = clamp((width - 64) / Math.max(...now.map((one) => one.length)), 4, 18);
+      const side = clamp((width - 64) / Math.max(1, ...now.map((one) => one.length)), 4, 18);
       return { left: 64, top: 0, width: Math.floor(side * 2) / 2, height: 26 };
     },
     colour: (r, c) => (c < now[r].length ? twoSided(now[r][c], largest[r]) : null),

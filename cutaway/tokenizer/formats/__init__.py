@@ -7,11 +7,18 @@ from pathlib import Path
 from cutaway.errors import Failed, Refused
 from cutaway.tokenizer.parts import Parts
 
-KNOWN = "a .gguf, tokenizer.json, .model or .tiktoken file, or a folder with tokenizer.json or tokenizer.model"
+KNOWN = (
+    "a .gguf, tokenizer.json, .model or .tiktoken file, or a folder with tokenizer.json or tokenizer.model"
+)
 
 
-def read(source: str | os.PathLike[str], pattern: str | None = None, special: Mapping[str, int] | None = None) -> Parts:
-    """The tokenizer at a path or of a model's name. Raises Refused for what is no tokenizer, Failed if reading fails."""
+def read(
+    source: str | os.PathLike[str], pattern: str | None = None, special: Mapping[str, int] | None = None
+) -> Parts:
+    """The tokenizer at a path or of a model's name.
+
+    Raises Refused for what is no tokenizer, Failed if reading fails.
+    """
     from cutaway import store
 
     path = store.resolve(source if isinstance(source, str) else Path(source))

@@ -1,4 +1,6 @@
-"""JSON that somebody else wrote, read with the type of every field checked: an error names the file and the field."""
+"""JSON that somebody else wrote, read with the type of every field checked: an error names the file and
+the field.
+"""
 
 import json
 from collections.abc import Iterator
@@ -62,7 +64,13 @@ class Fields:
         return self.need("type", str)
 
 
-_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a whole number"}
+_NAMES: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+}
 
 
 def _short(value: object) -> str:

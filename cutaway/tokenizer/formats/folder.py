@@ -1,7 +1,7 @@
 """What a Hugging Face folder says about a tokenizer beside the tokenizer's own file.
 
-tokenizer_config.json and special_tokens_map.json name the tokens, generation_config.json those that end an answer;
-the chat template is chat_template.jinja, else the one in tokenizer_config.json.
+tokenizer_config.json and special_tokens_map.json name the tokens, generation_config.json those that end an
+answer; the chat template is chat_template.jinja, else the one in tokenizer_config.json.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,10 @@ ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": 
 
 
 def completed(parts: Parts, folder: Path) -> Parts:
-    """Parts with what the folder's other files say. Raises Refused for a file that is not what it should be."""
+    """Parts with what the folder's other files say.
+
+    Raises Refused for a file that is not what it should be.
+    """
     config, names = _optional(folder, "tokenizer_config.json"), _optional(folder, "special_tokens_map.json")
     parts = _with_added(parts, config)
     roles: dict[str, Any] = {}

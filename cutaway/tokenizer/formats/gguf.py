@@ -1,6 +1,7 @@
 """GGUF metadata (`tokenizer.ggml.*`) to a tokenizer and back, with llama.cpp's meaning of every field.
 
-The specification is ggml's gguf.md; kinds of tokens: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+The specification is ggml's gguf.md; kinds of tokens: 1 normal, 2 unknown, 3 control, 4 user-defined, 5
+unused, 6 byte.
 """
 
 import warnings
@@ -24,13 +25,18 @@ K = "tokenizer.ggml."
 
 
 def read(metadata: Mapping[str, Any]) -> Parts:
-    """The parts of the tokenizer in a GGUF file's metadata. Raises Refused for what is not supported, by name."""
+    """The parts of the tokenizer in a GGUF file's metadata.
+
+    Raises Refused for what is not supported, by name.
+    """
     model = _typed(metadata, "model", str, None)
     readers = {"gpt2": _bytewise, "llama": _scored, "gemma4": _characters}
     if model is None:
         raise Refused("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
     if model not in readers:
-        raise Refused(f"the GGUF tokenizer model {model!r} is not supported; supported are {', '.join(readers)}")
+        raise Refused(
+            f"the GGUF tokenizer model {model!r} is not supported; supported are {', '.join(readers)}"
+        )
     tokens = _tokens(metadata)
     kinds = _numbers(metadata, "token_type", len(tokens), NORMAL)
     common = {
@@ -111,9 +117,7 @@ def _vocabulary(tokens: list[str]) -> dict[str, int]:
 def _added(tokens: list[str], kinds: list[Any]) -> tuple[AddedToken, ...]:
     wanted = {UNKNOWN, CONTROL, USER}
     return tuple(
-        AddedToken(id, tokens[id], special=kind != USER)
-        for id, kind in enumerate(kinds)
-        if kind in wanted
+        AddedToken(id, tokens[id], special=kind != USER) for id, kind in enumerate(kinds) if kind in wanted
     )
 
 
@@ -171,7 +175,10 @@ def _text(metadata: Mapping[str, Any], key: str) -> str | None:
 
 
 def write(parts: Parts, size: int | None = None) -> dict[str, Any]:
-    """Parts as GGUF metadata; vocabularies are filled up to `size` tokens. Raises Refused for what GGUF cannot say."""
+    """Parts as GGUF metadata; vocabularies are filled up to `size` tokens.
+
+    Raises Refused for what GGUF cannot say.
+    """
     out: dict[str, Any] = {}
     if parts.bytewise:
         pre = _pre(parts)
@@ -183,9 +190,11 @@ def write(parts: Parts, size: int | None = None) -> dict[str, Any]:
         out |= _write_scored(parts)
     count = max(size or 0, len(parts.tokens))
     if size is not None and size < len(parts.tokens):
-        raise Refused(f"the vocabulary has {len(parts.tokens):,} tokens, and the model's embedding {size:,} rows")
-    out[K + "tokens"] = [_filled(parts, id) for id in range(count)]
-    out[K + "token_type"] = np.array([_kind(parts, id) for id in range(count)], np.int32)
+        raise Refused(
+            f"the vocabulary has {len(parts.tokens):,} tokens, and the model's embedding {size:,} rows"
+        )
+    out[K + "tokens"] = _filled(parts, count)
+    out[K + "token_type"] = _kinds(parts, count)
     if parts.scores is not None:
         out[K + "scores"] = np.array([*parts.scores, *[-1000.0] * (count - len(parts.scores))], np.float32)
     ids = {f"{K}{key}_token_id": getattr(parts, field) for field, key in IDS.items()}
@@ -202,13 +211,19 @@ def _pre(parts: Parts) -> str:
     if parts.pre is not None:
         return parts.pre
     for pre, patterns in pretokenize.SPELLINGS:
-        if parts.pretokenizer == tuple(Split(p) for p in patterns) and parts.whole == (pre in pretokenize.WHOLE):
+        if parts.pretokenizer == tuple(Split(p) for p in patterns) and parts.whole == (
+            pre in pretokenize.WHOLE
+        ):
             return pre
-    raise Refused("GGUF has no name for this tokenizer's way of splitting text, so that llama.cpp would split it otherwise")
+    raise Refused(
+        "GGUF has no name for this tokenizer's way of splitting text: llama.cpp would split it otherwise"
+    )
 
 
 def _only(parts: Parts, allowed: tuple[Any, ...]) -> None:
-    """Raises Refused for a normaliser that is lost; NFC, which GGUF has no field for either, is what Qwen's files lose."""
+    """Raises Refused for a normaliser that is lost; NFC, which GGUF has no field for either, is what
+    Qwen's files lose.
+    """
     for rule in parts.normalizer:
         if rule not in allowed:
             raise Refused(f"GGUF cannot say that text is normalised ({rule})")
@@ -228,7 +243,9 @@ def _write_scored(parts: Parts) -> dict[str, Any]:
         (Replace(" ", space),): False,
     }
     if parts.scores is None:
-        raise Refused("GGUF needs a score for every token, which this file has not: load the model's tokenizer.model")
+        raise Refused(
+            "GGUF needs a score for every token, which this file has not: load the model's tokenizer.model"
+        )
     if parts.pretokenizer or parts.normalizer not in ways:
         raise Refused(f"GGUF cannot say how this tokenizer normalises text ({parts.normalizer})")
     if not parts.fallback:
@@ -241,22 +258,25 @@ def _lines(parts: Parts) -> list[str]:
     return [f"{left} {right}" for left, right in pairs]
 
 
-def _filled(parts: Parts, id: int) -> str:
-    text = parts.tokens[id] if id < len(parts.tokens) else None
-    return f"[PAD{id}]" if text is None else text
+def _filled(parts: Parts, count: int) -> list[str]:
+    """Every token's text; ids that have none are padding."""
+    texts = [*parts.tokens, *[None] * (count - len(parts.tokens))]
+    return [f"[PAD{id}]" if text is None else text for id, text in enumerate(texts)]
 
 
-def _kind(parts: Parts, id: int) -> int:
-    if id >= len(parts.tokens) or parts.tokens[id] is None or id in parts.unused:
-        return UNUSED
-    token = parts.added_by_id.get(id)
-    if token is not None:
-        return USER if not token.special else UNKNOWN if id == parts.unknown and parts.merges is None else CONTROL
-    return BYTE if parts.fallback and parts.tokens[id] in _BYTES else NORMAL
+def _kinds(parts: Parts, count: int) -> np.ndarray:
+    """Every token's kind, int32 [count]."""
+    kinds = np.full(count, NORMAL, np.int32)
+    if parts.fallback:
+        kinds[[parts.vocabulary[token] for token in BYTE_TOKENS if token in parts.vocabulary]] = BYTE
+    for token in parts.added:
+        kinds[token.id] = CONTROL if token.special else USER
+    if parts.unknown is not None and parts.merges is None and kinds[parts.unknown] == CONTROL:
+        kinds[parts.unknown] = UNKNOWN
+    nameless = [id for id, text in enumerate(parts.tokens) if text is None]
+    kinds[[*nameless, *parts.unused, *range(len(parts.tokens), count)]] = UNUSED
+    return kinds
 
 
 def _eot(parts: Parts) -> list[int]:
     return [id for id in parts.ends() if id != parts.eos and id in parts.eot][:2]
-
-
-_BYTES = frozenset(BYTE_TOKENS)

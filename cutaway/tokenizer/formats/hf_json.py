@@ -1,7 +1,8 @@
 """Hugging Face's tokenizer.json: read, and written so that their `tokenizers` gives the same ids.
 
-What is supported is named here, part by part; anything else that a file asks for is refused by its name. Truncation and
-padding, which a file may ask for, belong to whoever builds batches and are not done by a tokenizer.
+What is supported is named here, part by part; anything else that a file asks for is refused by its name.
+Truncation and padding, which a file may ask for, belong to whoever builds batches and are not done by a
+tokenizer.
 """
 
 import json
@@ -70,7 +71,10 @@ def read(whole: Fields) -> Parts:
 
 
 def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where: str) -> list[str | None]:
-    """Texts by id, None where an id has none. Raises Refused for ids that are taken twice or far out of reach."""
+    """Texts by id, None where an id has none.
+
+    Raises Refused for ids that are taken twice or far out of reach.
+    """
     texts: dict[int, str] = {}
     for text, id in vocabulary.items():
         if texts.setdefault(id, text) != text:
@@ -91,7 +95,9 @@ def _refuse_fields(model: Fields) -> None:
         if model.get(key, str, ""):
             raise Refused(f"{model.where}: {key} {model.value[key]!r} is not supported")
     if model.value.get("dropout"):
-        raise Refused(f"{model.where}: dropout {model.value['dropout']!r} is not supported: ids would be random")
+        raise Refused(
+            f"{model.where}: dropout {model.value['dropout']!r} is not supported: ids would be random"
+        )
 
 
 def _vocabulary(model: Fields) -> dict[str, int]:
@@ -106,7 +112,11 @@ def _merges(model: Fields) -> list[Pair]:
     out: list[Pair] = []
     for i, merge in enumerate(model.need("merges", list)):
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(side, str) and side for side in pair):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(side, str) and side for side in pair)
+        ):
             raise Refused(f"{model.where}: merges[{i}] is {merge!r}, not two tokens")
         out.append((pair[0], pair[1]))
     return out
@@ -135,7 +145,7 @@ def _normalizer(whole: Fields) -> tuple[Rule, ...]:
 def _rules(entry: Fields) -> list[Rule]:
     kind = entry.kind()
     if kind in normalize.FORMS:
-        return [normalize.Unicode(kind)]
+        return [normalize.FORMS[kind]]
     if kind == "Lowercase":
         return [normalize.Lowercase()]
     if kind == "Prepend":
@@ -216,7 +226,9 @@ def _replacement(entry: Fields) -> str:
 
 
 def _scheme(entry: Fields) -> str:
-    scheme = entry.get("prepend_scheme", str, "always" if entry.get("add_prefix_space", bool, True) else "never")
+    scheme = entry.get(
+        "prepend_scheme", str, "always" if entry.get("add_prefix_space", bool, True) else "never"
+    )
     if scheme not in ("always", "first", "never"):
         raise Refused(f"{entry.where}: the prepend_scheme {scheme!r} is not always, first or never")
     return scheme
@@ -242,7 +254,9 @@ def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[
     names = [kind for kind, _ in kinds]
     if bytewise:
         if names != ["ByteLevel"]:
-            raise Refused(f"{whole.where}: the decoder {_named(names)} does not belong to a ByteLevel pre-tokenizer")
+            raise Refused(
+                f"{whole.where}: the decoder {_named(names)} does not belong to a ByteLevel pre-tokenizer"
+            )
         return Lead()
     lead = Lead()
     spaces = False
@@ -258,9 +272,13 @@ def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[
         elif kind not in ("ByteFallback", "Fuse"):
             raise Refused(f"{entry.where}: the decoder {kind} is not supported")
     if not spaces and any(SPACE in text for text in vocabulary):
-        raise Refused(f"{whole.where}: the decoder {_named(names)} leaves {SPACE!r} as it is, which is not supported")
+        raise Refused(
+            f"{whole.where}: the decoder {_named(names)} leaves {SPACE!r} as it is, which is not supported"
+        )
     if fallback != ("ByteFallback" in names) and any(token in vocabulary for token in BYTE_TOKENS):
-        raise Refused(f"{whole.where}: the model's byte_fallback and the decoder {_named(names)} do not agree")
+        raise Refused(
+            f"{whole.where}: the model's byte_fallback and the decoder {_named(names)} do not agree"
+        )
     return lead
 
 
@@ -273,7 +291,9 @@ def _opens_spaces(entry: Fields) -> bool:
 def _stripping(entry: Fields, fused: bool) -> Lead:
     start, stop = entry.get("start", int, 0), entry.get("stop", int, 0)
     if not fused or entry.get("content", str, " ") != " " or start not in (0, 1) or stop:
-        raise Refused(f"{entry.where}: the decoder Strip is supported for one space in front of fused text only")
+        raise Refused(
+            f"{entry.where}: the decoder Strip is supported for one space in front of fused text only"
+        )
     return Lead(ONE if start else KEEP)
 
 
@@ -343,7 +363,10 @@ def _unrolled(entry: Fields, inner: str, depth: int) -> Iterable[Fields]:
 
 
 def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
-    """Write parts as tokenizer.json, whole or not at all; a folder gets one inside. Returns the file's path."""
+    """Write parts as tokenizer.json, whole or not at all; a folder gets one inside.
+
+    Returns the file's path.
+    """
     target = Path(path)
     target = target / "tokenizer.json" if target.is_dir() else target
     text = json.dumps(write(parts), ensure_ascii=False, indent=2)
@@ -406,10 +429,15 @@ def _write_added(token: AddedToken) -> dict[str, Any]:
 
 
 def _write_rules(parts: Parts) -> list[dict[str, Any]]:
-    """The normalisers. SentencePiece's, which know where a text begins, can be said where nothing cuts the text."""
+    """The normalisers.
+
+    SentencePiece's, which know where a text begins, can be said where nothing cuts the text.
+    """
     knowing = any(isinstance(rule, (normalize.Prefix, normalize.OneSpace)) for rule in parts.normalizer)
     if knowing and not all(token.special for token in parts.added):
-        raise Refused("tokenizer.json cannot say that a space goes in front of a text but not behind an added token")
+        raise Refused(
+            "tokenizer.json cannot say that a space goes in front of a text but not behind an added token"
+        )
     return [entry for rule in parts.normalizer for entry in _write_rule(rule)]
 
 
@@ -457,8 +485,15 @@ def _write_step(step: Step) -> dict[str, Any]:
             name = next(name for name, ours in BEHAVIOURS.items() if ours == behaviour)
             return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": name, "invert": invert}
         case Metaspace(replacement, prepend, split):
-            return {"type": "Metaspace", "replacement": replacement, "prepend_scheme": prepend, "split": split}
-    raise Refused(f"tokenizer.json cannot say what the pre-tokeniser {type(step).__name__} does in this place")
+            return {
+                "type": "Metaspace",
+                "replacement": replacement,
+                "prepend_scheme": prepend,
+                "split": split,
+            }
+    raise Refused(
+        f"tokenizer.json cannot say what the pre-tokeniser {type(step).__name__} does in this place"
+    )
 
 
 def _write_decoder(parts: Parts) -> dict[str, Any]:
@@ -478,11 +513,19 @@ def _write_processor(parts: Parts) -> dict[str, Any] | None:
     begin = parts.bos if parts.add_bos else None
     end = parts.eos if parts.add_eos else None
     if begin is None and end is None:
-        return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True} if (
-            parts.bytewise
-        ) else None
-    around = [[] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": 0}}] for id in (begin, end)]
-    second = [[] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": 1}}] for id in (begin, end)]
+        return (
+            {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+            if (parts.bytewise)
+            else None
+        )
+    around = [
+        [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": 0}}]
+        for id in (begin, end)
+    ]
+    second = [
+        [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": 1}}]
+        for id in (begin, end)
+    ]
     first = [*around[0], {"Sequence": {"id": "A", "type_id": 0}}, *around[1]]
     names = [parts.tokens[id] for id in (begin, end) if id is not None]
     return {

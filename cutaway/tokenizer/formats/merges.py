@@ -8,8 +8,8 @@ from cutaway.tokenizer.parts import Parts
 def all_splits(parts: Parts) -> list[Pair]:
     """Pairs in the order in which the ranks would merge them; of equal ranks, the longest left side first.
 
-    That comes to "the leftmost first" for runs of one character. Where two pairs of one token overlap otherwise ("ab"
-    "a" "ba"), a list of pairs cannot say it.
+    That comes to "the leftmost first" for runs of one character. Where two pairs of one token overlap
+    otherwise ("ab" "a" "ba"), a list of pairs cannot say it.
     """
     if parts.ranks is None:
         raise Refused("this vocabulary has neither merges nor ranks")

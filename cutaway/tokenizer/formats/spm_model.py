@@ -58,7 +58,10 @@ def read(data: bytes, name: str) -> Parts:
         ),
         lead=lead,
         surface=_text(trainer.get(44, b" \xe2\x81\x87 "), name),
-        **roles,
+        bos=roles["bos"],
+        eos=roles["eos"],
+        pad=roles["pad"],
+        unknown=roles["unknown"],
         add_bos=roles["bos"] is not None,
     )
 
@@ -91,7 +94,7 @@ def _model(data: bytes, name: str) -> tuple[list[Piece], dict[int, Any], dict[in
     normalizer: dict[int, Any] = {}
     for field, value in _fields(data, name):
         if field == 1:
-            pieces.append(_piece(dict(_fields(_message(value, name), name)), name))
+            pieces.append(_piece(value, name))
         elif field == 2:
             trainer.update(_fields(_message(value, name), name))
         elif field == 3:
@@ -101,11 +104,12 @@ def _model(data: bytes, name: str) -> tuple[list[Piece], dict[int, Any], dict[in
     return pieces, trainer, normalizer
 
 
-def _piece(fields: dict[int, Any], name: str) -> Piece:
-    score, kind = fields.get(2, 0.0), fields.get(3, NORMAL)
+def _piece(data: Any, name: str) -> Piece:
+    fields = dict(_fields(_message(data, name), name))
+    text, score, kind = fields.get(1, b""), fields.get(2, 0.0), fields.get(3, NORMAL)
     if not isinstance(score, float) or score != score or kind not in range(1, 7):
         raise Refused(f"{name}: a piece's score or type is impossible")
-    return _text(fields.get(1, b""), name), score, kind
+    return _text(text, name), score, kind
 
 
 def _message(value: Any, name: str) -> bytes:
@@ -122,38 +126,30 @@ def _text(value: Any, name: str) -> str:
 
 
 def _fields(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
-    """The numbered fields of a message: int, float, or bytes. Raises Refused where the bytes are no message."""
-    place = 0
-    while place < len(data):
-        key, place = _varint(data, place, name)
+    """The numbered fields of a message: int, float or bytes. Raises Refused where it is none."""
+    place, end, value = 0, len(data), 0
+    while place < end:
+        key, place = (data[place], place + 1) if data[place] < 128 else _varint(data, place, name)
         field, wire = key >> 3, key & 7
-        if wire == 0:
-            value, place = _varint(data, place, name)
-        elif wire in (1, 5):
-            size, form = (8, "<d") if wire == 1 else (4, "<f")
-            value, place = struct.unpack(form, _taken(data, place, size, name))[0], place + size
-        elif wire == 2:
-            size, place = _varint(data, place, name)
-            value, place = _taken(data, place, size, name), place + size
-        else:
+        if wire not in (0, 1, 2, 5):
             raise Refused(f"{name} is not a SentencePiece model: field {field} has wire type {wire}")
-        yield field, value
+        if wire in (0, 2):
+            short = place < end and data[place] < 128
+            value, place = (data[place], place + 1) if short else _varint(data, place, name)
+            if wire == 0:
+                yield field, value
+                continue
+        size = value if wire == 2 else 8 if wire == 1 else 4
+        if size > end - place:
+            raise Refused(f"{name} is cut short: {size:,} bytes at byte {place:,} are not there")
+        taken, place = data[place : place + size], place + size
+        yield field, taken if wire == 2 else struct.unpack("<d" if wire == 1 else "<f", taken)[0]
 
 
 def _varint(data: bytes, place: int, name: str) -> tuple[int, int]:
     value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            break
-        byte = data[place]
-        place += 1
+    for shift, byte in zip(range(0, 70, 7), data[place : place + 10], strict=False):
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, place
+            return value, place + shift // 7 + 1
     raise Refused(f"{name} is not a SentencePiece model, or is cut short")
-
-
-def _taken(data: bytes, place: int, size: int, name: str) -> bytes:
-    if size > len(data) - place:
-        raise Refused(f"{name} is cut short: {size:,} bytes at byte {place:,} are not there")
-    return data[place : place + size]

@@ -1,6 +1,7 @@
 """OpenAI's rank files: a line for each token, its bytes in base64 and its rank, which is its id.
 
-A rank file names neither its pattern nor its special tokens; the JSON encoders of the npm package `tiktoken` do.
+A rank file names neither its pattern nor its special tokens; the JSON encoders of the npm package `tiktoken`
+do.
 """
 
 import base64
@@ -22,49 +23,45 @@ HIGHEST = 10_000_000  # no vocabulary is a tenth as large
 def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]) -> Parts:
     """The parts of a rank file. Raises Refused for what is none, or without a pattern."""
     if pattern is None:
-        raise Refused(f"{name} does not say how text is split: give pattern= one of {', '.join(PATTERNS)}, or a regex")
-    ranks: dict[str, int] = {}
-    for number, line in enumerate(data.splitlines(), 1):
-        if not line:
-            continue
-        where = f"{name}, line {number}"
-        token, _, rank = line.partition(b" ")
+        raise Refused(
+            f"{name} does not say how text is split: give pattern= one of {', '.join(PATTERNS)}, or a regex"
+        )
+    lines = [line.partition(b" ") for line in data.splitlines() if line]
+    for number, (_, _, rank) in enumerate(lines, 1):
         if not rank.isdigit() or len(rank) > 9:
-            raise Refused(f"{where}: no token in base64 and its rank")
-        _put(ranks, _decoded(token, where), int(rank), where)
+            raise Refused(f"{name}, line {number}: no token in base64 and its rank")
+    ranks = _ranks(((token, int(rank)) for token, _, rank in lines), name)
     return _parts(ranks, special, PATTERNS.get(pattern, pattern), name)
 
 
 def read_encoder(whole: Fields) -> Parts:
-    """The parts of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank, tokens"."""
-    ranks: dict[str, int] = {}
-    for number, line in enumerate(whole.need("bpe_ranks", str).split("\n"), 1):
-        where = f"{whole.where}: bpe_ranks, line {number}"
-        words = line.split(" ")
-        if words == [""]:
-            continue
+    """The parts of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank,
+    tokens".
+    """
+    lines = [line.split(" ") for line in whole.need("bpe_ranks", str).split("\n") if line]
+    for number, words in enumerate(lines, 1):
         if len(words) < 3 or not (words[1].isascii() and words[1].isdigit()) or len(words[1]) > 9:
-            raise Refused(f"{where}: no first rank and tokens")
-        for rank, token in enumerate(words[2:], int(words[1])):
-            _put(ranks, _decoded(token.encode(), where), rank, where)
+            raise Refused(f"{whole.where}: bpe_ranks, line {number}: no first rank and tokens")
+    pairs = ((token.encode(), rank) for words in lines for rank, token in enumerate(words[2:], int(words[1])))
+    ranks = _ranks(pairs, whole.where)
     special = whole.need("special_tokens", dict)
     if not all(type(id) is int for id in special.values()):
         raise Refused(f"{whole.where}: the ids of special_tokens are not whole numbers")
     return _parts(ranks, special, whole.need("pat_str", str), whole.where)
 
 
-def _put(ranks: dict[str, int], token: bytes, rank: int, where: str) -> None:
-    text = spell(token)
-    if not token or text in ranks or rank > HIGHEST:
-        raise Refused(f"{where}: the token {token!r} is empty, there already, or of an impossible rank")
-    ranks[text] = rank
-
-
-def _decoded(token: bytes, where: str) -> bytes:
-    try:
-        return base64.b64decode(token, validate=True)
-    except (binascii.Error, ValueError):
-        raise Refused(f"{where}: {token[:40]!r} is not base64") from None
+def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
+    """The ranks of tokens in base64, by the tokens' spelling."""
+    ranks: dict[str, int] = {}
+    for token, rank in pairs:
+        try:
+            text = spell(base64.b64decode(token, validate=True))
+        except (binascii.Error, ValueError):
+            raise Refused(f"{where}: rank {rank}: {token[:40]!r} is not base64") from None
+        if not text or text in ranks or rank > HIGHEST:
+            raise Refused(f"{where}: rank {rank}: the token {text!r} is empty, there already, or too high")
+        ranks[text] = rank
+    return ranks
 
 
 def _parts(ranks: dict[str, int], special: Mapping[str, int], pattern: str, where: str) -> Parts:

@@ -1,7 +1,8 @@
 """Attention in blocks: a block of queries meets only the blocks of keys that one of them may see.
 
-For a window, for packed documents and for sparse patterns time then grows with what is seen and not with n^2, and no mask
-larger than one block's stands in memory. It needs no compiler, and its gradient is that of its parts.
+For a window, for packed documents and for sparse patterns time then grows with what is seen and not with
+n^2, and no mask larger than one block's stands in memory. It needs no compiler, and its gradient is that of
+its parts.
 """
 
 from __future__ import annotations

@@ -1,0 +1,40 @@
+"""BigBird (2007.14062): a window, global tokens at the start, and for each block of tokens a few earlier
+blocks at random.
+
+Random links make any two tokens meet after few layers, as in a small world. The draw is a function of the
+seed and of the block's number alone: the same while a text grows, and the same on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cutaway.attention import gqa
+from cutaway.attention.parts.visibility import Causal, Global, Random, Visibility, Window
+from cutaway.errors import Refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(gqa.Config):
+    """A window, the first ``globals`` tokens, and ``random`` blocks of ``block`` tokens for each
+    block of queries.
+    """
+
+    window: int
+    globals: int
+    block: int
+    random: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("window", "globals", "block", "random"):
+            if getattr(self, name) < 1:
+                raise Refused(
+                    f"attention: {name} of {getattr(self, name)} sees nothing, it must be 1 or more"
+                )
+
+    @property
+    def visibility(self) -> Visibility:
+        near = Window(self.window) | Global(self.globals)
+        return Causal() & (near | Random(self.block, self.random, self.seed))

@@ -1,0 +1,48 @@
+"""Differential attention (2410.05258): each head reads twice, and what both readings share is taken away as
+noise.
+
+    o_h = (softmax(q1 k1') - lambda softmax(q2 k2')) v        out = W_o (1 - l0) [RMS(o_1) ... RMS(o_n)]
+    lambda = exp(a1 . b1) - exp(a2 . b2) + l0
+
+As in an amplifier that listens to the difference of two wires. The first half of the query heads are the
+q1, the second half their q2; so with keys; a value is two of the value heads side by side. l0 = 0.8 - 0.6
+exp(-0.3 layer), layers counted from 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cutaway.attention import gqa
+from cutaway.errors import Refused
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(gqa.Config):
+    """``heads`` and ``kv_heads`` count both halves; ``lambda_start`` is l0, ``eps`` the norm's."""
+
+    lambda_start: float = 0.8
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.heads % 2 or self.kv_heads % 2:
+            raise Refused(
+                f"attention: differential heads come in pairs: {self.heads} over {self.kv_heads} do not"
+            )
+
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.parts.differential import DifferentialAttention
+
+        return DifferentialAttention(self, width)
+
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        own = dict.fromkeys(LAMBDAS, (self.key_size,)) | {"head_norm.weight": (2 * self.values,)}
+        return super().weights(width) | own

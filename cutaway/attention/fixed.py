@@ -1,0 +1,29 @@
+"""Fixed attention of the Sparse Transformer (1904.10509): the token's own chunk, and the last few tokens of
+every earlier.
+
+Those few learn to sum their chunk up for everyone after them. With chunks near sqrt(n) a token reads about
+2 sqrt(n) others.
+"""
+
+from dataclasses import dataclass
+
+from cutaway.attention import gqa
+from cutaway.attention.parts.visibility import Causal, Chunk, Columns, Visibility
+from cutaway.errors import Refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(gqa.Config):
+    """Chunks of ``chunk`` tokens, of which the last ``summary`` are seen by all that follow."""
+
+    chunk: int
+    summary: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.summary <= self.chunk:
+            raise Refused(f"attention: {self.summary} tokens cannot sum up a chunk of {self.chunk}")
+
+    @property
+    def visibility(self) -> Visibility:
+        return Causal() & (Chunk(self.chunk) | Columns(self.chunk, self.summary))

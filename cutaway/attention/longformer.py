@@ -1,0 +1,40 @@
+"""Longformer's pattern (2004.05150): a window, and a few tokens at the start that read and are read by
+everyone.
+
+The window makes time grow with n w; the global tokens carry what is far in two steps, through themselves.
+As a decoder reads it: nobody sees what comes later, so the global tokens are read by all and read what is
+before them. In an encoder the same pattern is ``bidirectional`` with a ``reach`` and ``globals``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cutaway.attention import local
+from cutaway.attention.parts.visibility import Causal, Global, Visibility, Window
+from cutaway.errors import Refused
+
+if TYPE_CHECKING:
+    from cutaway.attention.parts.state import Ring
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(local.Config):
+    """A window, and the first ``globals`` tokens."""
+
+    globals: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.globals < 1:
+            raise Refused(f"attention: {self.globals} global tokens are none: that is local attention")
+
+    @property
+    def visibility(self) -> Visibility:
+        return Causal() & (Window(self.window) | Global(self.globals))
+
+    def state(self) -> Ring:
+        from cutaway.attention.parts.state import Ring
+
+        return Ring(self.window, self.globals)

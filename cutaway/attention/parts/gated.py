@@ -1,0 +1,30 @@
+"""Softmax attention behind gates; ``attention/gated.py`` tells the mechanism."""
+
+from torch import Tensor, nn
+
+from cutaway.attention.parts.heads import Heads
+from cutaway.attention.parts.mixer import Memory
+from cutaway.attention.parts.softmax import SoftmaxAttention
+from cutaway.attention.parts.visibility import Places
+from cutaway.position.rope import Rotation
+from cutaway.shapes import Float
+from cutaway.trace import tap
+
+
+class GatedAttention(SoftmaxAttention):
+    """Taps ``gate`` [b t h*v], from 0 to 1, besides what every softmax attention taps."""
+
+    def __init__(self, config: Heads, width: int) -> None:
+        super().__init__(config, width)
+        self.gate = nn.Linear(width, config.heads * config.values, config.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        places: Places,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: Memory | None,
+    ) -> Float[Tensor, "b t d"]:
+        gate = tap("gate", self.gate(x).sigmoid())
+        return self.out(gate * self.gathered(x, places, rotation, in_order, state))

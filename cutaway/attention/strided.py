@@ -1,0 +1,29 @@
+"""Strided attention of the Sparse Transformer (1904.10509): the last ``stride`` tokens, and every
+``stride``-th before.
+
+With a stride near sqrt(n) a token reads 2 sqrt(n) others, and any two meet within two layers. It suits what
+has a period, such as the rows of an image; text is better served by ``fixed``. The paper gives each half to
+heads of its own or merges them, as here.
+"""
+
+from dataclasses import dataclass
+
+from cutaway.attention import gqa
+from cutaway.attention.parts.visibility import Causal, Stride, Visibility, Window
+from cutaway.errors import Refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(gqa.Config):
+    """``stride``: both the window and the step."""
+
+    stride: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stride < 1:
+            raise Refused(f"attention: a stride of {self.stride} leads nowhere, it must be 1 or more")
+
+    @property
+    def visibility(self) -> Visibility:
+        return Causal() & (Window(self.stride) | Stride(self.stride))

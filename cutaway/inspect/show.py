@@ -1,0 +1,74 @@
+"""The page's views as objects of a notebook: the last value of a cell draws itself.
+
+    trace.show()                      # the whole story
+    trace.show("lens", "next")        # some of its views
+    trace.attention(3).show()         # one layer's attention, which is a tensor besides
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cutaway.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cutaway.inspect.trace import Trace
+
+HEIGHT = 720  # pixels of a frame in a notebook
+NAME = "this model"
+
+
+class View:
+    """Some views of a trace: a notebook draws it, ``html`` is the page and ``save`` writes it."""
+
+    def __init__(self, trace: Trace, views: Sequence[str] = (), start: Mapping[str, int] | None = None) -> None:
+        self.trace = trace
+        self.views = tuple(views)
+        self.start = dict(start or {})
+
+    def __repr__(self) -> str:
+        return f"View({', '.join(self.views) or 'all'} of {len(self.trace.ids)} tokens)"
+
+    @cached_property
+    def html(self) -> str:
+        """One HTML file that needs nothing else."""
+        from cutaway.inspect import page, sheet
+
+        return page.page([sheet.draw(self.trace, NAME)], self.views or page.VIEWS, self.start)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page to a file, and returns its path."""
+        Path(path).write_text(self.html, encoding="utf-8")
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        from cutaway.inspect.page import frame
+
+        return frame(self.html, HEIGHT)
+
+
+class Pattern(Tensor):
+    """A layer's attention [h t s]: a tensor that can show itself. What is computed from it is a plain tensor."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    trace: Trace
+    layer: int
+
+    @classmethod
+    def of(cls, values: Tensor, trace: Trace, layer: int) -> Pattern:
+        made = values.as_subclass(cls)
+        made.trace, made.layer = trace, layer
+        return made
+
+    def show(self, head: int = 0) -> View:
+        """The layer's heads as an interactive map, opened at one of them."""
+        if not 0 <= head < len(self):
+            raise Refused(f"there is no head {head}: layer {self.layer} has heads 0 to {len(self) - 1}")
+        return View(self.trace, ("attention", "score"), {"layer": self.layer, "head": head})

@@ -1,0 +1,84 @@
+"""A real Chromium for the page's tests. Where there is none they are skipped, except in CI, where that is a failure."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutaway.inspect import sheet
+from cutaway.inspect.page import page as page_of
+from cutaway.inspect.trace import Trace
+from tests.small import Bytes, decoder
+
+CI = os.environ.get("CI") == "true"
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+TEXT = "the same the same"
+
+
+def _missing(what: str) -> None:
+    if CI:
+        pytest.fail(f"{what}, and in CI the page must be opened", pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        _missing("no Chromium was found")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _missing("Playwright is not installed")
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def sheets() -> Callable[..., sheet.Sheet]:
+    """The sheet of a small random model, by its shape and the text."""
+    made: dict[tuple, sheet.Sheet] = {}
+
+    def of(shape: str = "llama", text: str = TEXT, tokenizer: Bytes | None = None) -> sheet.Sheet:
+        known = (shape, text, type(tokenizer))
+        if known not in made:
+            reader = tokenizer or Bytes()
+            trace = Trace.of(decoder(shape), reader, reader.encode(text), sheet.NAMES)
+            made[known] = sheet.draw(trace, f"small {shape}")
+        return made[known]
+
+    return of
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens the page of some sheets; whatever it complains of, or asks of a network, fails the test in the end."""
+    problems: list[str] = []
+    contexts: list[Any] = []
+
+    def show(*shown: sheet.Sheet, width: int = 1280, height: int = 900, **context: Any) -> Any:
+        file = tmp_path / f"page-{len(contexts)}.html"
+        file.write_text(page_of(shown), encoding="utf-8")
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **context))
+        tab = contexts[-1].new_page()
+        tab.set_default_timeout(10_000)
+        tab.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda asked: None if asked.url == file.as_uri() else problems.append(asked.url))
+        tab.goto(file.as_uri())
+        tab.wait_for_selector("section")
+        return tab
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert not problems

@@ -1,0 +1,286 @@
+"""The page in a real browser: every view by mouse and by keyboard, its numbers against the model's, nothing on the
+console, nothing asked of a network, and no fault that axe-core calls serious.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cutaway.inspect.page import VIEWS
+from cutaway.inspect.trace import Trace
+from tests import inputs
+from tests.browser.conftest import TEXT
+from tests.small import SHAPES, Bytes, decoder
+
+Opened = Callable[..., Any]
+LAST = len(TEXT) - 1
+
+
+class Hostile(Bytes):
+    """Its tokens spell markup, bidirectional overrides and control characters."""
+
+    def token_bytes(self, id: int) -> bytes:
+        spelt = {ord("t"): b"</script><b id=owned>", ord("h"): "\u202eolleh".encode(), ord("e"): b"\x00\x1b[31m{{data}}"}
+        return spelt.get(id, super().token_bytes(id))
+
+
+def chip(tab: Any, t: int) -> Any:
+    return tab.locator(f"#strip .chip[data-t='{t}']")
+
+
+def selected(tab: Any) -> int:
+    return int(tab.locator("#strip .chip[aria-pressed]").first.get_attribute("data-t"))
+
+
+def value(tab: Any, view: str, label: str) -> str:
+    return tab.locator(f"#{view}").get_by_label(label, exact=True).first.input_value()
+
+
+def heat(tab: Any, view: str, number: int = 0) -> Any:
+    return tab.locator(f"#{view} .heat").nth(number)
+
+
+def readout(tab: Any, view: str, number: int = 0) -> str:
+    return tab.locator(f"#{view} .readout").nth(number).inner_text()
+
+
+def frames(tab: Any, count: int = 3) -> None:
+    tab.evaluate("n => new Promise(done => { const go = () => n-- ? requestAnimationFrame(go) : done(); go(); })", count)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_kind_of_model_is_shown(opened: Opened, sheets: Any, shape: str) -> None:
+    tab = opened(sheets(shape))
+    assert [part.get_attribute("id") for part in tab.locator("section").all()] == list(VIEWS)
+    for view in VIEWS:
+        tab.locator(f"#{view}").scroll_into_view_if_needed()
+        assert len(tab.locator(f"#{view} .said").inner_text()) > 40
+    assert tab.locator(".chip").count() == len(TEXT)
+
+
+def test_hovering_a_token_lights_it_everywhere(opened: Opened, sheets: Any) -> None:
+    tab = opened(sheets())
+    chip(tab, 3).hover()
+    frames(tab)
+    lit = tab.eval_on_selector_all(".lit", "all => all.map(one => one.dataset.t)")
+    assert len(lit) >= 3 and set(lit) == {"3"}
+    drawn = "() => [...document.querySelectorAll('.layer canvas:last-child')].map(one => one.toDataURL())"
+    with_it = tab.evaluate(drawn)
+    tab.locator("h1").hover()
+    frames(tab)
+    assert tab.locator(".lit").count() == 0
+    assert with_it != tab.evaluate(drawn), "the maps did not follow"
+
+
+def test_each_view_by_mouse(opened: Opened, sheets: Any) -> None:
+    tab = opened(sheets())
+    chip(tab, 5).click()
+    frames(tab)
+    assert selected(tab) == 5
+    assert tab.locator("#tokens .big").inner_text() == TEXT[5]
+    assert TEXT[5] in tab.locator("#embeddings h3").inner_text()
+
+    heat(tab, "embeddings").hover(position={"x": 200, "y": 50})
+    assert re.search(r"number \d+: about", readout(tab, "embeddings"))
+
+    heat(tab, "attention").click(position={"x": 44 + 5, "y": 26 + 5})
+    frames(tab)
+    assert value(tab, "attention", "layer") == "0" and value(tab, "score", "head") == "0"
+    large = heat(tab, "attention", 1)
+    side = (large.bounding_box()["width"] - 96) // len(TEXT)
+    large.click(position={"x": 96 + side * 2.5, "y": 74 + side * 7.5})
+    frames(tab)
+    assert (selected(tab), value(tab, "score", "at whom")) == (7, "2")
+    assert "gives" in readout(tab, "attention", 1)
+
+    heat(tab, "score").hover(position={"x": 100, "y": 60})
+    assert "q × k[" in readout(tab, "score")
+
+    before = tab.locator("#turning .stack p").last.inner_text()
+    tab.locator("#turning .clocks button").nth(3).click()
+    frames(tab)
+    assert tab.locator("#turning .clocks button").nth(3).get_attribute("aria-pressed") == "true"
+    assert tab.locator("#turning").get_by_text("Numbers 3 and 7").is_visible() and before
+
+    tab.locator("#mlp").get_by_label("layer").select_option("2")
+    frames(tab)
+    assert "Layer 2" in tab.locator("#mlp p").nth(1).inner_text()
+    assert value(tab, "attention", "layer") == "2"
+
+    heat(tab, "stream", 1).hover(position={"x": 50, "y": 30})
+    assert re.search(r"Layer 0, head 0: added [+−]\d", readout(tab, "stream", 1))
+    tab.locator("#stream td button").first.click()
+    frames(tab)
+    name = tab.locator("#stream td button").first.inner_text()
+    assert f"{value(tab, 'score', 'layer')}.{value(tab, 'score', 'head')}" == name
+
+    heat(tab, "lens").click(position={"x": 100, "y": 28 + 22 * 2.5})
+    frames(tab)
+    assert selected(tab) == 0 and value(tab, "mlp", "layer") == "1"
+    tab.locator("#lens summary").click()
+    assert tab.locator("#lens tbody tr").count() == 4
+
+    tab.locator("#next").get_by_label("temperature").fill("0")
+    assert tab.locator("#next").get_by_text("One token may be drawn.").is_visible()
+    tab.locator("#next button").click()
+    first = tab.locator("#next tbody tr .word").first.inner_text()
+    assert tab.locator("#next p .word").inner_text() == first
+
+
+def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
+    tab = opened(sheets())
+    tab.keyboard.press("Tab")
+    assert tab.locator(":focus").inner_text() == "Skip to the story"
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    assert tab.locator("html").get_attribute("data-theme") == "dark"
+    tab.keyboard.press("Tab")
+    assert tab.locator(":focus").get_attribute("data-t") == str(LAST)
+    tab.keyboard.press("Home")
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Enter")
+    frames(tab)
+    assert selected(tab) == 1 and tab.locator("#tokens .lit").count() >= 1
+    chip(tab, LAST).click()
+
+    for view, number, said in (
+        ("embeddings", 0, "number"), ("attention", 0, "Layer"), ("attention", 1, "gives"), ("score", 0, "["),
+        ("stream", 0, "wrote"), ("stream", 1, "added"), ("lens", 0, "After"),
+    ):  # fmt: skip
+        map_ = heat(tab, view, number)
+        map_.focus()
+        for key in ("End", "Home", "ArrowRight", "PageUp", "ArrowDown"):
+            tab.keyboard.press(key)
+        assert said in readout(tab, view, number), (view, number)
+    heat(tab, "attention", 1).focus()
+    for key in ("PageDown", "Home", "ArrowRight", "Enter"):
+        tab.keyboard.press(key)
+    frames(tab)
+    assert (selected(tab), value(tab, "score", "at whom")) == (LAST, "1")
+
+    pair = tab.locator("#turning input")
+    pair.focus()
+    tab.keyboard.press("Home")
+    frames(tab)
+    assert tab.locator("#turning").get_by_text("Numbers 0 and 4").is_visible()
+    tab.locator("#turning .clocks button[tabindex='0']").focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Enter")
+    frames(tab)
+    assert tab.locator("#turning").get_by_text("Numbers 1 and 5").is_visible()
+    assert tab.locator(":focus").get_attribute("aria-pressed") == "true", "the focus was lost"
+
+    tab.locator("#mlp select").focus()
+    tab.keyboard.press("Home")
+    frames(tab)
+    assert "Layer 0" in tab.locator("#mlp p").nth(1).inner_text()
+    tab.locator("#lens summary").focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("#lens table").is_visible()
+    tab.locator("#next").get_by_label("top-p").focus()
+    for _ in range(20):
+        tab.keyboard.press("ArrowLeft")
+    assert tab.locator("#next output").nth(1).inner_text() == "0.05"
+
+
+@pytest.mark.parametrize("shape", ["llama", "gemma", "sandwich"])
+def test_the_numbers_are_the_models(opened: Opened, sheets: Any, shape: str) -> None:
+    model = decoder(shape)
+    trace = Trace.of(model, Bytes(), Bytes().encode(TEXT))
+    tab = opened(sheets(shape))
+    layer, head, source = sheets(shape).facts["chosen"]
+    pattern = trace.attention(layer)[head, -1]
+    score = float(trace[f"blocks.{layer}.attention.scores"][head, -1, source])
+    cells = tab.locator("#score table").first.locator("tr.sum td:last-child").all_inner_texts()
+    assert float(cells[-1].replace("−", "-")) == pytest.approx(score, abs=1e-3)
+    shown = tab.locator("#score .formula strong").inner_text()
+    assert float(shown.strip("%")) == pytest.approx(100 * float(pattern[source]), abs=0.06)
+    best = trace.top(14)
+    chances = [cell.strip("<%") for cell in tab.locator("#next tbody td:nth-child(4)").all_inner_texts()]
+    assert list(map(float, chances)) == pytest.approx([100 * one.probability for one in best], abs=0.06)
+    logit = tab.locator("#stream tr.sum td.number").first.inner_text()
+    assert float(logit.replace("−", "-")) == pytest.approx(float(trace.logits[-1].max()), abs=0.006)
+
+
+def test_temperature_and_top_p(opened: Opened, sheets: Any) -> None:
+    logits = Trace.of(decoder(), Bytes(), Bytes().encode(TEXT)).logits[-1]
+    chances = (logits.double() / 0.5).softmax(-1).sort(descending=True).values
+    kept = int((chances.cumsum(0) < 0.9).sum()) + 1
+    tab = opened(sheets())
+    tab.locator("#next").get_by_label("temperature").fill("0.5")
+    tab.locator("#next").get_by_label("top-p").fill("0.9")
+    assert tab.locator("#next").get_by_text(f"{kept} tokens may be drawn." if kept > 1 else "One token").is_visible()
+    first = float(tab.locator("#next tbody td:nth-child(4)").first.inner_text().strip("%"))
+    assert first == pytest.approx(100 * float(chances[0] / chances[:kept].sum()), abs=0.06)
+
+
+def test_what_a_token_spells_is_shown_and_never_obeyed(opened: Opened, sheets: Any) -> None:
+    tab = opened(sheets("llama", TEXT, Hostile()))
+    assert tab.locator("#owned").count() == 0
+    assert chip(tab, 0).inner_text() == "</script><b␣id=owned>"
+    assert chip(tab, 1).inner_text() == "\\u202eolleh"
+    assert chip(tab, 2).inner_text() == "\\x00\\x1b[31m{{data}}"
+
+
+def test_two_stories_are_linked(opened: Opened, sheets: Any) -> None:
+    tab = opened(sheets(), sheets("gemma", "then the same"))
+    assert tab.locator("section .panel").count() == 2 * len(VIEWS)
+    tab.locator("[data-story='0'] .chip[data-t='13']").hover()  # the last s of one stands where the other's does
+    frames(tab)
+    assert set(tab.eval_on_selector_all("[data-story='1'] .lit", "all => all.map(one => one.dataset.t)")) == {"9"}
+    tab.locator("[data-story='1'] .chip[data-t='9']").click()
+    frames(tab)
+    assert selected(tab) == 13
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(opened: Opened, sheets: Any, width: int, scheme: str) -> None:
+    tab = opened(sheets(), width=width, color_scheme=scheme, reduced_motion="reduce")
+    tab.locator("#lens summary").click()
+    tab.evaluate(inputs.path("axe-core").read_text(encoding="utf-8"))
+    found = tab.evaluate("axe.run()")["violations"]
+    serious = [
+        (one["id"], one["help"], one["nodes"][0]["html"][:160]) for one in found if one["impact"] in ("serious", "critical")
+    ]
+    assert not serious
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(opened: Opened, sheets: Any, width: int) -> None:
+    tab = opened(sheets(), width=width)
+    for view in VIEWS:
+        tab.locator(f"#{view}").scroll_into_view_if_needed()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, sheets: Any) -> None:
+    hand = "document.querySelector('.dial .hand.query').getAttribute('x2')"
+    calm = opened(sheets(), reduced_motion="reduce")
+    calm.get_by_role("button", name="Turn again").click()
+    before = calm.evaluate(hand)
+    frames(calm, 4)
+    assert calm.evaluate(hand) == before
+    moving = opened(sheets(), reduced_motion="no-preference")
+    moving.get_by_role("button", name="Turn again").click()
+    seen = []
+    for _ in range(6):
+        frames(moving, 4)
+        seen.append(moving.evaluate(hand))
+    assert len(set(seen)) > 1
+
+
+def test_a_long_text_keeps_its_strongest_heads(opened: Opened, sheets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutaway.inspect.sheet.NEAR_BYTES", 1)
+    tab = opened(sheets("llama", "the same, again"))
+    [[layer, head]] = sheets("llama", "the same, again").facts["near"]
+    tab.locator("#score").get_by_label("layer").select_option(str((layer + 1) % 3))
+    frames(tab)
+    assert "keeps the queries" in tab.locator("#score").inner_text()
+    assert "≈" in tab.locator("#attention table").inner_text()
+    tab.locator("#score button").click()
+    frames(tab)
+    assert value(tab, "score", "layer") == str(layer) and value(tab, "score", "head") == str(head)
+    assert tab.locator("#score table").first.is_visible()

@@ -1,0 +1,80 @@
+"""Laws of the kinds that no decoder's block can hold: readers of the whole text, and of another text."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cutaway.attention.parts.visibility import Places
+from cutaway.errors import Refused
+from cutaway.layers.config import MLP
+from cutaway.model.config import Block, Decoder, from_dict, to_dict
+from cutaway.position import alibi
+from tests.laws.kinds import WIDTH, attention
+
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+
+
+def _text(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    return torch.randn(1, length, WIDTH, dtype=torch.float64, generator=generator), torch.arange(length)[None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reach", [None, 3])
+def test_an_encoder_reads_both_ways_and_no_padding(reach: int | None) -> None:
+    config = attention("bidirectional", reach=reach, globals=1)
+    module = config.build(WIDTH).double()
+    x, pos = _text(9)
+    alone = module(x, Places(pos), None, True, None)
+    changed = x.clone()
+    changed[:, 8] += 1
+    after = module(changed, Places(pos), None, True, None)
+    assert (after - alone).abs().amax(-1)[0, 5 if reach else 0] > 1e-6
+    padded, padded_pos = torch.cat((x, x[:, :2]), dim=1), torch.cat((pos, torch.full((1, 2), -1)), dim=1)
+    assert_close(module(padded, Places(padded_pos), None, False, None)[:, :9], alone, **TIGHT)
+    with pytest.raises(Refused, match="nothing to go on from"):
+        config.state()
+    assert config.bytes_per_token(2) == 0
+
+
+@pytest.mark.parametrize("kind", ["bidirectional", "cross"])
+def test_the_config_round_trips_and_knows_every_weight(kind: str) -> None:
+    config = attention(kind, bias=True, sinks=True, memory_width=10)
+    assert from_dict(to_dict(config), type(config)) == config
+    assert config.weights(WIDTH) == {
+        name: tuple(w.shape) for name, w in config.build(WIDTH).named_parameters()
+    }
+
+
+def test_a_decoder_refuses_what_does_not_read_the_past() -> None:
+    with pytest.raises(Refused, match="a block cannot hold cross"):
+        Block(attention=attention("cross"), mlp=MLP(8))
+    with pytest.raises(Refused, match="a block cannot hold bahdanau"):
+        Block(attention=attention("bahdanau"), mlp=MLP(8))
+    block = Block(attention=attention("bidirectional"), mlp=MLP(8))
+    with pytest.raises(Refused, match="a decoder cannot hold bidirectional"):
+        Decoder(vocab=5, width=8, context=8, blocks=(block,))
+
+
+def test_gradients() -> None:
+    places = Places(torch.arange(5)[None])
+    x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
+    memory = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
+    encoder = attention("bidirectional").build(8).double()
+    assert torch.autograd.gradcheck(lambda x: encoder(x, places, None, True, None), (x,))
+    reader = attention("cross").build(8).double()
+    assert torch.autograd.gradcheck(lambda x, memory: reader(x, places, memory, places, None), (x, memory))
+
+
+@torch.no_grad()
+def test_a_memory_must_be_there_and_its_padding_is_not_read() -> None:
+    module = attention("cross").build(WIDTH).double()
+    x, pos = _text(4)
+    memory, there = _text(6)
+    with pytest.raises(Refused, match="no memory"):
+        module(x, Places(pos), None, None)
+    shorter = module(x, Places(pos), memory[:, :4], Places(there[:, :4]))
+    there = torch.where(there < 4, there, -1)
+    assert_close(module(x, Places(pos), memory, Places(there)), shorter, **TIGHT)
+    with pytest.raises(Refused, match="takes no position"):
+        attention("cross", relative=alibi.Config())

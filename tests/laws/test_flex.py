@@ -1,0 +1,97 @@
+"""The optional path through torch's FlexAttention: what it refuses, that it fails loudly, and its rule.
+
+Compiling takes a minute a rule, so the rule is judged uncompiled here; ``bench/`` runs the kernel itself.
+"""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cutaway.attention.parts.paths import flex, naive
+from cutaway.attention.parts.score import Problem
+from cutaway.attention.parts.visibility import Causal, Places, Sink, Window
+from cutaway.errors import Failed, Refused
+
+N = 40
+
+
+def _problem(**changes: Any) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    pos = torch.arange(N).expand(2, -1).clone()
+    pos[0, :5] = -1
+    made: dict[str, Any] = {
+        name: torch.randn(2, heads, N, 16, generator=generator)
+        for name, heads in (("q", 4), ("k", 2), ("v", 2))
+    }
+    rule = Causal() & (Window(6) | Sink(2))
+    return Problem(
+        **(made | {"query": Places(pos), "key": Places(pos), "visibility": rule, "scale": 0.3} | changes)
+    )
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+
+
+def test_it_computes_what_the_naive_path_does() -> None:
+    """In a process of its own: the shape checks that tests switch on are not made for torch's tracer."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.laws.test_flex"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["window", "documents"]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_it_refuses_what_it_cannot_compute() -> None:
+    odd: dict[str, dict[str, Any]] = {
+        "a soft-cap": {"softcap": 3.0},
+        "sinks": {"sinks": torch.zeros(4)},
+        "chosen keys": {"chosen": torch.ones(2, N, N, dtype=torch.bool)},
+        "no float64": {"q": torch.zeros(2, 4, N, 16, dtype=torch.float64)},
+        "no backward pass": {"q": torch.zeros(2, 4, N, 16, requires_grad=True)},
+    }
+    for reason, changes in odd.items():
+        with pytest.raises(Refused, match=reason):
+            flex.attend(_problem(**changes))
+    assert flex.why_not(_problem()) is None
+
+
+def test_it_refuses_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(Refused, match="no C\\+\\+ compiler"):
+        flex.attend(_problem())
+
+
+@pytest.mark.usefixtures("compiler")
+def test_it_fails_loudly_where_torch_would_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gives_up(*_: Any, **__: Any) -> None:
+        raise torch._dynamo.exc.FailOnRecompileLimitHit("limit hit")
+
+    monkeypatch.setattr(flex, "_compiled", lambda: gives_up)
+    with pytest.raises(Failed, match="would fall back"):
+        flex.attend(_problem())
+
+
+def _main() -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    vars(flex)["_compiled"] = lambda: flex_attention
+    documents = torch.arange(N).expand(2, -1) // 15
+    for name, apart in (("window", None), ("documents", documents)):
+        places = replace(_problem().key, documents=apart)
+        problem = _problem(query=places, key=places)
+        assert_close(flex.attend(problem), naive.attend(problem), rtol=1e-5, atol=1e-5)
+        print(name)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,171 @@
+"""Memories that store the same in another way: the model says what it says with its own."""
+
+import gc
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cutaway.attention.parts.mixer import Memory
+from cutaway.attention.parts.paged import Paged, Pool
+from cutaway.attention.parts.quantised import GROUP, Quantised, pack, unpack
+from cutaway.attention.parts.state import Cross, Full, Ring
+from cutaway.errors import Refused
+from cutaway.model.decoder import Decoder
+from tests.laws.kinds import KINDS, SOFTMAX, attention, decoder, text
+
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+FULL = [kind for kind in KINDS if kind in SOFTMAX and isinstance(attention(kind).state(), Full)]
+
+
+def _read(
+    model: Decoder, cuts: list[int], remember: Callable[[Memory], Memory] | None = None
+) -> torch.Tensor:
+    ids, pos = text(2, 40)
+    state = model.new_state(remember)
+    pairs = zip([0, *cuts], [*cuts, 40], strict=True)
+    return torch.cat([model(ids[:, a:b], pos[:, a:b], state) for a, b in pairs], dim=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", FULL)
+def test_pages_change_nothing(kind: str) -> None:
+    model = decoder(kind)
+    assert_close(_read(model, [3, 4, 20, 31], lambda _: Paged(Pool(4))), _read(model, []), **TIGHT)
+
+
+def _entries(pos: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"k": pos[:, None, :, None].double().expand(-1, 2, -1, 3) + 0.5}
+
+
+def _append(state: Memory, start: int, end: int) -> torch.Tensor:
+    pos = torch.arange(start, end).expand(2, -1)
+    entries, places = state.append(_entries(pos), pos)  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.equal(entries["k"], _entries(places)["k"])
+    return places
+
+
+def test_pages_are_shared_until_someone_writes() -> None:
+    pool = Pool(4)
+    state = Paged(pool)
+    _append(state, 0, 10)
+    alone = pool.nbytes
+    assert alone == 2 * 3 * 4 * 2 * 3 * 8 and state.nbytes == 2 * 10 * 2 * 3 * 8
+    fork = state.snapshot()
+    assert pool.nbytes == alone
+    _append(fork, 100, 103)  # the half-filled page is copied, and one more taken, in each row
+    assert pool.nbytes == alone + 2 * 2 * 4 * 2 * 3 * 8
+    assert _append(state, 10, 11)[0].tolist() == list(range(11))
+    assert _append(fork, 103, 104)[0].tolist() == [*range(10), *range(100, 104)]
+    fork.truncate(3)
+    assert _append(fork, 50, 51)[0].tolist() == [0, 1, 2, 50]
+    assert _append(state, 11, 12)[0].tolist() == list(range(12))
+    del fork
+    gc.collect()
+    assert pool.nbytes == alone
+    state.truncate(0)
+    assert pool.nbytes == 0
+
+
+def test_a_state_of_another_batch_is_refused() -> None:
+    state = Paged(Pool(4))
+    _append(state, 0, 2)
+    with pytest.raises(Refused, match="a batch of 2"):
+        state.append(_entries(torch.zeros(3, 1, dtype=torch.long)), torch.zeros(3, 1, dtype=torch.long))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in SOFTMAX])
+def test_quantised_in_pieces_equals_quantised_at_once(kind: str, bits: int) -> None:
+    model = decoder(kind)
+    whole = _read(model, [], Quantised.of(bits))
+    assert_close(_read(model, [1, 9, 20], Quantised.of(bits)), whole, **TIGHT)
+    error = (whole - _read(model, [])).abs().max()
+    assert error > 0
+    if kind != "dsa":  # whose choice of keys may change
+        assert error < {8: 0.03, 4: 0.5}[bits]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", ["gqa", "mla", "dsa", "streaming"])
+def test_quantised_bytes_are_known_before(kind: str, bits: int) -> None:
+    model = decoder(kind)
+    ids, pos = text(1, 3)
+    state = model.new_state(Quantised.of(bits))
+    model(ids, pos, state)
+    expected = [Quantised.bytes_per_token(block.attention.entries, bits) for block in model.config.blocks]
+    assert state.nbytes == 3 * sum(expected)
+
+
+@pytest.mark.parametrize(("bits", "typical"), [(8, 0.0085), (4, 0.15)])
+@pytest.mark.parametrize("size", [64, 40, 5])
+def test_the_error_of_a_number_is_half_a_step(bits: int, typical: float, size: int) -> None:
+    x = torch.randn(3, 2, 50, size, generator=torch.Generator().manual_seed(0))
+    codes, scales = pack(x, bits)
+    back = unpack(codes, scales, bits, size)
+    for start in range(0, size, GROUP):
+        group = x[..., start : start + GROUP]
+        reach = group.amax(-1, keepdim=True) - group.amin(-1, keepdim=True)
+        off = (back[..., start : start + GROUP] - group).abs()
+        assert (
+            off <= reach / (2**bits - 1) / 2 + 2**-10 * (group.abs().amax(-1, keepdim=True) + reach)
+        ).all()
+    assert (back - x).square().mean().sqrt() < typical
+    same = torch.full((1, 1, 1, 33), 1.5)
+    assert torch.equal(unpack(*pack(same, bits), bits, 33), same)
+
+
+def test_only_eight_or_four_bits() -> None:
+    with pytest.raises(Refused, match="8 or 4 bits"):
+        Quantised(Full(), 5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Full, lambda: Ring(4), lambda: Ring(4, 2), lambda: Paged(Pool(3)), lambda: Quantised(Full(), 8)],
+    ids=["full", "ring", "ring and first", "paged", "quantised"],
+)
+def test_a_snapshot_is_apart_and_truncation_forgets(make: Callable[[], Memory]) -> None:
+    def places(state: Memory, start: int, end: int) -> list[int]:
+        pos = torch.arange(start, end).expand(2, -1)
+        return state.append(_entries(pos), pos)[1][0].tolist()  # pyright: ignore[reportAttributeAccessIssue]
+
+    state = make()
+    places(state, 0, 3)
+    kept = state.snapshot()
+    assert places(state, 3, 4) == [0, 1, 2, 3]
+    assert places(kept, 7, 8) == [0, 1, 2, 7]
+    assert state.can_truncate(2)
+    state.truncate(2)
+    assert state.length == 2 and places(state, 2, 3) == [0, 1, 2]
+    for i in range(3, 20):
+        places(state, i, i + 1)
+    left = places(state, 20, 21)
+    if isinstance(state, Ring):
+        assert left == [*range(state.first), *range(20 - state.window, 21)]
+        assert not state.can_truncate(5)
+    else:
+        assert left == list(range(21))
+
+
+def test_a_ring_truncates_past_padding() -> None:
+    state = Ring(6)
+    pos = torch.tensor([[0, 1, -1, 2, 3]])
+    state.append({"k": torch.zeros(1, 1, 5, 1)}, pos)
+    state.truncate(3)
+    assert state.append({"k": torch.zeros(1, 1, 1, 1)}, torch.tensor([[2]]))[1].tolist() == [[0, 1, -1, 2]]
+
+
+def test_a_cross_state_is_written_once() -> None:
+    state = Cross()
+    pos = torch.arange(3).expand(2, -1)
+    state.write(_entries(pos), pos)
+    copy = state.snapshot()
+    assert copy.written and copy.nbytes == state.nbytes == 2 * 3 * 2 * 3 * 8
+    with pytest.raises(Refused, match="written once"):
+        state.write(_entries(pos), pos)
+    state.truncate(0)
+    assert state.written

@@ -1,0 +1,234 @@
+"""The page as a file: it holds what the trace holds, needs nothing else, obeys nothing, and stays small."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cutaway.attention import gqa
+from cutaway.cli import main
+from cutaway.errors import Refused
+from cutaway.inspect import sheet
+from cutaway.inspect.page import VIEWS, page
+from cutaway.inspect.show import Pattern, View
+from cutaway.inspect.trace import Trace
+from cutaway.layers.config import MLP
+from cutaway.model.config import Block
+from cutaway.model.config import Decoder as Config
+from cutaway.model.decoder import Decoder
+from cutaway.position import rope
+from tests.small import SHAPES, Bytes, decoder
+from tests.test_explain import Small, small  # noqa: F401 - a fixture
+
+TEXT = "the same the same"
+MOST = 6_000_000
+
+
+def traced(shape: str = "llama", text: str = TEXT) -> Trace:
+    return Trace.of(decoder(shape), Bytes(), Bytes().encode(text), sheet.NAMES)
+
+
+def unpacked(document: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
+    """What a browser reads: the facts, and each story's arrays."""
+    data = re.search(r'<script type="application/octet-stream" id="data">([^<]*)</script>', document)
+    assert data is not None
+    blob = zlib.decompress(base64.b64decode(data[1]))
+    size = int.from_bytes(blob[:4], "little")
+    told = json.loads(blob[4 : 4 + size])
+    arrays = [
+        {
+            name: np.frombuffer(blob, "<" + kind, int(np.prod(shape)), 4 + size + offset).reshape(shape)
+            for name, (kind, shape, offset) in story["arrays"].items()
+        }
+        for story in told["stories"]
+    ]
+    return told, arrays
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_holds_what_the_trace_holds(shape: str) -> None:
+    trace = traced(shape)
+    told, [arrays] = unpacked(page([sheet.draw(trace, shape)]))
+    [story] = told["stories"]
+    rows, columns = np.tril_indices(len(trace.ids))
+    for layer, config in enumerate(trace.model.config.blocks):
+        exact = trace.attention(layer).numpy()[:, rows, columns]
+        kept = (arrays[f"pattern.{layer}"] / 255.0) ** 2
+        assert np.abs(kept - exact).max() < 0.004
+        group = config.attention.heads // config.attention.groups
+        for head in range(config.attention.heads):
+            assert [layer, head] in story["near"]
+            assert np.array_equal(arrays[f"q.{layer}.{head}"], trace[f"blocks.{layer}.attention.q"][head])
+            assert np.array_equal(arrays[f"k.{layer}.{head // group}"], trace[f"blocks.{layer}.attention.k"][head // group])
+        wrote = (trace[f"blocks.{layer}.out"] - trace[f"blocks.{layer}.middle"]).norm(dim=-1)
+        assert np.allclose(arrays[f"wrote.mlp.{layer}"], wrote, atol=1e-5)
+    parts = sum(float(arrays[f"moved.{layer}"].sum()) for layer in range(story["layers"])) + float(arrays["moved.mlp"].sum())
+    moved = story["moved"]
+    assert moved["embed"] + parts + moved["biases"] + moved["rest"] == pytest.approx(float(trace.logits[-1].max()), abs=1e-3)
+    assert np.array_equal(arrays["lens.ids"][-1], trace.logits.argmax(-1))
+    assert np.allclose(arrays["logits"], trace.logits[-1].sort(descending=True).values[:256], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_the_heads_wrote_adds_up(shape: str) -> None:
+    trace = traced(shape)
+    for i, block in enumerate(trace.model.blocks):
+        out = trace[f"blocks.{i}.attention.out"]
+        heads = sheet._head_writes(block.attention.out, trace[f"blocks.{i}.attention.mixed"])
+        bias = torch.zeros(()) if block.attention.out.bias is None else block.attention.out.bias
+        assert torch.allclose(heads.sum(0) + bias, out, atol=1e-5)
+        whole = sheet._frozen(block.attention_post_norm, out, torch.cat([heads, bias.expand_as(out)[None]])).sum(0)
+        before = trace["embed"] if i == 0 else trace[f"blocks.{i - 1}.out"]
+        after = trace[f"blocks.{i}.middle"] - before
+        shift = getattr(block.attention_post_norm, "bias", torch.zeros(()))
+        assert torch.allclose(whole + shift, after, atol=1e-4)
+
+
+def test_neurons_and_what_they_raise() -> None:
+    trace = traced()
+    facts = sheet.draw(trace, "llama")
+    layer, token = 1, len(trace.ids) - 1
+    hidden, down = trace[f"blocks.{layer}.mlp.hidden"][token], trace.model.blocks[layer].mlp.down.weight
+    down = down.detach()
+    wrote = hidden.abs() * down.norm(dim=0)
+    neuron = int(wrote.argmax())
+    assert facts.arrays[f"neuron.{layer}"][token, 0] == neuron
+    assert facts.arrays[f"neuron.wrote.{layer}"][token, 0] == pytest.approx(float(wrote.max()), rel=1e-5)
+    scores = trace.model.embedding.weight.detach() @ (trace.model.norm.weight.detach() * down[:, neuron])
+    up, low = facts.facts["neurons"][f"{layer}.{neuron}"]
+    assert up == scores.topk(5).indices.tolist() and low == (-scores).topk(5).indices.tolist()
+
+
+def test_tokens_are_linked_in_order() -> None:
+    one, other = (sheet.draw(traced(text=text), "llama") for text in ("the same", "not the same"))
+    assert sheet.links(one, other) == [(i, i + 4) for i in range(8)]
+
+
+class Hostile(Bytes):
+    def token_bytes(self, id: int) -> bytes:
+        return b"</script><img src=x onerror=alert(1)>{{script}}" if id == ord("t") else super().token_bytes(id)
+
+
+def test_a_token_that_spells_markup_stays_text() -> None:
+    trace = Trace.of(decoder(), Hostile(), Bytes().encode(TEXT), sheet.NAMES)
+    document = page([sheet.draw(trace, "<b>model</b>")])
+    assert document.lower().count("</script>") == document.lower().count("<script") == 2
+    assert "<img" not in document and "<b>" not in document
+    assert html.unescape(re.search(r"<title>(.*?)</title>", document, re.S)[1]).startswith("</script>")
+
+
+def test_it_needs_nothing_else_and_allows_only_its_own_script() -> None:
+    document = page([sheet.draw(traced(), "llama")])
+    assert not re.search(r'(src|href)=["\'](?!#)|@import|url\(|innerHTML|insertAdjacentHTML|eval\(|fetch\(', document)
+    assert set(re.findall(r"https?://[^\"' ]+", document)) == {"http://www.w3.org/2000/svg"}
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', document)[1]
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    for tag in ("style", "script"):
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", document, re.S)[1]
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
+
+
+def test_two_hundred_tokens_of_a_deep_model_stay_under_six_megabytes() -> None:
+    heads = gqa.Config(heads=9, kv_heads=3, key_size=64, position=rope.Config(64))
+    torch.manual_seed(0)
+    model = Decoder(Config(2048, 64, 256, (Block(heads, MLP(48)),) * 30)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    ids = torch.randint(0, 255, (200,)).tolist()
+    document = page([sheet.draw(Trace.of(model, Wide(), ids, sheet.NAMES), "deep")])
+    assert len(document) < MOST
+    told, [arrays] = unpacked(document)
+    assert 3 <= len(told["stories"][0]["near"]) < 270
+    assert len([name for name in arrays if name.startswith("pattern.")]) == 30
+
+
+class Wide(Bytes):
+    def token_bytes(self, id: int) -> bytes:
+        return f"<{id}>".encode()
+
+
+@pytest.mark.parametrize("length", [5, 6])
+def test_half_bytes_read_back(length: int) -> None:
+    cells = np.random.default_rng(0).integers(0, 16, (3, length), dtype=np.uint8)
+    halves = sheet._halves(cells)
+    again = np.stack([halves >> 4, halves & 15], axis=-1).reshape(3, -1)[:, :length]
+    assert np.array_equal(again, cells)
+
+
+def test_a_pattern_is_a_tensor_that_shows_itself() -> None:
+    trace = traced()
+    pattern = trace.attention(1)
+    assert isinstance(pattern, Pattern) and torch.equal(pattern, trace["blocks.1.attention.pattern"])
+    assert type(pattern + 0) is torch.Tensor
+    shown = pattern.show(head=2)
+    told, _ = unpacked(shown.html)
+    assert told["views"] == ["attention", "score"] and told["start"] == {"layer": 1, "head": 2}
+    with pytest.raises(Refused, match="no head 4"):
+        pattern.show(head=4)
+
+
+def test_a_notebook_gets_a_frame_that_touches_nothing(tmp_path: Path) -> None:
+    view = traced().show("lens")
+    drawn = view._repr_html_()
+    assert drawn.startswith('<iframe sandbox="allow-scripts"') and drawn.count("<") == 2
+    assert html.unescape(re.search(r'srcdoc="([^"]*)"', drawn)[1]) == view.html
+    assert view.save(tmp_path / "lens.html").read_text(encoding="utf-8") == view.html
+    assert isinstance(view, View) and repr(view) == "View(lens of 17 tokens)"
+    with pytest.raises(Refused, match="no view 'lense'"):
+        traced().show("lense").html
+
+
+def test_explain_writes_the_page(small: Small, tmp_path: Path, capsys) -> None:  # noqa: F811
+    file = tmp_path / "page.html"
+    assert main(["explain", TEXT, "--html", str(file)]) == 0
+    told, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert told["views"] == list(VIEWS) and [one["model"] for one in told["stories"]] == ["smollm2"]
+    assert "Wrote" in capsys.readouterr().err
+    assert main(["explain", TEXT, "--html", str(file), "--ablate", "1.2"]) == 0
+    told, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert [one["model"] for one in told["stories"]] == ["smollm2", "smollm2, head 1.2 taken out"]
+    assert main(["explain", TEXT, "--html", str(file), "--compare", "the other"]) == 0
+    told, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert [one["text"] for one in told["stories"]] == [TEXT, "the other"] and told["links"]
+    assert main(["explain", TEXT, "--html", str(tmp_path / "none" / "page.html")]) == 1
+    assert "could not be written" in capsys.readouterr().err
+
+
+def test_explain_opens_the_page(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    assert main(["explain", TEXT, "--open"]) == 0
+    assert Path(opened[0].removeprefix("file://")).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_explain_compares_in_the_terminal(small: Small, capsys) -> None:  # noqa: F811
+    assert main(["explain", TEXT, "--compare", "not the same"]) == 0
+    shown = capsys.readouterr().out
+    assert "10 of 17 and 12 tokens are the same, in order." in shown
+    assert all(step in shown for step in ("1  Tokens", "2  The next token", "3  The lens", "4  Heads"))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert main(["explain", TEXT, "--compare-model", "another", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["compare"]["model"] == "another" and told["compare"]["text"] == told["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--compare", ""], "the other text is empty"),
+        (["--compare", "x", "--ablate", "0"], "leave out --ablate"),
+        (["--patch", TEXT, "--open"], "--patch is told in the terminal"),
+    ],
+)
+def test_explain_refuses_what_does_not_go_together(small: Small, capsys, arguments: list[str], says: str) -> None:  # noqa: F811
+    assert main(["explain", TEXT, *arguments]) == 2
+    assert says in capsys.readouterr().err
