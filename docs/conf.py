@@ -1,4 +1,6 @@
-"""Sphinx configuration: pages are Markdown (MyST), one a topic. Build with `sphinx-build -W docs docs/_build`."""
+"""Sphinx configuration: pages are Markdown (MyST), one a topic. Build with `sphinx-build -W docs
+docs/_build`.
+"""
 
 project = "Cutaway"
 copyright = "the Cutaway developers"

@@ -1,4 +1,6 @@
-"""Every page of the documentation runs: its Python as doctests, its `cutaway` commands as a user would type them."""
+"""Every page of the documentation runs: its Python as doctests, its `cutaway` commands as a user would type
+them.
+"""
 
 import doctest
 import os

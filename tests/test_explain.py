@@ -191,7 +191,12 @@ def test_one_token_is_a_story_too() -> None:
 def test_many_tokens_are_listed_in_part_and_it_is_said() -> None:
     text = printed(told(text="x" * 60))
     assert text.count("… 36 more") == 3 and "52 others" in text
-    assert printed(told(text="x" * 60)).startswith("x" * 60), "a short text is the title"
+
+
+def test_the_title_of_a_long_text_is_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert printed(told()).startswith(f"{TEXT} → ")
+    monkeypatch.setattr(story_text, "TITLE", 8)
+    assert printed(told()).startswith("…the same → ")
 
 
 def test_drawing() -> None:

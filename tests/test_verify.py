@@ -89,7 +89,7 @@ def test_the_command_says_what_it_found(
         return lm
 
     monkeypatch.setattr(cutaway, "load", broken)
-    with pytest.raises(Failed, match="disagrees from blocks.0.out on"):
+    with pytest.raises(Failed, match=r"disagrees from blocks.0.out on"):
         command.verify(str(folder), tokens=3)
     assert "blocks.0.out" in capsys.readouterr().out
 

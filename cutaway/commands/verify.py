@@ -53,7 +53,7 @@ def verify(
 
     if not judge.engines(path):
         raise Refused(
-            f"no other engine here reads {path}: pip install transformers (and accelerate, gguf for .gguf files)"
+            f"no other engine here reads {path}: pip install transformers (.gguf: accelerate, gguf too)"
         )
     lm = cutaway.load(path, engine="definition")
     verdicts = _judged(lm, text if text is not None else judge.TEXT, tokens)
@@ -98,12 +98,16 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
         screen.print(f"{len(verdict.ours)} greedy tokens are equal.\n")
         return
     mine, theirs = (lm.tokenizer.decode([ids[verdict.token]]) for ids in (verdict.ours, verdict.theirs))
-    told = f"Greedy token {verdict.token + 1} differs: {mine!r} here, {theirs!r} there; by our logits {mine!r} leads by"
+    told = (
+        f"Greedy token {verdict.token + 1} differs: {mine!r} here, {theirs!r} there; in our logits they are"
+    )
     why = " A near tie: rounding decides it." if verdict.close_call else ""
-    screen.print(f"{told} {verdict.margin:.3f}.{why}\n", markup=False)
+    screen.print(f"{told} {verdict.margin:.3f} apart.{why}\n", markup=False)
 
 
 def _blame(verdict: "Verdict") -> str:
     if verdict.differs_from is not None:
         return f"{verdict.engine} disagrees from {verdict.differs_from} on"
-    return f"{verdict.engine} agrees on the prompt's logits, and chooses another greedy token {verdict.token + 1}"
+    return (
+        f"{verdict.engine} agrees on the prompt's logits and chooses another greedy token {verdict.token + 1}"
+    )

@@ -64,7 +64,7 @@ def _packed(sheets: Sequence[Sheet], views: Sequence[str], start: Mapping[str, i
     facts = json.dumps(told, separators=(",", ":"), ensure_ascii=True).encode()
     facts += b" " * (-len(facts) % 4)
     blob = len(facts).to_bytes(4, "little") + facts + b"".join(chunks)
-    return base64.b64encode(zlib.compress(blob, 9)).decode()
+    return base64.b64encode(zlib.compress(blob, 6)).decode()
 
 
 def _placed(arrays: Mapping[str, np.ndarray], chunks: list[bytes]) -> dict[str, Any]:

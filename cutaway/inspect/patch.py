@@ -90,8 +90,8 @@ def _comparable(ids: Sequence[int], other: Sequence[int]) -> list[int]:
     """The places where the texts differ, and the last."""
     if len(ids) != len(other):
         raise Refused(
-            f"patching needs texts of as many tokens: this one has {len(ids)}, the other {len(other)}; reword "
-            "one of them"
+            f"patching needs texts of as many tokens: this one has {len(ids)}, the other {len(other)}; "
+            "reword one of them"
         )
     places = [i for i, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b]
     if not places:

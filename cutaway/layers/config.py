@@ -43,8 +43,6 @@ class MLP:
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
         wide, narrow = ("gate", "up") if self.gated else ("up",), ("down",)
-        matrices = {name: (self.hidden, width) for name in wide} | {
-            name: (width, self.hidden) for name in narrow
-        }
+        matrices = dict.fromkeys(wide, (self.hidden, width)) | dict.fromkeys(narrow, (width, self.hidden))
         biases = {f"{name}.bias": shape[:1] for name, shape in matrices.items()} if self.bias else {}
         return {f"{name}.weight": shape for name, shape in matrices.items()} | biases

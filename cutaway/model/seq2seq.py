@@ -275,13 +275,11 @@ class TransformerSeq2Seq(nn.Module):
     def __init__(self, given: Transformer) -> None:
         super().__init__()
         self.config = given
-        heads = {"heads": given.heads, "key_size": given.key_size}
-        both_ways = bidirectional.Config(**heads, kv_heads=given.heads)
+        heads, size = given.heads, given.key_size
+        both_ways = bidirectional.Config(heads=heads, kv_heads=heads, key_size=size)
         reading = config.Block(both_ways, given.mlp, given.norm)
-        self.writing, self.crossing = (
-            mha.Config(**heads),
-            cross.Config(**heads, kv_heads=given.heads),
-        )
+        self.writing = mha.Config(heads=heads, key_size=size)
+        self.crossing = cross.Config(heads=heads, kv_heads=heads, key_size=size)
         self.source = nn.Embedding(given.source, given.width)
         self.reader = nn.ModuleList(block.Block(reading, given.width) for _ in range(given.layers))
         self.reader_norm = given.norm.build(given.width)

@@ -244,7 +244,7 @@ def test_the_memory_does_not_grow(case: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_packed_with_padding_between_equals_separate(case: str) -> None:
-    """Neither the memory nor the short convolution may reach over a document's edge, nor be cut by padding."""
+    """Neither the memory nor the short convolution reaches over a document's edge or is cut by padding."""
     config, module, x = _made(case)
     pos = torch.tensor([[-1, 0, 1, -1, 2, 0, -1, 1, 2]])
     documents = torch.tensor([[9, 4, 4, 9, 4, 7, 9, 7, 7]])

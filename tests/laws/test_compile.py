@@ -29,9 +29,11 @@ def test_every_kind_compiles_whole() -> None:
 def _main() -> None:
     torch.set_num_threads(1)  # tiny models: threads would only wait for each other
     for kind in KINDS:
+        torch._dynamo.reset()  # else all kinds together count as recompilations of one model
         model = decoder(kind)
+        model.blocks = model.blocks[1:2]  # the one with every option on
         ids, pos = text(2, 9)
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
         with torch.no_grad():
             assert_close(compiled(ids, pos), model(ids, pos), rtol=1e-9, atol=1e-9)
         print(kind)
