@@ -11,6 +11,9 @@ if importlib.util.find_spec("beartype") is not None:
 
     jaxtyping.install_import_hook("cutaway", "tests.checked")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores: more threads only wait for each other
+
 # No test asks the real hub: inputs come through tests/inputs.py, and the hub's own tests serve one.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+import cutaway
 from cutaway.attention import gqa
 from cutaway.cli import main
+from cutaway.commands import explain as verb
 from cutaway.errors import Refused
 from cutaway.inspect import sheet
 from cutaway.inspect.page import VIEWS, page
@@ -26,10 +28,20 @@ from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope
 from tests.small import SHAPES, Bytes, decoder
-from tests.test_explain import Small, small  # noqa: F401 - a fixture
+from tests.test_explain import Small
 
 TEXT = "the same the same"
 MOST = 6_000_000
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Small:
+    """What explain loads, whatever it is asked for."""
+    model = Small()
+    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(cutaway, "load", lambda path, engine: model, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    return model
 
 
 def traced(shape: str = "llama", text: str = TEXT) -> Trace:
@@ -67,12 +79,18 @@ def test_it_holds_what_the_trace_holds(shape: str) -> None:
         for head in range(config.attention.heads):
             assert [layer, head] in story["near"]
             assert np.array_equal(arrays[f"q.{layer}.{head}"], trace[f"blocks.{layer}.attention.q"][head])
-            assert np.array_equal(arrays[f"k.{layer}.{head // group}"], trace[f"blocks.{layer}.attention.k"][head // group])
+            assert np.array_equal(
+                arrays[f"k.{layer}.{head // group}"], trace[f"blocks.{layer}.attention.k"][head // group]
+            )
         wrote = (trace[f"blocks.{layer}.out"] - trace[f"blocks.{layer}.middle"]).norm(dim=-1)
         assert np.allclose(arrays[f"wrote.mlp.{layer}"], wrote, atol=1e-5)
-    parts = sum(float(arrays[f"moved.{layer}"].sum()) for layer in range(story["layers"])) + float(arrays["moved.mlp"].sum())
+    parts = sum(float(arrays[f"moved.{layer}"].sum()) for layer in range(story["layers"])) + float(
+        arrays["moved.mlp"].sum()
+    )
     moved = story["moved"]
-    assert moved["embed"] + parts + moved["biases"] + moved["rest"] == pytest.approx(float(trace.logits[-1].max()), abs=1e-3)
+    assert moved["embed"] + parts + moved["biases"] + moved["rest"] == pytest.approx(
+        float(trace.logits[-1].max()), abs=1e-3
+    )
     assert np.array_equal(arrays["lens.ids"][-1], trace.logits.argmax(-1))
     assert np.allclose(arrays["logits"], trace.logits[-1].sort(descending=True).values[:256], atol=1e-6)
 
@@ -85,7 +103,9 @@ def test_what_the_heads_wrote_adds_up(shape: str) -> None:
         heads = sheet._head_writes(block.attention.out, trace[f"blocks.{i}.attention.mixed"])
         bias = torch.zeros(()) if block.attention.out.bias is None else block.attention.out.bias
         assert torch.allclose(heads.sum(0) + bias, out, atol=1e-5)
-        whole = sheet._frozen(block.attention_post_norm, out, torch.cat([heads, bias.expand_as(out)[None]])).sum(0)
+        whole = sheet._frozen(
+            block.attention_post_norm, out, torch.cat([heads, bias.expand_as(out)[None]])
+        ).sum(0)
         before = trace["embed"] if i == 0 else trace[f"blocks.{i - 1}.out"]
         after = trace[f"blocks.{i}.middle"] - before
         shift = getattr(block.attention_post_norm, "bias", torch.zeros(()))
@@ -114,7 +134,9 @@ def test_tokens_are_linked_in_order() -> None:
 
 class Hostile(Bytes):
     def token_bytes(self, id: int) -> bytes:
-        return b"</script><img src=x onerror=alert(1)>{{script}}" if id == ord("t") else super().token_bytes(id)
+        return (
+            b"</script><img src=x onerror=alert(1)>{{script}}" if id == ord("t") else super().token_bytes(id)
+        )
 
 
 def test_a_token_that_spells_markup_stays_text() -> None:
@@ -127,7 +149,9 @@ def test_a_token_that_spells_markup_stays_text() -> None:
 
 def test_it_needs_nothing_else_and_allows_only_its_own_script() -> None:
     document = page([sheet.draw(traced(), "llama")])
-    assert not re.search(r'(src|href)=["\'](?!#)|@import|url\(|innerHTML|insertAdjacentHTML|eval\(|fetch\(', document)
+    assert not re.search(
+        r'(src|href)=["\'](?!#)|@import|url\(|innerHTML|insertAdjacentHTML|eval\(|fetch\(', document
+    )
     assert set(re.findall(r"https?://[^\"' ]+", document)) == {"http://www.w3.org/2000/svg"}
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', document)[1]
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
@@ -187,7 +211,7 @@ def test_a_notebook_gets_a_frame_that_touches_nothing(tmp_path: Path) -> None:
         traced().show("lense").html
 
 
-def test_explain_writes_the_page(small: Small, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_explain_writes_the_page(loaded: Small, tmp_path: Path, capsys) -> None:
     file = tmp_path / "page.html"
     assert main(["explain", TEXT, "--html", str(file)]) == 0
     told, _ = unpacked(file.read_text(encoding="utf-8"))
@@ -203,14 +227,14 @@ def test_explain_writes_the_page(small: Small, tmp_path: Path, capsys) -> None: 
     assert "could not be written" in capsys.readouterr().err
 
 
-def test_explain_opens_the_page(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_explain_opens_the_page(loaded: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
     assert main(["explain", TEXT, "--open"]) == 0
     assert Path(opened[0].removeprefix("file://")).read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_explain_compares_in_the_terminal(small: Small, capsys) -> None:  # noqa: F811
+def test_explain_compares_in_the_terminal(loaded: Small, capsys) -> None:
     assert main(["explain", TEXT, "--compare", "not the same"]) == 0
     shown = capsys.readouterr().out
     assert "10 of 17 and 12 tokens are the same, in order." in shown
@@ -229,6 +253,8 @@ def test_explain_compares_in_the_terminal(small: Small, capsys) -> None:  # noqa
         (["--patch", TEXT, "--open"], "--patch is told in the terminal"),
     ],
 )
-def test_explain_refuses_what_does_not_go_together(small: Small, capsys, arguments: list[str], says: str) -> None:  # noqa: F811
+def test_explain_refuses_what_does_not_go_together(
+    loaded: Small, capsys, arguments: list[str], says: str
+) -> None:
     assert main(["explain", TEXT, *arguments]) == 2
     assert says in capsys.readouterr().err

@@ -13,7 +13,7 @@ alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.errors import Refused
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """``size``: how many numbers W q and U h are compared in."""
+
+    reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
 
     size: int
 

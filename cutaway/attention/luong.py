@@ -16,7 +16,7 @@ It reads the memory of an encoder (``model/seq2seq.py``), not its own past: no d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.errors import Refused
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """``score``: how a query and a key are matched; ``window``: D of local-p, None looks at all."""
+
+    reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
 
     score: Literal["dot", "general", "concat"] = "general"
     window: int | None = None

@@ -62,11 +62,13 @@ class Config(Recurring):
         """The shape of each weight by its name."""
         value, key = self.heads * self.values, self.groups * self.key_size
         rows = {"value": value, "key": key, "query": key, "step": self.heads, "gate": value}
-        shapes = {f"{name}.weight": (n, width) for name, n in rows.items()} | {"out.weight": (width, value)}
+        shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (n, width) for name, n in rows.items()} | {
+            "out.weight": (width, value)
+        }
         if self.bias:
             shapes |= {f"{name}.bias": (n,) for name, n in rows.items()} | {"out.bias": (width,)}
         if self.conv_bias:
-            shapes["conv.bias"] = (self.channels,)
+            shapes |= {"conv.bias": (self.channels,)}
         return shapes | {
             "conv.weight": (self.channels, self.conv),
             "fading.A_log": (self.heads,),

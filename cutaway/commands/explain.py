@@ -85,8 +85,8 @@ def explain(
     compare_model
         Another model: both side by side, on this text or on the other one.
     html
-        Write an interactive page to this file instead: one file that needs nothing else. A model that was changed by
-        --ablate or --steer is shown beside itself.
+        Write an interactive page to this file instead: one file that needs nothing else. A model that was
+        changed by --ablate or --steer is shown beside itself.
     open_page
         Open the page in the browser.
     as_json

@@ -1,5 +1,5 @@
-"""Two stories side by side as a terminal shows them: what each says next, the guess after every block, the heads that
-moved each answer, and where the two come apart.
+"""Two stories side by side as a terminal shows them: what each says next, the guess after every block, the
+heads that moved each answer, and where the two come apart.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ def show(one: Story, other: Story, models: tuple[str, str], console: Console) ->
     width = min(console.width, WIDTH)
     console.print(_title(one, models[0]), width=width)
     console.print(_title(other, models[1]), width=width)
-    steps = (("Tokens", _tokens), ("The next token", _next), ("The lens", _lens), ("Heads that moved the answer", _heads))
+    steps = (
+        ("Tokens", _tokens),
+        ("The next token", _next),
+        ("The lens", _lens),
+        ("Heads that moved the answer", _heads),
+    )
     for number, (name, step) in enumerate(steps, 1):
         sentence, shown = step(one, other)
         console.print()
@@ -72,7 +77,9 @@ def _next(one: Story, other: Story) -> tuple[str, RenderableType]:
     rows = _pair(("token", "left"), ("chance", "right"), ("", "left"))
     for pair in zip_longest(one.next[:NEXT], other.next[:NEXT]):
         cells = [
-            (token(guess.text), percent(guess.probability), Text(bar(guess.probability, BAR), ACCENT)) if guess else [""] * 3
+            (token(guess.text), percent(guess.probability), Text(bar(guess.probability, BAR), ACCENT))
+            if guess
+            else [""] * 3
             for guess in pair
         ]
         rows.add_row(*cells[0], *cells[1])

@@ -1,8 +1,8 @@
 """One HTML file of one or two sheets: it needs no network, no library and no other file.
 
-All that comes from a text or a model is in one block of data, deflated and in base64, which no token can break out of;
-the page draws it as text and never as markup. The content policy names its one script and its one style by their hash,
-and allows nothing else.
+All that comes from a text or a model is in one block of data, deflated and in base64, which no token can
+break out of; the page draws it as text and never as markup. The content policy names its one script and its
+one style by their hash, and allows nothing else.
 """
 
 import base64
@@ -24,8 +24,11 @@ VIEWS = ("tokens", "embeddings", "attention", "score", "turning", "mlp", "stream
 SCRIPTS = ("story", "elements", "state", "heat", *VIEWS, "main")  # in this order, each a story of its own
 
 
-def page(sheets: Sequence[Sheet], views: Sequence[str] = VIEWS, start: Mapping[str, int] | None = None) -> str:
-    """The page of one sheet, or of two side by side. ``views``: which parts; ``start``: the layer, head or token to open at.
+def page(
+    sheets: Sequence[Sheet], views: Sequence[str] = VIEWS, start: Mapping[str, int] | None = None
+) -> str:
+    """The page of one sheet, or of two side by side. ``views``: which parts; ``start``: the layer, head or
+    token to open at.
 
     Raises Refused for a view there is not.
     """
@@ -38,7 +41,8 @@ def page(sheets: Sequence[Sheet], views: Sequence[str] = VIEWS, start: Mapping[s
         "title": html.escape(" ".join(title.split())),
         "style": style,
         "script": script,
-        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
+        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
         "data": _packed(sheets, views, start or {}),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("page.html"))

@@ -1,10 +1,11 @@
-"""What a page shows of one reading: the story's steps for every token, layer and head, as plain numbers and arrays.
+"""What a page shows of one reading: the story's steps for every token, layer and head, as plain numbers and
+arrays.
 
-``story.py`` tells what the last token did with the answer's strongest head; a page lets its reader choose, so a sheet
-holds every head's attention, the queries, keys and values of as many heads as its budget allows (all of them, for a
-sentence), what every head and MLP wrote, and the strongest neurons with the tokens they promote. Attention is kept as
-one byte a cell, the square root of the share: 0.4% off at most, and far less for small shares. A text of hundreds of
-tokens is kept as half a byte where a byte would not fit.
+``story.py`` tells what the last token did with the answer's strongest head; a page lets its reader choose,
+so a sheet holds every head's attention, the queries, keys and values of as many heads as its budget allows
+(all of them, for a sentence), what every head and MLP wrote, and the strongest neurons with the tokens they
+promote. Attention is kept as one byte a cell, the square root of the share: 0.4% off at most, and far less
+for small shares. A text of hundreds of tokens is kept as half a byte where a byte would not fit.
 """
 
 import zlib
@@ -77,7 +78,9 @@ def draw(trace: Trace, name: str) -> Sheet:
 
 
 def links(one: Sheet, other: Sheet) -> list[tuple[int, int]]:
-    """Which token of one text stands where which of the other does: the same ones in order, and those between in step."""
+    """Which token of one text stands where which of the other does: the same ones in order, and those
+    between in step.
+    """
     texts = [[sheet.facts["spelt"][str(id)] for id, *_ in sheet.facts["tokens"]] for sheet in (one, other)]
     blocks = SequenceMatcher(None, *texts, autojunk=False).get_opcodes()
     return [
@@ -91,6 +94,7 @@ class _Maker:
     def __init__(self, trace: Trace, attribution: Attribution) -> None:
         self.trace = trace
         self.attribution = attribution
+        self.blocks: list[Any] = list(trace.model.blocks)
         self.arrays: dict[str, np.ndarray] = {}
         self.mentioned: set[int] = set(trace.ids)
 
@@ -151,7 +155,7 @@ class _Maker:
         if not bool((seen == torch.ones_like(seen).tril()).all()):
             self.keep(f"seen.{layer}", seen, "|u1")
         return {
-            "scale": float(self.trace.model.blocks[layer].attention.scale),
+            "scale": float(self.blocks[layer].attention.scale),
             "softcap": config.softcap,
             "share": config.heads // config.groups,
             "turn": None
@@ -199,8 +203,10 @@ class _Maker:
             self.keep(f"pattern.{layer}", cells, "|u1")
 
     def written(self) -> None:
-        """How long is what each head [t h] and each MLP [t] added to the stream, and how much of it was for the answer."""
-        for i, block in enumerate(self.trace.model.blocks):
+        """How long is what each head [t h] and each MLP [t] added to the stream, and how much of it was for
+        the answer.
+        """
+        for i, block in enumerate(self.blocks):
             name = f"blocks.{i}"
             heads = _head_writes(block.attention.out, self.trace[f"{name}.attention.mixed"].float())
             heads = _frozen(block.attention_post_norm, self.trace[f"{name}.attention.out"].float(), heads)
@@ -220,9 +226,11 @@ class _Maker:
         self.keep("lens.final", lens.final)
 
     def neurons(self) -> dict[str, list[list[int]]]:
-        """Each token's neurons that wrote most, and what the strongest of all raise and lower: ids by "layer.neuron"."""
+        """Each token's neurons that wrote most, and what the strongest of all raise and lower: ids by
+        "layer.neuron".
+        """
         strongest: dict[tuple[int, int], float] = {}
-        for i, block in enumerate(self.trace.model.blocks):
+        for i, block in enumerate(self.blocks):
             hidden, down = self.trace[f"blocks.{i}.mlp.hidden"].float(), _down(block)
             wrote = hidden.abs() * down.norm(dim=0)
             best = wrote.topk(min(NEURONS, wrote.shape[-1]), dim=-1)
@@ -245,7 +253,7 @@ class _Maker:
         wanted = sorted(wanted[: max(many, 1)])
         table = (model.embedding if model.head is None else model.head).weight.float()
         columns = []
-        for i, block in enumerate(model.blocks):
+        for i, block in enumerate(self.blocks):
             neurons = [neuron for layer, neuron in wanted if layer == i]
             if neurons:
                 columns.append(_down(block)[:, neurons])
@@ -260,7 +268,9 @@ class _Maker:
         return found
 
     def choices(self) -> list[int]:
-        """The likeliest next tokens by id. Scores of all tokens, best first: these exactly, the others as 16 bits."""
+        """The likeliest next tokens by id. Scores of all tokens, best first: these exactly, the others as 16
+        bits.
+        """
         logits, ids = self.trace.logits[-1].float().sort(descending=True)
         count = min(CHOICES, len(ids))
         self.keep("logits", logits[:count])
@@ -282,16 +292,16 @@ def _halves(cells: np.ndarray) -> np.ndarray:
     return even[:, 0::2] << 4 | even[:, 1::2]
 
 
-def _head_writes(out: nn.Module, mixed: Float[Tensor, "h t v"]) -> Float[Tensor, "h t d"]:
+def _head_writes(out: Any, mixed: Float[Tensor, "h t v"]) -> Float[Tensor, "h t d"]:
     """What each head added to attention's output: its part of W_o times what it gathered."""
     weight = out.weight.float().unflatten(1, (mixed.shape[0], mixed.shape[2]))
     return torch.einsum("htv,dhv->htd", mixed, weight)
 
 
-def _frozen(
-    norm: nn.Module, whole: Float[Tensor, "t d"], parts: Float[Tensor, "h t d"]
-) -> Float[Tensor, "h t d"]:
-    """Parts of a sum through the norm of the sum, its size taken as it was; as they are where there is no norm."""
+def _frozen(norm: Any, whole: Float[Tensor, "t d"], parts: Float[Tensor, "h t d"]) -> Float[Tensor, "h t d"]:
+    """Parts of a sum through the norm of the sum, its size taken as it was; as they are where there is no
+    norm.
+    """
     if isinstance(norm, nn.Identity):
         return parts
     if isinstance(norm, LayerNorm):
@@ -299,13 +309,15 @@ def _frozen(
     return parts * norm.weight.float() * torch.rsqrt(whole.square().mean(-1, keepdim=True) + norm.eps)
 
 
-def _down(block: nn.Module) -> Float[Tensor, "d f"]:
-    """Which way each neuron writes; of a norm that follows the MLP only its weights count, its size is no neuron's own."""
+def _down(block: Any) -> Float[Tensor, "d f"]:
+    """Which way each neuron writes; of a norm that follows the MLP only its weights count, its size is no
+    neuron's own.
+    """
     weight, norm = block.mlp.down.weight.float(), block.mlp_post_norm
     return weight if isinstance(norm, nn.Identity) else weight * norm.weight.float()[:, None]
 
 
-def _direct(norm: nn.Module, writes: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
+def _direct(norm: Any, writes: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
     """Through the final norm's weights: which way it is for the logits, whatever the size."""
     writes = writes - writes.mean(0) if isinstance(norm, LayerNorm) else writes
     return writes * norm.weight.float()[:, None]

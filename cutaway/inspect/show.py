@@ -1,15 +1,15 @@
 """The page's views as objects of a notebook: the last value of a cell draws itself.
 
-    trace.show()                      # the whole story
-    trace.show("lens", "next")        # some of its views
-    trace.attention(3).show()         # one layer's attention, which is a tensor besides
+trace.show()                      # the whole story
+trace.show("lens", "next")        # some of its views
+trace.attention(3).show()         # one layer's attention, which is a tensor besides
 """
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,9 @@ NAME = "this model"
 class View:
     """Some views of a trace: a notebook draws it, ``html`` is the page and ``save`` writes it."""
 
-    def __init__(self, trace: Trace, views: Sequence[str] = (), start: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, trace: Trace, views: Sequence[str] = (), start: Mapping[str, int] | None = None
+    ) -> None:
         self.trace = trace
         self.views = tuple(views)
         self.start = dict(start or {})
@@ -55,11 +57,17 @@ class View:
 
 
 class Pattern(Tensor):
-    """A layer's attention [h t s]: a tensor that can show itself. What is computed from it is a plain tensor."""
+    """A layer's attention [h t s]: a tensor that can show itself. What is computed from it is a plain
+    tensor.
+    """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
     trace: Trace
     layer: int
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def of(cls, values: Tensor, trace: Trace, layer: int) -> Pattern:

@@ -22,8 +22,8 @@ from torch import Tensor
 from cutaway.errors import Refused
 from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.lens import Lens, lens
-from cutaway.inspect.show import Pattern, View
 from cutaway.inspect.reading import row
+from cutaway.inspect.show import Pattern, View
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.trace import TAPS, Edit, tracing
@@ -114,7 +114,9 @@ class Trace(Mapping[str, Tensor]):
         ]
 
     def attention(self, layer: int) -> Float[Tensor, "h t s"]:
-        """How each head of a layer shared its attention: a row a token, over the tokens it saw. ``.show()`` draws it."""
+        """How each head of a layer shared its attention: a row a token, over the tokens it saw. ``.show()``
+        draws it.
+        """
         layer = self._layer(layer)
         return Pattern.of(self[f"blocks.{layer}.attention.pattern"], self, layer)
 

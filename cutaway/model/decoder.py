@@ -44,7 +44,7 @@ class State:
         what it needs.
         """
         if not all(block.can_truncate(length) for block in self.blocks):
-            raise Refused(f"a window has dropped what came before token {length}: read the text again")
+            raise Refused(f"what was read before token {length} is no longer kept: read the text again")
         for block in self.blocks:
             block.truncate(length)
 

@@ -200,7 +200,7 @@ class RecurrentSeq2Seq(nn.Module):
         there, back = self.forwards(x, pos), self.backwards(x, pos, backwards=True)
         values = tap("memory", torch.cat((there, back), dim=-1))
         whole = torch.cat((there[:, -1], back[:, 0]), dim=-1)  # each direction after its last word
-        attention = self.writer.attention
+        attention: Any = self.writer.attention
         memory = Memory(values, values, pos) if attention is None else attention.remember(values, pos)
         feed = whole if attention is None else torch.zeros_like(whole)
         return RecurrentState(torch.tanh(self.first(whole)), feed, memory)

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from cutaway import gguf
+from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Failed, Refused
 from cutaway.gguf import TYPES, Later, Packed, packed_shape
 from cutaway.model.config import Decoder, to_dict
@@ -236,8 +237,12 @@ def _described(
     """The first family whose description of the model reads back as the model; Refused with its own family's
     reason.
     """
-    reason = None if checkpoint.config.blocks else "it has no layers"
-    for family in _candidates(checkpoint) if checkpoint.config.blocks else ():
+    blocks = checkpoint.config.blocks
+    reason = None if blocks else "it has no layers"
+    foreign = [block.attention for block in blocks if not isinstance(block.attention, Heads)]
+    if foreign:
+        reason = f"its {type(foreign[0]).__module__.rpartition('.')[2]} layers are Cutaway's own"
+    for family in () if reason else _candidates(checkpoint):
         try:
             entries, back = describe(family)
         except Refused as error:

@@ -1,4 +1,6 @@
-"""A real Chromium for the page's tests. Where there is none they are skipped, except in CI, where that is a failure."""
+"""A real Chromium for the page's tests. Where there is none they are skipped, except in CI, where that is a
+failure.
+"""
 
 import os
 import shutil
@@ -15,10 +17,16 @@ from tests.small import Bytes, decoder
 
 CI = os.environ.get("CI") == "true"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 TEXT = "the same the same"
 
 
@@ -61,7 +69,9 @@ def sheets() -> Callable[..., sheet.Sheet]:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens the page of some sheets; whatever it complains of, or asks of a network, fails the test in the end."""
+    """Opens the page of some sheets; whatever it complains of, or asks of a network, fails the test in the
+    end.
+    """
     problems: list[str] = []
     contexts: list[Any] = []
 
@@ -71,7 +81,9 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **context))
         tab = contexts[-1].new_page()
         tab.set_default_timeout(10_000)
-        tab.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
+        tab.on(
+            "console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None
+        )
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.on("request", lambda asked: None if asked.url == file.as_uri() else problems.append(asked.url))
         tab.goto(file.as_uri())

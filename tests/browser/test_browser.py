@@ -1,5 +1,5 @@
-"""The page in a real browser: every view by mouse and by keyboard, its numbers against the model's, nothing on the
-console, nothing asked of a network, and no fault that axe-core calls serious.
+"""The page in a real browser: every view by mouse and by keyboard, its numbers against the model's, nothing
+on the console, nothing asked of a network, and no fault that axe-core calls serious.
 """
 
 import re
@@ -22,7 +22,11 @@ class Hostile(Bytes):
     """Its tokens spell markup, bidirectional overrides and control characters."""
 
     def token_bytes(self, id: int) -> bytes:
-        spelt = {ord("t"): b"</script><b id=owned>", ord("h"): "\u202eolleh".encode(), ord("e"): b"\x00\x1b[31m{{data}}"}
+        spelt = {
+            ord("t"): b"</script><b id=owned>",
+            ord("h"): "\u202eolleh".encode(),
+            ord("e"): b"\x00\x1b[31m{{data}}",
+        }
         return spelt.get(id, super().token_bytes(id))
 
 
@@ -47,7 +51,10 @@ def readout(tab: Any, view: str, number: int = 0) -> str:
 
 
 def frames(tab: Any, count: int = 3) -> None:
-    tab.evaluate("n => new Promise(done => { const go = () => n-- ? requestAnimationFrame(go) : done(); go(); })", count)
+    tab.evaluate(
+        "n => new Promise(done => { const go = () => n-- ? requestAnimationFrame(go) : done(); go(); })",
+        count,
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -211,7 +218,11 @@ def test_temperature_and_top_p(opened: Opened, sheets: Any) -> None:
     tab = opened(sheets())
     tab.locator("#next").get_by_label("temperature").fill("0.5")
     tab.locator("#next").get_by_label("top-p").fill("0.9")
-    assert tab.locator("#next").get_by_text(f"{kept} tokens may be drawn." if kept > 1 else "One token").is_visible()
+    assert (
+        tab.locator("#next")
+        .get_by_text(f"{kept} tokens may be drawn." if kept > 1 else "One token")
+        .is_visible()
+    )
     first = float(tab.locator("#next tbody td:nth-child(4)").first.inner_text().strip("%"))
     assert first == pytest.approx(100 * float(chances[0] / chances[:kept].sum()), abs=0.06)
 
@@ -227,9 +238,13 @@ def test_what_a_token_spells_is_shown_and_never_obeyed(opened: Opened, sheets: A
 def test_two_stories_are_linked(opened: Opened, sheets: Any) -> None:
     tab = opened(sheets(), sheets("gemma", "then the same"))
     assert tab.locator("section .panel").count() == 2 * len(VIEWS)
-    tab.locator("[data-story='0'] .chip[data-t='13']").hover()  # the last s of one stands where the other's does
+    tab.locator(
+        "[data-story='0'] .chip[data-t='13']"
+    ).hover()  # the last s of one stands where the other's does
     frames(tab)
-    assert set(tab.eval_on_selector_all("[data-story='1'] .lit", "all => all.map(one => one.dataset.t)")) == {"9"}
+    assert set(tab.eval_on_selector_all("[data-story='1'] .lit", "all => all.map(one => one.dataset.t)")) == {
+        "9"
+    }
     tab.locator("[data-story='1'] .chip[data-t='9']").click()
     frames(tab)
     assert selected(tab) == 13
@@ -243,7 +258,9 @@ def test_axe_finds_no_serious_fault(opened: Opened, sheets: Any, width: int, sch
     tab.evaluate(inputs.path("axe-core").read_text(encoding="utf-8"))
     found = tab.evaluate("axe.run()")["violations"]
     serious = [
-        (one["id"], one["help"], one["nodes"][0]["html"][:160]) for one in found if one["impact"] in ("serious", "critical")
+        (one["id"], one["help"], one["nodes"][0]["html"][:160])
+        for one in found
+        if one["impact"] in ("serious", "critical")
     ]
     assert not serious
 
@@ -272,7 +289,9 @@ def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, sheets: Any) -
     assert len(set(seen)) > 1
 
 
-def test_a_long_text_keeps_its_strongest_heads(opened: Opened, sheets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_keeps_its_strongest_heads(
+    opened: Opened, sheets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cutaway.inspect.sheet.NEAR_BYTES", 1)
     tab = opened(sheets("llama", "the same, again"))
     [[layer, head]] = sheets("llama", "the same, again").facts["near"]

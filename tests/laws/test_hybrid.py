@@ -34,6 +34,7 @@ MIXERS = (
     _attention("gqa", kv_heads=2, **TURN),
     _attention("local", kv_heads=1, window=5, **TURN),
     _attention("linear", value_size=6),
+    _attention("mla", latent=12, turned_size=8, **TURN),
     _attention("gated_delta", key_heads=2),
     _attention("mamba2", groups=2),
     _attention("retention", **TURN),
@@ -108,7 +109,7 @@ def test_packed_equals_separate() -> None:
 def test_config_round_trips() -> None:
     assert from_dict(to_dict(CONFIG)) == CONFIG
     kinds = [block["attention"]["kind"] for block in to_dict(CONFIG)["blocks"]]
-    assert kinds == ["gqa", "local", "linear", "gated_delta", "mamba2", "retention", "gla", "delta"]
+    assert kinds == ["gqa", "local", "linear", "mla", "gated_delta", "mamba2", "retention", "gla", "delta"]
     made = {name: tuple(weight.shape) for name, weight in _model().named_parameters()}
     assert made == CONFIG.weights()
 

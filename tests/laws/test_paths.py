@@ -111,7 +111,7 @@ def test_in_order_is_a_promise_that_changes_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("block", [4, 16])
+@pytest.mark.parametrize("block", [3, 4, 16])
 @pytest.mark.parametrize("kind", SOFTMAX)
 def test_blocks_out_of_reach_hold_nothing_that_is_seen(kind: str, block: int, padded: bool) -> None:
     pos = torch.arange(96).expand(1, -1).clone()

@@ -50,7 +50,8 @@ def fade(
     """What each token reads, and the memory after the last. Taps ``memory`` [b h k v]."""
     q, k, log_a = _placed(q, k, log_a, places)
     form, _ = choose(q.shape[2])
-    read, after = FADE[form](*map(widened, (q, k, v, log_a)), _start(k, v, memory))
+    before = _start(k, v, memory)
+    read, after = FADE[form](widened(q), widened(k), widened(v), widened(log_a), before)
     return read.to(v.dtype), tap("memory", after)
 
 
@@ -69,7 +70,8 @@ def delta(
     """
     q, k, log_a = _placed(q, k, log_a, places)
     form, _ = choose(q.shape[2])
-    read, after = DELTA[form](*map(widened, (q, k, v, beta, log_a)), _start(k, v, memory))
+    before = _start(k, v, memory)
+    read, after = DELTA[form](widened(q), widened(k), widened(v), widened(beta), widened(log_a), before)
     return read.to(v.dtype), tap("memory", after)
 
 

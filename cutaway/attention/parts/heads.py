@@ -68,7 +68,7 @@ class Heads:
             "key": self.groups * self.key_size,
             "value": self.groups * self.values,
         }
-        out = {f"{name}.weight": (n, width) for name, n in rows.items()}
+        out: dict[str, tuple[int, ...]] = {f"{name}.weight": (n, width) for name, n in rows.items()}
         out["out.weight"] = (width, self.heads * self.values)
         if self.bias:
             out |= {f"{name}.bias": (n,) for name, n in rows.items()}

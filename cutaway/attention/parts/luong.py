@@ -15,12 +15,18 @@ class Multiplicative(nn.Module):
     def __init__(self, config: Config, query: int, memory: int) -> None:
         super().__init__()
         self.config = config
-        for name, shape in config.weights(query, memory).items():
-            self.add_module(name.removesuffix(".weight"), nn.Linear(shape[1], shape[0], bias=False))
+        made = {
+            name.removesuffix(".weight"): nn.Linear(shape[1], shape[0], bias=False)
+            for name, shape in config.weights(query, memory).items()
+        }
+        nothing = nn.Identity()  # a score that does without
+        self.key, self.query = made.get("key", nothing), made.get("query", nothing)
+        self.score = made.get("score", nothing)
+        self.place, self.place_score = made.get("place", nothing), made.get("place_score", nothing)
 
     def remember(self, values: Float[Tensor, "b s m"], pos: Int[Tensor, "b s"]) -> Memory:
         """What all queries of this source share: W h, or h where the product is plain."""
-        return Memory(values, values if self.config.score == "dot" else self.key(values), pos)
+        return Memory(values, self.key(values), pos)
 
     def forward(
         self, query: Float[Tensor, "b t q"], memory: Memory

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.errors import Refused
 
@@ -26,6 +26,8 @@ class Recurring:
 
     A recurrence knows the order of what it read, so most of them take no position.
     """
+
+    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
 
     heads: int
     key_size: int

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from cutaway.attention.parts.paths import blocked
 from cutaway.attention.parts.score import Problem
@@ -35,7 +36,7 @@ def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
             scale=problem.scale,
             enable_gqa=problem.q.shape[1] != problem.k.shape[1],
         )
-    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+    except FailOnRecompileLimitHit as error:
         raise Failed(
             f"flex attention: torch compiled for too many shapes and would fall back: {error}"
         ) from error
@@ -75,12 +76,12 @@ def _blocks(problem: Problem) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
     query, key, rule = problem.query, problem.key, problem.visibility
-    apart = query.documents is not None and key.documents is not None
+    asked, told = query.documents, key.documents
 
     def sees(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         i, j = query.pos[b, t], key.pos[b, s]
         seen = rule.sees(i, j) & (i >= 0) & (j >= 0)
-        return seen & (query.documents[b, t] == key.documents[b, s]) if apart else seen
+        return seen if asked is None or told is None else seen & (asked[b, t] == told[b, s])
 
     reach = blocked.reachable(problem, blocked.BLOCK).expand(problem.q.shape[0], 1, -1, -1)
     count = reach.sum(-1).int()

@@ -9,6 +9,8 @@ from cutaway.attention.parts.visibility import Causal
 from cutaway.errors import Refused
 from cutaway.shapes import Float
 
+FEW = 8  # up to so many queries a step decodes
+
 
 def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
     """Causal problems in order need no mask; all others lower to a dense one."""
@@ -39,7 +41,16 @@ def _added(problem: Problem) -> Float[Tensor, "b h t v"]:
 
 
 def _kernel(problem: Problem, k: Tensor, v: Tensor, added: Tensor | None, causal: bool) -> Tensor:
-    grouped = problem.q.shape[1] != k.shape[1]
-    return scaled_dot_product_attention(
-        problem.q, k, v, attn_mask=added, is_causal=causal, scale=problem.scale, enable_gqa=grouped
-    )
+    """The kernel itself. The few queries of a decoding step become rows of their key-value head: it then reads each
+    key once, where it would copy the keys for every query head that shares them.
+    """
+    q, groups = problem.q, k.shape[1]
+    t, shared = q.shape[2], q.shape[1] // groups
+    if added is None or shared == 1 or t > FEW:
+        return scaled_dot_product_attention(
+            q, k, v, attn_mask=added, is_causal=causal, scale=problem.scale, enable_gqa=shared > 1
+        )
+    added = added.expand(-1, q.shape[1], -1, -1).unflatten(1, (groups, shared)).flatten(2, 3)
+    rows = q.unflatten(1, (groups, shared)).flatten(2, 3)
+    out = scaled_dot_product_attention(rows, k, v, attn_mask=added, scale=problem.scale)
+    return out.unflatten(2, (shared, t)).flatten(1, 2)
