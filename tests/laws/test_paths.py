@@ -106,7 +106,7 @@ def test_in_order_is_a_promise_that_changes_nothing(kind: str) -> None:
     pos = Places(torch.arange(12).expand(2, -1))
     masked = _problem(kind, 12, 12, seed=3, query=pos, key=pos)
     ordered = _problem(kind, 12, 12, seed=3, query=pos, key=pos, in_order=True)
-    for path in PATHS.values():
+    for path in (naive.attend, *FAST.values()):
         assert_close(path(ordered), path(masked), **TIGHT)
 
 
@@ -129,6 +129,17 @@ def test_a_window_leaves_few_blocks() -> None:
     pos = Places(torch.arange(4096)[None])
     problem = _problem("local", 16, 16, query=pos, key=pos)
     assert blocked.reachable(problem).sum() == 2 * 32 - 1
+
+
+def test_documents_leave_few_blocks() -> None:
+    numbers = torch.arange(96)
+    places = Places(numbers[None] % 8, numbers[None] // 8)
+    assert blocked.reachable(_problem("mha", query=places, key=places), 4).sum() == 12 * 3
+
+
+def test_a_last_block_that_is_not_full_reaches_no_further() -> None:
+    places = Places(torch.arange(4, 26)[None])
+    assert blocked.reachable(_problem("streaming", query=places, key=places), 4)[-1].sum() == 2
 
 
 def test_the_choice_is_named_with_its_reason() -> None:

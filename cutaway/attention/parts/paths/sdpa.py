@@ -41,8 +41,8 @@ def _added(problem: Problem) -> Float[Tensor, "b h t v"]:
 
 
 def _kernel(problem: Problem, k: Tensor, v: Tensor, added: Tensor | None, causal: bool) -> Tensor:
-    """The kernel itself. The few queries of a decoding step become rows of their key-value head: it then reads each
-    key once, where it would copy the keys for every query head that shares them.
+    """The kernel itself. The few queries of a decoding step become rows of their key-value head: it then
+    reads each key once, where it would copy the keys for every query head that shares them.
     """
     q, groups = problem.q, k.shape[1]
     t, shared = q.shape[2], q.shape[1] // groups
