@@ -5,7 +5,7 @@ definition.
 
 Each row is a process of its own, so that its memory is its own: the library's import alone, loading, the
 first token of a short prompt, 32 tokens; float32 and packed. Peak is the process's largest resident size,
-mapped file pages included. """
+mapped file pages included."""
 
 import json
 import resource

@@ -132,7 +132,7 @@ class LanguageModel:
         """The assistant's answer to a conversation, through the model's own template.
 
         ``steering`` says what to do with content that changes which control tokens the template writes:
-        "refuse", or "flag" to let it (docs/chat.md). """
+        "refuse", or "flag" to let it (docs/chat.md)."""
         return finish(self.chat_stream(messages, tools=tools, steering=steering, session=session, **settings))
 
     def chat_stream(

@@ -12,7 +12,8 @@ if importlib.util.find_spec("beartype") is not None:
     jaxtyping.install_import_hook("cutaway", "tests.checked")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores: more threads only wait for each other
+    # Workers share the cores: more threads would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No test asks the real hub: inputs come through tests/inputs.py, and the hub's own tests serve one.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import textwrap
@@ -288,6 +289,8 @@ class Terminal:
             stderr=theirs,
             start_new_session=True,
             env=environment,
+            # Tests that run in the background are started with Ctrl-C ignored, and would pass that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
         self.shown = ""

@@ -140,6 +140,9 @@ def test_the_chosen_head_reads_a_token_between_the_first_and_the_last() -> None:
     assert 0 < source < len(TEXT) - 1
     best = max(float(sources[:, 1:-1].max()) for sources in found.sources)
     assert float(found.sources[layer][head, source]) == best
+    for sources in found.sources:
+        sources[:, [0, -1]] = 100.0
+    assert story.chosen(found) == (layer, head, source)
 
 
 def test_neighbours_are_rows_of_the_table() -> None:

@@ -180,7 +180,7 @@ def test_a_reading_that_failed_halfway_does_not_misname_the_next() -> None:
             raise ArithmeticError
 
     failed: list[bool] = []
-    with tracing(model, "*.middle", "logits", edit={"blocks.1.mlp.hidden": once}) as seen:
+    with tracing(model, "*.middle", "*logits", edit={"blocks.1.mlp.hidden": once}) as seen:
         with pytest.raises(ArithmeticError):
             _read(model)
         logits = _read(model)

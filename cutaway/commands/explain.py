@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.story import Story
     from cutaway.lm import LanguageModel
     from cutaway.model.decoder import Decoder
+    from cutaway.tokenizer.chat import Rendered
     from cutaway.trace import Edit
 
 Strength = tuple[str, float]
@@ -131,7 +132,7 @@ def explain(
     if as_json:
         print_json({"model": model, **asdict(story)})
     else:
-        _print(story, model)
+        _print(story, model, lm.chat_text([{"role": "user", "content": text}]) if chat else None)
 
 
 def _ids(lm: LanguageModel, text: str, chat: bool) -> list[int]:
@@ -192,9 +193,11 @@ def _strength(given: str) -> Strength:
     return path, value
 
 
-def _print(story: Story, model: str) -> None:
-    from cutaway.commands import story_text
+def _print(story: Story, model: str, asked: Rendered | None) -> None:
+    from cutaway.commands import origins, story_text
 
+    if asked is not None:
+        _on_console(lambda console: origins.show(asked, console))
     _on_console(lambda console: story_text.show(story, model, console))
 
 

@@ -9,7 +9,7 @@ CONTROL, TEMPLATE = "bold cyan", "cyan"
 CONTENT = ("default", "green", "yellow", "magenta")  # places take these in turn
 
 
-def print_origins(rendered: Rendered) -> None:
+def show(rendered: Rendered, screen: Console) -> None:
     """The text with its control tokens marked, and a legend of the places that content came from."""
     places = list(dict.fromkeys(run.source for run in rendered.origins if run.source != "template"))
     style = {place: CONTENT[i % len(CONTENT)] for i, place in enumerate(places)}
@@ -18,7 +18,6 @@ def print_origins(rendered: Rendered) -> None:
         shown.append(rendered.text[run.start : run.stop], style.get(run.source, TEMPLATE))
     for start, stop, _ in rendered.control:
         shown.stylize(CONTROL + " reverse", start, stop)
-    screen = Console(highlight=False)
     screen.print("[bold]Conversation[/]  what the model reads, coloured by who wrote it")
     screen.print(shown)
     legend = Text("  ").append(" control token ", CONTROL + " reverse").append("  template", TEMPLATE)

@@ -273,7 +273,7 @@ def _heads(story: Story) -> Step:
     rest = f", edits {signed(moved.rest)}" if round(moved.rest, 2) else ""
     sentence = (
         f"All that is written to the stream adds up: the logit of {drawn(moved.text)}, {moved.logit:.2f}, "
-        f"is a sum: the embedding {signed(moved.embed)}, heads {signed(attention)}, MLPs {signed(mlp)}{biases}"
+        f"is a sum: embedding {signed(moved.embed)}, heads {signed(attention)}, MLPs {signed(mlp)}{biases}"
         f"{rest}. Counted is what each wrote itself, not what later layers made of it."
     )
     return "Strongest heads", sentence, _strongest(story, moved.heads), _by_layer(story)

@@ -108,6 +108,4 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
 def _blame(verdict: "Verdict") -> str:
     if verdict.differs_from is not None:
         return f"{verdict.engine} disagrees from {verdict.differs_from} on"
-    return (
-        f"{verdict.engine} agrees on the prompt's logits and chooses another greedy token {verdict.token + 1}"
-    )
+    return f"{verdict.engine} agrees on the prompt's logits, and then chooses another token"

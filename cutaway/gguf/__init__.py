@@ -4,7 +4,7 @@ A file is a header, typed key/value metadata, a table of tensors and, after padd
 packed as they are on disk and stay mapped: opening a file copies none of them. A file is data from a
 stranger, so each number in it is checked against the file's size before it is believed; what opening
 allocates is bounded by twice that size, plus about a kilobyte for each of at most 65,536 tensors and as many
-keys. """
+keys."""
 
 from cutaway.gguf.container import looks_like, mapped, quoted, replacing
 from cutaway.gguf.reader import File, Metadata, read

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from io import StringIO
@@ -205,8 +206,7 @@ def _their_streams(judge: Any, ids: Tensor) -> list[Tensor]:
 
 def _llama_cpp(source: Path, ids: Sequence[int], count: int, vocab: int) -> tuple[np.ndarray, list[int]]:
     """Log-probabilities [v] of what follows the ids, and the ids that follow greedily."""
-    import xllamacpp
-
+    xllamacpp: Any = import_module("xllamacpp")  # compiled, and without types
     params = xllamacpp.CommonParams()
     params.model.path = str(source)
     params.n_ctx, params.n_parallel, params.n_gpu_layers = len(ids) + count + 8, 1, 0

@@ -21,6 +21,8 @@ Unpack = Callable[[Packed], np.ndarray]
 class PackedLinear(nn.Module):
     """y = x W' + b with W [out in] in its file's own type; ``unpack`` turns it into float32."""
 
+    bias: Tensor | None
+
     def __init__(self, packed: Packed, bias: Tensor | None, unpack: Unpack) -> None:
         super().__init__()
         self.packed = packed

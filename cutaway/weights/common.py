@@ -335,31 +335,31 @@ def gguf_sizes(config: Decoder, attention: Heads | None = None) -> dict[str, obj
     given.
     """
     block = config.blocks[0]
-    attention = attention or block.attention
+    heads: Heads = block.attention if attention is None else attention
     out: dict[str, object] = {
         "vocab_size": config.vocab,
         "context_length": config.context,
         "embedding_length": config.width,
         "block_count": len(config.blocks),
         "feed_forward_length": block.mlp.hidden,
-        "attention.head_count": attention.heads,
-        "attention.head_count_kv": attention.groups,
+        "attention.head_count": heads.heads,
+        "attention.head_count_kv": heads.groups,
         f"attention.layer_norm_{'rms_' if block.norm.kind == 'rms' else ''}epsilon": block.norm.eps,
     }
-    if attention.position is None:
+    if heads.position is None:
         return out
     out |= {
-        "attention.key_length": attention.key_size,
-        "attention.value_length": attention.values,
-        "rope.dimension_count": attention.position.size,
-        "rope.freq_base": float(attention.position.base),
+        "attention.key_length": heads.key_size,
+        "attention.value_length": heads.values,
+        "rope.dimension_count": heads.position.size,
+        "rope.freq_base": float(heads.position.base),
     }
-    if isinstance(attention.position.scaling, Llama3):
-        out["rope.scaling.original_context_length"] = attention.position.scaling.original
-    if isinstance(attention.position.scaling, Linear):
+    if isinstance(heads.position.scaling, Llama3):
+        out["rope.scaling.original_context_length"] = heads.position.scaling.original
+    if isinstance(heads.position.scaling, Linear):
         out |= {
             "rope.scaling.type": "linear",
-            "rope.scaling.factor": float(attention.position.scaling.factor),
+            "rope.scaling.factor": float(heads.position.scaling.factor),
         }
     return out
 
