@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import textwrap
@@ -272,6 +271,10 @@ SLOW = textwrap.dedent("""
 """)
 
 
+# Tests that run in the background are started with Ctrl-C ignored, and would pass that on.
+OBEY_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 class Terminal:
     """A program on a pseudo-terminal: what it shows, and keys for it."""
 
@@ -283,14 +286,12 @@ class Terminal:
             "TERM": "xterm",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", script],
+            [sys.executable, "-c", OBEY_CTRL_C + script],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
             env=environment,
-            # Tests that run in the background are started with Ctrl-C ignored, and would pass that on.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
         self.shown = ""
