@@ -12,6 +12,7 @@ torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,7 +39,7 @@ class Span(NamedTuple):
     high: Int[Tensor, "..."]
 
 
-class Visibility:
+class Visibility(ABC):
     """A rule; ``&`` sees what both see, ``|`` what either sees."""
 
     def __and__(self, other: Visibility) -> And:
@@ -47,11 +48,13 @@ class Visibility:
     def __or__(self, other: Visibility) -> Or:
         return Or(self, other)
 
+    @abstractmethod
     def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
-        raise NotImplementedError
+        """Whether the query at position i sees the key at position j."""
 
+    @abstractmethod
     def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
-        raise NotImplementedError
+        """Whether any query in span i might see any key in span j; never no wrongly."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""The object users hold: what it says, what it saves, and what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cutaway
+from cutaway.errors import Refused
+from cutaway.lm import LanguageModel
+from cutaway.weights import quant
+from cutaway.weights.rules import Tensors
+from tests import inputs
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2's first two layers as a GGUF file: real blocks, quickly read."""
+    lm = cutaway.load(inputs.path("smollm2"))
+    config = replace(lm.config, blocks=lm.config.blocks[:2])
+    kept = Tensors({name: lm.checkpoint.tensors.later(name) for name in config.weights()})
+    lm.checkpoint = replace(lm.checkpoint, config=config, tensors=kept)
+    target = tmp_path_factory.mktemp("lm") / "two-layers.gguf"
+    lm.save(target)
+    return target
+
+
+@pytest.fixture
+def lm(source: Path) -> LanguageModel:
+    return cutaway.load(source)
+
+
+def test_logits_are_those_that_generation_chooses_from(lm: LanguageModel) -> None:
+    ids = lm.ids("The capital of France is")
+    logits = lm.logits(ids)
+    assert logits.shape == (5, 49152) and logits.dtype == np.float32
+    assert lm.generate(ids, max_tokens=1).ids == (int(logits[-1].argmax()),)
+
+
+def test_packed_says_what_float32_says(source: Path, lm: LanguageModel) -> None:
+    packed = cutaway.load(source, dtype="packed")
+    assert np.array_equal(packed.logits([504, 3575]), lm.logits([504, 3575]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_was_not_changed_is_saved_to_the_bit(source: Path, dtype: str, tmp_path: Path) -> None:
+    lm = cutaway.load(source, dtype=dtype)
+    with torch.no_grad():
+        lm.model.blocks[1].mlp.down.weight[0, 0] += 1
+    lm.save(tmp_path / "changed.gguf")
+    saved = cutaway.load(tmp_path / "changed.gguf").checkpoint.tensors
+    for name in saved:
+        read = lm.checkpoint.tensors[name]
+        if name == "blocks.1.mlp.down.weight":
+            now = lm.model.blocks[1].mlp.down.weight.detach().float().numpy()
+            assert saved[name].type == "F32" and np.array_equal(quant.unpack(saved[name]), now)
+        else:
+            assert saved[name].type == read.type and np.array_equal(saved[name].data, read.data)
+
+
+def test_the_makers_end_ids_end_an_answer(lm: LanguageModel) -> None:
+    first = lm.generate("The capital of France is", max_tokens=1, ignore_eos=True).ids[0]
+    lm.checkpoint = replace(lm.checkpoint, defaults={"eos_ids": (first,)})
+    done = lm.generate("The capital of France is", max_tokens=3)
+    assert (done.ids, done.finish_reason, done.stop) == ((), "stop", first)
+    assert lm.generate("The capital of France is", max_tokens=1, ignore_eos=True).ids == (first,)
+
+
+def test_a_begin_token_is_put_where_the_model_expects_one(lm: LanguageModel) -> None:
+    assert lm.ids("hi") == lm.tokenizer.encode("hi")
+    lm.tokenizer.add_bos = True
+    assert lm.ids("hi") == [lm.tokenizer.bos, *lm.tokenizer.encode("hi")]
+
+
+def test_what_cannot_be_honoured_is_refused(source: Path, lm: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="dtype 'int3' is not known"):
+        cutaway.load(source, dtype="int3")
+    with pytest.raises(Refused, match="max_tokens"):
+        lm.generate("hi", max_tokens=0)
+    (tmp_path / "there.gguf").write_bytes(b"precious")
+    with pytest.raises(Refused, match="already there"):
+        lm.save(tmp_path / "there.gguf")
+    assert (tmp_path / "there.gguf").read_bytes() == b"precious"
+    lm.checkpoint = replace(lm.checkpoint, chat_template=None)
+    with pytest.raises(Refused, match="no chat template"):
+        lm.chat([{"role": "user", "content": "hi"}])
