@@ -1,4 +1,4 @@
-// What every exported function shares: the C ABI, and the version of it that cutaway/native.py asks for.
+// What every exported function shares: the C ABI, and the version of it that cutaway/native/ asks for.
 #pragma once
 
 #include <bit>

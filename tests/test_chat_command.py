@@ -311,32 +311,44 @@ class Terminal:
                     assert re.search(pattern, self.shown), f"ended without {pattern!r}: {self.shown!r}"
         self.shown = self.shown[found.end() :]
 
-    def close(self) -> int:
-        try:
-            return self.process.wait(60)
-        finally:
-            self.process.kill()
-            os.close(self.keys)
+    def press_until(self, keys: str, pattern: str) -> None:
+        """Press again each second: Python sees a Ctrl-C from just before it waits only at the next key."""
+        ends = time.monotonic() + 60
+        while not re.search(pattern, self.shown):
+            assert time.monotonic() < ends, f"never saw {pattern!r} in {self.shown!r}"
+            self.press(keys)
+            while select.select([self.keys], [], [], 1)[0]:
+                self.shown += os.read(self.keys, 4096).decode(errors="replace")
+        self.wait_for(pattern)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.keys)
 
 
 def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends():
-    terminal = Terminal(SLOW)
-    terminal.wait_for("> ")
-    terminal.press("slow\r")
-    terminal.wait_for("asked 1 .*word1 ")
-    terminal.press("\x03")
-    terminal.wait_for(r"\[stopped; what was said is kept\]")
-    terminal.wait_for("> ")
-    terminal.press("hi\r")
-    terminal.wait_for("asked 3 last 'hi' word0 done.")
-    terminal.wait_for("> ")
-    terminal.press("half a li\x03")
-    terminal.wait_for("Ctrl-D or /exit ends")
-    terminal.wait_for("> ")
-    terminal.press("\x1b[200~pasted\nlines\x1b[201~\r")
-    terminal.wait_for("asked 5 last 'pasted(\\\\\\\\n)?")
-    terminal.wait_for("done.")
-    terminal.wait_for("> ")
-    terminal.press("\x04")
-    terminal.wait_for("left well")
-    assert terminal.close() == 0
+    with Terminal(SLOW) as terminal:
+        terminal.wait_for("> ")
+        terminal.press("slow\r")
+        terminal.wait_for("asked 1 .*word1 ")
+        terminal.press("\x03")
+        terminal.wait_for(r"\[stopped; what was said is kept\]")
+        terminal.wait_for("> ")
+        terminal.press("hi\r")
+        terminal.wait_for("asked 3 last 'hi' word0 done.")
+        terminal.wait_for("> ")
+        terminal.press("half a li")
+        terminal.wait_for("half a li")
+        terminal.press_until("\x03", "Ctrl-D or /exit ends")
+        terminal.wait_for("> ")
+        terminal.press("\x1b[200~pasted\nlines\x1b[201~\r")
+        terminal.wait_for("asked 5 last 'pasted(\\\\\\\\n)?")
+        terminal.wait_for("done.")
+        terminal.wait_for("> ")
+        terminal.press("\x04")
+        terminal.wait_for("left well")
+        assert terminal.process.wait(60) == 0

@@ -15,6 +15,7 @@ import pytest
 from cutaway import native
 from cutaway.errors import Failed, Refused
 from cutaway.gguf import TYPES, Packed
+from cutaway.native import library
 from cutaway.weights import quant
 
 built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
@@ -44,7 +45,7 @@ print("same bits")
 
 def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh interpreter on this tree."""
-    tree = str(Path(native.__file__).parents[1])
+    tree = str(Path(native.__file__).parents[2])
     path = os.pathsep.join([tree, *filter(None, [os.environ.get("PYTHONPATH")])])
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CUTAWAY_")}
     return subprocess.run(
@@ -70,7 +71,7 @@ def test_the_layouts_are_the_files():
 
 
 @built
-@pytest.mark.parametrize("isa", native.SETS)
+@pytest.mark.parametrize("isa", library.SETS)
 def test_each_instruction_set_gives_the_same_bits(isa: str):
     run = python(COMPARE, isa, CUTAWAY_ISA=isa)
     if "the best that this processor has" in run.stderr:
@@ -81,7 +82,7 @@ def test_each_instruction_set_gives_the_same_bits(isa: str):
 @built
 def test_the_best_set_is_the_default():
     run = python("from cutaway import native; print(native.isa())")
-    assert run.stdout.strip() in native.SETS, run.stderr
+    assert run.stdout.strip() in library.SETS, run.stderr
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "avx512vl" in flags and "avx512bw" in flags and "avx512dq" in flags:
         assert run.stdout.strip() == "avx512"
@@ -238,7 +239,7 @@ def test_a_containers_quota(files: dict[str, str], cores: float, tmp_path: Path)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert native._quota(tmp_path) == cores
+    assert library._quota(tmp_path) == cores
 
 
 ABSENT = """
@@ -287,26 +288,26 @@ def test_the_reason_for_its_absence(wheel: str | None, reason: str, monkeypatch:
 
     def distribution(name: str) -> Installed:
         if wheel is None:
-            raise native.importlib.metadata.PackageNotFoundError(name)
+            raise library.importlib.metadata.PackageNotFoundError(name)
         return Installed()
 
-    monkeypatch.setattr(native.importlib.metadata, "distribution", distribution)
-    assert reason in native._why_not_built()
+    monkeypatch.setattr(library.importlib.metadata, "distribution", distribution)
+    assert reason in library._why_not_built()
 
 
 def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     broken = tmp_path / "_core.so"
     broken.write_bytes(b"not a library")
     spec = type("Spec", (), {"origin": str(broken)})
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: spec)
     monkeypatch.delenv("CUTAWAY_PURE", raising=False)
-    assert "could not be loaded" in str(native._load.__wrapped__())
-    monkeypatch.setattr(native, "_load", native._load.__wrapped__)
+    assert "could not be loaded" in str(library._load.__wrapped__())
+    monkeypatch.setattr(library, "_load", library._load.__wrapped__)
     with pytest.raises(Failed, match="could not be loaded"):
         native.unpack("F32", np.zeros(4, np.uint8), np.zeros(1, np.float32))
 
 
 @built
 def test_a_library_of_another_version(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(native, "ABI", native.ABI + 1)
-    assert "built for another version" in str(native._load.__wrapped__())
+    monkeypatch.setattr(library, "ABI", library.ABI + 1)
+    assert "built for another version" in str(library._load.__wrapped__())

@@ -1,4 +1,4 @@
-"""The one door to the compiled core (native/, C++): loads it, checks its calls, and says why it is absent.
+"""The compiled core (native/, C++): loads it, types its calls, and says why it is absent.
 
 Nothing here is needed for a right answer: each kernel has a twin in Python that computes the same bits,
 slower. Three variables of the environment are read: CUTAWAY_THREADS (how many threads), CUTAWAY_ISA (a
@@ -16,7 +16,7 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,31 +26,6 @@ ABI = 1
 
 # Instruction sets by the number that native/isa.hpp gives them.
 SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3}
-
-
-class Layout(NamedTuple):
-    """A GGML type's number, and how many `bytes` hold a `block` of values."""
-
-    id: int
-    block: int
-    bytes: int
-
-
-LAYOUTS = {
-    "F32": Layout(0, 1, 4),
-    "F16": Layout(1, 1, 2),
-    "Q4_0": Layout(2, 32, 18),
-    "Q4_1": Layout(3, 32, 20),
-    "Q5_0": Layout(6, 32, 22),
-    "Q5_1": Layout(7, 32, 24),
-    "Q8_0": Layout(8, 32, 34),
-    "Q2_K": Layout(10, 256, 84),
-    "Q3_K": Layout(11, 256, 110),
-    "Q4_K": Layout(12, 256, 144),
-    "Q5_K": Layout(13, 256, 176),
-    "Q6_K": Layout(14, 256, 210),
-    "BF16": Layout(30, 1, 2),
-}
 
 
 def available() -> bool:
@@ -85,35 +60,24 @@ def threads() -> int:
     return min(int(asked), 1024)
 
 
-def unpack(type: str, blocks: np.ndarray, out: np.ndarray, threads: int | None = None) -> None:
-    """Unpacks the bytes of a GGML type (uint8) into `out` (float32), both contiguous, on several threads."""
+def function(name: str, *arguments: type, result: type | None = None) -> Any:
+    """The core's function `name` with its ctypes argument and result types; Failed without the core."""
     core = _load()
     if isinstance(core, str):
         raise Failed(core)
-    layout = LAYOUTS.get(type)
-    if layout is None:
-        raise Refused(f"The native core has no weight type {type!r}; it unpacks {', '.join(LAYOUTS)}.")
-    _check("blocks", blocks, np.uint8)
-    _check("out", out, np.float32)
-    if not out.flags.writeable:
-        raise Refused("out cannot be written to; give an array that owns its memory.")
-    if out.size % layout.block or blocks.size != out.size // layout.block * layout.bytes:
-        raise Refused(
-            f"{blocks.size} bytes of {type} do not hold {out.size} values; "
-            f"{layout.bytes} bytes hold {layout.block}."
-        )
-    count = _threads() if threads is None else threads
-    core.cutaway_unpack(layout.id, blocks.ctypes.data, out.size, out.ctypes.data, count)
+    found = getattr(core, name)
+    found.argtypes, found.restype = arguments, result
+    return found
 
 
-_threads = threads  # unpack's argument has the same name
-
-
-def _check(name: str, array: np.ndarray, dtype: type[np.generic]) -> None:
+def check(name: str, array: np.ndarray, dtype: type[np.generic], written: bool = False) -> None:
+    """Refuses an array that C++ cannot read in place: of another dtype, strided, or (`written`) read-only."""
     if array.dtype != dtype:
         raise Refused(f"{name} holds {array.dtype}, and {np.dtype(dtype)} is needed.")
     if not array.flags.c_contiguous or not array.flags.aligned:
         raise Refused(f"{name} is not contiguous in memory; pass np.ascontiguousarray of it.")
+    if written and not array.flags.writeable:
+        raise Refused(f"{name} cannot be written to; give an array that owns its memory.")
 
 
 @cache
@@ -131,13 +95,6 @@ def _load() -> ctypes.CDLL | str:
         return f"The native core could not be loaded ({error}); install Cutaway again."
     if abi != ABI:
         return f"The native core was built for another version ({abi}, not {ABI}); install Cutaway again."
-    core.cutaway_unpack.argtypes = (
-        ctypes.c_int32,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_void_p,
-        ctypes.c_int32,
-    )
     _use_isa(core)
     return core
 
