@@ -2,6 +2,7 @@
 to make scores.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -150,4 +151,7 @@ def test_the_choice_is_named_with_its_reason() -> None:
     assert choose(_problem("mha", q=many, query=long, key=long, in_order=True))[0] == "sdpa"
     path, reason = choose(_problem("local", q=many, query=long, key=long))
     assert path == "blocked" and "skipped" in reason
-    assert choose(_problem("local", q=many, query=long, key=long, visibility=All()))[0] == "sdpa"
+    everyone = _problem("local", q=many, query=long, key=long, visibility=All())
+    assert choose(replace(everyone, in_order=True))[0] == "sdpa", "no mask is needed"
+    path, reason = choose(everyone)
+    assert path == "blocked" and "never for all at once" in reason
