@@ -18,8 +18,8 @@ from cutaway.trace import tap, watched
 
 
 class IndexedAttention(LatentAttention):
-    """Taps ``index`` [b t s], the indexer's scores before anything is hidden, and ``chosen`` [b t s], who reads
-    whom, besides what latent attention taps. Of many queries that nobody watches a few choose at a time.
+    """Taps ``index`` [b t s], the indexer's scores before anything is hidden, and ``chosen`` [b t s], who
+    reads whom, besides what latent attention taps. Many queries that nobody watches choose a few at a time.
     """
 
     def __init__(self, config: Config, width: int) -> None:
