@@ -18,6 +18,7 @@ from cutaway.attention.parts.visibility import Places
 from cutaway.errors import Refused
 from cutaway.model import config as conf
 from cutaway.model.block import Block
+from cutaway.position import mrope
 from cutaway.position.rope import Rotation, Turn
 from cutaway.shapes import Float, Int
 from cutaway.trace import tap
@@ -86,17 +87,19 @@ class Decoder(nn.Module):
         state: State | None = None,
         documents: Int[Tensor, "b t"] | None = None,
         last: bool = False,
+        axes: Int[Tensor, "a b t"] | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Logits at every position, n = t, or only at the last if ``last``, n = 1.
 
         ``pos`` are absolute positions, -1 for padding; ``documents`` keeps texts packed into one row apart,
-        and cannot be had together with a ``state``.
+        and cannot be had together with a ``state``. ``axes`` are the coordinates by which M-RoPE turns pieces
+        of images (2409.12191), those of text where it is not given; ``pos`` still says who comes before whom.
         """
         if state is not None and documents is not None:
             raise Refused("packed documents are for training: read each with a state of its own instead")
         places = Places(pos, documents)
         x = self._embedded(ids, pos)
-        rotations = self._rotations(pos)
+        rotations = self._rotations(pos, axes)
         in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
         for i, block in enumerate(self.blocks):
             x = block(x, places, rotations[i], in_order, None if state is None else state.blocks[i])
@@ -120,10 +123,20 @@ class Decoder(nn.Module):
             x = x + self.position(pos.clamp(min=0))
         return tap("embed", x)
 
-    def _rotations(self, pos: Int[Tensor, "b t"]) -> list[Rotation | None]:
+    def _rotations(
+        self, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None
+    ) -> list[Rotation | None]:
         """Each block's rotation; blocks with the same positions share one."""
-        made = [turn.rotation(pos) for turn in self.turns]
+        if axes is not None and not any(isinstance(turn.config, mrope.Config) for turn in self.turns):
+            raise Refused("this model turns by one position: it has no use for axes, which are M-RoPE's")
+        made = [_rotation(turn, pos, axes) for turn in self.turns]
         return [None if turn is None else made[turn] for turn in self.turn_of_block]
+
+
+def _rotation(turn: Turn, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None) -> Rotation:
+    if axes is not None and isinstance(turn.config, mrope.Config):
+        return mrope.rotation(turn.config, axes)
+    return turn.rotation(pos)
 
 
 def _start(module: nn.Module) -> None:

@@ -31,11 +31,18 @@ class Config(rope.Config):
             raise Refused(
                 f"position: sections {self.sections} must share the {self.size // 2} pairs of {self.size}"
             )
+        if self.grows:
+            raise Refused("position: M-RoPE cannot be scaled by a text's length: its coordinates are no length")
 
 
-def rotation(config: Config, axes: Int[Tensor, "n b t"]) -> rope.Rotation:
-    """How tokens at these coordinates are turned, one row of positions for each section."""
+def rotation(config: Config, axes: Int[Tensor, "a b t"]) -> rope.Rotation:
+    """How tokens at these coordinates are turned, one row of positions for each section. Refused unless there
+    are as many.
+    """
     import torch
+
+    if len(axes) != len(config.sections):
+        raise Refused(f"position: {len(config.sections)} sections turn by as many axes, not by {len(axes)}")
 
     turn = rope.Turn(config)
     turned = [turn.rotation(pos) for pos in axes]
