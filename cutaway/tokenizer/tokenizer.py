@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from cutaway.tokenizer.counts import Counts
+
 MODES = ("text", "allow", "forbid")
 
 
@@ -71,6 +73,36 @@ class Tokenizer:
         from cutaway.tokenizer.formats import read
 
         return cls(read(source, pattern, special))
+
+    @classmethod
+    def train(
+        cls,
+        texts_or_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Counts,
+        size: int = 32768,
+        pattern: str = "cl100k",
+        special: Iterable[str] = (),
+        *,
+        level: str = "byte",
+        min_frequency: int = 1,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> Tokenizer:
+        """A byte pair vocabulary of `size` tokens, learned from texts (str), files (pathlib.Path) or Counts.
+
+        `pattern` cuts text into words: a name ("cl100k", "gpt2", "qwen2", "metaspace"...) or a regex; Counts
+        bring theirs, and their special tokens. `special` tokens are no text to learn from, and get the last
+        ids. `level` is "byte", or "character", where rare characters fall back to bytes. Merges need
+        `min_frequency` occurrences; a RuntimeWarning tells when the corpus gives less than `size`. The rule
+        of merging is `bpe.train`'s. Raises Refused for what cannot be trained on.
+        """
+        from cutaway.tokenizer import training
+        from cutaway.tokenizer.counts import Counts
+
+        counts = texts_or_files
+        if not isinstance(counts, Counts):
+            counts = Counts.of(counts, pattern, special, progress=progress)
+        return cls(
+            training.bpe(counts, size, level=level, min_frequency=min_frequency, progress=progress)
+        )
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
