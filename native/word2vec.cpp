@@ -18,21 +18,9 @@
 #include "api.hpp"
 #include "corpus.hpp"
 #include "isa.hpp"
+#include "lanes.hpp"
 #include "pool.hpp"
 #include "random.hpp"
-
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are arguments of functions that are always inlined
-
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CUTAWAY_HOGWILD __attribute__((no_sanitize("thread")))
-#endif
-#elif defined(__SANITIZE_THREAD__)
-#define CUTAWAY_HOGWILD __attribute__((no_sanitize("thread")))
-#endif
-#if !defined(CUTAWAY_HOGWILD)
-#define CUTAWAY_HOGWILD
-#endif
 
 namespace cutaway {
 
@@ -64,52 +52,6 @@ struct Task {
 namespace {
 
 constexpr int64_t kSentence = 1000;  // words; a longer line is cut, as in the authors' program
-
-template <int W>
-struct Lanes {
-    typedef float V __attribute__((vector_size(4 * W)));
-    typedef int32_t I __attribute__((vector_size(4 * W)));
-
-    static CUTAWAY_INLINE V load(const float* p) {
-        V v;
-        __builtin_memcpy(&v, p, sizeof v);
-        return v;
-    }
-    static CUTAWAY_INLINE void store(float* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
-    static CUTAWAY_INLINE V all(float x) { return x - V{}; }
-
-    static CUTAWAY_INLINE float sum(V v) {
-        float lanes[W];
-        store(lanes, v);
-        for (int half = W / 2; half > 0; half /= 2) {
-            CUTAWAY_LANES for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-        }
-        return lanes[0];
-    }
-
-    // 1 / (1 + exp(-x)). exp by 2^n times a polynomial (Cephes), within 2 units in the last place.
-    static CUTAWAY_INLINE V sigmoid(V x) {
-        V t = -x;
-        t = t > 80.0f ? all(80.0f) : t;
-        t = t < -80.0f ? all(-80.0f) : t;
-        const V shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-        const V rounded = t * 1.44269504088896341f + shift;
-        const V n = rounded - shift;
-        const V r = t - n * 0.693359375f - n * -2.12194440e-4f;
-        V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-        p = p * r + 8.3334519073e-3f;
-        p = p * r + 4.1665795894e-2f;
-        p = p * r + 1.6666665459e-1f;
-        p = p * r + 5.0000001201e-1f;
-        p = p * r * r + r + 1.0f;
-        I bits, power;
-        __builtin_memcpy(&bits, &rounded, sizeof bits);
-        power = ((bits - 0x4b400000) + 127) << 23;
-        V scale;
-        __builtin_memcpy(&scale, &power, sizeof scale);
-        return 1.0f / (1.0f + p * scale);
-    }
-};
 
 // What one worker needs for a step: copies of the m inputs and n outputs, their scores, and where they go.
 struct Scratch {
@@ -216,12 +158,17 @@ CUTAWAY_INLINE void combine(float* const* to, int64_t count, const float* from, 
     }
 }
 
+template <int W>
+CUTAWAY_INLINE void copy(float* to, const float* from, int64_t stride) {
+    for (int64_t d = 0; d < stride; d += W) Lanes<W>::store(to + d, Lanes<W>::load(from + d));
+}
+
 // One step on the m inputs in s.x and the n output rows; the inputs' change is added to the rows s.x_rows.
 template <int W>
 CUTAWAY_INLINE void step(const Task& task, Scratch& s, int64_t m, int64_t n, float rate) {
     const int64_t stride = task.stride;
     for (int64_t j = 0; j < n; ++j) {
-        std::memcpy(s.y + j * stride, s.y_rows[static_cast<size_t>(j)], static_cast<size_t>(stride) * sizeof(float));
+        copy<W>(s.y + j * stride, s.y_rows[static_cast<size_t>(j)], stride);
     }
     dots<W>(s.x, m, s.y, n, stride, s.e);
     for (int64_t i = 0; i < m * n; i += W) Lanes<W>::store(s.e + i, Lanes<W>::sigmoid(Lanes<W>::load(s.e + i)));
@@ -302,7 +249,7 @@ struct Worker {
         for (int64_t i = from; i < to; ++i) {
             if (i == at) continue;
             float* row = input(s.sentence[static_cast<size_t>(i)]);
-            std::memcpy(s.x + m * task.stride, row, static_cast<size_t>(task.stride) * sizeof(float));
+            copy<W>(s.x + m * task.stride, row, task.stride);
             s.x_rows[static_cast<size_t>(m++)] = row;
         }
         step<W>(task, s, m, outputs(s.sentence[static_cast<size_t>(at)], negatives), rate);

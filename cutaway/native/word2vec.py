@@ -107,7 +107,7 @@ class Learner:
             raise Refused(f"{kind} with window {window}, {negative} negatives, {total} words cannot be learned")
         stride = input.strides[0] // 4
         for name, rows in (("input", input), ("output", output)):
-            _padded(name, rows, stride)
+            padded(name, rows, stride)
         draws.check(len(input), len(output))
         needed = (negative > 0, negative == 0, kind == "fasttext")
         tables = (draws.chance, draws.path_ends, draws.piece_ends)
@@ -154,7 +154,8 @@ class Learner:
         return count.value
 
 
-def _padded(name: str, rows: np.ndarray, stride: int) -> None:
+def padded(name: str, rows: np.ndarray, stride: int) -> None:
+    """Refuse a table whose rows are not as `table` makes them."""
     if rows.dtype != np.float32 or rows.ndim != 2 or not rows.flags.writeable:
         raise Refused(f"{name} must be a writable float32 table")
     if rows.strides != (stride * 4, 4) or stride % LANES or stride < rows.shape[1] or rows.base is None:
