@@ -25,6 +25,9 @@ VERBS = {
         "chat": "Talk with a model.",
         "explain": "Follow a sentence through a model, step by step.",
     },
+    "To make one": {
+        "pretrain": "Train a model from text.",
+    },
 }
 USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
