@@ -162,7 +162,7 @@ def _story(
     from cutaway.inspect.trace import Trace
 
     edit = _edit(lm.model, ablate, strengths)
-    trace = Trace.of(lm.model, lm.tokenizer, ids, story.NAMES)
+    trace = Trace.of(lm.model, lm.tokenizer, ids, story.names(lm.model))
     told = story.tell(trace, top)
     if edit:
         after = Trace.of(lm.model, lm.tokenizer, ids, ("logits",), edit)
@@ -233,7 +233,7 @@ def _sheet(lm: LanguageModel, ids: list[int], name: str, edit: Mapping[str, Edit
     from cutaway.inspect import sheet
     from cutaway.inspect.trace import Trace
 
-    return sheet.draw(Trace.of(lm.model, lm.tokenizer, ids, sheet.NAMES, edit), name)
+    return sheet.draw(Trace.of(lm.model, lm.tokenizer, ids, sheet.names(lm.model), edit), name)
 
 
 def _page(sheets: list[Sheet], target: Path | None, open_page: bool) -> None:
