@@ -73,6 +73,10 @@ def test_a_memory_must_be_there_and_its_padding_is_not_read() -> None:
     memory, there = _text(6)
     with pytest.raises(Refused, match="no memory"):
         module(x, Places(pos), None, None)
+    with pytest.raises(Refused, match="no memory"):
+        module(x, Places(pos), memory, None)
+    with pytest.raises(Refused, match="no memory"):
+        module(x, Places(pos), None, Places(there))
     shorter = module(x, Places(pos), memory[:, :4], Places(there[:, :4]))
     there = torch.where(there < 4, there, -1)
     assert_close(module(x, Places(pos), memory, Places(there)), shorter, **TIGHT)
