@@ -2,8 +2,8 @@
 
 The tests run once undisturbed, to learn which lines each of them reaches and how long it takes. Then every
 fault is planted in a copy of the package, and the tests that reach its line run against it, the cheap and
-various ones first, until one fails. Who survives meets them once more with the shape checks on, which take two
-seconds to set up. A process that has torch imported forks for each fault, so that one costs about a second.
+various ones first, until one fails. Who survives meets them once more with the shape checks on, which take
+two seconds to set up. A process that has torch imported forks for each fault, so that one costs a second.
 Verdicts are kept: run it again and only what is new, or survived other tests, is tried.
 
     python scripts/mutate_attention.py --sample 600 --seed 1        # minutes; without --sample every fault

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
+from cutaway.errors import Refused
 from cutaway.layers.config import Norm
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class Config(Recurring):
 
     conv: int = 4
     norm: Norm = Norm()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conv < 0:
+            raise Refused(
+                f"attention: a short convolution cannot see {self.conv} tokens, conv must be 0 or more"
+            )
 
     @property
     def channels(self) -> int:

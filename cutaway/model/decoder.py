@@ -140,9 +140,7 @@ class Decoder(nn.Module):
             x = x + self.position(pos.clamp(min=0))
         return tap("embed", x)
 
-    def _rotations(
-        self, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None
-    ) -> list[Rotation | None]:
+    def _rotations(self, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None) -> list[Rotation | None]:
         """Each block's rotation; blocks with the same positions share one."""
         if axes is not None and not any(isinstance(turn.config, mrope.Config) for turn in self.turns):
             raise Refused("this model turns by one position: it has no use for axes, which are M-RoPE's")

@@ -32,7 +32,9 @@ class Config(rope.Config):
                 f"position: sections {self.sections} must share the {self.size // 2} pairs of {self.size}"
             )
         if self.grows:
-            raise Refused("position: M-RoPE cannot be scaled by a text's length: its coordinates are no length")
+            raise Refused(
+                "position: M-RoPE cannot be scaled by a text's length: its coordinates are no length"
+            )
 
 
 def rotation(config: Config, axes: Int[Tensor, "a b t"]) -> rope.Rotation:

@@ -258,7 +258,9 @@ def test_absorbed_and_expanded_are_the_same(queries: int) -> None:
         1, 1, N, config.latent + config.turned_size, dtype=torch.float64, generator=generator
     )
     places = Places(POS[:, N - queries :]), Places(POS)
-    assert_close(module.absorbed(q, latent, *places), module.expanded(q, latent, *places))
+    expanded = module.expanded(q, latent, *places, False)
+    assert_close(module.expanded(q, latent, *places), expanded)
+    assert_close(module.absorbed(q, latent, *places), expanded)
     assert config.absorbs(1, 4096) and not config.absorbs(4096, 4096)
 
 

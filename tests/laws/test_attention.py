@@ -1,6 +1,8 @@
 """The laws that every attention mechanism obeys, whatever its equation."""
 
+import json
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -44,9 +46,12 @@ def test_cached_equals_reread(kind: str, seed: int) -> None:
     model = decoder(kind, seed)
     ids, pos = text(2, 40, seed)
     whole = model(ids, pos)
-    cuts = sorted(random.Random(seed).sample(range(1, 40), 9))
+    rng = random.Random(seed)
+    cuts = [0]
+    while cuts[-1] < 40:  # decoding, a few at a time as a draft is judged, and prompts
+        cuts.append(min(cuts[-1] + rng.choice((1, 2, 3, 9)), 40))
     state, parts = model.new_state(), []
-    for start, end in zip([0, *cuts], [*cuts, 40], strict=True):
+    for start, end in pairwise(cuts):
         parts.append(model(ids[:, start:end], pos[:, start:end], state))
     assert_close(torch.cat(parts, dim=1), whole, **TIGHT)
     assert state.length == 40
@@ -133,7 +138,7 @@ def test_gradients(kind: str) -> None:
 
 def test_config_round_trips(kind: str) -> None:
     config = decoder_config(kind)
-    assert from_dict(to_dict(config)) == config
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_the_config_knows_every_weight(kind: str) -> None:

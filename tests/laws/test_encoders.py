@@ -9,6 +9,7 @@ from cutaway.errors import Refused
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.position import alibi
+from cutaway.trace import tracing
 from tests.laws.kinds import WIDTH, attention
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -73,8 +74,61 @@ def test_a_memory_must_be_there_and_its_padding_is_not_read() -> None:
     memory, there = _text(6)
     with pytest.raises(Refused, match="no memory"):
         module(x, Places(pos), None, None)
+    with pytest.raises(Refused, match="no memory"):
+        module(x, Places(pos), memory, None)
+    with pytest.raises(Refused, match="no memory"):
+        module(x, Places(pos), None, Places(there))
     shorter = module(x, Places(pos), memory[:, :4], Places(there[:, :4]))
     there = torch.where(there < 4, there, -1)
     assert_close(module(x, Places(pos), memory, Places(there)), shorter, **TIGHT)
     with pytest.raises(Refused, match="takes no position"):
         attention("cross", relative=alibi.Config())
+
+
+@torch.no_grad()
+def test_watching_an_encoder_changes_nothing() -> None:
+    module = attention("bidirectional").build(WIDTH).double()
+    x, pos = _text(7)
+    plain = module(x, Places(pos), None, True, None)
+    with tracing(module) as seen:
+        watched = module(x, Places(pos), None, True, None)
+    assert_close(watched, plain, **TIGHT)
+    assert {"q", "k", "v", "scores", "pattern", "mixed"} <= set(seen)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reach", [None, 2])
+def test_packed_for_an_encoder_equals_separate(reach: int | None) -> None:
+    module = attention("bidirectional", reach=reach, globals=1).build(WIDTH).double()
+    (one, one_pos), (two, two_pos) = _text(5), _text(8)
+    pos, documents = torch.cat((one_pos, two_pos), dim=1), torch.tensor([[0] * 5 + [1] * 8])
+    packed = module(torch.cat((one, two), dim=1), Places(pos, documents), None, False, None)
+    apart = [module(x, Places(p), None, True, None) for x, p in ((one, one_pos), (two, two_pos))]
+    assert_close(packed, torch.cat(apart, dim=1), **TIGHT)
+
+
+@torch.no_grad()
+def test_a_memory_read_once_is_remembered() -> None:
+    config = attention("cross")
+    module, state = config.build(WIDTH).double(), config.state()
+    (x, pos), (memory, there) = _text(6), _text(4)
+    whole = module(x, Places(pos), memory, Places(there))
+    assert whole.shape == x.shape
+    first = module(x[:, :2], Places(pos[:, :2]), memory, Places(there), state)
+    kept = state.snapshot()
+    rest = module(x[:, 2:], Places(pos[:, 2:]), None, None, kept)
+    assert_close(torch.cat((first, rest), dim=1), whole, **TIGHT)
+    with tracing(module) as seen:
+        assert_close(module(x, Places(pos), memory, Places(there)), whole, **TIGHT)
+    assert {"q", "k", "v", "pattern"} <= set(seen)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["bidirectional", "cross"])
+def test_weights_round_trip(kind: str) -> None:
+    config = attention(kind, sinks=True, bias=True)
+    module, copy = config.build(WIDTH).double(), config.build(WIDTH).double()
+    copy.load_state_dict(module.state_dict())
+    x, pos = _text(5)
+    call = (x, Places(pos), None, True, None) if kind == "bidirectional" else (x, Places(pos), x, Places(pos))
+    assert torch.equal(copy(*call), module(*call))

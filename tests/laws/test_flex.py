@@ -18,15 +18,15 @@ from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Causal, Places, Sink, Window
 from cutaway.errors import Failed, Refused
 
-N = 40
+N, LONG = 40, 300  # within a block of 128, and over three
 
 
-def _problem(**changes: Any) -> Problem:
+def _problem(n: int = N, **changes: Any) -> Problem:
     generator = torch.Generator().manual_seed(0)
-    pos = torch.arange(N).expand(2, -1).clone()
+    pos = torch.arange(n).expand(2, -1).clone()
     pos[0, :5] = -1
     made: dict[str, Any] = {
-        name: torch.randn(2, heads, N, 16, generator=generator)
+        name: torch.randn(2, heads, n, 16, generator=generator)
         for name, heads in (("q", 4), ("k", 2), ("v", 2))
     }
     rule = Causal() & (Window(6) | Sink(2))
@@ -63,6 +63,8 @@ def test_it_refuses_what_it_cannot_compute() -> None:
         with pytest.raises(Refused, match=reason):
             flex.attend(_problem(**changes))
     assert flex.why_not(_problem()) is None
+    elsewhere = torch.zeros(2, 4, N, 16, device="meta", requires_grad=True)
+    assert flex.why_not(_problem(q=elsewhere, k=elsewhere, v=elsewhere)) is None
 
 
 def test_it_refuses_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +87,10 @@ def _main() -> None:
     from torch.nn.attention.flex_attention import flex_attention
 
     vars(flex)["_compiled"] = lambda: flex_attention
-    documents = torch.arange(N).expand(2, -1) // 15
+    documents = torch.arange(LONG).expand(2, -1) // 70
     for name, apart in (("window", None), ("documents", documents)):
-        places = replace(_problem().key, documents=apart)
-        problem = _problem(query=places, key=places)
+        places = replace(_problem(n=LONG).key, documents=apart)
+        problem = _problem(n=LONG, query=places, key=places)
         assert_close(flex.attend(problem), naive.attend(problem), rtol=1e-5, atol=1e-5)
         print(name)
 

@@ -10,6 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from cutaway.attention.parts.quantised import Quantised
+from cutaway.attention.parts.recurrent import Recurrent
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, from_dict, to_dict
 from cutaway.model.config import Decoder as DecoderConfig
@@ -93,6 +95,19 @@ def test_cached_equals_reread(seed: int) -> None:
     for mixer, memory in zip(MIXERS, state.blocks, strict=True):
         if mixer.bytes_per_token(8) == 0:
             assert memory.nbytes == 2 * mixer.state_bytes(8)
+
+
+@torch.no_grad()
+def test_quantised_it_keeps_its_recurrences_as_they_are() -> None:
+    model = _model()
+    ids, pos = _text(2, LENGTH)
+    state = model.new_state(Quantised.of(8))
+    parts = [model(ids[:, i : i + 7], pos[:, i : i + 7], state) for i in range(0, LENGTH, 7)]
+    at_once = model(ids, pos, model.new_state(Quantised.of(8)))
+    assert_close(torch.cat(parts, dim=1), at_once, **TIGHT)
+    assert (at_once - model(ids, pos)).abs().max() > 0
+    kinds = [type(memory) for memory in state.blocks]
+    assert kinds == [*[Quantised] * 2, Recurrent, Quantised, *[Recurrent] * 5]
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Places, mask
 from cutaway.errors import Refused
 from cutaway.position import alibi, t5
+from cutaway.trace import tracing
 from tests.laws.kinds import SOFTMAX, attention
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -143,6 +144,51 @@ def test_a_last_block_that_is_not_full_reaches_no_further() -> None:
     assert blocked.reachable(_problem("streaming", query=places, key=places), 4)[-1].sum() == 2
 
 
+@pytest.mark.parametrize("scores", ["plain", "softcap", "sinks"])
+def test_blocks_of_padding_read_nothing_and_get_zeros(scores: str) -> None:
+    """Whole blocks of queries, and of keys, that are padding in every row."""
+    pos = torch.arange(16).expand(2, -1).clone()
+    pos[:, 4:8] = -1
+    pos[1, 12:] = -1
+    problem = _problem("mha", scores=scores, query=Places(pos), key=Places(pos))
+    out = blocked.attend(problem, 4)
+    assert out.shape == (2, 4, 16, 6)
+    assert_close(out, naive.attend(problem), **TIGHT)
+    assert (out[:, :, 4:8] == 0).all() and (out[1, :, 12:] == 0).all()
+    assert blocked.reachable(problem, 4).tolist() == [
+        [True, False, False, False],
+        [False, False, False, False],
+        [True, False, True, False],
+        [True, False, True, True],
+    ]
+
+
+@pytest.mark.parametrize("path", FAST)
+def test_gradients_through_what_sees_nothing_are_zero(path: str) -> None:
+    problem = _problem("mha", seed=5)
+    for gradient in _gradients(problem, FAST[path](problem)):
+        assert gradient.isfinite().all() and gradient.any()
+    (queries, *_) = _gradients(problem, FAST[path](problem))
+    assert (queries[0, :, :3] == 0).all()
+
+
+def test_a_compiler_that_cannot_follow_data_is_not_given_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Places(torch.arange(2 * blocked.BLOCK).expand(2, -1))
+    problem = _problem("local", q=torch.zeros(2, 4, 2 * blocked.BLOCK, 8), query=long, key=long)
+    assert choose(problem)[0] == "blocked"
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    assert choose(problem)[0] == "sdpa"
+
+
+def test_whoever_watches_gets_the_path_that_has_what_they_watch() -> None:
+    from tests.laws.kinds import decoder, text
+
+    model = decoder("mha")
+    with tracing(model, "blocks.0.attention.pattern") as seen:
+        model(*text(1, 5))
+    assert_close(seen["blocks.0.attention.pattern"].sum(-1), torch.ones(1, 4, 5, dtype=torch.float64))
+
+
 def test_the_choice_is_named_with_its_reason() -> None:
     assert choose(_problem("mha"))[0] == "sdpa"
     assert choose(_problem("mha", softcap=5.0))[0] == "naive"
@@ -155,3 +201,16 @@ def test_the_choice_is_named_with_its_reason() -> None:
     assert choose(replace(everyone, in_order=True))[0] == "sdpa", "no mask is needed"
     path, reason = choose(everyone)
     assert path == "blocked" and "never for all at once" in reason
+    packed = Places(long.pos, long.pos // 100)
+    assert choose(_problem("local", q=many, query=packed, key=packed, visibility=All()))[0] == "blocked"
+    fewer = _problem("local", q=many[:, :, 1:], query=Places(long.pos[:, 1:]), key=long)
+    assert choose(fewer)[0] == "sdpa"
+    capped = _problem("local", q=many, query=long, key=long, softcap=5.0)
+    assert choose(capped)[0] == "blocked"
+    few = Places(torch.arange(16).expand(2, -1))
+    ordered: dict[str, Any] = {"query": few, "key": few, "in_order": True}
+    assert "no mask" in choose(_problem("mha", **ordered))[1]
+    for scores in ("sinks", "alibi", "chosen"):
+        assert "no mask" not in choose(_problem("mha", scores=scores, **ordered))[1]
+    assert "no mask" not in choose(_problem("local", **ordered))[1]
+    assert "no mask" not in choose(_problem("mha", **(ordered | {"in_order": False})))[1]

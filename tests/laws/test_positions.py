@@ -15,7 +15,7 @@ from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.position import alibi, learned, mrope, rope, sinusoidal
-from cutaway.position.scaling import DynamicNTK, LongRoPE
+from cutaway.position.scaling import DynamicNTK, Factors, LongRoPE
 from tests.laws.kinds import KINDS, VOCAB, WIDTH, attention, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -105,6 +105,13 @@ def test_relative_positions_do_not_know_where_the_text_begins(position: Any) -> 
     assert_close(model(ids, pos), model(ids, pos + 1000), **TIGHT)
     swapped = ids.flip(1)
     assert (model(ids, pos)[:, -1] - model(swapped, pos)[:, -1]).abs().max() > 1e-3
+
+
+def test_stated_divisors_slow_each_pair_by_its_own() -> None:
+    plain = rope.Config(8).frequencies()
+    slowed = rope.Config(8, scaling=Factors((1.0, 2.0, 4.0, 8.0)))
+    assert slowed.magnitude == 1.0
+    assert slowed.frequencies() == pytest.approx(plain / [1, 2, 4, 8], rel=1e-15)
 
 
 @torch.no_grad()

@@ -8,8 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.paged import Paged, Pool
+from cutaway.attention.parts.paged import ROOM, Paged, Pool
 from cutaway.attention.parts.quantised import GROUP, Quantised, pack, unpack
+from cutaway.attention.parts.recurrent import Recurrent
 from cutaway.attention.parts.state import Cross, Full, Ring
 from cutaway.errors import Refused
 from cutaway.model.decoder import Decoder
@@ -157,6 +158,81 @@ def test_a_ring_truncates_past_padding() -> None:
     state.append({"k": torch.zeros(1, 1, 5, 1)}, pos)
     state.truncate(3)
     assert state.append({"k": torch.zeros(1, 1, 1, 1)}, torch.tensor([[2]]))[1].tolist() == [[0, 1, -1, 2]]
+
+
+def test_a_fixed_memory_goes_back_to_now_or_to_the_start_alone() -> None:
+    def read(state: Recurrent, start: int, end: int) -> None:
+        pos = torch.arange(start, end)[None]
+        memory = state.get("memory")
+        total = torch.zeros(1, 2, 3) if memory is None else memory
+        state.keep({"memory": total + pos.sum()}, pos)
+
+    state = Recurrent()
+    assert state.get("memory") is None and state.nbytes == 0 and state.length == 0
+    read(state, 0, 4)
+    kept = state.snapshot()
+    read(state, 4, 6)
+    assert (state.length, kept.length) == (6, 4) and state.nbytes == kept.nbytes == 24
+    assert state.get("memory") is not None and kept.get("memory") is not None
+    assert float(state.tensors["memory"][0, 0, 0]) == 15 and float(kept.tensors["memory"][0, 0, 0]) == 6
+    assert [state.can_truncate(n) for n in (0, 1, 5, 6, 7)] == [True, False, False, True, True]
+    state.truncate(6)
+    assert state.length == 6 and state.get("memory") is not None
+    state.truncate(0)
+    assert state.length == 0 and state.get("memory") is None
+    read(state, 0, 4)
+    assert torch.equal(state.tensors["memory"], kept.tensors["memory"])
+    with pytest.raises(Refused, match="does not carry gradients"):
+        state.keep({"memory": torch.zeros(1, requires_grad=True)}, torch.zeros(1, 1, dtype=torch.long))
+
+
+def test_only_memories_of_entries_are_quantised() -> None:
+    remember = Quantised.of(8)
+    assert isinstance(remember(Full()), Quantised) and isinstance(remember(Ring(3)), Quantised)
+    for other in (Recurrent(), Cross()):
+        assert remember(other) is other
+
+
+@pytest.mark.parametrize(
+    "make", [Full, lambda: Ring(4), lambda: Paged(Pool(3)), lambda: Quantised(Full(), 8)]
+)
+def test_what_is_remembered_carries_no_gradient(make: Callable[[], Memory]) -> None:
+    entries = {"k": torch.zeros(1, 1, 1, 4, requires_grad=True)}
+    with pytest.raises(Refused, match="does not carry gradients"):
+        make().append(entries, torch.zeros(1, 1, dtype=torch.long))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in SOFTMAX])
+def test_a_state_of_another_kind_is_refused(kind: str) -> None:
+    """Attention over entries refuses a recurrence's memory, instead of crashing on it."""
+    model = decoder(kind)
+    with pytest.raises(Refused, match="Recurrent remembers no entries"):
+        model(*text(1, 3), model.new_state(lambda _: Recurrent()))
+
+
+def test_a_full_state_doubles_its_memory() -> None:
+    state = Full()
+    for start, end, room in ((0, 3, 64), (3, 64, 64), (64, 65, 128), (65, 400, 400), (400, 401, 800)):
+        _append(state, start, end)
+        assert state.places.shape[1] == room == state.buffers["k"].shape[2]
+    assert state.nbytes == 2 * 401 * 2 * 3 * 8
+
+
+def test_a_pool_grows_and_gives_pages_again() -> None:
+    pool = Pool(2)
+    one, two = Paged(pool), Paged(pool)
+    _append(one, 0, 2 * ROOM)
+    assert len(pool.users) == 2 * ROOM == sum(pool.users)  # two rows, a page for two tokens
+    _append(two, 0, 1)
+    assert len(pool.users) == 4 * ROOM and sum(pool.users) == 2 * ROOM + 2
+    one.truncate(5)
+    assert sum(pool.users) == 2 * 3 + 2
+    _append(two, 1, 20)
+    assert len(pool.users) == 4 * ROOM and sum(pool.users) == 2 * 3 + 2 * 10
+    assert one.can_truncate(0) and one.length == 5
+    one.truncate(7)
+    assert one.length == 5
 
 
 def test_a_cross_state_is_written_once() -> None:

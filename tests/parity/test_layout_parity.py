@@ -156,7 +156,9 @@ def test_random_blocks_equal_bigbird(monkeypatch: pytest.MonkeyPatch) -> None:
     there[1, -3:] = 0
     blocks, band, rows, columns = bird.BigBirdModel.create_masks_for_block_sparse_attn(there, SIZE)
     expected = theirs(x, band, rows, columns, blocks, blocks)[0]
-    q, k, v = (getattr(theirs, name)(x).unflatten(-1, (4, 8)).transpose(1, 2) for name in ("query", "key", "value"))
+    q, k, v = (
+        getattr(theirs, name)(x).unflatten(-1, (4, 8)).transpose(1, 2) for name in ("query", "key", "value")
+    )
     places = Places(torch.where(there > 0, torch.arange(length), -1))
     problem = Problem(
         q=q, k=k, v=v, query=places, key=places, visibility=Layout(Given(SIZE, 1, 0)), scale=8**-0.5

@@ -60,5 +60,5 @@ class DeltaNet(nn.Module):
         scaled, open_ = q * q.shape[-1] ** -0.5, torch.zeros_like(beta)
         mixed, kept["memory"] = delta(scaled, k, v, beta, open_, places, state and state.get("memory"))
         if state is not None:
-            state.append(kept, places.pos)
+            state.keep(kept, places.pos)
         return self.out(join(tap("given", self.norm(tap("mixed", mixed)))))

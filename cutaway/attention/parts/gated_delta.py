@@ -78,6 +78,6 @@ class GatedDeltaNet(nn.Module):
         scaled = q * q.shape[-1] ** -0.5
         mixed, memory = delta(scaled, k, v, beta, log_a, places, state and state.get("memory"))
         if state is not None:
-            state.append({"memory": memory, "tail": tail}, places.pos)
+            state.keep({"memory": memory, "tail": tail}, places.pos)
         normed = self.norm(tap("mixed", mixed))
         return self.out(join(tap("given", cut(F.silu(self.gate(x)), heads) * normed)))

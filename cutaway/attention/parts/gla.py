@@ -46,6 +46,6 @@ class GatedLinearAttention(nn.Module):
         log_a = tap("log_a", F.logsigmoid(forget) / self.config.temperature)
         mixed, memory = fade(q * q.shape[-1] ** -0.5, k, v, log_a, places, state and state.get("memory"))
         if state is not None:
-            state.append({"memory": memory}, places.pos)
+            state.keep({"memory": memory}, places.pos)
         normed = self.norm(tap("mixed", mixed))
         return self.out(join(tap("given", cut(F.silu(self.gate(x)), heads) * normed)))

@@ -54,7 +54,7 @@ class LinearAttention(nn.Module):
             q, k, torch.cat((v, one), -1), torch.zeros_like(one), places, state and state.get("memory")
         )
         if state is not None:
-            state.append({"memory": memory}, places.pos)
+            state.keep({"memory": memory}, places.pos)
         shares = torch.where(read[..., -1:] > 0, read[..., -1:], 1.0)  # who sees nothing has read zero
         mixed = read[..., :-1] / shares
         return self.out(join(tap("given", tap("mixed", mixed))))

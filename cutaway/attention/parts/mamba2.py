@@ -55,7 +55,7 @@ class Mamba2(nn.Module):
         log_a, dt = tap("log_a", log_a), tap("dt", dt)
         read, memory = fade(q, k, dt * v, log_a, places, state and state.get("memory"))
         if state is not None:
-            state.append({"memory": memory, "tail": tail}, places.pos)
+            state.keep({"memory": memory, "tail": tail}, places.pos)
         mixed = tap("mixed", (read + self.D[:, None, None] * v).to(x.dtype))
         normed = self._normed(join(mixed) * F.silu(self.gate(x)))
         return self.out(join(tap("given", cut(normed, heads))))

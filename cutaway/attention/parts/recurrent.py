@@ -85,7 +85,7 @@ class Recurrent:
         """What was kept under this name, None before anything was read."""
         return self.tensors.get(name)
 
-    def append(self, tensors: Mapping[str, Tensor], pos: Int[Tensor, "b t"]) -> None:
+    def keep(self, tensors: Mapping[str, Tensor], pos: Int[Tensor, "b t"]) -> None:
         """The tensors as they are after reading these positions take the place of the old ones."""
         import torch
 

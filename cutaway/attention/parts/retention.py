@@ -49,6 +49,6 @@ class Retention(nn.Module):
         log_a = widened(v).new_tensor(self.log_gamma)[None, :, None, None].expand(*v.shape[:3], 1)
         mixed, memory = fade(q * q.shape[-1] ** -0.5, k, v, log_a, places, state and state.get("memory"))
         if state is not None:
-            state.append({"memory": memory}, places.pos)
+            state.keep({"memory": memory}, places.pos)
         normed = self.norm(tap("mixed", mixed))
         return self.out(join(tap("given", cut(F.silu(self.gate(x)), heads) * normed)))

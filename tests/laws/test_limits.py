@@ -1,0 +1,94 @@
+"""What a config accepts to its limit, and refuses past it."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from cutaway.attention.parts.paged import Pool
+from cutaway.attention.parts.quantised import Quantised
+from cutaway.attention.parts.state import Full
+from cutaway.errors import Refused
+from cutaway.position import mrope, rope, sinusoidal
+from cutaway.position.scaling import DynamicNTK
+from tests.laws.kinds import ALL, WIDTH, attention
+
+# Fields that must be 1 at least, in whatever kind has them.
+COUNTS = ("window", "first", "chunk", "summary", "stride", "globals", "block", "random", "top_k", "conv")
+COUNTED = [
+    (kind, name)
+    for kind in ALL
+    for name in COUNTS
+    if name in {f.name for f in fields(type(attention(kind)))}
+    and (kind, name) not in (("bidirectional", "globals"), ("delta", "conv"))  # which may be none
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), COUNTED)
+def test_one_is_the_least(kind: str, name: str) -> None:
+    least = {name: 1} | ({"summary": 1} if name == "chunk" else {})
+    assert getattr(attention(kind, **least), name) == 1
+    with pytest.raises(Refused, match="attention:"):
+        attention(kind, **(least | {name: 0}))
+
+
+SHARED = [
+    (kind, name)
+    for kind in ALL
+    for name in ("kv_heads", "key_heads", "groups")
+    if name in {f.name for f in fields(type(attention(kind)))}
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), SHARED)
+def test_heads_are_shared_evenly(kind: str, name: str) -> None:
+    even = 2 if kind == "differential" else 1
+    for count in (even, 4):
+        config = attention(kind, **{name: count})
+        assert config.groups == count and sum(w.numel() for w in config.build(WIDTH).parameters())
+    for count in (0, 3, 8):
+        with pytest.raises(Refused, match="attention:"):
+            attention(kind, **{name: count})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL if hasattr(attention(kind), "memory")])
+def test_a_memory_holds_something(kind: str) -> None:
+    for name in ("heads", "key_size", "value_size"):
+        shared = {"key_heads": 1, "groups": 1, "position": None}
+        assert getattr(attention(kind, **shared, **{name: 1}), name) == 1
+        with pytest.raises(Refused, match="must be 1 or more"):
+            attention(kind, **shared, **{name: 0})
+
+
+def _refused(match: str, make: Any) -> None:
+    with pytest.raises(Refused, match=match):
+        make()
+
+
+def test_the_others_have_limits_of_their_own() -> None:
+    assert attention("fixed", chunk=3, summary=3)
+    _refused("sum up", lambda: attention("fixed", chunk=3, summary=4))
+    assert attention("bidirectional", reach=0)
+    _refused("reach", lambda: attention("bidirectional", reach=-1))
+    assert attention("delta", conv=0).tail == 0
+    _refused("conv", lambda: attention("delta", conv=-1))
+    assert attention("mla", turned_size=8, position=rope.Config(8))
+    _refused("cannot be turned", lambda: attention("mla", turned_size=8, position=rope.Config(10)))
+    assert attention("dsa", index_size=8, position=rope.Config(8))
+    _refused("do not fit", lambda: attention("dsa", index_size=6, position=rope.Config(8)))
+    _refused("pairs|even", lambda: attention("differential", heads=6, kv_heads=3))
+    grows = rope.Config(8, scaling=DynamicNTK(2.0, 8))
+    _refused("attention:", lambda: attention("retention", position=grows))
+    assert attention("retention", position=rope.Config(8))
+    _refused("no length", lambda: mrope.Config(size=8, sections=(1, 1, 2), scaling=DynamicNTK(2.0, 8)))
+    _refused("sections", lambda: mrope.Config(size=8, sections=(1, 1, 1)))
+    assert attention("bahdanau", size=1)
+    _refused("attention", lambda: attention("bahdanau", size=0))
+    _refused("attention", lambda: attention("luong", window=0))
+    _refused("dot", lambda: attention("luong", score="dot").weights(4, 5))
+    assert attention("luong", score="dot").weights(4, 4) is not None
+    _refused("pairs", lambda: sinusoidal.Config().build(5))
+    assert Pool(1).page == 1
+    _refused("holds nothing", lambda: Pool(0))
+    for bits in (3, 5, 7, 9, 16):
+        _refused("8 or 4 bits", lambda bits=bits: Quantised(Full(), bits))
