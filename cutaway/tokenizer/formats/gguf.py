@@ -14,11 +14,13 @@ from cutaway.errors import Refused
 from cutaway.tokenizer import pretokenize, sentencepiece
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
-from cutaway.tokenizer.decode import KEEP, ONE, Lead
+from cutaway.tokenizer.charsmap import Charsmap
+from cutaway.tokenizer.decode import KEEP, ONE, Lead, Words
 from cutaway.tokenizer.formats.merges import all_splits
-from cutaway.tokenizer.normalize import Prefix, Prepend, Replace, Unicode
+from cutaway.tokenizer.normalize import Prefix, Prepend, Replace, ReplaceMatches, Rule, Unicode
 from cutaway.tokenizer.parts import Parts
-from cutaway.tokenizer.pretokenize import Split
+from cutaway.tokenizer.pretokenize import SPACE, Split
+from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 K = "tokenizer.ggml."
@@ -30,7 +32,7 @@ def read(metadata: Mapping[str, Any]) -> Parts:
     Raises Refused for what is not supported, by name.
     """
     model = _typed(metadata, "model", str, None)
-    readers = {"gpt2": _bytewise, "llama": _scored, "gemma4": _characters}
+    readers = {"gpt2": _bytewise, "llama": _scored, "gemma4": _characters, "bert": _wordpiece, "t5": _unigram}
     if model is None:
         raise Refused("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
     if model not in readers:
@@ -48,9 +50,10 @@ def read(metadata: Mapping[str, Any]) -> Parts:
         **{field: _id(metadata, key, len(tokens)) for field, key in IDS.items()},
         "eot": tuple(id for key in ("eot", "eom") if (id := _id(metadata, key, len(tokens))) is not None),
     }
-    return readers[model](metadata, common)
+    return readers[model](metadata, common if model != "t5" else common | {"kinds": kinds})
 
 
+SEPARATOR = ("seperator", "separator", "eos")  # the first as the specification spells it
 IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unknown": "unknown"}
 
 
@@ -99,6 +102,63 @@ def _scored(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
         lead=Lead(ONE if prefix else KEEP),
         add_bos=_typed(metadata, "add_bos_token", bool, True),
         add_eos=_typed(metadata, "add_eos_token", bool, False),
+    )
+
+
+def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+    """BERT: tokens that begin a word are written with U+2581 in front, those that go on without."""
+    tokens = [_wordpiece_spelling(token) for token in common["tokens"]]
+    if common["unknown"] is None:
+        raise Refused("the GGUF file's tokenizer is a bert, and names no unknown token")
+    size = len(tokens)
+    begin, end = (_first_id(metadata, keys, size) for keys in (("cls", "bos"), SEPARATOR))
+    vocabulary = _vocabulary(tokens)
+    return Parts(
+        **common | {"tokens": tokens, "vocabulary": vocabulary, "bos": begin, "eos": end},
+        model="WordPiece",
+        bytewise=False,
+        normalizer=(BertNormalizer(),),
+        pretokenizer=(BertPreTokenizer(),),
+        words=Words(CONTINUES, cleanup=True),
+        add_bos=begin is not None and _typed(metadata, "add_bos_token", bool, True),
+        add_eos=end is not None and _typed(metadata, "add_eos_token", bool, True),
+    )
+
+
+def _wordpiece_spelling(token: str) -> str:
+    if token.startswith(SPACE):
+        return token[1:]
+    return token if token.startswith("[") and token.endswith("]") else CONTINUES + token
+
+
+def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+    """SentencePiece's Unigram, in llama.cpp's form: every stretch between special tokens is normalised by
+    itself.
+    """
+    tokens, kinds = common["tokens"], common.pop("kinds")
+    scores = np.asarray(_numbers(metadata, "scores", len(tokens), 0.0), np.float32).tolist()
+    prefix = _typed(metadata, "add_space_prefix", bool, True)
+    squeeze = _typed(metadata, "remove_extra_whitespaces", bool, True)
+    rules: list[Rule] = []
+    charsmap = _bytes(metadata, "precompiled_charsmap")
+    rules += [Charsmap(charsmap).checked()] if charsmap else []
+    rules += [ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \Z", "")] if squeeze else []
+    rules += [Prepend(SPACE)] if prefix else []
+    pieces, worst = sentencepiece.pieces(tokens, scores, kinds)
+    return Parts(
+        **common,
+        model="Unigram",
+        pieces=pieces,
+        worst=worst,
+        scores=scores,
+        single=True,
+        bytewise=False,
+        fallback=BYTE in kinds,
+        fuse=True,
+        normalizer=(*rules, Replace(" ", SPACE)),
+        lead=Lead(ONE if prefix else KEEP),
+        add_bos=_typed(metadata, "add_bos_token", bool, False),
+        add_eos=_typed(metadata, "add_eos_token", bool, True),
     )
 
 
@@ -153,6 +213,21 @@ def _id(metadata: Mapping[str, Any], key: str, size: int) -> int | None:
     if not 0 <= int(value) < size:
         return None  # files say so for "none"
     return int(value)
+
+
+def _first_id(metadata: Mapping[str, Any], keys: tuple[str, ...], size: int) -> int | None:
+    found = (_id(metadata, key, size) for key in keys)
+    return next((id for id in found if id is not None), None)
+
+
+def _bytes(metadata: Mapping[str, Any], key: str) -> bytes:
+    values = metadata.get(K + key)
+    if values is None:
+        return b""
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.itemsize != 1 or array.dtype.kind not in "iu":
+        raise Refused(f"the GGUF file's {K}{key} is not bytes")
+    return array.tobytes()
 
 
 def _typed(metadata: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 from cutaway.errors import Refused
 from cutaway.tokenizer import sentencepiece
 from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.decode import EACH, KEEP, ONE, Lead
-from cutaway.tokenizer.normalize import Charsmap, OneSpace, Prefix, Replace, Rule
+from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace, Rule
 from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE
 
