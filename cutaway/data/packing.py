@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ CYCLE = 1024  # rows over which a mixture has its shares exactly
 ROUNDS = 4
 
 
+@runtime_checkable
 class Stream(Protocol):
     """Tokens that can be read from anywhere: a ``Corpus``."""
 

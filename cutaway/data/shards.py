@@ -66,7 +66,11 @@ def prepare(
     ``tokenizer`` is a folder that ``words.save`` wrote. Raises Refused for a source without text, Failed if the
     disk is full.
     """
-    made = {"source": asdict(source), "rules": asdict(rules or clean.Clean()), "tokenizer": words.fingerprint(tokenizer)}
+    made = {
+        "source": asdict(source),
+        "rules": asdict(rules or clean.Clean()),
+        "tokenizer": words.fingerprint(tokenizer),
+    }
     made["files"] = _stamp(source)
     index = folder / INDEX
     if index.is_file() and json.loads(index.read_text("utf-8"))["made"] == _plain(made):
@@ -161,7 +165,10 @@ def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Sha
         parts += [np.array([begin], np.int32), ids, np.array([] if end == begin else [end], np.int32)]
         at += len(ids) + (1 if end == begin else 2)
     with room(folder):
-        arrays = {"tokens": np.concatenate(parts).astype(_dtype(tokenizer)), "starts": np.array(starts, np.int64)}
+        arrays = {
+            "tokens": np.concatenate(parts).astype(_dtype(tokenizer)),
+            "starts": np.array(starts, np.int64),
+        }
         for suffix, array in arrays.items():
             with replaced(folder / f"{name}.{suffix}") as out:
                 out.write(array.tobytes())

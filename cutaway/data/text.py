@@ -8,11 +8,12 @@ stopped can be done again and skip what it has already written.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cutaway.errors import Failed, Refused
 
@@ -100,8 +101,8 @@ def _lines(path: Path, field: str) -> Iterator[str]:
             yield _entry(entry, field, f"{path}: line {number}")
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _opened(path: Path) -> io.BufferedIOBase:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 def _column(rows: Iterator[Any], source: Source, where: str) -> Iterator[str]:

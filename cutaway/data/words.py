@@ -16,7 +16,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def of(name: str, texts: Iterable[str]) -> Tokenizer:
-    """"bytes"; "bpe:4096", trained on ``texts``; else a tokenizer's file, or a model's folder or name."""
+    """ "bytes"; "bpe:4096", trained on ``texts``; else a tokenizer's file, or a model's folder or name."""
     if name == "bytes":
         return of_bytes()
     if name.startswith("bpe:"):
@@ -52,7 +52,10 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / FILES[0])
     roles = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "pad_token": tokenizer.pad}
-    config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": tokenizer.add_bos}
+    config: dict[str, object] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": tokenizer.add_bos,
+    }
     config |= {role: tokenizer.token_text(id) for role, id in roles.items() if id is not None}
     with replaced(folder / FILES[1]) as out:
         out.write(json.dumps(config, indent=2, ensure_ascii=False).encode())

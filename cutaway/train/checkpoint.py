@@ -19,7 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from cutaway.errors import Failed, Refused
 from cutaway.gguf import Packed
@@ -28,6 +31,7 @@ from cutaway.weights import quant, safetensors
 
 NAME = re.compile(r"step-(\d{8})")
 SUMS, STATE = "sums.json", "state.json"
+PART = "distributed"  # the folder in a checkpoint that many devices wrote
 Note = Callable[[str], None]
 
 
@@ -36,7 +40,9 @@ def path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08}"
 
 
-def write(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+def write(
+    folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
     """A checkpoint of tensors by part and name, and of what else is to be known. Failed if the disk refuses, and
     then nothing that was saved before is touched.
     """
@@ -133,15 +139,30 @@ def tensors(found: Path, part: str) -> dict[str, Tensor]:
 
 def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Copies what a checkpoint holds into tensors of the same parts, names and shapes; Refused if they differ."""
+    if (found / PART).is_dir():
+        read_parts(found / PART, {f"{part}.{name}": x for part, ours in parts.items() for name, x in ours.items()})
+        return
     for part, ours in parts.items():
         theirs = tensors(found, part)
         if lost := ours.keys() ^ theirs.keys():
-            raise Refused(f"{found}: does not fit this run: {part}.{min(lost)} is in one and not in the other")
+            raise Refused(
+                f"{found}: does not fit this run: {part}.{min(lost)} is in one and not in the other"
+            )
         with torch.no_grad():
             for name, tensor in ours.items():
                 if theirs[name].numel() != tensor.numel():
                     raise Refused(f"{found}: does not fit this run: {part}.{name} has another size")
                 tensor.copy_(theirs[name].reshape(tensor.shape))
+
+
+def write_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """What this process holds of tensors that are spread over many, as safetensors and no pickle."""
+    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def read_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fills tensors, whole or spread, from what any number of processes wrote."""
+    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
 
 
 def prune(folder: Path, keep: int) -> None:

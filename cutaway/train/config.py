@@ -93,7 +93,9 @@ class Run:
             if getattr(self, name) < 1:
                 raise Refused(f"config.{name}: expected a number above zero, found {getattr(self, name)}")
         if self.batch % self.rows:
-            raise Refused(f"config.batch: {self.batch} rows are not whole readings of {self.rows}: change one")
+            raise Refused(
+                f"config.batch: {self.batch} rows are not whole readings of {self.rows}: change one"
+            )
         if not 0 <= self.data.held_out < 1:
             raise Refused(f"config.data.held_out: expected a share from 0 to 1, found {self.data.held_out}")
         if self.average is not None and not 0 < self.average < 1:
@@ -147,7 +149,7 @@ def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
 
 def _value(text: str, name: str) -> Any:
     try:
-        return float(text)  if _is_scientific(text) else yaml.safe_load(text)
+        return float(text) if _is_scientific(text) else yaml.safe_load(text)
     except yaml.YAMLError:
         raise Refused(f"--{name}: {text!r} is no value of YAML") from None
 

@@ -17,7 +17,9 @@ METRICS = "metrics.jsonl"
 class Log:
     """Lines of numbers by name, one a step. A run that goes on from ``step`` drops what was written after it."""
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool, wandb: str | None, run: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, step: int, tensorboard: bool, wandb: str | None, run: dict[str, Any]
+    ) -> None:
         self.path = folder / METRICS
         _cut(self.path, step)
         self.file = self.path.open("a", encoding="utf-8")
@@ -30,7 +32,9 @@ class Log:
         with room(self.path.parent):
             self.file.write(json.dumps(numbers) + "\n")
             self.file.flush()
-        values = {name: value for name, value in numbers.items() if name != "step" and not isinstance(value, str)}
+        values = {
+            name: value for name, value in numbers.items() if name != "step" and not isinstance(value, str)
+        }
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)

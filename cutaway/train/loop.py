@@ -9,16 +9,16 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from cutaway.data.packing import Mixture, Rows, Span
@@ -39,6 +39,7 @@ from cutaway.weights.rules import Tensors
 CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model", "tokenizer"
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Who looks on. All are called on the first device's process alone."""
 
@@ -115,7 +116,8 @@ class Training:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         if self.average is not None and self.run.average is not None:
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.names], 1 - self.run.average)
+            for mean, parameter in zip(self.average, self.names, strict=True):
+                mean.lerp_(parameter.detach(), 1 - self.run.average)
         self.step += 1
         return {
             "loss": loss,
@@ -193,22 +195,24 @@ class Training:
             yield
             return
         own = [p.detach().clone() for p in self.names]
-        with torch.no_grad():
-            torch._foreach_copy_([p.data for p in self.names], self.average)
-            try:
-                yield
-            finally:
-                torch._foreach_copy_([p.data for p in self.names], own)
+        _copy(self.average, self.names)
+        try:
+            yield
+        finally:
+            _copy(own, self.names)
 
     # ---- rest and return -----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor that the next step depends on, by part and name."""
-        parts: dict[str, dict[str, Tensor]] = {"weights": {name: p.detach() for p, name in self.names.items()}}
+        parts: dict[str, dict[str, Tensor]] = {
+            "weights": {name: p.detach() for p, name in self.names.items()}
+        }
         moments: dict[str, Tensor] = {}
+        names: dict[Tensor, str] = {**self.names}
         for optimiser in self.optimisers:
             for parameter, entries in optimiser.state.items():
-                moments |= {f"{self.names[parameter]}.{key}": value for key, value in entries.items()}
+                moments |= {f"{names[parameter]}.{key}": value for key, value in entries.items()}
         parts["optimiser"] = moments
         if self.average is not None:
             parts["average"] = dict(zip(self.names.values(), self.average, strict=True))
@@ -226,15 +230,19 @@ class Training:
             _begin(optimiser)
         self.world.read(found, self.state())
         self.step = int(state["step"])
-        torch.set_rng_state(torch.from_numpy(np.frombuffer(base64.b64decode(state["random"]), np.uint8).copy()))
+        torch.set_rng_state(
+            torch.from_numpy(np.frombuffer(base64.b64decode(state["random"]), np.uint8).copy())
+        )
 
     def export(self, folder: Path) -> None:
         """The model as a folder that ``cutaway.load`` opens, and transformers where a family describes it."""
-        with self.averaged():
-            whole = {name: self.world.whole(p.detach()) for p, name in self.names.items()}
+        weights = list(self.names) if self.average is None else self.average
+        whole = {n: self.world.whole(p.detach()) for n, p in zip(self.names.values(), weights, strict=True)}
         if self.world.rank:
             return
-        tensors = Tensors({name: quant.pack(tensor.float().cpu().numpy(), "F32") for name, tensor in whole.items()})
+        tensors = Tensors(
+            {name: quant.pack(tensor.float().cpu().numpy(), "F32") for name, tensor in whole.items()}
+        )
         words = folder / TOKENIZER
         at_rest = Checkpoint(self.run.model, tensors, None, words, lambda: self.text.tokenizer)
         try:
@@ -260,7 +268,9 @@ def train(
         if log is not None and _due(step, run.every.log, run.steps):
             log.write({"step": step, **numbers})
             watch.step({"step": step, **numbers}, run.steps)
-        if _due(step, run.every.evaluate, run.steps) and (found := training.evaluate(run.every.evaluate_rows)):
+        if _due(step, run.every.evaluate, run.steps) and (
+            found := training.evaluate(run.every.evaluate_rows)
+        ):
             if log is not None:
                 log.write({"step": step, **found})
                 watch.evaluated(step, found)
@@ -296,12 +306,20 @@ def _compile(objective: Objective, run: Run, world: World, note: checkpoint.Note
             note("There is no C++ compiler here, so torch.compile is not used: the same numbers, slower.")
         return
     if found is None:
-        raise Refused("compile: always, but there is no C++ compiler here: install g++, or use compile: never")
+        raise Refused(
+            "compile: always, but there is no C++ compiler here: install g++, or use compile: never"
+        )
     if world.size > 1:  # what gathers a block's weights stands between blocks, and cannot be compiled
         for block in objective.model.blocks:
             block.compile()
         return
     objective.stream = torch.compile(objective.model.stream, dynamic=False)
+
+
+def _copy(values: Iterable[Tensor], into: Iterable[nn.Parameter]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(into, values, strict=True):
+            parameter.copy_(value)
 
 
 def _begin(optimiser: torch.optim.Optimizer) -> None:

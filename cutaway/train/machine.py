@@ -50,7 +50,8 @@ def flops_per_token(config: Decoder) -> float:
     matrices = sum(rows * columns for rows, columns in (s for n, s in weights.items() if _multiplied(n, s)))
     head = config.vocab * config.width if config.tied else 0
     heads = sum(
-        getattr(block.attention, "heads", 0) * getattr(block.attention, "key_size", 0) for block in config.blocks
+        getattr(block.attention, "heads", 0) * getattr(block.attention, "key_size", 0)
+        for block in config.blocks
     )
     return 6 * (matrices + head) + 12 * heads * config.context
 

@@ -20,7 +20,9 @@ FREE = ("every", "device", "threads", "tensorboard", "wandb", "prompts", "compil
 GIT = "git.json"
 
 
-def pretrain(run: Run, folder: Path, watch: loop.Watch, *, resume: bool = False, world: World = ALONE) -> None:
+def pretrain(
+    run: Run, folder: Path, watch: loop.Watch, *, resume: bool = False, world: World = ALONE
+) -> None:
     """Trains what ``run`` says into ``folder``, which afterwards is a model that ``cutaway.load`` opens.
 
     Refused if the folder holds another run, or this one without ``resume``. Raises KeyboardInterrupt or SystemExit
@@ -41,7 +43,9 @@ def pretrain(run: Run, folder: Path, watch: loop.Watch, *, resume: bool = False,
             watch.note("There is no checkpoint yet, so the run begins at its beginning.")
         peak = machine.peak(training.device, run.precision)
         weights = sum(p.numel() for p in training.model.parameters())
-        watch.note(f"{weights:,} weights; matrix products reach {peak / 1e9:,.0f} GFLOP/s on {training.device}.")
+        watch.note(
+            f"{weights:,} weights; matrix products reach {peak / 1e9:,.0f} GFLOP/s on {training.device}."
+        )
         lines = None
         if world.rank == 0:
             lines = log.Log(folder, training.step, run.tensorboard, run.wandb, to_dict(run))
@@ -56,7 +60,9 @@ def _open(run: Run, folder: Path, resume: bool, watch: loop.Watch) -> None:
     """Makes the folder of a new run, or checks that the one to go on with is this one."""
     known = folder / RUN
     if known.is_file() and not resume:
-        raise Refused(f"{folder}: already holds a run: go on with --resume, or choose another folder with --out")
+        raise Refused(
+            f"{folder}: already holds a run: go on with --resume, or choose another folder with --out"
+        )
     if not known.is_file() and folder.is_dir() and any(folder.iterdir()) and not _unfinished(folder):
         raise Refused(f"{folder}: is a folder that holds something else: choose another with --out")
     with room(folder):

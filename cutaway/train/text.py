@@ -23,7 +23,9 @@ Note = Callable[[str], None]
 
 def resolved(run: Run, folder: Path, note: Note) -> Run:
     """The run with every source a place on this machine, its tokenizer in ``folder``, and the vocabulary known."""
-    sources = tuple(replace(s, path=str(novels.folder())) if s.path == NOVELS else s for s in run.data.sources)
+    sources = tuple(
+        replace(s, path=str(novels.folder())) if s.path == NOVELS else s for s in run.data.sources
+    )
     if not sources:
         raise Refused("config.data.sources: names no source of text")
     data = replace(run.data, sources=sources)

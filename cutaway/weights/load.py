@@ -77,7 +77,9 @@ def read(path: str | Path) -> Checkpoint:
         return _hugging_face(path)
     if (path / RUN).is_file():
         if not (path / "model").is_dir():
-            raise Refused(f"{path}: is a training run that has saved no model yet: let it reach its first save")
+            raise Refused(
+                f"{path}: is a training run that has saved no model yet: let it reach its first save"
+            )
         return read(path / "model")
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1:
