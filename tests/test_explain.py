@@ -223,7 +223,7 @@ def test_json_is_the_whole_story(small: Small, capsys) -> None:
     assert code == 0
     assert set(document) == {
         "model", "layers", "width", "heads", "vocabulary", "text", "tokens", "merges", "embeddings",
-        "attention", "moved", "lens", "stages", "norms", "next", "change", "patch",
+        "memories", "attention", "moved", "lens", "stages", "norms", "next", "change", "patch",
     }  # fmt: skip
     assert document == json.loads(
         json.dumps({"model": "small", **asdict(told())} | {"next": document["next"]})
