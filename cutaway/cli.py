@@ -24,6 +24,10 @@ VERBS = {
         "generate": "Continue a text.",
         "chat": "Talk with a model.",
         "explain": "Follow a sentence through a model, step by step.",
+        "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
+    },
+    "To make one": {
+        "pretrain": "Train a model from text.",
     },
 }
 USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 Edit = Callable[["Tensor"], "Tensor | None"]
 TAPS = "<taps>"  # given as a name: every tapped value, and what attention said (``*.attention.out``)
+FACTS = "<facts>"  # given as a name: what modules tell about how they compute (``*.attention.path``)
 
 
 class _Watcher:
@@ -37,7 +38,7 @@ class _Watcher:
 
     def __init__(self, names: tuple[str, ...], edit: Mapping[str, Edit]) -> None:
         self.names = names
-        self.keep_taps = TAPS in names
+        self.keep_taps, self.keep_facts = TAPS in names, FACTS in names
         self.kept = _any_of(names)
         self.edits = [(pattern, _any_of([pattern]), change) for pattern, change in edit.items()]
         self.path: list[str] = []
@@ -67,7 +68,8 @@ class _Watcher:
 
     def unheard(self) -> list[str]:
         """The names and edits that matched nothing."""
-        names = [name for name in self.names if name != TAPS and not any(map(_any_of([name]), self.seen))]
+        asked = [name for name in self.names if name not in (TAPS, FACTS)]
+        names = [name for name in asked if not any(map(_any_of([name]), self.seen))]
         return names + [pattern for pattern, _, _ in self.edits if pattern not in self.edited]
 
 
@@ -97,6 +99,13 @@ def tap(name: str, value: Value) -> Value:
     if _watcher is None or not _watcher.path or not _watcher.here:
         return value
     return _watcher.hear(_full(_watcher.path[-1], name), value)
+
+
+def tell(name: str, fact: Callable[[], Any]) -> None:
+    """Something about the computation that is no value of it: found out for who asks for ``FACTS`` alone."""
+    if _watcher is None or not _watcher.path or not _watcher.here or not _watcher.keep_facts:
+        return
+    _watcher.seen[_full(_watcher.path[-1], name)] = fact()
 
 
 def watched(*names: str) -> bool:

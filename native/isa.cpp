@@ -8,6 +8,8 @@
 
 #if defined(CUTAWAY_X86)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace cutaway {
@@ -35,10 +37,24 @@ Isa detect() {
     if (!has(b, avx2)) return Isa::portable;
     return has(b, avx512) && (saved & zmm) == zmm ? Isa::avx512 : Isa::avx2;
 }
+
+bool detect_dot_products() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t vnni = 1u << 11;
+    return best_isa() == Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && has(c, vnni);
+}
 #elif defined(__aarch64__)
 Isa detect() { return Isa::neon; }  // part of the base architecture
+bool detect_dot_products() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & (1u << 20)) != 0;  // HWCAP_ASIMDDP
+#else
+    return true;  // every processor of Apple's that runs this
+#endif
+}
 #else
 Isa detect() { return Isa::portable; }
+bool detect_dot_products() { return false; }
 #endif
 
 std::atomic<int32_t> in_use{-1};
@@ -48,6 +64,11 @@ std::atomic<int32_t> in_use{-1};
 Isa best_isa() {
     static const Isa best = detect();
     return best;
+}
+
+bool has_dot_products() {
+    static const bool there = detect_dot_products();
+    return there;
 }
 
 Isa isa() {

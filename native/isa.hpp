@@ -14,6 +14,9 @@ Isa best_isa();
 // The set in use: best_isa(), unless a lower one was asked for.
 Isa isa();
 
+// Whether the processor multiplies and sums four bytes a lane in one instruction: AVX-512 VNNI, NEON dotprod.
+bool has_dot_products();
+
 }  // namespace cutaway
 
 #if defined(__x86_64__)
@@ -28,6 +31,27 @@ Isa isa();
     __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
 #endif
 #endif
+
+#if defined(CUTAWAY_X86)
+#if defined(__clang__)
+#define CUTAWAY_VNNI \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"), min_vector_width(512)))
+#else
+#define CUTAWAY_VNNI \
+    __attribute__(( \
+        target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
+#endif
+#elif defined(__aarch64__)
+#if defined(__clang__)
+#define CUTAWAY_DOTPROD __attribute__((target("dotprod")))
+#else
+#define CUTAWAY_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+#endif
+
+// Before a short loop over what lies in registers.
+#define CUTAWAY_UNROLL_8 _Pragma("GCC unroll 8")
+#define CUTAWAY_UNROLL CUTAWAY_UNROLL_8
 
 // Before a short loop whose iterations are lanes: left alone, a compiler unrolls it first and then packs
 // badly.

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "api.hpp"
+#include "half.hpp"
 #include "isa.hpp"
 #include "pool.hpp"
 
@@ -22,22 +23,7 @@ CUTAWAY_INLINE T load(Bytes in) {
     return value;
 }
 
-// binary16 to binary32 without a float32 subnormal, whose handling the caller's thread may have changed.
-CUTAWAY_INLINE float half(uint16_t bits) {
-    const uint32_t sign = (bits & 0x8000u) << 16;
-    const uint32_t exponent = bits & 0x7c00u;
-    const uint32_t fraction = bits & 0x03ffu;
-    // Infinities and NaN, whose exponent is the largest, stay what they are.
-    const uint32_t rebias = (exponent == 0x7c00u ? 224u : 112u) << 23;
-    const uint32_t normal = ((exponent | fraction) << 13) + rebias;
-    const float smallest = static_cast<float>(static_cast<int32_t>(fraction)) * 0x1p-24f;
-    // All ones for a subnormal: a mask, because a branch would keep the loops around this from becoming
-    // lanes.
-    const uint32_t mask = 0u - static_cast<uint32_t>(exponent == 0);
-    return std::bit_cast<float>(sign | (std::bit_cast<uint32_t>(smallest) & mask) | (normal & ~mask));
-}
-
-CUTAWAY_INLINE float half(Bytes in) { return half(load<uint16_t>(in)); }
+CUTAWAY_INLINE float half(Bytes in) { return half_to_float(load<uint16_t>(in)); }
 
 CUTAWAY_INLINE float number(int value) { return static_cast<float>(value); }
 

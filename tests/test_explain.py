@@ -54,7 +54,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Small:
 
 
 def told(shape: str = "llama", text: str = TEXT) -> story.Story:
-    return story.tell(Trace.of(decoder(shape), Bytes(), Bytes().encode(text), story.NAMES))
+    model = decoder(shape)
+    return story.tell(Trace.of(model, Bytes(), Bytes().encode(text), story.names(model)))
 
 
 def printed(of: story.Story, width: int = 80) -> str:
@@ -178,7 +179,7 @@ def test_columns_line_up_whatever_the_script() -> None:
         def token_bytes(self, id: int) -> bytes:
             return ["北京", "🙂", "e\u0301", "plain", " a long token that is cut at its end"][id % 5].encode()
 
-    one = story.tell(Trace.of(decoder(), Words(), [5, 6, 7, 8, 9], story.NAMES))
+    one = story.tell(Trace.of(decoder(), Words(), [5, 6, 7, 8, 9], story.names(decoder())))
     rows = printed(one).split("7  The next token")[1].splitlines()
     rows = [row for row in rows if "%" in row and "hold" not in row]
     assert len(rows) == 10 and len({cell_len(row[: row.index("%")]) for row in rows}) == 1

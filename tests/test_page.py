@@ -45,7 +45,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Small:
 
 
 def traced(shape: str = "llama", text: str = TEXT) -> Trace:
-    return Trace.of(decoder(shape), Bytes(), Bytes().encode(text), sheet.NAMES)
+    model = decoder(shape)
+    return Trace.of(model, Bytes(), Bytes().encode(text), sheet.names(model))
 
 
 def unpacked(document: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
@@ -140,7 +141,7 @@ class Hostile(Bytes):
 
 
 def test_a_token_that_spells_markup_stays_text() -> None:
-    trace = Trace.of(decoder(), Hostile(), Bytes().encode(TEXT), sheet.NAMES)
+    trace = Trace.of(decoder(), Hostile(), Bytes().encode(TEXT), sheet.names(decoder()))
     document = page([sheet.draw(trace, "<b>model</b>")])
     assert document.lower().count("</script>") == document.lower().count("<script") == 2
     assert "<img" not in document and "<b>" not in document
@@ -168,7 +169,7 @@ def test_two_hundred_tokens_of_a_deep_model_stay_under_six_megabytes() -> None:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     ids = torch.randint(0, 255, (200,)).tolist()
-    document = page([sheet.draw(Trace.of(model, Wide(), ids, sheet.NAMES), "deep")])
+    document = page([sheet.draw(Trace.of(model, Wide(), ids, sheet.names(model)), "deep")])
     assert len(document) < MOST
     told, [arrays] = unpacked(document)
     assert 3 <= len(told["stories"][0]["near"]) < 270

@@ -15,10 +15,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from cutaway.attention.parts.cost import Cost
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+COST = Cost(
+    prefill="n s (size + d)",
+    memory="n s + (n + s) (size + d)",
+    decode="s (size + d)",
+    state="s (size + d)",
+)
+USUAL = {"size": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +61,7 @@ class Config:
             "key.bias": (self.size,),
             "score.weight": (1, self.size),
         }
+
+    def bytes_per_token(self, memory: int, entry: int) -> int:
+        """Bytes of one source word, for numbers of ``entry`` bytes: h, and U h."""
+        return (memory + self.size) * entry

@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import All, Global, Near, Visibility
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.mixer import Memory
+
+
+COST = Cost(
+    prefill="n min(n, 2 reach + 1 + 2 globals) h (k + v)",
+    memory="n (h + g) (k + v)",
+    decode=None,
+    state="0",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Global, Random, Visibility, Window
 from cutaway.errors import Refused
+
+COST = Cost(
+    prefill="n min(n, window + globals + random block) h (k + v)",
+    memory="n (h + g) (k + v)",
+    decode="min(n, window + globals + random block) h (k + v)",
+    state="n g (k + v)",
+)
+USUAL = {"window": 192, "globals": 128, "block": 64, "random": 3}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Chunk, Visibility
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.state import Ring
+
+
+COST = Cost(
+    prefill="n min(n, chunk) h (k + v) / 2",
+    memory="n (h + g) (k + v)",
+    decode="min(n, chunk) h (k + v)",
+    state="min(n, chunk) g (k + v)",
+)
+USUAL = {"chunk": 8192}
 
 
 @dataclass(frozen=True, kw_only=True)

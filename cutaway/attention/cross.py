@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import All, Visibility
 from cutaway.errors import Refused
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cutaway.attention.parts.state import Cross
+
+
+COST = Cost(
+    prefill="n s h (k + v)",
+    memory="(n h + s g) (k + v)",
+    decode="s h (k + v)",
+    state="s g (k + v)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

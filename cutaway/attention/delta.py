@@ -14,12 +14,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
 from cutaway.errors import Refused
 from cutaway.layers.config import Norm
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+COST = Cost(
+    prefill="n h (64 (2 k + 2 v) + 3 k v)",
+    memory="2 n h (k + v)",
+    decode="3 h k v",
+    state="h k v + max(conv - 1, 0) h (2 k + v)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import Cost
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from torch import nn
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
+
+
+COST = Cost(
+    prefill="n² h (k + 2 v) / 2",
+    memory="n h (2 k + 4 v)",
+    decode="n h (k + 2 v)",
+    state="n g (k + v)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

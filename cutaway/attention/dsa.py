@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import mla
+from cutaway.attention.parts.cost import Cost
 from cutaway.errors import Refused
 from cutaway.layers.config import Norm
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 INDEX_NORM = Norm("layer", 1e-6)
+
+
+COST = Cost(
+    prefill="n² index_heads index_size / 2 + n min(n, top_k) h (k + turned_size + v) + n latent h (k + v)",
+    memory="2 n h (k + turned_size + v) + n (index_heads + 1) index_size",
+    decode="n index_heads index_size + min(n, top_k) h (2 latent + turned_size) + h latent (k + v)",
+    state="n (latent + turned_size + index_size)",
+)
+USUAL = {"latent": "4 k", "turned_size": "k / 2", "index_heads": "h / 2", "index_size": "k", "top_k": 2048}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,17 @@ Those few learn to sum their chunk up for everyone after them. With chunks near 
 from dataclasses import dataclass
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Chunk, Columns, Visibility
 from cutaway.errors import Refused
+
+COST = Cost(
+    prefill="n (min(n, chunk) + n summary / chunk) h (k + v) / 2",
+    memory="n (h + g) (k + v)",
+    decode="(min(n, chunk) + n summary / chunk) h (k + v)",
+    state="n g (k + v)",
+)
+USUAL = {"chunk": 128, "summary": 8}
 
 
 @dataclass(frozen=True, kw_only=True)

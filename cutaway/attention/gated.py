@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import SOFTMAX
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+COST = SOFTMAX
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
 from cutaway.layers.config import Norm
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+COST = Cost(
+    prefill="n h (16 (2 k + v) + 2 k v)",
+    memory="n h (3 k + 2 v)",
+    decode="2 h k v",
+    state="h k v",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

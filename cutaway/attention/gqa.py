@@ -5,8 +5,11 @@ most open models since 2023 use it."""
 
 from dataclasses import dataclass
 
+from cutaway.attention.parts.cost import SOFTMAX
 from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Refused
+
+COST = SOFTMAX
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+COST = Cost(
+    prefill="n h (64 (f + v) + 2 f v)",
+    memory="2 n h (f + v)",
+    decode="2 h f v",
+    state="h f (v + 1)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Visibility, Window
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.state import Ring
+
+
+COST = Cost(
+    prefill="n min(n, window) h (k + v)",
+    memory="n (h + g) (k + v)",
+    decode="min(n, window) h (k + v)",
+    state="min(n, window) g (k + v)",
+)
+USUAL = {"window": 1024}
 
 
 @dataclass(frozen=True, kw_only=True)

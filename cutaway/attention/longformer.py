@@ -12,11 +12,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import local
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Global, Visibility, Window
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.state import Ring
+
+
+COST = Cost(
+    prefill="n min(n, window + globals) h (k + v)",
+    memory="n (h + g) (k + v)",
+    decode="min(n, window + globals) h (k + v)",
+    state="min(n, window + globals) g (k + v)",
+)
+USUAL = {"window": 512, "globals": 64}
 
 
 @dataclass(frozen=True, kw_only=True)

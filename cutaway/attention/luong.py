@@ -18,10 +18,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from cutaway.attention.parts.cost import Cost
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+COST = Cost(
+    prefill="2 n s d",
+    memory="n s + 2 (n + s) d",
+    decode="2 s d",
+    state="2 s d",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +74,9 @@ class Config:
         if self.window is not None:
             shapes |= {"place.weight": (query, query), "place_score.weight": (1, query)}
         return shapes
+
+    def bytes_per_token(self, memory: int, entry: int) -> int:
+        """Bytes of one source word, for numbers of ``entry`` bytes: h and, unless the product is plain, W h,
+        which is as long as a query and counted as if queries were as long as h.
+        """
+        return memory * (1 if self.score == "dot" else 2) * entry

@@ -13,11 +13,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+COST = Cost(
+    prefill="n h (64 (k + v) + 2 k v)",
+    memory="2 n h (k + v)",
+    decode="2 h k v",
+    state="h k v + (conv - 1) (h v + 2 g k)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

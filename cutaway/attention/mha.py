@@ -7,7 +7,10 @@ Each token remembers 2 h k numbers in each layer, which is what mqa, gqa and mla
 
 from dataclasses import dataclass
 
+from cutaway.attention.parts.cost import SOFTMAX
 from cutaway.attention.parts.heads import Heads
+
+COST = SOFTMAX
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Visibility
 from cutaway.errors import Refused
 from cutaway.layers.config import Norm
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cutaway.attention.parts.mixer import Memory
+
+
+COST = Cost(
+    prefill="n² h (k + turned_size + v) / 2 + n latent h (k + v)",
+    memory="2 n h (k + turned_size + v)",
+    decode="n h (2 latent + turned_size) + h latent (k + v)",
+    state="n (latent + turned_size)",
+)
+USUAL = {"latent": "4 k", "turned_size": "k / 2"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,10 @@ quality drops a little, which is why gqa stands between the two."""
 
 from dataclasses import dataclass
 
+from cutaway.attention.parts.cost import SOFTMAX
 from cutaway.attention.parts.heads import Heads
+
+COST = SOFTMAX
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
 from cutaway.errors import Refused
 from cutaway.layers.config import Norm
@@ -19,6 +20,14 @@ from cutaway.position import rope
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+COST = Cost(
+    prefill="n h (64 (k + v) + 2 k v)",
+    memory="2 n h (k + v)",
+    decode="2 h k v",
+    state="h k v",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import local
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Sink, Visibility, Window
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.state import Ring
+
+
+COST = Cost(
+    prefill="n min(n, window + first) h (k + v)",
+    memory="n (h + g) (k + v)",
+    decode="min(n, window + first) h (k + v)",
+    state="min(n, window + first) g (k + v)",
+)
+USUAL = {"window": 1020, "first": 4}
 
 
 @dataclass(frozen=True, kw_only=True)

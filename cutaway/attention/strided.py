@@ -9,8 +9,17 @@ heads of its own or merges them, as here.
 from dataclasses import dataclass
 
 from cutaway.attention import gqa
+from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Stride, Visibility, Window
 from cutaway.errors import Refused
+
+COST = Cost(
+    prefill="n (min(n, stride) + n / (2 stride)) h (k + v)",
+    memory="n (h + g) (k + v)",
+    decode="(min(n, stride) + n / stride) h (k + v)",
+    state="n g (k + v)",
+)
+USUAL = {"stride": 128}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -21,6 +21,7 @@ from cutaway.errors import Failed, Refused
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cutaway.inspect.paths import Reading
     from cutaway.inspect.sheet import Sheet
     from cutaway.inspect.story import Story
     from cutaway.lm import LanguageModel
@@ -43,6 +44,7 @@ def explain(
     patch: str | None = None,
     compare: str | None = None,
     compare_model: str | None = None,
+    paths: Annotated[bool, Parameter(negative=())] = False,
     html: Path | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
@@ -65,6 +67,8 @@ def explain(
 
     cutaway explain "2 + 2 =" --json
 
+    cutaway explain "The capital of France is" --paths
+
     Parameters
     ----------
     text
@@ -85,6 +89,8 @@ def explain(
         Another text, of any length: both side by side.
     compare_model
         Another model: both side by side, on this text or on the other one.
+    paths
+        Show instead how each layer computes this prompt and a decoding step, and why not in another way.
     html
         Write an interactive page to this file instead: one file that needs nothing else. A model that was
         changed by --ablate or --steer is shown beside itself.
@@ -102,10 +108,15 @@ def explain(
         raise Refused("there is nothing to compare with: the other text is empty")
     if two and (ablate or steer or patch is not None):
         raise Refused("--compare shows two as they are: leave out --ablate, --steer and --patch")
+    if paths and (two or ablate or steer or patch is not None or html or open_page):
+        raise Refused("--paths shows how the model reads: leave out the options that change or draw it")
     if patch is not None and (html or open_page):
         raise Refused("--patch is told in the terminal: leave out --html and --open, or use --compare")
     strengths = [_strength(one) for one in steer]
     lm = cutaway.load(model_path(model), engine="definition")
+    if paths:
+        _paths(lm, _ids(lm, text, chat), model, as_json)
+        return
     if html or open_page:
         edit = _edit(lm.model, ablate, strengths)
         sheets = [_sheet(lm, _ids(lm, text, chat), model)]
@@ -151,7 +162,7 @@ def _story(
     from cutaway.inspect.trace import Trace
 
     edit = _edit(lm.model, ablate, strengths)
-    trace = Trace.of(lm.model, lm.tokenizer, ids, story.NAMES)
+    trace = Trace.of(lm.model, lm.tokenizer, ids, story.names(lm.model))
     told = story.tell(trace, top)
     if edit:
         after = Trace.of(lm.model, lm.tokenizer, ids, ("logits",), edit)
@@ -222,7 +233,7 @@ def _sheet(lm: LanguageModel, ids: list[int], name: str, edit: Mapping[str, Edit
     from cutaway.inspect import sheet
     from cutaway.inspect.trace import Trace
 
-    return sheet.draw(Trace.of(lm.model, lm.tokenizer, ids, sheet.NAMES, edit), name)
+    return sheet.draw(Trace.of(lm.model, lm.tokenizer, ids, sheet.names(lm.model), edit), name)
 
 
 def _page(sheets: list[Sheet], target: Path | None, open_page: bool) -> None:
@@ -237,6 +248,25 @@ def _page(sheets: list[Sheet], target: Path | None, open_page: bool) -> None:
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise Failed(f"no browser could be opened: open {target} yourself")
+
+
+def _paths(lm: LanguageModel, ids: list[int], model: str, as_json: bool) -> None:
+    from cutaway.commands import paths_text
+    from cutaway.inspect import paths
+
+    readings = paths.paths(lm.model, ids)
+    if as_json:
+        print_json({"model": model, "readings": [_reading(reading) for reading in readings]})
+    else:
+        _on_console(lambda console: paths_text.show(readings, model, console))
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    layers = [
+        {"layer": one.layer, "path": one.path._asdict(), "form": one.form and one.form._asdict()}
+        for one in reading.layers
+    ]
+    return {"tokens": reading.tokens, "after": reading.after, "layers": layers}
 
 
 def _print_two(stories: tuple[Story, Story], models: tuple[str, str], as_json: bool) -> None:

@@ -120,7 +120,7 @@ def _heads(one: Story, other: Story) -> tuple[str, RenderableType]:
     rows = _pair(("head", "left"), ("logits", "right"), ("looked at", "left"))
     for pair in zip_longest(one.moved.heads[:HEADS], other.moved.heads[:HEADS]):
         cells = [
-            (f"{head.layer}.{head.head}", signed(head.contribution), token(story.tokens[head.looked_at].text))
+            (f"{head.layer}.{head.head}", signed(head.contribution), _looked(story, head.looked_at))
             if head
             else [""] * 3
             for story, head in zip((one, other), pair, strict=True)
@@ -130,6 +130,10 @@ def _heads(one: Story, other: Story) -> tuple[str, RenderableType]:
     names = ", ".join(f"{layer}.{head}" for layer, head in sorted(both)) or "none"
     answers = " and ".join(drawn(story.moved.text) for story in (one, other))
     return f"What they added to the score of {answers}. Strong in both: {names}.", rows
+
+
+def _looked(story: Story, at: int | None) -> Text:
+    return Text("a memory", QUIET) if at is None else token(story.tokens[at].text)
 
 
 def _pair(*columns: tuple[str, str]) -> Table:

@@ -176,6 +176,8 @@ def _embeddings(story: Story) -> Step:
 
 
 def _attention(story: Story) -> Step:
+    if story.attention is None:
+        return "Attention", f"{_memories(story)} So there is no score to work out by hand."
     a, worked = story.attention, story.attention.worked
     last, at = worked.query_position, worked.key_position
     reader, source = (drawn(story.tokens[i].text) for i in (last, at))
@@ -186,6 +188,10 @@ def _attention(story: Story) -> Step:
         f"and {_count(groups, 'value')} of {size} numbers: q is {_by(a.shapes['q'])}, "
         f"k {_by(a.shapes['k'])}, v {_by(a.shapes['v'])}.{shared}"
     )
+    if a.reads == 2:
+        said += " It reads twice, and what the second reading says is taken from the first, which is shown."
+    if story.memories:
+        said += f" {_memories(story)}"
     inner = " of a token between the first and the last" if last > 1 else ""
     sentence = (
         f"Head {a.layer}.{a.head} (layer {a.layer}, head {a.head}), where {reader} looks at "
@@ -201,6 +207,17 @@ def _attention(story: Story) -> Step:
         _products(worked),
         _softmax(story, worked),
     )
+
+
+def _memories(story: Story) -> str:
+    """Which layers have no pattern, and why."""
+    if len(story.memories) == story.layers:
+        which = "No layer here looks"
+    elif len(story.memories) == 1:
+        which = f"Layer {story.memories[0]} does not look"
+    else:
+        which = f"Layers {', '.join(map(str, story.memories))} do not look"
+    return f"{which} at tokens one by one: their past is one memory a head, which is read whole."
 
 
 def _turned(rope: Pair) -> RenderableType:
@@ -231,6 +248,12 @@ def _products(worked: Score) -> RenderableType:
     last = f"× {number(worked.scale)}"
     if worked.softcap is not None:
         last += f", bounded to ±{number(worked.softcap)}"
+    if worked.bias is not None:
+        apart = worked.query_position - worked.key_position
+        unbiased = worked.score - worked.bias
+        rows.add_row("", last, _fixed(unbiased))
+        rows.add_row(f"{apart} token{'s' * (apart != 1)} apart", "", f"{worked.bias:+.3f}".replace("-", "−"))
+        last = ""
     rows.add_row(Text("score", "bold"), last, Text(_fixed(worked.score), "bold"))
     return rows
 
@@ -262,6 +285,11 @@ def _softmax(story: Story, worked: Score) -> RenderableType:
             Text(bar(share, 20), ACCENT),
         )
     total = sum(one.weight for one in best)
+    if worked.sink is not None:
+        sink = worked.sink
+        rows.add_row("", Text("sink, gives nothing", QUIET), _fixed(sink.score), f"{sink.weight:.4f}",
+                     percent(sink.share), Text(bar(sink.share, 20), ACCENT))  # fmt: skip
+        total += sink.weight
     rows.add_row("", Text("sum", QUIET), "", f"{total:.4f}", "100.0%")
     return rows
 
@@ -290,8 +318,8 @@ def _strongest(story: Story, heads: Sequence[Head]) -> RenderableType:
             f"{head.layer}.{head.head}",
             signed(head.contribution),
             Text(bar(abs(head.contribution) / most, 16), style),
-            token(story.tokens[head.looked_at].text),
-            percent(head.share),
+            Text("a memory", QUIET) if head.looked_at is None else token(story.tokens[head.looked_at].text),
+            "" if head.share is None else percent(head.share),
         )
     return rows
 

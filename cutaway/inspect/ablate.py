@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cutaway.errors import Refused
 from cutaway.inspect.reading import row as reading
+from cutaway.inspect.reading import writers
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.trace import Edit, tracing
@@ -51,7 +52,7 @@ def head_effects(model: Decoder, ids: Sequence[int], token: int) -> tuple[Float[
     usual = model(row, pos, last=True)[0, -1, token]
     effects = []
     for layer, block in enumerate(model.config.blocks):
-        heads = block.attention.heads
+        heads = writers(block.attention)
         each = torch.arange(heads, device=row.device)
         with tracing(
             model, edit={f"blocks.{layer}.attention.mixed": lambda x, each=each: _without_one(x, each)}
@@ -77,7 +78,7 @@ def _part(model: Decoder, part: str) -> tuple[int, int | None]:
     blocks = model.config.blocks
     if int(layer) >= len(blocks):
         raise Refused(f"there is no layer {layer}: this model's layers are 0 to {len(blocks) - 1}")
-    heads = blocks[int(layer)].attention.heads
+    heads = writers(blocks[int(layer)].attention)
     if dot and int(head) >= heads:
         raise Refused(
             f"there is no head {part}: the heads of layer {layer} are {layer}.0 to {layer}.{heads - 1}"

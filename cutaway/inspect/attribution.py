@@ -7,8 +7,10 @@ it was (frozen), the norm is linear too, so the logit is a sum over the writers:
     logit = embed . u  +  sum over heads  mixed_h . W_o,h' u  +  sum over MLPs  mlp . u  +  biases . u
     u     = the head's row, through the frozen final norm (of a layer norm the mean is taken out as well)
 
-A head's part is itself a sum over the tokens it read: share times value. Gemma's norms after attention are
-frozen alike. This is the direct effect only: what a writer did through later layers is found by patching and
+A head's part is itself a sum over the tokens it read: share times value; a gate, and the norm of a
+differential head, are frozen for it like the others. A head of the linear family reads a memory, in which
+tokens are no longer apart: its part is exact, and is not split. Gemma's norms after attention are frozen
+alike. This is the direct effect only: what a writer did through later layers is found by patching and
 ablation.
 """
 
@@ -19,21 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cutaway.attention import gated
+from cutaway.attention.parts.differential import DifferentialAttention
+from cutaway.attention.parts.gated import GatedAttention
 from cutaway.errors import Refused
-from cutaway.inspect.reading import device
+from cutaway.inspect.reading import device, has_pattern
 from cutaway.layers.norm import LayerNorm, RMSNorm
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-
-NAMES = (
-    "embed",
-    "blocks.*.middle",
-    "blocks.*.out",
-    "blocks.*.mixed",
-    "blocks.*.pattern",
-    "blocks.*.attention.v",
-    "logits",
-)
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,8 @@ class Attribution:
 
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
     those of attention and of the final norm, ``rest`` what edits wrote into the stream besides (else
-    rounding, below 1e-3). ``sources[i]`` [h s] splits each head's part over the tokens it read.
+    rounding, below 1e-3). ``sources[i]`` [h s] splits each head's part over the tokens it read, None in a
+    layer that reads through a memory.
     """
 
     token: int
@@ -51,7 +47,7 @@ class Attribution:
     logit: float
     embed: float
     heads: tuple[Float[Tensor, " h"], ...]
-    sources: tuple[Float[Tensor, "h s"], ...]
+    sources: tuple[Float[Tensor, "h s"] | None, ...]
     mlps: Float[Tensor, " i"]
     biases: float
     rest: float
@@ -73,7 +69,8 @@ def attribute(
 ) -> Attribution:
     """Who moved ``token``'s logit at ``position``; with ``against``, its lead over that token's logit.
 
-    ``seen`` are a reading's values by name, those of ``NAMES``. A soft-cap counts as the factor it came to.
+    ``seen`` are a reading's values by name: ``embed``, ``middle`` and ``out`` of each block, ``logits``, and
+    what ``reading.attention_names`` lists. A soft-cap counts as the factor it came to.
     Raises Refused for a token the vocabulary does not have.
     """
     _known(model, token)
@@ -100,10 +97,13 @@ def attribute(
         inner, bias = _through(block.attention_post_norm, out, row)
         biases += bias + _bias(block.attention.out) @ inner
         writes = block.attention.out.weight.to(inner).T @ inner
-        mixed = seen[f"blocks.{i}.attention.mixed"][0, :, position].double()
-        writes = writes.view_as(mixed)
-        heads.append((mixed * writes).sum(-1))
-        sources.append(_by_source(seen, i, position, writes))
+        config = model.config.blocks[i].attention
+        own = isinstance(config, gated.Config) or not has_pattern(config)  # what W_o is given is not mixed
+        given = seen[f"blocks.{i}.attention.{'given' if own else 'mixed'}"][0, :, position].double()
+        writes = writes.view_as(given)
+        heads.append((given * writes).sum(-1))
+        split = _by_source(block.attention, seen, i, position, writes) if has_pattern(config) else None
+        sources.append(split)
         mlps.append((after - middle) @ row)
     total = embed + biases + sum(part.sum() for part in (*heads, *mlps))
     return Attribution(
@@ -121,14 +121,26 @@ def attribute(
 
 
 def _by_source(
-    seen: Mapping[str, Tensor], layer: int, position: int, writes: Float[Tensor, "h v"]
+    attention: Any, seen: Mapping[str, Tensor], layer: int, position: int, writes: Float[Tensor, "h v"]
 ) -> Float[Tensor, "h s"]:
     """Each head's part by the token read: its share, times how far that token's value points the logit's
     way.
     """
-    pattern = seen[f"blocks.{layer}.attention.pattern"][0, :, position].double()
-    values = seen[f"blocks.{layer}.attention.v"][0].double()
+    name = f"blocks.{layer}.attention"
+    pattern = seen[f"{name}.pattern"][0, :, position].double()
+    values = seen[f"{name}.v"][0].double()
+    if isinstance(attention, GatedAttention):
+        writes = writes * seen[f"{name}.gate"][0, position].double().view_as(writes)
+    if isinstance(attention, DifferentialAttention):
+        one, two = pattern.chunk(2)
+        pattern = one - seen[f"{name}.lambda"].double() * two
+        values = torch.cat(values.chunk(2), dim=-1)
     values = values.repeat_interleave(len(pattern) // len(values), dim=0)
+    if isinstance(attention, DifferentialAttention):
+        read = torch.einsum("hs,hsv->hv", pattern, values)
+        norm = attention.head_norm
+        size = torch.rsqrt(read.square().mean(-1, keepdim=True) + norm.eps)
+        writes = writes * (1 - attention.start) * size * norm.weight.double()
     return pattern * torch.einsum("hsv,hv->hs", values, writes)
 
 

@@ -1,10 +1,14 @@
-"""A text as a model takes it: ids and positions in a batch of one, where the model is."""
+"""A text as a model takes it: ids and positions in a batch of one, where the model is; and what there is to
+read in a layer.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cutaway.attention import differential, gated
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Int
 
@@ -18,3 +22,27 @@ def row(model: Decoder, ids: Sequence[int]) -> tuple[Int[Tensor, "1 t"], Int[Ten
     """The ids, and their positions 0, 1, 2, ..."""
     here = device(model)
     return torch.tensor([list(ids)], dtype=torch.long, device=here), torch.arange(len(ids), device=here)[None]
+
+
+def has_pattern(config: Any) -> bool:
+    """Whether a layer shares its attention out over tokens; the linear family reads through a memory."""
+    return hasattr(config, "visibility")
+
+
+def writers(config: Any) -> int:
+    """How many heads of a layer write to the stream: of a differential layer half of those that read."""
+    return config.heads // 2 if isinstance(config, differential.Config) else config.heads
+
+
+def attention_names(model: Decoder) -> list[str]:
+    """The values of each layer's attention that attribution and the story are made of: all that it has."""
+    found = []
+    for i, block in enumerate(model.config.blocks):
+        config = block.attention
+        names = ["q", "k", "v", "mixed", "out"]
+        names += ["pattern"] if has_pattern(config) else ["given"]
+        names += ["gate", "given"] if isinstance(config, gated.Config) else []
+        names += ["lambda"] if isinstance(config, differential.Config) else []
+        names += ["chosen"] if hasattr(config, "top_k") else []
+        found += [f"blocks.{i}.attention.{name}" for name in names]
+    return found

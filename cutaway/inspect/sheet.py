@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention.parts.visibility import Places, mask
 from cutaway.inspect import story
 from cutaway.inspect.attribution import Attribution
+from cutaway.inspect.reading import has_pattern, writers
 from cutaway.inspect.trace import Trace
 from cutaway.layers.norm import LayerNorm
+from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 
-NAMES = (*story.NAMES, "blocks.*.mlp.hidden")  # what a trace must have kept for its sheet
 NEAR_BYTES = 1_000_000  # of queries, keys and values
 FINE_BYTES = 2_700_000  # of attention as whole bytes, deflated
 CHOICES = 256  # next tokens with their names; of the others only the scores
@@ -43,9 +43,14 @@ class Sheet:
     arrays: dict[str, np.ndarray]
 
 
+def names(model: Decoder) -> list[str]:
+    """What a trace of this model must have kept for its sheet."""
+    return [*story.names(model), "blocks.*.mlp.hidden"]
+
+
 @torch.no_grad()
 def draw(trace: Trace, name: str) -> Sheet:
-    """The sheet of a trace that kept ``NAMES``; ``name`` is what people call the model."""
+    """The sheet of a trace that kept ``names``; ``name`` is what people call the model."""
     told = story.tell(trace)
     attribution = trace.attribution()
     maker = _Maker(trace, attribution)
@@ -53,10 +58,10 @@ def draw(trace: Trace, name: str) -> Sheet:
         "model": name,
         "text": told.text,
         "layers": told.layers,
-        "heads": [block.attention.heads for block in trace.model.config.blocks],
+        "heads": [writers(block.attention) for block in trace.model.config.blocks],
         "width": told.width,
         "vocabulary": told.vocabulary,
-        "chosen": list(story.chosen(attribution)),
+        "chosen": list(story.chosen(attribution) or (0, 0, 0)),
         "tokens": [[one.id, one.bytes, one.special] for one in told.tokens],
         "merges": maker.merges(),
         "embeddings": asdict(told.embeddings) | {"tokens": None},
@@ -147,21 +152,32 @@ class _Maker:
         return {"largest": largest, "shown": shown.shape[1]}
 
     def attention(self, layer: int) -> dict[str, Any]:
-        """What a head of this layer does to a score, and how its pairs turn."""
-        config = self.trace.model.config.blocks[layer].attention
+        """What a head of this layer does to a score, and how its pairs turn; of one that reads through a
+        memory only that. Kept besides: who is seen, ``bias`` by distance [h t], and the ``sinks``.
+        """
+        config, module = self.trace.model.config.blocks[layer].attention, self.blocks[layer].attention
+        if not has_pattern(config):
+            return {"memory": True, "share": 1, "turn": None}
         turning, length = config.position, len(self.trace.ids)
-        places = Places(torch.arange(length)[None])
-        seen = mask(config.visibility, places, places)[0]
+        seen = story.sees(self.trace, layer)
         if not bool((seen == torch.ones_like(seen).tril()).all()):
             self.keep(f"seen.{layer}", seen, "|u1")
+        bias = story.distance_bias(module, length)
+        if bias is not None:
+            self.keep(f"bias.{layer}", bias)
+        if getattr(module, "sinks", None) is not None:
+            self.keep(f"sinks.{layer}", module.sinks)
         return {
-            "scale": float(self.blocks[layer].attention.scale),
-            "softcap": config.softcap,
-            "share": config.heads // config.groups,
+            "memory": False,
+            "reads": config.heads // writers(config),
+            "scale": float(module.scale),
+            "softcap": getattr(config, "softcap", None),
+            "share": config.heads // getattr(config, "groups", config.heads),
             "turn": None
             if turning is None
             else {
                 "size": turning.size,
+                "first": story.first_turned(config),
                 "interleaved": turning.interleaved,
                 "magnitude": turning.magnitude,
                 "radians": turning.frequencies(length).tolist(),
@@ -170,10 +186,13 @@ class _Maker:
 
     def near(self) -> list[list[int]]:
         """The heads whose queries, keys and values fit the budget, those that moved the answer most first."""
-        chosen, spent = [story.chosen(self.attribution)[:2]], 0
+        best, spent = story.chosen(self.attribution), 0
+        chosen = [] if best is None else [best[:2]]
         ranked = [(layer, head) for layer, head, _ in self.attribution.strongest(len(self.trace) * 4096)]
         kept: list[list[int]] = []
         for layer, head in dict.fromkeys([*chosen, *ranked]):
+            if self.attribution.sources[layer] is None:
+                continue
             arrays = self._near(layer, head)
             cost = sum(4 * value.numel() for name, value in arrays.items() if name not in self.arrays)
             if kept and spent + cost > NEAR_BYTES:
@@ -190,16 +209,20 @@ class _Maker:
         return {f"q.{layer}.{head}": q[head], f"k.{layer}.{group}": k[group], f"v.{layer}.{group}": v[group]}
 
     def patterns(self) -> None:
-        """Each head's lower triangle, row by row: bytes, or two cells a byte for a long text."""
+        """Each head's lower triangle, row by row: bytes, or two cells a byte for a long text. Of a head that
+        reads twice the first reading; none of layers that read through a memory.
+        """
         length = len(self.trace.ids)
         rows, columns = np.tril_indices(length)
-        patterns = [
-            self.trace.attention(i).float().cpu().numpy()[:, rows, columns] for i in range(self.trace.layers)
-        ]
-        kept = [_roots(pattern, 255) for pattern in patterns]
-        if sum(len(zlib.compress(cells.tobytes(), 1)) for cells in kept) > FINE_BYTES:
-            kept = [_halves(_roots(pattern, 15)) for pattern in patterns]
-        for layer, cells in enumerate(kept):
+        patterns = {
+            i: self.trace.attention(i)[: len(heads)].float().cpu().numpy()[:, rows, columns]
+            for i, heads in enumerate(self.attribution.heads)
+            if self.attribution.sources[i] is not None
+        }
+        kept = {i: _roots(pattern, 255) for i, pattern in patterns.items()}
+        if sum(len(zlib.compress(cells.tobytes(), 1)) for cells in kept.values()) > FINE_BYTES:
+            kept = {i: _halves(_roots(pattern, 15)) for i, pattern in patterns.items()}
+        for layer, cells in kept.items():
             self.keep(f"pattern.{layer}", cells, "|u1")
 
     def written(self) -> None:
@@ -208,7 +231,9 @@ class _Maker:
         """
         for i, block in enumerate(self.blocks):
             name = f"blocks.{i}"
-            heads = _head_writes(block.attention.out, self.trace[f"{name}.attention.mixed"].float())
+            given = f"{name}.attention.given"
+            given = given if given in self.trace else f"{name}.attention.mixed"
+            heads = _head_writes(block.attention.out, self.trace[given].float())
             heads = _frozen(block.attention_post_norm, self.trace[f"{name}.attention.out"].float(), heads)
             self.keep(f"wrote.{i}", heads.norm(dim=-1).T)
             self.keep(

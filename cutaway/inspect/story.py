@@ -23,16 +23,12 @@ from cutaway.embedding.neighbours import nearest
 from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.lens import lens
 from cutaway.inspect.patch import patch_streams
+from cutaway.inspect.reading import attention_names, writers
 from cutaway.inspect.trace import Trace
+from cutaway.model.decoder import Decoder
 from cutaway.position import rope
+from cutaway.shapes import Bool, Float
 
-NAMES = (
-    "embed",
-    *(f"blocks.*.attention.{name}" for name in ("q", "k", "v", "pattern", "mixed", "out")),
-    "blocks.*.middle",
-    "blocks.*.out",
-    "logits",
-)  # what a trace must have kept for its story
 NEIGHBOURS = 5
 PIECES = 3  # whose merges are told
 HEADS = 8
@@ -120,9 +116,18 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Sink:
+    """A learned score that takes a share and gives nothing: with it the shares of the tokens sum to 1."""
+
+    score: float
+    weight: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Score:
     """One score by hand: ``dot`` = the sum of query times key, ``score`` = dot times scale (bounded, if there
-    is a cap).
+    is a cap) plus ``bias``, what the layer adds for how far apart the two tokens are.
     """
 
     query_position: int
@@ -132,13 +137,17 @@ class Score:
     dot: float
     scale: float
     softcap: float | None
+    bias: float | None
     score: float
     shares: tuple[Share, ...]
+    sink: Sink | None
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One head from near. ``shapes``: of W_q's, W_k's and W_v's outputs as heads, tokens, size."""
+    """One head from near. ``shapes``: of W_q's, W_k's and W_v's outputs as heads, tokens, size; ``reads`` is
+    2 where a head reads twice and takes the second reading from the first, which is the one worked out.
+    """
 
     layer: int
     head: int
@@ -147,18 +156,21 @@ class Attention:
     source_contribution: float
     shapes: Mapping[str, tuple[int, ...]]
     rope: Pair | None
+    reads: int
     worked: Score
 
 
 @dataclass(frozen=True)
 class Head:
-    """``contribution`` in logits; where it looked most, and how much of its attention that was."""
+    """``contribution`` in logits; where it looked most, and how much of its attention that was: None in a
+    layer that reads through a memory.
+    """
 
     layer: int
     head: int
     contribution: float
-    looked_at: int
-    share: float
+    looked_at: int | None
+    share: float | None
 
 
 @dataclass(frozen=True)
@@ -247,7 +259,9 @@ class Patch:
 @dataclass(frozen=True)
 class Story:
     """A text's way from bytes to the next token. ``stages`` name the places where ``norms`` [t stage] are the
-    lengths of each token's stream; ``change`` and ``patch`` are there when they were asked for.
+    lengths of each token's stream; ``memories`` are the layers that read through a memory, which have no
+    scores to work out, and ``attention`` is None if all are; ``change`` and ``patch`` are there when they
+    were asked for.
     """
 
     layers: int
@@ -258,7 +272,8 @@ class Story:
     tokens: tuple[Token, ...]
     merges: tuple[Merges, ...]
     embeddings: Embeddings
-    attention: Attention
+    memories: tuple[int, ...]
+    attention: Attention | None
     moved: Moved
     lens: tuple[LensRow, ...]
     stages: tuple[str, ...]
@@ -268,21 +283,28 @@ class Story:
     patch: Patch | None = None
 
 
+def names(model: Decoder) -> list[str]:
+    """What a trace of this model must have kept for its story."""
+    return ["embed", *attention_names(model), "blocks.*.middle", "blocks.*.out", "logits"]
+
+
 def tell(trace: Trace, top: int = 10) -> Story:
     """The story of one reading, about the token after its last. ``top``: how many next tokens."""
     attribution = trace.attribution()
     config = trace.model.config
     norms = trace.residual_norms()
+    near = chosen(attribution)
     return Story(
         layers=len(config.blocks),
         width=config.width,
-        heads=max((block.attention.heads for block in config.blocks), default=0),
+        heads=max((writers(block.attention) for block in config.blocks), default=0),
         vocabulary=config.vocab,
         text=_text(trace, trace.ids),
         tokens=tuple(_token(trace, i) for i in range(len(trace.ids))),
         merges=merges(trace)[:PIECES],
         embeddings=_embeddings(trace),
-        attention=_attention(trace, attribution, *chosen(attribution)),
+        memories=tuple(i for i, sources in enumerate(attribution.sources) if sources is None),
+        attention=None if near is None else _attention(trace, attribution, *near),
         moved=_moved(trace, attribution),
         lens=_lens(trace),
         stages=tuple(norms),
@@ -322,15 +344,18 @@ def _text(trace: Trace, ids: Sequence[int]) -> str:
     return b"".join(map(trace.tokenizer.token_bytes, ids)).decode(errors="backslashreplace")
 
 
-def chosen(attribution: Attribution) -> tuple[int, int, int]:
-    """The (layer, head, token read) worth a close look: the reading that added most to the answer's logit.
+def chosen(attribution: Attribution) -> tuple[int, int, int] | None:
+    """The (layer, head, token read) worth a close look: the reading that added most to the answer's logit;
+    None where all layers read through a memory.
 
     The first token is left out, since heads rest on it when they have nothing to say (2309.17453), and so is
     the token that asks; in a text too short for that, nothing is left out.
     """
-    length = attribution.sources[0].shape[-1]
-    inner = slice(1, attribution.position) if attribution.position > 1 else slice(0, length)
-    best = [(layer, sources[:, inner]) for layer, sources in enumerate(attribution.sources)]
+    inner = slice(1, attribution.position) if attribution.position > 1 else slice(0, None)
+    split = ((i, sources) for i, sources in enumerate(attribution.sources) if sources is not None)
+    best = [(layer, sources[:, inner]) for layer, sources in split]
+    if not best:
+        return None
     layer, sources = max(best, key=lambda one: float(one[1].max()))
     head, source = divmod(int(sources.argmax()), sources.shape[1])
     return layer, head, source + inner.start
@@ -398,7 +423,8 @@ def _neighbour(trace: Trace) -> Any:
 
 
 def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, source: int) -> Attention:
-    config = trace.model.config.blocks[layer].attention
+    config, sources = trace.model.config.blocks[layer].attention, attribution.sources[layer]
+    assert sources is not None
     q, k, v = (trace[f"blocks.{layer}.attention.{name}"] for name in "qkv")
     kv_head = head // (len(q) // len(k))
     return Attention(
@@ -406,25 +432,34 @@ def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, so
         head=head,
         kv_head=kv_head,
         contribution=float(attribution.heads[layer][head]),
-        source_contribution=float(attribution.sources[layer][head, source]),
+        source_contribution=float(sources[head, source]),
         shapes={"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape)},
-        rope=None if config.position is None else _pair(config.position, q[head], k[kv_head], source),
-        worked=_worked(trace, layer, q[head], k[kv_head], source),
+        rope=None if config.position is None else _pair(config, q[head], k[kv_head], source),
+        reads=config.heads // writers(config),
+        worked=_worked(trace, layer, head, q[head], k[kv_head], source),
     )
 
 
-def _worked(trace: Trace, layer: int, q: Tensor, k: Tensor, source: int) -> Score:
+@torch.no_grad()
+def _worked(trace: Trace, layer: int, head: int, q: Tensor, k: Tensor, source: int) -> Score:
     """A score in float64 from the query and key of the trace, and the softmax of its row."""
     block: Any = trace.model.blocks[layer]
     module = block.attention
     query, keys = q[-1].double(), k.double()
-    cap = module.config.softcap
+    cap = getattr(module.config, "softcap", None)
     scores = keys @ query * module.scale
     scores = scores if cap is None else cap * torch.tanh(scores / cap)
-    places = Places(torch.arange(len(trace.ids))[None])
-    seen = mask(module.config.visibility, places, places)[0, -1].to(scores.device)
-    weights = torch.where(seen, (scores - scores[seen].max()).exp(), 0.0)
-    columns = (scores, seen, weights, weights / weights.sum())
+    bias = distance_bias(module, len(trace.ids))
+    if bias is not None:
+        scores = scores + bias[head].flip(0).to(scores)
+    seen = sees(trace, layer)[-1].to(scores.device)
+    sinks = getattr(module, "sinks", None)
+    sink = None if sinks is None else sinks[head].double()
+    highest = scores[seen].max() if sink is None else torch.maximum(scores[seen].max(), sink)
+    weights = torch.where(seen, (scores - highest).exp(), 0.0)
+    spent = 0.0 if sink is None else float((sink - highest).exp())
+    total = weights.sum() + spent
+    columns = (scores, seen, weights, weights / total)
     return Score(
         query_position=len(trace.ids) - 1,
         key_position=source,
@@ -433,37 +468,74 @@ def _worked(trace: Trace, layer: int, q: Tensor, k: Tensor, source: int) -> Scor
         dot=float(keys[source] @ query),
         scale=module.scale,
         softcap=cap,
+        bias=None if bias is None else float(bias[head, len(trace.ids) - 1 - source]),
         score=float(scores[source]),
         shares=tuple(
             Share(i, *row) for i, row in enumerate(zip(*(c.tolist() for c in columns), strict=True))
         ),
+        sink=None if sink is None else Sink(float(sink), spent, spent / float(total)),
     )
 
 
-def _pair(position: rope.Config, q: Tensor, k: Tensor, source: int) -> Pair:
+@torch.no_grad()
+def distance_bias(attention: Any, length: int) -> Float[Tensor, "h t"] | None:
+    """What a layer adds to a score by head and by how many tokens the key lies back; None if nothing."""
+    relative = getattr(attention, "relative", None)
+    if relative is None:
+        return None
+    here = next(attention.parameters()).device
+    last = torch.full((1, 1), length - 1, device=here)
+    back = torch.arange(length - 1, -1, -1, device=here)[None]
+    return relative(last, back)[0, :, 0].double()
+
+
+def sees(trace: Trace, layer: int) -> Bool[Tensor, "t s"]:
+    """Whether token t of the trace reads token s in a layer: its rule, and what an indexer chose."""
+    name = f"blocks.{layer}.attention.chosen"
+    if name in trace:
+        return trace[name]
+    places = Places(torch.arange(len(trace.ids))[None])
+    return mask(trace.model.config.blocks[layer].attention.visibility, places, places)[0]
+
+
+def first_turned(config: Any) -> int:
+    """Where in a head the dimensions that turn begin: latent attention turns its last ones."""
+    return getattr(config, "key_size", 0) if hasattr(config, "turned_size") else 0
+
+
+def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> Pair:
     """The pair whose turning changed q . k most. What it was before is found by turning it back."""
-    frequencies = torch.from_numpy(position.frequencies())
-    last, half = len(q) - 1, len(frequencies)
-    query, key = _pairs(q[last], half), _pairs(k[source], half)
+    position: rope.Config = config.position
+    frequencies = torch.from_numpy(position.frequencies(len(q)))
+    last = len(q) - 1
+    places = _dimensions(position, first_turned(config))
+    query, key = _pairs(q[last], places), _pairs(k[source], places)
     query_before, key_before = (
-        query * torch.exp(-1j * last * frequencies),
-        key * torch.exp(-1j * source * frequencies),
+        query * torch.exp(-1j * last * frequencies) / position.magnitude,
+        key * torch.exp(-1j * source * frequencies) / position.magnitude,
     )
     change = (query * key.conj()).real - (query_before * key_before.conj()).real
     pair = int(change.abs().argmax())
     speed = float(frequencies[pair])
     return Pair(
-        dimensions=(pair, pair + half),
+        dimensions=(int(places[0][pair]), int(places[1][pair])),
         radians_per_token=speed,
         query=_turn(last, speed, query_before[pair], query[pair]),
         key=_turn(source, speed, key_before[pair], key[pair]),
     )
 
 
-def _pairs(vector: Tensor, half: int) -> Tensor:
-    """The pairs (i, i + half) as complex numbers, so that turning is multiplying."""
+def _dimensions(position: rope.Config, first: int) -> tuple[Tensor, Tensor]:
+    """The two dimensions of each pair: (2i, 2i + 1) where they are interleaved, else (i, i + half)."""
+    half = position.size // 2
+    i = torch.arange(half) + first
+    return (i * 2 - first, i * 2 - first + 1) if position.interleaved else (i, i + half)
+
+
+def _pairs(vector: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+    """The pairs as complex numbers, so that turning is multiplying."""
     vector = vector.double().cpu()
-    return torch.complex(vector[:half], vector[half : 2 * half])
+    return torch.complex(vector[places[0]], vector[places[1]])
 
 
 def _turn(position: int, speed: float, before: Tensor, after: Tensor) -> Turn:
@@ -477,7 +549,11 @@ def _turn(position: int, speed: float, before: Tensor, after: Tensor) -> Turn:
 
 def _moved(trace: Trace, attribution: Attribution) -> Moved:
     heads = []
+    memories = [i for i, sources in enumerate(attribution.sources) if sources is None]
     for layer, head, part in attribution.strongest(HEADS):
+        if layer in memories:
+            heads.append(Head(layer, head, part, None, None))
+            continue
         share, position = trace.attention(layer)[head, attribution.position].max(-1)
         heads.append(Head(layer, head, part, int(position), float(share)))
     layers = zip(attribution.attention.tolist(), attribution.mlps.tolist(), strict=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 from cutaway.errors import Refused
 from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.lens import Lens, lens
-from cutaway.inspect.reading import row
+from cutaway.inspect.reading import has_pattern, row
 from cutaway.inspect.show import Pattern, View
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
@@ -97,6 +97,9 @@ class Trace(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.values_by_name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.values_by_name
+
     def __repr__(self) -> str:
         return f"Trace({len(self.ids)} tokens, {len(self)} values, next {self.top(1)[0].token!r})"
 
@@ -118,6 +121,8 @@ class Trace(Mapping[str, Tensor]):
         draws it.
         """
         layer = self._layer(layer)
+        if not has_pattern(self.model.config.blocks[layer].attention):
+            raise Refused(f"layer {layer} reads the past through a memory: no token looks at another there")
         return Pattern.of(self[f"blocks.{layer}.attention.pattern"], self, layer)
 
     def show(self, *views: str) -> View:
@@ -206,11 +211,12 @@ def _fits(model: Decoder, length: int, names: Sequence[str]) -> None:
     cells = sum(
         block.attention.heads
         for i, block in enumerate(model.config.blocks)
+        if has_pattern(block.attention)
         for kind in ("scores", "pattern")
         if any(name == TAPS or fnmatchcase(f"blocks.{i}.attention.{kind}", name) for name in names)
     )
     width = 4 * length * length
-    if cells * width > MOST_BYTES:
+    if cells and cells * width > MOST_BYTES:
         most = int((MOST_BYTES / (4 * cells)) ** 0.5)
         raise Refused(
             f"the text has {length:,} tokens, and the attention maps asked for fit up to {most:,}: "

@@ -99,7 +99,7 @@ def to_dict(config: Any) -> Any:
     out.
     """
     if not is_dataclass(config):
-        return list(config) if isinstance(config, tuple) else config
+        return [to_dict(item) for item in config] if isinstance(config, tuple) else config
     out: dict[str, Any] = {}
     for f in fields(config):
         value = getattr(config, f.name)
@@ -156,7 +156,12 @@ def _plain(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         if origin is typing.Literal and value in typing.get_args(choice):
             return value
         if origin is tuple and isinstance(value, list | tuple):
-            return tuple(_plain(typing.get_args(choice)[:1], item, where) for item in value)
+            inner = typing.get_args(choice)[0]
+            if is_dataclass(inner):
+                return tuple(
+                    from_dict(item, typing.cast(type, inner), f"{where}[{i}]") for i, item in enumerate(value)
+                )
+            return tuple(_plain((inner,), item, where) for item in value)
         if choice is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         if isinstance(choice, type) and type(value) is choice:

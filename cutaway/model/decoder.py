@@ -95,15 +95,32 @@ class Decoder(nn.Module):
         and cannot be had together with a ``state``. ``axes`` are the coordinates by which M-RoPE turns pieces
         of images (2409.12191), those of text where it is not given; ``pos`` still says who comes before whom.
         """
+        x = self.stream(ids, pos, state, documents, axes=axes)
+        return self.logits(x[:, -1:] if last else x)
+
+    def stream(
+        self,
+        ids: Int[Tensor, "b t"],
+        pos: Int[Tensor, "b t"],
+        state: State | None = None,
+        documents: Int[Tensor, "b t"] | None = None,
+        in_order: bool | None = None,
+        axes: Int[Tensor, "a b t"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """The residual stream after the last block, from which ``logits`` is one norm and one matrix away.
+
+        ``in_order`` promises that every row is 0, 1, 2, ..., so that nothing need be looked at; None looks.
+        """
         if state is not None and documents is not None:
             raise Refused("packed documents are for training: read each with a state of its own instead")
         places = Places(pos, documents)
         x = self._embedded(ids, pos)
         rotations = self._rotations(pos, axes)
-        in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
+        if in_order is None:
+            in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
         for i, block in enumerate(self.blocks):
             x = block(x, places, rotations[i], in_order, None if state is None else state.blocks[i])
-        return self.logits(x[:, -1:] if last else x)
+        return x
 
     def logits(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
         """What the head makes of a residual stream: of the last block's, or of an earlier one's (the

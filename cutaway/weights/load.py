@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer
 
 CONFIG = "cutaway.json"  # in a folder whose weights have our names
+RUN = "run.yaml"  # in the folder of a training run, whose model is the folder beside it
 MAX_JSON = 16 << 20
 SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "temperature": ("temp", "temperature"),
@@ -74,6 +75,12 @@ def read(path: str | Path) -> Checkpoint:
         return _cutaway(path)
     if (path / "config.json").is_file():
         return _hugging_face(path)
+    if (path / RUN).is_file():
+        if not (path / "model").is_dir():
+            raise Refused(
+                f"{path}: is a training run that has saved no model yet: let it reach its first save"
+            )
+        return read(path / "model")
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1:
         return _gguf(found[0])

@@ -60,7 +60,8 @@ def sheets() -> Callable[..., sheet.Sheet]:
         known = (shape, text, type(tokenizer))
         if known not in made:
             reader = tokenizer or Bytes()
-            trace = Trace.of(decoder(shape), reader, reader.encode(text), sheet.NAMES)
+            model = decoder(shape)
+            trace = Trace.of(model, reader, reader.encode(text), sheet.names(model))
             made[known] = sheet.draw(trace, f"small {shape}")
         return made[known]
 

@@ -2,6 +2,7 @@
 to make scores.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -196,10 +197,12 @@ def test_the_choice_is_named_with_its_reason() -> None:
     assert choose(_problem("mha", q=many, query=long, key=long, in_order=True))[0] == "sdpa"
     path, reason = choose(_problem("local", q=many, query=long, key=long))
     assert path == "blocked" and "skipped" in reason
-    assert choose(_problem("local", q=many, query=long, key=long, visibility=All()))[0] == "sdpa"
+    everyone = _problem("local", q=many, query=long, key=long, visibility=All())
+    assert choose(replace(everyone, in_order=True))[0] == "sdpa", "no mask is needed"
+    path, reason = choose(everyone)
+    assert path == "blocked" and "never for all at once" in reason
     packed = Places(long.pos, long.pos // 100)
-    everyone = _problem("local", q=many, query=packed, key=packed, visibility=All())
-    assert choose(everyone)[0] == "blocked"
+    assert choose(_problem("local", q=many, query=packed, key=packed, visibility=All()))[0] == "blocked"
     fewer = _problem("local", q=many[:, :, 1:], query=Places(long.pos[:, 1:]), key=long)
     assert choose(fewer)[0] == "sdpa"
     capped = _problem("local", q=many, query=long, key=long, softcap=5.0)

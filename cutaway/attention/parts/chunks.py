@@ -20,10 +20,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cutaway.attention.parts.paths import Choice
 from cutaway.attention.parts.visibility import Places
 from cutaway.layers.norm import widened
 from cutaway.shapes import Bool, Float
-from cutaway.trace import tap
+from cutaway.trace import tap, tell
 
 CHUNK = 64  # tokens that meet each other at once when a head has one gate
 ROWS_CHUNK = 16  # when each row has its own: then every pair of tokens needs a number a row
@@ -39,6 +40,16 @@ def choose(tokens: int) -> tuple[str, str]:
     return "chunked", "several tokens: a chunk of them is read by matrix products"
 
 
+def explained(tokens: int) -> Choice:
+    """The choice, and why it is not the other form."""
+    form, why = choose(tokens)
+    refused = {
+        "recurrent": f"it would take {tokens:,} steps, one after another; it is there to judge the other",
+        "chunked": "one token has no others to meet inside a chunk",
+    }
+    return Choice(form, why, {name: reason for name, reason in refused.items() if name != form})
+
+
 def fade(
     q: Float[Tensor, "b h t k"],
     k: Float[Tensor, "b h t k"],
@@ -47,9 +58,10 @@ def fade(
     places: Places,
     memory: Memory | None,
 ) -> Read:
-    """What each token reads, and the memory after the last. Taps ``memory`` [b h k v]."""
+    """What each token reads, and the memory after the last. Taps ``memory`` [b h k v], tells ``path``."""
     q, k, log_a = _placed(q, k, log_a, places)
     form, _ = choose(q.shape[2])
+    tell("path", lambda: explained(q.shape[2]))
     before = _start(k, v, memory)
     read, after = FADE[form](widened(q), widened(k), widened(v), widened(log_a), before)
     return read.to(v.dtype), tap("memory", after)
@@ -64,12 +76,13 @@ def delta(
     places: Places,
     memory: Memory | None,
 ) -> Read:
-    """What each token reads, and the memory after the last. Taps ``memory`` [b h k v].
+    """What each token reads, and the memory after the last. Taps ``memory`` [b h k v], tells ``path``.
 
     k must have length 1 or less, or the memory grows without bound.
     """
     q, k, log_a = _placed(q, k, log_a, places)
     form, _ = choose(q.shape[2])
+    tell("path", lambda: explained(q.shape[2]))
     before = _start(k, v, memory)
     read, after = DELTA[form](widened(q), widened(k), widened(v), widened(beta), widened(log_a), before)
     return read.to(v.dtype), tap("memory", after)

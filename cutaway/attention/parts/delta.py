@@ -24,7 +24,7 @@ def unit(x: Float[Tensor, "... k"]) -> Float[Tensor, "... k"]:
 
 class DeltaNet(nn.Module):
     """Taps ``q`` and ``k`` [b h t k] at length 1, ``v`` [b h t v], ``beta`` [b h t 1] how much of the
-    memory's mistake is corrected, ``memory`` [b h k v], ``mixed`` [b h t v].
+    memory's mistake is corrected, ``memory`` [b h k v], ``mixed`` and ``given`` [b h t v].
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -61,4 +61,4 @@ class DeltaNet(nn.Module):
         mixed, kept["memory"] = delta(scaled, k, v, beta, open_, places, state and state.get("memory"))
         if state is not None:
             state.keep(kept, places.pos)
-        return self.out(join(self.norm(tap("mixed", mixed))))
+        return self.out(join(tap("given", self.norm(tap("mixed", mixed)))))

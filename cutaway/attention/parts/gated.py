@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from cutaway.attention.parts.heads import Heads
 from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.softmax import SoftmaxAttention
+from cutaway.attention.parts.softmax import SoftmaxAttention, cut, join
 from cutaway.attention.parts.visibility import Places
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
@@ -12,7 +12,9 @@ from cutaway.trace import tap
 
 
 class GatedAttention(SoftmaxAttention):
-    """Taps ``gate`` [b t h*v], from 0 to 1, besides what every softmax attention taps."""
+    """Taps ``gate`` [b t h*v], from 0 to 1, and ``given`` [b h t v], what it lets through, besides what every
+    softmax attention taps.
+    """
 
     def __init__(self, config: Heads, width: int) -> None:
         super().__init__(config, width)
@@ -27,4 +29,5 @@ class GatedAttention(SoftmaxAttention):
         state: Memory | None,
     ) -> Float[Tensor, "b t d"]:
         gate = tap("gate", self.gate(x).sigmoid())
-        return self.out(gate * self.gathered(x, places, rotation, in_order, state))
+        through = gate * self.gathered(x, places, rotation, in_order, state)
+        return self.out(join(tap("given", cut(through, self.config.heads))))

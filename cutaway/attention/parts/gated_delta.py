@@ -79,5 +79,5 @@ class GatedDeltaNet(nn.Module):
         mixed, memory = delta(scaled, k, v, beta, log_a, places, state and state.get("memory"))
         if state is not None:
             state.keep({"memory": memory, "tail": tail}, places.pos)
-        normed = join(self.norm(tap("mixed", mixed)))
-        return self.out(F.silu(self.gate(x)) * normed)
+        normed = self.norm(tap("mixed", mixed))
+        return self.out(join(tap("given", cut(F.silu(self.gate(x)), heads) * normed)))

@@ -15,8 +15,8 @@ from cutaway.trace import tap
 
 
 class GatedLinearAttention(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k], ``log_a`` [b h t k] the logarithm of the gates, ``v`` and ``mixed`` [b
-    h t v], ``memory`` [b h k v].
+    """Taps ``q`` and ``k`` [b h t k], ``log_a`` [b h t k] the logarithm of the gates, ``v``, ``mixed`` and
+    ``given`` [b h t v], ``memory`` [b h k v].
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -47,5 +47,5 @@ class GatedLinearAttention(nn.Module):
         mixed, memory = fade(q * q.shape[-1] ** -0.5, k, v, log_a, places, state and state.get("memory"))
         if state is not None:
             state.keep({"memory": memory}, places.pos)
-        normed = join(self.norm(tap("mixed", mixed)))
-        return self.out(F.silu(self.gate(x)) * normed)
+        normed = self.norm(tap("mixed", mixed))
+        return self.out(join(tap("given", cut(F.silu(self.gate(x)), heads) * normed)))

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from cutaway.attention.dsa import INDEX_NORM, Config
 from cutaway.attention.parts.latent import LatentAttention
+from cutaway.attention.parts.paths import MANY
+from cutaway.attention.parts.score import Chosen
 from cutaway.attention.parts.softmax import cut
 from cutaway.attention.parts.state import Entries
 from cutaway.attention.parts.visibility import Places, mask
@@ -16,8 +18,8 @@ from cutaway.trace import tap, watched
 
 
 class IndexedAttention(LatentAttention):
-    """Taps ``index`` [b t s], the indexer's scores before anything is hidden, besides what latent
-    attention taps.
+    """Taps ``index`` [b t s], the indexer's scores before anything is hidden, and ``chosen`` [b t s], who
+    reads whom, besides what latent attention taps. Many queries that nobody watches choose a few at a time.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -44,13 +46,20 @@ class IndexedAttention(LatentAttention):
         query: Places,
         key: Places,
         rotation: Rotation | None,
-    ) -> Bool[Tensor, "b t s"]:
+    ) -> Bool[Tensor, "b t s"] | Chosen:
         q = _half_split(cut(self.index_query(asked), self.index_heads), rotation)
-        fits = (q @ entries["index"].transpose(-2, -1) * q.shape[-1] ** -0.5).relu()
-        share = self.index_share(x) * self.index_heads**-0.5
-        index = tap("index", (share.transpose(1, 2)[..., None] * fits).sum(1))
-        visible = mask(self.config.visibility, query, key)
-        return best(index.masked_fill(~visible, -torch.inf), self.top_k)
+        share = (self.index_share(x) * self.index_heads**-0.5).transpose(1, 2)
+
+        @torch.no_grad()
+        def choose(rows: slice) -> Bool[Tensor, "b t s"]:
+            fits = (q[:, :, rows] @ entries["index"].transpose(-2, -1) * q.shape[-1] ** -0.5).relu()
+            index = tap("index", (share[:, :, rows, None] * fits).sum(1))
+            asks = Places(query.pos[:, rows], None if query.documents is None else query.documents[:, rows])
+            visible = mask(self.config.visibility, asks, key)
+            return tap("chosen", visible & best(index.masked_fill(~visible, -torch.inf), self.top_k))
+
+        watches = watched("index", "chosen", "scores", "pattern")
+        return choose if q.shape[2] >= MANY and not watches else choose(slice(None))
 
     def mixed(
         self,
@@ -59,11 +68,11 @@ class IndexedAttention(LatentAttention):
         query: Places,
         key: Places,
         in_order: bool,
-        chosen: Bool[Tensor, "b t s"] | None,
+        chosen: Bool[Tensor, "b t s"] | Chosen | None,
     ) -> Float[Tensor, "b h t v"]:
         """A single query reads the latents it chose and touches no others; many share a mask."""
         alone = q.shape[2] == 1 and key.pos.shape[1] > self.top_k and not watched("scores", "pattern")
-        if chosen is None or not alone:
+        if not isinstance(chosen, Tensor) or not alone:
             return super().mixed(q, entries, query, key, in_order, chosen)
         kept = chosen[:, 0].long().topk(self.top_k, dim=-1).indices
         latent = entries["latent"]

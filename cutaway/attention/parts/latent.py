@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from cutaway.attention.mla import Config
 from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.paths import attend
-from cutaway.attention.parts.score import Problem
+from cutaway.attention.parts.paths import Choice, attend
+from cutaway.attention.parts.score import Chosen, Problem
 from cutaway.attention.parts.softmax import cut, join
 from cutaway.attention.parts.state import Entries, append
 from cutaway.attention.parts.visibility import Places
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Bool, Float
-from cutaway.trace import tap, watched
+from cutaway.trace import tap, tell, watched
 
 
 class LatentAttention(nn.Module):
@@ -78,7 +78,7 @@ class LatentAttention(nn.Module):
         query: Places,
         key: Places,
         rotation: Rotation | None,
-    ) -> Bool[Tensor, "b t s"] | None:
+    ) -> Bool[Tensor, "b t s"] | Chosen | None:
         """Which of the keys that a query may see it reads: all."""
         return None
 
@@ -89,13 +89,14 @@ class LatentAttention(nn.Module):
         query: Places,
         key: Places,
         in_order: bool,
-        chosen: Bool[Tensor, "b t s"] | None,
+        chosen: Bool[Tensor, "b t s"] | Chosen | None,
     ) -> Float[Tensor, "b h t v"]:
-        """What each head gathers, by the cheaper of the two ways."""
+        """What each head gathers, by the cheaper of the two ways. Tells ``form``, a ``Choice``."""
         latent = tap("latent", entries["latent"])
-        way = self.expanded
-        if self.config.absorbs(q.shape[2], latent.shape[2]) and not watched("q", "k", "v"):
-            way = self.absorbed
+        queries, keys = q.shape[2], latent.shape[2]
+        absorbs = self.config.absorbs(queries, keys) and not watched("q", "k", "v")
+        tell("form", lambda: _form(absorbs, queries, keys))
+        way = self.absorbed if absorbs else self.expanded
         return way(q, latent, query, key, in_order, chosen)
 
     def expanded(
@@ -105,7 +106,7 @@ class LatentAttention(nn.Module):
         query: Places,
         key: Places,
         in_order: bool = False,
-        chosen: Bool[Tensor, "b t s"] | None = None,
+        chosen: Bool[Tensor, "b t s"] | Chosen | None = None,
     ) -> Float[Tensor, "b h t v"]:
         """Keys and values of every head are read out, then attended to."""
         c, kr = latent[:, 0].split((self.config.latent, self.config.turned_size), dim=-1)
@@ -122,7 +123,7 @@ class LatentAttention(nn.Module):
         query: Places,
         key: Places,
         in_order: bool = False,
-        chosen: Bool[Tensor, "b t s"] | None = None,
+        chosen: Bool[Tensor, "b t s"] | Chosen | None = None,
     ) -> Float[Tensor, "b h t v"]:
         """The query goes to where the latents are: all heads read one key head, whose values are a
         part of it.
@@ -142,7 +143,7 @@ class LatentAttention(nn.Module):
         query: Places,
         key: Places,
         in_order: bool,
-        chosen: Tensor | None,
+        chosen: Tensor | Chosen | None,
     ) -> Tensor:
         rule = self.config.visibility
         return attend(
@@ -165,3 +166,13 @@ class LatentAttention(nn.Module):
             return x
         plain, last = x.split((x.shape[-1] - self.config.turned_size, self.config.turned_size), dim=-1)
         return torch.cat((plain, rotate(last, rotation)), dim=-1)
+
+
+def _form(absorbs: bool, queries: int, keys: int) -> Choice:
+    """Which of the two ways these queries take, and why not the other."""
+    told = f"{queries:,} against {keys:,} keys"
+    if absorbs:
+        refused = {"expanded": "it would read keys and values of every head out of every latent first"}
+        return Choice("absorbed", f"{told}: moving the queries to the latents multiplies less", refused)
+    refused = {"absorbed": "every query would meet latents, which are longer than keys"}
+    return Choice("expanded", f"{told}: reading keys and values out first multiplies less", refused)

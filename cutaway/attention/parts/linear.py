@@ -57,4 +57,4 @@ class LinearAttention(nn.Module):
             state.keep({"memory": memory}, places.pos)
         shares = torch.where(read[..., -1:] > 0, read[..., -1:], 1.0)  # who sees nothing has read zero
         mixed = read[..., :-1] / shares
-        return self.out(join(tap("mixed", mixed)))
+        return self.out(join(tap("given", tap("mixed", mixed))))

@@ -19,7 +19,7 @@ from cutaway.trace import tap
 
 class Mamba2(nn.Module):
     """Taps ``q`` (C) and ``k`` (B) [b h t k], ``v`` (x) [b h t v], ``log_a`` and ``dt`` [b h t 1], ``memory``
-    [b h k v], ``mixed`` [b h t v] with what D added.
+    [b h k v], ``mixed`` [b h t v] with what D added, ``given`` [b h t v].
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -57,7 +57,8 @@ class Mamba2(nn.Module):
         if state is not None:
             state.keep({"memory": memory, "tail": tail}, places.pos)
         mixed = tap("mixed", (read + self.D[:, None, None] * v).to(x.dtype))
-        return self.out(self._normed(join(mixed) * F.silu(self.gate(x))))
+        normed = self._normed(join(mixed) * F.silu(self.gate(x)))
+        return self.out(join(tap("given", cut(normed, heads))))
 
     def _normed(self, y: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
         """Each group at a root mean square of 1, then each channel weighed."""

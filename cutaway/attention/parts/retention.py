@@ -17,7 +17,9 @@ from cutaway.trace import tap
 
 
 class Retention(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k] turned, ``v`` and ``mixed`` [b h t v], ``memory`` [b h k v]."""
+    """Taps ``q`` and ``k`` [b h t k] turned, ``v``, ``mixed`` and ``given`` [b h t v], and ``memory``
+    [b h k v].
+    """
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
@@ -48,5 +50,5 @@ class Retention(nn.Module):
         mixed, memory = fade(q * q.shape[-1] ** -0.5, k, v, log_a, places, state and state.get("memory"))
         if state is not None:
             state.keep({"memory": memory}, places.pos)
-        normed = join(self.norm(tap("mixed", mixed)))
-        return self.out(F.silu(self.gate(x)) * normed)
+        normed = self.norm(tap("mixed", mixed))
+        return self.out(join(tap("given", cut(F.silu(self.gate(x)), heads) * normed)))

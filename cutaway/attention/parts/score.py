@@ -19,6 +19,7 @@ from cutaway.shapes import Bool, Float
 Bias = Callable[
     [Tensor, Tensor], Tensor
 ]  # positions Int[b t] and Int[b s] to what is added to scores, [b h t s]
+Chosen = Callable[[slice], Tensor]  # which keys these queries read, Bool[b t s]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Problem:
     ``softcap`` bounds scores to c tanh(score / c), before anything is added or hidden (Gemma 2, 2408.00118).
     ``bias`` is added to scores (ALiBi, T5). ``sinks`` are scores, one a head, of a key that everyone sees and
     whose value is zero: they take their share of attention and give nothing (GPT-OSS). ``chosen`` hides all
-    but these from who would see them (top-k).
+    but these from who would see them (top-k); as a function it is asked for some queries at a time, so that
+    the choices of all need not stand in memory together.
     """
 
     q: Float[Tensor, "b h t k"]
@@ -43,9 +45,15 @@ class Problem:
     in_order: bool = False
     bias: Bias | None = None
     sinks: Float[Tensor, "h"] | None = None
-    chosen: Bool[Tensor, "b t s"] | None = None
+    chosen: Bool[Tensor, "b t s"] | Chosen | None = None
 
     def seen(self) -> Bool[Tensor, "b 1 t s"]:
         """True where query t reads key s."""
-        seen = mask(self.visibility, self.query, self.key)
-        return (seen if self.chosen is None else seen & self.chosen)[:, None]
+        seen, chosen = mask(self.visibility, self.query, self.key), self.chosen_by(slice(None))
+        return (seen if chosen is None else seen & chosen)[:, None]
+
+    def chosen_by(self, rows: slice) -> Bool[Tensor, "b t s"] | None:
+        """The keys that these queries chose, None where nobody chooses."""
+        if self.chosen is None:
+            return None
+        return self.chosen[:, rows] if isinstance(self.chosen, Tensor) else self.chosen(rows)

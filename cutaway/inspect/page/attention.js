@@ -1,6 +1,7 @@
 // Attention: every head at a glance, and the chosen one large.
 
 const THUMB = 32;
+const MEMORY = "This layer looks at no token: it keeps the past as one memory a head, and its heads read it whole.";
 
 const attention = {
   title: "Attention",
@@ -138,7 +139,7 @@ function oneHead(state) {
     columnName: (c) => drawn(story.tokenText(c)),
     rowToken: (r) => r,
     columnToken: (c) => c,
-    say: (r, c) => (c <= r
+    say: (r, c) => (story.attention[state.layer].memory ? MEMORY : c <= r
       ? `${drawn(story.tokenText(r))} gives ${about(shares(r)[c])} to ${c === r ? "itself" : drawn(story.tokenText(c))}`
       : `${drawn(story.tokenText(r))} cannot see ${drawn(story.tokenText(c))}: it comes later`),
     pick: (r, c) => state.set({ token: r, source: c }),
@@ -148,6 +149,7 @@ function oneHead(state) {
 
 function sharesOf(state) {
   const { story } = state;
+  if (story.attention[state.layer].memory) return [make("p", { class: "quiet" }, MEMORY)];
   const near = story.isNear(state.layer, state.head);
   const shares = [...story.shares(state.layer, state.head, state.token).entries()];
   const best = shares.sort((a, b) => b[1] - a[1]).slice(0, 8);

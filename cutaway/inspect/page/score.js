@@ -28,7 +28,8 @@ const score = {
 };
 
 function farAway(state) {
-  const { near } = state.story;
+  const { near, attention: layers } = state.story;
+  if (layers[state.layer].memory) return make("p", { class: "quiet" }, MEMORY);
   const buttons = near.map(([layer, head]) =>
     make("button", { type: "button", class: "small", click: () => state.set({ layer, head }) }, `${layer}.${head}`));
   return make("div", {},
@@ -76,12 +77,14 @@ function working(state) {
   const first = products.slice(0, PRODUCTS);
   const rest = whole - first.reduce((sum, [product]) => sum + product, 0);
   const found = story.softmax(layer, head, token);
+  const bias = story.bias(layer, head, token - source);
+  const added = bias === null ? "" : `, ${signed(bias)} for being ${token - source} apart`;
   const rows = first.map(([product, i]) => [`q[${i}] × k[${i}]`, `${number(q[i])} × ${number(k[i])}`, fixed(product)]);
   rows.push([`the other ${products.length - first.length}`, "", fixed(rest)]);
   rows.push({ attributes: { class: "sum" }, cells: ["q · k", "", fixed(whole)] });
   rows.push({
     attributes: { class: "sum" },
-    cells: ["score", `× ${number(scale)}${softcap ? `, bounded to ±${number(softcap)}` : ""}`, fixed(found.scores[source])],
+    cells: ["score", `× ${number(scale)}${softcap ? `, bounded to ±${number(softcap)}` : ""}${added}`, fixed(found.scores[source])],
   });
   const weight = found.weights[source];
   const seen = found.scores[source] > -Infinity;
@@ -92,7 +95,9 @@ function working(state) {
     make("div", { class: "two even" },
       make("div", {}, make("h3", {}, "The score"),
         table("The score, step by step", [["", "left"], ["", "right"], ["", "right"]], rows),
-        share > 1 ? make("p", { class: "quiet" }, `Head ${head} shares the keys and values of group ${group}.`) : null),
+        share > 1 ? make("p", { class: "quiet" }, `Head ${head} shares the keys and values of group ${group}.`) : null,
+        story.attention[layer].reads > 1
+          ? make("p", { class: "quiet" }, "The head reads twice; this is the first reading, from which the second is taken.") : null),
       make("div", {}, make("h3", {}, "Its share"),
         make("p", { class: "formula" }, line, make("strong", {}, percent(found.shares[source]))),
         softmaxTable(state, found))),
@@ -120,6 +125,10 @@ function softmaxTable(state, found) {
     const share = others.reduce((sum, [one]) => sum + one, 0);
     const weight = others.reduce((sum, [, s]) => sum + found.weights[s], 0);
     rows.push([`${left} more`, "", fixed(weight, 4), percent(share), bar(share)]);
+  }
+  if (found.sink !== null) {
+    const share = found.spent / found.sum;
+    rows.push(["the sink, which gives nothing", fixed(found.sink), fixed(found.spent, 4), percent(share), bar(share)]);
   }
   return table("The softmax of the row",
     [["token", "left"], ["score", "right"], ["exp", "right"], ["share", "right"], ["", "left"]], rows);

@@ -47,7 +47,7 @@ class Story {
 
   // The share that token q gives to token s, as the page keeps it: to within half a percent, or 7 in a long text.
   share(layer, head, q, s) {
-    if (s > q) return 0;
+    if (s > q || this.attention[layer].memory) return 0;
     const { cells, width, levels } = this.pattern(layer);
     const at = (q * (q + 1)) / 2 + s;
     const code = levels === 255 ? cells[head * width + at] : (cells[head * width + (at >> 1)] >> (at & 1 ? 0 : 4)) & 15;
@@ -79,6 +79,11 @@ class Story {
     return this.has(`seen.${layer}`) ? this.row(`seen.${layer}`, q)[s] === 1 : s <= q;
   }
 
+  // What this layer adds to the score of a token so many back, null where it adds nothing.
+  bias(layer, head, back) {
+    return this.has(`bias.${layer}`) ? this.row(`bias.${layer}`, head)[back] : null;
+  }
+
   // The softmax of a near head's row, worked out from its queries and keys.
   softmax(layer, head, q) {
     const { scale, softcap } = this.attention[layer];
@@ -86,12 +91,15 @@ class Story {
     for (let s = 0; s <= q; s++) {
       const pair = this.vectors(layer, head, q, s);
       const raw = dot(pair.q, pair.k) * scale;
-      scores.push(this.sees(layer, q, s) ? (softcap ? softcap * Math.tanh(raw / softcap) : raw) : -Infinity);
+      const bounded = (softcap ? softcap * Math.tanh(raw / softcap) : raw) + (this.bias(layer, head, q - s) ?? 0);
+      scores.push(this.sees(layer, q, s) ? bounded : -Infinity);
     }
-    const best = Math.max(...scores);
+    const sink = this.has(`sinks.${layer}`) ? this.array(`sinks.${layer}`)[head] : null;
+    const best = Math.max(...scores, sink ?? -Infinity);
     const weights = scores.map((score) => Math.exp(score - best));
-    const sum = weights.reduce((a, b) => a + b, 0);
-    return { scores, best, weights, sum, shares: weights.map((weight) => weight / sum) };
+    const spent = sink === null ? 0 : Math.exp(sink - best);
+    const sum = weights.reduce((a, b) => a + b, spent);
+    return { scores, best, weights, sum, sink, spent, shares: weights.map((weight) => weight / sum) };
   }
 
   // What a row of attention gives each token: exact for a near head, as kept for another.

@@ -97,11 +97,11 @@ function sums(state) {
   const rows = parts.map(([name, value]) => [name, signed(value)]);
   rows.push({ attributes: { class: "sum" }, cells: ["its score", fixed(moved.logit, 2)] });
   const best = moved.heads.map(({ layer, head, contribution, looked_at: t, share }) => ({
-    attributes: { class: "row", "data-t": t },
+    attributes: t === null ? { class: "row" } : { class: "row", "data-t": t },
     cells: [
-      make("button", { type: "button", class: "small", click: () => state.set({ layer, head, source: t }),
+      make("button", { type: "button", class: "small", click: () => state.set({ layer, head, source: t ?? state.source }),
         "aria-label": `Choose layer ${layer}, head ${head}` }, `${layer}.${head}`),
-      signed(contribution), tokenOf(story, t), percent(share),
+      signed(contribution), t === null ? "a memory" : tokenOf(story, t), t === null ? "" : percent(share),
     ],
   }));
   return [make("div", { class: "two even" },

@@ -64,7 +64,8 @@ function turnedPairs(state, turn) {
   const { q, k } = state.story.vectors(state.layer, state.head, state.token, state.source);
   const half = turn.radians.length;
   return turn.radians.map((speed, index) => {
-    const dimensions = turn.interleaved ? [2 * index, 2 * index + 1] : [index, index + half];
+    const places = turn.interleaved ? [2 * index, 2 * index + 1] : [index, index + half];
+    const dimensions = places.map((place) => place + turn.first);
     const query = turnOf(q, dimensions, state.token, speed, turn.magnitude);
     const key = turnOf(k, dimensions, state.source, speed, turn.magnitude);
     const after = query.after[0] * key.after[0] + query.after[1] * key.after[1];

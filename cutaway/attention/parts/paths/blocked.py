@@ -1,8 +1,8 @@
 """Attention in blocks: a block of queries meets only the blocks of keys that one of them may see.
 
 For a window, for packed documents and for sparse patterns time then grows with what is seen and not with
-n^2, and no mask larger than one block's stands in memory. It needs no compiler, and its gradient is that of
-its parts.
+n^2, and whatever is seen, no mask or bias larger than one block's stands in memory. It needs no compiler, and
+its gradient is that of its parts.
 """
 
 from __future__ import annotations
@@ -15,25 +15,29 @@ from torch import Tensor
 
 from cutaway.attention.parts.paths import naive, sdpa
 from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import Places, Span
+from cutaway.attention.parts.visibility import All, Causal, Places, Span
 from cutaway.shapes import Bool, Float, Int
 
 BLOCK = 128
+FAR = 8  # blocks of keys in reach from which single keys are looked at
 NOWHERE = 2**40  # above every position: where a block of padding begins, so that it is never in reach
 
 
 def attend(problem: Problem, block: int = BLOCK) -> Float[Tensor, "b h t v"]:
     """The blocks of queries one after another, each against the keys in its reach."""
-    inner = sdpa.attend if problem.softcap is None else naive.attend
-    parts = []
+    inner, size, parts = sdpa.attend, problem.v.shape[-1], []
+    if problem.softcap is not None:
+        inner = naive.attend
+    elif block > sdpa.FEW:
+        problem = sdpa.evened(problem)
     for i, reach in enumerate(reachable(problem, block).tolist()):
         rows = slice(i * block, (i + 1) * block)
         runs = list(_runs(reach, block))
         if runs:
-            parts.append(inner(_part(problem, rows, runs)))
+            parts.append(inner(_thinned(_part(problem, rows, runs))))
         else:
             parts.append(problem.q[:, :, rows, :1].expand(-1, -1, -1, problem.v.shape[-1]) * 0)
-    return torch.cat(parts, dim=2)
+    return torch.cat(parts, dim=2)[..., :size]
 
 
 def reachable(problem: Problem, block: int = BLOCK) -> Bool[Tensor, "m n"]:
@@ -68,7 +72,7 @@ def _runs(reach: list[bool], block: int) -> Iterator[slice]:
 
 def _part(problem: Problem, rows: slice, runs: list[slice]) -> Problem:
     """The same problem for these queries and keys alone."""
-    chosen = problem.chosen
+    chosen = problem.chosen_by(rows)
     return replace(
         problem,
         q=problem.q[:, :, rows],
@@ -77,7 +81,27 @@ def _part(problem: Problem, rows: slice, runs: list[slice]) -> Problem:
         query=_places(problem.query, [rows]),
         key=_places(problem.key, runs),
         in_order=False,
-        chosen=None if chosen is None else _joined([chosen[:, rows, run] for run in runs], 2),
+        chosen=None if chosen is None else _joined([chosen[:, :, run] for run in runs], 2),
+    )
+
+
+def _thinned(part: Problem) -> Problem:
+    """Without the keys that no query here sees, where the reach is long and they are more than half of it: a
+    pattern may have something to see in every block, and little in each.
+    """
+    if part.k.shape[2] <= FAR * BLOCK or part.visibility in (Causal(), All()):
+        return part
+    kept = part.seen().any(2).any(0)[0].nonzero()[:, 0]
+    if 2 * len(kept) > part.k.shape[2]:
+        return part
+    documents = part.key.documents
+    chosen = part.chosen_by(slice(None))
+    return replace(
+        part,
+        k=part.k[:, :, kept],
+        v=part.v[:, :, kept],
+        key=Places(part.key.pos[:, kept], None if documents is None else documents[:, kept]),
+        chosen=None if chosen is None else chosen[:, :, kept],
     )
 
 

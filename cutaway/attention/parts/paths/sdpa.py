@@ -1,11 +1,13 @@
 """Attention by torch's fused kernel: the scores never stand in memory."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import Causal
+from cutaway.attention.parts.visibility import All, Causal
 from cutaway.errors import Refused
 from cutaway.shapes import Float
 
@@ -13,13 +15,35 @@ FEW = 8  # up to so many queries a step decodes
 
 
 def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
-    """Causal problems in order need no mask; all others lower to a dense one."""
+    """Problems in order that are causal or hide nothing need no mask; all others lower to a dense one."""
     if problem.softcap is not None:
         raise Refused("torch's fused kernel cannot bound scores: use the naive or the blocked path")
+    size = problem.v.shape[-1]
+    if problem.q.shape[2] > FEW:
+        problem = evened(problem)
     if problem.bias is not None or problem.sinks is not None:
-        return _added(problem)
-    causal = problem.in_order and problem.visibility == Causal() and problem.chosen is None
-    return _kernel(problem, problem.k, problem.v, None if causal else problem.seen(), causal)
+        return _added(problem)[..., :size]
+    seen = None if unmasked(problem) else problem.seen()
+    causal = seen is None and problem.visibility == Causal()
+    return _kernel(problem, problem.k, problem.v, seen, causal)[..., :size]
+
+
+def unmasked(problem: Problem) -> bool:
+    """Whether the kernel can compute this without a mask."""
+    plain = problem.bias is None and problem.sinks is None and problem.chosen is None
+    return plain and problem.in_order and problem.visibility in (Causal(), All())
+
+
+def evened(problem: Problem) -> Problem:
+    """The same problem with zeros that make keys and values equally long. Without them torch's kernel for a
+    CPU falls back to one that holds every score.
+    """
+    q, k, v = problem.q, problem.k, problem.v
+    more = v.shape[-1] - k.shape[-1]
+    if more == 0 or q.device.type != "cpu":
+        return problem
+    wider, longer = (0, max(more, 0)), (0, max(-more, 0))
+    return replace(problem, q=pad(q, wider), k=pad(k, wider), v=pad(v, longer))
 
 
 def _added(problem: Problem) -> Float[Tensor, "b h t v"]:

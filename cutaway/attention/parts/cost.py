@@ -1,0 +1,54 @@
+"""What a mechanism costs, as formulas that people read and ``at`` works out. Imports no torch.
+
+    n tokens read     s tokens of another text     d model width     h query heads   g key-value heads
+    k key size        v value size                 f features        and a mechanism's own options by name
+
+Counted are multiplications of what the mechanism lets a token see; the matrices that make queries, keys and
+values, and bring back what was read, cost the same in all of them and are left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``prefill``: multiplications to read n tokens; ``memory``: numbers held meanwhile; ``decode``:
+    multiplications to read one more, None where nothing is ever decoded; ``state``: numbers remembered of n
+    tokens.
+    """
+
+    prefill: str
+    memory: str
+    decode: str | None
+    state: str
+
+
+SOFTMAX = Cost(
+    prefill="n² h (k + v) / 2",
+    memory="n (h + g) (k + v)",
+    decode="n h (k + v)",
+    state="n g (k + v)",
+)
+
+
+def at(formula: str, config: Any = None, **letters: float) -> float:
+    """The formula's value with a config's numbers and these letters. An option that is None has no bound."""
+    known: dict[str, Any] = {"min": min, "max": max}
+    if config is not None:
+        names = {"h": "heads", "g": "groups", "k": "key_size", "v": "values"}
+        known |= {letter: getattr(config, name) for letter, name in names.items() if hasattr(config, name)}
+        known |= {f.name: getattr(config, f.name) for f in fields(config)}
+        known["f"] = getattr(config, "memory", (0, 0, 0))[1]
+    known |= letters
+    known = {name: math.inf if value is None else value for name, value in known.items()}
+    return float(eval(_python(formula), {"__builtins__": {}}, known))
+
+
+def _python(formula: str) -> str:
+    """What stands side by side is multiplied."""
+    return re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", formula.replace("²", "**2"))

@@ -1,0 +1,328 @@
+"""`cutaway attention`: every mechanism of the folder with what it costs, and `show`, which draws who sees
+whom.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from cutaway.attention.parts import kinds as registry
+from cutaway.attention.parts.cost import at
+from cutaway.attention.parts.kinds import Kind, Sizes
+from cutaway.commands.console import model_path, print_json, size
+from cutaway.errors import Refused
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cutaway.attention.parts.picture import Picture
+
+attention = App(name="attention", result_action="return_value")
+LONGEST = 128  # tokens that a drawing holds
+SPACED = 40  # tokens up to which cells are drawn apart
+SMALL = Sizes(width=8, heads=2, groups=2, key_size=4, value_size=4)  # a drawing does not depend on sizes
+SEEN, HIDDEN = "■", "·"
+TAKEN = ("heads", "kv_heads", "key_size", "value_size", "qk_norm")  # from the model, or no plain value
+
+
+@attention.default
+def every(
+    *,
+    model: str = "smollm2",
+    tokens: int = 4096,
+    bits: Literal[32, 16, 8, 4] = 32,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """List every attention mechanism: its story, what it remembers of a token, and what it costs.
+
+    The figures are those of one layer of MODEL, had it that mechanism instead of its own. `cutaway attention
+    show KIND` draws who sees whom.
+
+    Examples:
+
+    cutaway attention
+
+    cutaway attention --tokens 100000 --bits 16
+
+    cutaway attention --json
+
+    cutaway attention show local --window 4
+
+    Parameters
+    ----------
+    model
+        A model's name, a .gguf file or a folder: it gives the width, the heads and their size.
+    tokens
+        The length of the text, n, that formulas are worked out for.
+    bits
+        Bits of a remembered number.
+    as_json
+        Print the list as JSON.
+    """
+    if tokens < 1:
+        raise Refused(f"--tokens is {tokens}: it must be 1 or more")
+    import cutaway
+
+    sizes = _sizes(model, cutaway.load(model_path(model)).config)
+    rows = [_row(kind, sizes, tokens, bits) for kind in registry.kinds()]
+    if as_json:
+        letters = dict(zip("dhgkv", sizes, strict=True))
+        print_json({"model": model, "sizes": letters, "tokens": tokens, "bits": bits, "mechanisms": rows})
+    else:
+        _on_console(lambda console: _list(rows, model, sizes, tokens, bits, console))
+
+
+@attention.command
+def show(
+    kind: str,
+    /,
+    *,
+    length: int = 12,
+    seed: int = 0,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    **options: str,
+) -> None:
+    """Draw who sees whom: a row a token that looks, a column a token that is looked at.
+
+    A mechanism's own options are flags: --window, --chunk, --stride, ... Those left out are drawn to scale.
+
+    Examples:
+
+    cutaway attention show local --window 4
+
+    cutaway attention show bigbird --window 3 --globals 2 --block 2 --random 1 --length 20
+
+    cutaway attention show bidirectional --reach 2
+
+    cutaway attention show dsa --top-k 3 --json
+
+    Parameters
+    ----------
+    kind
+        A mechanism, as `cutaway attention` lists them.
+    length
+        How many tokens to draw.
+    seed
+        Of the example, where what is seen depends on what the tokens say.
+    as_json
+        Print the matrix as JSON.
+    """
+    if not 1 <= length <= LONGEST:
+        raise Refused(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")
+    found = registry.kind(kind)
+    chosen = _parsed(found, options | ({"seed": str(seed)} if "seed" in _options(found) else {}))
+    config = found.like(SMALL, _to_scale(found, length, chosen) | chosen)
+
+    from cutaway.attention.parts.picture import draw
+
+    picture = draw(config, length, seed)
+    own = [*found.usual, *found.config.__annotations__, *chosen]
+    told = {name: getattr(config, name) for name in _options(found) if name in own}
+    if as_json:
+        seen = None if picture.seen is None else [[int(cell) for cell in row] for row in picture.seen]
+        print_json({"kind": kind, "story": found.story, "options": told, "said": picture.said, "seen": seen})
+    else:
+        _on_console(lambda console: _draw(found, told, picture, console))
+
+
+def _sizes(model: str, config: Any) -> Sizes:
+    """The width, heads and sizes of a model's first layer."""
+    if not config.blocks:
+        raise Refused(f"{model} has no layers, so its attention has no sizes")
+    first = config.blocks[0].attention
+    groups = getattr(first, "groups", first.heads)
+    return Sizes(config.width, first.heads, groups, first.key_size, first.values)
+
+
+def _row(kind: Kind, sizes: Sizes, tokens: int, bits: int) -> dict[str, Any]:
+    """What there is to tell of a mechanism; ``refused`` says why it does not fit the model."""
+    costs, told = asdict(kind.cost), {"kind": kind.name, "story": kind.story, "reads": kind.reads}
+    try:
+        config = kind.like(sizes, {})
+    except Refused as problem:
+        return told | {"refused": str(problem).removeprefix("attention: "), "cost": costs}
+    letters = {"n": tokens, "s": tokens, "d": sizes.width}
+    worked = {name: None if one is None else at(one, config, **letters) for name, one in costs.items()}
+    return (
+        told
+        | {"options": {name: getattr(config, name) for name in _options(kind)}}
+        | _bytes(config, sizes, bits)
+        | {"cost": costs, "at": worked}
+    )
+
+
+def _bytes(config: Any, sizes: Sizes, bits: int) -> dict[str, int | None]:
+    """Bytes a token, bytes whatever the length, and the most tokens that are kept, where there is a most."""
+    if hasattr(config, "state_bytes"):
+        if bits < 16:  # a matrix that is summed into has no codes: numbers of 16 bits are its smallest
+            bits = 16
+        return {"bytes_per_token": 0, "state_bytes": config.state_bytes(bits // 8), "holds": None}
+    if not hasattr(config, "state"):
+        return {"bytes_per_token": config.bytes_per_token(sizes.width, 1) * bits // 8, "holds": None}
+    if config.reads == "all":
+        return {"bytes_per_token": 0, "holds": 0}
+    if bits >= 16:
+        each = config.bytes_per_token(bits // 8)
+    else:
+        from cutaway.attention.parts.quantised import Quantised
+
+        each = Quantised.bytes_per_token(config.entries, bits)
+    return {"bytes_per_token": each, "holds": getattr(config.state(), "size", None)}
+
+
+def _options(kind: Kind) -> list[str]:
+    """The options that a flag can give, those of its own file first."""
+    plain = (f for f in fields(kind.config) if "variants" not in f.metadata and not is_dataclass(f.default))
+    names = [f.name for f in plain if f.name not in TAKEN]
+    return sorted(names, key=lambda name: name not in (*kind.usual, *kind.config.__annotations__))
+
+
+def _parsed(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
+    """The flags as what the mechanism takes. Refused for one it does not have, or a value of another type."""
+    from cutaway.model.config import from_dict, to_dict
+
+    known = _options(kind)
+    values = {name.replace("-", "_"): _plain(value) for name, value in given.items()}
+    for name in values:
+        if name not in known:
+            flags = ", ".join(f"--{one.replace('_', '-')}" for one in known)
+            raise Refused(f"{kind.name} has no option --{name.replace('_', '-')}; it has {flags or 'none'}")
+    whole = to_dict(kind.like(SMALL, {})) | values
+    try:
+        from_dict(whole, kind.config, kind.name)
+    except Refused as problem:
+        raise Refused(str(problem).replace(f"{kind.name}.", f"{kind.name}: --", 1)) from None
+    return values
+
+
+def _plain(text: str) -> Any:
+    """A flag's value as the number or word that it spells."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _to_scale(kind: Kind, length: int, chosen: Mapping[str, Any]) -> dict[str, int]:
+    """The usual options so much smaller that a third of the drawing is the largest of them."""
+    usual = {n: v for n, v in kind.usual_in(SMALL).items() if isinstance(kind.usual[n], int)}
+    largest = max(usual.values(), default=1)
+    scale = min(1.0, max(1, length // 3) / largest)
+    return {name: max(1, round(value * scale)) for name, value in usual.items() if name not in chosen}
+
+
+def _on_console(say: Callable[[Console], None]) -> None:
+    """What goes into a file or a pipe has no colours and no spaces at the ends of lines."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        say(console)
+        return
+    with console.capture() as captured:
+        say(console)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+def _list(
+    rows: list[dict[str, Any]], model: str, sizes: Sizes, tokens: int, bits: int, console: Console
+) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    width = min(console.width, 110)
+    for row in rows:
+        console.print(
+            Text.assemble((row["kind"], "bold cyan"), "  ", row["story"].replace("``", "")), width=width
+        )
+        for line in _lines(row, tokens):
+            console.print(Padding(Text(line, "bright_black"), (0, 0, 0, 4)), width=width)
+    letters = ", ".join(f"{name} {value:,}" for name, value in zip("dhgkv", sizes, strict=True))
+    console.print()
+    console.print(
+        Text(
+            f"One layer with the sizes of {model}: {letters} (width, query heads, key-value heads, key "
+            f"size, value size), numbers of {bits} bits. n tokens are read, here {tokens:,}, or s of another "
+            "text, as many; f are features, other names the mechanism's options. Counted are "
+            "multiplications of what is seen; the matrices before and after cost the same in all."
+        ),
+        width=width,
+    )
+
+
+def _lines(row: dict[str, Any], tokens: int) -> list[str]:
+    """What a mechanism remembers, what reading n tokens costs, and what the next one does."""
+    if "refused" in row:
+        return [f"does not fit this model: {row['refused']}"]
+    cost, worked = row["cost"], row["at"]
+    chosen = ", ".join(f"{n} {row['options'][n]:,}" for n in row["options"] if n in _required(row["kind"]))
+    lines = [_kept(row) + (f" (with {chosen})" if chosen else "")]
+    lines.append(f"reading n: {cost['prefill']} = {_count(worked['prefill'])}")
+    if cost["decode"] is not None:
+        lines.append(f"one more: {cost['decode']} = {_count(worked['decode'])}")
+    return lines
+
+
+def _required(name: str) -> list[str]:
+    return list(registry.kind(name).usual)
+
+
+def _kept(row: dict[str, Any]) -> str:
+    if row["reads"] == "all":
+        return "remembers nothing: an encoder has the whole text before it"
+    if "state_bytes" in row:
+        return f"remembers {size(row['state_bytes'])}, however long the text"
+    of = " of the other text" if row["reads"] == "memory" else ""
+    most = f", of at most {row['holds']:,} tokens" if row["holds"] else ""
+    return f"remembers {row['bytes_per_token']:,} bytes a token{of}{most}"
+
+
+def _count(value: float) -> str:
+    """A number of multiplications as people say it."""
+    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{value:.0f}"
+
+
+def _draw(kind: Kind, options: Mapping[str, Any], picture: Picture, console: Console) -> None:
+    from rich.text import Text
+
+    width = min(console.width, 100)
+    console.print(Text.assemble((kind.name, "bold cyan"), "  ", kind.story.replace("``", "")), width=width)
+    told = ", ".join(f"{name} {value}" for name, value in options.items())
+    if told:
+        console.print(Text(told, "bright_black"), width=width)
+    if picture.seen is not None:
+        console.print()
+        _matrix(picture, console)
+    console.print()
+    console.print(Text(picture.said), width=width)
+
+
+def _matrix(picture: Picture, console: Console) -> None:
+    """A line a token that looks, a cell a token that is looked at."""
+    from rich.text import Text
+
+    assert picture.seen is not None
+    columns = len(picture.seen[0])
+    gap = " " if columns <= SPACED else ""
+    if 3 + columns * (1 + len(gap)) > console.width:
+        raise Refused(
+            f"{columns} tokens need a terminal of {3 + columns * (1 + len(gap))} columns: "
+            f"it has {console.width}; use a smaller --length, or --json"
+        )
+    console.print(Text("    " + gap.join(str(j % 10) for j in range(columns)), "bright_black"), no_wrap=True)
+    for i, row in enumerate(picture.seen):
+        cells = Text(gap).join(Text(SEEN, "cyan") if cell else Text(HIDDEN, "bright_black") for cell in row)
+        console.print(Text.assemble((f"{i:>3} ", "bright_black"), cells), no_wrap=True)

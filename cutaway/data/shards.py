@@ -1,0 +1,279 @@
+"""Tokens on disk: memory-mapped shards, each with where its documents begin, and an index that vouches for all.
+
+A shard is two files: ``NAME.tokens``, the ids one after another (uint16 where the vocabulary fits, else
+uint32), and ``NAME.starts``, int64, where each document begins. A document opens with the tokenizer's begin
+token, and ends with its end token where that is another. The index, written last, names every shard with its
+checksum.
+
+Shards are made in parallel. The documents a shard holds depend on the source alone, so a job that was killed
+is simply run again: a shard whose documents' digest is already there, whole, is not made twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutaway.data import clean, text, words
+from cutaway.errors import Failed, Refused
+from cutaway.store.files import digest, replaced, room
+from cutaway.tokenizer import Tokenizer
+
+INDEX = "index.json"
+SHARD_CHARACTERS = 32 << 20
+Progress = Callable[[int, int], None]  # shards done, documents read
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard: how many tokens, documents and bytes of text, the digest of its documents, and of both files."""
+
+    name: str
+    tokens: int
+    documents: int
+    bytes: int
+    source: str
+    tokens_sha256: str
+    starts_sha256: str
+
+
+# ---- making them -------------------------------------------------------------------------------------------
+
+
+def prepare(
+    source: text.Source,
+    tokenizer: Path,
+    folder: Path,
+    *,
+    rules: clean.Clean | None = None,
+    workers: int | None = None,
+    shard_characters: int = SHARD_CHARACTERS,
+    progress: Progress | None = None,
+) -> Corpus:
+    """The source, cleaned and tokenised into ``folder``; what an earlier call has written is used again.
+
+    ``tokenizer`` is a folder that ``words.save`` wrote. Raises Refused for a source without text, Failed if the
+    disk is full.
+    """
+    made = {
+        "source": asdict(source),
+        "rules": asdict(rules or clean.Clean()),
+        "tokenizer": words.fingerprint(tokenizer),
+    }
+    made["files"] = _stamp(source)
+    index = folder / INDEX
+    if index.is_file() and json.loads(index.read_text("utf-8"))["made"] == _plain(made):
+        return Corpus(folder)
+    with room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        index.unlink(missing_ok=True)
+        counts: Counter[str] = Counter()
+        texts = clean.kept(text.documents(source), rules or clean.Clean(), counts)
+        shards = _shards(texts, tokenizer, folder, workers, shard_characters, counts, progress)
+        if not shards:
+            raise Refused(f"{source.path}: no document is left to train on ({_told(counts)})")
+        for stray in folder.glob("*.done"):
+            if stray.stem not in {shard.name for shard in shards}:
+                stray.unlink()
+        entry = {"made": _plain(made), "dtype": _dtype(tokenizer), "counts": dict(counts)}
+        with replaced(index) as out:
+            out.write(json.dumps(entry | {"shards": [asdict(shard) for shard in shards]}, indent=1).encode())
+    return Corpus(folder)
+
+
+def _shards(
+    texts: Iterable[str],
+    tokenizer: Path,
+    folder: Path,
+    workers: int | None,
+    size: int,
+    counts: Counter[str],
+    progress: Progress | None,
+) -> list[Shard]:
+    """Every shard, made by as many processes; at most two pieces of text a worker wait in memory."""
+    workers = workers or os.cpu_count() or 1
+    shards: list[Shard] = []
+
+    def take(shard: Shard) -> None:
+        shards.append(shard)
+        if progress is not None:
+            progress(len(shards), counts["read"])
+
+    numbered = enumerate(_pieces(texts, size))
+    first = next(numbered, None)
+    if first is None:
+        return []
+    second = next(numbered, None)
+    if workers == 1 or second is None:  # one piece is done before a process has started
+        for n, piece in filter(None, (first, second)):
+            take(write(piece, tokenizer, folder, f"{n:05}"))
+        for n, piece in numbered:
+            take(write(piece, tokenizer, folder, f"{n:05}"))
+        return shards
+    waiting: list[Future[Shard]] = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting += [pool.submit(write, piece, tokenizer, folder, f"{n:05}") for n, piece in (first, second)]
+        for n, piece in numbered:
+            if len(waiting) >= 2 * workers:
+                take(waiting.pop(0).result())
+            waiting.append(pool.submit(write, piece, tokenizer, folder, f"{n:05}"))
+        for future in waiting:
+            take(future.result())
+    return shards
+
+
+def _pieces(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Documents in lists of about ``size`` characters."""
+    piece: list[str] = []
+    held = 0
+    for document in texts:
+        piece.append(document)
+        held += len(document)
+        if held >= size:
+            yield piece
+            piece, held = [], 0
+    if piece:
+        yield piece
+
+
+def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Shard:
+    """One shard. What is there already, made of the same documents with the same tokenizer, is left as it is."""
+    source = _digest(documents, tokenizer)
+    done = folder / f"{name}.done"
+    found = _done(done, folder)
+    if found is not None and found.source == source:
+        return found
+    vocabulary = _loaded(str(tokenizer))
+    begin, end = words.ends(vocabulary)
+    parts: list[np.ndarray] = []
+    starts: list[int] = []
+    at = 0
+    for document in documents:
+        ids = vocabulary.encode_array(document)
+        starts.append(at)
+        parts += [np.array([begin], np.int32), ids, np.array([] if end == begin else [end], np.int32)]
+        at += len(ids) + (1 if end == begin else 2)
+    with room(folder):
+        arrays = {
+            "tokens": np.concatenate(parts).astype(_dtype(tokenizer)),
+            "starts": np.array(starts, np.int64),
+        }
+        for suffix, array in arrays.items():
+            with replaced(folder / f"{name}.{suffix}") as out:
+                out.write(array.tobytes())
+        sums = {suffix: hashlib.sha256(array.tobytes()).hexdigest() for suffix, array in arrays.items()}
+        size = sum(len(document.encode("utf-8", "surrogatepass")) for document in documents)
+        shard = Shard(name, at, len(documents), size, source, sums["tokens"], sums["starts"])
+        with replaced(done) as out:
+            out.write(json.dumps(asdict(shard)).encode())
+    return shard
+
+
+def _done(path: Path, folder: Path) -> Shard | None:
+    """The shard that an earlier job finished, if both its files are what they were."""
+    if not path.is_file():
+        return None
+    shard = Shard(**json.loads(path.read_text("utf-8")))
+    for suffix, wanted in (("tokens", shard.tokens_sha256), ("starts", shard.starts_sha256)):
+        file = folder / f"{shard.name}.{suffix}"
+        if not file.is_file() or digest(file) != wanted:
+            return None
+    return shard
+
+
+@cache
+def _loaded(path: str) -> Tokenizer:
+    return Tokenizer.load(path)
+
+
+@cache
+def _dtype(tokenizer: Path) -> str:
+    return "<u2" if len(_loaded(str(tokenizer))) <= 1 << 16 else "<u4"
+
+
+def _digest(documents: list[str], tokenizer: Path) -> str:
+    seen = hashlib.sha256(words.fingerprint(tokenizer).encode())
+    for document in documents:
+        data = document.encode("utf-8", "surrogatepass")
+        seen.update(len(data).to_bytes(8, "little") + data)
+    return seen.hexdigest()
+
+
+def _stamp(source: text.Source) -> list[list[object]]:
+    """What shows that local files have not changed since they were read: names, sizes and times."""
+    path = Path(source.path).expanduser()
+    if source.path.startswith(text.HUB) or not path.exists():
+        return []
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _plain(data: object) -> Any:
+    return json.loads(json.dumps(data))
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+# ---- reading them ------------------------------------------------------------------------------------------
+
+
+class Corpus:
+    """The shards of a folder as one stream of tokens. ``counts`` says what cleaning kept and dropped.
+
+    A shard is checked against its checksum when it is first read; one that is not what was written is Failed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / INDEX
+        if not index.is_file():
+            raise Refused(f"{folder}: holds no tokenised text ({INDEX} is missing): prepare it again")
+        entry = json.loads(index.read_text("utf-8"))
+        self.folder = folder
+        self.shards = [Shard(**shard) for shard in entry["shards"]]
+        self.counts: dict[str, int] = entry["counts"]
+        self.dtype = np.dtype(entry["dtype"])
+        self.ends = np.cumsum([shard.tokens for shard in self.shards])
+        self.tokens = int(self.ends[-1])
+        self.bytes = sum(shard.bytes for shard in self.shards)
+        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens from ``start`` to ``stop`` of the stream, and where in the stream the document of each
+        begins; int64 [n] both.
+        """
+        ids, begins = [], []
+        shard = int(np.searchsorted(self.ends, start, side="right"))
+        while start < stop:
+            base = int(self.ends[shard]) - self.shards[shard].tokens
+            tokens, starts = self._shard(shard)
+            part = np.arange(start - base, min(stop, int(self.ends[shard])) - base)
+            ids.append(tokens[part].astype(np.int64))
+            begins.append(starts[np.searchsorted(starts, part, side="right") - 1] + base)
+            start, shard = start + len(part), shard + 1
+        return np.concatenate(ids), np.concatenate(begins)
+
+    def _shard(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        if n not in self._open:
+            shard = self.shards[n]
+            files = self.folder / f"{shard.name}.tokens", self.folder / f"{shard.name}.starts"
+            for file, wanted in zip(files, (shard.tokens_sha256, shard.starts_sha256), strict=True):
+                if not file.is_file() or digest(file) != wanted:
+                    raise Failed(
+                        f"{file}: is damaged or missing (its checksum is not the index's): delete "
+                        f"{self.folder / INDEX}, and the next run makes this shard again"
+                    )
+            self._open[n] = np.memmap(files[0], self.dtype, "r"), np.fromfile(files[1], np.int64)
+        return self._open[n]

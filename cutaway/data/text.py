@@ -1,0 +1,158 @@
+"""Where text comes from: files, folders, JSONL, parquet and Hugging Face datasets, all read as a stream of
+documents.
+
+A source is read in an order that never changes (names sorted, lines as they stand), so that a job which was
+stopped can be done again and skip what it has already written.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cutaway.errors import Failed, Refused
+
+HUB = "hub:"  # before the name of a dataset on Hugging Face
+PASSED_OVER = frozenset({"node_modules", "__pycache__", "build", "dist", "site-packages"})
+TABLES = (".parquet",)
+LINES = (".jsonl", ".jsonl.gz", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place of text: a file, a folder (every text file in it is a document), or ``hub:ORG/NAME``.
+
+    ``field`` names the column that holds the text in JSONL, parquet and datasets; ``split`` and ``subset``
+    choose within a dataset; ``suffixes`` keeps only files of these endings in a folder. ``weight`` is the
+    source's share in a mixture; when no source has one, each counts by its length.
+    """
+
+    path: str
+    field: str = "text"
+    split: str = "train"
+    subset: str | None = None
+    suffixes: tuple[str, ...] = ()
+    weight: float | None = None
+
+
+def documents(source: Source) -> Iterator[str | None]:
+    """The texts of a source, in their order; None for a file that is not text, so that it can be counted."""
+    if source.path.startswith(HUB):
+        yield from _column(_streamed(source.path[len(HUB) :], source), source, source.path)
+        return
+    path = Path(source.path).expanduser()
+    if not path.exists():
+        raise Refused(f"{path}: there is no such file or folder to read text from")
+    if path.is_dir() and (path / "dataset_info.json").is_file():
+        yield from _column(_saved(path), source, str(path))
+        return
+    files = _files(path, source.suffixes) if path.is_dir() else [path]
+    if not files:
+        raise Refused(f"{path}: holds no files to read text from")
+    for file in files:
+        yield from _file(file, source)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files of a folder and its folders, hidden ones and build outputs left out."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith(".") or part in PASSED_OVER for part in parts) or not path.is_file():
+            continue
+        if not suffixes or path.name.endswith(suffixes):
+            found.append(path)
+    return found
+
+
+def _file(path: Path, source: Source) -> Iterator[str | None]:
+    if path.name.endswith(LINES):
+        yield from _lines(path, source.field)
+    elif path.name.endswith(TABLES):
+        yield from _column(_rows(path, source.field), source, str(path))
+    else:
+        yield _text(path)
+
+
+def _text(path: Path) -> str | None:
+    data = path.read_bytes()
+    if b"\0" in data:
+        return None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _lines(path: Path, field: str) -> Iterator[str]:
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise Refused(f"{path}: line {number} is not JSON ({error})") from None
+            yield _entry(entry, field, f"{path}: line {number}")
+
+
+def _opened(path: Path) -> io.BufferedIOBase:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _column(rows: Iterator[Any], source: Source, where: str) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        yield _entry(row, source.field, f"{where}: row {number}")
+
+
+def _entry(row: Any, field: str, where: str) -> str:
+    if not isinstance(row, dict) or not isinstance(row.get(field), str):
+        there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        raise Refused(f"{where} has no text called {field!r} (it has: {there}): name the column with `field`")
+    return row[field]
+
+
+def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow import parquet
+    except ImportError:
+        raise _extra("parquet files") from None
+    try:
+        table = parquet.ParquetFile(path)
+    except ArrowInvalid as error:
+        raise Refused(f"{path}: is not a parquet file ({error})") from None
+    if field not in table.schema_arrow.names:
+        there = ", ".join(table.schema_arrow.names)
+        raise Refused(f"{path}: has no column {field!r} (it has: {there}): name it with `field`")
+    for batch in table.iter_batches(columns=[field]):
+        yield from batch.to_pylist()
+
+
+def _streamed(name: str, source: Source) -> Iterator[Any]:
+    try:
+        import datasets
+    except ImportError:
+        raise _extra("Hugging Face datasets") from None
+    try:
+        found = datasets.load_dataset(name, source.subset, split=source.split, streaming=True)
+    except Exception as error:  # the library raises of every kind
+        raise Failed(f"the dataset {name} could not be opened: {error}") from error
+    return iter(found)
+
+
+def _saved(folder: Path) -> Iterator[Any]:
+    try:
+        import datasets
+    except ImportError:
+        raise _extra("Hugging Face datasets") from None
+    return iter(datasets.load_from_disk(str(folder)))
+
+
+def _extra(what: str) -> Refused:
+    return Refused(f"{what} are read through a library that is not installed: pip install 'cutaway[data]'")

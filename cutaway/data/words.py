@@ -1,0 +1,85 @@
+"""The tokenizer of a run: one that there is, one trained on the run's own text, or bytes, which need no training."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from cutaway.errors import Refused
+from cutaway.store.files import digest, replaced
+from cutaway.tokenizer import Tokenizer, bpe, pretokenize
+from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.parts import Parts
+
+END = "<|end|>"
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def of(name: str, texts: Iterable[str]) -> Tokenizer:
+    """ "bytes"; "bpe:4096", trained on ``texts``; else a tokenizer's file, or a model's folder or name."""
+    if name == "bytes":
+        return of_bytes()
+    if name.startswith("bpe:"):
+        size = name.removeprefix("bpe:")
+        if not size.isdecimal() or int(size) <= 257:
+            raise Refused(f"data.tokenizer: {name!r} is no size of a vocabulary: write bpe:4096 for instance")
+        return opened(Tokenizer.train(texts, size=int(size), pattern="gpt-2", special=[END]))
+    return Tokenizer.load(name)
+
+
+def of_bytes() -> Tokenizer:
+    """One token a byte; ``END`` opens every text, and so ends the one before."""
+    tokens = (*bpe.BYTES, END)
+    parts = Parts(
+        tokens=tokens,
+        vocabulary={token: id for id, token in enumerate(tokens)},
+        merges=(),
+        pretokenizer=pretokenize.named("gpt-2"),
+        pre="gpt-2",
+        added=(AddedToken(len(bpe.BYTES), END, special=True),),
+    )
+    return opened(Tokenizer(parts))
+
+
+def opened(tokenizer: Tokenizer) -> Tokenizer:
+    """The same, with ``END`` before every text and after it."""
+    id = tokenizer.special[END]
+    return Tokenizer(replace(tokenizer.parts, bos=id, eos=id, add_bos=True))
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> Path:
+    """The tokenizer as a folder of two files, which Hugging Face's libraries read too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / FILES[0])
+    roles = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "pad_token": tokenizer.pad}
+    config: dict[str, object] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": tokenizer.add_bos,
+    }
+    config |= {role: tokenizer.token_text(id) for role, id in roles.items() if id is not None}
+    with replaced(folder / FILES[1]) as out:
+        out.write(json.dumps(config, indent=2, ensure_ascii=False).encode())
+    return folder
+
+
+def fingerprint(folder: Path) -> str:
+    """What a tokenizer's folder holds, as one digest."""
+    return "".join(digest(folder / name)[:32] for name in FILES)
+
+
+def ends(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids that open and close a document: the same where a tokenizer has one for both."""
+    end = tokenizer.eos if tokenizer.eos is not None else tokenizer.bos
+    begin = tokenizer.bos if tokenizer.bos is not None and tokenizer.add_bos else end
+    if begin is None or end is None:
+        raise Refused("the tokenizer has no token that ends a text, so documents could not be told apart")
+    return begin, end
+
+
+def lengths(tokenizer: Tokenizer) -> list[int]:
+    """How many bytes of text each id stands for; control tokens for none."""
+    counts = []
+    for id in range(len(tokenizer)):
+        hidden = tokenizer.is_special(id) or tokenizer.parts.tokens[id] is None
+        counts.append(0 if hidden else len(tokenizer.token_bytes(id)))
+    return counts

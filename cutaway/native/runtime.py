@@ -1,0 +1,180 @@
+"""The runtime's native half (native/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid out as panels,
+and one call that reads tokens. The twins are in cutaway/runtime/.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from cutaway.errors import Failed, Refused
+from cutaway.native import library
+from cutaway.native.library import check, function
+from cutaway.native.quant import LAYOUTS
+
+TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")  # by native/vectors.hpp's numbers
+PAGE = 128  # positions of a page of the state
+PANEL = 16  # rows of a panel
+
+_POINTER, _INT, _LONG, _FLOAT, _DOUBLE = (
+    ctypes.c_void_p,
+    ctypes.c_int32,
+    ctypes.c_int64,
+    ctypes.c_float,
+    ctypes.c_double,
+)
+
+
+class Matrix(ctypes.Structure):
+    """native/matmul.hpp's Matrix."""
+
+    _fields_ = [
+        ("panels", _POINTER),
+        ("bias", _POINTER),
+        ("type", _INT),
+        ("rows", _INT),
+        ("columns", _INT),
+        ("spare", _INT),
+    ]
+
+
+class Turn(ctypes.Structure):
+    """native/step.hpp's Turn."""
+
+    _fields_ = [("radians", _POINTER), ("magnitude", _DOUBLE), ("pairs", _INT), ("interleaved", _INT)]
+
+
+MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
+NORMS = ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm", "query_norm", "key_norm")
+
+
+class Layer(ctypes.Structure):
+    """native/step.hpp's Layer."""
+
+    _fields_ = [
+        *((name, Matrix) for name in MATRICES),
+        *((name, _POINTER) for name in NORMS),
+        ("page_offset", _LONG),
+        *((name, _INT) for name in ("heads", "groups", "key_size", "value_size", "window", "turn", "activation")),
+        *((name, _FLOAT) for name in ("eps", "qk_eps", "scale", "softcap")),
+        ("spare", _INT),
+    ]
+
+
+class Model(ctypes.Structure):
+    """native/step.hpp's Model."""
+
+    _fields_ = [
+        ("layers", ctypes.POINTER(Layer)),
+        ("turns", ctypes.POINTER(Turn)),
+        ("embedding", _POINTER),
+        ("norm", _POINTER),
+        ("head", Matrix),
+        ("embedding_row", _LONG),
+        *((name, _INT) for name in ("embedding_type", "layer_count", "turn_count", "width", "vocab")),
+        *((name, _FLOAT) for name in ("embedding_scale", "eps", "softcap")),
+    ]
+
+
+class Reading(ctypes.Structure):
+    """native/step.hpp's Reading."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("ids", "starts", "positions", "pages", "wanted", "logits")),
+        ("sequences", _INT),
+        ("wanted_count", _INT),
+    ]
+
+
+def packed_bytes(type: str, rows: int, columns: int) -> int:
+    """Bytes that hold a matrix as panels: those of the file, but for a last panel that is filled up."""
+    call = function("cutaway_packed_bytes", _INT, _LONG, _LONG, result=_LONG)
+    return call(_number(type), rows, columns)
+
+
+def pack(type: str, rows: int, columns: int, data: np.ndarray, out: np.ndarray) -> None:
+    """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); Refused if a weight is not finite."""
+    call = function("cutaway_pack", _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, result=_LONG)
+    check("data", data, np.uint8)
+    check("out", out, np.uint8, written=True)
+    layout = LAYOUTS[type]
+    if columns % layout.block or data.size != rows * (columns // layout.block) * layout.bytes:
+        raise Refused(f"{data.size} bytes of {type} are not {rows} rows of {columns} values.")
+    if out.size != packed_bytes(type, rows, columns):
+        raise Refused(f"out has {out.size} bytes, and {packed_bytes(type, rows, columns)} are needed.")
+    broken = call(_number(type), data.ctypes.data, rows, columns, out.ctypes.data, library.threads())
+    if broken >= 0:
+        raise Refused(f"row {broken} holds a weight that is infinite or not a number")
+
+
+def read(
+    model: Model,
+    ids: np.ndarray,
+    starts: np.ndarray,
+    positions: np.ndarray,
+    pages: Sequence[np.ndarray],
+    wanted: np.ndarray,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Reads new tokens of one or several sequences into their pages: float32 [wanted vocab], the logits after each.
+
+    ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
+    ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. Raises Refused for what does not fit
+    together.
+    """
+    call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
+    _mirrored()
+    for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("wanted", wanted):
+        check(name, array, np.int32)
+    _fits(model, ids, starts, positions, pages, wanted)
+    out = np.empty((len(wanted), model.vocab), np.float32)
+    tables = np.array([each.ctypes.data for each in pages], np.uint64)
+    reading = Reading(
+        *(array.ctypes.data for array in (ids, starts, positions, tables, wanted, out)), len(pages), len(wanted)
+    )
+    if call(model, reading, library.threads() if threads is None else threads):
+        raise Failed(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
+    return out
+
+
+def _fits(
+    model: Model,
+    ids: np.ndarray,
+    starts: np.ndarray,
+    positions: np.ndarray,
+    pages: Sequence[np.ndarray],
+    wanted: np.ndarray,
+) -> None:
+    counts = starts[1:] - starts[:-1]
+    if not len(ids) or len(pages) != len(positions) or len(starts) != len(pages) + 1:
+        raise Refused("Each sequence needs at least one new token, its first position and its pages.")
+    if starts[0] != 0 or starts[-1] != len(ids) or (counts < 1).any():
+        raise Refused(f"The starts {starts.tolist()} do not divide {len(ids)} tokens.")
+    if ids.min() < 0 or ids.max() >= model.vocab:
+        raise Refused(f"An id lies outside the model's 0 to {model.vocab - 1}.")
+    if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(ids)):
+        raise Refused(f"Logits are wanted of a token outside the {len(ids)} that are read.")
+    for count, position, own in zip(counts.tolist(), positions.tolist(), pages, strict=True):
+        check("pages", own, np.uint64)
+        if position < 0 or len(own) * PAGE < position + count:
+            raise Refused(f"{len(own)} pages do not hold positions {position} to {position + count - 1}.")
+
+
+def _number(type: str) -> int:
+    if type not in TYPES:
+        raise Refused(f"The runtime has no kernel for weights of type {type}; it has {', '.join(TYPES)}.")
+    return LAYOUTS[type].id
+
+
+@cache
+def _mirrored() -> None:
+    """That the structures here are laid out as the compiler laid them."""
+    theirs = (ctypes.c_int64 * 5)()
+    function("cutaway_runtime_sizes", ctypes.c_void_p)(theirs)
+    ours = [ctypes.sizeof(each) for each in (Matrix, Turn, Layer, Model, Reading)]
+    if list(theirs) != ours:
+        raise Failed(f"The native core's structures have {list(theirs)} bytes, the door's {ours}; install again.")

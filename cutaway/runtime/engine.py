@@ -1,0 +1,119 @@
+"""The runtime as an engine (generate/engine.py's protocol): ids in, logits out, the text remembered in pages.
+
+Keys and values are kept as halves, in pages of 128 positions that are made as the text grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cutaway.errors import Refused
+from cutaway.model.config import Decoder
+from cutaway.native import runtime as door
+from cutaway.runtime.plan import Plan
+from cutaway.weights.rules import Tensors
+
+CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs beside its state
+
+
+class State:
+    """What was read of one text: the keys and values of every layer, 128 positions a page."""
+
+    def __init__(self, page_halves: int) -> None:
+        self._page_halves = page_halves
+        self._pages: list[np.ndarray] = []
+        self.addresses = np.empty(0, np.uint64)
+        self.length = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pages."""
+        return sum(page.nbytes for page in self._pages)
+
+    def reserve(self, length: int) -> None:
+        """Makes the pages that hold this many positions."""
+        while len(self._pages) * door.PAGE < length:
+            self._pages.append(np.zeros(self._page_halves, np.uint16))
+        if len(self.addresses) != len(self._pages):
+            self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
+
+    def truncate(self, length: int) -> None:
+        """Forgets everything after the first ``length`` positions."""
+        self.length = min(length, self.length)
+        del self._pages[-(-self.length // door.PAGE) :]
+        self.addresses = self.addresses[: len(self._pages)].copy()
+
+    def snapshot(self) -> State:
+        """A copy that what is read later does not touch."""
+        copy = State(self._page_halves)
+        copy._pages = [page.copy() for page in self._pages]
+        copy.reserve(len(self._pages) * door.PAGE)
+        copy.length = self.length
+        return copy
+
+
+class RuntimeEngine:
+    """A model on the CPU, from its packed weights. Raises Refused for one that the step does not know."""
+
+    def __init__(self, config: Decoder, tensors: Tensors, threads: int | None = None) -> None:
+        self.plan = Plan(config, tensors)
+        self.vocab = config.vocab
+        self.max_context = config.context
+        self.threads = threads
+
+    def new_state(self) -> State:
+        return State(self.plan.page_halves)
+
+    def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:
+        """Reads ids after what the state holds; float32 [v], the logits of what comes next."""
+        if not ids:
+            raise ValueError("an engine reads at least one id")
+        logits = np.empty((0, 0), np.float32)
+        for start in range(0, len(ids), CHUNK):
+            chunk = ids[start : start + CHUNK]
+            last = start + len(chunk) == len(ids)
+            logits = self._read([chunk], [state], [len(chunk) - 1] if last else [])
+        return logits[0]
+
+    def step(self, id: int, state: State) -> np.ndarray:
+        """Reads one id; float32 [v]."""
+        return self._read([[id]], [state], [0])[0]
+
+    def step_each(self, ids: Sequence[int], states: Sequence[State]) -> np.ndarray:
+        """Reads one id of each of several texts at once: float32 [b v]."""
+        return self._read([[id] for id in ids], states, range(len(ids)))
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """float32 [t v]: at each position, the logits of what comes next."""
+        state, parts = self.new_state(), []
+        for start in range(0, len(ids), CHUNK):
+            chunk = ids[start : start + CHUNK]
+            parts.append(self._read([chunk], [state], range(len(chunk))))
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _read(self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]) -> np.ndarray:
+        """Reads some ids of each text, each into its own state."""
+        if len({id(state) for state in states}) < len(states):
+            raise Refused("Two texts cannot be read into one state")
+        for text, state in zip(texts, states, strict=True):
+            if state.length + len(text) > self.max_context:
+                raise Refused(
+                    f"The model's context holds {self.max_context} ids, and this text has "
+                    f"{state.length + len(text)}: shorten it"
+                )
+            state.reserve(state.length + len(text))
+        starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        logits = door.read(
+            self.plan.model,
+            np.array([id for text in texts for id in text], np.int32),
+            starts,
+            np.array([state.length for state in states], np.int32),
+            [state.addresses for state in states],
+            np.array(wanted, np.int32),
+            self.threads,
+        )
+        for text, state in zip(texts, states, strict=True):
+            state.length += len(text)
+        return logits

@@ -1,0 +1,210 @@
+"""A model made ready to run: its config and packed weights as the structures that one native call walks through.
+
+Matrices are laid out anew as panels (panels.py), at the size they have in their file; what was read of the mapped
+file is given back to the system as loading goes on, so that memory never holds both. Models that the step does not
+know are told apart here, by a sentence.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+
+from cutaway.attention import gqa, local, mha, mqa
+from cutaway.errors import Refused
+from cutaway.gguf import Packed
+from cutaway.model.config import Block, Decoder
+from cutaway.native import runtime as door
+from cutaway.position import rope
+from cutaway.weights import quant
+from cutaway.weights.rules import Tensors
+
+KINDS = (mha.Config, gqa.Config, mqa.Config, local.Config)
+ALIGNMENT = 64
+
+
+def why_not(config: Decoder, tensors: Tensors) -> str | None:
+    """Why the runtime cannot run this model, in words that follow "because"; None where it can."""
+    if config.position is not None:
+        return "positions are added to the embeddings"
+    for n, block in enumerate(config.blocks):
+        reason = _why_not_block(block)
+        if reason is not None:
+            return f"block {n}: {reason}"
+    if config.norm.kind != "rms":
+        return "its last norm is a layer norm"
+    for name in config.weights():
+        if len(config.weights()[name]) == 2 and name != "embedding.weight":
+            type = tensors.later(name).type
+            if type not in door.TYPES:
+                return f"the weight {name} is stored as {type}"
+    if config.tied and tensors.later("embedding.weight").type not in door.TYPES:
+        return f"the embedding table, which is also the head, is stored as {tensors.later('embedding.weight').type}"
+    return None
+
+
+def _why_not_block(block: Block) -> str | None:
+    attention: Any = block.attention
+    if type(attention) not in KINDS:
+        return f"{type(attention).__module__.rsplit('.', 1)[-1]} attention has no kernel"
+    if block.norm.kind != "rms" or (attention.qk_norm and attention.qk_norm.kind != "rms"):
+        return "its norms are layer norms"
+    if attention.qk_norm and attention.qk_norm_over != "head":
+        return "queries and keys are normed over all heads at once"
+    if attention.relative is not None or attention.sinks:
+        return "its scores have biases of their own"
+    position = attention.position
+    if position is not None and (type(position) is not rope.Config or position.grows):
+        return "its positions change as the text grows"
+    return None
+
+
+class Plan:
+    """A model's structures, and the memory they point to."""
+
+    def __init__(self, config: Decoder, tensors: Tensors) -> None:
+        reason = why_not(config, tensors)
+        if reason is not None:
+            raise Refused(f"The runtime does not run this model, because {reason}: use engine='definition'")
+        self.config = config
+        self._tensors = tensors
+        self._kept: list[Any] = []  # what the structures point to
+        self._weights = _Arena(_total(config, tensors))
+        self.page_halves = 0
+        positions = [block.attention.position for block in config.blocks]
+        self._turns = list(dict.fromkeys(each for each in positions if each is not None))
+        self._layers = (door.Layer * len(config.blocks))(*map(self._layer, range(len(config.blocks))))
+        self.model = self._model()
+        del self._tensors
+
+    def _model(self) -> door.Model:
+        config = self.config
+        turns = (door.Turn * max(1, len(self._turns)))(*map(self._turn, self._turns))
+        table = self._tensors["embedding.weight"]
+        rows = np.ascontiguousarray(table.data)
+        head = self._matrix("embedding" if config.tied else "head", None if not config.tied else table)
+        if not config.tied:
+            _check_rows("embedding.weight", table)
+        _give_back(rows)
+        self._kept += [turns, rows]
+        return door.Model(
+            layers=self._layers,
+            turns=turns,
+            embedding=rows.ctypes.data,
+            norm=self._vector("norm.weight"),
+            head=head,
+            embedding_row=rows.shape[1],
+            embedding_type=door.LAYOUTS[table.type].id,
+            layer_count=len(config.blocks),
+            turn_count=len(self._turns),
+            width=config.width,
+            vocab=config.vocab,
+            embedding_scale=config.embedding_scale,
+            eps=config.norm.eps,
+            softcap=config.softcap or 0.0,
+        )
+
+    def _layer(self, n: int) -> door.Layer:
+        block, path = self.config.blocks[n], f"blocks.{n}"
+        attention, names = block.attention, self.config.weights()
+        offset = self.page_halves
+        stride = -(-attention.values // door.PANEL) * door.PANEL
+        self.page_halves += attention.groups * door.PAGE * (attention.key_size + stride)
+        norms = {
+            name: f"{path}.{name if 'query' not in name and 'key' not in name else 'attention.' + name}.weight"
+            for name in door.NORMS
+        }
+        return door.Layer(
+            **{name: self._matrix(f"{path}.attention.{name}") for name in door.MATRICES[:4]},
+            **{name: self._matrix(f"{path}.mlp.{name}") for name in ("up", "down")},
+            **({"gate": self._matrix(f"{path}.mlp.gate")} if block.mlp.gated else {}),
+            **{name: self._vector(weight) for name, weight in norms.items() if weight in names},
+            page_offset=offset,
+            heads=attention.heads,
+            groups=attention.groups,
+            key_size=attention.key_size,
+            value_size=attention.values,
+            window=attention.window if isinstance(attention, local.Config) else 0,
+            turn=-1 if attention.position is None else self._turns.index(attention.position),
+            activation=door.ACTIVATIONS.index(block.mlp.activation),
+            eps=block.norm.eps,
+            qk_eps=attention.qk_norm.eps if attention.qk_norm else 0.0,
+            scale=attention.key_size**-0.5 if attention.scale is None else attention.scale,
+            softcap=attention.softcap or 0.0,
+        )
+
+    def _turn(self, position: rope.Config) -> door.Turn:
+        radians = np.ascontiguousarray(position.frequencies(), dtype=np.float64)
+        self._kept.append(radians)
+        return door.Turn(radians.ctypes.data, position.magnitude, len(radians), position.interleaved)
+
+    def _matrix(self, path: str, packed: Packed | None = None) -> door.Matrix:
+        packed = packed or self._tensors[f"{path}.weight"]
+        rows, columns = packed.shape
+        panels = self._weights.take(door.packed_bytes(packed.type, rows, columns))
+        data = np.ascontiguousarray(packed.data)
+        try:
+            door.pack(packed.type, rows, columns, data, panels)
+        except Refused as problem:
+            raise Refused(f"The weight {path}.weight cannot be run: {problem}") from None
+        _give_back(packed.data)
+        bias = self._vector(f"{path}.bias") if f"{path}.bias" in self._tensors else None
+        return door.Matrix(panels.ctypes.data, bias, door.LAYOUTS[packed.type].id, rows, columns, 0)
+
+    def _vector(self, name: str) -> int:
+        values = quant.unpack(self._tensors[name])
+        if not np.isfinite(values).all():
+            raise Refused(f"The weight {name} holds a number that is infinite or not a number")
+        self._kept.append(values)
+        return values.ctypes.data
+
+
+class _Arena:
+    """All panels in one piece of memory, in the order in which a step reads them: few and large pages serve it."""
+
+    def __init__(self, size: int) -> None:
+        memory = np.empty(size + ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        self._memory = memory[start : start + size]
+        self._taken = 0
+
+    def take(self, size: int) -> np.ndarray:
+        part = self._memory[self._taken : self._taken + size]
+        self._taken += _aligned(size)
+        return part
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _total(config: Decoder, tensors: Tensors) -> int:
+    """Bytes of all matrices as panels."""
+    total = 0
+    for name, shape in config.weights().items():
+        if len(shape) == 2 and (config.tied or name != "embedding.weight"):
+            total += _aligned(door.packed_bytes(tensors.later(name).type, *shape))
+    return total
+
+
+def _check_rows(name: str, table: Packed, at_once: int = 4096) -> None:
+    for start in range(0, table.shape[0], at_once):
+        if not np.isfinite(quant.unpack(table.rows(slice(start, start + at_once)))).all():
+            raise Refused(f"The weight {name} holds a number that is infinite or not a number")
+
+
+def _give_back(data: np.ndarray) -> None:
+    """Tells the system that these bytes of a mapped file are not needed in memory; they can be read again."""
+    base: Any = data
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    mapping = base.obj if isinstance(base, memoryview) else base
+    if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    origin = np.frombuffer(mapping, np.uint8).ctypes.data
+    begin = -(-(data.ctypes.data - origin) // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (data.ctypes.data - origin + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if begin < end:
+        mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)

@@ -1,0 +1,190 @@
+"""Checkpoints: whole or absent, and proven so. What is read back is what was written, or the one before it.
+
+A checkpoint is a folder: safetensors files, ``state.json``, and ``sums.json``, which names every file with its
+SHA-256. It is written under another name, brought to the disk, and renamed; a folder that a crash left half
+written never has the name of a checkpoint. ``newest`` reads checksums, so that a file that rotted later is
+noticed, said, and the checkpoint before it used. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from cutaway.errors import Failed, Refused
+from cutaway.gguf import Packed
+from cutaway.store.files import digest
+from cutaway.weights import quant, safetensors
+
+NAME = re.compile(r"step-(\d{8})")
+SUMS, STATE = "sums.json", "state.json"
+PART = "distributed"  # the folder in a checkpoint that many devices wrote
+Note = Callable[[str], None]
+
+
+def path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps lies."""
+    return folder / f"step-{step:08}"
+
+
+def write(
+    folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
+    """A checkpoint of tensors by part and name, and of what else is to be known. Failed if the disk refuses, and
+    then nothing that was saved before is touched.
+    """
+    target = path(folder, step)
+    beside = folder / f".{target.name}.{os.getpid()}.part"
+    try:
+        beside.mkdir(parents=True)
+        for name, tensors in parts.items():
+            packed = {key: _packed(tensor) for key, tensor in tensors.items()}
+            safetensors.write(beside / f"{name}.safetensors", packed)
+        (beside / STATE).write_text(json.dumps({"step": step, **state}), "utf-8")
+        sealed(beside)
+        if target.exists():
+            shutil.rmtree(target)
+        beside.rename(target)
+        _synced(folder)
+    except OSError as problem:
+        raise refused(problem, folder) from problem
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def sealed(folder: Path) -> None:
+    """Brings a folder's files to the disk and writes their checksums, which make it a checkpoint."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
+    for file in files:
+        _synced(file)
+    sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
+    (folder / SUMS).write_text(json.dumps(sums, indent=1), "utf-8")
+    _synced(folder / SUMS)
+    _synced(folder)
+
+
+def refused(problem: OSError, folder: Path) -> Failed:
+    """What the disk said, as a sentence."""
+    full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    why = "the disk is full" if full else problem.strerror or str(problem)
+    return Failed(
+        f"{folder}: the checkpoint could not be written ({why}); those before it are whole: make room and go on "
+        "with --resume"
+    )
+
+
+def newest(folder: Path, note: Note) -> Path | None:
+    """The newest checkpoint that reads whole, or None; each one that does not is said."""
+    for found in reversed(every(folder)):
+        fault = damage(found)
+        if fault is None:
+            return found
+        note(f"{found}: is not whole ({fault}), so the one before it is used")
+    return None
+
+
+def every(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first, whole or not."""
+    if not folder.is_dir():
+        return []
+    return sorted(found for found in folder.iterdir() if NAME.fullmatch(found.name))
+
+
+def damage(found: Path) -> str | None:
+    """What is wrong with a checkpoint; None if every byte is what was written."""
+    try:
+        sums = json.loads((found / SUMS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return f"{SUMS} cannot be read"
+    for name, wanted in sums.items():
+        file = found / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if digest(file) != wanted:
+            return f"{name} has another checksum"
+    return None
+
+
+def step_of(found: Path) -> int:
+    """After how many steps a checkpoint was written."""
+    name = NAME.fullmatch(found.name)
+    if name is None:
+        raise Refused(f"{found}: is no checkpoint: those are called step-00000100")
+    return int(name[1])
+
+
+def state(found: Path) -> dict[str, Any]:
+    """What was to be known beside the tensors."""
+    return json.loads((found / STATE).read_text("utf-8"))
+
+
+def tensors(found: Path, part: str) -> dict[str, Tensor]:
+    """The tensors of a part by name, float32; numbers alone come as vectors of one."""
+    return {name: _tensor(packed) for name, packed in safetensors.read(found / f"{part}.safetensors").items()}
+
+
+def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Copies what a checkpoint holds into tensors of the same parts, names and shapes; Refused if they differ."""
+    if (found / PART).is_dir():
+        read_parts(found / PART, {f"{part}.{name}": x for part, ours in parts.items() for name, x in ours.items()})
+        return
+    for part, ours in parts.items():
+        theirs = tensors(found, part)
+        if lost := ours.keys() ^ theirs.keys():
+            raise Refused(
+                f"{found}: does not fit this run: {part}.{min(lost)} is in one and not in the other"
+            )
+        with torch.no_grad():
+            for name, tensor in ours.items():
+                if theirs[name].numel() != tensor.numel():
+                    raise Refused(f"{found}: does not fit this run: {part}.{name} has another size")
+                tensor.copy_(theirs[name].reshape(tensor.shape))
+
+
+def write_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """What this process holds of tensors that are spread over many, as safetensors and no pickle."""
+    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def read_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fills tensors, whole or spread, from what any number of processes wrote."""
+    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all but the ``keep`` newest checkpoints, and what crashes left."""
+    for old in every(folder)[: -keep or None]:
+        shutil.rmtree(old, ignore_errors=True)
+    for stray in folder.glob(".step-*.part"):
+        shutil.rmtree(stray, ignore_errors=True)
+
+
+def _packed(tensor: Tensor) -> Packed:
+    array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())
+    return quant.pack(array.reshape(array.shape or (1,)), "F32")
+
+
+def _tensor(packed: Packed) -> Tensor:
+    return torch.from_numpy(np.array(quant.unpack(packed)))
+
+
+def _synced(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,184 @@
+"""A run as data: one frozen dataclass that YAML is read into, and that is written beside the result. No torch.
+
+``read`` takes a file, or the name of a preset in ``train/presets``, and changes to it as a command line gives
+them: ``--optim.rate 3e-4``, ``--model.blocks.0.times=4``. Everything unknown is refused by its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cutaway.data.clean import Clean
+from cutaway.data.text import Source
+from cutaway.errors import Refused
+from cutaway.model.config import Decoder, from_dict, to_dict
+from cutaway.train.optim import AdamW, Muon
+from cutaway.train.schedule import WSD, Cosine, Linear
+
+PRESETS = Path(__file__).parent / "presets"
+NOVELS = "novels"  # the path of a source that means the six novels Cutaway knows how to fetch
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is read. ``tokenizer``: "bytes", "bpe:SIZE" (trained on the text), a file, or a model's name.
+
+    ``held_out`` is the share at the end of each source that is never trained on. ``workers`` tokenise side by
+    side (None: a process a core). ``folder`` keeps the tokens (None: in the run's folder).
+    """
+
+    sources: tuple[Source, ...]
+    tokenizer: str = "bytes"
+    clean: Clean = Clean()
+    held_out: float = 0.05
+    workers: int | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often, in steps, and how much. ``keep``: how many checkpoints stay. 0 means never."""
+
+    log: int = 1
+    evaluate: int = 100
+    save: int = 100
+    sample: int = 100
+    keep: int = 2
+    evaluate_rows: int = 64
+    sample_tokens: int = 60
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. ``batch`` rows of the model's context make a step, ``rows`` of them are read at a time.
+
+    What is added up over ``batch / (rows * devices)`` readings is one step's gradient, so that the result does
+    not depend on how many devices share the work. ``clip`` bounds the gradient's length. ``average`` is the
+    decay of a moving average of the weights, which is then what is evaluated and exported. ``recompute`` keeps
+    only what enters each block and computes the rest again on the way back (1604.06174). ``loss_rows`` tokens at a
+    time pass the head. ``compile``: "auto" uses torch.compile where there is a C++ compiler. ``tensor_parallel``
+    devices share each matrix.
+    """
+
+    model: Decoder
+    data: Data
+    steps: int
+    batch: int
+    rows: int
+    optim: AdamW | Muon = field(default=AdamW(), metadata={"variants": "cutaway.train.optim"})
+    schedule: Cosine | Linear | WSD = field(default=Cosine(), metadata={"variants": "cutaway.train.schedule"})
+    clip: float | None = 1.0
+    z_loss: float = 0.0
+    average: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
+    loss_rows: int = 1024
+    compile: Literal["auto", "always", "never"] = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    tensor_parallel: int = 1
+    seed: int = 0
+    every: Every = Every()
+    tensorboard: bool = False
+    wandb: str | None = None
+    prompts: tuple[str, ...] = ("",)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "rows", "loss_rows", "tensor_parallel"):
+            if getattr(self, name) < 1:
+                raise Refused(f"config.{name}: expected a number above zero, found {getattr(self, name)}")
+        if self.batch % self.rows:
+            raise Refused(
+                f"config.batch: {self.batch} rows are not whole readings of {self.rows}: change one"
+            )
+        if not 0 <= self.data.held_out < 1:
+            raise Refused(f"config.data.held_out: expected a share from 0 to 1, found {self.data.held_out}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise Refused(f"config.average: expected a decay between 0 and 1, found {self.average}")
+
+
+def presets() -> list[str]:
+    """The names of the runs that come with Cutaway."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read(source: str, changes: Sequence[str] = ()) -> Run:
+    """The run that a YAML file or a preset describes, with a command line's changes."""
+    path = PRESETS / f"{source}.yaml" if source in presets() else Path(source)
+    if not path.is_file():
+        raise Refused(f"{source}: is no file, and no preset; presets are {', '.join(presets())}")
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict):
+        raise Refused(f"{path}: expected entries by name")
+    for name, value in _pairs(changes):
+        _put(data, name, value)
+    if isinstance(data.get("model"), dict):
+        data["model"].setdefault("vocab", 0)  # 0: as many as the tokenizer has
+    return from_dict(data, Run)
+
+
+def write(run: Run) -> str:
+    """The run as YAML, which reads back equal."""
+    return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
+
+
+def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
+    """``--name value`` and ``--name=value`` as names and what YAML makes of the values."""
+    pairs = []
+    words = list(changes)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or len(word) < 3:
+            raise Refused(f"{word!r}: changes are written --name.of.entry value")
+        name, given, value = word[2:].partition("=")
+        if not given:
+            if not words or words[0].startswith("--"):
+                raise Refused(f"{word}: has no value: write {word} VALUE")
+            value = words.pop(0)
+        pairs.append((name, _value(value, name)))
+    return pairs
+
+
+def _value(text: str, name: str) -> Any:
+    try:
+        return float(text) if _is_scientific(text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise Refused(f"--{name}: {text!r} is no value of YAML") from None
+
+
+def _is_scientific(text: str) -> bool:
+    """1e-3, which YAML 1.1 takes for a word because it has no point."""
+    head, sign, tail = text.partition("e")
+    return bool(sign) and head.replace(".", "", 1).isdecimal() and tail.lstrip("+-").isdecimal()
+
+
+def _put(data: Any, name: str, value: Any) -> None:
+    """Sets an entry by its dotted name; entries that are not there yet are made."""
+    *way, last = name.split(".")
+    for part in way:
+        data = _entry(data, part, name)
+    if isinstance(data, list):
+        data[_index(data, last, name)] = value
+    else:
+        data[last] = value
+
+
+def _entry(data: Any, part: str, name: str) -> Any:
+    found = data[_index(data, part, name)] if isinstance(data, list) else data.setdefault(part, {})
+    if not isinstance(found, dict | list):
+        raise Refused(f"--{name}: {part} is {found!r}, which has no entries")
+    return found
+
+
+def _index(data: list[Any], part: str, name: str) -> int:
+    if not part.isdecimal() or int(part) >= len(data):
+        raise Refused(f"--{name}: {part} is no place in a list of {len(data)}")
+    return int(part)

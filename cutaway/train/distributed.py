@@ -1,0 +1,187 @@
+"""The world of many devices, started by torchrun: each holds a part of every weight and reads its own rows.
+
+Two ways of sharing that multiply: ``fully_shard`` (FSDP2; 1910.02054) cuts every weight over the devices that read
+different rows, and gathers a block's weights when it is their turn; tensor parallelism (1909.08053) cuts the
+matrices of a block over devices that read the same rows: query, key, value, gate and up by rows, out and down by
+columns, so that a block needs two sums. Both are torch's DTensor; the model does not know. Gradients meet once a
+step, whatever is accumulated. Checkpoints are ``torch.distributed.checkpoint``'s, stored as safetensors, and read
+back by any number of devices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from cutaway.attention.parts.softmax import SoftmaxAttention
+from cutaway.errors import Refused
+from cutaway.layers.mlp import MLP
+from cutaway.train import checkpoint
+from cutaway.train.checkpoint import PART
+from cutaway.train.config import Run
+from cutaway.train.loss import Objective
+from cutaway.train.optim import Muon
+from cutaway.train.world import ALONE, Parts, World
+
+DATA, TENSOR = "data", "tensor"
+
+
+@contextmanager
+def joined(run: Run) -> Iterator[World]:
+    """The world that torchrun made of this process, until the end; one process without it."""
+    if "RANK" not in os.environ:
+        yield ALONE
+        return
+    gpu = run.device in ("auto", "cuda") and torch.cuda.is_available()
+    dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield Devices("cuda" if gpu else "cpu", run.tensor_parallel)
+    finally:
+        dist.destroy_process_group()
+
+
+class Devices(World):
+    """The processes of the default group, as a grid: ``tensor`` neighbours share matrices, the rest read rows."""
+
+    def __init__(self, kind: str, tensor: int = 1) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        if self.size % tensor:
+            raise Refused(f"config.tensor_parallel: {self.size} devices cannot be grouped by {tensor}")
+        shape = self.size // tensor, tensor
+        self.mesh: DeviceMesh = init_device_mesh(kind, shape, mesh_dim_names=(DATA, TENSOR))
+        self.data_size, self.tensor_size = shape
+        self.data_rank = self.mesh.get_local_rank(DATA)
+        self.device = torch.device(kind, self.rank % torch.cuda.device_count() if kind == "cuda" else None)
+        if kind == "cuda":
+            torch.cuda.set_device(self.device)
+
+    def shard(self, objective: Objective, run: Run) -> None:
+        """Cuts every weight over the devices. All start equal, made from one seed."""
+        if isinstance(run.optim, Muon):
+            raise Refused("optim: muon needs whole matrices, and these devices hold parts of them: use adamw")
+        if self.tensor_size > 1:
+            for block in objective.model.blocks:
+                _split(block, self.mesh[TENSOR])
+        half = run.precision == "bfloat16"
+        policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32 if half else None)
+        for block in objective.model.blocks:
+            fully_shard(block, mesh=self.mesh[DATA], mp_policy=policy)
+        fully_shard(objective, mesh=self.mesh[DATA], mp_policy=policy)
+
+    @contextmanager
+    def synced(self, objective: Objective, last: bool) -> Iterator[None]:
+        """Gradients of all but the last reading stay where they are."""
+        module: Any = objective
+        assert isinstance(module, FSDPModule)
+        module.set_requires_gradient_sync(last)
+        yield
+
+    def summed(self, numbers: Tensor) -> Tensor:
+        """These numbers added up over who reads different rows."""
+        total = numbers.to(self.device)
+        dist.all_reduce(total, group=self.mesh.get_group(DATA))
+        return total.cpu()
+
+    def clip(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
+        """The length of the whole gradient, which is shortened to ``bound`` if it is longer."""
+        squares = torch.zeros(2, dtype=torch.float64, device=self.device)  # of what is split, and what is not
+        for parameter in parameters:
+            grad = parameter.grad
+            if isinstance(grad, DTensor):
+                split = TENSOR in (grad.device_mesh.mesh_dim_names or ())
+                squares[0 if split else 1] += grad.to_local().double().square().sum()
+        dist.all_reduce(squares, group=self.mesh.get_group(DATA))
+        dist.all_reduce(squares[:1], group=self.mesh.get_group(TENSOR))
+        length = float(squares.sum().sqrt())
+        if bound is not None and length > bound:
+            for parameter in parameters:
+                if isinstance(parameter.grad, DTensor):
+                    parameter.grad.to_local().mul_(bound / (length + 1e-6))
+        return length
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        dist.barrier()
+
+    def agreed(self, asked: int | None) -> int | None:
+        """The signal that any process was sent."""
+        told = torch.tensor(asked or 0, device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return int(told) or None
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A tensor with the parts that other devices hold."""
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def write(self, folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
+        """A checkpoint to which every device writes its part, complete when the first has named its checksums."""
+        target = checkpoint.path(folder, step)
+        beside = folder / f".{target.name}.part"
+        if self.rank == 0:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        self.wait()
+        try:
+            checkpoint.write_parts(beside / PART, _flat(parts))
+            self.wait()
+            if self.rank == 0:
+                (beside / checkpoint.STATE).write_text(json.dumps({"step": step, **state}), "utf-8")
+                checkpoint.sealed(beside)
+                shutil.rmtree(target, ignore_errors=True)
+                beside.rename(target)
+        except OSError as problem:
+            raise checkpoint.refused(problem, folder) from problem
+        self.wait()
+
+    def read(self, found: Path, parts: Parts) -> None:
+        """Fills the tensors of ``parts`` from a checkpoint, whichever world wrote it."""
+        if (found / PART).is_dir():
+            checkpoint.read_parts(found / PART, _flat(parts))
+            return
+        for part, ours in parts.items():
+            theirs = checkpoint.tensors(found, part)
+            for name, tensor in ours.items():
+                value = theirs[name].reshape(tensor.shape).to(self.device)
+                if isinstance(tensor, DTensor):
+                    value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+                tensor.copy_(value)
+
+
+def _flat(parts: Parts) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def _split(block: nn.Module, mesh: DeviceMesh) -> None:
+    """Cuts a block's matrices over the mesh; each device then computes some of the heads and of the neurons."""
+    attention, mlp = block.attention, block.mlp
+    if type(attention) is not SoftmaxAttention or not isinstance(mlp, MLP):
+        raise Refused(f"tensor_parallel: {type(attention).__name__} is not cut over devices: use 1")
+    config, ways = attention.config, mesh.size()
+    whole = config.qk_norm is not None and config.qk_norm_over == "width"
+    if whole or config.sinks or config.relative is not None or config.out_bias:
+        raise Refused("tensor_parallel: sinks, relative positions, biases after the sum and norms over all heads "
+                      "are not cut over devices: use 1")
+    if config.groups % ways or config.heads % ways:
+        raise Refused(f"tensor_parallel: {config.groups} key-value heads cannot be shared by {ways} devices")
+    plan = {f"attention.{name}": ColwiseParallel() for name in ("query", "key", "value")}
+    plan |= {f"mlp.{name}": ColwiseParallel() for name in ("gate", "up") if getattr(mlp, name) is not None}
+    plan |= {"attention.out": RowwiseParallel(), "mlp.down": RowwiseParallel()}
+    parallelize_module(block, mesh, plan)
+    fewer = {"heads": config.heads // ways}
+    if hasattr(config, "kv_heads"):
+        fewer["kv_heads"] = config.groups // ways
+    attention.config = replace(config, **fewer)

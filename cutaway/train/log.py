@@ -1,0 +1,99 @@
+"""What a run leaves to be read: metrics.jsonl always, TensorBoard and Weights & Biases when asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cutaway
+from cutaway.errors import Refused
+from cutaway.store.files import replaced, room
+
+METRICS = "metrics.jsonl"
+
+
+class Log:
+    """Lines of numbers by name, one a step. A run that goes on from ``step`` drops what was written after it."""
+
+    def __init__(
+        self, folder: Path, step: int, tensorboard: bool, wandb: str | None, run: dict[str, Any]
+    ) -> None:
+        self.path = folder / METRICS
+        _cut(self.path, step)
+        self.file = self.path.open("a", encoding="utf-8")
+        self.board = _tensorboard(folder, step) if tensorboard else None
+        self.wandb = _wandb(wandb, folder, run) if wandb else None
+
+    def write(self, numbers: dict[str, float | int | str]) -> None:
+        """One line; ``numbers`` has the step under "step"."""
+        step = int(numbers["step"])
+        with room(self.path.parent):
+            self.file.write(json.dumps(numbers) + "\n")
+            self.file.flush()
+        values = {
+            name: value for name, value in numbers.items() if name != "step" and not isinstance(value, str)
+        }
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(values, step=step)
+
+    def close(self) -> None:
+        """Writes what is still held."""
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drops the lines after ``step``, and one that a crash broke off."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    with replaced(path) as out:
+        out.write("".join(kept).encode())
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise Refused("TensorBoard is not installed: pip install 'cutaway[pretrain]'") from None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+
+def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
+    try:
+        import wandb  # type: ignore[import-not-found]
+    except ImportError:
+        raise Refused("Weights & Biases is not installed: pip install wandb") from None
+    return wandb.init(project=project, dir=folder, config=run, resume="allow", id=folder.name)
+
+
+def git_state(where: Path) -> dict[str, Any]:
+    """The commit that ``where`` stands at and what was changed since; Cutaway's version either way."""
+    known: dict[str, Any] = {"cutaway": cutaway.__version__}
+    commit = _git(where, "rev-parse", "HEAD")
+    if commit is None:
+        return known
+    changed = _git(where, "status", "--porcelain", "--untracked-files=no") or ""
+    return known | {"commit": commit, "changed": changed.splitlines(), "diff": _git(where, "diff", "HEAD")}
+
+
+def _git(where: Path, *words: str) -> str | None:
+    try:
+        said = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None

@@ -1,0 +1,108 @@
+"""The loss of a batch, next to the model and not inside it: the model never sees a target.
+
+    loss = -log softmax(logits)[target] + z (log sum exp logits)^2
+
+The second term, z-loss, keeps the logits' sum from drifting (PaLM, 2204.02311). The matrix of all logits is the
+largest tensor of a small model's step; here it never stands whole. Rows are taken a chunk at a time: their
+logits, their loss, and at once their gradient, as in 2410.10989, so that nothing of a chunk outlives it.
+``plain`` is the definition and judges it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cutaway.layers.norm import widened
+from cutaway.model.decoder import Decoder
+from cutaway.shapes import Float, Int
+
+
+def plain(logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float = 0.0) -> Float[Tensor, ""]:
+    """The sum of the losses of all rows, by torch's own cross-entropy."""
+    wide = widened(logits)
+    loss = F.cross_entropy(wide, targets, reduction="sum")
+    return loss + z * wide.logsumexp(-1).square().sum() if z else loss
+
+
+def chunked(
+    x: Float[Tensor, "n d"],
+    weight: Float[Tensor, "v d"],
+    targets: Int[Tensor, "n"],
+    chunk: int,
+    z: float = 0.0,
+    softcap: float | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The same of logits = x weight^T, bounded by ``softcap``: to go back from, and without z's share."""
+    return _Chunked.apply(x, weight, targets, chunk, z, softcap)  # type: ignore[return-value]
+
+
+class _Chunked(torch.autograd.Function):
+    """Forward also makes the gradients, while a chunk's logits are there; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, chunk: int, z: float, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        grad_x = torch.empty_like(x) if x.requires_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        loss = x.new_zeros((), dtype=grad_weight.dtype)
+        entropy = loss.clone()
+        for start in range(0, len(x), chunk):
+            rows, wanted = x[start : start + chunk], targets[start : start + chunk, None]
+            logits = widened(rows @ weight.T)
+            if softcap is not None:
+                logits = softcap * torch.tanh(logits / softcap)
+            total = logits.logsumexp(-1, keepdim=True)
+            entropy += (total - logits.gather(-1, wanted)).sum()
+            loss += z * total.square().sum()
+            slope = 1 - (logits / softcap).square() if softcap is not None else None
+            grad = logits.sub_(total).exp_()  # softmax, where the logits were
+            if z:
+                grad *= 1 + 2 * z * total
+            grad.scatter_add_(-1, wanted, grad.new_full((), -1.0).expand_as(wanted))
+            if slope is not None:
+                grad *= slope
+            grad = grad.to(rows.dtype)
+            if grad_x is not None:
+                grad_x[start : start + chunk] = grad @ weight
+            grad_weight += grad.T @ rows
+        ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(entropy)
+        return loss + entropy, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        # In place: these gradients are nobody else's, and a copy of the head's would cost its size again.
+        return None if grad_x is None else grad_x.mul_(scale), grad_weight.mul_(scale), None, None, None, None
+
+
+class Objective(nn.Module):
+    """A model with its loss: a batch in, the sum of its losses out, ready to go back from.
+
+    One module, so that what wraps modules (``fully_shard``) sees the whole of a step.
+    """
+
+    def __init__(self, model: Decoder, chunk: int, z: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.chunk, self.z = chunk, z
+        self.stream = model.stream
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b t"],
+        targets: Int[Tensor, "b t"],
+        pos: Int[Tensor, "b t"],
+        documents: Int[Tensor, "b t"] | None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The sum of the losses, and of the cross-entropies alone; ``documents`` None: each row is one."""
+        x = self.stream(ids, pos, documents=documents, in_order=documents is None)
+        x = self.model.norm(x).flatten(0, 1)
+        weight = self.model.embedding.weight if self.model.head is None else self.model.head.weight
+        return chunked(x, weight, targets.flatten(), self.chunk, self.z, self.model.config.softcap)

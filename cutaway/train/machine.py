@@ -1,0 +1,70 @@
+"""What the machine can do, and what of it a step uses: the ruler beside every tokens/s."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import time
+from contextlib import suppress
+
+import torch
+
+from cutaway.model.config import Decoder
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+SIZE = {"cpu": 1024, "cuda": 8192}
+
+
+def device(wanted: str) -> torch.device:
+    """The device of that name; "auto" is the first GPU, else the CPU."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would use, or None."""
+    return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+
+def peak(device: torch.device, precision: str, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of one large square matrix product, measured: the best of several."""
+    n = SIZE.get(device.type, SIZE["cpu"])
+    a = torch.randn(n, n, device=device, dtype=getattr(torch, precision))
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def flops_per_token(config: Decoder) -> float:
+    """Of a step, forward and back: 6 for each weight that is in a matrix product, and attention over the context,
+    12 (heads key-size) (context), as PaLM counts it (2204.02311, appendix B): masked scores count too, what is
+    computed again does not.
+    """
+    weights = config.weights()
+    matrices = sum(rows * columns for rows, columns in (s for n, s in weights.items() if _multiplied(n, s)))
+    head = config.vocab * config.width if config.tied else 0
+    heads = sum(
+        getattr(block.attention, "heads", 0) * getattr(block.attention, "key_size", 0)
+        for block in config.blocks
+    )
+    return 6 * (matrices + head) + 12 * heads * config.context
+
+
+def _multiplied(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and not name.startswith(("embedding.", "position."))
+
+
+def keep_memory() -> None:
+    """Asks glibc to keep freed memory for the next step instead of giving every large tensor back to the system,
+    whose fresh pages cost a fault each. Elsewhere nothing happens.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)

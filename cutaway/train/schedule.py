@@ -1,0 +1,65 @@
+"""How large a step is, as a function of when: a factor from 0 to 1 on the optimiser's rate. Imports no torch.
+
+All rise linearly over ``warmup`` steps first, since Adam's second moments mean nothing yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from 1 down to ``floor`` (1608.03983)."""
+
+    warmup: int = 0
+    floor: float = 0.1
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor of step 0, 1, ..., ``steps`` - 1."""
+        return _after(self.warmup, step, steps, self._fall)
+
+    def _fall(self, done: float) -> float:
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A straight line from 1 down to ``floor`` (2502.15938 finds that 0 is best)."""
+
+    warmup: int = 0
+    floor: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor of step 0, 1, ..., ``steps`` - 1."""
+        return _after(self.warmup, step, steps, lambda done: 1 - (1 - self.floor) * done)
+
+
+@dataclass(frozen=True)
+class WSD:
+    """Warm up, stay, and fall only over the last ``decay`` share of the steps (2404.06395).
+
+    A run that has not begun to fall can be made longer without having lost anything. The fall is 1 - sqrt,
+    which 2405.18392 finds best.
+    """
+
+    warmup: int = 0
+    decay: float = 0.2
+    floor: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor of step 0, 1, ..., ``steps`` - 1."""
+        return _after(self.warmup, step, steps, self._fall)
+
+    def _fall(self, done: float) -> float:
+        late = max(0.0, (done - (1 - self.decay)) / self.decay) if self.decay else 0.0
+        return 1 - (1 - self.floor) * math.sqrt(late)
+
+
+def _after(warmup: int, step: int, steps: int, fall: Callable[[float], float]) -> float:
+    """The rise, then ``fall`` of the share of what comes after it that is done."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return fall(min(1.0, (step - warmup) / max(1, steps - warmup)))

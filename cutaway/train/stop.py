@@ -1,0 +1,39 @@
+"""Being asked to stop: SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second one does not."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopper:
+    """While it is entered, ``asked`` is the signal that came, or None."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stopper:
+        if threading.current_thread() is threading.main_thread():  # elsewhere no handler can be set
+            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            leave(number)
+        self.asked = number
+
+
+def leave(number: int) -> None:
+    """Ends the program as the signal would have: Ctrl-C as such, SIGTERM with the exit code that shells know."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)

@@ -1,0 +1,39 @@
+// Softmax attention over a state that lies in pages of 128 positions, keys and values as halves.
+#pragma once
+
+#include <cstdint>
+
+namespace cutaway {
+
+inline constexpr int kPage = 128;    // positions of a page, and of one piece of work
+
+// A head that looks: its query, and which positions [first, last) of the page it sees.
+struct Look {
+    const float* query;
+    int first, last;
+};
+
+// What rows gathered from some pages: values weighted by e^(score - highest), and the sum of the weights.
+struct Gathered {
+    float highest, weight;
+};
+
+// Keys of one group in a page: blocks of 16 positions, in each of them key_size times sixteen halves. Values: one
+// row of `value_stride` halves (a multiple of 16) a position.
+struct PageOf {
+    const uint16_t* keys;
+    const uint16_t* values;
+    int key_size, value_stride;
+};
+
+// Rows of one group over one page. softcap 0: none. mixed [rows value_stride] and gathered [rows] are written.
+void attend_page(const PageOf& page, const Look* rows, int count, float softcap, float* mixed, Gathered* gathered);
+
+// into += more, both unnormalised: pages are added in their order, however they were shared out.
+void merge(float* into, Gathered& in, const float* more, const Gathered& seen, int size);
+
+// Stores a key or value where attend_page reads it.
+void store_key(uint16_t* keys, int key_size, int slot, const float* key);
+void store_value(uint16_t* values, int value_stride, int value_size, int slot, const float* value);
+
+}  // namespace cutaway

@@ -1,0 +1,77 @@
+// Matrix times vectors on weights that stay packed. Sixteen rows lie together (panels.cpp), so that one
+// instruction feeds sixteen sums and nothing is added across lanes; vectors are 8-bit numbers by groups of 32.
+// cutaway/runtime/matmul.py computes the same.
+#include "matmul.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "half.hpp"
+#include "isa.hpp"
+
+#if defined(CUTAWAY_X86)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace cutaway {
+namespace {
+
+using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
+                         int64_t stride);
+
+// A type's products of one panel with 1, 2, ... vectors at once.
+struct Kernel {
+    Product of[4];
+    int most;
+};
+
+struct Kernels {
+    Kernel f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k;
+};
+
+#define CUTAWAY_STORY "matmul.inc"
+#include "each_isa.inc"
+
+const Kernel& kernel(int32_t type) {
+    const Kernels& kernels = chosen();
+    switch (type) {
+        case kF16: return kernels.f16;
+        case kBF16: return kernels.bf16;
+        case kQ4_0: return kernels.q4_0;
+        case kQ4_1: return kernels.q4_1;
+        case kQ5_0: return kernels.q5_0;
+        case kQ5_1: return kernels.q5_1;
+        case kQ8_0: return kernels.q8_0;
+        case kQ4_K: return kernels.q4_k;
+        case kQ5_K: return kernels.q5_k;
+        case kQ6_K: return kernels.q6_k;
+        default: return kernels.f32;
+    }
+}
+
+constexpr int64_t kNear = 192 << 10;  // bytes of vectors that stay in a core's second cache beside a panel
+
+}  // namespace
+
+void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride) {
+    const Kernel& of = kernel(matrix.type);
+    const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
+    const int64_t token_bytes = in.width * (matrix.reads_floats() ? 4 : 1);
+    const int near = static_cast<int>(std::max<int64_t>(1, kNear / token_bytes / of.most)) * of.most;
+    for (int begin = 0; begin < tokens; begin += near) {
+        const int end = std::min(tokens, begin + near);
+        for (int panel = first; panel < last; ++panel) {
+            float* rows = out + panel * kPanel;
+            for (int token = begin; token < end;) {
+                const int count = std::min(of.most, end - token);
+                of.of[count - 1](matrix.panels + panel * bytes, matrix.columns, in, token, rows + token * stride,
+                                 stride);
+                token += count;
+            }
+        }
+    }
+}
+
+}  // namespace cutaway

@@ -1,0 +1,46 @@
+// Matrix times vectors, the weights in panels of sixteen rows at their own size, the vectors as 8-bit numbers.
+#pragma once
+
+#include <cstdint>
+
+namespace cutaway {
+
+inline constexpr int kPanel = 16;  // rows whose weights lie together
+inline constexpr int kGroup = 32;  // numbers of a vector that share a scale
+
+// GGML's numbers of the types that run.
+enum Type : int32_t {
+    kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8,
+    kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kBF16 = 30,
+};
+
+// y = W x + bias, W [rows columns]. cutaway/native/runtime.py mirrors this.
+struct Matrix {
+    const uint8_t* panels;  // as cutaway_pack laid them
+    const float* bias;      // [rows], or null
+    int32_t type;
+    int32_t rows;
+    int32_t columns;
+    int32_t spare;
+
+    int panel_count() const { return (rows + kPanel - 1) / kPanel; }
+    bool reads_floats() const { return type == kF32 || type == kF16 || type == kBF16; }
+};
+
+// Vectors that a product reads, as floats and as q * scale by groups of 32, padded with zeros to whole groups.
+struct Vectors {
+    float* x;        // [n width]
+    int8_t* q;       // [n width]
+    float* scale;    // [n width/32]
+    float* shift;    // [n width/32]: scale times the sum of the group's q
+    int32_t* sums;   // [n width/16]: of sixteen q each
+    int64_t width;   // a multiple of 32
+};
+
+// Bytes of one panel of a type; 0 for a type that does not run.
+int64_t panel_bytes(int32_t type, int64_t columns);
+
+// out[t * stride + row] = W x_t without the bias, for rows of the panels [first, last) (whole panels: out has room).
+void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride);
+
+}  // namespace cutaway

@@ -1,0 +1,466 @@
+// One call reads tokens: a token of one text, one token of each of several texts, or a chunk of a prompt. All
+// workers go through the same phases, and meet at a barrier after each. Within a phase pieces of work go to whoever
+// is free; no result depends on who that was. cutaway/runtime/step.py is the twin.
+#include "step.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "api.hpp"
+#include "attention.hpp"
+#include "barrier.hpp"
+#include "pool.hpp"
+#include "vectors.hpp"
+
+CUTAWAY_API int32_t cutaway_unpack(int32_t type, const uint8_t* in, int64_t values, float* out, int32_t threads);
+
+namespace cutaway {
+namespace {
+
+int64_t rounded(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
+
+// Zeroed memory for one call; what is large costs nothing until it is touched.
+class Scratch {
+  public:
+    ~Scratch() {
+        for (void* each : taken_) std::free(each);
+    }
+    template <class T>
+    T* take(int64_t count) {
+        void* memory = std::calloc(static_cast<size_t>(std::max<int64_t>(count, 1)), sizeof(T));
+        if (memory == nullptr) throw std::bad_alloc();
+        taken_.push_back(memory);
+        return static_cast<T*>(memory);
+    }
+    Vectors vectors(int64_t tokens, int64_t columns) {
+        const int64_t width = rounded(columns, kGroup), groups = width / kGroup;
+        return {take<float>(tokens * width), take<int8_t>(tokens * width), take<float>(tokens * groups),
+                take<float>(tokens * groups), take<int32_t>(tokens * groups * 2), width};
+    }
+
+  private:
+    std::vector<void*> taken_;
+};
+
+void quantise_vector(const Vectors& of, int64_t token, int64_t first, int64_t last) {
+    const int64_t groups = of.width / kGroup;
+    quantise(of.x + token * of.width, first, last, of.q + token * of.width, of.scale + token * groups,
+             of.shift + token * groups, of.sums + token * groups * 2);
+}
+
+// Tokens of one sequence that look together, over all of its pages, or over one (page >= 0).
+struct Piece {
+    int sequence, first, last, page;
+};
+
+class Step {
+  public:
+    Step(const Model& model, const Reading& reading)
+        : model_(model), reading_(reading), tokens_(reading.starts[reading.sequences]) {
+        measure();
+        allocate();
+        cut();
+    }
+
+    void work(int workers) {
+        each(workers, tokens_, 1, [&](int64_t token) { begin(token); });
+        for (int i = 0; i < model_.layer_count; ++i) layer(model_.layers[i], i, workers);
+        head(workers);
+    }
+
+  private:
+    // Calls what(i) for 0 <= i < count, `piece` of them to a worker at a time; returns when all are done.
+    template <class F>
+    void each(int workers, int64_t count, int64_t piece, const F& what) {
+        for (int64_t i = next_.fetch_add(piece); i < count; i = next_.fetch_add(piece)) {
+            for (int64_t j = i; j < std::min(count, i + piece); ++j) what(j);
+        }
+        barrier_.wait(workers, [&] { next_.store(0, std::memory_order_relaxed); });
+    }
+
+    // The rows of several matrices that read the same vectors, each into its own columns of `out`.
+    struct Product {
+        const Matrix* matrix;
+        int64_t at;
+    };
+    template <size_t N>
+    void multiply_all(int workers, const Product (&products)[N], const Vectors& in, int tokens, float* out,
+                      int64_t stride) {
+        int64_t panels = 0;
+        for (const Product& each : products) panels += each.matrix->panel_count();
+        const int64_t piece = std::clamp<int64_t>(panels / (4 * workers), 1, tokens > 8 ? 4 : 64);
+        const int64_t pieces = (panels + piece - 1) / piece;
+        each(workers, pieces, 1, [&](int64_t i) {
+            int64_t begin = i * piece, end = std::min(panels, begin + piece);
+            for (const Product& each : products) {
+                const int64_t own = each.matrix->panel_count();
+                const int64_t first = std::clamp<int64_t>(begin, 0, own), last = std::clamp<int64_t>(end, 0, own);
+                if (first < last) {
+                    multiply(*each.matrix, in, tokens, static_cast<int>(first), static_cast<int>(last),
+                             out + each.at, stride);
+                }
+                begin -= own;
+                end -= own;
+            }
+        });
+    }
+
+    void measure() {
+        for (int i = 0; i < model_.layer_count; ++i) {
+            const Layer& layer = model_.layers[i];
+            const int64_t query = rounded(layer.query.rows, kPanel), key = rounded(layer.key.rows, kPanel);
+            heads_stride_ = std::max(heads_stride_, query + key + rounded(layer.value.rows, kPanel));
+            mixed_width_ = std::max<int64_t>(mixed_width_, layer.out.columns);
+            hidden_width_ = std::max<int64_t>(hidden_width_, layer.down.columns);
+            value_stride_ = std::max(value_stride_, layer.value_stride());
+            heads_ = std::max(heads_, layer.heads);
+        }
+        for (int i = 0; i < model_.turn_count; ++i) {
+            turn_at_.push_back(turn_stride_);
+            turn_stride_ += 2 * model_.turns[i].pairs;
+        }
+        width_stride_ = rounded(model_.width, kPanel);
+    }
+
+    void allocate() {
+        x_ = scratch_.take<float>(tokens_ * width_stride_);
+        in_ = scratch_.vectors(tokens_, model_.width);
+        mixed_ = scratch_.vectors(tokens_, mixed_width_);
+        hidden_ = scratch_.vectors(tokens_, hidden_width_);
+        up_ = scratch_.take<float>(tokens_ * hidden_.width);
+        said_ = scratch_.take<float>(tokens_ * width_stride_);
+        heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
+        turned_ = scratch_.take<float>(tokens_ * turn_stride_);
+        last_ = scratch_.vectors(reading_.wanted_count, model_.width);
+        if (model_.vocab % kPanel != 0) {
+            scores_ = scratch_.take<float>(reading_.wanted_count * rounded(model_.vocab, kPanel));
+        }
+    }
+
+    // One new token of a long text is shared out by pages; several are shared out by themselves.
+    void cut() {
+        sequence_of_.resize(static_cast<size_t>(tokens_));
+        slot_of_.assign(static_cast<size_t>(tokens_), -1);
+        int64_t slots = 0;
+        for (int s = 0; s < reading_.sequences; ++s) {
+            const int first = reading_.starts[s], last = reading_.starts[s + 1];
+            std::fill(sequence_of_.begin() + first, sequence_of_.begin() + last, s);
+            if (last - first == 1) {
+                const int pages = reading_.positions[s] / kPage + 1;
+                slot_of_[static_cast<size_t>(first)] = slots;
+                for (int page = 0; page < pages; ++page) pieces_.push_back({s, first, last, page});
+                slots += pages;
+                continue;
+            }
+            for (int token = first; token < last; token += kTileTokens) {
+                pieces_.push_back({s, token, std::min(last, token + kTileTokens), -1});
+            }
+        }
+        partial_ = scratch_.take<float>(slots * heads_ * value_stride_);
+        partial_seen_ = scratch_.take<Gathered>(slots * heads_);
+    }
+
+    int position(int64_t token) const {
+        const int s = sequence_of_[static_cast<size_t>(token)];
+        return reading_.positions[s] + static_cast<int>(token) - reading_.starts[s];
+    }
+
+    // The embedding of a token, by how far its position turns, and what the first layer reads of it.
+    void begin(int64_t token) {
+        float* x = x_ + token * width_stride_;
+        const uint8_t* row = model_.embedding + reading_.ids[token] * model_.embedding_row;
+        cutaway_unpack(model_.embedding_type, row, model_.width, x, 1);
+        if (model_.embedding_scale != 1.0f) {
+            for (int i = 0; i < model_.width; ++i) x[i] *= model_.embedding_scale;
+        }
+        for (int t = 0; t < model_.turn_count; ++t) {
+            const Turn& turn = model_.turns[t];
+            float* cosines = turned_ + token * turn_stride_ + turn_at_[static_cast<size_t>(t)];
+            for (int i = 0; i < turn.pairs; ++i) {
+                const double angle = position(token) * turn.radians[i];
+                cosines[i] = static_cast<float>(std::cos(angle) * turn.magnitude);
+                cosines[turn.pairs + i] = static_cast<float>(std::sin(angle) * turn.magnitude);
+            }
+        }
+        if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, model_.layers[0].eps);
+    }
+
+    // The stream, normed, for the next matrices.
+    void read(int64_t token, const float* norm, float eps) {
+        rms_norm(x_ + token * width_stride_, norm, model_.width, eps, in_.x + token * in_.width);
+        quantise_vector(in_, token, 0, in_.width / kGroup);
+    }
+
+    // What attention or the MLP said goes to the stream.
+    void add_said(int64_t token, const Matrix& by, const float* post_norm, float eps) {
+        float* said = said_ + token * width_stride_;
+        float* x = x_ + token * width_stride_;
+        if (by.bias != nullptr) {
+            for (int i = 0; i < model_.width; ++i) said[i] += by.bias[i];
+        }
+        if (post_norm != nullptr) rms_norm(said, post_norm, model_.width, eps, said);
+        for (int i = 0; i < model_.width; ++i) x[i] += said[i];
+    }
+
+    void layer(const Layer& layer, int index, int workers) {
+        const int64_t key_at = rounded(layer.query.rows, kPanel), value_at = key_at + rounded(layer.key.rows, kPanel);
+        const Product heads[] = {{&layer.query, 0}, {&layer.key, key_at}, {&layer.value, value_at}};
+        multiply_all(workers, heads, in_, tokens_, heads_out_, heads_stride_);
+        const int64_t count = layer.heads + 2 * layer.groups;
+        const int64_t share = tokens_ > 1 ? count : (count + workers - 1) / workers;
+        each(workers, tokens_ * count, share, [&](int64_t i) {
+            turn_head(layer, i / count, static_cast<int>(i % count), key_at, value_at);
+        });
+        each(workers, static_cast<int64_t>(pieces_.size()) * layer.groups, 1, [&](int64_t i) {
+            attend(layer, pieces_[static_cast<size_t>(i / layer.groups)], static_cast<int>(i % layer.groups));
+        });
+        const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
+        each(workers, tokens_, 1, [&](int64_t token) {
+            if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
+            quantise_vector(mixed_, token, 0, mixed_groups);
+        });
+        const Product out[] = {{&layer.out, 0}};
+        multiply_all(workers, out, mixed_, tokens_, said_, width_stride_);
+        each(workers, tokens_, 1, [&](int64_t token) {
+            add_said(token, layer.out, layer.attention_post_norm, layer.eps);
+            read(token, layer.mlp_norm, layer.eps);
+        });
+        const int64_t groups = rounded(layer.up.rows, kGroup) / kGroup;
+        each(workers, groups, tokens_ > 8 ? 1 : std::max<int64_t>(1, groups / (4 * workers)),
+             [&](int64_t group) { hide(layer, group); });
+        const Product down[] = {{&layer.down, 0}};
+        multiply_all(workers, down, hidden_, tokens_, said_, width_stride_);
+        const bool more = index + 1 < model_.layer_count;
+        each(workers, tokens_, 1, [&](int64_t token) {
+            add_said(token, layer.down, layer.mlp_post_norm, layer.eps);
+            if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
+        });
+    }
+
+    // A head of a query, key or value: its bias, its norm, its turn; keys and values go to the state.
+    void turn_head(const Layer& layer, int64_t token, int head, int64_t key_at, int64_t value_at) {
+        float* all = heads_out_ + token * heads_stride_;
+        if (head < layer.heads) {
+            float* query = all + head * layer.key_size;
+            finish_head(layer, token, query, layer.query.bias, head, layer.query_norm);
+            for (int i = 0; i < layer.key_size; ++i) query[i] *= layer.scale;
+            return;
+        }
+        const int at = position(token), slot = at % kPage;
+        const int group = (head - layer.heads) % layer.groups;
+        uint16_t* page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage);
+        if (head < layer.heads + layer.groups) {
+            float* key = all + key_at + group * layer.key_size;
+            finish_head(layer, token, key, layer.key.bias, group, layer.key_norm);
+            store_key(keys_of(layer, page, group), layer.key_size, slot, key);
+            return;
+        }
+        float* value = all + value_at + group * layer.value_size;
+        for (int i = 0; layer.value.bias != nullptr && i < layer.value_size; ++i) {
+            value[i] += layer.value.bias[group * layer.value_size + i];
+        }
+        store_value(values_of(layer, page, group), layer.value_stride(), layer.value_size, slot, value);
+    }
+
+    void finish_head(const Layer& layer, int64_t token, float* x, const float* bias, int head, const float* norm) {
+        const int size = layer.key_size;
+        for (int i = 0; bias != nullptr && i < size; ++i) x[i] += bias[head * size + i];
+        if (norm != nullptr) rms_norm(x, norm, size, layer.qk_eps, x);
+        if (layer.turn < 0) return;
+        const Turn& turn = model_.turns[layer.turn];
+        const float* cosine = turned_ + token * turn_stride_ + turn_at_[static_cast<size_t>(layer.turn)];
+        const float* sine = cosine + turn.pairs;
+        const int step = turn.interleaved != 0 ? 2 : 1, apart = turn.interleaved != 0 ? 1 : turn.pairs;
+        for (int i = 0; i < turn.pairs; ++i) {
+            float& first = x[step * i];
+            float& second = x[step * i + apart];
+            const float a = first, b = second;
+            first = a * cosine[i] - b * sine[i];
+            second = b * cosine[i] + a * sine[i];
+        }
+    }
+
+    uint16_t* page_of(const Layer& layer, int sequence, int page) const {
+        return reading_.pages[sequence][page] + layer.page_offset;
+    }
+    static uint16_t* keys_of(const Layer& layer, uint16_t* page, int group) {
+        return page + static_cast<int64_t>(group) * kPage * layer.key_size;
+    }
+    static uint16_t* values_of(const Layer& layer, uint16_t* page, int group) {
+        return keys_of(layer, page, layer.groups) + static_cast<int64_t>(group) * kPage * layer.value_stride();
+    }
+
+    // Heads of one group for some tokens: over one page into its own place, or over all pages to the end.
+    void attend(const Layer& layer, const Piece& piece, int group) {
+        const int share = layer.heads / layer.groups, stride = layer.value_stride();
+        if (piece.page >= 0) {
+            Look looks[kRows];
+            for (int done = 0; done < share;) {
+                const int count = std::min(kRows, share - done);
+                for (int r = 0; r < count; ++r) looks[r] = look(layer, piece.first, group * share + done + r, piece.page);
+                const int64_t at = (slot_of_[static_cast<size_t>(piece.first)] + piece.page) * heads_ + group * share + done;
+                attend_to(layer, piece, group, piece.page, looks, count, partial_ + at * stride, partial_seen_ + at);
+                done += count;
+            }
+            return;
+        }
+        const int rows = (piece.last - piece.first) * share;
+        for (int done = 0; done < rows; done += kRows) {
+            attend_all(layer, piece, group, done, std::min(kRows, rows - done));
+        }
+    }
+
+    void attend_all(const Layer& layer, const Piece& piece, int group, int first_row, int count) {
+        const int share = layer.heads / layer.groups, stride = layer.value_stride();
+        static thread_local std::vector<float> room;
+        room.assign(static_cast<size_t>(2 * kRows * stride), 0.0f);
+        float *sum = room.data(), *more = sum + kRows * stride;
+        Look looks[kRows];
+        Gathered in[kRows], seen[kRows];
+        for (Gathered& each : in) each = {-INFINITY, 0.0f};
+        const int last_token = piece.first + (first_row + count - 1) / share;
+        for (int page = 0; page <= position(last_token) / kPage; ++page) {
+            for (int r = 0; r < count; ++r) {
+                const int row = first_row + r;
+                looks[r] = look(layer, piece.first + row / share, group * share + row % share, page);
+            }
+            if (!attend_to(layer, piece, group, page, looks, count, more, seen)) continue;
+            for (int r = 0; r < count; ++r) merge(sum + r * stride, in[r], more + r * stride, seen[r], stride);
+        }
+        for (int r = 0; r < count; ++r) {
+            const int row = first_row + r;
+            keep(layer, piece.first + row / share, group * share + row % share, sum + r * stride, in[r]);
+        }
+    }
+
+    // Which positions of a page a head of a token sees.
+    Look look(const Layer& layer, int token, int head, int page) const {
+        const int at = position(token), begin = page * kPage;
+        const int first = layer.window > 0 ? std::max(0, at + 1 - layer.window) : 0;
+        return {heads_out_ + token * heads_stride_ + head * layer.key_size, std::clamp(first - begin, 0, kPage),
+                std::clamp(at + 1 - begin, 0, kPage)};
+    }
+
+    bool attend_to(const Layer& layer, const Piece& piece, int group, int page, const Look* looks, int count,
+                   float* mixed, Gathered* seen) const {
+        bool any = false;
+        for (int r = 0; r < count; ++r) {
+            any |= looks[r].first < looks[r].last;
+            seen[r] = {-INFINITY, 0.0f};
+        }
+        if (!any) return false;
+        uint16_t* at = page_of(layer, piece.sequence, page);
+        const PageOf own = {keys_of(layer, at, group), values_of(layer, at, group), layer.key_size,
+                            layer.value_stride()};
+        attend_page(own, looks, count, layer.softcap, mixed, seen);
+        return true;
+    }
+
+    // Merges what the pages gave a token that was shared out by pages.
+    void gather(const Layer& layer, int64_t token) {
+        const int stride = layer.value_stride();
+        static thread_local std::vector<float> room;
+        for (int head = 0; head < layer.heads; ++head) {
+            room.assign(static_cast<size_t>(stride), 0.0f);
+            Gathered in = {-INFINITY, 0.0f};
+            for (int page = 0; page <= position(token) / kPage; ++page) {
+                const int64_t at = (slot_of_[static_cast<size_t>(token)] + page) * heads_ + head;
+                merge(room.data(), in, partial_ + at * stride, partial_seen_[at], stride);
+            }
+            keep(layer, token, head, room.data(), in);
+        }
+    }
+
+    void keep(const Layer& layer, int64_t token, int head, const float* sum, const Gathered& in) {
+        float* to = mixed_.x + token * mixed_.width + head * layer.value_size;
+        for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
+    }
+
+    // 32 neurons of the MLP, for all tokens, rounded for the last matrix.
+    void hide(const Layer& layer, int64_t group) {
+        const int first = static_cast<int>(2 * group), last = std::min(first + 2, layer.up.panel_count());
+        const bool gated = layer.gate.panels != nullptr;
+        const Matrix& inner = gated ? layer.gate : layer.up;
+        const int64_t at = group * kGroup;
+        multiply(inner, in_, tokens_, first, last, hidden_.x, hidden_.width);
+        if (gated) multiply(layer.up, in_, tokens_, first, last, up_, hidden_.width);
+        for (int token = 0; token < tokens_; ++token) {
+            float* inside = hidden_.x + token * hidden_.width + at;
+            float* beside = up_ + token * hidden_.width + at;
+            const int64_t rows = std::min<int64_t>(kGroup, layer.up.rows - at);
+            for (int i = 0; inner.bias != nullptr && i < rows; ++i) inside[i] += inner.bias[at + i];
+            for (int i = 0; gated && layer.up.bias != nullptr && i < rows; ++i) beside[i] += layer.up.bias[at + i];
+            activate(layer.activation, inside, gated ? beside : nullptr, kGroup);
+            quantise_vector(hidden_, token, group, group + 1);
+        }
+    }
+
+    void head(int workers) {
+        each(workers, reading_.wanted_count, 1, [&](int64_t i) {
+            const float* x = x_ + reading_.wanted[i] * width_stride_;
+            rms_norm(x, model_.norm, model_.width, model_.eps, last_.x + i * last_.width);
+            quantise_vector(last_, i, 0, last_.width / kGroup);
+        });
+        const int64_t stride = rounded(model_.vocab, kPanel);
+        float* scores = scores_ == nullptr ? reading_.logits : scores_;
+        const Product all[] = {{&model_.head, 0}};
+        multiply_all(workers, all, last_, reading_.wanted_count, scores, stride);
+        if (scores_ == nullptr && model_.softcap == 0.0f) return;
+        each(workers, reading_.wanted_count, 1, [&](int64_t i) {
+            const float* from = scores + i * stride;
+            float* to = reading_.logits + i * model_.vocab;
+            for (int v = 0; v < model_.vocab; ++v) {
+                to[v] = model_.softcap == 0.0f ? from[v] : model_.softcap * std::tanh(from[v] / model_.softcap);
+            }
+        });
+    }
+
+    static constexpr int kTileTokens = 32;
+    static constexpr int kRows = 32;  // rows over a page at once
+
+    const Model& model_;
+    const Reading& reading_;
+    const int tokens_;
+    Scratch scratch_;
+    Barrier barrier_;
+    alignas(64) std::atomic<int64_t> next_{0};
+
+    int64_t heads_stride_ = 0, mixed_width_ = 0, hidden_width_ = 0, width_stride_ = 0, turn_stride_ = 0;
+    int value_stride_ = 0, heads_ = 0;
+    std::vector<int64_t> turn_at_, slot_of_;
+    std::vector<int> sequence_of_;
+    std::vector<Piece> pieces_;
+    float *x_ = nullptr, *up_ = nullptr, *said_ = nullptr, *heads_out_ = nullptr, *turned_ = nullptr;
+    float *partial_ = nullptr, *scores_ = nullptr;
+    Gathered* partial_seen_ = nullptr;
+    Vectors in_{}, mixed_{}, hidden_{}, last_{};
+};
+
+}  // namespace
+}  // namespace cutaway
+
+// Reads, and writes the logits that are wanted; the caller has checked every array. -1: there is no memory for it.
+CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Reading* reading, int32_t threads) {
+    try {
+        cutaway::Step step(*model, *reading);
+        cutaway::run(threads, [&](int, int workers) { step.work(workers); });
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+}
+
+// The sizes of the structures, so that the door can tell that it mirrors them.
+CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
+    using namespace cutaway;
+    out[0] = sizeof(Matrix);
+    out[1] = sizeof(Turn);
+    out[2] = sizeof(Layer);
+    out[3] = sizeof(Model);
+    out[4] = sizeof(Reading);
+}

@@ -1,0 +1,42 @@
+// Norms, rounding and activations between two matrix products; cutaway/runtime/matmul.py and step.py are the twins.
+#include "vectors.hpp"
+
+#include <cmath>
+#include <cstring>
+
+#include "half.hpp"
+#include "isa.hpp"
+
+#if defined(CUTAWAY_X86)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace cutaway {
+namespace {
+
+struct Functions {
+    decltype(&cutaway::rms_norm) rms_norm;
+    decltype(&cutaway::quantise) quantise;
+    decltype(&cutaway::activate) activate;
+};
+
+#define CUTAWAY_STORY "vectors.inc"
+#include "each_isa.inc"
+
+}  // namespace
+
+void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* y) {
+    chosen().rms_norm(x, weight, size, eps, y);
+}
+
+void quantise(const float* x, int64_t first, int64_t last, int8_t* q, float* scale, float* shift, int32_t* sums) {
+    chosen().quantise(x, first, last, q, scale, shift, sums);
+}
+
+void activate(int32_t activation, float* y, const float* up, int64_t size) {
+    chosen().activate(activation, y, up, size);
+}
+
+}  // namespace cutaway

@@ -1,0 +1,210 @@
+"""`cutaway attention`: what it lists is what the folder holds and what the mechanisms really cost; what it
+draws is who really sees whom.
+"""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+import cutaway
+from cutaway.attention.parts.cost import at
+from cutaway.attention.parts.indexed import best
+from cutaway.attention.parts.kinds import Sizes, kind, kinds
+from cutaway.attention.parts.visibility import Places, mask
+from cutaway.cli import main
+from cutaway.commands import attention as verb
+from cutaway.errors import Refused
+from tests.laws.kinds import ALL, KINDS, SOFTMAX, attention
+from tests.small import decoder
+
+SIZES = Sizes(width=32, heads=4, groups=2, key_size=8, value_size=8)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(cutaway, "load", lambda path: decoder(), raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["attention", *arguments])
+    return code, *capsys.readouterr()
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    code, out, err = run(capsys, "show", *arguments, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def drawn(out: str) -> list[list[bool]]:
+    """The matrix of a drawing."""
+    lines = [line[4:] for line in out.splitlines() if set(line[4:]) & {verb.SEEN, verb.HIDDEN}]
+    return [[c == verb.SEEN for c in line.replace(" ", "")] for line in lines]
+
+
+def test_every_mechanism_of_the_folder_is_listed(capsys, small) -> None:
+    code, out, err = run(capsys, "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert [row["kind"] for row in told["mechanisms"]] == ALL
+    assert told["sizes"] == {"d": 32, "h": 4, "g": 2, "k": 8, "v": 8}
+    code, out, err = run(capsys)
+    assert code == 0 and max(map(len, out.splitlines())) <= 100
+    for name in ALL:
+        assert f"\n{name}  {kind(name).story[:30]}" in f"\n{out}"
+
+
+def test_a_file_without_its_cost_is_noticed() -> None:
+    for one in kinds():
+        assert one.cost.prefill and one.story.endswith("."), one.name
+        one.like(SIZES, {})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_it_says_a_token_costs_is_what_the_state_takes(capsys, small, name: str) -> None:
+    told = json.loads(run(capsys, "--json", "--tokens", "40")[1])["mechanisms"]
+    row = next(row for row in told if row["kind"] == name)
+    if name not in KINDS:
+        return
+    config = kind(name).like(SIZES, {})
+    module, state = config.build(32).eval(), config.state()
+    with torch.no_grad():
+        module(torch.randn(1, 40, 32), Places(torch.arange(40)[None]), None, True, state)
+    held = min(40, row["holds"] or 40)
+    assert state.nbytes == row["bytes_per_token"] * held + row.get("state_bytes", 0)
+    assert row["at"]["state"] * 4 == state.nbytes, "the formula says the same"
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name in SOFTMAX])
+def test_ring_and_growing_memories_follow_the_formula(name: str) -> None:
+    config = attention(name)
+    module, state = config.build(32).eval(), config.state()
+    x, pos = torch.randn(1, 30, 32), torch.arange(30)[None]
+    with torch.no_grad():
+        for t in range(0, 30, 6):
+            module(x[:, t : t + 6], Places(pos[:, t : t + 6]), None, t == 0, state)
+    assert at(kind(name).cost.state, config, n=30) * 4 == state.nbytes
+
+
+@pytest.mark.parametrize("name", [name for name in SOFTMAX if name not in ("mla", "dsa")])
+@pytest.mark.parametrize("tokens", [512, 2048])
+def test_the_cost_is_that_of_the_pairs_that_are_seen(name: str, tokens: int) -> None:
+    sizes = {"window": 64, "first": 4, "globals": 8, "chunk": 64, "summary": 4, "stride": 32, "block": 16}
+    own = {n: sizes[n] for n in kind(name).usual if n in sizes}
+    config = kind(name).like(SIZES, own | ({"reach": 32, "globals": 4} if name == "bidirectional" else {}))
+    here = Places(torch.arange(tokens)[None])
+    pairs = int(mask(config.visibility, here, here).sum())
+    values = config.values * (2 if name == "differential" else 1)
+    counted = pairs * config.heads * (config.key_size + values)
+    told = at(kind(name).cost.prefill, config, n=tokens, s=tokens)
+    assert 0.9 * counted < told < 1.25 * counted
+    if kind(name).cost.decode is not None:
+        last = int(mask(config.visibility, Places(here.pos[:, -1:]), here).sum())
+        told = at(kind(name).cost.decode or "", config, n=tokens, s=tokens)
+        assert 0.9 < told / (last * config.heads * (config.key_size + values)) < 1.6
+
+
+def test_more_bits_take_more(capsys, small) -> None:
+    found = {}
+    for bits in (32, 16, 8, 4):
+        rows = json.loads(run(capsys, "--json", "--bits", str(bits))[1])["mechanisms"]
+        found[bits] = {row["kind"]: row.get("bytes_per_token") for row in rows}
+    assert found[32]["gqa"] == 2 * found[16]["gqa"] == 2 * 2 * 8 * 4
+    assert found[4]["gqa"] < found[8]["gqa"]
+    assert found[32]["linear"] == 0
+
+
+def test_what_does_not_fit_a_model_says_so(capsys, small, monkeypatch) -> None:
+    monkeypatch.setattr(verb, "_sizes", lambda model, config: Sizes(576, 9, 3, 64, 64))
+    rows = json.loads(run(capsys, "--json")[1])["mechanisms"]
+    assert {row["kind"]: row["refused"] for row in rows if "refused" in row} == {
+        "differential": "differential heads come in pairs: 9 over 3 do not"
+    }
+    assert "does not fit this model: differential heads come in pairs" in run(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["local", "--window", "4"], {"window": 4}),
+        (["streaming", "--window", "3", "--first", "2"], {"window": 3, "first": 2}),
+        (["bigbird", "--window", "2", "--globals", "1", "--block", "2", "--random", "1", "--seed", "5"],
+         {"window": 2, "globals": 1, "block": 2, "random": 1, "seed": 5}),
+        (["bidirectional", "--reach", "2", "--globals", "1"], {"reach": 2, "globals": 1}),
+        (["fixed", "--chunk", "4", "--summary", "2"], {"chunk": 4, "summary": 2}),
+        (["mha"], {}),
+    ],
+)  # fmt: skip
+def test_the_drawing_is_the_mechanisms_own_visibility(capsys, arguments, options) -> None:
+    config = kind(arguments[0]).like(SIZES, options)
+    here = Places(torch.arange(11)[None])
+    expected = mask(config.visibility, here, here)[0]
+    told = shown(capsys, *arguments, "--length", "11")
+    assert torch.equal(torch.tensor(told["seen"]).bool(), expected)
+    assert {name: told["options"][name] for name in options} == options
+    code, out, _ = run(capsys, "show", *arguments, "--length", "11")
+    assert code == 0 and torch.equal(torch.tensor(drawn(out)), expected)
+    assert f"{int(expected.sum())} of 11² pairs are seen" in out
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_mechanism_is_drawn_or_says_why_not(capsys, name: str) -> None:
+    told = shown(capsys, name)
+    assert told["said"] and kind(name).story == told["story"]
+    assert (told["seen"] is None) == (name not in SOFTMAX and kind(name).reads != "memory")
+    if told["seen"] is None:
+        assert "only through a memory" in told["said"]
+    elif kind(name).usual and name not in ("mla", "bahdanau"):
+        assert sum(map(sum, told["seen"])) < 78, "options are drawn to scale: something is hidden"
+
+
+def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
+    told = shown(capsys, "dsa", "--top-k", "3", "--seed", "1")
+    rows = torch.tensor(told["seen"])
+    assert rows.sum(1).tolist() == [min(i + 1, 3) for i in range(12)]
+    assert (rows.triu(1) == 0).all() and told["said"].startswith("An example")
+    assert shown(capsys, "dsa", "--top-k", "3", "--seed", "2")["seen"] != told["seen"]
+    scores = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(1))
+    causal = torch.ones(12, 12).tril().bool()
+    assert torch.equal(rows.bool(), best(scores.masked_fill(~causal, -torch.inf), 3)[0] & causal)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["locl"], "did you mean local"),
+        (["local", "--chunk", "3"], "local has no option --chunk; it has --window"),
+        (["local", "--window", "x"], "local: --window: expected int, found 'x'"),
+        (["local", "--window", "0"], "sees nothing"),
+        (["fixed", "--summary", "9", "--chunk", "3"], "cannot sum up a chunk"),
+        (["local", "--length", "0"], "a drawing holds 1 to 128"),
+        (["local", "--length", "x"], "--length"),
+        ([], "KIND"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(capsys, arguments, said) -> None:
+    code, out, err = run(capsys, "show", *arguments)
+    assert code == 2 and out == "" and said in err and len(err.splitlines()) == 1
+
+
+def test_a_drawing_wider_than_the_terminal_is_refused(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    code, _, err = run(capsys, "show", "local", "--length", "100")
+    assert code == 2 and "it has 60" in err
+    code, out, _ = run(capsys, "show", "local", "--length", "50")
+    assert code == 0 and max(map(len, out.splitlines())) <= 60
+
+
+def test_tokens_must_be_some(capsys, small) -> None:
+    assert run(capsys, "--tokens", "0")[0] == 2
+
+
+def test_an_option_without_a_usual_value_is_asked_for(monkeypatch) -> None:
+    local = kind("local")
+    monkeypatch.delattr(local.module, "USUAL")
+    with pytest.raises(Refused, match="local needs window"):
+        local.like(SIZES, {})

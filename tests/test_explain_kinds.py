@@ -1,0 +1,212 @@
+"""The story and the attribution of models that are not Llama: biases on scores, sinks, no position, layers
+that read through a memory, gates, differences, latents.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch.testing import assert_close
+
+from cutaway.attention.parts.kinds import Sizes, kind
+from cutaway.commands import story_compare, story_text
+from cutaway.errors import Refused
+from cutaway.inspect import ablate, heads, sheet, story
+from cutaway.inspect.page import page
+from cutaway.inspect.reading import writers
+from cutaway.inspect.trace import Trace
+from cutaway.layers.config import MLP, Norm
+from cutaway.model.config import Block
+from cutaway.model.config import Decoder as Config
+from cutaway.model.decoder import Decoder
+from cutaway.position import alibi, rope, t5
+from tests.small import Bytes
+
+TEXT = list(b"the same the same")
+SIZES = Sizes(width=32, heads=4, groups=2, key_size=8, value_size=8)
+SMALL = {"latent": 12, "turned_size": 4, "top_k": 3, "window": 5, "first": 1, "chunk": 6, "globals": 1,
+         "block": 2, "random": 1, "stride": 3, "summary": 1, "index_heads": 2, "index_size": 8}  # fmt: skip
+PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "alibi": ("gqa", {"relative": alibi.Config()}),
+    "t5": ("mha", {"relative": t5.Config(8, 16), "scale": 1.0}),
+    "sinks": ("local", {"sinks": True, "position": rope.Config(8)}),
+    "all": ("gqa", {"relative": alibi.Config(), "sinks": True, "softcap": 3.0, "qk_norm": Norm()}),
+    "nope": ("gqa", {}),
+    "interleaved": ("gqa", {"position": rope.Config(4, interleaved=True)}),
+    "gated": ("gated", {"bias": True, "position": rope.Config(8)}),
+    "differential": ("differential", {"position": rope.Config(8), "sinks": True}),
+    "mla": ("mla", {"position": rope.Config(4, interleaved=True)}),
+    "dsa": ("dsa", {"position": rope.Config(4)}),
+    "streaming": ("streaming", {}),
+    "bigbird": ("bigbird", {}),
+    "chunked": ("chunked", {}),
+}
+MEMORIES = ("linear", "retention", "gla", "delta", "gated_delta", "mamba2")
+
+
+def _mixer(name: str, options: dict[str, Any]) -> Any:
+    found = kind(name)
+    return found.like(SIZES, {n: SMALL[n] for n in found.usual} | options)
+
+
+def model(*mixers: Any) -> Decoder:
+    torch.manual_seed(3)
+    blocks = tuple(Block(one, MLP(24), post_norm=i % 2 == 1) for i, one in enumerate(mixers))
+    made = Decoder(Config(vocab=256, width=32, context=64, blocks=blocks)).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    return made
+
+
+def shape(name: str) -> Decoder:
+    if name in PATTERNS:
+        mixer = _mixer(*PATTERNS[name])
+        return model(mixer, mixer)
+    if name == "hybrid":
+        return model(_mixer("gated_delta", {}), _mixer(*PATTERNS["all"]), _mixer("mamba2", {"groups": 2}))
+    return model(_mixer(name, {}), _mixer(name, {}))
+
+
+EVERY = (*PATTERNS, *MEMORIES, "hybrid")
+
+
+def whole(made: Decoder) -> Trace:
+    return Trace.of(made, Bytes(), TEXT)
+
+
+def told(made: Decoder) -> story.Story:
+    return story.tell(Trace.of(made, Bytes(), TEXT, story.names(made)))
+
+
+def printed(one: story.Story) -> str:
+    console = Console(width=90, no_color=True, highlight=False)
+    with console.capture() as captured:
+        story_text.show(one, "small", console)
+    return captured.get()
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("position", [0, 6, -1])
+def test_parts_add_up_and_split_over_the_tokens_read(name: str, position: int) -> None:
+    made = shape(name)
+    found = whole(made).attribution(9, position)
+    assert abs(found.rest) < 1e-4 * max(1, abs(found.logit))
+    for i, (parts, sources) in enumerate(zip(found.heads, found.sources, strict=True)):
+        config = made.config.blocks[i].attention
+        assert len(parts) == writers(config)
+        assert (sources is None) == (not hasattr(config, "visibility"))
+        if sources is not None:
+            assert_close(sources.sum(-1), parts, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*PATTERNS, "hybrid"])
+def test_the_worked_score_and_its_shares_are_the_models(name: str) -> None:
+    made = shape(name)
+    trace, one = whole(made), told(made)
+    assert one.attention is not None
+    a, worked = one.attention, one.attention.worked
+    base = f"blocks.{a.layer}.attention"
+    at = (a.head, worked.query_position)
+    scores, pattern = trace[f"{base}.scores"][at], trace[f"{base}.pattern"][at]
+    assert worked.score == pytest.approx(float(scores[worked.key_position]), abs=1e-4)
+    for share in worked.shares:
+        assert share.score == pytest.approx(float(scores[share.position]), abs=1e-4)
+        assert share.share == pytest.approx(float(pattern[share.position]), abs=1e-5)
+        assert share.seen or share.share == 0
+    config = made.config.blocks[a.layer].attention
+    assert (worked.bias is not None) == (getattr(config, "relative", None) is not None)
+    assert (worked.sink is not None) == bool(getattr(config, "sinks", False))
+    total = sum(share.share for share in worked.shares) + (worked.sink.share if worked.sink else 0)
+    assert total == pytest.approx(1)
+    plain = worked.dot * worked.scale
+    if worked.softcap is not None:
+        plain = worked.softcap * float(torch.tensor(plain / worked.softcap).tanh())
+    assert worked.score == pytest.approx(plain + (worked.bias or 0), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["interleaved", "mla", "dsa", "sinks"])
+def test_the_pair_that_turns_is_where_the_layer_has_it(name: str) -> None:
+    """Turned back, query and key are what the layer without its turning would hold."""
+    made = shape(name)
+    one = told(made)
+    assert one.attention is not None and one.attention.rope is not None
+    a, pair = one.attention, one.attention.rope
+    made.turn_of_block = [None] * len(made.blocks)
+    with torch.no_grad():  # the layer reads the same stream: only its own turning is gone
+        stream = whole(shape(name))["embed" if a.layer == 0 else f"blocks.{a.layer - 1}.out"]
+        block = made.blocks[a.layer]
+        x = block.attention_norm(stream[None])
+        config = made.config.blocks[a.layer].attention
+        q = block.attention.query(x)[0, -1].view(config.heads, -1)[a.head]
+    assert pair.query.before == pytest.approx([float(q[i]) for i in pair.dimensions], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_model_has_its_story_page_and_lens(name: str) -> None:
+    made = shape(name)
+    one = told(made)
+    text = printed(one)
+    assert max(map(len, text.splitlines())) <= 90
+    assert one.memories == tuple(
+        i for i, block in enumerate(made.config.blocks) if not hasattr(block.attention, "visibility")
+    )
+    if name in MEMORIES:
+        assert one.attention is None
+        assert "No layer here looks at tokens one by one" in " ".join(text.split())
+        assert "a memory" in text
+    if name == "hybrid":
+        assert "Layers 0, 2 do not look at tokens one by one" in " ".join(text.split())
+    if name == "differential":
+        assert "reads twice" in " ".join(text.split())
+    assert ("sink, gives nothing" in text) == (name in ("sinks", "all", "differential", "hybrid"))
+    asdict(one)
+    drawn = sheet.draw(Trace.of(made, Bytes(), TEXT, sheet.names(made)), name)
+    assert page([drawn]).startswith("<!doctype html>") or page([drawn]).startswith("<!DOCTYPE html>")
+    console = Console(width=90, no_color=True)
+    with console.capture() as captured:
+        story_compare.show(one, one, (name, name), console)
+    assert captured.get()
+
+
+@pytest.mark.parametrize("name", ["alibi", "t5", "all", "hybrid"])
+def test_the_page_holds_what_scores_are_made_of(name: str) -> None:
+    """The page's own arithmetic, done here: q . k, the bias of the distance and the sink give the pattern."""
+    made = shape(name)
+    trace = whole(made)
+    drawn = sheet.draw(trace, name)
+    for layer, facts in enumerate(drawn.facts["attention"]):
+        near = [head for at, head in drawn.facts["near"] if at == layer]
+        assert facts["memory"] != (f"pattern.{layer}" in drawn.arrays)
+        assert not (facts["memory"] and near)
+        for head in near:
+            q, k = drawn.arrays[f"q.{layer}.{head}"], drawn.arrays[f"k.{layer}.{head // facts['share']}"]
+            scores = torch.from_numpy(q[-1] @ k.T) * facts["scale"]
+            if facts["softcap"]:
+                scores = facts["softcap"] * torch.tanh(scores / facts["softcap"])
+            scores = scores + torch.from_numpy(drawn.arrays[f"bias.{layer}"][head][::-1].copy())
+            if f"sinks.{layer}" in drawn.arrays:
+                scores = torch.cat(
+                    (scores, torch.from_numpy(drawn.arrays[f"sinks.{layer}"][head : head + 1]))
+                )
+            expected = trace[f"blocks.{layer}.attention.pattern"][head, -1]
+            assert_close(scores.softmax(-1)[: len(TEXT)], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_what_looks_at_nothing_says_so() -> None:
+    made = shape("hybrid")
+    with pytest.raises(Refused, match="layer 0 reads the past through a memory"):
+        whole(made).attention(0)
+    with pytest.raises(Refused, match="layer 0 reads the past through a memory"):
+        heads.induction_scores(made, length=4, texts=1)
+    assert whole(made).attention(1).shape == (4, len(TEXT), len(TEXT))
+
+
+def test_half_of_a_differential_layers_heads_write() -> None:
+    made = shape("differential")
+    assert [len(layer) for layer in ablate.head_effects(made, TEXT, 7)] == [2, 2]
+    assert ablate.without(made, ["0.1"])
+    with pytest.raises(Refused, match="0\\.0 to 0\\.1"):
+        ablate.without(made, ["0.2"])

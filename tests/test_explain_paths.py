@@ -1,0 +1,111 @@
+"""`cutaway explain --paths`: what it says is what the dispatchers do, layer by layer, and why."""
+
+import json
+
+import pytest
+import torch
+
+import cutaway
+from cutaway import tracing
+from cutaway.attention.parts import chunks
+from cutaway.attention.parts import paths as dispatch
+from cutaway.attention.parts.kinds import Sizes, kind
+from cutaway.cli import main
+from cutaway.commands import explain as verb
+from cutaway.errors import Refused
+from cutaway.inspect.paths import paths
+from cutaway.layers.config import MLP
+from cutaway.model.config import Block
+from cutaway.model.config import Decoder as Config
+from cutaway.model.decoder import Decoder
+from cutaway.trace import FACTS
+from tests.small import Bytes
+
+SIZES = Sizes(width=32, heads=4, groups=2, key_size=8, value_size=8)
+LAYERS = ("gqa", "local", "linear", "mla", "dsa", "gated_delta", "differential", "gqa", "gqa")
+
+
+@pytest.fixture(scope="module")
+def model() -> Decoder:
+    torch.manual_seed(0)
+    mixers = [kind(name).like(SIZES, {"window": 8} if name == "local" else {}) for name in LAYERS[:-1]]
+    mixers.append(kind("gqa").like(SIZES, {"softcap": 5.0}))
+    blocks = tuple(Block(mixer, MLP(16)) for mixer in mixers)
+    return Decoder(Config(vocab=256, width=32, context=2048, blocks=blocks)).eval()
+
+
+def test_it_tells_what_is_really_computed(model, monkeypatch) -> None:
+    """Each path that runs writes its name down: the same names in the same order."""
+    ran: list[str] = []
+    real = {**dispatch.PATHS}
+    for name, path in real.items():
+        monkeypatch.setitem(
+            dispatch.PATHS, name, lambda problem, n=name, p=path: (ran.append(n), p(problem))[1]
+        )
+    for table in (chunks.FADE, chunks.DELTA):
+        for name, form in {**table}.items():
+            monkeypatch.setitem(table, name, lambda *a, n=name, f=form: (ran.append(n), f(*a))[1])
+    prompt, step = paths(model, list(range(200)))
+    told = [layer.path.path for reading in (prompt, step) for layer in reading.layers]
+    assert told == ran
+    assert (prompt.tokens, prompt.after, step.tokens, step.after) == (200, 0, 1, 200)
+    assert told[len(LAYERS) :][2] == "recurrent" and told[2] == "chunked"
+    assert [reading.layers[3].form.path for reading in (prompt, step)] == ["expanded", "absorbed"]
+    assert prompt.layers[0].form is None
+
+
+def test_every_other_way_has_its_reason(model) -> None:
+    for reading in paths(model, list(range(200)) * 4):
+        for layer in reading.layers:
+            known = {"naive", "sdpa", "blocked", "flex"}
+            if LAYERS[layer.layer] in ("linear", "gated_delta"):
+                known = {"recurrent", "chunked"}
+            assert {layer.path.path, *layer.path.refused} == known
+            assert layer.path.why and all(layer.path.refused.values())
+
+
+def test_a_long_prompt_is_told_in_its_pieces(model) -> None:
+    first, last, step = paths(model, [7] * 1100)
+    assert [(one.tokens, one.after) for one in (first, last, step)] == [(512, 0), (76, 1024), (1, 1100)]
+    assert [first.layers[i].path.path for i in (0, 1, 8)] == ["sdpa", "blocked", "blocked"]
+    assert first.layers[8].path.refused["sdpa"] == "torch's fused kernel has no soft-cap"
+    assert step.layers[8].path.path == "naive"
+
+
+def test_facts_are_kept_for_who_asks_alone(model) -> None:
+    row, pos = torch.tensor([[1, 2, 3]]), torch.arange(3)[None]
+    with torch.no_grad(), tracing(model) as seen:
+        model(row, pos)
+    assert not any(name.endswith(".path") for name in seen)
+    with torch.no_grad(), tracing(model, FACTS) as seen:
+        model(row, pos)
+    assert {name.rpartition(".")[2] for name in seen} == {"path", "form"}
+
+
+def test_a_text_that_does_not_fit_is_refused(model) -> None:
+    with pytest.raises(Refused, match="one more must fit"):
+        paths(model, [1] * 2048)
+    with pytest.raises(Refused, match="no tokens"):
+        paths(model, [])
+
+
+def test_the_verb(model, monkeypatch, capsys) -> None:
+    class Loaded:
+        def __init__(self) -> None:
+            self.model = model
+
+        def ids(self, text: str) -> list[int]:
+            return Bytes().encode(text)
+
+    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(cutaway, "load", lambda path, engine: Loaded(), raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["explain", "some text", "--paths", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["tokens"] for one in told["readings"]] == [9, 1]
+    assert told["readings"][0]["layers"][2]["path"]["path"] == "chunked"
+    assert main(["explain", "some text", "--paths"]) == 0
+    out = capsys.readouterr().out
+    assert "layer 2" in out and "not recurrent" in out and max(map(len, out.splitlines())) <= 100
+    assert main(["explain", "some text", "--paths", "--ablate", "0.1"]) == 2
+    assert "--paths shows how the model reads" in capsys.readouterr().err

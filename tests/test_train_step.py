@@ -1,0 +1,179 @@
+"""A step is the step: gradients, optimisers and losses equal plain torch's, and each saving of memory or time
+leaves the curve where it was.
+"""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cutaway.model.decoder import Decoder
+from cutaway.train import loss
+from cutaway.train.optim import AdamW, Muon
+from cutaway.train.schedule import WSD, Cosine, Linear
+from tests.laws.kinds import KINDS, attention
+from tests.training import losses, model, training
+
+CURVE = 1e-5  # how far apart two losses may be that are summed in another order, float32, of about 5.8
+
+
+# ---- loss --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("z", [0.0, 0.01])
+@pytest.mark.parametrize("chunk", [1, 7, 50])
+def test_chunked_cross_entropy_is_plain_cross_entropy(chunk: int, z: float, softcap: float | None) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(41, 8, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 41, (23,))
+    logits = x @ weight.T
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    expected = loss.plain(logits, targets, z)
+    wanted = torch.autograd.grad(expected * 0.3, (x, weight))
+    found, entropy = loss.chunked(x, weight, targets, chunk, z, softcap)
+    (found * 0.3).backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(entropy, F.cross_entropy(logits, targets, reduction="sum"))
+    torch.testing.assert_close((x.grad, weight.grad), wanted)
+
+
+def _plain_gradients(made: Any) -> list[torch.Tensor]:
+    """Of one step's batch, through the model's own forward and torch's cross-entropy, all at once."""
+    twin = Decoder(made.run.model)
+    twin.load_state_dict(made.model.state_dict())
+    rows = made.text.train.batch(made.step * made.run.batch, made.run.batch)
+    ids, targets, pos, documents = map(torch.from_numpy, (rows.ids, rows.targets, rows.pos, rows.documents))
+    F.cross_entropy(twin(ids, pos, documents=documents).flatten(0, 1), targets.flatten()).backward()
+    return [parameter.grad for parameter in twin.parameters()]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("changes", [{}, {"rows": 1}, {"recompute": True}], ids=str)
+def test_gradients_are_plain_torchs(changes: dict[str, Any]) -> None:
+    made = training(**changes)
+    expected = _plain_gradients(made)
+    made._gradient()
+    for found, wanted in zip(made.names, expected, strict=True):
+        torch.testing.assert_close(found.grad, wanted, atol=1e-6, rtol=1e-4)
+
+
+# ---- one step of each optimiser ----------------------------------------------------------------------------
+
+
+def test_a_step_of_adamw_is_the_papers() -> None:
+    optim = AdamW(rate=0.01, betas=(0.8, 0.9), eps=1e-8, decay=0.1)
+    made = training(optim=optim, schedule=Linear(), clip=0.5)
+    before = [p.detach().double() for p in made.names]
+    grads = [g.double() for g in _plain_gradients(made)]
+    length = math.sqrt(sum(float(g.square().sum()) for g in grads))
+    assert length > 0.5
+    numbers = made.advance()
+    assert numbers["gradient"] == pytest.approx(length, rel=1e-4)
+    for p, w, g in zip(made.names, before, grads, strict=True):
+        g = g * 0.5 / length
+        m, v = 0.2 * g / (1 - 0.8), 0.1 * g * g / (1 - 0.9)
+        decay = 0.1 if p.ndim == 2 else 0.0
+        expected = w - 0.01 * (m / (v.sqrt() + 1e-8) + decay * w)
+        big = g.abs() > 1e-5  # where the gradient is next to nothing Adam's quotient is rounding's
+        torch.testing.assert_close(p.detach().double()[big], expected[big], atol=2e-5, rtol=1e-3)
+
+
+def test_a_step_of_muon_is_an_orthogonal_matrix() -> None:
+    made = training(optim=Muon(rate=0.01, decay=0.0), schedule=Linear())
+    before = [p.detach().clone() for p in made.names]
+    grads = _plain_gradients(made)
+    made.advance()
+    for (p, name), old, grad in zip(made.names.items(), before, grads, strict=True):
+        if p.ndim < 2 or "blocks" not in name:
+            continue
+        step = (old - p.detach()).double() / (0.01 * 0.2 * math.sqrt(max(p.shape)))
+        u, s, vt = torch.linalg.svd(grad.double(), full_matrices=False)
+        # Newton-Schulz with Muon's coefficients brings singular values to between 0.7 and 1.2, not to 1, in bfloat16.
+        found = (u.T @ step @ vt.T).diagonal()
+        strong = s > 0.1 * s[0]
+        assert ((found[strong] > 0.6) & (found[strong] < 1.3)).all(), name
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Cosine(warmup=2, floor=0.1), [0.5, 1.0, 1.0, 0.868198, 0.55, 0.231802]),
+        (Linear(warmup=2), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        (WSD(warmup=2, decay=0.5), [0.5, 1.0, 1.0, 1.0, 1.0, 1 - math.sqrt(0.5)]),
+    ],
+)
+def test_schedules(schedule: Any, expected: list[float]) -> None:
+    assert [schedule.factor(step, 6) for step in range(6)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_average_is_the_weights_average() -> None:
+    made = training(average=0.75)
+    expected = [p.detach().clone() for p in made.names]
+    for _ in range(3):
+        made.advance()
+        expected = [0.75 * mean + 0.25 * p.detach() for mean, p in zip(expected, made.names, strict=True)]
+    torch.testing.assert_close(made.average, expected)
+    own = [p.detach().clone() for p in made.names]
+    with made.averaged():
+        torch.testing.assert_close([p.detach() for p in made.names], expected)
+    assert all(torch.equal(a, b) for a, b in zip(own, made.names, strict=True))
+
+
+# ---- the curve does not move -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def curve() -> list[float]:
+    return losses(training(), 6)
+
+
+def test_the_curve_falls(curve: list[float]) -> None:
+    assert curve[-1] < curve[0] - 0.02
+
+
+@pytest.mark.parametrize(
+    "changes", [{"rows": 2}, {"rows": 1}, {"recompute": True}, {"loss_rows": 5}, {"loss_rows": 1000}], ids=str
+)
+def test_the_curve_is_the_same_however_a_step_is_cut(curve: list[float], changes: dict[str, Any]) -> None:
+    assert losses(training(**changes), 6) == pytest.approx(curve, abs=CURVE)
+
+
+def test_packed_documents_give_the_losses_they_have_alone() -> None:
+    made = training()
+    rows = made.text.train.batch(0, 4)
+    together = float(made._losses(rows)[1].detach())
+    alone = 0.0
+    twin = made.model
+    for ids, targets, documents in zip(rows.ids, rows.targets, rows.documents, strict=True):
+        for document in set(documents.tolist()):
+            own = torch.from_numpy(ids[documents == document])[None]
+            wanted = torch.from_numpy(targets[documents == document])
+            logits = twin(own, torch.arange(own.shape[1])[None])
+            alone += float(F.cross_entropy(logits[0].detach(), wanted, reduction="sum"))
+    assert together == pytest.approx(alone, rel=1e-6)
+    assert rows.documents.max() > 0
+
+
+def test_half_precision_and_z_loss_train_too() -> None:
+    made = training(precision="bfloat16", z_loss=1e-4)
+    curve = losses(made, 6)
+    assert curve[-1] < curve[0] - 0.02
+    assert made.model.embedding.weight.dtype == torch.float32
+
+
+# ---- every mechanism ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_mechanism_trains_through_the_same_loop(kind: str) -> None:
+    made = training(model=model(attention=attention(kind)))
+    before = {name: p.detach().clone() for p, name in made.names.items()}
+    curve = losses(made, 3)
+    assert curve[-1] < curve[0]
+    still = [name for p, name in made.names.items() if torch.equal(p, before[name])]
+    # An indexer chooses and is not chosen by: it learns only from a loss of its own (DeepSeek-V3.2).
+    assert all("index" in name for name in still), still

@@ -1,0 +1,109 @@
+"""Small training runs: a model of a few thousand weights, rows of random tokens, and who looks on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cutaway.attention import gqa
+from cutaway.data import words
+from cutaway.data.packing import Mixture, Span
+from cutaway.data.text import Source
+from cutaway.layers.config import MLP
+from cutaway.model.config import Block, Decoder
+from cutaway.position import rope
+from cutaway.train.config import Data, Every, Run
+from cutaway.train.loop import Text, Training
+
+VOCAB, CONTEXT = 320, 16
+TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune. "
+
+
+def model(vocab: int = VOCAB, context: int = CONTEXT, attention: Any = None) -> Decoder:
+    """Two blocks, 32 wide."""
+    own = gqa.Config(heads=4, kv_heads=2, key_size=8, position=rope.Config(8))
+    return Decoder(vocab, 32, context, (Block(attention or own, MLP(48)),) * 2)
+
+
+def run(folder: Path | None = None, **changes: Any) -> Run:
+    """Eight steps of four rows on ``folder``."""
+    plain = Run(
+        model=model(),
+        data=Data((Source(str(folder or ".")),), held_out=0.2),
+        steps=8,
+        batch=4,
+        rows=4,
+        compile="never",
+        loss_rows=24,
+        every=Every(evaluate=4, save=2, sample=0, evaluate_rows=4),
+    )
+    return replace(plain, **changes)
+
+
+class Stream:
+    """Random tokens in documents of random lengths; one document if ``longest`` is None."""
+
+    def __init__(self, tokens: int = 4000, longest: int | None = 30, seed: int = 0) -> None:
+        draw = np.random.default_rng(seed)
+        self.tokens = tokens
+        self.ids = np.minimum(draw.geometric(0.3, tokens), 255)  # some tokens are likelier: there is something to learn
+        borders = [0]
+        while longest is not None and borders[-1] < tokens:
+            borders.append(borders[-1] + int(draw.integers(3, longest)))
+        self.starts = np.array(borders)
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        places = np.arange(start, stop)
+        return self.ids[start:stop], self.starts[np.searchsorted(self.starts, places, side="right") - 1]
+
+
+def text(context: int = CONTEXT, longest: int | None = 30, seed: int = 0, vocab: int = VOCAB) -> Text:
+    """Rows of a random stream."""
+    stream = Stream(longest=longest)
+    train = Mixture([Span(stream, 0, 3200, context, seed)], [1.0], seed)
+    lengths = torch.ones(vocab, dtype=torch.int64)
+    return Text(train, Span(stream, 3200, 4000, context, seed), lengths, words.of_bytes())
+
+
+def training(seed: int = 0, longest: int | None = 30, **changes: Any) -> Training:
+    """A run in memory on a random stream."""
+    return Training(run(seed=seed, **changes), text(longest=longest), note=lambda _: None)
+
+
+def losses(made: Training, steps: int) -> list[float]:
+    """Of the next steps."""
+    return [made.advance()["loss"] for _ in range(steps)]
+
+
+class Quiet:
+    """Looks on and keeps what it was told; ``at`` is called after every step."""
+
+    def __init__(self, at: Callable[[int], None] = lambda step: None) -> None:
+        self.notes: list[str] = []
+        self.steps: list[dict[str, float]] = []
+        self.held_out: list[dict[str, float]] = []
+        self.at = at
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def step(self, numbers: dict[str, float], steps: int) -> None:
+        self.steps.append(numbers)
+        self.at(int(numbers["step"]))
+
+    def evaluated(self, step: int, numbers: dict[str, float]) -> None:
+        self.held_out.append(numbers)
+
+    def sample(self, step: int, model: Any, tokenizer: Any) -> list[str]:
+        return []
+
+
+def folder_of_text(folder: Path) -> Path:
+    """Five documents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(5):
+        (folder / f"{n}.txt").write_text(f"Chapter {n}. " + TEXT * 8, "utf-8")
+    return folder
