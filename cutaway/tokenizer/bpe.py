@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
 from cutaway.errors import Refused
+from cutaway.tokenizer.cache import Cache
 
 Pair = tuple[str, str]
 Ranked = tuple[int, str]  # the rank of a pair, and the symbol that it becomes
 RankOf = Callable[[Pair], Ranked | None]
-
-CACHED_PIECES = 1 << 18
-LONGEST_CACHED = 64  # characters
 
 
 def _byte_characters() -> str:
@@ -139,7 +137,7 @@ class BPE:
         self.unused = unused
         found = [ids.get(token) for token in BYTE_TOKENS] if fallback else []
         self.byte_ids = [id for id in found if id is not None] if None not in found else []
-        self.cache = _Cache(self)
+        self.cache = Cache(self.encode)
 
     def spelt(self, piece: str) -> str:
         """A piece in the spelling of the vocabulary."""
@@ -192,20 +190,3 @@ class BPE:
             else:
                 out.append(symbol)
         return out
-
-
-class _Cache(dict[str, list[int]]):
-    """The ids of pieces seen before; bounded, so that endless text does not fill memory."""
-
-    def __init__(self, model: BPE) -> None:
-        super().__init__()
-        self.model = model
-
-    def __missing__(self, piece: str) -> list[int]:
-        ids = self.model.encode(piece)
-        if len(piece) > LONGEST_CACHED:
-            return ids
-        if len(self) >= CACHED_PIECES:
-            self.clear()
-        self[piece] = ids
-        return ids
