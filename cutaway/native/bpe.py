@@ -71,7 +71,9 @@ def compile(source: Source) -> bytes | None:
         b"".join(source.tokens),
         _starts(source.tokens),
     )
-    text, starts, ids, ranks_, pairs_, unused, byte_ids, byte_symbols, token_text, token_starts = map(_at, held)
+    text, starts, ids, ranks_, pairs_, unused, byte_ids, byte_symbols, token_text, token_starts = map(
+        _at, held
+    )
     size = _u64()
     made = begin(
         *(len(source.texts), text, starts, ids, ranks_, pairs_, len(pairs or ()) // 3, unused),
@@ -102,9 +104,7 @@ class Core:
         self._held = held
         self._opened = opened
         self._close = function("cutaway_tokenizer_close", _p)
-        self._encode = function(
-            "cutaway_tokenizer_encode", _p, _i32, _p, _p, _i64, _p, _p, _i32, result=_i64
-        )
+        self._encode = function("cutaway_tokenizer_encode", _p, _i32, _p, _p, _i64, _p, _p, _i32, result=_i64)
         self._pieces = function("cutaway_tokenizer_pieces", _p, _p, _p, _i64, _p, result=_i64)
         self._decoded = function("cutaway_tokenizer_decoded", _p, _p, _i64, result=_i64)
         self._decode = function("cutaway_tokenizer_decode", _p, _p, _i64, _p, _i64)
@@ -176,6 +176,16 @@ class Core:
             into = (ctypes.c_char * size).from_buffer(out)
             self._decode(self._opened, address, len(ids), ctypes.byref(into), size)
         return out
+
+    def token(self, id: int) -> bytes | None:
+        """The bytes of one id; None as above."""
+        ids = (_i32 * 1)(id if 0 <= id < 1 << 31 else -1)
+        size = self._decoded(self._opened, ids, 1)
+        if size < 0:
+            return None
+        out = ctypes.create_string_buffer(size)
+        self._decode(self._opened, ids, 1, out, size)
+        return out.raw
 
     def cached(self) -> int:
         """The bytes that the cache of pieces takes now."""

@@ -8,7 +8,9 @@ cannot write.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from cutaway.native import bpe as native
 from cutaway.native import library
@@ -26,6 +28,9 @@ from cutaway.tokenizer.pretokenize import (
     fused,
     pretokenize,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LONGEST_TOKEN = 4096  # bytes; compiling takes the square of it
 SHORT = 2048  # bytes: a text below is encoded without numpy
@@ -50,6 +55,9 @@ SCANNED: dict[tuple[Step, ...], str] = {
         "deepseek3": PATTERNS["deepseek-v3"],
     }.items()
 }
+# tokenizer.json escapes the quotation mark in no pattern.
+_UNESCAPED = tuple(Split(pattern.replace(r"[!\"#", '[!"#')) for pattern in PATTERNS["deepseek-v3"])
+SCANNED[_UNESCAPED] = "deepseek3"
 
 
 class Path:
@@ -73,18 +81,56 @@ class Path:
     def ids(self, text: str, first: bool) -> list[int] | None:
         """The ids of a normalised text; None where the vocabulary lacks a byte of it."""
         if self.scanner is None:
-            return self.core.pieces([piece.encode() for piece in pretokenize(self.steps, text, first) if piece])
+            return self._pieces(text, first)
         data = self.data(text)
         if len(data) <= SHORT:
             return self.core.short(self.scanner, data)
         found = self.core.encode(self.scanner, data)
         return None if found is None else listed(found)
 
+    def array(self, text: str, first: bool, threads: int) -> np.ndarray | None:
+        """The same, int32 [n]."""
+        if self.scanner is not None:
+            return self.core.encode(self.scanner, self.data(text), threads)
+        import numpy as np
+
+        found = self._pieces(text, first)
+        return None if found is None else np.array(found, np.int32)
+
+    def count(self, text: str, first: bool) -> int | None:
+        """How many ids that is."""
+        if self.scanner is not None:
+            return self.core.count(self.scanner, self.data(text), library.threads())
+        found = self._pieces(text, first)
+        return None if found is None else len(found)
+
+    def decoded(self, ids: Iterable[int]) -> bytearray | None:
+        """The bytes of ids; None where one is no id, or has no bytes."""
+        import numpy as np
+
+        if not isinstance(ids, np.ndarray):
+            if not isinstance(ids, list):
+                return None
+            try:
+                ids = np.frombuffer(array("i", ids), np.int32) if ids else np.zeros(0, np.int32)
+            except (TypeError, OverflowError):
+                return None
+        if ids.dtype.kind not in "iu" or (
+            ids.dtype != np.int32 and ids.size and ids.max() > np.iinfo(np.int32).max
+        ):
+            return None
+        return self.core.decode(np.ascontiguousarray(ids, np.int32))
+
+    def _pieces(self, text: str, first: bool) -> list[int] | None:
+        return self.core.pieces([piece.encode() for piece in pretokenize(self.steps, text, first) if piece])
+
 
 def why_not(parts: Parts) -> str | None:
     """Why a tokenizer has no fast path, in a sentence; None when it can have one."""
     if (absent := library.why_not()) is not None:
         return absent
+    if parts.model != "BPE":
+        return f"The definition encodes: the core has no {parts.model}."
     if any(len(text or "") > LONGEST_TOKEN for text in parts.tokens):
         return f"The definition encodes: a token has more than {LONGEST_TOKEN:,} characters."
     if any(isinstance(step, Metaspace) for step in parts.pretokenizer) and parts.bytewise:
@@ -164,10 +210,10 @@ def listed(ids: object) -> list[int]:
     """An array of ids as a list of Python's integers, which are kept and not made anew."""
     import numpy as np
 
-    array = np.asarray(ids)
-    if not array.size:
+    held = np.asarray(ids)
+    if not held.size:
         return []
-    top = int(array.max()) + 1
+    top = int(held.max()) + 1
     if not _INTEGERS or len(_INTEGERS[0]) < top:  # pyright: ignore[reportArgumentType]
         _INTEGERS[:] = [np.arange(max(top, 1 << 18), dtype=object)]
-    return _INTEGERS[0].take(array).tolist()  # pyright: ignore[reportAttributeAccessIssue]
+    return _INTEGERS[0].take(held).tolist()  # pyright: ignore[reportAttributeAccessIssue]
