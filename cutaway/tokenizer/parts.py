@@ -25,13 +25,19 @@ class Parts:
     """A tokenizer's vocabulary and rules.
 
     `model` says which algorithm makes tokens of a piece. `tokens` is every token's text by id (None where an
-    id has none), `vocabulary` those that the model knows. BPE: `merges` are learned pairs in order; without
-    them any two neighbours merge whose text has a rank in `ranks`. `scores` are SentencePiece's, by id.
-    WordPiece: `continues` stands in front of a token that goes on, and a word over `longest` characters is
-    unknown. Unigram: `pieces` are the scores of the texts that text can come to, summed in 32 bits if
-    `single`. `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes off
-    the front, `words` how tokens that are words are joined, `surface` how the unknown token reads when it is
-    not its own text. Other fields as in BPE.
+    id has none), `vocabulary` those that the model knows; `scores` are SentencePiece's, by id.
+
+    BPE: `merges` are learned pairs in order; without them any two neighbours merge whose text has a rank in
+    `ranks`. `bytewise`, `whole`, `fallback`, `fuse` and `unused` as in `bpe.BPE`.
+
+    Unigram: `pieces` are the scores of the texts that text can come to, summed in 32 bits if `single`,
+    `worst` the score that the unknown is counted from, `users` the ids of user-defined symbols among them.
+
+    WordPiece: `continues` stands before a token that goes on, a word over `longest` characters is unknown.
+
+    `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes off the front,
+    `words` how tokens that are words are joined, `surface` how the unknown token reads when it is not its own
+    text.
     """
 
     tokens: Sequence[str | None]
@@ -50,6 +56,7 @@ class Parts:
     continues: str = CONTINUES
     longest: int = LONGEST_WORD
     unused: frozenset[int] = frozenset()
+    users: frozenset[int] = frozenset()
     normalizer: tuple[Rule, ...] = ()
     pretokenizer: tuple[Step, ...] = ()
     pre: str | None = None

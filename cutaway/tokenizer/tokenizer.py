@@ -118,9 +118,9 @@ class Tokenizer:
 
         `size` is the number of rows of the model's embedding, if that is more than there are tokens.
         """
-        from cutaway.tokenizer.formats import gguf
+        from cutaway.tokenizer.formats import gguf_write
 
-        return gguf.write(self.parts, size)
+        return gguf_write.write(self.parts, size)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a file that its own library reads to the same ids; the name says which kind.

@@ -73,14 +73,15 @@ class Unigram:
 
     def best(self, text: str) -> list[Edge]:
         """The best cut: of equal ones, the one whose last piece begins first."""
-        score = array("f" if self.single else "d", bytes((4 if self.single else 8) * (len(text) + 1)))
+        kind, size = ("f", 4) if self.single else ("d", 8)
+        score, total = array(kind, bytes(size * (len(text) + 1))), array(kind, bytes(size))
         through: list[Edge | None] = [None] * (len(text) + 1)
         for start in range(len(text)):
             for edge in self.edges(text, start):
-                reached = edge.score + score[start]
-                if through[edge.stop] is None or reached > score[edge.stop]:
+                total[0] = edge.score + score[start]  # rounded to the kind, as it is compared
+                if through[edge.stop] is None or total[0] > score[edge.stop]:
                     through[edge.stop] = edge
-                    score[edge.stop] = reached
+                    score[edge.stop] = total[0]
         path: list[Edge] = []
         place = len(text)
         while place and (edge := through[place]) is not None:

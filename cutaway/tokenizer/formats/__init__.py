@@ -1,6 +1,6 @@
 """The files that hold a tokenizer, one module a format; `read` finds out which one a path is."""
 
-import json
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,13 @@ from cutaway.errors import Failed, Refused
 from cutaway.tokenizer.parts import Parts
 
 KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
-WRITTEN = "end it in .json, .model, .tiktoken, .gguf or .txt"
+WRITERS = {
+    ".json": "hf_json_write",
+    ".model": "spm_write",
+    ".tiktoken": "tiktoken_write",
+    ".gguf": "gguf_write",
+    ".txt": "vocab_txt",
+}
 
 
 def read(
@@ -54,7 +60,10 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     target = target / "tokenizer.json" if target.is_dir() else target
-    data = _written(parts, target)
+    if target.suffix not in WRITERS:
+        raise Refused(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
+    module = importlib.import_module(f"cutaway.tokenizer.formats.{WRITERS[target.suffix]}")
+    data = module.write_file(parts)
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         scratch.write_bytes(data)
@@ -63,19 +72,6 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
         scratch.unlink(missing_ok=True)
         raise Failed(f"{target} cannot be written: {problem.strerror or problem}") from None
     return target
-
-
-def _written(parts: Parts, target: Path) -> bytes:
-    match target.suffix:
-        case ".json":
-            from cutaway.tokenizer.formats import hf_json_write
-
-            return json.dumps(hf_json_write.write(parts), ensure_ascii=False, indent=2).encode()
-        case ".txt":
-            from cutaway.tokenizer.formats import vocab_txt
-
-            return vocab_txt.write(parts)
-    raise Refused(f"{target.name} does not say which format to write: {WRITTEN}")
 
 
 def contents(path: Path) -> bytes:

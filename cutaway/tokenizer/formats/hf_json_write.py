@@ -1,6 +1,7 @@
 """A tokenizer written as Hugging Face's tokenizer.json, so that their `tokenizers` gives the same ids."""
 
 import base64
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,11 @@ from cutaway.tokenizer.normalize import Rule
 from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import GPT2, SPACE, Metaspace, PrefixSpace, Split, Step
 from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
+
+
+def write_file(parts: Parts) -> bytes:
+    """Parts as a tokenizer.json. Raises Refused for what the format cannot say."""
+    return json.dumps(write(parts), ensure_ascii=False, indent=2).encode()
 
 
 def write(parts: Parts) -> dict[str, Any]:

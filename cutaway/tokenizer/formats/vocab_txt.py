@@ -50,7 +50,7 @@ def bert(tokens: list[str], normalizer: BertNormalizer) -> Parts:
     )
 
 
-def write(parts: Parts) -> bytes:
+def write_file(parts: Parts) -> bytes:
     """Parts as a vocab.txt. Raises Refused where BERT's cleaning would not give the same ids."""
     if parts.model != "WordPiece" or parts.continues != CONTINUES:
         raise Refused(
