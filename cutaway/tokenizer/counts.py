@@ -185,6 +185,15 @@ class Counts:
             raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
         return _read(data, Path(path).name)
 
+    @staticmethod
+    def is_file(path: os.PathLike[str] | str) -> bool:
+        """Whether a file begins as counts do. Raises Failed where it cannot be read."""
+        try:
+            with Path(path).open("rb") as file:
+                return file.read(len(MAGIC)) == MAGIC
+        except OSError as problem:
+            raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
+
     def _add_file(self, path: Path, invalid: str, progress: Progress | None, keeper: _Keeper) -> None:
         name, size, changed = _known(path)
         before = self.done.get(name, (size, changed, 0))
@@ -253,7 +262,7 @@ def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
     return (_source(source) for source in sources)
 
 
-def _source(source: Source) -> Source:
+def _source(source: object) -> Source:
     if not isinstance(source, (str, os.PathLike)):
         raise Refused(f"a corpus is of texts (str) and files (pathlib.Path), not {type(source).__name__}")
     return source
@@ -355,7 +364,7 @@ def _resumed(asked: Counts, found: Counts) -> Counts:
 
 def _read(data: bytes, name: str) -> Counts:
     if data[:8] != MAGIC or len(data) < 16:
-        raise Refused(f"{name} holds no counts: `cutaway tokenizer count --words` writes them")
+        raise Refused(f"{name} holds no counts: `cutaway tokenizer count-words` writes them")
     (size,) = struct.unpack_from("<Q", data, 8)
     header = _header(data[16 : 16 + size], name)
     words, text = header["words"], header["text"]
