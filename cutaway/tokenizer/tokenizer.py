@@ -8,7 +8,7 @@ control token unless special="allow".
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +201,15 @@ class Tokenizer:
         """The exact bytes of ids, as far as the vocabulary keeps them."""
         return self.stream(skip_special).all(map(int, ids))
 
+    def decode_stream(self, ids: Iterable[int], skip_special: bool = False) -> Iterator[str]:
+        """The text of ids as they come, whole characters at a time; joined, it is `decode` of all of them."""
+        decoder = self.stream(skip_special)
+        for id in ids:
+            if text := decoder.push(int(id)):
+                yield text
+        if text := decoder.finish():
+            yield text
+
     def stream(self, skip_special: bool = False) -> Decoder:
         """A decoder for ids as they come: what it returns, joined, is `decode` of all of them."""
         surface = self.unknown if self.parts.surface is not None else None
@@ -225,6 +234,11 @@ class Tokenizer:
                     piece = way.model.spelt(piece)
                 out.append((piece, history))
         return out
+
+    @property
+    def plain(self) -> _Way:
+        """How text is encoded when nothing in it becomes a control token."""
+        return self._way(self._control)
 
     def is_special(self, id: int) -> bool:
         """Whether an id is a control token."""
