@@ -61,7 +61,7 @@ def zipf(seed: int, words: int) -> dict[str, int]:
     generator = random.Random(seed)
     syllables = ["".join(generator.choices("aeioubcdfgklmnprst", k=generator.randint(1, 4))) for _ in range(90)]
     made = {"".join(generator.choices(syllables, k=generator.randint(1, 5))) for _ in range(words)}
-    return {word: 1 + 20 * words // rank for rank, word in enumerate(sorted(made), 1)}
+    return {word: 1 + (20 * words // rank) ** 2 for rank, word in enumerate(sorted(made), 1)}
 
 
 @built
