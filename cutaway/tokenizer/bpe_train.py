@@ -16,7 +16,7 @@ import numpy as np
 from cutaway import native
 from cutaway.native import train as native_train
 from cutaway.tokenizer.bpe import BYTES, Pair
-from cutaway.tokenizer.counts import Counts, Words
+from cutaway.tokenizer.tally import Words
 
 Progress = Callable[[str, int, int], None]
 

@@ -19,17 +19,19 @@ import signal
 import struct
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from cutaway import native
 from cutaway.errors import Failed, Refused
+from cutaway.native import count as native_count
 from cutaway.tokenizer.cuts import Cut, cut_by
+from cutaway.tokenizer.tally import Words, packed, tally
 
 Source = str | os.PathLike[str]
 Progress = Callable[[str, int, int | None], None]
@@ -38,16 +40,6 @@ LIMIT = 20_000_000  # distinct words
 SAVED_EVERY = 60.0  # seconds
 MAGIC = b"CUTCOUNT"
 VERSION = 1
-
-
-class Words(NamedTuple):
-    """Distinct words: their bytes one after the other (uint8), where each begins and ends (int64 [n + 1]),
-    and how often each occurs (int64 [n]).
-    """
-
-    text: np.ndarray
-    offsets: np.ndarray
-    counts: np.ndarray
 
 
 @dataclass
@@ -65,13 +57,14 @@ class Counts:
     bytes: int = 0
     undercount: int = 0
     done: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    _table: Counter[str] = field(default_factory=Counter, repr=False)
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         self.special = _special(self.special)
         if self.limit < 1:
             raise Refused(f"a limit of {self.limit} distinct words leaves none; give 1 or more")
         self._cut = cut_by(self.pattern, self.special)
+        self._tally = tally(self._cut)
 
     @classmethod
     def of(
@@ -83,6 +76,7 @@ class Counts:
         limit: int = LIMIT,
         invalid: str = "refuse",
         resume: os.PathLike[str] | str | None = None,
+        threads: int | None = None,
         progress: Progress | None = None,
     ) -> Counts:
         """Count texts (str) and files (paths) as `pattern` cuts them: a name such as "cl100k", or a regex.
@@ -90,12 +84,13 @@ class Counts:
         What spells a `special` token is left out, as nothing is to be learned across it. Files are UTF-8;
         bytes that are not raise Refused, or count as U+FFFD with invalid="replace". They are read in blocks
         that end where a cut changes nothing around it. With `resume`, a file, the counts are kept there as
-        it goes, also at Ctrl-C, and a later call goes on from there. Raises Failed for a file that cannot be
-        read.
+        it goes, also at Ctrl-C, and a later call goes on from there. `threads` change nothing but the time.
+        Raises Failed for a file that cannot be read.
         """
         counts = cls(pattern, tuple(special), limit)
         if resume is not None and Path(resume).exists():
             counts = _resumed(counts, Counts.load(resume))
+        counts.threads = threads
         if invalid not in ("refuse", "replace"):
             raise Refused(f'invalid is "refuse" or "replace", not {invalid!r}')
         keeper = _Keeper(counts, None if resume is None else Path(resume))
@@ -112,7 +107,7 @@ class Counts:
     def add(self, text: str) -> None:
         """Count one document."""
         with _unbroken():
-            self._add(text, _size(text))
+            self._add(_encoded(text))
             self.documents += 1
 
     def merge(self, *others: Counts) -> Counts:
@@ -124,40 +119,34 @@ class Counts:
                     f"counts of the pattern {shard.pattern!r} with special tokens {list(shard.special)} do "
                     f"not add to those of {self.pattern!r} with {list(self.special)}"
                 )
-            out._table.update(shard._table)
+            out._tally.put(shard._tally.words())
             out.documents += shard.documents
             out.bytes += shard.bytes
             out.undercount += shard.undercount
             out.done |= shard.done
-        out._prune()
+        out.undercount += out._tally.prune(out.limit)
         return out
 
     @property
-    def words(self) -> Mapping[str, int]:
-        """Each distinct word and how often it occurs."""
-        return self._table
+    def words(self) -> dict[str, int]:
+        """Each distinct word and how often it occurs, in the order of their bytes."""
+        return {word.decode(): count for word, count in sorted(self.arrays().items())}
 
     def arrays(self) -> Words:
-        """The words as arrays, in the order of their bytes."""
-        spelt = sorted((word.encode(), count) for word, count in self._table.items())
-        lengths = np.fromiter((len(word) for word, _ in spelt), np.int64, len(spelt))
-        return Words(
-            np.frombuffer(b"".join(word for word, _ in spelt), np.uint8),
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.fromiter((count for _, count in spelt), np.int64, len(spelt)),
-        )
+        """The words as arrays, in no particular order."""
+        return self._tally.words()
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._tally)
 
     def total(self) -> int:
         """How many words were counted, each as often as it occurs."""
-        return self._table.total()
+        return int(self.arrays().counts.sum())
 
     def save(self, path: os.PathLike[str] | str) -> Path:
         """Write the counts; whoever reads the file meanwhile sees the old one or the new one whole."""
         target = Path(path)
-        words = self.arrays()
+        words = packed(dict(sorted(self.arrays().items())))
         header = {
             "version": VERSION,
             "pattern": self.pattern,
@@ -196,6 +185,15 @@ class Counts:
             raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
         return _read(data, Path(path).name)
 
+    @staticmethod
+    def is_file(path: os.PathLike[str] | str) -> bool:
+        """Whether a file begins as counts do. Raises Failed where it cannot be read."""
+        try:
+            with Path(path).open("rb") as file:
+                return file.read(len(MAGIC)) == MAGIC
+        except OSError as problem:
+            raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
+
     def _add_file(self, path: Path, invalid: str, progress: Progress | None, keeper: _Keeper) -> None:
         name, size, changed = _known(path)
         before = self.done.get(name, (size, changed, 0))
@@ -205,26 +203,17 @@ class Counts:
             return
         for text, end in _blocks(path, before[2], self._cut, invalid):
             with _unbroken():
-                self._add(text, end - self.done.get(name, before)[2])
+                self._add(text)
                 self.done[name] = size, changed, end
                 self.documents += end == size
             if progress is not None:
                 progress(f"counting {path.name}", end, size)
             keeper.keep_now_and_then()
 
-    def _add(self, text: str, size: int) -> None:
-        self._table.update(self._cut.words(text))
-        self.bytes += size
-        self._prune()
-
-    def _prune(self) -> None:
-        """Past the limit, drop the rarest words, whole counts at a time, so that half of them are left."""
-        if len(self._table) <= self.limit:
-            return
-        counts = np.fromiter(self._table.values(), np.int64, len(self._table))
-        dropped = int(np.partition(counts, len(counts) - 1 - self.limit // 2)[-1 - self.limit // 2])
-        self.undercount += dropped
-        self._table = Counter({word: count for word, count in self._table.items() if count > dropped})
+    def _add(self, text: bytes) -> None:
+        self._tally.add(text, self.threads)
+        self.bytes += len(text)
+        self.undercount += self._tally.prune(self.limit)
 
 
 class _Keeper:
@@ -273,7 +262,7 @@ def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
     return (_source(source) for source in sources)
 
 
-def _source(source: Source) -> Source:
+def _source(source: object) -> Source:
     if not isinstance(source, (str, os.PathLike)):
         raise Refused(f"a corpus is of texts (str) and files (pathlib.Path), not {type(source).__name__}")
     return source
@@ -292,9 +281,9 @@ def _special(special: Iterable[str]) -> tuple[str, ...]:
     return out
 
 
-def _size(text: str) -> int:
+def _encoded(text: str) -> bytes:
     try:
-        return len(text.encode())
+        return text.encode()
     except UnicodeEncodeError as problem:
         raise Refused(
             f"a text holds half a surrogate pair at character {problem.start}, which is no text"
@@ -312,10 +301,11 @@ def _known(path: Path) -> tuple[str, int, int]:
 
 
 BLOCK = 1 << 24  # bytes
+_LOOKED_AT = 1 << 16
 
 
-def _blocks(path: Path, start: int, cut: Cut, invalid: str) -> Iterator[tuple[str, int]]:
-    """A file's text from a byte on, in blocks, each with the byte at which it ends."""
+def _blocks(path: Path, start: int, cut: Cut, invalid: str) -> Iterator[tuple[bytes, int]]:
+    """A file's text from a byte on, as UTF-8 in blocks, each with the byte of the file at which it ends."""
     try:
         with path.open("rb") as file:
             file.seek(start)
@@ -324,14 +314,11 @@ def _blocks(path: Path, start: int, cut: Cut, invalid: str) -> Iterator[tuple[st
                 data = file.read(wanted - len(waiting))
                 last = len(data) < wanted - len(waiting)
                 waiting += data
-                text = _decoded(waiting, last, path, at, invalid)
-                end = len(text) if last else cut.boundary(text)
+                end = len(waiting) if last else _boundary(waiting, cut)
                 if end:
-                    size = len(waiting) if last else len(text[:end].encode())
-                    size = size if invalid == "refuse" or last else _size_before(waiting, end)
-                    at += size
-                    yield text[:end], at
-                    waiting, wanted = waiting[size:], BLOCK
+                    yield _utf8(waiting[:end], path, at, invalid), at + end
+                    at += end
+                    waiting, wanted = waiting[end:], BLOCK
                 else:
                     wanted *= 2
                 if last:
@@ -340,41 +327,30 @@ def _blocks(path: Path, start: int, cut: Cut, invalid: str) -> Iterator[tuple[st
         raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
 
 
-def _decoded(data: bytes, last: bool, path: Path, at: int, invalid: str) -> str:
-    """Bytes as text; what may be the beginning of a character is left for the next block."""
-    if not last:
-        data = data[: _whole(data)]
+def _boundary(data: bytes, cut: Cut) -> int:
+    """The last byte at which a block may end; 0 for none. The end of the block is looked at first."""
+    for size in (_LOOKED_AT, len(data)):
+        tail = data[-size:].decode("utf-8", "surrogateescape")
+        place = cut.boundary(tail)
+        if place:
+            return len(data) - len(tail[place:].encode("utf-8", "surrogateescape"))
+    return 0
+
+
+def _utf8(data: bytes, path: Path, at: int, invalid: str) -> bytes:
+    """The data if it is UTF-8. Raises Refused, or writes U+FFFD, for what is not."""
+    if native.available() and native_count.utf8_until(data) == len(data):
+        return data
+    if invalid == "replace":
+        return data.decode("utf-8", "replace").encode()
     try:
-        return data.decode("utf-8", "strict" if invalid == "refuse" else "replace")
+        data.decode()
     except UnicodeDecodeError as problem:
         raise Refused(
             f"{path} is not UTF-8 at byte {at + problem.start:,} (0x{data[problem.start]:02X}): convert it, "
             'or count such bytes as U+FFFD (invalid="replace", --invalid replace)'
         ) from None
-
-
-def _whole(data: bytes) -> int:
-    """How many bytes are left without an incomplete character at their end."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:
-            needs = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return len(data) - back if needs > back else len(data)
-        if byte < 0x80:
-            break
-    return len(data)
-
-
-def _size_before(data: bytes, characters: int) -> int:
-    """How many bytes the first characters of a text had that was decoded with U+FFFD for what is none."""
-    low, high = 0, len(data)
-    while low < high:
-        middle = (low + high) // 2
-        if len(data[:middle].decode("utf-8", "replace")) < characters:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    return data
 
 
 def _resumed(asked: Counts, found: Counts) -> Counts:
@@ -388,22 +364,21 @@ def _resumed(asked: Counts, found: Counts) -> Counts:
 
 def _read(data: bytes, name: str) -> Counts:
     if data[:8] != MAGIC or len(data) < 16:
-        raise Refused(f"{name} holds no counts: `cutaway tokenizer count --words` writes them")
+        raise Refused(f"{name} holds no counts: `cutaway tokenizer count-words` writes them")
     (size,) = struct.unpack_from("<Q", data, 8)
     header = _header(data[16 : 16 + size], name)
     words, text = header["words"], header["text"]
     if len(data) != 16 + size + 12 * words + text:
         raise Refused(f"{name} is damaged: it has {len(data):,} bytes, and its header tells of others")
-    counts = np.frombuffer(data, "<i8", words, 16 + size)
+    counts = np.frombuffer(data, "<i8", words, 16 + size).astype(np.int64)
     lengths = np.frombuffer(data, "<u4", words, 16 + size + 8 * words).astype(np.int64)
     if lengths.sum() != text or (words and (lengths.min() < 1 or counts.min() < 1)):
         raise Refused(f"{name} is damaged: a word is empty, or the lengths do not add up")
-    begin = 16 + size + 12 * words
-    bounds = np.concatenate([[begin], begin + np.cumsum(lengths)]).tolist()
-    try:
-        spelt = [data[start:stop].decode() for start, stop in zip(bounds, bounds[1:], strict=False)]
-    except UnicodeDecodeError:
-        raise Refused(f"{name} is damaged: a word is not UTF-8") from None
+    spelt = np.frombuffer(data, np.uint8, text, 16 + size + 12 * words)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    begins = spelt[offsets[:-1]] & 0xC0 != 0x80
+    if not _is_utf8(spelt.tobytes()) or not begins.all():
+        raise Refused(f"{name} is damaged: a word is not UTF-8")
     out = Counts(
         header["pattern"],
         tuple(header["special"]),
@@ -412,11 +387,19 @@ def _read(data: bytes, name: str) -> Counts:
         header["bytes"],
         header["undercount"],
         {path: (state[0], state[1], state[2]) for path, state in header["done"].items()},
-        Counter(dict(zip(spelt, counts.tolist(), strict=True))),
     )
+    out._tally.put(Words(spelt, offsets, counts))
     if len(out) != words:
         raise Refused(f"{name} is damaged: it has a word twice")
     return out
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _header(data: bytes, name: str) -> dict[str, Any]:

@@ -45,10 +45,14 @@ class Cut:
 
     def words(self, text: str) -> list[str]:
         """The words of a text, in order; none crosses a special token, whose text is left out."""
+        return list(chain.from_iterable(map(self._pieces, self.parts(text))))
+
+    def parts(self, text: str) -> list[str]:
+        """The stretches of a text that are cut by themselves."""
         parts = self._finder.split(text) if self._finder is not None else [text]
         if self.lines:
             parts = list(chain.from_iterable(part.split("\n") for part in parts))
-        return list(chain.from_iterable(map(self._pieces, parts)))
+        return [part for part in parts if part]
 
     def boundary(self, text: str) -> int:
         """The last place at which a text may be cut in two, so that its words stay the same; 0 for none.
@@ -64,7 +68,7 @@ class Cut:
         return self.words(left + right) == self.words(left) + self.words(right)
 
     def _pieces(self, text: str) -> list[str]:
-        return pretokenize(self._fused, normalize(self.normalizer, text)) if text else []
+        return pretokenize(self._fused, normalize(self.normalizer, text))
 
     @cached_property
     def _fused(self) -> tuple[Step, ...]:
