@@ -37,37 +37,53 @@ if TYPE_CHECKING:
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 Steering = Literal["refuse", "flag"]
+EngineName = Literal["auto", "definition", "runtime"]
+ENGINES = ("auto", "definition", "runtime")
 DTYPES = ("float32", "bfloat16", "float16", "packed")
 
 
 def load(
     source: str | Path,
     *,
-    engine: Literal["auto", "definition"] = "auto",
+    engine: EngineName = "auto",
     device: str = "cpu",
     dtype: str = "float32",
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
-    A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "auto" the fastest that runs
-    the model. ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are in the
+    A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "runtime" the native CPU
+    engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
+    says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are in the
     file and unpacks each for each use: the same logits, to the last bit, as "float32", slower. Raises Refused
     for what cannot be read as asked."""
-    if engine not in ("auto", "definition"):
-        raise Refused(f"engine {engine!r} is not known: use 'auto' or 'definition'")
+    if engine not in ENGINES:
+        raise Refused(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
         raise Refused(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
-    return LanguageModel(reader.read(store.resolve(source, pull=True)), device=device, dtype=dtype)
+    checkpoint = reader.read(store.resolve(source, pull=True))
+    lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype)
+    if engine == "runtime" and lm.engine_choice[0] != "runtime":
+        raise Refused(f"The runtime does not run {source}, because {lm.engine_choice[1]}")
+    return lm
 
 
 class LanguageModel:
     """A checkpoint with everything that can be done with it. Made by ``load``.
 
     ``config`` is what the model is, ``tokenizer`` its tokenizer, ``model`` the definition: a torch module
-    that can be trained, watched and edited. ``generate``, ``chat`` and ``logits`` see what is done to it."""
+    that can be trained, watched and edited. ``generate``, ``chat`` and ``logits`` see what is done to it:
+    whoever asks for it is answered by the definition from then on."""
 
-    def __init__(self, checkpoint: reader.Checkpoint, *, device: str = "cpu", dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        checkpoint: reader.Checkpoint,
+        *,
+        engine: EngineName = "auto",
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
         self.checkpoint = checkpoint
+        self.engine_asked = engine
         self.config: Config = checkpoint.config
         self.device = device
         self.dtype = dtype
@@ -84,9 +100,41 @@ class LanguageModel:
 
         return decoder(self.checkpoint, self.dtype, self.device)
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
         """What reads ids and answers with logits."""
+        return self._runtime if self.engine_choice[0] == "runtime" else self._definition
+
+    @property
+    def engine_choice(self) -> tuple[Literal["definition", "runtime"], str]:
+        """Which engine answers, and why, in words that follow "because"."""
+        if self.engine_asked == "definition":
+            return "definition", "it was asked for"
+        if self.device != "cpu" or self.dtype != "float32":
+            return "definition", f"the weights were asked for as {self.dtype} on {self.device}"
+        if "model" in self.__dict__ and self.engine_asked == "auto":
+            return "definition", "lm.model was asked for and may have been changed"
+        reason = self._why_not_runtime
+        return ("runtime", "it is the fastest here") if reason is None else ("definition", reason)
+
+    @cached_property
+    def _why_not_runtime(self) -> str | None:
+        from cutaway import native
+        from cutaway.runtime import plan
+
+        absent = native.why_not()
+        if absent is not None:
+            return absent[0].lower() + absent[1:].rstrip(".")
+        return plan.why_not(self.config, self.checkpoint.tensors)
+
+    @cached_property
+    def _runtime(self) -> RuntimeEngine:
+        from cutaway.runtime.engine import RuntimeEngine
+
+        return RuntimeEngine(self.config, self.checkpoint.tensors)
+
+    @cached_property
+    def _definition(self) -> DefinitionEngine:
         from cutaway.model.engine import DefinitionEngine
 
         return DefinitionEngine(self.model)
@@ -175,9 +223,7 @@ class LanguageModel:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position the scores of what comes next."""
-        from cutaway.model.engine import DefinitionEngine
-
-        return DefinitionEngine(self.model).logits(ids)
+        return self._runtime.logits(ids) if self.engine_choice[0] == "runtime" else self._definition.logits(ids)
 
     def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
         """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes

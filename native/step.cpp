@@ -1,6 +1,7 @@
 // One call reads tokens: a token of one text, one token of each of several texts, or a chunk of a prompt. All
-// workers go through the same phases, and meet at a barrier after each. Within a phase pieces of work go to whoever
-// is free; no result depends on who that was. cutaway/runtime/step.py is the twin.
+// workers go through the same phases. Within a phase pieces of work go to whoever is free, and no result depends on
+// who that was; a phase is over when its pieces are done, so that a worker which the system has put to sleep between
+// two pieces is waited for by nobody.
 #include "step.hpp"
 
 #include <algorithm>
@@ -9,11 +10,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <thread>
 #include <vector>
 
 #include "api.hpp"
 #include "attention.hpp"
-#include "barrier.hpp"
 #include "pool.hpp"
 #include "vectors.hpp"
 
@@ -58,29 +59,59 @@ struct Piece {
     int sequence, first, last, page;
 };
 
+// How far the workers are with one phase.
+struct Phase {
+    alignas(64) std::atomic<int64_t> next{0};
+    alignas(64) std::atomic<int64_t> done{0};
+};
+
 class Step {
+    // One of those who walk through the phases, and where it is.
+    struct Worker {
+        int count;
+        size_t phase = 0;
+    };
+
   public:
     Step(const Model& model, const Reading& reading)
-        : model_(model), reading_(reading), tokens_(reading.starts[reading.sequences]) {
+        : model_(model), reading_(reading), tokens_(reading.starts[reading.sequences]),
+          phases_(static_cast<size_t>(kPhases * model.layer_count + kOtherPhases)) {
         measure();
         allocate();
         cut();
     }
 
     void work(int workers) {
-        each(workers, tokens_, 1, [&](int64_t token) { begin(token); });
-        for (int i = 0; i < model_.layer_count; ++i) layer(model_.layers[i], i, workers);
-        head(workers);
+        Worker worker{workers};
+        each(worker, tokens_, 1, [&](int64_t token) { begin(token); });
+        for (int i = 0; i < model_.layer_count; ++i) layer(model_.layers[i], i, worker);
+        head(worker);
     }
 
   private:
     // Calls what(i) for 0 <= i < count, `piece` of them to a worker at a time; returns when all are done.
     template <class F>
-    void each(int workers, int64_t count, int64_t piece, const F& what) {
-        for (int64_t i = next_.fetch_add(piece); i < count; i = next_.fetch_add(piece)) {
-            for (int64_t j = i; j < std::min(count, i + piece); ++j) what(j);
+    void each(Worker& worker, int64_t count, int64_t piece, const F& what) {
+        Phase& phase = phases_[worker.phase++];
+        while (phase.done.load(std::memory_order_acquire) < count) {
+            const int64_t first = phase.next.fetch_add(piece, std::memory_order_relaxed);
+            if (first >= count) break;
+            const int64_t last = std::min(count, first + piece);
+            for (int64_t i = first; i < last; ++i) what(i);
+            phase.done.fetch_add(last - first, std::memory_order_acq_rel);
         }
-        barrier_.wait(workers, [&] { next_.store(0, std::memory_order_relaxed); });
+        for (int spins = 0; phase.done.load(std::memory_order_acquire) < count; ++spins) {
+            if (spins < kSpins) relax();
+            else std::this_thread::yield();
+        }
+    }
+
+    static void relax() {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#endif
     }
 
     // The rows of several matrices that read the same vectors, each into its own columns of `out`.
@@ -89,13 +120,13 @@ class Step {
         int64_t at;
     };
     template <size_t N>
-    void multiply_all(int workers, const Product (&products)[N], const Vectors& in, int tokens, float* out,
+    void multiply_all(Worker& worker, const Product (&products)[N], const Vectors& in, int tokens, float* out,
                       int64_t stride) {
         int64_t panels = 0;
         for (const Product& each : products) panels += each.matrix->panel_count();
-        const int64_t piece = std::clamp<int64_t>(panels / (4 * workers), 1, tokens > 8 ? 4 : 64);
+        const int64_t piece = std::clamp<int64_t>(panels / (4 * worker.count), 1, tokens > 8 ? 4 : 64);
         const int64_t pieces = (panels + piece - 1) / piece;
-        each(workers, pieces, 1, [&](int64_t i) {
+        each(worker, pieces, 1, [&](int64_t i) {
             int64_t begin = i * piece, end = std::min(panels, begin + piece);
             for (const Product& each : products) {
                 const int64_t own = each.matrix->panel_count();
@@ -207,36 +238,36 @@ class Step {
         for (int i = 0; i < model_.width; ++i) x[i] += said[i];
     }
 
-    void layer(const Layer& layer, int index, int workers) {
+    void layer(const Layer& layer, int index, Worker& worker) {
         const int64_t key_at = rounded(layer.query.rows, kPanel), value_at = key_at + rounded(layer.key.rows, kPanel);
         const Product heads[] = {{&layer.query, 0}, {&layer.key, key_at}, {&layer.value, value_at}};
-        multiply_all(workers, heads, in_, tokens_, heads_out_, heads_stride_);
+        multiply_all(worker, heads, in_, tokens_, heads_out_, heads_stride_);
         const int64_t count = layer.heads + 2 * layer.groups;
-        const int64_t share = tokens_ > 1 ? count : (count + workers - 1) / workers;
-        each(workers, tokens_ * count, share, [&](int64_t i) {
+        const int64_t share = tokens_ > 1 ? count : (count + worker.count - 1) / worker.count;
+        each(worker, tokens_ * count, share, [&](int64_t i) {
             turn_head(layer, i / count, static_cast<int>(i % count), key_at, value_at);
         });
-        each(workers, static_cast<int64_t>(pieces_.size()) * layer.groups, 1, [&](int64_t i) {
+        each(worker, static_cast<int64_t>(pieces_.size()) * layer.groups, 1, [&](int64_t i) {
             attend(layer, pieces_[static_cast<size_t>(i / layer.groups)], static_cast<int>(i % layer.groups));
         });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
-        each(workers, tokens_, 1, [&](int64_t token) {
+        each(worker, tokens_, 1, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
             quantise_vector(mixed_, token, 0, mixed_groups);
         });
         const Product out[] = {{&layer.out, 0}};
-        multiply_all(workers, out, mixed_, tokens_, said_, width_stride_);
-        each(workers, tokens_, 1, [&](int64_t token) {
+        multiply_all(worker, out, mixed_, tokens_, said_, width_stride_);
+        each(worker, tokens_, 1, [&](int64_t token) {
             add_said(token, layer.out, layer.attention_post_norm, layer.eps);
             read(token, layer.mlp_norm, layer.eps);
         });
         const int64_t groups = rounded(layer.up.rows, kGroup) / kGroup;
-        each(workers, groups, tokens_ > 8 ? 1 : std::max<int64_t>(1, groups / (4 * workers)),
+        each(worker, groups, tokens_ > 8 ? 1 : std::max<int64_t>(1, groups / (4 * worker.count)),
              [&](int64_t group) { hide(layer, group); });
         const Product down[] = {{&layer.down, 0}};
-        multiply_all(workers, down, hidden_, tokens_, said_, width_stride_);
+        multiply_all(worker, down, hidden_, tokens_, said_, width_stride_);
         const bool more = index + 1 < model_.layer_count;
-        each(workers, tokens_, 1, [&](int64_t token) {
+        each(worker, tokens_, 1, [&](int64_t token) {
             add_said(token, layer.down, layer.mlp_post_norm, layer.eps);
             if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
         });
@@ -400,8 +431,8 @@ class Step {
         }
     }
 
-    void head(int workers) {
-        each(workers, reading_.wanted_count, 1, [&](int64_t i) {
+    void head(Worker& worker) {
+        each(worker, reading_.wanted_count, 1, [&](int64_t i) {
             const float* x = x_ + reading_.wanted[i] * width_stride_;
             rms_norm(x, model_.norm, model_.width, model_.eps, last_.x + i * last_.width);
             quantise_vector(last_, i, 0, last_.width / kGroup);
@@ -409,9 +440,9 @@ class Step {
         const int64_t stride = rounded(model_.vocab, kPanel);
         float* scores = scores_ == nullptr ? reading_.logits : scores_;
         const Product all[] = {{&model_.head, 0}};
-        multiply_all(workers, all, last_, reading_.wanted_count, scores, stride);
+        multiply_all(worker, all, last_, reading_.wanted_count, scores, stride);
         if (scores_ == nullptr && model_.softcap == 0.0f) return;
-        each(workers, reading_.wanted_count, 1, [&](int64_t i) {
+        each(worker, reading_.wanted_count, 1, [&](int64_t i) {
             const float* from = scores + i * stride;
             float* to = reading_.logits + i * model_.vocab;
             for (int v = 0; v < model_.vocab; ++v) {
@@ -420,6 +451,8 @@ class Step {
         });
     }
 
+    static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
+    static constexpr int kPhases = 9, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
     static constexpr int kTileTokens = 32;
     static constexpr int kRows = 32;  // rows over a page at once
 
@@ -427,8 +460,7 @@ class Step {
     const Reading& reading_;
     const int tokens_;
     Scratch scratch_;
-    Barrier barrier_;
-    alignas(64) std::atomic<int64_t> next_{0};
+    std::vector<Phase> phases_;
 
     int64_t heads_stride_ = 0, mixed_width_ = 0, hidden_width_ = 0, width_stride_ = 0, turn_stride_ = 0;
     int value_stride_ = 0, heads_ = 0;
