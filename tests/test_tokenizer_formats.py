@@ -72,8 +72,21 @@ def test_ids_with_holes(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "the model WordPiece": {"model__type": "WordPiece"},
-    "the model Unigram": {"model__type": "Unigram"},
+    "the model Chars is not supported": {"model__type": "Chars"},
+    r"unk_token '\[UNK\]' is not in": {"model__type": "WordPiece"},
+    "vocab is an object|vocab is .* not a list": {"model__type": "Unigram"},
+    "ByteLevel pre-tokenizer does not belong to a WordPiece": {
+        "model__type": "WordPiece",
+        "model__unk_token": "the",
+    },
+    "over 10,000": {"model__type": "WordPiece", "model__max_input_chars_per_word": 10**6},
+    r"vocab\[1\] is": {"model": {"type": "Unigram", "vocab": [["a", 0], ["a", -1.0]]}},
+    "unk_id is 3": {"model": {"type": "Unigram", "vocab": [["a", 0]], "unk_id": 3}},
+    "decoder ByteLevel does not belong to a vocabulary of words": {
+        "model__type": "WordLevel",
+        "model__unk_token": "the",
+        "pre_tokenizer": None,
+    },
     "dropout 0.1": {"model__dropout": 0.1},
     "end_of_word_suffix '</w>'": {"model__end_of_word_suffix": "</w>"},
     "continuing_subword_prefix '##'": {"model__continuing_subword_prefix": "##"},
@@ -85,11 +98,11 @@ REFUSED = {
     "ids run from 0 to 99,999,999": {"added_tokens": [{"id": 99999999, "content": "x"}]},
     "ids run from -1": {"added_tokens": [{"content": "x"}]},
     "no content": {"added_tokens": [{"id": 5}]},
-    "normalizer BertNormalizer": {"normalizer": {"type": "BertNormalizer"}},
-    "normalizer Precompiled": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
-    "normalizer StripAccents": {
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "StripAccents"}]}
+    "map of characters is damaged": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+    "precompiled_charsmap is not base64": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}
     },
+    "normalizer Nmt": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}]}},
     "neither a String nor a Regex": {
         "normalizer": {"type": "Replace", "pattern": {"Glob": "*"}, "content": ""}
     },

@@ -11,7 +11,7 @@ import pytest
 
 from cutaway.errors import Refused
 from cutaway.tokenizer import Tokenizer
-from cutaway.tokenizer.normalize import Charsmap
+from cutaway.tokenizer.charsmap import Charsmap
 from tests import inputs
 from tests.test_tokenizer_formats import whole
 

@@ -5,20 +5,22 @@ of a merge: of all neighbouring pairs that have a rank, the one of lowest rank; 
 rank comes from a list of learned pairs, or from the text that a pair makes (tiktoken by id, SentencePiece by
 score). Symbols are strings: bytes are written as the 256 characters of GPT-2, so that every vocabulary is a
 table of texts.
+
+`train` learns the pairs: again and again, the most frequent pair of neighbours becomes a token.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 
 from cutaway.errors import Refused
+from cutaway.tokenizer.cache import Cache
 
 Pair = tuple[str, str]
 Ranked = tuple[int, str]  # the rank of a pair, and the symbol that it becomes
 RankOf = Callable[[Pair], Ranked | None]
-
-CACHED_PIECES = 1 << 18
-LONGEST_CACHED = 64  # characters
 
 
 def _byte_characters() -> str:
@@ -87,6 +89,58 @@ def merge(symbols: list[str], rank_of: RankOf, history: list[Pair] | None = None
     return [symbol for symbol in living if symbol is not None]
 
 
+def train(
+    words: Mapping[str, int],
+    alphabet: Sequence[str],
+    size: int,
+    min_frequency: int = 1,
+    reserved: Collection[str] = (),
+) -> list[Pair]:
+    """The merges that `words` (each with its count) teach, until there are `size` tokens: the definition.
+
+    The pair that merges is the one that occurs most often: a word counts as often as it occurs, and in it
+    every place counts, overlapping ones too (two in "aaa"). Of equal counts it is the pair whose left token
+    has the lowest id, then whose right token has: ids are places in the alphabet, then the order in which
+    tokens were made. (This is the rule of Hugging Face's trainer, where the alphabet is sorted by code
+    point.) It merges in every word from left to right. A pair that makes a token that there is already is
+    learned like any other, and gives that token. Training ends early when no pair occurs `min_frequency`
+    times. A character outside the alphabet merges with nothing, and no token in `reserved` is made.
+    """
+    ids = {symbol: id for id, symbol in enumerate(alphabet)}
+    corpus = [(list(word), count) for word, count in words.items()]
+    learned: list[Pair] = []
+    while len(ids) < size:
+        counts: Counter[Pair] = Counter()
+        for symbols, count in corpus:
+            for pair in pairwise(symbols):
+                counts[pair] += count
+        allowed = [
+            (-count, ids[left], ids[right])
+            for (left, right), count in counts.items()
+            if left in ids and right in ids and left + right not in reserved
+        ]
+        rarest, left_id, right_id = min(allowed, default=(0, 0, 0))
+        if -rarest < max(min_frequency, 1):
+            break
+        tokens = list(ids)
+        left, right = tokens[left_id], tokens[right_id]
+        ids.setdefault(left + right, len(ids))
+        learned.append((left, right))
+        corpus = [(_replaced(symbols, left, right), count) for symbols, count in corpus]
+    return learned
+
+
+def _replaced(symbols: list[str], left: str, right: str) -> list[str]:
+    """Symbols with every (left, right) made one, from left to right."""
+    out: list[str] = []
+    place = 0
+    while place < len(symbols):
+        both = symbols[place : place + 2] == [left, right]
+        out.append(left + right if both else symbols[place])
+        place += 2 if both else 1
+    return out
+
+
 def listed(merges: Iterable[Pair], ids: Mapping[str, int], hidden: frozenset[str] = frozenset()) -> RankOf:
     """Ranks by place in a list of learned pairs. Raises Refused for a pair that makes no token.
 
@@ -139,7 +193,7 @@ class BPE:
         self.unused = unused
         found = [ids.get(token) for token in BYTE_TOKENS] if fallback else []
         self.byte_ids = [id for id in found if id is not None] if None not in found else []
-        self.cache = _Cache(self)
+        self.cache = Cache(self.encode)
 
     def spelt(self, piece: str) -> str:
         """A piece in the spelling of the vocabulary."""
@@ -192,20 +246,3 @@ class BPE:
             else:
                 out.append(symbol)
         return out
-
-
-class _Cache(dict[str, list[int]]):
-    """The ids of pieces seen before; bounded, so that endless text does not fill memory."""
-
-    def __init__(self, model: BPE) -> None:
-        super().__init__()
-        self.model = model
-
-    def __missing__(self, piece: str) -> list[int]:
-        ids = self.model.encode(piece)
-        if len(piece) > LONGEST_CACHED:
-            return ids
-        if len(self) >= CACHED_PIECES:
-            self.clear()
-        self[piece] = ids
-        return ids

@@ -34,10 +34,48 @@ class Lead:
 NOTHING = Lead()
 
 
+@dataclass(frozen=True)
+class Words:
+    """How whole words and their parts become text: a space before each token but the first, unless it goes
+    on.
+
+    A token that begins with `continues` goes on. `cleanup` takes the space off before punctuation and English
+    endings.
+    """
+
+    continues: str = ""
+    cleanup: bool = False
+
+    def first(self, token: str) -> str:
+        """A token that begins the text."""
+        return self._clean(token)
+
+    def later(self, token: str) -> str:
+        """A token behind another."""
+        goes_on = bool(self.continues) and token.startswith(self.continues)
+        return self._clean(token[len(self.continues) :] if goes_on else " " + token)
+
+    def _clean(self, text: str) -> str:
+        for untidy, tidy in _UNTIDY if self.cleanup else ():
+            text = text.replace(untidy, tidy)
+        return text
+
+
+_UNTIDY = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" do not", " don't"),
+    *((f" {ending}", ending) for ending in ("'s", "'ve", "'re")),
+)
+
+
 class Decoder:
     """Text from ids as they come: `push` returns what is certain now, `finish` what is left.
 
-    Ids that `skip` holds for are left out. `surface` is an id whose bytes stand as they are.
+    Ids that `skip` holds for are left out. `surface` is an id whose bytes stand as they are. `first_of`, if
+    given, are the bytes of the id that begins the text.
     """
 
     def __init__(
@@ -46,11 +84,13 @@ class Decoder:
         lead: Lead,
         skip: Callable[[int], bool] | None = None,
         surface: int | None = None,
+        first_of: Callable[[int], bytes] | None = None,
     ) -> None:
         self.bytes_of = bytes_of
         self.lead = lead
         self.skip = skip
         self.surface = surface
+        self.first_of = bytes_of if first_of is None else first_of
         self._restart()
 
     def push(self, id: int) -> str:
@@ -78,7 +118,7 @@ class Decoder:
         return b"".join(out)
 
     def _bytes(self, id: int) -> bytes:
-        data = self.bytes_of(id)
+        data = self.bytes_of(id) if self._count else self.first_of(id)
         if id != self.surface:
             data, self._taken = self.lead(data, self._count, self._written, self._taken)
         self._count += 1

@@ -1,16 +1,15 @@
 """Normalisation: what is done to the characters of a text before it is cut and encoded."""
 
-import struct
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import regex
 
 from cutaway.errors import Refused
 from cutaway.tokenizer.pretokenize import SECONDS, compiled
+from cutaway.tokenizer.unicode8 import MARKS
 
 MOST_GROWN = 64  # times; Unicode's own forms make at most 18 characters of one
 LARGEST = 1 << 27  # characters
@@ -40,6 +39,17 @@ class Lowercase:
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
         return "".join(map(str.lower, text)) if "Σ" in text else text.lower()
+
+
+@dataclass(frozen=True)
+class StripAccents:
+    """No combining marks: after NFD, letters without their accents."""
+
+    def __call__(self, text: str, first: bool, last: bool) -> str:
+        return text.translate(_NO_MARKS)
+
+
+_NO_MARKS = dict.fromkeys(MARKS)
 
 
 @dataclass(frozen=True)
@@ -114,68 +124,6 @@ class Prefix:
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
         return self.prefix + text if first and (text or not last) else text
-
-
-@dataclass(frozen=True)
-class Charsmap:
-    """SentencePiece's precompiled map of characters: the longest entry that fits is replaced, from left to
-    right.
-
-    The bytes are the size of a double-array trie, the trie in units of 32 bits (darts-clone), and the
-    replacements, each ended by a zero. Raises Refused where a place in them points outside.
-    """
-
-    data: bytes
-
-    def __call__(self, text: str, first: bool, last: bool) -> str:
-        source = text.encode()
-        out: list[bytes] = []
-        place = 0
-        while place < len(source):
-            size, new = self._longest(source, place)
-            if size == 0:
-                size = _character_size(source[place])
-                new = source[place : place + size]
-            out.append(new)
-            place += size
-        return b"".join(out).decode("utf-8", "replace")
-
-    @cached_property
-    def _parts(self) -> tuple[memoryview, bytes]:
-        size = struct.unpack_from("<I", self.data)[0] if len(self.data) >= 4 else 0
-        if size == 0 or size % 4 or size > len(self.data) - 4:
-            raise Refused("the normaliser's precompiled map of characters is damaged")
-        units = struct.unpack(f"<{size // 4}I", self.data[4 : 4 + size])
-        return memoryview(struct.pack(f"={len(units)}I", *units)).cast("I"), self.data[4 + size :]
-
-    def _longest(self, source: bytes, start: int) -> tuple[int, bytes]:
-        units, replacements = self._parts
-        found = (0, b"")
-        unit, node = units[0], 0
-        node ^= _offset(unit)
-        for place in range(start, len(source)):
-            node ^= source[place]
-            if node >= len(units):
-                break
-            unit = units[node]
-            if unit & 0x800000FF != source[place]:
-                break
-            node ^= _offset(unit)
-            if unit & 0x100 and node < len(units):
-                begin = units[node] & 0x7FFFFFFF
-                end = replacements.find(b"\0", begin)
-                if end < 0:
-                    raise Refused("the normaliser's precompiled map of characters is damaged")
-                found = (place + 1 - start, replacements[begin:end])
-        return found
-
-
-def _offset(unit: int) -> int:
-    return (unit >> 10) << ((unit & 0x200) >> 6)
-
-
-def _character_size(lead: int) -> int:
-    return 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
 
 
 def normalize(rules: tuple[Rule, ...], text: str, first: bool = True, last: bool = True) -> str:

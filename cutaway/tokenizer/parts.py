@@ -4,12 +4,14 @@ work.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import Pair
-from cutaway.tokenizer.decode import NOTHING, Lead
+from cutaway.tokenizer.decode import NOTHING, Lead, Words
 from cutaway.tokenizer.normalize import Rule
 from cutaway.tokenizer.pretokenize import Step
+from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 
 # Control tokens that end an answer, whatever a file calls its end token. A token of another kind never does.
 _ENDS = """<|im_end|> <|eot_id|> <|eom_id|> <|end|> <|endoftext|> <|end_of_text|> <|end_of_turn|>
@@ -22,15 +24,25 @@ ENDS = frozenset(_ENDS.split())
 class Parts:
     """A tokenizer's vocabulary and rules.
 
-    `tokens` is every token's text by id (None where an id has none), `vocabulary` those that the model's
-    merges know. `merges` are learned pairs in order; without them any two neighbours merge whose text has a
-    rank in `ranks`. `scores` are SentencePiece's, by id. `pre` is the name that GGUF files give the
-    pre-tokeniser. `lead` says what decoding takes off the front, `surface` how the unknown token reads when
-    it is not its own text. Other fields as in BPE.
+    `model` says which algorithm makes tokens of a piece. `tokens` is every token's text by id (None where an
+    id has none), `vocabulary` those that the model knows; `scores` are SentencePiece's, by id.
+
+    BPE: `merges` are learned pairs in order; without them any two neighbours merge whose text has a rank in
+    `ranks`. `bytewise`, `whole`, `fallback`, `fuse` and `unused` as in `bpe.BPE`.
+
+    Unigram: `pieces` are the scores of the texts that text can come to, summed in 32 bits if `single`,
+    `worst` the score that the unknown is counted from, `users` the ids of user-defined symbols among them.
+
+    WordPiece: `continues` stands before a token that goes on, a word over `longest` characters is unknown.
+
+    `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes off the front,
+    `words` how tokens that are words are joined, `surface` how the unknown token reads when it is not its own
+    text.
     """
 
     tokens: Sequence[str | None]
     vocabulary: Mapping[str, int]
+    model: Literal["BPE", "WordPiece", "Unigram", "WordLevel"] = "BPE"
     merges: Sequence[Pair] | None = None
     ranks: Mapping[str, int] | None = None
     scores: Sequence[float] | None = None
@@ -38,12 +50,19 @@ class Parts:
     whole: bool = False
     fallback: bool = False
     fuse: bool = False
+    pieces: Mapping[str, float] | None = None
+    worst: float | None = None
+    single: bool = False
+    continues: str = CONTINUES
+    longest: int = LONGEST_WORD
     unused: frozenset[int] = frozenset()
+    users: frozenset[int] = frozenset()
     normalizer: tuple[Rule, ...] = ()
     pretokenizer: tuple[Step, ...] = ()
     pre: str | None = None
     added: tuple[AddedToken, ...] = ()
     lead: Lead = NOTHING
+    words: Words | None = None
     surface: str | None = None
     bos: int | None = None
     eos: int | None = None

@@ -8,7 +8,7 @@ control token unless special="allow".
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,17 @@ from cutaway.tokenizer.bpe import BPE, Pair
 from cutaway.tokenizer.decode import Decoder
 from cutaway.tokenizer.normalize import normalize
 from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.plain import WordLevel
 from cutaway.tokenizer.pretokenize import SPACE, fused, pretokenize
+from cutaway.tokenizer.unigram import Unigram
+from cutaway.tokenizer.wordpiece import WordPiece
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+
+    from cutaway.tokenizer.counts import Counts
 
 MODES = ("text", "allow", "forbid")
 
@@ -70,6 +75,36 @@ class Tokenizer:
         return cls(read(source, pattern, special))
 
     @classmethod
+    def train(
+        cls,
+        texts_or_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Counts,
+        size: int = 32768,
+        pattern: str = "cl100k",
+        special: Iterable[str] = (),
+        *,
+        level: str = "byte",
+        min_frequency: int = 1,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> Tokenizer:
+        """A byte pair vocabulary of `size` tokens, learned from texts (str), files (pathlib.Path) or Counts.
+
+        `pattern` cuts text into words: a name ("cl100k", "gpt2", "qwen2", "metaspace"...) or a regex; Counts
+        bring theirs, and their special tokens. `special` tokens are no text to learn from, and get the last
+        ids. `level` is "byte", or "character", where rare characters fall back to bytes. Merges need
+        `min_frequency` occurrences; a RuntimeWarning tells when the corpus gives less than `size`. The rule
+        of merging is `bpe.train`'s. Raises Refused for what cannot be trained on.
+        """
+        from cutaway.tokenizer import training
+        from cutaway.tokenizer.counts import Counts
+
+        counts = texts_or_files
+        if not isinstance(counts, Counts):
+            counts = Counts.of(counts, pattern, special, progress=progress)
+        return cls(
+            training.bpe(counts, size, level=level, min_frequency=min_frequency, progress=progress)
+        )
+
+    @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
         """The tokenizer in a GGUF file's metadata. Raises Refused for what is not supported, by name."""
         from cutaway.tokenizer.formats import gguf
@@ -83,26 +118,37 @@ class Tokenizer:
 
         `size` is the number of rows of the model's embedding, if that is more than there are tokens.
         """
-        from cutaway.tokenizer.formats import gguf
+        from cutaway.tokenizer.formats import gguf_write
 
-        return gguf.write(self.parts, size)
+        return gguf_write.write(self.parts, size)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a tokenizer.json that Hugging Face's tokenizers reads to the same ids; a folder gets one
-        inside.
+        """Write a file that its own library reads to the same ids; the name says which kind.
+
+        .json is Hugging Face's tokenizer.json (a folder gets one inside), .model SentencePiece's, .tiktoken
+        OpenAI's ranks, .gguf llama.cpp's metadata without a model, .txt BERT's vocab.txt. Raises Refused for
+        what a format cannot say. Returns the file's path.
         """
-        from cutaway.tokenizer.formats import hf_json
+        from cutaway.tokenizer.formats import save
 
-        return hf_json.save(self.parts, path)
+        return save(self.parts, path)
 
-    def encode(self, text: str, special: str = "text") -> list[int]:
-        """The ids of a text, without BOS or EOS.
+    def encode(self, text: str, special: str = "text", add_special: bool = False) -> list[int]:
+        """The ids of a text; `add_special` puts the tokens around it that the model's inputs have.
 
-        What spells a control token is encoded as plain text ("text"), as the token ("allow"), or raises
-        Refused ("forbid"). Added tokens that are not control tokens are always found. Raises Refused for lone
+        Those are BOS and EOS, or an encoder's [CLS] and [SEP], as far as `add_bos` and `add_eos` say so. What
+        spells a control token is encoded as plain text ("text"), as the token ("allow"), or raises Refused
+        ("forbid"). Added tokens that are not control tokens are always found. Raises Refused for lone
         surrogates.
         """
-        return list(chain.from_iterable(self._encoded(text, special)))
+        ids = list(chain.from_iterable(self._encoded(text, special)))
+        return self.framed(ids) if add_special else ids
+
+    def framed(self, ids: Iterable[int]) -> list[int]:
+        """Ids with what the model's inputs have in front and behind (`add_bos`, `add_eos`)."""
+        before = [self.bos] if self.add_bos and self.bos is not None else []
+        behind = [self.eos] if self.add_eos and self.eos is not None else []
+        return [*before, *ids, *behind]
 
     def encode_array(self, text: str, special: str = "text") -> np.ndarray:
         """`encode` as int32 [n]."""
@@ -155,12 +201,20 @@ class Tokenizer:
         """The exact bytes of ids, as far as the vocabulary keeps them."""
         return self.stream(skip_special).all(map(int, ids))
 
+    def decode_stream(self, ids: Iterable[int], skip_special: bool = False) -> Iterator[str]:
+        """The text of ids as they come, whole characters at a time; joined, it is `decode` of all of them."""
+        decoder = self.stream(skip_special)
+        for id in ids:
+            if text := decoder.push(int(id)):
+                yield text
+        if text := decoder.finish():
+            yield text
+
     def stream(self, skip_special: bool = False) -> Decoder:
         """A decoder for ids as they come: what it returns, joined, is `decode` of all of them."""
         surface = self.unknown if self.parts.surface is not None else None
-        return Decoder(
-            self._bytes.__getitem__, self.parts.lead, self.is_special if skip_special else None, surface
-        )
+        skip = self.is_special if skip_special else None
+        return Decoder(self._bytes.__getitem__, self.parts.lead, skip, surface, self._first_of())
 
     def merges_of(self, text: str) -> list[tuple[str, list[Pair]]]:
         """Each piece of a text in the vocabulary's spelling, with its merges in the order in which they
@@ -175,9 +229,16 @@ class Tokenizer:
                 continue
             for piece in part:
                 history: list[Pair] = []
-                way.model.symbols(piece, history)
-                out.append((way.model.spelt(piece), history))
+                if isinstance(way.model, BPE):
+                    way.model.symbols(piece, history)
+                    piece = way.model.spelt(piece)
+                out.append((piece, history))
         return out
+
+    @property
+    def plain(self) -> _Way:
+        """How text is encoded when nothing in it becomes a control token."""
+        return self._way(self._control)
 
     def is_special(self, id: int) -> bool:
         """Whether an id is a control token."""
@@ -203,6 +264,12 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer({len(self):,} tokens, {len(self.special)} of them control tokens)"
+
+    def _first_of(self) -> Callable[[int], bytes] | None:
+        words = self.parts.words
+        if words is None:
+            return None
+        return lambda id: words.first(self.token_text(id)).encode("utf-8", "surrogatepass")
 
     def _encoded(self, text: str, special: str) -> Iterable[list[int]]:
         if special not in MODES:
@@ -274,10 +341,34 @@ class _Way:
         return pieces if self.words is None else list(chain.from_iterable(map(self.words, pieces)))
 
 
-def _model(parts: Parts, hidden: frozenset[str]) -> BPE:
+def _model(parts: Parts, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | WordLevel:
     ids = dict(parts.vocabulary)
     for text in hidden:
         del ids[text]
+    unknown = -1 if parts.unknown is None else parts.unknown
+    match parts.model:
+        case "WordPiece":
+            return WordPiece(ids, unknown, continues=parts.continues, longest=parts.longest)
+        case "WordLevel":
+            return WordLevel(ids, unknown)
+        case "Unigram":
+            return _unigram(parts, ids, hidden)
+    return _bpe(parts, ids, hidden)
+
+
+def _unigram(parts: Parts, ids: dict[str, int], hidden: frozenset[str]) -> Unigram:
+    pieces = {text: score for text, score in (parts.pieces or {}).items() if text not in hidden}
+    return Unigram(
+        pieces,
+        ids,
+        worst=parts.worst,
+        unknown=parts.unknown,
+        fallback=parts.fallback,
+        single=parts.single,
+    )
+
+
+def _bpe(parts: Parts, ids: dict[str, int], hidden: frozenset[str]) -> BPE:
     if parts.merges is not None:
         rank_of = bpe.listed(parts.merges, parts.vocabulary, hidden)
     else:
@@ -300,7 +391,7 @@ def _words(parts: Parts) -> Callable[[str], list[str]] | None:
 
     The ids stay the same and pieces are met again. None where pieces are bytes, or no token is a space.
     """
-    if parts.bytewise or SPACE not in parts.vocabulary:
+    if parts.model != "BPE" or parts.bytewise or SPACE not in parts.vocabulary:
         return None
     crossed = {found[0] for text in parts.vocabulary for found in regex.findall(f"[^{SPACE}]{SPACE}", text)}
     inside = "".join(map(regex.escape, sorted(crossed)))
@@ -321,6 +412,8 @@ class _Bytes(dict[int, bytes]):
 
     def _of(self, text: str, id: int) -> bytes:
         parts = self.tokenizer.parts
+        if parts.words is not None:
+            return parts.words.later(text).encode("utf-8", "surrogatepass")
         if id == parts.unknown and parts.surface is not None:
             return parts.surface.encode()
         if id in self.tokenizer._added:

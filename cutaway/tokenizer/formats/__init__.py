@@ -1,5 +1,6 @@
 """The files that hold a tokenizer, one module a format; `read` finds out which one a path is."""
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +8,14 @@ from pathlib import Path
 from cutaway.errors import Failed, Refused
 from cutaway.tokenizer.parts import Parts
 
-KNOWN = (
-    "a .gguf, tokenizer.json, .model or .tiktoken file, or a folder with tokenizer.json or tokenizer.model"
-)
+KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
+WRITERS = {
+    ".json": "hf_json_write",
+    ".model": "spm_write",
+    ".tiktoken": "tiktoken_write",
+    ".gguf": "gguf_write",
+    ".txt": "vocab_txt",
+}
 
 
 def read(
@@ -40,7 +46,32 @@ def read(
         from cutaway.tokenizer.formats import spm_model
 
         return spm_model.read(data, path.name)
+    if path.suffix == ".txt":
+        from cutaway.tokenizer.formats import vocab_txt
+
+        return vocab_txt.read(data, path.name)
     raise Refused(f"{path.name} is no tokenizer that is known: give {KNOWN}")
+
+
+def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
+    """Write a tokenizer, whole or not at all, in the format that the file's name says; returns the path.
+
+    Raises Refused for a name that says none and for what a format cannot say, Failed where writing fails.
+    """
+    target = Path(path)
+    target = target / "tokenizer.json" if target.is_dir() else target
+    if target.suffix not in WRITERS:
+        raise Refused(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
+    module = importlib.import_module(f"cutaway.tokenizer.formats.{WRITERS[target.suffix]}")
+    data = module.write_file(parts)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(data)
+        scratch.replace(target)
+    except OSError as problem:
+        scratch.unlink(missing_ok=True)
+        raise Failed(f"{target} cannot be written: {problem.strerror or problem}") from None
+    return target
 
 
 def contents(path: Path) -> bytes:
@@ -62,10 +93,12 @@ def _read_folder(folder: Path) -> Parts:
 
         path = folder / "tokenizer.model"
         return hugging_face.completed(spm_model.read(contents(path), path.name), folder)
+    if (folder / "vocab.txt").is_file():
+        return hugging_face.wordpiece(folder)
     files = sorted(folder.glob("*.gguf"))
     if len(files) == 1:
         return read(files[0])
-    raise Refused(f"{folder} holds no tokenizer.json and no tokenizer.model: give {KNOWN}")
+    raise Refused(f"{folder} holds no tokenizer.json, tokenizer.model or vocab.txt: give {KNOWN}")
 
 
 def _read_json(data: bytes, name: str) -> Parts:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cutaway.errors import Refused
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.formats import contents
+from cutaway.tokenizer.formats import contents, vocab_txt
 from cutaway.tokenizer.formats.fields import Fields, parsed
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.parts import Parts
@@ -43,6 +43,13 @@ def completed(parts: Parts, folder: Path) -> Parts:
         add_eos=config.get("add_eos_token", bool, parts.add_eos),
         chat_template=_template(config, folder) or parts.chat_template,
     )
+
+
+def wordpiece(folder: Path) -> Parts:
+    """The parts of a folder with a vocab.txt."""
+    path = folder / "vocab.txt"
+    parts = vocab_txt.read(contents(path), path.name, _optional(folder, "tokenizer_config.json"))
+    return completed(parts, folder)
 
 
 def _optional(folder: Path, name: str) -> Fields:

@@ -1,10 +1,9 @@
-"""GGUF metadata (`tokenizer.ggml.*`) to a tokenizer and back, with llama.cpp's meaning of every field.
+"""GGUF metadata (`tokenizer.ggml.*`) to a tokenizer, with llama.cpp's meaning of every field.
 
 The specification is ggml's gguf.md; kinds of tokens: 1 normal, 2 unknown, 3 control, 4 user-defined, 5
 unused, 6 byte.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,15 +12,18 @@ import numpy as np
 from cutaway.errors import Refused
 from cutaway.tokenizer import pretokenize, sentencepiece
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
-from cutaway.tokenizer.decode import KEEP, ONE, Lead
-from cutaway.tokenizer.formats.merges import all_splits
-from cutaway.tokenizer.normalize import Prefix, Prepend, Replace, Unicode
+from cutaway.tokenizer.bpe import Pair
+from cutaway.tokenizer.charsmap import Charsmap
+from cutaway.tokenizer.decode import KEEP, ONE, Lead, Words
+from cutaway.tokenizer.normalize import Prepend, Replace, ReplaceMatches, Rule
 from cutaway.tokenizer.parts import Parts
-from cutaway.tokenizer.pretokenize import Split
+from cutaway.tokenizer.pretokenize import SPACE
+from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
+from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
-NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 K = "tokenizer.ggml."
+# Unigram's spaces, in every stretch between special tokens.
+SQUEEZED = (ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \Z", ""))
 
 
 def read(metadata: Mapping[str, Any]) -> Parts:
@@ -30,7 +32,7 @@ def read(metadata: Mapping[str, Any]) -> Parts:
     Raises Refused for what is not supported, by name.
     """
     model = _typed(metadata, "model", str, None)
-    readers = {"gpt2": _bytewise, "llama": _scored, "gemma4": _characters}
+    readers = {"gpt2": _bytewise, "llama": _scored, "gemma4": _characters, "bert": _wordpiece, "t5": _unigram}
     if model is None:
         raise Refused("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
     if model not in readers:
@@ -39,7 +41,7 @@ def read(metadata: Mapping[str, Any]) -> Parts:
         )
     tokens = _tokens(metadata)
     kinds = _numbers(metadata, "token_type", len(tokens), NORMAL)
-    common = {
+    common: dict[str, Any] = {
         "tokens": tokens,
         "vocabulary": _vocabulary(tokens),
         "added": _added(tokens, kinds),
@@ -48,9 +50,10 @@ def read(metadata: Mapping[str, Any]) -> Parts:
         **{field: _id(metadata, key, len(tokens)) for field, key in IDS.items()},
         "eot": tuple(id for key in ("eot", "eom") if (id := _id(metadata, key, len(tokens))) is not None),
     }
-    return readers[model](metadata, common)
+    return readers[model](metadata, common if model != "t5" else common | {"kinds": kinds})
 
 
+SEPARATOR = ("seperator", "separator", "eos")  # the first as the specification spells it
 IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unknown": "unknown"}
 
 
@@ -99,6 +102,68 @@ def _scored(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
         lead=Lead(ONE if prefix else KEEP),
         add_bos=_typed(metadata, "add_bos_token", bool, True),
         add_eos=_typed(metadata, "add_eos_token", bool, False),
+    )
+
+
+def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+    """BERT: tokens that begin a word are written with U+2581 in front, those that go on without."""
+    tokens = [_wordpiece_spelling(token) for token in common["tokens"]]
+    if common["unknown"] is None:
+        raise Refused("the GGUF file's tokenizer is a bert, and names no unknown token")
+    size = len(tokens)
+    begin, end = (_first_id(metadata, keys, size) for keys in (("cls", "bos"), SEPARATOR))
+    vocabulary = _vocabulary(tokens)
+    common |= {"tokens": tokens, "vocabulary": vocabulary, "bos": begin, "eos": end}
+    return Parts(
+        **common,
+        model="WordPiece",
+        bytewise=False,
+        normalizer=(BertNormalizer(),),
+        pretokenizer=(BertPreTokenizer(),),
+        words=Words(CONTINUES, cleanup=True),
+        add_bos=begin is not None and _typed(metadata, "add_bos_token", bool, True),
+        add_eos=end is not None and _typed(metadata, "add_eos_token", bool, True),
+    )
+
+
+def _wordpiece_spelling(token: str) -> str:
+    if token.startswith(SPACE):
+        return token[1:]
+    return token if token.startswith("[") and token.endswith("]") else CONTINUES + token
+
+
+def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+    """SentencePiece's Unigram, in llama.cpp's form: every stretch between special tokens is normalised by
+    itself.
+    """
+    tokens, kinds = common["tokens"], common.pop("kinds")
+    scores = np.asarray(_numbers(metadata, "scores", len(tokens), 0.0), np.float32).tolist()
+    prefix = _typed(metadata, "add_space_prefix", bool, True)
+    squeeze = _typed(metadata, "remove_extra_whitespaces", bool, True)
+    rules: list[Rule] = []
+    charsmap = _bytes(metadata, "precompiled_charsmap")
+    users = [id for id, kind in enumerate(kinds) if kind == USER]
+    kept = tuple(tokens[id] for id in users)
+    rules += [Charsmap(charsmap, kept).checked()] if charsmap else []
+    rules += SQUEEZED if squeeze else []
+    rules += [Prepend(SPACE)] if prefix else []
+    pieces, worst = sentencepiece.pieces(tokens, scores, kinds)
+    common["added"] = tuple(token for token in common["added"] if token.special)
+    return Parts(
+        **common,
+        users=frozenset(users),
+        model="Unigram",
+        pieces=pieces,
+        worst=worst,
+        scores=scores,
+        single=True,
+        bytewise=False,
+        fallback=BYTE in kinds,
+        fuse=True,
+        normalizer=(*rules, Replace(" ", SPACE)),
+        lead=Lead(ONE if prefix else KEEP),
+        add_bos=_typed(metadata, "add_bos_token", bool, False),
+        add_eos=_typed(metadata, "add_eos_token", bool, True),
     )
 
 
@@ -155,6 +220,21 @@ def _id(metadata: Mapping[str, Any], key: str, size: int) -> int | None:
     return int(value)
 
 
+def _first_id(metadata: Mapping[str, Any], keys: tuple[str, ...], size: int) -> int | None:
+    found = (_id(metadata, key, size) for key in keys)
+    return next((id for id in found if id is not None), None)
+
+
+def _bytes(metadata: Mapping[str, Any], key: str) -> bytes:
+    values = metadata.get(K + key)
+    if values is None:
+        return b""
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.itemsize != 1 or array.dtype.kind not in "iu":
+        raise Refused(f"the GGUF file's {K}{key} is not bytes")
+    return array.tobytes()
+
+
 def _typed(metadata: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
     value = metadata.get(K + key)
     if value is None:
@@ -169,114 +249,3 @@ def _typed(metadata: Mapping[str, Any], key: str, kind: type, default: Any) -> A
 def _text(metadata: Mapping[str, Any], key: str) -> str | None:
     value = metadata.get(key)
     return value if isinstance(value, str) else None
-
-
-# Writing
-
-
-def write(parts: Parts, size: int | None = None) -> dict[str, Any]:
-    """Parts as GGUF metadata; vocabularies are filled up to `size` tokens.
-
-    Raises Refused for what GGUF cannot say.
-    """
-    out: dict[str, Any] = {}
-    if parts.bytewise:
-        pre = _pre(parts)
-        out |= {K + "model": "gpt2", K + "pre": pre, K + "merges": _lines(parts)}
-        _only(parts, (Unicode("NFC"),))
-    elif parts.pre == "gemma4":
-        out |= {K + "model": "gemma4", K + "merges": _lines(parts)}
-    else:
-        out |= _write_scored(parts)
-    count = max(size or 0, len(parts.tokens))
-    if size is not None and size < len(parts.tokens):
-        raise Refused(
-            f"the vocabulary has {len(parts.tokens):,} tokens, and the model's embedding {size:,} rows"
-        )
-    out[K + "tokens"] = _filled(parts, count)
-    out[K + "token_type"] = _kinds(parts, count)
-    if parts.scores is not None:
-        out[K + "scores"] = np.array([*parts.scores, *[-1000.0] * (count - len(parts.scores))], np.float32)
-    ids = {f"{K}{key}_token_id": getattr(parts, field) for field, key in IDS.items()}
-    out |= {key: np.uint32(id) for key, id in ids.items() if id is not None}
-    out |= {f"{K}{key}_token_id": np.uint32(id) for key, id in zip(("eot", "eom"), _eot(parts), strict=False)}
-    out |= {K + "add_bos_token": parts.add_bos, K + "add_eos_token": parts.add_eos}
-    if parts.chat_template is not None:
-        out["tokenizer.chat_template"] = parts.chat_template
-    return out
-
-
-def _pre(parts: Parts) -> str:
-    """The name that llama.cpp knows the pre-tokeniser by."""
-    if parts.pre is not None:
-        return parts.pre
-    for pre, patterns in pretokenize.SPELLINGS:
-        if parts.pretokenizer == tuple(Split(p) for p in patterns) and parts.whole == (
-            pre in pretokenize.WHOLE
-        ):
-            return pre
-    raise Refused(
-        "GGUF has no name for this tokenizer's way of splitting text: llama.cpp would split it otherwise"
-    )
-
-
-def _only(parts: Parts, allowed: tuple[Any, ...]) -> None:
-    """Raises Refused for a normaliser that is lost; NFC, which GGUF has no field for either, is what
-    Qwen's files lose.
-    """
-    for rule in parts.normalizer:
-        if rule not in allowed:
-            raise Refused(f"GGUF cannot say that text is normalised ({rule})")
-        warnings.warn(
-            "GGUF has no field for a normaliser: text that is not in NFC gets other ids in the written file",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-
-
-def _write_scored(parts: Parts) -> dict[str, Any]:
-    """SentencePiece's BPE: scores, and whether a space goes in front."""
-    space = pretokenize.SPACE
-    ways: dict[tuple[Any, ...], bool] = {
-        (Prepend(space), Replace(" ", space)): True,
-        (Prefix(" "), Replace(" ", space)): True,
-        (Replace(" ", space),): False,
-    }
-    if parts.scores is None:
-        raise Refused(
-            "GGUF needs a score for every token, which this file has not: load the model's tokenizer.model"
-        )
-    if parts.pretokenizer or parts.normalizer not in ways:
-        raise Refused(f"GGUF cannot say how this tokenizer normalises text ({parts.normalizer})")
-    if not parts.fallback:
-        raise Refused("llama.cpp writes what a vocabulary lacks as bytes, and this one has no byte tokens")
-    return {K + "model": "llama", K + "pre": "default", K + "add_space_prefix": ways[parts.normalizer]}
-
-
-def _lines(parts: Parts) -> list[str]:
-    pairs = parts.merges if parts.merges is not None else all_splits(parts)
-    return [f"{left} {right}" for left, right in pairs]
-
-
-def _filled(parts: Parts, count: int) -> list[str]:
-    """Every token's text; ids that have none are padding."""
-    texts = [*parts.tokens, *[None] * (count - len(parts.tokens))]
-    return [f"[PAD{id}]" if text is None else text for id, text in enumerate(texts)]
-
-
-def _kinds(parts: Parts, count: int) -> np.ndarray:
-    """Every token's kind, int32 [count]."""
-    kinds = np.full(count, NORMAL, np.int32)
-    if parts.fallback:
-        kinds[[parts.vocabulary[token] for token in BYTE_TOKENS if token in parts.vocabulary]] = BYTE
-    for token in parts.added:
-        kinds[token.id] = CONTROL if token.special else USER
-    if parts.unknown is not None and parts.merges is None and kinds[parts.unknown] == CONTROL:
-        kinds[parts.unknown] = UNKNOWN
-    nameless = [id for id, text in enumerate(parts.tokens) if text is None]
-    kinds[[*nameless, *parts.unused, *range(len(parts.tokens), count)]] = UNUSED
-    return kinds
-
-
-def _eot(parts: Parts) -> list[int]:
-    return [id for id in parts.ends() if id != parts.eos and id in parts.eot][:2]

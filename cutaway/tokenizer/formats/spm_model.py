@@ -1,6 +1,6 @@
 """SentencePiece's .model: a protocol buffer (sentencepiece_model.proto) read by a small reader of our own.
 
-Of its models BPE is supported; Unigram, word and character models are refused by name.
+Of its models BPE, Unigram and character models are supported; word models are refused by name.
 """
 
 import struct
@@ -10,21 +10,22 @@ from typing import Any
 from cutaway.errors import Refused
 from cutaway.tokenizer import sentencepiece
 from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.decode import EACH, KEEP, ONE, Lead
-from cutaway.tokenizer.normalize import Charsmap, OneSpace, Prefix, Replace, Rule
+from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace, Rule
 from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE
+from cutaway.tokenizer.sentencepiece import CONTROL, NORMAL, UNKNOWN, UNUSED, USER
 
 MODELS = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
-NORMAL, UNKNOWN, CONTROL, USER, UNUSED = range(1, 6)
 
 
 def read(data: bytes, name: str) -> Parts:
     """The parts of a .model file. Raises Refused for what is none, or not supported, by name."""
     pieces, trainer, normalizer = _model(data, name)
     kind = MODELS.get(trainer.get(3, 1), "unknown")
-    if kind != "BPE":
-        raise Refused(f"{name} is a SentencePiece {kind} model, which is not supported; BPE is")
+    if kind not in ("BPE", "Unigram", "character"):
+        raise Refused(f"{name} is a SentencePiece {kind} model, which is not supported; BPE and Unigram are")
     if trainer.get(24):
         raise Refused(f"{name}: treat_whitespace_as_suffix is not supported")
     if not pieces:
@@ -35,16 +36,17 @@ def read(data: bytes, name: str) -> Parts:
     if len(vocabulary) != len(tokens):
         raise Refused(f"{name} holds a piece twice")
     scores = [score for _, score, _ in pieces]
-    rules, lead = _normalization(normalizer, name)
+    # Unigram weighs user-defined symbols against other pieces; BPE finds them before all else.
+    users = [text for text, _, of in pieces if of == USER] if kind == "Unigram" else []
+    found = (UNKNOWN, CONTROL) if kind == "Unigram" else (UNKNOWN, CONTROL, USER)
+    rules, lead = _normalization(normalizer, tuple(users), name)
     roles = {role: _role(trainer, field, default, vocabulary) for role, (field, default) in ROLES.items()}
     if UNKNOWN in kinds:
         roles["unknown"] = kinds.index(UNKNOWN)
     return Parts(
         tokens=tokens,
         vocabulary=vocabulary,
-        ranks=sentencepiece.ranks(
-            [text if kind in (NORMAL, UNUSED) else None for text, _, kind in pieces], scores
-        ),
+        **_scored(kind, tokens, scores, kinds),
         scores=scores,
         bytewise=False,
         fallback=bool(trainer.get(35)),
@@ -52,10 +54,9 @@ def read(data: bytes, name: str) -> Parts:
         unused=frozenset(id for id, kind in enumerate(kinds) if kind == UNUSED),
         normalizer=rules,
         added=tuple(
-            AddedToken(id, tokens[id], special=kind != USER)
-            for id, kind in enumerate(kinds)
-            if kind in (UNKNOWN, CONTROL, USER)
+            AddedToken(id, tokens[id], special=kind != USER) for id, kind in enumerate(kinds) if kind in found
         ),
+        users=frozenset(map(vocabulary.__getitem__, users)),
         lead=lead,
         surface=_text(trainer.get(44, b" \xe2\x81\x87 "), name),
         bos=roles["bos"],
@@ -66,6 +67,17 @@ def read(data: bytes, name: str) -> Parts:
     )
 
 
+def _scored(kind: str, tokens: list[str], scores: list[float], kinds: list[int]) -> dict[str, Any]:
+    """What the scores are to the model; a character model merges nothing."""
+    if kind == "Unigram":
+        pieces, worst = sentencepiece.pieces(tokens, scores, kinds)
+        return {"model": "Unigram", "pieces": pieces, "worst": worst, "single": True}
+    if kind == "character":
+        return {"ranks": {}}
+    merged = [text if of in (NORMAL, UNUSED) else None for text, of in zip(tokens, kinds, strict=True)]
+    return {"ranks": sentencepiece.ranks(merged, scores)}
+
+
 ROLES = {"unknown": (45, "<unk>"), "bos": (46, "<s>"), "eos": (47, "</s>"), "pad": (48, "<pad>")}
 
 
@@ -74,11 +86,11 @@ def _role(trainer: dict[int, Any], field: int, default: str, vocabulary: dict[st
     return vocabulary.get(value.decode("utf-8", "replace")) if isinstance(value, bytes) else None
 
 
-def _normalization(spec: dict[int, Any], name: str) -> tuple[tuple[Rule, ...], Lead]:
+def _normalization(spec: dict[int, Any], users: tuple[str, ...], name: str) -> tuple[tuple[Rule, ...], Lead]:
     charsmap, prefix, squeeze, escape = spec.get(2, b""), spec.get(3, 1), spec.get(4, 1), spec.get(5, 1)
     if not isinstance(charsmap, bytes):
         raise Refused(f"{name}: the precompiled_charsmap is not bytes")
-    rules: list[Rule] = [Charsmap(charsmap)] if charsmap else []
+    rules: list[Rule] = [Charsmap(charsmap, users).checked()] if charsmap else []
     rules += [OneSpace()] if squeeze else []
     rules += [Prefix(" ")] if prefix else []
     rules += [Replace(" ", SPACE)] if escape else []

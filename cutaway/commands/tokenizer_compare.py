@@ -1,0 +1,147 @@
+"""`cutaway tokenizer compare`: vocabularies side by side, on a text, on samples, and over the world's
+languages.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from cutaway.commands.console import note, print_json
+from cutaway.commands.tokenizer_measure import HOW, Language, Measured, declarations, measured
+from cutaway.commands.tokenizer_open import opened, text_of
+from cutaway.commands.tokenizer_text import Json, Pattern
+from cutaway.errors import Failed, Refused
+
+WORST = 5
+
+
+def compare(
+    first: str,
+    /,
+    *rest: str,
+    udhr: Annotated[Path | None, Parameter(help="A folder of the declarations, for parity.")] = None,
+    html: Annotated[Path | None, Parameter(help="Write a page with plots here.")] = None,
+    pattern: Pattern = None,
+    as_json: Json = False,
+) -> None:
+    """Compare tokenizers on a text: TOKENIZER... FILE, the text last (- is standard input).
+
+    The table has tokens a word (words are what white space parts), bytes a token, and bytes a token for
+    numbers, code and white space. With the Universal Declaration of Human Rights in 532 languages it has
+    parity too: how many times as many tokens a language needs as English, for the same articles.
+
+    Examples:
+
+    cutaway tokenizer compare smollm2 tokenizer.json README.md --html compare.html
+
+    cutaway tokenizer compare smollm2 cl100k.json README.md --udhr package/declaration --json
+
+    Parameters
+    ----------
+    first
+        A tokenizer: a file, a folder, or a model's name.
+    rest
+        More tokenizers, and the text's file last.
+    """
+    if not rest:
+        raise Refused("give the tokenizers, and last the file whose text they are compared on")
+    *others, file = rest
+    text = text_of(None, None if file == "-" else Path(file))
+    if not text:
+        raise Refused(f"{file} is empty: there is nothing to compare on")
+    languages = declarations(udhr)
+    if not languages and not as_json:
+        note(f"Note: parity needs the declarations, which are not here: {HOW}.")
+    rows = [measured(name, opened(name, pattern), text, languages) for name in (first, *others)]
+    if html is not None:
+        _write(html, rows, languages)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    else:
+        print("\n".join(_table(rows, languages)))
+
+
+def _table(rows: list[Measured], languages: list[Language]) -> list[str]:
+    cells = [("", *(row.name for row in rows))]
+    cells.append(("vocabulary", *(f"{row.vocabulary:,}" for row in rows)))
+    cells.append(("tokens", *(f"{row.tokens:,}" for row in rows)))
+    cells.append(("tokens a word", *(f"{row.tokens_per_word:.3f}" for row in rows)))
+    cells.append(("bytes a token", *(f"{row.bytes_per_token:.3f}" for row in rows)))
+    cells += [(f"  {kind}", *(f"{row.samples[kind]:.3f}" for row in rows)) for kind in rows[0].samples]
+    if languages:
+        cells.append((f"parity, median of {len(languages)}", *(_middle(row) for row in rows)))
+        cells += [
+            (f"  {language.name}", *(_ratio(row.parity[language.code]) for row in rows))
+            for language in _worst(rows, languages)
+        ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join([name.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row, widths[1:], strict=True))])
+        for name, *row in cells
+    ]
+
+
+def _middle(row: Measured) -> str:
+    return _ratio(median(row.parity.values()))
+
+
+def _ratio(parity: float) -> str:
+    return f"{parity:.2f}"
+
+
+def _worst(rows: list[Measured], languages: list[Language]) -> list[Language]:
+    """The languages that need most tokens, by the best that any of the tokenizers does."""
+    spoken = [language for language in languages if language.code in rows[0].parity]
+    return sorted(spoken, key=lambda language: -min(row.parity[language.code] for row in rows))[:WORST]
+
+
+def _write(path: Path, rows: list[Measured], languages: list[Language]) -> None:
+    """One self-contained page: bytes a token of each kind of text, and parity by language."""
+    try:
+        import plotly.graph_objects as go
+        import plotly.io
+    except ImportError:
+        raise Refused("--html draws with plotly, which is not installed: pip install plotly") from None
+    kinds = ["the text", *rows[0].samples]
+    bars: list[Any] = [
+        go.Bar(name=row.name, x=kinds, y=[row.bytes_per_token, *row.samples.values()]) for row in rows
+    ]
+    figures = [go.Figure(bars, layout={"title": "Bytes a token: more is shorter", "yaxis_title": "bytes"})]
+    if languages:
+        figures.append(_parities(rows, languages))
+    parts = [
+        plotly.io.to_html(figure, include_plotlyjs=number == 0, full_html=False)
+        for number, figure in enumerate(figures)
+    ]
+    head = '<!doctype html><meta charset="utf-8"><title>Tokenizers side by side</title>'
+    try:
+        path.write_text("\n".join([head, *parts]), encoding="utf-8")
+    except OSError as problem:
+        raise Failed(f"{path} cannot be written: {problem.strerror}") from None
+
+
+def _parities(rows: list[Measured], languages: list[Language]) -> Any:
+    import plotly.graph_objects as go
+
+    spoken = [language for language in languages if language.code in rows[0].parity]
+    spoken.sort(key=lambda language: rows[0].parity[language.code])
+    points: list[Any] = [
+        go.Scatter(
+            name=row.name,
+            mode="markers",
+            x=list(range(len(spoken))),
+            y=[row.parity[language.code] for language in spoken],
+            text=[language.name for language in spoken],
+            hovertemplate="%{text}: %{y:.2f}",
+        )
+        for row in rows
+    ]
+    title = "Tokens for the same text, as a multiple of English"
+    axes = {
+        "xaxis_title": f"languages, ordered by {rows[0].name}",
+        "yaxis": {"title": "times", "type": "log"},
+    }
+    return go.Figure(points, layout={"title": title, **axes})

@@ -1,0 +1,44 @@
+"""`cutaway tokenizer convert`: a tokenizer in another format."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cutaway.commands.console import note
+from cutaway.commands.tokenizer_open import opened
+from cutaway.commands.tokenizer_text import Pattern
+from cutaway.errors import Refused
+
+
+def convert(
+    source: str,
+    target: Path,
+    /,
+    *,
+    pattern: Pattern = None,
+    force: Annotated[bool, Parameter(help="Replace TARGET if it is there.", negative=())] = False,
+) -> None:
+    """Write a tokenizer in the format that TARGET's name says, so that its library gives the same ids.
+
+    .json is Hugging Face's tokenizer.json, .model SentencePiece's, .tiktoken OpenAI's ranks, .gguf
+    llama.cpp's metadata, .txt BERT's vocab.txt. What a format cannot say is refused.
+
+    Examples:
+
+    cutaway tokenizer convert smollm2 tokenizer.json
+
+    Parameters
+    ----------
+    source
+        A file, a folder, or a model's name that has a tokenizer.
+    target
+        The file to write.
+    """
+    if target.exists() and not target.is_dir() and not force:
+        raise Refused(f"{target} is there already: give --force to replace it")
+    tok = opened(source, pattern)
+    path = tok.save(target)
+    if path.suffix == ".tiktoken":
+        note(f"Note: {path.name} holds ranks alone: give the pattern and special tokens when it is read.")
+    print(f"{path}: {len(tok):,} tokens")

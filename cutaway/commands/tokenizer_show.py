@@ -1,0 +1,104 @@
+"""`cutaway tokenizer show`: a text's tokens in colours, and how each came about."""
+
+from typing import TYPE_CHECKING
+
+from cutaway.commands.console import print_json
+from cutaway.commands.tokenizer_open import opened, text_of
+from cutaway.commands.tokenizer_text import File, Json, Name, Pattern
+from cutaway.tokenizer import Tokenizer
+from cutaway.tokenizer.look import Piece, pieces
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+COLOURS = ("on dark_blue", "on dark_green", "on dark_red", "on purple4", "on dark_cyan")
+
+
+def show(
+    text: str | None = None,
+    /,
+    *,
+    tokenizer: Name = "smollm2",
+    file: File = None,
+    pattern: Pattern = None,
+    as_json: Json = False,
+) -> None:
+    """Show the tokens of a text, with ids and bytes, and the merges that made them.
+
+    A Unigram's tokens are the best path through all ways to cut the text: each with its score, a logarithm.
+
+    Examples:
+
+    cutaway tokenizer show "The capital of France"
+
+    cutaway tokenizer show "naïve 🦜" --tokenizer tokenizer.json --json
+
+    Parameters
+    ----------
+    text
+        The text; without one, and without --file, standard input is read.
+    """
+    tok = opened(tokenizer, pattern)
+    found = pieces(tok, text_of(text, file))
+    if as_json:
+        print_json([_document(tok, piece) for piece in found])
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_coloured(tok, found))
+    console.print(f"{sum(len(piece.ids) for piece in found)} tokens in {len(found)} pieces", style="dim")
+    for piece in found:
+        console.print()
+        for line in _lines(tok, piece):
+            console.print(line)
+
+
+def _document(tok: Tokenizer, piece: Piece) -> dict:
+    tokens = [
+        {"id": id, "token": tok.token_text(id), "bytes": tok.token_bytes(id).hex(" ")} for id in piece.ids
+    ]
+    path = [
+        {"piece": piece.text[edge.start : edge.stop], "score": edge.score, "known": edge.known}
+        for edge in piece.path
+    ]
+    return {
+        "piece": piece.text,
+        "tokens": tokens,
+        "merges": [list(pair) for pair in piece.merges],
+        "path": path,
+    }
+
+
+def _coloured(tok: Tokenizer, found: list[Piece]) -> "Text":
+    """The tokens in the vocabulary's spelling, no two neighbours of one colour."""
+    from rich.text import Text
+
+    out = Text()
+    for number, id in enumerate(id for piece in found for id in piece.ids):
+        out.append(_visible(tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
+    return out
+
+
+def _lines(tok: Tokenizer, piece: Piece) -> list["Text"]:
+    from rich.text import Text
+
+    lines = []
+    for number, id in enumerate(piece.ids):
+        line = Text(f"{id:>8}  ", style="dim")
+        line.append(_visible(tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
+        line.append(f"  {tok.token_bytes(id).hex(' ')}", style="dim")
+        lines.append(line)
+    for (left, right), state in zip(piece.merges, piece.states()[1:], strict=True):
+        lines.append(Text(f"          {_visible(left)} + {_visible(right)}: ", style="dim"))
+        lines[-1].append(_visible(" ".join(state)), style="")
+    for edge in piece.path:
+        token = _visible(piece.text[edge.start : edge.stop])
+        unknown = "" if edge.known else "  unknown"
+        lines.append(Text(f"          {token}  {edge.score:.4f}{unknown}", style="dim"))
+    return lines
+
+
+def _visible(text: str) -> str:
+    """A text whose control characters cannot act on a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,166 @@
+"""`cutaway tokenizer train` and `cutaway tokenizer count-words`: a vocabulary from a corpus, in one go or from
+words that were counted on many machines.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from cutaway.commands import console
+from cutaway.errors import Refused
+from cutaway.tokenizer import Tokenizer
+from cutaway.tokenizer.counts import LIMIT, Counts
+
+Kind = Literal["bpe", "unigram", "wordpiece"]
+Files = Annotated[tuple[Path, ...], Parameter(help="Texts in UTF-8, or counts that `count-words` wrote.")]
+Pattern = Annotated[
+    str | None,
+    Parameter(help="How text is cut into words: a name (cl100k, gpt2, o200k, qwen2, metaspace...) or a regex."),
+]
+Special = Annotated[
+    list[str] | None, Parameter(help="A token that is no text to learn from; may be given again.", negative=())
+]
+Invalid = Annotated[Literal["refuse", "replace"], Parameter(help="What to do with bytes that are not UTF-8.")]
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
+
+# How a corpus is cut for each kind, unless it is said otherwise.
+PATTERNS: dict[Kind, str] = {"bpe": "cl100k", "unigram": "metaspace", "wordpiece": "bert"}
+
+
+def train(
+    files: Files,
+    /,
+    *,
+    output: Annotated[Path, Parameter(help="The tokenizer.json to write.")] = Path("tokenizer.json"),
+    size: Annotated[int, Parameter(help="How many tokens, special ones included.")] = 32768,
+    kind: Kind = "bpe",
+    pattern: Pattern = None,
+    special: Special = None,
+    level: Annotated[
+        Literal["byte", "character"], Parameter(help="What BPE starts from; rare characters become bytes.")
+    ] = "byte",
+    min_frequency: Annotated[int, Parameter(help="How often a pair or piece must occur.")] = 1,
+    limit: Annotated[int, Parameter(help="The most distinct words kept while counting.")] = LIMIT,
+    invalid: Invalid = "refuse",
+    as_json: Json = False,
+) -> None:
+    """Learn a vocabulary from texts, or from the counts of their words, and write it as tokenizer.json.
+
+    Examples:
+
+    cutaway tokenizer train corpus.txt --size 32768 --special "<|end|>" --output tokenizer.json
+
+    cutaway tokenizer train shard-*.counts --size 65536
+    """
+    with console.watched() as bar:
+        counted = _counted(files, kind, pattern, special, limit, invalid, bar)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tok = Tokenizer.train(
+                counted, size, kind=kind, level=level, min_frequency=min_frequency, progress=bar
+            )
+    for warning in caught:
+        console.note(f"Note: {warning.message}.")
+    path = tok.save(output)
+    _note_undercount(counted)
+    if as_json:
+        console.print_json({"path": str(path), "kind": kind, "tokens": len(tok)} | _summary(counted))
+        return
+    print(f"{path}: {len(tok):,} tokens from {counted.total():,} words, {len(counted):,} distinct")
+
+
+def count_words(
+    files: Files,
+    /,
+    *,
+    output: Annotated[Path, Parameter(help="The counts to write; if there, counting goes on from them.")],
+    pattern: Pattern = None,
+    special: Special = None,
+    limit: Annotated[int, Parameter(help="The most distinct words kept.")] = LIMIT,
+    invalid: Invalid = "refuse",
+    ray: Annotated[
+        bool, Parameter(help="Count on a Ray cluster, or on a local Ray where there is none.", negative=())
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Count the distinct words of texts, which is all that training needs; counts add up.
+
+    The counts of shards, counted anywhere, are given to `cutaway tokenizer train` together. Stopped, also by
+    Ctrl-C, the same command goes on where it was.
+
+    Examples:
+
+    cutaway tokenizer count-words shard-1.txt --output shard-1.counts
+
+    cutaway tokenizer count-words s3-mount/*.txt --output corpus.counts --ray
+    """
+    if ray:
+        from cutaway.tokenizer import ray_counts
+
+        counted = ray_counts.of(
+            files, pattern or PATTERNS["bpe"], special or (), limit=limit, invalid=invalid
+        )
+        counted.save(output)
+    else:
+        with console.watched() as bar:
+            counted = Counts.of(
+                files,
+                pattern or PATTERNS["bpe"],
+                special or (),
+                limit=limit,
+                invalid=invalid,
+                resume=output,
+                progress=bar,
+            )
+    _note_undercount(counted)
+    if as_json:
+        console.print_json({"path": str(output)} | _summary(counted))
+        return
+    print(f"{output}: {counted.total():,} words, {len(counted):,} distinct, in {console.size(counted.bytes)}")
+
+
+def _counted(
+    files: tuple[Path, ...],
+    kind: Kind,
+    pattern: str | None,
+    special: Iterable[str] | None,
+    limit: int,
+    invalid: str,
+    progress: Callable[[str, int, int | None], None],
+) -> Counts:
+    """The words of files, or the sum of the counts in them."""
+    if not files:
+        raise Refused("there is nothing to train on: give files")
+    are_counts = [Counts.is_file(file) for file in files]
+    if not any(are_counts):
+        return Counts.of(
+            files, pattern or PATTERNS[kind], special or (), limit=limit, invalid=invalid, progress=progress
+        )
+    if not all(are_counts):
+        raise Refused(f"{files[are_counts.index(False)]} is text, and other files are counts: count it first")
+    if pattern is not None or special is not None:
+        raise Refused("counts bring their own pattern and special tokens: leave --pattern and --special out")
+    first, *others = (Counts.load(file) for file in files)
+    return first.merge(*others)
+
+
+def _note_undercount(counted: Counts) -> None:
+    if counted.undercount:
+        console.note(
+            f"Note: there were more distinct words than {counted.limit:,}: rare ones were dropped, and a "
+            f"count can be {counted.undercount:,} too low."
+        )
+
+
+def _summary(counted: Counts) -> dict[str, int | str]:
+    return {
+        "pattern": counted.pattern,
+        "words": counted.total(),
+        "distinct": len(counted),
+        "documents": counted.documents,
+        "bytes": counted.bytes,
+        "undercount": counted.undercount,
+    }

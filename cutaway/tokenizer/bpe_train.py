@@ -1,0 +1,187 @@
+"""Learning merges quickly: the same merges as `bpe.train`, without counting everything again for each.
+
+After a merge only the words that hold the pair change, so only their pairs are counted anew; a heap says which
+pair is next, and an entry whose count has changed meanwhile goes back with the new one. `native/train.cpp`
+does the same over one flat array; `merges_twin` is what it is compared with, and what serves without it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from cutaway import native
+from cutaway.native import train as native_train
+from cutaway.tokenizer.bpe import BYTES, Pair
+from cutaway.tokenizer.tally import Words
+
+Progress = Callable[[str, int, int], None]
+
+
+class Learned(NamedTuple):
+    """A merge: the pair, the ids of its two tokens and of the one it makes, and how often it occurred."""
+
+    pair: Pair
+    left: int
+    right: int
+    made: int
+    count: int
+
+
+class Spelt(NamedTuple):
+    """Words as base symbols: int32 [symbols], places in `alphabet` or -1 for what is not in it."""
+
+    symbols: np.ndarray
+    offsets: np.ndarray
+    counts: np.ndarray
+    alphabet: list[str]
+
+
+_BYTE_IDS = np.zeros(256, np.int32)
+_BYTE_IDS[np.argsort([ord(character) for character in BYTES])] = np.arange(256)
+
+
+def spelt_in_bytes(words: Words) -> Spelt:
+    """Words over the 256 bytes, in the order of their spelling (GPT-2's): "!" is 0."""
+    return Spelt(_BYTE_IDS[words.text], words.offsets, words.counts, sorted(BYTES))
+
+
+def spelt_in_characters(words: Words, most: int | None = None) -> Spelt:
+    """Words over the characters that occur in them, or over the `most` frequent (ties: lower code point)."""
+    text = words.text.tobytes()
+    points = np.frombuffer(text.decode().encode("utf-32-le"), np.uint32)
+    begins = (words.text & 0xC0) != 0x80
+    offsets = np.concatenate([[0], np.cumsum(begins)])[words.offsets].astype(np.int64)
+    found, inverse = np.unique(points, return_inverse=True)
+    weights = np.repeat(words.counts, np.diff(offsets))
+    often = np.zeros(len(found), np.int64)
+    np.add.at(often, inverse, weights)
+    kept = np.sort(np.lexsort((found, -often))[:most])
+    places = np.full(len(found), -1, np.int32)
+    places[kept] = np.arange(len(kept))
+    alphabet = [chr(point) for point in found[kept]]
+    return Spelt(places[inverse] if len(found) else np.zeros(0, np.int32), offsets, words.counts, alphabet)
+
+
+def learn(
+    spelt: Spelt,
+    size: int,
+    min_frequency: int = 1,
+    reserved: Collection[str] = (),
+    progress: Progress | None = None,
+) -> list[Learned]:
+    """The merges of `bpe.train`, in order, until alphabet and merges make `size` tokens."""
+    places = {symbol: place for place, symbol in enumerate(spelt.alphabet)}
+    forbidden = [
+        [places[symbol] for symbol in text] for text in reserved if text and set(text) <= places.keys()
+    ]
+    make = native_train.merges if native.available() else merges_twin
+    tokens = list(spelt.alphabet)
+    out: list[Learned] = []
+    arrays = spelt.symbols, spelt.offsets, spelt.counts
+    for rows in make(*arrays, len(spelt.alphabet), size, min_frequency, forbidden):
+        for left, right, made, count in rows.tolist():
+            pair = tokens[left], tokens[right]
+            if made == len(tokens):
+                tokens.append(pair[0] + pair[1])
+            out.append(Learned(pair, left, right, made, count))
+        if progress is not None:
+            progress("learning merges", len(tokens), size)
+    return out
+
+
+def merges_twin(
+    symbols: np.ndarray,
+    offsets: np.ndarray,
+    counts: np.ndarray,
+    alphabet: int,
+    size: int,
+    min_frequency: int,
+    reserved: Collection[Sequence[int]] = (),
+    step: int = 256,
+) -> Iterator[np.ndarray]:
+    """`cutaway.native.train.merges`, in Python."""
+    corpus = _Corpus(symbols, offsets, counts)
+    texts: list[tuple[int, ...]] = [(symbol,) for symbol in range(alphabet)]
+    ids = {text: id for id, text in enumerate(texts)}
+    forbidden = {tuple(text) for text in reserved}
+    rows: list[tuple[int, int, int, int]] = []
+    while len(texts) < size:
+        best = corpus.most_frequent(max(min_frequency, 1))
+        if best is None:
+            break
+        count, pair = best
+        text = texts[pair[0]] + texts[pair[1]]
+        if text in forbidden:
+            continue
+        made = ids.setdefault(text, len(texts))
+        if made == len(texts):
+            texts.append(text)
+        corpus.merge(pair, made)
+        rows.append((*pair, made, count))
+        if len(rows) == step:
+            yield np.array(rows, np.int64)
+            rows = []
+    if rows:
+        yield np.array(rows, np.int64)
+
+
+class _Corpus:
+    """Words as they stand, with the counts of their pairs and the words in which each pair is."""
+
+    def __init__(self, symbols: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:
+        self.words = [
+            symbols[start:stop].tolist() for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
+        ]
+        self.weights: list[int] = counts.tolist()
+        self.counts: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self.inside: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+        for i, word in enumerate(self.words):
+            self._add(i, word, self.weights[i])
+        self.heap = [(-count, *pair) for pair, count in self.counts.items() if min(pair) >= 0]
+        heapify(self.heap)
+
+    def most_frequent(self, rarest: int) -> tuple[int, tuple[int, int]] | None:
+        """The next pair, taken off the heap; None when all are rarer than `rarest`."""
+        while self.heap:
+            negated, *ids = heappop(self.heap)
+            pair = ids[0], ids[1]
+            count = self.counts[pair]
+            if count < rarest:
+                continue
+            if count == -negated:
+                return count, pair
+            heappush(self.heap, (-count, *pair))
+        return None
+
+    def merge(self, pair: tuple[int, int], made: int) -> None:
+        """The pair becomes `made`, in every word from left to right."""
+        changed: set[tuple[int, int]] = set()
+        for i in list(self.inside[pair]):
+            word, weight = self.words[i], self.weights[i]
+            self._add(i, word, -weight)
+            self.words[i] = word = _joined(word, pair, made)
+            self._add(i, word, weight)
+            changed |= {near for near in pairwise(word) if made in near and min(near) >= 0}
+        for near in changed:
+            heappush(self.heap, (-self.counts[near], *near))
+        del self.inside[pair]
+
+    def _add(self, i: int, word: list[int], weight: int) -> None:
+        for pair in pairwise(word):
+            self.counts[pair] += weight
+            if weight > 0:
+                self.inside[pair].add(i)
+
+
+def _joined(word: list[int], pair: tuple[int, int], made: int) -> list[int]:
+    out: list[int] = []
+    place = 0
+    while place < len(word):
+        both = word[place] == pair[0] and word[place + 1 : place + 2] == [pair[1]]
+        out.append(made if both else word[place])
+        place += 2 if both else 1
+    return out

@@ -1,0 +1,197 @@
+"""A tokenizer written as GGUF metadata (`tokenizer.ggml.*`), with which llama.cpp gives the same ids."""
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutaway import gguf as container
+from cutaway.errors import Refused
+from cutaway.tokenizer import pretokenize
+from cutaway.tokenizer.bpe import BYTE_TOKENS
+from cutaway.tokenizer.charsmap import Charsmap
+from cutaway.tokenizer.formats.gguf import IDS, SEPARATOR, SQUEEZED, K
+from cutaway.tokenizer.formats.merges import all_splits
+from cutaway.tokenizer.normalize import OneSpace, Prefix, Prepend, Replace, Unicode
+from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.pretokenize import SPACE, Split
+from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
+from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
+
+ARCHITECTURES = {"WordPiece": "bert", "Unigram": "t5"}
+
+
+def write_file(parts: Parts) -> bytes:
+    """A GGUF file that holds a vocabulary and no model, as llama.cpp's own ggml-vocab files do."""
+    about = {"general.architecture": ARCHITECTURES.get(parts.model, "llama")}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocabulary.gguf"
+        container.write(path, about | write(parts), {})
+        return path.read_bytes()
+
+
+def write(parts: Parts, size: int | None = None) -> dict[str, Any]:
+    """Parts as GGUF metadata; vocabularies are filled up to `size` tokens.
+
+    Raises Refused for what GGUF cannot say.
+    """
+    out = _write_model(parts)
+    count = max(size or 0, len(parts.tokens))
+    if size is not None and size < len(parts.tokens):
+        raise Refused(
+            f"the vocabulary has {len(parts.tokens):,} tokens, and the model's embedding {size:,} rows"
+        )
+    out[K + "tokens"] = _filled(_spelt(parts), count)
+    out[K + "token_type"] = _kinds(parts, count)
+    if parts.scores is not None:
+        out[K + "scores"] = np.array([*parts.scores, *[-1000.0] * (count - len(parts.scores))], np.float32)
+    ids = {f"{K}{key}_token_id": getattr(parts, field) for field, key in IDS.items()}
+    out |= {key: np.uint32(id) for key, id in ids.items() if id is not None}
+    out |= {f"{K}{key}_token_id": np.uint32(id) for key, id in zip(("eot", "eom"), _eot(parts), strict=False)}
+    out |= {K + "add_bos_token": parts.add_bos, K + "add_eos_token": parts.add_eos}
+    if parts.chat_template is not None:
+        out["tokenizer.chat_template"] = parts.chat_template
+    return out
+
+
+def _write_model(parts: Parts) -> dict[str, Any]:
+    """What belongs to one of llama.cpp's kinds of tokenizer."""
+    if parts.model == "WordPiece":
+        return _write_wordpiece(parts)
+    if parts.model == "Unigram":
+        return _write_unigram(parts)
+    if parts.model != "BPE":
+        raise Refused(f"GGUF has no {parts.model} tokenizer")
+    if parts.bytewise:
+        pre = _pre(parts)
+        _only(parts, (Unicode("NFC"),))
+        return {K + "model": "gpt2", K + "pre": pre, K + "merges": _lines(parts)}
+    if parts.pre == "gemma4":
+        return {K + "model": "gemma4", K + "merges": _lines(parts)}
+    return _write_scored(parts)
+
+
+def _write_wordpiece(parts: Parts) -> dict[str, Any]:
+    """BERT, which llama.cpp cleans in one way."""
+    if (parts.normalizer, parts.pretokenizer) != ((BertNormalizer(),), (BertPreTokenizer(),)):
+        raise Refused("llama.cpp cleans and cuts text for a bert as the uncased BERT does, unlike this one")
+    if parts.continues != CONTINUES or parts.unknown is None:
+        raise Refused(f"GGUF's bert has an unknown token, and {CONTINUES!r} before tokens that go on")
+    begin, end = parts.bos, parts.eos
+    ids = {"cls": begin, SEPARATOR[0]: end}
+    named = {f"{K}{key}_token_id": np.uint32(id) for key, id in ids.items() if id is not None}
+    return {K + "model": "bert", K + "pre": "default", K + "token_type_count": np.uint32(2), **named}
+
+
+def _write_unigram(parts: Parts) -> dict[str, Any]:
+    """SentencePiece's Unigram: its map of characters, and what happens to spaces."""
+    rules = list(parts.normalizer)
+    charsmap = rules.pop(0).data if rules and isinstance(rules[0], Charsmap) else b""
+    spoken = next((flags for *flags, known in _UNIGRAM_RULES if rules == known), None)
+    if spoken is None or parts.pretokenizer or parts.unknown is None:
+        raise Refused(f"GGUF cannot say how this tokenizer normalises and cuts text ({parts.normalizer})")
+    squeeze, prefix = spoken
+    spaces = {K + "add_space_prefix": prefix, K + "remove_extra_whitespaces": squeeze}
+    mapped = {K + "precompiled_charsmap": np.frombuffer(charsmap, np.uint8)} if charsmap else {}
+    return {K + "model": "t5", K + "pre": "default", **spaces, **mapped}
+
+
+_UNIGRAM_RULES = [
+    (squeeze, prefix, [*squeezing, *prefixing, Replace(" ", SPACE)])
+    for squeezes, prefixes in (([OneSpace()], [Prefix(" ")]), (list(SQUEEZED), [Prepend(SPACE)]))
+    for squeeze, squeezing in ((True, squeezes), (False, []))
+    for prefix, prefixing in ((True, prefixes), (False, []))
+]
+
+
+def _pre(parts: Parts) -> str:
+    """The name that llama.cpp knows the pre-tokeniser by."""
+    if parts.pre is not None:
+        return parts.pre
+    for pre, patterns in pretokenize.SPELLINGS:
+        if parts.pretokenizer == tuple(Split(p) for p in patterns) and parts.whole == (
+            pre in pretokenize.WHOLE
+        ):
+            return pre
+    raise Refused(
+        "GGUF has no name for this tokenizer's way of splitting text: llama.cpp would split it otherwise"
+    )
+
+
+def _only(parts: Parts, allowed: tuple[Any, ...]) -> None:
+    """Raises Refused for a normaliser that is lost; NFC, which GGUF has no field for either, is what
+    Qwen's files lose.
+    """
+    for rule in parts.normalizer:
+        if rule not in allowed:
+            raise Refused(f"GGUF cannot say that text is normalised ({rule})")
+        warnings.warn(
+            "GGUF has no field for a normaliser: text that is not in NFC gets other ids in the written file",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _write_scored(parts: Parts) -> dict[str, Any]:
+    """SentencePiece's BPE: scores, and whether a space goes in front."""
+    space = pretokenize.SPACE
+    ways: dict[tuple[Any, ...], bool] = {
+        (Prepend(space), Replace(" ", space)): True,
+        (Prefix(" "), Replace(" ", space)): True,
+        (Replace(" ", space),): False,
+    }
+    if parts.scores is None:
+        raise Refused(
+            "GGUF needs a score for every token, which this file has not: load the model's tokenizer.model"
+        )
+    if parts.pretokenizer or parts.normalizer not in ways:
+        raise Refused(f"GGUF cannot say how this tokenizer normalises text ({parts.normalizer})")
+    if not parts.fallback:
+        raise Refused("llama.cpp writes what a vocabulary lacks as bytes, and this one has no byte tokens")
+    return {K + "model": "llama", K + "pre": "default", K + "add_space_prefix": ways[parts.normalizer]}
+
+
+def _lines(parts: Parts) -> list[str]:
+    pairs = parts.merges if parts.merges is not None else all_splits(parts)
+    return [f"{left} {right}" for left, right in pairs]
+
+
+def _spelt(parts: Parts) -> list[str | None]:
+    """Every token's text in GGUF's spelling: BERT's words begin with U+2581, their parts with nothing."""
+    if parts.model != "WordPiece":
+        return list(parts.tokens)
+    control = {token.id for token in parts.added if token.special}
+    return [text if id in control else _bert_spelling(text) for id, text in enumerate(parts.tokens)]
+
+
+def _bert_spelling(text: str | None) -> str | None:
+    if text is None or (text.startswith("[") and text.endswith("]")):
+        return text
+    return text.removeprefix(CONTINUES) if text.startswith(CONTINUES) else SPACE + text
+
+
+def _filled(tokens: list[str | None], count: int) -> list[str]:
+    """Every token's text; ids that have none are padding."""
+    texts = [*tokens, *[None] * (count - len(tokens))]
+    return [f"[PAD{id}]" if text is None else text for id, text in enumerate(texts)]
+
+
+def _kinds(parts: Parts, count: int) -> np.ndarray:
+    """Every token's kind, int32 [count]."""
+    kinds = np.full(count, NORMAL, np.int32)
+    if parts.fallback:
+        kinds[[parts.vocabulary[token] for token in BYTE_TOKENS if token in parts.vocabulary]] = BYTE
+    for token in parts.added:
+        kinds[token.id] = CONTROL if token.special else USER
+    if parts.unknown is not None and parts.merges is None and kinds[parts.unknown] == CONTROL:
+        kinds[parts.unknown] = UNKNOWN
+    kinds[list(parts.users)] = USER
+    nameless = [id for id, text in enumerate(parts.tokens) if text is None]
+    kinds[[*nameless, *parts.unused, *range(len(parts.tokens), count)]] = UNUSED
+    return kinds
+
+
+def _eot(parts: Parts) -> list[int]:
+    return [id for id in parts.ends() if id != parts.eos and id in parts.eot][:2]

@@ -1,0 +1,263 @@
+"""A tokenizer written as Hugging Face's tokenizer.json, so that their `tokenizers` gives the same ids."""
+
+import base64
+import json
+from dataclasses import asdict
+from typing import Any
+
+from cutaway.errors import Refused
+from cutaway.tokenizer import normalize
+from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.charsmap import Charsmap, Precompiled
+from cutaway.tokenizer.decode import FIRST, KEEP, Words
+from cutaway.tokenizer.formats.hf_rules import BEHAVIOURS, PUNCTUATION, WHITESPACE, WHITESPACE_SPLIT
+from cutaway.tokenizer.formats.merges import all_splits
+from cutaway.tokenizer.normalize import Rule
+from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.pretokenize import GPT2, SPACE, Metaspace, PrefixSpace, Split, Step
+from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
+
+
+def write_file(parts: Parts) -> bytes:
+    """Parts as a tokenizer.json. Raises Refused for what the format cannot say."""
+    return json.dumps(write(parts), ensure_ascii=False, indent=2).encode()
+
+
+def write(parts: Parts) -> dict[str, Any]:
+    """Parts as the object of a tokenizer.json. Raises Refused for what the format cannot say."""
+    if parts.unused:
+        raise Refused("tokenizer.json cannot say that a token is unused, as this vocabulary does")
+    models = {"BPE": _write_bpe, "WordPiece": _write_wordpiece, "Unigram": _write_unigram}
+    model = models.get(parts.model, _write_wordlevel)(parts)
+    normalizer, pretokenizer = _write_rules(parts), _write_steps(parts)
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_write_added(token) for token in sorted(parts.added, key=lambda token: token.id)],
+        "normalizer": _sequence(normalizer, "normalizers"),
+        "pre_tokenizer": _sequence(pretokenizer, "pretokenizers"),
+        "post_processor": _write_processor(parts),
+        "decoder": _write_decoder(parts),
+        "model": model,
+    }
+
+
+def _write_bpe(parts: Parts) -> dict[str, Any]:
+    unknown = None if parts.unknown is None else parts.tokens[parts.unknown]
+    merges = parts.merges if parts.merges is not None else all_splits(parts)
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None if parts.bytewise or unknown not in parts.vocabulary else unknown,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": parts.fuse,
+        "byte_fallback": parts.fallback,
+        "ignore_merges": parts.whole,
+        "vocab": _in_order(_written_vocabulary(parts)),
+        "merges": [list(pair) for pair in merges],
+    }
+
+
+def _write_wordpiece(parts: Parts) -> dict[str, Any]:
+    return {
+        "type": "WordPiece",
+        "unk_token": _unknown(parts),
+        "continuing_subword_prefix": parts.continues,
+        "max_input_chars_per_word": parts.longest,
+        "vocab": _in_order(_written_vocabulary(parts)),
+    }
+
+
+def _write_wordlevel(parts: Parts) -> dict[str, Any]:
+    return {
+        "type": "WordLevel",
+        "vocab": _in_order(_written_vocabulary(parts)),
+        "unk_token": _unknown(parts),
+    }
+
+
+def _write_unigram(parts: Parts) -> dict[str, Any]:
+    """Unigram's list of pieces and scores; `tokenizers` counts the penalty from the worst of all scores.
+
+    What text cannot come to (control tokens, bytes) gets the score 0, so that it is not the worst.
+    """
+    pieces = parts.pieces or {}
+    vocabulary = _in_order(_written_vocabulary(parts))
+    if list(vocabulary.values()) != list(range(len(vocabulary))):
+        raise Refused("tokenizer.json cannot say that an id of a Unigram vocabulary has no piece")
+    if parts.worst is not None and parts.worst != min(pieces.values(), default=0.0):
+        raise Refused("tokenizer.json counts the penalty for unknown characters from another piece's score")
+    return {
+        "type": "Unigram",
+        "unk_id": parts.unknown,
+        "vocab": [[text, pieces.get(text, 0.0)] for text in vocabulary],
+        "byte_fallback": parts.fallback,
+    }
+
+
+def _unknown(parts: Parts) -> str:
+    text = None if parts.unknown is None else parts.tokens[parts.unknown]
+    if text is None:
+        raise Refused(f"tokenizer.json needs an unknown token for a {parts.model} vocabulary")
+    return text
+
+
+def _in_order(vocabulary: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+
+
+def _written_vocabulary(parts: Parts) -> dict[str, int]:
+    """The model's vocabulary, with the added tokens where they would not get their own ids otherwise.
+
+    The reader gives an added token that the vocabulary lacks the next free id, whatever its entry says.
+    """
+    vocabulary = dict(parts.vocabulary)
+    lacking = sorted((token.id, token.text) for token in parts.added if token.text not in vocabulary)
+    if [id for id, _ in lacking] != list(range(len(vocabulary), len(vocabulary) + len(lacking))):
+        vocabulary |= {text: id for id, text in lacking}
+    return vocabulary
+
+
+def _write_added(token: AddedToken) -> dict[str, Any]:
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return {"id": token.id, "content": token.text, **{flag: getattr(token, flag) for flag in flags}}
+
+
+def _write_rules(parts: Parts) -> list[dict[str, Any]]:
+    """The normalisers.
+
+    SentencePiece's, which know where a text begins, can be said where nothing cuts the text.
+    """
+    knowing = any(isinstance(rule, (normalize.Prefix, normalize.OneSpace)) for rule in parts.normalizer)
+    if knowing and not all(token.special for token in parts.added):
+        raise Refused(
+            "tokenizer.json cannot say that a space goes in front of a text but not behind an added token"
+        )
+    return [entry for rule in parts.normalizer for entry in _write_rule(rule)]
+
+
+def _write_rule(rule: Rule) -> list[dict[str, Any]]:
+    match rule:
+        case normalize.OneSpace():
+            runs = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+            return [runs, {"type": "Replace", "pattern": {"Regex": r"\A | \z"}, "content": ""}]
+        case _:
+            return [_write_simple(rule)]
+
+
+def _write_simple(rule: Rule) -> dict[str, Any]:
+    match rule:
+        case normalize.Unicode(form):
+            return {"type": form}
+        case normalize.Lowercase() | normalize.StripAccents():
+            return {"type": type(rule).__name__}
+        case BertNormalizer():
+            return {"type": "BertNormalizer", **asdict(rule)}
+        case Precompiled(data) | Charsmap(data, ()):
+            return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
+        case normalize.Replace(old, new):
+            return {"type": "Replace", "pattern": {"String": old}, "content": new}
+        case normalize.ReplaceMatches(pattern, new):
+            return {"type": "Replace", "pattern": {"Regex": pattern}, "content": new}
+        case normalize.Prepend(prefix) | normalize.Prefix(prefix):
+            return {"type": "Prepend", "prepend": prefix}
+        case normalize.Strip(left, right):
+            return {"type": "Strip", "strip_left": left, "strip_right": right}
+    raise Refused(f"tokenizer.json cannot say what the normaliser {type(rule).__name__} does")
+
+
+def _write_steps(parts: Parts) -> list[dict[str, Any]]:
+    steps = list(parts.pretokenizer)
+    last = []
+    if parts.bytewise:
+        regular = len(steps) > 1 and steps[-2:] == [PrefixSpace(), Split(GPT2)]
+        steps = steps[:-1] if regular else steps
+        prefix = bool(steps) and steps[-1] == PrefixSpace()
+        steps = steps[:-1] if prefix else steps
+        last = [{"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regular}]
+    return [_write_step(step) for step in steps] + last
+
+
+def _write_step(step: Step) -> dict[str, Any]:
+    match step:
+        case Split() if step == WHITESPACE:
+            return {"type": "Whitespace"}
+        case Split() if step == WHITESPACE_SPLIT:
+            return {"type": "WhitespaceSplit"}
+        case Split(pattern="\\p{N}", behaviour="isolated" | "contiguous", invert=False):
+            return {"type": "Digits", "individual_digits": step.behaviour == "isolated"}
+        case Split(pattern=pattern, invert=False) if pattern == PUNCTUATION:
+            return {"type": "Punctuation", "behavior": _behaviour(step.behaviour)}
+        case Split(pattern, behaviour, invert):
+            cut = {"pattern": {"Regex": pattern}, "behavior": _behaviour(behaviour), "invert": invert}
+            return {"type": "Split", **cut}
+        case BertPreTokenizer():
+            return {"type": "BertPreTokenizer"}
+        case Metaspace(replacement, prepend, split):
+            return {
+                "type": "Metaspace",
+                "replacement": replacement,
+                "prepend_scheme": prepend,
+                "split": split,
+            }
+    raise Refused(
+        f"tokenizer.json cannot say what the pre-tokeniser {type(step).__name__} does in this place"
+    )
+
+
+def _behaviour(ours: str) -> str:
+    return next(name for name, known in BEHAVIOURS.items() if known == ours)
+
+
+def _write_decoder(parts: Parts) -> dict[str, Any] | None:
+    if parts.words is not None:
+        fields = {"prefix": parts.words.continues, "cleanup": parts.words.cleanup}
+        return None if parts.words == Words() else {"type": "WordPiece", **fields}
+    if parts.bytewise:
+        return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    if parts.lead.rule == FIRST:
+        return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}
+    decoders: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}]
+    decoders += [{"type": "ByteFallback"}] if parts.fallback else []
+    decoders.append({"type": "Fuse"})
+    if parts.lead.rule != KEEP:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {"type": "Sequence", "decoders": decoders}
+
+
+def _write_processor(parts: Parts) -> dict[str, Any] | None:
+    begin = parts.bos if parts.add_bos else None
+    end = parts.eos if parts.add_eos else None
+    if begin is None and end is None:
+        return (
+            {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+            if (parts.bytewise)
+            else None
+        )
+    around = [
+        [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": 0}}]
+        for id in (begin, end)
+    ]
+    second = [
+        [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": 1}}]
+        for id in (begin, end)
+    ]
+    first = [*around[0], {"Sequence": {"id": "A", "type_id": 0}}, *around[1]]
+    names = [parts.tokens[id] for id in (begin, end) if id is not None]
+    return {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": [*first, *second[0], {"Sequence": {"id": "B", "type_id": 1}}, *second[1]],
+        "special_tokens": {
+            name: {"id": name, "ids": [id], "tokens": [name]}
+            for name, id in zip(names, [id for id in (begin, end) if id is not None], strict=True)
+        },
+    }
+
+
+def _sequence(entries: list[dict[str, Any]], inner: str) -> dict[str, Any] | None:
+    if not entries:
+        return None
+    return entries[0] if len(entries) == 1 else {"type": "Sequence", inner: entries}

@@ -1,0 +1,113 @@
+"""Looking inside a tokenizer: how a text becomes its tokens, and which tokens no text becomes.
+
+A token that its own text does not encode to is *unreachable*: nothing but the id itself brings it into a
+model's input, so that training never touched it, and models have been led astray by such tokens (Land &
+Bartolo, arXiv:2405.05417). A *partial* token holds a piece of a character's UTF-8, and is no text by itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cutaway.tokenizer.bpe import BPE, BYTE_TOKENS, Pair, merge
+from cutaway.tokenizer.charsmap import Charsmap, Precompiled
+from cutaway.tokenizer.normalize import Lowercase, StripAccents, Unicode, normalize
+from cutaway.tokenizer.pretokenize import SPACE, pretokenize
+from cutaway.tokenizer.tokenizer import Tokenizer
+from cutaway.tokenizer.unigram import Edge, Unigram
+from cutaway.tokenizer.wordpiece import BertNormalizer, WordPiece
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a text in the vocabulary's spelling, and its ids.
+
+    `merges` are BPE's, in the order in which they happened; `path` is Unigram's best cut.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    merges: tuple[Pair, ...] = ()
+    path: tuple[Edge, ...] = ()
+
+    def states(self) -> list[list[str]]:
+        """The piece's symbols from the beginning to the end, one list a merge."""
+        symbols = list(self.text)
+        out = [symbols]
+        for left, right in self.merges:
+            at = next(i for i in range(len(symbols)) if symbols[i : i + 2] == [left, right])
+            symbols = [*symbols[:at], left + right, *symbols[at + 2 :]]
+            out.append(symbols)
+        return out
+
+
+def pieces(tokenizer: Tokenizer, text: str) -> list[Piece]:
+    """Each piece of a text with what happened in it; nothing in it becomes a control token."""
+    tokenizer.count(text)  # refuses what is no text
+    way = tokenizer.plain
+    out: list[Piece] = []
+    for part in way.cut(way.raw.split(text)):
+        if isinstance(part, int):
+            out.append(Piece(tokenizer.token_text(part), (part,)))
+        else:
+            out += [_piece(way.model, text) for text in part]
+    return out
+
+
+def _piece(model: object, text: str) -> Piece:
+    match model:
+        case BPE():
+            history: list[Pair] = []
+            model.symbols(text, history)
+            return Piece(model.spelt(text), tuple(model.encode(text)), merges=tuple(history))
+        case Unigram():
+            return Piece(text, tuple(model.encode(text)), path=tuple(model.best(text)))
+    return Piece(text, tuple(model.encode(text)))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def partial(tokenizer: Tokenizer) -> list[int]:
+    """The ids of tokens that are no whole UTF-8."""
+    return [id for id in _ordinary(tokenizer) if _text_of(tokenizer, id) is None]
+
+
+def unreachable(tokenizer: Tokenizer) -> list[int]:
+    """The ids that are no control token, and to which no text comes. Byte tokens, a last resort, are left
+    out.
+    """
+    return [id for id in _ordinary(tokenizer) if not _reached(tokenizer, id)]
+
+
+def _ordinary(tokenizer: Tokenizer) -> Iterator[int]:
+    added = set(tokenizer.added.values())
+    spare = set(BYTE_TOKENS) if tokenizer.parts.fallback else set()
+    for id, text in enumerate(tokenizer.parts.tokens):
+        if text is not None and text not in spare and id not in added and id != tokenizer.unknown:
+            yield id
+
+
+def _text_of(tokenizer: Tokenizer, id: int) -> str | None:
+    try:
+        return tokenizer.token_bytes(id).decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _reached(tokenizer: Tokenizer, id: int) -> bool:
+    """Whether the token's own text encodes to it: by itself, or as a part of a word if it can be no more."""
+    token, way = tokenizer.token_text(id), tokenizer.plain
+    if tokenizer.parts.bytewise:
+        text = _text_of(tokenizer, id)
+        if text is not None:
+            return tokenizer.encode(text) == [id]
+        whole = way.model.whole and token in way.model.ids if isinstance(way.model, BPE) else False
+        return whole or (isinstance(way.model, BPE) and merge(list(token), way.model.rank_of) == [token])
+    if isinstance(way.model, WordPiece) and token.startswith(way.model.continues):
+        inside = "a" + token.removeprefix(way.model.continues)
+        return pretokenize(way.steps, normalize(tokenizer.parts.normalizer, inside)) == [inside]
+    rules = tuple(rule for rule in tokenizer.parts.normalizer if _changes_letters(rule))
+    plain = normalize(rules, token.replace(SPACE, " ")).replace(" ", SPACE)
+    return plain == token and way.model.encode(token) == [id]
+
+
+def _changes_letters(rule: object) -> bool:
+    """Whether a rule is about characters, rather than about where spaces go."""
+    return isinstance(rule, (Charsmap, Precompiled, Unicode, Lowercase, StripAccents, BertNormalizer))

@@ -1,0 +1,181 @@
+"""Learning merges: the native trainer, its twin and the definition give the same, whatever the corpus is."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import cutaway
+from cutaway import native
+from cutaway.errors import Refused
+from cutaway.native import train as native_train
+from cutaway.tokenizer import bpe, bpe_train, training
+from cutaway.tokenizer.counts import Counts
+from cutaway.tokenizer.tally import packed
+
+built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+CORPORA = st.dictionaries(st.text(alphabet="abc", min_size=1, max_size=24), st.integers(1, 9), max_size=8)
+
+
+def spelt(words: dict[str, int], most: int | None = None) -> bpe_train.Spelt:
+    return bpe_train.spelt_in_characters(packed({word.encode(): n for word, n in words.items()}), most)
+
+
+def rows(make: object, words: bpe_train.Spelt, *rest: object) -> list[list[int]]:
+    made = make(*words[:3], len(words.alphabet), *rest)  # type: ignore[operator]
+    return [row for block in made for row in block.tolist()]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    CORPORA,
+    st.integers(0, 30),
+    st.integers(0, 4),
+    st.lists(st.text(alphabet="abc", min_size=2, max_size=3), max_size=2),
+    st.sampled_from([None, 2]),
+)
+@example({"aaaaaaa": 1, "aa": 3, "ab" * 9: 2}, 30, 1, [], None)
+@example({"abcabc": 5, "bcab": 4, "abc": 1, "cabc": 3}, 12, 1, ["abc"], None)
+def test_merges_are_the_definitions(
+    words: dict[str, int], more: int, rarest: int, reserved: Sequence[str], most: int | None
+) -> None:
+    corpus = spelt(words, most)
+    size = len(corpus.alphabet) + more
+    want = bpe.train(words, corpus.alphabet, size, rarest, reserved)
+    assert [merge.pair for merge in bpe_train.learn(corpus, size, rarest, reserved)] == want
+    places = {symbol: place for place, symbol in enumerate(corpus.alphabet)}
+    forbidden = [[places[s] for s in text] for text in reserved if set(text) <= places.keys()]
+    twin = rows(bpe_train.merges_twin, corpus, size, rarest, forbidden)
+    tokens = list(dict.fromkeys([*corpus.alphabet, *map("".join, want)]))
+    assert [(tokens[left], tokens[right]) for left, right, _, _ in twin] == want
+    if native.why_not() is None:
+        assert rows(native_train.merges, corpus, size, rarest, forbidden) == twin
+
+
+def zipf(seed: int, words: int) -> dict[str, int]:
+    """Words like a language's: few frequent ones, many rare ones, made of the same syllables."""
+    generator = random.Random(seed)
+    syllables = ["".join(generator.choices("aeioubcdfgklmnprst", k=generator.randint(1, 4))) for _ in range(90)]
+    made = {"".join(generator.choices(syllables, k=generator.randint(1, 5))) for _ in range(words)}
+    return {word: 1 + 20 * words // rank for rank, word in enumerate(sorted(made), 1)}
+
+
+@built
+def test_merges_go_on_below_the_first_threshold() -> None:
+    """Rare pairs are not followed until they are needed; then everything is counted anew, to the same end."""
+    corpus = spelt(zipf(3, 1500))
+    for size in (400, 2500):
+        twin = rows(bpe_train.merges_twin, corpus, size, 1, [])
+        ours = rows(native_train.merges, corpus, size, 1, [])
+        assert ours == twin
+    weight = int(np.repeat(corpus.counts, np.diff(corpus.offsets)).sum())
+    assert weight // (64 * 400) > 4 * twin[-1][3]  # the last merges are rarer than the first threshold
+
+
+@built
+def test_merges_do_not_depend_on_the_order_of_words() -> None:
+    words = list(zipf(4, 800).items())
+    one = bpe_train.learn(spelt(dict(words)), 600)
+    random.Random(1).shuffle(words)
+    assert bpe_train.learn(spelt(dict(words)), 600) == one
+    two = bpe_train.learn(spelt({word: 3 * count for word, count in words}), 600)
+    assert [merge.pair for merge in two] == [merge.pair for merge in one]
+
+
+@built
+@pytest.mark.parametrize("word", ["a" * 300_000, "ab" * 100_000, "".join(map(chr, range(0x4E00, 0x9E00)))])
+def test_one_huge_word(word: str) -> None:
+    learned = bpe_train.learn(spelt({word: 2}), 300 + len(set(word)))
+    assert learned
+    if len(set(word)) <= 2:
+        assert max(len(left + right) for left, right in (merge.pair for merge in learned)) > 1000
+
+
+@built
+def test_the_door_refuses_what_does_not_fit() -> None:
+    symbols, offsets, counts = np.zeros(3, np.int32), np.array([0, 1, 3]), np.array([1, 1])
+    good = (symbols, offsets, counts)
+    assert rows(native_train.merges, bpe_train.Spelt(*good, ["a"]), 5, 1)
+    for bad in (
+        (symbols.astype(np.int64), offsets, counts),
+        (symbols, offsets[:-1], counts),
+        (symbols, np.array([0, 4, 3]), counts),
+        (symbols, np.array([0, 1, 2]), counts),
+        (symbols + 1, offsets, counts),
+        (symbols - 2, offsets, counts),
+        (symbols, offsets, -counts),
+        (symbols, offsets, counts << 61),
+    ):
+        with pytest.raises(Refused):
+            next(native_train.merges(*bad, 1, 5, 1))
+    with pytest.raises(Refused):
+        next(native_train.merges(*good, 1, 1 << 30, 1))
+
+
+# The whole: from a corpus to a tokenizer.
+
+TEXTS = ["the cat sat on the mat, the hat that the cat sat on", "naïve café 世界 世界 1234 1234\n\n"] * 3
+
+
+def test_a_tokenizer_from_texts_round_trips(tmp_path: Path) -> None:
+    for pattern, level in (("cl100k", "byte"), ("gpt2", "byte"), ("metaspace", "character")):
+        tok = cutaway.Tokenizer.train(TEXTS, 290, pattern, ["<|end|>", "<|pad|>"], level=level)
+        assert len(tok) == 290
+        assert tok.special == {"<|end|>": 288, "<|pad|>": 289}
+        assert tok.eos == 288
+        text = "the naïve cat 🦜 <|end|> sat"
+        assert tok.decode(tok.encode(text)) == text
+        assert 288 in tok.encode(text, special="allow") and 288 not in tok.encode(text)
+        again = cutaway.Tokenizer.load(tok.save(tmp_path / f"{pattern}.json"))
+        assert again.encode(text) == tok.encode(text)
+        assert tok.count(TEXTS[0]) < len(TEXTS[0]) / 2
+
+
+def test_training_on_texts_files_and_counts_is_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_text("".join(TEXTS), encoding="utf-8")
+    one = cutaway.Tokenizer.train("".join(TEXTS), 290)
+    two = cutaway.Tokenizer.train(file, 290)
+    three = cutaway.Tokenizer.train(Counts.load(Counts.of([file]).save(tmp_path / "counts")), 290)
+    assert one.parts == two.parts == three.parts
+
+
+@pytest.mark.parametrize("corpus", ["", "a", "\0", "\0\0\0\0", "🦜", "\ufffd\uffff"])
+def test_a_corpus_with_less_to_merge_says_so(corpus: str) -> None:
+    with pytest.warns(RuntimeWarning, match=r"gives \d+ tokens and not 300"):
+        tok = cutaway.Tokenizer.train(corpus, 300, special=["<|end|>"])
+    assert tok.decode(tok.encode(corpus)) == corpus
+    assert tok.decode(tok.encode("anything 🦜")) == "anything 🦜"
+
+
+def test_min_frequency_stops() -> None:
+    with pytest.warns(RuntimeWarning, match="occurs 4 times"):
+        tok = cutaway.Tokenizer.train(["ab ab ab cd cd cd cd"], 300, min_frequency=4)
+    assert "cd" in map(tok.token_text, range(len(tok))) and tok.id_of("ab") is None
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(Refused, match="too small"):
+        cutaway.Tokenizer.train("abc", 256, special=["<s>"])
+    with pytest.raises(Refused, match="level"):
+        cutaway.Tokenizer.train("abc", 300, level="word")
+
+
+def test_rare_characters_fall_back_to_bytes() -> None:
+    counts = Counts.of(["aaaa bbbb cccc " * 9 + "d"], "metaspace")
+    parts = training.bpe(counts, 256 + 4 + 3, level="character", alphabet=4)
+    tok = cutaway.Tokenizer(parts)
+    assert [tok.token_text(id) for id in tok.encode("d")][-1] == "<0x64>"
+    assert parts.tokens[256:260] == ["a", "b", "c", "▁"]
+
+
+def test_no_merge_makes_a_byte_token_or_a_special_one() -> None:
+    texts = ["<0x41> <0x41> <0x41> <s> "] * 50
+    with pytest.warns(RuntimeWarning):
+        tok = cutaway.Tokenizer.train(texts, 400, r"\S+|\s", level="character", special=["</s>"])
+    assert len(set(tok.parts.tokens)) == len(tok.parts.tokens)
+    assert tok.decode(tok.encode("<0x41>A")) == "<0x41>A"
