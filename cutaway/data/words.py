@@ -23,7 +23,7 @@ def of(name: str, texts: Iterable[str]) -> Tokenizer:
         size = name.removeprefix("bpe:")
         if not size.isdecimal() or int(size) <= 257:
             raise Refused(f"data.tokenizer: {name!r} is no size of a vocabulary: write bpe:4096 for instance")
-        return opened(Tokenizer.train(texts, size=int(size), pattern="gpt-2", special=[END]))
+        return opened(Tokenizer.train(texts, size=int(size), pattern="gpt2", special=[END]))
     return Tokenizer.load(name)
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,9 @@ def write_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def read_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Fills tensors, whole or spread, from what any number of processes wrote."""
-    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads: that is meant
+        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
 
 
 def prune(folder: Path, keep: int) -> None:
