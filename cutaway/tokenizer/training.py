@@ -119,9 +119,7 @@ def wordpiece(
         raise Refused(f"WordPiece cuts text as BERT does: the pattern is one of {', '.join(BERT)}")
     control = [*vocab_txt.CONTROL, *(text for text in counts.special if text not in vocab_txt.CONTROL)]
     room = size - len(control)
-    learned = wordpiece_train.train(
-        counts.words, room, rule, min_frequency=min_frequency, progress=progress
-    )
+    learned = wordpiece_train.train(counts.words, room, rule, min_frequency=min_frequency, progress=progress)
     tokens = [*control, *(token for token in learned if token not in control)]
     parts = vocab_txt.bert(tokens, BERT[counts.pattern])
     added = [AddedToken(id, text, special=True) for id, text in enumerate(control)]

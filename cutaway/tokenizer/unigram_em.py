@@ -57,7 +57,9 @@ def train(
         if len(pieces) <= size:
             break
         pieces = pruned(pieces, uses, max(size, int(KEPT * len(pieces))))
-    return {piece: log(share) for piece, share in sorted(pieces.items(), key=lambda item: (-item[1], item[0]))}
+    return {
+        piece: log(share) for piece, share in sorted(pieces.items(), key=lambda item: (-item[1], item[0]))
+    }
 
 
 def seed(words: Mapping[str, int], most: int, min_frequency: int) -> dict[str, float]:
@@ -67,7 +69,11 @@ def seed(words: Mapping[str, int], most: int, min_frequency: int) -> dict[str, f
         for start in range(len(word)):
             for stop in range(start + 1, min(len(word), start + LONGEST_PIECE) + 1):
                 often[word[start:stop]] += count
-    longer = [(-count * len(piece), piece) for piece, count in often.items() if len(piece) > 1 and count >= min_frequency]
+    longer = [
+        (-count * len(piece), piece)
+        for piece, count in often.items()
+        if len(piece) > 1 and count >= min_frequency
+    ]
     kept = {piece: float(often[piece]) for piece in sorted(often) if len(piece) == 1}
     kept |= {piece: float(-weight) for weight, piece in sorted(longer)[:most]}
     return shares(kept)
