@@ -1,6 +1,6 @@
 """Training a 32,768 vocabulary on 50 MB, beside every peer that is installed: seconds and peak memory.
 
-    python bench/tokenizer_training.py [FILE] [--size N] [--threads 1 2] [--rounds 1] [--only NAME ...] [--json]
+    python bench/tokenizer_training.py [FILE] [--size N] [--threads 1 2] [--rounds 1] [--only NAME] [--json]
 
 Without FILE the text is that of bench/training_text.py. Each row is a process of its own, so that its threads
 and its memory are its own: from the text on disk to the merges in memory, the import not counted. Peak is the
