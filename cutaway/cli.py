@@ -18,7 +18,7 @@ VERBS = {
         "pull": "Fetch a model into the cache.",
         "models": "List what is in the cache, or remove it.",
         "convert": "Write a model as safetensors or GGUF.",
-        "tokenizer": "Encode, decode, look into, compare, convert tokenizers.",
+        "tokenizer": "Encode, decode, look into, compare, convert, train tokenizers.",
         "verify": "Compare a model with independent engines, layer by layer.",
     },
     "With a model": {

@@ -40,9 +40,9 @@ check() {
 
 [ $# -gt 0 ] || set -- address,undefined thread
 for kinds in "$@"; do
-    # The definitions' tests are single-threaded numpy; under ThreadSanitizer only the door's say something.
+    # The definitions' tests are single-threaded numpy; under ThreadSanitizer only the door's and counting's say something.
     case $kinds in
-        thread) check "$kinds" tests/test_native.py ;;
-        *) check "$kinds" "tests/test_native.py tests/test_quant.py" ;;
+        thread) check "$kinds" "tests/test_native.py tests/test_counts.py" ;;
+        *) check "$kinds" "tests/test_native.py tests/test_quant.py tests/test_counts.py tests/test_training.py" ;;
     esac
 done

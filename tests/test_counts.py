@@ -23,7 +23,9 @@ from cutaway.tokenizer.tally import NativeTally, Tally, tally
 
 TEXT = (
     "The naïve café's 1,234 owners DON'T mind...\n\n  They'll say: «Привет, мир!» 你好世界 🦜🏳️‍🌈\r\n\tdef f(x):\n"
-    "\n\n\n    return x**2  # \u2028 \u0301\u0301 ﬁn\x00\x01\n/path/to a.b;\n/c \u00a0\u3000end   \n" + "x" * 40 + "\n"
+    "\n\n\n    return x**2  # \u2028 \u0301\u0301 ﬁn\x00\x01\n/path/to a.b;\n/c \u00a0\u3000end   \n"
+    + "x" * 40
+    + "\n"
 )
 NAMED = ("cl100k", "gpt2", "o200k", "llama3", "qwen2", "tekken", "deepseek-v3", "smollm", "gemma4")
 CUSTOM = r"\w+|[^\w\s]+|\s+"
@@ -92,7 +94,9 @@ def test_long_texts_are_the_same_on_every_number_of_threads() -> None:
         table.add(text, threads)
         found.append(sorted(table.words().items()))
     assert found[0] == found[1] == found[2]
-    assert found[0] == sorted((word.encode(), n) for word, n in by_definition(text.decode(), "cl100k").items())
+    assert found[0] == sorted(
+        (word.encode(), n) for word, n in by_definition(text.decode(), "cl100k").items()
+    )
 
 
 def test_words_of_every_length_are_kept_apart() -> None:

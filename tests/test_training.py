@@ -1,5 +1,6 @@
 """Learning merges: the native trainer, its twin and the definition give the same, whatever the corpus is."""
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import native
+from cutaway.cli import main
 from cutaway.errors import Refused
 from cutaway.native import train as native_train
 from cutaway.tokenizer import bpe, bpe_train, training
@@ -59,7 +61,9 @@ def test_merges_are_the_definitions(
 def zipf(seed: int, words: int) -> dict[str, int]:
     """Words like a language's: few frequent ones, many rare ones, made of the same syllables."""
     generator = random.Random(seed)
-    syllables = ["".join(generator.choices("aeioubcdfgklmnprst", k=generator.randint(1, 4))) for _ in range(90)]
+    syllables = [
+        "".join(generator.choices("aeioubcdfgklmnprst", k=generator.randint(1, 4))) for _ in range(90)
+    ]
     made = {"".join(generator.choices(syllables, k=generator.randint(1, 5))) for _ in range(words)}
     return {word: 1 + (20 * words // rank) ** 2 for rank, word in enumerate(sorted(made), 1)}
 
@@ -156,6 +160,45 @@ def test_min_frequency_stops() -> None:
     with pytest.warns(RuntimeWarning, match="occurs 4 times"):
         tok = cutaway.Tokenizer.train(["ab ab ab cd cd cd cd"], 300, min_frequency=4)
     assert "cd" in map(tok.token_text, range(len(tok))) and tok.id_of("ab") is None
+
+
+def cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main(["tokenizer", *map(str, arguments)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_command_trains_from_texts_and_from_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = [tmp_path / f"{i}.txt" for i in range(2)]
+    for shard, text in zip(shards, (TEXTS[0], TEXTS[1] + "<|end|>"), strict=True):
+        shard.write_text(text, encoding="utf-8")
+    options = ("--special", "<|end|>")
+    code, out, _ = cli(capsys, "train", *shards, "--size", 285, *options, "--output", tmp_path / "a.json")
+    assert code == 0 and "285 tokens" in out
+    for shard in shards:
+        made = shard.with_suffix(".counts")
+        code, out, _ = cli(capsys, "count-words", shard, *options, "--output", made, "--json")
+        assert code == 0 and json.loads(out)["documents"] == 1
+    counts = sorted(tmp_path.glob("*.counts"))
+    code, out, _ = cli(capsys, "train", *counts, "--size", 285, "--output", tmp_path / "b.json", "--json")
+    assert code == 0 and json.loads(out)["tokens"] == 285
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    code, _, err = cli(capsys, "train", *counts, shards[0])
+    assert code == 2 and "other files are counts" in err
+    code, _, err = cli(capsys, "train", *counts, "--pattern", "gpt2")
+    assert code == 2 and "bring their own" in err
+    code, _, err = cli(capsys, "train", shards[0], "--size", 100)
+    assert code == 2 and "too small" in err and "Traceback" not in err
+    code, _, err = cli(capsys, "train", shards[0], "--size", 4000, "--output", tmp_path / "c.json")
+    assert code == 0 and "not 4,000" in err
+    for kind in ("unigram", "wordpiece"):
+        size = 330 if kind == "unigram" else 50
+        code, out, _ = cli(
+            capsys, "train", shards[0], "--kind", kind, "--size", size, "--output", tmp_path / "d.json"
+        )
+        assert code == 0 and "tokens" in out
 
 
 def test_mistakes_are_refused() -> None:

@@ -14,12 +14,14 @@ VERBS = {
     "compare": "tokenizer_compare:compare",
     "report": "tokenizer_report:report",
     "convert": "tokenizer_convert:convert",
+    "train": "tokenizer_train:train",
+    "count-words": "tokenizer_train:count_words",
 }
 
 tokenizer = cyclopts.App(
     name="tokenizer",
     help_format="markdown",
-    help="Encode, decode, look into, compare, and convert tokenizers.",
+    help="Encode, decode, look into, compare, convert, and train tokenizers.",
 )
 for _name, _place in VERBS.items():
     tokenizer.command(f"{HERE}.{_place}", name=_name)

@@ -1,33 +1,31 @@
-"""`cutaway tokenizer train` and `cutaway tokenizer count-words`: a vocabulary from a corpus, in one go or from
-words that were counted on many machines.
+"""`cutaway tokenizer train` and `cutaway tokenizer count-words`: a vocabulary from a corpus, in one go or
+from words that were counted on many machines.
 """
 
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.errors import Refused
-from cutaway.tokenizer import Tokenizer
+from cutaway.tokenizer import Tokenizer, training
 from cutaway.tokenizer.counts import LIMIT, Counts
 
 Kind = Literal["bpe", "unigram", "wordpiece"]
 Files = Annotated[tuple[Path, ...], Parameter(help="Texts in UTF-8, or counts that `count-words` wrote.")]
 Pattern = Annotated[
     str | None,
-    Parameter(help="How text is cut into words: a name (cl100k, gpt2, o200k, qwen2, metaspace...) or a regex."),
+    Parameter(help="How text is cut into words: a name (cl100k, gpt2, qwen2, metaspace...) or a regex."),
 ]
 Special = Annotated[
-    list[str] | None, Parameter(help="A token that is no text to learn from; may be given again.", negative=())
+    list[str] | None,
+    Parameter(help="A token that is no text to learn from.", negative=()),
 ]
 Invalid = Annotated[Literal["refuse", "replace"], Parameter(help="What to do with bytes that are not UTF-8.")]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
-
-# How a corpus is cut for each kind, unless it is said otherwise.
-PATTERNS: dict[Kind, str] = {"bpe": "cl100k", "unigram": "metaspace", "wordpiece": "bert"}
 
 
 def train(
@@ -42,7 +40,9 @@ def train(
     level: Annotated[
         Literal["byte", "character"], Parameter(help="What BPE starts from; rare characters become bytes.")
     ] = "byte",
-    min_frequency: Annotated[int, Parameter(help="How often a pair or piece must occur.")] = 1,
+    min_frequency: Annotated[
+        int | None, Parameter(help="How often a pair or a piece must occur: 1, for unigram 2.")
+    ] = None,
     limit: Annotated[int, Parameter(help="The most distinct words kept while counting.")] = LIMIT,
     invalid: Invalid = "refuse",
     as_json: Json = False,
@@ -59,9 +59,9 @@ def train(
         counted = _counted(files, kind, pattern, special, limit, invalid, bar)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            tok = Tokenizer.train(
-                counted, size, kind=kind, level=level, min_frequency=min_frequency, progress=bar
-            )
+            rules: dict[str, Any] = {"level": level} if kind == "bpe" else {}
+            rules |= {} if min_frequency is None else {"min_frequency": min_frequency}
+            tok = Tokenizer.train(counted, size, kind=kind, progress=bar, **rules)
     for warning in caught:
         console.note(f"Note: {warning.message}.")
     path = tok.save(output)
@@ -100,15 +100,13 @@ def count_words(
     if ray:
         from cutaway.tokenizer import ray_counts
 
-        counted = ray_counts.of(
-            files, pattern or PATTERNS["bpe"], special or (), limit=limit, invalid=invalid
-        )
+        counted = ray_counts.of(files, pattern or "cl100k", special or (), limit=limit, invalid=invalid)
         counted.save(output)
     else:
         with console.watched() as bar:
             counted = Counts.of(
                 files,
-                pattern or PATTERNS["bpe"],
+                pattern or "cl100k",
                 special or (),
                 limit=limit,
                 invalid=invalid,
@@ -137,7 +135,12 @@ def _counted(
     are_counts = [Counts.is_file(file) for file in files]
     if not any(are_counts):
         return Counts.of(
-            files, pattern or PATTERNS[kind], special or (), limit=limit, invalid=invalid, progress=progress
+            files,
+            pattern or training.kind(kind)[1],
+            special or (),
+            limit=limit,
+            invalid=invalid,
+            progress=progress,
         )
     if not all(are_counts):
         raise Refused(f"{files[are_counts.index(False)]} is text, and other files are counts: count it first")

@@ -126,17 +126,17 @@ def train(
         left, right = tokens[left_id], tokens[right_id]
         ids.setdefault(left + right, len(ids))
         learned.append((left, right))
-        corpus = [(_replaced(symbols, left, right), count) for symbols, count in corpus]
+        corpus = [(replaced(symbols, (left, right), left + right), count) for symbols, count in corpus]
     return learned
 
 
-def _replaced(symbols: list[str], left: str, right: str) -> list[str]:
-    """Symbols with every (left, right) made one, from left to right."""
+def replaced(symbols: list[str], pair: Pair, made: str) -> list[str]:
+    """Symbols with every occurrence of a pair made one, from left to right."""
     out: list[str] = []
     place = 0
     while place < len(symbols):
-        both = symbols[place : place + 2] == [left, right]
-        out.append(left + right if both else symbols[place])
+        both = symbols[place : place + 2] == [*pair]
+        out.append(made if both else symbols[place])
         place += 2 if both else 1
     return out
 

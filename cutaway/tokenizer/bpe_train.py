@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -72,8 +73,12 @@ def learn(
     min_frequency: int = 1,
     reserved: Collection[str] = (),
     progress: Progress | None = None,
+    join: Callable[[str, str], str] = add,
 ) -> list[Learned]:
-    """The merges of `bpe.train`, in order, until alphabet and merges make `size` tokens."""
+    """The merges of `bpe.train`, in order, until alphabet and merges make `size` tokens.
+
+    `join` says how the text of a token is written from those of the pair.
+    """
     places = {symbol: place for place, symbol in enumerate(spelt.alphabet)}
     forbidden = [
         [places[symbol] for symbol in text] for text in reserved if text and set(text) <= places.keys()
@@ -86,7 +91,7 @@ def learn(
         for left, right, made, count in rows.tolist():
             pair = tokens[left], tokens[right]
             if made == len(tokens):
-                tokens.append(pair[0] + pair[1])
+                tokens.append(join(*pair))
             out.append(Learned(pair, left, right, made, count))
         if progress is not None:
             progress("learning merges", len(tokens), size)

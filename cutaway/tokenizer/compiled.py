@@ -60,7 +60,7 @@ class Texts(Sequence[str | None]):
     def __getitem__(self, index: int) -> str | None: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[str | None]: ...
-    def __getitem__(self, index: int | slice) -> str | None | Sequence[str | None]:
+    def __getitem__(self, index: int | slice) -> str | Sequence[str | None] | None:
         return self.read()[index]
 
 

@@ -23,9 +23,12 @@ from cutaway.tokenizer.pretokenize import (
     fused,
     pretokenize,
 )
+from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 METASPACE = "metaspace"
+BERT = {"bert": BertNormalizer(), "bert-cased": BertNormalizer(lowercase=False)}
 TIKTOKEN = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
+_LINE_ENDS = regex.compile(r"\r?\n")
 _NAME = regex.compile(r"[A-Za-z0-9._-]+")
 _AROUND = 256  # characters on either side of a cut that are looked at
 _TRIES = 1000
@@ -51,7 +54,7 @@ class Cut:
         """The stretches of a text that are cut by themselves."""
         parts = self._finder.split(text) if self._finder is not None else [text]
         if self.lines:
-            parts = list(chain.from_iterable(part.split("\n") for part in parts))
+            parts = list(chain.from_iterable(map(_LINE_ENDS.split, parts)))
         return [part for part in parts if part]
 
     def boundary(self, text: str) -> int:
@@ -91,12 +94,14 @@ def cut_by(pattern: str, special: Iterable[str] = ()) -> Cut:
     special = tuple(special)
     if pattern == METASPACE:
         return Cut((Metaspace(),), special, (OneSpace(),), lines=True)
+    if pattern in BERT:
+        return Cut((BertPreTokenizer(),), special, (BERT[pattern],))
     if pattern in TIKTOKEN:
         return Cut((Split(TIKTOKEN[pattern]),), special)
     if pattern in PATTERNS:
         return Cut(tuple(map(Split, PATTERNS[pattern])), special)
     if _NAME.fullmatch(pattern):
-        names = ", ".join([*TIKTOKEN, METASPACE, *sorted(PATTERNS)])
+        names = ", ".join([*TIKTOKEN, METASPACE, *BERT, *sorted(PATTERNS)])
         raise Refused(f"there is no pattern named {pattern!r}: give a regular expression, or one of {names}")
     compiled(pattern)
     return Cut((Split(pattern),), special)

@@ -93,30 +93,29 @@ class Tokenizer:
         cls,
         texts_or_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Counts,
         size: int = 32768,
-        pattern: str = "cl100k",
+        pattern: str | None = None,
         special: Iterable[str] = (),
         *,
-        level: str = "byte",
-        min_frequency: int = 1,
+        kind: str = "bpe",
         progress: Callable[[str, int, int | None], None] | None = None,
+        **rules: Any,
     ) -> Tokenizer:
-        """A byte pair vocabulary of `size` tokens, learned from texts (str), files (pathlib.Path) or Counts.
+        """A vocabulary of `size` tokens, learned from texts (str), files (pathlib.Path) or Counts.
 
-        `pattern` cuts text into words: a name ("cl100k", "gpt2", "qwen2", "metaspace"...) or a regex; Counts
-        bring theirs, and their special tokens. `special` tokens are no text to learn from, and get the last
-        ids. `level` is "byte", or "character", where rare characters fall back to bytes. Merges need
-        `min_frequency` occurrences; a RuntimeWarning tells when the corpus gives less than `size`. The rule
-        of merging is `bpe.train`'s. Raises Refused for what cannot be trained on.
+        `kind` is "bpe", "unigram" or "wordpiece"; `rules` are those of its function in training.py:
+        min_frequency, and level="byte" or "character" for BPE. `pattern` cuts text into words, a name or a
+        regex ("cl100k" for BPE, "metaspace" for Unigram, "bert" for WordPiece unless given); Counts bring
+        theirs, and their special tokens. `special` tokens are no text to learn from. A RuntimeWarning tells
+        when the corpus gives less than `size`. Raises Refused for what cannot be trained on.
         """
         from cutaway.tokenizer import training
         from cutaway.tokenizer.counts import Counts
 
+        learn, usual = training.kind(kind)
         counts = texts_or_files
         if not isinstance(counts, Counts):
-            counts = Counts.of(counts, pattern, special, progress=progress)
-        return cls(
-            training.bpe(counts, size, level=level, min_frequency=min_frequency, progress=progress)
-        )
+            counts = Counts.of(counts, pattern or usual, special, progress=progress)
+        return cls(learn(counts, size, progress=progress, **rules))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:

@@ -1,23 +1,26 @@
 """A new vocabulary from a corpus: its words are counted, tokens are learned, and both become a tokenizer.
 
-Ids: the alphabet first (256 bytes, or the corpus' characters behind the byte tokens), then what was learned in
-the order in which it was, special tokens last; `size` is all of them.
+Ids: the alphabet first (256 bytes, or the corpus' characters behind the byte tokens), then what was learned
+in the order in which it was, special tokens last (BERT's first); `size` is all of them.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from cutaway.errors import Refused
-from cutaway.tokenizer import bpe_train
+from cutaway.tokenizer import bpe_train, unigram_em, wordpiece_train
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS
 from cutaway.tokenizer.bpe_train import Learned, Progress
 from cutaway.tokenizer.counts import Counts
-from cutaway.tokenizer.cuts import METASPACE, cut_by
+from cutaway.tokenizer.cuts import BERT, METASPACE, cut_by
 from cutaway.tokenizer.decode import NOTHING, ONE, Lead
+from cutaway.tokenizer.formats import vocab_txt
 from cutaway.tokenizer.parts import ENDS, Parts
 
 BYTE, CHARACTER = "byte", "character"
+UNKNOWN = "<unk>"
 
 
 def bpe(
@@ -52,14 +55,99 @@ def bpe(
     reserved = {*fallback, *counts.special}
     learned = bpe_train.learn(spelt, room, min_frequency, reserved, progress)
     parts = _bpe_parts(counts, [*fallback, *spelt.alphabet], learned, level)
+    _say_if_fewer(parts, size, f"no pair is left that occurs {max(min_frequency, 1):,} times")
+    return parts
+
+
+def unigram(
+    counts: Counts,
+    size: int = 32768,
+    *,
+    min_frequency: int = 2,
+    seeds: int = unigram_em.SEEDS,
+    progress: Progress | None = None,
+) -> Parts:
+    """A Unigram vocabulary of `size` tokens: <unk>, the byte tokens, the pieces, and the special tokens.
+
+    Pieces start as the substrings of words seen `min_frequency` times, `seeds` at most. A RuntimeWarning
+    says so when there are too few of them. Raises Refused for a size below the characters'.
+    """
+    fixed = [UNKNOWN, *BYTE_TOKENS]
+    taken = {*fixed, *counts.special}
+    words = {word: count for word, count in counts.words.items() if word not in taken}
+    room = size - len(fixed) - len(counts.special)
+    pieces = unigram_em.train(words, room, seeds=seeds, min_frequency=min_frequency, progress=progress)
+    pieces = {piece: score for piece, score in pieces.items() if piece not in taken}
+    tokens = [*fixed, *pieces]
+    cut = cut_by(counts.pattern)
+    added = special_tokens(counts.special, len(tokens))
+    parts = Parts(
+        tokens=[*tokens, *counts.special],
+        vocabulary={token: id for id, token in enumerate(tokens)},
+        model="Unigram",
+        pieces=pieces,
+        worst=min(pieces.values(), default=0.0),
+        scores=[pieces.get(token, 0.0) for token in [*tokens, *counts.special]],
+        bytewise=False,
+        fallback=True,
+        fuse=True,
+        normalizer=cut.normalizer,
+        pretokenizer=cut.steps,
+        added=(AddedToken(0, UNKNOWN, special=True), *added),
+        lead=Lead(ONE) if counts.pattern == METASPACE else NOTHING,
+        eos=next((token.id for token in added if token.text in ENDS), None),
+        unknown=0,
+    )
+    _say_if_fewer(parts, size, f"no more substrings occur {min_frequency:,} times")
+    return parts
+
+
+def wordpiece(
+    counts: Counts,
+    size: int = 32768,
+    *,
+    rule: str = wordpiece_train.FREQUENCY,
+    min_frequency: int = 1,
+    progress: Progress | None = None,
+) -> Parts:
+    """A WordPiece vocabulary of `size` tokens with BERT's control tokens, and the special ones of `counts`.
+
+    `rule` is "frequency" or "likelihood" (wordpiece_train.py). Raises Refused for counts that were not cut by
+    "bert" or "bert-cased", or a size below the characters'.
+    """
+    if counts.pattern not in BERT:
+        raise Refused(f"WordPiece cuts text as BERT does: the pattern is one of {', '.join(BERT)}")
+    control = [*vocab_txt.CONTROL, *(text for text in counts.special if text not in vocab_txt.CONTROL)]
+    room = size - len(control)
+    learned = wordpiece_train.train(counts.words, room, rule, min_frequency=min_frequency, progress=progress)
+    tokens = [*control, *(token for token in learned if token not in control)]
+    parts = vocab_txt.bert(tokens, BERT[counts.pattern])
+    added = [AddedToken(id, text, special=True) for id, text in enumerate(control)]
+    _say_if_fewer(parts, size, f"no pair is left that occurs {max(min_frequency, 1):,} times")
+    return replace(parts, added=tuple(added))
+
+
+KINDS: dict[str, tuple[Callable[..., Parts], str]] = {
+    "bpe": (bpe, "cl100k"),
+    "unigram": (unigram, METASPACE),
+    "wordpiece": (wordpiece, "bert"),
+}
+
+
+def kind(name: str) -> tuple[Callable[..., Parts], str]:
+    """The function that learns a kind of vocabulary, and the pattern that it usually goes with."""
+    if name not in KINDS:
+        raise Refused(f"there is no kind of vocabulary {name!r}: known are {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def _say_if_fewer(parts: Parts, size: int, why: str) -> None:
     if len(parts.tokens) < size:
         warnings.warn(
-            f"the corpus gives {len(parts.tokens):,} tokens and not {size:,}: no pair is left that occurs "
-            f"{max(min_frequency, 1):,} times",
+            f"the corpus gives {len(parts.tokens):,} tokens and not {size:,}: {why}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return parts
 
 
 def _bpe_parts(counts: Counts, alphabet: Sequence[str], learned: Iterable[Learned], level: str) -> Parts:

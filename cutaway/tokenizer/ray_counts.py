@@ -1,0 +1,76 @@
+"""Counting on Ray Data: a corpus larger than a machine, its files counted where they lie, the counts added up.
+
+A block of paths becomes one block of counts, as the bytes of `Counts.save`; pairs of those are merged until one
+is left, so that no machine holds more than a few shards' distinct words. The result is that of `Counts.of`, as
+counts add up in any order.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cutaway.errors import Failed, Refused
+from cutaway.tokenizer.counts import LIMIT, Counts
+
+TOGETHER = 8  # counts that one task merges
+
+
+def of(
+    files: Iterable[str | os.PathLike[str]],
+    pattern: str = "cl100k",
+    special: Iterable[str] = (),
+    *,
+    limit: int = LIMIT,
+    invalid: str = "refuse",
+) -> Counts:
+    """`Counts.of` files that every worker can read, on the Ray cluster there is, else on this machine.
+
+    Raises Refused without Ray, and what counting raises.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise Refused("counting on Ray needs it: pip install 'cutaway[ray]'") from None
+    paths = [str(Path(file).resolve()) for file in files]
+    special = tuple(special)
+    Counts(pattern, special, limit)  # what is wrong with these is said here, not by a worker
+    if not paths:
+        raise Refused("there is nothing to count: give files")
+
+    def counted(batch: Any) -> Any:
+        """Counts, or why there are none: Ray would give the sentence back amid its own."""
+        files = [Path(path) for path in batch["item"]]
+        try:
+            counts = Counts.of(files, pattern, special, limit=limit, invalid=invalid)
+        except (Refused, Failed) as problem:
+            return {"counts": [b""], "problem": [str(problem)]}
+        return {"counts": [packed(counts)], "problem": [""]}
+
+    def merged(batch: Any) -> Any:
+        first, *others = map(unpacked, batch["counts"])
+        return {"counts": [packed(first.merge(*others))]}
+
+    data = ray.data.from_items(paths).map_batches(counted, batch_size=1).materialize()
+    for row in data.select_columns(["problem"]).iter_rows():
+        if row["problem"]:
+            raise Refused(row["problem"])
+    while data.count() > 1:
+        data = data.repartition(-(-data.count() // TOGETHER))
+        data = data.map_batches(merged, batch_size=None).materialize()
+    return unpacked(data.take(1)[0]["counts"])
+
+
+def packed(counts: Counts) -> bytes:
+    """Counts as the bytes of their file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return counts.save(Path(folder) / "counts").read_bytes()
+
+
+def unpacked(data: bytes) -> Counts:
+    """Counts from the bytes of their file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "counts"
+        path.write_bytes(data)
+        return Counts.load(path)
