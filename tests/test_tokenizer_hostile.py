@@ -112,10 +112,8 @@ def test_cut_and_flipped_tokenizer_json(tmp_path: Path) -> None:
 
 def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    for changes in (
-        {"normalizer": {"type": "Prepend", "prepend": "\ud800"}},
-        {"model__vocab": {"\udc00": 0}},
-    ):
+    prepend = {"type": "Prepend", "prepend": "\ud800"}
+    for changes in ({"normalizer": prepend}, {"model__vocab": {"\udc00": 0}}):
         path.write_text(json.dumps(whole(**changes)))
         with pytest.raises(Refused, match="half a surrogate pair"):
             Tokenizer.load(path)
