@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 import sentencepiece
 import tiktoken
 import tokenizers
@@ -185,6 +186,28 @@ def test_written_gguf_gives_llama_cpp_the_same_ids(source: str, tmp_path: Path) 
         tok.eos_ids,
     )
     assert (again.special, again.added, again.chat_template) == (tok.special, tok.added, tok.chat_template)
+
+
+def test_written_gguf_of_other_models_gives_llama_cpp_the_same_ids(tmp_path: Path) -> None:
+    """Unigram's all. BERT's but for Hangul, which llama.cpp cuts short, and very long words."""
+    unigram = Tokenizer.load(inputs.path("sentencepiece-fixtures") / "botchan_en_unigram_1000.model")
+    bert = Tokenizer.load(inputs.path("minilm"))
+    over = [text for text in texts() if "\0" not in text] + MARKED
+    with llama_cpp(unigram, tmp_path / "unigram.gguf") as theirs:
+        assert differing(unigram.encode, lambda text: theirs(text, False), over) == []
+        allowed = differing(
+            lambda text: unigram.encode(text, "allow"), lambda text: theirs(text, True), MARKED
+        )
+        assert allowed == []
+    with llama_cpp(bert, tmp_path / "bert.gguf") as theirs:
+        plain = [text for text in over if not regex.search(r"\p{Hangul}|\w{101}", text)]
+        assert len(plain) > len(over) - 8
+        assert differing(bert.encode, lambda text: theirs(text, False), plain) == []
+    for tok, name in ((unigram, "unigram"), (bert, "bert")):
+        again = Tokenizer.load(tmp_path / f"{name}.gguf")
+        assert differing(again.encode, tok.encode) == []
+        assert again.framed([]) == tok.framed([])
+        assert again.special == tok.special
 
 
 def _source(name: str) -> Path:
