@@ -53,9 +53,9 @@ def load(
 
     A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "runtime" the native CPU
     engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
-    says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are in the
-    file and unpacks each for each use: the same logits, to the last bit, as "float32", slower. Raises Refused
-    for what cannot be read as asked."""
+    says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
+    in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower. Raises
+    Refused for what cannot be read as asked."""
     if engine not in ENGINES:
         raise Refused(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
@@ -96,6 +96,10 @@ class LanguageModel:
     @cached_property
     def model(self) -> Decoder:
         """The definition, its weights unpacked: built when first asked for."""
+        return self._built
+
+    @cached_property
+    def _built(self) -> Decoder:
         from cutaway.weights.fill import decoder
 
         return decoder(self.checkpoint, self.dtype, self.device)
@@ -137,7 +141,7 @@ class LanguageModel:
     def _definition(self) -> DefinitionEngine:
         from cutaway.model.engine import DefinitionEngine
 
-        return DefinitionEngine(self.model)
+        return DefinitionEngine(self._built)
 
     def ids(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects
@@ -223,15 +227,22 @@ class LanguageModel:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position the scores of what comes next."""
-        return self._runtime.logits(ids) if self.engine_choice[0] == "runtime" else self._definition.logits(ids)
+        return (
+            self._runtime.logits(ids) if self.engine_choice[0] == "runtime" else self._definition.logits(ids)
+        )
 
     def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
         """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes
         values in flight.
+
+        Of a model loaded with ``engine="runtime"`` these are the numbers that the runtime computes with.
         """
+        from cutaway.inspect import eight_bits
         from cutaway.inspect.trace import Trace
 
-        return Trace.of(self.model, self.tokenizer, self.ids(text), edit=edit)
+        if self.engine_asked == "runtime":
+            edit = eight_bits.edits(self.config, self.checkpoint.tensors, edit)
+        return Trace.of(self._built, self.tokenizer, self.ids(text), edit=edit)
 
     def save(
         self,

@@ -54,8 +54,11 @@ class _Watcher:
     def keeps(self, name: str) -> bool:
         return self.keep_taps or self.kept(name)
 
+    def edits_any(self, name: str) -> bool:
+        return any(matches(name) for _, matches, _ in self.edits)
+
     def wants(self, name: str) -> bool:
-        return self.keeps(name) or any(matches(name) for _, matches, _ in self.edits)
+        return self.keeps(name) or self.edits_any(name)
 
     def hear(self, name: str, value: Any) -> Any:
         for pattern, matches, change in self.edits:
@@ -156,7 +159,9 @@ def _hook(watcher: _Watcher, path: str, module: nn.Module) -> Iterator[Any]:
     torch's own leaves never tap, so an unwanted one runs untouched.
     """
     leaf = next(module.children(), None) is None
-    heard = leaf and (path.endswith(".out") if watcher.keep_taps else watcher.wants(path))
+    heard = leaf and (
+        path.endswith(".out") or watcher.edits_any(path) if watcher.keep_taps else watcher.wants(path)
+    )
     taps = not (leaf and type(module).__module__.startswith("torch."))
 
     def enter(_module: nn.Module, _inputs: Any) -> None:

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "api.hpp"
 #include "half.hpp"
 #include "isa.hpp"
+#include "vectors.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>
@@ -75,3 +77,15 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
 }
 
 }  // namespace cutaway
+
+// out[t rows'] = W x_t for vectors float32 [tokens columns], rows' being the rows filled up to whole panels: what a
+// step does with one matrix, for its tests. Vectors are given as `Vectors` of their own memory.
+CUTAWAY_API void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out) {
+    using namespace cutaway;
+    for (int t = 0; t < tokens; ++t) {
+        const int64_t groups = in->width / kGroup;
+        quantise(in->x + t * in->width, 0, groups, in->q + t * in->width, in->scale + t * groups,
+                 in->shift + t * groups, in->sums + 2 * t * groups);
+    }
+    multiply(*matrix, *in, tokens, 0, matrix->panel_count(), out, matrix->panel_count() * kPanel);
+}

@@ -55,7 +55,8 @@ def chat(
     allow_steering
         Let what is said change which control tokens the template writes; refused without it.
     engine
-        What computes: the definition (PyTorch), or whatever is fastest here.
+        What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
+        fastest here.
     """
     conversation = Conversation.read(load) if load else Conversation()
     if system is not None:

@@ -16,7 +16,7 @@ from cutaway.errors import Refused
 from cutaway.generate.decode import Generation, Piece
 from cutaway.generate.sample import Settings
 
-Engine = Literal["auto", "definition"]
+Engine = Literal["auto", "definition", "runtime"]
 Style = Literal["text", "table", "nothing"]
 
 
@@ -111,7 +111,8 @@ def generate(
     as_json
         Print one JSON document when the text is finished.
     engine
-        What computes: the definition (PyTorch), or whatever is fastest here.
+        What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
+        fastest here.
     """
     text = prompt_text(prompt, file)
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})

@@ -1,5 +1,5 @@
-"""The runtime's native half (native/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid out as panels,
-and one call that reads tokens. The twins are in cutaway/runtime/.
+"""The runtime's native half (native/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid out as
+panels, and one call that reads tokens. The twins are in cutaway/runtime/.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ class Layer(ctypes.Structure):
         *((name, Matrix) for name in MATRICES),
         *((name, _POINTER) for name in NORMS),
         ("page_offset", _LONG),
-        *((name, _INT) for name in ("heads", "groups", "key_size", "value_size", "window", "turn", "activation")),
+        *(
+            (name, _INT)
+            for name in ("heads", "groups", "key_size", "value_size", "window", "turn", "activation")
+        ),
         *((name, _FLOAT) for name in ("eps", "qk_eps", "scale", "softcap")),
         ("spare", _INT),
     ]
@@ -97,7 +100,9 @@ def packed_bytes(type: str, rows: int, columns: int) -> int:
 
 
 def pack(type: str, rows: int, columns: int, data: np.ndarray, out: np.ndarray) -> None:
-    """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); Refused if a weight is not finite."""
+    """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); Refused if a weight is not
+    finite.
+    """
     call = function("cutaway_pack", _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, result=_LONG)
     check("data", data, np.uint8)
     check("out", out, np.uint8, written=True)
@@ -111,6 +116,36 @@ def pack(type: str, rows: int, columns: int, data: np.ndarray, out: np.ndarray) 
         raise Refused(f"row {broken} holds a weight that is infinite or not a number")
 
 
+class Vectors(ctypes.Structure):
+    """native/matmul.hpp's Vectors."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("x", "q", "scale", "shift", "sums")),
+        ("width", _LONG),
+    ]
+
+
+def multiply(type: str, rows: int, columns: int, panels: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """W x for vectors x float32 [n columns]: float32 [n rows], by the kernel that a step uses."""
+    call = function(
+        "cutaway_multiply", ctypes.POINTER(Matrix), ctypes.POINTER(Vectors), _INT, _POINTER, result=None
+    )
+    check("panels", panels, np.uint8)
+    if panels.size != packed_bytes(type, rows, columns) or x.shape[1:] != (columns,):
+        raise Refused(f"The panels or the vectors are not those of {rows} rows of {columns} values.")
+    n, width = len(x), -(-columns // 32) * 32
+    padded = np.zeros((n, width), np.float32)
+    padded[:, :columns] = x
+    q, sums = np.zeros((n, width), np.int8), np.zeros((n, width // 16), np.int32)
+    scale, shift = np.zeros((2, n, width // 32), np.float32)
+    out = np.zeros((n, -(-rows // PANEL) * PANEL), np.float32)
+    matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
+    call(
+        matrix, Vectors(*(a.ctypes.data for a in (padded, q, scale, shift, sums)), width), n, out.ctypes.data
+    )
+    return out[:, :rows]
+
+
 def read(
     model: Model,
     ids: np.ndarray,
@@ -120,12 +155,12 @@ def read(
     wanted: np.ndarray,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Reads new tokens of one or several sequences into their pages: float32 [wanted vocab], the logits after each.
+    """Reads new tokens of one or several sequences into their pages: float32 [wanted vocab], the logits after
+    each.
 
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
-    ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. Raises Refused for what does not fit
-    together.
-    """
+    ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. Raises Refused for what does not
+    fit together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
     for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("wanted", wanted):
@@ -134,7 +169,9 @@ def read(
     out = np.empty((len(wanted), model.vocab), np.float32)
     tables = np.array([each.ctypes.data for each in pages], np.uint64)
     reading = Reading(
-        *(array.ctypes.data for array in (ids, starts, positions, tables, wanted, out)), len(pages), len(wanted)
+        *(array.ctypes.data for array in (ids, starts, positions, tables, wanted, out)),
+        len(pages),
+        len(wanted),
     )
     if call(model, reading, library.threads() if threads is None else threads):
         raise Failed(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
@@ -177,4 +214,6 @@ def _mirrored() -> None:
     function("cutaway_runtime_sizes", ctypes.c_void_p)(theirs)
     ours = [ctypes.sizeof(each) for each in (Matrix, Turn, Layer, Model, Reading)]
     if list(theirs) != ours:
-        raise Failed(f"The native core's structures have {list(theirs)} bytes, the door's {ours}; install again.")
+        raise Failed(
+            f"The native core's structures have {list(theirs)} bytes, the door's {ours}; install again."
+        )

@@ -1,1 +1,1 @@
-"""The CPU engine: the definition's model as one fused step on packed weights. Numpy over native/, no torch."""
+"""The CPU engine: the model as one fused step on packed weights. Numpy over native/, no torch."""

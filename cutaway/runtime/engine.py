@@ -93,7 +93,9 @@ class RuntimeEngine:
             parts.append(self._read([chunk], [state], range(len(chunk))))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _read(self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]) -> np.ndarray:
+    def _read(
+        self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]
+    ) -> np.ndarray:
         """Reads some ids of each text, each into its own state."""
         if len({id(state) for state in states}) < len(states):
             raise Refused("Two texts cannot be read into one state")

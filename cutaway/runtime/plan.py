@@ -1,9 +1,9 @@
-"""A model made ready to run: its config and packed weights as the structures that one native call walks through.
+"""A model made ready to run: its config and packed weights as the structures that one native call walks
+through.
 
-Matrices are laid out anew as panels (panels.py), at the size they have in their file; what was read of the mapped
-file is given back to the system as loading goes on, so that memory never holds both. Models that the step does not
-know are told apart here, by a sentence.
-"""
+Matrices are laid out anew as panels (panels.py), at the size they have in their file; what was read of the
+mapped file is given back to the system as loading goes on, so that memory never holds both. Models that the
+step does not know are told apart here, by a sentence."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from cutaway.weights import quant
 from cutaway.weights.rules import Tensors
 
 KINDS = (mha.Config, gqa.Config, mqa.Config, local.Config)
+OF_HEADS = ("query_norm", "key_norm")  # norms inside attention
 ALIGNMENT = 64
 
 
@@ -40,8 +41,9 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
             type = tensors.later(name).type
             if type not in door.TYPES:
                 return f"the weight {name} is stored as {type}"
-    if config.tied and tensors.later("embedding.weight").type not in door.TYPES:
-        return f"the embedding table, which is also the head, is stored as {tensors.later('embedding.weight').type}"
+    table = tensors.later("embedding.weight").type
+    if config.tied and table not in door.TYPES:
+        return f"the embedding table, which is also the head, is stored as {table}"
     return None
 
 
@@ -79,6 +81,11 @@ class Plan:
         self.model = self._model()
         del self._tensors
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all matrices as panels: what one token reads of them."""
+        return self._weights.nbytes
+
     def _model(self) -> door.Model:
         config = self.config
         turns = (door.Turn * max(1, len(self._turns)))(*map(self._turn, self._turns))
@@ -113,8 +120,7 @@ class Plan:
         stride = -(-attention.values // door.PANEL) * door.PANEL
         self.page_halves += attention.groups * door.PAGE * (attention.key_size + stride)
         norms = {
-            name: f"{path}.{name if 'query' not in name and 'key' not in name else 'attention.' + name}.weight"
-            for name in door.NORMS
+            name: f"{path}.{'attention.' if name in OF_HEADS else ''}{name}.weight" for name in door.NORMS
         }
         return door.Layer(
             **{name: self._matrix(f"{path}.attention.{name}") for name in door.MATRICES[:4]},
@@ -162,12 +168,15 @@ class Plan:
 
 
 class _Arena:
-    """All panels in one piece of memory, in the order in which a step reads them: few and large pages serve it."""
+    """All panels in one piece of memory, in the order in which a step reads them: few and large pages serve
+    it.
+    """
 
     def __init__(self, size: int) -> None:
         memory = np.empty(size + ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % ALIGNMENT
         self._memory = memory[start : start + size]
+        self.nbytes = size
         self._taken = 0
 
     def take(self, size: int) -> np.ndarray:

@@ -1,0 +1,61 @@
+"""Watching the runtime: the definition made to see the numbers that the runtime computes with.
+
+The runtime rounds what a packed matrix reads to eight bits and keeps keys and values as halves
+(runtime/matmul.py, engine.py). The same done to the definition's values in flight, by edits under their
+names, makes a trace of what the runtime computed: every name, every view, and the runtime's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cutaway.model.config import Decoder
+from cutaway.runtime.matmul import FLOATS, rounded
+from cutaway.trace import Edit
+from cutaway.weights.rules import Tensors
+
+
+def edits(config: Decoder, tensors: Tensors, own: Mapping[str, Edit] | None = None) -> dict[str, Edit]:
+    """The edits that make the definition compute as the runtime does, after the user's ``own``."""
+    out: dict[str, Edit] = dict(own or {})
+    reads = {"norm": ("embedding.weight" if config.tied else "head.weight", _round)}
+    for n in range(len(config.blocks)):
+        path = f"blocks.{n}"
+        reads[f"{path}.attention_norm"] = (f"{path}.attention.query.weight", _round)
+        reads[f"{path}.attention.mixed"] = (f"{path}.attention.out.weight", _round_heads)
+        reads[f"{path}.mlp_norm"] = (f"{path}.mlp.up.weight", _round)
+        reads[f"{path}.mlp.hidden"] = (f"{path}.mlp.down.weight", _round)
+        for name in "k", "v":
+            out[f"{path}.attention.{name}"] = _after(out.get(f"{path}.attention.{name}"), _halved)
+    for name, (weight, how) in reads.items():
+        if tensors.later(weight).type not in FLOATS:
+            out[name] = _after(out.get(name), how)
+    return out
+
+
+def _after(first: Edit | None, then: Edit) -> Edit:
+    if first is None:
+        return then
+
+    def both(value: Tensor) -> Tensor | None:
+        changed = first(value)
+        return then(value if changed is None else changed)
+
+    return both
+
+
+def _halved(value: Tensor) -> Tensor:
+    return value.half().to(value.dtype)
+
+
+def _round(value: Tensor) -> Tensor:
+    flat = value.detach().reshape(-1, value.shape[-1]).float().cpu().numpy()
+    return torch.from_numpy(rounded(flat)).view(value.shape).to(value)
+
+
+def _round_heads(mixed: Tensor) -> Tensor:
+    """The heads' vectors [b h t v] rounded as the one vector that they are laid end to end."""
+    joined = mixed.transpose(1, 2)
+    return _round(joined.flatten(2)).view(joined.shape).transpose(1, 2)

@@ -1,0 +1,339 @@
+"""The runtime: its panels and products against their twins to the bit, its reading against the definition's.
+
+Logits are held to two laws. Against the definition whose matrices see the same 8-bit vectors they agree
+closely; against the plain definition, by what rounding vectors to 8 bits costs."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cutaway import native
+from cutaway.attention import gqa, local, mha, mqa
+from cutaway.errors import Refused
+from cutaway.gguf import TYPES, Packed
+from cutaway.layers.config import MLP, Norm
+from cutaway.model.config import Block, Decoder
+from cutaway.native import library
+from cutaway.native import runtime as door
+from cutaway.position import alibi, rope
+from cutaway.runtime import matmul, panels, plan
+from cutaway.runtime.engine import RuntimeEngine
+from cutaway.weights import quant
+from cutaway.weights.rules import Tensors
+from tests.test_native import python
+
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+
+
+def weights(type: str, rows: int, columns: int, seed: int = 0) -> Packed:
+    """Random packed weights whose deviation is columns^-0.5: any bits for the quants, random scales."""
+    generator = np.random.default_rng(seed)
+    layout = TYPES[type]
+    if layout.block == 1:
+        return quant.pack((generator.normal(size=(rows, columns)) * columns**-0.5).astype(np.float32), type)
+    data = generator.integers(0, 256, (rows, columns // layout.block, layout.bytes), dtype=np.uint8)
+    halves = generator.normal(size=(*data.shape[:2], 2))
+    for factor in (1.0, None):
+        if factor is None:
+            factor = (
+                columns**-0.5 / quant.unpack_twin(Packed(type, (rows, columns), data.reshape(rows, -1))).std()
+            )
+        for n, at in enumerate(halves_at(type)):
+            data[..., at : at + 2] = (halves[..., n, None] * factor).astype(np.float16).view(np.uint8)
+    return Packed(type, (rows, columns), data.reshape(rows, -1))
+
+
+def halves_at(type: str) -> tuple[int, ...]:
+    """Where a block's scale lies, and its least where it has one."""
+    return (208,) if type == "Q6_K" else (0, 2) if type in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,)
+
+
+def laid(packed: Packed) -> np.ndarray:
+    out = np.empty(door.packed_bytes(packed.type, *packed.shape), np.uint8)
+    door.pack(packed.type, *packed.shape, packed.data, out)
+    return out
+
+
+def sizes(type: str) -> list[tuple[int, int]]:
+    block = TYPES[type].block
+    return (
+        [(16, 256), (37, 768)]
+        if block == 256
+        else [(16, 32), (37, 96)]
+        if block == 32
+        else [(16, 32), (37, 75)]
+    )
+
+
+@pytest.mark.parametrize("type", door.TYPES)
+def test_panels_are_the_same_bytes(type: str):
+    for rows, columns in sizes(type):
+        packed = weights(type, rows, columns)
+        assert np.array_equal(laid(packed), panels.pack_twin(packed))
+
+
+# Products of every type and number of vectors in a fresh process, where the environment chooses the kernel.
+PRODUCTS = """
+import sys
+import numpy as np
+from cutaway import native
+from cutaway.native import runtime as door
+from cutaway.runtime import matmul
+from tests.test_runtime import laid, sizes, weights
+
+assert native.available() and native.isa() == sys.argv[1], native.isa()
+for type in door.TYPES:
+    for rows, columns in sizes(type):
+        packed = weights(type, rows, columns)
+        x = np.random.default_rng(1).normal(size=(7, columns)).astype(np.float32)
+        x[2] = 0
+        x[3, : columns // 2] = 0
+        ours, twin = door.multiply(type, rows, columns, laid(packed), x), matmul.product(packed, x)
+        if type in matmul.FLOATS:
+            assert np.allclose(ours, twin, rtol=1e-5, atol=1e-5 * np.abs(twin).max()), type
+        else:
+            assert np.array_equal(ours, twin), (type, rows, columns, np.abs(ours - twin).max())
+        for n in range(1, 7):
+            assert np.array_equal(door.multiply(type, rows, columns, laid(packed), x[:n]), ours[:n]), (type,
+            n)
+print("same bits")
+"""
+
+
+@pytest.mark.parametrize("isa", library.SETS)
+def test_each_instruction_set_gives_the_twins_products(isa: str):
+    run = python(PRODUCTS, isa, CUTAWAY_ISA=isa)
+    if "the best that this processor has" in run.stderr:
+        pytest.skip(f"this processor has no {isa}")
+    assert run.stdout == "same bits\n", run.stderr
+
+
+def test_the_largest_numbers_do_not_overflow():
+    """All quants at their extremes: 16-bit sums are at their limit."""
+    for type in door.TYPES[3:]:
+        layout = TYPES[type]
+        for byte in (0xFF, 0x80, 0x7F, 0x00):
+            data = np.full((16, layout.bytes), byte, np.uint8)
+            for at in halves_at(type):
+                data[:, at : at + 2] = np.array([1.0], np.float16).view(np.uint8)
+            packed = Packed(type, (16, layout.block), data)
+            for sign in (1.0, -1.0):
+                x = np.full((1, layout.block), sign, np.float32)
+                assert np.array_equal(
+                    door.multiply(type, 16, layout.block, laid(packed), x), matmul.product(packed, x)
+                ), (type, byte)
+
+
+def test_the_twin_is_the_definitions_product_of_rounded_vectors():
+    x = np.random.default_rng(2).normal(size=(3, 256)).astype(np.float32)
+    for type in door.TYPES[3:]:
+        packed = weights(type, 16, 256)
+        exact = matmul.rounded(x).astype(np.float64) @ quant.unpack_twin(packed).astype(np.float64).T
+        assert np.allclose(matmul.product(packed, x), exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max()), type
+
+
+# ---- whole models ------------------------------------------------------------------------------------------
+
+ROPE = rope.Config(24)
+SHAPES = {
+    "llama": {"attention": gqa.Config(heads=6, kv_heads=2, key_size=24, position=ROPE)},
+    "odd": {
+        "attention": mha.Config(heads=3, key_size=10, value_size=7, position=rope.Config(6, interleaved=True))
+    },
+    "qwen2": {"attention": mqa.Config(heads=5, key_size=24, position=ROPE, bias=True, out_bias=True)},
+    "qwen3": {"attention": gqa.Config(heads=4, kv_heads=2, key_size=24, position=ROPE, qk_norm=Norm())},
+    "gemma3": {
+        "attention": local.Config(
+            heads=4, kv_heads=1, key_size=24, position=ROPE, qk_norm=Norm(), window=20, softcap=5.0, scale=0.3
+        ),
+        "activation": "gelu_tanh",
+        "post_norm": True,
+    },
+    "plain": {
+        "attention": mha.Config(heads=2, key_size=16),
+        "activation": "gelu",
+        "gated": False,
+        "bias": True,
+    },
+}
+
+
+def config(name: str) -> Decoder:
+    shape = dict(SHAPES[name])
+    attention, post_norm = shape.pop("attention"), shape.pop("post_norm", False)
+    block = Block(attention, MLP(72, **shape), Norm(), post_norm)
+    other = Block(SHAPES["llama"]["attention"], MLP(72), Norm())
+    tied = name not in ("odd", "qwen2")
+    softcap = 6.0 if name == "gemma3" else None
+    scale = 2.5 if name == "gemma3" else 1.0
+    return Decoder(101, 50, 400, (block, other, block), tied=tied, softcap=softcap, embedding_scale=scale)
+
+
+def tensors(of: Decoder, type: str = "F32", seed: int = 0) -> Tensors:
+    """Random weights, every one of them perturbed."""
+    generator = np.random.default_rng(seed)
+    entries = {}
+    for name, shape in of.weights().items():
+        size = shape[-1] ** -0.5 if len(shape) == 2 else 0.2
+        values = generator.normal(size=shape).astype(np.float32) * size + (1.0 if "norm" in name else 0.0)
+        entries[name] = quant.pack(values.astype(np.float32), type if len(shape) == 2 else "F32")
+    return Tensors(entries)
+
+
+def definition(of: Decoder, entries: Tensors):
+    from cutaway.model.engine import DefinitionEngine
+    from cutaway.weights.fill import decoder
+    from cutaway.weights.load import Checkpoint
+
+    return DefinitionEngine(decoder(Checkpoint(of, entries, None, Path("tiny"))))
+
+
+IDS = np.random.default_rng(3).integers(0, 101, 300).tolist()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_float_weights_give_the_definitions_logits(name: str):
+    """The only difference is that keys and values are kept as halves: 5e-4 of each."""
+    of = config(name)
+    entries = tensors(of)
+    expected = definition(of, entries).logits(IDS)
+    ours = RuntimeEngine(of, entries).logits(IDS)
+    assert np.abs(ours - expected).max() < 4e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_how_a_text_is_cut_changes_nothing(name: str):
+    """The same bits: at once, in chunks, a token at a time, beside other texts, on any number of threads."""
+    of = config(name)
+    entries = tensors(of)
+    engine = RuntimeEngine(of, entries)
+    whole = engine.logits(IDS)
+    state = engine.new_state()
+    start = 0
+    for length in (1, 5, 127, 2, 100, 64, 1):
+        last = engine.prefill(IDS[start : start + length], state)
+        start += length
+        assert np.array_equal(last, whole[start - 1]), start
+    one, two = engine.new_state(), engine.new_state()
+    engine.prefill(IDS[:130], one)
+    engine.prefill(IDS[:7], two)
+    both = engine.step_each([IDS[130], IDS[7]], [one, two])
+    assert np.array_equal(both, whole[[130, 7]])
+    for threads in (1, 3):
+        assert np.array_equal(RuntimeEngine(of, entries, threads).logits(IDS), whole)
+
+
+def test_a_state_forgets_and_is_copied():
+    of = config("gemma3")
+    engine = RuntimeEngine(of, tensors(of))
+    state = engine.new_state()
+    engine.prefill(IDS[:200], state)
+    copy = state.snapshot()
+    expected = engine.step(IDS[200], state)
+    state.truncate(100)
+    assert (state.length, len(state.addresses)) == (100, 1)
+    engine.prefill(IDS[100:200], state)
+    assert np.array_equal(engine.step(IDS[200], state), expected)
+    assert np.array_equal(engine.step(IDS[200], copy), expected)
+
+
+def wide(type: str) -> tuple[Decoder, Tensors]:
+    block = Block(gqa.Config(heads=4, kv_heads=2, key_size=64, position=rope.Config(64)), MLP(512), Norm())
+    of = Decoder(160, 256, 300, (block, block), tied=type != "Q6_K")
+    generator = np.random.default_rng(4)
+    entries = {}
+    for n, (name, shape) in enumerate(of.weights().items()):
+        if len(shape) == 2:
+            entries[name] = weights(type, *shape, seed=n)
+        else:
+            entries[name] = quant.pack(generator.normal(1, 0.1, shape).astype(np.float32), "F32")
+    return of, Tensors(entries)
+
+
+@pytest.mark.parametrize("type", door.TYPES)
+def test_packed_weights_give_the_logits_of_rounded_vectors(type: str):
+    """Every type, against the trace that shows what the runtime computes with."""
+    from cutaway.inspect import eight_bits
+    from cutaway.inspect.trace import Trace
+    from tests.small import Bytes
+
+    of, entries = wide(type)
+    plain = definition(of, entries)
+    edits = eight_bits.edits(of, entries)
+    engine = RuntimeEngine(of, entries)
+    watched = Trace.of(plain.model, Bytes(), IDS[:60], edit=edits).logits.numpy()
+    ours = engine.logits(IDS[:60])
+    # The same numbers, until one that lies on the edge between two roundings falls to either side; from there
+    # on everything moves, by less than eight bits cost.
+    alone = [Trace.of(plain.model, Bytes(), [id], edit=edits).logits.numpy() for id in IDS[:7]]
+    firsts = [_apart(engine.logits([id]), one)[0] for id, one in zip(IDS, alone, strict=False)]
+    assert np.median(firsts) < 1e-5, firsts
+    assert _apart(ours, watched).max() < 0.06
+    if type not in matmul.FLOATS:
+        assert _apart(ours, plain.logits(IDS[:60]))[0] > 1e-3
+
+
+def _apart(ours: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """The error of each position's logits as a share of their size."""
+    return np.linalg.norm(ours - expected, axis=1) / np.linalg.norm(expected, axis=1)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", door.TYPES)
+def test_weights_that_are_no_numbers_are_refused(type: str):
+    of, entries = wide(type)
+    broken = dict(entries)
+    name = "blocks.1.mlp.down.weight"
+    data = broken[name].data.copy()
+    at = 208 if type == "Q6_K" else 0
+    bad = {"F32": b"\x00\x00\x80\x7f", "BF16": b"\x80\x7f"}.get(type, b"\x00\x7c")
+    data[5, at : at + len(bad)] = np.frombuffer(bad, np.uint8)
+    broken[name] = Packed(type, broken[name].shape, data)
+    with pytest.raises(
+        Refused, match=r"blocks.1.mlp.down.weight cannot be run: row 5 holds a weight that is infinite"
+    ):
+        RuntimeEngine(of, Tensors(broken))
+    broken = dict(entries) | {"norm.weight": quant.pack(np.full(256, np.nan, np.float32), "F32")}
+    with pytest.raises(Refused, match=r"norm.weight holds a number that is infinite"):
+        RuntimeEngine(of, Tensors(broken))
+
+
+def test_models_it_does_not_know_are_told_apart():
+    from dataclasses import replace
+
+    of = config("llama")
+    relative = replace(of.blocks[0].attention, position=None, relative=alibi.Config())
+    other = replace(of, blocks=(replace(of.blocks[0], attention=relative),))
+    assert plan.why_not(of, tensors(of)) is None
+    assert plan.why_not(other, tensors(of)) == "block 0: its scores have biases of their own"
+    layered = replace(of, blocks=(replace(of.blocks[0], norm=Norm("layer")),))
+    assert plan.why_not(layered, tensors(of)) == "block 0: its norms are layer norms"
+    with pytest.raises(Refused, match="because block 0: its norms are layer norms: use engine='definition'"):
+        RuntimeEngine(layered, tensors(of))
+
+
+def test_what_does_not_fit_is_refused():
+    of = config("llama")
+    engine = RuntimeEngine(of, tensors(of))
+    state = engine.new_state()
+    with pytest.raises(Refused, match="outside the model's 0 to 100"):
+        engine.step(101, state)
+    with pytest.raises(Refused, match="context holds 400 ids, and this text has 401"):
+        engine.prefill([1] * 401, state)
+    with pytest.raises(Refused, match="one state"):
+        engine.step_each([1, 2], [state, state])
+    assert state.length == 0
+    many = np.zeros(1, np.int32)
+    with pytest.raises(Refused, match="0 pages do not hold positions 0 to 0"):
+        door.read(engine.plan.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many)
+
+
+def test_the_structures_mirror_the_compilers():
+    door._mirrored()
+    assert ctypes.sizeof(door.Matrix) == 32
