@@ -11,6 +11,7 @@ from cutaway.embedding.vectors import Vectors
 from cutaway.embedding.watching import Watched
 from cutaway.errors import Refused
 from cutaway.weights import vectors as files
+from tests import inputs
 
 gensim = pytest.importorskip("gensim.models")
 WORDS = ["king", "queen", "größe", "日本", "a,b", "river"]
@@ -109,6 +110,28 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path):
     with pytest.raises(Refused, match="not finite"):
         files.write(tmp_path / "a.vec", Vectors(["a"], np.array([[np.inf]], np.float32)))
     assert not (tmp_path / "a.vec").exists()
+
+
+# ---- the GloVe of Wikipedia and Gigaword -------------------------------------------------------------------
+
+
+def test_king_minus_man_plus_woman(tmp_path: Path):
+    """Through the text format and back, and gensim's answer to the same."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = inputs.path("glove")
+    columns = parquet.read_table(folder / "glove_6B_index.parquet").to_pydict()
+    words = next(values for values in columns.values() if isinstance(values[0], str))
+    rows = next((values for values in columns.values() if isinstance(values[0], int)), range(len(words)))
+    table = np.load(folder / "glove_6B_50d_emb.npy")[np.asarray(rows)][:50_000].astype(np.float32)
+    files.write(tmp_path / "glove.txt", Vectors(words[:50_000], table))
+    read = files.read(tmp_path / "glove.txt")
+    assert np.array_equal(read.table, table)
+    ours = read.analogy("man", "king", "woman")
+    assert ours[0].word == "queen"
+    theirs = gensim.KeyedVectors.load_word2vec_format(str(tmp_path / "glove.txt"), no_header=True)
+    answer = theirs.most_similar(positive=["king", "woman"], negative=["man"], topn=5)
+    assert [near.word for near in ours] == [word for word, _ in answer]
+    assert {near.word for near in read.nearest("frog", 10)} >= {"toad"}
 
 
 # ---- neighbours --------------------------------------------------------------------------------------------

@@ -29,29 +29,23 @@ class LowRank(nn.Module):
 class Hashed(nn.Module):
     """``importance`` [v k] of the k of ``shared`` [n d] that a token's hashes pick."""
 
-    buckets: Tensor
-
     def __init__(self, vocab: int, width: int, buckets: int, hashes: int) -> None:
         super().__init__()
         self.shared = nn.Parameter(torch.randn(buckets, width) * START)
         self.importance = nn.Parameter(torch.ones(vocab, hashes) + torch.randn(vocab, hashes) * START)
-        self.register_buffer("buckets", hashed(torch.arange(vocab), buckets, hashes), persistent=False)
 
     @property
     def weight(self) -> Float[Tensor, "v d"]:
-        return _weighed(self.importance, self.shared[self.buckets])
+        return self(torch.arange(len(self.importance), device=self.importance.device))
 
-    def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
-        return _weighed(self.importance[ids], self.shared[self.buckets[ids]])
-
-
-def _weighed(importance: Tensor, rows: Tensor) -> Tensor:
-    return (importance[..., None] * rows).sum(-2) * importance.shape[-1] ** -0.5
+    def forward(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        rows = self.shared[hashed(ids, len(self.shared), self.importance.shape[1])]
+        return (self.importance[ids][..., None] * rows).sum(-2) * self.importance.shape[1] ** -0.5
 
 
-def hashed(ids: Int[Tensor, "v"], buckets: int, hashes: int) -> Int[Tensor, "v k"]:
+def hashed(ids: Int[Tensor, "*b"], buckets: int, hashes: int) -> Int[Tensor, "*b k"]:
     """Where each of k hash functions sends each id: multiply, mix, and take the rest (xorshift-multiply)."""
-    mixed = ids[:, None] * hashes + torch.arange(hashes, device=ids.device) + 1
+    mixed = ids[..., None] * hashes + torch.arange(hashes, device=ids.device) + 1
     for _ in range(2):
         mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
     return (mixed ^ (mixed >> 16)) % buckets
