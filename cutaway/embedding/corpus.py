@@ -32,7 +32,7 @@ def silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words, the most frequent first, those of one count in the order of their bytes; ``counts`` int64 [v]."""
+    """Words, the most frequent first, those of one count by their bytes; ``counts`` int64 [v]."""
 
     words: tuple[str, ...]
     counts: np.ndarray
