@@ -20,6 +20,7 @@ VERBS = {
         "convert": "Write a model as safetensors or GGUF.",
         "tokenizer": "Encode, decode, look into, compare, convert, train tokenizers.",
         "verify": "Compare a model with independent engines, layer by layer.",
+        "embed": "Train word vectors, and walk around in them or in a model's own.",
     },
     "With a model": {
         "generate": "Continue a text.",
