@@ -30,6 +30,7 @@ VERBS = {
     },
     "To make one": {
         "pretrain": "Train a model from text.",
+        "plan": "Say what training it needs on so many devices.",
     },
 }
 USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141

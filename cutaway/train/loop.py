@@ -27,6 +27,7 @@ from cutaway.model.decoder import Decoder
 from cutaway.tokenizer import Tokenizer
 from cutaway.train import checkpoint, machine
 from cutaway.train.config import Run
+from cutaway.train.flops import per_token
 from cutaway.train.log import Log
 from cutaway.train.loss import Objective
 from cutaway.train.stop import Stopper, leave
@@ -257,7 +258,7 @@ def train(
     """The steps that are left, with what is due between them. Ends as asked by a signal, a checkpoint written."""
     run, world = training.run, training.world
     tokens = run.batch * run.model.context
-    flops = machine.flops_per_token(run.model)
+    flops = per_token(run.model)
     while training.step < run.steps:
         start = time.perf_counter()
         numbers = training.advance()

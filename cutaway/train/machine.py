@@ -9,8 +9,6 @@ from contextlib import suppress
 
 import torch
 
-from cutaway.model.config import Decoder
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 SIZE = {"cpu": 1024, "cuda": 8192}
 
@@ -39,25 +37,6 @@ def peak(device: torch.device, precision: str, seconds: float = 0.3) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * n**3 / best
-
-
-def flops_per_token(config: Decoder) -> float:
-    """Of a step, forward and back: 6 for each weight that is in a matrix product, and attention over the context,
-    12 (heads key-size) (context), as PaLM counts it (2204.02311, appendix B): masked scores count too, what is
-    computed again does not.
-    """
-    weights = config.weights()
-    matrices = sum(rows * columns for rows, columns in (s for n, s in weights.items() if _multiplied(n, s)))
-    head = config.vocab * config.width if config.tied else 0
-    heads = sum(
-        getattr(block.attention, "heads", 0) * getattr(block.attention, "key_size", 0)
-        for block in config.blocks
-    )
-    return 6 * (matrices + head) + 12 * heads * config.context
-
-
-def _multiplied(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and not name.startswith(("embedding.", "position."))
 
 
 def keep_memory() -> None:

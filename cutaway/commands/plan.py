@@ -1,0 +1,69 @@
+"""`cutaway plan`: what training a model needs on so many devices, before a device is touched."""
+
+from dataclasses import asdict, replace
+from datetime import timedelta
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cutaway.commands import console
+from cutaway.errors import Refused
+from cutaway.train import config
+from cutaway.train import plan as paper
+
+
+def plan(
+    source: str,
+    /,
+    *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    devices: Annotated[int, Parameter(help="How many.")] = 1,
+    flops: Annotated[float, Parameter(help="Operations a second that a device reaches.")] = 4e14,
+    bandwidth: Annotated[float, Parameter(help="Bytes a second that go in and out of a device.")] = 2e11,
+    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
+) -> None:
+    """Memory, communication and time of `cutaway pretrain SOURCE` on DEVICES, by formula.
+
+    Without --flops and --bandwidth a device is an H100 that reaches 40% of its bfloat16 peak, among others on
+    NVLink.
+
+    Examples:
+
+    cutaway plan 1b --devices 8
+
+    cutaway plan 1b --devices 16 --tensor-parallel 2 --rows 8
+
+    cutaway plan mine.yaml --devices 4 --flops 1e14 --bandwidth 2.5e10
+
+    Parameters
+    ----------
+    source
+        A run's YAML file, or a preset: nano, book, 10m, 100m, 1b.
+    changes
+        Changes to its entries, written --name.of.entry VALUE.
+    """
+    run = config.read(source, [change.replace("-parallel", "_parallel") for change in changes])
+    if not run.model.vocab:
+        size = run.data.tokenizer.removeprefix("bpe:")
+        if not size.isdecimal():
+            raise Refused("plan: the vocabulary's size is not known before its tokenizer: give --model.vocab SIZE")
+        run = replace(run, model=replace(run.model, vocab=int(size)))
+    made = paper.plan(run, devices, flops, bandwidth)
+    if as_json:
+        console.print_json(asdict(made) | {"memory": made.memory, "seconds": made.seconds})
+        return
+    tokens = run.batch * run.model.context
+    print(f"{made.weights:,} weights on {devices} devices, {tokens:,} tokens a step, {run.steps:,} steps")
+    print(f"\nOf each device's memory, {console.size(made.memory)}:")
+    for name, size in (made.stays | made.passes).items():
+        print(f"  {name:<22}{console.size(size):>8}")
+    if made.moves:
+        print(f"\nThrough each device's wire a step, {console.size(sum(made.moves.values()))}:")
+        for name, size in made.moves.items():
+            print(f"  {name:<22}{console.size(size):>8}")
+    best, worst = made.seconds
+    print(f"\nA step: {made.flops:.2e} operations, {made.computing:.3g} s; moving {made.moving:.3g} s")
+    print(f"The run: {_long(best * run.steps)} if moving hides behind computing, {_long(worst * run.steps)} if not")
+
+
+def _long(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,109 @@
+"""What a run needs on N devices, on paper: bytes that stay, bytes that pass, and seconds. Imports no torch.
+
+    stays    weights, gradients, AdamW's two moments: 4 + 4 + 8 bytes a weight, over all devices (1910.02054)
+    passes   activations kept for the way back; the weights of a block while it is computed; a chunk of logits
+    moves    fully_shard gathers every weight twice a reading and scatters gradients once a step, (n-1)/n of the bytes
+             each; matrices cut over devices add two sums of the stream on the way there, and one a matrix that
+             reads the stream on the way back, of each block and reading
+    takes    6 operations a weight and token and attention's (``flops``), over what a device does; and the moving, over
+             what a wire carries. They overlap at best and add up at worst: both are told.
+
+The activations are those of a Llama-like block in float32 as ``model/`` computes it: what each operation's way back needs
+is counted, in numbers a token: both norms 6 d, attention 3 h k + 2 g k + h, a gated MLP 4 f. tests/test_plan.py holds all this
+against torch's memory tracker and its fake process group.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cutaway.attention.parts.heads import Heads
+from cutaway.errors import Refused
+from cutaway.model.config import Block, Decoder
+from cutaway.train.config import Run
+from cutaway.train.flops import per_token
+
+STAYS = {"weights": 4, "gradients": 4, "AdamW's moments": 8}  # bytes a weight
+SUMS_FORTH, SUMS_BACK = 2, 5  # out and down; query, key, value, gate and up
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes of one device, and of one step over its wire; seconds of a step, and of the run."""
+
+    devices: int
+    weights: int
+    stays: dict[str, float]
+    passes: dict[str, float]
+    moves: dict[str, float]
+    flops: float
+    computing: float
+    moving: float
+    steps: int
+
+    @property
+    def memory(self) -> float:
+        """Bytes that a device needs at the worst moment."""
+        return sum(self.stays.values()) + sum(self.passes.values())
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Of a step: if moving hides behind computing, and if nothing does."""
+        return max(self.computing, self.moving), self.computing + self.moving
+
+
+def plan(run: Run, devices: int, flops: float, bandwidth: float) -> Plan:
+    """Of a run on ``devices`` that each reach ``flops`` operations and ``bandwidth`` bytes a second."""
+    if devices < 1 or devices % run.tensor_parallel:
+        raise Refused(f"{devices} devices cannot be grouped by config.tensor_parallel, {run.tensor_parallel}")
+    model, tensor = run.model, run.tensor_parallel
+    readers = devices // tensor
+    readings = math.ceil(run.batch / (run.rows * readers))
+    count = sum(math.prod(shape) for shape in model.weights().values())
+    inner = sum(block_weights(block, model.width) for block in model.blocks)
+    outer = count - inner
+    held = (inner / tensor + outer) / readers
+    stays = {name: size * held for name, size in STAYS.items()}
+    if run.average is not None:
+        stays["averaged weights"] = 4 * held
+    tokens = run.rows * model.context
+    kept = [activations(block, model.width, tensor) for block in model.blocks]
+    own = 4 * tokens * (len(kept) * model.width + max(kept) if run.recompute else sum(kept))
+    width = 2 if run.precision == "bfloat16" else 4
+    largest = max(block_weights(block, model.width) for block in model.blocks) / tensor
+    passes = {
+        "activations": own,
+        "logits of a chunk": 2 * 4 * min(run.loss_rows, tokens) * model.vocab,
+        "head's gradient": 4 * model.vocab * model.width,
+    }
+    if readers > 1:
+        passes["gathered weights"] = width * (outer + 2 * largest)
+    moves = {}
+    share = (readers - 1) / readers
+    if readers > 1:
+        moves["gathering weights"] = readings * width * share * (2 * inner / tensor + outer)
+        moves["scattering gradients"] = 4 * share * (inner / tensor + outer)
+    if tensor > 1:
+        sums = (SUMS_FORTH + SUMS_BACK) * len(model.blocks) * readings
+        moves["sums of the stream"] = sums * 2 * (tensor - 1) / tensor * width * tokens * model.width
+    work = run.batch * model.context * per_token(model) * (4 / 3 if run.recompute else 1) / devices
+    return Plan(
+        devices, count, stays, passes, moves, work, work / flops, sum(moves.values()) / bandwidth, run.steps
+    )
+
+
+def activations(block: Block, width: int, tensor: int = 1) -> float:
+    """Numbers a token that a block keeps for the way back; matrices are cut over ``tensor`` devices."""
+    heads = block.attention
+    if not isinstance(heads, Heads) or not block.mlp.gated or block.norm.kind != "rms":
+        kind = type(heads).__module__.rpartition(".")[2]
+        raise Refused(f"what a block of {kind} keeps is not known on paper: plan is for RMS-normed gated models")
+    queries, keys = heads.heads * heads.key_size, heads.groups * (heads.key_size + heads.values)
+    return 6 * width + (3 * queries + keys + heads.heads + 4 * block.mlp.hidden) / tensor
+
+
+def block_weights(block: Block, width: int) -> int:
+    """How many weights a block has."""
+    return sum(math.prod(shape) for shape in block.weights(width).values())
+

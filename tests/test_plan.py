@@ -1,0 +1,114 @@
+"""What is planned on paper is what torch counts: bytes kept for the way back, and bytes sent."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cutaway.cli import main
+from cutaway.layers.config import MLP
+from cutaway.model.block import Block
+from cutaway.model.config import Block as BlockConfig
+from cutaway.model.config import Decoder
+from cutaway.attention import gqa
+from cutaway.position import rope
+from cutaway.train import plan
+from cutaway.train.distributed import Devices
+from cutaway.train.loop import Training
+from tests.training import run, text
+
+HEADS = gqa.Config(heads=8, kv_heads=2, key_size=16, position=rope.Config(16))
+MODEL = Decoder(320, 128, 16, (BlockConfig(HEADS, MLP(352)),) * 3)
+
+
+def test_what_a_block_keeps_is_what_autograd_saves() -> None:
+    block = Block(MODEL.blocks[0], 128)
+    rows, context = 2, 256
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in block.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    from cutaway.attention.parts.visibility import Places
+    from cutaway.position.rope import Turn
+
+    x = torch.randn(rows, context, 128, requires_grad=True)
+    pos = torch.arange(context).expand(rows, -1)
+    rotation = Turn(HEADS.position).rotation(pos)  # type: ignore[arg-type]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = block(x, Places(pos), rotation, True, None)
+    measured = sum(kept.values()) / (rows * context * 4)
+    assert plan.activations(MODEL.blocks[0], 128) == pytest.approx(measured, rel=0.05)
+    assert out.shape == x.shape
+
+
+class _Sent(TorchDispatchMode):
+    """Bytes that collectives move, by kind: of the gathered, and of what is scattered or summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if func.namespace == "c10d":
+            whole = {"_allgather_base_": 0, "_reduce_scatter_base_": 1}
+            if name in whole:
+                self.bytes[name] += args[whole[name]].nbytes
+            elif name == "allreduce_":
+                self.bytes[name] += sum(tensor.nbytes for tensor in args[0] if tensor.ndim > 2)
+        elif func.namespace == "_c10d_functional" and name == "all_reduce":
+            self.bytes["allreduce_"] += args[0].nbytes
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("devices", "tensor", "rows"), [(4, 1, 2), (8, 1, 1), (8, 2, 2)])
+def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, rows: int) -> None:
+    own = run(model=MODEL, batch=devices // tensor * rows * 2, rows=rows, tensor_parallel=tensor)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=devices)
+    try:
+        made = Training(own, text(), Devices("cpu", tensor), note=lambda _: None)
+        held = sum(p.to_local().numel() for p in made.names)  # type: ignore[attr-defined]
+        with _Sent() as sent:
+            made._gradient()
+    finally:
+        dist.destroy_process_group()
+    expected = plan.plan(own, devices, 1e12, 1e9)
+    share = 1 - tensor / devices
+    assert expected.stays["weights"] == pytest.approx(4 * held, rel=0.01)
+    assert expected.moves["gathering weights"] == pytest.approx(share * sent.bytes["_allgather_base_"], rel=0.01)
+    assert expected.moves["scattering gradients"] == pytest.approx(
+        share * sent.bytes["_reduce_scatter_base_"], rel=0.01
+    )
+    if tensor > 1:
+        assert expected.moves["sums of the stream"] == pytest.approx(
+            2 * (tensor - 1) / tensor * sent.bytes["allreduce_"], rel=0.01
+        )
+
+
+def test_recomputing_keeps_less_and_works_more() -> None:
+    plain = run(model=replace(MODEL, context=512))
+    again = replace(plain, recompute=True)
+    one, other = (plan.plan(each, 1, 1e12, 1e9) for each in (plain, again))
+    assert other.passes["activations"] < one.passes["activations"] / 2
+    assert other.flops == pytest.approx(one.flops * 4 / 3)
+
+
+def test_the_command_prints_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "1b", "--devices", "8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0.9e9 < found["weights"] < 1.4e9
+    assert main(["plan", "1b", "--devices", "8"]) == 0
+    assert "scattering gradients" in capsys.readouterr().out
+    assert main(["plan", "1b", "--devices", "3", "--tensor_parallel", "2"]) == 2
+    assert "cannot be grouped" in capsys.readouterr().err
