@@ -5,23 +5,28 @@ Each verb is a function in a module of its own, imported when it is called.
 
 import cyclopts
 
-HERE = "cutaway.commands"
 VERBS = {
-    "encode": "tokenizer_text:encode",
-    "decode": "tokenizer_text:decode",
-    "count": "tokenizer_text:count",
-    "show": "tokenizer_show:show",
-    "compare": "tokenizer_compare:compare",
-    "report": "tokenizer_report:report",
-    "convert": "tokenizer_convert:convert",
-    "train": "tokenizer_train:train",
-    "count-words": "tokenizer_train:count_words",
+    "encode": ("tokenizer_text:encode", "Text to ids."),
+    "decode": ("tokenizer_text:decode", "Ids to text."),
+    "count": ("tokenizer_text:count", "How many tokens a text or a file is."),
+    "show": ("tokenizer_show:show", "How a text is cut, and its tokens merged."),
+    "compare": ("tokenizer_compare:compare", "Vocabularies side by side, on text of many kinds."),
+    "report": ("tokenizer_report:report", "Glitch candidates, and tokens that are parts of characters."),
+    "convert": ("tokenizer_convert:convert", "Write a tokenizer in another format."),
+    "train": ("tokenizer_train:train", "Make a vocabulary from text."),
+    "count-words": ("tokenizer_train:count_words", "Count a corpus, in parts that add up."),
 }
+HELP = """Encode, decode, look into, compare, convert, and train tokenizers.
 
-tokenizer = cyclopts.App(
-    name="tokenizer",
-    help_format="markdown",
-    help="Encode, decode, look into, compare, convert, and train tokenizers.",
-)
-for _name, _place in VERBS.items():
-    tokenizer.command(f"{HERE}.{_place}", name=_name)
+Examples:
+
+cutaway tokenizer encode "The capital of France is"
+
+cutaway tokenizer show "unbelievable"
+
+cutaway tokenizer train corpus.txt --size 8000 --output tokenizer.json
+"""
+
+tokenizer = cyclopts.App(name="tokenizer", help=HELP)
+for _name, (_place, _about) in VERBS.items():
+    tokenizer.command(f"cutaway.commands.{_place}", name=_name, help=_about)
