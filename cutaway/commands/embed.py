@@ -13,8 +13,8 @@ HELP = """Train word vectors, and walk around in them or in a model's own embedd
 
 Where a verb asks for vectors it takes a file (word2vec text or binary, GloVe, safetensors) or a model: the
 rows of its table are its tokens.
-
-Examples:
+"""
+EXAMPLES = """Examples:
 
 cutaway embed train corpus.txt --output words.safetensors
 
@@ -23,6 +23,6 @@ cutaway embed neighbors words.safetensors river
 cutaway embed analogy smollm2 " man" " king" " woman"
 """
 
-embed = App(name="embed", help=HELP, version_flags=())
+embed = App(name="embed", help=HELP, help_epilogue=EXAMPLES, version_flags=())
 for _name, (_place, _about) in VERBS.items():
     embed.command(f"cutaway.commands.{_place}", name=_name, help=_about)

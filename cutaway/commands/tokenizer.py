@@ -16,9 +16,8 @@ VERBS = {
     "train": ("tokenizer_train:train", "Make a vocabulary from text."),
     "count-words": ("tokenizer_train:count_words", "Count a corpus, in parts that add up."),
 }
-HELP = """Encode, decode, look into, compare, convert, and train tokenizers.
-
-Examples:
+HELP = "Encode, decode, look into, compare, convert, and train tokenizers."
+EXAMPLES = """Examples:
 
 cutaway tokenizer encode "The capital of France is"
 
@@ -27,6 +26,6 @@ cutaway tokenizer show "unbelievable"
 cutaway tokenizer train corpus.txt --size 8000 --output tokenizer.json
 """
 
-tokenizer = cyclopts.App(name="tokenizer", help=HELP)
+tokenizer = cyclopts.App(name="tokenizer", help=HELP, help_epilogue=EXAMPLES)
 for _name, (_place, _about) in VERBS.items():
     tokenizer.command(f"cutaway.commands.{_place}", name=_name, help=_about)
