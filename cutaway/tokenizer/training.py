@@ -152,7 +152,7 @@ def _say_if_fewer(parts: Parts, size: int, why: str) -> None:
 
 def _bpe_parts(counts: Counts, alphabet: Sequence[str], learned: Iterable[Learned], level: str) -> Parts:
     merges = [merge.pair for merge in learned]
-    tokens = list(dict.fromkeys([*alphabet, *(left + right for left, right in merges)]))
+    tokens = [*alphabet, *(left + right for left, right in merges)]
     cut = cut_by(counts.pattern)
     added = special_tokens(counts.special, len(tokens))
     return Parts(

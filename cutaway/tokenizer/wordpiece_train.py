@@ -45,7 +45,7 @@ def train(
         pairs = by_likelihood(words, size, min_frequency)
     else:
         raise Refused(f'the rule is "frequency" or "likelihood", not {rule!r}')
-    return list(dict.fromkeys([*alphabet, *(join(*pair) for pair in pairs)]))
+    return [*alphabet, *(join(*pair) for pair in pairs)]
 
 
 def spelt(word: str) -> list[str]:
@@ -80,7 +80,7 @@ def by_likelihood(words: Mapping[str, int], size: int, min_frequency: int = 1) -
         scores = {(a, b): both[a, b] / (single[a] * single[b]) for a, b in often}
         best = min(often, key=lambda pair: (-scores[pair], -both[pair], ids[pair[0]], ids[pair[1]]))
         made = join(*best)
-        ids.setdefault(made, len(ids))
+        ids[made] = len(ids)
         learned.append(best)
         symbols = {word: replaced(found, best, made) for word, found in symbols.items()}
     return learned
