@@ -205,6 +205,8 @@ def test_the_command_trains_from_texts_and_from_counts(
 def test_mistakes_are_refused() -> None:
     with pytest.raises(Refused, match="too small"):
         cutaway.Tokenizer.train("abc", 256, special=["<s>"])
+    with pytest.raises(Refused, match="of that text"):
+        cutaway.Tokenizer.train("abc", 300, special=["!"])
     with pytest.raises(Refused, match="level"):
         cutaway.Tokenizer.train("abc", 300, level="word")
 

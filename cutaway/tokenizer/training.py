@@ -51,6 +51,9 @@ def bpe(
             f"a vocabulary of {size:,} tokens is too small: {len(fallback) + len(spelt.alphabet):,} are its "
             f"alphabet and {len(counts.special):,} are special; ask for {least:,} or more"
         )
+    clash = {*fallback, *spelt.alphabet} & {*counts.special}
+    if clash:
+        raise Refused(f"{min(clash)!r} cannot be a special token: the alphabet has a token of that text")
     room = size - len(fallback) - len(counts.special)
     reserved = {*fallback, *counts.special}
     learned = bpe_train.learn(spelt, room, min_frequency, reserved, progress)
