@@ -104,7 +104,8 @@ def train(
     tokens were made. (This is the rule of Hugging Face's trainer, where the alphabet is sorted by code
     point.) It merges in every word from left to right. Every token is new: what is inside a token was merged
     as it would be in a word by itself, so that no two pairs make the same text. Training ends early when no
-    pair occurs `min_frequency` times. A character outside the alphabet merges with nothing, and no token in `reserved` is made.
+    pair occurs `min_frequency` times. A character outside the alphabet merges with nothing, and no token in
+    `reserved` is made.
     """
     ids = {symbol: id for id, symbol in enumerate(alphabet)}
     corpus = [(list(word), count) for word, count in words.items()]
