@@ -73,7 +73,7 @@ class Tally:
 
 
 def utf8_until(data: bytes) -> int:
-    """The place of the first byte that is not UTF-8 (also of a character cut off at the end), or the length."""
+    """The place of the first byte that is not UTF-8, or of a character cut off at the end; else the size."""
     return function("cutaway_utf8_until", ctypes.c_char_p, _INT64, result=_INT64)(data, len(data))
 
 
