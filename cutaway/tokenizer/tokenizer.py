@@ -209,24 +209,23 @@ class Tokenizer:
         with _whole(text):
             return sum(map(way.count, way.stretches(segments)))
 
-    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises Refused for an id that is none."""
         return self._decoded(ids, skip_special).decode("utf-8", "replace")
 
-    def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
+    def decode_bytes(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> bytes:
         """The exact bytes of ids, as far as the vocabulary keeps them."""
         return bytes(self._decoded(ids, skip_special))
 
-    def _decoded(self, ids: Iterable[int], skip_special: bool) -> bytes | bytearray:
+    def _decoded(self, ids: Iterable[int] | np.ndarray, skip_special: bool) -> bytes | bytearray:
         path = self._path
         if (
             not isinstance(path, str)
             and not skip_special
             and self.parts.lead == NOTHING
             and self.parts.words is None
-        ):
-            if (found := path.decoded(ids)) is not None:
-                return found
+        ) and (found := path.decoded(ids)) is not None:
+            return found
         return self.stream(skip_special).all(map(int, ids))
 
     def decode_stream(self, ids: Iterable[int], skip_special: bool = False) -> Iterator[str]:
@@ -312,7 +311,7 @@ class Tokenizer:
         tokens = [b"" if text is None else self._bytes[id] for id, text in enumerate(self.parts.tokens)]
         laid_out = fast.compiled(self.parts, hidden, tokens)
         if laid_out is None:
-            return "The definition encodes: the vocabulary is of a kind, or a size, that the core has no layout for."
+            return "The definition encodes: the core has no layout for a vocabulary of this kind or size."
         if self._name is not None:
             compiled.keep(self._name, self.parts, laid_out)
         return fast.Path(Core(laid_out), self.parts.pretokenizer)
