@@ -16,11 +16,12 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from cutaway.errors import Failed, Refused
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ABI = 1
 
@@ -73,7 +74,7 @@ def function(name: str, *arguments: type, result: type | None = None) -> Any:
 def check(name: str, array: np.ndarray, dtype: type[np.generic], written: bool = False) -> None:
     """Refuses an array that C++ cannot read in place: of another dtype, strided, or (`written`) read-only."""
     if array.dtype != dtype:
-        raise Refused(f"{name} holds {array.dtype}, and {np.dtype(dtype)} is needed.")
+        raise Refused(f"{name} holds {array.dtype}, and {dtype.__name__} is needed.")
     if not array.flags.c_contiguous or not array.flags.aligned:
         raise Refused(f"{name} is not contiguous in memory; pass np.ascontiguousarray of it.")
     if written and not array.flags.writeable:

@@ -1,13 +1,16 @@
 """Unpacking GGML's weight types (native/quant.cpp); its twin is cutaway/weights/quant.py."""
 
-import ctypes
-from typing import NamedTuple
+from __future__ import annotations
 
-import numpy as np
+import ctypes
+from typing import TYPE_CHECKING, NamedTuple
 
 from cutaway.errors import Refused
 from cutaway.native import library
 from cutaway.native.library import check, function
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Layout(NamedTuple):
@@ -37,6 +40,8 @@ LAYOUTS = {
 
 def unpack(type: str, blocks: np.ndarray, out: np.ndarray, threads: int | None = None) -> None:
     """Unpacks the bytes of a GGML type (uint8) into `out` (float32), both contiguous, on several threads."""
+    import numpy as np
+
     call = function(
         "cutaway_unpack", ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32
     )

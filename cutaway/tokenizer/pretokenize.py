@@ -2,7 +2,7 @@
 
 A pre-tokeniser is a list of steps, each of which cuts every piece of the one before. The patterns below are
 those that the models were trained with, under the names that GGUF files give them (`tokenizer.ggml.pre`); the
-meaning of \\p{L}, \\p{N} and \\s is that of the `regex` package and the version of Unicode it carries.
+meaning of \\p{L}, \\p{N} and \\s is that of Unicode 16.0 (unicode.py).
 """
 
 import warnings
@@ -15,6 +15,7 @@ from typing import Any
 import regex
 
 from cutaway.errors import Refused
+from cutaway.tokenizer.unicode import shown
 
 BEHAVIOURS = ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
 LONGEST_PATTERN = 20_000  # characters; the longest of a real model has 800
@@ -157,7 +158,9 @@ class Split:
         try:
             found = [
                 match.span()
-                for match in compiled(self.pattern).finditer(piece, timeout=_seconds(self.pattern, piece))
+                for match in compiled(self.pattern).finditer(
+                    shown(piece), timeout=_seconds(self.pattern, piece)
+                )
             ]
         except TimeoutError:
             raise self._slow() from None
@@ -224,12 +227,12 @@ def pretokenize(steps: Sequence[Step], text: str, first: bool = True) -> list[st
 
 def _isolated(pattern: str, piece: str) -> list[str]:
     """Matches and what lies between them, in order."""
-    expression, seconds = compiled(pattern), _seconds(pattern, piece)
-    if expression.groups == 0:
+    expression, seconds, seen = compiled(pattern), _seconds(pattern, piece), shown(piece)
+    if expression.groups == 0 and seen == piece:
         found = expression.findall(piece, timeout=seconds)
         if sum(map(len, found)) == len(piece) and "" not in found:  # nothing lies between them
             return found
-    spans = [match.span() for match in expression.finditer(piece, timeout=seconds)]
+    spans = [match.span() for match in expression.finditer(seen, timeout=seconds)]
     return [piece[start:stop] for start, stop, _ in _covering(spans, len(piece), False)]
 
 

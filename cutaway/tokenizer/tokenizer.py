@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import regex
 
 from cutaway.errors import Refused
-from cutaway.tokenizer import bpe
+from cutaway.native import library
+from cutaway.native.bpe import Core
+from cutaway.tokenizer import bpe, compiled, fast
 from cutaway.tokenizer.added import AddedToken, Finder, stripped
 from cutaway.tokenizer.bpe import BPE, Pair
-from cutaway.tokenizer.decode import Decoder
+from cutaway.tokenizer.decode import NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
 from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.plain import WordLevel
-from cutaway.tokenizer.pretokenize import SPACE, fused, pretokenize
+from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize
 from cutaway.tokenizer.unigram import Unigram
 from cutaway.tokenizer.wordpiece import WordPiece
 
@@ -52,8 +56,8 @@ class Tokenizer:
         self.special = {token.text: token.id for token in parts.added if token.special}
         self._added = {token.id: token for token in parts.added}
         self._control = frozenset(self.special.values())
-        self._all = {text: id for id, text in enumerate(parts.tokens) if text is not None}
         self._ways: dict[frozenset[int], _Way] = {}
+        self._name: str | None = None  # of the compiled vocabulary on disk
         self._bytes = _Bytes(self)
 
     @classmethod
@@ -68,9 +72,20 @@ class Tokenizer:
         A rank file needs `pattern` (a name such as "cl100k", or a regular expression) and takes `special`
         tokens. Raises Refused for what cannot be read or is not supported, by name.
         """
-        from cutaway.tokenizer.formats import read
+        from cutaway.tokenizer import formats
 
-        return cls(read(source, pattern, special))
+        def read() -> Parts:
+            return formats.read(source, pattern, special)
+
+        name = formats.digest(source, pattern, special)
+        recalled = None if name is None or library.why_not() else compiled.recall(name, read)
+        if recalled is None:
+            tokenizer = cls(read())
+        else:
+            tokenizer = cls(recalled[0])
+            vars(tokenizer)["_path"] = fast.Path(recalled[1], recalled[0].pretokenizer)
+        tokenizer._name = name
+        return tokenizer
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -109,7 +124,8 @@ class Tokenizer:
         ("forbid"). Added tokens that are not control tokens are always found. Raises Refused for lone
         surrogates.
         """
-        ids = list(chain.from_iterable(self._encoded(text, special)))
+        with _whole(text):
+            ids = list(chain.from_iterable(self._encoded(text, special)))
         return self.framed(ids) if add_special else ids
 
     def framed(self, ids: Iterable[int]) -> list[int]:
@@ -118,22 +134,52 @@ class Tokenizer:
         behind = [self.eos] if self.add_eos and self.eos is not None else []
         return [*before, *ids, *behind]
 
-    def encode_array(self, text: str, special: str = "text") -> np.ndarray:
-        """`encode` as int32 [n]."""
+    @property
+    def path(self) -> str:
+        """How text is encoded: natively, and by which scanner, or by the definition, and why."""
+        return str(self._path)
+
+    def encode_array(self, text: str, special: str = "text", threads: int | None = None) -> np.ndarray:
+        """`encode` as int32 [n]; a long text is encoded on several threads (all there are, unless said)."""
         import numpy as np
 
-        return np.fromiter(chain.from_iterable(self._encoded(text, special)), np.int32)
+        way, segments = self._segments(text, special)
+        count = library.threads() if threads is None else threads
+        with _whole(text):
+            arrays = [way.array(part, count) for part in way.stretches(segments)]
+        return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, np.int32), *arrays])
 
-    def encode_batch(self, texts: Iterable[str], special: str = "text") -> tuple[np.ndarray, np.ndarray]:
+    def encode_batch(
+        self, texts: Iterable[str], special: str = "text", threads: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64
-        [texts + 1].
+        [texts + 1]; on all threads that there are, unless said.
         """
         import numpy as np
 
-        arrays = [self.encode_array(text, special) for text in texts]
+        texts = list(texts)
+        count = library.threads() if threads is None else threads
+        if (found := self._batch(texts, special, count)) is not None:
+            return found
+        arrays = [self.encode_array(text, special, count) for text in texts]
         offsets = np.zeros(len(arrays) + 1, np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
         return np.concatenate(arrays, dtype=np.int32) if arrays else np.zeros(0, np.int32), offsets
+
+    def _batch(self, texts: list[str], special: str, threads: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """`encode_batch` where each text is one stretch, which the core takes as it is."""
+        path = self._path
+        if isinstance(path, str) or path.scanner is None or special != "text":
+            return None
+        way = self._way(self._control)
+        if way.raw.pattern is not None or self.parts.normalizer or not texts:
+            return None
+        try:
+            return path.core.batch(
+                path.scanner, list(map(path.data if path.prefix else str.encode, texts)), threads
+            )
+        except (UnicodeEncodeError, TypeError):
+            return None
 
     def encode_parts(
         self, text: str, control: Sequence[tuple[int, int, int]], never: frozenset[int] = frozenset()
@@ -159,14 +205,28 @@ class Tokenizer:
 
     def count(self, text: str, special: str = "text") -> int:
         """How many ids a text has."""
-        return sum(map(len, self._encoded(text, special)))
+        way, segments = self._segments(text, special)
+        with _whole(text):
+            return sum(map(way.count, way.stretches(segments)))
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises Refused for an id that is none."""
-        return self.decode_bytes(ids, skip_special).decode("utf-8", "replace")
+        return self._decoded(ids, skip_special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
         """The exact bytes of ids, as far as the vocabulary keeps them."""
+        return bytes(self._decoded(ids, skip_special))
+
+    def _decoded(self, ids: Iterable[int], skip_special: bool) -> bytes | bytearray:
+        path = self._path
+        if (
+            not isinstance(path, str)
+            and not skip_special
+            and self.parts.lead == NOTHING
+            and self.parts.words is None
+        ):
+            if (found := path.decoded(ids)) is not None:
+                return found
         return self.stream(skip_special).all(map(int, ids))
 
     def decode_stream(self, ids: Iterable[int], skip_special: bool = False) -> Iterator[str]:
@@ -239,62 +299,131 @@ class Tokenizer:
             return None
         return lambda id: words.first(self.token_text(id)).encode("utf-8", "surrogatepass")
 
+    @cached_property
+    def _all(self) -> dict[str, int]:
+        return {text: id for id, text in enumerate(self.parts.tokens) if text is not None}
+
+    @cached_property
+    def _path(self) -> fast.Path | str:
+        """The fast path, or why there is none."""
+        if (reason := fast.why_not(self.parts)) is not None:
+            return reason
+        hidden = self._way(self._control).hidden
+        tokens = [b"" if text is None else self._bytes[id] for id, text in enumerate(self.parts.tokens)]
+        laid_out = fast.compiled(self.parts, hidden, tokens)
+        if laid_out is None:
+            return "The definition encodes: the vocabulary is of a kind, or a size, that the core has no layout for."
+        if self._name is not None:
+            compiled.keep(self._name, self.parts, laid_out)
+        return fast.Path(Core(laid_out), self.parts.pretokenizer)
+
     def _encoded(self, text: str, special: str) -> Iterable[list[int]]:
+        way, segments = self._segments(text, special)
+        return way.encoded(segments)
+
+    def _segments(self, text: str, special: str) -> tuple[_Way, list[str | int]]:
         if special not in MODES:
             raise Refused(f'special is "text", "allow" or "forbid", not {special!r}')
-        _check(text)
+        if isinstance(self._path, str) or not isinstance(text, str):
+            _check(text)  # the core's door meets half a surrogate pair by itself
         if special == "allow":
             allowing = self._way(frozenset())
-            return allowing.encoded(allowing.raw.split(text))
+            return allowing, allowing.raw.split(text)
         if special == "forbid":
             Finder({token.text: token for token in self.parts.added if token.special}).refuse(text)
         way = self._way(self._control)
-        return way.encoded(way.raw.split(text))
+        return way, way.raw.split(text)
 
     def _way(self, never: frozenset[int]) -> _Way:
         if never not in self._ways:
-            self._ways[never] = _Way(self.parts, never, self._ways.values())
+            self._ways[never] = _Way(self, never)
         return self._ways[never]
 
 
 class _Way:
     """How text is encoded when the added tokens in `never` are not looked for."""
 
-    def __init__(self, parts: Parts, never: frozenset[int], others: Iterable[_Way]) -> None:
+    def __init__(self, tokenizer: Tokenizer, never: frozenset[int]) -> None:
+        parts = tokenizer.parts
         looked_for = [token for token in parts.added if token.id not in never]
+        self.tokenizer = tokenizer
         self.parts = parts
         self.raw = Finder(
             {token.text: token for token in looked_for if not token.normalized or not parts.normalizer}
         )
         late = [token for token in looked_for if token.normalized and parts.normalizer]
         self.late = Finder({normalize(parts.normalizer, token.text): token for token in late})
-        self.control = frozenset(token.id for token in parts.added if token.special)
-        hidden = never | self.control
-        texts = (parts.tokens[id] for id in hidden if id < len(parts.tokens))
-        self.hidden = frozenset(text for text in texts if text is not None and text in parts.vocabulary)
-        self.steps = fused(parts.pretokenizer)
-        twin = next((other for other in others if other.hidden == self.hidden), None)
-        self.model = twin.model if twin else _model(parts, self.hidden)
-        self.words = twin.words if twin else _words(parts)
+        self.control = tokenizer._control
+        self.hides = never | self.control
+
+    @cached_property
+    def hidden(self) -> frozenset[str]:
+        """The texts of tokens that text must not become."""
+        size = len(self.parts.tokens)
+        texts = (self.parts.tokens[id] for id in self.hides if id < size)
+        return frozenset(text for text in texts if text is not None and text in self.parts.vocabulary)
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return fused(self.parts.pretokenizer)
+
+    @cached_property
+    def model(self) -> BPE | WordPiece | Unigram | WordLevel:
+        """The definition, which another way that hides the same tokens may have built already."""
+        others = [way for way in self.tokenizer._ways.values() if way.hides == self.hides and way is not self]
+        built = next((way for way in others if "model" in vars(way)), None)
+        return built.model if built else _model(self.parts, self.hidden)
+
+    @cached_property
+    def words(self) -> Callable[[str], list[str]] | None:
+        return _words(self.parts)
+
+    @cached_property
+    def path(self) -> fast.Path | None:
+        """The fast path, if it hides what this way hides."""
+        path = self.tokenizer._path if self.hides == self.control else None
+        return None if isinstance(path, str) else path
 
     def encoded(self, segments: Iterable[str | int]) -> Iterable[list[int]]:
-        """The ids of segments, piece by piece."""
-        known = self.model.cache.__getitem__
-        for part in self.cut(segments):
-            if isinstance(part, int):
-                yield [part]
-            else:
-                yield from map(known, part)
+        """The ids of segments, stretch by stretch."""
+        return map(self.ids, self.stretches(segments))
+
+    def ids(self, part: tuple[str, bool] | int) -> list[int]:
+        """The ids of a stretch."""
+        if isinstance(part, int):
+            return [part]
+        found = self.path.ids(*part) if self.path else None
+        return self._defined(*part) if found is None else found
+
+    def array(self, part: tuple[str, bool] | int, threads: int) -> np.ndarray:
+        """The same as int32 [n]."""
+        import numpy as np
+
+        found = self.path.array(*part, threads) if self.path and not isinstance(part, int) else None
+        return np.array(self.ids(part), np.int32) if found is None else found
+
+    def count(self, part: tuple[str, bool] | int) -> int:
+        """How many ids a stretch has."""
+        found = self.path.count(*part) if self.path and not isinstance(part, int) else None
+        return len(self.ids(part)) if found is None else found
+
+    def _defined(self, text: str, first: bool) -> list[int]:
+        return list(chain.from_iterable(map(self.model.cache.__getitem__, self._pieces(text, first))))
 
     def cut(self, segments: Iterable[str | int]) -> Iterable[list[str] | int]:
         """Segments with their text normalised and cut into pieces."""
+        for part in self.stretches(segments):
+            yield part if isinstance(part, int) else self._pieces(*part)
+
+    def stretches(self, segments: Iterable[str | int]) -> Iterable[tuple[str, bool] | int]:
+        """Segments with their text normalised, and whether it begins what is encoded."""
         segments = list(segments)
         begun = False
         for i, segment in enumerate(segments):
             if isinstance(segment, int):
                 ends = segment in self.control
                 if not begun and not ends:
-                    yield self._pieces(normalize(self.parts.normalizer, "", True, False), True)
+                    yield normalize(self.parts.normalizer, "", True, False), True
                 begun = not ends
                 yield segment
                 continue
@@ -302,7 +431,7 @@ class _Way:
             text = normalize(self.parts.normalizer, segment, not begun, last)
             begun = True
             for j, part in enumerate(self.late.split(text)):
-                yield part if isinstance(part, int) else self._pieces(part, i == j == 0)
+                yield part if isinstance(part, int) else (part, i == j == 0)
 
     def _pieces(self, text: str, first: bool) -> list[str]:
         pieces = pretokenize(self.steps, text, first)
@@ -375,7 +504,9 @@ class _Bytes(dict[int, bytes]):
         self.tokenizer = tokenizer
 
     def __missing__(self, id: int) -> bytes:
-        self[id] = data = self._of(self.tokenizer.token_text(id), id)
+        held = vars(self.tokenizer).get("_path")
+        data = None if held is None or isinstance(held, str) else held.core.token(id)
+        self[id] = data = self._of(self.tokenizer.token_text(id), id) if data is None else data
         return data
 
     def _of(self, text: str, id: int) -> bytes:
@@ -397,9 +528,21 @@ class _Bytes(dict[int, bytes]):
 _BYTE_OF = {token: byte for byte, token in enumerate(bpe.BYTE_TOKENS)}
 
 
+@contextmanager
+def _whole(text: str) -> Iterator[None]:
+    """Turns the core's meeting half a surrogate pair into the sentence that says where."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        _check(text)
+        raise
+
+
 def _check(text: str) -> None:
     if not isinstance(text, str):
         raise Refused(f"a tokenizer encodes text, not {type(text).__name__}")
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as problem:

@@ -74,6 +74,21 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def digest(
+    source: str | os.PathLike[str], pattern: str | None, special: Mapping[str, int] | None
+) -> str | None:
+    """A name for what `read` would give; None for a folder, whose tokenizer is spread over files."""
+    from cutaway import store
+    from cutaway.tokenizer import compiled
+
+    path = store.resolve(source if isinstance(source, str) else Path(source))
+    return (
+        compiled.digest(path, path.suffix, pattern, sorted((special or {}).items()))
+        if path.is_file()
+        else None
+    )
+
+
 def contents(path: Path) -> bytes:
     """A file's bytes. Raises Failed where it cannot be read."""
     try:

@@ -1,0 +1,160 @@
+"""Compiled vocabularies on disk: opened by being mapped, in milliseconds, without the tokenizer's own file being read.
+
+A file holds, behind a line that says what it is, the small fields of Parts as JSON and the vocabulary as the core
+lays it out. Its name is a digest of what it was made from, so that a changed tokenizer has another; checksums over
+both halves decide whether it is read, and one that is damaged or of another version is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import cached_property
+from pathlib import Path as File
+from typing import Any, overload
+
+from cutaway.native.bpe import Core
+from cutaway.tokenizer import normalize, pretokenize
+from cutaway.tokenizer.added import AddedToken
+from cutaway.tokenizer.decode import Lead
+from cutaway.tokenizer.parts import Parts
+
+VERSION = 1  # of the JSON; the core checks its own half
+LARGEST_READ = (
+    64 << 20
+)  # bytes: of a larger file, which holds a model too, the name, size and time are the digest
+HEAVY = ("tokens", "vocabulary", "merges", "ranks", "scores", "unused", "users", "pieces")
+_MARK = b"cutaway vocabulary\n"
+_RULES = {
+    kind.__name__: kind
+    for kind in (
+        normalize.Unicode,
+        normalize.Lowercase,
+        normalize.Replace,
+        normalize.Prepend,
+        normalize.Prefix,
+        normalize.Strip,
+        normalize.OneSpace,
+        pretokenize.Split,
+        pretokenize.PrefixSpace,
+        pretokenize.Metaspace,
+    )
+}
+
+
+class Texts(Sequence[str | None]):
+    """The tokens of a vocabulary that is not read until one of them is asked for."""
+
+    def __init__(self, size: int, read: Callable[[], Sequence[str | None]]) -> None:
+        self.size = size
+        self.read = read
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> str | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str | None]: ...
+    def __getitem__(self, index: int | slice) -> str | None | Sequence[str | None]:
+        return self.read()[index]
+
+
+class Recalled(Parts):
+    """Parts of which the small fields come from a compiled file; the large ones are read when they are asked for."""
+
+    def __init__(self, small: Mapping[str, Any], size: int, read: Callable[[], Parts]) -> None:
+        vars(self).update(small, tokens=Texts(size, lambda: self._whole.tokens), _read=read)
+
+    @cached_property
+    def _whole(self) -> Parts:
+        return vars(self)["_read"]()
+
+
+for _name in HEAVY[1:]:
+    _held = cached_property(lambda self, name=_name: getattr(self._whole, name))
+    _held.__set_name__(Recalled, _name)
+    setattr(Recalled, _name, _held)
+
+
+def digest(path: File, *more: object) -> str:
+    """A name for what a file holds, and how it is to be read."""
+    from hashlib import sha256
+
+    made = sha256(repr((VERSION, more)).encode())
+    about = path.stat()
+    if about.st_size <= LARGEST_READ:
+        made.update(path.read_bytes())
+    else:
+        made.update(repr((str(path.resolve()), about.st_size, about.st_mtime_ns)).encode())
+    return made.hexdigest()
+
+
+def recall(name: str, read: Callable[[], Parts]) -> tuple[Parts, Core] | None:
+    """The tokenizer kept under a name, and its open vocabulary; None where there is none that is whole."""
+    try:
+        with _file(name).open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        return None
+    start = len(_MARK) + 8
+    size, check = (int.from_bytes(data[at : at + 4], "little") for at in (start - 8, start - 4))
+    small = data[start : start + size]
+    if data[: len(_MARK)] != _MARK or len(small) != size or zlib.crc32(small) != check:
+        return None
+    try:
+        core = Core(data, -(-(start + size) // 64) * 64)
+    except ValueError:
+        return None
+    held = json.loads(small)
+    return Recalled(_small(held), held["size"], read), core
+
+
+def keep(name: str, parts: Parts, laid_out: bytes) -> None:
+    """Keeps a tokenizer under a name, whole or not at all. A cache that cannot be written is done without."""
+    small = _said(parts)
+    if small is None:
+        return
+    head = _MARK + len(small).to_bytes(4, "little") + zlib.crc32(small).to_bytes(4, "little") + small
+    target = _file(name)
+    scratch = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(head + bytes(-len(head) % 64) + laid_out)
+        scratch.replace(target)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+
+
+def _file(name: str) -> File:
+    from cutaway import store
+
+    return store.home() / "vocabularies" / f"{name}.bin"
+
+
+def _said(parts: Parts) -> bytes | None:
+    """The small fields as JSON; None where a rule or a step is of a kind that is not written."""
+    if parts.words is not None or any(
+        type(one).__name__ not in _RULES for one in (*parts.normalizer, *parts.pretokenizer)
+    ):
+        return None
+    said = {field.name: getattr(parts, field.name) for field in fields(Parts) if field.name not in HEAVY}
+    for name in ("normalizer", "pretokenizer"):
+        said[name] = [[type(one).__name__, asdict(one)] for one in said[name]]
+    said["added"] = [asdict(token) for token in parts.added]
+    said["lead"] = parts.lead.rule
+    return json.dumps({**said, "size": len(parts.tokens)}).encode()
+
+
+def _small(held: Mapping[str, Any]) -> dict[str, Any]:
+    out = {name: value for name, value in held.items() if name != "size"}
+    for name in ("normalizer", "pretokenizer"):
+        out[name] = tuple(_RULES[kind](**values) for kind, values in held[name])
+    out["added"] = tuple(AddedToken(**token) for token in held["added"])
+    out["lead"] = Lead(held["lead"])
+    out["eot"] = tuple(held["eot"])
+    return out

@@ -1,0 +1,219 @@
+"""The fast path: the same ids as the definition, from the native core (native/scan.cpp, native/bpe.cpp).
+
+A vocabulary is compiled once into a flat layout; text is cut by a scanner written for its pattern, or, where there
+is none, by the pattern itself, and its pieces are then encoded in the core. What a text is normalised to, and
+where its added tokens are, is found in Python, as in the definition; so is a text with a byte that the vocabulary
+cannot write.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from cutaway.native import bpe as native
+from cutaway.native import library
+from cutaway.native.bpe import Core, Source
+from cutaway.tokenizer import bpe
+from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.pretokenize import (
+    CL100K,
+    PATTERNS,
+    SPELLINGS,
+    Metaspace,
+    PrefixSpace,
+    Split,
+    Step,
+    fused,
+    pretokenize,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LONGEST_TOKEN = 4096  # bytes; compiling takes the square of it
+SHORT = 2048  # bytes: a text below is encoded without numpy
+
+_SPELT = dict(SPELLINGS[:4])
+
+# The steps that a scanner in native/scan.cpp stands for.
+SCANNED: dict[tuple[Step, ...], str] = {
+    fused(tuple(map(Split, patterns))): scanner
+    for scanner, patterns in {
+        "lines": PATTERNS["gemma4"],
+        "gpt2": PATTERNS["gpt-2"],
+        "smollm": PATTERNS["smollm"],
+        "cl100k": (CL100K,),
+        "llama3": PATTERNS["llama3"],
+        "qwen2": PATTERNS["qwen2"],
+        "qwen2_any": _SPELT["qwen2"],
+        "qwen35": PATTERNS["qwen35"],
+        "qwen35_any": _SPELT["qwen35"],
+        "o200k": PATTERNS["gpt-4o"],
+        "tekken": PATTERNS["tekken"],
+        "deepseek3": PATTERNS["deepseek-v3"],
+    }.items()
+}
+# tokenizer.json escapes the quotation mark in no pattern.
+_UNESCAPED = tuple(Split(pattern.replace(r"[!\"#", '[!"#')) for pattern in PATTERNS["deepseek-v3"])
+SCANNED[_UNESCAPED] = "deepseek3"
+
+
+class Path:
+    """A vocabulary open in the core, and how its text is cut: by `scanner`, or else by `steps` in Python."""
+
+    def __init__(self, core: Core, steps: tuple[Step, ...]) -> None:
+        self.core = core
+        self.prefix = bool(steps) and steps[0] == PrefixSpace()
+        self.steps = steps
+        self.scanner = SCANNED.get(fused(steps[1:] if self.prefix else steps))
+
+    def __str__(self) -> str:
+        if self.scanner is not None:
+            return f"native: the scanner {self.scanner}"
+        return "native merges; no scanner is written for this pre-tokeniser, so text is cut in Python"
+
+    def data(self, text: str) -> bytes:
+        """A text as the scanner is given it."""
+        return (" " + text if self.prefix and text and not text.startswith(" ") else text).encode()
+
+    def ids(self, text: str, first: bool) -> list[int] | None:
+        """The ids of a normalised text; None where the vocabulary lacks a byte of it."""
+        if self.scanner is None:
+            return self._pieces(text, first)
+        data = self.data(text)
+        if len(data) <= SHORT:
+            return self.core.short(self.scanner, data)
+        found = self.core.encode(self.scanner, data)
+        return None if found is None else listed(found)
+
+    def array(self, text: str, first: bool, threads: int) -> np.ndarray | None:
+        """The same, int32 [n]."""
+        if self.scanner is not None:
+            return self.core.encode(self.scanner, self.data(text), threads)
+        import numpy as np
+
+        found = self._pieces(text, first)
+        return None if found is None else np.array(found, np.int32)
+
+    def count(self, text: str, first: bool) -> int | None:
+        """How many ids that is."""
+        if self.scanner is not None:
+            return self.core.count(self.scanner, self.data(text), library.threads())
+        found = self._pieces(text, first)
+        return None if found is None else len(found)
+
+    def decoded(self, ids: Iterable[int]) -> bytearray | None:
+        """The bytes of ids; None where one is no id, or has no bytes."""
+        import numpy as np
+
+        if not isinstance(ids, np.ndarray):
+            if not isinstance(ids, list):
+                return None
+            try:
+                ids = np.frombuffer(array("i", ids), np.int32) if ids else np.zeros(0, np.int32)
+            except (TypeError, OverflowError):
+                return None
+        if ids.dtype.kind not in "iu" or (
+            ids.dtype != np.int32 and ids.size and ids.max() > np.iinfo(np.int32).max
+        ):
+            return None
+        return self.core.decode(np.ascontiguousarray(ids, np.int32))
+
+    def _pieces(self, text: str, first: bool) -> list[int] | None:
+        return self.core.pieces([piece.encode() for piece in pretokenize(self.steps, text, first) if piece])
+
+
+def why_not(parts: Parts) -> str | None:
+    """Why a tokenizer has no fast path, in a sentence; None when it can have one."""
+    if (absent := library.why_not()) is not None:
+        return absent
+    if parts.model != "BPE":
+        return f"The definition encodes: the core has no {parts.model}."
+    if any(len(text or "") > LONGEST_TOKEN for text in parts.tokens):
+        return f"The definition encodes: a token has more than {LONGEST_TOKEN:,} characters."
+    if any(isinstance(step, Metaspace) for step in parts.pretokenizer) and parts.bytewise:
+        return "The definition encodes: bytes are cut by Metaspace."
+    return None
+
+
+def compiled(parts: Parts, hidden: frozenset[str], tokens: list[bytes]) -> bytes | None:
+    """The vocabulary laid out for the core, without the tokens in `hidden`; `tokens` are every id's bytes.
+
+    None where its ids or its merges are of a kind that the layout cannot say.
+    """
+    ids = {text: id for text, id in parts.vocabulary.items() if text not in hidden and text}
+    spelt = {text: data for text in ids if (data := _bytes(parts, text)) is not None}
+    base = _base(parts, ids, hidden)
+    symbols = {**dict.fromkeys(spelt), **dict.fromkeys(base)}
+    number = {text: i for i, text in enumerate(symbols)}
+    texts = [spelt[text] if text in spelt else base[text] for text in symbols]
+    ranks = pairs = None
+    if parts.merges is None:
+        held = parts.ranks or {}
+        if any(text not in ids for text in held if text and text not in hidden):
+            return None
+        dense = {rank: i for i, rank in enumerate(sorted(set(held.values())))}
+        ranks = [dense[held[text]] if text in held else -1 for text in symbols]
+    else:
+        pairs = list(_pairs(parts, number, hidden))
+    unused = {parts.tokens[id] for id in parts.unused}
+    found = [parts.vocabulary.get(token) for token in bpe.BYTE_TOKENS] if parts.fallback else []
+    found = [None if token in hidden else id for token, id in zip(bpe.BYTE_TOKENS, found, strict=False)]
+    return native.compile(
+        Source(
+            texts=texts,
+            ids=[ids.get(text, -1) for text in symbols],
+            ranks=ranks,
+            pairs=pairs,
+            unused=bytes(text in unused for text in symbols),
+            whole=parts.whole,
+            byte_ids=[id for id in found if id is not None] if None not in found else [],
+            byte_symbols=[number[character] for character in bpe.BYTES] if parts.bytewise else [],
+            unknown=-1 if parts.bytewise or parts.unknown is None else parts.unknown,
+            fuse=parts.fuse,
+            tokens=tokens,
+        )
+    )
+
+
+def _bytes(parts: Parts, text: str) -> bytes | None:
+    """What a symbol is in a text; None where no text comes to it."""
+    if parts.bytewise:
+        return bpe.unspell(text)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
+
+
+def _base(parts: Parts, ids: Mapping[str, int], hidden: frozenset[str]) -> dict[str, bytes]:
+    """The symbols that merging begins with: bytes, or the characters that tokens are made of."""
+    if parts.bytewise:
+        return {character: bytes([byte]) for byte, character in enumerate(bpe.BYTES)}
+    characters = sorted(set().union(*ids, *hidden))
+    return {one: data for one in characters if (data := _bytes(parts, one)) is not None}
+
+
+def _pairs(parts: Parts, number: Mapping[str, int], hidden: frozenset[str]) -> Iterable[int]:
+    for left, right in parts.merges or ():
+        made = left + right
+        if made not in hidden and left in number and right in number and made in number:
+            yield from (number[left], number[right], number[made])
+
+
+_INTEGERS: list[object] = []
+
+
+def listed(ids: object) -> list[int]:
+    """An array of ids as a list of Python's integers, which are kept and not made anew."""
+    import numpy as np
+
+    held = np.asarray(ids)
+    if not held.size:
+        return []
+    top = int(held.max()) + 1
+    if not _INTEGERS or len(_INTEGERS[0]) < top:  # pyright: ignore[reportArgumentType]
+        _INTEGERS[:] = [np.arange(max(top, 1 << 18), dtype=object)]
+    return _INTEGERS[0].take(held).tolist()  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,663 @@
+// Byte pair encoding of text: pieces are looked up in a cache; one not seen before is a token, or is encoded by
+// search, or merged.
+//
+// The search: merging gives the only sequence of reachable symbols in which merging any two neighbours by themselves
+// gives just those two. (Merges inside a region do not depend on what is outside, until one crosses its border; the
+// first to cross a border would also cross it with only the two neighbours there.) So the longest symbols are tried
+// first, from left to right, each checked against the one before, and taken back where nothing can follow; a place
+// where that happened is not tried again, because what leads to a place is unique too. Linear in practice and at worst
+// linear times the number of symbols that begin a symbol. Whether two neighbours stay apart is found by undoing their
+// merges, latest first, and asking at each step whether the pair across the border would have merged before. That needs
+// every merge to rank behind those of its parts; a vocabulary in which one does not is merged by a heap.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <vector>
+
+#include "api.hpp"
+#include "isa.hpp"
+#include "pool.hpp"
+#include "scan.hpp"
+#include "unicode.hpp"
+#include "vocabulary.hpp"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace cutaway {
+namespace {
+
+constexpr size_t kBatch = 64;           // pieces whose cache lines are asked for together
+constexpr size_t kJob = 64 << 10;       // bytes of text that a thread takes at a time
+constexpr size_t kLongestCached = 256;  // bytes of a piece
+constexpr size_t kShort = 15;           // bytes of a piece that is its own key
+constexpr unsigned kFirstBits = 10;
+
+// Ids of a piece as they are found, and whether it held a byte that the vocabulary cannot write.
+struct Ids {
+    std::vector<int32_t> values;
+    bool lacking = false;
+};
+
+class Encoder {
+  public:
+    explicit Encoder(const Vocabulary& vocabulary) : vocabulary_(vocabulary), header_(vocabulary.header()) {}
+
+    // Appends the ids of one piece.
+    void encode(const uint8_t* piece, size_t size, Ids& out) {
+        fused_ = false;
+        if (const uint32_t all = vocabulary_.exact(piece, size);
+            all != kNone && vocabulary_.symbol(all).id >= 0 && (header_.whole || vocabulary_.reached(all))) {
+            if (header_.whole || !vocabulary_.symbol(all).unused) {
+                out.values.push_back(vocabulary_.symbol(all).id);
+                return;
+            }
+        }
+        if (!header_.monotone) return merged(piece, size, out);
+        if (header_.bytewise) return search(piece, size, out);
+        // Characters without a symbol merge with nothing: what lies between them is encoded by itself.
+        size_t begin = 0;
+        for (size_t at = 0; at < size;) {
+            const size_t length = character(piece + at, size - at).size;
+            if (vocabulary_.exact(piece + at, length) == kNone) {
+                if (at > begin) search(piece + begin, at - begin, out);
+                unwritten(piece + at, length, out);
+                begin = at + length;
+            }
+            at += length;
+        }
+        if (size > begin) search(piece + begin, size - begin, out);
+    }
+
+  private:
+    const Vocabulary& vocabulary_;
+    const Header& header_;
+    std::vector<uint32_t> found_;
+    std::vector<uint64_t> dead_;
+    bool fused_ = false;
+
+    void search(const uint8_t* piece, size_t size, Ids& out) {
+        found_.clear();
+        dead_.assign(size / 64 + 1, 0);
+        size_t place = 0;
+        uint32_t next = vocabulary_.longest(piece, size);
+        while (place < size) {
+            const uint32_t last = found_.empty() ? kNone : found_.back();
+            while (next != kNone) {
+                const size_t end = place + vocabulary_.symbol(next).size;
+                if (!(dead_[end >> 6] >> (end & 63) & 1) && (last == kNone || apart(last, next))) break;
+                next = vocabulary_.symbol(next).prefix;
+            }
+            if (next != kNone) {
+                found_.push_back(next);
+                place += vocabulary_.symbol(next).size;
+                next = vocabulary_.longest(piece + place, size - place);
+            } else if (last != kNone) {
+                dead_[place >> 6] |= 1ull << (place & 63);
+                found_.pop_back();
+                place -= vocabulary_.symbol(last).size;
+                next = vocabulary_.symbol(last).prefix;
+            } else {
+                return merged(piece, size, out);  // cannot be: merging itself gives such a sequence
+            }
+        }
+        write(found_, piece, out);
+    }
+
+    // Whether merging the texts of two symbols gives the two: no pair across their border merges first.
+    bool apart(uint32_t left, uint32_t right) const {
+        int32_t limit = INT32_MAX;  // the pair across would have to rank below this
+        for (;;) {
+            if (const uint32_t across = vocabulary_.pair(left, right);
+                across != kNone && vocabulary_.rank(across) < limit) {
+                return false;
+            }
+            const Symbol& one = vocabulary_.symbol(left);
+            const Symbol& two = vocabulary_.symbol(right);
+            if (one.rank > two.rank) {
+                limit = one.rank;  // of equal ranks the left merge goes first
+                left = one.right;
+            } else if (two.rank >= 0) {
+                limit = two.rank + 1;
+                right = two.left;
+            } else {
+                return true;
+            }
+        }
+    }
+
+    void merged(const uint8_t* piece, size_t size, Ids& out) {
+        found_.clear();
+        size_t begin = 0;
+        for (size_t at = 0; at < size;) {
+            const size_t length = header_.bytewise ? 1 : character(piece + at, size - at).size;
+            const uint32_t symbol =
+                header_.bytewise ? header_.byte_symbols[piece[at]] : vocabulary_.exact(piece + at, length);
+            at += length;
+            if (symbol != kNone) {
+                found_.push_back(symbol);
+                continue;
+            }
+            merge(vocabulary_, found_);
+            write(found_, piece + begin, out);
+            unwritten(piece + at - length, length, out);
+            found_.clear();
+            begin = at;
+        }
+        merge(vocabulary_, found_);
+        write(found_, piece + begin, out);
+    }
+
+    void write(const std::vector<uint32_t>& symbols, const uint8_t* text, Ids& out) {
+        for (const uint32_t symbol : symbols) {
+            write(symbol, text, out);
+            text += vocabulary_.symbol(symbol).size;
+        }
+    }
+
+    void write(uint32_t symbol, const uint8_t* text, Ids& out) {
+        const Symbol& one = vocabulary_.symbol(symbol);
+        if (one.unused && one.left != kNone) {
+            write(one.left, text, out);
+            write(one.right, text + vocabulary_.symbol(one.left).size, out);
+        } else if (one.id < 0) {
+            unwritten(text, one.size, out);
+        } else {
+            out.values.push_back(one.id);
+            fused_ = false;
+        }
+    }
+
+    // What has no id becomes its bytes, or the unknown token, once a run if so fused.
+    void unwritten(const uint8_t* text, size_t size, Ids& out) {
+        if (header_.byte_ids[0] >= 0) {
+            for (size_t i = 0; i < size; ++i) out.values.push_back(header_.byte_ids[text[i]]);
+        } else if (header_.unknown < 0) {
+            out.lacking = true;
+        } else if (!(fused_ && header_.fuse)) {
+            out.values.push_back(header_.unknown);
+        }
+        fused_ = true;
+    }
+};
+
+// Zeroed memory in large pages where the system has them: a table is read at random places.
+class Memory {
+  public:
+    explicit Memory(size_t size) : size_(size) {
+#if defined(__linux__)
+        void* got = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (got == MAP_FAILED) throw std::bad_alloc();
+        if (size >= 2u << 20) madvise(got, size, MADV_HUGEPAGE);
+        data_ = static_cast<uint8_t*>(got);
+#else
+        data_ = static_cast<uint8_t*>(std::calloc(size, 1));
+        if (data_ == nullptr) throw std::bad_alloc();
+#endif
+    }
+    ~Memory() {
+#if defined(__linux__)
+        munmap(data_, size_);
+#else
+        std::free(data_);
+#endif
+    }
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    uint8_t* data() const { return data_; }
+    size_t size() const { return size_; }
+
+  private:
+    uint8_t* data_;
+    size_t size_;
+};
+
+// A piece: its key and where its entry is looked for first.
+struct Key {
+    uint64_t low, high, hash;
+    const uint8_t* text;
+    size_t size;
+};
+
+constexpr std::array<uint64_t, 9> kFirstBytes = [] {
+    std::array<uint64_t, 9> out{};
+    for (size_t i = 0; i < 9; ++i) out[i] = i == 8 ? ~0ull : (1ull << 8 * i) - 1;
+    return out;
+}();
+
+// A short piece is its bytes and its size; a longer one a hash of them, and its bytes are compared. `room` bytes may be
+// read.
+inline Key key_of(const uint8_t* text, size_t size, size_t room) {
+    Key key{0, 0, 0, text, size};
+    if (size <= kShort) {
+        if (room >= 16) {
+            std::memcpy(&key.low, text, 8);
+            std::memcpy(&key.high, text + 8, 8);
+            key.low &= kFirstBytes[std::min<size_t>(size, 8)];
+            key.high &= kFirstBytes[size < 8 ? 0 : size - 8];
+        } else {
+            uint8_t bytes[16] = {};
+            std::memcpy(bytes, text, size);
+            std::memcpy(&key.low, bytes, 8);
+            std::memcpy(&key.high, bytes + 8, 8);
+        }
+        key.high |= static_cast<uint64_t>(size) << 56;
+    } else {
+        uint64_t state = size;
+        size_t i = 0;
+        for (; i + 8 <= size; i += 8) {
+            uint64_t word;
+            std::memcpy(&word, text + i, 8);
+            state = mixed(state ^ word);
+        }
+        uint64_t word = 0;
+        std::memcpy(&word, text + i, size - i);
+        key.low = mixed(state ^ word);
+        key.high = 0xFFull << 56 | size;
+    }
+    key.hash = mixed(key.low ^ mixed(key.high));
+    return key;
+}
+
+// The ids of pieces seen before. Any number of threads look up and add at once, under a shared lock; growing needs the
+// lock alone. An entry is written by whoever makes it busy, and is whole once its state says so.
+class Cache {
+  public:
+    explicit Cache(size_t most_bytes) {
+        while ((2 * sizeof(Entry) << most_bits_) <= most_bytes / 2) ++most_bits_;
+        make(kFirstBits);
+    }
+
+    static constexpr uint32_t kBusy = 0xFF, kStored = 0xFE;
+
+    struct Entry {
+        uint64_t low, high;
+        std::atomic<uint32_t> state;  // 0 free, kBusy, kStored, else how many ids and one
+        int32_t ids[3];               // or where they are in the store, and how many
+
+        // Whether this is the piece's entry, with its ids in it.
+        bool holds(const Key& key) const {
+            const uint32_t now = state.load(std::memory_order_acquire);
+            return now - 1 < kStored - 1 && low == key.low && high == key.high;
+        }
+    };
+    std::shared_mutex lock;
+
+    const Entry& first(const Key& key) const { return entries()[place(key)]; }
+
+    void ask(const Key& key) const { __builtin_prefetch(entries() + place(key)); }
+
+    // The ids of a piece: how many, and where they are. Null when it is not here.
+    const int32_t* find(const Key& key, uint32_t& count) const {
+        const uint64_t mask = (1ull << bits_) - 1;
+        for (uint64_t i = place(key), tries = 0; tries < kTries; i = (i + 1) & mask, ++tries) {
+            const Entry& entry = entries()[i];
+            const uint32_t state = entry.state.load(std::memory_order_acquire);
+            if (state == 0) return nullptr;
+            if (state == kBusy || entry.low != key.low || entry.high != key.high) continue;
+            if (state < kStored) {
+                count = state - 1;
+                return entry.ids;
+            }
+            const int32_t* ids = store() + entry.ids[0];
+            count = static_cast<uint32_t>(entry.ids[1]);
+            if (key.size <= kShort || std::memcmp(ids + count, key.text, key.size) == 0) return ids;
+        }
+        return nullptr;
+    }
+
+    void add(const Key& key, const int32_t* ids, size_t count) {
+        const bool stored = count > 3 || key.size > kShort;
+        size_t start = 0;
+        if (filled_.load(std::memory_order_relaxed) > (1ull << bits_) * 5 / 8) return;
+        if (stored) {
+            const size_t words = count + (key.size > kShort ? (key.size + 3) / 4 : 0);
+            start = stored_.fetch_add(words, std::memory_order_relaxed);
+            if (start + words > store_->size() / 4) return;
+            std::memcpy(store() + start, ids, count * 4);
+            if (key.size > kShort) std::memcpy(store() + start + count, key.text, key.size);
+        }
+        const uint64_t mask = (1ull << bits_) - 1;
+        for (uint64_t i = place(key), tries = 0; tries < kTries; i = (i + 1) & mask, ++tries) {
+            Entry& entry = entries()[i];
+            uint32_t free = 0;
+            if (!entry.state.compare_exchange_strong(free, kBusy, std::memory_order_acquire)) continue;
+            entry.low = key.low;
+            entry.high = key.high;
+            if (stored) {
+                entry.ids[0] = static_cast<int32_t>(start);
+                entry.ids[1] = static_cast<int32_t>(count);
+            } else {
+                std::copy_n(ids, count, entry.ids);
+                std::fill_n(entry.ids + count, 3 - count, 0);
+            }
+            entry.state.store(stored ? kStored : static_cast<uint32_t>(count) + 1, std::memory_order_release);
+            filled_.fetch_add(1, std::memory_order_relaxed);
+            return;
+        }
+    }
+
+    bool crowded() const {
+        return filled_.load(std::memory_order_relaxed) > (1ull << bits_) / 2 ||
+               stored_.load(std::memory_order_relaxed) > store_->size() / 8;
+    }
+
+    // Twice the room, or at its largest an empty cache. Nobody else may be at work in it.
+    void grow() {
+        if (!crowded()) return;
+        if (bits_ >= most_bits_) return make(bits_);
+        const std::unique_ptr<Memory> old = std::move(table_), kept = std::move(store_);
+        const size_t count = 1ull << bits_, used = std::min(stored_.load(), kept->size() / 4);
+        make(bits_ + (bits_ + 2 <= most_bits_ ? 2 : 1));
+        std::memcpy(store_->data(), kept->data(), used * 4);
+        stored_ = used;
+        const auto* entries_before = reinterpret_cast<const Entry*>(old->data());
+        const uint64_t mask = (1ull << bits_) - 1;
+        for (size_t i = 0; i < count; ++i) {
+            const Entry& entry = entries_before[i];
+            const uint32_t state = entry.state.load(std::memory_order_relaxed);
+            if (state == 0) continue;
+            uint64_t at = mixed(entry.low ^ mixed(entry.high)) >> (64 - bits_);
+            while (entries()[at].state.load(std::memory_order_relaxed) != 0) at = (at + 1) & mask;
+            entries()[at].low = entry.low;
+            entries()[at].high = entry.high;
+            std::copy_n(entry.ids, 3, entries()[at].ids);
+            entries()[at].state.store(state, std::memory_order_relaxed);
+            filled_.fetch_add(1, std::memory_order_relaxed);
+        }
+    }
+
+    size_t bytes() const { return table_->size() + store_->size(); }
+
+  private:
+    static constexpr int kTries = 32;
+    unsigned bits_ = 0;
+    unsigned most_bits_ = kFirstBits;
+    std::unique_ptr<Memory> table_, store_;
+    std::atomic<size_t> filled_{0}, stored_{0};
+
+    Entry* entries() const { return reinterpret_cast<Entry*>(table_->data()); }
+    int32_t* store() const { return reinterpret_cast<int32_t*>(store_->data()); }
+    uint64_t place(const Key& key) const { return key.hash >> (64 - bits_); }
+
+    void make(unsigned bits) {
+        bits_ = bits;
+        table_ = std::make_unique<Memory>(sizeof(Entry) << bits);
+        store_ = std::make_unique<Memory>(sizeof(Entry) << bits);
+        filled_ = stored_ = 0;
+    }
+};
+static_assert(sizeof(Cache::Entry) == 32);
+
+struct Tokenizer {
+    Vocabulary vocabulary;
+    Cache cache;
+    explicit Tokenizer(size_t most_bytes) : cache(most_bytes) {}
+};
+
+// A stretch of the text that one thread encodes at a time: within one text, or some whole ones.
+struct Job {
+    size_t begin, end;
+    size_t first, last;  // texts
+    size_t count = 0;    // ids
+};
+
+// What a thread needs while it encodes.
+struct Worker {
+    Encoder encoder;
+    Scanner scanner;
+    Ids fresh;
+    std::vector<int32_t> out;
+    size_t ends[kBatch];
+    Key keys[kBatch];
+
+    Worker(const Vocabulary& vocabulary, Pattern pattern) : encoder(vocabulary), scanner(pattern) {}
+
+    // Appends the ids of pieces that lie one after the other from text[begin] on; up to `limit` may be read.
+    void encode(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
+#if defined(CUTAWAY_X86)
+        if (isa() >= Isa::avx2) return encode_bits(cache, text, begin, count, limit);
+#endif
+        encode_all(cache, text, begin, count, limit);
+    }
+
+#if defined(CUTAWAY_X86)
+    CUTAWAY_BITS void encode_bits(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
+        encode_all(cache, text, begin, count, limit);
+    }
+#endif
+
+    CUTAWAY_INLINE void encode_all(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
+        for (size_t i = 0; i < count; begin = ends[i++]) {
+            keys[i] = key_of(text + begin, ends[i] - begin, limit - begin);
+            cache.ask(keys[i]);
+        }
+        if (out.size() < used + 4 * kBatch) out.resize(2 * used + 4096);
+        int32_t* to = out.data() + used;
+        for (size_t i = 0; i < count; ++i) {
+            if (const Cache::Entry& entry = cache.first(keys[i]); entry.holds(keys[i])) {
+                to[0] = entry.ids[0];
+                to[1] = entry.ids[1];
+                to[2] = entry.ids[2];
+                to += entry.state.load(std::memory_order_relaxed) - 1;
+                continue;
+            }
+            used = static_cast<size_t>(to - out.data());
+            other(cache, keys[i]);
+            if (out.size() < used + 4 * kBatch) out.resize(2 * used + 4096);
+            to = out.data() + used;
+        }
+        used = static_cast<size_t>(to - out.data());
+    }
+
+    // A piece that is not where it is looked for first.
+    __attribute__((noinline)) void other(Cache& cache, const Key& key) {
+        uint32_t size = 0;
+        if (const int32_t* ids = cache.find(key, size)) {
+            append(ids, size);
+        } else {
+            miss(cache, key);
+        }
+    }
+
+    void append(const int32_t* ids, size_t count) {
+        if (out.size() < used + count + 4) out.resize(2 * (used + count) + 4096);
+        int32_t* to = out.data() + used;
+        to[0] = ids[0];
+        for (size_t i = 1; i < count; ++i) to[i] = ids[i];
+        used += count;
+    }
+
+    void miss(Cache& cache, const Key& key) {
+        fresh.values.clear();
+        const bool lacked = fresh.lacking;
+        fresh.lacking = false;
+        encoder.encode(key.text, key.size, fresh);
+        if (!fresh.values.empty()) append(fresh.values.data(), fresh.values.size());
+        if (!fresh.lacking && key.size <= kLongestCached && !fresh.values.empty()) {
+            cache.add(key, fresh.values.data(), fresh.values.size());
+        }
+        fresh.lacking |= lacked;
+    }
+
+    size_t used = 0;
+};
+
+// Texts that lie one after the other, cut into jobs.
+std::vector<Job> jobs_of(Pattern pattern, const uint8_t* text, const int64_t* starts, size_t texts) {
+    std::vector<Job> jobs;
+    for (size_t i = 0; i < texts;) {
+        const auto begin = static_cast<size_t>(starts[i]);
+        size_t last = i + 1;
+        while (last < texts && static_cast<size_t>(starts[last + 1]) <= begin + kJob) ++last;
+        const auto end = static_cast<size_t>(starts[last]);
+        if (last > i + 1 || end - begin <= 2 * kJob) {
+            jobs.push_back({begin, end, i, last});
+        } else {
+            for (size_t place = begin; place < end;) {
+                size_t cut = end - place <= 2 * kJob ? end : safe_cut(pattern, text, place + kJob / 2, place + kJob);
+                if (cut == place + kJob / 2) cut = end;  // nowhere near: the rest in one
+                jobs.push_back({place, cut, i, i + 1});
+                place = cut;
+            }
+        }
+        i = last;
+    }
+    return jobs;
+}
+
+// Encodes texts; their ids go to `out` (null: they are counted only), one text after the other, and the number of each
+// text's ids is added to counts. Returns how many, or -1 where a byte could not be written.
+int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const int64_t* starts, size_t texts,
+               int32_t* out, int64_t* counts, int threads) {
+    std::vector<Job> jobs = jobs_of(pattern, text, starts, texts);
+    const auto whole = static_cast<size_t>(starts[texts]);
+    std::atomic<size_t> next{0};
+    std::atomic<bool> lacking{false};
+    const auto work = [&](int, int workers) {
+        Worker worker(tokenizer.vocabulary, pattern);
+        size_t written = 0;  // alone, a thread writes every job's ids to their final place
+        for (size_t j = next.fetch_add(1); j < jobs.size(); j = next.fetch_add(1)) {
+            Job& job = jobs[j];
+            worker.used = 0;
+            {
+                const std::shared_lock shared(tokenizer.cache.lock);
+                for (size_t i = job.first; i < job.last; ++i) {
+                    const bool all = job.last - job.first > 1;
+                    const size_t begin = all ? static_cast<size_t>(starts[i]) : job.begin;
+                    const size_t end = all ? static_cast<size_t>(starts[i + 1]) : job.end;
+                    const size_t before = worker.used;
+                    worker.scanner.open(text + begin, end - begin);
+                    size_t done = 0;
+                    while (const size_t count = worker.scanner.next(worker.ends, kBatch)) {
+                        const size_t reached = worker.ends[count - 1];
+                        worker.encode(tokenizer.cache, text + begin, done, count, whole - begin);
+                        done = reached;
+                    }
+                    std::atomic_ref<int64_t>(counts[i]).fetch_add(static_cast<int64_t>(worker.used - before));
+                }
+            }
+            if (tokenizer.cache.crowded()) {
+                const std::unique_lock alone(tokenizer.cache.lock);
+                tokenizer.cache.grow();
+            }
+            job.count = worker.used;
+            if (out != nullptr && worker.used > 0) {
+                std::memcpy(out + (workers == 1 ? written : job.begin), worker.out.data(), worker.used * 4);
+            }
+            written += worker.used;
+            if (workers == 1) job.begin = written - worker.used;
+        }
+        if (worker.fresh.lacking) lacking = true;
+    };
+    run(static_cast<int>(std::min<size_t>(static_cast<size_t>(std::max(threads, 1)), std::max<size_t>(jobs.size(), 1))),
+        work);
+    size_t written = 0;
+    for (const Job& job : jobs) {
+        if (out != nullptr && job.begin != written) std::memmove(out + written, out + job.begin, job.count * 4);
+        written += job.count;
+    }
+    return lacking ? -1 : static_cast<int64_t>(written);
+}
+
+}  // namespace
+}  // namespace cutaway
+
+using cutaway::Pattern;
+
+// Opens a compiled vocabulary that lies at `data`, and must stay there; null where it is damaged. The cache of pieces
+// takes at most `most` bytes.
+CUTAWAY_API void* cutaway_tokenizer_open(const uint8_t* data, uint64_t size, uint64_t most) {
+    auto tokenizer = std::make_unique<cutaway::Tokenizer>(most);
+    return tokenizer->vocabulary.open(data, size) ? tokenizer.release() : nullptr;
+}
+
+CUTAWAY_API void cutaway_tokenizer_close(void* tokenizer) { delete static_cast<cutaway::Tokenizer*>(tokenizer); }
+
+// Encodes `texts` texts, which lie one after the other and begin at starts[i]; there is one start more. The ids go to
+// `out`, which has room for one a byte, or are only counted (null); counts[i], 0 before, is what text i has. Returns how
+// many, or -1 where the vocabulary has no token for a byte of the text.
+CUTAWAY_API int64_t cutaway_tokenizer_encode(void* tokenizer, int32_t pattern, const uint8_t* text,
+                                             const int64_t* starts, int64_t texts, int32_t* out, int64_t* counts,
+                                             int32_t threads) {
+    return cutaway::encode(*static_cast<cutaway::Tokenizer*>(tokenizer), static_cast<Pattern>(pattern), text, starts,
+                           static_cast<size_t>(texts), out, counts, threads);
+}
+
+// The same for one text whose pieces are known by their ends.
+CUTAWAY_API int64_t cutaway_tokenizer_pieces(void* tokenizer, const uint8_t* text, const int64_t* ends, int64_t count,
+                                             int32_t* out) {
+    auto& self = *static_cast<cutaway::Tokenizer*>(tokenizer);
+    cutaway::Worker worker(self.vocabulary, Pattern::lines);
+    int64_t written = 0;
+    size_t begin = 0;
+    const size_t limit = count ? static_cast<size_t>(ends[count - 1]) : 0;
+    for (int64_t i = 0; i < count;) {
+        const auto batch = static_cast<size_t>(std::min<int64_t>(cutaway::kBatch, count - i));
+        std::copy_n(ends + i, batch, worker.ends);
+        const size_t reached = worker.ends[batch - 1];
+        worker.used = 0;
+        {
+            const std::shared_lock shared(self.cache.lock);
+            worker.encode(self.cache, text, begin, batch, limit);
+        }
+        if (self.cache.crowded()) {
+            const std::unique_lock alone(self.cache.lock);
+            self.cache.grow();
+        }
+        if (worker.used > 0) std::memcpy(out + written, worker.out.data(), worker.used * 4);
+        written += static_cast<int64_t>(worker.used);
+        begin = reached;
+        i += static_cast<int64_t>(batch);
+    }
+    return worker.fresh.lacking ? -1 : written;
+}
+
+// How many bytes ids stand for; -1 where one is no id, or has no bytes.
+CUTAWAY_API int64_t cutaway_tokenizer_decoded(void* tokenizer, const int32_t* ids, int64_t count) {
+    const cutaway::Vocabulary& vocabulary = static_cast<cutaway::Tokenizer*>(tokenizer)->vocabulary;
+    const uint32_t* starts = vocabulary.text_starts();
+    int64_t size = 0;
+    bool bad = false;
+    for (int64_t i = 0; i < count; ++i) {
+        const auto id = static_cast<uint32_t>(ids[i]);
+        if (id >= vocabulary.header().tokens) return -1;
+        const uint32_t bytes = starts[id + 1] - starts[id];
+        bad |= bytes == 0;
+        size += bytes;
+    }
+    return bad ? -1 : size;
+}
+
+// Their bytes, of which there are `size`.
+CUTAWAY_API void cutaway_tokenizer_decode(void* tokenizer, const int32_t* ids, int64_t count, uint8_t* out,
+                                          int64_t size) {
+    const cutaway::Vocabulary& vocabulary = static_cast<cutaway::Tokenizer*>(tokenizer)->vocabulary;
+    const uint32_t* starts = vocabulary.text_starts();
+    const uint8_t* text = vocabulary.text();
+    const size_t readable = vocabulary.text_size();
+    const uint8_t* const end = out + size;
+    for (int64_t i = 0; i < count; ++i) {
+        const uint32_t start = starts[ids[i]];
+        const uint32_t bytes = starts[ids[i] + 1] - start;
+        if (bytes <= 16 && end - out >= 16 && start + 16 <= readable) {
+            std::memcpy(out, text + start, 16);
+        } else {
+            std::memcpy(out, text + start, bytes);
+        }
+        out += bytes;
+    }
+}
+
+// The bytes that the cache of pieces takes now.
+CUTAWAY_API int64_t cutaway_tokenizer_cached(void* tokenizer) {
+    auto& self = *static_cast<cutaway::Tokenizer*>(tokenizer);
+    const std::shared_lock shared(self.cache.lock);
+    return static_cast<int64_t>(self.cache.bytes());
+}

@@ -1,0 +1,134 @@
+// A byte pair vocabulary laid out flat, so that it is one file that opens by being mapped: a trie of its tokens, the
+// table of pairs, and for each symbol how it comes about. Symbols are the tokens, and bytes or characters without one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace cutaway {
+
+inline constexpr uint64_t kMagic = 0x3130656270617763;  // "cwapbe01": raise it with every change of the layout
+inline constexpr uint32_t kNone = 0xFFFFFFFF;
+
+// A node of the trie (a double array: the child by byte c is base ^ c, if that node's parent is this one).
+struct Node {
+    uint32_t base;  // bit 31: a symbol ends here; bit 30: one that merging reaches
+    uint32_t parent;
+};
+inline constexpr uint32_t kEnds = 1u << 31;
+inline constexpr uint32_t kReached = 1u << 30;
+inline constexpr uint32_t kBase = kReached - 1;
+
+enum Section { kNodes, kSymbolOf, kSymbols, kPairs, kRanks, kMade, kFilter, kTextStarts, kText, kSections };
+
+struct Symbol {
+    uint32_t size;    // bytes
+    uint32_t prefix;  // the longest reachable symbol that it begins with, not itself
+    uint32_t left;    // the pair whose merge made it, or kNone
+    uint32_t right;
+    int32_t rank;  // of that merge; -1 for what is not made, -2 for what merging never comes to
+    int32_t id;    // what it is written as, or -1
+    uint32_t unused;
+    uint32_t pad;
+};
+
+struct Header {
+    uint64_t magic;
+    uint64_t size;      // bytes in all
+    uint64_t checksum;  // of everything behind the header
+    uint32_t symbols;
+    uint32_t tokens;  // ids that can be decoded
+    uint32_t bytewise;
+    uint32_t whole;     // a piece that is a token is that token
+    uint32_t monotone;  // nothing merges before its parts: pieces can be encoded by search
+    uint32_t pair_bits;
+    uint32_t filter_bits;
+    int32_t unknown;
+    uint32_t fuse;
+    uint32_t pad;
+    int32_t byte_ids[256];      // -1 without byte fallback
+    uint32_t byte_symbols[256];  // bytewise
+    uint64_t starts[kSections + 1];
+};
+
+// Pairs are packed: 21 bits left, 21 right, 22 their number in order of rank.
+inline constexpr uint32_t kMostSymbols = (1u << 21) - 1;
+inline constexpr uint32_t kMostPairs = (1u << 22) - 2;
+
+inline uint64_t mixed(uint64_t value) {
+    value *= 0x9E3779B97F4A7C15;
+    return value ^ value >> 32;
+}
+
+// A vocabulary in memory that somebody else keeps.
+class Vocabulary {
+  public:
+    // Checks the header, the bounds of every section and the checksum; false where they do not hold.
+    bool open(const uint8_t* data, size_t size);
+
+    const Header& header() const { return *header_; }
+    const Symbol& symbol(uint32_t symbol) const { return symbols_[symbol]; }
+
+    uint32_t child(uint32_t node, uint8_t byte) const {
+        const uint32_t found = (nodes_[node].base & kBase) ^ byte;
+        return nodes_[found].parent == node ? found : kNone;
+    }
+    // The longest reachable symbol that text begins with, or kNone.
+    uint32_t longest(const uint8_t* text, size_t size) const {
+        uint32_t node = 0, found = kNone;
+        for (size_t i = 0; i < size; ++i) {
+            node = child(node, text[i]);
+            if (node == kNone) break;
+            if (nodes_[node].base & kReached) found = node;
+        }
+        return found == kNone ? kNone : symbol_of_[found];
+    }
+    // The symbol whose bytes are all of text, or kNone.
+    uint32_t exact(const uint8_t* text, size_t size) const {
+        uint32_t node = 0;
+        for (size_t i = 0; i < size; ++i) {
+            node = child(node, text[i]);
+            if (node == kNone) return kNone;
+        }
+        return nodes_[node].base & kEnds ? symbol_of_[node] : kNone;
+    }
+    bool reached(uint32_t symbol) const { return symbols_[symbol].rank > -2; }
+
+    // The number of a pair, or kNone.
+    uint32_t pair(uint32_t left, uint32_t right) const {
+        const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
+        const uint64_t hash = mixed(key);
+        const uint64_t wanted = 1ull << (hash & 63) | 1ull << (hash >> 6 & 63);
+        if ((filter_[hash >> (64 - header_->filter_bits)] & wanted) != wanted) return kNone;
+        const uint64_t mask = (1ull << header_->pair_bits) - 1;
+        for (uint64_t slot = hash >> 12 & mask;; slot = (slot + 1) & mask) {
+            const uint64_t entry = pairs_[slot];
+            if (entry == ~0ull) return kNone;
+            if (entry >> 22 == key) return static_cast<uint32_t>(entry & ((1u << 22) - 1));
+        }
+    }
+    int32_t rank(uint32_t pair) const { return ranks_[pair]; }
+    uint32_t made(uint32_t pair) const { return made_[pair]; }
+
+    const uint32_t* text_starts() const { return text_starts_; }
+    const uint8_t* text() const { return text_; }
+    size_t text_size() const { return static_cast<size_t>(header_->starts[kSections] - header_->starts[kText]); }
+
+  private:
+    const Header* header_ = nullptr;
+    const Node* nodes_ = nullptr;
+    const uint32_t* symbol_of_ = nullptr;
+    const Symbol* symbols_ = nullptr;
+    const uint64_t* pairs_ = nullptr;
+    const int32_t* ranks_ = nullptr;
+    const uint32_t* made_ = nullptr;
+    const uint64_t* filter_ = nullptr;
+    const uint32_t* text_starts_ = nullptr;
+    const uint8_t* text_ = nullptr;
+};
+
+// Merges symbols until no pair has a rank, the lowest rank first, of equal ones the leftmost: O(n log n).
+void merge(const Vocabulary& vocabulary, std::vector<uint32_t>& symbols);
+
+}  // namespace cutaway
