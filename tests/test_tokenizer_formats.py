@@ -211,9 +211,9 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path / "x.txt")
     with pytest.raises(Refused, match="no such file"):
         Tokenizer.load(tmp_path / "absent.json")
-    unigram = next(inputs.path("sentencepiece-fixtures").rglob("botchan_en_unigram_1000.model"))
-    with pytest.raises(Refused, match="SentencePiece Unigram model"):
-        Tokenizer.load(unigram)
+    (tmp_path / "word.model").write_bytes(b"\x0a\x03\x0a\x01a\x12\x02\x18\x03")
+    with pytest.raises(Refused, match="SentencePiece word model"):
+        Tokenizer.load(tmp_path / "word.model")
 
 
 def test_writing_where_it_cannot_be_written_fails(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Damaged and malicious files: each is refused in a sentence; nothing crashes, hangs, or eats the memory."""
 
+import importlib.util
 import json
 import random
 import struct
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +16,26 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.charsmap import Charsmap
 from tests import inputs
 from tests.test_tokenizer_formats import whole
+
+
+def _script() -> ModuleType:
+    path = Path(__file__).parent.parent / "scripts" / "fuzz_tokenizer_files.py"
+    spec = importlib.util.spec_from_file_location("fuzz_tokenizer_files", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_two_hundred_files_of_every_kind(tmp_path: Path) -> None:
+    """`scripts/fuzz_tokenizer_files.py` runs thousands, with a limit on memory and time."""
+    script = _script()
+    outcomes = []
+    for _, name, data in script.cases(220, seed=7):
+        (tmp_path / name).write_bytes(data)
+        outcomes.append(script.tried(tmp_path / name))
+    assert 30 < outcomes.count("read") < 190
+
 
 TEXT = "the <s> abc 12\n" * 3
 
@@ -86,6 +108,17 @@ def test_cut_and_flipped_tokenizer_json(tmp_path: Path) -> None:
             bad[noise.randrange(max(len(bad), 1))] = noise.randrange(256)
         path.write_bytes(bad)
         survives(path)
+
+
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    prepend = {"type": "Prepend", "prepend": "\ud800"}
+    for changes in ({"normalizer": prepend}, {"model__vocab": {"\udc00": 0}}):
+        path.write_text(json.dumps(whole(**changes)))
+        with pytest.raises(Refused, match="half a surrogate pair"):
+            Tokenizer.load(path)
+    path.write_text(json.dumps(whole(normalizer={"type": "Prepend", "prepend": "\U0001f99c"})))
+    assert Tokenizer.load(path).decode(Tokenizer.load(path).encode("a")) == "\U0001f99ca"
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def compare(
         A tokenizer: a file, a folder, or a model's name.
     rest
         More tokenizers, and the text's file last.
+    as_json
+        Print one JSON document, with the parity of every language.
     """
     if not rest:
         raise Refused("give the tokenizers, and last the file whose text they are compared on")

@@ -38,10 +38,12 @@ def report(
     ----------
     tokenizer
         A file, a folder, or a model's name that has a tokenizer.
+    as_json
+        Print one JSON document, which lists every token.
     """
     tok = opened(tokenizer, pattern)
-    found = {"unreachable": unreachable(tok), "partial": partial(tok)}
     norms = None if model is None else _norms(tok, model)
+    found = {"unreachable": unreachable(tok), "partial": partial(tok)}
     if norms is not None:
         found["short"] = _short(norms)
     if as_json:

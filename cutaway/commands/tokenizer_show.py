@@ -37,6 +37,8 @@ def show(
     ----------
     text
         The text; without one, and without --file, standard input is read.
+    as_json
+        Print one JSON document.
     """
     tok = opened(tokenizer, pattern)
     found = pieces(tok, text_of(text, file))

@@ -14,7 +14,7 @@ Special = Annotated[
     Literal["text", "allow", "forbid"],
     Parameter(help="What spells a control token: plain text, the token, or an error."),
 ]
-Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
+Json = Annotated[bool, Parameter(name="--json", negative=())]
 Name = Annotated[
     str,
     Parameter(name=("--tokenizer", "-t"), help="A file, a folder, or a model's name."),
@@ -51,6 +51,8 @@ def encode(
     ----------
     text
         The text; without one, and without --file, standard input is read.
+    as_json
+        Print one JSON document.
     """
     ids = opened(tokenizer, pattern).encode(text_of(text, file), special, add_special)
     if as_json:
@@ -76,6 +78,8 @@ def decode(
     ----------
     ids
         The ids; without any, standard input is read.
+    as_json
+        Print one JSON document.
     """
     tok = opened(tokenizer, pattern)
     numbers = list(ids) if ids else _ids(sys.stdin.read())
@@ -109,6 +113,8 @@ def count(
     ----------
     text
         The text; without one, and without --file, standard input is read.
+    as_json
+        Print one JSON document.
     """
     read = text_of(text, file)
     tokens = opened(tokenizer, pattern).count(read, special)

@@ -100,9 +100,11 @@ def _reached(tokenizer: Tokenizer, id: int) -> bool:
             return tokenizer.encode(text) == [id]
         whole = way.model.whole and token in way.model.ids if isinstance(way.model, BPE) else False
         return whole or (isinstance(way.model, BPE) and merge(list(token), way.model.rank_of) == [token])
-    if isinstance(way.model, WordPiece) and token.startswith(way.model.continues):
-        inside = "a" + token.removeprefix(way.model.continues)
-        return pretokenize(way.steps, normalize(tokenizer.parts.normalizer, inside)) == [inside]
+    if isinstance(way.model, WordPiece):
+        goes_on = token.startswith(way.model.continues)
+        word = "a" + token.removeprefix(way.model.continues) if goes_on else token
+        kept = pretokenize(way.steps, normalize(tokenizer.parts.normalizer, word)) == [word]
+        return kept and (goes_on or way.model.encode(word) == [id])
     rules = tuple(rule for rule in tokenizer.parts.normalizer if _changes_letters(rule))
     plain = normalize(rules, token.replace(SPACE, " ")).replace(" ", SPACE)
     return plain == token and way.model.encode(token) == [id]

@@ -10,11 +10,13 @@ import unicodedata
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 import sentencepiece
 import tiktoken
 import tokenizers
@@ -23,7 +25,9 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from cutaway import gguf
+from cutaway.errors import Refused
 from cutaway.tokenizer import Tokenizer
+from cutaway.tokenizer.parts import Parts
 from tests import inputs
 
 DECLARATION = """All human beings are born free and equal in dignity and rights.
@@ -184,6 +188,26 @@ def test_written_gguf_gives_llama_cpp_the_same_ids(source: str, tmp_path: Path) 
     assert (again.special, again.added, again.chat_template) == (tok.special, tok.added, tok.chat_template)
 
 
+def test_written_gguf_of_other_models_gives_llama_cpp_the_same_ids(tmp_path: Path) -> None:
+    """Unigram's all. BERT's but for Hangul, which llama.cpp cuts short, and very long words."""
+    unigram = Tokenizer.load(inputs.path("sentencepiece-fixtures") / "botchan_en_unigram_1000.model")
+    bert = Tokenizer.load(inputs.path("minilm"))
+    over = [text for text in texts() if "\0" not in text] + MARKED
+    with llama_cpp(unigram, tmp_path / "unigram.gguf") as theirs:
+        assert differing(unigram.encode, lambda text: theirs(text, False), over) == []
+        for text in MARKED:
+            assert unigram.encode(text, "allow") == theirs(text, True)
+    with llama_cpp(bert, tmp_path / "bert.gguf") as theirs:
+        plain = [text for text in over if not regex.search(r"\p{Hangul}|\w{101}", text)]
+        assert len(plain) > len(over) - 8
+        assert differing(bert.encode, lambda text: theirs(text, False), plain) == []
+    for tok, name in ((unigram, "unigram"), (bert, "bert")):
+        again = Tokenizer.load(tmp_path / f"{name}.gguf")
+        assert differing(again.encode, tok.encode) == []
+        assert again.framed([]) == tok.framed([])
+        assert again.special == tok.special
+
+
 def _source(name: str) -> Path:
     if name == "mistral":
         return next(inputs.path("mistral").rglob("tokenizer.model.v1"))
@@ -245,6 +269,60 @@ def test_rank_file(tmp_path: Path) -> None:
     assert differing(tok.encode, theirs.encode_ordinary) == []
     assert tok.encode("a<|endoftext|>", "allow")[-1] == 100257
     assert (tok.eos, tok.eos_ids, tok.is_special(100257)) == (100257, (100257,), True)
+
+
+@LACKING
+@pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "gpt-2"])
+def test_a_written_rank_file_gives_tiktoken_the_same_ids(name: str, tmp_path: Path) -> None:
+    """From ranks, and from merges that ranks agree with (GPT-2's in llama.cpp's file)."""
+    tok = loaded(name)
+    lines = tok.save(tmp_path / "again.tiktoken").read_bytes().splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+    pattern = tok.parts.pretokenizer[0].pattern  # pyright: ignore[reportAttributeAccessIssue]
+    theirs = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=tok.special)
+    assert differing(tok.encode, theirs.encode_ordinary) == []
+    assert differing(tok.encode, openai("gpt2" if name == "gpt-2" else name)[0].encode_ordinary) == []
+    again = Tokenizer.load(tmp_path / "again.tiktoken", pattern=pattern, special=tok.special)
+    assert differing(again.encode, tok.encode) == []
+    assert again.special == tok.special
+
+
+def test_ranks_that_would_merge_otherwise_are_not_written(tmp_path: Path) -> None:
+    """The merges make "abc" of "a" and "bc"; ranks would make it of "ab" and "c"."""
+    tokens = [*"abc", "ab", "bc", "abc"]
+    merges = [("a", "b"), ("b", "c"), ("a", "bc")]
+    parts = Parts(tokens=tokens, vocabulary={text: id for id, text in enumerate(tokens)}, merges=merges)
+    with pytest.raises(Refused, match="of other parts"):
+        Tokenizer(parts).save(tmp_path / "x.tiktoken")
+    with pytest.raises(Refused, match="another order"):
+        Tokenizer(replace(parts, merges=merges[:2])).save(tmp_path / "x.tiktoken")
+    with pytest.raises(Refused, match="cut by more than one pattern"):
+        loaded("smollm2").save(tmp_path / "x.tiktoken")
+
+
+# Naughty strings
+
+
+@cache
+def naughty() -> list[str]:
+    found = json.loads(inputs.path("naughty-strings").read_text())
+    assert len(found) > 480
+    return found
+
+
+def test_naughty_strings_on_every_judge() -> None:
+    """Under Unicode's versions of the judges; control tokens that they spell stay text."""
+    for name in ("gpt2", "cl100k_base", "o200k_base"):
+        assert differing(loaded(name).encode, openai(name)[0].encode_ordinary, naughty()) == []
+    for name in ("mistral", "botchan"):
+        assert differing(loaded(name).encode, _processor(name).encode, naughty()) == []
+    assert differing(loaded("deepseek").encode, _deepseek(), naughty()) == []
+    bert = inputs.path("minilm") / "tokenizer.json"
+    assert differing(Tokenizer.load(bert).encode, hugging_face(bert), naughty()) == []
+    for unigram in ("botchan_en_unigram_1000", "kyoto_ja_unigram_8000"):
+        path = inputs.path("sentencepiece-fixtures") / f"{unigram}.model"
+        theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        assert differing(Tokenizer.load(path).encode, theirs.encode, naughty()) == []
 
 
 # sentencepiece

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from cutaway.errors import Refused
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.charsmap import Charsmap, Precompiled
 from cutaway.tokenizer.unigram import Unigram
@@ -236,3 +237,27 @@ def test_a_real_gguf_of_a_multilingual_encoder() -> None:
         "</s>",
     ]
     assert tok.decode(tok.encode("Всеобщая декларация")) == "Всеобщая декларация"
+
+
+# Control tokens
+
+
+@pytest.mark.parametrize("source", ["minilm", "botchan", "json", "gguf"])
+def test_text_never_becomes_a_control_token_unless_allowed(source: str, tmp_path: Path) -> None:
+    if source == "json":
+        theirs = small()
+        theirs.pre_tokenizer, theirs.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        theirs.add_special_tokens(["<s>", "</s>", "<unk>", "▁the"])
+        theirs.save(str(tmp_path / "x.json"))
+    if source == "gguf":
+        both(FIXTURES[0])[0].save(tmp_path / "x.gguf")
+    paths = {"minilm": inputs.path("minilm"), "botchan": fixture(FIXTURES[0])}
+    tok = Tokenizer.load(paths.get(source) or tmp_path / f"x.{source}")
+    for text, id in tok.special.items():
+        for around in (text, f"a{text}b", f" {text} ", text * 2, text[:-1], text.replace("▁", " ")):
+            ids = tok.encode(around)
+            assert not any(tok.is_special(id) for id in ids if id != tok.unknown)
+            assert around == text[:-1] or text not in around or id in tok.encode(around, "allow")
+            if text in around:
+                with pytest.raises(Refused, match="control token"):
+                    tok.encode(around, "forbid")

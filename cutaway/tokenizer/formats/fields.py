@@ -15,7 +15,12 @@ T = TypeVar("T")
 def parsed(data: bytes, name: str) -> "Fields":
     """A JSON object. Raises Refused for anything else."""
     try:
-        value = json.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # an escape may spell half a surrogate pair, which is no text
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refused(f"{name} holds half a surrogate pair, which is no text") from None
     except (ValueError, RecursionError) as problem:
         raise Refused(f"{name} is not JSON: {problem}") from None
     if not isinstance(value, dict):
