@@ -2,11 +2,12 @@
 
     python bench/tokenizer_training.py [FILE] [--size N] [--threads 1 2] [--rounds 1] [--only NAME] [--json]
 
-Without FILE the text is that of bench/training_text.py. Each row is a process of its own, so that its threads
-and its memory are its own: from the text on disk to the merges in memory, the import not counted. Peak is the
-process's largest resident size above what it had after the import. All cut by the pattern of cl100k, except
-gigabpe and gigatoken, which know GPT-2's alone, and sentencepiece (BPE over characters, by lines); peers that
-take no file get documents of about 64 KB that end at a line.
+Without FILE the text is that of bench/training_text.py. Each row is a process of its own, so that threads and
+memory are its own: from the text on disk to the merges in memory, the import not counted. CPU seconds are
+those of all threads, which a busy machine changes less; peak is the process's largest resident size above
+what it had after the import. All cut by the pattern of cl100k, except gigabpe and gigatoken, which know
+GPT-2's alone, and sentencepiece (BPE over characters, by lines); peers that take no file get documents of
+about 64 KB.
 """
 
 import argparse
@@ -115,11 +116,18 @@ def one(name: str, file: Path, size: int, threads: int) -> dict[str, float | str
     train = cutaway if name == "cutaway" else PEERS[name]
     importlib.import_module("cutaway.tokenizer.training" if name == "cutaway" else name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     merges = train(file, size, threads)
-    seconds = time.perf_counter() - start
+    seconds, spent = time.perf_counter() - start, time.process_time() - spent
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"trainer": name, "threads": threads, "seconds": seconds, "peak MB": peak / 1024, "merges": merges}
+    return {
+        "trainer": name,
+        "threads": threads,
+        "seconds": seconds,
+        "CPU seconds": spent,
+        "peak MB": peak / 1024,
+        "merges": merges,
+    }
 
 
 def measured(name: str, file: Path, size: int, threads: int) -> dict[str, float | str]:
@@ -168,7 +176,10 @@ def line(rows: list[dict[str, float | str]]) -> str:
         r for r in rows if r["trainer"] == "cutaway" and r["threads"] == row["threads"] and "seconds" in r
     ]
     times = f"{float(row['seconds']) / float(ours[0]['seconds']):6.1f}x" if ours else ""
-    return f"{head}{row['seconds']:7.2f} s {times}  {row['peak MB']:6.0f} MB  {row['merges']:,} merges"
+    spent = f"{row['CPU seconds']:7.2f} s of CPU"
+    return (
+        f"{head}{row['seconds']:7.2f} s {times} {spent}  {row['peak MB']:6.0f} MB  {row['merges']:,} merges"
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "api.hpp"
+#include "isa.hpp"
 #include "pool.hpp"
 #include "scan.hpp"
 #include "unicode.hpp"
@@ -273,14 +274,22 @@ class Cache {
         make(kFirstBits);
     }
 
+    static constexpr uint32_t kBusy = 0xFF, kStored = 0xFE;
+
     struct Entry {
         uint64_t low, high;
         std::atomic<uint32_t> state;  // 0 free, kBusy, kStored, else how many ids and one
         int32_t ids[3];               // or where they are in the store, and how many
-    };
-    static constexpr uint32_t kBusy = 0xFF, kStored = 0xFE;
 
+        // Whether this is the piece's entry, with its ids in it.
+        bool holds(const Key& key) const {
+            const uint32_t now = state.load(std::memory_order_acquire);
+            return now - 1 < kStored - 1 && low == key.low && high == key.high;
+        }
+    };
     std::shared_mutex lock;
+
+    const Entry& first(const Key& key) const { return entries()[place(key)]; }
 
     void ask(const Key& key) const { __builtin_prefetch(entries() + place(key)); }
 
@@ -326,6 +335,7 @@ class Cache {
                 entry.ids[1] = static_cast<int32_t>(count);
             } else {
                 std::copy_n(ids, count, entry.ids);
+                std::fill_n(entry.ids + count, 3 - count, 0);
             }
             entry.state.store(stored ? kStored : static_cast<uint32_t>(count) + 1, std::memory_order_release);
             filled_.fetch_add(1, std::memory_order_relaxed);
@@ -411,17 +421,48 @@ struct Worker {
 
     // Appends the ids of pieces that lie one after the other from text[begin] on; up to `limit` may be read.
     void encode(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
+#if defined(CUTAWAY_X86)
+        if (isa() >= Isa::avx2) return encode_bits(cache, text, begin, count, limit);
+#endif
+        encode_all(cache, text, begin, count, limit);
+    }
+
+#if defined(CUTAWAY_X86)
+    CUTAWAY_BITS void encode_bits(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
+        encode_all(cache, text, begin, count, limit);
+    }
+#endif
+
+    CUTAWAY_INLINE void encode_all(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
         for (size_t i = 0; i < count; begin = ends[i++]) {
             keys[i] = key_of(text + begin, ends[i] - begin, limit - begin);
             cache.ask(keys[i]);
         }
+        if (out.size() < used + 4 * kBatch) out.resize(2 * used + 4096);
+        int32_t* to = out.data() + used;
         for (size_t i = 0; i < count; ++i) {
-            uint32_t size = 0;
-            if (const int32_t* ids = cache.find(keys[i], size)) {
-                append(ids, size);
-            } else {
-                miss(cache, keys[i]);
+            if (const Cache::Entry& entry = cache.first(keys[i]); entry.holds(keys[i])) {
+                to[0] = entry.ids[0];
+                to[1] = entry.ids[1];
+                to[2] = entry.ids[2];
+                to += entry.state.load(std::memory_order_relaxed) - 1;
+                continue;
             }
+            used = static_cast<size_t>(to - out.data());
+            other(cache, keys[i]);
+            if (out.size() < used + 4 * kBatch) out.resize(2 * used + 4096);
+            to = out.data() + used;
+        }
+        used = static_cast<size_t>(to - out.data());
+    }
+
+    // A piece that is not where it is looked for first.
+    __attribute__((noinline)) void other(Cache& cache, const Key& key) {
+        uint32_t size = 0;
+        if (const int32_t* ids = cache.find(key, size)) {
+            append(ids, size);
+        } else {
+            miss(cache, key);
         }
     }
 
@@ -433,7 +474,7 @@ struct Worker {
         used += count;
     }
 
-    __attribute__((noinline)) void miss(Cache& cache, const Key& key) {
+    void miss(Cache& cache, const Key& key) {
         fresh.values.clear();
         const bool lacked = fresh.lacking;
         fresh.lacking = false;

@@ -32,7 +32,7 @@ Isa detect() {
     constexpr uint64_t ymm = 0x06, zmm = 0xe6;
     const uint64_t saved = saved_registers();
     if ((saved & ymm) != ymm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::portable;
-    constexpr uint32_t avx2 = 1u << 5;
+    constexpr uint32_t avx2 = 1u << 5 | 1u << 3 | 1u << 8;  // with BMI 1 and 2, which came together
     constexpr uint32_t avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F DQ BW VL
     if (!has(b, avx2)) return Isa::portable;
     return has(b, avx512) && (saved & zmm) == zmm ? Isa::avx512 : Isa::avx2;

@@ -5,7 +5,7 @@
 
 namespace cutaway {
 
-// Ordered within one architecture. avx512 means F, BW, DQ and VL; avx2 means AVX2, FMA and F16C.
+// Ordered within one architecture. avx512 means F, BW, DQ and VL; avx2 means AVX2, FMA, F16C and BMI 1 and 2.
 enum class Isa : int32_t { portable = 0, neon = 1, avx2 = 2, avx512 = 3 };
 
 // The best set that the processor has and the operating system saves.
@@ -23,6 +23,8 @@ bool has_dot_products();
 #define CUTAWAY_X86 1
 // A kernel is one always-inlined body; these instantiate it for one instruction set each.
 #define CUTAWAY_AVX2 __attribute__((target("avx2,fma,f16c")))
+// For code that counts and shifts bits: everything that it calls is instantiated with it.
+#define CUTAWAY_BITS __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt"), flatten))
 #if defined(__clang__)
 #define CUTAWAY_AVX512 \
     __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"), min_vector_width(512)))

@@ -405,7 +405,7 @@ struct Deepseek3 {
 };
 
 template <size_t (*end_of)(const View&, size_t)>
-size_t walk(const View& view, size_t& place, size_t base, size_t* ends, size_t room) {
+CUTAWAY_INLINE size_t walk_all(const View& view, size_t& place, size_t base, size_t* ends, size_t room) {
     size_t count = 0;
     size_t at = place;
     while (at < view.end && count < room) {
@@ -414,6 +414,21 @@ size_t walk(const View& view, size_t& place, size_t base, size_t* ends, size_t r
     }
     place = at;
     return count;
+}
+
+#if defined(CUTAWAY_X86)
+template <size_t (*end_of)(const View&, size_t)>
+CUTAWAY_BITS size_t walk_bits(const View& view, size_t& place, size_t base, size_t* ends, size_t room) {
+    return walk_all<end_of>(view, place, base, ends, room);
+}
+#endif
+
+template <size_t (*end_of)(const View&, size_t)>
+size_t walk(const View& view, size_t& place, size_t base, size_t* ends, size_t room) {
+#if defined(CUTAWAY_X86)
+    if (isa() >= Isa::avx2) return walk_bits<end_of>(view, place, base, ends, room);
+#endif
+    return walk_all<end_of>(view, place, base, ends, room);
 }
 
 size_t lines(const uint8_t* text, size_t size, size_t& place, size_t* ends, size_t room) {

@@ -12,7 +12,6 @@
 #include <memory>
 #include <new>
 #include <string>
-#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -159,7 +158,7 @@ class Trainer {
         }
         cells_.push_back(kEdge);
         starts_.push_back(static_cast<uint32_t>(cells_.size()));
-        for (Symbol symbol = 0; symbol < alphabet; ++symbol) name(std::u32string(1, symbol));
+        for (Symbol symbol = 0; symbol < alphabet; ++symbol) name(std::u32string(1, static_cast<char32_t>(symbol)));
         // Counts fall about as one over the rank of a merge, so few pairs below this are ever merged.
         threshold_ = std::max(rarest_, weight / (int64_t{kMargin} * std::max(size, 1)));
         count_all();
@@ -191,11 +190,11 @@ class Trainer {
             const auto left = static_cast<Symbol>(best.key >> 32), right = static_cast<Symbol>(best.key);
             std::u32string text = texts_[left] + texts_[right];
             if (reserved_.contains(text)) continue;
-            const auto known = ids_.find(text);
-            const bool again = known != ids_.end();
-            done = {left, right, again ? known->second : static_cast<Symbol>(texts_.size()), best.count};
-            if (!again) name(std::move(text));
-            merge(*pair, done, again);
+            done = {left, right, static_cast<Symbol>(texts_.size()), best.count};
+            name(std::move(text));
+            join(*pair, done);
+            lose(done);
+            gain(done.made);
             return true;
         }
     }
@@ -205,7 +204,6 @@ class Trainer {
     static constexpr size_t kAhead = 12;
 
     void name(std::u32string text) {
-        ids_.emplace(text, static_cast<Symbol>(texts_.size()));
         lengths_.push_back(static_cast<uint32_t>(text.size()));
         texts_.push_back(std::move(text));
     }
@@ -215,33 +213,24 @@ class Trainer {
         std::push_heap(heap_.begin(), heap_.end());
     }
 
-    void merge(Pair& pair, const Merge& done, bool again) {
-        join(pair, done);
-        lose(done);
-        if (again) find_all(done.made);
-        gain(done.made, again);
-    }
-
     // Writes the new token at every place of the pair, from left to right, and adds up what its neighbours
-    // lose. A neighbour made just now has told of this pair already.
+    // lose; a neighbour that was made just now has no pairs yet.
     void join(Pair& pair, const Merge& done) {
         const uint32_t left_size = lengths_[done.left], size = lengths_[done.made];
         Symbol* cells = cells_.data();
         const Place* places = places_.data() + pair.first;
         const size_t count = pair.places;
         joined_.clear();
-        uint64_t end = 0;  // behind the token made last
         for (size_t i = 0; i < count; ++i) {
             if (i + kAhead < count) __builtin_prefetch(cells + places[i + kAhead].cell);
             const uint64_t at = places[i].cell;
             if (cells[at] != done.left || cells[at + left_size] != done.right) continue;
             const int64_t weight = counts_[places[i].word];
-            if (cells[at - 1] >= 0 && at != end) left_.add(cells[at - 1], weight);
+            if (cells[at - 1] >= 0) left_.add(cells[at - 1], weight);
             if (cells[at + size] >= 0) right_.add(cells[at + size], weight);
             cells[at + left_size] = kInside;
             cells[at] = cells[at + size - 1] = done.made;
             joined_.push_back(places[i]);
-            end = at + size;
         }
         pair.count = 0;
     }
@@ -261,16 +250,8 @@ class Trainer {
         if (pair != nullptr && pair->count > 0) pair->count -= weight;
     }
 
-    // Every place of a token that existed before: its pairs are then counted whole.
-    void find_all(Symbol made) {
-        joined_.clear();
-        each_token([&](uint32_t at, uint32_t word) {
-            if (cells_[at] == made) joined_.push_back({at, word});
-        });
-    }
-
     // The pairs that the places in joined_ make with their neighbours.
-    void gain(Symbol made, bool again) {
+    void gain(Symbol made) {
         const uint32_t size = lengths_[made];
         const Symbol* cells = cells_.data();
         for (const Place& place : joined_) {
@@ -278,8 +259,8 @@ class Trainer {
             if (left >= 0 && left != made) left_.add(left, counts_[place.word]);
             if (right >= 0) right_.add(right, counts_[place.word]);
         }
-        for (const Symbol left : left_.met()) follow(key_of(left, made), left_[left], again);
-        for (const Symbol right : right_.met()) follow(key_of(made, right), right_[right], again);
+        for (const Symbol left : left_.met()) follow(key_of(left, made), left_[left]);
+        for (const Symbol right : right_.met()) follow(key_of(made, right), right_[right]);
         for (const Place& place : joined_) {
             const Symbol left = cells[place.cell - 1], right = cells[place.cell + size];
             if (left >= 0 && left != made && left_[left].weight >= threshold_) {
@@ -292,12 +273,8 @@ class Trainer {
     }
 
     // Makes room for the places of a pair, if it is frequent enough to be followed.
-    void follow(uint64_t key, Beside& beside, bool again) {
-        if (beside.weight < threshold_) {
-            Pair* known = again ? pairs_.find(key) : nullptr;
-            if (known != nullptr) known->count = 0;
-            return;
-        }
+    void follow(uint64_t key, Beside& beside) {
+        if (beside.weight < threshold_) return;
         Pair& pair = pairs_.put(key);
         pair = {key, beside.weight, places_.size(), beside.places};
         beside.next = places_.size();
@@ -358,7 +335,6 @@ class Trainer {
     std::vector<int64_t> counts_;
     std::vector<std::u32string> texts_;  // each token's base symbols
     std::vector<uint32_t> lengths_;
-    std::unordered_map<std::u32string, Symbol> ids_;
     std::unordered_set<std::u32string> reserved_;
     int32_t size_;
     int64_t rarest_, threshold_;

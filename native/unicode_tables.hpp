@@ -1,5 +1,5 @@
-// Written by scripts/unicode_tables.py. Runs of code points of one class: the first one's number times
-// 16, and the class (unicode.hpp).
+// Written by scripts/unicode_tables.py. Runs of code points of one class: the first one's number
+// times 16, and the class (unicode.hpp).
 #pragma once
 
 #include <cstdint>

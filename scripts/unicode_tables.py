@@ -77,9 +77,10 @@ def runs(classes: bytes) -> list[tuple[int, int]]:
 def header(rows: list[tuple[int, int]]) -> str:
     words = [f"0x{start << 4 | number:x}" for start, number in rows]
     return (
-        "// Written by scripts/unicode_tables.py. Runs of code points of one class: the first one's number times\n"
-        "// 16, and the class (unicode.hpp).\n#pragma once\n\n#include <cstdint>\n\nnamespace cutaway {\n\n"
-        f"inline constexpr uint32_t kUnicode{VERSION.replace('.', '_')}[] = {{\n{_lines(words, ', ', '    ')},\n}};\n\n"
+        "// Written by scripts/unicode_tables.py. Runs of code points of one class: the first one's number\n"
+        "// times 16, and the class (unicode.hpp).\n#pragma once\n\n#include <cstdint>\n\nnamespace cutaway {\n\n"
+        f"inline constexpr uint32_t kUnicode{VERSION.replace('.', '_')}[] = {{\n"
+        f"{_lines(words, ', ', '    ')},\n}};\n\n"
         "}  // namespace cutaway\n"
     )
 
@@ -91,10 +92,10 @@ def module(rows: list[tuple[int, int]]) -> str:
         last = start
     return (
         '"""Written by scripts/unicode_tables.py: the character classes of a version of Unicode.\n\n'
-        "Runs of code points of one class: how many code points after the last run each begins, in hex, and its\n"
-        f'class: {", ".join(f"{number} {pattern}" for number, pattern in CLASSES.items())}, 0 the rest.\n"""\n\n'
+        "Runs of code points of one class: how many code points after the last run each begins, in hex, and\n"
+        f'its class: 0 for none, else its place in unicode.CLASSES, from 1 on.\n"""\n\n'
         f'VERSION = "{VERSION}"\nRUNS = """\n{_lines(words, " ", "")}\n"""\n'
-    ).replace("\\", "\\\\")
+    )
 
 
 def _lines(words: list[str], between: str, margin: str) -> str:
@@ -126,9 +127,7 @@ def main() -> int:
             path.write_text(text)
         elif path.read_text() != text:
             return _fail(f"{path.relative_to(TREE)} is not what these engines say")
-    print(
-        f"Unicode {VERSION}: {len(ALL):,} code points in {len(rows):,} runs, the same in tiktoken and tokenizers"
-    )
+    print(f"Unicode {VERSION}: {len(ALL):,} code points, {len(rows):,} runs; tiktoken and tokenizers agree")
     return 0
 
 

@@ -16,7 +16,7 @@ from cutaway.tokenizer.fast import SCANNED
 from tests.test_native import python
 
 built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
-tried = settings(max_examples=150, deadline=None)
+tried = settings(max_examples=80, deadline=None)
 
 MARKED = list("aAbBzZsStTreREvVeElLdDmM''''  \n\r\t.,!-_/0123 9") + list(
     "éÉſªʰ中国あゟ゙́̈ǅ½٣Ⅷ\u3000\u2028\x85\xa0\x00\x1c\x7f«€🎉\u200d\ufeff\u0378\U000323b0\u0558\u05c8\u0295\ua7ce龦가\U0010ffff"
@@ -54,7 +54,7 @@ def test_pieces_are_the_patterns(scanner: str) -> None:
 def test_every_code_point(scanner: str) -> None:
     """Each between a letter, a space, a digit and a sign; a million of them in one text."""
     every = [chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]
-    text = "".join(f"a{one} {one}1{one}!" for one in every[::3] if not one.isascii())
+    text = "".join(f"a{one} {one}1{one}!" for one in every[::11] if not one.isascii())
     assert scan.pieces(scanner, text) == by_pattern(scanner, text)
 
 

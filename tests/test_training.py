@@ -52,7 +52,8 @@ def test_merges_are_the_definitions(
     places = {symbol: place for place, symbol in enumerate(corpus.alphabet)}
     forbidden = [[places[s] for s in text] for text in reserved if set(text) <= places.keys()]
     twin = rows(bpe_train.merges_twin, corpus, size, rarest, forbidden)
-    tokens = list(dict.fromkeys([*corpus.alphabet, *map("".join, want)]))
+    tokens = [*corpus.alphabet, *map("".join, want)]
+    assert len(set(tokens)) == len(tokens)
     assert [(tokens[left], tokens[right]) for left, right, _, _ in twin] == want
     if native.why_not() is None:
         assert rows(native_train.merges, corpus, size, rarest, forbidden) == twin
@@ -204,6 +205,8 @@ def test_the_command_trains_from_texts_and_from_counts(
 def test_mistakes_are_refused() -> None:
     with pytest.raises(Refused, match="too small"):
         cutaway.Tokenizer.train("abc", 256, special=["<s>"])
+    with pytest.raises(Refused, match="of that text"):
+        cutaway.Tokenizer.train("abc", 300, special=["!"])
     with pytest.raises(Refused, match="level"):
         cutaway.Tokenizer.train("abc", 300, level="word")
 

@@ -30,9 +30,12 @@ _i32, _i64, _u32, _u64, _p = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint32, ct
 class Source:
     """What a vocabulary is compiled from.
 
-    `texts` are the symbols' bytes, all different and none empty, and `ids` what each is written as (-1: not at
-    all). Either `ranks`, one a symbol (-1: nothing merges to it), or `pairs`, (left, right, made) by number in
-    order of rank. `tokens` are the bytes of every id (empty: not decoded here). `byte_ids` are 256 ids or empty;
+    `texts` are the symbols' bytes, all different and none empty, and `ids` what each is written as (-1:
+    not at
+    all). Either `ranks`, one a symbol (-1: nothing merges to it), or `pairs`, (left, right, made) by
+    number in
+    order of rank. `tokens` are the bytes of every id (empty: not decoded here). `byte_ids` are 256 ids or
+    empty;
     `byte_symbols` the symbols of the 256 bytes where text is merged from bytes, else empty.
     """
 

@@ -53,7 +53,7 @@ class Tally:
         return dropped
 
     def words(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All words (uint8), where each begins and ends (int64 [n + 1]) and its count (int64 [n]), unsorted."""
+        """All words (uint8), where each begins (int64 [n + 1]), its count (int64 [n]); unsorted."""
         words, size = self._size()
         text, offsets = np.empty(size, np.uint8), np.empty(words + 1, np.int64)
         counts = np.empty(words, np.int64)
@@ -73,7 +73,7 @@ class Tally:
 
 
 def utf8_until(data: bytes) -> int:
-    """The place of the first byte that is not UTF-8, or of a character that the end cuts off; else len(data)."""
+    """The place of the first byte that is not UTF-8, or of a character cut off at the end; else the size."""
     return function("cutaway_utf8_until", ctypes.c_char_p, _INT64, result=_INT64)(data, len(data))
 
 

@@ -1,4 +1,6 @@
-"""Cutting text by the patterns of the models (native/scan.cpp); its twin is cutaway/tokenizer/pretokenize.py."""
+"""Cutting text by the patterns of the models (native/scan.cpp); its twin is
+cutaway/tokenizer/pretokenize.py.
+"""
 
 from __future__ import annotations
 

@@ -102,9 +102,10 @@ def train(
     every place counts, overlapping ones too (two in "aaa"). Of equal counts it is the pair whose left token
     has the lowest id, then whose right token has: ids are places in the alphabet, then the order in which
     tokens were made. (This is the rule of Hugging Face's trainer, where the alphabet is sorted by code
-    point.) It merges in every word from left to right. A pair that makes a token that there is already is
-    learned like any other, and gives that token. Training ends early when no pair occurs `min_frequency`
-    times. A character outside the alphabet merges with nothing, and no token in `reserved` is made.
+    point.) It merges in every word from left to right. Every token is new: what is inside a token was merged
+    as it would be in a word by itself, so that no two pairs make the same text. Training ends early when no
+    pair occurs `min_frequency` times. A character outside the alphabet merges with nothing, and no token in
+    `reserved` is made.
     """
     ids = {symbol: id for id, symbol in enumerate(alphabet)}
     corpus = [(list(word), count) for word, count in words.items()]
@@ -124,7 +125,7 @@ def train(
             break
         tokens = list(ids)
         left, right = tokens[left_id], tokens[right_id]
-        ids.setdefault(left + right, len(ids))
+        ids[left + right] = len(ids)
         learned.append((left, right))
         corpus = [(replaced(symbols, (left, right), left + right), count) for symbols, count in corpus]
     return learned

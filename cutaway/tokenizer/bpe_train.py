@@ -90,8 +90,7 @@ def learn(
     for rows in make(*arrays, len(spelt.alphabet), size, min_frequency, forbidden):
         for left, right, made, count in rows.tolist():
             pair = tokens[left], tokens[right]
-            if made == len(tokens):
-                tokens.append(join(*pair))
+            tokens.append(join(*pair))
             out.append(Learned(pair, left, right, made, count))
         if progress is not None:
             progress("learning merges", len(tokens), size)
@@ -111,7 +110,6 @@ def merges_twin(
     """`cutaway.native.train.merges`, in Python."""
     corpus = _Corpus(symbols, offsets, counts)
     texts: list[tuple[int, ...]] = [(symbol,) for symbol in range(alphabet)]
-    ids = {text: id for id, text in enumerate(texts)}
     forbidden = {tuple(text) for text in reserved}
     rows: list[tuple[int, int, int, int]] = []
     while len(texts) < size:
@@ -122,9 +120,8 @@ def merges_twin(
         text = texts[pair[0]] + texts[pair[1]]
         if text in forbidden:
             continue
-        made = ids.setdefault(text, len(texts))
-        if made == len(texts):
-            texts.append(text)
+        made = len(texts)
+        texts.append(text)
         corpus.merge(pair, made)
         rows.append((*pair, made, count))
         if len(rows) == step:

@@ -1,7 +1,10 @@
-"""Compiled vocabularies on disk: opened by being mapped, in milliseconds, without the tokenizer's own file being read.
+"""Compiled vocabularies on disk: opened by being mapped, in milliseconds, without the tokenizer's own file
+being read.
 
-A file holds, behind a line that says what it is, the small fields of Parts as JSON and the vocabulary as the core
-lays it out. Its name is a digest of what it was made from, so that a changed tokenizer has another; checksums over
+A file holds, behind a line that says what it is, the small fields of Parts as JSON and the vocabulary as
+the core
+lays it out. Its name is a digest of what it was made from, so that a changed tokenizer has another;
+checksums over
 both halves decide whether it is read, and one that is damaged or of another version is made anew.
 """
 
@@ -65,7 +68,9 @@ class Texts(Sequence[str | None]):
 
 
 class Recalled(Parts):
-    """Parts of which the small fields come from a compiled file; the large ones are read when they are asked for."""
+    """Parts of which the small fields come from a compiled file; the large ones are read when they are
+    asked for.
+    """
 
     def __init__(self, small: Mapping[str, Any], size: int, read: Callable[[], Parts]) -> None:
         vars(self).update(small, tokens=Texts(size, lambda: self._whole.tokens), _read=read)

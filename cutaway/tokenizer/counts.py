@@ -2,8 +2,8 @@
 
 Nothing merges across a piece, so a corpus is to a trainer what its distinct pieces ("words") and their counts
 are. Memory is bounded by those and not by the corpus; shards counted anywhere give, merged, the counts of the
-whole. Past `limit` distinct words the rarest are dropped, as in lossy counting (Manku and Motwani, VLDB 2002):
-`undercount` is the most by which any count can then be too low, and 0 as long as nothing was dropped.
+whole. Past `limit` distinct words the rarest are dropped, as in lossy counting (Manku and Motwani, VLDB
+2002): `undercount` is the most by which any count can then be too low, and 0 as long as nothing was dropped.
 
 The file format is little-endian: the 8 bytes "CUTCOUNT", the length of a header (uint64), the header (JSON in
 UTF-8: version, pattern, special, limit, documents, bytes, undercount, done, words, text), then for each word,

@@ -1,8 +1,10 @@
 """The fast path: the same ids as the definition, from the native core (native/scan.cpp, native/bpe.cpp).
 
-A vocabulary is compiled once into a flat layout; text is cut by a scanner written for its pattern, or, where there
+A vocabulary is compiled once into a flat layout; text is cut by a scanner written for its pattern, or,
+where there
 is none, by the pattern itself, and its pieces are then encoded in the core. What a text is normalised to, and
-where its added tokens are, is found in Python, as in the definition; so is a text with a byte that the vocabulary
+where its added tokens are, is found in Python, as in the definition; so is a text with a byte that the
+vocabulary
 cannot write.
 """
 
@@ -104,7 +106,7 @@ class Path:
         found = self._pieces(text, first)
         return None if found is None else len(found)
 
-    def decoded(self, ids: Iterable[int]) -> bytearray | None:
+    def decoded(self, ids: Iterable[int] | np.ndarray) -> bytearray | None:
         """The bytes of ids; None where one is no id, or has no bytes."""
         import numpy as np
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -154,7 +155,8 @@ class Tokenizer:
         ("forbid"). Added tokens that are not control tokens are always found. Raises Refused for lone
         surrogates.
         """
-        ids = list(chain.from_iterable(self._encoded(text, special)))
+        with _whole(text):
+            ids = list(chain.from_iterable(self._encoded(text, special)))
         return self.framed(ids) if add_special else ids
 
     def framed(self, ids: Iterable[int]) -> list[int]:
@@ -174,7 +176,8 @@ class Tokenizer:
 
         way, segments = self._segments(text, special)
         count = library.threads() if threads is None else threads
-        arrays = [way.array(part, count) for part in way.stretches(segments)]
+        with _whole(text):
+            arrays = [way.array(part, count) for part in way.stretches(segments)]
         return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, np.int32), *arrays])
 
     def encode_batch(
@@ -234,26 +237,26 @@ class Tokenizer:
     def count(self, text: str, special: str = "text") -> int:
         """How many ids a text has."""
         way, segments = self._segments(text, special)
-        return sum(map(way.count, way.stretches(segments)))
+        with _whole(text):
+            return sum(map(way.count, way.stretches(segments)))
 
-    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises Refused for an id that is none."""
         return self._decoded(ids, skip_special).decode("utf-8", "replace")
 
-    def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
+    def decode_bytes(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> bytes:
         """The exact bytes of ids, as far as the vocabulary keeps them."""
         return bytes(self._decoded(ids, skip_special))
 
-    def _decoded(self, ids: Iterable[int], skip_special: bool) -> bytes | bytearray:
+    def _decoded(self, ids: Iterable[int] | np.ndarray, skip_special: bool) -> bytes | bytearray:
         path = self._path
         if (
             not isinstance(path, str)
             and not skip_special
             and self.parts.lead == NOTHING
             and self.parts.words is None
-        ):
-            if (found := path.decoded(ids)) is not None:
-                return found
+        ) and (found := path.decoded(ids)) is not None:
+            return found
         return self.stream(skip_special).all(map(int, ids))
 
     def decode_stream(self, ids: Iterable[int], skip_special: bool = False) -> Iterator[str]:
@@ -339,7 +342,7 @@ class Tokenizer:
         tokens = [b"" if text is None else self._bytes[id] for id, text in enumerate(self.parts.tokens)]
         laid_out = fast.compiled(self.parts, hidden, tokens)
         if laid_out is None:
-            return "The definition encodes: the vocabulary is of a kind, or a size, that the core has no layout for."
+            return "The definition encodes: the core has no layout for a vocabulary of this kind or size."
         if self._name is not None:
             compiled.keep(self._name, self.parts, laid_out)
         return fast.Path(Core(laid_out), self.parts.pretokenizer)
@@ -351,7 +354,8 @@ class Tokenizer:
     def _segments(self, text: str, special: str) -> tuple[_Way, list[str | int]]:
         if special not in MODES:
             raise Refused(f'special is "text", "allow" or "forbid", not {special!r}')
-        _check(text)
+        if isinstance(self._path, str) or not isinstance(text, str):
+            _check(text)  # the core's door meets half a surrogate pair by itself
         if special == "allow":
             allowing = self._way(frozenset())
             return allowing, allowing.raw.split(text)
@@ -552,6 +556,16 @@ class _Bytes(dict[int, bytes]):
 
 
 _BYTE_OF = {token: byte for byte, token in enumerate(bpe.BYTE_TOKENS)}
+
+
+@contextmanager
+def _whole(text: str) -> Iterator[None]:
+    """Turns the core's meeting half a surrogate pair into the sentence that says where."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        _check(text)
+        raise
 
 
 def _check(text: str) -> None:

@@ -51,6 +51,9 @@ def bpe(
             f"a vocabulary of {size:,} tokens is too small: {len(fallback) + len(spelt.alphabet):,} are its "
             f"alphabet and {len(counts.special):,} are special; ask for {least:,} or more"
         )
+    clash = {*fallback, *spelt.alphabet} & {*counts.special}
+    if clash:
+        raise Refused(f"{min(clash)!r} cannot be a special token: the alphabet has a token of that text")
     room = size - len(fallback) - len(counts.special)
     reserved = {*fallback, *counts.special}
     learned = bpe_train.learn(spelt, room, min_frequency, reserved, progress)
@@ -152,7 +155,7 @@ def _say_if_fewer(parts: Parts, size: int, why: str) -> None:
 
 def _bpe_parts(counts: Counts, alphabet: Sequence[str], learned: Iterable[Learned], level: str) -> Parts:
     merges = [merge.pair for merge in learned]
-    tokens = list(dict.fromkeys([*alphabet, *(left + right for left, right in merges)]))
+    tokens = [*alphabet, *(left + right for left, right in merges)]
     cut = cut_by(counts.pattern)
     added = special_tokens(counts.special, len(tokens))
     return Parts(

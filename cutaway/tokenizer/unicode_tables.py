@@ -1,7 +1,7 @@
 """Written by scripts/unicode_tables.py: the character classes of a version of Unicode.
 
-Runs of code points of one class: how many code points after the last run each begins, in hex, and its
-class: 1 [\\p{Lu}\\p{Lt}], 2 \\p{Ll}, 3 [\\p{Lm}\\p{Lo}], 4 \\p{M}, 5 \\p{N}, 6 \\p{P}, 7 \\p{S}, 8 \\s, 0 the rest.
+Runs of code points of one class: how many code points after the last run each begins, in hex, and
+its class: 0 for none, else its place in unicode.CLASSES, from 1 on.
 """
 
 VERSION = "16.0"

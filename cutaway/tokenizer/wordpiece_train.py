@@ -2,10 +2,10 @@
 
 Two rules go by this name. "frequency" merges the most frequent pair, and is what the field uses: Hugging
 Face's WordPieceTrainer is its BPE trainer with `##` in front of characters inside a word (and, unlike here,
-leaves ties between those to chance). "likelihood" merges the pair of the highest
-count(ab) / (count(a) count(b)): the one that raises the likelihood of a unigram model of tokens most for each
-time it occurs, which is how "Japanese and Korean voice search" (2012) describes its choice. It takes rare pairs
-of rare tokens first, so give it a min_frequency. Google's own trainer was never published.
+leaves ties between those to chance). "likelihood" merges the pair of the highest count(ab) / (count(a)
+count(b)): the one that raises the likelihood of a unigram model of tokens most for each time it occurs, which
+is how "Japanese and Korean voice search" (2012) describes its choice. It takes rare pairs of rare tokens
+first, so give it a min_frequency. The trainer that made BERT's vocabulary was never published.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ def train(
         pairs = by_likelihood(words, size, min_frequency)
     else:
         raise Refused(f'the rule is "frequency" or "likelihood", not {rule!r}')
-    return list(dict.fromkeys([*alphabet, *(join(*pair) for pair in pairs)]))
+    return [*alphabet, *(join(*pair) for pair in pairs)]
 
 
 def spelt(word: str) -> list[str]:
@@ -80,7 +80,7 @@ def by_likelihood(words: Mapping[str, int], size: int, min_frequency: int = 1) -
         scores = {(a, b): both[a, b] / (single[a] * single[b]) for a, b in often}
         best = min(often, key=lambda pair: (-scores[pair], -both[pair], ids[pair[0]], ids[pair[1]]))
         made = join(*best)
-        ids.setdefault(made, len(ids))
+        ids[made] = len(ids)
         learned.append(best)
         symbols = {word: replaced(found, best, made) for word, found in symbols.items()}
     return learned

@@ -195,10 +195,8 @@ def test_written_gguf_of_other_models_gives_llama_cpp_the_same_ids(tmp_path: Pat
     over = [text for text in texts() if "\0" not in text] + MARKED
     with llama_cpp(unigram, tmp_path / "unigram.gguf") as theirs:
         assert differing(unigram.encode, lambda text: theirs(text, False), over) == []
-        allowed = differing(
-            lambda text: unigram.encode(text, "allow"), lambda text: theirs(text, True), MARKED
-        )
-        assert allowed == []
+        for text in MARKED:
+            assert unigram.encode(text, "allow") == theirs(text, True)
     with llama_cpp(bert, tmp_path / "bert.gguf") as theirs:
         plain = [text for text in over if not regex.search(r"\p{Hangul}|\w{101}", text)]
         assert len(plain) > len(over) - 8

@@ -1,0 +1,212 @@
+"""The fast path against the definition: ids, counts, batches and text back; streams, threads and the
+kept vocabulary.
+"""
+
+import random
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cutaway import native
+from cutaway.errors import Refused
+from cutaway.native.bpe import Core
+from cutaway.tokenizer import Tokenizer, bpe, compiled, fast
+from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.pretokenize import GPT2, PrefixSpace, Split
+from tests import inputs
+from tests.test_scan import MARKED, wild
+
+built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+tried = settings(max_examples=50, deadline=None)
+
+
+def twin(tok: Tokenizer) -> Tokenizer:
+    """The definition of the same tokenizer."""
+    made = Tokenizer(tok.parts)
+    vars(made)["_path"] = "The definition encodes, as the judge."
+    return made
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Tokenizer:
+    return Tokenizer.load(inputs.path("smollm2"))
+
+
+def small(merges: list[tuple[str, str]] | None, ranks: list[str] | None, **more: object) -> Tokenizer:
+    """A byte-level vocabulary of the bytes and what merging makes of them."""
+    texts = [left + right for left, right in merges or ()] + (ranks or [])
+    tokens = list(dict.fromkeys([*bpe.BYTES, *texts]))
+    vocabulary = {text: id for id, text in enumerate(tokens)}
+    return Tokenizer(
+        Parts(
+            tokens=tokens,
+            vocabulary=vocabulary,
+            merges=merges,
+            ranks=vocabulary if merges is None else None,
+            pretokenizer=more.pop("pretokenizer", (Split(GPT2),)),  # pyright: ignore[reportArgumentType]
+            **more,  # pyright: ignore[reportArgumentType]
+        )
+    )
+
+
+few = st.text("abc", min_size=1, max_size=3)
+
+
+@built
+@tried
+@given(
+    st.lists(st.tuples(few, few), max_size=25),
+    st.lists(st.text("abc", min_size=2, max_size=6), max_size=25),
+    st.lists(st.text("abc ", max_size=40), max_size=6),
+    st.booleans(),
+)
+def test_any_merges_give_the_definitions_ids(
+    pairs: list[tuple[str, str]], ranks: list[str], texts: list[str], whole: bool
+) -> None:
+    """Also those that rank a merge before its parts, reach a token in no way, or in two."""
+    for tok in (small(pairs, None, whole=whole), small(None, ranks, whole=whole)):
+        assert "native" in tok.path
+        for text in texts:
+            assert tok.encode(text) == twin(tok).encode(text)
+
+
+@built
+@tried
+@given(st.lists(wild, max_size=5))
+@example([" ", "", "a"])
+def test_texts_of_every_kind(smollm2: Tokenizer, texts: list[str]) -> None:
+    judge = twin(smollm2)
+    expected = [judge.encode(text) for text in texts]
+    assert [smollm2.encode(text) for text in texts] == expected
+    assert [smollm2.encode_array(text).tolist() for text in texts] == expected
+    assert [smollm2.count(text) for text in texts] == list(map(len, expected))
+    ids, offsets = smollm2.encode_batch(texts, threads=2)
+    assert [ids[start:stop].tolist() for start, stop in pairwise(offsets)] == expected
+    for text, one in zip(texts, expected, strict=True):
+        assert smollm2.decode(one) == judge.decode(one)
+        assert smollm2.decode(np.array(one, np.int32)) == smollm2.decode(one)
+        assert "".join(smollm2.decode_stream(one)) == smollm2.decode(one)
+        assert smollm2.encode(text, special="allow") == judge.encode(text, special="allow")
+
+
+@built
+@pytest.mark.filterwarnings("ignore:the vocabulary has no token for byte")
+@pytest.mark.parametrize("name", ["llama-bpe", "llama-spm", "phi-3", "gemma-4", "deepseek-llm", "qwen35"])
+def test_vocabularies_of_every_kind(name: str) -> None:
+    tok = Tokenizer.load(inputs.path("llama-vocab") / f"ggml-vocab-{name}.gguf")
+    judge, noise = twin(tok), random.Random(7)
+    for size in (3, 30, 300):
+        for _ in range(20):
+            text = "".join(noise.choices(MARKED, k=size))
+            assert tok.encode(text) == judge.encode(text)
+
+
+@built
+def test_threads_and_long_texts_change_nothing(smollm2: Tokenizer) -> None:
+    noise = random.Random(1)
+    text = " ".join("".join(noise.choices("etaoin", k=noise.randint(1, 9))) for _ in range(120_000))
+    one = smollm2.encode_array(text, threads=1)
+    assert (smollm2.encode_array(text, threads=4) == one).all()
+    assert smollm2.encode(text) == one.tolist()
+    assert smollm2.decode(one) == text
+    found: list[bool] = []
+    workers = [
+        threading.Thread(target=lambda: found.append(bool((smollm2.encode_array(text) == one).all())))
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert found == [True] * 4
+
+
+@built
+def test_unbroken_texts(smollm2: Tokenizer) -> None:
+    judge = twin(smollm2)
+    for text in ("a" * 20_000, " " * 20_000, "\n" * 20_000, "日本" * 5_000, "aé" * 5_000):
+        assert smollm2.encode(text) == judge.encode(text)
+
+
+@built
+def test_a_space_in_front(smollm2: Tokenizer) -> None:
+    tok = small([("a", "b"), ("Ġ", "ab")], None, pretokenizer=(PrefixSpace(), Split(GPT2)))
+    assert tok.path == "native: the scanner gpt2"
+    for text in ("ab", " ab", "", " "):
+        assert tok.encode(text) == twin(tok).encode(text)
+
+
+@built
+def test_a_pattern_without_a_scanner_says_so() -> None:
+    tok = small([("a", "b")], None, pretokenizer=(Split(r"\w+|\W"),))
+    assert "cut in Python" in tok.path
+    assert tok.encode("ab, abb") == twin(tok).encode("ab, abb")
+
+
+def test_half_a_surrogate_pair_is_refused(smollm2: Tokenizer) -> None:
+    for call in (
+        smollm2.encode,
+        smollm2.encode_array,
+        smollm2.count,
+        lambda text: smollm2.encode_batch([text]),
+    ):
+        with pytest.raises(Refused, match="half a surrogate pair"):
+            call("a\ud800")
+
+
+@built
+def test_ids_that_are_none_are_refused(smollm2: Tokenizer) -> None:
+    for bad in (-1, len(smollm2), 1 << 40):
+        with pytest.raises(Refused, match="is no id"):
+            smollm2.decode([1, bad])
+    with pytest.raises(Refused, match="is no id"):
+        smollm2.decode(np.array([len(smollm2)]))
+
+
+@built
+def test_a_vocabulary_is_kept_and_made_anew_when_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path / "home"))
+    source = tmp_path / "tokenizer.json"
+    small([("a", "b")], None).save(source)
+    text = "abab <|x|>"
+    expected = Tokenizer.load(source).encode(text)
+    (kept,) = (tmp_path / "home").rglob("*.bin")
+    again = Tokenizer.load(source)
+    assert isinstance(again.parts, compiled.Recalled)
+    assert again.encode(text) == expected
+    assert again.decode(expected) == text
+    assert again.token_text(expected[0]) == "ab"
+    whole = kept.read_bytes()
+    for damaged in (
+        b"",
+        whole[:100],
+        whole[:-1],
+        *(_flipped(whole, at) for at in (0, 25, 60, 3000, len(whole) - 9)),
+    ):
+        kept.write_bytes(damaged)
+        found = Tokenizer.load(source)
+        assert found.encode(text) == expected
+        assert kept.read_bytes() == whole
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
+
+
+@built
+def test_a_damaged_layout_is_no_vocabulary() -> None:
+    tok = small([("a", "b")], None)
+    laid_out = fast.compiled(tok.parts, frozenset(), [tok.token_bytes(id) for id in range(len(tok))])
+    assert laid_out is not None
+    Core(laid_out)
+    noise = random.Random(2)
+    for _ in range(200):
+        with pytest.raises(ValueError, match="not a compiled vocabulary"):
+            Core(_flipped(laid_out, noise.randrange(len(laid_out))))
