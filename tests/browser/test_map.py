@@ -29,12 +29,12 @@ def shown(browser: Any, tmp_path: Path) -> Iterator[Any]:
         file.write_text(maps.page(vectors(count), "a <b>name</b>", count), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": 1200, "height": 800}))
         tab = contexts[-1].new_page()
-        tab.set_default_timeout(20_000)
+        tab.set_default_timeout(90_000)
         tab.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.on("request", lambda asked: None if asked.url == file.as_uri() else _asked(asked.url, problems))
         tab.goto(file.as_uri())
-        tab.wait_for_selector("body[data-ready=yes]", timeout=30_000)
+        tab.wait_for_selector("body[data-ready=yes]")
         return tab
 
     yield show
