@@ -118,14 +118,14 @@ def test_ctrl_c_saves_what_was_learned(file: Path, tmp_path: Path):
         "--epochs",
         "10000",
     ]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible)
-    assert running.stderr is not None
-    for line in running.stderr:
-        if "epoch 2/" in line:
-            break
-    running.send_signal(signal.SIGINT)
-    rest = running.stderr.read()
-    assert running.wait(60) == 130
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "epoch 2/" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        rest = running.stderr.read()
+        assert running.wait(60) == 130
     assert "what was learned is saved" in rest
     assert len(vectors.read(out)) > 50
 
