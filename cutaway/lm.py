@@ -8,7 +8,7 @@ What a call needs is imported and built when it is first asked for: the tokenize
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,10 @@ from cutaway.errors import Refused
 from cutaway.generate.decode import Generation, Piece, Session, finish, generate
 from cutaway.generate.engine import Engine
 from cutaway.generate.sample import Settings
+from cutaway.model.config import Encoder
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.weights import load as reader
+from cutaway.weights import pooling as advice
 from cutaway.weights import quant
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
@@ -30,13 +32,14 @@ from cutaway.weights.save import Saved
 
 if TYPE_CHECKING:
     from cutaway.inspect.trace import Trace
-    from cutaway.model.config import Decoder as Config
     from cutaway.model.decoder import Decoder
+    from cutaway.model.pooling import Pooling
     from cutaway.trace import Edit
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 Steering = Literal["refuse", "flag"]
+POOLINGS = ("mean", "cls", "last")
 DTYPES = ("float32", "bfloat16", "float16", "packed")
 
 
@@ -68,7 +71,7 @@ class LanguageModel:
 
     def __init__(self, checkpoint: reader.Checkpoint, *, device: str = "cpu", dtype: str = "float32") -> None:
         self.checkpoint = checkpoint
-        self.config: Config = checkpoint.config
+        self.config = checkpoint.config
         self.device = device
         self.dtype = dtype
 
@@ -78,18 +81,35 @@ class LanguageModel:
         return self.checkpoint.tokenizer
 
     @cached_property
-    def model(self) -> Decoder:
-        """The definition, its weights unpacked: built when first asked for."""
-        from cutaway.weights.fill import decoder
+    def model(self) -> Any:
+        """The definition, its weights unpacked: built when first asked for. A ``Decoder``, or an
+        ``Encoder``.
+        """
+        from cutaway.weights import fill
 
-        return decoder(self.checkpoint, self.dtype, self.device)
+        build = fill.encoder if self.is_encoder else fill.decoder
+        return build(self.checkpoint, self.dtype, self.device)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it reads texts into vectors, and writes none."""
+        return isinstance(self.config, Encoder)
+
+    def _decoder(self) -> Decoder:
+        """The model, where a decoder is wanted."""
+        if self.is_encoder:
+            raise Refused(
+                f"{self.checkpoint.source} is an encoder: it turns texts into vectors (`embed`) "
+                "and scores no next token"
+            )
+        return self.model
 
     @cached_property
     def engine(self) -> Engine:
         """What reads ids and answers with logits."""
         from cutaway.model.engine import DefinitionEngine
 
-        return DefinitionEngine(self.model)
+        return DefinitionEngine(self._decoder())
 
     def ids(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects
@@ -99,6 +119,8 @@ class LanguageModel:
         """
         if not isinstance(prompt, str):
             return [int(id) for id in prompt]
+        if self.is_encoder:
+            return self.tokenizer.encode(prompt, add_special=True)
         begin = [self.tokenizer.bos] if self.tokenizer.add_bos and self.tokenizer.bos is not None else []
         return begin + self.tokenizer.encode(prompt)
 
@@ -166,6 +188,8 @@ class LanguageModel:
         return chat.text(messages, self._template(), tokenizer=self.tokenizer, steering="flag")
 
     def _template(self) -> str:
+        if self.is_encoder:
+            self._decoder()
         if self.checkpoint.chat_template is None:
             source = self.checkpoint.source
             raise Refused(
@@ -177,7 +201,61 @@ class LanguageModel:
         """float32 [t v]: at each position the scores of what comes next."""
         from cutaway.model.engine import DefinitionEngine
 
-        return DefinitionEngine(self.model).logits(ids)
+        return DefinitionEngine(self._decoder()).logits(ids)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        pooling: Pooling | None = None,
+        normalise: bool = True,
+        *,
+        batch: int = 32,
+        truncate: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """float32 [n d]: a vector for each text, of length one if ``normalise``.
+
+        ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
+        model's makers chose, for an encoder without their word the mean; a decoder must be told. Texts are
+        read ``batch`` at once, and ``progress(done, n)`` is told. Raises Refused for a text that is longer
+        than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
+        """
+        if isinstance(texts, str):
+            raise Refused("embed takes a list of texts, and this is one: write embed([text])")
+        if batch < 1:
+            raise Refused(f"a batch of {batch} texts reads nothing: use 1 or more")
+        chosen = self._pooling(pooling)
+        rows = [self._row(i, text, truncate) for i, text in enumerate(texts)]
+        if not rows:
+            return np.empty((0, self.config.width), np.float32)
+        from cutaway.model.pooling import vectors
+
+        return vectors(self.model, rows, chosen, normalise, batch, progress)
+
+    def _pooling(self, asked: Pooling | None) -> Pooling:
+        if asked is not None and asked not in POOLINGS:
+            raise Refused(f"there is no pooling {asked!r}: use {', '.join(POOLINGS)}")
+        chosen: Any = asked or advice.stated(self.checkpoint) or ("mean" if self.is_encoder else None)
+        if chosen is None:
+            raise Refused(
+                f"{self.checkpoint.source} is a decoder, not made to turn texts into vectors: "
+                f"say how to pool its tokens, by {', '.join(POOLINGS)}"
+            )
+        return chosen
+
+    def _row(self, i: int, text: str, truncate: bool) -> list[int]:
+        """The ids of text number ``i``, at most as many as the model reads."""
+        ids, most = self.ids(text), self.config.context
+        if not ids:
+            raise Refused(f"text {i} has no token, so there is nothing to make a vector of")
+        if len(ids) <= most:
+            return ids
+        if not truncate:
+            raise Refused(
+                f"text {i} has {len(ids):,} tokens, and this model reads at most {most:,}: "
+                "cut it into passages, or have its end cut off by truncate=True"
+            )
+        return [*ids[: most - 1], ids[-1]] if self.is_encoder and self.tokenizer.add_eos else ids[:most]
 
     def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
         """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes
@@ -185,7 +263,7 @@ class LanguageModel:
         """
         from cutaway.inspect.trace import Trace
 
-        return Trace.of(self.model, self.tokenizer, self.ids(text), edit=edit)
+        return Trace.of(self._decoder(), self.tokenizer, self.ids(text), edit=edit)
 
     def save(
         self,
