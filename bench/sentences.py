@@ -33,7 +33,9 @@ def main() -> None:
     peer.max_seq_length = lm.config.context
     ways = {
         "cutaway": lambda: lm.embed(texts, batch=given.batch),
-        "sentence-transformers": lambda: peer.encode(texts, batch_size=given.batch, normalize_embeddings=True),
+        "sentence-transformers": lambda: peer.encode(
+            texts, batch_size=given.batch, normalize_embeddings=True
+        ),
     }
     best, made = dict.fromkeys(ways, np.inf), {}
     for way in ways.values():
@@ -55,7 +57,8 @@ def main() -> None:
 
 def sentences(count: int) -> list[str]:
     """So many sentences, evenly from the novels."""
-    found = [s for text in TEXTS() for s in re.split(r"(?<=[.!?])\s+", " ".join(text.split())) if s][:]
+    chapters = (path.read_text("utf-8") for path in sorted(novels.folder().iterdir()))
+    found = [s for text in chapters for s in re.split(r"(?<=[.!?])\s+", " ".join(text.split())) if s]
     return found[:: max(1, len(found) // count)][:count]
 
 

@@ -19,6 +19,7 @@ VERBS = {
         "models": "List what is in the cache, or remove it.",
         "convert": "Write a model as safetensors or GGUF.",
         "verify": "Compare a model with independent engines, layer by layer.",
+        "embed": "Train word vectors, and walk around in them or in a model's own.",
     },
     "With a model": {
         "generate": "Continue a text.",

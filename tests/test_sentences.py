@@ -19,9 +19,27 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 EXACT = 1e-5
-WORDS = (
-    "the of river bank money slowly café naïve 東京 данные 42 3.14 don't e-mail ... (so) ümlaut ½ 😀".split()
-)
+WORDS = [
+    "the",
+    "of",
+    "river",
+    "bank",
+    "money",
+    "slowly",
+    "café",
+    "naïve",
+    "東京",
+    "данные",
+    "42",
+    "3.14",
+    "don't",
+    "e-mail",
+    "...",
+    "(so)",
+    "ümlaut",
+    "½",
+    "😀",
+]
 HOSTILE = [
     "",
     " ",
@@ -53,22 +71,19 @@ def vectors(lm: cutaway.LanguageModel) -> np.ndarray:
 
 
 @torch.no_grad()
-def theirs(folder: Path, texts: list[str], pooling: str) -> np.ndarray:
-    """Transformers' own model and tokenizer, one text at a time."""
+def theirs(folder: Path, texts: list[str]) -> dict[str, np.ndarray]:
+    """By transformers' own model and tokenizer, one text at a time."""
     words = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
-    out = []
-    for text in texts:
-        x = model(**words(text, return_tensors="pt")).last_hidden_state[0]
-        one = {"mean": x.mean(0), "cls": x[0], "last": x[-1]}[pooling]
-        out.append((one / one.norm()).numpy())
-    return np.array(out)
+    xs = [model(**words(text, return_tensors="pt")).last_hidden_state[0] for text in texts]
+    pooled = {"mean": [x.mean(0) for x in xs], "cls": [x[0] for x in xs], "last": [x[-1] for x in xs]}
+    return {name: torch.nn.functional.normalize(torch.stack(of)).numpy() for name, of in pooled.items()}
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
-def test_minilm_equals_transformers(lm: cutaway.LanguageModel, pooling: Any) -> None:
+def test_minilm_equals_transformers(lm: cutaway.LanguageModel) -> None:
     texts = sentences()
-    assert np.abs(lm.embed(texts, pooling) - theirs(inputs.path("minilm"), texts, pooling)).max() < EXACT
+    for pooling, expected in theirs(inputs.path("minilm"), texts).items():
+        assert np.abs(lm.embed(texts, pooling) - expected).max() < EXACT  # pyright: ignore
 
 
 def test_padding_and_order_change_no_vector(lm: cutaway.LanguageModel, vectors: np.ndarray) -> None:

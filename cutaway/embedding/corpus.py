@@ -32,7 +32,7 @@ def silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words, the most frequent first, words of one count in the order of their bytes; ``counts`` int64 [v]."""
+    """Words, the most frequent first, those of one count by their bytes; ``counts`` int64 [v]."""
 
     words: tuple[str, ...]
     counts: np.ndarray
@@ -118,9 +118,8 @@ def lines(file: int, piece: int) -> Iterator[list[bytes]]:
         for word in words:
             if len(word) > LONGEST:
                 where = max(begin - 1, 0) + text.find(word)
-                raise Refused(
-                    f"the word that begins at byte {where} has more than {LONGEST} bytes: is this a text file?"
-                )
+                begins = f"the word that begins at byte {where}"
+                raise Refused(f"{begins} has more than {LONGEST} bytes: is this a text file?")
         if words:
             yield words
 

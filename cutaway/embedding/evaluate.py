@@ -1,8 +1,8 @@
 """What word vectors are worth, by three sets that people made.
 
 WordSim-353 and SimLex-999 (1408.3456) are pairs of words with how alike people find them; the score is
-Spearman's rank correlation between that and the cosines. The analogy set (1301.3781) asks what is to c as b is
-to a, and counts right answers. What a vocabulary lacks is left out and counted, as is the custom.
+Spearman's rank correlation between that and the cosines. The analogy set (1301.3781) asks what is to c as b
+is to a, and counts right answers. What a vocabulary lacks is left out and counted, as is the custom.
 """
 
 from __future__ import annotations

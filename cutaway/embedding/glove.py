@@ -4,9 +4,10 @@ words meet.
     X_ij: how often j stands within a window of i, each meeting weighing 1 / distance
     J = sum f(X_ij) (w_i . c_j + b_i + d_j - log X_ij)^2 / 2,    f(x) = min(1, (x / x_max)^0.75)
 
-Each count is fitted from both sides, in random order, by AdaGrad; a word's vector is w + c. X is symmetric and
-kept once for two words. While it is counted it is emptied to files beside each other whenever it has grown to
-``memory`` bytes, and these are merged into shuffled parts, so that memory stays bounded for any corpus.
+Each count is fitted from both sides, in random order, by AdaGrad; a word's vector is w + c. X is symmetric
+and kept once for two words. While it is counted it is emptied to files beside each other whenever it has
+grown to ``memory`` bytes, and these are merged into shuffled parts, so that memory stays bounded for any
+corpus.
 
 Here are the equations in numpy; the native core (native/glove.cpp) counts and fits in the same order.
 """
@@ -27,7 +28,7 @@ from cutaway.embedding.corpus import Vocabulary
 from cutaway.errors import Refused
 from cutaway.native.corpus import Dictionary
 from cutaway.native.glove import BYTES_PER_PAIR, Meetings, fit
-from cutaway.native.word2vec import table
+from cutaway.native.word2vec import table, whole
 from cutaway.shapes import Float, Int
 
 BATCH = 24  # pieces a thread takes between two looks at memory
@@ -37,7 +38,9 @@ POWER = np.float32(0.75)
 
 @dataclass(frozen=True)
 class Settings:
-    """How to learn: ``most`` is x_max, from which on counts weigh alike; ``memory`` bounds counting, in bytes."""
+    """How to learn: ``most`` is x_max, from which on counts weigh alike; ``memory`` bounds counting, in
+    bytes.
+    """
 
     dim: int = 100
     window: int = 10
@@ -48,7 +51,12 @@ class Settings:
     memory: int = 1 << 30
 
     def __post_init__(self) -> None:
-        bounds = {"dim": (1, 10_000), "window": (1, 1000), "epochs": (1, 10_000), "memory": (1 << 20, 1 << 50)}
+        bounds = {
+            "dim": (1, 10_000),
+            "window": (1, 1000),
+            "epochs": (1, 10_000),
+            "memory": (1 << 20, 1 << 50),
+        }
         for name, (least, most) in bounds.items():
             if not least <= getattr(self, name) <= most:
                 raise Refused(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
@@ -77,18 +85,17 @@ def begin(vocabulary: Vocabulary, settings: Settings) -> Model:
     for one in tables[:2]:
         one[:] = (uniform.random(one.shape, np.float32) - np.float32(0.5)) / settings.dim
     for one in tables[2:]:
-        _padded_base(one)[:] = 1  # the padding too: it is divided by
+        whole(one)[:] = 1  # the padding too: it is divided by
     biases = [((uniform.random(size, np.float32) - np.float32(0.5)) / settings.dim) for _ in range(2)]
-    return Model(vocabulary, settings, tables, (*biases, np.ones(size, np.float32), np.ones(size, np.float32)))
-
-
-def _padded_base(one: np.ndarray) -> np.ndarray:
-    assert one.base is not None
-    return one.base
+    return Model(
+        vocabulary, settings, tables, (*biases, np.ones(size, np.float32), np.ones(size, np.float32))
+    )
 
 
 def meetings(file: int, ids: dict[bytes, int], window: int) -> dict[tuple[int, int], float]:
-    """How often words met in an open file, by (smaller, larger) number: the twin of native/glove.cpp's count."""
+    """How often words met in an open file, by (smaller, larger) number: the twin of native/glove.cpp's
+    count.
+    """
     found: dict[tuple[int, int], float] = {}
     for piece in range(corpus.pieces(file)):
         for line in corpus.lines(file, piece):
@@ -100,14 +107,14 @@ def meetings(file: int, ids: dict[bytes, int], window: int) -> dict[tuple[int, i
     return found
 
 
-def loss(w: np.ndarray, c: np.ndarray, b: float, d: float, x: float, most: float) -> float:
+def loss(w: np.ndarray, c: np.ndarray, b: np.float32, d: np.float32, x: float, most: float) -> float:
     """J of one count seen from one side."""
     return float(weight(np.float32(x), most) * (w @ c + b + d - np.log(x)) ** 2 / 2)
 
 
-def weight(x: np.ndarray, most: float) -> np.ndarray:
+def weight(x: np.float32, most: float) -> np.float32:
     """f(x): rare meetings say little, and frequent ones no more than ``most`` do."""
-    return np.where(x < most, (x / np.float32(most)) ** POWER, np.float32(1)).astype(np.float32)
+    return (x / np.float32(most)) ** POWER if x < most else np.float32(1)
 
 
 def fit_twin(model: Model, pairs: Int[np.ndarray, "n 2"], counts: Float[np.ndarray, "n"]) -> None:
@@ -133,8 +140,8 @@ def _fit_one(model: Model, i: int, j: int, x: np.float32) -> None:
 
 @dataclass
 class Counts:
-    """Counts in shuffled parts: files of pairs int32 [n 2] and of counts float32 [n], in a folder that goes when
-    this goes.
+    """Counts in shuffled parts: files of pairs int32 [n 2] and of counts float32 [n], in a folder that goes
+    at the end of a with block.
     """
 
     folder: tempfile.TemporaryDirectory
@@ -142,6 +149,12 @@ class Counts:
 
     def __len__(self) -> int:
         return sum(self.parts)
+
+    def __enter__(self) -> Counts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.cleanup()
 
     def part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """A part's pairs and counts."""
@@ -160,15 +173,21 @@ class Counts:
 def count(
     path: Path, known: Vocabulary, settings: Settings, threads: int, progress: corpus.Progress = corpus.silent
 ) -> Counts:
-    """How often the words of a vocabulary meet in a file, merged and shuffled, in memory of ``settings.memory``."""
+    """How often the words of a vocabulary meet in a file, merged and shuffled, in memory of
+    ``settings.memory``.
+    """
     counts = Counts(tempfile.TemporaryDirectory(prefix="cutaway-glove-"))
     words = [word.encode() for word in known.words]
-    with corpus.opened(path) as file:
-        runs = _runs if native.available() else _runs_twin
-        spilled = list(runs(file, words, settings, threads, Path(counts.folder.name), progress))
-    _merge(spilled, counts, settings)
-    if not len(counts):
-        raise Refused(f"no two known words of {path} share a line, so there is nothing to learn from")
+    try:
+        with corpus.opened(path) as file:
+            runs = _runs if native.available() else _runs_twin
+            spilled = list(runs(file, words, settings, threads, Path(counts.folder.name), progress))
+        if not any(len(keys) for keys, _ in spilled):
+            raise Refused(f"no two known words of {path} share a line, so there is nothing to learn from")
+        _merge(spilled, counts, settings)
+    except BaseException:
+        counts.folder.cleanup()
+        raise
     return counts
 
 
@@ -249,7 +268,6 @@ def _ranges(runs: list[Run], limit: int) -> Iterator[Run]:
         at = [span.stop for span in spans]
 
 
-
 def train(
     known: Vocabulary,
     counts: Counts,
@@ -258,10 +276,11 @@ def train(
     threads: int,
     watch: Callable[[Model, int, int, float, int], None],
 ) -> Model:
-    """Fit vectors to counts. ``watch`` is given the model, how many counts were fitted of all, seconds and the
-    epoch, every moment; what it raises ends training.
+    """Fit vectors to counts. ``watch`` is given the model, how many counts were fitted of all, seconds and
+    the epoch, every moment; what it raises ends training.
     """
     model, done, start = begin(known, settings), 0, time.perf_counter()
+    watch(model, 0, len(counts) * settings.epochs, 0.0, 0)
     for epoch in range(settings.epochs):
         for number in range(len(counts.parts)):
             pairs, times = counts.part(number)

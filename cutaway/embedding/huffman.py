@@ -1,8 +1,8 @@
-"""A Huffman tree over words: frequent ones hang near its root, so that hierarchical softmax (Morin and Bengio,
-AISTATS 2005; with this tree in word2vec, 1301.3781) asks few questions about them.
+"""A Huffman tree over words: frequent ones hang near its root, so that hierarchical softmax (Morin and
+Bengio, AISTATS 2005; with this tree in word2vec, 1301.3781) asks few questions about them.
 
-The chance of a word is the product of the turns on the way to it, each a logistic function of one inner node's
-vector: about log2(v) of them instead of v scores.
+The chance of a word is the product of the turns on the way to it, each a logistic function of one inner
+node's vector: about log2(v) of them instead of v scores.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 
 class Paths(NamedTuple):
-    """Each word's way from the root: where its part ends (int64 [v]), the inner nodes it passes (int32), and 1
-    for a turn to the left, 0 to the right (float32).
+    """Each word's way from the root: where its part ends (int64 [v]), the inner nodes it passes (int32), and
+    1 for a turn to the left, 0 to the right (float32).
     """
 
     ends: np.ndarray

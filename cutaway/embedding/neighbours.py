@@ -75,7 +75,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 class Index:
-    """An approximate index over a table's rows by cosine: milliseconds a query where all rows are too many."""
+    """An approximate index over a table's rows by cosine: fast where all rows are too many."""
 
     def __init__(self, table: Float[np.ndarray, "v d"]) -> None:
         self._index: Any = _usearch().Index(ndim=table.shape[1], metric="cos", dtype="f32")

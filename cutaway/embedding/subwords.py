@@ -1,8 +1,8 @@
 """fastText's subwords (1607.04606): a word is the sum of its own vector and those of its character n-grams.
 
 "where" is <wh, whe, her, ere, re> and longer ones, and <where> itself: words that share a stem share vectors,
-and a word that was never seen has one all the same. N-grams are hashed into buckets, which are given rows only
-if the vocabulary uses them, so that memory follows the vocabulary.
+and a word that was never seen has one all the same. N-grams are hashed into buckets, which are given rows
+only if the vocabulary uses them, so that memory follows the vocabulary.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Subwords:
-    """N-grams of ``least`` to ``most`` characters in ``buckets``; ``used`` (int64, sorted) are those that have
-    rows, in this order after the ``words`` rows of the vocabulary.
+    """N-grams of ``least`` to ``most`` characters in ``buckets``; ``used`` (int64, sorted) are those that
+    have rows, in this order after the ``words`` rows of the vocabulary.
     """
 
     least: int
@@ -53,11 +53,15 @@ def _fnv(text: bytes) -> int:
     return h
 
 
-def subwords(words: Iterable[str], least: int, most: int, buckets: int) -> tuple[Subwords, np.ndarray, np.ndarray]:
+def subwords(
+    words: Iterable[str], least: int, most: int, buckets: int
+) -> tuple[Subwords, np.ndarray, np.ndarray]:
     """The buckets of a vocabulary, and each word's rows, its own first: ends int64 [v], rows int32."""
     hashed = [hashes(word, least, most, buckets) for word in words]
     used = np.unique(np.array([bucket for one in hashed for bucket in one], np.int64))
-    flat = np.searchsorted(used, np.array([bucket for one in hashed for bucket in one], np.int64)) + len(hashed)
+    flat = np.searchsorted(used, np.array([bucket for one in hashed for bucket in one], np.int64)) + len(
+        hashed
+    )
     counts = np.array([len(one) for one in hashed], np.int64)
     rows = np.insert(flat, np.cumsum(counts) - counts, np.arange(len(hashed)))
     return Subwords(least, most, buckets, len(hashed), used), np.cumsum(counts + 1), rows.astype(np.int32)

@@ -1,5 +1,5 @@
-"""Training word vectors on a file: counts its words, learns, and tells how far it is; the native core where it
-can be had, its twin else.
+"""Training word vectors on a file: counts its words, learns, and tells how far it is; the native core where
+it can be had, its twin else.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def ignore(report: Report, model: Model) -> None:
 def train(
     path: Path, known: Vocabulary, settings: Settings, *, threads: int | None = None, watch: Watch = ignore
 ) -> Model:
-    """Learn from a corpus. ``watch`` is called every moment with a report and the model as it is by then; what
-    it raises ends training, and the model it saw last keeps what was learned.
+    """Learn from a corpus. ``watch`` is called every moment with a report and the model as it is by then;
+    what it raises ends training, and the model it saw last keeps what was learned.
 
     One thread gives the same vectors each time; several give others each time (native/word2vec.cpp).
     """
@@ -58,6 +58,7 @@ def train(
     if threads < 1:
         raise Refused(f"{threads} threads cannot train; use at least 1")
     model = word2vec.begin(known, settings)
+    watch(Report(0, model.total(), 0.0, 0), model)
     learn = _native if native.available() else _twin
     learn(path, model, threads, watch)
     return model

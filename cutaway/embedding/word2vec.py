@@ -1,8 +1,8 @@
 """Word vectors by prediction: a word is what is found around it.
 
-Skip-gram lets each word of a window predict the word in its middle, CBOW their mean (1301.3781); fastText lets
-the sum of a word's subwords predict the words around it (1607.04606). A prediction is told right from wrong in
-one of two ways (1310.4546), both of them logistic regressions on outputs Y with labels t:
+Skip-gram lets each word of a window predict the word in its middle, CBOW their mean (1301.3781); fastText
+lets the sum of a word's subwords predict the words around it (1607.04606). A prediction is told right from
+wrong in one of two ways (1310.4546), both of them logistic regressions on outputs Y with labels t:
 
     negative sampling: Y is the right word, t = 1, and k words of the noise, t = 0
     hierarchical softmax: Y are the inner nodes on the way to the right word, t = 1 where it turns left
@@ -10,8 +10,8 @@ one of two ways (1310.4546), both of them logistic regressions on outputs Y with
     loss = -sum t log sigmoid(X Y') + (1 - t) log sigmoid(-X Y')
     E = rate (t - sigmoid(X Y')),  X += E Y,  Y += E' X
 
-Skip-gram's X holds all words of a window, against one draw of negatives for all of them (1604.04661); the paper
-draws for each. The noise itself is the same, and docs/results/embedding.md shows that quality is.
+Skip-gram's X holds all words of a window, against one draw of negatives for all of them (1604.04661); the
+paper draws for each. The noise itself is the same, and docs/results/embedding.md shows that quality is.
 
 Here are the equations in numpy. The native core (native/word2vec.cpp) does the same, with the same draws.
 """
@@ -124,7 +124,9 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def loss(X: Float[np.ndarray, "m d"], Y: Float[np.ndarray, "n d"], t: np.ndarray, weight: np.ndarray) -> float:
+def loss(
+    X: Float[np.ndarray, "m d"], Y: Float[np.ndarray, "n d"], t: np.ndarray, weight: np.ndarray
+) -> float:
     """What a step goes down: the logistic loss of m inputs on n outputs with labels t [n]."""
     right = np.where(t == 1, 1, -1) * (X @ Y.T)
     return float((weight * np.log1p(np.exp(-right))).sum())
@@ -154,7 +156,7 @@ def learn(model: Model, file: int, number: int, piece: int, done: int) -> int:
     for sentence, passed in _sentences(corpus.lines(file, piece), ids, model.draws.keep, random):
         left = np.float32(1) - np.float32(done / model.total())
         start = np.float32(model.settings.start)
-        _sentence(model, sentence, random, max(start * left, start * np.float32(1e-4)))
+        _sentence(model, sentence, random, float(max(start * left, start * np.float32(1e-4))))
         done += passed
     return done
 

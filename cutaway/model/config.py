@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from cutaway.attention.parts.mixer import Mixer
+from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import Refused
 from cutaway.layers.config import MLP, Norm
 from cutaway.position import learned, sinusoidal
@@ -57,7 +58,8 @@ class Decoder:
 
     ``context``: how many positions the model was made for; ``tied``: the head is the embedding table;
     ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned positions (GPT-2) or
-    sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2).
+    sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2); ``table`` holds rows in another way
+    than as one matrix of them all (``cutaway/embedding/tables``).
     """
 
     vocab: int
@@ -71,6 +73,9 @@ class Decoder:
         default=None, metadata={"variants": "cutaway.position"}
     )
     softcap: float | None = None
+    table: lowrank.Config | hashed.Config | None = field(
+        default=None, metadata={"variants": "cutaway.embedding.tables"}
+    )
 
     def __post_init__(self) -> None:
         for block in self.blocks:
@@ -85,7 +90,9 @@ class Decoder:
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name: what a file must hold, known before anything is allocated."""
-        out = {"embedding.weight": (self.vocab, self.width)}
+        plain = {"weight": (self.vocab, self.width)}
+        rows = plain if self.table is None else self.table.weights(self.vocab, self.width)
+        out = {f"embedding.{name}": shape for name, shape in rows.items()}
         if self.position is not None:
             out |= {f"position.{name}": shape for name, shape in self.position.weights(self.width).items()}
         for n, block in enumerate(self.blocks):

@@ -9,6 +9,8 @@ it is given.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,7 +62,11 @@ class Decoder(nn.Module):
     def __init__(self, config: conf.Decoder) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab, config.width)
+        self.embedding: Any = (
+            nn.Embedding(config.vocab, config.width)
+            if config.table is None
+            else config.table.build(config.vocab, config.width)
+        )
         self.position = config.position.build(config.width) if config.position else None
         self.blocks = nn.ModuleList(Block(block, config.width) for block in config.blocks)
         self.norm = config.norm.build(config.width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Self
 
 import numpy as np
 
@@ -62,7 +61,7 @@ class Counter:
         whole, stops = text.tobytes(), ends.tolist()
         return [whole[a:b] for a, b in zip([0, *stops[:-1]], stops, strict=False)], times
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Counter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,7 +84,7 @@ class Dictionary:
         if not self.handle:
             raise Failed("there is not enough memory for the dictionary")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Dictionary:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,9 +1,10 @@
-"""Counting how words meet, and fitting vectors to it (native/glove.cpp); its twin is cutaway/embedding/glove.py."""
+"""Counting how words meet, and fitting vectors to it (native/glove.cpp); its twin is
+cutaway/embedding/glove.py.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Self
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Meetings:
         complain(call(self._handle, worker, keys.ctypes.data, weights.ctypes.data), 0)
         return keys, weights
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Meetings:
         return self
 
     def __exit__(self, *_: object) -> None:

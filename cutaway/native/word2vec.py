@@ -84,6 +84,11 @@ def table(rows: int, dim: int) -> np.ndarray:
     return memory[begin : begin + rows * stride].reshape(rows, stride)[:, :dim]
 
 
+def whole(rows: np.ndarray) -> np.ndarray:
+    """A table of `table` with its padding: [rows stride]."""
+    return np.lib.stride_tricks.as_strided(rows, (len(rows), rows.strides[0] // 4))
+
+
 class Learner:
     """A corpus, a dictionary and two tables, ready for `learn`. Everything is checked here, once."""
 
@@ -104,7 +109,9 @@ class Learner:
     ) -> None:
         size = words.size
         if kind not in KINDS or window < 1 or negative < 0 or total < 1 or size < 1:
-            raise Refused(f"{kind} with window {window}, {negative} negatives, {total} words cannot be learned")
+            raise Refused(
+                f"{kind} with window {window}, {negative} negatives, {total} words cannot be learned"
+            )
         stride = input.strides[0] // 4
         for name, rows in (("input", input), ("output", output)):
             padded(name, rows, stride)
@@ -143,14 +150,18 @@ class Learner:
         )
 
     def learn(self, file: int, epoch: int, first: int, last: int, done: int, threads: int) -> int:
-        """Learn from the pieces [first, last) of an open file; `done` words before, returned with this call's."""
+        """Learn from the pieces [first, last) of an open file; `done` words before, returned with this
+        call's.
+        """
         count, where = LONG(done), LONG(0)
         call = function(
             "cutaway_word2vec", POINTER, POINTER, INT, LONG, LONG, LONG, INT, POINTER, POINTER, result=INT
         )
         task = ctypes.byref(self._task)
         counted, place = ctypes.byref(count), ctypes.byref(where)
-        complain(call(task, self._words.handle, file, epoch, first, last, threads, counted, place), where.value)
+        complain(
+            call(task, self._words.handle, file, epoch, first, last, threads, counted, place), where.value
+        )
         return count.value
 
 

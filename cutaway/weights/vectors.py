@@ -3,7 +3,8 @@
     word2vec text    "v d", then a line a word: the word and d numbers      what gensim and fastText exchange
     word2vec binary  "v d", then a word, a space and d float32 each time    GoogleNews
     glove            word2vec's text without its first line                 glove.6B
-    safetensors      the tensor "table" [v d]; the words are in its metadata, and fastText's n-grams beside them
+    safetensors      the tensor "table" [v d]; the words are in its metadata, and fastText's n-grams beside
+    them
 
 Nothing is guessed: a number that is missing, too many or not finite is refused by its line or byte. The
 embedding table inside a language model is read as vectors too, its tokens the words.
@@ -44,7 +45,7 @@ def is_vectors(path: Path) -> bool:
 
 
 def read(path: Path, format: Format | None = None) -> Vectors:
-    """The vectors in a file; its format is found by looking unless it is given. Refused for what is damaged."""
+    """The vectors in a file; its format is found by looking unless given. Refused if damaged."""
     if not path.is_file():
         raise Refused(f"{path} is not a file of word vectors")
     try:
@@ -79,6 +80,10 @@ def write(path: Path, vectors: Vectors, format: Format | None = None) -> None:
 
 def of_model(checkpoint: Checkpoint) -> Vectors:
     """A language model's own embedding table: a row a token, named by the text it stands for."""
+    if "embedding.weight" not in checkpoint.tensors:
+        raise Refused(
+            f"{checkpoint.source}: its table is not one matrix of rows, so it cannot be read as vectors"
+        )
     tokenizer, table = checkpoint.tokenizer, quant.unpack(checkpoint.tensors["embedding.weight"])
     named = min(len(tokenizer), len(table))
     words = [tokenizer.token_bytes(id).decode(errors="backslashreplace") for id in range(named)]
@@ -94,7 +99,9 @@ def _format(path: Path, file: IO[bytes]) -> Format:
     if header is None:
         return "glove"
     line = second.partition(b"\n")[0].split(b" ")
-    return "text" if _numbers(line[-int(header[2]) :]) is not None and len(line) > int(header[2]) else "binary"
+    return (
+        "text" if _numbers(line[-int(header[2]) :]) is not None and len(line) > int(header[2]) else "binary"
+    )
 
 
 def _numbers(fields: list[bytes]) -> list[float] | None:

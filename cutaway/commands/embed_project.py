@@ -1,0 +1,56 @@
+"""`cutaway embed project`: a map of words as one page: search, zoom, neighbours on a click."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cutaway.commands import console
+from cutaway.commands.embed_source import opened
+from cutaway.embedding import map
+from cutaway.embedding.projection import Method
+from cutaway.errors import Failed
+
+
+def project(
+    source: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")] = Path("map.html"),
+    count: int = 10_000,
+    method: Method = "pca",
+    open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
+) -> None:
+    """Lay words out on a plane and write the map as an HTML page that needs nothing else.
+
+    Examples:
+
+    cutaway embed project words.safetensors --output map.html
+
+    cutaway embed project smollm2 --count 5000 --open
+
+    Parameters
+    ----------
+    source
+        A file of word vectors, or a model, whose own table is shown.
+    output
+        The page to write.
+    count
+        How many words, the first of the table.
+    method
+        pca: the two directions of largest variance; umap: who is near whom (pip install 'cutaway[umap]').
+    open_page
+        Open it in the browser.
+    """
+    document = map.page(opened(source), Path(source).name, count, method)
+    try:
+        output.write_text(document, encoding="utf-8")
+    except OSError as problem:
+        raise Failed(f"{output} could not be written: {problem.strerror}") from problem
+    print(f"{output}: {console.size(len(document.encode()))}")
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(output.resolve().as_uri())

@@ -1,0 +1,296 @@
+"""`cutaway embed train`: word vectors from a text file, with progress; Ctrl-C keeps what was learned."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from cyclopts import Parameter
+
+from cutaway import native
+from cutaway.commands import console
+from cutaway.embedding import corpus, glove, word2vec
+from cutaway.embedding import train as learning
+from cutaway.embedding.corpus import Vocabulary
+from cutaway.embedding.vectors import Vectors
+from cutaway.embedding.watching import Watched
+from cutaway.errors import Refused
+from cutaway.weights import vectors as files
+
+Flag = Parameter(negative=())
+LOOKS = 10  # times that a watched word is looked at
+
+
+def train(
+    file: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    kind: Literal["skipgram", "cbow", "fasttext", "glove"] = "skipgram",
+    dim: int = 100,
+    window: int = 5,
+    negative: int | None = None,
+    hierarchical: Annotated[bool, Flag] = False,
+    epochs: int | None = None,
+    min_count: int = 5,
+    sample: float | None = None,
+    rate: float | None = None,
+    x_max: float | None = None,
+    threads: int | None = None,
+    seed: int = 1,
+    watch: Annotated[tuple[str, ...], Flag] = (),
+    force: Annotated[bool, Flag] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Learn a vector for each word of a text file: words between spaces, a sentence a line.
+
+    The file is read anew in each epoch and never held: it may be larger than memory. Ctrl-C writes what was
+    learned so far. One thread gives the same vectors each time; several write to one table without locks.
+
+    Examples:
+
+    cutaway embed train corpus.txt --output words.safetensors
+
+    cutaway embed train corpus.txt --output words.vec --kind cbow --dim 300 --negative 10 --watch king
+
+    cutaway embed train corpus.txt --output glove.txt --kind glove --window 10 --x-max 10
+
+    Parameters
+    ----------
+    file
+        The corpus, UTF-8.
+    output
+        Where to write: .safetensors, .bin and .vec (word2vec), or GloVe's text for any other ending.
+    kind
+        skipgram, cbow, fasttext (subwords) or glove (co-occurrence).
+    dim
+        Numbers in a vector.
+    window
+        How many words on either side are its context.
+    negative
+        Words of noise against each right one: 5 unless given.
+    hierarchical
+        Hierarchical softmax instead of negative sampling.
+    epochs
+        Passes over the corpus: 5, and 25 over GloVe's counts.
+    min_count
+        Leave out words that come less often.
+    sample
+        Subsampling of frequent words: 0.001, and 0 for none.
+    rate
+        The learning rate at the start: 0.025, cbow 0.075, fasttext and glove 0.05.
+    x_max
+        GloVe: the count from which on all weigh alike, 100.
+    threads
+        How many: all cores.
+    seed
+        Of the random numbers.
+    watch
+        Show what this word's vector learns: its neighbours, ten times on the way.
+    force
+        Replace OUTPUT if it is there.
+    as_json
+        Print one JSON document.
+    """
+    if output.exists() and not force:
+        raise Refused(f"{output} is there already: give --force to replace it, or another --output")
+    if not output.parent.is_dir():
+        raise Refused(f"{output} cannot be written, because its folder does not exist")
+    _check(kind, negative, hierarchical, sample, x_max)
+    count = native.threads() if threads is None else threads
+    known = _vocabulary(file, min_count, count)
+    meter = _Meter(known, _watched(watch, known))
+    given = {"epochs": epochs, "rate": rate}
+    if kind == "glove":
+        settings = glove.Settings(dim=dim, window=window, seed=seed, **_only(**given, most=x_max))
+        learn: Callable[[], object] = lambda: _glove(file, known, settings, count, meter)  # noqa: E731
+    else:
+        noise = 0 if hierarchical else 5 if negative is None else negative
+        chosen = word2vec.Settings(
+            kind=kind, dim=dim, window=window, negative=noise, seed=seed, **_only(**given, sample=sample)
+        )
+        learn = lambda: learning.train(file, known, chosen, threads=count, watch=meter.words)  # noqa: E731
+    stopped = False
+    try:
+        learn()
+    except KeyboardInterrupt:
+        if meter.model is None:
+            raise
+        stopped = True
+    _save(output, meter, stopped, as_json)
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def _only(**values: object) -> dict:
+    """What was given, so that the rest keeps its default."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check(
+    kind: str, negative: int | None, hierarchical: bool, sample: float | None, x_max: float | None
+) -> None:
+    if hierarchical and negative is not None:
+        raise Refused("--hierarchical is used instead of --negative: give one of them")
+    if negative == 0:
+        raise Refused("--negative 0 leaves nothing to tell words from: give 1 or more, or --hierarchical")
+    if kind == "glove" and (negative is not None or hierarchical or sample is not None):
+        raise Refused("glove fits counts: it has no --negative, --hierarchical or --sample")
+    if kind != "glove" and x_max is not None:
+        raise Refused(f"--x-max is glove's, and the kind is {kind}")
+
+
+def _vocabulary(file: Path, least: int, threads: int) -> Vocabulary:
+    start = time.perf_counter()
+    with console.watched() as bar:
+
+        def progress(done: int, total: int) -> None:
+            if time.perf_counter() - start > 2:
+                bar(f"Counting the words of {file.name}", done, total)
+
+        known = corpus.vocabulary(file, least, threads, progress)
+    console.note(f"{len(known):,} words, {int(known.counts.sum()):,} times in all")
+    return known
+
+
+def _watched(words: tuple[str, ...], known: Vocabulary) -> Watched | None:
+    ids = {word: id for id, word in enumerate(known.words)} if words else {}
+    for word in words:
+        if word not in ids:
+            raise Refused(f"{word!r} cannot be watched: the vocabulary lacks it (see --min-count)")
+    return Watched({word: ids[word] for word in words}, known.words) if words else None
+
+
+def _glove(file: Path, known: Vocabulary, settings: glove.Settings, threads: int, meter: _Meter) -> None:
+    with glove.count(file, known, settings, threads) as counts:
+        console.note(f"{len(counts):,} pairs of words meet")
+        glove.train(known, counts, settings, threads=threads, watch=meter.pairs)
+
+
+class _Meter:
+    """Shows how far training is, keeps the model that it saw last, and looks at watched words."""
+
+    def __init__(self, known: Vocabulary, watched: Watched | None) -> None:
+        self.known, self.watched = known, watched
+        self.model: word2vec.Model | glove.Model | None = None
+        self.done = self.total = 0
+        self.seconds = 0.0
+        self._line, self._epoch, self._look = _Line(), -1, 0
+
+    def words(self, report: learning.Report, model: word2vec.Model) -> None:
+        """Called by training on words."""
+        self._see(
+            model, report.done, report.total, report.seconds, report.epoch, model.settings.epochs, "words"
+        )
+
+    def pairs(self, model: glove.Model, done: int, total: int, seconds: float, epoch: int) -> None:
+        """Called by GloVe, which is fitted to counts."""
+        self._see(model, done, total, seconds, epoch, model.settings.epochs, "counts")
+
+    def _see(
+        self,
+        model: word2vec.Model | glove.Model,
+        done: int,
+        total: int,
+        seconds: float,
+        epoch: int,
+        epochs: int,
+        unit: str,
+    ) -> None:
+        self.model, self.done, self.total, self.seconds = model, done, total, seconds
+        if self.watched is not None and done * LOOKS >= self._look * total:
+            self.watched.record(done, model.vectors())
+            self._look = done * LOOKS // total + 1
+        if not done:
+            return
+        speed = done / max(seconds, 1e-9)
+        left = (total - done) / max(speed, 1e-9)
+        self._line.show(
+            f"epoch {epoch + 1}/{epochs}  {100 * done / total:3.0f}%  {_short(speed)} {unit}/s  "
+            f"{int(left) // 60}:{int(left) % 60:02} left",
+            new=epoch != self._epoch or done >= total,
+        )
+        self._epoch = epoch
+
+    def end(self) -> None:
+        """Leave the line that moved."""
+        self._line.end()
+
+
+@dataclass
+class _Line:
+    """One line that is written over on a terminal; elsewhere a line an epoch."""
+
+    shown: bool = False
+
+    def show(self, text: str, new: bool) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
+            self.shown = True
+        elif new:
+            console.note(text)
+
+    def end(self) -> None:
+        if self.shown:
+            print(file=sys.stderr)
+
+
+def _short(number: float) -> str:
+    return f"{number / 1e6:.2f}M" if number >= 1e6 else f"{number / 1e3:.0f}k"
+
+
+def _save(output: Path, meter: _Meter, stopped: bool, as_json: bool) -> None:
+    meter.end()
+    assert meter.model is not None
+    model, known = meter.model, meter.known
+    parts = model.subwords if isinstance(model, word2vec.Model) else None
+    grams = model.input[len(known) :] if isinstance(model, word2vec.Model) and parts is not None else None
+    table = np.ascontiguousarray(model.vectors())
+    files.write(output, Vectors(known.words, table, parts, grams))
+    if parts is not None and output.suffix != ".safetensors":
+        console.note(
+            f"{output.name} holds whole words alone; .safetensors also keeps the n-grams of new words"
+        )
+    if stopped:
+        console.note(f"Stopped after {100 * meter.done / meter.total:.0f}%: what was learned is saved.")
+    speed = meter.done / max(meter.seconds, 1e-9)
+    if as_json:
+        console.print_json(
+            {
+                "path": str(output),
+                "words": len(known),
+                "dim": table.shape[1],
+                "done": meter.done,
+                "total": meter.total,
+                "seconds": meter.seconds,
+                "per_second": speed,
+                "finished": not stopped,
+                "watched": _moments(meter.watched),
+            }
+        )
+        return
+    if meter.watched is not None:
+        print(meter.watched)
+    print(f"{output}: {len(known):,} words of {table.shape[1]} numbers, in {meter.seconds:.1f} s")
+
+
+def _moments(watched: Watched | None) -> dict:
+    if watched is None:
+        return {}
+    return {
+        name: [
+            {
+                "step": one.step,
+                "length": one.length,
+                "turned": one.turned,
+                "near": [near._asdict() for near in one.near],
+            }
+            for one in moments
+        ]
+        for name, moments in watched.moments.items()
+    }

@@ -1,0 +1,134 @@
+"""`cutaway embed`: trained, asked and evaluated from the command line; Ctrl-C keeps what was learned."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cutaway.cli import main
+from cutaway.weights import vectors
+from tests import inputs
+from tests.test_word2vec import text
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("embed") / "corpus.txt"
+    path.write_text(text(6000), encoding="utf-8")
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> str:
+    assert main(["embed", *map(str, arguments)]) == code
+    shown = capsys.readouterr()
+    return shown.out if code == 0 else shown.err
+
+
+@pytest.mark.parametrize("kind", ["skipgram", "cbow", "fasttext", "glove"])
+def test_every_kind_is_trained_and_asked(
+    kind: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "words.safetensors"
+    told = json.loads(
+        said(
+            capsys,
+            "train",
+            file,
+            "-o",
+            out,
+            "--kind",
+            kind,
+            "--dim",
+            "8",
+            "--epochs",
+            "2",
+            "--watch",
+            "w1",
+            "--json",
+        )
+    )
+    assert told["finished"] and told["done"] == told["total"] and len(told["watched"]["w1"]) >= 2
+    near = json.loads(said(capsys, "neighbors", out, "w1", "--count", "3", "--json"))["w1"]
+    assert len(near) == 3 and near == told["watched"]["w1"][-1]["near"][:3]
+    assert len(said(capsys, "analogy", out, "w1", "w2", "w3").splitlines()) == 5
+
+
+def test_hierarchical_softmax_and_every_format(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    tables = []
+    for name in ("a.vec", "a.bin", "a.txt"):
+        said(capsys, "train", file, "-o", tmp_path / name, "--hierarchical", "--dim", "8", "--threads", "1")
+        tables.append(vectors.read(tmp_path / name).table)
+    assert (tables[0] == tables[1]).all() and (tables[0] == tables[2]).all()
+
+
+def test_mistakes_are_sentences(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "words.vec"
+    for arguments, sentence in [
+        (("--hierarchical", "--negative", "5"), "give one of them"),
+        (("--negative", "0"), "or --hierarchical"),
+        (("--kind", "glove", "--sample", "0.1"), "glove fits counts"),
+        (("--x-max", "5"), "is glove's"),
+        (("--watch", "nothere"), "cannot be watched"),
+        (("--dim", "0"), "dim is 0"),
+        (("--min-count", "1000000"), "lower --min-count"),
+    ]:
+        assert sentence in said(capsys, "train", file, "-o", out, *arguments, code=2)
+    assert not out.exists()
+    out.write_text("mine")
+    assert "--force" in said(capsys, "train", file, "-o", out, code=2)
+    assert "its folder does not exist" in said(capsys, "train", file, "-o", tmp_path / "no/a.vec", code=2)
+    said(capsys, "train", file, "-o", out, "--force", "--dim", "4", "--epochs", "1")
+    assert "did you mean 'w1" in said(capsys, "neighbors", out, "w1x", code=2)
+
+
+def test_evaluation_by_given_files(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out, pairs, four = tmp_path / "a.txt", tmp_path / "pairs", tmp_path / "four"
+    said(capsys, "train", file, "-o", out, "--dim", "4", "--epochs", "1")
+    pairs.write_text("w1\tw2\t3\nw1\tw3\t5\nw2\tw4\t1\nw1\tabsent\t1\n")
+    four.write_text(": all\nw1 w2 w3 w4\nw1 w2 absent w4\n")
+    told = json.loads(said(capsys, "evaluate", out, "--wordsim", pairs, "--analogy", four, "--json"))
+    assert told["wordsim"]["used"] == 3 and told["analogy"]["used"] == 1 and "simlex" not in told
+
+
+def test_a_models_own_table(capsys: pytest.CaptureFixture[str]):
+    smollm2 = inputs.path("smollm2")
+    near = json.loads(said(capsys, "neighbors", smollm2, " king", "--json"))[" king"]
+    assert {one["word"] for one in near[:5]} >= {" King", " queen"}
+    assert "there is no vector" in said(capsys, "neighbors", smollm2, "no such token", code=2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_saves_what_was_learned(file: Path, tmp_path: Path):
+    out = tmp_path / "words.vec"
+    command = [
+        sys.executable,
+        "-m",
+        "cutaway",
+        "embed",
+        "train",
+        str(file),
+        "-o",
+        str(out),
+        "--epochs",
+        "10000",
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible)
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "epoch 2/" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    rest = running.stderr.read()
+    assert running.wait(60) == 130
+    assert "what was learned is saved" in rest
+    assert len(vectors.read(out)) > 50
+
+
+def _interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
