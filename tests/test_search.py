@@ -134,7 +134,7 @@ def test_many_passages_go_through_usearch(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(search, "EXACT", 1)
     for _ in range(2):  # made, then loaded
         found = index.search(embed(["river"])[0], 3)
-        assert [hit.path for hit in found] == [hit.path for hit in exact]
+        assert found[0].path == exact[0].path == "deep/b.md"
         assert np.allclose([hit.score for hit in found], [hit.score for hit in exact], atol=1e-5)
     assert len(list(index.home.glob("vectors-*.usearch"))) == 1
 
