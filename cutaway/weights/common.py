@@ -18,7 +18,7 @@ from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Refused
 from cutaway.gguf import Later, Packed, made
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder
+from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.position import rope
 from cutaway.position.scaling import Factors, Linear, Llama3
 from cutaway.weights import quant
@@ -322,7 +322,7 @@ def divisors_of(position: rope.Config, scaling: Llama3 | Factors) -> np.ndarray:
     return (plain / scaling.stretch(plain)).astype(np.float32)
 
 
-def gguf_extras(config: Decoder) -> dict[str, Packed]:
+def gguf_extras(config: Decoder | Encoder) -> dict[str, Packed]:
     """The tensor of divisors, for scalings that GGUF has no words for."""
     position = config.blocks[0].attention.position
     if position is None or not isinstance(position.scaling, Llama3 | Factors):
@@ -330,7 +330,7 @@ def gguf_extras(config: Decoder) -> dict[str, Packed]:
     return {ROPE_FREQS: quant.pack(divisors_of(position, position.scaling), "F32")}
 
 
-def gguf_sizes(config: Decoder, attention: Heads | None = None) -> dict[str, object]:
+def gguf_sizes(config: Decoder | Encoder, attention: Heads | None = None) -> dict[str, object]:
     """The entries that all families share, without their prefix; ``attention`` is the first layer's unless
     given.
     """

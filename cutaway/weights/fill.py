@@ -1,4 +1,4 @@
-"""A decoder with its weights in it: where the definition meets a file. The only file of this floor that
+"""A model with its weights in it: where the definition meets a file. The only file of this floor that
 imports torch.
 
 The model is laid out without memory first; then each weight is unpacked and takes its place, one at a time.
@@ -7,6 +7,7 @@ The model is laid out without memory first; then each weight is unpacked and tak
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,26 +16,50 @@ from torch import Tensor, nn
 from cutaway.errors import Refused
 from cutaway.gguf import Packed
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
+from cutaway.model.config import Decoder as DecoderConfig
+from cutaway.model.config import Encoder as EncoderConfig
 from cutaway.model.decoder import Decoder
+from cutaway.model.encoder import Encoder
 from cutaway.weights import quant
 from cutaway.weights.load import Checkpoint
 
+M = TypeVar("M", bound=nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Decoder:
-    """The checkpoint's model on ``device``, ready to read. ``dtype``: float32, bfloat16, float16, or packed.
+    """The checkpoint's decoder on ``device``, ready to read. ``dtype``: float32, bfloat16, float16, packed.
 
     Packed leaves matrices and tables as small as they are in their file, on the CPU; its logits are those of
     float32.
     """
+    if not isinstance(checkpoint.config, DecoderConfig):
+        raise Refused(f"{checkpoint.source}: is an encoder, where a decoder is wanted")
+    _check(dtype, device)
+    with torch.device("meta"):
+        model = Decoder(checkpoint.config)
+    return _filled(model, checkpoint.tensors, dtype, device)
+
+
+def encoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Encoder:
+    """The checkpoint's encoder, as ``decoder`` gives a decoder."""
+    if not isinstance(checkpoint.config, EncoderConfig):
+        raise Refused(f"{checkpoint.source}: is a decoder, where an encoder is wanted")
+    _check(dtype, device)
+    with torch.device("meta"):
+        model = Encoder(checkpoint.config)
+    return _filled(model, checkpoint.tensors, dtype, device)
+
+
+def _check(dtype: str, device: str | torch.device) -> None:
     if dtype not in (*DTYPES, "packed"):
         raise Refused(f"a model can be loaded as {', '.join(DTYPES)} or packed, not as {dtype!r}")
     if dtype == "packed" and torch.device(device).type != "cpu":
         raise Refused(f"packed weights are unpacked on the CPU: load as float32 or bfloat16 for {device}")
-    with torch.device("meta"):
-        model = Decoder(checkpoint.config)
-    tensors = checkpoint.tensors
+
+
+def _filled(model: M, tensors: Mapping, dtype: str, device: str | torch.device) -> M:
+    """Each weight unpacked and in its place."""
     for path, module in list(model.named_modules()):
         if dtype == "packed" and isinstance(module, nn.Linear | nn.Embedding):
             parent, _, name = path.rpartition(".")

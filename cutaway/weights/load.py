@@ -18,7 +18,7 @@ import numpy as np
 from cutaway import gguf
 from cutaway.errors import Refused
 from cutaway.gguf import Packed
-from cutaway.model.config import Decoder, from_dict
+from cutaway.model.config import Decoder, Encoder, from_dict
 from cutaway.weights import common, families, rules, safetensors
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
@@ -49,7 +49,7 @@ class Checkpoint:
     answer; ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
     """
 
-    config: Decoder
+    config: Decoder | Encoder
     tensors: Tensors
     family: str | None
     source: Path
@@ -136,18 +136,19 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 
 
 def _hugging_face(folder: Path) -> Checkpoint:
-    fields = Fields(_json(folder / "config.json"), folder / "config.json")
+    fields = Fields(parsed(folder / "config.json"), folder / "config.json")
     family = families.of_hf(fields)
     common.refuse_unsupported(fields)
     config = family.from_hf(fields)
     theirs = _prefixed(_safetensors(folder), family.HF_PREFIX)
-    config, theirs = _tied(config, theirs, family)
+    if isinstance(config, Decoder):
+        config, theirs = _tied(config, theirs, family)
     tensors = rules.load(family.HF, config, theirs, family.IGNORED_HF, folder)
     return _with_text(folder, Checkpoint(config, tensors, families.name_of(family), folder))
 
 
 def _cutaway(folder: Path) -> Checkpoint:
-    config = from_dict(_json(folder / CONFIG), where=f"{folder / CONFIG}: config")
+    config = from_dict(parsed(folder / CONFIG), where=f"{folder / CONFIG}: config")
     own = [rules.Rule(name, name, rules.same) for name in config.weights()]
     tensors = rules.load(own, config, _safetensors(folder), (), folder)
     return _with_text(folder, Checkpoint(config, tensors, None, folder))
@@ -192,7 +193,7 @@ def _tied(
 def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
     """The same with what stands beside the weights: tokenizer, chat template, advice on sampling."""
     advice = folder / "generation_config.json"
-    fields = Fields(_json(advice) if advice.is_file() else {}, advice)
+    fields = Fields(parsed(advice) if advice.is_file() else {}, advice)
     defaults = _sampling(fields, 1)
     ends = fields.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
@@ -201,7 +202,9 @@ def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
         raise fields.refusal("eos_token_id", f"should be ids below {checkpoint.config.vocab}, but is {ends}")
     if ids:
         defaults["eos_ids"] = ids
-    has_words = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+    has_words = any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    )
     return replace(
         checkpoint,
         read_tokenizer=(lambda: _tokenizer_in(folder)) if has_words else None,
@@ -217,7 +220,7 @@ def _chat_template(folder: Path) -> str | None:
     for name in ("chat_template.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             continue
-        template = _json(folder / name).get("chat_template")
+        template = parsed(folder / name).get("chat_template")
         if isinstance(template, list):
             named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
             template = named.get("default")
@@ -235,12 +238,24 @@ def _text(path: Path) -> str:
         raise Refused(f"{path}: is not UTF-8 text") from None
 
 
-def _json(path: Path) -> dict[str, object]:
-    text = _text(path)
+def parsed_list(path: Path) -> list[object]:
+    """A JSON file that holds a list."""
+    data = _parsed(path)
+    if not isinstance(data, list):
+        raise Refused(f"{path}: should hold a list, but holds a {type(data).__name__}")
+    return data
+
+
+def _parsed(path: Path) -> object:
     try:
-        data = json.loads(text)
+        return json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise Refused(f"{path}: is not JSON ({error})") from None
+
+
+def parsed(path: Path) -> dict[str, object]:
+    """A JSON file that holds entries by name."""
+    data = _parsed(path)
     if not isinstance(data, dict):
         raise Refused(f"{path}: should hold entries by name, but holds a {type(data).__name__}")
     return data

@@ -17,7 +17,7 @@ import numpy as np
 from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Refused
 from cutaway.gguf import FOREIGN, TYPES, Later, Packed, quoted
-from cutaway.model.config import Decoder
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import quant
 
 Shape = tuple[int, ...]
@@ -184,7 +184,7 @@ class Bound:
     place: Place
 
 
-def bind(rules: Sequence[Rule], config: Decoder) -> list[Bound]:
+def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
     """The rules that apply to this model, layer by layer; Refused if one of its weights has no name."""
     shapes = config.weights()
     bound: list[Bound] = []
@@ -204,7 +204,7 @@ def bind(rules: Sequence[Rule], config: Decoder) -> list[Bound]:
 
 def load(
     rules: Sequence[Rule],
-    config: Decoder,
+    config: Decoder | Encoder,
     theirs: Mapping[str, Packed],
     ignored: Sequence[str] = (),
     where: object = "the file",
@@ -254,7 +254,7 @@ def _loading(each: Bound, packed: Packed, i: int) -> Callable[[], Packed]:
     return lambda: each.how.load(packed, each.place)[i]
 
 
-def save(rules: Sequence[Rule], config: Decoder, ours: Tensors) -> Tensors:
+def save(rules: Sequence[Rule], config: Decoder | Encoder, ours: Tensors) -> Tensors:
     """Their weights out of ours, under their names and in their order."""
     entries: dict[str, Packed | Later] = {}
     for each in bind(rules, config):

@@ -32,7 +32,7 @@ from cutaway import gguf
 from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Failed, Refused
 from cutaway.gguf import TYPES, Later, Packed, packed_shape
-from cutaway.model.config import Decoder, to_dict
+from cutaway.model.config import Decoder, Encoder, to_dict
 from cutaway.position.scaling import Factors, Llama3
 from cutaway.weights import common, families, quant, rules, safetensors
 from cutaway.weights.fields import Fields
@@ -51,10 +51,15 @@ COPIED = (  # of one Hugging Face folder into another
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
 )
 Progress = Callable[[int, int], None]
 
@@ -138,13 +143,15 @@ def _as(name: str, packed: Packed, type: str) -> Packed:
 
 
 def _gguf_type(
-    name: str, entry: Packed | Later, type: str | None, config: Decoder, notes: Counter[str]
+    name: str, entry: Packed | Later, type: str | None, config: Decoder | Encoder, notes: Counter[str]
 ) -> str:
     if len(entry.shape) < 2 or name == "position.weight":
         return "F32"
     if type is None:
         return entry.type
-    makes_logits = name == ("embedding.weight" if config.tied else "head.weight")
+    makes_logits = isinstance(config, Decoder) and name == (
+        "embedding.weight" if config.tied else "head.weight"
+    )
     if makes_logits and type in ("Q4_0", "Q4_1"):
         notes[f"the matrix that makes the logits is Q8_0, since {type} would cost it too much"] += 1
         type = "Q8_0"
@@ -197,8 +204,9 @@ def _types(entries: Tensors) -> dict[str, int]:
 
 
 def _candidates(checkpoint: Checkpoint) -> list[ModuleType]:
-    """All families, the model's own first."""
-    return sorted(families.every(), key=lambda family: families.name_of(family) != checkpoint.family)
+    """All families of such models, the model's own first."""
+    every = [f for f in families.every() if families.describes(f, checkpoint.config)]
+    return sorted(every, key=lambda family: families.name_of(family) != checkpoint.family)
 
 
 def _difference(one: Any, other: Any, where: str) -> str | None:
@@ -217,7 +225,7 @@ def _difference(one: Any, other: Any, where: str) -> str | None:
     return None if one == other else f"{where} {one!r} would become {other!r}"
 
 
-def _levelled(config: Decoder) -> Any:
+def _levelled(config: Decoder | Encoder) -> Any:
     """The config as plain data, Llama 3's scaling as the divisors that it makes."""
 
     def level(block: Any) -> Any:
@@ -232,7 +240,7 @@ def _levelled(config: Decoder) -> Any:
 
 
 def _described(
-    checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder]]
+    checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder | Encoder]]
 ) -> tuple[ModuleType, Any]:
     """The first family whose description of the model reads back as the model; Refused with its own family's
     reason.
@@ -263,7 +271,7 @@ def _write_gguf(target: Path, checkpoint: Checkpoint, type: str | None, progress
     config = checkpoint.config
     ours = _retyped(checkpoint.tensors, lambda name, entry: _gguf_type(name, entry, type, config, notes))
 
-    def describe(family: ModuleType) -> tuple[Any, Decoder]:
+    def describe(family: ModuleType) -> tuple[Any, Decoder | Encoder]:
         theirs = rules.save(family.GGUF, config, ours)
         extras = common.gguf_extras(config) if common.ROPE_FREQS in family.IGNORED_GGUF else {}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
@@ -341,7 +349,7 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
             "safetensors holds no blocks"
         ] += 1
 
-    def describe(family: ModuleType) -> tuple[Any, Decoder]:
+    def describe(family: ModuleType) -> tuple[Any, Decoder | Encoder]:
         entries = family.to_hf(checkpoint.config)
         rules.bind(family.HF, checkpoint.config)
         return entries, family.from_hf(Fields(json.loads(json.dumps(entries)), "config.json"))
@@ -368,7 +376,7 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
         raise Failed(f"{target}: could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    nbytes = sum(file.stat().st_size for file in target.iterdir())
+    nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     name = None if family is None else families.name_of(family)
     return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, _told(notes))
 
@@ -420,6 +428,7 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
     if checkpoint.source.is_dir():
         for name in COPIED:
             if (checkpoint.source / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(checkpoint.source / name, folder / name)
         if any((folder / name).exists() for name in COPIED[:2]):
             return

@@ -1,4 +1,4 @@
-"""Families of decoders: one file each, and the folder is the registry.
+"""Families of models: one file each, and the folder is the registry.
 
 A family is a module that imports no torch and has
 
@@ -8,6 +8,7 @@ A family is a module that imports no torch and has
 ``IGNORED_HF``, ``IGNORED_GGUF``       names that carry nothing the config does not
 ``from_hf``, ``to_hf``                 the config from and to a Hugging Face config.json
 ``from_gguf``, ``to_gguf``             the config from and to GGUF metadata, without their prefix
+``DESCRIBES``                          the class of its configs, where they are not decoders
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights.fields import Fields
 
 
@@ -40,3 +42,8 @@ def of_gguf(fields: Fields) -> ModuleType:
 def name_of(family: ModuleType) -> str:
     """What it is called here: the name of its file."""
     return family.__name__.rsplit(".", 1)[1]
+
+
+def describes(family: ModuleType, config: Decoder | Encoder) -> bool:
+    """Whether models of this family have such configs."""
+    return isinstance(config, getattr(family, "DESCRIBES", Decoder))

@@ -1,0 +1,93 @@
+"""`cutaway embed text`: texts as vectors, by an encoder for sentences."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from cyclopts import Parameter
+
+from cutaway import lm
+from cutaway.commands import console
+from cutaway.errors import Failed, Refused
+
+SHOWN = 4  # numbers of a vector that a line has room for
+
+
+def text(
+    *texts: str,
+    file: Path | None = None,
+    model: str = "minilm",
+    pooling: Literal["mean", "cls", "last"] | None = None,
+    truncate: Annotated[bool, Parameter(negative=())] = False,
+    output: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Turn texts into vectors of length one: the closer in meaning, the closer to 1 their product.
+
+    Two to nine texts are compared with each other.
+
+    Examples:
+
+    cutaway embed text "A cat sits on a mat" "A kitten on a rug" "Interest rates rose"
+
+    cutaway embed text --file sentences.txt --output sentences.npy
+
+    Parameters
+    ----------
+    texts
+        The texts.
+    file
+        A file with a text on each line; after those given before it.
+    model
+        An encoder: a known name, a folder, ORG/NAME; a decoder where --pooling says how.
+    pooling
+        How a text's tokens become one vector; as the model's makers chose where it is not said.
+    truncate
+        Cut off the end of a text that is longer than the model reads, which is refused otherwise.
+    output
+        Write the vectors to this .npy file, float32, a row a text.
+    as_json
+        Print the vectors as JSON.
+    """
+    every = [*texts, *(_lines(file) if file else ())]
+    if not every:
+        raise Refused('there is no text: `cutaway embed text "A first" "A second"`, or --file')
+    if output is not None and output.suffix != ".npy":
+        raise Refused(f"{output}: vectors are written as .npy: give such a name")
+    vectors = lm.load(console.model_path(model)).embed(every, pooling, truncate=truncate)
+    if output is not None:
+        _write(output, vectors)
+    if as_json:
+        rows = [{"text": one, "vector": row.tolist()} for one, row in zip(every, vectors, strict=True)]
+        console.print_json({"model": model, "size": vectors.shape[1], "texts": rows})
+    elif output is not None:
+        print(f"{output}: {vectors.shape[0]:,} vectors of {vectors.shape[1]}")
+    else:
+        print("\n".join(_table(every, vectors)))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8").splitlines()
+    except OSError as problem:
+        raise Refused(f"{file}: cannot be read ({problem.strerror})") from None
+    except UnicodeDecodeError:
+        raise Refused(f"{file}: is not UTF-8 text") from None
+
+
+def _write(output: Path, vectors: np.ndarray) -> None:
+    try:
+        np.save(output, vectors)
+    except OSError as problem:
+        raise Failed(f"{output}: could not be written ({problem.strerror})") from problem
+
+
+def _table(texts: list[str], vectors: np.ndarray) -> list[str]:
+    """A line a text: how near it is to each of the few, or where its vector begins when they are many."""
+    few = 2 <= len(texts) <= 9
+    numbers = vectors @ vectors.T if few else vectors[:, :SHOWN]
+    more = "" if few else " ..."
+    return [
+        "  ".join(f"{number:6.3f}" for number in row) + f"{more}  {one[:70]}"
+        for one, row in zip(texts, numbers, strict=True)
+    ]

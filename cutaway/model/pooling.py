@@ -1,0 +1,78 @@
+"""One vector for a whole text, out of the vectors of its tokens (Sentence-BERT, 1908.10084).
+
+    mean   the average of the tokens        cls   the first token's        last   the last token's
+
+Texts are read a batch at a time, those of like length together, so that little of a batch is padding; what
+padding there is changes no vector. Ids in, vectors out: nothing here knows a tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cutaway.model.decoder import Decoder
+from cutaway.model.encoder import Encoder
+from cutaway.shapes import Float, Int
+
+Pooling = Literal["mean", "cls", "last"]
+Told = Callable[[int, int], None]
+
+
+def vectors(
+    model: Encoder | Decoder,
+    rows: Sequence[Sequence[int]],
+    pooling: Pooling,
+    normalise: bool = True,
+    batch: int = 32,
+    progress: Told | None = None,
+) -> np.ndarray:
+    """float32 [n d]: a vector for each row of ids, of length one if ``normalise``.
+
+    ``batch`` rows are read at once; ``progress(done, n)`` is told after each batch.
+    """
+    out = np.empty((len(rows), model.config.width), np.float32)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
+    device = model.embedding.weight.device
+    with torch.inference_mode():
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            ids, pos, even = _padded([rows[row] for row in chosen])
+            x = _hidden(model, ids.to(device), pos := pos.to(device), even)
+            pooled = pool(x, pos, pooling).float()
+            out[chosen] = (F.normalize(pooled, dim=-1) if normalise else pooled).cpu().numpy()
+            if progress is not None:
+                progress(start + len(chosen), len(order))
+    return out
+
+
+def pool(x: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"], pooling: Pooling) -> Float[Tensor, "b d"]:
+    """A row's tokens as one vector; padding (a position of -1), which comes behind, has no part in it."""
+    if pooling == "cls":
+        return x[:, 0]
+    real = pos >= 0
+    if pooling == "last":
+        return x[torch.arange(len(x), device=x.device), real.sum(1) - 1]
+    return torch.where(real[..., None], x, 0).sum(1) / real.sum(1, keepdim=True)
+
+
+def _hidden(model: Encoder | Decoder, ids: Tensor, pos: Tensor, even: bool) -> Float[Tensor, "b t d"]:
+    """The vectors of the tokens as the model leaves them: of a decoder, those that its head would read."""
+    if isinstance(model, Encoder):
+        return model(ids, pos, in_order=even)
+    return model.norm(model.stream(ids, pos, in_order=even))
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"], bool]:
+    """Ids and positions with padding behind, and whether there is none."""
+    lengths = np.array([len(row) for row in rows])
+    places = np.arange(lengths.max())
+    real = places < lengths[:, None]
+    ids = np.zeros(real.shape, np.int64)
+    ids[real] = np.concatenate([np.asarray(row, np.int64) for row in rows])
+    return torch.from_numpy(ids), torch.from_numpy(np.where(real, places, -1)), bool(real.all())

@@ -1,0 +1,56 @@
+"""How a model's makers have a text's vector made of its tokens' vectors, where they say so.
+
+A sentence-transformers folder says it in ``modules.json`` and ``1_Pooling/config.json``, a GGUF file in
+``ARCHITECTURE.pooling_type``.
+"""
+
+from __future__ import annotations
+
+from cutaway.errors import Refused
+from cutaway.weights.fields import Fields
+from cutaway.weights.load import Checkpoint, parsed, parsed_list
+
+KNOWN = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+WORDS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+GGUF = {1: "mean", 2: "cls", 3: "last"}
+MODULES = ("Transformer", "Pooling", "Normalize")
+
+
+def stated(checkpoint: Checkpoint) -> str | None:
+    """The pooling that comes with the model, or None; Refused if it is one that cannot be honoured."""
+    if not checkpoint.source.is_dir():
+        return _in_gguf(checkpoint)
+    modules = checkpoint.source / "modules.json"
+    for module in parsed_list(modules) if modules.is_file() else []:
+        kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
+        if kind not in MODULES:
+            raise Refused(f"{modules}: has the module {kind!r}, and only {', '.join(MODULES)} are known")
+    path = checkpoint.source / "1_Pooling" / "config.json"
+    return _in_folder(Fields(parsed(path), path)) if path.is_file() else None
+
+
+def _in_folder(fields: Fields) -> str:
+    named = fields.get("pooling_mode")
+    if named is not None:  # newer files name one mode
+        return fields.choice("pooling_mode", WORDS)
+    asked = [name for name in fields.data if name.startswith("pooling_mode_") and fields.data[name] is True]
+    if len(asked) == 1 and asked[0] in KNOWN:
+        return KNOWN[asked[0]]
+    raise Refused(
+        f"{fields.where}: asks for {', '.join(asked) or 'no pooling'}, and only one of {', '.join(KNOWN)} "
+        "is known: say pooling="
+    )
+
+
+def _in_gguf(checkpoint: Checkpoint) -> str | None:
+    name = f"{checkpoint.metadata.get('general.architecture')}.pooling_type"
+    kind = Fields(checkpoint.metadata, checkpoint.source).integer(name, None, low=0)
+    if kind in (None, 0):
+        return None
+    if kind not in GGUF:
+        raise Refused(f"{checkpoint.source}: {name} is {kind}, which is not supported: say pooling=")
+    return GGUF[kind]
