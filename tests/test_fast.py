@@ -78,6 +78,7 @@ def test_any_merges_give_the_definitions_ids(
 
 
 @built
+@pytest.mark.filterwarnings("ignore:the vocabulary has no token for byte")
 @tried
 @given(st.lists(wild, max_size=5))
 @example([" ", "", "a"])
