@@ -29,6 +29,12 @@ uint64_t checksum(const uint8_t* data, size_t size) {
     return mixed(lanes[0] ^ mixed(lanes[1] ^ mixed(lanes[2] ^ mixed(lanes[3]))));
 }
 
+// Of the header, but for the checksum in it, and of everything behind it.
+uint64_t checksum_of(Header header, const uint8_t* rest, size_t size) {
+    header.checksum = checksum(rest, size);
+    return checksum(reinterpret_cast<const uint8_t*>(&header), sizeof(Header));
+}
+
 // What Python gives: each symbol's text, and either pairs in order of rank or a rank for each symbol.
 struct Source {
     uint32_t symbols;
@@ -271,7 +277,7 @@ class Compiler {
         put(header, kTextStarts, text_starts.data(), text_starts.size());
         put(header, kText, text, text_starts.back());
         header.starts[kSections] = header.size = out.size();
-        header.checksum = checksum(out.data() + sizeof(Header), out.size() - sizeof(Header));
+        header.checksum = checksum_of(header, out.data() + sizeof(Header), out.size() - sizeof(Header));
         std::memcpy(out.data(), &header, sizeof(Header));
     }
 };
@@ -282,7 +288,7 @@ bool Vocabulary::open(const uint8_t* data, size_t size) {
     if (size < sizeof(Header) || reinterpret_cast<uintptr_t>(data) % 8) return false;
     header_ = reinterpret_cast<const Header*>(data);
     if (header_->magic != kMagic || header_->size != size || header_->starts[kSections] != size) return false;
-    if (header_->checksum != checksum(data + sizeof(Header), size - sizeof(Header))) return false;
+    if (header_->checksum != checksum_of(*header_, data + sizeof(Header), size - sizeof(Header))) return false;
     for (int i = 0; i < kSections; ++i) {
         if (header_->starts[i] > header_->starts[i + 1] || header_->starts[i] % 64) return false;
     }

@@ -36,7 +36,7 @@ struct Symbol {
 struct Header {
     uint64_t magic;
     uint64_t size;      // bytes in all
-    uint64_t checksum;  // of everything behind the header
+    uint64_t checksum;  // of everything else
     uint32_t symbols;
     uint32_t tokens;  // ids that can be decoded
     uint32_t bytewise;

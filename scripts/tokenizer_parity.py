@@ -2,7 +2,7 @@
 which
 must be none.
 
-    python scripts/tokenizer_parity.py [--megabytes 100] [--judge tiktoken|tokenizers|definition ...]
+    python scripts/tokenizer_parity.py [--megabytes 105] [--judge tiktoken|tokenizers|definition ...]
 
 Prose, code, help pages in five scripts and law in 532 languages (bench/corpus.py), in documents of 20,000
 characters. tiktoken judges gpt2, cl100k and o200k; tokenizers SmolLM2's, DeepSeek's and cl100k's
@@ -96,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--megabytes", type=float, default=100)
+    parser.add_argument("--megabytes", type=float, default=105)
     parser.add_argument("--judge", nargs="*", choices=JUDGES, default=tuple(JUDGES))
     asked = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)  # of bytes that a vocabulary lacks

@@ -78,7 +78,8 @@ def header(rows: list[tuple[int, int]]) -> str:
     words = [f"0x{start << 4 | number:x}" for start, number in rows]
     return (
         "// Written by scripts/unicode_tables.py. Runs of code points of one class: the first one's number\n"
-        "// times 16, and the class (unicode.hpp).\n#pragma once\n\n#include <cstdint>\n\nnamespace cutaway {\n\n"
+        "// times 16, and the class (unicode.hpp).\n"
+        "#pragma once\n\n#include <cstdint>\n\nnamespace cutaway {\n\n"
         f"inline constexpr uint32_t kUnicode{VERSION.replace('.', '_')}[] = {{\n"
         f"{_lines(words, ', ', '    ')},\n}};\n\n"
         "}  // namespace cutaway\n"

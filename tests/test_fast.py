@@ -4,6 +4,7 @@ kept vocabulary.
 
 import random
 import threading
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,7 @@ built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not()
 tried = settings(max_examples=50, deadline=None)
 
 
+@cache
 def twin(tok: Tokenizer) -> Tokenizer:
     """The definition of the same tokenizer."""
     made = Tokenizer(tok.parts)
@@ -76,6 +78,7 @@ def test_any_merges_give_the_definitions_ids(
 
 
 @built
+@pytest.mark.filterwarnings("ignore:the vocabulary has no token for byte")
 @tried
 @given(st.lists(wild, max_size=5))
 @example([" ", "", "a"])

@@ -57,8 +57,10 @@ SCANNED: dict[tuple[Step, ...], str] = {
         "deepseek3": PATTERNS["deepseek-v3"],
     }.items()
 }
-# tokenizer.json escapes the quotation mark in no pattern.
-_UNESCAPED = tuple(Split(pattern.replace(r"[!\"#", '[!"#')) for pattern in PATTERNS["deepseek-v3"])
+# DeepSeek's tokenizer.json has the line ends as they are, and the quotation mark unescaped.
+_UNESCAPED = tuple(
+    Split(pattern.replace(r"[!\"#", '[!"#').replace(r"\r\n", "\r\n")) for pattern in PATTERNS["deepseek-v3"]
+)
 SCANNED[_UNESCAPED] = "deepseek3"
 
 
