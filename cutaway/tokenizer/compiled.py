@@ -23,7 +23,7 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
 from cutaway.tokenizer.parts import Parts
 
-VERSION = 1  # of the JSON; the core checks its own half
+VERSION = 2  # of the JSON; the core checks its own half
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest
@@ -60,7 +60,7 @@ class Texts(Sequence[str | None]):
     def __getitem__(self, index: int) -> str | None: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[str | None]: ...
-    def __getitem__(self, index: int | slice) -> str | None | Sequence[str | None]:
+    def __getitem__(self, index: int | slice) -> str | Sequence[str | None] | None:
         return self.read()[index]
 
 
