@@ -3,6 +3,7 @@
 Without a built core the tests of kernels are left out, and those of the door and of its absence still run.
 """
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -288,10 +289,10 @@ def test_the_reason_for_its_absence(wheel: str | None, reason: str, monkeypatch:
 
     def distribution(name: str) -> Installed:
         if wheel is None:
-            raise library.importlib.metadata.PackageNotFoundError(name)
+            raise importlib.metadata.PackageNotFoundError(name)
         return Installed()
 
-    monkeypatch.setattr(library.importlib.metadata, "distribution", distribution)
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
     assert reason in library._why_not_built()
 
 

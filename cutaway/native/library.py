@@ -9,7 +9,6 @@ the core).
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import importlib.util
 import math
 import os
@@ -116,6 +115,8 @@ def _best(core: ctypes.CDLL) -> str:
 
 def _why_not_built() -> str:
     """Reads the reason from the build tag that the install gave its wheel (pyproject.toml)."""
+    import importlib.metadata
+
     try:
         wheel = importlib.metadata.distribution("cutaway").read_text("WHEEL") or ""
     except importlib.metadata.PackageNotFoundError:

@@ -8,7 +8,6 @@ import difflib
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -238,6 +237,8 @@ def locked(name: str, progress: Progress = silent) -> Iterator[None]:
 
 
 def _pull_named(name: str, progress: Progress) -> Path:
+    import zipfile
+
     from cutaway.store import index
 
     model = NAMES[name]

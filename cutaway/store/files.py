@@ -1,7 +1,6 @@
 """Writing a large file so that it is whole or absent, and saying in one sentence why the disk refused it."""
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ def silent(doing: str, done: int, total: int | None) -> None:
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
+    import hashlib
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

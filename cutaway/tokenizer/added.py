@@ -9,14 +9,18 @@ normalised text.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-import regex
+from functools import cache
+from typing import Any
 
 from cutaway.errors import Refused
 
-_WORD = regex.compile(r"\w")
-_BLANKS = regex.compile(r"\s*")
-_BLANK = regex.compile(r"\s")
+
+@cache
+def _class(pattern: str) -> Any:
+    """A pattern of the `regex` package, which is imported when a token asks for one."""
+    import regex
+
+    return regex.compile(pattern)
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,17 @@ def any_of(texts: Iterable[str]) -> re.Pattern[str]:
 def stripped(token: AddedToken, text: str, done: int, start: int, stop: int) -> tuple[int, int]:
     """Where a token found at start:stop begins and ends with the white space that it takes along."""
     if token.lstrip:
-        while start > done and _BLANK.match(text[start - 1]):
+        while start > done and _class(r"\s").match(text[start - 1]):
             start -= 1
     if token.rstrip:
-        blanks = _BLANKS.match(text, stop)
+        blanks = _class(r"\s*").match(text, stop)
         stop = blanks.end() if blanks else stop
     return start, stop
 
 
 def _beside_a_letter(text: str, start: int, stop: int) -> bool:
-    return bool((start and _WORD.match(text[start - 1])) or _WORD.match(text[stop : stop + 1]))
+    is_letter = _class(r"\w").match
+    return bool((start and is_letter(text[start - 1])) or is_letter(text[stop : stop + 1]))
 
 
 def _put(out: list[str | int], part: str) -> None:

@@ -7,13 +7,13 @@ edge that leads here, bit 8 says that a value hangs below, bits 10-30 are the of
 its label; a leaf, label 0, holds the place of its replacement.
 """
 
+import re
 import struct
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-
-import regex
+from functools import cache, cached_property
+from typing import Any
 
 from cutaway.errors import Refused
 
@@ -72,9 +72,9 @@ class Charsmap:
         return b"".join(out).decode("utf-8", "replace")
 
     @cached_property
-    def _kept(self) -> regex.Pattern[str] | None:
+    def _kept(self) -> re.Pattern[str] | None:
         longest_first = sorted(self.keep, key=len, reverse=True)
-        return regex.compile(f"({'|'.join(map(regex.escape, longest_first))})") if self.keep else None
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self.keep else None
 
     @cached_property
     def _parts(self) -> tuple[memoryview, bytes]:
@@ -97,7 +97,7 @@ class Precompiled:
     data: bytes
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
-        return "".join(map(self._grapheme, _GRAPHEMES.findall(text)))
+        return "".join(map(self._grapheme, _graphemes().findall(text)))
 
     def checked(self) -> "Precompiled":
         """Itself. Raises Refused if the trie is not there."""
@@ -120,7 +120,11 @@ class Precompiled:
         return None if found is None else found[1].decode("utf-8", "replace")
 
 
-_GRAPHEMES = regex.compile(r"\X")
+@cache
+def _graphemes() -> Any:
+    import regex
+
+    return regex.compile(r"\X")
 
 
 def _offset(unit: int) -> int:

@@ -26,7 +26,7 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
 from cutaway.tokenizer.parts import Parts
 
-VERSION = 1  # of the JSON; the core checks its own half
+VERSION = 2  # of the JSON; the core checks its own half
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest

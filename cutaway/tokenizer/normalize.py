@@ -1,15 +1,14 @@
 """Normalisation: what is done to the characters of a text before it is cut and encoded."""
 
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import regex
-
 from cutaway.errors import Refused
 from cutaway.tokenizer.pretokenize import SECONDS, compiled
-from cutaway.tokenizer.unicode8 import MARKS
+from cutaway.tokenizer.unicode8 import MARKS, points
 
 MOST_GROWN = 64  # times; Unicode's own forms make at most 18 characters of one
 LARGEST = 1 << 27  # characters
@@ -46,10 +45,7 @@ class StripAccents:
     """No combining marks: after NFD, letters without their accents."""
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
-        return text.translate(_NO_MARKS)
-
-
-_NO_MARKS = dict.fromkeys(MARKS)
+        return text.translate(dict.fromkeys(points(MARKS)))
 
 
 @dataclass(frozen=True)
@@ -96,11 +92,8 @@ class Strip:
     right: bool
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
-        text = _BLANKS_BEFORE.sub("", text) if self.left else text
-        return _BLANKS_BEHIND.sub("", text) if self.right else text
-
-
-_BLANKS_BEFORE, _BLANKS_BEHIND = regex.compile(r"\A\s+"), regex.compile(r"(?<!\s)\s+\Z")
+        text = compiled(r"\A\s+").sub("", text) if self.left else text
+        return compiled(r"(?<!\s)\s+\Z").sub("", text) if self.right else text
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ class OneSpace:
         return text.removesuffix(" ") if last else text
 
 
-_RUNS = regex.compile(" {2,}")
+_RUNS = re.compile(" {2,}")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ make texts long. Subwords stand between.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import regex
-
 from cutaway.errors import Refused
 from cutaway.tokenizer.bpe import BYTES
 from cutaway.tokenizer.cache import Cache
@@ -39,6 +37,8 @@ def words(texts: Iterable[str], size: int) -> Parts:
     """
     if size < 1:
         raise Refused(f"a vocabulary of {size} words has no room for the unknown one")
+    import regex
+
     counts = Counter(word for text in texts for word in regex.findall(WORD, text) if word != UNKNOWN)
     tokens = [UNKNOWN, *(word for word, _ in counts.most_common(size - 1))]
     return Parts(

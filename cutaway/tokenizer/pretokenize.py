@@ -5,14 +5,13 @@ those that the models were trained with, under the names that GGUF files give th
 meaning of \\p{L}, \\p{N} and \\s is that of Unicode 16.0 (unicode.py).
 """
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from typing import Any
-
-import regex
 
 from cutaway.errors import Refused
 from cutaway.tokenizer.unicode import shown
@@ -124,6 +123,8 @@ Step = Callable[[list[str], bool], list[str]]
 @lru_cache(maxsize=256)
 def compiled(pattern: str) -> Any:
     """A pattern, compiled by the `regex` package. Raises Refused where it is none."""
+    import regex
+
     if len(pattern) > LONGEST_PATTERN:
         raise Refused(
             f"a split pattern has {len(pattern):,} characters; no model's has over {LONGEST_PATTERN:,}"
@@ -199,7 +200,7 @@ class Metaspace:
                 out[i] = self.replacement + piece
         if not self.split:
             return out
-        return Split(regex.escape(self.replacement), "merged_with_next")(out, first)
+        return Split(re.escape(self.replacement), "merged_with_next")(out, first)
 
 
 # Two steps in one pass over the text: white space in front of a digit is whole, as it is at the end of a

@@ -8,13 +8,12 @@ control token unless special="allow".
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
-
-import regex
 
 from cutaway.errors import Refused
 from cutaway.native import library
@@ -520,10 +519,10 @@ def _words(parts: Parts) -> Callable[[str], list[str]] | None:
     """
     if parts.model != "BPE" or parts.bytewise or SPACE not in parts.vocabulary:
         return None
-    crossed = {found[0] for text in parts.vocabulary for found in regex.findall(f"[^{SPACE}]{SPACE}", text)}
-    inside = "".join(map(regex.escape, sorted(crossed)))
+    crossed = {found[0] for text in parts.vocabulary for found in re.findall(f"[^{SPACE}]{SPACE}", text)}
+    inside = "".join(map(re.escape, sorted(crossed)))
     reach = rf"(?:(?<=[{inside}]){SPACE}+[^{SPACE}]*)*" if crossed else ""
-    return regex.compile(rf"(?:{SPACE}+[^{SPACE}]*|[^{SPACE}]+){reach}").findall
+    return re.compile(rf"(?:{SPACE}+[^{SPACE}]*|[^{SPACE}]+){reach}").findall
 
 
 class _Bytes(dict[int, bytes]):

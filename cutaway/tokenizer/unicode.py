@@ -10,8 +10,6 @@ from bisect import bisect_left
 from functools import cache
 from itertools import accumulate, pairwise
 
-import regex
-
 from cutaway.tokenizer.unicode_tables import RUNS
 
 CLASSES = (r"[\p{Lu}\p{Lt}]", r"\p{Ll}", r"[\p{Lm}\p{Lo}]", r"\p{M}", r"\p{N}", r"\p{P}", r"\p{S}", r"\s")
@@ -29,6 +27,8 @@ def classes() -> bytes:
 @cache
 def stand_ins() -> dict[int, str]:
     """For each code point that `regex` sees in another class, the nearest one of the right class in both."""
+    import regex
+
     theirs = bytearray(0x110000)
     every = "".join(map(chr, range(0x110000)))
     for number, pattern in enumerate(CLASSES, 1):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cutaway.tokenizer.cache import Cache
-from cutaway.tokenizer.unicode8 import FORMAT, NONSPACING, PUNCTUATION
+from cutaway.tokenizer.unicode8 import FORMAT, NONSPACING, PUNCTUATION, points
 
 CONTINUES = "##"
 LONGEST_WORD = 100  # characters
@@ -21,7 +21,6 @@ LONGEST_WORD = 100  # characters
 _SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
 _BLANKS = frozenset(map(ord, _SPACES)) | {*range(0x2000, 0x200B)}
 _LINES = frozenset(map(ord, "\t\n\r"))
-_PUNCTUATION = PUNCTUATION | frozenset(map(ord, string.punctuation))
 _CHINESE = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -116,7 +115,7 @@ def _cleaned(character: str) -> str | None:
     code = ord(character)
     if code in _LINES:
         return " "
-    if code == 0xFFFD or code in FORMAT or unicodedata.category(character) in ("Cc", "Co"):
+    if code == 0xFFFD or code in points(FORMAT) or unicodedata.category(character) in ("Cc", "Co"):
         return None
     return " " if code in _BLANKS else character
 
@@ -130,9 +129,10 @@ def _cut(character: str) -> str:
     """A line feed stands for a cut: it is white space itself, so that it is in no piece."""
     if ord(character) in _BLANKS:
         return "\n"
-    return f"\n{character}\n" if ord(character) in _PUNCTUATION else character
+    apart = character in string.punctuation or ord(character) in points(PUNCTUATION)
+    return f"\n{character}\n" if apart else character
 
 
 _CLEAN, _APART, _CUT = _Characters(_cleaned), _Characters(_apart), _Characters(_cut)
-_PLAIN = dict.fromkeys(NONSPACING)
+_PLAIN = _Characters(lambda character: None if ord(character) in points(NONSPACING) else character)
 _LOWER = _Characters(str.lower)

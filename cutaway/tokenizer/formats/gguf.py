@@ -15,6 +15,7 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import Pair
 from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.decode import KEEP, ONE, Lead, Words
+from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.normalize import Prepend, Replace, ReplaceMatches, Rule
 from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE
@@ -62,7 +63,7 @@ def _bytewise(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     begins = pre in pretokenize.BEGINS
     return Parts(
         **common,
-        merges=_merges(metadata),
+        merges=checked(_merges(metadata), common["vocabulary"], "the GGUF file"),
         pretokenizer=pretokenize.named(pre),
         pre=pre,
         whole=pre in pretokenize.WHOLE,
@@ -75,7 +76,7 @@ def _characters(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     """Gemma 4: merges over characters, a space written as U+2581."""
     return Parts(
         **common,
-        merges=_merges(metadata),
+        merges=checked(_merges(metadata), common["vocabulary"], "the GGUF file"),
         bytewise=False,
         fallback=True,
         normalizer=(Replace(" ", pretokenize.SPACE),),

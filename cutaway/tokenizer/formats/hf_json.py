@@ -15,6 +15,7 @@ from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
 from cutaway.tokenizer.decode import FIRST, KEEP, ONE, Lead, Words
 from cutaway.tokenizer.formats.fields import Fields
 from cutaway.tokenizer.formats.hf_rules import flat, normalizer, pattern, pretokenizer, replacement, scheme
+from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
@@ -31,11 +32,13 @@ def read(whole: Fields) -> Parts:
     steps, bytewise = pretokenizer(whole)
     if bytewise and kind != "BPE":
         raise Refused(f"{whole.where}: a ByteLevel pre-tokenizer does not belong to a {kind} model")
+    tokens = token_list(vocabulary, added, whole.where)
+    checked(fields.get("merges", []), vocabulary, whole.where)
     begin, end = _processor(whole)
     decoder = _words(whole) if kind in ("WordPiece", "WordLevel") else None
     fallback = fields.get("fallback", False)
     return Parts(
-        tokens=token_list(vocabulary, added, whole.where),
+        tokens=tokens,
         vocabulary=vocabulary,
         model=kind,  # pyright: ignore[reportArgumentType]
         **fields,

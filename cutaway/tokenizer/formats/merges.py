@@ -1,8 +1,20 @@
-"""Merges for a vocabulary that has ranks instead: every way in which two tokens make a third."""
+"""Merges as files have them: checked, and made for a vocabulary that has ranks instead."""
+
+from collections.abc import Mapping
 
 from cutaway.errors import Refused
 from cutaway.tokenizer.bpe import Pair
 from cutaway.tokenizer.parts import Parts
+
+
+def checked(merges: list[Pair], vocabulary: Mapping[str, int], where: str) -> list[Pair]:
+    """The merges themselves. Raises Refused for one that makes no token."""
+    for rank, (left, right) in enumerate(merges):
+        if left + right not in vocabulary:
+            raise Refused(
+                f"{where}: merge {rank} makes {left + right!r}, which is no token of the vocabulary"
+            )
+    return merges
 
 
 def all_splits(parts: Parts) -> list[Pair]:
