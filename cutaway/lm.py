@@ -21,7 +21,7 @@ from cutaway.errors import Refused
 from cutaway.generate.decode import Generation, Piece, Session, finish, generate
 from cutaway.generate.engine import Engine
 from cutaway.generate.sample import Settings
-from cutaway.model.config import Encoder
+from cutaway.model.config import Decoder, Encoder
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.weights import load as reader
 from cutaway.weights import pooling as advice
@@ -32,7 +32,6 @@ from cutaway.weights.save import Saved
 
 if TYPE_CHECKING:
     from cutaway.inspect.trace import Trace
-    from cutaway.model.decoder import Decoder
     from cutaway.model.pooling import Pooling
     from cutaway.trace import Edit
 
@@ -115,18 +114,19 @@ class LanguageModel:
         """Whether it reads texts into vectors, and writes none."""
         return isinstance(self.config, Encoder)
 
-    def _refuse_encoder(self) -> None:
-        """Refuses what only a decoder does."""
-        if self.is_encoder:
+    def _as_decoder(self) -> Decoder:
+        """The config, for what only a decoder does."""
+        if isinstance(self.config, Encoder):
             raise Refused(
                 f"{self.checkpoint.source} is an encoder: it turns texts into vectors (`embed`) "
                 "and scores no next token"
             )
+        return self.config
 
     @property
     def engine(self) -> Engine:
         """What reads ids and answers with logits."""
-        self._refuse_encoder()
+        self._as_decoder()
         return self._runtime if self.engine_choice[0] == "runtime" else self._definition
 
     @property
@@ -149,13 +149,13 @@ class LanguageModel:
         absent = native.why_not()
         if absent is not None:
             return absent[0].lower() + absent[1:].rstrip(".")
-        return plan.why_not(self.config, self.checkpoint.tensors)
+        return plan.why_not(self._as_decoder(), self.checkpoint.tensors)
 
     @cached_property
     def _runtime(self) -> RuntimeEngine:
         from cutaway.runtime.engine import RuntimeEngine
 
-        return RuntimeEngine(self.config, self.checkpoint.tensors)
+        return RuntimeEngine(self._as_decoder(), self.checkpoint.tensors)
 
     @cached_property
     def _definition(self) -> DefinitionEngine:
@@ -240,7 +240,7 @@ class LanguageModel:
         return chat.text(messages, self._template(), tokenizer=self.tokenizer, steering="flag")
 
     def _template(self) -> str:
-        self._refuse_encoder()
+        self._as_decoder()
         if self.checkpoint.chat_template is None:
             source = self.checkpoint.source
             raise Refused(
@@ -250,7 +250,7 @@ class LanguageModel:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position the scores of what comes next."""
-        self._refuse_encoder()
+        self._as_decoder()
         return (
             self._runtime.logits(ids) if self.engine_choice[0] == "runtime" else self._definition.logits(ids)
         )
@@ -318,9 +318,9 @@ class LanguageModel:
         from cutaway.inspect import eight_bits
         from cutaway.inspect.trace import Trace
 
-        self._refuse_encoder()
+        config = self._as_decoder()
         if self.engine_asked == "runtime":
-            edit = eight_bits.edits(self.config, self.checkpoint.tensors, edit)
+            edit = eight_bits.edits(config, self.checkpoint.tensors, edit)
         return Trace.of(self._built, self.tokenizer, self.ids(text), edit=edit)
 
     def save(
