@@ -24,6 +24,7 @@ VERBS = {
         "generate": "Continue a text.",
         "chat": "Talk with a model.",
         "explain": "Follow a sentence through a model, step by step.",
+        "bench": "Measure how fast a model runs here, and what limits it.",
     },
 }
 USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
