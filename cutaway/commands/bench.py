@@ -65,7 +65,6 @@ def bench(
     print(f"{model} on {threads} threads ({native.isa()}); memory reads at {bandwidth / 1e9:.1f} GB/s")
     for name, about in ROWS.items():
         print(f"  {about:<30}{found[name]:9.1f} tokens/s")
-    print(
-        f"Decoding reads {found['bytes a token'] / 1e6:.0f} MB a token, {100 * share:.0f}% of what memory gives:"
-    )
-    print(f"it is limited by {limit}.")
+    megabytes = found["bytes a token"] / 1e6
+    print(f"Decoding reads {megabytes:.0f} MB a token: {100 * share:.0f}% of what memory gives.")
+    print(f"It is limited by {limit}.")
