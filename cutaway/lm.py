@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from cutaway.inspect.trace import Trace
     from cutaway.model.config import Decoder as Config
     from cutaway.model.decoder import Decoder
+    from cutaway.model.engine import DefinitionEngine
+    from cutaway.runtime.engine import RuntimeEngine
     from cutaway.trace import Edit
 
 Prompt = str | Sequence[int]
