@@ -32,7 +32,9 @@ from cutaway.weights.save import Saved
 
 if TYPE_CHECKING:
     from cutaway.inspect.trace import Trace
+    from cutaway.model.engine import DefinitionEngine
     from cutaway.model.pooling import Pooling
+    from cutaway.runtime.engine import RuntimeEngine
     from cutaway.trace import Edit
 
 Prompt = str | Sequence[int]

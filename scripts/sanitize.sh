@@ -39,6 +39,12 @@ check() {
         "$python" -m pytest -q -s -p no:cacheprovider -c /dev/null --rootdir "$work" $2)
 }
 
+# Those of the runtime's tests that need no torch, which is not sanitized.
+runtime=
+for name in panels_are largest_numbers a_text_is_cut state_forgets that_are_no_numbers does_not_fit; do
+    runtime+=" $(grep -o "test_[a-z_]*$name[a-z_]*" "$tree/tests/test_runtime.py" | sed 's|^|tests/test_runtime.py::|')"
+done
+
 [ $# -gt 0 ] || set -- address,undefined thread
 for kinds in "$@"; do
     # The definitions' tests are single-threaded numpy; under ThreadSanitizer only the door's, and threads that share
@@ -49,5 +55,7 @@ for kinds in "$@"; do
     case $kinds in
         thread) check "$kinds" "tests/test_native.py $shared $counted" ;;
         *) check "$kinds" "tests/test_native.py $encoding tests/test_counts.py tests/test_training.py" ;;
+        thread) check "$kinds" "tests/test_native.py $runtime" ;;
+        *) check "$kinds" "tests/test_native.py tests/test_quant.py $runtime" ;;
     esac
 done

@@ -25,6 +25,8 @@ from cutaway.generate.decode import ContextFull, FinishReason, Generation, Piece
 class Scripted:
     """Answers with the number of messages it sees, or fails as it is told to."""
 
+    engine_asked, engine_choice = "auto", ("runtime", "it is the fastest here")
+
     def __init__(self):
         self.checkpoint = SimpleNamespace(defaults={})
         self.asked = []
@@ -252,6 +254,7 @@ SLOW = textwrap.dedent("""
 
     class Slow:
         checkpoint = SimpleNamespace(defaults={})
+        engine_asked, engine_choice = "auto", ("runtime", "it is the fastest here")
 
         def session(self):
             return None

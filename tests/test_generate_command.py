@@ -26,6 +26,7 @@ class Scripted:
     """Answers with three tokens and remembers how it was asked."""
 
     tokenizer = Tokenizer()
+    engine_asked, engine_choice = "auto", ("runtime", "it is the fastest here")
 
     def __init__(self) -> None:
         self.reason: FinishReason = "stop"

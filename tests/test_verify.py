@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lm(folder: Path) -> LanguageModel:
-    return cutaway.load(folder)
+    return cutaway.load(folder, engine="definition")
 
 
 def _verdict(lm: LanguageModel) -> verify.Verdict:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note
+from cutaway.commands.console import model_path, note, note_fallback
 from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending, shown
 from cutaway.errors import Failed, Refused
 from cutaway.generate.decode import ContextFull, Generation
@@ -64,6 +64,7 @@ def chat(
     given = sampling.given()
     Settings(**given)  # refused before anything is loaded
     lm: Any = cutaway.load(model_path(model), engine=engine)
+    note_fallback(lm)
     steering = {"steering": "flag"} if allow_steering else {}
     talk = Talk(lm, conversation, _advised(lm) | {"max_tokens": None} | given | steering)
     if sys.stdin.isatty():

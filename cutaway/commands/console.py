@@ -20,6 +20,13 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def note_fallback(lm: Any) -> None:
+    """Say so where the fast engine was left to choose and does not run this model."""
+    engine, reason = lm.engine_choice
+    if lm.engine_asked == "auto" and engine == "definition":
+        note(f"The definition answers, slower than the runtime would, because {reason}.")
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output, for programs."""
     print(json.dumps(document, indent=2, ensure_ascii=False, default=str))

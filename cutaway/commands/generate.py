@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, print_json
+from cutaway.commands.console import model_path, note, note_fallback, print_json
 from cutaway.errors import Refused
 from cutaway.generate.decode import Generation, Piece
 from cutaway.generate.sample import Settings
@@ -118,6 +118,7 @@ def generate(
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     Settings(**options)  # refused before anything is loaded
     lm: Any = cutaway.load(model_path(model), engine=engine)
+    note_fallback(lm)
     if chat:
         options |= {"steering": "flag"} if allow_steering else {}
         pieces = lm.chat_stream([{"role": "user", "content": text}], **options)

@@ -55,7 +55,7 @@ def _round(value: Tensor) -> Tensor:
     return torch.from_numpy(rounded(flat)).view(value.shape).to(value)
 
 
-def _round_heads(mixed: Tensor) -> Tensor:
+def _round_heads(value: Tensor) -> Tensor:
     """The heads' vectors [b h t v] rounded as the one vector that they are laid end to end."""
-    joined = mixed.transpose(1, 2)
+    joined = value.transpose(1, 2)
     return _round(joined.flatten(2)).view(joined.shape).transpose(1, 2)
