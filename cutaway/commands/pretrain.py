@@ -29,8 +29,8 @@ def pretrain(
 
     What comes out is a folder with the resolved config, the state of git, the tokenizer, metrics.jsonl,
     checkpoints and the model; every other verb opens it: `cutaway generate runs/nano "She was"`. Ctrl-C and
-    SIGTERM save first, and --resume goes on, bit for bit on one device. Under `torchrun` the work is shared by
-    all its processes.
+    SIGTERM save first, and --resume goes on, bit for bit on one device. Under `torchrun` the work is
+    shared by all its processes.
 
     Examples:
 
