@@ -1,9 +1,9 @@
-"""Shards made by a cluster: the same step as ``shards.prepare``, as a Ray Data job, for corpora past one machine.
+"""Shards made by a cluster: ``shards.prepare`` as a Ray Data job, for corpora past one machine.
 
-Each file of the source is a task that reads and filters its documents; equal documents meet by their digest and the
-first stays; the rest, in the source's order, are cut into blocks, and each block becomes a shard. ``folder`` and the
-tokenizer's folder must be places that every machine sees. Near-duplicates are one machine's work and are refused
-here.
+Each file of the source is a task that reads and filters its documents; equal documents meet by their digest
+and the first stays; the rest, in the source's order, are cut into blocks, and each block becomes a shard.
+``folder`` and the tokenizer's folder must be places that every machine sees. Near-duplicates are one
+machine's work and are refused here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def prepare(
     rules: clean.Clean | None = None,
     documents: int = DOCUMENTS,
 ) -> Corpus:
-    """The source, cleaned and tokenised into ``folder`` by the Ray cluster that this process is connected to."""
+    """The source, cleaned and tokenised into ``folder`` by the Ray cluster this process is connected to."""
     rules = rules or clean.Clean()
     if rules.near is not None:
         raise Refused("clean.near: near-duplicates are not looked for over a cluster: leave it out there")
@@ -61,8 +61,12 @@ def prepare(
         raise Refused(f"{source.path}: no document is left to train on")
     blocks = kept.repartition(-(-count // documents))
     made = blocks.map_batches(_writer(tokenizer, folder), batch_size=None, batch_format="numpy").take_all()
-    done = [Shard(**json.loads(row["shard"])) for row in sorted(made, key=lambda row: (row["file"], row["place"]))]
-    counts = Counter({row["reason"] or "kept": row["count()"] for row in read.groupby("reason").count().take_all()})
+    done = [
+        Shard(**json.loads(row["shard"])) for row in sorted(made, key=lambda row: (row["file"], row["place"]))
+    ]
+    counts = Counter(
+        {row["reason"] or "kept": row["count()"] for row in read.groupby("reason").count().take_all()}
+    )
     counts["read"] = counts.total()
     counts["duplicate"] = counts["kept"] - count
     counts["kept"] = count
