@@ -1,5 +1,5 @@
-"""Tokenising as a Ray Data job gives, token for token, what one machine gives: on a local Ray of two processes,
-over files of Cutaway's own source, all of them twice. Takes about a minute.
+"""Tokenising as a Ray Data job gives, token for token, what one machine gives: on a local Ray of two
+processes, over files of Cutaway's own source, all of them twice. Takes about a minute.
 
     python scripts/ray_shards.py
 """
