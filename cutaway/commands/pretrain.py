@@ -29,9 +29,8 @@ def pretrain(
 
     What comes out is a folder with the resolved config, the state of git, the tokenizer, metrics.jsonl,
     checkpoints and the model; every other verb opens it: `cutaway generate "She was" --model runs/nano`.
-    Ctrl-C and
-    SIGTERM save first, and --resume goes on, bit for bit on one device. Under `torchrun` the work is
-    shared by all its processes.
+    Ctrl-C and SIGTERM save first, and --resume goes on, bit for bit on one device. Under `torchrun` the work
+    is shared by all its processes.
 
     Examples:
 
