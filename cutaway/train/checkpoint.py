@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from cutaway.errors import Failed, Refused
 from cutaway.gguf import Packed
@@ -162,16 +163,14 @@ def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 def write_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
     """What this process holds of tensors that are spread over many, as safetensors and no pickle."""
-    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def read_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Fills tensors, whole or spread, from what any number of processes wrote."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads: that is meant
-        dcp.load(
-            tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized()
-        )
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
 
 
 def prune(folder: Path, keep: int) -> None:

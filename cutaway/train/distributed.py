@@ -25,7 +25,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 from cutaway.attention.parts.softmax import SoftmaxAttention
 from cutaway.errors import Refused
@@ -67,7 +72,9 @@ class Devices(World):
         self.mesh: DeviceMesh = init_device_mesh(kind, shape, mesh_dim_names=(DATA, TENSOR))
         self.data_size, self.tensor_size = shape
         self.data_rank = self.mesh.get_local_rank(DATA)
-        self.device = torch.device(kind, self.rank % torch.cuda.device_count() if kind == "cuda" else None)
+        self.device = torch.device(
+            f"cuda:{self.rank % torch.cuda.device_count()}" if kind == "cuda" else kind
+        )
         if kind == "cuda":
             torch.cuda.set_device(self.device)
 
@@ -185,7 +192,9 @@ def _split(block: nn.Module, mesh: DeviceMesh) -> None:
         )
     if config.groups % ways or config.heads % ways:
         raise Refused(f"tensor_parallel: {config.groups} key-value heads cannot be shared by {ways} devices")
-    plan = {f"attention.{name}": ColwiseParallel() for name in ("query", "key", "value")}
+    plan: dict[str, ParallelStyle] = {
+        f"attention.{name}": ColwiseParallel() for name in ("query", "key", "value")
+    }
     plan |= {f"mlp.{name}": ColwiseParallel() for name in ("gate", "up") if getattr(mlp, name) is not None}
     plan |= {"attention.out": RowwiseParallel(), "mlp.down": RowwiseParallel()}
     parallelize_module(block, mesh, plan)
