@@ -1,12 +1,14 @@
-"""Training speed, side by side in one run: Cutaway, nanoGPT, transformers' Trainer and litgpt train a model of one shape on
-the same tokens, each in a process of its own, so that its peak memory is its own.
+"""Training speed, side by side in one run: Cutaway, nanoGPT, transformers' Trainer and litgpt train a
+model of one shape on the same tokens, each in a process of its own, so that its peak memory is its own.
 
-    python bench/training.py --nanogpt CHECKOUT [--layers 6 --heads 6 --width 384 --vocab 4096 --context 256 --rows 8]
+    python bench/training.py --nanogpt CHECKOUT [--layers 6 --heads 6 --width 384 --vocab 4096 --context
+    256 --rows 8]
                              [--steps 6] [--threads 2] [--only NAME ...] [--json]
 
-Every variant steps AdamW in float32 unless its name says bf16; the first two steps are not counted (compiling,
-warming up), of the others the median counts. The peak is the best of repeated 1024-cubed matrix products, measured
-before and after. Takes about three minutes without bf16, which a processor without it only emulates (--bf16).
+Every variant steps AdamW in float32 unless its name says bf16; the first two steps are not counted
+(compiling, warming up), of the others the median counts. The peak is the best of repeated 1024-cubed
+matrix products, measured before and after. Takes about three minutes without bf16, which a processor
+without it only emulates (--bf16).
 """
 
 import argparse
@@ -40,7 +42,12 @@ def main() -> int:
         return 0
     names = asked.only or [name for name in VARIANTS if asked.nanogpt or not name.startswith("nanoGPT")]
     if asked.bf16:
-        names = [name + bf16 for name in names for bf16 in ("", " bf16") if name != "transformers Trainer" or not bf16]
+        names = [
+            name + bf16
+            for name in names
+            for bf16 in ("", " bf16")
+            if name != "transformers Trainer" or not bf16
+        ]
     before = _peak(asked.threads)
     found = {name: _apart(name) for name in names}
     peak = max(before, _peak(asked.threads))
@@ -49,9 +56,18 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
-    for name, value in (("layers", 6), ("heads", 6), ("width", 384), ("vocab", 4096), ("context", 256), ("rows", 8)):
+    for name, value in (
+        ("layers", 6),
+        ("heads", 6),
+        ("width", 384),
+        ("vocab", 4096),
+        ("context", 256),
+        ("rows", 8),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
@@ -66,7 +82,11 @@ def _apart(name: str) -> dict[str, Any]:
     words = [sys.executable, *sys.argv, "--one", name]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it ended without a word"}
+        return {
+            "error": done.stderr.strip().splitlines()[-1]
+            if done.stderr.strip()
+            else "it ended without a word"
+        }
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -103,6 +123,8 @@ def _batches(asked: argparse.Namespace) -> Iterator[Any]:
 
 
 def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[float]:
+    import torch
+
     from cutaway.attention import mha
     from cutaway.data.packing import Rows
     from cutaway.data.text import Source
@@ -112,14 +134,26 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
     from cutaway.train.config import Data, Run
     from cutaway.train.loop import Text, Training
 
-    import torch
-
     heads = mha.Config(heads=asked.heads, key_size=asked.width // asked.heads)
     block = Block(heads, MLP(4 * asked.width, activation="gelu", gated=False), Norm("layer"))
-    model = Decoder(asked.vocab, asked.width, asked.context, (block,) * asked.layers, Norm("layer"),
-                    position=learned.Config(asked.context))
-    run = Run(model, Data((Source(""),)), steps=10_000, batch=asked.rows, rows=asked.rows, threads=asked.threads,
-              compile="always" if compiled else "never", precision="bfloat16" if bf16 else "float32")
+    model = Decoder(
+        asked.vocab,
+        asked.width,
+        asked.context,
+        (block,) * asked.layers,
+        Norm("layer"),
+        position=learned.Config(asked.context),
+    )
+    run = Run(
+        model,
+        Data((Source(""),)),
+        steps=10_000,
+        batch=asked.rows,
+        rows=asked.rows,
+        threads=asked.threads,
+        compile="always" if compiled else "never",
+        precision="bfloat16" if bf16 else "float32",
+    )
     batches = _batches(asked)
 
     class Same:
@@ -143,8 +177,15 @@ def _nanogpt(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
     sys.path.insert(0, str(asked.nanogpt))
     from model import GPT, GPTConfig  # type: ignore[import-not-found]
 
-    config = GPTConfig(block_size=asked.context, vocab_size=asked.vocab, n_layer=asked.layers, n_head=asked.heads,
-                       n_embd=asked.width, dropout=0.0, bias=False)
+    config = GPTConfig(
+        block_size=asked.context,
+        vocab_size=asked.vocab,
+        n_layer=asked.layers,
+        n_head=asked.heads,
+        n_embd=asked.width,
+        dropout=0.0,
+        bias=False,
+    )
     model = GPT(config)
     optimiser = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
     ready = torch.compile(model) if compiled else model
@@ -158,13 +199,30 @@ def _litgpt(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[f
     from litgpt.model import GPT  # type: ignore[import-not-found]
     from litgpt.utils import chunked_cross_entropy  # type: ignore[import-not-found]
 
-    config = Config(block_size=asked.context, vocab_size=asked.vocab, padded_vocab_size=asked.vocab,
-                    n_layer=asked.layers, n_head=asked.heads, n_embd=asked.width, bias=False, mlp_class_name="GptNeoxMLP",
-                    intermediate_size=4 * asked.width, rotary_percentage=1.0, parallel_residual=False)
+    config = Config(
+        block_size=asked.context,
+        vocab_size=asked.vocab,
+        padded_vocab_size=asked.vocab,
+        n_layer=asked.layers,
+        n_head=asked.heads,
+        n_embd=asked.width,
+        bias=False,
+        mlp_class_name="GptNeoxMLP",
+        intermediate_size=4 * asked.width,
+        rotary_percentage=1.0,
+        parallel_residual=False,
+    )
     model = GPT(config)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    yield from _stepped(model, lambda ids, targets: chunked_cross_entropy(model(ids), targets, chunk_size=0), optimiser,
-                        bf16, asked)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    yield from _stepped(
+        model,
+        lambda ids, targets: chunked_cross_entropy(model(ids), targets, chunk_size=0),
+        optimiser,
+        bf16,
+        asked,
+    )
 
 
 def _stepped(
@@ -183,14 +241,25 @@ def _stepped(
 
 
 def _transformers(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[tuple[float, float]]:
-    """Its Trainer holds the loop, so it trains first, timing its own steps, and then tells the mean loss and each time."""
+    """Its Trainer holds the loop, so it trains first, timing its own steps, and then tells the mean loss
+    and each time.
+    """
     import tempfile
 
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-    config = GPT2Config(vocab_size=asked.vocab, n_positions=asked.context, n_embd=asked.width, n_layer=asked.layers,
-                        n_head=asked.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False)
+    config = GPT2Config(
+        vocab_size=asked.vocab,
+        n_positions=asked.context,
+        n_embd=asked.width,
+        n_layer=asked.layers,
+        n_head=asked.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
     batches = _batches(asked)
     steps = WARM + asked.steps
     rows = [{"input_ids": row, "labels": row} for row in torch.cat([next(batches)[0] for _ in range(steps)])]
@@ -206,9 +275,19 @@ def _transformers(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iter
             seconds.append(time.perf_counter() - self.start)
 
     with tempfile.TemporaryDirectory() as scratch:
-        wanted = TrainingArguments(scratch, per_device_train_batch_size=asked.rows, max_steps=steps, use_cpu=True,
-                                   report_to=[], logging_steps=10_000, save_strategy="no", bf16=bf16,
-                                   optim="adamw_torch_fused", dataloader_pin_memory=False, disable_tqdm=True)
+        wanted = TrainingArguments(
+            scratch,
+            per_device_train_batch_size=asked.rows,
+            max_steps=steps,
+            use_cpu=True,
+            report_to=[],
+            logging_steps=10_000,
+            save_strategy="no",
+            bf16=bf16,
+            optim="adamw_torch_fused",
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+        )
         trained = Trainer(GPT2LMHeadModel(config), wanted, train_dataset=rows, callbacks=[Timer()]).train()
     for each in seconds:
         yield float(trained.training_loss), each
@@ -239,17 +318,25 @@ def _print(found: dict[str, dict[str, Any]], peak: float, asked: argparse.Namesp
             numbers["gflops"] = numbers["tokens_per_second"] * flops / 1e9
             numbers["peak_share"] = numbers["gflops"] * 1e9 / peak
     if asked.json:
-        print(json.dumps({"peak_gflops": peak / 1e9, "threads": asked.threads, "cpu": os.uname().machine, **found}))
+        print(
+            json.dumps(
+                {"peak_gflops": peak / 1e9, "threads": asked.threads, "cpu": os.uname().machine, **found}
+            )
+        )
         return
-    print(f"{asked.layers}/{asked.heads}/{asked.width}, vocabulary {asked.vocab}, {asked.rows} rows of "
-          f"{asked.context}; {asked.threads} threads, matrix products at {peak / 1e9:.0f} GFLOP/s\n")
+    print(
+        f"{asked.layers}/{asked.heads}/{asked.width}, vocabulary {asked.vocab}, {asked.rows} rows of "
+        f"{asked.context}; {asked.threads} threads, matrix products at {peak / 1e9:.0f} GFLOP/s\n"
+    )
     print(f"{'':24}{'tokens/s':>10}{'GFLOP/s':>10}{'of peak':>9}{'memory MB':>11}{'first step s':>14}")
     for name, numbers in found.items():
         if "error" in numbers:
             print(f"{name:24}{numbers['error'][:80]}")
             continue
-        print(f"{name:24}{numbers['tokens_per_second']:10,.0f}{numbers['gflops']:10.0f}{numbers['peak_share']:9.0%}"
-              f"{numbers['peak_memory_mb']:11,.0f}{numbers['first_step_seconds']:14.1f}")
+        print(
+            f"{name:24}{numbers['tokens_per_second']:10,.0f}{numbers['gflops']:10.0f}{numbers['peak_share']:9.0%}"
+            f"{numbers['peak_memory_mb']:11,.0f}{numbers['first_step_seconds']:14.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""A training run is killed with SIGKILL at 20 random moments, gone on with each time, and ends at the weights of a run that
-nobody touched: every tensor of the last checkpoint, to the bit. Takes about four minutes on two cores.
+"""A training run is killed with SIGKILL at 20 random moments, gone on with each time, and ends at the
+weights of a run that nobody touched: every tensor of the last checkpoint, to the bit. Takes about four
+minutes on two cores.
 
     python scripts/kill_and_resume.py [--kills 20] [--seed 0]
 """
@@ -45,8 +46,11 @@ def main() -> int:
                 done += 1
                 found = checkpoint.every(home / "killed" / "checkpoints")
                 left = list((home / "killed" / "checkpoints").glob(".*")) if found else []
-                print(f"kill {done:2} after {wait:4.1f} s: newest {found[-1].name if found else 'none'}"
-                      + (", one half written" if left else ""), flush=True)
+                print(
+                    f"kill {done:2} after {wait:4.1f} s: newest {found[-1].name if found else 'none'}"
+                    + (", one half written" if left else ""),
+                    flush=True,
+                )
             else:
                 print(f"the run is at its end after {done} kills; it is begun anew", flush=True)
                 _compare(home)
@@ -61,7 +65,10 @@ def _trained(home: Path, name: str) -> subprocess.Popen[bytes]:
 
 
 def _compare(home: Path) -> int:
-    found = [sorted((home / name / "checkpoints" / "step-00000600").glob("*.safetensors")) for name in ("unbroken", "killed")]
+    found = [
+        sorted((home / name / "checkpoints" / "step-00000600").glob("*.safetensors"))
+        for name in ("unbroken", "killed")
+    ]
     equal = [a.name == b.name and a.read_bytes() == b.read_bytes() for a, b in zip(*found, strict=True)]
     print(f"{sum(equal)} of {len(equal)} files of the last checkpoint are equal to the bit")
     return 0 if equal and all(equal) else 1

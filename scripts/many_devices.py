@@ -1,5 +1,5 @@
-"""Training on 1, 2 and 4 gloo processes, weights and matrices cut in every way: equal losses, and checkpoints that any
-number of processes goes on from. Takes about four minutes on two cores.
+"""Training on 1, 2 and 4 gloo processes, weights and matrices cut in every way: equal losses, and
+checkpoints that any number of processes goes on from. Takes about four minutes on two cores.
 
     python scripts/many_devices.py
 """
@@ -30,7 +30,9 @@ def main() -> int:
             for processes, tensor in ((1, 1), (2, 1), (4, 1), (4, 2)):
                 words = ("--tensor", str(tensor), "--resume", str(home / saved / "step-00000004"))
                 found = trained(home / "on.json", processes, *words)
-                worst = max(worst, _told(f"saved by {saved}, gone on with by {processes}x{tensor}", found, before))
+                worst = max(
+                    worst, _told(f"saved by {saved}, gone on with by {processes}x{tensor}", found, before)
+                )
     print(f"largest difference of a loss: {worst:.1e}")
     return 0 if worst < CLOSE else 1
 

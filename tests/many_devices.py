@@ -44,10 +44,14 @@ def main() -> None:
         held_out = training.evaluate(4)
         if asked.save:
             training.save(asked.save)
-        weights = {n: world.whole(p.detach()).double().square().sum().item() for p, n in training.names.items()}
+        weights = {
+            n: world.whole(p.detach()).double().square().sum().item() for p, n in training.names.items()
+        }
         if world.rank == 0:
             asked.out.write_text(
-                json.dumps({"losses": curve, "held_out": held_out, "weights": weights, "spoken": spoken.counts})
+                json.dumps(
+                    {"losses": curve, "held_out": held_out, "weights": weights, "spoken": spoken.counts}
+                )
             )
 
 
@@ -66,10 +70,27 @@ class Counted(TorchDispatchMode):
 
 def trained(out: Path, processes: int, *words: str) -> dict[str, Any]:
     """What so many processes made of it; one runs without torchrun."""
-    start = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "--standalone", "-m"]
-    command = [sys.executable, "-m", *(start if processes > 1 else []), "tests.many_devices", str(out), *words]
+    start = [
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(processes),
+        "--master-port",
+        "0",
+        "--standalone",
+        "-m",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        *(start if processes > 1 else []),
+        "tests.many_devices",
+        str(out),
+        *words,
+    ]
     plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=plain | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text())
 

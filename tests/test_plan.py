@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cutaway.attention import gqa
 from cutaway.cli import main
 from cutaway.layers.config import MLP
 from cutaway.model.block import Block
 from cutaway.model.config import Block as BlockConfig
 from cutaway.model.config import Decoder
-from cutaway.attention import gqa
 from cutaway.position import rope
 from cutaway.train import plan
 from cutaway.train.distributed import Devices
@@ -86,7 +86,9 @@ def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, 
     expected = plan.plan(own, devices, 1e12, 1e9)
     share = 1 - tensor / devices
     assert expected.stays["weights"] == pytest.approx(4 * held, rel=0.01)
-    assert expected.moves["gathering weights"] == pytest.approx(share * sent.bytes["_allgather_base_"], rel=0.01)
+    assert expected.moves["gathering weights"] == pytest.approx(
+        share * sent.bytes["_allgather_base_"], rel=0.01
+    )
     assert expected.moves["scattering gradients"] == pytest.approx(
         share * sent.bytes["_reduce_scatter_base_"], rel=0.01
     )

@@ -1,4 +1,6 @@
-"""Text to rows: sources, cleaning, shards that are made once and vouched for, and an order that needs no memory."""
+"""Text to rows: sources, cleaning, shards that are made once and vouched for, and an order that needs no
+memory.
+"""
 
 import gzip
 import json
@@ -98,7 +100,7 @@ def test_near_duplicates_are_found_and_different_texts_kept() -> None:
 
 
 def test_shards_hold_every_document_between_its_borders(tmp_path: Path, vocabulary: Path) -> None:
-    texts = [document for document in documents(Source(str(folder_of_text(tmp_path / "t"))))]
+    texts = list(documents(Source(str(folder_of_text(tmp_path / "t")))))
     source = Source(str(tmp_path / "t"))
     corpus = shards.prepare(source, vocabulary, tmp_path / "s", workers=1, shard_characters=1000)
     assert len(corpus.shards) == 3

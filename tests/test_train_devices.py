@@ -1,4 +1,6 @@
-"""Many devices train what one trains. Two gloo processes here; scripts/many_devices.py has four, and all pairings."""
+"""Many devices train what one trains. Two gloo processes here; scripts/many_devices.py has four, and all
+pairings.
+"""
 
 from pathlib import Path
 

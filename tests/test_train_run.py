@@ -118,7 +118,9 @@ def test_a_run_that_dies_goes_on_to_the_same_weights(unbroken: Path, texts: Path
     assert steps == list(range(1, 9))
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
 def test_a_signal_saves_first(
     unbroken: Path, texts: Path, tmp_path: Path, number: int, error: type[BaseException]
 ) -> None:
@@ -230,7 +232,16 @@ def test_a_wrong_change_is_refused_by_its_path(
 
 def test_changes_reach_any_entry() -> None:
     found = config.read(
-        "nano", ["--optim.rate", "1e-4", "--model.blocks.0.times=2", "--schedule.kind", "wsd", "--schedule.floor", "0"]
+        "nano",
+        [
+            "--optim.rate",
+            "1e-4",
+            "--model.blocks.0.times=2",
+            "--schedule.kind",
+            "wsd",
+            "--schedule.floor",
+            "0",
+        ],
     )
     assert found.optim.rate == 1e-4
     assert len(found.model.blocks) == 2

@@ -92,7 +92,8 @@ def test_a_step_of_muon_is_an_orthogonal_matrix() -> None:
             continue
         step = (old - p.detach()).double() / (0.01 * 0.2 * math.sqrt(max(p.shape)))
         u, s, vt = torch.linalg.svd(grad.double(), full_matrices=False)
-        # Newton-Schulz with Muon's coefficients brings singular values to between 0.7 and 1.2, not to 1, in bfloat16.
+        # Newton-Schulz with Muon's coefficients brings singular values to between 0.7 and 1.2, not to 1,
+        # in bfloat16.
         found = (u.T @ step @ vt.T).diagonal()
         strong = s > 0.1 * s[0]
         assert ((found[strong] > 0.6) & (found[strong] < 1.3)).all(), name

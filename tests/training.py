@@ -49,7 +49,9 @@ class Stream:
     def __init__(self, tokens: int = 4000, longest: int | None = 30, seed: int = 0) -> None:
         draw = np.random.default_rng(seed)
         self.tokens = tokens
-        self.ids = np.minimum(draw.geometric(0.3, tokens), 255)  # some tokens are likelier: there is something to learn
+        self.ids = np.minimum(
+            draw.geometric(0.3, tokens), 255
+        )  # some tokens are likelier: there is something to learn
         borders = [0]
         while longest is not None and borders[-1] < tokens:
             borders.append(borders[-1] + int(draw.integers(3, longest)))

@@ -45,7 +45,9 @@ def plan(
     if not run.model.vocab:
         size = run.data.tokenizer.removeprefix("bpe:")
         if not size.isdecimal():
-            raise Refused("plan: the vocabulary's size is not known before its tokenizer: give --model.vocab SIZE")
+            raise Refused(
+                "plan: the vocabulary's size is not known before its tokenizer: give --model.vocab SIZE"
+            )
         run = replace(run, model=replace(run.model, vocab=int(size)))
     made = paper.plan(run, devices, flops, bandwidth)
     if as_json:
@@ -62,7 +64,8 @@ def plan(
             print(f"  {name:<22}{console.size(size):>8}")
     best, worst = made.seconds
     print(f"\nA step: {made.flops:.2e} operations, {made.computing:.3g} s; moving {made.moving:.3g} s")
-    print(f"The run: {_long(best * run.steps)} if moving hides behind computing, {_long(worst * run.steps)} if not")
+    hidden, bare = _long(best * run.steps), _long(worst * run.steps)
+    print(f"The run: {hidden} if moving hides behind computing, {bare} if not")
 
 
 def _long(seconds: float) -> str:

@@ -28,9 +28,9 @@ def pretrain(
     """Train a model from text: SOURCE is a YAML file, or a preset: nano, book, 10m, 100m, 1b.
 
     What comes out is a folder with the resolved config, the state of git, the tokenizer, metrics.jsonl,
-    checkpoints and the model; every other verb opens it: `cutaway generate runs/nano "She was"`. Ctrl-C and
-    SIGTERM save first, and --resume goes on, bit for bit on one device. Under `torchrun` the work is shared by
-    all its processes.
+    checkpoints and the model; every other verb opens it: `cutaway generate "She was" --model runs/nano`.
+    Ctrl-C and SIGTERM save first, and --resume goes on, bit for bit on one device. Under `torchrun` the work
+    is shared by all its processes.
 
     Examples:
 
@@ -59,7 +59,7 @@ def pretrain(
             start.pretrain(run, folder, watch, resume=resume, world=world)
         finally:
             watch.close()
-        watch.note(f'{folder}: trained. `cutaway generate {folder} "..."` continues a text with it.')
+        watch.note(f'{folder}: trained. `cutaway generate "..." --model {folder}` continues a text.')
 
 
 class _Watch:

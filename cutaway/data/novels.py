@@ -61,8 +61,8 @@ def _archive(scratch: Path) -> bytes:
                 path.write_bytes(answer.read())
         except (urllib.error.URLError, TimeoutError) as problem:
             raise Failed(
-                f"the novels could not be fetched from Debian ({problem}): put texts of your own in a folder and "
-                "give it as --data.sources.0.path FOLDER"
+                f"the novels could not be fetched from Debian ({problem}): put texts of your own in a folder "
+                "and give it as --data.sources.0.path FOLDER"
             ) from problem
     if digest(path) != SHA256:
         raise Failed(f"{ARCHIVE} arrived with another checksum than it is pinned to")

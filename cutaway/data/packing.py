@@ -83,7 +83,7 @@ class Span:
         self.rows = (stop - start - context) // context
         if self.rows < 1:
             raise Refused(
-                f"{stop - start:,} tokens do not fill one row of {context}: give more text, or a shorter context"
+                f"{stop - start:,} tokens do not fill one row of {context}: give more text, or less context"
             )
 
     def read(self, n: int) -> Rows:
@@ -103,7 +103,9 @@ class Span:
 
 
 class Mixture:
-    """Several spans, read in the shares that ``weights`` say; of every ``CYCLE`` rows exactly their shares."""
+    """Several spans, read in the shares that ``weights`` say; of every ``CYCLE`` rows exactly their
+    shares.
+    """
 
     def __init__(self, spans: Sequence[Span], weights: Sequence[float], seed: int) -> None:
         if len(spans) != len(weights) or not spans or min(weights) <= 0:

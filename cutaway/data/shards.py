@@ -1,4 +1,5 @@
-"""Tokens on disk: memory-mapped shards, each with where its documents begin, and an index that vouches for all.
+"""Tokens on disk: memory-mapped shards, each with where its documents begin, and an index that vouches for
+all.
 
 A shard is two files: ``NAME.tokens``, the ids one after another (uint16 where the vocabulary fits, else
 uint32), and ``NAME.starts``, int64, where each document begins. A document opens with the tokenizer's begin
@@ -37,7 +38,9 @@ Progress = Callable[[int, int], None]  # shards done, documents read
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: how many tokens, documents and bytes of text, the digest of its documents, and of both files."""
+    """One shard: how many tokens, documents and bytes of text, the digest of its documents, and of both
+    files.
+    """
 
     name: str
     tokens: int
@@ -63,8 +66,8 @@ def prepare(
 ) -> Corpus:
     """The source, cleaned and tokenised into ``folder``; what an earlier call has written is used again.
 
-    ``tokenizer`` is a folder that ``words.save`` wrote. Raises Refused for a source without text, Failed if the
-    disk is full.
+    ``tokenizer`` is a folder that ``words.save`` wrote. Raises Refused for a source without text, Failed
+    if the disk is full.
     """
     made = {
         "source": asdict(source),
@@ -86,7 +89,7 @@ def prepare(
         for stray in folder.glob("*.done"):
             if stray.stem not in {shard.name for shard in shards}:
                 stray.unlink()
-        entry = {"made": _plain(made), "dtype": _dtype(tokenizer), "counts": dict(counts)}
+        entry = {"made": _plain(made), "dtype": dtype(tokenizer), "counts": dict(counts)}
         with replaced(index) as out:
             out.write(json.dumps(entry | {"shards": [asdict(shard) for shard in shards]}, indent=1).encode())
     return Corpus(folder)
@@ -148,7 +151,9 @@ def _pieces(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Shard:
-    """One shard. What is there already, made of the same documents with the same tokenizer, is left as it is."""
+    """One shard. What is there already, made of the same documents with the same tokenizer, is left as it
+    is.
+    """
     source = _digest(documents, tokenizer)
     done = folder / f"{name}.done"
     found = _done(done, folder)
@@ -166,7 +171,7 @@ def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Sha
         at += len(ids) + (1 if end == begin else 2)
     with room(folder):
         arrays = {
-            "tokens": np.concatenate(parts).astype(_dtype(tokenizer)),
+            "tokens": np.concatenate(parts).astype(dtype(tokenizer)),
             "starts": np.array(starts, np.int64),
         }
         for suffix, array in arrays.items():
@@ -198,7 +203,8 @@ def _loaded(path: str) -> Tokenizer:
 
 
 @cache
-def _dtype(tokenizer: Path) -> str:
+def dtype(tokenizer: Path) -> str:
+    """How an id is stored: two bytes where the vocabulary fits."""
     return "<u2" if len(_loaded(str(tokenizer))) <= 1 << 16 else "<u4"
 
 

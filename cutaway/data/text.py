@@ -51,14 +51,14 @@ def documents(source: Source) -> Iterator[str | None]:
     if path.is_dir() and (path / "dataset_info.json").is_file():
         yield from _column(_saved(path), source, str(path))
         return
-    files = _files(path, source.suffixes) if path.is_dir() else [path]
-    if not files:
+    found = files(path, source.suffixes) if path.is_dir() else [path]
+    if not found:
         raise Refused(f"{path}: holds no files to read text from")
-    for file in files:
+    for file in found:
         yield from _file(file, source)
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files of a folder and its folders, hidden ones and build outputs left out."""
     found = []
     for path in sorted(folder.rglob("*")):
@@ -119,8 +119,7 @@ def _entry(row: Any, field: str, where: str) -> str:
 
 def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
     try:
-        from pyarrow import ArrowInvalid
-        from pyarrow import parquet
+        from pyarrow import ArrowInvalid, parquet
     except ImportError:
         raise _extra("parquet files") from None
     try:

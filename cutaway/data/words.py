@@ -1,4 +1,6 @@
-"""The tokenizer of a run: one that there is, one trained on the run's own text, or bytes, which need no training."""
+"""The tokenizer of a run: one that there is, one trained on the run's own text, or bytes, which need no
+training.
+"""
 
 import json
 from collections.abc import Iterable

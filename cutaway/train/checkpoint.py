@@ -1,9 +1,9 @@
 """Checkpoints: whole or absent, and proven so. What is read back is what was written, or the one before it.
 
-A checkpoint is a folder: safetensors files, ``state.json``, and ``sums.json``, which names every file with its
-SHA-256. It is written under another name, brought to the disk, and renamed; a folder that a crash left half
-written never has the name of a checkpoint. ``newest`` reads checksums, so that a file that rotted later is
-noticed, said, and the checkpoint before it used. Nothing is ever unpickled.
+A checkpoint is a folder: safetensors files, ``state.json``, and ``sums.json``, which names every file with
+its SHA-256. It is written under another name, brought to the disk, and renamed; a folder that a crash left
+half written never has the name of a checkpoint. ``newest`` reads checksums, so that a file that rotted
+later is noticed, said, and the checkpoint before it used. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from cutaway.errors import Failed, Refused
 from cutaway.gguf import Packed
@@ -44,8 +45,8 @@ def path(folder: Path, step: int) -> Path:
 def write(
     folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """A checkpoint of tensors by part and name, and of what else is to be known. Failed if the disk refuses, and
-    then nothing that was saved before is touched.
+    """A checkpoint of tensors by part and name, and of what else is to be known. Failed if the disk
+    refuses, and then nothing that was saved before is touched.
     """
     target = path(folder, step)
     beside = folder / f".{target.name}.{os.getpid()}.part"
@@ -83,8 +84,8 @@ def refused(problem: OSError, folder: Path) -> Failed:
     full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     why = "the disk is full" if full else problem.strerror or str(problem)
     return Failed(
-        f"{folder}: the checkpoint could not be written ({why}); those before it are whole: make room and go on "
-        "with --resume"
+        f"{folder}: the checkpoint could not be written ({why}); those before it are whole: make room and "
+        "go on with --resume"
     )
 
 
@@ -139,9 +140,13 @@ def tensors(found: Path, part: str) -> dict[str, Tensor]:
 
 
 def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Copies what a checkpoint holds into tensors of the same parts, names and shapes; Refused if they differ."""
+    """Copies what a checkpoint holds into tensors of the same parts, names and shapes; Refused if they
+    differ.
+    """
     if (found / PART).is_dir():
-        read_parts(found / PART, {f"{part}.{name}": x for part, ours in parts.items() for name, x in ours.items()})
+        read_parts(
+            found / PART, {f"{part}.{name}": x for part, ours in parts.items() for name, x in ours.items()}
+        )
         return
     for part, ours in parts.items():
         theirs = tensors(found, part)
@@ -158,14 +163,14 @@ def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 def write_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
     """What this process holds of tensors that are spread over many, as safetensors and no pickle."""
-    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def read_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Fills tensors, whole or spread, from what any number of processes wrote."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads: that is meant
-        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -1,4 +1,5 @@
-"""A run as data: one frozen dataclass that YAML is read into, and that is written beside the result. No torch.
+"""A run as data: one frozen dataclass that YAML is read into, and that is written beside the result. No
+torch.
 
 ``read`` takes a file, or the name of a preset in ``train/presets``, and changes to it as a command line gives
 them: ``--optim.rate 3e-4``, ``--model.blocks.0.times=4``. Everything unknown is refused by its path.
@@ -55,14 +56,15 @@ class Every:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. ``batch`` rows of the model's context make a step, ``rows`` of them are read at a time.
+    """One training run. ``batch`` rows of the model's context make a step, ``rows`` of them are read at a
+    time.
 
-    What is added up over ``batch / (rows * devices)`` readings is one step's gradient, so that the result does
-    not depend on how many devices share the work. ``clip`` bounds the gradient's length. ``average`` is the
-    decay of a moving average of the weights, which is then what is evaluated and exported. ``recompute`` keeps
-    only what enters each block and computes the rest again on the way back (1604.06174). ``loss_rows`` tokens at a
-    time pass the head. ``compile``: "auto" uses torch.compile where there is a C++ compiler. ``tensor_parallel``
-    devices share each matrix.
+    What is added up over ``batch / (rows * devices)`` readings is one step's gradient, so that the result
+    does not depend on how many devices share the work. ``clip`` bounds the gradient's length. ``average``
+    is the decay of a moving average of the weights, which is then what is evaluated and exported.
+    ``recompute`` keeps only what enters each block and computes the rest again on the way back
+    (1604.06174). ``loss_rows`` tokens at a time pass the head. ``compile``: "auto" uses torch.compile
+    where there is a C++ compiler. ``tensor_parallel`` devices share each matrix.
     """
 
     model: Decoder

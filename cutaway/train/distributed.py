@@ -1,11 +1,11 @@
 """The world of many devices, started by torchrun: each holds a part of every weight and reads its own rows.
 
-Two ways of sharing that multiply: ``fully_shard`` (FSDP2; 1910.02054) cuts every weight over the devices that read
-different rows, and gathers a block's weights when it is their turn; tensor parallelism (1909.08053) cuts the
-matrices of a block over devices that read the same rows: query, key, value, gate and up by rows, out and down by
-columns, so that a block needs two sums. Both are torch's DTensor; the model does not know. Gradients meet once a
-step, whatever is accumulated. Checkpoints are ``torch.distributed.checkpoint``'s, stored as safetensors, and read
-back by any number of devices.
+Two ways of sharing that multiply: ``fully_shard`` (FSDP2; 1910.02054) cuts every weight over the devices
+that read different rows, and gathers a block's weights when it is their turn; tensor parallelism
+(1909.08053) cuts the matrices of a block over devices that read the same rows: query, key, value, gate and
+up by rows, out and down by columns, so that a block needs two sums. Both are torch's DTensor; the model
+does not know. Gradients meet once a step, whatever is accumulated. Checkpoints are
+``torch.distributed.checkpoint``'s, stored as safetensors, and read back by any number of devices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 from cutaway.attention.parts.softmax import SoftmaxAttention
 from cutaway.errors import Refused
@@ -55,7 +60,9 @@ def joined(run: Run) -> Iterator[World]:
 
 
 class Devices(World):
-    """The processes of the default group, as a grid: ``tensor`` neighbours share matrices, the rest read rows."""
+    """The processes of the default group, as a grid: ``tensor`` neighbours share matrices, the rest read
+    rows.
+    """
 
     def __init__(self, kind: str, tensor: int = 1) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -65,7 +72,9 @@ class Devices(World):
         self.mesh: DeviceMesh = init_device_mesh(kind, shape, mesh_dim_names=(DATA, TENSOR))
         self.data_size, self.tensor_size = shape
         self.data_rank = self.mesh.get_local_rank(DATA)
-        self.device = torch.device(kind, self.rank % torch.cuda.device_count() if kind == "cuda" else None)
+        self.device = torch.device(
+            f"cuda:{self.rank % torch.cuda.device_count()}" if kind == "cuda" else kind
+        )
         if kind == "cuda":
             torch.cuda.set_device(self.device)
 
@@ -128,7 +137,9 @@ class Devices(World):
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def write(self, folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
-        """A checkpoint to which every device writes its part, complete when the first has named its checksums."""
+        """A checkpoint to which every device writes its part, complete when the first has named its
+        checksums.
+        """
         target = checkpoint.path(folder, step)
         beside = folder / f".{target.name}.part"
         if self.rank == 0:
@@ -166,18 +177,24 @@ def _flat(parts: Parts) -> dict[str, Tensor]:
 
 
 def _split(block: nn.Module, mesh: DeviceMesh) -> None:
-    """Cuts a block's matrices over the mesh; each device then computes some of the heads and of the neurons."""
+    """Cuts a block's matrices over the mesh; each device then computes some of the heads and of the
+    neurons.
+    """
     attention, mlp = block.attention, block.mlp
     if type(attention) is not SoftmaxAttention or not isinstance(mlp, MLP):
         raise Refused(f"tensor_parallel: {type(attention).__name__} is not cut over devices: use 1")
     config, ways = attention.config, mesh.size()
     whole = config.qk_norm is not None and config.qk_norm_over == "width"
     if whole or config.sinks or config.relative is not None or config.out_bias:
-        raise Refused("tensor_parallel: sinks, relative positions, biases after the sum and norms over all heads "
-                      "are not cut over devices: use 1")
+        raise Refused(
+            "tensor_parallel: sinks, relative positions, biases after the sum and norms over all heads "
+            "are not cut over devices: use 1"
+        )
     if config.groups % ways or config.heads % ways:
         raise Refused(f"tensor_parallel: {config.groups} key-value heads cannot be shared by {ways} devices")
-    plan = {f"attention.{name}": ColwiseParallel() for name in ("query", "key", "value")}
+    plan: dict[str, ParallelStyle] = {
+        f"attention.{name}": ColwiseParallel() for name in ("query", "key", "value")
+    }
     plan |= {f"mlp.{name}": ColwiseParallel() for name in ("gate", "up") if getattr(mlp, name) is not None}
     plan |= {"attention.out": RowwiseParallel(), "mlp.down": RowwiseParallel()}
     parallelize_module(block, mesh, plan)

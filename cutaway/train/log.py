@@ -15,7 +15,9 @@ METRICS = "metrics.jsonl"
 
 
 class Log:
-    """Lines of numbers by name, one a step. A run that goes on from ``step`` drops what was written after it."""
+    """Lines of numbers by name, one a step. A run that goes on from ``step`` drops what was written after
+    it.
+    """
 
     def __init__(
         self, folder: Path, step: int, tensorboard: bool, wandb: str | None, run: dict[str, Any]

@@ -1,7 +1,8 @@
 """The loop: rows in, gradient, step; and around it evaluation, samples, checkpoints and a clean end.
 
-Everything that a step does is a function of the weights, the optimiser's state, the seed and the step's number.
-A run that was stopped therefore goes on to the same weights, bit for bit on one device, as one that was not.
+Everything that a step does is a function of the weights, the optimiser's state, the seed and the step's
+number. A run that was stopped therefore goes on to the same weights, bit for bit on one device, as one
+that was not.
 """
 
 from __future__ import annotations
@@ -99,16 +100,16 @@ class Training:
     # ---- a step --------------------------------------------------------------------------------------------
 
     def advance(self) -> dict[str, float]:
-        """One step: its loss, bits per byte, gradient length and rate. Failed, and nothing changed, if the loss or
-        the gradient is no number.
+        """One step: its loss, bits per byte, gradient length and rate. Failed, and nothing changed, if the
+        loss or the gradient is no number.
         """
         loss, entropy, size = self._gradient()
         length = self.world.clip(list(self.names), self.run.clip)
         if not (math.isfinite(loss) and math.isfinite(length)):
             what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's length is {length}"
             raise Failed(
-                f"step {self.step + 1}: the {what}, so the run stops; nothing of this step was kept. Lower "
-                "optim.rate, or bound the gradient with clip, and go on from the last checkpoint with --resume"
+                f"step {self.step + 1}: the {what}, so the run stops; nothing of this step was kept. "
+                "Lower optim.rate, or bound the gradient with clip, and then go on with --resume"
             )
         factor = self.run.schedule.factor(self.step, self.run.steps)
         for optimiser, rates in zip(self.optimisers, self.rates, strict=True):
@@ -129,7 +130,9 @@ class Training:
         }
 
     def _gradient(self) -> tuple[float, float, int]:
-        """Goes back from every reading of this step: loss and cross-entropy a token, and the bytes they stand for."""
+        """Goes back from every reading of this step: loss and cross-entropy a token, and the bytes they
+        stand for.
+        """
         totals = torch.zeros(3, dtype=torch.float64)
         tokens = self.run.batch * self.run.model.context
         first = self.step * self.run.batch
@@ -151,7 +154,9 @@ class Training:
             return self.objective(ids, targets, pos, None if rows.whole else documents)
 
     def _precision(self) -> Any:
-        """bf16 matrix products over float32 weights; sharded weights are rounded by ``fully_shard`` instead."""
+        """bf16 matrix products over float32 weights; sharded weights are rounded by ``fully_shard``
+        instead.
+        """
         if self.run.precision == "float32" or self.world.size > 1:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -162,8 +167,8 @@ class Training:
     # ---- what it is worth ----------------------------------------------------------------------------------
 
     def evaluate(self, rows: int) -> dict[str, float]:
-        """Cross-entropy a token and bits per byte on the first ``rows`` held-out rows, with averaged weights if
-        there are.
+        """Cross-entropy a token and bits per byte on the first ``rows`` held-out rows, with averaged
+        weights if there are.
         """
         span = self.text.held_out
         if span is None:
@@ -255,7 +260,9 @@ class Training:
 def train(
     training: Training, folder: Path, log: Log | None, watch: Watch, stopper: Stopper, peak: float
 ) -> None:
-    """The steps that are left, with what is due between them. Ends as asked by a signal, a checkpoint written."""
+    """The steps that are left, with what is due between them. Ends as asked by a signal, a checkpoint
+    written.
+    """
     run, world = training.run, training.world
     tokens = run.batch * run.model.context
     flops = per_token(run.model)
@@ -269,15 +276,7 @@ def train(
         if log is not None and _due(step, run.every.log, run.steps):
             log.write({"step": step, **numbers})
             watch.step({"step": step, **numbers}, run.steps)
-        if _due(step, run.every.evaluate, run.steps) and (
-            found := training.evaluate(run.every.evaluate_rows)
-        ):
-            if log is not None:
-                log.write({"step": step, **found})
-                watch.evaluated(step, found)
-        if _due(step, run.every.sample, run.steps) and log is not None and world.size == 1:
-            for text in training.sampled(watch):
-                log.write({"step": step, "sample": text})
+        _look(training, log, watch)
         asked = world.agreed(stopper.asked)
         if asked is not None or _due(step, run.every.save, run.steps):
             training.save(folder / CHECKPOINTS)
@@ -287,6 +286,18 @@ def train(
         if asked is not None:
             watch.note(f"Stopped as asked after step {step}, which is saved: go on with --resume.")
             leave(asked)
+
+
+def _look(training: Training, log: Log | None, watch: Watch) -> None:
+    """Reads held-out text and lets the model write, where either is due."""
+    run, step = training.run, training.step
+    found = training.evaluate(run.every.evaluate_rows) if _due(step, run.every.evaluate, run.steps) else {}
+    if log is not None and found:
+        log.write({"step": step, **found})
+        watch.evaluated(step, found)
+    if log is not None and training.world.size == 1 and _due(step, run.every.sample, run.steps):
+        for text in training.sampled(watch):
+            log.write({"step": step, "sample": text})
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -2,10 +2,10 @@
 
     loss = -log softmax(logits)[target] + z (log sum exp logits)^2
 
-The second term, z-loss, keeps the logits' sum from drifting (PaLM, 2204.02311). The matrix of all logits is the
-largest tensor of a small model's step; here it never stands whole. Rows are taken a chunk at a time: their
-logits, their loss, and at once their gradient, as in 2410.10989, so that nothing of a chunk outlives it.
-``plain`` is the definition and judges it.
+The second term, z-loss, keeps the logits' sum from drifting (PaLM, 2204.02311). The matrix of all logits
+is the largest tensor of a small model's step; here it never stands whole. Rows are taken a chunk at a
+time: their logits, their loss, and at once their gradient, as in 2410.10989, so that nothing of a chunk
+outlives it. ``plain`` is the definition and judges it.
 """
 
 from __future__ import annotations

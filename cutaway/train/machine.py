@@ -26,7 +26,9 @@ def compiler() -> str | None:
 
 
 def peak(device: torch.device, precision: str, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of one large square matrix product, measured: the best of several."""
+    """Floating-point operations a second of one large square matrix product, measured: the best of
+    several.
+    """
     n = SIZE.get(device.type, SIZE["cpu"])
     a = torch.randn(n, n, device=device, dtype=getattr(torch, precision))
     best, until = float("inf"), time.perf_counter() + seconds
@@ -40,8 +42,8 @@ def peak(device: torch.device, precision: str, seconds: float = 0.3) -> float:
 
 
 def keep_memory() -> None:
-    """Asks glibc to keep freed memory for the next step instead of giving every large tensor back to the system,
-    whose fresh pages cost a fault each. Elsewhere nothing happens.
+    """Asks glibc to keep freed memory for the next step instead of giving every large tensor back to the
+    system, whose fresh pages cost a fault each. Elsewhere nothing happens.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

@@ -1,8 +1,8 @@
-"""The optimisers as data, and how they are built: AdamW over all weights, or Muon over matrices and AdamW over
-the rest.
+"""The optimisers as data, and how they are built: AdamW over all weights, or Muon over matrices and AdamW
+over the rest.
 
-    AdamW (1711.05101)   m = b1 m + (1-b1) g    v = b2 v + (1-b2) g^2    w -= rate (m / (sqrt v + eps) + decay w)
-    Muon (2502.16982)    m = b m + g            w -= rate (orthogonal(g + b m) + decay w)
+    AdamW (1711.05101)   m = b1 m + (1-b1) g    v = b2 v + (1-b2) g^2    w -= rate (m / (sqrt v + eps) +
+    decay w) Muon (2502.16982)    m = b m + g            w -= rate (orthogonal(g + b m) + decay w)
 
 Only matrices decay: a norm's or a bias' pull towards zero has no use. Both are torch's own implementations.
 """

@@ -2,15 +2,17 @@
 
     stays    weights, gradients, AdamW's two moments: 4 + 4 + 8 bytes a weight, over all devices (1910.02054)
     passes   activations kept for the way back; the weights of a block while it is computed; a chunk of logits
-    moves    fully_shard gathers every weight twice a reading and scatters gradients once a step, (n-1)/n of the bytes
-             each; matrices cut over devices add two sums of the stream on the way there, and one a matrix that
-             reads the stream on the way back, of each block and reading
-    takes    6 operations a weight and token and attention's (``flops``), over what a device does; and the moving, over
+    moves    fully_shard gathers every weight twice a reading and scatters gradients once a step, (n-1)/n
+    of the bytes
+             each; matrices cut over devices add two sums of the stream on the way there, and one a matrix
+             that reads the stream on the way back, of each block and reading
+    takes    6 operations a weight and token and attention's (``flops``), over what a device does; and the
+    moving, over
              what a wire carries. They overlap at best and add up at worst: both are told.
 
-The activations are those of a Llama-like block in float32 as ``model/`` computes it: what each operation's way back needs
-is counted, in numbers a token: both norms 6 d, attention 3 h k + 2 g k + h, a gated MLP 4 f. tests/test_plan.py holds all this
-against torch's memory tracker and its fake process group.
+The activations are those of a Llama-like block in float32 as ``model/`` computes it: what each operation's
+way back needs is counted, in numbers a token: both norms 6 d, attention 3 h k + 2 g k + h, a gated MLP 4 f.
+tests/test_plan.py holds all this against torch's memory tracker and its fake process group.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 
 from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Refused
-from cutaway.model.config import Block, Decoder
+from cutaway.model.config import Block
 from cutaway.train.config import Run
 from cutaway.train.flops import per_token
 
@@ -98,7 +100,9 @@ def activations(block: Block, width: int, tensor: int = 1) -> float:
     heads = block.attention
     if not isinstance(heads, Heads) or not block.mlp.gated or block.norm.kind != "rms":
         kind = type(heads).__module__.rpartition(".")[2]
-        raise Refused(f"what a block of {kind} keeps is not known on paper: plan is for RMS-normed gated models")
+        raise Refused(
+            f"what a block of {kind} keeps is not known on paper: plan is for RMS-normed gated models"
+        )
     queries, keys = heads.heads * heads.key_size, heads.groups * (heads.key_size + heads.values)
     return 6 * width + (3 * queries + keys + heads.heads + 4 * block.mlp.hidden) / tensor
 
@@ -106,4 +110,3 @@ def activations(block: Block, width: int, tensor: int = 1) -> float:
 def block_weights(block: Block, width: int) -> int:
     """How many weights a block has."""
     return sum(math.prod(shape) for shape in block.weights(width).values())
-

@@ -1,4 +1,6 @@
-"""A run from its config to its end: the folder, the text, the weights, the steps, each found again by --resume."""
+"""A run from its config to its end: the folder, the text, the weights, the steps, each found again by
+--resume.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ def pretrain(
 ) -> None:
     """Trains what ``run`` says into ``folder``, which afterwards is a model that ``cutaway.load`` opens.
 
-    Refused if the folder holds another run, or this one without ``resume``. Raises KeyboardInterrupt or SystemExit
-    after a signal, when a checkpoint is written.
+    Refused if the folder holds another run, or this one without ``resume``. Raises KeyboardInterrupt or
+    SystemExit after a signal, when a checkpoint is written.
     """
     if world.rank == 0:
         _open(run, folder, resume, watch)
@@ -87,8 +89,8 @@ def _same(old: Run, new: Run, folder: Path) -> None:
         one, other = getattr(old, entry.name), getattr(new, entry.name)
         if entry.name not in FREE and one != other:
             raise Refused(
-                f"{folder}: was begun with another {entry.name} ({_short(one)}, now {_short(other)}): a run goes on "
-                "with what it began with; choose another folder with --out"
+                f"{folder}: was begun with another {entry.name} ({_short(one)}, now {_short(other)}): a "
+                "run goes on with what it began with; choose another folder with --out"
             )
 
 

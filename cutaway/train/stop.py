@@ -1,4 +1,6 @@
-"""Being asked to stop: SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second one does not."""
+"""Being asked to stop: SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second one does
+not.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Stopper:
 
 
 def leave(number: int) -> None:
-    """Ends the program as the signal would have: Ctrl-C as such, SIGTERM with the exit code that shells know."""
+    """Ends the program as the signal would have: Ctrl-C as such, SIGTERM with the exit code that shells
+    know.
+    """
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

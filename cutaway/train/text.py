@@ -1,4 +1,6 @@
-"""The text of a run made ready: sources resolved, a tokenizer chosen, tokens in shards, and who reads which rows."""
+"""The text of a run made ready: sources resolved, a tokenizer chosen, tokens in shards, and who reads
+which rows.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Note = Callable[[str], None]
 
 
 def resolved(run: Run, folder: Path, note: Note) -> Run:
-    """The run with every source a place on this machine, its tokenizer in ``folder``, and the vocabulary known."""
+    """The run with every source a place on this machine, its tokenizer in ``folder``, and the vocabulary
+    known.
+    """
     sources = tuple(
         replace(s, path=str(novels.folder())) if s.path == NOVELS else s for s in run.data.sources
     )

@@ -1,5 +1,5 @@
-"""Who shares the work: here one process with one device, which shares it with nobody. ``distributed.py`` is the
-world of many, and answers the same questions.
+"""Who shares the work: here one process with one device, which shares it with nobody. ``distributed.py``
+is the world of many, and answers the same questions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ Parts = Mapping[str, Mapping[str, Tensor]]
 
 
 class World:
-    """One process. ``data_rank`` of ``data_size`` read different rows; ``device`` None leaves it to the run."""
+    """One process. ``data_rank`` of ``data_size`` read different rows; ``device`` None leaves it to the
+    run.
+    """
 
     rank, size = 0, 1
     data_rank, data_size = 0, 1
