@@ -1,8 +1,9 @@
 """Learning merges quickly: the same merges as `bpe.train`, without counting everything again for each.
 
-After a merge only the words that hold the pair change, so only their pairs are counted anew; a heap says which
-pair is next, and an entry whose count has changed meanwhile goes back with the new one. `native/train.cpp`
-does the same over one flat array; `merges_twin` is what it is compared with, and what serves without it.
+After a merge only the words that hold the pair change, so only their pairs are counted anew; a heap says
+which pair is next, and an entry whose count has changed meanwhile goes back with the new one.
+`native/train.cpp` does the same over one flat array; `merges_twin` is what it is compared with, and what
+serves without it.
 """
 
 from collections import defaultdict
