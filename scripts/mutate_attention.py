@@ -46,6 +46,7 @@ JUDGED += ("model/decoder.py", "model/block.py", "model/seq2seq.py")
 TESTS = ("laws", "definitions", "parity/test_attention_parity.py", "parity/test_linear_parity.py")
 TESTS += ("parity/test_layout_parity.py", "parity/test_rope.py")
 REPORT = ROOT / "docs" / "results" / "mutation.md"
+FEW = 12  # tests that meet a fault before the files of all others are read
 SECONDS = 240  # after so long a fault counts as caught: the program hangs
 # Tests in processes of their own, whose lines are not seen: run last, for faults in what they are about.
 UNSEEN = {
@@ -61,6 +62,7 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self.folder = f"{folder}/"
+        self.judged = tuple(f"{folder}/cutaway/{name}" for name in JUDGED)
         self.tests: dict[str, dict[str, Any]] = {}
         self.failed: list[str] = []
         self.lines: dict[str, set[int]] = defaultdict(set)
@@ -83,7 +85,7 @@ class Watch:
             self.failed.append(report.nodeid)
 
     def _called(self, frame: FrameType, event: str, _: Any) -> Any:
-        return self._ran if frame.f_code.co_filename.startswith(self.folder) else None
+        return self._ran if frame.f_code.co_filename.startswith(self.judged) else None
 
     def _ran(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "line":
@@ -117,14 +119,20 @@ def _copy(folder: Path) -> Path:
     return folder
 
 
-def _tested(folder: Path, files: Iterable[str], plugin: object) -> int:
-    """pytest's exit code, in a child that has imported nothing of the package yet."""
+def _enter(folder: Path, shapes: bool) -> None:
+    """Into a copy, in a child that has imported nothing of the package yet."""
+    if not shapes:
+        jaxtyping.install_import_hook = lambda *_: None
     os.setpgid(0, 0)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+
+
+def _tested(files: Iterable[str], plugin: object) -> int:
+    """pytest's exit code."""
     quiet = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", "-o", "addopts="]
     return int(pytest.main([*quiet, *files], plugins=[plugin]))
 
@@ -133,7 +141,8 @@ def _child_records(folder: Path, files: list[str]) -> NoReturn:
     code = 99
     try:
         watch = Watch(folder)
-        code = _tested(folder, files or [*_digests(), "--collect-only"], watch)
+        _enter(folder, shapes=False)
+        code = _tested(files or [*_digests(), "--collect-only"], watch)
         imported = [
             name for name in sys.modules if name.split(".")[0] not in ("cutaway", "tests", "__main__")
         ]
@@ -145,15 +154,17 @@ def _child_records(folder: Path, files: list[str]) -> NoReturn:
 
 
 def _child_judges(folder: Path, order: list[str], shapes: bool) -> NoReturn:
+    """The first few tests alone, which catch most; then the others."""
     code = 99
     try:
         sys.dont_write_bytecode = True
-        if not shapes:
-            jaxtyping.install_import_hook = lambda *_: None
-        plugin = Order(order)
-        files = list(dict.fromkeys(map(_file, order)))
-        code = _tested(folder, files, plugin)
-        (folder / "failed").write_text(plugin.failed)
+        _enter(folder, shapes)
+        for some in filter(None, (order[:FEW], order[FEW:])):
+            plugin = Order(some)
+            code = _tested(dict.fromkeys(map(_file, some)), plugin)
+            (folder / "failed").write_text(plugin.failed)
+            if code:
+                break
     finally:
         os._exit(code)
 
@@ -274,6 +285,12 @@ class Judge:
                     self.start(fault, shapes=True)
             time.sleep(0.02)
 
+    def stop(self) -> None:
+        """Interrupted: what is being judged is not."""
+        for pid in self.running:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
     def _over(self, pid: int, reason: str, code: int) -> tuple[Fault, str]:
         one = self.running.pop(pid)
         (one.folder / "kept").replace(one.folder / one.fault.path)
@@ -314,6 +331,7 @@ def _judged(faults: list[Fault], kept: dict[str, Any], processes: int, file: Pat
     with tempfile.TemporaryDirectory() as temporary:
         first = _copy(Path(temporary) / "0")
         kept["record"] = record = _recorded(first, kept.get("record", {}))
+        _write(file, kept)
         verdicts, tests = kept.setdefault("verdicts", {}), record["tests"]
         digest = hashlib.sha256(json.dumps(record["digests"]).encode()).hexdigest()[:16]
         _warm(record)
@@ -325,18 +343,21 @@ def _judged(faults: list[Fault], kept: dict[str, Any], processes: int, file: Pat
         for fault in [f for f in left if not _order(f, tests)]:
             verdicts[fault.key] = {"verdict": "survived", "by": "no test reaches it", "digest": digest}
             left.remove(fault)
-        while left or judge.running:
-            while left and judge.free:
-                judge.start(left.pop(0))
-            fault, verdict, by = judge.wait()
-            done += 1
-            verdicts[fault.key] = {"verdict": verdict, "by": by, "digest": digest}
-            if verdict == "survived" or done % 25 == 0:
-                _write(file, kept)
-                eta = (time.monotonic() - started) / done * (len(left) + len(judge.running)) / 60
-                note = f"  survived: {_line(fault)}" if verdict == "survived" else ""
-                print(f"{done} judged, {len(left)} left, {eta:.0f} minutes{note}", flush=True)
-    _write(file, kept)
+        try:
+            while left or judge.running:
+                while left and judge.free:
+                    judge.start(left.pop(0))
+                fault, verdict, by = judge.wait()
+                done += 1
+                verdicts[fault.key] = {"verdict": verdict, "by": by, "digest": digest}
+                if verdict == "survived" or done % 10 == 0:
+                    _write(file, kept)
+                    eta = (time.monotonic() - started) / done * (len(left) + len(judge.running)) / 60
+                    note = f"  survived: {_line(fault)}" if verdict == "survived" else ""
+                    print(f"{done} judged, {len(left)} left, {eta:.0f} minutes{note}", flush=True)
+        finally:
+            judge.stop()
+            _write(file, kept)
 
 
 def _open(verdict: dict[str, str] | None, digest: str) -> bool:
