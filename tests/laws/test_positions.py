@@ -135,6 +135,13 @@ SCALINGS: dict[str, Any] = {
 }
 
 
+def test_a_larger_base_is_what_ntk_is() -> None:
+    for size, factor in ((8, 3.0), (64, 8.0)):
+        larger = rope.Config(size, base=100.0 * factor ** (size / (size - 2)))
+        scaled = rope.Config(size, base=100.0, scaling=NTK(factor))
+        assert scaled.frequencies() == pytest.approx(larger.frequencies(), rel=1e-12)
+
+
 def test_every_scaling_is_listed() -> None:
     assert {type(scaling) for scaling in SCALINGS.values()} - {type(None)} == set(get_args(Scaling))
 
