@@ -3,6 +3,7 @@ that read through a memory, gates, differences, latents.
 """
 
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import pytest
@@ -61,7 +62,9 @@ def model(*mixers: Any) -> Decoder:
     return made
 
 
+@cache
 def shape(name: str) -> Decoder:
+    """Made once, and read alone."""
     if name in PATTERNS:
         mixer = _mixer(*PATTERNS[name])
         return model(mixer, mixer)
@@ -73,10 +76,12 @@ def shape(name: str) -> Decoder:
 EVERY = (*PATTERNS, *MEMORIES, "hybrid")
 
 
+@cache
 def whole(made: Decoder) -> Trace:
     return Trace.of(made, Bytes(), TEXT)
 
 
+@cache
 def told(made: Decoder) -> story.Story:
     return story.tell(Trace.of(made, Bytes(), TEXT, story.names(made)))
 
@@ -134,9 +139,8 @@ def test_the_pair_that_turns_is_where_the_layer_has_it(name: str) -> None:
     one = told(made)
     assert one.attention is not None and one.attention.rope is not None
     a, pair = one.attention, one.attention.rope
-    made.turn_of_block = [None] * len(made.blocks)
-    with torch.no_grad():  # the layer reads the same stream: only its own turning is gone
-        stream = whole(shape(name))["embed" if a.layer == 0 else f"blocks.{a.layer - 1}.out"]
+    with torch.no_grad():
+        stream = whole(made)["embed" if a.layer == 0 else f"blocks.{a.layer - 1}.out"]
         block = made.blocks[a.layer]
         x = block.attention_norm(stream[None])
         config = made.config.blocks[a.layer].attention

@@ -14,6 +14,7 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention.parts import chunks
+from cutaway.attention.parts.delta import unit
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import Refused
 from cutaway.layers.conv import ShortConv
@@ -353,6 +354,47 @@ def test_a_shut_gate_has_a_gradient() -> None:
             slope.isfinite().all()
             for slope in torch.autograd.grad(read.sum(), [leaves["log_a"], leaves["k"]])
         )
+
+
+@torch.no_grad()
+def test_a_memory_carried_in_is_that_of_the_first_document() -> None:
+    """Padding before it begins no document, whatever number it bears."""
+    inputs = _inputs(6, "usual", seed=4)
+    memory, beta = inputs.pop("memory"), inputs.pop("beta")
+    pos, documents = torch.tensor([[-1, -1, 0, 1, 2, 3]] * 2), torch.tensor([[9, 9, 4, 4, 4, 4]] * 2)
+    alone = {name: value[:, :, 2:] for name, value in inputs.items()}
+    there = Places(pos[:, 2:])
+    for ours, true in (
+        (
+            chunks.fade(**inputs, places=Places(pos, documents), memory=memory),
+            chunks.fade(**alone, places=there, memory=memory),
+        ),
+        (
+            chunks.delta(**inputs, beta=beta, places=Places(pos, documents), memory=memory),
+            chunks.delta(**alone, beta=beta[:, :, 2:], places=there, memory=memory),
+        ),
+    ):
+        assert_close(ours[0][:, :, 2:], true[0], rtol=1e-9, atol=1e-9)
+        assert_close(ours[1], true[1], rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("gates", "other"), [("usual", "ROWS_CHUNK"), ("usual rows", "CHUNK")])
+def test_a_chunk_is_as_long_as_its_gates_allow(
+    gates: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One gate a head needs no number for each row of each pair, and reads four times as much at once."""
+    monkeypatch.setattr(chunks, other, None)
+    inputs = _inputs(3, gates, seed=0)
+    del inputs["beta"]
+    assert_close(chunks.fade_chunked(**inputs), chunks.fade_recurrent(**inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_unit_vector_keeps_its_type(dtype: torch.dtype) -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=dtype)
+    assert unit(x).dtype == dtype
+    assert_close(unit(x), torch.tensor([[0.6, 0.8], [0.0, 0.0]], dtype=dtype))
 
 
 def test_the_delta_rule_recalls_what_it_was_told_last() -> None:

@@ -5,6 +5,7 @@ being edited.
 import importlib
 import pkgutil
 from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -81,9 +82,10 @@ def decoder_config(kind: str) -> DecoderConfig:
     return DecoderConfig(vocab=VOCAB, width=WIDTH, context=CONTEXT, blocks=blocks)
 
 
+@cache
 def decoder(kind: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Decoder:
-    """A decoder with every weight perturbed, norms and biases too. float64, so that laws hold to the last
-    digits.
+    """A decoder with every weight perturbed, norms and biases too, made once and only read. float64, so that
+    laws hold to the last digits.
     """
     torch.manual_seed(seed)
     model = Decoder(decoder_config(kind)).to(dtype).eval()

@@ -16,6 +16,7 @@ from cutaway.trace import tracing
 from tests.laws.kinds import CONTEXT, KINDS, VOCAB, attention, decoder, decoder_config, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+WIDE = {"memory", "log_a", "dt"}  # of a recurrence: what is summed up over a whole text, and how it fades
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -58,21 +59,36 @@ def test_cached_equals_reread(kind: str, seed: int) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("chunk", [1, 4, 17])
+@pytest.mark.parametrize("chunk", [1, 4, 12])
 def test_left_padding_changes_nothing(kind: str, chunk: int) -> None:
     model = decoder(kind)
-    ids, pos = text(2, 17)
+    ids, pos = text(2, 12)
     padded_ids, padded_pos = ids.clone(), pos.clone()
-    padded_ids[1] = torch.cat((torch.zeros(6, dtype=torch.long), ids[1, :11]))
-    padded_pos = padded_pos.clone()
-    padded_pos[1] = torch.cat((torch.full((6,), -1), torch.arange(11)))
+    padded_ids[1] = torch.cat((torch.zeros(5, dtype=torch.long), ids[1, :7]))
+    padded_pos[1] = torch.cat((torch.full((5,), -1), torch.arange(7)))
     state, parts = model.new_state(), []
-    for start in range(0, 17, chunk):
+    for start in range(0, 12, chunk):
         part = slice(start, start + chunk)
         parts.append(model(padded_ids[:, part], padded_pos[:, part], state))
     padded = torch.cat(parts, dim=1)
     assert_close(padded[0], model(ids, pos)[0], **TIGHT)
-    assert_close(padded[1, 6:], model(ids[1:, :11], pos[1:, :11])[0], **TIGHT)
+    assert_close(padded[1, 5:], model(ids[1:, :7], pos[1:, :7])[0], **TIGHT)
+    assert padded.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shift", [0, 6])
+def test_padding_changes_nothing_read_at_once_without_a_state(kind: str, shift: int) -> None:
+    """Only the first row is in order: what may be skipped for it must not be for the others."""
+    model = decoder(kind)
+    ids, pos = text(2, 17)
+    padded_pos = pos.clone()
+    padded_pos[1] = -1
+    padded_pos[1, shift : shift + 11] = torch.arange(11)
+    padded_ids = torch.stack((ids[0], ids[1].roll(shift)))
+    padded = model(padded_ids, padded_pos)
+    assert_close(padded[0], model(ids, pos)[0], **TIGHT)
+    assert_close(padded[1, shift : shift + 11], model(ids[1:, :11], pos[1:, :11])[0], **TIGHT)
     assert padded.isfinite().all()
 
 
@@ -97,6 +113,28 @@ def test_packed_equals_separate(kind: str) -> None:
     packed = model(torch.cat(texts, dim=1), pos, documents=documents)
     separate = torch.cat([model(ids, torch.arange(ids.shape[1])[None]) for ids in texts], dim=1)
     assert_close(packed, separate, **TIGHT)
+
+
+@torch.no_grad()
+def test_documents_are_apart_though_their_positions_run_on(kind: str) -> None:
+    model = decoder(kind)
+    ids, pos = text(1, 20)
+    packed = model(ids, pos, documents=(pos >= 9).long())
+    separate = torch.cat([model(ids[:, part], pos[:, part]) for part in (slice(9), slice(9, 20))], dim=1)
+    assert_close(packed, separate, **TIGHT)
+    assert (packed - model(ids, pos))[:, 9:].abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_comes_out_has_the_type_that_went_in(kind: str, dtype: torch.dtype) -> None:
+    """Each value on the way as well, but those of a recurrence that are kept wide."""
+    model = decoder(kind, dtype=dtype)
+    ids, pos = text(2, 7)
+    with tracing(model) as seen:
+        model(ids, pos)
+    wide = {name: x.dtype for name, x in seen.items() if x.is_floating_point() and x.dtype != dtype}
+    assert {name.split(".")[-1] for name in wide} <= WIDE, wide
 
 
 @torch.no_grad()

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts.paths import flex, naive
+from cutaway.attention.parts.paths import blocked, flex, naive
 from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import Causal, Places, Sink, Window
+from cutaway.attention.parts.visibility import All, Causal, Places, Sink, Window
 from cutaway.errors import Failed, Refused
 
 N, LONG = 40, 300  # within a block of 128, and over three
@@ -65,6 +65,26 @@ def test_it_refuses_what_it_cannot_compute() -> None:
     assert flex.why_not(_problem()) is None
     elsewhere = torch.zeros(2, 4, N, 16, device="meta", requires_grad=True)
     assert flex.why_not(_problem(q=elsewhere, k=elsewhere, v=elsewhere)) is None
+
+
+@pytest.mark.usefixtures("compiler")
+def test_it_is_given_the_blocks_in_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uncompiled, torch looks at the rule alone: the blocks are judged here."""
+    given: list[Any] = []
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
+        given.append(options["block_mask"])
+        return q
+
+    monkeypatch.setattr(flex, "_compiled", lambda: attend)
+    few = torch.arange(500).expand(2, -1) // torch.tensor([[500], [140]])
+    for documents in (None, few):
+        for rule in (Causal() & Window(20), Causal() & (Window(20) | Sink(2)), All()):
+            places = replace(_problem(n=500).key, documents=documents)
+            problem = _problem(n=500, query=places, key=places, visibility=rule)
+            flex.attend(problem)
+            reach = blocked.reachable(problem, blocked.BLOCK).expand(2, 1, -1, -1)
+            assert torch.equal(given.pop().to_dense() > 0, reach)
 
 
 def test_it_refuses_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,19 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from cutaway.attention.parts.paged import Pool
 from cutaway.attention.parts.quantised import Quantised
 from cutaway.attention.parts.state import Full
 from cutaway.errors import Refused
-from cutaway.position import mrope, rope, sinusoidal
-from cutaway.position.scaling import DynamicNTK
+from cutaway.layers.config import MLP
+from cutaway.model.config import Block
+from cutaway.model.config import Decoder as DecoderConfig
+from cutaway.model.decoder import Decoder
+from cutaway.position import mrope, rope, sinusoidal, t5
+from cutaway.position.scaling import DynamicNTK, YaRN
 from tests.laws.kinds import ALL, WIDTH, attention
 
 # Fields that must be 1 at least, in whatever kind has them.
@@ -92,3 +98,33 @@ def test_the_others_have_limits_of_their_own() -> None:
     _refused("holds nothing", lambda: Pool(0))
     for bits in (3, 5, 7, 9, 16):
         _refused("8 or 4 bits", lambda bits=bits: Quantised(Full(), bits))
+
+
+def test_what_is_left_out_is_what_the_papers_and_models_have() -> None:
+    assert t5.Config() == t5.Config(buckets=32, distance=128, both_ways=False)
+    assert rope.Config(8) == rope.Config(8, base=10_000.0, interleaved=False)
+    assert YaRN(4.0, 64) == YaRN(4.0, 64, fast=32.0, slow=1.0, attention=None, whole=True)
+    assert Quantised(Full()).bits == 8
+
+
+@torch.no_grad()
+def test_training_begins_near_zero() -> None:
+    """Matrices normal with deviation 0.02, biases zero (GPT-2)."""
+    torch.manual_seed(0)
+    block = Block(attention=attention("mha", bias=True), mlp=MLP(400, bias=True))
+    model = Decoder(DecoderConfig(vocab=400, width=WIDTH, context=8, blocks=(block,)))
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            assert float(module.weight.mean()) == pytest.approx(0.0, abs=0.003)
+            assert float(module.weight.std()) == pytest.approx(0.02, rel=0.1)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            assert not module.bias.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sinusoids_have_the_type_of_the_embedding(dtype: torch.dtype) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        assert sinusoidal.Config().build(6)(torch.tensor([[0, 3]])).dtype == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -4,8 +4,9 @@ several in one model.
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,7 +16,17 @@ from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.position import alibi, learned, mrope, rope, sinusoidal
-from cutaway.position.scaling import DynamicNTK, Factors, LongRoPE
+from cutaway.position.scaling import (
+    NTK,
+    DynamicNTK,
+    Factors,
+    Linear,
+    Llama3,
+    LongRoPE,
+    Proportional,
+    Scaling,
+    YaRN,
+)
 from tests.laws.kinds import KINDS, VOCAB, WIDTH, attention, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -105,6 +116,50 @@ def test_relative_positions_do_not_know_where_the_text_begins(position: Any) -> 
     assert_close(model(ids, pos), model(ids, pos + 1000), **TIGHT)
     swapped = ids.flip(1)
     assert (model(ids, pos)[:, -1] - model(swapped, pos)[:, -1]).abs().max() > 1e-3
+
+
+SCALINGS: dict[str, Any] = {
+    "none": None,
+    "linear": Linear(3.0),
+    "ntk": NTK(3.0),
+    "llama3": Llama3(8.0, 1.0, 4.0, 64),
+    "yarn": YaRN(4.0, 64, fast=4.0),
+    "yarn, attention": YaRN(4.0, 64, attention=0.7, whole=False),
+    "yarn, factor 1": YaRN(1.0, 64),
+    "factors": Factors((1.0, 2.0, 4.0, 8.0)),
+    "proportional": Proportional(0.5, 2.0),
+    "dynamic": DynamicNTK(4.0, ORIGINAL),
+    "longrope": LongRoPE((1.0, 1.1, 1.2, 1.3), (2.0, 4.0, 6.0, 8.0), ORIGINAL, 4.0),
+    "longrope, attention": LongRoPE((1.0,) * 4, (2.0,) * 4, ORIGINAL, 4.0, attention=1.9),
+    "longrope, factor 1": LongRoPE((1.0,) * 4, (2.0,) * 4, ORIGINAL, 1.0),
+}
+
+
+def test_a_larger_base_is_what_ntk_is() -> None:
+    for size, factor in ((8, 3.0), (64, 8.0)):
+        larger = rope.Config(size, base=100.0 * factor ** (size / (size - 2)))
+        scaled = rope.Config(size, base=100.0, scaling=NTK(factor))
+        assert scaled.frequencies() == pytest.approx(larger.frequencies(), rel=1e-12)
+
+
+def test_every_scaling_is_listed() -> None:
+    assert {type(scaling) for scaling in SCALINGS.values()} - {type(None)} == set(get_args(Scaling))
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("length", [5, 40])
+@pytest.mark.parametrize("name", SCALINGS)
+def test_turning_is_multiplying_complex_numbers(name: str, length: int, interleaved: bool) -> None:
+    """However a text is scaled: by magnitude e^(i position frequency), and the rest of a head by 1."""
+    config = rope.Config(8, base=100.0, scaling=SCALINGS[name], interleaved=interleaved)
+    x = torch.randn(2, 3, length, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    turned = rope.rotate(x, rope.Turn(config).rotation(torch.arange(length).expand(2, -1)))
+    assert torch.equal(turned[..., 8:], x[..., 8:])
+    first, second = (slice(0, 8, 2), slice(1, 8, 2)) if interleaved else (slice(0, 4), slice(4, 8))
+    angles = np.arange(length)[:, None] * config.frequencies(length)
+    pairs = (x[..., first] + 1j * x[..., second]).numpy() * (config.magnitude * np.exp(1j * angles))
+    assert_close(turned[..., first], torch.from_numpy(pairs.real), **TIGHT)
+    assert_close(turned[..., second], torch.from_numpy(pairs.imag), **TIGHT)
 
 
 def test_stated_divisors_slow_each_pair_by_its_own() -> None:

@@ -219,3 +219,5 @@ def test_what_cannot_be_is_refused() -> None:
         Recurrent(source=3, target=3, width=4, hidden=5)
     with pytest.raises(Refused, match="evenly"):
         Transformer(source=3, target=3, width=6, layers=1, heads=4, mlp=MLP(4))
+    with pytest.raises(Refused, match="width"):
+        Transformer(source=3, target=3, width=9, layers=1, heads=3, mlp=MLP(4))

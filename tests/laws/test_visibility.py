@@ -50,6 +50,38 @@ def test_spans_never_say_no_wrongly_and_of_the_basic_rules_are_exact(name: str, 
         assert torch.equal(seen, may)
 
 
+def _drawn(block: int, n: int, seed: int) -> int:
+    """The draw in Python's own numbers, which have no end to overflow at."""
+    prime = 2_147_483_647
+    x = (7919 * block + 104_729 * n + 1_299_709 * seed + 1) % prime
+    for _ in range(2):
+        x = (x**2 + 48_271 * x + 11) % prime
+    return x % block if block else 0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 1234, 987_654])
+def test_a_random_draw_is_its_formula(seed: int) -> None:
+    blocks = [*range(40), 1000, 12_345, 1_000_000]
+    rule = visibility.Random(1, 4, seed)
+    for block in blocks:
+        expected = {_drawn(block, n, seed) for n in range(4)}
+        there = torch.tensor(sorted({*range(min(block, 50) + 2), *expected, block}))
+        seen = rule.sees(torch.full_like(there, block), there)
+        assert set(there[seen].tolist()) == expected
+        assert torch.equal(rule.may(Span(there * 0 + block, there * 0 + block), Span(there, there)), seen)
+
+
+def test_random_draws_differ_by_seed_and_spread_over_the_past() -> None:
+    far = torch.arange(100, 200)[:, None]
+    there = torch.arange(200)[None]
+    seen = [visibility.Random(1, 3, seed).sees(far, there) for seed in (0, 1)]
+    assert (seen[0] & seen[1]).sum() < 0.1 * seen[0].sum()
+    for each in seen:
+        assert not each[:, 199:].any() and (each.sum(1) >= 1).all()
+        quarters = (each * (there * 4 // far)[:, :]).unique()
+        assert quarters.tolist() == [0, 1, 2, 3]
+
+
 def test_rules_are_joined() -> None:
     i, j = torch.arange(9)[:, None], torch.arange(9)[None]
     one, two = Window(3), Global(2)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.state import Entries, Store, refuse_gradients
+from cutaway.attention.parts.state import Entries, Store
 from cutaway.errors import Refused
 from cutaway.shapes import Int
 
@@ -57,7 +57,6 @@ class Quantised:
         return self.inner.nbytes
 
     def append(self, entries: Entries, pos: Int[Tensor, "b t"]) -> tuple[Entries, Int[Tensor, "b s"]]:
-        refuse_gradients(entries)
         packed: Entries = {}
         for name, entry in entries.items():
             packed[f"{name}.codes"], packed[f"{name}.scales"] = pack(entry, self.bits)
