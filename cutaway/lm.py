@@ -31,6 +31,9 @@ from cutaway.weights.rules import Tensors
 from cutaway.weights.save import Saved
 
 if TYPE_CHECKING:
+    from cutaway.embedding.projection import Method
+    from cutaway.embedding.vectors import Vectors
+    from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Trace
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.pooling import Pooling
@@ -124,6 +127,19 @@ class LanguageModel:
                 "and scores no next token"
             )
         return self.config
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """The rows of the embedding table, by the tokens that they stand for: ``nearest``, ``analogy``, ..."""
+        from cutaway.weights.vectors import of_model
+
+        return of_model(self.checkpoint)
+
+    def map(self, count: int = 5000, method: Method = "pca") -> Map:
+        """The first ``count`` rows of the embedding table on a plane, which a notebook draws."""
+        from cutaway.inspect.show import Map
+
+        return Map(self.vectors, str(self.checkpoint.source), count, method)
 
     @property
     def engine(self) -> Engine:

@@ -66,7 +66,7 @@ def test_every_verb_is_a_file_with_examples(capsys, verb: str) -> None:
         (["models", "--bogus"], "--bogus"),
         (["models", "--remove"], "--remove"),
         (["pull", "smollm2", "gpt2"], "gpt2"),
-        (["pull", "smolm2"], "Did you mean smollm2?"),
+        (["pull", "smolm2"], "Did you mean smollm2"),
         (["models", "--remove", "smollm2"], "nothing to remove"),
     ],
 )
@@ -116,7 +116,7 @@ def test_models_tells_what_is_there(home: Path, capsys) -> None:
     with path.open("wb") as file:
         file.truncate(model.bytes)
     code, out, _ = run(capsys, "models")
-    assert code == 0 and out.startswith("smollm2  98 MB  Apache-2.0") and out.rstrip().endswith(str(path))
+    assert code == 0 and out.startswith("smollm2  98 MB  Apache-2.0") and str(path) in out
     document = json.loads(run(capsys, "models", "--json")[1])
     assert [(row["name"], row["bytes"], row["path"]) for row in document["cached"]] == [
         ("smollm2", model.bytes, str(path))

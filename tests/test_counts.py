@@ -22,7 +22,8 @@ from cutaway.tokenizer.cuts import METASPACE, cut_by
 from cutaway.tokenizer.tally import NativeTally, Tally, tally
 
 TEXT = (
-    "The naïve café's 1,234 owners DON'T mind...\n\n  They'll say: «Привет, мир!» 你好世界 🦜🏳️‍🌈\r\n\tdef f(x):\n"
+    "The naïve café's 1,234 owners DON'T mind...\n\n  They'll say: «Привет, мир!» 你好世界 🦜🏳️‍🌈\r\n"
+    "\tdef f(x):\n"
     "\n\n\n    return x**2  # \u2028 \u0301\u0301 ﬁn\x00\x01\n/path/to a.b;\n/c \u00a0\u3000end   \n"
     + "x" * 40
     + "\n"
@@ -202,8 +203,13 @@ def test_ctrl_c_waits_for_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
         add(self, text, threads)
 
     monkeypatch.setattr(Tally, "add", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        counts.add("a b")
+    # Tests that run in the background are started with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            counts.add("a b")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert counts.words == {"a": 1, " ": 1, "b": 1}
     assert counts.documents == 1
 

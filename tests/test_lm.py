@@ -88,3 +88,10 @@ def test_what_cannot_be_honoured_is_refused(source: Path, lm: LanguageModel, tmp
     lm.checkpoint = replace(lm.checkpoint, chat_template=None)
     with pytest.raises(Refused, match="no chat template"):
         lm.chat([{"role": "user", "content": "hi"}])
+
+
+def test_its_table_answers_and_is_drawn(lm: LanguageModel, tmp_path: Path) -> None:
+    assert lm.vectors.nearest(" king", 1)[0].word == " King"
+    drawn = lm.map(50)
+    assert drawn.save(tmp_path / "map.html").read_text() == drawn.html
+    assert "<iframe sandbox" in drawn._repr_html_()

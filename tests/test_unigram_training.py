@@ -156,7 +156,7 @@ def test_they_become_tokenizers(kind: str, tmp_path: Path) -> None:
 
 
 def test_wordpiece_merges_are_hugging_faces_where_no_tie_decides() -> None:
-    """Their ids of characters inside words are in a random order, so that ties fall anyhow: until the first."""
+    """Their ids of characters inside words are in random order, so ties fall anyhow: until the first."""
     counts = Counts.of(novel(), "bert")
     size = 400
     ours = wordpiece_train.train(counts.words, size)

@@ -80,7 +80,9 @@ class _Approximate:
         ids, cosines = self.index.search(self.vectors.vector(word)[None], count + 1)
         pairs = zip(ids[0].tolist(), cosines[0].tolist(), strict=True)
         others = [
-            Near(self.vectors.words[id], cosine) for id, cosine in pairs if id != self.vectors.ids.get(word)
+            Near(self.vectors.words[int(id)], cosine)
+            for id, cosine in pairs
+            if id != self.vectors.ids.get(word)
         ]
         return others[:count]
 

@@ -79,7 +79,7 @@ class Vectors:
     def _named(self, query: np.ndarray, without: list[str], count: int) -> list[Near]:
         known = [self.ids[word] for word in without if word in self.ids]
         ids, cosines = neighbours.search(self.table, query, count, exclude=np.array([known], np.int64))
-        return [Near(self.words[id], float(near)) for id, near in zip(ids[0], cosines[0], strict=True)]
+        return [Near(self.words[int(id)], float(near)) for id, near in zip(ids[0], cosines[0], strict=True)]
 
     def cosine(self, one: str, other: str) -> float:
         """The cosine of two words' vectors."""

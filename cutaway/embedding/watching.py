@@ -48,7 +48,7 @@ class Watched:
             first, length = self.first.setdefault(name, row.copy()), float(np.linalg.norm(row))
             size = length * float(np.linalg.norm(first))
             turned = float(row @ first) / size if size else 0.0
-            found = tuple(Near(self.words[id], cosine) for id, cosine in zip(near, how, strict=True))
+            found = tuple(Near(self.words[int(id)], cosine) for id, cosine in zip(near, how, strict=True))
             self.moments.setdefault(name, []).append(Moment(step, length, turned, found))
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 trace.show()                      # the whole story
 trace.show("lens", "next")        # some of its views
 trace.attention(3).show()         # one layer's attention, which is a tensor besides
+lm.map()                          # the rows of the embedding table on a plane
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cutaway.embedding import map as maps
 from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cutaway.embedding.projection import Method
+    from cutaway.embedding.vectors import Vectors
     from cutaway.inspect.trace import Trace
 
 HEIGHT = 720  # pixels of a frame in a notebook
@@ -44,6 +48,25 @@ class View:
         from cutaway.inspect import page, sheet
 
         return page.page([sheet.draw(self.trace, NAME)], self.views or page.VIEWS, self.start)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page to a file, and returns its path."""
+        Path(path).write_text(self.html, encoding="utf-8")
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        from cutaway.inspect.page import frame
+
+        return frame(self.html, HEIGHT)
+
+
+class Map:
+    """A table of vectors on a plane, the page of ``cutaway embed project``: a notebook draws it, ``save``
+    writes it.
+    """
+
+    def __init__(self, vectors: Vectors, name: str, count: int, method: Method) -> None:
+        self.html = maps.page(vectors, name, count, method)
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""

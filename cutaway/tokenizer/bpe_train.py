@@ -136,9 +136,7 @@ class _Corpus:
     """Words as they stand, with the counts of their pairs and the words in which each pair is."""
 
     def __init__(self, symbols: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:
-        self.words = [
-            symbols[start:stop].tolist() for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
-        ]
+        self.words = [symbols[start:stop].tolist() for start, stop in pairwise(offsets)]
         self.weights: list[int] = counts.tolist()
         self.counts: defaultdict[tuple[int, int], int] = defaultdict(int)
         self.inside: defaultdict[tuple[int, int], set[int]] = defaultdict(set)

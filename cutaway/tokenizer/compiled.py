@@ -79,6 +79,11 @@ class Recalled(Parts):
     def _whole(self) -> Parts:
         return vars(self)["_read"]()
 
+    def __eq__(self, other: object) -> bool:
+        return self._whole == (other._whole if isinstance(other, Recalled) else other)
+
+    __hash__ = Parts.__hash__
+
 
 for _name in HEAVY[1:]:
     _held = cached_property(lambda self, name=_name: getattr(self._whole, name))

@@ -4,6 +4,7 @@ Python's, with the same words either way.
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class Words(NamedTuple):
     def items(self) -> list[tuple[bytes, int]]:
         """Each word with its count."""
         text, bounds = self.text.tobytes(), self.offsets.tolist()
-        spelt = [text[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+        spelt = [text[start:stop] for start, stop in pairwise(bounds)]
         return list(zip(spelt, self.counts.tolist(), strict=True))
 
 

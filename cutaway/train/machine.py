@@ -34,7 +34,7 @@ def peak(device: torch.device, precision: str, seconds: float = 0.3) -> float:
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         start = time.perf_counter()
-        a @ a
+        torch.matmul(a, a)
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
