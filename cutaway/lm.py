@@ -130,7 +130,7 @@ class LanguageModel:
 
     @cached_property
     def vectors(self) -> Vectors:
-        """The rows of the embedding table, by the tokens that they stand for: ``nearest``, ``analogy``, ..."""
+        """The rows of the embedding table by the tokens they stand for: ``nearest``, ``analogy``, ..."""
         from cutaway.weights.vectors import of_model
 
         return of_model(self.checkpoint)

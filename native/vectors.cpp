@@ -1,4 +1,5 @@
-// Norms, rounding and activations between two matrix products; cutaway/runtime/matmul.py and step.py are the twins.
+// Norms, rounding and activations between two matrix products; the twin of rounding is cutaway/runtime/matmul.py, the
+// judge of the rest the definition, in tests/test_runtime.py.
 #include "vectors.hpp"
 
 #include <cmath>
