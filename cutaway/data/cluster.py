@@ -40,7 +40,7 @@ def prepare(
     if rules.near is not None:
         raise Refused("clean.near: near-duplicates are not looked for over a cluster: leave it out there")
     try:
-        import ray.data
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise Refused("Ray is not installed: pip install 'cutaway[cluster]'") from None
     place = Path(source.path)

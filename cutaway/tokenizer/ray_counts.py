@@ -31,7 +31,7 @@ def of(
     Raises Refused without Ray, and what counting raises.
     """
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise Refused("counting on Ray needs it: pip install 'cutaway[ray]'") from None
     paths = [str(Path(file).resolve()) for file in files]
