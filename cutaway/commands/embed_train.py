@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -108,13 +109,13 @@ def train(
     given = {"epochs": epochs, "rate": rate}
     if kind == "glove":
         settings = glove.Settings(dim=dim, window=window, seed=seed, **_only(**given, most=x_max))
-        learn: Callable[[], object] = lambda: _glove(file, known, settings, count, meter)  # noqa: E731
+        learn: Callable[[], object] = partial(_glove, file, known, settings, count, meter)
     else:
         noise = 0 if hierarchical else 5 if negative is None else negative
         chosen = word2vec.Settings(
             kind=kind, dim=dim, window=window, negative=noise, seed=seed, **_only(**given, sample=sample)
         )
-        learn = lambda: learning.train(file, known, chosen, threads=count, watch=meter.words)  # noqa: E731
+        learn = partial(learning.train, file, known, chosen, threads=count, watch=meter.words)
     stopped = False
     try:
         learn()
