@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.pooling import Pooling
     from cutaway.runtime.engine import RuntimeEngine
+    from cutaway.runtime.step import TwinEngine
     from cutaway.trace import Edit
 
 Prompt = str | Sequence[int]
@@ -165,12 +166,18 @@ class LanguageModel:
         from cutaway.runtime import plan
 
         absent = native.why_not()
-        if absent is not None:
+        if absent is not None and self.engine_asked != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
         return plan.why_not(self._as_decoder(), self.checkpoint.tensors)
 
     @cached_property
-    def _runtime(self) -> RuntimeEngine:
+    def _runtime(self) -> RuntimeEngine | TwinEngine:
+        from cutaway import native
+
+        if not native.available():
+            from cutaway.runtime.step import TwinEngine
+
+            return TwinEngine(self._as_decoder(), self.checkpoint.tensors)
         from cutaway.runtime.engine import RuntimeEngine
 
         return RuntimeEngine(self._as_decoder(), self.checkpoint.tensors)

@@ -20,6 +20,8 @@
 namespace cutaway {
 namespace {
 
+constexpr int64_t kAhead = 4096;  // bytes: how far in front of what is multiplied memory is asked for
+
 using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
                          int64_t stride);
 

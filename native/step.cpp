@@ -25,18 +25,30 @@ namespace {
 
 int64_t rounded(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 
-// Zeroed memory for one call; what is large costs nothing until it is touched.
+// Zeroed memory for one call. A thread keeps what its largest call took: new pages would cost more than zeroing.
 class Scratch {
   public:
+    Scratch() = default;
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
     ~Scratch() {
-        for (void* each : taken_) std::free(each);
+        if (more_.empty()) return;
+        for (void* each : more_) std::free(each);
+        std::free(kept_.memory);
+        kept_.memory = static_cast<uint8_t*>(std::malloc(static_cast<size_t>(taken_)));
+        kept_.size = kept_.memory == nullptr ? 0 : taken_;
     }
     template <class T>
     T* take(int64_t count) {
-        void* memory = std::calloc(static_cast<size_t>(std::max<int64_t>(count, 1)), sizeof(T));
-        if (memory == nullptr) throw std::bad_alloc();
-        taken_.push_back(memory);
-        return static_cast<T*>(memory);
+        const int64_t size = rounded(std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T)), 64);
+        void* memory = kept_.memory + taken_;
+        if (taken_ + size > kept_.size) {
+            memory = std::malloc(static_cast<size_t>(size));
+            if (memory == nullptr) throw std::bad_alloc();
+            more_.push_back(memory);
+        }
+        taken_ += size;
+        return static_cast<T*>(std::memset(memory, 0, static_cast<size_t>(size)));
     }
     Vectors vectors(int64_t tokens, int64_t columns) {
         const int64_t width = rounded(columns, kGroup), groups = width / kGroup;
@@ -45,8 +57,17 @@ class Scratch {
     }
 
   private:
-    std::vector<void*> taken_;
+    struct Kept {
+        uint8_t* memory = nullptr;
+        int64_t size = 0;
+        ~Kept() { std::free(memory); }
+    };
+    static thread_local Kept kept_;
+    int64_t taken_ = 0;
+    std::vector<void*> more_;
 };
+
+thread_local Scratch::Kept Scratch::kept_;
 
 void quantise_vector(const Vectors& of, int64_t token, int64_t first, int64_t last) {
     const int64_t groups = of.width / kGroup;

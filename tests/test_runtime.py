@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutaway import native
+from cutaway import gguf, native
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import Refused
 from cutaway.gguf import TYPES, Packed
@@ -22,6 +22,7 @@ from cutaway.native import runtime as door
 from cutaway.position import alibi, rope
 from cutaway.runtime import matmul, panels, plan
 from cutaway.runtime.engine import RuntimeEngine
+from cutaway.runtime.step import TwinEngine
 from cutaway.weights import quant
 from cutaway.weights.rules import Tensors
 from tests.test_native import python
@@ -53,8 +54,9 @@ def halves_at(type: str) -> tuple[int, ...]:
 
 
 def laid(packed: Packed) -> np.ndarray:
-    out = np.empty(door.packed_bytes(packed.type, *packed.shape), np.uint8)
-    door.pack(packed.type, *packed.shape, packed.data, out)
+    rows, columns = packed.shape
+    out = np.empty(door.packed_bytes(packed.type, rows, columns), np.uint8)
+    door.pack(packed.type, rows, columns, packed.data, out)
     return out
 
 
@@ -80,7 +82,7 @@ def test_panels_are_the_same_bytes(type: str):
 PRODUCTS = """
 import sys
 import numpy as np
-from cutaway import native
+from cutaway import gguf, native
 from cutaway.native import runtime as door
 from cutaway.runtime import matmul
 from tests.test_runtime import laid, sizes, weights
@@ -227,6 +229,66 @@ def test_how_a_text_is_cut_changes_nothing(name: str):
         assert np.array_equal(RuntimeEngine(of, entries, threads).logits(IDS), whole)
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_step_is_its_twin(name: str):
+    """Float weights: nothing lies on an edge but keys and values, whose last bit may fall either way."""
+    of = config(name)
+    entries = tensors(of)
+    ours, twin = RuntimeEngine(of, entries), TwinEngine(of, entries)
+    expected = ours.logits(IDS[:200])
+    assert np.abs(twin.logits(IDS[:200]) - expected).max() < 1e-3 * np.abs(expected).max()
+    firsts = [_apart(twin.logits([id]), ours.logits([id]))[0] for id in IDS[:9]]
+    assert max(firsts) < 1e-3 and np.median(firsts) < 1e-5, firsts
+
+
+@pytest.mark.parametrize("type", ["Q4_1", "Q6_K", "BF16"])
+def test_the_step_is_its_twin_on_packed_weights(type: str):
+    of, entries = wide(type)
+    ours, twin = RuntimeEngine(of, entries), TwinEngine(of, entries)
+    firsts = [_apart(twin.logits([id]), ours.logits([id]))[0] for id in IDS[:7]]
+    assert np.median(firsts) < 1e-5, firsts
+    assert _apart(twin.logits(IDS[:60]), ours.logits(IDS[:60])).max() < 0.06
+
+
+def test_the_twin_reads_on_where_it_stopped():
+    of = config("gemma3")
+    engine = TwinEngine(of, tensors(of))
+    whole, state = engine.logits(IDS[:150]), engine.new_state()
+    engine.prefill(IDS[:140], state)
+    copy = state.snapshot()
+    engine.prefill(IDS[200:205], state)
+    state.truncate(140)
+    for each in (state, copy):
+        assert np.allclose(engine.prefill(IDS[140:150], each), whole[-1], atol=5e-3)
+        assert np.allclose(engine.step_each([IDS[150]], [each])[0], engine.logits(IDS[:151])[-1], atol=5e-3)
+    with pytest.raises(Refused, match="outside the model's 0 to 100"):
+        engine.step(101, state)
+    with pytest.raises(Refused, match="context holds 400 ids, and this text has 401"):
+        engine.prefill([1] * 401, engine.new_state())
+
+
+WITHOUT_CORE = """
+import warnings
+from pathlib import Path
+from cutaway.lm import LanguageModel
+from cutaway.weights.load import Checkpoint
+from tests.test_runtime import IDS, config, tensors
+
+of = config("llama")
+checkpoint = Checkpoint(of, tensors(of), None, Path("tiny"))
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    lm = LanguageModel(checkpoint, engine="runtime")
+    lm.logits(IDS[:5]), LanguageModel(checkpoint, engine="runtime").logits(IDS[:5])
+print(type(lm.engine).__name__, LanguageModel(checkpoint).engine_choice[0], len(told))
+"""
+
+
+def test_without_the_core_the_twin_serves_and_says_so_once():
+    run = python(WITHOUT_CORE, CUTAWAY_PURE="1")
+    assert run.stdout == "TwinEngine definition 1\n", run.stderr
+
+
 def test_a_state_forgets_and_is_copied():
     of = config("gemma3")
     engine = RuntimeEngine(of, tensors(of))
@@ -302,6 +364,44 @@ def test_weights_that_are_no_numbers_are_refused(type: str):
     broken = dict(entries) | {"norm.weight": quant.pack(np.full(256, np.nan, np.float32), "F32")}
     with pytest.raises(Refused, match=r"norm.weight holds a number that is infinite"):
         RuntimeEngine(of, Tensors(broken))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from cutaway import gguf
+from cutaway.runtime.engine import RuntimeEngine
+from cutaway.weights.rules import Tensors
+from tests.test_runtime import large
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+file, config = gguf.read(sys.argv[1]), large()
+before = peak()
+engine = RuntimeEngine(config, Tensors(file.tensors))
+print((peak() - before) / Path(sys.argv[1]).stat().st_size)
+"""
+
+
+def large() -> Decoder:
+    return Decoder(
+        40_000, 512, 300, (Block(gqa.Config(heads=8, kv_heads=4, key_size=64), MLP(1024), Norm()),)
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_memory_never_holds_the_weights_twice(tmp_path: Path):
+    """The peak is at most 1.25 times the file: what was read of it leaves as panels are made."""
+    of = large()
+    vector = quant.pack(np.ones(512, np.float32), "F32")
+    entries = {
+        name: weights("Q8_0", *shape) if len(shape) == 2 else vector for name, shape in of.weights().items()
+    }
+    gguf.write(tmp_path / "large.gguf", {"general.architecture": "ours"}, entries)
+    run = python(PEAK, str(tmp_path / "large.gguf"))
+    assert float(run.stdout) < 1.25, run.stderr
 
 
 def test_models_it_does_not_know_are_told_apart():
