@@ -18,6 +18,7 @@ VERBS = {
         "pull": "Fetch a model into the cache.",
         "models": "List what is in the cache, or remove it.",
         "convert": "Write a model as safetensors or GGUF.",
+        "quantize": "Write a model with small weights, and say what that costs.",
         "tokenizer": "Encode, decode, look into, compare, convert, train tokenizers.",
         "verify": "Compare a model with independent engines, layer by layer.",
         "embed": "Train word vectors, and walk around in them or in a model's own.",

@@ -54,3 +54,12 @@ class Engine(Protocol):
     def step(self, id: int, state: Any) -> np.ndarray:
         """Read one id."""
         ...
+
+
+@runtime_checkable
+class ReadsEach(Engine, Protocol):
+    """An engine that answers at every id that it reads: what is checked or scored is read in one call."""
+
+    def read_each(self, ids: Sequence[int], state: Any) -> np.ndarray:
+        """Read one or more ids after those that are there: float32 [k v], the logits after each of them."""
+        ...

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -103,6 +104,12 @@ class History:
         self._ids[self._length] = id
         self._length += 1
 
+    def copy(self) -> "History":
+        """Another that begins as this one is."""
+        copy = History(())
+        copy._ids, copy._prompt, copy._length = self._ids.copy(), self._prompt, self._length
+        return copy
+
     @property
     def ids(self) -> np.ndarray:
         """int64, prompt and generated."""
@@ -122,7 +129,6 @@ class History:
 Transform = Callable[
     [np.ndarray, History], np.ndarray
 ]  # logits float32 [v] to logits [v]; the argument is left as it was
-Choice = Callable[[np.ndarray, History], int]
 
 
 def logit_bias(bias: Mapping[int, Number]) -> Transform:
@@ -247,25 +253,44 @@ def cuts(settings: Settings) -> tuple[Transform, ...]:
     return tuple(chain)
 
 
-def compose(settings: Settings) -> Choice:
-    """One function from logits and history to the next id. It owns the random numbers: make one a text."""
-    before, after = penalties(settings), cuts(settings)
-    drawn = settings.temperature != 0  # numpy's random numbers take longer to load than a token to choose
-    generator = np.random.Generator(np.random.PCG64(settings.seed)) if drawn else None
+class Chooser:
+    """From logits [v] and history to the next id. It owns the random numbers: make one a text."""
 
-    def choose(logits: np.ndarray, history: History) -> int:
-        for transform in before:
-            logits = transform(logits, history)
-        best = int(np.argmax(logits))
-        if not np.isfinite(logits[best]):
-            raise _nothing(logits[best])
-        if generator is None:
-            return best
-        for transform in after:
-            logits = transform(logits, history)
-        return draw(logits, generator)
+    def __init__(self, settings: Settings, generator: np.random.Generator | None = None) -> None:
+        self.greedy = settings.temperature == 0
+        self._seed, self._given = settings.seed, generator
+        self._before, self._after = penalties(settings), cuts(settings)
 
-    return choose
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """Made when first asked for: numpy's random numbers take longer to load than a token to choose."""
+        return self._given or np.random.Generator(np.random.PCG64(self._seed))
+
+    def __call__(self, logits: np.ndarray, history: History) -> int:
+        return self.pick(self.shaped(logits, history))
+
+    def shaped(self, logits: np.ndarray, history: History) -> np.ndarray:
+        """The logits after all that these settings switch on; their softmax is what is drawn from."""
+        for transform in self._before:
+            logits = transform(logits, history)
+        best = logits.max()
+        if not np.isfinite(best):
+            raise _nothing(best)
+        for transform in self._after:
+            logits = transform(logits, history)
+        return logits
+
+    def pick(self, shaped: np.ndarray) -> int:
+        """The largest where the choice is greedy, else one drawn."""
+        return int(np.argmax(shaped)) if self.greedy else draw(shaped, self.generator)
+
+
+def of_tokens(logits: np.ndarray, words: int) -> np.ndarray:
+    """float32 [v], -inf for ids that are no tokens: a model's table may be padded past its tokenizer's."""
+    logits = np.asarray(logits, dtype=np.float32)
+    if words >= len(logits):
+        return logits
+    return np.where(np.arange(len(logits)) < words, logits, np.float32(-np.inf))
 
 
 def draw(logits: np.ndarray, generator: np.random.Generator) -> int:

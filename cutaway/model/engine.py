@@ -42,6 +42,12 @@ class DefinitionEngine:
         return self.prefill([id], state)
 
     @torch.inference_mode()
+    def read_each(self, ids: Sequence[int], state: State) -> np.ndarray:
+        """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
+        starts = range(0, len(ids), CHUNK)
+        return np.concatenate([self._read(ids[at : at + CHUNK], state, last=False) for at in starts])
+
+    @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position, the logits of what comes next."""
         return self._read(ids, None, last=False)

@@ -87,7 +87,11 @@ class RuntimeEngine:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position, the logits of what comes next."""
-        state, parts = self.new_state(), []
+        return self.read_each(ids, self.new_state())
+
+    def read_each(self, ids: Sequence[int], state: State) -> np.ndarray:
+        """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
+        parts = []
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             parts.append(self._read([chunk], [state], range(len(chunk))))
