@@ -206,11 +206,15 @@ class LanguageModel:
 
     def stream(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
-        chosen = Settings(**settings)
-        ends = self.checkpoint.defaults.get("eos_ids", ())
-        if isinstance(ends, tuple) and not chosen.ignore_eos:
-            chosen = replace(chosen, stop_ids=(*chosen.stop_ids, *ends))
+        chosen = self.ending(Settings(**settings))
         return generate(self.engine, self.tokenizer, self.ids(prompt), chosen, session)
+
+    def ending(self, settings: Settings) -> Settings:
+        """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""
+        ends = self.checkpoint.defaults.get("eos_ids", ())
+        if settings.ignore_eos or not isinstance(ends, tuple):
+            return settings
+        return replace(settings, stop_ids=(*settings.stop_ids, *ends))
 
     def chat(
         self,

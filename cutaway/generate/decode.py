@@ -14,6 +14,7 @@ import numpy as np
 
 from cutaway.errors import Refused
 from cutaway.generate.engine import Engine, Rewindable
+from cutaway.generate.internals import Inside
 from cutaway.generate.sample import History, Settings, compose, logprobs
 
 FinishReason = Literal["stop", "length", "context"]
@@ -55,6 +56,24 @@ class Speaker(Protocol):
     def stream(self) -> TextStream: ...
 
 
+@runtime_checkable
+class Constraint(Protocol):
+    """What an answer may be (a grammar, a schema): one object a text, told of every id that is chosen."""
+
+    def mask(self, logits: np.ndarray, /) -> None:
+        """Set the logits [v] of ids that may not come next to -inf, in place; end tokens are ids too."""
+        ...
+
+    def accept(self, id: int, /) -> None:
+        """This id, which is no end token, comes next."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is complete and nothing may follow."""
+        ...
+
+
 @dataclass(frozen=True)
 class Timings:
     """Seconds of work (not of waiting for whoever consumes the pieces), and the ids read in them."""
@@ -82,8 +101,8 @@ class Generation:
 
     ids are all that were chosen, those that spelt a stop string included, but not the end token; logprobs
     and top_logprobs have one entry for each. finish_reason "stop" was the stop named in `stop` (a string, or
-    the id of an end token), "length" was max_tokens, "context" means that prompt and answer filled
-    max_context.
+    the id of an end token, None where a constraint was complete), "length" was max_tokens, "context" means
+    that prompt and answer filled max_context.
     """
 
     text: str
@@ -106,6 +125,7 @@ class Piece:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     generation: Generation | None = None
+    inside: tuple[Inside, ...] = ()  # what was watched (generate/internals.py) where the token was chosen
 
 
 class Session:
@@ -177,8 +197,8 @@ def generate(
     outside the vocabulary, and for a prompt that fills the context (ContextFull).
     """
     settings.check(engine.vocab)
-    ids = _checked(prompt_ids, tokenizer, engine)
-    return _pieces(_Run(engine, tokenizer, ids, settings), state or Session(engine))
+    ids = checked(prompt_ids, tokenizer, engine)
+    return _pieces(Run(engine, tokenizer, ids, settings), state or Session(engine))
 
 
 def finish(pieces: Iterable[Piece]) -> Generation:
@@ -230,13 +250,22 @@ class StopScan:
         return safe
 
 
-class _Run:
-    """One generation under way: what was chosen and said so far, what ends it, and how long the work took."""
+class Run:
+    """One generation under way: what was chosen and said so far, and what ends it.
+
+    It holds no state and calls no engine: whoever reads brings the logits.
+    """
 
     def __init__(
-        self, engine: Engine, tokenizer: Speaker, prompt_ids: tuple[int, ...], settings: Settings
+        self,
+        engine: Engine,
+        tokenizer: Speaker,
+        prompt_ids: tuple[int, ...],
+        settings: Settings,
+        constraint: Constraint | None = None,
     ) -> None:
         self.prompt_ids = prompt_ids
+        self.constraint = constraint
         self.max_context = engine.max_context
         self.alternatives = settings.logprobs
         self.choose = compose(settings)
@@ -256,21 +285,33 @@ class _Run:
         self.reason: FinishReason | None = None
         self.stop: str | int | None = None
 
-    def take(self, logits: np.ndarray) -> Piece | None:
+    def take(self, logits: np.ndarray, inside: tuple[Inside, ...] = ()) -> Piece | None:
         """Choose from the logits [v]; the piece to show, or None where the choice is an end token."""
-        logits = _of_tokens(logits, self.words)
-        id = self.choose(logits, self.history)
+        logits = of_tokens(logits, self.words)
+        id = self.choose(self._allowed(logits), self.history)
         if id in self.ends:
             self.reason, self.stop = "stop", id
             return None
         self.history.append(id)
-        piece = Piece(self.scan.push(self.stream.push(id)), id, *logprobs(logits, id, self.alternatives))
+        text = self.scan.push(self.stream.push(id))
+        piece = Piece(text, id, *logprobs(logits, id, self.alternatives), inside=inside)
         self.pieces.append(piece)
+        if self.constraint is not None:
+            self.constraint.accept(id)
         if self.scan.found is not None:
             self.reason, self.stop = "stop", self.scan.found
+        elif self.constraint is not None and self.constraint.done:
+            self.reason = "stop"
         elif len(self.pieces) == self.limit:
             self.reason = self.at_limit
         return piece
+
+    def _allowed(self, logits: np.ndarray) -> np.ndarray:
+        if self.constraint is None:
+            return logits
+        allowed = logits.copy()
+        self.constraint.mask(allowed)
+        return allowed
 
     def last(self, timings: Timings) -> Piece:
         """The text that was held back, and the generation."""
@@ -296,7 +337,7 @@ class _Run:
         return Piece(text, generation=generation)
 
 
-def _pieces(run: _Run, session: Session) -> Generator[Piece, None, None]:
+def _pieces(run: Run, session: Session) -> Generator[Piece, None, None]:
     started = time.perf_counter()
     logits, read = session.read(run.prompt_ids)
     prefill_seconds = time.perf_counter() - started
@@ -313,7 +354,7 @@ def _pieces(run: _Run, session: Session) -> Generator[Piece, None, None]:
     yield run.last(Timings(read, prefill_seconds, steps, decode_seconds, first_token_seconds))
 
 
-def _of_tokens(logits: np.ndarray, words: int) -> np.ndarray:
+def of_tokens(logits: np.ndarray, words: int) -> np.ndarray:
     """float32 [v], -inf for ids that are no tokens: a model's table may be padded past its tokenizer's."""
     logits = np.asarray(logits, dtype=np.float32)
     if words >= len(logits):
@@ -321,7 +362,8 @@ def _of_tokens(logits: np.ndarray, words: int) -> np.ndarray:
     return np.where(np.arange(len(logits)) < words, logits, np.float32(-np.inf))
 
 
-def _checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
+def checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
+    """The prompt's ids, BOS where there are none; Refused for what the engine cannot continue."""
     ids = tuple(int(id) for id in prompt_ids)
     if not ids and tokenizer.bos is None:
         raise Refused(

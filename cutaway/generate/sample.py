@@ -333,7 +333,7 @@ def _only(logits: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def _nothing(best: np.floating) -> Exception:
     if best == -np.inf:
-        return Refused("No token is left to choose: logit_bias bans every one")
+        return Refused("No token is left to choose: logit_bias or a constraint bans every one")
     return Failed(f"The model's logits hold {best}: its weights or its input are broken")
 
 

@@ -1,18 +1,23 @@
 """The definition as an engine: it reads ids and answers with the next token's logits, as numpy arrays.
 
 Generation, serving and evaluation speak to this protocol (``generate/engine.py``) and never ask which engine
-they hold."""
+they hold. A matrix product of another shape rounds otherwise, so a prompt is always cut at the same places,
+and of several texts each is read by itself: an answer is the same to the bit whatever is read beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
+from cutaway.attention.parts.mixer import Memory
+from cutaway.attention.parts.paged import Paged, Pool
+from cutaway.attention.parts.state import Full
 from cutaway.model.decoder import Decoder, State
 
-CHUNK = 512  # tokens read at once: bounds what a long prompt needs beside its state
+CHUNK = 128  # tokens read at once: bounds what a long prompt needs beside its state
 
 
 class DefinitionEngine:
@@ -22,7 +27,11 @@ class DefinitionEngine:
         self.model = model.eval()
         self.vocab = model.config.vocab
         self.max_context = model.config.context
-        self.device = next(iter(model.parameters())).device
+        weight = next(iter(model.parameters()))
+        self.device = weight.device
+        self.page = self.grid = CHUNK
+        self.page_bytes = CHUNK * model.config.bytes_per_token(weight.element_size())
+        self._pools = [Pool(CHUNK) for _ in model.config.blocks]
 
     def new_state(self) -> State:
         return self.model.new_state()
@@ -30,12 +39,9 @@ class DefinitionEngine:
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds; float32 [v], the logits of what comes next."""
-        logits = None
-        for start in range(0, len(ids), CHUNK):
-            logits = self._read(ids[start : start + CHUNK], state, last=True)
-        if logits is None:
+        if not ids:
             raise ValueError("an engine reads at least one id")
-        return logits[-1]
+        return self.read([ids], [state], [len(ids) - 1])[0]
 
     def step(self, id: int, state: State) -> np.ndarray:
         """Reads one id; float32 [v]."""
@@ -46,8 +52,52 @@ class DefinitionEngine:
         """float32 [t v]: at each position, the logits of what comes next."""
         return self._read(ids, None, last=False)
 
+    @torch.inference_mode()
+    def read(
+        self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]
+    ) -> np.ndarray:
+        """Reads some ids of each text, each into its own state: float32 [n v], the logits after those that
+        are wanted, by their places among all ids.
+        """
+        rows, found, start = set(wanted), {}, 0
+        for text, state in zip(texts, states, strict=True):
+            for chunk in _chunks(text, state.length):
+                end = start + len(chunk)
+                asked = [at for at in range(start, end) if at in rows]
+                logits = self._read(chunk, state, last=not asked or asked == [end - 1])
+                found |= {at: logits[at - end] for at in asked}
+                start = end
+        return (
+            np.stack([found[at] for at in wanted]) if len(wanted) else np.empty((0, self.vocab), np.float32)
+        )
+
+    def keep(self, state: State, page: int) -> State:
+        """The state as it is at the end of its last page, for others to continue."""
+        return state.snapshot()
+
+    def resume(self, kept: Sequence[State]) -> State:
+        """A state that holds what the last of these holds. Layers that remember every token do so in pages,
+        which texts that begin alike share.
+        """
+        if kept:
+            return kept[-1].snapshot()
+        blocks = self.model.new_state().blocks
+        return State([_paged(block, pool) for block, pool in zip(blocks, self._pools, strict=True)])
+
     def _read(self, ids: Sequence[int], state: State | None, last: bool) -> np.ndarray:
         start = 0 if state is None else state.length
         row = torch.tensor([list(ids)], dtype=torch.long, device=self.device)
         pos = torch.arange(start, start + len(ids), device=self.device)[None]
         return self.model(row, pos, state, last=last)[0].float().cpu().numpy()
+
+
+def _paged(memory: Memory, pool: Pool) -> Memory:
+    return Paged(pool) if isinstance(memory, Full) else memory
+
+
+def _chunks(ids: Sequence[int], start: int) -> Iterator[Sequence[int]]:
+    """The ids after position `start`, cut where the position is a multiple of the chunk."""
+    while ids:
+        length = CHUNK - start % CHUNK
+        yield ids[:length]
+        ids, start = ids[length:], start + length
