@@ -16,13 +16,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from cutaway.errors import Refused
-from cutaway.generate.decode import Run, checked
-from cutaway.generate.engine import Batched
-from cutaway.lm import LanguageModel
+from cutaway.generate.decode import Run, Speaker, checked
+from cutaway.generate.engine import Batched, Engine
+from cutaway.generate.sample import Settings
 from cutaway.serve.answer import Answer
 from cutaway.serve.pace import Pace
 from cutaway.serve.prefix import Prefixes
@@ -32,6 +33,19 @@ from cutaway.serve.ticket import Cancelled, Closing, Job, QueueFull, Ticket
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "Ticket"]
 
 Part = tuple[Answer, Sequence[int]]  # what a step reads of one text
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What is served: a LanguageModel."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def tokenizer(self) -> Speaker: ...
+
+    def ending(self, settings: Settings, /) -> Settings: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ class Scheduler:
 
     def __init__(
         self,
-        lm: LanguageModel,
+        lm: Model,
         *,
         max_sequences: int = 16,
         max_queue: int = 64,
@@ -266,12 +280,12 @@ class Scheduler:
         except Exception as error:
             self._end_all([answer], error)
             return
-        for piece in pieces:
-            answer.ticket.tell(piece)
         self._count(generated_tokens=sum(piece.id is not None for piece in pieces))
         if answer.run.reason is not None:
             self._leave(answer)
             self._count(finished=1)
+        for piece in pieces:
+            answer.ticket.tell(piece)
 
     def _end_all(self, answers: Sequence[Answer], error: Exception) -> None:
         for answer in answers:
