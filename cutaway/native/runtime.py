@@ -111,9 +111,9 @@ def packed_bytes(type: str, rows: int, columns: int) -> int:
     return call(_number(type), rows, columns)
 
 
-def pack(type: str, rows: int, columns: int, data: np.ndarray, out: np.ndarray) -> None:
+def pack(type: str, rows: int, columns: int, data: np.ndarray, out: np.ndarray, first_row: int = 0) -> None:
     """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); Refused if a weight is not
-    finite.
+    finite. ``first_row`` is which row of the whole matrix that message counts from.
     """
     call = function("cutaway_pack", _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, result=_LONG)
     check("data", data, np.uint8)
@@ -125,7 +125,7 @@ def pack(type: str, rows: int, columns: int, data: np.ndarray, out: np.ndarray) 
         raise Refused(f"out has {out.size} bytes, and {packed_bytes(type, rows, columns)} are needed.")
     broken = call(_number(type), data.ctypes.data, rows, columns, out.ctypes.data, library.threads())
     if broken >= 0:
-        raise Refused(f"row {broken} holds a weight that is infinite or not a number")
+        raise Refused(f"row {first_row + broken} holds a weight that is infinite or not a number")
 
 
 class Vectors(ctypes.Structure):
