@@ -5,6 +5,7 @@
 // then scale bytes byte by byte, then quants in words of four bytes, word by word. The fifth bits of Q5_0 and Q5_1
 // are put in the order that the kernel reads them in. Floats lie in pairs of columns.
 #include <cstring>
+#include <vector>
 
 #include "api.hpp"
 #include "matmul.hpp"
@@ -15,24 +16,29 @@ namespace {
 
 using Rows = const uint8_t* const*;  // sixteen rows, at the block in question
 
-uint8_t* bytes_of(Rows rows, int64_t from, int count, int size, uint8_t* out) {
-    for (int i = 0; i < count; ++i) {
-        for (int r = 0; r < kPanel; ++r, out += size) {
-            std::memcpy(out, rows[r] + from + i * size, static_cast<size_t>(size));
-        }
+template <int Size, int Count>
+uint8_t* bytes_of(Rows rows, int64_t from, uint8_t* out) {
+    for (int r = 0; r < kPanel; ++r) {
+        for (int i = 0; i < Count; ++i) std::memcpy(out + (i * kPanel + r) * Size, rows[r] + from + i * Size, Size);
     }
-    return out;
+    return out + Count * kPanel * Size;
 }
 
-uint8_t* halves_of(Rows rows, int64_t from, uint8_t* out) { return bytes_of(rows, from, 1, 2, out); }
-uint8_t* words_of(Rows rows, int64_t from, int count, uint8_t* out) { return bytes_of(rows, from, count, 4, out); }
+uint8_t* halves_of(Rows rows, int64_t from, uint8_t* out) { return bytes_of<2, 1>(rows, from, out); }
+
+template <int Count>
+uint8_t* words_of(Rows rows, int64_t from, uint8_t* out) {
+    return bytes_of<4, Count>(rows, from, out);
+}
 
 // Bit 4 s + i becomes bit 8 i + s.
 uint8_t* fifths_of(Rows rows, int64_t from, uint8_t* out) {
     for (int r = 0; r < kPanel; ++r, out += 4) {
         uint32_t bits = 0, turned = 0;
         std::memcpy(&bits, rows[r] + from, 4);
-        for (int k = 0; k < 32; ++k) turned |= ((bits >> k) & 1) << (8 * (k % 4) + k / 4);
+        for (int part = 0; part < 8; ++part) {  // four bits, spread to the lowest of four bytes
+            turned |= ((((bits >> (4 * part)) & 15) * 0x00204081u) & 0x01010101u) << part;
+        }
         std::memcpy(out, &turned, 4);
     }
     return out;
@@ -40,51 +46,58 @@ uint8_t* fifths_of(Rows rows, int64_t from, uint8_t* out) {
 
 struct Layout {
     int values, bytes;  // of a block of one row; floats count a pair of columns
-    uint8_t* (*pack)(Rows, int64_t, uint8_t*);
-    int halves;  // how many leading... scale halves must be finite, and where they lie
+    uint8_t* (*pack)(Rows, int64_t blocks, uint8_t*);
+    int halves;  // how many scales and leasts must be finite, and where they lie
     int half_at[2];
 };
 
-uint8_t* pack_q4_0(Rows r, int64_t b, uint8_t* o) { return words_of(r, b + 2, 4, halves_of(r, b, o)); }
+// So many blocks of sixteen rows, one after another, by what packs one of them.
+template <uint8_t* (*Pack)(Rows, int64_t, uint8_t*), int Bytes>
+uint8_t* blocks_of(Rows rows, int64_t blocks, uint8_t* out) {
+    for (int64_t block = 0; block < blocks; ++block) out = Pack(rows, block * Bytes, out);
+    return out;
+}
+
+uint8_t* pack_q4_0(Rows r, int64_t b, uint8_t* o) { return words_of<4>(r, b + 2, halves_of(r, b, o)); }
 uint8_t* pack_q4_1(Rows r, int64_t b, uint8_t* o) {
-    return words_of(r, b + 4, 4, halves_of(r, b + 2, halves_of(r, b, o)));
+    return words_of<4>(r, b + 4, halves_of(r, b + 2, halves_of(r, b, o)));
 }
 uint8_t* pack_q5_0(Rows r, int64_t b, uint8_t* o) {
-    return words_of(r, b + 6, 4, fifths_of(r, b + 2, halves_of(r, b, o)));
+    return words_of<4>(r, b + 6, fifths_of(r, b + 2, halves_of(r, b, o)));
 }
 uint8_t* pack_q5_1(Rows r, int64_t b, uint8_t* o) {
-    return words_of(r, b + 8, 4, fifths_of(r, b + 4, halves_of(r, b + 2, halves_of(r, b, o))));
+    return words_of<4>(r, b + 8, fifths_of(r, b + 4, halves_of(r, b + 2, halves_of(r, b, o))));
 }
-uint8_t* pack_q8_0(Rows r, int64_t b, uint8_t* o) { return words_of(r, b + 2, 8, halves_of(r, b, o)); }
+uint8_t* pack_q8_0(Rows r, int64_t b, uint8_t* o) { return words_of<8>(r, b + 2, halves_of(r, b, o)); }
 uint8_t* pack_q4_k(Rows r, int64_t b, uint8_t* o) {
     o = halves_of(r, b + 2, halves_of(r, b, o));
-    return words_of(r, b + 16, 32, bytes_of(r, b + 4, 12, 1, o));
+    return words_of<32>(r, b + 16, bytes_of<1, 12>(r, b + 4, o));
 }
 uint8_t* pack_q5_k(Rows r, int64_t b, uint8_t* o) {
     o = halves_of(r, b + 2, halves_of(r, b, o));
-    return words_of(r, b + 16, 40, bytes_of(r, b + 4, 12, 1, o));
+    return words_of<40>(r, b + 16, bytes_of<1, 12>(r, b + 4, o));
 }
 uint8_t* pack_q6_k(Rows r, int64_t b, uint8_t* o) {
-    o = bytes_of(r, b + 192, 16, 1, halves_of(r, b + 208, o));
-    return words_of(r, b, 48, o);
+    o = bytes_of<1, 16>(r, b + 192, halves_of(r, b + 208, o));
+    return words_of<48>(r, b, o);
 }
-uint8_t* pack_f32(Rows r, int64_t b, uint8_t* o) { return bytes_of(r, b, 2, 4, o); }
-uint8_t* pack_f16(Rows r, int64_t b, uint8_t* o) { return bytes_of(r, b, 2, 2, o); }
-uint8_t* pack_bf16(Rows r, int64_t b, uint8_t* o) { return words_of(r, b, 1, o); }
+uint8_t* pack_f32(Rows r, int64_t b, uint8_t* o) { return bytes_of<4, 2>(r, b, o); }
+uint8_t* pack_f16(Rows r, int64_t b, uint8_t* o) { return bytes_of<2, 2>(r, b, o); }
+uint8_t* pack_bf16(Rows r, int64_t b, uint8_t* o) { return words_of<1>(r, b, o); }
 
 bool layout_of(int32_t type, Layout& out) {
     switch (type) {
-        case kF32: out = {2, 8, pack_f32, 0, {}}; return true;
-        case kF16: out = {2, 4, pack_f16, 0, {}}; return true;
-        case kBF16: out = {2, 4, pack_bf16, 0, {}}; return true;
-        case kQ4_0: out = {32, 18, pack_q4_0, 1, {0, 0}}; return true;
-        case kQ4_1: out = {32, 20, pack_q4_1, 2, {0, 2}}; return true;
-        case kQ5_0: out = {32, 22, pack_q5_0, 1, {0, 0}}; return true;
-        case kQ5_1: out = {32, 24, pack_q5_1, 2, {0, 2}}; return true;
-        case kQ8_0: out = {32, 34, pack_q8_0, 1, {0, 0}}; return true;
-        case kQ4_K: out = {256, 144, pack_q4_k, 2, {0, 2}}; return true;
-        case kQ5_K: out = {256, 176, pack_q5_k, 2, {0, 2}}; return true;
-        case kQ6_K: out = {256, 210, pack_q6_k, 1, {208, 0}}; return true;
+        case kF32: out = {2, 8, blocks_of<pack_f32, 8>, 0, {}}; return true;
+        case kF16: out = {2, 4, blocks_of<pack_f16, 4>, 0, {}}; return true;
+        case kBF16: out = {2, 4, blocks_of<pack_bf16, 4>, 0, {}}; return true;
+        case kQ4_0: out = {32, 18, blocks_of<pack_q4_0, 18>, 1, {0, 0}}; return true;
+        case kQ4_1: out = {32, 20, blocks_of<pack_q4_1, 20>, 2, {0, 2}}; return true;
+        case kQ5_0: out = {32, 22, blocks_of<pack_q5_0, 22>, 1, {0, 0}}; return true;
+        case kQ5_1: out = {32, 24, blocks_of<pack_q5_1, 24>, 2, {0, 2}}; return true;
+        case kQ8_0: out = {32, 34, blocks_of<pack_q8_0, 34>, 1, {0, 0}}; return true;
+        case kQ4_K: out = {256, 144, blocks_of<pack_q4_k, 144>, 2, {0, 2}}; return true;
+        case kQ5_K: out = {256, 176, blocks_of<pack_q5_k, 176>, 2, {0, 2}}; return true;
+        case kQ6_K: out = {256, 210, blocks_of<pack_q6_k, 210>, 1, {208, 0}}; return true;
         default: return false;
     }
 }
@@ -120,33 +133,28 @@ struct Packing {
     const uint8_t* in;
     int64_t rows, columns, row_bytes;
     uint8_t* out;
+    std::vector<uint8_t> zeros;  // a row past the last
     std::atomic<int64_t> broken{-1};  // some row that holds what is no finite number
 
     void panel(int64_t index) {
         // Rows past the last are zeros, and so is the second half of the last pair of an odd number of floats.
-        const uint8_t zeros[512] = {};
         const uint8_t* at[kPanel];
-        uint8_t* to = out + index * panel_bytes(type, columns);
         for (int r = 0; r < kPanel; ++r) {
             const int64_t row = index * kPanel + r;
-            at[r] = row < rows ? in + row * row_bytes : nullptr;
-            if (at[r] != nullptr && !row_is_finite(type, layout, at[r], columns)) broken.store(row);
+            at[r] = row < rows ? in + row * row_bytes : zeros.data();
+            if (!row_is_finite(type, layout, at[r], columns)) broken.store(row);
         }
         const int64_t whole = columns / layout.values;
-        for (int64_t block = 0; block < whole; ++block) {
-            const uint8_t* from[kPanel];
-            for (int r = 0; r < kPanel; ++r) from[r] = at[r] == nullptr ? zeros : at[r] + block * layout.bytes;
-            to = layout.pack(from, 0, to);
-        }
+        uint8_t* to = layout.pack(at, whole, out + index * panel_bytes(type, columns));
         if (columns % layout.values == 0) return;
         uint8_t last[kPanel][8] = {};
         const uint8_t* from[kPanel];
         for (int r = 0; r < kPanel; ++r) {
             const int64_t rest = row_bytes - whole * layout.bytes;
-            if (at[r] != nullptr) std::memcpy(last[r], at[r] + whole * layout.bytes, static_cast<size_t>(rest));
+            std::memcpy(last[r], at[r] + whole * layout.bytes, static_cast<size_t>(rest));
             from[r] = last[r];
         }
-        layout.pack(from, 0, to);
+        layout.pack(from, 1, to);
     }
 };
 
@@ -170,10 +178,11 @@ CUTAWAY_API int64_t cutaway_packed_bytes(int32_t type, int64_t rows, int64_t col
 CUTAWAY_API int64_t cutaway_pack(int32_t type, const uint8_t* in, int64_t rows, int64_t columns, uint8_t* out,
                                  int32_t threads) {
     using namespace cutaway;
-    Packing packing{.type = type, .layout = {}, .in = in, .rows = rows, .columns = columns, .row_bytes = 0, .out = out};
+    Packing packing{.type = type, .layout = {}, .in = in, .rows = rows, .columns = columns, .row_bytes = 0, .out = out, .zeros = {}};
     if (!layout_of(type, packing.layout)) return -2;
     const int64_t values = packing.layout.values, bytes = packing.layout.bytes;
     packing.row_bytes = values == 2 ? columns * (bytes / 2) : columns / values * bytes;
+    if (rows % kPanel != 0) packing.zeros.resize(static_cast<size_t>(packing.row_bytes));
     split((rows + kPanel - 1) / kPanel, 4, threads, [&](int64_t begin, int64_t end) {
         for (int64_t panel = begin; panel < end; ++panel) packing.panel(panel);
     });

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutaway import native
+from cutaway import gguf, native
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import Refused
 from cutaway.gguf import TYPES, Packed
@@ -53,8 +53,9 @@ def halves_at(type: str) -> tuple[int, ...]:
 
 
 def laid(packed: Packed) -> np.ndarray:
-    out = np.empty(door.packed_bytes(packed.type, *packed.shape), np.uint8)
-    door.pack(packed.type, *packed.shape, packed.data, out)
+    rows, columns = packed.shape
+    out = np.empty(door.packed_bytes(packed.type, rows, columns), np.uint8)
+    door.pack(packed.type, rows, columns, packed.data, out)
     return out
 
 
@@ -80,7 +81,7 @@ def test_panels_are_the_same_bytes(type: str):
 PRODUCTS = """
 import sys
 import numpy as np
-from cutaway import native
+from cutaway import gguf, native
 from cutaway.native import runtime as door
 from cutaway.runtime import matmul
 from tests.test_runtime import laid, sizes, weights
@@ -302,6 +303,44 @@ def test_weights_that_are_no_numbers_are_refused(type: str):
     broken = dict(entries) | {"norm.weight": quant.pack(np.full(256, np.nan, np.float32), "F32")}
     with pytest.raises(Refused, match=r"norm.weight holds a number that is infinite"):
         RuntimeEngine(of, Tensors(broken))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from cutaway import gguf
+from cutaway.runtime.engine import RuntimeEngine
+from cutaway.weights.rules import Tensors
+from tests.test_runtime import large
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+file, config = gguf.read(sys.argv[1]), large()
+before = peak()
+engine = RuntimeEngine(config, Tensors(file.tensors))
+print((peak() - before) / Path(sys.argv[1]).stat().st_size)
+"""
+
+
+def large() -> Decoder:
+    return Decoder(
+        40_000, 512, 300, (Block(gqa.Config(heads=8, kv_heads=4, key_size=64), MLP(1024), Norm()),)
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_memory_never_holds_the_weights_twice(tmp_path: Path):
+    """The peak is at most 1.25 times the file: what was read of it leaves as panels are made."""
+    of = large()
+    vector = quant.pack(np.ones(512, np.float32), "F32")
+    entries = {
+        name: weights("Q8_0", *shape) if len(shape) == 2 else vector for name, shape in of.weights().items()
+    }
+    gguf.write(tmp_path / "large.gguf", {"general.architecture": "ours"}, entries)
+    run = python(PEAK, str(tmp_path / "large.gguf"))
+    assert float(run.stdout) < 1.25, run.stderr
 
 
 def test_models_it_does_not_know_are_told_apart():

@@ -1,4 +1,4 @@
-"""What can be seen inside a model while it answers: at each token, where heads looked and what a layer would say.
+"""What can be seen inside a model while it answers: where heads looked, and what a layer would say.
 
 Of a watched layer, at the position from which a token was chosen: each head's attention as its entropy and
 the positions that it weighs most, and the logit lens (nostalgebraist 2020), the model's answer if it stopped

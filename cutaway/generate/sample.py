@@ -10,6 +10,8 @@ Sources: top-p 1904.09751, typical 2202.00666, min-p 2407.01082, repetition pena
 frequency and presence penalties as OpenAI defines them, over the generated tokens alone.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -248,7 +250,8 @@ def cuts(settings: Settings) -> tuple[Transform, ...]:
 def compose(settings: Settings) -> Choice:
     """One function from logits and history to the next id. It owns the random numbers: make one a text."""
     before, after = penalties(settings), cuts(settings)
-    generator = np.random.Generator(np.random.PCG64(settings.seed))
+    drawn = settings.temperature != 0  # numpy's random numbers take longer to load than a token to choose
+    generator = np.random.Generator(np.random.PCG64(settings.seed)) if drawn else None
 
     def choose(logits: np.ndarray, history: History) -> int:
         for transform in before:
@@ -256,7 +259,7 @@ def compose(settings: Settings) -> Choice:
         best = int(np.argmax(logits))
         if not np.isfinite(logits[best]):
             raise _nothing(logits[best])
-        if settings.temperature == 0:
+        if generator is None:
             return best
         for transform in after:
             logits = transform(logits, history)

@@ -59,17 +59,17 @@ class DefinitionEngine:
         """Reads some ids of each text, each into its own state: float32 [n v], the logits after those that
         are wanted, by their places among all ids.
         """
-        rows, found, start = set(wanted), {}, 0
+        found: dict[int, np.ndarray] = {}
+        places, start = set(wanted), 0
         for text, state in zip(texts, states, strict=True):
             for chunk in _chunks(text, state.length):
                 end = start + len(chunk)
-                asked = [at for at in range(start, end) if at in rows]
+                asked = [at for at in range(start, end) if at in places]
                 logits = self._read(chunk, state, last=not asked or asked == [end - 1])
                 found |= {at: logits[at - end] for at in asked}
                 start = end
-        return (
-            np.stack([found[at] for at in wanted]) if len(wanted) else np.empty((0, self.vocab), np.float32)
-        )
+        chosen = [found[at] for at in wanted]
+        return np.stack(chosen) if chosen else np.empty((0, self.vocab), np.float32)
 
     def keep(self, state: State, page: int) -> State:
         """The state as it is at the end of its last page, for others to continue."""

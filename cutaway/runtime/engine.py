@@ -126,6 +126,20 @@ class RuntimeEngine:
         are wanted, by their places among all ids. Neither what is read beside a text nor where it is cut
         changes a bit.
         """
+        return self.watch(texts, states, wanted)[0]
+
+    def watch(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        wanted: Sequence[int],
+        after: Sequence[int] | None = None,
+        watched: Sequence[tuple[int, int]] = (),
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Reads as ``read`` does, and looks inside: logits are those after the layers ``after``, one for each
+        that is wanted (the logit lens), and of each of ``watched``, a place and a layer, come the attention's
+        weights float32 [h s] over its text.
+        """
         if len({id(state) for state in states}) < len(states):
             raise Refused("Two texts cannot be read into one state")
         for text, state in zip(texts, states, strict=True):
@@ -136,7 +150,7 @@ class RuntimeEngine:
                 )
             state.reserve(state.length + len(text))
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-        logits = door.read(
+        seen = door.read(
             self.plan.model,
             np.array([id for text in texts for id in text], np.int32),
             starts,
@@ -144,7 +158,9 @@ class RuntimeEngine:
             [state.addresses for state in states],
             np.array(wanted, np.int32),
             self.threads,
+            None if after is None else np.array(after, np.int32),
+            watched,
         )
         for text, state in zip(texts, states, strict=True):
             state.length += len(text)
-        return logits
+        return seen

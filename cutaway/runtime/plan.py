@@ -24,6 +24,7 @@ from cutaway.weights.rules import Tensors
 KINDS = (mha.Config, gqa.Config, mqa.Config, local.Config)
 OF_HEADS = ("query_norm", "key_norm")  # norms inside attention
 ALIGNMENT = 64
+AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
 
 
 def why_not(config: Decoder, tensors: Tensors) -> str | None:
@@ -36,8 +37,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
             return f"block {n}: {reason}"
     if config.norm.kind != "rms":
         return "its last norm is a layer norm"
-    for name in config.weights():
-        if len(config.weights()[name]) == 2 and name != "embedding.weight":
+    for name, shape in config.weights().items():
+        if len(shape) == 2 and name != "embedding.weight":
             type = tensors.later(name).type
             if type not in door.TYPES:
                 return f"the weight {name} is stored as {type}"
@@ -74,6 +75,7 @@ class Plan:
         self._tensors = tensors
         self._kept: list[Any] = []  # what the structures point to
         self._weights = _Arena(_total(config, tensors))
+        self._names = frozenset(config.weights())
         self.page_halves = 0
         positions = [block.attention.position for block in config.blocks]
         self._turns = list(dict.fromkeys(each for each in positions if each is not None))
@@ -94,7 +96,6 @@ class Plan:
         head = self._matrix("embedding" if config.tied else "head", None if not config.tied else table)
         if not config.tied:
             _check_rows("embedding.weight", table)
-        _give_back(rows)
         self._kept += [turns, rows]
         return door.Model(
             layers=self._layers,
@@ -115,7 +116,7 @@ class Plan:
 
     def _layer(self, n: int) -> door.Layer:
         block, path = self.config.blocks[n], f"blocks.{n}"
-        attention, names = block.attention, self.config.weights()
+        attention = block.attention
         offset = self.page_halves
         stride = -(-attention.values // door.PANEL) * door.PANEL
         self.page_halves += attention.groups * door.PAGE * (attention.key_size + stride)
@@ -126,7 +127,7 @@ class Plan:
             **{name: self._matrix(f"{path}.attention.{name}") for name in door.MATRICES[:4]},
             **{name: self._matrix(f"{path}.mlp.{name}") for name in ("up", "down")},
             **({"gate": self._matrix(f"{path}.mlp.gate")} if block.mlp.gated else {}),
-            **{name: self._vector(weight) for name, weight in norms.items() if weight in names},
+            **{name: self._vector(weight) for name, weight in norms.items() if weight in self._names},
             page_offset=offset,
             heads=attention.heads,
             groups=attention.groups,
@@ -150,12 +151,18 @@ class Plan:
         packed = packed or self._tensors[f"{path}.weight"]
         rows, columns = packed.shape
         panels = self._weights.take(door.packed_bytes(packed.type, rows, columns))
-        data = np.ascontiguousarray(packed.data)
-        try:
-            door.pack(packed.type, rows, columns, data, panels)
-        except Refused as problem:
-            raise Refused(f"The weight {path}.weight cannot be run: {problem}") from None
-        _give_back(packed.data)
+        at_once = max(1, AT_ONCE // (packed.data.shape[1] * door.PANEL)) * door.PANEL
+        done = 0
+        for first in range(0, rows, at_once):
+            count = min(at_once, rows - first)
+            size = door.packed_bytes(packed.type, count, columns)
+            data = np.ascontiguousarray(packed.data[first : first + count])
+            try:
+                door.pack(packed.type, count, columns, data, panels[done : done + size], first)
+            except Refused as problem:
+                raise Refused(f"The weight {path}.weight cannot be run: {problem}") from None
+            _give_back(packed.data)
+            done += size
         bias = self._vector(f"{path}.bias") if f"{path}.bias" in self._tensors else None
         return door.Matrix(panels.ctypes.data, bias, door.LAYOUTS[packed.type].id, rows, columns, 0)
 
@@ -198,22 +205,21 @@ def _total(config: Decoder, tensors: Tensors) -> int:
     return total
 
 
-def _check_rows(name: str, table: Packed, at_once: int = 4096) -> None:
+def _check_rows(name: str, table: Packed) -> None:
+    at_once = max(1, AT_ONCE // (4 * table.shape[1]))
     for start in range(0, table.shape[0], at_once):
         if not np.isfinite(quant.unpack(table.rows(slice(start, start + at_once)))).all():
             raise Refused(f"The weight {name} holds a number that is infinite or not a number")
+        _give_back(table.data)
 
 
 def _give_back(data: np.ndarray) -> None:
-    """Tells the system that these bytes of a mapped file are not needed in memory; they can be read again."""
+    """Tells the system that what was read of the mapped file behind these bytes can leave memory: it can be
+    read again.
+    """
     base: Any = data
     while isinstance(base, np.ndarray) and base.base is not None:
         base = base.base
     mapping = base.obj if isinstance(base, memoryview) else base
-    if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    origin = np.frombuffer(mapping, np.uint8).ctypes.data
-    begin = -(-(data.ctypes.data - origin) // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = (data.ctypes.data - origin + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if begin < end:
-        mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)

@@ -77,7 +77,7 @@ class Answer:
         size, grid = self.engine.page, self.engine.grid
         full = (self.state.length if grid == 1 else min(self.state.length, len(self.prompt))) // size
         for page in range(len(self._pages), full):
-            ids = self.run.history.ids[page * size : (page + 1) * size]
+            ids = self.run.history.ids[page * size : (page + 1) * size].tolist()
             self._keys.append(key(self._keys[-1] if page else ROOT, ids))
             self._pages.append(self.engine.keep(self.state, page))
             prefixes.add(self._keys, self._pages[-1])

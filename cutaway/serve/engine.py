@@ -1,8 +1,9 @@
-"""Continuous batching: one thread owns the model, and requests join and leave between its steps (Orca, OSDI 2022).
+"""Continuous batching: one thread owns the model, and requests join and leave between its steps (Orca, OSDI
+2022).
 
 A step is one call of the engine. It reads the newest id of every answer under way and a stretch of the
-prompts that are not read yet, no longer than the others can wait for, and every answer then chooses its next id
-from its own logits. It is the engine's law that no text's logits depend on what is read beside it, nor on
+prompts that are not read yet, no longer than the others can wait for, and every answer then chooses its next
+id from its own logits. It is the engine's law that no text's logits depend on what is read beside it, nor on
 where it was cut, and each request has its own random numbers: so an answer is the same, bit for bit, as if it
 had been alone.
 """
@@ -15,13 +16,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from cutaway.errors import Refused
-from cutaway.generate.decode import Run, checked
-from cutaway.generate.engine import Batched
-from cutaway.lm import LanguageModel
+from cutaway.generate.decode import Run, Speaker, checked
+from cutaway.generate.engine import Batched, Engine
+from cutaway.generate.sample import Settings
 from cutaway.serve.answer import Answer
 from cutaway.serve.pace import Pace
 from cutaway.serve.prefix import Prefixes
@@ -31,6 +33,19 @@ from cutaway.serve.ticket import Cancelled, Closing, Job, QueueFull, Ticket
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "Ticket"]
 
 Part = tuple[Answer, Sequence[int]]  # what a step reads of one text
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What is served: a LanguageModel."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def tokenizer(self) -> Speaker: ...
+
+    def ending(self, settings: Settings, /) -> Settings: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,7 @@ class Scheduler:
 
     def __init__(
         self,
-        lm: LanguageModel,
+        lm: Model,
         *,
         max_sequences: int = 16,
         max_queue: int = 64,
@@ -106,10 +121,10 @@ class Scheduler:
         run = Run(self.engine, self.lm.tokenizer, ids, settings, job.constraint)
         answer = Answer(ticket, run, self.engine)
         if answer.pages_needed > self._pages:
-            size = self.engine.page
             raise Refused(
-                f"The prompt of {len(ids)} ids and an answer of {run.limit} need {answer.pages_needed * size} "
-                f"positions of state, and there is room for {self._pages * size}: ask for fewer max_tokens"
+                f"The prompt of {len(ids)} ids and an answer of up to {run.limit} need "
+                f"{answer.pages_needed} pages of state, and there is room for {self._pages}: ask for fewer "
+                "max_tokens"
             )
         with self._wake:
             if self._closing:
@@ -231,8 +246,8 @@ class Scheduler:
             self._step_seconds += seconds
 
     def _stretches(self, most: int) -> list[Part]:
-        """What is read of prompts, most ids at the most, shared out evenly. A page that one text is reading is not
-        read a second time: texts that begin so too wait for it.
+        """What is read of prompts, at most so many ids, shared out evenly. A page that one text is reading is
+        not read a second time: texts that begin so too wait for it.
         """
         reading = [answer for answer in self._running if not answer.decoding]
         size, begun, claimed = self.engine.page, [], set()
@@ -265,12 +280,12 @@ class Scheduler:
         except Exception as error:
             self._end_all([answer], error)
             return
-        for piece in pieces:
-            answer.ticket.tell(piece)
         self._count(generated_tokens=sum(piece.id is not None for piece in pieces))
         if answer.run.reason is not None:
             self._leave(answer)
             self._count(finished=1)
+        for piece in pieces:
+            answer.ticket.tell(piece)
 
     def _end_all(self, answers: Sequence[Answer], error: Exception) -> None:
         for answer in answers:

@@ -1,4 +1,6 @@
-"""How much of a prompt a step may read while others wait for their next token (chunked prefill, 2308.16369)."""
+"""How much of a prompt a step may read while others wait for their next token (chunked prefill,
+2308.16369).
+"""
 
 from __future__ import annotations
 

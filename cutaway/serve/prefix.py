@@ -2,8 +2,8 @@
 
 A page's key is a hash of its ids and of the key before it, so that it stands for everything from the text's
 first id on (vLLM's automatic prefix caching; 2309.06180, section 4.4, shares pages the same way). The hash is
-BLAKE2b: two texts with one key are not met by chance nor made on purpose. The least recently used go first, and
-the end of a text before its beginning.
+BLAKE2b: two texts with one key are not met by chance nor made on purpose. The least recently used go first,
+and the end of a text before its beginning.
 """
 
 from __future__ import annotations

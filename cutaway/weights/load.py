@@ -104,23 +104,17 @@ def _gguf(path: Path) -> Checkpoint:
         tensors,
         families.name_of(family),
         path,
-        (lambda: _tokenizer_of(file.metadata)) if has_words else None,
+        (lambda: _tokenizer_in(path)) if has_words else None,
         Fields(file.metadata, path).text("tokenizer.chat_template", None),
         _sampling(Fields(file.metadata, path, "general.sampling."), 0),
         file.metadata,
     )
 
 
-def _tokenizer_of(metadata: Mapping[str, object]) -> Tokenizer:
+def _tokenizer_in(path: Path) -> Tokenizer:
     from cutaway.tokenizer import Tokenizer  # only when text is wanted
 
-    return Tokenizer.from_gguf(dict(metadata.items()))
-
-
-def _tokenizer_in(folder: Path) -> Tokenizer:
-    from cutaway.tokenizer import Tokenizer  # only when text is wanted
-
-    return Tokenizer.load(folder)
+    return Tokenizer.load(path)
 
 
 def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]:
