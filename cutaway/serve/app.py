@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 import cutaway
+from cutaway.errors import Failed, Refused
 from cutaway.serve import chat, completions, embeddings, responses, schema, tokens, trace
 from cutaway.serve.asking import in_a_thread
 from cutaway.serve.guard import Gate, Guard
@@ -39,9 +40,9 @@ ERROR = {"description": "Not honoured; the body says why", "content": {"applicat
         },
     }},
 }}}}  # fmt: skip
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: ERROR for status in (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503, 504)
-}
+REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys(
+    (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503, 504), ERROR
+)
 
 
 def build(service: Service, gate: Gate) -> Any:
@@ -61,7 +62,9 @@ def build(service: Service, gate: Gate) -> Any:
     guarded: Any = Guard(_counted(app, service), gate)
     if gate.origins:
         guarded = CORSMiddleware(
-            guarded, allow_origins=gate.origins, allow_methods=["GET", "POST"],
+            guarded,
+            allow_origins=gate.origins,
+            allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
     return guarded
@@ -107,12 +110,12 @@ def _paths(app: FastAPI, service: Service) -> None:
     @app.post("/v1/embeddings", response_model=None)
     async def embedding(body: schema.Embeddings) -> Response:
         """Texts as vectors."""
-        return JSONResponse(await in_a_thread(embeddings.embed, service, body))
+        return JSONResponse(await service.look(embeddings.embed, service, body))
 
     @app.post("/v1/trace", response_model=None)
     async def tracing(body: schema.Trace) -> Response:
         """What happens inside while a text is read, with edits or without."""
-        return await in_a_thread(trace.answered, service, body)
+        return await service.look(trace.answered, service, body)
 
     @app.post("/v1/chat/count", response_model=None)
     async def chat_count(body: schema.ChatCount) -> Response:
@@ -155,13 +158,11 @@ def _refusals(app: FastAPI) -> None:
         response.headers.update(problem.headers or {})
         return response
 
-    @app.exception_handler(Exception)
-    async def _(_request: Request, problem: Exception) -> Response:
+    async def told(_request: Request, problem: Exception) -> Response:
         return answer(wrong(problem))
 
-    @app.middleware("http")
-    async def _(request: Request, call_next: Any) -> Response:
-        return await call_next(request)
+    for kind in (Wrong, Refused, Failed, Exception):  # the last is also written to the log
+        app.add_exception_handler(kind, told)
 
 
 def _counted(app: Any, service: Service) -> Any:

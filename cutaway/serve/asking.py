@@ -1,4 +1,4 @@
-"""From the engine's thread to a request's coroutine: pieces as they come, and an end to the work when nobody waits.
+"""From the engine's thread to a request's coroutine: pieces as they come, an end to the work if nobody waits.
 
 The engine tells each event to the event loop, where one queue joins a request's answers in the order in which
 their tokens were chosen. When the client goes away, or the time is up, every answer is cancelled, which the
@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
@@ -53,9 +54,7 @@ class Asked:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         for i, ticket in enumerate(self.tickets):
-            ticket.subscribe(
-                lambda event, i=i: loop.call_soon_threadsafe(queue.put_nowait, (i, event))
-            )
+            ticket.subscribe(partial(self._tell, loop, queue, i))
         going, first = len(self.tickets), True
         deadline = self.began + self.service.limits.request_seconds
         while going:
@@ -67,6 +66,9 @@ class Asked:
                 raise event
             going -= event.generation is not None
             yield i, event
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], i: int, event: Any) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, (i, event))
 
     async def _next(self, queue: asyncio.Queue[Any], deadline: float) -> tuple[int, Piece | Exception]:
         try:
@@ -110,8 +112,8 @@ async def _gone(request: HttpRequest) -> None:
 def events(
     asked: Asked, chunks: AsyncIterator[dict[str, Any]], timeout: float, *, named: bool = False
 ) -> Response:
-    """Server-sent events: each chunk as JSON, an error where one comes up, then ``[DONE]``; with ``named``, each
-    under its own type and no ``[DONE]``, as OpenAI's Responses are told.
+    """Server-sent events: each chunk as JSON, an error where one comes up, then ``[DONE]``; with ``named``,
+    each under its own type and no ``[DONE]``, as OpenAI's Responses are told.
     """
     from sse_starlette.sse import AppStatus, EventSourceResponse
 

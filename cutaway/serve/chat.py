@@ -6,13 +6,11 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from cutaway.errors import Refused
 from cutaway.generate import constrain
 from cutaway.generate.decode import Generation, Piece
 from cutaway.serve import tools as calling
@@ -56,14 +54,19 @@ def _message(message: Message, i: int) -> dict[str, Any]:
         if not message.tool_calls:
             raise Wrong(400, f"messages[{i}] says nothing: give it content", param=f"messages[{i}].content")
         content = ""
-    plain: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": content}
+    plain: dict[str, Any] = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": content,
+    }
     plain |= {
         name: value
         for name in ("name", "reasoning_content", "tool_call_id")
         if (value := getattr(message, name)) is not None
     }
     if message.tool_calls:
-        plain["tool_calls"] = [_called(call, f"messages[{i}].tool_calls[{j}]") for j, call in enumerate(message.tool_calls)]
+        plain["tool_calls"] = [
+            _called(call, f"messages[{i}].tool_calls[{j}]") for j, call in enumerate(message.tool_calls)
+        ]
     return plain
 
 
@@ -111,7 +114,11 @@ def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], calling
 def _agree(body: Chat) -> None:
     """Refuses fields that contradict each other."""
     if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise Wrong(400, "max_tokens and max_completion_tokens are two names of one thing: give one", param="max_tokens")
+        raise Wrong(
+            400,
+            "max_tokens and max_completion_tokens are two names of one thing: give one",
+            param="max_tokens",
+        )
     if body.top_logprobs is not None and not body.logprobs:
         raise Wrong(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
@@ -120,9 +127,14 @@ def _agree(body: Chat) -> None:
         for name in ("tool_choice", "parallel_tool_calls"):
             if getattr(body, name) not in (None, "none", "auto"):
                 raise Wrong(400, f"{name} needs tools", param=name)
-    elif body.response_format is not None and body.response_format.type != "text" and body.tool_choice != "none":
+    elif (
+        body.response_format is not None
+        and body.response_format.type != "text"
+        and body.tool_choice != "none"
+    ):
         raise Wrong(
-            400, "response_format and tools cannot both say what the answer is: use tool_choice 'none'",
+            400,
+            "response_format and tools cannot both say what the answer is: use tool_choice 'none'",
             param="response_format",
         )
 
@@ -140,7 +152,9 @@ def _calls(
     if isinstance(choice, NamedTool):
         name = choice.function.name
         if name not in schemas:
-            raise Wrong(400, f"tool_choice names {name[:64]!r}, which is not among the tools", param="tool_choice")
+            raise Wrong(
+                400, f"tool_choice names {name[:64]!r}, which is not among the tools", param="tool_choice"
+            )
         return format, calling.demanded(format, {name: schemas[name]}, lm.tokenizer, several=False)
     if choice == "required":
         return format, calling.demanded(format, schemas, lm.tokenizer, several)
@@ -199,7 +213,11 @@ class Talk:
 
     def _choice(self, i: int, pieces: Sequence[Piece], done: Generation) -> dict[str, Any]:
         said, calls = (done.text, []) if self.format is None else calling.parse(self.format, done.text)
-        message: dict[str, Any] = {"role": "assistant", "content": said or (None if calls else ""), "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": said or (None if calls else ""),
+            "refusal": None,
+        }
         if calls:
             message["tool_calls"] = [_call(j, call) | {} for j, call in enumerate(calls)]
             for call in message["tool_calls"]:

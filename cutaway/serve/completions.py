@@ -54,7 +54,11 @@ def _jobs(service: Service, body: Completion, client: str) -> list[Job]:
     service.limits.of_choices(count, "n")
     asked = USUAL if body.max_tokens is None else body.max_tokens
     if asked == 0 and not body.echo:
-        raise Wrong(400, "max_tokens is 0: an answer has at least one token, unless the prompt is echoed", param="max_tokens")
+        raise Wrong(
+            400,
+            "max_tokens is 0: an answer has at least one token, unless the prompt is echoed",
+            param="max_tokens",
+        )
     for ids in texts:
         service.limits.tokens(asked, len(ids), context, "max_tokens")
     rules, watch = grammar(body.response_format), service.internals(body.internals)
@@ -128,8 +132,8 @@ class Writing:
         return choice | {"finish_reason": words.ending(done)}
 
     def _part(self, i: int, pieces: Sequence[Piece], echo: bool, offsets: list[int]) -> dict[str, Any]:
-        """A choice, or what some pieces add to it: with ``echo`` after the prompt. ``offsets`` tells each choice
-        how many characters its tokens had so far.
+        """A choice, or what some pieces add to it: with ``echo`` after the prompt. ``offsets`` tells each
+        choice how many characters its tokens had so far.
         """
         tokenizer, ticket = self.service.lm.tokenizer, self.asked.tickets[i]
         text = "".join(piece.text for piece in pieces)
@@ -139,7 +143,9 @@ class Writing:
             text = tokenizer.decode(ticket.job.ids) + text
             if self.body.logprobs is not None:
                 scored += zip(ticket.job.ids, ticket.prompt_logprobs, strict=True)
-        scored += [(piece.id, (piece.logprob or 0.0, piece.top_logprobs)) for piece in chosen if piece.id is not None]
+        scored += [
+            (piece.id, (piece.logprob or 0.0, piece.top_logprobs)) for piece in chosen if piece.id is not None
+        ]
         choice: dict[str, Any] = {"index": i, "text": text, "logprobs": None, "finish_reason": None}
         if self.body.logprobs is not None and scored:
             choice["logprobs"], offsets[i] = _logprobs(tokenizer, scored, offsets[i])

@@ -22,13 +22,15 @@ def embed(service: Service, body: Embeddings) -> dict[str, Any]:
     rows, width = prompts(service, body.input), service.lm.config.width
     if body.dimensions not in (None, width):
         raise Wrong(
-            400, f"This model's vectors have {width} numbers, and no other length: leave dimensions out",
+            400,
+            f"This model's vectors have {width} numbers, and no other length: leave dimensions out",
             param="dimensions",
         )
-    with service.looking:
-        vectors = service.lm.embed(rows, body.pooling)
+    vectors = service.lm.embed(rows, body.pooling)
     told = _base64 if body.encoding_format == "base64" else _numbers
-    data = [{"object": "embedding", "index": i, "embedding": told(vector)} for i, vector in enumerate(vectors)]
+    data = [
+        {"object": "embedding", "index": i, "embedding": told(vector)} for i, vector in enumerate(vectors)
+    ]
     read = sum(map(len, rows))
     return {
         "object": "list",

@@ -3,8 +3,8 @@
 A server on 127.0.0.1 is open to every program of its user, and a page in their browser is one of them. So a
 request must name a host that is meant (a page that had its own name resolve to 127.0.0.1 names itself: DNS
 rebinding), must not come from another site's page unless that was named (``Origin``), and must say that its
-body is JSON, which a browser sends across sites only after asking. With a key, only who knows it is heard; keys
-are compared as hashes, in constant time.
+body is JSON, which a browser sends across sites only after asking. With a key, only who knows it is heard;
+keys are compared as hashes, in constant time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cutaway.serve.wrong import Wrong, answer
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = ("/health",)  # told to everyone, so that what starts and watches a server needs no key
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -34,7 +34,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Gate:
-    """``hosts`` a request may name (None: any), ``origins`` whose pages may ask, the ``key`` they must know."""
+    """``hosts`` a request may name (None: any), ``origins`` whose pages may ask, the ``key`` to be known."""
 
     hosts: tuple[str, ...] | None = LOOPBACK
     origins: tuple[str, ...] = ()

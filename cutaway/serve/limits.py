@@ -28,15 +28,17 @@ class Limits:
         if asked is not None and prompt + asked > context:
             raise Wrong(
                 400,
-                f"This model's context holds {context} tokens, and you asked for {prompt + asked}: {prompt} in "
-                f"the prompt and {asked} of answer. Ask for less of either",
+                f"This model's context holds {context} tokens, and you asked for {prompt + asked}: "
+                f"{prompt} in the prompt and {asked} of answer. Ask for less of either",
                 param=param,
                 code="context_length_exceeded",
             )
         most = self.max_tokens
         if asked is not None and most is not None and asked > most:
             raise Wrong(
-                400, f"{param} is {asked}, and this server answers with at most {most}", param=param,
+                400,
+                f"{param} is {asked}, and this server answers with at most {most}",
+                param=param,
                 code="above_limit",
             )
         return most if asked is None else asked

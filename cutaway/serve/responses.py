@@ -40,7 +40,7 @@ def _job(service: Service, body: Responses, client: str) -> Job:
         messages += [_message(one) for one in body.input]
     ids = tuple(service.lm.chat_ids(messages))
     most = service.limits.tokens(body.max_output_tokens, len(ids), service.context, "max_output_tokens")
-    sampling = Sampling(temperature=body.temperature, top_p=body.top_p)
+    sampling = Sampling.model_validate({"temperature": body.temperature, "top_p": body.top_p})
     constraint = service.constraint(grammar(body.text.format if body.text else None))
     return Job(ids, service.settings(sampling, most, 0, 0), constraint, client=client)
 
@@ -132,7 +132,11 @@ class Responding:
 
     def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "id": self.message_id, "type": "message", "role": "assistant", "status": status, "content": content,
+            "id": self.message_id,
+            "type": "message",
+            "role": "assistant",
+            "status": status,
+            "content": content,
         }
 
     def _format(self) -> dict[str, Any]:

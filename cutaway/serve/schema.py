@@ -1,8 +1,8 @@
 """What a request may say, field by field. A field that is not here is refused by its name, never ignored.
 
-The names are OpenAI's (platform.openai.com/docs/api-reference); what Cutaway adds says so. ``null`` is the same
-as leaving a field out. Values are checked for their types and ranges here, and for what the model has (ids,
-layers, room in the context) where they are used.
+The names are OpenAI's (platform.openai.com/docs/api-reference); what Cutaway adds says so. ``null`` is the
+same as leaving a field out. Values are checked for their types and ranges here, and for what the model has
+(ids, layers, room in the context) where they are used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Request(BaseModel):
 
 
 class StreamOptions(Request):
-    include_usage: StrictBool | None = Field(None, description="A last chunk tells how many tokens there were.")
+    include_usage: StrictBool | None = Field(
+        None, description="A last chunk tells how many tokens there were."
+    )
 
 
 class Internals(Request):
@@ -95,9 +97,7 @@ class LarkGrammar(Request):
     grammar: Text
 
 
-Format = Annotated[
-    TextFormat | JsonObject | JsonSchema | Regex | LarkGrammar, Field(discriminator="type")
-]
+Format = Annotated[TextFormat | JsonObject | JsonSchema | Regex | LarkGrammar, Field(discriminator="type")]
 
 
 class Called(Request):
@@ -204,9 +204,10 @@ class ResponseSchema(Request):
 
 
 class ResponseText(Request):
-    format: Annotated[
-        TextFormat | JsonObject | ResponseSchema | Regex | LarkGrammar, Field(discriminator="type")
-    ] | None = None
+    format: (
+        Annotated[TextFormat | JsonObject | ResponseSchema | Regex | LarkGrammar, Field(discriminator="type")]
+        | None
+    ) = None
 
 
 class Responses(Request):
@@ -287,6 +288,8 @@ class Trace(Request):
     layers: list[Id] | None = None
     heads: list[Id] | None = None
     positions: list[StrictInt] | None = None
-    edits: Annotated[list[Annotated[Ablate | Patch | Add, Field(discriminator="kind")]], Field(max_length=64)] = []
+    edits: Annotated[
+        list[Annotated[Ablate | Patch | Add, Field(discriminator="kind")]], Field(max_length=64)
+    ] = []
     top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
     format: Literal["json", "safetensors"] = "json"

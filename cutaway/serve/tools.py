@@ -3,15 +3,14 @@
 Every family marks calls differently (`<tool_call>`, `[TOOL_CALLS]`, a bare object). But each model brings the
 template that was used to train it, and that template writes the calls of an earlier turn. So it is given a
 conversation with one call, with two and with three, and what stands around their names and arguments is the
-format: how an answer is read, and what it is held to where a call is demanded. What three calls look like must
-follow from one and two, else only one call at a time is read. A template that writes arguments otherwise than
-as one JSON object is refused.
+format: how an answer is read, and what it is held to where a call is demanded. What three calls look like
+must follow from one and two, else only one call at a time is read. A template that writes arguments otherwise
+than as one JSON object is refused.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ ARGUMENTS = re.compile(r'\{\s*"plaCe"\s*:\s*"heRe"\s*,\s*"numBer"\s*:\s*7\s*\}')
 
 @dataclass(frozen=True)
 class Call:
-    """A call that an answer holds: the tool's name, and its arguments as the model wrote them, a JSON object."""
+    """A call that an answer holds: the tool's name, and its arguments, a JSON object as the model wrote it."""
 
     name: str
     arguments: str
@@ -84,7 +83,7 @@ def dialect(template: str, tokenizer: Tokenizer) -> Dialect:
     if second is None or NAMES[1] not in two[second.end() :]:
         return single
     joint = two[second.end() : two.index(NAMES[1], second.end())]
-    tail = os.path.commonprefix([after, joint])
+    tail = _common_prefix(after, joint)
     head = _common_suffix(lead, joint[len(tail) :])
     opening, between = lead[: len(lead) - len(head)], joint[len(tail) : len(joint) - len(head)]
     several = Dialect(opening, head, middle, tail, between, after[len(tail) :], single.forced)
@@ -123,7 +122,7 @@ def _tried(template: str, tokenizer: Tokenizer, calls: int) -> str:
 
 def _answer(asked: str, whole: str) -> str:
     """What of a text the assistant said, the ids of its calls replaced."""
-    same = os.path.commonprefix([asked, whole])
+    same = _common_prefix(asked, whole)
     if len(same) < len(asked) and same.rfind("<") > same.rfind(">"):
         same = same[: same.rfind("<")]  # the two part within a mark
     answer = whole[len(same) :]
@@ -133,7 +132,7 @@ def _answer(asked: str, whole: str) -> str:
 
 
 def _lead(lead: str, said: str) -> str:
-    """What begins a call, without what a template puts before every answer: the part that also follows words."""
+    """What begins a call, without what a template puts before every answer: what also follows words."""
     at = said.find(WORD)
     if at >= 0 and NAMES[0] in said[at:]:
         lead = _common_suffix(lead, said[at + len(WORD) : said.index(NAMES[0], at)])
@@ -147,7 +146,10 @@ def _without_ending(after: str, tokenizer: Tokenizer) -> str:
 
 
 def _tool(name: str) -> dict[str, Any]:
-    kinds = {"plaCe": {"type": "string", "description": "x"}, "numBer": {"type": "integer", "description": "x"}}
+    kinds = {
+        "plaCe": {"type": "string", "description": "x"},
+        "numBer": {"type": "integer", "description": "x"},
+    }
     parameters = {"type": "object", "properties": kinds, "required": list(kinds)}
     return {"type": "function", "function": {"name": name, "description": "x", "parameters": parameters}}
 
@@ -160,7 +162,12 @@ def _spelt(format: Dialect) -> str:
 
 
 def _common_suffix(one: str, other: str) -> str:
-    return os.path.commonprefix([one[::-1], other[::-1]])[::-1]
+    return _common_prefix(one[::-1], other[::-1])[::-1]
+
+
+def _common_prefix(one: str, other: str) -> str:
+    same = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return one[: next(same, min(len(one), len(other)))]
 
 
 # ---- reading an answer -------------------------------------------------------------------------------------
@@ -276,8 +283,8 @@ Schemas = Mapping[str, Mapping[str, Any] | None]  # tools by name, with the sche
 
 
 def demanded(format: Dialect, tools: Schemas, tokenizer: Tokenizer, several: bool) -> constrain.Grammar:
-    """The grammar of an answer that is calls of these tools. Refused for a template whose answers begin with a
-    thought, and for schemas that cannot be followed.
+    """The grammar of an answer that is calls of these tools. Refused for a template whose answers begin with
+    a thought, and for schemas that cannot be followed.
     """
     if not format.forced:
         raise Refused(

@@ -1,4 +1,4 @@
-"""What the model chose, in OpenAI's JSON: tokens with their log-probabilities, ends, counts, and the inside."""
+"""What the model chose, in OpenAI's JSON: tokens, their log-probabilities, ends, counts, and the inside."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def logprob(value: float) -> float:
 
 def chosen(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
     """A token of a chat's answer with the likeliest others."""
-    assert piece.id is not None and piece.logprob is not None
+    assert piece.id is not None
+    assert piece.logprob is not None
     others = [_token(tokenizer, id, value) for id, value in piece.top_logprobs]
     return _token(tokenizer, piece.id, piece.logprob) | {"top_logprobs": others}
 

@@ -1,6 +1,6 @@
 """How a request is told that it was not honoured: a status, and the error body that OpenAI's clients read.
 
-    {"error": {"message": "...", "type": "invalid_request_error", "param": "top_k", "code": "unknown_parameter"}}
+{"error": {"message": "...", "type": "invalid_request_error", "param": "top_k", "code": "unknown_parameter"}}
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ class Wrong(Exception):
     """A request that is not honoured: why, and the field of the request that it is about."""
 
     def __init__(
-        self, status: int, message: str, *, type: str = INVALID, param: str | None = None, code: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = INVALID,
+        param: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.type, self.param, self.code = status, type, param, code
@@ -51,12 +57,14 @@ def wrong(problem: Exception) -> Wrong:
         return Wrong(400, _capital(str(problem)))
     if isinstance(problem, Failed):
         return Wrong(500, _capital(str(problem)), type="server_error")
-    return Wrong(500, "The server made a mistake; its log says which", type="server_error", code="internal_error")
+    return Wrong(
+        500, "The server made a mistake; its log says which", type="server_error", code="internal_error"
+    )
 
 
 def unfit(errors: Sequence[Any]) -> Wrong:
-    """A body that does not fit its schema, by the first of pydantic's findings: an unknown field before others."""
-    first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+    """A body that does not fit its schema, by the first of pydantic's findings, unknown fields first."""
+    first = min(errors, key=_order)
     place = [part for part in first["loc"] if part != "body"]
     where = _place(place)
     if first["type"] == "extra_forbidden":
@@ -68,6 +76,13 @@ def unfit(errors: Sequence[Any]) -> Wrong:
         return Wrong(400, f"{where or 'The body'} is missing", param=where or None, code="missing_parameter")
     said = first["msg"].removeprefix("Value error, ")
     return Wrong(400, f"{where or 'The body'}: {said}", param=where or None, code="invalid_value")
+
+
+def _order(error: Any) -> int:
+    """What an object is comes before which fields it then has, and those before their values."""
+    if error["type"] in ("literal_error", "union_tag_invalid") and error["loc"][-1] == "type":
+        return 0
+    return 1 if error["type"] == "extra_forbidden" else 2
 
 
 def answer(problem: Wrong) -> Response:
