@@ -30,7 +30,7 @@ ARGUMENTS = re.compile(r'\{\s*"plaCe"\s*:\s*"heRe"\s*,\s*"numBer"\s*:\s*7\s*\}')
 
 @dataclass(frozen=True)
 class Call:
-    """A call that an answer holds: the tool's name, and its arguments, a JSON object as the model wrote it."""
+    """A call that an answer holds: the tool's name, and its arguments as the model wrote them, in JSON."""
 
     name: str
     arguments: str
@@ -53,8 +53,9 @@ class Dialect:
 
     @property
     def mark(self) -> str:
-        """The word that begins a call."""
-        return (self.opening + self.head).split()[0]
+        """The word that begins a call: what comes before its JSON, or the brace where nothing does."""
+        lead = (self.opening + self.head).split()[0]
+        return re.split(r'\[?\{"', lead, maxsplit=1)[0] or "{"
 
     @property
     def bare(self) -> bool:
@@ -224,9 +225,9 @@ def _after(constant: str, text: str, place: int) -> int | None:
 
 @lru_cache(maxsize=256)
 def _loose(constant: str) -> re.Pattern[str]:
-    parts = re.split(r"(\s+|[{}:,])", constant.strip())
+    parts = re.split(r"(\s+|[{}\[\]:,])", constant.strip())
     pattern = "".join(
-        r"\s*" if part.isspace() else rf"\s*{re.escape(part)}\s*" if part in "{}:," else re.escape(part)
+        r"\s*" if part.isspace() else rf"\s*{re.escape(part)}\s*" if part in "{}[]:," else re.escape(part)
         for part in parts
         if part
     )

@@ -447,7 +447,7 @@ def _index(names: list[str], shards: list[dict[str, Packed | Later]]) -> bytes:
     return json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2).encode()
 
 
-def _pour(out: IO[bytes], tensors: dict[str, Packed | Later], texts: dict[str, str]) -> None:
+def _pour(out: IO[bytes] | io.BytesIO, tensors: dict[str, Packed | Later], texts: dict[str, str]) -> None:
     # Wide types first keeps every tensor aligned to its own width.
     ordered = sorted(tensors.items(), key=lambda item: -TYPES[item[1].type].bytes)
     header: dict[str, object] = {"__metadata__": texts} if texts else {}
