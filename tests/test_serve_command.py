@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,7 +42,7 @@ def started() -> Any:
 def test_it_starts_answers_and_finishes_what_it_began_when_told_to_stop(started: Any) -> None:
     process, told = started
     url = re.search(r"serves SmolLM2-135M-Instruct.Q4_1 on (http://127.0.0.1:\d+)", told)
-    assert url is not None and "30 layers, 8,192 tokens" in told and "may wait" in told, told
+    assert url is not None and "30 layers, 8,192 tokens" in told and "64 may wait" in told, told
     curl = re.search(r"^  (curl .*)$", told, re.M)
     assert curl is not None
     done = subprocess.run(
@@ -104,16 +103,18 @@ def test_without_its_libraries_it_says_what_to_install(
     assert "pip install 'cutaway[serve]'" in capsys.readouterr().err
 
 
-def test_serving_loads_no_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys, cutaway.serve.app, cutaway.commands.serve as s, cutaway\n"
-        "from cutaway.serve.limits import Limits\n"
-        f"lm = cutaway.load({str(inputs.path('smollm2'))!r})\n"
-        "service = s._service(lm, 'x', Limits(), False)\n"
-        "list(service.scheduler.submit(s_job := __import__('cutaway.serve.ticket', fromlist=['Job']).Job("
-        "(5, 6), service.settings(__import__('cutaway.serve.schema', fromlist=['x']).Sampling(), 2, 0, 0))))\n"
-        "service.scheduler.close(); print('torch' in sys.modules)"
-    )
+def test_serving_loads_no_torch() -> None:
+    code = f"""
+import sys, cutaway, cutaway.serve.app
+from cutaway.commands.serve import _service
+from cutaway.serve.limits import Limits
+from cutaway.serve.schema import Completion
+from cutaway.serve.ticket import Job
+service = _service(cutaway.load({str(inputs.path("smollm2"))!r}), "x", Limits(), False)
+list(service.scheduler.submit(Job((5, 6), service.settings(Completion(prompt="x"), 2, 0, 0))))
+service.scheduler.close()
+print("torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "False\n", done.stderr
 
@@ -131,7 +132,7 @@ def test_no_request_that_its_document_allows_is_a_fault_of_ours() -> None:
             operation = found.ok()
 
             @settings(
-                max_examples=8,
+                max_examples=3,
                 deadline=None,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
@@ -146,4 +147,4 @@ def test_no_request_that_its_document_allows_is_a_fault_of_ours() -> None:
                 assert answer.status_code < 500, (case, answer.text)
 
             ask()
-        assert checked >= 80
+        assert checked >= 25

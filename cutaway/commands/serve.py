@@ -152,11 +152,11 @@ def greeting(service: Any, address: str, locked: bool) -> str:
         lines += [
             f"  model    {len(lm.config.blocks)} layers, {lm.config.context:,} tokens of context",
             f"  engine   the {engine}, because {why}",
-            f"  limits   {limits.max_sequences} answers at once, {limits.max_queue} may wait, {state} of state",
+            f"  limits   {limits.max_sequences} answers at once, {limits.max_queue} wait, {state} of state at most",
         ]
+    longest = f"{limits.max_tokens:,} tokens and" if limits.max_tokens else "what fits and"
     lines.append(
-        f"           {limits.max_tokens or 'as many as fit'} tokens an answer, {limits.request_seconds:g} s, "
-        f"{size(limits.body_bytes)} a request"
+        f"           {longest} {limits.request_seconds:g} s an answer, {size(limits.body_bytes)} a request"
     )
     lines.append(
         "  access   with the API key" if locked else "  access   without a key, for who reaches this address"
@@ -172,7 +172,7 @@ def _curl(service: Any, address: str, locked: bool) -> list[str]:
         return [f'{start}embeddings{header}{kind} -d \'{{"input": "Hello"}}\'']
     if service.lm.checkpoint.chat_template is None:
         return [f'{start}completions{header}{kind} -d \'{{"prompt": "Once upon a time"}}\'']
-    messages = '{"messages": [{"role": "user", "content": "Hello"}]}'
+    messages = '{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 60}'
     return [f"{start}chat/completions{header}{kind} -d '{messages}'"]
 
 
@@ -241,7 +241,8 @@ def _own_name(model: str) -> str:
 
 
 def _bound(config: Any) -> Any:
-    """The socket, bound before anything is said, so that a port that is taken is a sentence."""
+    """The socket, listening before anything is said: a port that is taken is a sentence, and who asks at once
+    waits."""
     import socket
 
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -249,6 +250,7 @@ def _bound(config: Any) -> Any:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((config.host, config.port))
+        made.listen(config.backlog)
     except (OSError, OverflowError) as error:
         made.close()
         raise Failed(f"Cannot listen on {config.host}, port {config.port}: {error}") from None
