@@ -180,7 +180,7 @@ def top_k(k: int) -> Transform:
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
         if k >= len(logits):
             return logits
-        return np.where(logits >= _kth_largest(logits, k), logits, -np.inf)
+        return np.where(logits >= _kthlargest(logits, k), logits, -np.inf)
 
     return apply
 
@@ -292,7 +292,7 @@ def log_total(logits: np.ndarray) -> float:
 def logprobs(logits: np.ndarray, id: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
     """An id's log-probability, and the n best as (id, log-probability), of equals the lowest id first."""
     total = log_total(logits)
-    best = _largest(logits, n)[:n] if n else ()
+    best = largest(logits, n)[:n] if n else ()
     return float(logits[id]) - total, tuple((int(other), float(logits[other]) - total) for other in best)
 
 
@@ -301,22 +301,22 @@ def _fewest(key: np.ndarray, weight: np.ndarray, mass: Number) -> np.ndarray:
     wanted = mass * float(weight.sum(dtype=np.float64))
     count = 256
     while True:
-        order = _largest(key, count)
+        order = largest(key, count)
         cumulative = np.cumsum(weight[order], dtype=np.float64)
         if cumulative[-1] >= wanted or len(order) == len(key):
             return order[: int(np.searchsorted(cumulative, wanted, side="left")) + 1]
         count *= 16
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
+def largest(values: np.ndarray, count: int) -> np.ndarray:
     """The indices of the `count` largest values and equals of the last, by descending value, then index."""
     if count >= len(values):
         return np.argsort(-values, kind="stable")
-    chosen = np.flatnonzero(values >= _kth_largest(values, count))
+    chosen = np.flatnonzero(values >= _kthlargest(values, count))
     return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
-def _kth_largest(values: np.ndarray, k: int) -> np.floating:
+def _kthlargest(values: np.ndarray, k: int) -> np.floating:
     """The k-th largest value.
 
     At least k values reach the k-th largest of the blocks' maxima, so that only these need sorting.

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from cutaway.errors import Refused
 from cutaway.generate.decode import Run, Speaker, checked
 from cutaway.generate.engine import Batched, Engine
@@ -28,11 +26,10 @@ from cutaway.serve.answer import Answer
 from cutaway.serve.pace import Pace
 from cutaway.serve.prefix import Prefixes
 from cutaway.serve.queue import Queue
+from cutaway.serve.step import Part, read
 from cutaway.serve.ticket import Cancelled, Closing, Job, QueueFull, Ticket
 
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "Ticket"]
-
-Part = tuple[Answer, Sequence[int]]  # what a step reads of one text
 
 
 @runtime_checkable
@@ -117,6 +114,8 @@ class Scheduler:
         settings = self.lm.ending(job.settings)
         settings.check(self.engine.vocab)
         ids = checked(job.ids, self.lm.tokenizer, self.engine)
+        if job.internals is not None:
+            job.internals.check(self.engine.layers, len(self.lm.tokenizer))
         ticket = Ticket(job, self._notify)
         run = Run(self.engine, self.lm.tokenizer, ids, settings, job.constraint)
         answer = Answer(ticket, run, self.engine)
@@ -225,22 +224,17 @@ class Scheduler:
         """One call of the engine, and what follows from it for each text that it read."""
         started = time.perf_counter()
         decoding = [answer for answer in self._running if answer.decoding]
-        parts: list[Part] = [(answer, [answer.run.history.last]) for answer in decoding]
+        parts = [Part(answer, [answer.run.history.last]) for answer in decoding]
         parts += self._stretches(self._pace.allowed(len(decoding)))
-        starts = np.cumsum([0, *(len(ids) for _, ids in parts)]).tolist()
-        wanted = [_wanted(answer, len(ids)) for answer, ids in parts]
-        rows = [start + at for start, own in zip(starts, wanted, strict=False) for at in own]
         try:
-            logits = self.engine.read([ids for _, ids in parts], [answer.state for answer, _ in parts], rows)
+            read(self.engine, parts)
         except Exception as error:
-            self._end_all([answer for answer, _ in parts], error)
+            self._end_all([part.answer for part in parts], error)
             return
-        at = 0
-        for (answer, ids), own in zip(parts, wanted, strict=True):
-            self._advance(answer, ids, logits[at : at + len(own)])
-            at += len(own)
+        for part in parts:
+            self._advance(part)
         seconds = time.perf_counter() - started
-        self._pace.saw(len(decoding), starts[-1] - len(decoding), seconds)
+        self._pace.saw(len(decoding), sum(len(part.ids) for part in parts) - len(decoding), seconds)
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
@@ -260,23 +254,25 @@ class Scheduler:
         parts: list[Part] = []
         for left, answer in zip(range(len(begun), 0, -1), begun, strict=True):
             if most > 0:
-                parts.append((answer, answer.stretch(max(1, most // left))))
-                most -= len(parts[-1][1])
+                parts.append(Part(answer, answer.stretch(max(1, most // left))))
+                most -= len(parts[-1].ids)
                 answer.served = self._counts["steps"]
         return parts
 
-    def _advance(self, answer: Answer, ids: Sequence[int], logits: np.ndarray) -> None:
+    def _advance(self, part: Part) -> None:
         """What a text has read is kept for others, and where its prompt is read it says its next id."""
+        answer, logits = part.answer, part.logits
+        assert logits is not None
         try:
             answer.keep(self._prefixes)
-            start = answer.state.length - len(ids)
+            start = answer.state.length - len(part.ids)
             if answer.ticket.job.prompt_logprobs is not None and start < len(answer.prompt):
                 answer.score(start, logits)
             if not answer.decoding:
                 return
             if start < len(answer.prompt):
                 self._count(prompt_tokens=len(answer.prompt), shared_tokens=answer.shared)
-            pieces = answer.take(logits[-1])
+            pieces = answer.take(logits[-1], part.inside)
         except Exception as error:
             self._end_all([answer], error)
             return
@@ -317,14 +313,6 @@ _COUNTED = (
 
 def _cancelled(answer: Answer) -> bool:
     return answer.ticket.cancelled
-
-
-def _wanted(answer: Answer, count: int) -> range:
-    """Which of the ids that are read next need logits: the last, if it is not one inside the prompt."""
-    end = answer.state.length + count
-    if answer.ticket.job.prompt_logprobs is not None and answer.state.length < len(answer.prompt):
-        return range(count)
-    return range(count - 1, count) if end >= len(answer.prompt) else range(0)
 
 
 def _room(engine: Batched, sequences: int, state_bytes: int | None) -> int:
