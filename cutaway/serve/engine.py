@@ -15,11 +15,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from cutaway.errors import Refused
-from cutaway.generate.decode import Run, Speaker, checked
+from cutaway.generate.decode import Piece, Run, Speaker, checked
 from cutaway.generate.engine import Batched, Engine
 from cutaway.generate.sample import Settings
 from cutaway.serve.answer import Answer
@@ -30,6 +31,10 @@ from cutaway.serve.step import Part, read
 from cutaway.serve.ticket import Cancelled, Closing, Job, QueueFull, Ticket
 
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "Ticket"]
+
+CHOOSERS = min(
+    4, os.cpu_count() or 1
+)  # threads that choose tokens: numpy works on large arrays beside itself
 
 
 @runtime_checkable
@@ -101,6 +106,7 @@ class Scheduler:
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
         self._closing = False
+        self._choosers = ThreadPoolExecutor(CHOOSERS, "cutaway-choose")
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="cutaway-model", daemon=True)
         self._thread.start()
@@ -179,11 +185,12 @@ class Scheduler:
     # ---- the model's thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while self._admit():
-            try:
-                self._step()
-            except Exception as error:  # a fault of ours ends what runs, and nothing else
-                self._end_all(list(self._running), error)
+        with self._choosers:
+            while self._admit():
+                try:
+                    self._step()
+                except Exception as error:  # a fault of ours ends what runs, and nothing else
+                    self._end_all(list(self._running), error)
 
     def _admit(self) -> bool:
         """Lets go of what was cancelled, and begins what there is room for. False once all is over."""
@@ -231,8 +238,8 @@ class Scheduler:
         except Exception as error:
             self._end_all([part.answer for part in parts], error)
             return
-        for part in parts:
-            self._advance(part)
+        for part, said in zip(parts, self._choosers.map(_say, parts), strict=True):
+            self._advance(part, said)
         seconds = time.perf_counter() - started
         self._pace.saw(len(decoding), sum(len(part.ids) for part in parts) - len(decoding), seconds)
         with self._wake:
@@ -259,28 +266,20 @@ class Scheduler:
                 answer.served = self._counts["steps"]
         return parts
 
-    def _advance(self, part: Part) -> None:
-        """What a text has read is kept for others, and where its prompt is read it says its next id."""
-        answer, logits = part.answer, part.logits
-        assert logits is not None
-        try:
-            answer.keep(self._prefixes)
-            start = answer.state.length - len(part.ids)
-            if answer.ticket.job.prompt_logprobs is not None and start < len(answer.prompt):
-                answer.score(start, logits)
-            if not answer.decoding:
-                return
-            if start < len(answer.prompt):
-                self._count(prompt_tokens=len(answer.prompt), shared_tokens=answer.shared)
-            pieces = answer.take(logits[-1], part.inside)
-        except Exception as error:
-            self._end_all([answer], error)
+    def _advance(self, part: Part, said: list[Piece] | Exception) -> None:
+        """What a text has read is kept for others, and what it says is told."""
+        answer = part.answer
+        if isinstance(said, Exception):
+            self._end_all([answer], said)
             return
-        self._count(generated_tokens=sum(piece.id is not None for piece in pieces))
+        answer.keep(self._prefixes)
+        if answer.state.length - len(part.ids) < len(answer.prompt) <= answer.state.length:
+            self._count(prompt_tokens=len(answer.prompt), shared_tokens=answer.shared)
+        self._count(generated_tokens=sum(piece.id is not None for piece in said))
         if answer.run.reason is not None:
             self._leave(answer)
             self._count(finished=1)
-        for piece in pieces:
+        for piece in said:
             answer.ticket.tell(piece)
 
     def _end_all(self, answers: Sequence[Answer], error: Exception) -> None:
@@ -309,6 +308,19 @@ _COUNTED = (
     "refused",
     "steps",
 )
+
+
+def _say(part: Part) -> list[Piece] | Exception:
+    """What a text says after a step, nothing while its prompt is being read; what went wrong is its own."""
+    answer, logits = part.answer, part.logits
+    assert logits is not None
+    start = answer.state.length - len(part.ids)
+    try:
+        if answer.ticket.job.prompt_logprobs is not None and start < len(answer.prompt):
+            answer.score(start, logits)
+        return answer.take(logits[-1], part.inside) if answer.decoding else []
+    except Exception as error:
+        return error
 
 
 def _cancelled(answer: Answer) -> bool:
