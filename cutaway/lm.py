@@ -279,7 +279,7 @@ class LanguageModel:
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Prompt],
         pooling: Pooling | None = None,
         normalise: bool = True,
         *,
@@ -317,7 +317,7 @@ class LanguageModel:
             )
         return chosen
 
-    def _row(self, i: int, text: str, truncate: bool) -> list[int]:
+    def _row(self, i: int, text: Prompt, truncate: bool) -> list[int]:
         """The ids of text number ``i``, at most as many as the model reads."""
         ids, most = self.ids(text), self.config.context
         if not ids:
@@ -331,9 +331,11 @@ class LanguageModel:
             )
         return [*ids[: most - 1], ids[-1]] if self.is_encoder and self.tokenizer.add_eos else ids[:most]
 
-    def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
-        """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes
-        values in flight.
+    def trace(
+        self, text: Prompt, edit: Mapping[str, Edit] | None = None, names: Sequence[str] | None = None
+    ) -> Trace:
+        """One reading of a text with everything inside kept, or ``names`` alone, see ``inspect.trace.Trace``;
+        ``edit`` changes values in flight.
 
         Of a model loaded with ``engine="runtime"`` these are the numbers that the runtime computes with.
         """
@@ -343,7 +345,7 @@ class LanguageModel:
         config = self._as_decoder()
         if self.engine_asked == "runtime":
             edit = eight_bits.edits(config, self.checkpoint.tensors, edit)
-        return Trace.of(self._built, self.tokenizer, self.ids(text), edit=edit)
+        return Trace.of(self._built, self.tokenizer, self.ids(text), names, edit=edit)
 
     def save(
         self,

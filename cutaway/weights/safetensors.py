@@ -9,6 +9,7 @@ at most 4 MiB.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import mmap
@@ -108,6 +109,16 @@ def write(
         for name, shard in zip(names, shards, strict=True):
             _pour(stack.enter_context(replacing(target.with_name(name))), shard, texts)
     target.unlink(missing_ok=True)
+
+
+def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Arrays as the bytes of a safetensors file of F32."""
+    out = io.BytesIO()
+    planned = {
+        name: _planned(name, ("F32", array.shape, array.astype("<f4"))) for name, array in tensors.items()
+    }
+    _pour(out, planned, dict(metadata or {}))
+    return out.getvalue()
 
 
 # ---- where the tensors are ---------------------------------------------------------------------------------
