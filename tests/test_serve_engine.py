@@ -16,6 +16,7 @@ import pytest
 from cutaway import native
 from cutaway.errors import Failed, Refused
 from cutaway.generate.decode import ContextFull, Generation, Piece, finish, generate
+from cutaway.generate.internals import Internals
 from cutaway.generate.sample import Settings, log_softmax
 from cutaway.serve.engine import Cancelled, Closing, Job, QueueFull, Scheduler, Ticket
 from cutaway.serve.pace import LEAST, STRETCH, Pace
@@ -32,6 +33,7 @@ class Paged(Hashing):
 
     page = 4
     page_bytes = 4
+    layers = 3
 
     def __init__(self, grid: int = 1, max_context: int = 64, gated: bool = False) -> None:
         super().__init__(max_context)
@@ -57,12 +59,16 @@ class Paged(Hashing):
                 rows.append(np.full(VOCAB, np.nan) if id == NOTHING else self.after(state.ids))
         return np.array([rows[at] for at in wanted], np.float32).reshape(-1, VOCAB)
 
+    def watch(self, *asked: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+        raise NotImplementedError
+
     def after(self, ids: list[int]) -> np.ndarray:
         logits = super().after(ids)
         logits[[POISON, NOTHING]] = -100.0
         return logits
 
     def keep(self, state: Held, page: int) -> list[int]:
+        assert self.grid == 1 or len(state.ids) == (page + 1) * self.page
         return state.ids[: (page + 1) * self.page]
 
     def resume(self, kept: Sequence[list[int]]) -> Held:
@@ -109,7 +115,9 @@ def scheduler(engine: Any, tokenizer: Any = None, **limits: Any) -> Iterator[Sch
 
 def job(ids: Sequence[int], **options: Any) -> Job:
     of_job = {
-        name: options.pop(name) for name in ("client", "constraint", "prompt_logprobs") if name in options
+        name: options.pop(name)
+        for name in ("client", "constraint", "prompt_logprobs", "internals")
+        if name in options
     }
     return Job(tuple(ids), Settings(**options), **of_job)
 
@@ -121,7 +129,7 @@ def said(of: Generation) -> tuple:
 # ---- as if it were alone -----------------------------------------------------------------------------------
 
 
-def some_jobs(count: int, seed: int, begins: Sequence[int]) -> list[Job]:
+def some_jobs(count: int, seed: int, begins: Sequence[int], longest: int) -> list[Job]:
     """Greedy and random ones, of all lengths, some that begin alike."""
     dice = random.Random(seed)
     begin = [dice.randrange(100) for _ in range(280)]
@@ -132,7 +140,7 @@ def some_jobs(count: int, seed: int, begins: Sequence[int]) -> list[Job]:
         jobs.append(
             job(
                 ids,
-                max_tokens=dice.choice((1, 5, 12)),
+                max_tokens=dice.choice((1, 3, longest)),
                 temperature=dice.choice((0, 0.7, 1.3)),
                 top_p=dice.choice((1, 0.9)),
                 seed=n,
@@ -154,7 +162,9 @@ def engine(name: str) -> Any:
 @pytest.mark.parametrize("name", ["runtime", "definition"])
 def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
     reads, dice = engine(name), random.Random(7)
-    jobs = some_jobs(20, 1, (0, 128, 129, 200, 280)) if name == "runtime" else some_jobs(6, 3, (0, 130))
+    jobs = (
+        some_jobs(20, 1, (0, 128, 129, 200, 280), 12) if name == "runtime" else some_jobs(5, 3, (0, 130), 4)
+    )
     alone = [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in jobs]
     with scheduler(reads, Words(), max_sequences=5, prefill_chunk=50) as serves:
         found: dict[int, tuple] = {}
@@ -191,7 +201,7 @@ def test_sharing_what_texts_have_in_common_changes_no_bit(name: str):
             finish(apart.submit(job(tiny.IDS[::-1][:290], max_tokens=2)))
             alone.append(said(finish(apart.submit(each))))
         assert apart.figures().shared_tokens == 0
-    with scheduler(reads, Words()) as together:
+    with scheduler(reads, Words(), prefill_chunk=1000) as together:
         tickets = [together.submit(each) for each in jobs]
         assert [said(finish(ticket)) for ticket in tickets] == alone
         assert [said(finish(together.submit(each))) for each in jobs] == alone
@@ -264,6 +274,90 @@ def test_an_answers_pages_serve_the_next_turn():
         finish(serves.submit(job(range(6), max_tokens=8, ignore_eos=True)))
         finish(serves.submit(job(turn, max_tokens=2)))
         assert serves.figures().shared_tokens == 4
+
+
+# ---- looking inside ----------------------------------------------------------------------------------------
+
+
+def whole(engines: dict[str, Any]) -> Any:
+    """Everything the definition says about a text, whose engines these are."""
+    from cutaway.inspect.trace import Trace
+    from tests.small import Bytes as Text
+
+    return Trace.of(engines["definition"].model, Text(), tiny.IDS[:150])
+
+
+@needs_core
+@pytest.mark.parametrize("shape", ["llama", "gemma3"])
+def test_what_is_seen_inside_is_what_the_definition_computes(shape: str):
+    of = tiny.config(shape)
+    entries = tiny.tensors(of)
+    engines = {"runtime": tiny.RuntimeEngine(of, entries), "definition": tiny.definition(of, entries)}
+    trace = whole(engines)
+    for name, reads in engines.items():
+        states = [reads.resume([]), reads.resume([])]
+        reads.read([tiny.IDS[:140], tiny.IDS[:3]], states, [])
+        other = [states[0].snapshot(), states[1].snapshot()]
+        texts = [tiny.IDS[140:150], tiny.IDS[3:5]]
+        rows, after = [9, 11, 9, 3], [2, 2, 1, 0]
+        watched = [(9, 1), (3, 0), (11, 2)]
+        logits, patterns = reads.watch(texts, states, rows, after, watched)
+        assert np.array_equal(logits[:2], reads.read(texts, other, rows[:2])), name  # watching changes no bit
+        for (place, layer), pattern in zip(watched, patterns, strict=True):
+            at = 140 + place if place < 10 else place - 10 + 3
+            expected = trace[f"blocks.{layer}.attention.pattern"].numpy().reshape(-1, 150, 150)[:, at]
+            assert pattern.shape == (len(expected), at + 1)
+            assert np.abs(pattern - expected[:, : at + 1]).max() < 2e-3, (name, layer)
+            assert np.allclose(pattern.sum(1), 1, atol=1e-5)
+        for row, at, layer in ((2, 149, 1), (3, 143, 0)):
+            stream = trace[f"blocks.{layer}.out"].reshape(150, -1)[at]
+            expected = engines["definition"].model.logits(stream[None, None])[0, 0].detach().numpy()
+            assert np.abs(logits[row] - expected).max() < 5e-3 * np.abs(expected).max(), (name, layer)
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["runtime", "definition"])
+def test_internals_come_with_each_token_and_change_none(name: str):
+    reads = engine(name)
+    looks = Internals(layers=(2, 0), lens=3)
+    with scheduler(reads, Words()) as serves:
+        plain = finish(serves.submit(job(tiny.IDS[:140], max_tokens=4)))
+        beside = serves.submit(job(tiny.IDS[:9], max_tokens=4, prompt_logprobs=1))
+        pieces = list(serves.submit(job(tiny.IDS[:140], max_tokens=4, internals=looks)))
+        assert said(pieces[-1].generation) == said(plain)
+        assert all(piece.inside == () for piece in beside)
+    for n, piece in enumerate(pieces[:-1]):
+        assert [seen.layer for seen in piece.inside] == [2, 0]
+        last = piece.inside[0]  # the last layer's lens is what the model says
+        assert last.lens[0][0] == piece.id
+        assert last.lens[0][1] == pytest.approx(np.exp(piece.logprob), rel=1e-4)
+        assert last.entropy is not None
+        assert 0 < last.entropy < np.log(101)
+        for head in last.heads:
+            weights = [weight for _, weight in head.positions]
+            assert weights == sorted(weights, reverse=True)
+            assert 0 < sum(weights) <= 1 + 1e-5
+            assert max(at for at, _ in head.positions) < 140 + n
+            assert 0 <= head.entropy < np.log(140 + n)
+
+
+@pytest.mark.parametrize(
+    ("looks", "words"),
+    [
+        (Internals(layers=(3,)), "the layer 3: the model's go from 0 to 2"),
+        (Internals(layers=()), "at least one layer"),
+        (Internals(layers=(1, 1)), "each of them once"),
+        (Internals(layers=(1,), lens=10**6), "1000000 guesses"),
+    ],
+)
+def test_internals_that_are_not_there_are_refused(looks: Internals, words: str):
+    with scheduler(Paged()) as serves, pytest.raises(Refused, match=words):
+        serves.submit(job([1], internals=looks))
+
+
+def test_nobody_is_watched_unasked():
+    with scheduler(Paged()) as serves:  # whose watch() raises
+        assert len(finish(serves.submit(job([1], max_tokens=2))).ids) == 2
 
 
 # ---- who waits for whom ------------------------------------------------------------------------------------

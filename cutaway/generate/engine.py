@@ -66,12 +66,17 @@ class Batched(Engine, Protocol):
 
     @property
     def page(self) -> int:
-        """Texts share their beginnings in pages of so many ids, a multiple of `grid`."""
+        """Texts share their beginnings in pages of so many ids: as many as `grid`, where that is not 1."""
         ...
 
     @property
     def grid(self) -> int:
         """Where a prompt may be cut; 1 is anywhere."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """How many there are to watch."""
         ...
 
     @property
@@ -87,8 +92,23 @@ class Batched(Engine, Protocol):
         """
         ...
 
+    def watch(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[Any],
+        wanted: Sequence[int],
+        after: Sequence[int],
+        watched: Sequence[tuple[int, int]],
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Read as `read` does, to the bit, and look inside. The logits are what the head makes of the stream
+        behind the layers `after`, one for each that is wanted (the logit lens; behind the last layer it is
+        what the model says). Of each of `watched`, a place among the ids and a layer, come the attention's
+        weights over its text, float32 [h s], whose rows sum to 1.
+        """
+        ...
+
     def keep(self, state: Any, page: int) -> Any:
-        """What another text needs of this page, which is full and, where `grid` is not 1, the last so far."""
+        """What another text needs of this page, which is full, and where `grid` is not 1 the last so far."""
         ...
 
     def resume(self, kept: Sequence[Any]) -> Any:

@@ -7,13 +7,13 @@ after this layer, as its best guesses and its entropy. Entropies are in nats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from cutaway.errors import Refused
-from cutaway.generate.sample import logprobs
+from cutaway.generate.sample import largest
 
 POSITIONS = 4  # positions listed of each head
 
@@ -63,23 +63,16 @@ def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens
     heads = () if pattern is None else tuple(_head(row) for row in pattern)
     if logits is None:
         return Inside(layer, heads, (), None)
-    _, best = logprobs(logits, 0, lens)
-    weights = np.exp(logits - logits.max())
-    return Inside(layer, heads, tuple((id, float(np.exp(value))) for id, value in best), _entropy(weights))
+    shifted = np.maximum(logits - logits.max(), np.float32(-1e4))  # e^-1e4 is 0, and 0 times it too
+    weights = np.exp(shifted)
+    total = float(weights.sum(dtype=np.float64))
+    best = largest(logits, lens)[:lens]
+    entropy = math.log(total) - float(weights @ shifted) / total
+    return Inside(layer, heads, tuple((int(id), float(weights[id]) / total) for id in best), entropy)
 
 
 def _head(weights: np.ndarray) -> Head:
-    order = _most(weights)
-    return Head(_entropy(weights), tuple((int(at), float(weights[at])) for at in order))
-
-
-def _most(weights: np.ndarray) -> Sequence[int]:
-    """The positions of the largest weights, of equals the first."""
-    return np.argsort(-weights, kind="stable")[:POSITIONS].tolist()
-
-
-def _entropy(weights: np.ndarray) -> float:
-    """Of weights that need not sum to 1."""
-    weights = weights[weights > 0].astype(np.float64)
-    total = weights.sum()
-    return float(np.log(total) - np.sum(weights * np.log(weights)) / total)
+    """Of one row of the pattern, which sums to 1."""
+    order = largest(weights, POSITIONS)[:POSITIONS]
+    some = weights[weights > 0]
+    return Head(-float(some @ np.log(some)), tuple((int(at), float(weights[at])) for at in order))

@@ -15,6 +15,7 @@ import torch
 from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.paged import Paged, Pool
 from cutaway.attention.parts.state import Full
+from cutaway.model import inside
 from cutaway.model.decoder import Decoder, State
 
 CHUNK = 128  # tokens read at once: bounds what a long prompt needs beside its state
@@ -29,6 +30,7 @@ class DefinitionEngine:
         self.max_context = model.config.context
         weight = next(iter(model.parameters()))
         self.device = weight.device
+        self.layers = len(model.blocks)
         self.page = self.grid = CHUNK
         self.page_bytes = CHUNK * model.config.bytes_per_token(weight.element_size())
         self._pools = [Pool(CHUNK) for _ in model.config.blocks]
@@ -52,27 +54,51 @@ class DefinitionEngine:
         """float32 [t v]: at each position, the logits of what comes next."""
         return self._read(ids, None, last=False)
 
-    @torch.inference_mode()
     def read(
         self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]
     ) -> np.ndarray:
         """Reads some ids of each text, each into its own state: float32 [n v], the logits after those that
         are wanted, by their places among all ids.
         """
-        found: dict[int, np.ndarray] = {}
-        places, start = set(wanted), 0
+        return self.watch(texts, states, wanted, [self.layers - 1] * len(wanted), [])[0]
+
+    @torch.inference_mode()
+    def watch(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        wanted: Sequence[int],
+        after: Sequence[int],
+        watched: Sequence[tuple[int, int]],
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Reads as ``read`` does, and looks inside: logits are those after the layers ``after``, one for each
+        that is wanted (the logit lens), and of each of ``watched``, a place and a layer, come the attention's
+        weights float32 [h s] over its text. Raises Refused for a mechanism that has no such weights.
+        """
+        logits: dict[tuple[int, int], np.ndarray] = {}
+        patterns: dict[tuple[int, int], np.ndarray] = {}
+        start, rows = 0, list(zip(wanted, after, strict=True))
         for text, state in zip(texts, states, strict=True):
             for chunk in _chunks(text, state.length):
-                end = start + len(chunk)
-                asked = [at for at in range(start, end) if at in places]
-                logits = self._read(chunk, state, last=not asked or asked == [end - 1])
-                found |= {at: logits[at - end] for at in asked}
-                start = end
-        chosen = [found[at] for at in wanted]
-        return np.stack(chosen) if chosen else np.empty((0, self.vocab), np.float32)
+                here = range(start, start + len(chunk))
+                start += len(chunk)
+                asked = [(at - here.start, layer) for at, layer in rows if at in here]
+                looks = [(at - here.start, layer) for at, layer in watched if at in here]
+                with inside.watching(self.model, asked, looks, state) as found:
+                    spoken = {at for at, layer in asked if layer == self.layers - 1}
+                    said = self._read(chunk, state, last=spoken <= {len(chunk) - 1})
+                for at, layer in asked:
+                    row = said[at - len(chunk)] if layer == self.layers - 1 else found.lens(at, layer)
+                    logits[at + here.start, layer] = row
+                for at, layer in looks:
+                    patterns[at + here.start, layer] = found.pattern(at, layer)
+        none = np.empty((0, self.vocab), np.float32)
+        return np.stack([logits[row] for row in rows]) if rows else none, [patterns[look] for look in watched]
 
     def keep(self, state: State, page: int) -> State:
         """The state as it is at the end of its last page, for others to continue."""
+        if state.length != (page + 1) * CHUNK:
+            raise ValueError(f"a state of {state.length} ids does not end with its page {page}")
         return state.snapshot()
 
     def resume(self, kept: Sequence[State]) -> State:

@@ -76,6 +76,7 @@ class RuntimeEngine:
         self.plan = Plan(config, tensors)
         self.vocab = config.vocab
         self.max_context = config.context
+        self.layers = len(config.blocks)
         self.page, self.grid, self.page_bytes = door.PAGE, 1, 2 * self.plan.page_halves
         self.threads = threads
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cutaway.generate.decode import Piece, Run, Timings, of_tokens
 from cutaway.generate.engine import Batched
+from cutaway.generate.internals import Inside
 from cutaway.generate.sample import logprobs
 from cutaway.serve.prefix import ROOT, Prefixes, key
 from cutaway.serve.ticket import Ticket
@@ -83,12 +84,9 @@ class Answer:
             prefixes.add(self._keys, self._pages[-1])
 
     def stretch(self, most: int) -> Sequence[int]:
-        """The next ids of the prompt, about so many: cut where the engine may cut."""
+        """The next ids of the prompt: so many, or as far as the engine's next cut if it has its own."""
         start, grid = self.state.length, self.engine.grid
-        end = start + most
-        if end < len(self.prompt):
-            end = max(end - end % grid, start - start % grid + grid)
-        return self.prompt[start:end]
+        return self.prompt[start : start + most if grid == 1 else start - start % grid + grid]
 
     # ---- the answer ----------------------------------------------------------------------------------------
 
@@ -100,13 +98,13 @@ class Answer:
         for row, id in zip(logits, self.prompt[start + 1 :], strict=False):
             told.append(logprobs(of_tokens(row, self.run.words), id, asked))
 
-    def take(self, logits: np.ndarray) -> list[Piece]:
+    def take(self, logits: np.ndarray, inside: tuple[Inside, ...]) -> list[Piece]:
         """Chooses from the logits [v]: the pieces to show, the last with the generation if it is at its
         end.
         """
         if not self._first:
             self._first = time.perf_counter()
-        piece = self.run.take(logits)
+        piece = self.run.take(logits, inside)
         pieces = [] if piece is None else [piece]
         return pieces if self.run.reason is None else [*pieces, self.run.last(self._timings())]
 

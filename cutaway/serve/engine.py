@@ -15,24 +15,26 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from cutaway.errors import Refused
-from cutaway.generate.decode import Run, Speaker, checked
+from cutaway.generate.decode import Piece, Run, Speaker, checked
 from cutaway.generate.engine import Batched, Engine
 from cutaway.generate.sample import Settings
 from cutaway.serve.answer import Answer
 from cutaway.serve.pace import Pace
 from cutaway.serve.prefix import Prefixes
 from cutaway.serve.queue import Queue
+from cutaway.serve.step import Part, read
 from cutaway.serve.ticket import Cancelled, Closing, Job, QueueFull, Ticket
 
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "Ticket"]
 
-Part = tuple[Answer, Sequence[int]]  # what a step reads of one text
+CHOOSERS = min(
+    4, os.cpu_count() or 1
+)  # threads that choose tokens: numpy works on large arrays beside itself
 
 
 @runtime_checkable
@@ -104,6 +106,7 @@ class Scheduler:
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
         self._closing = False
+        self._choosers = ThreadPoolExecutor(CHOOSERS, "cutaway-choose")
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="cutaway-model", daemon=True)
         self._thread.start()
@@ -117,6 +120,8 @@ class Scheduler:
         settings = self.lm.ending(job.settings)
         settings.check(self.engine.vocab)
         ids = checked(job.ids, self.lm.tokenizer, self.engine)
+        if job.internals is not None:
+            job.internals.check(self.engine.layers, len(self.lm.tokenizer))
         ticket = Ticket(job, self._notify)
         run = Run(self.engine, self.lm.tokenizer, ids, settings, job.constraint)
         answer = Answer(ticket, run, self.engine)
@@ -180,11 +185,12 @@ class Scheduler:
     # ---- the model's thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while self._admit():
-            try:
-                self._step()
-            except Exception as error:  # a fault of ours ends what runs, and nothing else
-                self._end_all(list(self._running), error)
+        with self._choosers:
+            while self._admit():
+                try:
+                    self._step()
+                except Exception as error:  # a fault of ours ends what runs, and nothing else
+                    self._end_all(list(self._running), error)
 
     def _admit(self) -> bool:
         """Lets go of what was cancelled, and begins what there is room for. False once all is over."""
@@ -225,22 +231,17 @@ class Scheduler:
         """One call of the engine, and what follows from it for each text that it read."""
         started = time.perf_counter()
         decoding = [answer for answer in self._running if answer.decoding]
-        parts: list[Part] = [(answer, [answer.run.history.last]) for answer in decoding]
+        parts = [Part(answer, [answer.run.history.last]) for answer in decoding]
         parts += self._stretches(self._pace.allowed(len(decoding)))
-        starts = np.cumsum([0, *(len(ids) for _, ids in parts)]).tolist()
-        wanted = [_wanted(answer, len(ids)) for answer, ids in parts]
-        rows = [start + at for start, own in zip(starts, wanted, strict=False) for at in own]
         try:
-            logits = self.engine.read([ids for _, ids in parts], [answer.state for answer, _ in parts], rows)
+            read(self.engine, parts)
         except Exception as error:
-            self._end_all([answer for answer, _ in parts], error)
+            self._end_all([part.answer for part in parts], error)
             return
-        at = 0
-        for (answer, ids), own in zip(parts, wanted, strict=True):
-            self._advance(answer, ids, logits[at : at + len(own)])
-            at += len(own)
+        for part, said in zip(parts, self._choosers.map(_say, parts), strict=True):
+            self._advance(part, said)
         seconds = time.perf_counter() - started
-        self._pace.saw(len(decoding), starts[-1] - len(decoding), seconds)
+        self._pace.saw(len(decoding), sum(len(part.ids) for part in parts) - len(decoding), seconds)
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
@@ -260,31 +261,25 @@ class Scheduler:
         parts: list[Part] = []
         for left, answer in zip(range(len(begun), 0, -1), begun, strict=True):
             if most > 0:
-                parts.append((answer, answer.stretch(max(1, most // left))))
-                most -= len(parts[-1][1])
+                parts.append(Part(answer, answer.stretch(max(1, most // left))))
+                most -= len(parts[-1].ids)
                 answer.served = self._counts["steps"]
         return parts
 
-    def _advance(self, answer: Answer, ids: Sequence[int], logits: np.ndarray) -> None:
-        """What a text has read is kept for others, and where its prompt is read it says its next id."""
-        try:
-            answer.keep(self._prefixes)
-            start = answer.state.length - len(ids)
-            if answer.ticket.job.prompt_logprobs is not None and start < len(answer.prompt):
-                answer.score(start, logits)
-            if not answer.decoding:
-                return
-            if start < len(answer.prompt):
-                self._count(prompt_tokens=len(answer.prompt), shared_tokens=answer.shared)
-            pieces = answer.take(logits[-1])
-        except Exception as error:
-            self._end_all([answer], error)
+    def _advance(self, part: Part, said: list[Piece] | Exception) -> None:
+        """What a text has read is kept for others, and what it says is told."""
+        answer = part.answer
+        if isinstance(said, Exception):
+            self._end_all([answer], said)
             return
-        self._count(generated_tokens=sum(piece.id is not None for piece in pieces))
+        answer.keep(self._prefixes)
+        if answer.state.length - len(part.ids) < len(answer.prompt) <= answer.state.length:
+            self._count(prompt_tokens=len(answer.prompt), shared_tokens=answer.shared)
+        self._count(generated_tokens=sum(piece.id is not None for piece in said))
         if answer.run.reason is not None:
             self._leave(answer)
             self._count(finished=1)
-        for piece in pieces:
+        for piece in said:
             answer.ticket.tell(piece)
 
     def _end_all(self, answers: Sequence[Answer], error: Exception) -> None:
@@ -315,16 +310,21 @@ _COUNTED = (
 )
 
 
+def _say(part: Part) -> list[Piece] | Exception:
+    """What a text says after a step, nothing while its prompt is being read; what went wrong is its own."""
+    answer, logits = part.answer, part.logits
+    assert logits is not None
+    start = answer.state.length - len(part.ids)
+    try:
+        if answer.ticket.job.prompt_logprobs is not None and start < len(answer.prompt):
+            answer.score(start, logits)
+        return answer.take(logits[-1], part.inside) if answer.decoding else []
+    except Exception as error:
+        return error
+
+
 def _cancelled(answer: Answer) -> bool:
     return answer.ticket.cancelled
-
-
-def _wanted(answer: Answer, count: int) -> range:
-    """Which of the ids that are read next need logits: the last, if it is not one inside the prompt."""
-    end = answer.state.length + count
-    if answer.ticket.job.prompt_logprobs is not None and answer.state.length < len(answer.prompt):
-        return range(count)
-    return range(count - 1, count) if end >= len(answer.prompt) else range(0)
 
 
 def _room(engine: Batched, sequences: int, state_bytes: int | None) -> int:
