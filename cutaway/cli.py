@@ -28,6 +28,7 @@ VERBS = {
         "chat": "Talk with a model.",
         "explain": "Follow a sentence through a model, step by step.",
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
+        "serve": "Answer programs: OpenAI's API, and what is inside.",
         "bench": "Measure how fast a model runs here, and what limits it.",
     },
     "To make one": {

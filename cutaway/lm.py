@@ -234,10 +234,7 @@ class LanguageModel:
         **settings: Any,
     ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
-        chosen = Settings(**settings)
-        ends = self.checkpoint.defaults.get("eos_ids", ())
-        if isinstance(ends, tuple) and not chosen.ignore_eos:
-            chosen = replace(chosen, stop_ids=(*chosen.stop_ids, *ends))
+        chosen = self.ending(Settings(**settings))
         guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
         return generate(self.engine, self.tokenizer, self.ids(prompt), chosen, session, guessed)
 
@@ -265,6 +262,13 @@ class LanguageModel:
         tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
         shallow = replace(self.checkpoint, config=config, tensors=tensors)
         return LanguageModel(shallow, engine=self.engine_asked, device=self.device, dtype=self.dtype)
+
+    def ending(self, settings: Settings) -> Settings:
+        """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""
+        ends = self.checkpoint.defaults.get("eos_ids", ())
+        if settings.ignore_eos or not isinstance(ends, tuple):
+            return settings
+        return replace(settings, stop_ids=(*settings.stop_ids, *ends))
 
     def chat(
         self,
@@ -329,7 +333,7 @@ class LanguageModel:
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Prompt],
         pooling: Pooling | None = None,
         normalise: bool = True,
         *,
@@ -367,7 +371,7 @@ class LanguageModel:
             )
         return chosen
 
-    def _row(self, i: int, text: str, truncate: bool) -> list[int]:
+    def _row(self, i: int, text: Prompt, truncate: bool) -> list[int]:
         """The ids of text number ``i``, at most as many as the model reads."""
         ids, most = self.ids(text), self.config.context
         if not ids:
@@ -381,9 +385,11 @@ class LanguageModel:
             )
         return [*ids[: most - 1], ids[-1]] if self.is_encoder and self.tokenizer.add_eos else ids[:most]
 
-    def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
-        """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes
-        values in flight.
+    def trace(
+        self, text: Prompt, edit: Mapping[str, Edit] | None = None, names: Sequence[str] | None = None
+    ) -> Trace:
+        """One reading of a text with everything inside kept, or ``names`` alone, see ``inspect.trace.Trace``;
+        ``edit`` changes values in flight.
 
         Of a model loaded with ``engine="runtime"`` these are the numbers that the runtime computes with.
         """
@@ -393,7 +399,7 @@ class LanguageModel:
         config = self._as_decoder()
         if self.engine_asked == "runtime":
             edit = eight_bits.edits(config, self.checkpoint.tensors, edit)
-        return Trace.of(self._built, self.tokenizer, self.ids(text), edit=edit)
+        return Trace.of(self._built, self.tokenizer, self.ids(text), names, edit=edit)
 
     def save(
         self,

@@ -17,7 +17,7 @@ from cutaway.generate import speculative
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.sample import Chooser, History, Settings
 from cutaway.generate.session import Session
-from cutaway.generate.speculative import Draft, Guess, Lookup, Speculation, checked, residual
+from cutaway.generate.speculative import Draft, Guess, Lookup, Speculation, residual, verified
 from cutaway.lm import LanguageModel
 from cutaway.model.engine import DefinitionEngine
 from tests import inputs
@@ -105,7 +105,7 @@ def test_a_wrong_rule_is_found_out(fault: str, monkeypatch: pytest.MonkeyPatch):
             accepted = not swapped or chooser.generator.random() * model[id] < share[id]
             return id if accepted else chooser(logits, history)
 
-        monkeypatch.setattr("cutaway.generate.decode.checked", wrong)
+        monkeypatch.setattr("cutaway.generate.decode.verified", wrong)
     assert texts_of_three(draft) < 1e-6
 
 
@@ -123,7 +123,7 @@ def test_the_rule_gives_the_models_distribution():
 
 
 def test_one_choice_follows_the_rule():
-    """`checked` itself, many times at one place, with the cuts on."""
+    """`verified` itself, many times at one place, with the cuts on."""
     settings = Settings(temperature=0.7, top_k=4, seed=3)
     chooser = Chooser(settings)
     generator = np.random.default_rng(1)
@@ -132,7 +132,7 @@ def test_one_choice_follows_the_rule():
     share = generator.dirichlet(np.ones(6))
     drawn = generator.choice(6, size=20_000, p=share)
     counts = np.bincount(
-        [checked(chooser, logits, History([0]), id, share) for id in drawn.tolist()], minlength=6
+        [verified(chooser, logits, History([0]), id, share) for id in drawn.tolist()], minlength=6
     )
     kept = wanted > 0
     assert counts[~kept].sum() == 0

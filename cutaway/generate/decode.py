@@ -14,9 +14,10 @@ import numpy as np
 
 from cutaway.errors import Refused
 from cutaway.generate.engine import Engine, ReadsEach
+from cutaway.generate.internals import Inside
 from cutaway.generate.sample import Chooser, History, Settings, logprobs, of_tokens
 from cutaway.generate.session import Session
-from cutaway.generate.speculative import Speculation, checked
+from cutaway.generate.speculative import Speculation, verified
 
 FinishReason = Literal["stop", "length", "context"]
 
@@ -57,6 +58,24 @@ class Speaker(Protocol):
     def stream(self) -> TextStream: ...
 
 
+@runtime_checkable
+class Constraint(Protocol):
+    """What an answer may be (a grammar, a schema): one object a text, told of every id that is chosen."""
+
+    def mask(self, logits: np.ndarray, /) -> None:
+        """Set the logits [v] of ids that may not come next to -inf, in place; end tokens are ids too."""
+        ...
+
+    def accept(self, id: int, /) -> None:
+        """This id, which is no end token, comes next."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is complete and nothing may follow."""
+        ...
+
+
 @dataclass(frozen=True)
 class Timings:
     """Seconds of work (not of waiting for whoever consumes the pieces), and the ids read in them."""
@@ -91,8 +110,8 @@ class Generation:
 
     ids are all that were chosen, those that spelt a stop string included, but not the end token; logprobs
     and top_logprobs have one entry for each. finish_reason "stop" was the stop named in `stop` (a string, or
-    the id of an end token), "length" was max_tokens, "context" means that prompt and answer filled
-    max_context.
+    the id of an end token, None where a constraint was complete), "length" was max_tokens, "context" means
+    that prompt and answer filled max_context.
     """
 
     text: str
@@ -115,6 +134,7 @@ class Piece:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     generation: Generation | None = None
+    inside: tuple[Inside, ...] = ()  # what was watched (generate/internals.py) where the token was chosen
 
 
 def generate(
@@ -135,8 +155,8 @@ def generate(
     settings.check(engine.vocab)
     if speculation is not None and not isinstance(engine, ReadsEach):
         raise Refused("This engine does not read several tokens at once, so it cannot check guesses")
-    ids = _checked(prompt_ids, tokenizer, engine)
-    return _pieces(_Run(engine, tokenizer, ids, settings), state or Session(engine), speculation)
+    ids = checked(prompt_ids, tokenizer, engine)
+    return _pieces(Run(engine, tokenizer, ids, settings), state or Session(engine), speculation)
 
 
 def finish(pieces: Iterable[Piece]) -> Generation:
@@ -188,13 +208,22 @@ class StopScan:
         return safe
 
 
-class _Run:
-    """One generation under way: what was chosen and said so far, what ends it, and how long the work took."""
+class Run:
+    """One generation under way: what was chosen and said so far, and what ends it.
+
+    It holds no state and calls no engine: whoever reads brings the logits.
+    """
 
     def __init__(
-        self, engine: Engine, tokenizer: Speaker, prompt_ids: tuple[int, ...], settings: Settings
+        self,
+        engine: Engine,
+        tokenizer: Speaker,
+        prompt_ids: tuple[int, ...],
+        settings: Settings,
+        constraint: Constraint | None = None,
     ) -> None:
         self.prompt_ids = prompt_ids
+        self.constraint = constraint
         self.max_context = engine.max_context
         self.alternatives = settings.logprobs
         self.choose = Chooser(settings)
@@ -220,27 +249,44 @@ class _Run:
         return self.limit - len(self.pieces)
 
     def take(
-        self, logits: np.ndarray, guess: int | None = None, share: np.ndarray | None = None
+        self,
+        logits: np.ndarray,
+        guess: int | None = None,
+        share: np.ndarray | None = None,
+        inside: tuple[Inside, ...] = (),
     ) -> Piece | None:
         """Choose from the logits [v]; the piece to show, or None where the choice is an end token.
 
-        ``guess`` was proposed, drawn from ``share`` (speculative.py)."""
+        ``guess`` was proposed, drawn from ``share`` (speculative.py); ``inside`` was watched meanwhile."""
         logits = of_tokens(logits, self.words)
+        allowed = self._allowed(logits)
         if guess is None:
-            id = self.choose(logits, self.history)
+            id = self.choose(allowed, self.history)
         else:
-            id = checked(self.choose, logits, self.history, guess, share)
+            id = verified(self.choose, allowed, self.history, guess, share)
         if id in self.ends:
             self.reason, self.stop = "stop", id
             return None
         self.history.append(id)
-        piece = Piece(self.scan.push(self.stream.push(id)), id, *logprobs(logits, id, self.alternatives))
+        text = self.scan.push(self.stream.push(id))
+        piece = Piece(text, id, *logprobs(logits, id, self.alternatives), inside=inside)
         self.pieces.append(piece)
+        if self.constraint is not None:
+            self.constraint.accept(id)
         if self.scan.found is not None:
             self.reason, self.stop = "stop", self.scan.found
+        elif self.constraint is not None and self.constraint.done:
+            self.reason = "stop"
         elif len(self.pieces) == self.limit:
             self.reason = self.at_limit
         return piece
+
+    def _allowed(self, logits: np.ndarray) -> np.ndarray:
+        if self.constraint is None:
+            return logits
+        allowed = logits.copy()
+        self.constraint.mask(allowed)
+        return allowed
 
     def last(self, timings: Timings) -> Piece:
         """The text that was held back, and the generation."""
@@ -266,7 +312,7 @@ class _Run:
         return Piece(text, generation=generation)
 
 
-def _pieces(run: _Run, session: Session, speculation: Speculation | None) -> Generator[Piece, None, None]:
+def _pieces(run: Run, session: Session, speculation: Speculation | None) -> Generator[Piece, None, None]:
     started = time.perf_counter()
     logits, read = session.read(run.prompt_ids)
     prefill_seconds = time.perf_counter() - started
@@ -285,12 +331,12 @@ def _pieces(run: _Run, session: Session, speculation: Speculation | None) -> Gen
     yield run.last(Timings(read, prefill_seconds, steps, decode_seconds, first_token_seconds, *fared))
 
 
-def _singly(run: _Run, session: Session) -> Iterator[Piece | None]:
+def _singly(run: Run, session: Session) -> Iterator[Piece | None]:
     while True:
         yield run.take(session.step(run.history.last))
 
 
-def _guessed(run: _Run, session: Session, speculation: Speculation) -> Iterator[Piece | None]:
+def _guessed(run: Run, session: Session, speculation: Speculation) -> Iterator[Piece | None]:
     """Piece by piece as `_singly`, but each reading is of the last token and of guesses that follow it."""
     while True:
         ids, shares = speculation.guess(run.history, run.left - 1)
@@ -312,7 +358,8 @@ def _guessed(run: _Run, session: Session, speculation: Speculation) -> Iterator[
         yield piece
 
 
-def _checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
+def checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
+    """The prompt's ids, BOS where there are none; Refused for what the engine cannot continue."""
     ids = tuple(int(id) for id in prompt_ids)
     if not ids and tokenizer.bos is None:
         raise Refused(

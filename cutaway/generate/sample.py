@@ -174,8 +174,9 @@ def temperature(value: Number) -> Transform:
     divisor = np.float32(max(value, _TINY))
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        shifted = np.subtract(logits, logits.max())
         with np.errstate(over="ignore"):
-            return (logits - logits.max()) / divisor
+            return np.divide(shifted, divisor, out=shifted)
 
     return apply
 
@@ -294,13 +295,21 @@ def of_tokens(logits: np.ndarray, words: int) -> np.ndarray:
 
 
 def draw(logits: np.ndarray, generator: np.random.Generator) -> int:
-    """One id from softmax(logits), by inverting its cumulative sum in float64 with one uniform number."""
-    kept = np.flatnonzero(logits > -np.inf)
-    weights = np.subtract(logits[kept], logits.max(), dtype=np.float64)
-    cumulative = np.cumsum(np.exp(weights, out=weights), out=weights)
-    place = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-    last = np.searchsorted(cumulative, cumulative[-1], side="left")  # the product may round up to the whole
-    return int(kept[min(place, last)])
+    """One id from softmax(logits), by inverting its cumulative sum with one uniform number: first among
+    blocks of ids, then within one. Sums are float64.
+    """
+    weights = np.subtract(logits, logits.max())
+    np.exp(weights, out=weights)
+    edges = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK), dtype=np.float64))
+    point = generator.random() * edges[-1]
+    block = _place(edges, point)
+    inside = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
+    return block * _BLOCK + _place(inside, point - (edges[block - 1] if block else 0.0))
+
+
+def _place(edges: np.ndarray, point: float) -> int:
+    """The first place whose edge lies beyond the point, which rounding may put at or past the last one."""
+    return min(int(np.searchsorted(edges, point, "right")), int(np.searchsorted(edges, edges[-1], "left")))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -310,14 +319,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def log_total(logits: np.ndarray) -> float:
     """log of the sum of exp(logits): a logit less this is its log-probability."""
-    largest = logits.max()
-    return float(largest) + math.log(np.exp(logits - largest).sum(dtype=np.float64))
+    highest = logits.max()
+    weights = np.subtract(logits, highest)
+    return float(highest) + math.log(np.exp(weights, out=weights).sum(dtype=np.float64))
 
 
 def logprobs(logits: np.ndarray, id: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
     """An id's log-probability, and the n best as (id, log-probability), of equals the lowest id first."""
     total = log_total(logits)
-    best = _largest(logits, n)[:n] if n else ()
+    best = largest(logits, n)[:n] if n else ()
     return float(logits[id]) - total, tuple((int(other), float(logits[other]) - total) for other in best)
 
 
@@ -326,14 +336,14 @@ def _fewest(key: np.ndarray, weight: np.ndarray, mass: Number) -> np.ndarray:
     wanted = mass * float(weight.sum(dtype=np.float64))
     count = 256
     while True:
-        order = _largest(key, count)
+        order = largest(key, count)
         cumulative = np.cumsum(weight[order], dtype=np.float64)
         if cumulative[-1] >= wanted or len(order) == len(key):
             return order[: int(np.searchsorted(cumulative, wanted, side="left")) + 1]
         count *= 16
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
+def largest(values: np.ndarray, count: int) -> np.ndarray:
     """The indices of the `count` largest values and equals of the last, by descending value, then index."""
     if count >= len(values):
         return np.argsort(-values, kind="stable")
@@ -361,7 +371,7 @@ def _only(logits: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def _nothing(best: np.floating) -> Exception:
     if best == -np.inf:
-        return Refused("No token is left to choose: logit_bias bans every one")
+        return Refused("No token is left to choose: logit_bias or a constraint bans every one")
     return Failed(f"The model's logits hold {best}: its weights or its input are broken")
 
 

@@ -112,7 +112,9 @@ class Speculation:
         self.count = min(2 * self.count, MOST) if accepted == drafted else min(accepted + 1, MOST)
 
 
-def checked(chooser: Chooser, logits: np.ndarray, history: History, id: int, share: np.ndarray | None) -> int:
+def verified(
+    chooser: Chooser, logits: np.ndarray, history: History, id: int, share: np.ndarray | None
+) -> int:
     """The next id by the model's logits [v], where ``id`` was guessed: it, or another."""
     if share is None:
         return chooser(logits, history)
