@@ -33,7 +33,7 @@
 namespace cutaway {
 namespace {
 
-constexpr size_t kBatch = 64;           // pieces whose cache lines are asked for together
+constexpr size_t kBatch = 128;          // pieces whose cache lines are asked for together
 constexpr size_t kJob = 64 << 10;       // bytes of text that a thread takes at a time
 constexpr size_t kLongestCached = 256;  // bytes of a piece
 constexpr size_t kShort = 15;           // bytes of a piece that is its own key
