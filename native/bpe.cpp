@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -225,44 +226,50 @@ struct Key {
     size_t size;
 };
 
-constexpr std::array<uint64_t, 9> kFirstBytes = [] {
-    std::array<uint64_t, 9> out{};
-    for (size_t i = 0; i < 9; ++i) out[i] = i == 8 ? ~0ull : (1ull << 8 * i) - 1;
+// Of 16 bytes, the first so many.
+struct First {
+    uint64_t low, high;
+};
+constexpr std::array<First, 16> kFirst = [] {
+    std::array<First, 16> out{};
+    for (size_t i = 0; i < 16; ++i) {
+        out[i] = {i < 8 ? (1ull << 8 * i) - 1 : ~0ull, i < 8 ? 0 : (1ull << 8 * (i - 8)) - 1};
+    }
     return out;
 }();
 
-// A short piece is its bytes and its size; a longer one a hash of them, and its bytes are compared. `room` bytes may be
-// read.
-inline Key key_of(const uint8_t* text, size_t size, size_t room) {
-    Key key{0, 0, 0, text, size};
-    if (size <= kShort) {
-        if (room >= 16) {
-            std::memcpy(&key.low, text, 8);
-            std::memcpy(&key.high, text + 8, 8);
-            key.low &= kFirstBytes[std::min<size_t>(size, 8)];
-            key.high &= kFirstBytes[size < 8 ? 0 : size - 8];
-        } else {
-            uint8_t bytes[16] = {};
-            std::memcpy(bytes, text, size);
-            std::memcpy(&key.low, bytes, 8);
-            std::memcpy(&key.high, bytes + 8, 8);
-        }
-        key.high |= static_cast<uint64_t>(size) << 56;
-    } else {
-        uint64_t state = size;
-        size_t i = 0;
-        for (; i + 8 <= size; i += 8) {
-            uint64_t word;
-            std::memcpy(&word, text + i, 8);
-            state = mixed(state ^ word);
-        }
-        uint64_t word = 0;
-        std::memcpy(&word, text + i, size - i);
-        key.low = mixed(state ^ word);
-        key.high = 0xFFull << 56 | size;
+inline uint64_t hash_of(uint64_t low, uint64_t high) {
+    const auto product = static_cast<unsigned __int128>(low ^ 0x9E3779B97F4A7C15) * (high ^ 0xD1B54A32D192ED03);
+    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
+// A long piece is known by a hash, and its bytes are compared.
+__attribute__((noinline)) Key long_key(const uint8_t* text, size_t size) {
+    uint64_t state = size;
+    size_t i = 0;
+    for (; i + 16 <= size; i += 16) {
+        uint64_t words[2];
+        std::memcpy(words, text + i, 16);
+        state = hash_of(state ^ words[0], std::rotl(state, 32) ^ words[1]);
     }
-    key.hash = mixed(key.low ^ mixed(key.high));
-    return key;
+    uint64_t words[2] = {};
+    std::memcpy(words, text + i, size - i);
+    const uint64_t low = hash_of(state ^ words[0], std::rotl(state, 32) ^ words[1]), high = 0xFFull << 56 | size;
+    return {low, high, hash_of(low, high), text, size};
+}
+
+// A short piece is its bytes and its size. `room` bytes may be read.
+CUTAWAY_INLINE Key key_of(const uint8_t* text, size_t size, size_t room) {
+    if (size > kShort) return long_key(text, size);
+    uint64_t words[2] = {};
+    if (room >= 16) {
+        std::memcpy(words, text, 16);
+    } else {
+        std::memcpy(words, text, size);
+    }
+    const uint64_t low = words[0] & kFirst[size].low;
+    const uint64_t high = (words[1] & kFirst[size].high) | static_cast<uint64_t>(size) << 56;
+    return {low, high, hash_of(low, high), text, size};
 }
 
 // The ids of pieces seen before. Any number of threads look up and add at once, under a shared lock; growing needs the
@@ -284,7 +291,7 @@ class Cache {
         // Whether this is the piece's entry, with its ids in it.
         bool holds(const Key& key) const {
             const uint32_t now = state.load(std::memory_order_acquire);
-            return now - 1 < kStored - 1 && low == key.low && high == key.high;
+            return (now - 1 < kStored - 1) & (((low ^ key.low) | (high ^ key.high)) == 0);
         }
     };
     std::shared_mutex lock;
@@ -363,7 +370,7 @@ class Cache {
             const Entry& entry = entries_before[i];
             const uint32_t state = entry.state.load(std::memory_order_relaxed);
             if (state == 0) continue;
-            uint64_t at = mixed(entry.low ^ mixed(entry.high)) >> (64 - bits_);
+            uint64_t at = hash_of(entry.low, entry.high) >> (64 - bits_);
             while (entries()[at].state.load(std::memory_order_relaxed) != 0) at = (at + 1) & mask;
             entries()[at].low = entry.low;
             entries()[at].high = entry.high;
