@@ -35,6 +35,7 @@ namespace cutaway {
 namespace {
 
 constexpr size_t kBatch = 128;          // pieces whose cache lines are asked for together
+constexpr size_t kSpare = 3 * kBatch + 4;  // ids that a batch of short pieces may write without asking for room
 constexpr size_t kJob = 64 << 10;       // bytes of text that a thread takes at a time
 constexpr size_t kLongestCached = 256;  // bytes of a piece
 constexpr size_t kShort = 15;           // bytes of a piece that is its own key
@@ -285,8 +286,8 @@ class Cache {
 
     struct Entry {
         uint64_t low, high;
-        std::atomic<uint32_t> state;  // 0 free, kBusy, kStored, else how many ids and one
         int32_t ids[3];               // or where they are in the store, and how many
+        std::atomic<uint32_t> state;  // 0 free, kBusy, kStored, else how many ids and one
 
         // Whether this is the piece's entry, with its ids in it.
         bool holds(const Key& key) const {
@@ -296,9 +297,13 @@ class Cache {
     };
     std::shared_mutex lock;
 
-    const Entry& first(const Key& key) const { return entries()[place(key)]; }
-
-    void ask(const Key& key) const { __builtin_prefetch(entries() + place(key)); }
+    // Where pieces are looked for first, for as long as the cache is not grown.
+    struct Firsts {
+        const Entry* entries;
+        unsigned shift;
+        const Entry& operator[](const Key& key) const { return entries[key.hash >> shift]; }
+    };
+    Firsts firsts() const { return {entries(), 64 - bits_}; }
 
     // The ids of a piece: how many, and where they are. Null when it is not here.
     const int32_t* find(const Key& key, uint32_t& count) const {
@@ -420,11 +425,21 @@ struct Worker {
     Encoder encoder;
     Scanner scanner;
     Ids fresh;
-    std::vector<int32_t> out;
     size_t ends[kBatch];
     Key keys[kBatch];
+    int32_t* out = nullptr;  // of the job
+    size_t used = 0, room = 0;
+    std::vector<int32_t> own;
 
     Worker(const Vocabulary& vocabulary, Pattern pattern) : encoder(vocabulary), scanner(pattern) {}
+
+    // Ids go to `place` from now on if `size` are enough whatever comes, else to memory of its own, which grows.
+    void open(int32_t* place, size_t size, size_t most) {
+        const bool there = size >= most + kSpare;
+        out = there ? place : own.data();
+        room = there ? size : own.size();
+        used = 0;
+    }
 
     // Appends the ids of pieces that lie one after the other from text[begin] on; up to `limit` may be read.
     void encode(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
@@ -441,26 +456,33 @@ struct Worker {
 #endif
 
     CUTAWAY_INLINE void encode_all(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
+        const Cache::Firsts firsts = cache.firsts();
         for (size_t i = 0; i < count; begin = ends[i++]) {
             keys[i] = key_of(text + begin, ends[i] - begin, limit - begin);
-            cache.ask(keys[i]);
+            __builtin_prefetch(&firsts[keys[i]]);
         }
-        if (out.size() < used + 4 * kBatch) out.resize(2 * used + 4096);
-        int32_t* to = out.data() + used;
+        reserve(0);
+        int32_t* to = out + used;
         for (size_t i = 0; i < count; ++i) {
-            if (const Cache::Entry& entry = cache.first(keys[i]); entry.holds(keys[i])) {
-                to[0] = entry.ids[0];
-                to[1] = entry.ids[1];
-                to[2] = entry.ids[2];
+            if (const Cache::Entry& entry = firsts[keys[i]]; entry.holds(keys[i])) {
+                std::memcpy(to, reinterpret_cast<const uint8_t*>(&entry) + 16, 16);
                 to += entry.state.load(std::memory_order_relaxed) - 1;
                 continue;
             }
-            used = static_cast<size_t>(to - out.data());
+            used = static_cast<size_t>(to - out);
             other(cache, keys[i]);
-            if (out.size() < used + 4 * kBatch) out.resize(2 * used + 4096);
-            to = out.data() + used;
+            reserve(0);
+            to = out + used;
         }
-        used = static_cast<size_t>(to - out.data());
+        used = static_cast<size_t>(to - out);
+    }
+
+    // Room for so many ids, and then for a batch of short pieces.
+    void reserve(size_t count) {
+        if (room - used >= count + kSpare) return;
+        own.resize(2 * (used + count + kSpare));
+        out = own.data();
+        room = own.size();
     }
 
     // A piece that is not where it is looked for first.
@@ -474,10 +496,8 @@ struct Worker {
     }
 
     void append(const int32_t* ids, size_t count) {
-        if (out.size() < used + count + 4) out.resize(2 * (used + count) + 4096);
-        int32_t* to = out.data() + used;
-        to[0] = ids[0];
-        for (size_t i = 1; i < count; ++i) to[i] = ids[i];
+        reserve(count);
+        std::copy_n(ids, count, out + used);
         used += count;
     }
 
@@ -486,14 +506,12 @@ struct Worker {
         const bool lacked = fresh.lacking;
         fresh.lacking = false;
         encoder.encode(key.text, key.size, fresh);
-        if (!fresh.values.empty()) append(fresh.values.data(), fresh.values.size());
+        append(fresh.values.data(), fresh.values.size());
         if (!fresh.lacking && key.size <= kLongestCached && !fresh.values.empty()) {
             cache.add(key, fresh.values.data(), fresh.values.size());
         }
         fresh.lacking |= lacked;
     }
-
-    size_t used = 0;
 };
 
 // Texts that lie one after the other, cut into jobs.
@@ -532,7 +550,9 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
         size_t written = 0;  // alone, a thread writes every job's ids to their final place
         for (size_t j = next.fetch_add(1); j < jobs.size(); j = next.fetch_add(1)) {
             Job& job = jobs[j];
-            worker.used = 0;
+            const size_t place = workers == 1 ? written : job.begin;
+            const size_t free = out == nullptr ? 0 : (workers == 1 ? whole : job.end) - place;
+            worker.open(out + place, free, job.end - job.begin);
             {
                 const std::shared_lock shared(tokenizer.cache.lock);
                 for (size_t i = job.first; i < job.last; ++i) {
@@ -555,11 +575,11 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
                 tokenizer.cache.grow();
             }
             job.count = worker.used;
-            if (out != nullptr && worker.used > 0) {
-                std::memcpy(out + (workers == 1 ? written : job.begin), worker.out.data(), worker.used * 4);
+            if (out != nullptr && worker.out != out + place && worker.used > 0) {
+                std::memcpy(out + place, worker.out, worker.used * 4);
             }
+            job.begin = place;
             written += worker.used;
-            if (workers == 1) job.begin = written - worker.used;
         }
         if (worker.fresh.lacking) lacking = true;
     };
@@ -609,7 +629,7 @@ CUTAWAY_API int64_t cutaway_tokenizer_pieces(void* tokenizer, const uint8_t* tex
         const auto batch = static_cast<size_t>(std::min<int64_t>(cutaway::kBatch, count - i));
         std::copy_n(ends + i, batch, worker.ends);
         const size_t reached = worker.ends[batch - 1];
-        worker.used = 0;
+        worker.open(nullptr, 0, 0);
         {
             const std::shared_lock shared(self.cache.lock);
             worker.encode(self.cache, text, begin, batch, limit);
@@ -618,7 +638,7 @@ CUTAWAY_API int64_t cutaway_tokenizer_pieces(void* tokenizer, const uint8_t* tex
             const std::unique_lock alone(self.cache.lock);
             self.cache.grow();
         }
-        if (worker.used > 0) std::memcpy(out + written, worker.out.data(), worker.used * 4);
+        if (worker.used > 0) std::memcpy(out + written, worker.out, worker.used * 4);
         written += static_cast<int64_t>(worker.used);
         begin = reached;
         i += static_cast<int64_t>(batch);
