@@ -24,6 +24,7 @@
 #include "isa.hpp"
 #include "pool.hpp"
 #include "scan.hpp"
+#include "together.hpp"
 #include "unicode.hpp"
 #include "vocabulary.hpp"
 
@@ -77,6 +78,21 @@ class Encoder {
         if (size > begin) search(piece + begin, size - begin, out);
     }
 
+    // Whether short pieces can be merged together, without asking first whether one is a token.
+    bool together() const { return header_.bytewise && !header_.tied && (header_.closed || !header_.whole); }
+
+    // Appends the ids of a piece that was.
+    void take(const Together::Lane& lane, Ids& out) {
+        fused_ = false;
+        const Symbol& one = vocabulary_.symbol(lane.symbols[0]);
+        if (lane.count == 1 && header_.whole && one.id >= 0) return out.values.push_back(one.id);
+        const uint8_t* text = lane.text;
+        for (size_t i = 0; i < lane.count; ++i) {
+            write(lane.symbols[i], text, out);
+            text += vocabulary_.symbol(lane.symbols[i]).size;
+        }
+    }
+
   private:
     const Vocabulary& vocabulary_;
     const Header& header_;
@@ -114,19 +130,16 @@ class Encoder {
 
     // Whether merging the texts of two symbols gives the two: no pair across their border merges first.
     bool apart(uint32_t left, uint32_t right) const {
-        int32_t limit = INT32_MAX;  // the pair across would have to rank below this
+        uint32_t limit = kNone;  // the pair across would have to come before this one
         for (;;) {
-            if (const uint32_t across = vocabulary_.pair(left, right);
-                across != kNone && vocabulary_.rank(across) < limit) {
-                return false;
-            }
+            if (vocabulary_.pair(left, right) < limit) return false;
             const Symbol& one = vocabulary_.symbol(left);
             const Symbol& two = vocabulary_.symbol(right);
             if (one.rank > two.rank) {
-                limit = one.rank;  // of equal ranks the left merge goes first
+                limit = one.first;  // of equal ranks the left merge goes first
                 left = one.right;
             } else if (two.rank >= 0) {
-                limit = two.rank + 1;
+                limit = two.past;
                 right = two.left;
             } else {
                 return true;
@@ -406,6 +419,7 @@ class Cache {
     }
 };
 static_assert(sizeof(Cache::Entry) == 32);
+static_assert(kShort <= Together::kLongest);
 
 struct Tokenizer {
     Vocabulary vocabulary;
@@ -430,8 +444,12 @@ struct Worker {
     int32_t* out = nullptr;  // of the job
     size_t used = 0, room = 0;
     std::vector<int32_t> own;
+    Together together;
+    std::array<Together::Lane, Together::kLanes> lanes;
+    std::array<size_t, Together::kLanes> seen;  // the pieces of the lanes
 
-    Worker(const Vocabulary& vocabulary, Pattern pattern) : encoder(vocabulary), scanner(pattern) {}
+    Worker(const Vocabulary& vocabulary, Pattern pattern)
+        : encoder(vocabulary), scanner(pattern), together(vocabulary) {}
 
     // Ids go to `place` from now on if `size` are enough whatever comes, else to memory of its own, which grows.
     void open(int32_t* place, size_t size, size_t most) {
@@ -470,7 +488,7 @@ struct Worker {
                 continue;
             }
             used = static_cast<size_t>(to - out);
-            other(cache, keys[i]);
+            other(cache, i, count);
             reserve(0);
             to = out + used;
         }
@@ -485,14 +503,52 @@ struct Worker {
         room = own.size();
     }
 
-    // A piece that is not where it is looked for first.
-    __attribute__((noinline)) void other(Cache& cache, const Key& key) {
+    // A piece that is not where it is looked for first. If it was not seen before, it is encoded together with others
+    // of the batch that were not.
+    __attribute__((noinline)) void other(Cache& cache, size_t place, size_t count) {
+        const Key& key = keys[place];
         uint32_t size = 0;
-        if (const int32_t* ids = cache.find(key, size)) {
+        const int32_t* ids = cache.find(key, size);
+        if (ids == nullptr && encoder.together() && key.size <= kShort) {
+            see(cache, place, count);
+            ids = cache.find(key, size);
+        }
+        if (ids != nullptr) {
             append(ids, size);
         } else {
             miss(cache, key);
         }
+    }
+
+    // Puts short pieces of the batch that are not in the cache there, from one on that is not.
+    void see(Cache& cache, size_t place, size_t count) {
+        const Cache::Firsts firsts = cache.firsts();
+        size_t lanes_used = 0;
+        const auto go = [&] {
+            together.merge(lanes.data(), lanes_used);
+            for (size_t i = 0; i < lanes_used; ++i) {
+                uint32_t size = 0;
+                if (cache.find(keys[seen[i]], size) != nullptr) continue;
+                fresh.values.clear();
+                const bool lacked = fresh.lacking;
+                fresh.lacking = false;
+                encoder.take(lanes[i], fresh);
+                if (!fresh.lacking && !fresh.values.empty()) {
+                    cache.add(keys[seen[i]], fresh.values.data(), fresh.values.size());
+                }
+                fresh.lacking = lacked;
+            }
+            lanes_used = 0;
+        };
+        for (size_t i = place; i < count; ++i) {
+            uint32_t size = 0;
+            if (firsts[keys[i]].holds(keys[i]) || keys[i].size > kShort || cache.find(keys[i], size)) continue;
+            seen[lanes_used] = i;
+            lanes[lanes_used].text = keys[i].text;
+            lanes[lanes_used++].count = static_cast<uint32_t>(keys[i].size);
+            if (lanes_used == Together::kLanes) go();
+        }
+        if (lanes_used > 0) go();
     }
 
     void append(const int32_t* ids, size_t count) {
