@@ -202,14 +202,15 @@ class Encoder {
     }
 };
 
-// Zeroed memory in large pages where the system has them: a table is read at random places.
+// Zeroed memory, in large pages where the system has them and it is worth it.
 class Memory {
   public:
-    explicit Memory(size_t size) : size_(size) {
+    // `large`: it will be filled, and read at random places.
+    explicit Memory(size_t size, [[maybe_unused]] bool large) : size_(size) {
 #if defined(__linux__)
         void* got = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (got == MAP_FAILED) throw std::bad_alloc();
-        if (size >= 2u << 20) madvise(got, size, MADV_HUGEPAGE);
+        if (large && size >= 2u << 20) madvise(got, size, MADV_HUGEPAGE);
         data_ = static_cast<uint8_t*>(got);
 #else
         data_ = static_cast<uint8_t*>(std::calloc(size, 1));
@@ -413,8 +414,8 @@ class Cache {
 
     void make(unsigned bits) {
         bits_ = bits;
-        table_ = std::make_unique<Memory>(sizeof(Entry) << bits);
-        store_ = std::make_unique<Memory>(sizeof(Entry) << bits);
+        table_ = std::make_unique<Memory>(sizeof(Entry) << bits, true);
+        store_ = std::make_unique<Memory>(sizeof(Entry) << bits, false);
         filled_ = stored_ = 0;
     }
 };

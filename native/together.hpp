@@ -1,8 +1,8 @@
 // Merging several short pieces at once, so that the memory of one is waited for while others are at work: first sight
 // of a piece is a walk through a table of pairs that no cache holds, where each step tells the address of the next.
 //
-// Each round, every lane has its lowest pair merged, and has the memory fetched in which its next round will look up
-// the two new pairs. What bytes merge first is in a table of its own.
+// Each round, every lane looks up the two pairs that its last merge made and chooses the lowest of all; then every lane
+// merges it. Either half has the memory fetched that the other one reads. Pairs of bytes have a table of their own.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,8 @@ class Together {
     struct Lane {
         const uint8_t* text;
         uint32_t count;  // bytes, and then symbols
-        uint32_t place;  // of the last merge
+        uint32_t place;   // of the last merge
+        uint32_t lowest;  // number and place of the next one, times 16 and plus
         std::array<uint32_t, 32> symbols;
         std::array<uint32_t, 32> pairs;  // the number of each symbol's pair with the next, times 16
     };
@@ -59,9 +60,10 @@ class Together {
             for (size_t i = 0; i < left; ++i) {
                 const uint8_t lane = at_work[i];
                 at_work[kept] = lane;
-                kept += step(lanes[lane]);
+                kept += choose(lanes[lane]);
             }
             left = kept;
+            for (size_t i = 0; i < left; ++i) merge(lanes[at_work[i]]);
         }
     }
 
@@ -77,24 +79,28 @@ class Together {
 
     static uint32_t scaled(uint32_t pair) { return pair == kNone ? kNoPair : pair * 16; }
 
-    // Looks up the pairs that the last merge made, and does the next one; false when there is none.
-    CUTAWAY_INLINE bool step(Lane& lane) const {
+    // Looks up the pairs that the last merge made, and chooses the next one; false when there is none.
+    CUTAWAY_INLINE bool choose(Lane& lane) const {
         if (const uint32_t place = lane.place; place != kNone) {
             if (place > 0) lane.pairs[place - 1] = between(lane, place - 1);
             if (place + 1 < lane.count) lane.pairs[place] = between(lane, place);
         }
         uint32_t lowest = kNone;
         for (uint32_t i = 0; i < 16; ++i) lowest = std::min(lowest, lane.pairs[i] | i);
+        lane.lowest = lowest;
         if (lowest >= kNoPair) return false;
-        const uint32_t place = lowest & 15;
-        lane.place = place;
-        lane.symbols[place] = vocabulary_.made(lowest / 16);
+        vocabulary_.ask_made(lowest / 16);
+        return true;
+    }
+
+    CUTAWAY_INLINE void merge(Lane& lane) const {
+        const uint32_t place = lane.place = lane.lowest & 15;
+        lane.symbols[place] = vocabulary_.made(lane.lowest / 16);
         close(lane.symbols, place + 1);
         close(lane.pairs, place);
         --lane.count;
         if (place > 0) vocabulary_.ask_pair(lane.symbols[place - 1], lane.symbols[place]);
         if (place + 1 < lane.count) vocabulary_.ask_pair(lane.symbols[place], lane.symbols[place + 1]);
-        return true;
     }
 
     CUTAWAY_INLINE uint32_t between(const Lane& lane, uint32_t place) const {

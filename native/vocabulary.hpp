@@ -121,6 +121,7 @@ class Vocabulary {
     }
     int32_t rank(uint32_t pair) const { return ranks_[pair]; }
     uint32_t made(uint32_t pair) const { return made_[pair]; }
+    void ask_made(uint32_t pair) const { __builtin_prefetch(made_ + pair); }
 
     // The number of the pair of two bytes, where text is merged from bytes.
     uint32_t byte_pair(uint8_t left, uint8_t right) const { return byte_pairs_[left << 8 | right]; }
