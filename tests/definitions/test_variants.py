@@ -12,9 +12,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from cutaway.attention import bidirectional
+from cutaway.attention.parts.paths import MANY
 from cutaway.attention.parts.visibility import Places
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
+from cutaway.trace import tracing
 from tests.definitions.loops import Vector, apply, dot, layer_norm, read, rms, turn
 from tests.laws.kinds import SOFTMAX, attention
 
@@ -288,3 +290,17 @@ def test_cross_attention_is_its_equation() -> None:
             module(_x()[:, start:end], Places(POS[:, start:end]), *given, state)[0], expected[start:end]
         )
     assert state.nbytes == 6 * config.bytes_per_token(8)
+
+
+@torch.no_grad()
+def test_who_watches_a_long_text_sees_the_whole_index() -> None:
+    """Unwatched, a long text is chosen for by blocks of queries, to the same end."""
+    config = attention("dsa")
+    torch.manual_seed(0)
+    module, n = config.build(WIDTH).double(), MANY + 5
+    x, places = torch.randn(1, n, WIDTH, dtype=torch.float64), Places(torch.arange(n)[None])
+    with tracing(module) as seen:
+        watched = module(x, places, None, True, None)
+    assert seen["index"].shape == seen["chosen"].shape == (1, n, n)
+    assert (seen["chosen"].sum(-1)[0] == torch.arange(1, n + 1).clamp(max=config.top_k)).all()
+    assert_close(module(x, places, None, True, None), watched, rtol=1e-9, atol=1e-9)

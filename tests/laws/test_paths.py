@@ -114,6 +114,15 @@ def test_documents_are_apart_on_every_path(kind: str) -> None:
         assert_close(path(problem), judge, **TIGHT)
 
 
+def test_documents_that_one_side_alone_knows_part_nothing() -> None:
+    pos = torch.arange(16).expand(2, -1)
+    known, unknown = Places(pos, (pos >= 9).long()), Places(pos)
+    judge = naive.attend(_problem("mha", seed=2, query=unknown, key=unknown))
+    for query, key in ((known, unknown), (unknown, known)):
+        for path in (naive.attend, *FAST.values()):
+            assert_close(path(_problem("mha", seed=2, query=query, key=key)), judge, **TIGHT)
+
+
 @pytest.mark.parametrize("kind", SOFTMAX)
 def test_in_order_is_a_promise_that_changes_nothing(kind: str) -> None:
     pos = Places(torch.arange(12).expand(2, -1))

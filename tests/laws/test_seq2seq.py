@@ -221,3 +221,6 @@ def test_what_cannot_be_is_refused() -> None:
         Transformer(source=3, target=3, width=6, layers=1, heads=4, mlp=MLP(4))
     with pytest.raises(Refused, match="width"):
         Transformer(source=3, target=3, width=9, layers=1, heads=3, mlp=MLP(4))
+    for none in (0, -2):
+        with pytest.raises(Refused, match=f"{none} heads"):
+            Transformer(source=3, target=3, width=4, layers=1, heads=none, mlp=MLP(4))
