@@ -10,8 +10,8 @@ so for the rows of value and up and the columns of out and down. Both quantisers
 
 Every file is read by the runtime, which rounds activations to 8 bits for packed types; --engine definition
 leaves that out, so that the weights alone count, and takes some times longer. The text is held out from
-calibration (--calibrate): windows of 512 tokens of English (Jane Austen) and code (Python's standard library),
-the second half of each scored. "bits" is the file's bits a weight."""
+calibration (--calibrate): windows of 512 tokens of English (Jane Austen) and code (Python's standard
+library), the second half of each scored. "bits" is the file's bits a weight."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def rescaled(checkpoint: load.Checkpoint) -> load.Checkpoint:
 def texts() -> tuple[str, str, str]:
     """English and code to measure on, and a text to calibrate by."""
     chapters = [path.read_text("utf-8") for path in sorted(novels.folder().glob("*.txt"))]
-    sources = [(LIBRARY / name).read_text("utf-8") for name in ("argparse.py", "ast.py", "calendar.py")]
-    return chapters[7], sources[0], "\n".join([chapters[60][:25_000], *sources[1:]])[:50_000]
+    sources = [(LIBRARY / name).read_text("utf-8") for name in ("argparse.py", "ast.py")]
+    return chapters[7], sources[0], chapters[60][:8_000] + "\n" + sources[1][:8_000]
 
 
 def row(name: str, path: Path, engine: Any, windows: list[list[int]], reference: list[np.ndarray]) -> str:

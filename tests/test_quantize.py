@@ -1,0 +1,223 @@
+"""`cutaway quantize`: which matrix gets which type, what is measured and said, and llama.cpp reads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cutaway
+from cutaway import cli
+from cutaway.attention import gqa
+from cutaway.commands import quantize as command
+from cutaway.errors import Refused
+from cutaway.evaluate import perplexity as scoring
+from cutaway.inspect.importance import importance
+from cutaway.layers.config import MLP
+from cutaway.lm import LanguageModel
+from cutaway.model.config import Block, Decoder
+from cutaway.position import rope
+from cutaway.weights import load, quant, quantise, save
+from cutaway.weights.rules import Tensors
+from tests import inputs
+from tests.llama_cpp import opened
+from tests.small import VOCAB, decoder
+
+
+def checkpoint(width: int = 256, layers: int = 8, tied: bool = True) -> load.Checkpoint:
+    """A random Llama of this width, in float32, without a tokenizer."""
+    heads = gqa.Config(heads=4, kv_heads=2, key_size=width // 4, position=rope.Config(width // 4))
+    config = Decoder(64, width, 64, (Block(heads, MLP(2 * width)),) * layers, tied=tied)
+    generator = np.random.default_rng(0)
+    tensors = {
+        name: quant.pack((generator.normal(size=shape) * 0.1).astype(np.float32), "F32")
+        for name, shape in config.weights().items()
+    }
+    return load.Checkpoint(config, Tensors(tensors), "llama", Path("tiny"))
+
+
+def types(made: quantise.Quantised) -> dict[str, str]:
+    tensors = made.checkpoint.tensors
+    return {name: tensors.later(name).type for name in tensors}
+
+
+@pytest.mark.parametrize("kind", quantise.KINDS)
+def test_which_matrix_gets_which_type(kind: str):
+    found = types(quantise.quantised(checkpoint(tied=False), kind))
+    assert found["norm.weight"] == found["blocks.0.mlp_norm.weight"] == "F32"
+    assert found["embedding.weight"] == found["blocks.3.mlp.up.weight"] == kind
+    assert found["head.weight"] == ("Q8_0" if kind == "Q8_0" else "Q6_K")
+    more = {n for n in range(8) if found[f"blocks.{n}.mlp.down.weight"] == "Q6_K"}
+    if kind != "Q6_K":  # the first eighth, the last, and every third between
+        assert more == ({0, 3, 6, 7} if kind == "Q4_K" else set())
+        assert more == {n for n in range(8) if found[f"blocks.{n}.attention.value.weight"] == "Q6_K"}
+
+
+def test_rows_that_are_not_whole_blocks_fall_back_and_it_is_said():
+    found = quantise.quantised(checkpoint(width=96, layers=1), "Q4_K")
+    assert types(found)["blocks.0.attention.query.weight"] == "Q5_0"
+    assert types(found)["embedding.weight"] == "Q8_0"
+    assert any("of 256 are Q5_0 instead of Q4_K" in note for note in found.notes)
+    found = quantise.quantised(checkpoint(width=40, layers=1), "Q4_0")
+    assert types(found)["blocks.0.mlp.up.weight"] == "F16"
+    assert any("F16 instead of Q4_0" in note for note in found.notes)
+
+
+def test_one_matrix_of_query_key_and_value_has_one_type(tmp_path: Path):
+    """GPT-2's file keeps the three in one, so value is as the others are and the file can be written."""
+    model = decoder("gpt2")
+    weights = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
+    tensors = Tensors({name: quant.pack(weight, "F32") for name, weight in weights.items()})
+    small = load.Checkpoint(model.config, tensors, "gpt2", Path("tiny"))
+    made = quantise.quantised(small, "Q4_K")
+    assert types(made)["blocks.0.attention.value.weight"] == types(made)["blocks.0.attention.query.weight"]
+    assert save.write(tmp_path / "small.gguf", made.checkpoint).types["Q5_0"] > 0
+
+
+def test_a_matrix_of_the_type_already_is_left_alone():
+    once = quantise.quantised(checkpoint(layers=1), "Q4_K").checkpoint
+    name = "blocks.0.mlp.up.weight"
+    kept = replace(once, tensors=Tensors({n: once.tensors[n] for n in once.tensors}))
+    assert quantise.quantised(kept, "Q4_K").checkpoint.tensors[name] is kept.tensors[name]
+    again = quantise.quantised(kept, "Q4_0")
+    assert any("were Q4_K already and are rounded again to Q4_0" in note for note in again.notes)
+
+
+def test_importance_is_the_mean_square_of_inputs():
+    """Against what a float64 reading of the first layers would multiply: the embeddings' norm, by hand."""
+    model = decoder()
+    ids = [int(id) for id in np.random.default_rng(0).integers(0, VOCAB, 100)]
+    found = importance(model, ids)
+    matrices = {name for name, weight in model.named_parameters() if weight.ndim == 2}
+    assert set(found) == matrices
+    rows = model.embedding.weight.detach().double().numpy()[ids]
+    norm = model.blocks[0].attention_norm.weight.detach().double().numpy()
+    eps = model.config.blocks[0].norm.eps
+    normed = rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + eps) * norm
+    expected = (normed**2).mean(axis=0)
+    for name in ("query", "key", "value"):
+        assert np.allclose(found[f"blocks.0.attention.{name}.weight"], expected, rtol=1e-4)
+    assert found["embedding.weight"].shape == (model.config.width,)
+    with pytest.raises(Refused, match="no token"):
+        importance(model, [])
+
+
+def test_what_counts_is_kept_better():
+    """A model of which one column carries nearly everything: told so, its product is nearer."""
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(200, 256)).astype(np.float32) * np.where(np.arange(256) % 32 == 3, 30, 0.1)
+    small = checkpoint(layers=1)
+    name = "blocks.0.attention.query.weight"
+    exact = quant.unpack(small.tensors[name])
+    errors = []
+    for told in (None, {name: (x**2).mean(axis=0).astype(np.float32)}):
+        made = quantise.quantised(small, "Q4_K", told).checkpoint.tensors[name]
+        errors.append(float(((x @ (quant.unpack(made) - exact).T) ** 2).mean()))
+    assert errors[1] < errors[0] / 4
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2's first two layers: real weights and its tokenizer, quickly read."""
+    lm = cutaway.load(inputs.path("smollm2")).first_layers(2)
+    target = tmp_path_factory.mktemp("quantize") / "two-layers.gguf"
+    lm.save(target)
+    return target
+
+
+def test_the_command_writes_measures_and_says(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 60)
+    words = ["quantize", str(short), "--type", "Q4_K"]
+    measured = ["--text", str(text), "--calibration", str(text), "--json"]
+    assert cli.main([*words, *measured]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["path"] == "two-layers-Q4_K.gguf"
+    assert found["bytes_before"] == short.stat().st_size
+    assert found["types"]["Q4_K"] == 1  # of one layer the MLP's last matrix; the other's is Q6_K
+    cost = found["cost"]
+    assert cost["tokens"] == 255
+    assert 0 < cost["kl_median"] < cost["kl_divergence"] < cost["kl_largest"]
+    assert cli.main([*words, "-o", "plain.gguf", "--no-measure"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("plain.gguf: ") and "was " in said.out and "Q5_0" in said.out
+    assert "rows are not whole blocks of 256" in said.err
+    assert Path("plain.gguf").read_bytes() != Path("two-layers-Q4_K.gguf").read_bytes()
+
+
+def test_a_cost_is_told_in_a_line():
+    plain = scoring.Perplexity(510, 3.0, 0.1)
+    worse = scoring.Perplexity(510, 3.1, 0.1)
+    cost = scoring.Divergence(510, plain, worse, 0.25, 0.01, 0.2, 1.0, 2.0, 0.875)
+    line = command._told(cost, None)
+    assert line.startswith("On what the model writes itself (510 tokens scored): perplexity 20.086 -> 22.198")
+    assert "+10.52%" in line and "0.25000 +/- 0.01000" in line and "87.5%" in line
+
+
+def test_mistakes_are_refused_before_any_work(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(save, "write", lambda *_, **__: pytest.fail("something was written"))
+    there = tmp_path / "there.gguf"
+    there.write_bytes(b"mine")
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(b"\xff\xfe")
+    base = ["quantize", str(short), "--type", "Q4_0"]
+    for more, sentence in (
+        (["-o", str(there)], "already there"),
+        (["-o", "folder"], "ends in .gguf"),
+        (["--text", "absent.txt"], "absent.txt: cannot be read"),
+        (["--calibration", str(broken)], "not UTF-8"),
+    ):
+        assert cli.main([*base, *more]) == 2
+        assert sentence in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["quantize", str(short), "--type", "Q3_X"]) == 2
+    assert "Q3_X" in capsys.readouterr().err
+    assert there.read_bytes() == b"mine"
+    with pytest.raises(Refused, match="use one of Q8_0"):
+        quantise.quantised(load.read(short), "Q5_K")
+
+
+def test_a_weight_that_cannot_be_packed_is_named_and_nothing_is_left(tmp_path: Path):
+    small = checkpoint(layers=1)
+    entries = {name: small.tensors[name] for name in small.tensors}
+    broken = quant.unpack(entries["blocks.0.mlp.up.weight"]).copy()
+    broken[3, 5] = np.nan
+    entries["blocks.0.mlp.up.weight"] = quant.pack(broken, "F32")
+    made = quantise.quantised(replace(small, tensors=Tensors(entries)), "Q4_0")
+    with pytest.raises(Refused, match=r"'blocks.0.mlp.up.weight' cannot be quantised: A weight is infinite"):
+        save.write(tmp_path / "broken.gguf", made.checkpoint)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q4_K", "Q6_K"])
+def test_llama_cpp_reads_the_same_numbers(kind: str, tmp_path: Path):
+    """Of a model 256 wide, whose matrices are the type itself: log-probabilities within what 8 bits cost."""
+    smollm2 = cutaway.load(inputs.path("smollm2")).checkpoint
+    small = checkpoint(layers=2)
+    small = replace(small, read_tokenizer=smollm2.read_tokenizer, metadata=smollm2.metadata)
+    config = replace(small.config, vocab=49152)
+    rows = np.random.default_rng(3).normal(size=(49152, 256)).astype(np.float32) * 0.1
+    entries = {name: small.tensors[name] for name in small.tensors} | {
+        "embedding.weight": quant.pack(rows, "F32")
+    }
+    small = replace(small, config=config, tensors=Tensors(entries))
+    path = tmp_path / f"{kind}.gguf"
+    save.write(path, quantise.quantised(small, kind).checkpoint)
+    lm = cutaway.load(path, engine="definition")
+    ids = [5, 300, 7, 41000, 19]
+    ours = torch.from_numpy(lm.logits(ids)[-1]).double().log_softmax(0).numpy()
+    with opened(path, 49152) as llama:
+        theirs = llama(ids)
+    known = np.isfinite(theirs)
+    assert known.sum() > 1000
+    assert np.abs(ours - theirs)[known].max() < 0.05
+    assert isinstance(lm, LanguageModel)
