@@ -3,13 +3,14 @@
     python bench/runtime.py [--llama-bench PATH] [--rounds N] [MODEL.gguf ...]
 
 Without files: the default model's own (Q4_1), and Q4_0, Q8_0 and BF16 made of it by the llama-quantize beside
-llama-bench. Each is decoded (128 tokens, and 32 at depth 2,000), read (512 tokens), and decoded for
-eight texts at once, by us and by llama-bench and llama-batched-bench (build them from llama.cpp with
--DGGML_NATIVE=ON). Rounds of both alternate and the best of each counts, since a machine that others use only
-ever makes a round slower. "of read" is the bytes of weights that decoding reads a second, as a share of what
-reading memory reaches in the same run. Then processes: seconds from the start of `cutaway generate` to the
-first byte of its text, beside llama-simple (which loads, reads and ends) and llama-cli; and peak memory as a
-multiple of the file. Takes about six minutes on two cores."""
+llama-bench. Each is decoded (128 tokens, and 32 at depth 2,000), read (512 tokens), and decoded for eight texts
+at once, by us and by llama-bench and llama-batched-bench (build them from llama.cpp with -DGGML_NATIVE=ON).
+Rounds of both alternate and the best of each counts, since a machine that others use only ever makes a round
+slower. "of read" is the bytes of weights that decoding reads a second, as a share of what reading memory reaches
+in the same run. Then, for the first file, processes: seconds from the start of `cutaway generate`, with its
+bytecode compiled as an installed package has it, to the first byte of its text, beside llama-simple and
+llama-cli from start to end; and our peak memory as a multiple of the file. Takes about six minutes on two
+cores."""
 
 from __future__ import annotations
 
@@ -32,12 +33,14 @@ PROMPT = "The capital of France is"
 BARS = {"decode": {"Q4_1": 2.0, "Q4_0": 1.5, "Q8_0": 1.5, "BF16": 1.2}, "decode at 2000": 1.5, "8 texts": 1.5}
 READING_BAR = 2.0  # times llama.cpp's best format
 PEAK = """
-import resource, runpy, sys
+import runpy, sys
+from pathlib import Path
 sys.argv = sys.argv[1:]
 try:
     runpy.run_module("cutaway", run_name="__main__", alter_sys=True)
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(line.split()[1] for line in lines if line.startswith("VmHWM")), file=sys.stderr)
 """
 
 
@@ -70,10 +73,12 @@ def said(command: list[object]) -> str:
     return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
 
 
-def to_first_byte(command: list[object]) -> float:
+def to_first_byte(command: list[str], environment: dict[str, str]) -> float:
     """Seconds from the start of a process to the first byte that it writes."""
     before = time.perf_counter()
-    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
         assert process.stdout is not None
         process.stdout.read(1)
         seconds = time.perf_counter() - before
@@ -87,28 +92,27 @@ def to_end(command: list[object]) -> float:
     return time.perf_counter() - before
 
 
-def starts(path: Path, llama_bench: Path | None, threads: int) -> None:
+def starts(path: Path, llama_bench: Path | None, threads: int, bytecode: Path) -> None:
     """Prints what processes take that say one token, and our peak memory."""
-    verb = ["generate", PROMPT, "--model", path, "--max-tokens", "1"]
-    took = min(to_first_byte([sys.executable, "-m", "cutaway", *verb]) for _ in range(5))
-    line = f"  to first token  {took:8.2f} s"
-    if llama_bench:
-        for name, more in (
-            ("llama-simple", ["-n", "1", PROMPT]),
-            ("llama-cli", ["-n", "1", "-st", "-p", PROMPT]),
-        ):
-            program = llama_bench.with_name(name)
-            if program.exists():
-                threaded = ["-t", threads] if name == "llama-cli" else []
-                peer = min(to_end([program, "-m", path, *threaded, *more]) for _ in range(3))
-                line += f"  {name} {peer:.2f} s to its end"
+    verb = ["generate", PROMPT, "--model", str(path), "--max-tokens", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    command = [sys.executable, "-m", "cutaway", *verb]
+    line = f"  to first token  {min(to_first_byte(command, environment) for _ in range(6)):8.2f} s"
+    for name, times, more in (
+        ("llama-simple", 5, ["-n", "1", PROMPT]),
+        ("llama-cli", 1, ["-n", "1", "-st", "-p", PROMPT, "-t", threads]),
+    ):
+        program = llama_bench and llama_bench.with_name(name)
+        if program and program.exists():
+            line += f"  {name} {min(to_end([program, '-m', path, *more]) for _ in range(times)):.2f} s"
     print(line)
-    run = subprocess.run(
-        [sys.executable, "-c", PEAK, "cutaway", *map(str, verb)], capture_output=True, text=True, check=True
-    )
-    peak = int(run.stderr.split()[-1]) * 1024
-    size = path.stat().st_size
-    print(f"  peak memory     {peak / size:8.2f} of the file ({peak / 1e6:.0f} MB of {size / 1e6:.0f})")
+    if Path("/proc/self/status").exists():
+        run = subprocess.run(
+            [sys.executable, "-c", PEAK, "cutaway", *verb], capture_output=True, text=True, check=True
+        )
+        peak, size = int(run.stderr.split()[-1]) * 1024, path.stat().st_size
+        print(f"  peak memory     {peak / size:8.2f} of the file ({peak / 1e6:.0f} MB of {size / 1e6:.0f})")
 
 
 def made(folder: Path, llama_bench: Path | None) -> list[Path]:
@@ -135,7 +139,8 @@ def main() -> None:
         for path in asked.models or made(Path(folder), asked.llama_bench):
             best, peer = compared(path, asked.llama_bench, asked.rounds, threads)
             reading[path.name] = best["read 512"], peer.get("read 512", 0.0)
-            starts(path, asked.llama_bench, threads)
+            if len(reading) == 1:
+                starts(path, asked.llama_bench, threads, Path(folder))
     fastest = max(peer for _, peer in reading.values())
     if fastest:
         print(f"reading 512, beside llama.cpp's fastest format ({fastest:.0f} tokens/s; bar {READING_BAR}x):")
