@@ -2,15 +2,15 @@
 
     python bench/runtime.py [--llama-bench PATH] [--rounds N] [MODEL.gguf ...]
 
-Without files: the default model's own (Q4_1), and Q4_0, Q8_0 and BF16 made of it by the llama-quantize beside
-llama-bench. Each is decoded (128 tokens, and 32 at depth 2,000), read (512 tokens), and decoded for eight texts
-at once, by us and by llama-bench and llama-batched-bench (build them from llama.cpp with -DGGML_NATIVE=ON).
-Rounds of both alternate and the best of each counts, since a machine that others use only ever makes a round
-slower. "of read" is the bytes of weights that decoding reads a second, as a share of what reading memory reaches
-in the same run. Then, for the first file, processes: seconds from the start of `cutaway generate`, with its
-bytecode compiled as an installed package has it, to the first byte of its text, beside llama-simple and
-llama-cli from start to end; and our peak memory as a multiple of the file. Takes about six minutes on two
-cores."""
+Without files: the default model's own (Q4_1), and Q4_0, Q8_0 and BF16 made of it by the llama-quantize
+beside llama-bench. Each is decoded (128 tokens, and 32 at depth 2,000), read (512 tokens), and decoded for
+eight texts at once, by us and by llama-bench and llama-batched-bench (build them from llama.cpp with
+-DGGML_NATIVE=ON). Rounds of both alternate and the best of each counts, since a machine that others use
+only ever makes a round slower. "of read" is the bytes of weights that decoding reads a second, as a share
+of what reading memory reaches in the same run. Then, for the first file, processes: seconds from the start
+of `cutaway generate`, with its bytecode compiled as an installed package has it, to the first byte of its
+text, beside llama-simple and llama-cli from start to end; and our peak memory as a multiple of the file.
+Takes about six minutes on two cores."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 from cutaway import native, store
+from cutaway.model.config import Decoder
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import figures, read_bandwidth
 from cutaway.weights import load as reader
@@ -46,7 +47,10 @@ finally:
 
 def ours(path: Path, threads: int) -> dict[str, float]:
     checkpoint = reader.read(path)
-    return figures(RuntimeEngine(checkpoint.config, checkpoint.tensors, threads))
+    config = checkpoint.config
+    if not isinstance(config, Decoder):
+        raise SystemExit(f"{path} is an encoder: there is nothing to decode")
+    return figures(RuntimeEngine(config, checkpoint.tensors, threads))
 
 
 def theirs(program: Path, path: Path, threads: int) -> dict[str, float]:
