@@ -1,93 +1,183 @@
 """The runtime beside llama.cpp: same file, same threads, in one run; and what limits each figure.
 
-    python bench/runtime.py [--llama-bench PATH] [MODEL.gguf ...]
+    python bench/runtime.py [--llama-bench PATH] [--rounds N] [MODEL.gguf ...]
 
-Each file is decoded (128 tokens, and 32 at depth 2,000), read (512 tokens), and decoded for eight texts at
-once, by us and by llama-bench where its path is given (build it from llama.cpp with -DGGML_NATIVE=ON). Rounds
-of both alternate and the best of each counts, since a machine that others use only ever makes a round slower.
-"of read" is the bytes of weights and state that decoding reads a second, as a share of what reading memory
-reaches here in the same run. The last lines are processes: seconds to the first token of `cutaway generate`,
-and peak memory as a multiple of the file."""
+Without files: the default model's own (Q4_1), and Q4_0, Q8_0 and BF16 made of it by the llama-quantize
+beside llama-bench. Each is decoded (128 tokens, and 32 at depth 2,000), read (512 tokens), and decoded for
+eight texts at once, by us and by llama-bench and llama-batched-bench (build them from llama.cpp with
+-DGGML_NATIVE=ON). Rounds of both alternate and the best of each counts, since a machine that others use
+only ever makes a round slower. "of read" is the bytes of weights that decoding reads a second, as a share
+of what reading memory reaches in the same run. Then, for the first file, processes: seconds from the start
+of `cutaway generate`, with its bytecode compiled as an installed package has it, to the first byte of its
+text, beside llama-simple and llama-cli from start to end; and our peak memory as a multiple of the file.
+Takes about six minutes on two cores."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from cutaway import native, store
+from cutaway.model.config import Decoder
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import figures, read_bandwidth
 from cutaway.weights import load as reader
 
 ROUNDS = 3
+PROMPT = "The capital of France is"
+BARS = {"decode": {"Q4_1": 2.0, "Q4_0": 1.5, "Q8_0": 1.5, "BF16": 1.2}, "decode at 2000": 1.5, "8 texts": 1.5}
+READING_BAR = 2.0  # times llama.cpp's best format
+PEAK = """
+import runpy, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module("cutaway", run_name="__main__", alter_sys=True)
+finally:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(line.split()[1] for line in lines if line.startswith("VmHWM")), file=sys.stderr)
+"""
 
 
 def ours(path: Path, threads: int) -> dict[str, float]:
     checkpoint = reader.read(path)
-    return figures(RuntimeEngine(checkpoint.config, checkpoint.tensors, threads))
+    config = checkpoint.config
+    if not isinstance(config, Decoder):
+        raise SystemExit(f"{path} is an encoder: there is nothing to decode")
+    return figures(RuntimeEngine(config, checkpoint.tensors, threads))
 
 
-def theirs(program: str, path: Path, threads: int) -> dict[str, float]:
+def theirs(program: Path, path: Path, threads: int) -> dict[str, float]:
     """llama-bench's figures; eight texts are what llama-batched-bench, which lies beside it, says."""
-    base = [program, "-m", str(path), "-t", str(threads), "-r", "1", "-o", "json"]
+    base = [program, "-m", path, "-t", threads, "-r", "1", "-o", "json"]
     out = {}
     for name, arguments in {
         "decode": ["-p", "0", "-n", "128"],
         "decode at 2000": ["-p", "0", "-n", "32", "-d", "2000"],
         "read 512": ["-p", "512", "-n", "0"],
     }.items():
-        run = subprocess.run([*base, *arguments], capture_output=True, text=True, check=True)
-        out[name] = json.loads(run.stdout)[0]["avg_ts"]
-    batched = Path(program).with_name("llama-batched-bench")
+        out[name] = json.loads(said([*base, *arguments]))[0]["avg_ts"]
+    batched = program.with_name("llama-batched-bench")
     if batched.exists():
-        command = [batched, "-m", path, "-t", threads, "-npp", "32", "-ntg", "32", "-npl", "8", "-c", "2048"]
-        run = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
-        row = next(line for line in run.stdout.splitlines() if line.startswith("|") and " 8 |" in line)
-        out["8 texts"] = float(row.split("|")[8])
+        sizes = ["-npp", "32", "-ntg", "32", "-npl", "8", "-c", "2048"]
+        rows = said([batched, "-m", path, "-t", threads, *sizes]).splitlines()
+        out["8 texts"] = float(
+            next(row for row in rows if row.startswith("|") and " 8 |" in row).split("|")[8]
+        )
     return out
 
 
-def start(path: Path) -> tuple[float, float]:
-    """Seconds from the start of a process to its first token, and its peak memory over the file's size."""
-    command = [sys.executable, "-m", "cutaway", "generate", "The capital of France is", "--model", str(path)]
+def said(command: list[object]) -> str:
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+
+
+def to_first_byte(command: list[str], environment: dict[str, str]) -> float:
+    """Seconds from the start of a process to the first byte that it writes."""
     before = time.perf_counter()
-    subprocess.run([*command, "--max-tokens", "1"], capture_output=True, check=True)
-    seconds = time.perf_counter() - before
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / path.stat().st_size
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        seconds = time.perf_counter() - before
+        process.stdout.read()
+    return seconds
+
+
+def to_end(command: list[object]) -> float:
+    before = time.perf_counter()
+    said(command)
+    return time.perf_counter() - before
+
+
+def starts(path: Path, llama_bench: Path | None, threads: int, bytecode: Path) -> None:
+    """Prints what processes take that say one token, and our peak memory."""
+    verb = ["generate", PROMPT, "--model", str(path), "--max-tokens", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    command = [sys.executable, "-m", "cutaway", *verb]
+    line = f"  to first token  {min(to_first_byte(command, environment) for _ in range(6)):8.2f} s"
+    for name, times, more in (
+        ("llama-simple", 5, ["-n", "1", PROMPT]),
+        ("llama-cli", 1, ["-n", "1", "-st", "-p", PROMPT, "-t", threads]),
+    ):
+        program = llama_bench and llama_bench.with_name(name)
+        if program and program.exists():
+            line += f"  {name} {min(to_end([program, '-m', path, *more]) for _ in range(times)):.2f} s"
+    print(line)
+    if Path("/proc/self/status").exists():
+        run = subprocess.run(
+            [sys.executable, "-c", PEAK, "cutaway", *verb], capture_output=True, text=True, check=True
+        )
+        peak, size = int(run.stderr.split()[-1]) * 1024, path.stat().st_size
+        print(f"  peak memory     {peak / size:8.2f} of the file ({peak / 1e6:.0f} MB of {size / 1e6:.0f})")
+
+
+def made(folder: Path, llama_bench: Path | None) -> list[Path]:
+    """The default model, and where there is a llama-quantize, the same in other types."""
+    default = store.resolve("smollm2", pull=True)
+    out = [default]
+    quantise = llama_bench and llama_bench.with_name("llama-quantize")
+    if quantise and quantise.exists():
+        for type in "Q4_0", "Q8_0", "BF16":
+            out.append(folder / f"{default.name.split('.')[0]}.{type}.gguf")
+            said([quantise, "--allow-requantize", default, out[-1], type])
+    return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--llama-bench")
+    parser.add_argument("--llama-bench", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("models", nargs="*", type=Path)
     asked = parser.parse_args()
     threads = native.threads()
-    for path in asked.models or [store.resolve("smollm2", pull=True)]:
-        starts = [start(path) for _ in range(3)]
-        bandwidth, best, peer = 0.0, {}, {}
-        for _ in range(asked.rounds):
-            bandwidth = max(bandwidth, read_bandwidth(threads))
-            best = _better(best, ours(path, threads))
-            if asked.llama_bench:
-                peer = _better(peer, theirs(asked.llama_bench, path, threads))
-        print(
-            f"{path.name}, {native.isa()}, {threads} threads, load {os.getloadavg()[0]:.1f}, "
-            f"memory read {bandwidth / 1e9:.1f} GB/s"
-        )
-        for name in ("decode", "decode at 2000", "read 512", "8 texts"):
-            ratio = f"  {best[name] / peer[name]:5.2f}x" if name in peer else ""
-            other = f"  {peer[name]:8.1f}" if name in peer else ""
-            print(f"  {name:<16}{best[name]:8.1f} tokens/s{other}{ratio}")
-        print(f"  of read         {100 * best['bytes a token'] * best['decode'] / bandwidth:8.0f} %")
-        print(f"  to first token  {min(seconds for seconds, _ in starts):8.2f} s")
-        print(f"  peak memory     {max(peak for _, peak in starts):8.2f} of the file")
+    with tempfile.TemporaryDirectory() as folder:
+        reading: dict[str, tuple[float, float]] = {}
+        for path in asked.models or made(Path(folder), asked.llama_bench):
+            best, peer = compared(path, asked.llama_bench, asked.rounds, threads)
+            reading[path.name] = best["read 512"], peer.get("read 512", 0.0)
+            if len(reading) == 1:
+                starts(path, asked.llama_bench, threads, Path(folder))
+    fastest = max(peer for _, peer in reading.values())
+    if fastest:
+        print(f"reading 512, beside llama.cpp's fastest format ({fastest:.0f} tokens/s; bar {READING_BAR}x):")
+        for name, (speed, _) in reading.items():
+            print(f"  {name:<40}{speed:8.1f} tokens/s  {speed / fastest:5.2f}x")
+
+
+def compared(
+    path: Path, llama_bench: Path | None, rounds: int, threads: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Prints one file's figures: ours, theirs, our multiple, and the bar it is held to."""
+    bandwidth, best, peer = 0.0, {}, {}
+    for _ in range(rounds):
+        bandwidth = max(bandwidth, read_bandwidth(threads))
+        best = _better(best, ours(path, threads))
+        if llama_bench:
+            peer = _better(peer, theirs(llama_bench, path, threads))
+    print(
+        f"{path.name}, {native.isa()}, {threads} threads, load {os.getloadavg()[0]:.1f}, "
+        f"memory read {bandwidth / 1e9:.1f} GB/s"
+    )
+    type = path.name.split(".")[-2]
+    for name in ("decode", "decode at 2000", "read 512", "8 texts"):
+        bar = BARS.get(name)
+        bar = bar.get(type) if isinstance(bar, dict) else bar
+        line = f"  {name:<16}{best[name]:8.1f} tokens/s"
+        if name in peer:
+            line += f"  {peer[name]:8.1f}  {best[name] / peer[name]:5.2f}x" + (
+                f" (bar {bar}x)" if bar else ""
+            )
+        print(line)
+    print(f"  of read         {100 * best['bytes a token'] * best['decode'] / bandwidth:8.0f} % (bar 90)")
+    return best, peer
 
 
 def _better(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ own start.
 """
 
 import difflib
+import gc
 import os
 import sys
 import traceback
@@ -77,6 +78,7 @@ def _verb(name: str, arguments: list[str]) -> int:
             return 0
     import cyclopts
 
+    gc.set_threshold(50_000)  # what is imported stays: looking through it again and again delays the start
     app = cyclopts.App(
         name="cutaway",
         version_flags=(),

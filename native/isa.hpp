@@ -51,8 +51,12 @@ bool has_dot_products();
 #endif
 #endif
 
-// Before a short loop over what lies in registers.
+// Before a short loop over what lies in registers. With a sanitizer's checks unrolled they take minutes to compile.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CUTAWAY_UNROLL_8
+#else
 #define CUTAWAY_UNROLL_8 _Pragma("GCC unroll 8")
+#endif
 #define CUTAWAY_UNROLL CUTAWAY_UNROLL_8
 
 // Before a short loop whose iterations are lanes: left alone, a compiler unrolls it first and then packs

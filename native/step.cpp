@@ -41,8 +41,10 @@ class Scratch {
     template <class T>
     T* take(int64_t count) {
         const int64_t size = rounded(std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T)), 64);
-        void* memory = kept_.memory + taken_;
-        if (taken_ + size > kept_.size) {
+        void* memory = nullptr;
+        if (taken_ + size <= kept_.size) {
+            memory = kept_.memory + taken_;
+        } else {
             memory = std::malloc(static_cast<size_t>(size));
             if (memory == nullptr) throw std::bad_alloc();
             more_.push_back(memory);

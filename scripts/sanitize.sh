@@ -2,6 +2,7 @@
 # Runs the native core's tests under AddressSanitizer with UndefinedBehaviorSanitizer, then ThreadSanitizer.
 #
 #   scripts/sanitize.sh [address,undefined] [thread]      both without arguments
+#   TESTS=tests/test_quant.py scripts/sanitize.sh         those tests alone
 #
 # Needs CMake, a g++ that has the sanitizers' libraries (CXX names another), and a Python with Cutaway's
 # test dependencies (PYTHON names another). The sanitized library lies beside a copy of the package in a
@@ -41,21 +42,20 @@ check() {
 
 # Those of the runtime's tests that need no torch, which is not sanitized.
 runtime=
-for name in panels_are largest_numbers a_text_is_cut state_forgets that_are_no_numbers does_not_fit; do
+for name in panels_are largest_numbers how_a_text_is_cut state_forgets that_are_no_numbers does_not_fit; do
     runtime+=" $(grep -o "test_[a-z_]*$name[a-z_]*" "$tree/tests/test_runtime.py" | sed 's|^|tests/test_runtime.py::|')"
 done
+# The definitions' tests are single-threaded numpy; under ThreadSanitizer only the door's, the runtime's, and threads
+# that share a cache of pieces or count words side by side, say something.
+shared="tests/test_fast.py::test_threads_and_long_texts_change_nothing"
+counted="tests/test_counts.py::test_long_texts_are_the_same_on_every_number_of_threads"
+encoding="tests/test_quant.py tests/test_scan.py tests/test_fast.py"
 
 [ $# -gt 0 ] || set -- address,undefined thread
 for kinds in "$@"; do
-    # The definitions' tests are single-threaded numpy; under ThreadSanitizer only the door's, and threads that share
-    # a cache of pieces or count words side by side, say something.
-    shared="tests/test_fast.py::test_threads_and_long_texts_change_nothing"
-    counted="tests/test_counts.py::test_long_texts_are_the_same_on_every_number_of_threads"
-    encoding="tests/test_quant.py tests/test_scan.py tests/test_fast.py"
     case $kinds in
-        thread) check "$kinds" "tests/test_native.py $shared $counted" ;;
-        *) check "$kinds" "tests/test_native.py $encoding tests/test_counts.py tests/test_training.py" ;;
-        thread) check "$kinds" "tests/test_native.py $runtime" ;;
-        *) check "$kinds" "tests/test_native.py tests/test_quant.py $runtime" ;;
+        thread) tests="tests/test_native.py $shared $counted $runtime" ;;
+        *) tests="tests/test_native.py $encoding tests/test_counts.py tests/test_training.py $runtime" ;;
     esac
+    check "$kinds" "${TESTS:-$tests}"
 done

@@ -1,0 +1,169 @@
+// The kernels of this processor's best instruction set beside the portable ones, without Python: for a target that
+// runs under an emulator (scripts/neon.sh). Prints what differs; exit code 1 if anything does.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "../attention.hpp"
+#include "../half.hpp"
+#include "../isa.hpp"
+#include "../matmul.hpp"
+#include "../vectors.hpp"
+
+extern "C" {
+int32_t cutaway_isa_use(int32_t level);
+int64_t cutaway_packed_bytes(int32_t type, int64_t rows, int64_t columns);
+int64_t cutaway_pack(int32_t type, const uint8_t* in, int64_t rows, int64_t columns, uint8_t* out, int32_t threads);
+void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out);
+}
+
+namespace {
+
+using namespace cutaway;
+
+uint64_t state = 1;
+uint32_t number() {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(state >> 33);
+}
+float real() { return static_cast<float>(number() % 20001) / 10000.0f - 1.0f; }
+
+int faults = 0;
+void hold(bool right, const char* what, int type, int count) {
+    if (right) return;
+    std::printf("%s differs (type %d, %d)\n", what, type, count);
+    ++faults;
+}
+
+bool near(const std::vector<float>& a, const std::vector<float>& b, float share) {
+    float most = 0.0f, apart = 0.0f;
+    for (size_t i = 0; i < a.size(); ++i) {
+        if (!std::isfinite(a[i])) return false;
+        most = std::fmax(most, std::fabs(b[i]));
+        apart = std::fmax(apart, std::fabs(a[i] - b[i]));
+    }
+    return apart <= share * most;
+}
+
+struct Kind {
+    int32_t type;
+    int block, bytes;
+    int halves[2];  // where finite halves must stand, -1 for none
+};
+constexpr Kind kKinds[] = {
+    {kF32, 1, 4, {-1, -1}},   {kF16, 1, 2, {-1, -1}},  {kBF16, 1, 2, {-1, -1}},    {kQ4_0, 32, 18, {0, -1}},
+    {kQ4_1, 32, 20, {0, 2}},  {kQ5_0, 32, 22, {0, -1}}, {kQ5_1, 32, 24, {0, 2}},   {kQ8_0, 32, 34, {0, -1}},
+    {kQ4_K, 256, 144, {0, 2}}, {kQ5_K, 256, 176, {0, 2}}, {kQ6_K, 256, 210, {208, -1}},
+};
+
+std::vector<uint8_t> weights(const Kind& kind, int rows, int columns) {
+    std::vector<uint8_t> out(static_cast<size_t>(rows) * (columns / kind.block) * kind.bytes);
+    for (uint8_t& each : out) each = static_cast<uint8_t>(number());
+    for (size_t at = 0; at < out.size(); at += static_cast<size_t>(kind.bytes)) {
+        const float value = real();
+        const uint16_t half = float_to_half(value);
+        const uint32_t bits = std::bit_cast<uint32_t>(value);
+        if (kind.type == kF32) std::memcpy(&out[at], &value, 4);
+        if (kind.type == kF16) std::memcpy(&out[at], &half, 2);
+        if (kind.type == kBF16) {
+            const uint16_t top = static_cast<uint16_t>(bits >> 16);
+            std::memcpy(&out[at], &top, 2);
+        }
+        for (const int place : kind.halves) {
+            const uint16_t scale = float_to_half(real());
+            if (place >= 0) std::memcpy(&out[at + static_cast<size_t>(place)], &scale, 2);
+        }
+    }
+    return out;
+}
+
+std::vector<float> product(const Kind& kind, int rows, int columns, const std::vector<uint8_t>& panels,
+                           std::vector<float> x, int tokens) {
+    const int64_t width = (columns + 31) / 32 * 32, groups = width / 32;
+    std::vector<int8_t> q(static_cast<size_t>(tokens * width));
+    std::vector<float> scale(static_cast<size_t>(tokens * groups)), shift(scale.size());
+    std::vector<int32_t> sums(2 * scale.size());
+    std::vector<float> out(static_cast<size_t>(tokens * ((rows + 15) / 16 * 16)));
+    const Matrix matrix = {panels.data(), nullptr, kind.type, rows, columns, 0};
+    const Vectors in = {x.data(), q.data(), scale.data(), shift.data(), sums.data(), width};
+    cutaway_multiply(&matrix, &in, tokens, out.data());
+    return out;
+}
+
+void products(int32_t best) {
+    for (const Kind& kind : kKinds) {
+        const int rows = 37, columns = kind.block == 1 ? 75 : 3 * kind.block;
+        const std::vector<uint8_t> in = weights(kind, rows, columns);
+        std::vector<uint8_t> panels(static_cast<size_t>(cutaway_packed_bytes(kind.type, rows, columns)));
+        hold(cutaway_pack(kind.type, in.data(), rows, columns, panels.data(), 2) == -1, "packing", kind.type, 0);
+        for (int tokens = 1; tokens <= 7; ++tokens) {
+            const int width = (columns + 31) / 32 * 32;
+            std::vector<float> x(static_cast<size_t>(tokens * width));
+            for (int i = 0; i < tokens * width; ++i) x[static_cast<size_t>(i)] = i % width < columns ? real() : 0.0f;
+            cutaway_isa_use(0);
+            const std::vector<float> portable = product(kind, rows, columns, panels, x, tokens);
+            cutaway_isa_use(best);
+            const std::vector<float> ours = product(kind, rows, columns, panels, x, tokens);
+            hold(kind.block == 1 ? near(ours, portable, 1e-5f) : ours == portable, "a product", kind.type, tokens);
+        }
+    }
+}
+
+void attention(int32_t best) {
+    constexpr int size = 24, stride = 32;
+    std::vector<uint16_t> keys(kPage * size), values(kPage * stride);
+    std::vector<float> query(7 * size);
+    for (int s = 0; s < kPage; ++s) {
+        float key[size], value[size];
+        for (float& each : key) each = real();
+        for (float& each : value) each = real();
+        store_key(keys.data(), size, s, key);
+        store_value(values.data(), stride, size, s, value);
+    }
+    for (float& each : query) each = real();
+    Look looks[7];
+    for (int r = 0; r < 7; ++r) looks[r] = {query.data() + r * size, 3 * r, 128 - 17 * r};
+    std::vector<float> mixed[2] = {std::vector<float>(7 * stride), std::vector<float>(7 * stride)};
+    Gathered gathered[2][7];
+    for (const int which : {0, 1}) {
+        cutaway_isa_use(which == 0 ? 0 : best);
+        attend_page({keys.data(), values.data(), size, stride}, looks, 7, 0.0f, mixed[which].data(), gathered[which]);
+    }
+    hold(near(mixed[1], mixed[0], 1e-5f), "attention", 0, 7);
+    for (int r = 0; r < 7; ++r) {
+        hold(std::fabs(gathered[1][r].weight - gathered[0][r].weight) < 1e-4f, "a sum of weights", 0, r);
+    }
+}
+
+void between(int32_t best) {
+    std::vector<float> x(96), weight(96);
+    for (float& each : x) each = 3.0f * real();
+    for (float& each : weight) each = real();
+    for (int activation = 0; activation < 4; ++activation) {
+        std::vector<float> out[2] = {x, x};
+        for (const int which : {0, 1}) {
+            cutaway_isa_use(which == 0 ? 0 : best);
+            activate(activation, out[which].data(), weight.data(), 96);
+        }
+        hold(near(out[1], out[0], 1e-6f), "an activation", activation, 96);
+    }
+    std::vector<float> normed[2] = {x, x};
+    for (const int which : {0, 1}) {
+        cutaway_isa_use(which == 0 ? 0 : best);
+        rms_norm(x.data(), weight.data(), 91, 1e-5f, normed[which].data());
+    }
+    hold(near(normed[1], normed[0], 1e-6f), "a norm", 0, 91);
+}
+
+}  // namespace
+
+int main() {
+    const int32_t best = static_cast<int32_t>(best_isa());
+    std::printf("instruction set %d, dot products %d\n", best, has_dot_products());
+    products(best);
+    attention(best);
+    between(best);
+    std::printf(faults == 0 ? "same as the portable kernels\n" : "%d faults\n", faults);
+    return faults == 0 ? 0 : 1;
+}
