@@ -4,11 +4,9 @@ The overview and the version are printed without the argument parser, so that th
 own start.
 """
 
-import difflib
 import gc
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import cutaway
@@ -127,6 +125,8 @@ def overview() -> str:
 def _unknown(verb: str, known: list[str]) -> str:
     if verb.startswith("-"):
         return f"the verb comes first, and {verb} is none: `cutaway --help` lists them"
+    import difflib
+
     near = difflib.get_close_matches(verb, known, n=1)
     guess = f"did you mean `cutaway {near[0]}`? " if near else ""
     return f"there is no verb {verb}: {guess}`cutaway --help` lists them"
@@ -135,6 +135,8 @@ def _unknown(verb: str, known: list[str]) -> str:
 def _complain(sentence: str, code: int) -> int:
     """Say it on standard error; CUTAWAY_DEBUG shows where it came from."""
     if os.environ.get("CUTAWAY_DEBUG"):
+        import traceback
+
         traceback.print_exc()
     print(f"cutaway: {sentence}", file=sys.stderr)
     return code

@@ -745,3 +745,35 @@ CUTAWAY_API int64_t cutaway_tokenizer_cached(void* tokenizer) {
     const std::shared_lock shared(self.cache.lock);
     return static_cast<int64_t>(self.cache.bytes());
 }
+
+// The values of a Python list of integers, read by Python's own functions (of its stable interface), whose lock the caller
+// holds: the items of a batch are asked for before the first is read, as most lie where no cache holds them. Returns how
+// many were read: fewer than `count` where one is no integer (an exception is set) or not of 32 bits.
+CUTAWAY_API int64_t cutaway_integers(void* list, int64_t count, void* (*item)(void*, intptr_t),
+                                     long (*value)(void*), void (*hold)(void*), void (*release)(void*),
+                                     int32_t* out) {
+    constexpr int64_t kItems = 32;
+    void* items[kItems];
+    int64_t read = 0;
+    bool good = true;
+    while (good && read < count) {
+        int64_t got = 0;
+        for (; got < kItems && read + got < count; ++got) {
+            items[got] = item(list, static_cast<intptr_t>(read + got));
+            if (items[got] == nullptr) break;  // the list has become shorter
+            __builtin_prefetch(items[got]);
+        }
+        if (got == 0) break;
+        // An integer of somebody's own kind may run Python, and that change the list.
+        for (int64_t i = 0; i < got; ++i) hold(items[i]);
+        int64_t done = 0;
+        for (; good && done < got; ++done) {
+            const long found = value(items[done]);
+            good = found >= 0 && found <= INT32_MAX;
+            out[read + done] = static_cast<int32_t>(found);
+        }
+        for (int64_t i = 0; i < got; ++i) release(items[i]);
+        read += done - !good;
+    }
+    return read;
+}

@@ -213,3 +213,30 @@ def test_a_damaged_layout_is_no_vocabulary() -> None:
     for _ in range(200):
         with pytest.raises(ValueError, match="not a compiled vocabulary"):
             Core(_flipped(laid_out, noise.randrange(len(laid_out))))
+
+
+class _Emptying:
+    """An integer that empties its list while it is read."""
+
+    def __init__(self, ids: list) -> None:
+        self.ids = ids
+
+    def __index__(self) -> int:
+        self.ids.clear()
+        return 5
+
+
+def test_lists_of_ids_are_read_whole_or_refused() -> None:
+    tok = Tokenizer.load(inputs.path("tiktoken") / "cl100k_base.json")
+    for size in (0, 1, 31, 32, 33, 100):
+        ids = list(range(3000, 3000 + size))
+        assert tok.decode_bytes(ids) == b"".join(map(tok.token_bytes, ids))
+        for odd in (-1, 1 << 31, 1 << 70, len(tok)):
+            with pytest.raises(Refused):
+                tok.decode([*ids, odd])
+        with pytest.raises(TypeError):
+            tok.decode([*ids, None])  # pyright: ignore[reportArgumentType]
+    ids = list(range(3000, 3100))
+    ids.insert(40, _Emptying(ids))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(IndexError):
+        tok.decode(ids)

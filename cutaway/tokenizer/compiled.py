@@ -26,7 +26,7 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
 from cutaway.tokenizer.parts import Parts
 
-VERSION = 2  # of the JSON; the core checks its own half
+VERSION = 3  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest
@@ -91,16 +91,18 @@ for _name in HEAVY[1:]:
     setattr(Recalled, _name, _held)
 
 
-def digest(path: File, *more: object) -> str:
-    """A name for what a file holds, and how it is to be read."""
+def digest(paths: Sequence[File], *more: object) -> str:
+    """A name for what files hold, and how they are to be read."""
     from hashlib import sha256
 
     made = sha256(repr((VERSION, more)).encode())
-    about = path.stat()
-    if about.st_size <= LARGEST_READ:
-        made.update(path.read_bytes())
-    else:
-        made.update(repr((str(path.resolve()), about.st_size, about.st_mtime_ns)).encode())
+    for path in paths:
+        about = path.stat()
+        made.update(b"%d " % about.st_size)
+        if about.st_size <= LARGEST_READ:
+            made.update(path.read_bytes())
+        else:
+            made.update(repr((str(path.resolve()), about.st_mtime_ns)).encode())
     return made.hexdigest()
 
 

@@ -10,7 +10,6 @@ cannot write.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -116,9 +115,12 @@ class Path:
             if not isinstance(ids, list):
                 return None
             try:
-                ids = np.frombuffer(array("i", ids), np.int32) if ids else np.zeros(0, np.int32)
+                read = native.integers(ids)
             except (TypeError, OverflowError):
                 return None
+            if read is None:
+                return None
+            ids = read
         if ids.dtype.kind not in "iu" or (
             ids.dtype != np.int32 and ids.size and ids.max() > np.iinfo(np.int32).max
         ):

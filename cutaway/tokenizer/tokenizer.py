@@ -24,10 +24,7 @@ from cutaway.tokenizer.bpe import BPE, Pair
 from cutaway.tokenizer.decode import NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
 from cutaway.tokenizer.parts import Parts
-from cutaway.tokenizer.plain import WordLevel
 from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize
-from cutaway.tokenizer.unigram import Unigram
-from cutaway.tokenizer.wordpiece import WordPiece
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cutaway.tokenizer.counts import Counts
+    from cutaway.tokenizer.plain import WordLevel
+    from cutaway.tokenizer.unigram import Unigram
+    from cutaway.tokenizer.wordpiece import WordPiece
 
 MODES = ("text", "allow", "forbid")
 
@@ -473,8 +473,12 @@ def _model(parts: Parts, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | 
     unknown = -1 if parts.unknown is None else parts.unknown
     match parts.model:
         case "WordPiece":
+            from cutaway.tokenizer.wordpiece import WordPiece
+
             return WordPiece(ids, unknown, continues=parts.continues, longest=parts.longest)
         case "WordLevel":
+            from cutaway.tokenizer.plain import WordLevel
+
             return WordLevel(ids, unknown)
         case "Unigram":
             return _unigram(parts, ids, hidden)
@@ -482,6 +486,8 @@ def _model(parts: Parts, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | 
 
 
 def _unigram(parts: Parts, ids: dict[str, int], hidden: frozenset[str]) -> Unigram:
+    from cutaway.tokenizer.unigram import Unigram
+
     pieces = {text: score for text, score in (parts.pieces or {}).items() if text not in hidden}
     return Unigram(
         pieces,

@@ -9,6 +9,7 @@ from cutaway.errors import Failed, Refused
 from cutaway.tokenizer.parts import Parts
 
 KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
+PARTS = (".json", ".model", ".txt", ".jinja", ".gguf")  # what a folder's tokenizer can be spread over
 WRITERS = {
     ".json": "hf_json_write",
     ".model": "spm_write",
@@ -77,16 +78,18 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
 def digest(
     source: str | os.PathLike[str], pattern: str | None, special: Mapping[str, int] | None
 ) -> str | None:
-    """A name for what `read` would give; None for a folder, whose tokenizer is spread over files."""
+    """A name for what `read` would give; None where there is nothing to read."""
     from cutaway import store
     from cutaway.tokenizer import compiled
 
     path = store.resolve(source if isinstance(source, str) else Path(source))
-    return (
-        compiled.digest(path, path.suffix, pattern, sorted((special or {}).items()))
-        if path.is_file()
-        else None
-    )
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.suffix in PARTS and file.is_file()]
+    if not files:
+        return None
+    names = [file.name for file in files] if path.is_dir() else [path.suffix]
+    return compiled.digest(files, names, pattern, sorted((special or {}).items()))
 
 
 def contents(path: Path) -> bytes:
