@@ -258,6 +258,7 @@ def main() -> None:
 
 def _better(best: dict[str, dict[str, float]], what: str, found: dict[str, float]) -> None:
     """Of two rounds the one with more tokens a second, or the shorter stall."""
+    print(f"# {what}: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()), flush=True)
     known = best.get(what)
     if known is None or found.get("tokens/s", -found.get("stall", 0)) > known.get(
         "tokens/s", -known.get("stall", 0)

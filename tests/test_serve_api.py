@@ -316,6 +316,8 @@ def test_embeddings(server: Server, client: Any) -> None:
     assert np.allclose(
         np.frombuffer(base64.b64decode(raw["data"][0]["embedding"]), "<f4"), expected[1], atol=1e-6
     )
+    far = {"input": [[49152, 0]], "pooling": "mean"}
+    assert "0 to 49151" in refusal(server.post("/v1/embeddings", far))["message"]
     assert "say how to pool" in refusal(server.post("/v1/embeddings", {"input": "x"}))["message"]
     wrong = refusal(server.post("/v1/embeddings", {"input": "x", "pooling": "mean", "dimensions": 7}))
     assert wrong["param"] == "dimensions" and "576" in wrong["message"]

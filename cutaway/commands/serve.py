@@ -141,18 +141,17 @@ def greeting(service: Any, address: str, locked: bool) -> str:
     """What is said when the server is ready: where, what, how much, and a line to try it with."""
     lm, limits = service.lm, service.limits
     lines = [f"Cutaway {cutaway.__version__} serves {service.name} on {address}"]
+    blocks, context = len(lm.config.blocks), f"{lm.config.context:,} tokens of context"
     if service.scheduler is None:
-        lines.append(
-            f"  model    encoder, {lm.config.width} numbers a text, {lm.config.context:,} tokens of context"
-        )
+        lines.append(f"  model    an encoder of {blocks} layers, {lm.config.width} numbers a text, {context}")
     else:
         engine, why = lm.engine_choice
         figures = service.scheduler.figures()
         state = size(figures.pages_total * figures.page_bytes)
         lines += [
-            f"  model    {len(lm.config.blocks)} layers, {lm.config.context:,} tokens of context",
+            f"  model    {blocks} layers, {context}",
             f"  engine   the {engine}, because {why}",
-            f"  limits   {limits.max_sequences} answers at once, {limits.max_queue} wait, {state} of state",
+            f"  limits   {limits.max_sequences} answers at once, {limits.max_queue} may wait, {state} of state",
         ]
     longest = f"{limits.max_tokens:,} tokens and" if limits.max_tokens else "what fits and"
     lines.append(

@@ -60,10 +60,11 @@ class Inside:
 
 def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens: int) -> Inside:
     """Attention weights float32 [h s] and the lens's logits float32 [v], in short."""
-    heads = () if pattern is None else tuple(_head(row) for row in pattern)
+    heads = () if pattern is None else _heads(pattern)
     if logits is None:
         return Inside(layer, heads, (), None)
-    shifted = np.maximum(logits - logits.max(), np.float32(-1e4))  # e^-1e4 is 0, and 0 times it too
+    shifted = np.subtract(logits, logits.max())
+    np.maximum(shifted, np.float32(-1e4), out=shifted)  # e^-1e4 is 0, and 0 times it too
     weights = np.exp(shifted)
     total = float(weights.sum(dtype=np.float64))
     best = largest(logits, lens)[:lens]
@@ -71,8 +72,15 @@ def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens
     return Inside(layer, heads, tuple((int(id), float(weights[id]) / total) for id in best), entropy)
 
 
-def _head(weights: np.ndarray) -> Head:
-    """Of one row of the pattern, which sums to 1."""
-    order = largest(weights, POSITIONS)[:POSITIONS]
-    some = weights[weights > 0]
-    return Head(-float(some @ np.log(some)), tuple((int(at), float(weights[at])) for at in order))
+def _heads(pattern: np.ndarray) -> tuple[Head, ...]:
+    """Of a pattern whose rows sum to 1; of equal weights the first positions come first."""
+    count = min(POSITIONS, pattern.shape[1])
+    some = np.sort(np.argpartition(pattern, -count, axis=1)[:, -count:], axis=1)
+    weights = np.take_along_axis(pattern, some, axis=1)
+    order = np.argsort(-weights, axis=1, kind="stable")
+    positions = np.take_along_axis(some, order, axis=1).tolist()
+    weights = np.take_along_axis(weights, order, axis=1).tolist()
+    logs = np.log(pattern, out=np.zeros_like(pattern), where=pattern > 0)
+    entropies = (-np.einsum("hs,hs->h", pattern, logs)).tolist()
+    rows = zip(entropies, positions, weights, strict=True)
+    return tuple(Head(entropy, tuple(zip(*places, strict=True))) for entropy, *places in rows)

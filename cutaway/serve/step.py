@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -16,13 +17,31 @@ from cutaway.serve.answer import Answer
 @dataclass
 class Part:
     """Some ids of one text. After the call: float32 [n v], the logits after those that ``wanted`` names, and
-    what was seen inside at the last of them.
+    where the last of them is watched the lens's logits float32 [v] and the attention float32 [h s] of each
+    layer.
     """
 
     answer: Answer
     ids: Sequence[int]
     logits: np.ndarray | None = None
-    inside: tuple[Inside, ...] = ()
+    watched: Internals | None = None
+    lens: Sequence[np.ndarray] = ()
+    patterns: Sequence[np.ndarray] = ()
+
+    @property
+    def inside(self) -> tuple[Inside, ...]:
+        """What was seen at the last id, in short."""
+        if self.watched is None:
+            return ()
+        return tuple(
+            seen(
+                layer,
+                self.patterns[n] if self.patterns else None,
+                of_tokens(self.lens[n], self.answer.run.words) if len(self.lens) else None,
+                self.watched.lens,
+            )
+            for n, layer in enumerate(self.watched.layers)
+        )
 
     @property
     def wanted(self) -> range:
@@ -49,8 +68,9 @@ def read(engine: Batched, parts: Sequence[Part]) -> None:
     counts, start = [], 0
     for part in parts:
         own, last = [start + at for at in part.wanted], start + len(part.ids) - 1
-        lens, looks = _watch(part.internals, last)
-        counts.append((len(own), len(lens), len(looks), part.internals))
+        internals = part.internals
+        lens, looks = _watch(internals, last)
+        counts.append((len(own), len(lens), len(looks), internals))
         rows += own + [last] * len(lens)
         after += [engine.layers - 1] * len(own) + lens
         watched += looks
@@ -62,10 +82,8 @@ def read(engine: Batched, parts: Sequence[Part]) -> None:
         logits, patterns = engine.read(texts, states, rows), []
     at, drawn = 0, iter(patterns)
     for part, (own, lens, looks, internals) in zip(parts, counts, strict=True):
-        part.logits = logits[at : at + own]
-        if internals is not None:
-            rows_of_lens = logits[at + own : at + own + lens]
-            part.inside = tuple(_seen(internals, rows_of_lens, drawn, looks > 0, part.answer.run.words))
+        part.logits, part.lens = logits[at : at + own], logits[at + own : at + own + lens]
+        part.watched, part.patterns = internals, list(islice(drawn, looks))
         at += own + lens
 
 
@@ -75,12 +93,3 @@ def _watch(internals: Internals | None, place: int) -> tuple[list[int], list[tup
         return [], []
     layers = list(internals.layers)
     return layers if internals.lens else [], [(place, layer) for layer in layers if internals.attention]
-
-
-def _seen(
-    internals: Internals, lens: np.ndarray, patterns: Iterator[np.ndarray], attention: bool, words: int
-) -> Iterator[Inside]:
-    for n, layer in enumerate(internals.layers):
-        pattern = next(patterns) if attention else None
-        logits = of_tokens(lens[n], words) if internals.lens else None
-        yield seen(layer, pattern, logits, internals.lens)

@@ -1,0 +1,260 @@
+"""Many clients for a long time, well-behaved and not: nothing is lost, crossed or leaked.
+
+    python scripts/soak_serving.py [--minutes 30] [--clients 16] [MODEL]
+
+Each client does one thing after another, by chance: a completion whole, a stream, a stream that it leaves
+early, a stream that it reads slowly, a body that is no request. Once a second a process of its own begins a
+stream and is killed. Every answer must be the one that the model gives to the same request alone, which is
+found out in this process before the server starts; every bad body must be refused with a 4xx; a full queue
+(429) is a refusal too, and the client comes back. The server's memory is looked at all the while: its median
+over the last quarter may not lie more than 5 % above that over the second. In the end nothing may run or
+wait, and the server must end at SIGTERM, with 0 or with the signal. Exits 1 if any of this does not hold."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import cutaway
+
+BAD = (
+    b"",
+    b"{",
+    b"null",
+    b"[1, 2",
+    b'{"prompt": 5}',
+    b'{"prompt": "a", "max_tokens": -1}',
+    b'{"prompt": "a", "best_of": 3}',
+    b'{"prompt": [999999999]}',
+    b'{"prompt": "a", "temperature": "hot"}',
+    b'{"prompt": "a", "seed": 1.5}',
+    b'{"prompt": "a", "n": 100000}',
+    b'{"prompt": "a", "logit_bias": {"x": 1}}',
+    b"\xff\xfe\x00",
+    b'{"prompt": ' + b"[" * 5000,
+)
+KILLED = """
+import socket, sys
+c = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+c.sendall(sys.argv[2].encode())
+while c.recv(64): pass
+"""
+
+
+def requests(lm: cutaway.lm.LanguageModel, count: int) -> list[tuple[dict[str, Any], str]]:
+    """Different requests and the text that the model gives to each alone; some prompts begin alike."""
+    dice, made = random.Random(0), []
+    begin = "The keeper of the lighthouse wrote down every ship that passed. " * 20
+    for n in range(count):
+        prompt = begin * dice.choice((0, 0, 1)) + f"Note {n}: " + "wind and rain, " * dice.randrange(12)
+        settings: dict[str, Any] = {
+            "max_tokens": dice.choice((4, 16, 48)),
+            "temperature": dice.choice((0, 0, 0.8, 1.2)),
+            "top_p": dice.choice((1, 0.9)),
+            "seed": n,
+            "stop": dice.choice(([], ["."], ["\n\n"])),
+        }
+        made.append(({"prompt": prompt, **settings}, lm.generate(prompt, **settings).text))
+    return made
+
+
+class Soak:
+    """The clients, what came of what they did, and what was wrong."""
+
+    def __init__(self, port: int, asked: list[tuple[dict[str, Any], str]]) -> None:
+        self.port, self.asked = port, asked
+        self.over = threading.Event()
+        self.done: Counter[str] = Counter()
+        self.wrong: list[str] = []
+
+    def client(self, number: int) -> None:
+        dice = random.Random(number)
+        acts = [self.whole, self.stream, self.leave, self.slow, self.bad]
+        while not self.over.is_set():
+            act = dice.choices(acts, (4, 4, 3, 1, 2))[0]
+            try:
+                act(dice)
+            except Exception as error:
+                self.wrong.append(f"{act.__name__}: {error!r}")
+                time.sleep(0.2)
+
+    def post(self, body: bytes, timeout: float = 300) -> tuple[http.client.HTTPConnection, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        return connection, connection.getresponse()
+
+    def begin(self, dice: random.Random, **more: Any) -> tuple[http.client.HTTPConnection, Any, str] | None:
+        """A request that is accepted: the connection, the response, and the text it must bring."""
+        request, text = dice.choice(self.asked)
+        connection, response = self.post(json.dumps(request | more).encode())
+        if response.status == 200:
+            return connection, response, text
+        response.read()
+        connection.close()
+        if response.status != 429:
+            raise ValueError(f"an honest request was answered with {response.status}")
+        self.done["refused, as the queue was full"] += 1
+        time.sleep(dice.random())
+        return None
+
+    def whole(self, dice: random.Random) -> None:
+        if (begun := self.begin(dice)) is not None:
+            connection, response, text = begun
+            self.compare("whole", json.loads(response.read())["choices"][0]["text"], text)
+            connection.close()
+
+    def stream(self, dice: random.Random, pause: float = 0) -> None:
+        if (begun := self.begin(dice, stream=True)) is not None:
+            connection, response, text = begun
+            said, ended = "", False
+            for line in response:
+                time.sleep(pause)
+                ended |= line.strip() == b"data: [DONE]"
+                if line.startswith(b"data: {"):
+                    said += json.loads(line[6:])["choices"][0]["text"]
+            if not ended:
+                raise ValueError("a stream ended without [DONE]")
+            self.compare("slow" if pause else "stream", said, text)
+            connection.close()
+
+    def slow(self, dice: random.Random) -> None:
+        self.stream(dice, pause=0.1)
+
+    def leave(self, dice: random.Random) -> None:
+        if (begun := self.begin(dice, stream=True, max_tokens=200)) is not None:
+            connection, response, _ = begun
+            for _ in range(dice.randrange(6)):
+                response.readline()
+            connection.close()
+            self.done["left"] += 1
+
+    def bad(self, dice: random.Random) -> None:
+        connection, response = self.post(dice.choice(BAD))
+        response.read()
+        connection.close()
+        if not 400 <= response.status < 500:
+            self.wrong.append(f"a bad body was answered with {response.status}")
+        self.done["bad body refused"] += 1
+
+    def killer(self) -> None:
+        """Once a second a client that is killed in the midst of its stream."""
+        dice = random.Random(-1)
+        while not self.over.wait(1):
+            request, _ = dice.choice(self.asked)
+            body = json.dumps(request | {"stream": True, "max_tokens": 200})
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            victim = subprocess.Popen([sys.executable, "-I", "-S", "-c", KILLED, str(self.port), head + body])
+            time.sleep(dice.random())
+            victim.kill()
+            victim.wait()
+            self.done["killed"] += 1
+
+    def compare(self, what: str, said: str, text: str) -> None:
+        self.done[what] += 1
+        if said != text:
+            self.wrong.append(f"{what}: {said!r} is not what the model says alone, {text!r}")
+
+
+def memory(pid: int) -> int:
+    """Resident kilobytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+
+
+def gauge(port: int, name: str) -> float:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(f"cutaway_{name} ")).split()[1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=40, help="different requests that are compared")
+    parser.add_argument("model", nargs="?", default="smollm2")
+    asked = parser.parse_args()
+    expected = requests(cutaway.load(asked.model, engine="runtime"), asked.requests)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "cutaway",
+        "serve",
+        asked.model,
+        "--engine",
+        "runtime",
+        "--port",
+        str(port),
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        return soak(server, port, expected, asked.minutes, asked.clients)
+    finally:
+        server.kill()
+
+
+def soak(server: subprocess.Popen, port: int, expected: list, minutes: float, clients: int) -> int:
+    _until_healthy(port)
+    run, sizes = Soak(port, expected), []
+    threads = [threading.Thread(target=run.client, args=(n,)) for n in range(clients)]
+    threads.append(threading.Thread(target=run.killer))
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    while time.monotonic() - began < 60 * minutes and server.poll() is None:
+        time.sleep(2)
+        sizes.append(memory(server.pid))
+    run.over.set()
+    for thread in threads:
+        thread.join()
+    quarter = max(1, len(sizes) // 4)
+    early, late = statistics.median(sizes[quarter : 2 * quarter]), statistics.median(sizes[-quarter:])
+    time.sleep(2)
+    left = gauge(port, "running") + gauge(port, "queued")
+    server.send_signal(signal.SIGTERM)
+    ended = server.wait(60)
+    print(", ".join(f"{count} {what}" for what, count in sorted(run.done.items())))
+    print(f"memory: {early / 1024:.0f} MB in the second quarter, {late / 1024:.0f} MB in the last")
+    print(f"{left:.0f} left running or waiting; the server ended with {ended}; {len(run.wrong)} wrong")
+    for wrong in run.wrong[:10]:
+        print("  " + wrong)
+    fine = not run.wrong and late <= 1.05 * early and left == 0 and ended in (0, -signal.SIGTERM)
+    return int(not fine)
+
+
+def _until_healthy(port: int) -> None:
+    for _ in range(600):
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit("the server does not answer")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
