@@ -151,7 +151,7 @@ def greeting(service: Any, address: str, locked: bool) -> str:
         lines += [
             f"  model    {blocks} layers, {context}",
             f"  engine   the {engine}, because {why}",
-            f"  limits   {limits.max_sequences} answers at once, {limits.max_queue} may wait, {state} of state",
+            f"  limits   {limits.max_sequences} answers at once, {limits.max_queue} wait, {state} of state",
         ]
     longest = f"{limits.max_tokens:,} tokens and" if limits.max_tokens else "what fits and"
     lines.append(
