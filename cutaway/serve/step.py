@@ -82,7 +82,7 @@ def read(engine: Batched, parts: Sequence[Part]) -> None:
         logits, patterns = engine.read(texts, states, rows), []
     at, drawn = 0, iter(patterns)
     for part, (own, lens, looks, internals) in zip(parts, counts, strict=True):
-        part.logits, part.lens = logits[at : at + own], logits[at + own : at + own + lens]
+        part.logits, part.lens = logits[at : at + own], list(logits[at + own : at + own + lens])
         part.watched, part.patterns = internals, list(islice(drawn, looks))
         at += own + lens
 
