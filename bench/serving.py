@@ -173,6 +173,8 @@ def stall(port: int, start: int) -> dict[str, float]:
     ]
     return {
         "usual gap": 1000 * statistics.median(usual),
+        "longest before": 1000 * max(usual),
+        "gap meanwhile": 1000 * statistics.median(meanwhile),
         "longest gap": 1000 * max(meanwhile),
         "stall": max(meanwhile) / statistics.median(usual),
         "read in": read - came,
