@@ -323,7 +323,8 @@ class LanguageModel:
         if not ids:
             raise Refused(f"text {i} has no token, so there is nothing to make a vector of")
         if wrong := [id for id in ids if not 0 <= id < self.config.vocab]:
-            raise Refused(f"text {i} has the id {wrong[0]}: this model's go from 0 to {self.config.vocab - 1}")
+            last = self.config.vocab - 1
+            raise Refused(f"text {i} has the id {wrong[0]}, and this model's go from 0 to {last}")
         if len(ids) <= most:
             return ids
         if not truncate:
