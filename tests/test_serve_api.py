@@ -354,6 +354,7 @@ def test_responses(server: Server, client: Any) -> None:
         ("/v1/completions", {"prompt": "x", "logit_bias": {"cat": 1}}, "logit_bias", "names 'cat'"),
         ("/v1/completions", {"prompt": "x", "logit_bias": {"99999": 1}}, None, "99999"),
         ("/v1/completions", {"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
+        ("/v1/completions", {"prompt": "x", "repetition_penalty": 1e-300}, "repetition_penalty", "0.01"),
         ("/v1/completions", {"prompt": "x", "stop": [""]}, None, "at least one character"),
         ("/v1/completions", {}, "prompt", "prompt is missing"),
         ("/v1/chat/completions", {"messages": []}, "messages", "at least 1"),

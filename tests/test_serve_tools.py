@@ -32,6 +32,8 @@ KNOWN = {
     '"id": "abc123456"}]',
     "Mistral-Small-3.2-24B-Instruct-2506": '[TOOL_CALLS]look[CALL_ID]abc123456[ARGS]{"n": 1}',
     "Apertus-8B-Instruct": '<|tools_prefix|>[{"look": {"n": 1}}]<|tools_suffix|>',
+    "upstage-Solar-Open-100B": "<|tool_calls|><|tool_call:begin|>abc123456<|tool_call:name|>look"
+    '<|tool_call:args|>{"n": 1}<|tool_call:end|><|calls|>',
     "ibm-granite-granite-4.0": '<tool_call>\n{"name": "look", "arguments": {"n": 1}}\n</tool_call>',
     "moonshotai-Kimi-K2": "<|tool_calls_section_begin|><|tool_call_begin|>functions.look:0"
     '<|tool_call_argument_begin|>{"n": 1}<|tool_call_end|><|tool_calls_section_end|>',

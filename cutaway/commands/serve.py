@@ -147,12 +147,11 @@ def greeting(service: Any, address: str, locked: bool) -> str:
     else:
         engine, why = lm.engine_choice
         figures = service.scheduler.figures()
-        state = size(figures.pages_total * figures.page_bytes)
-        most, waiting = limits.max_sequences, limits.max_queue
+        waiting, state = limits.max_queue, size(figures.pages_total * figures.page_bytes)
         lines += [
             f"  model    {blocks} layers, {context}",
             f"  engine   the {engine}, because {why}",
-            f"  limits   {most} answers at once, {waiting} may wait, {state} of state",
+            f"  limits   {limits.max_sequences} answers at once, {waiting} may wait, {state} of state",
         ]
     longest = f"{limits.max_tokens:,} tokens and" if limits.max_tokens else "what fits and"
     lines.append(

@@ -56,7 +56,7 @@ class Sampling(Request):
     top_k: Annotated[StrictInt, Field(ge=0)] | None = Field(None, description="Cutaway's; 0 is off.")
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(None, description="Cutaway's; 0 is off.")
     typical_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(None, description="Cutaway's; 1 is off.")
-    repetition_penalty: Annotated[Number, Field(gt=0, le=100)] | None = Field(
+    repetition_penalty: Annotated[Number, Field(ge=0.01, le=100)] | None = Field(
         None, description="Cutaway's; 1 is off."
     )
     ignore_eos: StrictBool | None = Field(None, description="Cutaway's: go on past the end token.")

@@ -53,9 +53,9 @@ class Dialect:
 
     @property
     def mark(self) -> str:
-        """The word that begins a call: what comes before its JSON, or the brace where nothing does."""
+        """The word that begins a call: what comes before its id and JSON, or the brace where nothing does."""
         lead = (self.opening + self.head).split()[0]
-        return re.split(r'\[?\{"', lead, maxsplit=1)[0] or "{"
+        return re.split(rf'\[?\{{"|{ID}', lead, maxsplit=1)[0] or "{"
 
     @property
     def bare(self) -> bool:
