@@ -12,15 +12,17 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import numpy as np
 
 from cutaway import store
 from cutaway.errors import Refused
-from cutaway.generate.decode import Generation, Piece, Session, finish, generate
-from cutaway.generate.engine import Engine
+from cutaway.generate.decode import Generation, Piece, finish, generate
+from cutaway.generate.engine import ReadsEach
 from cutaway.generate.sample import Settings
+from cutaway.generate.session import Session
+from cutaway.generate.speculative import Draft, Guesser, Lookup, Speculation
 from cutaway.model.config import Decoder, Encoder
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.weights import load as reader
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.pooling import Pooling
     from cutaway.runtime.engine import RuntimeEngine
+    from cutaway.runtime.step import TwinEngine
     from cutaway.trace import Edit
 
 Prompt = str | Sequence[int]
@@ -45,6 +48,7 @@ Message = Mapping[str, Any]
 Steering = Literal["refuse", "flag"]
 EngineName = Literal["auto", "definition", "runtime"]
 ENGINES = ("auto", "definition", "runtime")
+Speculate = Union[Literal["lookup"], "LanguageModel", None]
 POOLINGS = ("mean", "cls", "last")
 DTYPES = ("float32", "bfloat16", "float16", "packed")
 
@@ -90,7 +94,7 @@ class LanguageModel:
         dtype: str = "float32",
     ) -> None:
         self.checkpoint = checkpoint
-        self.engine_asked = engine
+        self.engine_asked: EngineName = engine
         self.config = checkpoint.config
         self.device = device
         self.dtype = dtype
@@ -142,7 +146,7 @@ class LanguageModel:
         return Map(self.vectors, str(self.checkpoint.source), count, method)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ReadsEach:
         """What reads ids and answers with logits."""
         self._as_decoder()
         return self._runtime if self.engine_choice[0] == "runtime" else self._definition
@@ -165,12 +169,18 @@ class LanguageModel:
         from cutaway.runtime import plan
 
         absent = native.why_not()
-        if absent is not None:
+        if absent is not None and self.engine_asked != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
         return plan.why_not(self._as_decoder(), self.checkpoint.tensors)
 
     @cached_property
-    def _runtime(self) -> RuntimeEngine:
+    def _runtime(self) -> RuntimeEngine | TwinEngine:
+        from cutaway import native
+
+        if not native.available():
+            from cutaway.runtime.step import TwinEngine
+
+            return TwinEngine(self._as_decoder(), self.checkpoint.tensors)
         from cutaway.runtime.engine import RuntimeEngine
 
         return RuntimeEngine(self._as_decoder(), self.checkpoint.tensors)
@@ -198,16 +208,60 @@ class LanguageModel:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
         return Session(self.engine)
 
-    def generate(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generation:
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        session: Session | None = None,
+        speculate: Speculate = None,
+        **settings: Any,
+    ) -> Generation:
         """The prompt continued. Settings are those of ``generate.sample.Settings``: max_tokens, temperature,
         seed, ...
-        """
-        return finish(self.stream(prompt, session=session, **settings))
 
-    def stream(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generator[Piece]:
+        ``speculate``: "lookup" guesses tokens from what the text said before, a smaller model of the same
+        vocabulary writes ahead; the model checks several guesses in one reading. The text is distributed as
+        without (``generate/speculative.py``).
+        """
+        return finish(self.stream(prompt, session=session, speculate=speculate, **settings))
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        session: Session | None = None,
+        speculate: Speculate = None,
+        **settings: Any,
+    ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
         chosen = self.ending(Settings(**settings))
-        return generate(self.engine, self.tokenizer, self.ids(prompt), chosen, session)
+        guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
+        return generate(self.engine, self.tokenizer, self.ids(prompt), chosen, session, guessed)
+
+    def _guesser(self, speculate: str | LanguageModel, settings: Settings) -> Guesser:
+        if speculate == "lookup":
+            return Lookup()
+        if not isinstance(speculate, LanguageModel):
+            raise Refused(f'speculate is {speculate!r}: use "lookup" or a smaller model')
+        draft = speculate.engine
+        if draft.vocab != self.engine.vocab:
+            raise Refused(
+                f"{speculate.checkpoint.source} cannot write ahead for {self.checkpoint.source}: "
+                f"it has {draft.vocab} ids, and {self.engine.vocab} are needed"
+            )
+        return Draft(draft, len(self.tokenizer), settings)
+
+    def first_layers(self, count: int) -> LanguageModel:
+        """This model with its first layers alone, then its last norm and head: what it would say early.
+
+        It may write ahead for the whole (``speculate``). Raises Refused for none, or more than there are."""
+        config = self._as_decoder()
+        if not 1 <= count <= len(config.blocks):
+            raise Refused(f"the model has {len(config.blocks)} layers, and its first {count} were asked for")
+        config = replace(config, blocks=config.blocks[:count])
+        tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
+        shallow = replace(self.checkpoint, config=config, tensors=tensors)
+        return LanguageModel(shallow, engine=self.engine_asked, device=self.device, dtype=self.dtype)
 
     def ending(self, settings: Settings) -> Settings:
         """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""
