@@ -5,7 +5,7 @@ A reading of five tokens costs little more than one of one, since the weights ar
 guessers:
 
 - `Lookup` (prompt lookup, after 2304.04487): the text's last few tokens occurred before, so what followed
-  them then may follow now. It costs nothing and pays where texts repeat themselves: code, quotations, lists.
+  them then may follow now. It costs nothing, and is for texts that repeat themselves: code, lists.
 - `Draft`: a smaller model of the same vocabulary writes ahead (2211.17192, 2302.01318).
 
 The text is distributed as if the model had written alone. A guess that is certain of itself (`Lookup`, or any
