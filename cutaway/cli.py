@@ -19,6 +19,7 @@ VERBS = {
         "pull": "Fetch a model into the cache.",
         "models": "List what is in the cache, or remove it.",
         "convert": "Write a model as safetensors or GGUF.",
+        "quantize": "Write a model with small weights, and say what that costs.",
         "tokenizer": "Encode, decode, look into, compare, convert, train tokenizers.",
         "verify": "Compare a model with independent engines, layer by layer.",
         "embed": "Train word vectors, and walk around in them or in a model's own.",
@@ -28,6 +29,7 @@ VERBS = {
         "chat": "Talk with a model.",
         "explain": "Follow a sentence through a model, step by step.",
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
+        "serve": "Answer programs: OpenAI's API, and what is inside.",
         "bench": "Measure how fast a model runs here, and what limits it.",
     },
     "To make one": {

@@ -12,15 +12,17 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import numpy as np
 
 from cutaway import store
 from cutaway.errors import Refused
-from cutaway.generate.decode import Generation, Piece, Session, finish, generate
-from cutaway.generate.engine import Engine
+from cutaway.generate.decode import Generation, Piece, finish, generate
+from cutaway.generate.engine import ReadsEach
 from cutaway.generate.sample import Settings
+from cutaway.generate.session import Session
+from cutaway.generate.speculative import Draft, Guesser, Lookup, Speculation
 from cutaway.model.config import Decoder, Encoder
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.weights import load as reader
@@ -46,6 +48,7 @@ Message = Mapping[str, Any]
 Steering = Literal["refuse", "flag"]
 EngineName = Literal["auto", "definition", "runtime"]
 ENGINES = ("auto", "definition", "runtime")
+Speculate = Union[Literal["lookup"], "LanguageModel", None]
 POOLINGS = ("mean", "cls", "last")
 DTYPES = ("float32", "bfloat16", "float16", "packed")
 
@@ -91,7 +94,7 @@ class LanguageModel:
         dtype: str = "float32",
     ) -> None:
         self.checkpoint = checkpoint
-        self.engine_asked = engine
+        self.engine_asked: EngineName = engine
         self.config = checkpoint.config
         self.device = device
         self.dtype = dtype
@@ -143,7 +146,7 @@ class LanguageModel:
         return Map(self.vectors, str(self.checkpoint.source), count, method)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ReadsEach:
         """What reads ids and answers with logits."""
         self._as_decoder()
         return self._runtime if self.engine_choice[0] == "runtime" else self._definition
@@ -205,19 +208,67 @@ class LanguageModel:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
         return Session(self.engine)
 
-    def generate(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generation:
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        session: Session | None = None,
+        speculate: Speculate = None,
+        **settings: Any,
+    ) -> Generation:
         """The prompt continued. Settings are those of ``generate.sample.Settings``: max_tokens, temperature,
         seed, ...
-        """
-        return finish(self.stream(prompt, session=session, **settings))
 
-    def stream(self, prompt: Prompt, *, session: Session | None = None, **settings: Any) -> Generator[Piece]:
+        ``speculate``: "lookup" guesses tokens from what the text said before, a smaller model of the same
+        vocabulary writes ahead; the model checks several guesses in one reading. The text is distributed as
+        without (``generate/speculative.py``).
+        """
+        return finish(self.stream(prompt, session=session, speculate=speculate, **settings))
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        session: Session | None = None,
+        speculate: Speculate = None,
+        **settings: Any,
+    ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
-        chosen = Settings(**settings)
+        chosen = self.ending(Settings(**settings))
+        guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
+        return generate(self.engine, self.tokenizer, self.ids(prompt), chosen, session, guessed)
+
+    def _guesser(self, speculate: str | LanguageModel, settings: Settings) -> Guesser:
+        if speculate == "lookup":
+            return Lookup()
+        if not isinstance(speculate, LanguageModel):
+            raise Refused(f'speculate is {speculate!r}: use "lookup" or a smaller model')
+        draft = speculate.engine
+        if draft.vocab != self.engine.vocab:
+            raise Refused(
+                f"{speculate.checkpoint.source} cannot write ahead for {self.checkpoint.source}: "
+                f"it has {draft.vocab} ids, and {self.engine.vocab} are needed"
+            )
+        return Draft(draft, len(self.tokenizer), settings)
+
+    def first_layers(self, count: int) -> LanguageModel:
+        """This model with its first layers alone, then its last norm and head: what it would say early.
+
+        It may write ahead for the whole (``speculate``). Raises Refused for none, or more than there are."""
+        config = self._as_decoder()
+        if not 1 <= count <= len(config.blocks):
+            raise Refused(f"the model has {len(config.blocks)} layers, and its first {count} were asked for")
+        config = replace(config, blocks=config.blocks[:count])
+        tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
+        shallow = replace(self.checkpoint, config=config, tensors=tensors)
+        return LanguageModel(shallow, engine=self.engine_asked, device=self.device, dtype=self.dtype)
+
+    def ending(self, settings: Settings) -> Settings:
+        """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""
         ends = self.checkpoint.defaults.get("eos_ids", ())
-        if isinstance(ends, tuple) and not chosen.ignore_eos:
-            chosen = replace(chosen, stop_ids=(*chosen.stop_ids, *ends))
-        return generate(self.engine, self.tokenizer, self.ids(prompt), chosen, session)
+        if settings.ignore_eos or not isinstance(ends, tuple):
+            return settings
+        return replace(settings, stop_ids=(*settings.stop_ids, *ends))
 
     def chat(
         self,
@@ -282,7 +333,7 @@ class LanguageModel:
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Prompt],
         pooling: Pooling | None = None,
         normalise: bool = True,
         *,
@@ -320,7 +371,7 @@ class LanguageModel:
             )
         return chosen
 
-    def _row(self, i: int, text: str, truncate: bool) -> list[int]:
+    def _row(self, i: int, text: Prompt, truncate: bool) -> list[int]:
         """The ids of text number ``i``, at most as many as the model reads."""
         ids, most = self.ids(text), self.config.context
         if not ids:
@@ -334,9 +385,11 @@ class LanguageModel:
             )
         return [*ids[: most - 1], ids[-1]] if self.is_encoder and self.tokenizer.add_eos else ids[:most]
 
-    def trace(self, text: Prompt, edit: Mapping[str, Edit] | None = None) -> Trace:
-        """One reading of a text with everything inside kept, see ``inspect.trace.Trace``; ``edit`` changes
-        values in flight.
+    def trace(
+        self, text: Prompt, edit: Mapping[str, Edit] | None = None, names: Sequence[str] | None = None
+    ) -> Trace:
+        """One reading of a text with everything inside kept, or ``names`` alone, see ``inspect.trace.Trace``;
+        ``edit`` changes values in flight.
 
         Of a model loaded with ``engine="runtime"`` these are the numbers that the runtime computes with.
         """
@@ -346,7 +399,7 @@ class LanguageModel:
         config = self._as_decoder()
         if self.engine_asked == "runtime":
             edit = eight_bits.edits(config, self.checkpoint.tensors, edit)
-        return Trace.of(self._built, self.tokenizer, self.ids(text), edit=edit)
+        return Trace.of(self._built, self.tokenizer, self.ids(text), names, edit=edit)
 
     def save(
         self,

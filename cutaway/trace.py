@@ -95,6 +95,7 @@ def _changed(name: str, value: Any, change: Edit) -> Any:
 
 
 _watcher: _Watcher | None = None
+_turn = threading.Lock()  # one trace at a time: held from its beginning to its end
 
 
 def tap(name: str, value: Value) -> Value:
@@ -130,21 +131,22 @@ def tracing(
 
     Without names ``TAPS`` are kept, unless there is an ``edit``, in which case only the edits act; ``*`` also
     keeps what every other layer said. Yields the dictionary that fills as the model runs; a value that
-    appears twice keeps its last appearance. Raises Refused if a trace is already open, or if a name or an
-    edit never appeared.
+    appears twice keeps its last appearance. Traces of several threads wait for one another. Raises Refused if
+    this thread has one open already, or if a name or an edit never appeared.
     """
     global _watcher
-    if _watcher is not None:
+    if (open := _watcher) is not None and open.here:
         raise Refused("a trace is already open: close it first, or give this one's names and edits to it")
-    watcher = _Watcher(names or (() if edit else (TAPS,)), edit or {})
-    handles = [handle for path, module in model.named_modules() for handle in _hook(watcher, path, module)]
-    _watcher = watcher
-    try:
-        yield watcher.seen
-    finally:
-        _watcher = None
-        for handle in handles:
-            handle.remove()
+    with _turn:
+        watcher = _Watcher(names or (() if edit else (TAPS,)), edit or {})
+        handles = [hook for path, module in model.named_modules() for hook in _hook(watcher, path, module)]
+        _watcher = watcher
+        try:
+            yield watcher.seen
+        finally:
+            _watcher = None
+            for handle in handles:
+                handle.remove()
     unheard = watcher.unheard()
     if unheard:
         raise Refused(

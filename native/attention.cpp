@@ -21,6 +21,7 @@ namespace {
 
 struct Functions {
     decltype(&cutaway::attend_page) attend_page;
+    decltype(&cutaway::score_page) score_page;
     decltype(&cutaway::merge) merge;
 };
 
@@ -31,6 +32,10 @@ struct Functions {
 
 void attend_page(const PageOf& page, const Look* rows, int count, float softcap, float* mixed, Gathered* gathered) {
     chosen().attend_page(page, rows, count, softcap, mixed, gathered);
+}
+
+void score_page(const PageOf& page, const Look& row, float softcap, float* scores) {
+    chosen().score_page(page, row, softcap, scores);
 }
 
 void merge(float* into, Gathered& in, const float* more, const Gathered& seen, int size) {

@@ -29,6 +29,9 @@ struct PageOf {
 // Rows of one group over one page. softcap 0: none. mixed [rows value_stride] and gathered [rows] are written.
 void attend_page(const PageOf& page, const Look* rows, int count, float softcap, float* mixed, Gathered* gathered);
 
+// Scores of one row over a page, capped, into scores [kPage]; those of positions it does not see are not written.
+void score_page(const PageOf& page, const Look& row, float softcap, float* scores);
+
 // into += more, both unnormalised: pages are added in their order, however they were shared out.
 void merge(float* into, Gathered& in, const float* more, const Gathered& seen, int size);
 

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -23,6 +24,7 @@
 #include "isa.hpp"
 #include "pool.hpp"
 #include "scan.hpp"
+#include "together.hpp"
 #include "unicode.hpp"
 #include "vocabulary.hpp"
 
@@ -33,7 +35,8 @@
 namespace cutaway {
 namespace {
 
-constexpr size_t kBatch = 64;           // pieces whose cache lines are asked for together
+constexpr size_t kBatch = 128;          // pieces whose cache lines are asked for together
+constexpr size_t kSpare = 3 * kBatch + 4;  // ids that a batch of short pieces may write without asking for room
 constexpr size_t kJob = 64 << 10;       // bytes of text that a thread takes at a time
 constexpr size_t kLongestCached = 256;  // bytes of a piece
 constexpr size_t kShort = 15;           // bytes of a piece that is its own key
@@ -75,6 +78,21 @@ class Encoder {
         if (size > begin) search(piece + begin, size - begin, out);
     }
 
+    // Whether short pieces can be merged together, without asking first whether one is a token.
+    bool together() const { return header_.bytewise && !header_.tied && (header_.closed || !header_.whole); }
+
+    // Appends the ids of a piece that was.
+    void take(const Together::Lane& lane, Ids& out) {
+        fused_ = false;
+        const Symbol& one = vocabulary_.symbol(lane.symbols[0]);
+        if (lane.count == 1 && header_.whole && one.id >= 0) return out.values.push_back(one.id);
+        const uint8_t* text = lane.text;
+        for (size_t i = 0; i < lane.count; ++i) {
+            write(lane.symbols[i], text, out);
+            text += vocabulary_.symbol(lane.symbols[i]).size;
+        }
+    }
+
   private:
     const Vocabulary& vocabulary_;
     const Header& header_;
@@ -112,19 +130,16 @@ class Encoder {
 
     // Whether merging the texts of two symbols gives the two: no pair across their border merges first.
     bool apart(uint32_t left, uint32_t right) const {
-        int32_t limit = INT32_MAX;  // the pair across would have to rank below this
+        uint32_t limit = kNone;  // the pair across would have to come before this one
         for (;;) {
-            if (const uint32_t across = vocabulary_.pair(left, right);
-                across != kNone && vocabulary_.rank(across) < limit) {
-                return false;
-            }
+            if (vocabulary_.pair(left, right) < limit) return false;
             const Symbol& one = vocabulary_.symbol(left);
             const Symbol& two = vocabulary_.symbol(right);
             if (one.rank > two.rank) {
-                limit = one.rank;  // of equal ranks the left merge goes first
+                limit = one.first;  // of equal ranks the left merge goes first
                 left = one.right;
             } else if (two.rank >= 0) {
-                limit = two.rank + 1;
+                limit = two.past;
                 right = two.left;
             } else {
                 return true;
@@ -187,14 +202,15 @@ class Encoder {
     }
 };
 
-// Zeroed memory in large pages where the system has them: a table is read at random places.
+// Zeroed memory, in large pages where the system has them and it is worth it.
 class Memory {
   public:
-    explicit Memory(size_t size) : size_(size) {
+    // `large`: it will be filled, and read at random places.
+    explicit Memory(size_t size, [[maybe_unused]] bool large) : size_(size) {
 #if defined(__linux__)
         void* got = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (got == MAP_FAILED) throw std::bad_alloc();
-        if (size >= 2u << 20) madvise(got, size, MADV_HUGEPAGE);
+        if (large && size >= 2u << 20) madvise(got, size, MADV_HUGEPAGE);
         data_ = static_cast<uint8_t*>(got);
 #else
         data_ = static_cast<uint8_t*>(std::calloc(size, 1));
@@ -225,44 +241,50 @@ struct Key {
     size_t size;
 };
 
-constexpr std::array<uint64_t, 9> kFirstBytes = [] {
-    std::array<uint64_t, 9> out{};
-    for (size_t i = 0; i < 9; ++i) out[i] = i == 8 ? ~0ull : (1ull << 8 * i) - 1;
+// Of 16 bytes, the first so many.
+struct First {
+    uint64_t low, high;
+};
+constexpr std::array<First, 16> kFirst = [] {
+    std::array<First, 16> out{};
+    for (size_t i = 0; i < 16; ++i) {
+        out[i] = {i < 8 ? (1ull << 8 * i) - 1 : ~0ull, i < 8 ? 0 : (1ull << 8 * (i - 8)) - 1};
+    }
     return out;
 }();
 
-// A short piece is its bytes and its size; a longer one a hash of them, and its bytes are compared. `room` bytes may be
-// read.
-inline Key key_of(const uint8_t* text, size_t size, size_t room) {
-    Key key{0, 0, 0, text, size};
-    if (size <= kShort) {
-        if (room >= 16) {
-            std::memcpy(&key.low, text, 8);
-            std::memcpy(&key.high, text + 8, 8);
-            key.low &= kFirstBytes[std::min<size_t>(size, 8)];
-            key.high &= kFirstBytes[size < 8 ? 0 : size - 8];
-        } else {
-            uint8_t bytes[16] = {};
-            std::memcpy(bytes, text, size);
-            std::memcpy(&key.low, bytes, 8);
-            std::memcpy(&key.high, bytes + 8, 8);
-        }
-        key.high |= static_cast<uint64_t>(size) << 56;
-    } else {
-        uint64_t state = size;
-        size_t i = 0;
-        for (; i + 8 <= size; i += 8) {
-            uint64_t word;
-            std::memcpy(&word, text + i, 8);
-            state = mixed(state ^ word);
-        }
-        uint64_t word = 0;
-        std::memcpy(&word, text + i, size - i);
-        key.low = mixed(state ^ word);
-        key.high = 0xFFull << 56 | size;
+inline uint64_t hash_of(uint64_t low, uint64_t high) {
+    const auto product = static_cast<unsigned __int128>(low ^ 0x9E3779B97F4A7C15) * (high ^ 0xD1B54A32D192ED03);
+    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
+// A long piece is known by a hash, and its bytes are compared.
+__attribute__((noinline)) Key long_key(const uint8_t* text, size_t size) {
+    uint64_t state = size;
+    size_t i = 0;
+    for (; i + 16 <= size; i += 16) {
+        uint64_t words[2];
+        std::memcpy(words, text + i, 16);
+        state = hash_of(state ^ words[0], std::rotl(state, 32) ^ words[1]);
     }
-    key.hash = mixed(key.low ^ mixed(key.high));
-    return key;
+    uint64_t words[2] = {};
+    std::memcpy(words, text + i, size - i);
+    const uint64_t low = hash_of(state ^ words[0], std::rotl(state, 32) ^ words[1]), high = 0xFFull << 56 | size;
+    return {low, high, hash_of(low, high), text, size};
+}
+
+// A short piece is its bytes and its size. `room` bytes may be read.
+CUTAWAY_INLINE Key key_of(const uint8_t* text, size_t size, size_t room) {
+    if (size > kShort) return long_key(text, size);
+    uint64_t words[2] = {};
+    if (room >= 16) {
+        std::memcpy(words, text, 16);
+    } else {
+        std::memcpy(words, text, size);
+    }
+    const uint64_t low = words[0] & kFirst[size].low;
+    const uint64_t high = (words[1] & kFirst[size].high) | static_cast<uint64_t>(size) << 56;
+    return {low, high, hash_of(low, high), text, size};
 }
 
 // The ids of pieces seen before. Any number of threads look up and add at once, under a shared lock; growing needs the
@@ -278,20 +300,24 @@ class Cache {
 
     struct Entry {
         uint64_t low, high;
-        std::atomic<uint32_t> state;  // 0 free, kBusy, kStored, else how many ids and one
         int32_t ids[3];               // or where they are in the store, and how many
+        std::atomic<uint32_t> state;  // 0 free, kBusy, kStored, else how many ids and one
 
         // Whether this is the piece's entry, with its ids in it.
         bool holds(const Key& key) const {
             const uint32_t now = state.load(std::memory_order_acquire);
-            return now - 1 < kStored - 1 && low == key.low && high == key.high;
+            return (now - 1 < kStored - 1) & (((low ^ key.low) | (high ^ key.high)) == 0);
         }
     };
     std::shared_mutex lock;
 
-    const Entry& first(const Key& key) const { return entries()[place(key)]; }
-
-    void ask(const Key& key) const { __builtin_prefetch(entries() + place(key)); }
+    // Where pieces are looked for first, for as long as the cache is not grown.
+    struct Firsts {
+        const Entry* entries;
+        unsigned shift;
+        const Entry& operator[](const Key& key) const { return entries[key.hash >> shift]; }
+    };
+    Firsts firsts() const { return {entries(), 64 - bits_}; }
 
     // The ids of a piece: how many, and where they are. Null when it is not here.
     const int32_t* find(const Key& key, uint32_t& count) const {
@@ -363,7 +389,7 @@ class Cache {
             const Entry& entry = entries_before[i];
             const uint32_t state = entry.state.load(std::memory_order_relaxed);
             if (state == 0) continue;
-            uint64_t at = mixed(entry.low ^ mixed(entry.high)) >> (64 - bits_);
+            uint64_t at = hash_of(entry.low, entry.high) >> (64 - bits_);
             while (entries()[at].state.load(std::memory_order_relaxed) != 0) at = (at + 1) & mask;
             entries()[at].low = entry.low;
             entries()[at].high = entry.high;
@@ -388,12 +414,13 @@ class Cache {
 
     void make(unsigned bits) {
         bits_ = bits;
-        table_ = std::make_unique<Memory>(sizeof(Entry) << bits);
-        store_ = std::make_unique<Memory>(sizeof(Entry) << bits);
+        table_ = std::make_unique<Memory>(sizeof(Entry) << bits, true);
+        store_ = std::make_unique<Memory>(sizeof(Entry) << bits, false);
         filled_ = stored_ = 0;
     }
 };
 static_assert(sizeof(Cache::Entry) == 32);
+static_assert(kShort <= Together::kLongest);
 
 struct Tokenizer {
     Vocabulary vocabulary;
@@ -413,11 +440,25 @@ struct Worker {
     Encoder encoder;
     Scanner scanner;
     Ids fresh;
-    std::vector<int32_t> out;
     size_t ends[kBatch];
     Key keys[kBatch];
+    int32_t* out = nullptr;  // of the job
+    size_t used = 0, room = 0;
+    std::vector<int32_t> own;
+    Together together;
+    std::array<Together::Lane, Together::kLanes> lanes;
+    std::array<size_t, Together::kLanes> seen;  // the pieces of the lanes
 
-    Worker(const Vocabulary& vocabulary, Pattern pattern) : encoder(vocabulary), scanner(pattern) {}
+    Worker(const Vocabulary& vocabulary, Pattern pattern)
+        : encoder(vocabulary), scanner(pattern), together(vocabulary) {}
+
+    // Ids go to `place` from now on if `size` are enough whatever comes, else to memory of its own, which grows.
+    void open(int32_t* place, size_t size, size_t most) {
+        const bool there = size >= most + kSpare;
+        out = there ? place : own.data();
+        room = there ? size : own.size();
+        used = 0;
+    }
 
     // Appends the ids of pieces that lie one after the other from text[begin] on; up to `limit` may be read.
     void encode(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
@@ -434,43 +475,86 @@ struct Worker {
 #endif
 
     CUTAWAY_INLINE void encode_all(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
+        const Cache::Firsts firsts = cache.firsts();
         for (size_t i = 0; i < count; begin = ends[i++]) {
             keys[i] = key_of(text + begin, ends[i] - begin, limit - begin);
-            cache.ask(keys[i]);
+            __builtin_prefetch(&firsts[keys[i]]);
         }
-        if (out.size() < used + 4 * kBatch) out.resize(2 * used + 4096);
-        int32_t* to = out.data() + used;
+        reserve(0);
+        int32_t* to = out + used;
         for (size_t i = 0; i < count; ++i) {
-            if (const Cache::Entry& entry = cache.first(keys[i]); entry.holds(keys[i])) {
-                to[0] = entry.ids[0];
-                to[1] = entry.ids[1];
-                to[2] = entry.ids[2];
+            if (const Cache::Entry& entry = firsts[keys[i]]; entry.holds(keys[i])) {
+                std::memcpy(to, reinterpret_cast<const uint8_t*>(&entry) + 16, 16);
                 to += entry.state.load(std::memory_order_relaxed) - 1;
                 continue;
             }
-            used = static_cast<size_t>(to - out.data());
-            other(cache, keys[i]);
-            if (out.size() < used + 4 * kBatch) out.resize(2 * used + 4096);
-            to = out.data() + used;
+            used = static_cast<size_t>(to - out);
+            other(cache, i, count);
+            reserve(0);
+            to = out + used;
         }
-        used = static_cast<size_t>(to - out.data());
+        used = static_cast<size_t>(to - out);
     }
 
-    // A piece that is not where it is looked for first.
-    __attribute__((noinline)) void other(Cache& cache, const Key& key) {
+    // Room for so many ids, and then for a batch of short pieces.
+    void reserve(size_t count) {
+        if (room - used >= count + kSpare) return;
+        own.resize(2 * (used + count + kSpare));
+        out = own.data();
+        room = own.size();
+    }
+
+    // A piece that is not where it is looked for first. If it was not seen before, it is encoded together with others
+    // of the batch that were not.
+    __attribute__((noinline)) void other(Cache& cache, size_t place, size_t count) {
+        const Key& key = keys[place];
         uint32_t size = 0;
-        if (const int32_t* ids = cache.find(key, size)) {
+        const int32_t* ids = cache.find(key, size);
+        if (ids == nullptr && encoder.together() && key.size <= kShort) {
+            see(cache, place, count);
+            ids = cache.find(key, size);
+        }
+        if (ids != nullptr) {
             append(ids, size);
         } else {
             miss(cache, key);
         }
     }
 
+    // Puts short pieces of the batch that are not in the cache there, from one on that is not.
+    void see(Cache& cache, size_t place, size_t count) {
+        const Cache::Firsts firsts = cache.firsts();
+        size_t lanes_used = 0;
+        const auto go = [&] {
+            together.merge(lanes.data(), lanes_used);
+            for (size_t i = 0; i < lanes_used; ++i) {
+                uint32_t size = 0;
+                if (cache.find(keys[seen[i]], size) != nullptr) continue;
+                fresh.values.clear();
+                const bool lacked = fresh.lacking;
+                fresh.lacking = false;
+                encoder.take(lanes[i], fresh);
+                if (!fresh.lacking && !fresh.values.empty()) {
+                    cache.add(keys[seen[i]], fresh.values.data(), fresh.values.size());
+                }
+                fresh.lacking = lacked;
+            }
+            lanes_used = 0;
+        };
+        for (size_t i = place; i < count; ++i) {
+            uint32_t size = 0;
+            if (firsts[keys[i]].holds(keys[i]) || keys[i].size > kShort || cache.find(keys[i], size)) continue;
+            seen[lanes_used] = i;
+            lanes[lanes_used].text = keys[i].text;
+            lanes[lanes_used++].count = static_cast<uint32_t>(keys[i].size);
+            if (lanes_used == Together::kLanes) go();
+        }
+        if (lanes_used > 0) go();
+    }
+
     void append(const int32_t* ids, size_t count) {
-        if (out.size() < used + count + 4) out.resize(2 * (used + count) + 4096);
-        int32_t* to = out.data() + used;
-        to[0] = ids[0];
-        for (size_t i = 1; i < count; ++i) to[i] = ids[i];
+        reserve(count);
+        std::copy_n(ids, count, out + used);
         used += count;
     }
 
@@ -479,14 +563,12 @@ struct Worker {
         const bool lacked = fresh.lacking;
         fresh.lacking = false;
         encoder.encode(key.text, key.size, fresh);
-        if (!fresh.values.empty()) append(fresh.values.data(), fresh.values.size());
+        append(fresh.values.data(), fresh.values.size());
         if (!fresh.lacking && key.size <= kLongestCached && !fresh.values.empty()) {
             cache.add(key, fresh.values.data(), fresh.values.size());
         }
         fresh.lacking |= lacked;
     }
-
-    size_t used = 0;
 };
 
 // Texts that lie one after the other, cut into jobs.
@@ -525,7 +607,9 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
         size_t written = 0;  // alone, a thread writes every job's ids to their final place
         for (size_t j = next.fetch_add(1); j < jobs.size(); j = next.fetch_add(1)) {
             Job& job = jobs[j];
-            worker.used = 0;
+            const size_t place = workers == 1 ? written : job.begin;
+            const size_t free = out == nullptr ? 0 : (workers == 1 ? whole : job.end) - place;
+            worker.open(out + place, free, job.end - job.begin);
             {
                 const std::shared_lock shared(tokenizer.cache.lock);
                 for (size_t i = job.first; i < job.last; ++i) {
@@ -548,11 +632,11 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
                 tokenizer.cache.grow();
             }
             job.count = worker.used;
-            if (out != nullptr && worker.used > 0) {
-                std::memcpy(out + (workers == 1 ? written : job.begin), worker.out.data(), worker.used * 4);
+            if (out != nullptr && worker.out != out + place && worker.used > 0) {
+                std::memcpy(out + place, worker.out, worker.used * 4);
             }
+            job.begin = place;
             written += worker.used;
-            if (workers == 1) job.begin = written - worker.used;
         }
         if (worker.fresh.lacking) lacking = true;
     };
@@ -602,7 +686,7 @@ CUTAWAY_API int64_t cutaway_tokenizer_pieces(void* tokenizer, const uint8_t* tex
         const auto batch = static_cast<size_t>(std::min<int64_t>(cutaway::kBatch, count - i));
         std::copy_n(ends + i, batch, worker.ends);
         const size_t reached = worker.ends[batch - 1];
-        worker.used = 0;
+        worker.open(nullptr, 0, 0);
         {
             const std::shared_lock shared(self.cache.lock);
             worker.encode(self.cache, text, begin, batch, limit);
@@ -611,7 +695,7 @@ CUTAWAY_API int64_t cutaway_tokenizer_pieces(void* tokenizer, const uint8_t* tex
             const std::unique_lock alone(self.cache.lock);
             self.cache.grow();
         }
-        if (worker.used > 0) std::memcpy(out + written, worker.out.data(), worker.used * 4);
+        if (worker.used > 0) std::memcpy(out + written, worker.out, worker.used * 4);
         written += static_cast<int64_t>(worker.used);
         begin = reached;
         i += static_cast<int64_t>(batch);

@@ -218,7 +218,7 @@ class Tally {
     }
 
   private:
-    static constexpr size_t kBatch = 64;
+    static constexpr size_t kBatch = 128;
 
     static size_t cut(Pattern pattern, const uint8_t* text, size_t size, size_t begin) {
         for (size_t target = begin + kStretch; target < size; target += kStretch) {

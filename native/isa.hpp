@@ -24,7 +24,7 @@ bool has_dot_products();
 // A kernel is one always-inlined body; these instantiate it for one instruction set each.
 #define CUTAWAY_AVX2 __attribute__((target("avx2,fma,f16c")))
 // For code that counts and shifts bits: everything that it calls is instantiated with it.
-#define CUTAWAY_BITS __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt"), flatten))
+#define CUTAWAY_BITS __attribute__((target("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"), flatten))
 #if defined(__clang__)
 #define CUTAWAY_AVX512 \
     __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"), min_vector_width(512)))

@@ -7,6 +7,7 @@
 
 #include "api.hpp"
 #include "isa.hpp"
+#include "marks.hpp"
 #include "unicode.hpp"
 
 #if defined(CUTAWAY_X86)
@@ -23,6 +24,8 @@ constexpr size_t kWindow = 16 << 10;  // bytes classified at once: the bitmaps s
 // Which bitmaps a class is in. A walker needs at most four.
 enum Map : int { kWord, kOther, kNumbers, kSpaces, kSigns, kMaps };
 // kOther: small letters where words have a case; Chinese and Japanese in deepseek3.
+// Behind them lie those that only marks are made of, of single bytes.
+enum ByteMap : size_t { kBlanks = kMaps, kNewlines, kContinuing, kAllMaps };
 
 constexpr uint8_t bit(Map map) { return static_cast<uint8_t>(1u << map); }
 
@@ -54,7 +57,7 @@ const Sets& sets_of(Pattern pattern) {
 // 64 bytes of ASCII by kind, a bit each; high is what is not ASCII, continuing what of that begins no
 // character.
 struct Ascii {
-    uint64_t upper, lower, digit, space, control, high, continuing;
+    uint64_t upper, lower, digit, space, control, high, continuing, blank, newline;
 };
 
 #if defined(CUTAWAY_X86)
@@ -70,14 +73,19 @@ CUTAWAY_AVX2 inline Ascii half_avx2(const uint8_t* text) {
     };
     const __m256i blank = _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(' '));
     const __m256i removed = _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(0x7F));
-    const uint64_t spaces = static_cast<uint32_t>(_mm256_movemask_epi8(blank)) | below(from('\t'), 5);
+    const __m256i newline = _mm256_or_si256(_mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('\n')),
+                                            _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('\r')));
+    const uint64_t blanks = static_cast<uint32_t>(_mm256_movemask_epi8(blank));
+    const uint64_t spaces = blanks | below(from('\t'), 5);
     return {below(from('A'), 26),
             below(from('a'), 26),
             below(from('0'), 10),
             spaces,
             (below(bytes, 32) & ~spaces) | static_cast<uint32_t>(_mm256_movemask_epi8(removed)),
             static_cast<uint32_t>(_mm256_movemask_epi8(bytes)),
-            static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpgt_epi8(_mm256_set1_epi8(-64), bytes)))};
+            static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpgt_epi8(_mm256_set1_epi8(-64), bytes))),
+            blanks,
+            static_cast<uint32_t>(_mm256_movemask_epi8(newline))};
 }
 
 CUTAWAY_AVX2 Ascii ascii_avx2(const uint8_t* text) {
@@ -85,7 +93,8 @@ CUTAWAY_AVX2 Ascii ascii_avx2(const uint8_t* text) {
     const Ascii b = half_avx2(text + 32);
     return {a.upper | b.upper << 32,     a.lower | b.lower << 32, a.digit | b.digit << 32,
             a.space | b.space << 32,     a.control | b.control << 32,
-            a.high | b.high << 32,       a.continuing | b.continuing << 32};
+            a.high | b.high << 32,       a.continuing | b.continuing << 32,
+            a.blank | b.blank << 32,     a.newline | b.newline << 32};
 }
 #elif defined(__aarch64__)
 inline uint64_t bits_of(uint8x16_t mask) {
@@ -101,7 +110,8 @@ Ascii ascii_neon(const uint8_t* text) {
         const auto within = [&](uint8_t first, uint8_t count) {
             return vcltq_u8(vsubq_u8(bytes, vdupq_n_u8(first)), vdupq_n_u8(count));
         };
-        const uint8x16_t space = vorrq_u8(vceqq_u8(bytes, vdupq_n_u8(' ')), within('\t', 5));
+        const uint8x16_t blank = vceqq_u8(bytes, vdupq_n_u8(' '));
+        const uint8x16_t space = vorrq_u8(blank, within('\t', 5));
         const uint8x16_t control =
             vorrq_u8(vbicq_u8(within(0, 32), space), vceqq_u8(bytes, vdupq_n_u8(0x7F)));
         out.upper |= bits_of(within('A', 26)) << i;
@@ -111,6 +121,8 @@ Ascii ascii_neon(const uint8_t* text) {
         out.control |= bits_of(control) << i;
         out.high |= bits_of(vcgeq_u8(bytes, vdupq_n_u8(0x80))) << i;
         out.continuing |= bits_of(within(0x80, 0x40)) << i;
+        out.blank |= bits_of(blank) << i;
+        out.newline |= bits_of(vorrq_u8(within('\n', 1), within('\r', 1))) << i;
     }
     return out;
 }
@@ -131,19 +143,10 @@ Ascii ascii_portable(const uint8_t* text) {
         out.control |= (within(0, 32) & ~space) | within(0x7F, 1);
         out.high |= within(0x80, 0x80);
         out.continuing |= within(0x80, 0x40);
+        out.blank |= within(' ', 1);
+        out.newline |= within('\n', 1) | within('\r', 1);
     }
     return out;
-}
-
-using AsciiOf = Ascii (*)(const uint8_t*);
-
-AsciiOf ascii_of() {
-#if defined(CUTAWAY_X86)
-    if (isa() >= Isa::avx2) return ascii_avx2;
-#elif defined(__aarch64__)
-    if (isa() == Isa::neon) return ascii_neon;
-#endif
-    return ascii_portable;
 }
 
 bool chinese_or_japanese(uint32_t code) { return (code >= 0x4E00 && code <= 0x9FA5) || (code >= 0x3040 && code <= 0x30FF); }
@@ -169,7 +172,14 @@ struct Block {
 struct View {
     const uint8_t* text;
     size_t end;
-    const uint8_t* maps[kMaps];
+    const uint8_t* maps[kAllMaps];
+
+    View(const uint8_t* text, size_t size, const uint64_t* held) : text(text), end(size) {
+        for (size_t map = 0; map < kAllMaps; ++map) {
+            maps[map] = reinterpret_cast<const uint8_t*>(held + map * ((size + 63) / 64 + 1));
+        }
+    }
+    const uint64_t* words(size_t map) const { return reinterpret_cast<const uint64_t*>(maps[map]); }
 
     bool is(Map map, size_t place) const { return maps[map][place >> 3] >> (place & 7) & 1; }
 
@@ -404,6 +414,149 @@ struct Deepseek3 {
     }
 };
 
+// Fills the bitmaps of a text: of each a word for 64 bytes, and one of zeros behind them. Whether marks can be made of
+// them: not where a byte is no character, or a number that is counted is not of ASCII.
+template <Ascii (*ascii)(const uint8_t*)>
+CUTAWAY_INLINE bool classify_all(Pattern pattern, const uint8_t* text, size_t size, uint64_t* maps) {
+    const size_t blocks = (size + 63) / 64;
+    const Sets& sets = sets_of(pattern);
+    const bool cased = &sets == &kCased;
+    const bool deepseek = pattern == Pattern::deepseek3;
+    const uint8_t* classes = nullptr;
+    uint64_t strange = 0;
+    Block block;
+    for (size_t i = 0; i <= blocks; ++i) {
+        const size_t start = i * 64;
+        std::copy_n(block.next, kMaps, block.now);
+        std::fill_n(block.next, kMaps, 0);
+        Ascii kind{};
+        if (i < blocks) {
+            uint8_t padded[64];
+            const uint8_t* bytes = text + start;
+            const size_t left = std::min<size_t>(64, size - start);
+            const uint64_t inside = left == 64 ? ~0ull : (1ull << left) - 1;
+            if (left < 64) {
+                std::memset(padded, 0, 64);
+                std::memcpy(padded, bytes, left);
+                bytes = padded;
+            }
+            kind = ascii(bytes);
+            const uint64_t letters = kind.upper | kind.lower;
+            uint64_t signs = ~(letters | kind.digit | kind.space | kind.high);
+            if (deepseek) signs &= ~kind.control;
+            block.now[kWord] |= cased ? kind.upper : letters;
+            block.now[kOther] |= cased ? kind.lower : 0;
+            block.now[kNumbers] |= kind.digit;
+            block.now[kSpaces] |= kind.space;
+            block.now[kSigns] |= signs & inside;
+            if (kind.high) {
+                for (uint64_t rest = kind.high & ~kind.continuing & inside; rest; rest &= rest - 1) {
+                    if (classes == nullptr) classes = unicode_classes();
+                    const int place = std::countr_zero(rest);
+                    const Character found = character(text + start + place, size - start - static_cast<size_t>(place));
+                    const bool special = deepseek && chinese_or_japanese(found.code);
+                    block.set(special ? bit(kOther) : sets[classes[found.code]], place, found.size);
+                }
+                // Bytes that continue nothing are of no class, each by itself.
+                uint64_t all = 0;
+                for (const uint64_t map : block.now) all |= map;
+                const uint64_t stray = kind.high & inside & ~all;
+                if (!deepseek) block.now[kSigns] |= stray;
+                strange |= stray | (kind.high & block.now[kNumbers]);
+            }
+        }
+        uint64_t* word = maps + i;
+        for (const uint64_t map : block.now) {
+            *word = map;
+            word += blocks + 1;
+        }
+        word[0] = kind.blank;
+        word[blocks + 1] = kind.newline;
+        word[2 * (blocks + 1)] = kind.continuing;
+    }
+    return strange == 0;
+}
+
+#if defined(CUTAWAY_X86)
+CUTAWAY_BITS bool classify_avx2(Pattern pattern, const uint8_t* text, size_t size, uint64_t* maps) {
+    return classify_all<ascii_avx2>(pattern, text, size, maps);
+}
+#endif
+
+// Marks the first bytes of a window's pieces, but of its first.
+template <Rules rules, Folding folding>
+CUTAWAY_INLINE void marked_all(const View& view, uint64_t* marks) {
+    const size_t words = (view.end + 63) / 64;
+    uint64_t* lone = marks + words + 1;
+    mark<rules>({view.words(kWord), view.words(kNumbers), view.words(kSpaces), view.words(kSigns),
+                 view.words(kBlanks), view.words(kNewlines), view.words(kContinuing), view.end},
+                marks, lone);
+    marks[words] = 0;
+    for (size_t i = 0; i < words; ++i) {
+        for (uint64_t rest = lone[i]; rest; rest &= rest - 1) {
+            const size_t place = i * 64 + static_cast<size_t>(std::countr_zero(rest));
+            if (view.text[place] != '\'') continue;
+            const size_t size = contraction<folding>(view, place);
+            if (size == 0) continue;
+            const size_t next = place + size;
+            marks[(place + 1) >> 6] &= ~(1ull << ((place + 1) & 63));
+            if (view.is(kWord, next)) marks[next >> 6] |= 1ull << (next & 63);
+        }
+    }
+    marks[0] &= ~1ull;
+}
+
+#if defined(CUTAWAY_X86)
+template <Rules rules, Folding folding>
+CUTAWAY_BITS void marked_bits(const View& view, uint64_t* marks) {
+    marked_all<rules, folding>(view, marks);
+}
+#endif
+
+template <Rules rules, Folding folding>
+void marked(const View& view, uint64_t* marks) {
+#if defined(CUTAWAY_X86)
+    if (isa() >= Isa::avx2) return marked_bits<rules, folding>(view, marks);
+#endif
+    marked_all<rules, folding>(view, marks);
+}
+
+// Writes the marked places from `place`, which is a word's first, on; whole words, as many as fit.
+CUTAWAY_INLINE size_t spread_all(const uint64_t* marks, size_t size, size_t base, size_t& place, size_t* ends,
+                                 size_t room) {
+    size_t count = 0, at = place;
+    while (at < size && count + 64 < room) {
+        uint64_t rest = marks[at >> 6];
+        const auto found = static_cast<size_t>(std::popcount(rest));
+        // Eight at a time, without asking whether there are so many: what is written too much is written over.
+        for (size_t i = 0; i < found; i += 8) {
+            CUTAWAY_UNROLL_8 for (size_t j = 0; j < 8; ++j) {
+                ends[count + i + j] = base + at + static_cast<size_t>(std::countr_zero(rest));
+                rest &= rest - 1;
+            }
+        }
+        count += found;
+        at += 64;
+    }
+    if (at >= size) ends[count++] = base + size;
+    place = std::min(at, size);
+    return count;
+}
+
+#if defined(CUTAWAY_X86)
+CUTAWAY_BITS size_t spread_bits(const uint64_t* marks, size_t size, size_t base, size_t& place, size_t* ends,
+                                size_t room) {
+    return spread_all(marks, size, base, place, ends, room);
+}
+#endif
+
+size_t spread(const uint64_t* marks, size_t size, size_t base, size_t& place, size_t* ends, size_t room) {
+#if defined(CUTAWAY_X86)
+    if (isa() >= Isa::avx2) return spread_bits(marks, size, base, place, ends, room);
+#endif
+    return spread_all(marks, size, base, place, ends, room);
+}
+
 template <size_t (*end_of)(const View&, size_t)>
 CUTAWAY_INLINE size_t walk_all(const View& view, size_t& place, size_t base, size_t* ends, size_t room) {
     size_t count = 0;
@@ -424,7 +577,7 @@ CUTAWAY_BITS size_t walk_bits(const View& view, size_t& place, size_t base, size
 #endif
 
 template <size_t (*end_of)(const View&, size_t)>
-size_t walk(const View& view, size_t& place, size_t base, size_t* ends, size_t room) {
+size_t walked(const View& view, size_t& place, size_t base, size_t* ends, size_t room) {
 #if defined(CUTAWAY_X86)
     if (isa() >= Isa::avx2) return walk_bits<end_of>(view, place, base, ends, room);
 #endif
@@ -470,84 +623,69 @@ size_t Scanner::next(size_t* ends, size_t room) {
     if (pattern_ == Pattern::lines) return lines(text_, size_, place_, ends, room);
     if (place_ == end_ - begin_) {
         if (end_ == size_) return 0;
+        begin_ = end_;
+        place_ = 0;
+        for (size_t wide = kWindow; end_ == begin_; wide *= 2) {
+            end_ = wide >= size_ - begin_ ? size_ : safe_cut(pattern_, text_, begin_ + wide / 2, begin_ + wide);
+            if (end_ == begin_ + wide / 2) end_ = begin_;
+        }
         classify();
+        marked_ = plain_ && mark();
     }
-    const size_t words = (end_ - begin_ + 63) / 64 + 1;
-    View view{text_ + begin_, end_ - begin_, {}};
-    for (size_t map = 0; map < kMaps; ++map) {
-        view.maps[map] = reinterpret_cast<const uint8_t*>(maps_.data() + map * words);
-    }
+    if (marked_) return spread(marks_.data(), end_ - begin_, begin_, place_, ends, room);
+    return walk(ends, room);
+}
+
+size_t Scanner::walk(size_t* ends, size_t room) {
+    const View view(text_ + begin_, end_ - begin_, maps_.data());
     switch (pattern_) {
-        case Pattern::gpt2: return walk<Gpt2::end<false>>(view, place_, begin_, ends, room);
-        case Pattern::smollm: return walk<Gpt2::end<true>>(view, place_, begin_, ends, room);
-        case Pattern::cl100k: return walk<Cl100k<Folding::unicode, 3>::end>(view, place_, begin_, ends, room);
-        case Pattern::llama3: return walk<Cl100k<Folding::ascii, 3>::end>(view, place_, begin_, ends, room);
+        case Pattern::gpt2: return walked<Gpt2::end<false>>(view, place_, begin_, ends, room);
+        case Pattern::smollm: return walked<Gpt2::end<true>>(view, place_, begin_, ends, room);
+        case Pattern::cl100k: return walked<Cl100k<Folding::unicode, 3>::end>(view, place_, begin_, ends, room);
+        case Pattern::llama3: return walked<Cl100k<Folding::ascii, 3>::end>(view, place_, begin_, ends, room);
         case Pattern::qwen2:
-        case Pattern::qwen35: return walk<Cl100k<Folding::ascii, 1>::end>(view, place_, begin_, ends, room);
+        case Pattern::qwen35: return walked<Cl100k<Folding::ascii, 1>::end>(view, place_, begin_, ends, room);
         case Pattern::qwen2_any:
         case Pattern::qwen35_any:
-            return walk<Cl100k<Folding::unicode, 1>::end>(view, place_, begin_, ends, room);
-        case Pattern::o200k: return walk<Cased<true, 3>::end>(view, place_, begin_, ends, room);
-        case Pattern::tekken: return walk<Cased<false, 1>::end>(view, place_, begin_, ends, room);
-        default: return walk<Deepseek3::end>(view, place_, begin_, ends, room);
+            return walked<Cl100k<Folding::unicode, 1>::end>(view, place_, begin_, ends, room);
+        case Pattern::o200k: return walked<Cased<true, 3>::end>(view, place_, begin_, ends, room);
+        case Pattern::tekken: return walked<Cased<false, 1>::end>(view, place_, begin_, ends, room);
+        default: return walked<Deepseek3::end>(view, place_, begin_, ends, room);
     }
 }
 
-// Moves the window on and fills its bitmaps: one word for each 64 bytes, and one of zeros behind them.
+// Marks the window's pieces; false where no rules say its pattern.
+bool Scanner::mark() {
+    marks_.resize(2 * ((end_ - begin_ + 63) / 64 + 1));
+    const View view(text_ + begin_, end_ - begin_, maps_.data());
+    switch (pattern_) {
+        case Pattern::gpt2: marked<Rules{false, 0, false}, Folding::none>(view, marks_.data()); return true;
+        case Pattern::smollm: marked<Rules{false, 1, true}, Folding::none>(view, marks_.data()); return true;
+        case Pattern::cl100k: marked<Rules{true, 3, false}, Folding::unicode>(view, marks_.data()); return true;
+        case Pattern::llama3: marked<Rules{true, 3, false}, Folding::ascii>(view, marks_.data()); return true;
+        case Pattern::qwen2:
+        case Pattern::qwen35: marked<Rules{true, 1, false}, Folding::ascii>(view, marks_.data()); return true;
+        case Pattern::qwen2_any:
+        case Pattern::qwen35_any: marked<Rules{true, 1, false}, Folding::unicode>(view, marks_.data()); return true;
+        default: return false;
+    }
+}
+
+// Fills the window's bitmaps.
 void Scanner::classify() {
-    begin_ = end_;
-    place_ = 0;
-    for (size_t room = kWindow; end_ == begin_; room *= 2) {
-        end_ = room >= size_ - begin_ ? size_ : safe_cut(pattern_, text_, begin_ + room / 2, begin_ + room);
-        if (end_ == begin_ + room / 2) end_ = begin_;
+    maps_.resize(kAllMaps * ((end_ - begin_ + 63) / 64 + 1));
+#if defined(CUTAWAY_X86)
+    if (isa() >= Isa::avx2) {
+        plain_ = classify_avx2(pattern_, text_ + begin_, end_ - begin_, maps_.data());
+        return;
     }
-    const uint8_t* text = text_ + begin_;
-    const size_t size = end_ - begin_;
-    const size_t blocks = (size + 63) / 64;
-    maps_.resize(kMaps * (blocks + 1));
-    const Sets& sets = sets_of(pattern_);
-    const bool cased = &sets == &kCased;
-    const bool deepseek = pattern_ == Pattern::deepseek3;
-    const AsciiOf kinds = ascii_of();
-    const uint8_t* classes = nullptr;
-    Block block;
-    for (size_t i = 0; i <= blocks; ++i) {
-        const size_t start = i * 64;
-        std::copy_n(block.next, kMaps, block.now);
-        std::fill_n(block.next, kMaps, 0);
-        if (i < blocks) {
-            uint8_t padded[64];
-            const uint8_t* bytes = text + start;
-            const size_t left = std::min<size_t>(64, size - start);
-            const uint64_t inside = left == 64 ? ~0ull : (1ull << left) - 1;
-            if (left < 64) {
-                std::memset(padded, 0, 64);
-                std::memcpy(padded, bytes, left);
-                bytes = padded;
-            }
-            const Ascii kind = kinds(bytes);
-            const uint64_t letters = kind.upper | kind.lower;
-            uint64_t signs = ~(letters | kind.digit | kind.space | kind.high);
-            if (deepseek) signs &= ~kind.control;
-            block.now[kWord] |= cased ? kind.upper : letters;
-            block.now[kOther] |= cased ? kind.lower : 0;
-            block.now[kNumbers] |= kind.digit;
-            block.now[kSpaces] |= kind.space;
-            block.now[kSigns] |= signs & inside;
-            for (uint64_t rest = kind.high & ~kind.continuing & inside; rest; rest &= rest - 1) {
-                if (classes == nullptr) classes = unicode_classes();
-                const int place = std::countr_zero(rest);
-                const Character found = character(text + start + place, size - start - static_cast<size_t>(place));
-                const bool special = deepseek && chinese_or_japanese(found.code);
-                block.set(special ? bit(kOther) : sets[classes[found.code]], place, found.size);
-            }
-            // Bytes that continue nothing are of no class, each by itself.
-            uint64_t all = 0;
-            for (const uint64_t map : block.now) all |= map;
-            if (!deepseek) block.now[kSigns] |= kind.high & inside & ~all;
-        }
-        for (size_t map = 0; map < kMaps; ++map) maps_[map * (blocks + 1) + i] = block.now[map];
+#elif defined(__aarch64__)
+    if (isa() == Isa::neon) {
+        plain_ = classify_all<ascii_neon>(pattern_, text_ + begin_, end_ - begin_, maps_.data());
+        return;
     }
+#endif
+    plain_ = classify_all<ascii_portable>(pattern_, text_ + begin_, end_ - begin_, maps_.data());
 }
 
 }  // namespace cutaway

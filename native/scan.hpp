@@ -1,9 +1,10 @@
 // Cutting text into the pieces across which nothing merges: the split patterns of the models, by hand.
 //
 // A text is classified first, 64 bytes at a time, into bitmaps (a bit a byte: is it of a letter, of a number,
-// ...), with vector instructions where it is ASCII; then a walker finds each piece's end by counting the ones
-// at a place of a bitmap, and never decodes a letter. Pieces tile the text. The definition is
-// cutaway/tokenizer/pretokenize.py, whose patterns these are; classes are those of unicode.hpp.
+// ...), with vector instructions where it is ASCII. Where the pattern allows, the pieces' first bytes are then found
+// for 64 bytes at once (marks.hpp); else a walker finds each piece's end by counting the ones at a place of a bitmap,
+// and never decodes a letter. Pieces tile the text. The definition is cutaway/tokenizer/pretokenize.py, whose patterns
+// these are; classes are those of unicode.hpp.
 #pragma once
 
 #include <cstddef>
@@ -44,19 +45,24 @@ class Scanner {
     void open(const uint8_t* text, size_t size);
 
     // Writes the ends of the next pieces (the first begins at 0, or at the last end written) and returns how
-    // many, at most `room`; 0 when the text is at its end.
+    // many, at most `room`, which is more than 64; 0 when the text is at its end.
     size_t next(size_t* ends, size_t room);
 
   private:
     void classify();
+    bool mark();
+    size_t walk(size_t* ends, size_t room);
 
     Pattern pattern_;
     const uint8_t* text_ = nullptr;
     size_t size_ = 0;
     size_t begin_ = 0;  // of the window that is classified
     size_t end_ = 0;
-    size_t place_ = 0;
+    size_t place_ = 0;  // in the window
+    bool plain_ = false;   // the window's bitmaps say all that marks are made of
+    bool marked_ = false;
     std::vector<uint64_t> maps_;
+    std::vector<uint64_t> marks_;  // the pieces' first bytes, and lone signs
 };
 
 // Calls piece(begin, end) for every piece of a text.

@@ -191,6 +191,7 @@ class Step {
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
         turned_ = scratch_.take<float>(tokens_ * turn_stride_);
         last_ = scratch_.vectors(reading_.wanted_count, model_.width);
+        if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.wanted_count * width_stride_);
         if (model_.vocab % kPanel != 0) {
             scores_ = scratch_.take<float>(reading_.wanted_count * rounded(model_.vocab, kPanel));
         }
@@ -273,6 +274,7 @@ class Step {
         each(worker, static_cast<int64_t>(pieces_.size()) * layer.groups, 1, [&](int64_t i) {
             attend(layer, pieces_[static_cast<size_t>(i / layer.groups)], static_cast<int>(i % layer.groups));
         });
+        watch(layer, index, worker);
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
         each(worker, tokens_, 1, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
@@ -292,6 +294,7 @@ class Step {
         const bool more = index + 1 < model_.layer_count;
         each(worker, tokens_, 1, [&](int64_t token) {
             add_said(token, layer.down, layer.mlp_post_norm, layer.eps);
+            if (kept_ != nullptr) keep_stream(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
         });
     }
@@ -435,6 +438,43 @@ class Step {
         for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
     }
 
+    // The stream after a layer, where the head is to read it.
+    void keep_stream(int64_t token, int layer) {
+        for (int i = 0; i < reading_.wanted_count; ++i) {
+            if (reading_.wanted[i] != token || reading_.after[i] != layer) continue;
+            std::copy_n(x_ + token * width_stride_, model_.width, kept_ + i * width_stride_);
+        }
+    }
+
+    // How the heads of the watched tokens attended, written out; who is not watched costs nothing.
+    void watch(const Layer& layer, int index, Worker& worker) {
+        const auto here = [&](int i) { return reading_.watched[2 * i + 1] == index; };
+        int any = 0;
+        for (int i = 0; i < reading_.watched_count; ++i) any += here(i);
+        if (any == 0) return;
+        each(worker, static_cast<int64_t>(reading_.watched_count) * layer.heads, 1, [&](int64_t i) {
+            const int watched = static_cast<int>(i / layer.heads), head = static_cast<int>(i % layer.heads);
+            if (here(watched)) write_pattern(layer, reading_.watched[2 * watched], head, reading_.patterns[watched]);
+        });
+    }
+
+    void write_pattern(const Layer& layer, int token, int head, float* patterns) {
+        const int length = position(token) + 1, group = head / (layer.heads / layer.groups);
+        float* weights = patterns + static_cast<int64_t>(head) * length;
+        std::fill_n(weights, length, 0.0f);
+        const int first = layer.window > 0 ? std::max(0, length - layer.window) : 0;
+        for (int page = first / kPage; page <= (length - 1) / kPage; ++page) {
+            uint16_t* at = page_of(layer, sequence_of_[static_cast<size_t>(token)], page);
+            const PageOf own = {keys_of(layer, at, group), values_of(layer, at, group), layer.key_size,
+                                layer.value_stride()};
+            score_page(own, look(layer, token, head, page), layer.softcap, weights + page * kPage);
+        }
+        const float highest = *std::max_element(weights + first, weights + length);
+        float total = 0.0f;
+        for (int s = first; s < length; ++s) total += weights[s] = std::exp(weights[s] - highest);
+        for (int s = first; s < length; ++s) weights[s] /= total;
+    }
+
     // 32 neurons of the MLP, for all tokens, rounded for the last matrix.
     void hide(const Layer& layer, int64_t group) {
         const int first = static_cast<int>(2 * group), last = std::min(first + 2, layer.up.panel_count());
@@ -456,7 +496,7 @@ class Step {
 
     void head(Worker& worker) {
         each(worker, reading_.wanted_count, 1, [&](int64_t i) {
-            const float* x = x_ + reading_.wanted[i] * width_stride_;
+            const float* x = (kept_ == nullptr ? x_ + reading_.wanted[i] * width_stride_ : kept_ + i * width_stride_);
             rms_norm(x, model_.norm, model_.width, model_.eps, last_.x + i * last_.width);
             quantise_vector(last_, i, 0, last_.width / kGroup);
         });
@@ -475,7 +515,7 @@ class Step {
     }
 
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
-    static constexpr int kPhases = 9, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
+    static constexpr int kPhases = 10, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
     static constexpr int kTileTokens = 32;
     static constexpr int kRows = 32;  // rows over a page at once
 
@@ -491,7 +531,7 @@ class Step {
     std::vector<int> sequence_of_;
     std::vector<Piece> pieces_;
     float *x_ = nullptr, *up_ = nullptr, *said_ = nullptr, *heads_out_ = nullptr, *turned_ = nullptr;
-    float *partial_ = nullptr, *scores_ = nullptr;
+    float *partial_ = nullptr, *scores_ = nullptr, *kept_ = nullptr;
     Gathered* partial_seen_ = nullptr;
     Vectors in_{}, mixed_{}, hidden_{}, last_{};
 };

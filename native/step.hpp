@@ -49,8 +49,11 @@ struct Reading {
     const int32_t* positions;        // [sequences]: the position of its first new token
     uint16_t* const* const* pages;   // [sequences]: each its pages, enough for its new tokens
     const int32_t* wanted;           // [wanted_count]: the tokens whose logits are asked for
+    const int32_t* after;            // [wanted_count]: the layer after which the head reads them; null: all the last
     float* logits;                   // [wanted_count vocab]
-    int32_t sequences, wanted_count;
+    const int32_t* watched;          // [watched_count 2]: a token and a layer, whose attention is asked for
+    float* const* patterns;          // [watched_count]: each [heads position + 1], weights that sum to 1
+    int32_t sequences, wanted_count, watched_count, spare;
 };
 
 }  // namespace cutaway

@@ -61,7 +61,7 @@ class Trie {
         std::iota(order.begin(), order.end(), 0u);
         std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return source.of(a) < source.of(b); });
         grow();
-        nodes[0].parent = 0;
+        nodes[0].parent = kRootless;
         struct Range {
             uint32_t node;
             size_t begin, end, depth;
@@ -160,8 +160,8 @@ class Compiler {
         header.symbols = source.symbols;
         std::vector<Symbol> symbols(source.symbols);
         for (uint32_t i = 0; i < source.symbols; ++i) {
-            const uint32_t unused = source.unused[i];
-            symbols[i] = {static_cast<uint32_t>(source.of(i).size()), kNone, kNone, kNone, -2, source.ids[i], unused, 0};
+            const auto size = static_cast<uint32_t>(source.of(i).size());
+            symbols[i] = {size, source.unused[i] != 0, kNone, kNone, kNone, -2, source.ids[i], 0, 0};
         }
         std::vector<uint32_t> text_starts(header.tokens + 1);
         for (uint32_t i = 0; i <= header.tokens; ++i) text_starts[i] = static_cast<uint32_t>(starts[i]);
@@ -169,10 +169,11 @@ class Compiler {
         const std::vector<uint64_t> none(1, ~0ull), open(2, 0);
         const std::vector<int32_t> no_ranks;
         const std::vector<uint32_t> no_made;
+        std::vector<uint32_t> byte_pairs;
         header.pair_bits = 0;
         header.filter_bits = 1;
         // First without pairs, for the look-ups that find them; then with them, for the merges of every symbol.
-        write(header, trie, symbols, none, no_ranks, no_made, open, text_starts, text);
+        write(header, trie, symbols, none, no_ranks, no_made, open, byte_pairs, text_starts, text);
         Vocabulary vocabulary;
         vocabulary.open(out.data(), out.size());
         std::vector<Merge> merges;
@@ -196,14 +197,31 @@ class Compiler {
             const uint64_t hash = mixed(key), mask = pairs.size() - 1;
             uint64_t slot = hash >> 12 & mask;
             while (pairs[slot] != ~0ull && pairs[slot] >> 22 != key) slot = (slot + 1) & mask;
-            if (pairs[slot] == ~0ull) pairs[slot] = key << 22 | ranks.size();  // of equal pairs the first counts
+            const bool again = !ranks.empty() && ranks.back() == merge.rank && made.back() == merge.made;
+            header.tied |= !again && !ranks.empty() && ranks.back() == merge.rank;
+            if (!again) {
+                ranks.push_back(merge.rank);
+                made.push_back(merge.made);
+            }
+            if (pairs[slot] == ~0ull) pairs[slot] = key << 22 | (ranks.size() - 1);  // of equal pairs the first counts
             filter[hash >> (64 - header.filter_bits)] |= 1ull << (hash & 63) | 1ull << (hash >> 6 & 63);
-            ranks.push_back(merge.rank);
-            made.push_back(merge.made);
         }
-        write(header, trie, symbols, pairs, ranks, made, filter, text_starts, text);
+        write(header, trie, symbols, pairs, ranks, made, filter, byte_pairs, text_starts, text);
         vocabulary.open(out.data(), out.size());
+        if (header.bytewise) {
+            byte_pairs.resize(1 << 16);
+            for (size_t i = 0; i < byte_pairs.size(); ++i) {
+                byte_pairs[i] = vocabulary.pair(header.byte_symbols[i >> 8], header.byte_symbols[i & 0xFF]);
+            }
+        }
         derive(source, header, vocabulary, symbols);
+        for (Symbol& symbol : symbols) {
+            const auto [first, past] = std::equal_range(ranks.begin(), ranks.end(), symbol.rank);
+            symbol.first = static_cast<uint32_t>(first - ranks.begin());
+            symbol.past = static_cast<uint32_t>(past - ranks.begin());
+        }
+        header.closed = std::none_of(symbols.begin(), symbols.end(),
+                                     [](const Symbol& symbol) { return symbol.id >= 0 && symbol.rank == -2; });
         header.monotone = 1;
         for (uint32_t i = 0; i < source.symbols; ++i) {
             const Symbol& symbol = symbols[i];
@@ -216,13 +234,13 @@ class Compiler {
             const uint32_t symbol = trie.symbol_of[static_cast<size_t>(&node - trie.nodes.data())];
             if (symbol != kNone && symbols[symbol].rank > -2) node.base |= kReached;
         }
-        write(header, trie, symbols, pairs, ranks, made, filter, text_starts, text);
+        write(header, trie, symbols, pairs, ranks, made, filter, byte_pairs, text_starts, text);
         vocabulary.open(out.data(), out.size());
         for (uint32_t i = 0; i < source.symbols; ++i) {
             const std::string_view bytes = source.of(i);
             symbols[i].prefix = vocabulary.longest(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size() - 1);
         }
-        write(header, trie, symbols, pairs, ranks, made, filter, text_starts, text);
+        write(header, trie, symbols, pairs, ranks, made, filter, byte_pairs, text_starts, text);
         return true;
     }
 
@@ -265,7 +283,8 @@ class Compiler {
 
     void write(Header header, const Trie& trie, const std::vector<Symbol>& symbols, const std::vector<uint64_t>& pairs,
                const std::vector<int32_t>& ranks, const std::vector<uint32_t>& made,
-               const std::vector<uint64_t>& filter, const std::vector<uint32_t>& text_starts, const uint8_t* text) {
+               const std::vector<uint64_t>& filter, const std::vector<uint32_t>& byte_pairs,
+               const std::vector<uint32_t>& text_starts, const uint8_t* text) {
         out.assign((sizeof(Header) + 63) / 64 * 64, 0);
         put(header, kNodes, trie.nodes.data(), trie.nodes.size());
         put(header, kSymbolOf, trie.symbol_of.data(), trie.symbol_of.size());
@@ -274,6 +293,7 @@ class Compiler {
         put(header, kRanks, ranks.data(), ranks.size());
         put(header, kMade, made.data(), made.size());
         put(header, kFilter, filter.data(), filter.size());
+        put(header, kBytePairs, byte_pairs.data(), byte_pairs.size());
         put(header, kTextStarts, text_starts.data(), text_starts.size());
         put(header, kText, text, text_starts.back());
         header.starts[kSections] = header.size = out.size();
@@ -301,6 +321,7 @@ bool Vocabulary::open(const uint8_t* data, size_t size) {
     ranks_ = reinterpret_cast<const int32_t*>(at(kRanks));
     made_ = reinterpret_cast<const uint32_t*>(at(kMade));
     filter_ = reinterpret_cast<const uint64_t*>(at(kFilter));
+    byte_pairs_ = reinterpret_cast<const uint32_t*>(at(kBytePairs));
     text_starts_ = reinterpret_cast<const uint32_t*>(at(kTextStarts));
     text_ = at(kText);
     return true;

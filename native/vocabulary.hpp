@@ -8,7 +8,7 @@
 
 namespace cutaway {
 
-inline constexpr uint64_t kMagic = 0x3130656270617763;  // "cwapbe01": raise it with every change of the layout
+inline constexpr uint64_t kMagic = 0x3230656270617763;  // "cwapbe02": raise it with every change of the layout
 inline constexpr uint32_t kNone = 0xFFFFFFFF;
 
 // A node of the trie (a double array: the child by byte c is base ^ c, if that node's parent is this one).
@@ -19,18 +19,20 @@ struct Node {
 inline constexpr uint32_t kEnds = 1u << 31;
 inline constexpr uint32_t kReached = 1u << 30;
 inline constexpr uint32_t kBase = kReached - 1;
+inline constexpr uint32_t kRootless = kNone - 1;  // the root's parent: it is nobody's child, not its own either
 
-enum Section { kNodes, kSymbolOf, kSymbols, kPairs, kRanks, kMade, kFilter, kTextStarts, kText, kSections };
+enum Section { kNodes, kSymbolOf, kSymbols, kPairs, kRanks, kMade, kFilter, kBytePairs, kTextStarts, kText, kSections };
 
 struct Symbol {
-    uint32_t size;    // bytes
+    uint32_t size : 31;  // bytes
+    uint32_t unused : 1;
     uint32_t prefix;  // the longest reachable symbol that it begins with, not itself
     uint32_t left;    // the pair whose merge made it, or kNone
     uint32_t right;
     int32_t rank;  // of that merge; -1 for what is not made, -2 for what merging never comes to
     int32_t id;    // what it is written as, or -1
-    uint32_t unused;
-    uint32_t pad;
+    uint32_t first;  // the number of the first pair of that rank, and that behind the last one
+    uint32_t past;
 };
 
 struct Header {
@@ -46,13 +48,16 @@ struct Header {
     uint32_t filter_bits;
     int32_t unknown;
     uint32_t fuse;
+    uint32_t closed;  // merging comes to every symbol that has an id
+    uint32_t tied;    // some merges to different symbols have one rank
     uint32_t pad;
     int32_t byte_ids[256];      // -1 without byte fallback
     uint32_t byte_symbols[256];  // bytewise
     uint64_t starts[kSections + 1];
 };
 
-// Pairs are packed: 21 bits left, 21 right, 22 their number in order of rank.
+// Pairs are packed: 21 bits left, 21 right, 22 the number of their merge in order of rank: of one rank and one symbol
+// made, one number.
 inline constexpr uint32_t kMostSymbols = (1u << 21) - 1;
 inline constexpr uint32_t kMostPairs = (1u << 22) - 2;
 
@@ -95,7 +100,7 @@ class Vocabulary {
     }
     bool reached(uint32_t symbol) const { return symbols_[symbol].rank > -2; }
 
-    // The number of a pair, or kNone.
+    // The number of a pair's merge, or kNone.
     uint32_t pair(uint32_t left, uint32_t right) const {
         const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
         const uint64_t hash = mixed(key);
@@ -108,8 +113,18 @@ class Vocabulary {
             if (entry >> 22 == key) return static_cast<uint32_t>(entry & ((1u << 22) - 1));
         }
     }
+    // Has the memory that pair() reads fetched.
+    void ask_pair(uint32_t left, uint32_t right) const {
+        const uint64_t hash = mixed(static_cast<uint64_t>(left) << 21 | right);
+        __builtin_prefetch(filter_ + (hash >> (64 - header_->filter_bits)));
+        __builtin_prefetch(pairs_ + (hash >> 12 & ((1ull << header_->pair_bits) - 1)));
+    }
     int32_t rank(uint32_t pair) const { return ranks_[pair]; }
     uint32_t made(uint32_t pair) const { return made_[pair]; }
+    void ask_made(uint32_t pair) const { __builtin_prefetch(made_ + pair); }
+
+    // The number of the pair of two bytes, where text is merged from bytes.
+    uint32_t byte_pair(uint8_t left, uint8_t right) const { return byte_pairs_[left << 8 | right]; }
 
     const uint32_t* text_starts() const { return text_starts_; }
     const uint8_t* text() const { return text_; }
@@ -124,6 +139,7 @@ class Vocabulary {
     const int32_t* ranks_ = nullptr;
     const uint32_t* made_ = nullptr;
     const uint64_t* filter_ = nullptr;
+    const uint32_t* byte_pairs_ = nullptr;
     const uint32_t* text_starts_ = nullptr;
     const uint8_t* text_ = nullptr;
 };

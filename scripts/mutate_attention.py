@@ -142,6 +142,7 @@ def _child_records(folder: Path, file: str) -> NoReturn:
     try:
         watch = Watch(folder)
         _enter(folder, shapes=False)
+        _forget_models()
         code = _tested([file], watch)
         imported = [
             name for name in sys.modules if name.split(".")[0] not in ("cutaway", "tests", "__main__")
@@ -151,6 +152,16 @@ def _child_records(folder: Path, file: str) -> NoReturn:
         )
     finally:
         os._exit(code)
+
+
+def _forget_models() -> None:
+    """A model that is made once and kept is reached by the test that makes it and by those that only read it:
+    while lines are recorded, each makes its own.
+    """
+    kinds = importlib.import_module("tests.laws.kinds")
+    for name, made in list(vars(kinds).items()):
+        if hasattr(made, "cache_clear"):
+            setattr(kinds, name, made.__wrapped__)
 
 
 def _child_judges(folder: Path, order: list[str], shapes: bool) -> NoReturn:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway.errors import Refused
-from cutaway.generate.decode import ContextFull, Piece, Session, StopScan, finish, generate
+from cutaway.generate.decode import ContextFull, Piece, StopScan, finish, generate
 from cutaway.generate.sample import Settings
+from cutaway.generate.session import Session
 
 END = 256
 VOCAB = 257

@@ -52,3 +52,10 @@ def test_commands_of_the_page_run(page: Path, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+
+
+def test_the_index_lists_every_page() -> None:
+    docs = ROOT / "docs"
+    pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")} - {"index"}
+    listed = re.search(r"```{toctree}\n.*?\n\n(.*?)```", (docs / "index.md").read_text("utf-8"), re.S)
+    assert listed is not None and sorted(listed[1].split()) == sorted(pages)

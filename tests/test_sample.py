@@ -154,15 +154,15 @@ def test_top_p_of_nothing_keeps_the_best_token():
 
 def test_greedy_takes_the_lowest_of_equal_ids_and_obeys_bias_and_penalties():
     logits = np.array([0.0, 2.0, 2.0, 1.0], dtype=np.float32)
-    assert sample.compose(Settings())(logits, NOTHING) == 1
-    assert sample.compose(Settings(logit_bias={1: -math.inf}))(logits, NOTHING) == 2
-    assert sample.compose(Settings(repetition_penalty=3.0))(logits, History([1, 2])) == 3
-    assert sample.compose(Settings(typical_p=0.01, top_k=1))(logits, NOTHING) == 1
+    assert sample.Chooser(Settings())(logits, NOTHING) == 1
+    assert sample.Chooser(Settings(logit_bias={1: -math.inf}))(logits, NOTHING) == 2
+    assert sample.Chooser(Settings(repetition_penalty=3.0))(logits, History([1, 2])) == 3
+    assert sample.Chooser(Settings(typical_p=0.01, top_k=1))(logits, NOTHING) == 1
 
 
 def test_draws_follow_the_distribution():
     logits = np.array([1.0, 0.0, -1.0, -np.inf, 2.0, -3.0], dtype=np.float32)
-    choose = sample.compose(Settings(temperature=1.0, seed=7))
+    choose = sample.Chooser(Settings(temperature=1.0, seed=7))
     draws = 40_000
     seen = np.bincount([choose(logits, NOTHING) for _ in range(draws)], minlength=6)
     expected = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum() * draws
@@ -176,7 +176,7 @@ def test_one_seed_gives_one_sequence_everywhere():
     logits = (np.arange(1000) * 37 % 101 / 25).astype(np.float32)
 
     def ids(seed):
-        choose = sample.compose(Settings(temperature=1.0, top_p=0.95, seed=seed))
+        choose = sample.Chooser(Settings(temperature=1.0, top_p=0.95, seed=seed))
         return [choose(logits, NOTHING) for _ in range(8)]
 
     assert ids(11) == ids(11) == [130, 499, 602, 30, 149, 930, 68, 131]
@@ -196,7 +196,7 @@ def test_draws_at_the_ends_are_tokens_with_a_probability(uniform, id):
 
 @pytest.mark.parametrize("value", [1e-300, 1e-38, 1e-6])
 def test_a_tiny_temperature_is_greedy_without_a_warning(value):
-    choose = sample.compose(Settings(temperature=value, seed=1))
+    choose = sample.Chooser(Settings(temperature=value, seed=1))
     logits = random_logits(5, 1000)
     assert {choose(logits, NOTHING) for _ in range(20)} == {int(logits.argmax())}
 
@@ -226,12 +226,12 @@ def test_the_kth_largest_is_that_of_a_full_sort(seed, size, data):
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_broken_logits_fail_and_a_ban_on_everything_is_refused(broken, temperature):
-    choose = sample.compose(Settings(temperature=temperature))
+    choose = sample.Chooser(Settings(temperature=temperature))
     with pytest.raises(Failed, match="logits hold"):
         choose(np.array([0.0, broken, 1.0], dtype=np.float32), NOTHING)
     bans = Settings(temperature=temperature, logit_bias={0: -math.inf, 1: -math.inf})
     with pytest.raises(Refused, match="bans every one"):
-        sample.compose(bans)(np.zeros(2, dtype=np.float32), NOTHING)
+        sample.Chooser(bans)(np.zeros(2, dtype=np.float32), NOTHING)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Config(gqa.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.heads % 2 or self.kv_heads % 2:
+        if self.kv_heads % 2:  # of which ``heads`` is a multiple
             raise Refused(
                 f"attention: differential heads come in pairs: {self.heads} over {self.kv_heads} do not"
             )

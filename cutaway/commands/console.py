@@ -55,9 +55,11 @@ def agrees(question: str) -> bool:
 
 
 @contextmanager
-def watched() -> Iterator[store.Progress]:
-    """Progress for people: a bar with the time left on a terminal, a few plain lines elsewhere."""
-    shown = _Bar() if sys.stderr.isatty() else _Lines()
+def watched(counts: bool = False) -> Iterator[store.Progress]:
+    """Progress for people: a bar with the time left on a terminal, a few plain lines elsewhere.
+
+    What is done are bytes, or with ``counts`` pieces of work."""
+    shown = _Bar(counts) if sys.stderr.isatty() else _Lines(counts)
     try:
         yield shown
     finally:
@@ -94,26 +96,28 @@ def pull(source: str) -> Path:
 class _Lines:
     """Progress where no cursor can move: each step once, and no percentages."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: bool = False) -> None:
+        self.counts = counts
         self.said: set[str] = set()
 
     def __call__(self, doing: str, done: int, total: int | None) -> None:
         if doing not in self.said:
             self.said.add(doing)
-            note(doing + (f" {size(total)}" if total else ""))
+            note(doing + (f" {size(total)}" if total and not self.counts else ""))
 
     def close(self) -> None:
         """Nothing is left on the screen."""
 
 
 class _Bar:
-    """One bar a step, with bytes, speed and the time left; a step of unknown length is a spinner."""
+    """One bar a step, with what is done and the time left; a step of unknown length is a spinner."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: bool = False) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            MofNCompleteColumn,
             Progress,
             SpinnerColumn,
             TextColumn,
@@ -121,10 +125,12 @@ class _Bar:
             TransferSpeedColumn,
         )
 
-        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+        much = (MofNCompleteColumn(),) if counts else (DownloadColumn(), TransferSpeedColumn())
         self.bars = Progress(
-            *columns,
-            TransferSpeedColumn(),
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *much,
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,

@@ -82,6 +82,8 @@ def generate(
     logprobs: int | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     engine: Engine = "auto",
+    speculate: Literal["lookup"] | None = None,
+    draft: str | None = None,
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
     """Continue a text: greedily, up to 128 tokens, unless told otherwise.
@@ -113,12 +115,21 @@ def generate(
     engine
         What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
         fastest here.
+    speculate
+        lookup: guess tokens from what the text said before and check several in one reading; the text is as
+        likely as without, and comes faster where it repeats itself.
+    draft
+        A smaller model of the same vocabulary that writes ahead; as --speculate otherwise.
     """
+    if speculate is not None and draft is not None:
+        raise Refused("--speculate lookup and --draft are two ways to guess: give one of them")
     text = prompt_text(prompt, file)
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     Settings(**options)  # refused before anything is loaded
     lm: Any = cutaway.load(model_path(model), engine=engine)
     note_fallback(lm)
+    if speculate is not None or draft is not None:
+        options["speculate"] = speculate or cutaway.load(model_path(str(draft)), engine=engine)
     if chat:
         options |= {"steering": "flag"} if allow_steering else {}
         pieces = lm.chat_stream([{"role": "user", "content": text}], **options)
@@ -167,11 +178,12 @@ def note_ending(done: Generation) -> None:
 def statistics(done: Generation) -> str:
     """One line of speeds."""
     times = done.timings
+    guessed = f"; {100 * times.acceptance:.0f}% of {times.drafted_tokens} guesses held"
     return (
         f"{len(done.ids)} tokens at {times.decode_tokens_per_second:.1f}/s, first after "
         f"{times.first_token_seconds:.2f} s; prompt {times.prefill_tokens} tokens at "
         f"{times.prefill_tokens_per_second:.1f}/s; ended by {done.finish_reason}"
-    )
+    ) + (guessed if times.drafted_tokens else "")
 
 
 def _style(as_json: bool, logprobs: int | None) -> Style:
@@ -220,6 +232,8 @@ def _document(done: Generation, lm: Any, model: str, prompt: str, logprobs: int 
             "first_token_seconds": done.timings.first_token_seconds,
             "prefill_tokens_per_second": done.timings.prefill_tokens_per_second,
             "decode_tokens_per_second": done.timings.decode_tokens_per_second,
+            "drafted_tokens": done.timings.drafted_tokens,
+            "accepted_tokens": done.timings.accepted_tokens,
         },
     }
     if logprobs is not None:

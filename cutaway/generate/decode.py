@@ -6,15 +6,18 @@ be.
 """
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from cutaway.errors import Refused
-from cutaway.generate.engine import Engine, Rewindable
-from cutaway.generate.sample import History, Settings, compose, logprobs
+from cutaway.generate.engine import Engine, ReadsEach
+from cutaway.generate.internals import Inside
+from cutaway.generate.sample import Chooser, History, Settings, logprobs, of_tokens
+from cutaway.generate.session import Session
+from cutaway.generate.speculative import Speculation, verified
 
 FinishReason = Literal["stop", "length", "context"]
 
@@ -55,6 +58,24 @@ class Speaker(Protocol):
     def stream(self) -> TextStream: ...
 
 
+@runtime_checkable
+class Constraint(Protocol):
+    """What an answer may be (a grammar, a schema): one object a text, told of every id that is chosen."""
+
+    def mask(self, logits: np.ndarray, /) -> None:
+        """Set the logits [v] of ids that may not come next to -inf, in place; end tokens are ids too."""
+        ...
+
+    def accept(self, id: int, /) -> None:
+        """This id, which is no end token, comes next."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is complete and nothing may follow."""
+        ...
+
+
 @dataclass(frozen=True)
 class Timings:
     """Seconds of work (not of waiting for whoever consumes the pieces), and the ids read in them."""
@@ -64,6 +85,13 @@ class Timings:
     decode_tokens: int  # those after the first, which is chosen from the prefill's logits
     decode_seconds: float
     first_token_seconds: float
+    drafted_tokens: int = 0  # that were guessed, and of them those that held (generate/speculative.py)
+    accepted_tokens: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """The share of guessed tokens that held; 0 where none were guessed."""
+        return self.accepted_tokens / max(self.drafted_tokens, 1)
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -82,8 +110,8 @@ class Generation:
 
     ids are all that were chosen, those that spelt a stop string included, but not the end token; logprobs
     and top_logprobs have one entry for each. finish_reason "stop" was the stop named in `stop` (a string, or
-    the id of an end token), "length" was max_tokens, "context" means that prompt and answer filled
-    max_context.
+    the id of an end token, None where a constraint was complete), "length" was max_tokens, "context" means
+    that prompt and answer filled max_context.
     """
 
     text: str
@@ -106,62 +134,7 @@ class Piece:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     generation: Generation | None = None
-
-
-class Session:
-    """An engine's state and the ids it has read, so that a conversation's next prompt reads only what is new.
-
-    After an interrupted call the state is not trusted: the next prompt is read from its beginning.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._fresh()
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """What the state holds, in order."""
-        return tuple(self._ids)
-
-    def read(self, ids: Sequence[int]) -> tuple[np.ndarray, int]:
-        """Make the state hold exactly these ids: logits float32 [v] of the last, and how many were read."""
-        kept = self._keep(ids)
-        self._whole = False
-        logits = self.engine.prefill(ids[kept:], self._state)
-        self._ids = list(ids)
-        self._whole = True
-        return logits, len(ids) - kept
-
-    def step(self, id: int) -> np.ndarray:
-        """Read one more id: logits float32 [v]."""
-        self._whole = False
-        logits = self.engine.step(id, self._state)
-        self._ids.append(id)
-        self._whole = True
-        return logits
-
-    def _keep(self, ids: Sequence[int]) -> int:
-        """Forget what differs from these ids, and the last, whose logits are wanted: how many are kept."""
-        shared = _shared(self._ids, ids[:-1])
-        trusted = self._whole and self._state.length == len(self._ids)
-        if not trusted or (shared < len(self._ids) and not self._truncate(shared)):
-            self._fresh()
-        return len(self._ids)
-
-    def _truncate(self, length: int) -> bool:
-        if length == 0 or not isinstance(self._state, Rewindable):
-            return False
-        try:
-            self._state.truncate(length)
-        except Refused:  # a window has dropped what the shorter text needs
-            return False
-        del self._ids[length:]
-        return True
-
-    def _fresh(self) -> None:
-        self._state = self.engine.new_state()
-        self._ids: list[int] = []
-        self._whole = True
+    inside: tuple[Inside, ...] = ()  # what was watched (generate/internals.py) where the token was chosen
 
 
 def generate(
@@ -170,15 +143,20 @@ def generate(
     prompt_ids: Sequence[int],
     settings: Settings,
     state: Session | None = None,
+    speculation: Speculation | None = None,
 ) -> Generator[Piece, None, None]:
     """Continue the prompt, one piece a token; a session given as state keeps what was read for the next call.
 
-    An empty prompt begins with the tokenizer's BOS. Raises Refused at once where there is none, for an id
-    outside the vocabulary, and for a prompt that fills the context (ContextFull).
+    ``speculation`` guesses tokens ahead, which changes the speed and not the text's distribution. An empty
+    prompt begins with the tokenizer's BOS. Raises Refused at once where there is none, for an id outside the
+    vocabulary, for a prompt that fills the context (ContextFull), and for guesses that the engine cannot
+    check.
     """
     settings.check(engine.vocab)
-    ids = _checked(prompt_ids, tokenizer, engine)
-    return _pieces(_Run(engine, tokenizer, ids, settings), state or Session(engine))
+    if speculation is not None and not isinstance(engine, ReadsEach):
+        raise Refused("This engine does not read several tokens at once, so it cannot check guesses")
+    ids = checked(prompt_ids, tokenizer, engine)
+    return _pieces(Run(engine, tokenizer, ids, settings), state or Session(engine), speculation)
 
 
 def finish(pieces: Iterable[Piece]) -> Generation:
@@ -230,16 +208,25 @@ class StopScan:
         return safe
 
 
-class _Run:
-    """One generation under way: what was chosen and said so far, what ends it, and how long the work took."""
+class Run:
+    """One generation under way: what was chosen and said so far, and what ends it.
+
+    It holds no state and calls no engine: whoever reads brings the logits.
+    """
 
     def __init__(
-        self, engine: Engine, tokenizer: Speaker, prompt_ids: tuple[int, ...], settings: Settings
+        self,
+        engine: Engine,
+        tokenizer: Speaker,
+        prompt_ids: tuple[int, ...],
+        settings: Settings,
+        constraint: Constraint | None = None,
     ) -> None:
         self.prompt_ids = prompt_ids
+        self.constraint = constraint
         self.max_context = engine.max_context
         self.alternatives = settings.logprobs
-        self.choose = compose(settings)
+        self.choose = Chooser(settings)
         self.history = History(prompt_ids)
         self.words = len(tokenizer)
         self.stream = tokenizer.stream()
@@ -256,21 +243,50 @@ class _Run:
         self.reason: FinishReason | None = None
         self.stop: str | int | None = None
 
-    def take(self, logits: np.ndarray) -> Piece | None:
-        """Choose from the logits [v]; the piece to show, or None where the choice is an end token."""
-        logits = _of_tokens(logits, self.words)
-        id = self.choose(logits, self.history)
+    @property
+    def left(self) -> int:
+        """How many tokens may still come."""
+        return self.limit - len(self.pieces)
+
+    def take(
+        self,
+        logits: np.ndarray,
+        guess: int | None = None,
+        share: np.ndarray | None = None,
+        inside: tuple[Inside, ...] = (),
+    ) -> Piece | None:
+        """Choose from the logits [v]; the piece to show, or None where the choice is an end token.
+
+        ``guess`` was proposed, drawn from ``share`` (speculative.py); ``inside`` was watched meanwhile."""
+        logits = of_tokens(logits, self.words)
+        allowed = self._allowed(logits)
+        if guess is None:
+            id = self.choose(allowed, self.history)
+        else:
+            id = verified(self.choose, allowed, self.history, guess, share)
         if id in self.ends:
             self.reason, self.stop = "stop", id
             return None
         self.history.append(id)
-        piece = Piece(self.scan.push(self.stream.push(id)), id, *logprobs(logits, id, self.alternatives))
+        text = self.scan.push(self.stream.push(id))
+        piece = Piece(text, id, *logprobs(logits, id, self.alternatives), inside=inside)
         self.pieces.append(piece)
+        if self.constraint is not None:
+            self.constraint.accept(id)
         if self.scan.found is not None:
             self.reason, self.stop = "stop", self.scan.found
+        elif self.constraint is not None and self.constraint.done:
+            self.reason = "stop"
         elif len(self.pieces) == self.limit:
             self.reason = self.at_limit
         return piece
+
+    def _allowed(self, logits: np.ndarray) -> np.ndarray:
+        if self.constraint is None:
+            return logits
+        allowed = logits.copy()
+        self.constraint.mask(allowed)
+        return allowed
 
     def last(self, timings: Timings) -> Piece:
         """The text that was held back, and the generation."""
@@ -296,32 +312,54 @@ class _Run:
         return Piece(text, generation=generation)
 
 
-def _pieces(run: _Run, session: Session) -> Generator[Piece, None, None]:
+def _pieces(run: Run, session: Session, speculation: Speculation | None) -> Generator[Piece, None, None]:
     started = time.perf_counter()
     logits, read = session.read(run.prompt_ids)
     prefill_seconds = time.perf_counter() - started
     piece = run.take(logits)
     first_token_seconds = time.perf_counter() - started
     steps, decode_seconds = 0, 0.0
+    following = _singly(run, session) if speculation is None else _guessed(run, session, speculation)
     while piece is not None:
         yield piece
         if run.reason is not None:
             break
         resumed = time.perf_counter()
-        piece = run.take(session.step(run.history.last))
+        piece = next(following)
         steps, decode_seconds = steps + 1, decode_seconds + time.perf_counter() - resumed
-    yield run.last(Timings(read, prefill_seconds, steps, decode_seconds, first_token_seconds))
+    fared = (0, 0) if speculation is None else (speculation.drafted, speculation.accepted)
+    yield run.last(Timings(read, prefill_seconds, steps, decode_seconds, first_token_seconds, *fared))
 
 
-def _of_tokens(logits: np.ndarray, words: int) -> np.ndarray:
-    """float32 [v], -inf for ids that are no tokens: a model's table may be padded past its tokenizer's."""
-    logits = np.asarray(logits, dtype=np.float32)
-    if words >= len(logits):
-        return logits
-    return np.where(np.arange(len(logits)) < words, logits, np.float32(-np.inf))
+def _singly(run: Run, session: Session) -> Iterator[Piece | None]:
+    while True:
+        yield run.take(session.step(run.history.last))
 
 
-def _checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
+def _guessed(run: Run, session: Session, speculation: Speculation) -> Iterator[Piece | None]:
+    """Piece by piece as `_singly`, but each reading is of the last token and of guesses that follow it."""
+    while True:
+        ids, shares = speculation.guess(run.history, run.left - 1)
+        session.forget(len(run.history.ids) - 1)  # guesses that were read and did not hold
+        held = 0
+        for n, logits in enumerate(session.read_each([run.history.last, *ids])):
+            if n == len(ids):
+                guess, share = None, None
+            else:
+                guess, share = ids[n], None if shares is None else shares[n]
+            piece = run.take(logits, guess, share)
+            agreed = piece is not None and piece.id == guess
+            held += agreed
+            if not agreed or run.reason is not None:
+                break
+            yield piece
+        if ids:
+            speculation.learn(len(ids), held)
+        yield piece
+
+
+def checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
+    """The prompt's ids, BOS where there are none; Refused for what the engine cannot continue."""
     ids = tuple(int(id) for id in prompt_ids)
     if not ids and tokenizer.bos is None:
         raise Refused(
@@ -336,11 +374,3 @@ def _checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> t
     if len(ids) >= engine.max_context:
         raise ContextFull(len(ids), engine.max_context)
     return ids
-
-
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two texts begin with together."""
-    for at, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return at
-    return min(len(one), len(other))

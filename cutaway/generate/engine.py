@@ -54,3 +54,72 @@ class Engine(Protocol):
     def step(self, id: int, state: Any) -> np.ndarray:
         """Read one id."""
         ...
+
+
+@runtime_checkable
+class ReadsEach(Engine, Protocol):
+    """An engine that answers at every id that it reads: what is checked or scored is read in one call."""
+
+    def read_each(self, ids: Sequence[int], state: Any) -> np.ndarray:
+        """Read one or more ids after those that are there: float32 [k v], the logits after each of them."""
+        ...
+
+
+@runtime_checkable
+class Batched(Engine, Protocol):
+    """An engine that reads several texts in one call, and whose states share what texts have in common.
+
+    What is read of a text does not depend, to the bit, on what is read beside it, nor on where it is cut into
+    calls, if every cut within a prompt is at a multiple of `grid` and ids after it come one at a time.
+    """
+
+    @property
+    def page(self) -> int:
+        """Texts share their beginnings in pages of so many ids: as many as `grid`, where that is not 1."""
+        ...
+
+    @property
+    def grid(self) -> int:
+        """Where a prompt may be cut; 1 is anywhere."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """How many there are to watch."""
+        ...
+
+    @property
+    def page_bytes(self) -> int:
+        """What a page of one text's state takes."""
+        ...
+
+    def read(
+        self, texts: Sequence[Sequence[int]], states: Sequence[Any], wanted: Sequence[int]
+    ) -> np.ndarray:
+        """Read some ids of each text, each into its own state: float32 [n v], the logits after those ids that
+        are wanted, by their places among all that are read. A state whose reading failed is not to be used.
+        """
+        ...
+
+    def watch(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[Any],
+        wanted: Sequence[int],
+        after: Sequence[int],
+        watched: Sequence[tuple[int, int]],
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Read as `read` does, to the bit, and look inside. The logits are what the head makes of the stream
+        behind the layers `after`, one for each that is wanted (the logit lens; behind the last layer it is
+        what the model says). Of each of `watched`, a place among the ids and a layer, come the attention's
+        weights over its text, float32 [h s], whose rows sum to 1.
+        """
+        ...
+
+    def keep(self, state: Any, page: int) -> Any:
+        """What another text needs of this page, which is full, and where `grid` is not 1 the last so far."""
+        ...
+
+    def resume(self, kept: Sequence[Any]) -> Any:
+        """A state that holds these pages, the first ones of a text, or none; it writes into none of them."""
+        ...

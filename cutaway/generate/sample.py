@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -103,6 +104,12 @@ class History:
         self._ids[self._length] = id
         self._length += 1
 
+    def copy(self) -> "History":
+        """Another that begins as this one is."""
+        copy = History(())
+        copy._ids, copy._prompt, copy._length = self._ids.copy(), self._prompt, self._length
+        return copy
+
     @property
     def ids(self) -> np.ndarray:
         """int64, prompt and generated."""
@@ -122,7 +129,6 @@ class History:
 Transform = Callable[
     [np.ndarray, History], np.ndarray
 ]  # logits float32 [v] to logits [v]; the argument is left as it was
-Choice = Callable[[np.ndarray, History], int]
 
 
 def logit_bias(bias: Mapping[int, Number]) -> Transform:
@@ -168,8 +174,9 @@ def temperature(value: Number) -> Transform:
     divisor = np.float32(max(value, _TINY))
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
+        shifted = np.subtract(logits, logits.max())
         with np.errstate(over="ignore"):
-            return (logits - logits.max()) / divisor
+            return np.divide(shifted, divisor, out=shifted)
 
     return apply
 
@@ -247,35 +254,62 @@ def cuts(settings: Settings) -> tuple[Transform, ...]:
     return tuple(chain)
 
 
-def compose(settings: Settings) -> Choice:
-    """One function from logits and history to the next id. It owns the random numbers: make one a text."""
-    before, after = penalties(settings), cuts(settings)
-    drawn = settings.temperature != 0  # numpy's random numbers take longer to load than a token to choose
-    generator = np.random.Generator(np.random.PCG64(settings.seed)) if drawn else None
+class Chooser:
+    """From logits [v] and history to the next id. It owns the random numbers: make one a text."""
 
-    def choose(logits: np.ndarray, history: History) -> int:
-        for transform in before:
-            logits = transform(logits, history)
-        best = int(np.argmax(logits))
-        if not np.isfinite(logits[best]):
-            raise _nothing(logits[best])
-        if generator is None:
-            return best
-        for transform in after:
-            logits = transform(logits, history)
-        return draw(logits, generator)
+    def __init__(self, settings: Settings, generator: np.random.Generator | None = None) -> None:
+        self.greedy = settings.temperature == 0
+        self._seed, self._given = settings.seed, generator
+        self._before, self._after = penalties(settings), cuts(settings)
 
-    return choose
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """Made when first asked for: numpy's random numbers take longer to load than a token to choose."""
+        return self._given or np.random.Generator(np.random.PCG64(self._seed))
+
+    def __call__(self, logits: np.ndarray, history: History) -> int:
+        return self.pick(self.shaped(logits, history))
+
+    def shaped(self, logits: np.ndarray, history: History) -> np.ndarray:
+        """The logits after all that these settings switch on; their softmax is what is drawn from."""
+        for transform in self._before:
+            logits = transform(logits, history)
+        best = logits.max()
+        if not np.isfinite(best):
+            raise _nothing(best)
+        for transform in self._after:
+            logits = transform(logits, history)
+        return logits
+
+    def pick(self, shaped: np.ndarray) -> int:
+        """The largest where the choice is greedy, else one drawn."""
+        return int(np.argmax(shaped)) if self.greedy else draw(shaped, self.generator)
+
+
+def of_tokens(logits: np.ndarray, words: int) -> np.ndarray:
+    """float32 [v], -inf for ids that are no tokens: a model's table may be padded past its tokenizer's."""
+    logits = np.asarray(logits, dtype=np.float32)
+    if words >= len(logits):
+        return logits
+    return np.where(np.arange(len(logits)) < words, logits, np.float32(-np.inf))
 
 
 def draw(logits: np.ndarray, generator: np.random.Generator) -> int:
-    """One id from softmax(logits), by inverting its cumulative sum in float64 with one uniform number."""
-    kept = np.flatnonzero(logits > -np.inf)
-    weights = np.subtract(logits[kept], logits.max(), dtype=np.float64)
-    cumulative = np.cumsum(np.exp(weights, out=weights), out=weights)
-    place = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-    last = np.searchsorted(cumulative, cumulative[-1], side="left")  # the product may round up to the whole
-    return int(kept[min(place, last)])
+    """One id from softmax(logits), by inverting its cumulative sum with one uniform number: first among
+    blocks of ids, then within one. Sums are float64.
+    """
+    weights = np.subtract(logits, logits.max())
+    np.exp(weights, out=weights)
+    edges = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK), dtype=np.float64))
+    point = generator.random() * edges[-1]
+    block = _place(edges, point)
+    inside = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
+    return block * _BLOCK + _place(inside, point - (edges[block - 1] if block else 0.0))
+
+
+def _place(edges: np.ndarray, point: float) -> int:
+    """The first place whose edge lies beyond the point, which rounding may put at or past the last one."""
+    return min(int(np.searchsorted(edges, point, "right")), int(np.searchsorted(edges, edges[-1], "left")))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -285,14 +319,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def log_total(logits: np.ndarray) -> float:
     """log of the sum of exp(logits): a logit less this is its log-probability."""
-    largest = logits.max()
-    return float(largest) + math.log(np.exp(logits - largest).sum(dtype=np.float64))
+    highest = logits.max()
+    weights = np.subtract(logits, highest)
+    return float(highest) + math.log(np.exp(weights, out=weights).sum(dtype=np.float64))
 
 
 def logprobs(logits: np.ndarray, id: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
     """An id's log-probability, and the n best as (id, log-probability), of equals the lowest id first."""
     total = log_total(logits)
-    best = _largest(logits, n)[:n] if n else ()
+    best = largest(logits, n)[:n] if n else ()
     return float(logits[id]) - total, tuple((int(other), float(logits[other]) - total) for other in best)
 
 
@@ -301,14 +336,14 @@ def _fewest(key: np.ndarray, weight: np.ndarray, mass: Number) -> np.ndarray:
     wanted = mass * float(weight.sum(dtype=np.float64))
     count = 256
     while True:
-        order = _largest(key, count)
+        order = largest(key, count)
         cumulative = np.cumsum(weight[order], dtype=np.float64)
         if cumulative[-1] >= wanted or len(order) == len(key):
             return order[: int(np.searchsorted(cumulative, wanted, side="left")) + 1]
         count *= 16
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
+def largest(values: np.ndarray, count: int) -> np.ndarray:
     """The indices of the `count` largest values and equals of the last, by descending value, then index."""
     if count >= len(values):
         return np.argsort(-values, kind="stable")
@@ -336,7 +371,7 @@ def _only(logits: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def _nothing(best: np.floating) -> Exception:
     if best == -np.inf:
-        return Refused("No token is left to choose: logit_bias bans every one")
+        return Refused("No token is left to choose: logit_bias or a constraint bans every one")
     return Failed(f"The model's logits hold {best}: its weights or its input are broken")
 
 

@@ -1,18 +1,24 @@
 """The definition as an engine: it reads ids and answers with the next token's logits, as numpy arrays.
 
 Generation, serving and evaluation speak to this protocol (``generate/engine.py``) and never ask which engine
-they hold."""
+they hold. A matrix product of another shape rounds otherwise, so a prompt is always cut at the same places,
+and of several texts each is read by itself: an answer is the same to the bit whatever is read beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
+from cutaway.attention.parts.mixer import Memory
+from cutaway.attention.parts.paged import Paged, Pool
+from cutaway.attention.parts.state import Full
+from cutaway.model import inside
 from cutaway.model.decoder import Decoder, State
 
-CHUNK = 512  # tokens read at once: bounds what a long prompt needs beside its state
+CHUNK = 128  # tokens read at once: bounds what a long prompt needs beside its state
 
 
 class DefinitionEngine:
@@ -22,7 +28,12 @@ class DefinitionEngine:
         self.model = model.eval()
         self.vocab = model.config.vocab
         self.max_context = model.config.context
-        self.device = next(iter(model.parameters())).device
+        weight = next(iter(model.parameters()))
+        self.device = weight.device
+        self.layers = len(model.blocks)
+        self.page = self.grid = CHUNK
+        self.page_bytes = CHUNK * model.config.bytes_per_token(weight.element_size())
+        self._pools = [Pool(CHUNK) for _ in model.config.blocks]
 
     def new_state(self) -> State:
         return self.model.new_state()
@@ -30,24 +41,95 @@ class DefinitionEngine:
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds; float32 [v], the logits of what comes next."""
-        logits = None
-        for start in range(0, len(ids), CHUNK):
-            logits = self._read(ids[start : start + CHUNK], state, last=True)
-        if logits is None:
+        if not ids:
             raise ValueError("an engine reads at least one id")
-        return logits[-1]
+        return self.read([ids], [state], [len(ids) - 1])[0]
 
     def step(self, id: int, state: State) -> np.ndarray:
         """Reads one id; float32 [v]."""
         return self.prefill([id], state)
 
     @torch.inference_mode()
+    def read_each(self, ids: Sequence[int], state: State) -> np.ndarray:
+        """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
+        starts = range(0, len(ids), CHUNK)
+        return np.concatenate([self._read(ids[at : at + CHUNK], state, last=False) for at in starts])
+
+    @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position, the logits of what comes next."""
         return self._read(ids, None, last=False)
+
+    def read(
+        self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]
+    ) -> np.ndarray:
+        """Reads some ids of each text, each into its own state: float32 [n v], the logits after those that
+        are wanted, by their places among all ids.
+        """
+        return self.watch(texts, states, wanted, [self.layers - 1] * len(wanted), [])[0]
+
+    @torch.inference_mode()
+    def watch(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        wanted: Sequence[int],
+        after: Sequence[int],
+        watched: Sequence[tuple[int, int]],
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Reads as ``read`` does, and looks inside: logits are those after the layers ``after``, one for each
+        that is wanted (the logit lens), and of each of ``watched``, a place and a layer, come the attention's
+        weights float32 [h s] over its text. Raises Refused for a mechanism that has no such weights.
+        """
+        logits: dict[tuple[int, int], np.ndarray] = {}
+        patterns: dict[tuple[int, int], np.ndarray] = {}
+        start, rows = 0, list(zip(wanted, after, strict=True))
+        for text, state in zip(texts, states, strict=True):
+            for chunk in _chunks(text, state.length):
+                here = range(start, start + len(chunk))
+                start += len(chunk)
+                asked = [(at - here.start, layer) for at, layer in rows if at in here]
+                looks = [(at - here.start, layer) for at, layer in watched if at in here]
+                with inside.watching(self.model, asked, looks, state) as found:
+                    spoken = {at for at, layer in asked if layer == self.layers - 1}
+                    said = self._read(chunk, state, last=spoken <= {len(chunk) - 1})
+                for at, layer in asked:
+                    row = said[at - len(chunk)] if layer == self.layers - 1 else found.lens(at, layer)
+                    logits[at + here.start, layer] = row
+                for at, layer in looks:
+                    patterns[at + here.start, layer] = found.pattern(at, layer)
+        none = np.empty((0, self.vocab), np.float32)
+        return np.stack([logits[row] for row in rows]) if rows else none, [patterns[look] for look in watched]
+
+    def keep(self, state: State, page: int) -> State:
+        """The state as it is at the end of its last page, for others to continue."""
+        if state.length != (page + 1) * CHUNK:
+            raise ValueError(f"a state of {state.length} ids does not end with its page {page}")
+        return state.snapshot()
+
+    def resume(self, kept: Sequence[State]) -> State:
+        """A state that holds what the last of these holds. Layers that remember every token do so in pages,
+        which texts that begin alike share.
+        """
+        if kept:
+            return kept[-1].snapshot()
+        blocks = self.model.new_state().blocks
+        return State([_paged(block, pool) for block, pool in zip(blocks, self._pools, strict=True)])
 
     def _read(self, ids: Sequence[int], state: State | None, last: bool) -> np.ndarray:
         start = 0 if state is None else state.length
         row = torch.tensor([list(ids)], dtype=torch.long, device=self.device)
         pos = torch.arange(start, start + len(ids), device=self.device)[None]
         return self.model(row, pos, state, last=last)[0].float().cpu().numpy()
+
+
+def _paged(memory: Memory, pool: Pool) -> Memory:
+    return Paged(pool) if isinstance(memory, Full) else memory
+
+
+def _chunks(ids: Sequence[int], start: int) -> Iterator[Sequence[int]]:
+    """The ids after position `start`, cut where the position is a multiple of the chunk."""
+    while ids:
+        length = CHUNK - start % CHUNK
+        yield ids[:length]
+        ids, start = ids[length:], start + length

@@ -125,24 +125,36 @@ class Core:
         )
         return None if size < 0 else out[:size]
 
-    def encode(self, scanner: str, text: bytes, threads: int = 1) -> np.ndarray | None:
+    def encode(self, scanner: str, text: str, threads: int = 1) -> np.ndarray | None:
         """The ids of a text, int32 [n]; None where the vocabulary lacks a byte of it."""
-        found = self.batch(scanner, [text], threads)
-        return None if found is None else found[0]
+        import numpy as np
+
+        data, size = _utf8(text)
+        out, count = np.empty(size, np.int32), _i64()
+        size = self._encode(
+            *(self._opened, SCANNERS.index(scanner), data, (_i64 * 2)(0, size), 1),
+            *(out.ctypes.data, ctypes.byref(count), threads),
+        )
+        if size < 0:
+            return None
+        out.resize(size, refcheck=False)
+        return out
 
     def batch(
-        self, scanner: str, texts: Sequence[bytes], threads: int = 1
+        self, scanner: str, texts: Sequence[str], threads: int = 1
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """The ids of texts, int32 [n], and where each begins and ends, int64 [texts + 1]; None as above."""
         import numpy as np
 
-        whole = texts[0] if len(texts) == 1 else b"".join(texts)
+        whole = "".join(texts)
+        data, size = _utf8(whole)
+        lengths = map(len, texts if size == len(whole) else map(str.encode, texts))
         starts = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=starts[1:])
-        out = np.empty(len(whole), np.int32)
+        np.cumsum(np.fromiter(lengths, np.int64, len(texts)), out=starts[1:])
+        out = np.empty(size, np.int32)
         offsets = np.zeros(len(texts) + 1, np.int64)
         size = self._encode(
-            *(self._opened, SCANNERS.index(scanner), whole, starts.ctypes.data, len(texts)),
+            *(self._opened, SCANNERS.index(scanner), data, starts.ctypes.data, len(texts)),
             *(out.ctypes.data, offsets[1:].ctypes.data, threads),
         )
         if size < 0:
@@ -151,11 +163,12 @@ class Core:
         np.cumsum(offsets, out=offsets)
         return out, offsets
 
-    def count(self, scanner: str, text: bytes, threads: int = 1) -> int | None:
+    def count(self, scanner: str, text: str, threads: int = 1) -> int | None:
         """How many ids a text has; None as above."""
-        starts, count = (_i64 * 2)(0, len(text)), _i64()
+        data, size = _utf8(text)
+        starts, count = (_i64 * 2)(0, size), _i64()
         size = self._encode(
-            self._opened, SCANNERS.index(scanner), text, starts, 1, None, ctypes.byref(count), threads
+            self._opened, SCANNERS.index(scanner), data, starts, 1, None, ctypes.byref(count), threads
         )
         return None if size < 0 else size
 
@@ -200,6 +213,21 @@ def _int32() -> Any:
     import numpy as np
 
     return np.int32
+
+
+def _utf8(text: str) -> tuple[Any, int]:
+    """A text in UTF-8, and its size: of ASCII, Python's own bytes, which are there while the text is."""
+    if text.isascii():
+        return _characters()(text, None), len(text)
+    data = text.encode()
+    return data, len(data)
+
+
+@cache
+def _characters() -> Any:
+    call = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
+    call.argtypes, call.restype = (ctypes.py_object, _p), _p
+    return call
 
 
 def _starts(texts: Sequence[bytes]) -> array[int]:

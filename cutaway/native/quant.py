@@ -1,4 +1,7 @@
-"""Unpacking GGML's weight types (native/quant.cpp); its twin is cutaway/weights/quant.py."""
+"""Unpacking GGML's weight types (native/quant.cpp), and packing them by search (native/fit.cpp).
+
+The twins are cutaway/weights/quant.py and fit.py.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,30 @@ def unpack(type: str, blocks: np.ndarray, out: np.ndarray, threads: int | None =
         )
     count = library.threads() if threads is None else threads
     call(layout.id, blocks.ctypes.data, out.size, out.ctypes.data, count)
+
+
+def fit(
+    type: str, array: np.ndarray, importance: np.ndarray | None, out: np.ndarray, threads: int | None = None
+) -> None:
+    """Packs finite weights (float32 [... columns]) into `out` (uint8) so that the error that counts is least.
+
+    `importance` float32 [columns], above zero: how much an error in each column counts; None is the same.
+    """
+    import numpy as np
+
+    arguments = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+    call = function("cutaway_fit", ctypes.c_int32, *arguments, ctypes.c_int32, result=ctypes.c_int32)
+    layout, columns = LAYOUTS[type], array.shape[-1]
+    check("array", array, np.float32)
+    check("out", out, np.uint8, written=True)
+    if columns % layout.block or out.size != array.size // layout.block * layout.bytes:
+        raise Refused(f"{out.size} bytes of {type} do not hold {array.size} values in rows of {columns}.")
+    address = None
+    if importance is not None:
+        check("importance", importance, np.float32)
+        if importance.shape != (columns,):
+            raise Refused(f"importance has the shape {importance.shape}, and {columns} numbers are needed.")
+        address = importance.ctypes.data
+    count = library.threads() if threads is None else threads
+    if call(layout.id, array.ctypes.data, array.size, columns, address, out.ctypes.data, count):
+        raise Refused(f"The native core does not fit weights to {type}.")

@@ -87,9 +87,21 @@ class Reading(ctypes.Structure):
     """native/step.hpp's Reading."""
 
     _fields_ = [
-        *((name, _POINTER) for name in ("ids", "starts", "positions", "pages", "wanted", "logits")),
-        ("sequences", _INT),
-        ("wanted_count", _INT),
+        *(
+            (name, _POINTER)
+            for name in (
+                "ids",
+                "starts",
+                "positions",
+                "pages",
+                "wanted",
+                "after",
+                "logits",
+                "watched",
+                "patterns",
+            )
+        ),
+        *((name, _INT) for name in ("sequences", "wanted_count", "watched_count", "spare")),
     ]
 
 
@@ -154,28 +166,59 @@ def read(
     pages: Sequence[np.ndarray],
     wanted: np.ndarray,
     threads: int | None = None,
-) -> np.ndarray:
+    after: np.ndarray | None = None,
+    watched: Sequence[tuple[int, int]] = (),
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Reads new tokens of one or several sequences into their pages: float32 [wanted vocab], the logits after
-    each.
+    each, and how the ``watched`` attended.
 
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
-    ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. Raises Refused for what does not
-    fit together."""
+    ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [wanted] names the
+    layer behind which the head reads, the last where it is not given (the logit lens). ``watched`` are pairs
+    of a token and a layer: float32 [heads position + 1] of each. Raises Refused for what does not fit
+    together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
     for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("wanted", wanted):
         check(name, array, np.int32)
     _fits(model, ids, starts, positions, pages, wanted)
+    patterns = _patterns(model, starts, positions, watched)
+    if after is not None:
+        check("after", after, np.int32)
+        if len(after) != len(wanted) or (
+            len(after) and not 0 <= after.min() <= after.max() < model.layer_count
+        ):
+            raise Refused(
+                f"The layers {after.tolist()} are not one of {model.layer_count} for each logits wanted."
+            )
+    pairs = np.array(watched, np.int32).reshape(-1, 2)
+    drawn = np.array([each.ctypes.data for each in patterns], np.uint64)
     out = np.empty((len(wanted), model.vocab), np.float32)
     tables = np.array([each.ctypes.data for each in pages], np.uint64)
     reading = Reading(
-        *(array.ctypes.data for array in (ids, starts, positions, tables, wanted, out)),
-        len(pages),
-        len(wanted),
+        *(array.ctypes.data for array in (ids, starts, positions, tables, wanted)),
+        None if after is None else after.ctypes.data,
+        *(array.ctypes.data for array in (out, pairs, drawn)),
+        *(len(each) for each in (pages, wanted, pairs)),
+        0,
     )
     if call(model, reading, library.threads() if threads is None else threads):
         raise Failed(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
-    return out
+    return out, patterns
+
+
+def _patterns(
+    model: Model, starts: np.ndarray, positions: np.ndarray, watched: Sequence[tuple[int, int]]
+) -> list[np.ndarray]:
+    """Room for the attention of each watched token and layer."""
+    rooms = []
+    for token, layer in watched:
+        if not (0 <= token < starts[-1] and 0 <= layer < model.layer_count):
+            raise Refused(f"There is no token {token} and layer {layer} to watch.")
+        sequence = int(np.searchsorted(starts, token, side="right")) - 1
+        length = int(positions[sequence]) + token - int(starts[sequence]) + 1
+        rooms.append(np.empty((model.layers[layer].heads, length), np.float32))
+    return rooms
 
 
 def _fits(

@@ -24,6 +24,7 @@ class State:
     def __init__(self, page_halves: int) -> None:
         self._page_halves = page_halves
         self._pages: list[np.ndarray] = []
+        self._borrowed = 0  # how many of them, from the first, others read too
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
 
@@ -43,7 +44,21 @@ class State:
         """Forgets everything after the first ``length`` positions."""
         self.length = min(length, self.length)
         del self._pages[-(-self.length // door.PAGE) :]
-        self.addresses = self.addresses[: len(self._pages)].copy()
+        if self.length // door.PAGE < min(self._borrowed, len(self._pages)):
+            self._pages[-1] = self._pages[-1].copy()  # what is read next is written into it
+        self._borrowed = min(self._borrowed, self.length // door.PAGE)
+        self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
+
+    @property
+    def pages(self) -> tuple[np.ndarray, ...]:
+        """Its pages, uint16."""
+        return tuple(self._pages)
+
+    def borrow(self, pages: Sequence[np.ndarray]) -> None:
+        """Begins with these full pages of another's: what is read next goes to pages of its own."""
+        self._pages, self._borrowed = list(pages), len(pages)
+        self.length = len(pages) * door.PAGE
+        self.reserve(self.length)
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
@@ -61,6 +76,8 @@ class RuntimeEngine:
         self.plan = Plan(config, tensors)
         self.vocab = config.vocab
         self.max_context = config.context
+        self.layers = len(config.blocks)
+        self.page, self.grid, self.page_bytes = door.PAGE, 1, 2 * self.plan.page_halves
         self.threads = threads
 
     def new_state(self) -> State:
@@ -74,29 +91,60 @@ class RuntimeEngine:
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             last = start + len(chunk) == len(ids)
-            logits = self._read([chunk], [state], [len(chunk) - 1] if last else [])
+            logits = self.read([chunk], [state], [len(chunk) - 1] if last else [])
         return logits[0]
 
     def step(self, id: int, state: State) -> np.ndarray:
         """Reads one id; float32 [v]."""
-        return self._read([[id]], [state], [0])[0]
+        return self.read([[id]], [state], [0])[0]
 
     def step_each(self, ids: Sequence[int], states: Sequence[State]) -> np.ndarray:
         """Reads one id of each of several texts at once: float32 [b v]."""
-        return self._read([[id] for id in ids], states, range(len(ids)))
+        return self.read([[id] for id in ids], states, range(len(ids)))
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position, the logits of what comes next."""
-        state, parts = self.new_state(), []
+        return self.read_each(ids, self.new_state())
+
+    def read_each(self, ids: Sequence[int], state: State) -> np.ndarray:
+        """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
+        parts = []
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
-            parts.append(self._read([chunk], [state], range(len(chunk))))
+            parts.append(self.read([chunk], [state], range(len(chunk))))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _read(
+    def keep(self, state: State, page: int) -> np.ndarray:
+        """A full page of the state, for others to read."""
+        return state.pages[page]
+
+    def resume(self, kept: Sequence[np.ndarray]) -> State:
+        """A state that holds these pages, the first ones of a text."""
+        state = self.new_state()
+        state.borrow(kept)
+        return state
+
+    def read(
         self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]
     ) -> np.ndarray:
-        """Reads some ids of each text, each into its own state."""
+        """Reads some ids of each text, each into its own state: float32 [n v], the logits after those that
+        are wanted, by their places among all ids. Neither what is read beside a text nor where it is cut
+        changes a bit.
+        """
+        return self.watch(texts, states, wanted)[0]
+
+    def watch(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        wanted: Sequence[int],
+        after: Sequence[int] | None = None,
+        watched: Sequence[tuple[int, int]] = (),
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Reads as ``read`` does, and looks inside: logits are those after the layers ``after``, one for each
+        that is wanted (the logit lens), and of each of ``watched``, a place and a layer, come the attention's
+        weights float32 [h s] over its text.
+        """
         if len({id(state) for state in states}) < len(states):
             raise Refused("Two texts cannot be read into one state")
         for text, state in zip(texts, states, strict=True):
@@ -107,7 +155,7 @@ class RuntimeEngine:
                 )
             state.reserve(state.length + len(text))
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-        logits = door.read(
+        seen = door.read(
             self.plan.model,
             np.array([id for text in texts for id in text], np.int32),
             starts,
@@ -115,7 +163,9 @@ class RuntimeEngine:
             [state.addresses for state in states],
             np.array(wanted, np.int32),
             self.threads,
+            None if after is None else np.array(after, np.int32),
+            watched,
         )
         for text, state in zip(texts, states, strict=True):
             state.length += len(text)
-        return logits
+        return seen

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LONGEST_TOKEN = 4096  # bytes; compiling takes the square of it
-SHORT = 2048  # bytes: a text below is encoded without numpy
+SHORT = 2048  # characters: a text below is encoded without numpy
 
 _SPELT = dict(SPELLINGS[:4])
 
@@ -78,24 +78,24 @@ class Path:
             return f"native: the scanner {self.scanner}"
         return "native merges; no scanner is written for this pre-tokeniser, so text is cut in Python"
 
-    def data(self, text: str) -> bytes:
+    def given(self, text: str) -> str:
         """A text as the scanner is given it."""
-        return (" " + text if self.prefix and text and not text.startswith(" ") else text).encode()
+        return " " + text if self.prefix and text and not text.startswith(" ") else text
 
     def ids(self, text: str, first: bool) -> list[int] | None:
         """The ids of a normalised text; None where the vocabulary lacks a byte of it."""
         if self.scanner is None:
             return self._pieces(text, first)
-        data = self.data(text)
-        if len(data) <= SHORT:
-            return self.core.short(self.scanner, data)
-        found = self.core.encode(self.scanner, data)
+        text = self.given(text)
+        if len(text) <= SHORT:
+            return self.core.short(self.scanner, text.encode())
+        found = self.core.encode(self.scanner, text)
         return None if found is None else listed(found)
 
     def array(self, text: str, first: bool, threads: int) -> np.ndarray | None:
         """The same, int32 [n]."""
         if self.scanner is not None:
-            return self.core.encode(self.scanner, self.data(text), threads)
+            return self.core.encode(self.scanner, self.given(text), threads)
         import numpy as np
 
         found = self._pieces(text, first)
@@ -104,7 +104,7 @@ class Path:
     def count(self, text: str, first: bool) -> int | None:
         """How many ids that is."""
         if self.scanner is not None:
-            return self.core.count(self.scanner, self.data(text), library.threads())
+            return self.core.count(self.scanner, self.given(text), library.threads())
         found = self._pieces(text, first)
         return None if found is None else len(found)
 

@@ -205,9 +205,8 @@ class Tokenizer:
         if way.raw.pattern is not None or self.parts.normalizer or not texts:
             return None
         try:
-            return path.core.batch(
-                path.scanner, list(map(path.data if path.prefix else str.encode, texts)), threads
-            )
+            given = list(map(path.given, texts)) if path.prefix else texts
+            return path.core.batch(path.scanner, given, threads)
         except (UnicodeEncodeError, TypeError):
             return None
 

@@ -23,10 +23,10 @@ class Log:
         self, folder: Path, step: int, tensorboard: bool, wandb: str | None, run: dict[str, Any]
     ) -> None:
         self.path = folder / METRICS
-        _cut(self.path, step)
-        self.file = self.path.open("a", encoding="utf-8")
         self.board = _tensorboard(folder, step) if tensorboard else None
         self.wandb = _wandb(wandb, folder, run) if wandb else None
+        _cut(self.path, step)
+        self.file = self.path.open("a", encoding="utf-8")
 
     def write(self, numbers: dict[str, float | int | str]) -> None:
         """One line; ``numbers`` has the step under "step"."""

@@ -16,6 +16,7 @@ from cutaway.errors import Refused
 from cutaway.gguf import TYPES, Packed, packed_shape
 
 U8 = np.uint8
+HALF = 65504.0  # the largest number a half holds
 
 
 def unpack(packed: Packed) -> np.ndarray:
@@ -256,7 +257,7 @@ def write_q4_0(blocks: np.ndarray) -> np.ndarray:
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
     scale = largest / np.float32(-8)
     q = _to_nibble(blocks * _inverse(scale) + np.float32(8.5))
-    return np.concatenate([_half_bytes(scale), _joined(q)], axis=1)
+    return np.concatenate([_half_bytes(scale), joined(q)], axis=1)
 
 
 def write_q4_1(blocks: np.ndarray) -> np.ndarray:
@@ -264,7 +265,7 @@ def write_q4_1(blocks: np.ndarray) -> np.ndarray:
     least = blocks.min(axis=1, keepdims=True)
     scale = (blocks.max(axis=1, keepdims=True) - least) / np.float32(15)
     q = _to_nibble((blocks - least) * _inverse(scale) + np.float32(0.5))
-    return np.concatenate([_half_bytes(scale), _half_bytes(least), _joined(q)], axis=1)
+    return np.concatenate([_half_bytes(scale), _half_bytes(least), joined(q)], axis=1)
 
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
@@ -292,7 +293,7 @@ def _to_nibble(values: np.ndarray) -> np.ndarray:
     return np.trunc(values).astype(U8).clip(0, 15)
 
 
-def _joined(q: np.ndarray) -> np.ndarray:
+def joined(q: np.ndarray) -> np.ndarray:
     """Values 0-15 in the low nibbles, 16-31 in the high ones: uint8 [n 16] of uint8 [n 32]."""
     return q[:, :16] | q[:, 16:] << 4
 

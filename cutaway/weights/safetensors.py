@@ -9,6 +9,7 @@ at most 4 MiB.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import mmap
@@ -108,6 +109,16 @@ def write(
         for name, shard in zip(names, shards, strict=True):
             _pour(stack.enter_context(replacing(target.with_name(name))), shard, texts)
     target.unlink(missing_ok=True)
+
+
+def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Arrays as the bytes of a safetensors file of F32."""
+    out = io.BytesIO()
+    planned = {
+        name: _planned(name, ("F32", array.shape, array.astype("<f4"))) for name, array in tensors.items()
+    }
+    _pour(out, planned, dict(metadata or {}))
+    return out.getvalue()
 
 
 # ---- where the tensors are ---------------------------------------------------------------------------------
@@ -436,7 +447,7 @@ def _index(names: list[str], shards: list[dict[str, Packed | Later]]) -> bytes:
     return json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2).encode()
 
 
-def _pour(out: IO[bytes], tensors: dict[str, Packed | Later], texts: dict[str, str]) -> None:
+def _pour(out: IO[bytes] | io.BytesIO, tensors: dict[str, Packed | Later], texts: dict[str, str]) -> None:
     # Wide types first keeps every tensor aligned to its own width.
     ordered = sorted(tensors.items(), key=lambda item: -TYPES[item[1].type].bytes)
     header: dict[str, object] = {"__metadata__": texts} if texts else {}

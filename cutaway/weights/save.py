@@ -40,8 +40,9 @@ from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
 from cutaway.weights.rules import WHOLE, Tensors
 
 FORMATS = {"safetensors": ("F32", "F16", "BF16"), "gguf": ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")}
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "BF16": 32}
-HALF = 65504.0  # the largest number F16 holds
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
+FILE_TYPES |= {"Q4_K": 15, "Q6_K": 18, "BF16": 32}
+HALF = quant.HALF
 LARGEST = {"F16": HALF, "Q8_0": 127 * HALF, "Q4_0": 8 * HALF, "Q4_1": HALF}  # above it a type says infinity
 SHARD = 5_000_000_000
 COPIED = (  # of one Hugging Face folder into another
@@ -99,11 +100,12 @@ def write(
         raise Refused(f"there is no format {format!r} to write: use {' or '.join(FORMATS)}")
     if type is not None and type not in FORMATS[format]:
         raise Refused(f"{format} is not written as {type!r}: use one of {', '.join(FORMATS[format])}")
-    _check_free(target, format, force)
+    check_free(target, format, force)
     return (_write_gguf if format == "gguf" else _write_folder)(target, checkpoint, type, progress)
 
 
-def _check_free(target: Path, format: str, force: bool) -> None:
+def check_free(target: Path, format: str, force: bool) -> None:
+    """Refused if the target is there and may not be replaced, or is no name for a model of this format."""
     if target.suffix in (".safetensors", ".bin"):
         raise Refused(f"{target}: a model is written as a folder of safetensors: give a folder's name")
     if not target.exists() or (format != "gguf" and target.is_dir() and not any(target.iterdir())):

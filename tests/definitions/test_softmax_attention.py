@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from cutaway.attention import gqa, mha, mqa
 from cutaway.attention.parts.visibility import Causal, Places, Sink, Visibility, Window, mask
 from cutaway.layers.config import Norm
 from cutaway.position import rope
@@ -83,6 +84,18 @@ def test_attention_is_its_equation(kind: str) -> None:
     assert_close(
         ours[0], torch.tensor(_loop(config, module, x[0].tolist(), window, 50.0), dtype=torch.float64)
     )
+
+
+def test_key_value_heads_are_as_many_as_the_name_says() -> None:
+    kinds = (
+        mha.Config(heads=6, key_size=2),
+        gqa.Config(heads=6, kv_heads=3, key_size=2),
+        mqa.Config(heads=6, key_size=2),
+    )
+    for config, groups in zip(kinds, (6, 3, 1), strict=True):
+        assert config.groups == groups
+        assert config.build(8).key.weight.shape == (groups * 2, 8)
+        assert config.bytes_per_token(2) == 2 * groups * 2 * 2  # a key and a value, two bytes a number
 
 
 @pytest.mark.parametrize("offset", [0, 7])

@@ -83,6 +83,17 @@ def test_every_path_equals_the_naive_one(kind: str, path: str, scores: str) -> N
             assert_close(mine, true, **TIGHT)
 
 
+@pytest.mark.parametrize("scores", ["sinks", "alibi", "t5"])
+@pytest.mark.parametrize("path", [*FAST, "naive"])
+def test_what_is_added_to_scores_may_be_wider_than_they_are(path: str, scores: str) -> None:
+    """As in autocast, where queries, keys and values are halves and weights are not."""
+    wide = _problem("mha", seed=6, scores=scores)
+    half = replace(wide, **{name: getattr(wide, name).bfloat16() for name in "qkv"})
+    out = ({**FAST, **PATHS}[path])(half)
+    assert out.dtype == torch.bfloat16
+    assert_close(out.double(), naive.attend(wide), rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize("path", [*FAST, "naive"])
 def test_what_sees_nothing_is_zero(path: str, scores: str) -> None:

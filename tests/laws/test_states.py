@@ -235,6 +235,16 @@ def test_a_pool_grows_and_gives_pages_again() -> None:
     assert one.length == 5
 
 
+def test_a_pool_grows_by_what_is_missing() -> None:
+    pool, pos = Pool(2), torch.arange(2).expand(2, -1)
+    pages = pool.take(ROOM + 4, _entries(pos), pos)
+    assert len(pages) == len(pool.users) == ROOM + 4  # at least so many as are asked for
+    for page in pages[:5]:
+        pool.users[page] = 0
+    assert len(pool.take(2 * ROOM, _entries(pos), pos)) == 2 * ROOM
+    assert len(pool.users) == (ROOM + 4) + (2 * ROOM - 5)  # five were free
+
+
 def test_a_cross_state_is_written_once() -> None:
     state = Cross()
     pos = torch.arange(3).expand(2, -1)

@@ -1,0 +1,262 @@
+"""`cutaway serve`: a model behind OpenAI's API, for this machine alone unless told otherwise."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+import cutaway
+from cutaway.commands.console import model_path, note, note_fallback, size
+from cutaway.commands.generate import Engine
+from cutaway.errors import Failed, Refused
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    model: str = "smollm2",
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    unsafe_no_key: Annotated[bool, Parameter(negative=())] = False,
+    allow_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    cors: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    name: str | None = None,
+    chat_template: Path | None = None,
+    engine: Engine = "auto",
+    max_sequences: int = 16,
+    max_queue: int = 64,
+    max_tokens: int | None = None,
+    max_body: int = 2 << 20,
+    timeout: float = 600.0,
+    drain: float = 30.0,
+    log_prompts: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Serve a model behind OpenAI's API, and what is inside it beside that.
+
+    Only programs of this machine can ask, unless --host says otherwise; then a key is needed, which
+    CUTAWAY_API_KEY can hold too. SIGTERM and Ctrl-C let answers under way be finished.
+
+    Examples:
+
+    cutaway serve
+
+    cutaway serve my-model.gguf --port 8080 --max-sequences 4
+
+    CUTAWAY_API_KEY=secret cutaway serve --host 0.0.0.0
+
+    Parameters
+    ----------
+    model
+        A model's name, a .gguf file or a folder.
+    host
+        The address to listen on.
+    port
+        The port to listen on; 0 takes a free one.
+    api_key
+        The key that requests must bring.
+    unsafe_no_key
+        Listen on other addresses without a key: whoever reaches them can ask.
+    allow_host
+        A further host name that requests may be addressed to; again for more.
+    cors
+        An origin whose web pages may ask, such as http://localhost:3000; again for more.
+    name
+        The name that requests give the model; its own, if not said.
+    chat_template
+        A file with a chat template, in place of the model's own.
+    engine
+        What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
+        fastest here.
+    max_sequences
+        Answers that are written at once.
+    max_queue
+        Requests that may wait; more are refused.
+    max_tokens
+        Tokens an answer may have at most; as many as the context holds, if not said.
+    max_body
+        Bytes a request may have.
+    timeout
+        Seconds an answer may take.
+    drain
+        Seconds that answers under way are given when the server stops.
+    log_prompts
+        Write requests and answers to standard error; without it none is written anywhere.
+    """
+    key = api_key if api_key is not None else os.environ.get("CUTAWAY_API_KEY") or None
+    _safe(host, key, unsafe_no_key)
+    uvicorn = _libraries()
+    from cutaway.serve.limits import Limits
+
+    limits = Limits(
+        max_sequences=max_sequences,
+        max_queue=max_queue,
+        max_tokens=max_tokens,
+        body_bytes=max_body,
+        request_seconds=timeout,
+        drain_seconds=drain,
+    )
+    _positive({"--max-sequences": max_sequences, "--max-body": max_body, "--timeout": timeout})
+    if max_tokens is not None:
+        _positive({"--max-tokens": max_tokens})
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("cutaway.serve").setLevel(logging.INFO if log_prompts else logging.WARNING)
+    lm = _loaded(model, engine, chat_template)
+    service = _service(lm, name or _own_name(model), limits, log_prompts)
+    from cutaway.serve.app import build
+    from cutaway.serve.guard import Gate
+
+    hosts = None if key is not None or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
+    named = None if hosts is None else (*hosts, *(one.lower() for one in allow_host))
+    gate = Gate(named, cors, key, limits.body_bytes, limits.body_seconds)
+    config = uvicorn.Config(
+        build(service, gate),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=1024,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=max(1, int(drain)),
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    socket = _bound(config)
+    address = _address(host, socket.getsockname()[1])
+    note(greeting(service, address, key is not None))
+    try:
+        uvicorn.Server(config).run(sockets=[socket])
+    finally:
+        if service.scheduler is not None:
+            service.scheduler.close()
+
+
+def greeting(service: Any, address: str, locked: bool) -> str:
+    """What is said when the server is ready: where, what, how much, and a line to try it with."""
+    lm, limits = service.lm, service.limits
+    lines = [f"Cutaway {cutaway.__version__} serves {service.name} on {address}"]
+    if service.scheduler is None:
+        lines.append(
+            f"  model    encoder, {lm.config.width} numbers a text, {lm.config.context:,} tokens of context"
+        )
+    else:
+        engine, why = lm.engine_choice
+        figures = service.scheduler.figures()
+        state = size(figures.pages_total * figures.page_bytes)
+        lines += [
+            f"  model    {len(lm.config.blocks)} layers, {lm.config.context:,} tokens of context",
+            f"  engine   the {engine}, because {why}",
+            f"  limits   {limits.max_sequences} answers at once, {limits.max_queue} wait, {state} of state",
+        ]
+    longest = f"{limits.max_tokens:,} tokens and" if limits.max_tokens else "what fits and"
+    lines.append(
+        f"           {longest} {limits.request_seconds:g} s an answer, {size(limits.body_bytes)} a request"
+    )
+    lines.append(
+        "  access   with the API key" if locked else "  access   without a key, for who reaches this address"
+    )
+    return "\n".join([*lines, "", "  Try it:", *_curl(service, address, locked), "", "  Ctrl-C stops it."])
+
+
+def _curl(service: Any, address: str, locked: bool) -> list[str]:
+    header = ' -H "Authorization: Bearer $CUTAWAY_API_KEY"' if locked else ""
+    start = f"  curl {address}/v1/"
+    kind = ' -H "Content-Type: application/json"'
+    if service.scheduler is None:
+        return [f'{start}embeddings{header}{kind} -d \'{{"input": "Hello"}}\'']
+    if service.lm.checkpoint.chat_template is None:
+        return [f'{start}completions{header}{kind} -d \'{{"prompt": "Once upon a time"}}\'']
+    messages = '{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 60}'
+    return [f"{start}chat/completions{header}{kind} -d '{messages}'"]
+
+
+def _safe(host: str, key: str | None, unsafe: bool) -> None:
+    """Refuses to open the server to others without a key, unless that is said."""
+    if key is not None and (len(key) < 8 or not key.isascii() or not key.isprintable()):
+        raise Refused("The API key must be 8 or more printable ASCII characters")
+    if host not in LOOPBACK and key is None and not unsafe:
+        raise Refused(
+            f"{host} can be reached by others: set CUTAWAY_API_KEY or --api-key so that only who knows the "
+            "key can ask, or say --unsafe-no-key"
+        )
+
+
+def _libraries() -> Any:
+    try:
+        import fastapi
+        import llguidance
+        import prometheus_client
+        import sse_starlette
+        import uvicorn
+    except ImportError as error:
+        raise Refused(
+            f"Serving needs {error.name}, which is not installed: pip install 'cutaway[serve]'"
+        ) from None
+    del fastapi, llguidance, prometheus_client, sse_starlette
+    return uvicorn
+
+
+def _positive(options: dict[str, float]) -> None:
+    for name, value in options.items():
+        if value <= 0:
+            raise Refused(f"{name} is {value}: it must be above 0")
+
+
+def _loaded(model: str, engine: Any, template: Path | None) -> Any:
+    lm: Any = cutaway.load(model_path(model), engine=engine)
+    if template is not None:
+        from dataclasses import replace
+
+        try:
+            text = template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refused(f"The chat template {template} cannot be read: {error}") from None
+        lm.checkpoint = replace(lm.checkpoint, chat_template=text)
+    if not lm.is_encoder:
+        note_fallback(lm)
+    return lm
+
+
+def _service(lm: Any, name: str, limits: Any, log_prompts: bool) -> Any:
+    from cutaway.serve.engine import Scheduler
+    from cutaway.serve.metrics import Metrics
+    from cutaway.serve.service import Service
+
+    scheduler = None
+    if not lm.is_encoder:
+        scheduler = Scheduler(lm, max_sequences=limits.max_sequences, max_queue=limits.max_queue)
+    return Service(lm, name, scheduler, limits, Metrics(scheduler), log_prompts)
+
+
+def _own_name(model: str) -> str:
+    """The name of a model's table or repository as it is; of a file or folder its last part."""
+    path = Path(model)
+    return path.stem if path.suffix == ".gguf" else path.name if path.exists() else model
+
+
+def _bound(config: Any) -> Any:
+    """The socket, listening before anything is said: a port that is taken is a sentence, and who asks at once
+    waits."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((config.host, config.port))
+        made.listen(config.backlog)
+    except (OSError, OverflowError) as error:
+        made.close()
+        raise Failed(f"Cannot listen on {config.host}, port {config.port}: {error}") from None
+    return made
+
+
+def _address(host: str, port: int) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"

@@ -1,0 +1,229 @@
+"""Answers that must follow a grammar: before each choice, the tokens that it forbids are taken out.
+
+    grammar = json_schema({"type": "object", "properties": {"name": {"type": "string"}}})
+    constraint = grammar.begin(tokenizer)
+    constraint.mask(logits); constraint.accept(id); constraint.done
+
+llguidance walks the vocabulary's trie with an Earley parser over derivatives of regexes (github.com/
+guidance-ai/llguidance), some 50 microseconds a token. It is given the bytes of each token, as the tokenizer
+knows them, so that a token with half a character in it is allowed exactly where that half fits. A grammar
+comes from a stranger: its length and depth are limited before it is compiled, and llguidance limits what
+compiling it and each step may cost.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from cutaway.errors import Failed, Refused
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+MOST_CHARACTERS = 64 * 1024  # of a grammar or a schema
+MOST_DEPTH = 32  # lists and objects inside each other in a schema
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What is needed of a tokenizer: every token's bytes, and which are control tokens."""
+
+    bos: int | None
+    eos_ids: tuple[int, ...]
+    special: dict[str, int]
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str, /) -> list[int]: ...
+
+    def token_bytes(self, id: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A grammar as llguidance reads it. Made by `json_object`, `json_schema`, `regex` and `lark`."""
+
+    compiled: str
+
+    def begin(self, tokenizer: Vocabulary, ends: Sequence[int] = ()) -> Constraint:
+        """A text that is to follow the grammar, from its first token; `ends` also end it, where it may end.
+
+        Refused for a grammar that is wrong, or that takes too much to follow.
+        """
+        from llguidance import LLMatcher
+
+        every = sorted({*tokenizer.eos_ids, *ends})
+        matcher = LLMatcher(_trie(tokenizer, every), self.compiled, log_level=0, limits=_limits())
+        if matcher.is_error():
+            raise Refused(f"the grammar cannot be followed: {_sentence(matcher.get_error())}")
+        return Constraint(matcher)
+
+
+class Constraint:
+    """One answer under a grammar. `done` tells that nothing can follow what was accepted."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self.done = matcher.is_stopped()
+
+    def fresh(self) -> Constraint:
+        """The same grammar for another text, from its beginning, without compiling it again."""
+        matcher = self._matcher.deep_copy()
+        matcher.reset()
+        return Constraint(matcher)
+
+    def mask(self, logits: np.ndarray) -> None:
+        """Set the logits [v] of what may not come next to -inf, in place. Failed where following the grammar
+        takes too much.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        words = min(len(logits), 8 * len(bits))
+        allowed = np.unpackbits(bits, count=words, bitorder="little").astype(bool)
+        logits[:words][~allowed] = -np.inf
+        logits[words:] = -np.inf
+
+    def accept(self, id: int) -> None:
+        """Tell which token was chosen, one that `mask` left and no end token."""
+        self._matcher.consume_token(id)
+        self._check()
+        self.done = self._matcher.is_stopped()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise Failed(f"the grammar could not be followed on: {_sentence(self._matcher.get_error())}")
+
+
+def json_object() -> Grammar:
+    """Any JSON object."""
+    return json_schema({"type": "object"})
+
+
+def json_schema(schema: Any) -> Grammar:
+    """JSON as a schema has it, on one line. Refused for a schema that is too large or deep, or that says
+    what cannot be held to.
+    """
+    from llguidance import LLMatcher
+
+    if not isinstance(schema, dict):
+        raise Refused(f"a JSON schema is an object, not {json.dumps(schema):.60}")
+    measure(schema)
+    options: Any = COMPACT
+    return _valid(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options), "schema")
+
+
+def regex(pattern: str) -> Grammar:
+    """A text that matches a regular expression from end to end; no look-around, no references back."""
+    from llguidance import LLMatcher
+
+    _short(pattern, "regex")
+    return _valid(LLMatcher.grammar_from_regex(pattern), "regex")
+
+
+def lark(rules: str) -> Grammar:
+    """A context-free grammar in Lark's notation, as llguidance reads it; its first rule is `start`."""
+    from llguidance import LLMatcher
+
+    _short(rules, "grammar")
+    return _valid(LLMatcher.grammar_from_lark(rules), "grammar")
+
+
+def measure(schema: Any) -> None:
+    """Refuses a schema that is too deep or too long, without recursion."""
+    level, depth = [schema], 0
+    while level:
+        if depth > MOST_DEPTH:
+            raise Refused(f"the schema is more than {MOST_DEPTH} levels deep: make it flatter")
+        inside = [value for one in level for value in _inside(one)]
+        level, depth = inside, depth + 1
+    _short(json.dumps(schema), "schema")
+
+
+def _inside(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
+
+
+def _short(text: str, what: str) -> None:
+    if len(text) > MOST_CHARACTERS:
+        raise Refused(f"the {what} has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are taken")
+
+
+def _valid(compiled: str, what: str) -> Grammar:
+    from llguidance import LLMatcher
+
+    wrong, messages = LLMatcher.validate_grammar_with_warnings(compiled, limits=_limits())
+    if wrong:
+        raise Refused(f"the {what} cannot be followed: {_sentence(messages[0])}")
+    return Grammar(compiled)
+
+
+def _limits() -> LLParserLimits:
+    """A tenth or less of what llguidance allows by itself: a step costs at most some ten milliseconds."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        initial_lexer_fuel=1_000_000,
+        step_lexer_fuel=200_000,
+        step_max_items=20_000,
+        max_lexer_states=20_000,
+        max_grammar_size=100_000,
+        verbose_errors=False,
+    )
+
+
+_tries: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], LLTokenizer]] = weakref.WeakKeyDictionary()
+
+
+def _trie(tokenizer: Vocabulary, ends: Sequence[int]) -> LLTokenizer:
+    """The vocabulary as llguidance walks it, made once."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    if not ends:
+        raise Refused("the model has no end token, so an answer under a grammar could not end")
+    made = _tries.setdefault(tokenizer, {})
+    if (key := tuple(ends)) not in made:
+        wrapped = TokenizerWrapper(_Bytes(tokenizer, ends[0]))
+        made[key] = LLTokenizer(wrapped, n_vocab=len(tokenizer), eos_token=list(ends))
+    return made[key]
+
+
+class _Bytes:
+    """The vocabulary under the names that llguidance asks by."""
+
+    def __init__(self, tokenizer: Vocabulary, end: int) -> None:
+        self.eos_token_id, self.bos_token_id = end, tokenizer.bos
+        self.special_token_ids = list(tokenizer.special.values())
+        self.tokens: list[bytes] = []
+        for id in range(len(tokenizer)):
+            try:
+                self.tokens.append(tokenizer.token_bytes(id))
+            except Refused:  # a row of the table that no token has
+                self.tokens.append(b"")
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """The tokens of a stretch in the middle of a text: what a vocabulary puts before a text's first word
+        is cut off, with the newline it was put before."""
+        wanted = text.encode() if isinstance(text, str) else text
+        ids = self._encode("\n" + wanted.decode("utf-8", "replace"))
+        for i in range(1, len(ids)):
+            if b"".join(self.tokens[id] for id in ids[i:]) == wanted:
+                return ids[i:]
+        return self._encode(wanted.decode("utf-8", "replace"))
+
+
+def _sentence(message: str) -> str:
+    """What llguidance says, on one line: its first, and where that only introduces an error, the error."""
+    first, *others = message.splitlines() or [""]
+    errors = [line.removeprefix("error: ") for line in others if line.startswith("error: ")]
+    said = " ".join([first, *errors[:1]] if first.endswith(":") else [first])
+    return " ".join(said.split()).removesuffix(".")[:300]

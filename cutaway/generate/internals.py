@@ -1,0 +1,78 @@
+"""What can be seen inside a model while it answers: where heads looked, and what a layer would say.
+
+Of a watched layer, at the position from which a token was chosen: each head's attention as its entropy and
+the positions that it weighs most, and the logit lens (nostalgebraist 2020), the model's answer if it stopped
+after this layer, as its best guesses and its entropy. Entropies are in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cutaway.errors import Refused
+from cutaway.generate.sample import largest
+
+POSITIONS = 4  # positions listed of each head
+
+
+@dataclass(frozen=True)
+class Internals:
+    """Which layers to watch, from 0, and what of them: ``attention``, and ``lens`` best guesses (0: none)."""
+
+    layers: tuple[int, ...]
+    attention: bool = True
+    lens: int = 5
+
+    def check(self, layers: int, vocab: int) -> None:
+        """Refuse what a model of so many layers and tokens does not have."""
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for layer in self.layers:
+            if not 0 <= layer < layers:
+                raise Refused(f"internals name the layer {layer}: the model's go from 0 to {layers - 1}")
+        if not 0 <= self.lens <= vocab:
+            raise Refused(f"internals ask for {self.lens} guesses of the lens: the model has {vocab} tokens")
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise Refused("internals must name at least one layer, each of them once")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where one head looked: the entropy of its pattern, and (position, weight) of those it weighs most."""
+
+    entropy: float
+    positions: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """One layer at one token. ``lens`` are (id, probability), the most probable first; ``entropy`` the
+    lens's, None where it was not asked for.
+    """
+
+    layer: int
+    heads: tuple[Head, ...]
+    lens: tuple[tuple[int, float], ...]
+    entropy: float | None
+
+
+def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens: int) -> Inside:
+    """Attention weights float32 [h s] and the lens's logits float32 [v], in short."""
+    heads = () if pattern is None else tuple(_head(row) for row in pattern)
+    if logits is None:
+        return Inside(layer, heads, (), None)
+    shifted = np.maximum(logits - logits.max(), np.float32(-1e4))  # e^-1e4 is 0, and 0 times it too
+    weights = np.exp(shifted)
+    total = float(weights.sum(dtype=np.float64))
+    best = largest(logits, lens)[:lens]
+    entropy = math.log(total) - float(weights @ shifted) / total
+    return Inside(layer, heads, tuple((int(id), float(weights[id]) / total) for id in best), entropy)
+
+
+def _head(weights: np.ndarray) -> Head:
+    """Of one row of the pattern, which sums to 1."""
+    order = largest(weights, POSITIONS)[:POSITIONS]
+    some = weights[weights > 0]
+    return Head(-float(some @ np.log(some)), tuple((int(at), float(weights[at])) for at in order))

@@ -1,0 +1,141 @@
+"""Several tokens from one reading: something cheap guesses how the text goes on, and the model checks all
+guesses in one call.
+
+A reading of five tokens costs little more than one of one, since the weights are read from memory once. Two
+guessers:
+
+- `Lookup` (prompt lookup, after 2304.04487): the text's last few tokens occurred before, so what followed
+  them then may follow now. It costs nothing and pays where texts repeat themselves: code, quotations, lists.
+- `Draft`: a smaller model of the same vocabulary writes ahead (2211.17192, 2302.01318).
+
+The text is distributed as if the model had written alone. A guess that is certain of itself (`Lookup`, or any
+at temperature 0) is checked by choosing as always and comparing: the same seed gives the same text as without
+guesses. A token drawn from the draft's distribution q is accepted with probability min(1, p / q), p being the
+model's, and where it is not, another is drawn from what p has over q:
+
+    sum over draws from q:  q min(1, p / q) + P(none accepted) (p - q)+ / sum (p - q)+  =  p
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from cutaway.generate.engine import Engine
+from cutaway.generate.sample import Chooser, History, Settings, draw, of_tokens
+from cutaway.generate.session import Session
+
+FIRST, MOST = 4, 16  # guesses of a first reading, and of any
+LONGEST, SHORTEST = 4, 2  # tokens at the end that must have occurred before
+
+
+class Guess(NamedTuple):
+    """Tokens that may come next; ``shares``: for each, the distribution float64 [v] that it was drawn from,
+    or None where there was no chance in it.
+    """
+
+    ids: Sequence[int]
+    shares: Sequence[np.ndarray] | None = None
+
+
+@runtime_checkable
+class Guesser(Protocol):
+    """Something that guesses how a text goes on."""
+
+    def guess(self, history: History, count: int) -> Guess:
+        """At most this many tokens; none where there is nothing to go by."""
+        ...
+
+
+class Lookup:
+    """What followed the text's last tokens where they occurred before: the longest match, the latest of
+    them.
+    """
+
+    def guess(self, history: History, count: int) -> Guess:
+        ids = history.ids
+        for length in range(min(LONGEST, len(ids) - 1), SHORTEST - 1, -1):
+            found = np.lib.stride_tricks.sliding_window_view(ids[:-1], length) == ids[-length:]
+            starts = np.flatnonzero(found.all(axis=1))
+            if len(starts):
+                after = ids[int(starts[-1]) + length :]
+                return Guess(np.resize(after, count).tolist())  # what ends the text is taken to begin again
+        return Guess([])
+
+
+class Draft:
+    """A smaller model that writes ahead, choosing as the text's own settings say."""
+
+    def __init__(self, engine: Engine, words: int, settings: Settings) -> None:
+        self.session = Session(engine)
+        self.words = words
+        entropy = np.random.SeedSequence(settings.seed).spawn(1)[0]  # its own chances, not the model's
+        self.chooser = Chooser(settings, np.random.Generator(np.random.PCG64(entropy)))
+
+    def guess(self, history: History, count: int) -> Guess:
+        ahead, ids, shares = history.copy(), [], []
+        count = min(count, self.session.engine.max_context - len(ahead.ids))
+        if count < 1:
+            return Guess([])
+        logits, _ = self.session.read(ahead.ids.tolist())
+        while True:
+            shaped = self.chooser.shaped(of_tokens(logits, self.words), ahead)
+            ids.append(self.chooser.pick(shaped))
+            shares.append(probabilities(shaped))
+            if len(ids) == count:
+                return Guess(ids, None if self.chooser.greedy else shares)
+            ahead.append(ids[-1])
+            logits = self.session.step(ids[-1])
+
+
+class Speculation:
+    """A guesser, how many guesses it may make, and how they fared: many after guesses that all held, fewer
+    after others.
+    """
+
+    def __init__(self, guesser: Guesser) -> None:
+        self.guesser = guesser
+        self.count = FIRST
+        self.drafted = self.accepted = 0
+
+    def guess(self, history: History, room: int) -> Guess:
+        """Tokens that may come next, no more than there is room for."""
+        count = min(self.count, room)
+        return self.guesser.guess(history, count) if count > 0 else Guess([])
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        """Take note of how many guesses of a reading held."""
+        self.drafted += drafted
+        self.accepted += accepted
+        self.count = min(2 * self.count, MOST) if accepted == drafted else min(accepted + 1, MOST)
+
+
+def verified(
+    chooser: Chooser, logits: np.ndarray, history: History, id: int, share: np.ndarray | None
+) -> int:
+    """The next id by the model's logits [v], where ``id`` was guessed: it, or another."""
+    if share is None:
+        return chooser(logits, history)
+    shaped = chooser.shaped(logits, history)
+    model = probabilities(shaped)
+    if chooser.generator.random() * share[id] < model[id]:
+        return id
+    with np.errstate(divide="ignore"):
+        return draw(np.log(residual(model, share)), chooser.generator)
+
+
+def residual(model: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """What the model's distribution has over the guesser's, float64 [v] summing to 1."""
+    left = np.maximum(model - share, 0)
+    total = left.sum()
+    return (
+        left / total if total > 0 else model
+    )  # equal but for rounding: then a guess is all but never refused
+
+
+def probabilities(shaped: np.ndarray) -> np.ndarray:
+    """softmax, float64 [v]."""
+    weights = np.exp(np.subtract(shaped, shaped.max(), dtype=np.float64))
+    return weights / weights.sum()

@@ -1,0 +1,61 @@
+"""How much each column of each matrix counts: the mean square of what a text sends through it.
+
+For y = W x, rounding W to W + E adds E x to y, whose mean square over many x is, as far as different x_j are
+independent, sum over columns j of E_j^2 mean(x_j^2). So that is how errors are weighed when scales are chosen
+(weights/fit.py); the idea is llama.cpp's importance matrix. The text is read in windows by the definition,
+and every product with one of its weights is listened to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from cutaway.errors import Refused
+from cutaway.model.decoder import Decoder
+
+WINDOW = 512  # tokens read together; the next window begins anew
+
+
+def importance(
+    model: Decoder, ids: Sequence[int], progress: Callable[[int, int], None] | None = None
+) -> dict[str, np.ndarray]:
+    """By the name of each weight that multiplies: float32 [columns], the mean square of its inputs.
+
+    ``progress(done, tokens)`` is told. Raises Refused for a text without a token."""
+    if not ids:
+        raise Refused("The calibration text has no token: give a longer one")
+    heard = _Heard(model)
+    size = min(WINDOW, model.config.context)
+    device = next(iter(model.parameters())).device
+    with torch.inference_mode(), heard:
+        for start in range(0, len(ids), size):
+            window = torch.tensor([list(ids[start : start + size])], device=device)
+            model(window, torch.arange(window.shape[1], device=device)[None])
+            if progress is not None:
+                progress(min(start + size, len(ids)), len(ids))
+    return {name: (heard.squares[name] / heard.rows[name]).float().cpu().numpy() for name in heard.squares}
+
+
+class _Heard(TorchFunctionMode):
+    """Sums the squares of what is multiplied by each of a model's weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {id(weight): name for name, weight in model.named_parameters()}
+        self.squares: dict[str, Tensor] = {}
+        self.rows: dict[str, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = self.names.get(id(args[1])) if func is functional.linear and len(args) > 1 else None
+        if name is not None:
+            rows = args[0].detach().reshape(-1, args[0].shape[-1]).double()
+            self.squares[name] = self.squares.get(name, 0) + (rows * rows).sum(dim=0)
+            self.rows[name] = self.rows.get(name, 0) + len(rows)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,85 @@
+"""A look inside a reading that does not touch it: the stream behind a layer, and how its heads attended.
+
+The stream is what a block hands to the next. The attention of a token is computed a second time, for its
+layer alone, by the path that has its weights in memory: the first time stays what it is without onlookers,
+to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from cutaway.attention.parts.mixer import Memory
+from cutaway.attention.parts.state import Ring
+from cutaway.model.decoder import Decoder, State
+from cutaway.trace import tracing
+
+Spot = tuple[int, int]  # a place among the ids that are read, and a layer
+
+
+class Found:
+    """What was seen while one chunk of one text was read."""
+
+    def __init__(self, model: Decoder) -> None:
+        self._model = model
+        self.streams: dict[int, Tensor] = {}
+        self.inputs: dict[int, tuple[Any, ...]] = {}
+        self.memories: dict[int, Memory] = {}
+
+    def lens(self, at: int, layer: int) -> np.ndarray:
+        """float32 [v]: what the head makes of the stream behind a layer."""
+        return self._model.logits(self.streams[layer][:, at : at + 1])[0, 0].float().cpu().numpy()
+
+    def pattern(self, at: int, layer: int) -> np.ndarray:
+        """float32 [h s]: the weights of a token over its text, those that a window hides 0."""
+        attention: Any = self._model.blocks[layer].attention
+        before = self.memories[layer].snapshot()
+        length = before.length + at + 1
+        keys = None
+        if isinstance(before, Ring) and before.places.numel():
+            keys = before.places[0].tolist()
+        *rest, _ = self.inputs[layer]
+        with tracing(attention, "pattern") as seen:
+            attention(*rest, before)
+        pattern = seen["pattern"][0, :, at].float().cpu().numpy()
+        if keys is None:
+            return pattern[:, :length].copy()
+        whole = np.zeros((len(pattern), length), np.float32)
+        whole[:, keys] = pattern[:, : len(keys)]
+        whole[:, length - at - 1 :] = pattern[:, len(keys) : len(keys) + at + 1]
+        return whole
+
+
+@contextmanager
+def watching(model: Decoder, lens: Iterable[Spot], looks: Iterable[Spot], state: State) -> Iterator[Found]:
+    """Keeps what these spots need while the model reads a chunk into the state."""
+    found = Found(model)
+    blocks: Any = model.blocks
+    with ExitStack() as hooks:
+        for layer in {layer for _, layer in lens if layer + 1 < len(blocks)}:
+            hook = blocks[layer].register_forward_hook(_keeper(found.streams, layer))
+            hooks.callback(hook.remove)
+        for layer in {layer for _, layer in looks}:
+            found.memories[layer] = state.blocks[layer].snapshot()
+            hook = blocks[layer].attention.register_forward_pre_hook(_listener(found.inputs, layer))
+            hooks.callback(hook.remove)
+        yield found
+
+
+def _keeper(kept: dict[int, Tensor], layer: int) -> Any:
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        kept[layer] = output
+
+    return keep
+
+
+def _listener(kept: dict[int, tuple[Any, ...]], layer: int) -> Any:
+    def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        kept[layer] = inputs
+
+    return keep

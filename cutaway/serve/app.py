@@ -1,0 +1,201 @@
+"""The HTTP API of one model: paths, and what each hands to whom. The rest of this folder tells the stories.
+
+The OpenAPI document at /openapi.json is made of the same schemas that requests are checked by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
+
+import cutaway
+from cutaway.errors import Failed, Refused
+from cutaway.serve import chat, completions, embeddings, responses, schema, tokens, trace
+from cutaway.serve.asking import in_a_thread
+from cutaway.serve.guard import Gate, Guard
+from cutaway.serve.service import Service
+from cutaway.serve.wrong import Wrong, answer, unfit, wrong
+
+log = logging.getLogger("cutaway.serve")
+ERROR = {"description": "Not honoured; the body says why", "content": {"application/json": {"schema": {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {
+        "type": "object",
+        "required": ["message", "type", "param", "code"],
+        "properties": {
+            "message": {"type": "string"},
+            "type": {"type": "string"},
+            "param": {"type": ["string", "null"]},
+            "code": {"type": ["string", "null"]},
+        },
+    }},
+}}}}  # fmt: skip
+REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys(
+    (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503, 504), ERROR
+)
+
+
+def build(service: Service, gate: Gate) -> Any:
+    """The ASGI application. When it is shut down, answers under way are finished first."""
+    app = FastAPI(
+        title="Cutaway",
+        version=cutaway.__version__,
+        summary="A large language model with its side open: OpenAI's API, and what is inside.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan(service),
+        responses=REFUSALS,
+        separate_input_output_schemas=False,
+    )
+    _paths(app, service)
+    _refusals(app)
+    guarded: Any = Guard(_counted(app, service), gate)
+    if gate.origins:
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=gate.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    return guarded
+
+
+def _paths(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the server takes requests."""
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """What Prometheus reads."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The model that is served."""
+        return {"object": "list", "data": [_model(service)]}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        """The model, by its name."""
+        service.check_model(model)
+        return _model(service)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: schema.Chat, request: Request) -> Response:
+        """A conversation's next answer."""
+        return await chat.chat(service, body, request)
+
+    @app.post("/v1/completions", response_model=None)
+    async def text_completions(body: schema.Completion, request: Request) -> Response:
+        """Texts, continued."""
+        return await completions.completion(service, body, request)
+
+    @app.post("/v1/responses", response_model=None)
+    async def text_responses(body: schema.Responses, request: Request) -> Response:
+        """OpenAI's Responses, text alone."""
+        return await responses.respond(service, body, request)
+
+    @app.post("/v1/embeddings", response_model=None)
+    async def embedding(body: schema.Embeddings) -> Response:
+        """Texts as vectors."""
+        return JSONResponse(await service.look(embeddings.embed, service, body))
+
+    @app.post("/v1/trace", response_model=None)
+    async def tracing(body: schema.Trace) -> Response:
+        """What happens inside while a text is read, with edits or without."""
+        return await service.look(trace.answered, service, body)
+
+    @app.post("/v1/chat/count", response_model=None)
+    async def chat_count(body: schema.ChatCount) -> Response:
+        """How many tokens a conversation has."""
+        return JSONResponse(await in_a_thread(tokens.count, service, body))
+
+    @app.post("/tokenize", response_model=None)
+    async def tokenize(body: schema.Tokenize) -> Response:
+        """A text as ids."""
+        return JSONResponse(await in_a_thread(tokens.tokenize, service, body))
+
+    @app.post("/detokenize", response_model=None)
+    async def detokenize(body: schema.Detokenize) -> Response:
+        """Ids as text."""
+        return JSONResponse(await in_a_thread(tokens.detokenize, service, body))
+
+
+def _model(service: Service) -> dict[str, Any]:
+    context = service.lm.config.context if service.scheduler is None else service.context
+    about = {"id": service.name, "object": "model", "created": service.created, "owned_by": "cutaway"}
+    return about | {"max_model_len": context}
+
+
+def _refusals(app: FastAPI) -> None:
+    """Everything that is not honoured is told in one form."""
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_request: Request, problem: RequestValidationError) -> Response:
+        return answer(unfit(problem.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def _(request: Request, problem: HTTPException) -> Response:
+        if problem.status_code == 404:
+            told = Wrong(404, f"There is no {request.url.path[:100]!r} here", code="not_found")
+        elif problem.status_code == 405:
+            told = Wrong(405, f"{request.url.path} does not take {request.method}", code="method_not_allowed")
+        else:
+            told = Wrong(problem.status_code, str(problem.detail))
+        response = answer(told)
+        response.headers.update(problem.headers or {})
+        return response
+
+    async def told(_request: Request, problem: Exception) -> Response:
+        return answer(wrong(problem))
+
+    for kind in (Wrong, Refused, Failed, Exception):  # the last is also written to the log
+        app.add_exception_handler(kind, told)
+
+
+def _counted(app: Any, service: Service) -> Any:
+    """The application with each request counted and, where it asked, its time."""
+    known = {getattr(route, "path", "") for route in app.routes}
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), "500"
+
+        async def watched(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await app(scope, receive, watched)
+        finally:
+            path = scope["path"] if scope["path"] in known else "other"
+            service.metrics.requests.labels(path, status).inc()
+            service.metrics.seconds.labels(path).observe(time.perf_counter() - began)
+
+    return counted
+
+
+def _lifespan(service: Service) -> Any:
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if service.scheduler is not None:
+            await in_a_thread(service.scheduler.drain, service.limits.drain_seconds)
+
+    return lifespan

@@ -1,0 +1,276 @@
+"""/v1/chat/completions: a conversation in, the assistant's answer out, whole or as it is written."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from cutaway.generate import constrain
+from cutaway.generate.decode import Generation, Piece
+from cutaway.serve import tools as calling
+from cutaway.serve import words
+from cutaway.serve.asking import Asked, client_of, events, in_a_thread, while_there
+from cutaway.serve.engine import Job
+from cutaway.serve.schema import Chat, Message, NamedTool, Tool
+from cutaway.serve.service import Service, grammar
+from cutaway.serve.wrong import Wrong
+
+
+async def chat(service: Service, body: Chat, request: HttpRequest) -> Response:
+    """Answers a chat request."""
+    jobs, format = await in_a_thread(_jobs, service, body, client_of(request))
+    asked = Asked(service, jobs)
+    talk = Talk(service, body, format, asked)
+    if body.stream:
+        return events(asked, talk.chunks(), service.limits.request_seconds)
+    try:
+        return await while_there(request, talk.whole())
+    finally:
+        asked.close()
+
+
+def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates read them: text joined, arguments as objects, developers as the system."""
+    return [_message(message, i) for i, message in enumerate(given)]
+
+
+def chat_ids(service: Service, given: Sequence[Message], tools: Sequence[Tool] | None) -> list[int]:
+    """The ids of a conversation. Refused for a model without a template, and for words that steer it."""
+    plain = None if tools is None else [tool.model_dump(exclude_none=True) for tool in tools]
+    return service.lm.chat_ids(messages(given), tools=plain)
+
+
+def _message(message: Message, i: int) -> dict[str, Any]:
+    content = message.content
+    if isinstance(content, list):
+        content = "\n".join(part.text for part in content)
+    if content is None:
+        if not message.tool_calls:
+            raise Wrong(400, f"messages[{i}] says nothing: give it content", param=f"messages[{i}].content")
+        content = ""
+    plain: dict[str, Any] = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": content,
+    }
+    plain |= {
+        name: value
+        for name in ("name", "reasoning_content", "tool_call_id")
+        if (value := getattr(message, name)) is not None
+    }
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            _called(call, f"messages[{i}].tool_calls[{j}]") for j, call in enumerate(message.tool_calls)
+        ]
+    return plain
+
+
+def _called(call: Any, place: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.function.arguments or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise Wrong(400, f"{place}.function.arguments is no JSON object", param=f"{place}.function.arguments")
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id or "call00000", "type": "function", "function": function}
+
+
+def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], calling.Dialect | None]:
+    """What is asked of the engine for each choice, and how the answer writes calls, if it may make any."""
+    service.check_model(body.model)
+    _agree(body)
+    count = body.n or 1
+    service.limits.of_choices(count, "n")
+    tools = None if body.tool_choice == "none" else body.tools
+    ids = tuple(chat_ids(service, body.messages, tools))
+    given = ("max_completion_tokens", body.max_completion_tokens)
+    param, most = ("max_tokens", body.max_tokens) if given[1] is None else given
+    if most == 0:
+        raise Wrong(400, f"{param} is 0: an answer has at least one token", param=param)
+    most = service.limits.tokens(most, len(ids), service.context, param)
+    format, rules = (None, grammar(body.response_format)) if tools is None else _calls(service, body, tools)
+    constraint = service.constraint(rules)
+    watch = service.internals(body.internals)
+    alternatives = (body.top_logprobs or 0) if body.logprobs else 0
+    jobs = [
+        Job(
+            ids=ids,
+            settings=service.settings(body, most, alternatives, choice),
+            constraint=constraint.fresh() if constraint is not None and choice else constraint,
+            internals=watch,
+            client=client,
+        )
+        for choice in range(count)
+    ]
+    return jobs, format
+
+
+def _agree(body: Chat) -> None:
+    """Refuses fields that contradict each other."""
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise Wrong(
+            400,
+            "max_tokens and max_completion_tokens are two names of one thing: give one",
+            param="max_tokens",
+        )
+    if body.top_logprobs is not None and not body.logprobs:
+        raise Wrong(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    if body.stream_options is not None and not body.stream:
+        raise Wrong(400, "stream_options needs stream to be true", param="stream_options")
+    if body.tools is None:
+        for name in ("tool_choice", "parallel_tool_calls"):
+            if getattr(body, name) not in (None, "none", "auto"):
+                raise Wrong(400, f"{name} needs tools", param=name)
+    elif (
+        body.response_format is not None
+        and body.response_format.type != "text"
+        and body.tool_choice != "none"
+    ):
+        raise Wrong(
+            400,
+            "response_format and tools cannot both say what the answer is: use tool_choice 'none'",
+            param="response_format",
+        )
+
+
+def _calls(
+    service: Service, body: Chat, tools: Sequence[Tool]
+) -> tuple[calling.Dialect, constrain.Grammar | None]:
+    """How the template writes calls, and what an answer is held to where a call is demanded."""
+    lm, choice = service.lm, body.tool_choice
+    format = calling.dialect(lm.checkpoint.chat_template or "", lm.tokenizer)
+    schemas = {tool.function.name: tool.function.parameters for tool in tools}
+    if len(schemas) < len(tools):
+        raise Wrong(400, "two of the tools have the same name", param="tools")
+    several = body.parallel_tool_calls is not False
+    if isinstance(choice, NamedTool):
+        name = choice.function.name
+        if name not in schemas:
+            raise Wrong(
+                400, f"tool_choice names {name[:64]!r}, which is not among the tools", param="tool_choice"
+            )
+        return format, calling.demanded(format, {name: schemas[name]}, lm.tokenizer, several=False)
+    if choice == "required":
+        return format, calling.demanded(format, schemas, lm.tokenizer, several)
+    if any(tool.function.strict for tool in tools) or not several:
+        free = calling.optional(format, schemas, lm.tokenizer, several)
+        return format, free
+    return format, None
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One chat request under way."""
+
+    service: Service
+    body: Chat
+    format: calling.Dialect | None
+    asked: Asked
+
+    async def whole(self) -> Response:
+        """The answers when all are finished."""
+        pieces: list[list[Piece]] = [[] for _ in self.asked.tickets]
+        async for i, piece in self.asked:
+            pieces[i].append(piece)
+        done = [_done(own) for own in pieces]
+        choices = [self._choice(i, own, made) for i, (own, made) in enumerate(zip(pieces, done, strict=True))]
+        head = self._head("chat.completion")
+        self.service.note_answer(self.body, [choice["message"] for choice in choices])
+        return JSONResponse(head | {"choices": choices, "usage": words.usage(done, done[:1])})
+
+    async def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        """Chunks of the answers as they are written."""
+        head = self._head("chat.completion.chunk")
+        counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
+        tail = {"usage": None} if counting else {}
+        speakers = [_Speaker(self, i) for i in range(len(self.asked.tickets))]
+        done: dict[int, Generation] = {}
+        for speaker in speakers:
+            yield head | {"choices": [speaker.choice({"role": "assistant", "content": ""})]} | tail
+        async for i, piece in self.asked:
+            for choice in speakers[i].said(piece):
+                yield head | {"choices": [choice]} | tail
+            if piece.generation is not None:
+                done[i] = piece.generation
+        if counting:
+            made = [done[i] for i in sorted(done)]
+            yield head | {"choices": [], "usage": words.usage(made, made[:1])}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": words.named("chatcmpl"),
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.service.name,
+            "system_fingerprint": self.service.fingerprint,
+        }
+
+    def _choice(self, i: int, pieces: Sequence[Piece], done: Generation) -> dict[str, Any]:
+        said, calls = (done.text, []) if self.format is None else calling.parse(self.format, done.text)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": said or (None if calls else ""),
+            "refusal": None,
+        }
+        if calls:
+            message["tool_calls"] = [_call(j, call) | {} for j, call in enumerate(calls)]
+            for call in message["tool_calls"]:
+                del call["index"]
+        choice: dict[str, Any] = {
+            "index": i,
+            "message": message,
+            "finish_reason": "tool_calls" if calls else words.ending(done),
+            "logprobs": None,
+        }
+        chosen = [piece for piece in pieces if piece.id is not None]
+        if self.body.logprobs:
+            choice["logprobs"] = {"content": [words.chosen(self.service.lm.tokenizer, one) for one in chosen]}
+        if self.body.internals is not None:
+            choice["internals"] = [words.looked(self.service.lm.tokenizer, one) for one in chosen]
+        return choice
+
+
+class _Speaker:
+    """One choice of a streamed chat: what of each piece is said when."""
+
+    def __init__(self, talk: Talk, i: int) -> None:
+        self.talk, self.i = talk, i
+        self.listening = None if talk.format is None else calling.Listening(talk.format)
+
+    def choice(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        return {"index": self.i, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+    def said(self, piece: Piece) -> list[dict[str, Any]]:
+        """The chunks' choices that a piece brings; the last piece brings calls and the end."""
+        text = piece.text if self.listening is None else self.listening.push(piece.text)
+        told = self.choice({"content": text} if text else {})
+        tokenizer, body = self.talk.service.lm.tokenizer, self.talk.body
+        if body.logprobs and piece.id is not None:
+            told["logprobs"] = {"content": [words.chosen(tokenizer, piece)]}
+        if body.internals is not None and piece.id is not None:
+            told["internals"] = [words.looked(tokenizer, piece)]
+        chunks = [told] if text or told["logprobs"] or "internals" in told else []
+        return chunks if piece.generation is None else [*chunks, *self._end(piece.generation)]
+
+    def _end(self, done: Generation) -> list[dict[str, Any]]:
+        rest, calls = ("", []) if self.listening is None else self.listening.finish()
+        chunks = [self.choice({"content": rest})] if rest else []
+        chunks += [self.choice({"tool_calls": [_call(j, call)]}) for j, call in enumerate(calls)]
+        return [*chunks, self.choice({}, "tool_calls" if calls else words.ending(done))]
+
+
+def _call(index: int, call: calling.Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": index, "id": words.named("call"), "type": "function", "function": function}
+
+
+def _done(pieces: Sequence[Piece]) -> Generation:
+    done = pieces[-1].generation
+    assert done is not None, "the last piece brings the generation"
+    return done

@@ -1,0 +1,48 @@
+"""/v1/embeddings: texts as vectors. An encoder pools as its makers chose; a decoder must be told how."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cutaway.serve.completions import prompts
+from cutaway.serve.schema import Embeddings
+from cutaway.serve.service import Service
+from cutaway.serve.wrong import Wrong
+
+
+def embed(service: Service, body: Embeddings) -> dict[str, Any]:
+    """A vector of length 1 for each text. Refused for texts that the model cannot read whole."""
+    service.check_model(body.model)
+    given: Any = [body.input] if isinstance(body.input, str) else body.input
+    service.limits.of_texts(len(given) if given and not isinstance(given[0], int) else 1, "input")
+    rows, width = prompts(service, body.input), service.lm.config.width
+    if body.dimensions not in (None, width):
+        raise Wrong(
+            400,
+            f"This model's vectors have {width} numbers, and no other length: leave dimensions out",
+            param="dimensions",
+        )
+    vectors = service.lm.embed(rows, body.pooling)
+    told = _base64 if body.encoding_format == "base64" else _numbers
+    data = [
+        {"object": "embedding", "index": i, "embedding": told(vector)} for i, vector in enumerate(vectors)
+    ]
+    read = sum(map(len, rows))
+    return {
+        "object": "list",
+        "data": data,
+        "model": service.name,
+        "usage": {"prompt_tokens": read, "total_tokens": read},
+    }
+
+
+def _numbers(vector: np.ndarray) -> Sequence[float]:
+    return vector.tolist()
+
+
+def _base64(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

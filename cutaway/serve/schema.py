@@ -1,0 +1,295 @@
+"""What a request may say, field by field. A field that is not here is refused by its name, never ignored.
+
+The names are OpenAI's (platform.openai.com/docs/api-reference); what Cutaway adds says so. ``null`` is the
+same as leaving a field out. Values are checked for their types and ranges here, and for what the model has
+(ids, layers, room in the context) where they are used.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Id = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Text = StrictStr
+Object = dict[str, Any]
+
+
+class Request(BaseModel):
+    """A JSON object with these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class StreamOptions(Request):
+    include_usage: StrictBool | None = Field(
+        None, description="A last chunk tells how many tokens there were."
+    )
+
+
+class Internals(Request):
+    """Cutaway's: what is to be seen of the inside at each token (docs/serving.md)."""
+
+    layers: list[Id] = Field(min_length=1, max_length=1024)
+    attention: StrictBool = True
+    lens: Annotated[StrictInt, Field(ge=0, le=100)] = 5
+
+
+class Sampling(Request):
+    """How to choose tokens and when to stop: what chat and completions share."""
+
+    model: Text | None = Field(None, description="The name under which the model is served.")
+    max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Text | list[Text] | None = Field(None, description="At most 16 texts before which the answer ends.")
+    n: Annotated[StrictInt, Field(ge=1)] | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    user: Text | None = Field(None, description="Taken, and used for nothing.")
+    top_k: Annotated[StrictInt, Field(ge=0)] | None = Field(None, description="Cutaway's; 0 is off.")
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(None, description="Cutaway's; 0 is off.")
+    typical_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(None, description="Cutaway's; 1 is off.")
+    repetition_penalty: Annotated[Number, Field(gt=0, le=100)] | None = Field(
+        None, description="Cutaway's; 1 is off."
+    )
+    ignore_eos: StrictBool | None = Field(None, description="Cutaway's: go on past the end token.")
+    internals: Internals | None = None
+
+
+class Schema(Request):
+    name: Text
+    description: Text | None = None
+    schema_: Object | None = Field(None, alias="schema")
+    strict: StrictBool | None = None
+
+
+class TextFormat(Request):
+    type: Literal["text"]
+
+
+class JsonObject(Request):
+    type: Literal["json_object"]
+
+
+class JsonSchema(Request):
+    type: Literal["json_schema"]
+    json_schema: Schema
+
+
+class Regex(Request):
+    """Cutaway's: an answer that matches a regular expression from end to end."""
+
+    type: Literal["regex"]
+    regex: Text
+
+
+class LarkGrammar(Request):
+    """Cutaway's: an answer of a context-free grammar in Lark's notation."""
+
+    type: Literal["grammar"]
+    grammar: Text
+
+
+Format = Annotated[TextFormat | JsonObject | JsonSchema | Regex | LarkGrammar, Field(discriminator="type")]
+
+
+class Called(Request):
+    name: Text
+    arguments: Text
+
+
+class ToolCall(Request):
+    id: Text | None = None
+    type: Literal["function"] = "function"
+    function: Called
+
+
+class TextPart(Request):
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Request):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[TextPart] | None = None
+    name: Text | None = None
+    reasoning_content: Text | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: Text | None = None
+    refusal: None = None
+
+
+class Function(Request):
+    name: Annotated[Text, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: Text | None = None
+    parameters: Object | None = None
+    strict: StrictBool | None = None
+
+
+class Tool(Request):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Request):
+    name: Text
+
+
+class NamedTool(Request):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+Messages = Annotated[list[Message], Field(min_length=1)]
+Tools = Annotated[list[Tool], Field(min_length=1, max_length=128)]
+
+
+class Chat(Sampling):
+    messages: Messages
+    max_completion_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    response_format: Format | None = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: StrictBool | None = None
+
+
+class Completion(Sampling):
+    prompt: Text | list[Text] | list[Id] | list[list[Id]]
+    echo: StrictBool | None = None
+    logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    response_format: Format | None = Field(None, description="Cutaway's: as in chat.")
+
+
+class Embeddings(Request):
+    model: Text | None = None
+    input: Text | list[Text] | list[Id] | list[list[Id]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
+    user: Text | None = None
+    pooling: Literal["mean", "cls", "last"] | None = Field(
+        None, description="Cutaway's: how one vector is made of the tokens'. A decoder must be told."
+    )
+
+
+class InputText(Request):
+    type: Literal["input_text", "output_text", "text"]
+    text: Text
+    annotations: list[Any] | None = Field(None, max_length=0)
+    logprobs: list[Any] | None = Field(None, max_length=0)
+
+
+class InputMessage(Request):
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[InputText]
+    id: Text | None = None
+    status: Text | None = None
+
+
+class ResponseSchema(Request):
+    type: Literal["json_schema"]
+    name: Text
+    description: Text | None = None
+    schema_: Object = Field(alias="schema")
+    strict: StrictBool | None = None
+
+
+class ResponseText(Request):
+    format: (
+        Annotated[TextFormat | JsonObject | ResponseSchema | Regex | LarkGrammar, Field(discriminator="type")]
+        | None
+    ) = None
+
+
+class Responses(Request):
+    """OpenAI's Responses, as far as it is text in and text out and nothing is stored."""
+
+    model: Text | None = None
+    input: Text | Annotated[list[InputMessage], Field(min_length=1)]
+    instructions: Text | None = None
+    max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    stream: StrictBool | None = None
+    text: ResponseText | None = None
+    store: Literal[False] | None = Field(None, description="Nothing is stored: true is refused.")
+    user: Text | None = None
+
+
+class Tokenize(Request):
+    model: Text | None = None
+    text: Text
+    special: Literal["text", "allow", "forbid"] = Field(
+        "text", description="What to do with text that spells a control token: encode it as text, or as it."
+    )
+    add_special: StrictBool = Field(False, description="Put around it what the model's inputs have.")
+
+
+class Detokenize(Request):
+    model: Text | None = None
+    ids: list[Id]
+
+
+class ChatCount(Request):
+    model: Text | None = None
+    messages: Messages
+    tools: Tools | None = None
+
+
+class Ablate(Request):
+    """Take a head, a layer's MLP or its attention out: its output times 1 - strength."""
+
+    kind: Literal["ablate"]
+    layer: Id
+    part: Literal["head", "mlp", "attention"]
+    head: Id | None = None
+    strength: Number = 1.0
+
+
+class Patch(Request):
+    """Put in the value of another prompt, mixed by strength: 1 is wholly the other's."""
+
+    kind: Literal["patch"]
+    layer: Id
+    part: Literal["head", "mlp", "attention", "stream"] = "stream"
+    head: Id | None = None
+    text: Text | None = None
+    messages: Messages | None = None
+    positions: list[StrictInt] | None = None
+    strength: Number = 1.0
+
+
+class Add(Request):
+    """Add a vector to the residual stream after a layer, strength times."""
+
+    kind: Literal["add"]
+    layer: Id
+    vector: list[Number]
+    positions: list[StrictInt] | None = None
+    strength: Number = 1.0
+
+
+class Trace(Request):
+    """One reading of a text: which values, of which layers, heads and positions, after which edits."""
+
+    model: Text | None = None
+    text: Text | None = None
+    messages: Messages | None = None
+    values: Annotated[list[Text], Field(min_length=1, max_length=64)]
+    layers: list[Id] | None = None
+    heads: list[Id] | None = None
+    positions: list[StrictInt] | None = None
+    edits: Annotated[
+        list[Annotated[Ablate | Patch | Add, Field(discriminator="kind")]], Field(max_length=64)
+    ] = []
+    top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
+    format: Literal["json", "safetensors"] = "json"

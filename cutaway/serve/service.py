@@ -1,0 +1,167 @@
+"""What the endpoints share: the model under its name, the engine that answers, the limits, the counts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+import cutaway
+from cutaway.generate import constrain
+from cutaway.generate import internals as inside
+from cutaway.generate.sample import Settings
+from cutaway.lm import LanguageModel
+from cutaway.serve.engine import Scheduler
+from cutaway.serve.limits import Limits
+from cutaway.serve.metrics import Metrics
+from cutaway.serve.schema import (
+    Format,
+    Internals,
+    JsonObject,
+    JsonSchema,
+    LarkGrammar,
+    Regex,
+    Request,
+    ResponseSchema,
+    Sampling,
+    TextFormat,
+)
+from cutaway.serve.ticket import QueueFull
+from cutaway.serve.wrong import Wrong
+
+Made = TypeVar("Made")
+
+log = logging.getLogger("cutaway.serve")
+MOST_STOPS = 16
+
+
+@dataclass(frozen=True)
+class Service:
+    """One model, served. ``scheduler`` is None for an encoder, which writes nothing."""
+
+    lm: LanguageModel
+    name: str
+    scheduler: Scheduler | None
+    limits: Limits
+    metrics: Metrics
+    log_prompts: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+    looking: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "cutaway-look"))
+
+    @property
+    def fingerprint(self) -> str:
+        """What OpenAI's clients are told of the system that answered."""
+        return f"cutaway-{cutaway.__version__}"
+
+    async def look(self, work: Callable[..., Made], *arguments: Any) -> Made:
+        """Work with the definition: one request at a time, and no more waiting than may."""
+        if self.looking._work_queue.qsize() >= self.limits.max_queue:
+            raise QueueFull(
+                f"{self.limits.max_queue} requests wait, which is as many as may: ask again in a while"
+            )
+        return await asyncio.get_running_loop().run_in_executor(self.looking, work, *arguments)
+
+    def note_answer(self, body: Request, answers: Sequence[Any]) -> None:
+        """Writes a request and its answers to the log, if the server was told to."""
+        if self.log_prompts:
+            log.info("%s %s", body.model_dump_json(exclude_none=True), json.dumps(answers))
+
+    @property
+    def writer(self) -> Scheduler:
+        """The engine that writes; Wrong for a model that writes nothing."""
+        if self.scheduler is None:
+            raise Wrong(
+                400,
+                f"{self.name} is an encoder: it turns texts into vectors (/v1/embeddings) and writes none",
+            )
+        return self.scheduler
+
+    @property
+    def context(self) -> int:
+        """How many tokens prompt and answer may have together."""
+        return self.writer.engine.max_context
+
+    def check_model(self, asked: str | None) -> None:
+        """Refuses the name of another model."""
+        if asked is not None and asked != self.name:
+            raise Wrong(
+                404,
+                f"There is no model {asked[:100]!r} here: this server has {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def settings(self, body: Sampling, max_tokens: int | None, alternatives: int, choice: int) -> Settings:
+        """How the engine is to choose, for one of a request's answers: as told, else as the model's makers
+        advise, else as OpenAI does. Each answer has random numbers of its own, the first those of the
+        request's seed.
+        """
+        advice = {name: value for name, value in self.lm.checkpoint.defaults.items() if name in SAMPLERS}
+        told = {name: value for name in SAMPLERS if (value := getattr(body, name)) is not None}
+        return Settings(
+            **({"temperature": 1.0} | advice | told),  # pyright: ignore[reportArgumentType]
+            max_tokens=max_tokens,
+            logit_bias=_bias(body.logit_bias or {}),
+            stop=_stops(body.stop),
+            seed=None if body.seed is None else (body.seed + choice) % 2**63,
+            logprobs=alternatives,
+        )
+
+    def internals(self, asked: Internals | None) -> inside.Internals | None:
+        """What is to be watched; Wrong for layers that the model does not have."""
+        if asked is None:
+            return None
+        watch = inside.Internals(tuple(asked.layers), asked.attention, asked.lens)
+        watch.check(len(self.lm.config.blocks), self.writer.engine.vocab)
+        return watch
+
+    def constraint(self, grammar: constrain.Grammar | None) -> constrain.Constraint | None:
+        """An answer under a grammar, from its first token."""
+        if grammar is None:
+            return None
+        ends = self.lm.checkpoint.defaults.get("eos_ids", ())
+        return grammar.begin(self.lm.tokenizer, ends if isinstance(ends, tuple) else ())
+
+
+SAMPLERS = tuple(
+    name
+    for name in Sampling.model_fields
+    if name in {option.name for option in fields(Settings)}
+    and name not in ("max_tokens", "logit_bias", "stop", "seed")
+)
+
+
+def grammar(asked: Format | ResponseSchema | None) -> constrain.Grammar | None:
+    """The grammar of a response_format, None for text."""
+    if asked is None or isinstance(asked, TextFormat):
+        return None
+    if isinstance(asked, JsonObject):
+        return constrain.json_object()
+    if isinstance(asked, Regex):
+        return constrain.regex(asked.regex)
+    if isinstance(asked, LarkGrammar):
+        return constrain.lark(asked.grammar)
+    schema: Any = asked.json_schema.schema_ if isinstance(asked, JsonSchema) else asked.schema_
+    return constrain.json_object() if schema is None else constrain.json_schema(schema)
+
+
+def _bias(asked: dict[str, float]) -> dict[int, float]:
+    """Ids by their numbers; at -100, OpenAI's lower bound, a token is banned whatever its logit."""
+    for id in asked:
+        if not (id.isascii() and id.isdecimal() and len(id) < 10):
+            raise Wrong(400, f"logit_bias names {id[:40]!r}: it must name ids of tokens", param="logit_bias")
+    return {int(id): float("-inf") if value <= -100 else value for id, value in asked.items()}
+
+
+def _stops(asked: str | Sequence[str] | None) -> Sequence[str]:
+    stops = [] if asked is None else [asked] if isinstance(asked, str) else asked
+    if len(stops) > MOST_STOPS:
+        raise Wrong(
+            400, f"stop has {len(stops)} texts, and at most {MOST_STOPS} are looked for", param="stop"
+        )
+    return stops

@@ -1,0 +1,88 @@
+"""A server in this process: SmolLM2's first two layers behind the API, with a template that knows tools."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+import cutaway
+from cutaway.lm import LanguageModel
+from cutaway.weights.rules import Tensors
+from tests import inputs
+
+for needed in ("fastapi", "sse_starlette", "prometheus_client", "llguidance"):
+    pytest.importorskip(needed)
+uvicorn = pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx2")
+
+from cutaway.serve.app import build  # noqa: E402
+from cutaway.serve.engine import Scheduler  # noqa: E402
+from cutaway.serve.guard import Gate  # noqa: E402
+from cutaway.serve.limits import Limits  # noqa: E402
+from cutaway.serve.metrics import Metrics  # noqa: E402
+from cutaway.serve.service import Service  # noqa: E402
+
+NAME = "two-layers"
+
+
+@cache
+def template(name: str = "Qwen-Qwen2.5-7B-Instruct") -> str:
+    """A real template that knows tools; its control tokens are among SmolLM2's."""
+    return next(inputs.path("templates").rglob(f"{name}.jinja")).read_text(encoding="utf-8")
+
+
+def model(layers: int | None = 2, engine: Any = "auto") -> LanguageModel:
+    """SmolLM2, or its first layers: a real tokenizer, and nonsense that is quickly written."""
+    lm = cutaway.load(inputs.path("smollm2"), engine=engine)
+    if layers is None:
+        return lm
+    config = replace(lm.config, blocks=lm.config.blocks[:layers])
+    kept = Tensors({name: lm.checkpoint.tensors.later(name) for name in config.weights()})
+    checkpoint = replace(lm.checkpoint, config=config, tensors=kept, chat_template=template())
+    return LanguageModel(checkpoint, engine=engine)
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it listens, and what it serves."""
+
+    url: str
+    service: Service
+    app: Any
+
+    def post(self, path: str, body: Any, **more: Any) -> Any:
+        return httpx.post(self.url + path, json=body, timeout=60, **more)
+
+    def get(self, path: str, **more: Any) -> Any:
+        return httpx.get(self.url + path, timeout=60, **more)
+
+
+@contextmanager
+def running(lm: LanguageModel, gate: Gate | None = None, **limits: Any) -> Iterator[Server]:
+    """A server on a free port of this machine, until the block ends."""
+    bounds = Limits(**limits)
+    scheduler = None
+    if not lm.is_encoder:
+        scheduler = Scheduler(lm, max_sequences=bounds.max_sequences, max_queue=bounds.max_queue)
+    service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler))
+    app = build(service, gate or Gate(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds))
+    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield Server(f"http://127.0.0.1:{port}", service, app)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        if scheduler is not None:
+            scheduler.close()

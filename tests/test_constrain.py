@@ -1,0 +1,160 @@
+"""Grammars that answers must follow, judged by Python's own json and re, and by a slow mask made by asking of
+each token alone."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from cutaway.errors import Refused
+from cutaway.generate import constrain
+from cutaway.tokenizer import Tokenizer
+from tests import inputs
+
+pytest.importorskip("llguidance")
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", "b", None]}, "maxItems": 3},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load("smollm2")
+
+
+def written(tokenizer: Tokenizer, grammar: constrain.Grammar, seed: int, most: int = 120) -> tuple[str, bool]:
+    """A text drawn at random from what the grammar leaves, and whether it came to an end."""
+    constraint, ids = grammar.begin(tokenizer), []
+    random = np.random.default_rng(seed)
+    while not constraint.done and len(ids) < most:
+        logits = random.normal(size=len(tokenizer)).astype(np.float32)
+        constraint.mask(logits)
+        if int(logits.argmax()) in tokenizer.eos_ids:
+            return tokenizer.decode(ids), True
+        ids.append(int(logits.argmax()))
+        constraint.accept(ids[-1])
+    return tokenizer.decode(ids), constraint.done
+
+
+def left(constraint: constrain.Constraint, size: int) -> set[int]:
+    """The ids that a constraint allows next."""
+    logits = np.zeros(size, np.float32)
+    constraint.mask(logits)
+    return set(np.flatnonzero(logits == 0).tolist())
+
+
+def test_random_tokens_under_a_schema_are_json_of_that_schema(tokenizer: Tokenizer) -> None:
+    ended = 0
+    for seed in range(12):
+        text, done = written(tokenizer, constrain.json_schema(PERSON), seed)
+        if done:
+            ended += 1
+            made = json.loads(text)
+            assert list(made) == ["name", "age", "tags"]
+            assert isinstance(made["name"], str) and len(made["name"]) <= 12
+            assert isinstance(made["age"], int) and 0 <= made["age"] <= 150
+            assert set(made["tags"]) <= {"a", "b", None} and len(made["tags"]) <= 3
+    assert ended >= 10
+
+
+@pytest.mark.parametrize("pattern", [r"[a-c]{3}-\d{2}", r"(yes|no), (the|a) \w{2,5}\.", "é|ß|\N{SNOWMAN}+x"])
+def test_random_tokens_under_a_regex_match_it(tokenizer: Tokenizer, pattern: str) -> None:
+    for seed in range(4):
+        text, done = written(tokenizer, constrain.regex(pattern), seed)
+        assert not done or re.fullmatch(pattern, text)
+
+
+def test_a_context_free_grammar_balances_its_brackets(tokenizer: Tokenizer) -> None:
+    for seed in range(6):
+        text, done = written(tokenizer, constrain.lark('start: "(" start* ")" | "x"'), seed)
+        depth = [text[: i + 1].count("(") - text[: i + 1].count(")") for i in range(len(text))]
+        assert min(depth) >= 0
+        assert not done or depth[-1] == 0
+
+
+def test_the_mask_is_what_asking_of_each_token_gives(tokenizer: Tokenizer) -> None:
+    """The naive twin: a token is allowed where the pattern can still match after its bytes."""
+    constraint = constrain.regex("(tea|team|ten)s?").begin(tokenizer)
+    constraint.accept(tokenizer.encode("te")[0])
+    wanted = [word[2:].encode() for word in ("tea", "team", "ten", "teas", "teams", "tens")]
+    spelt = {id: tokenizer.token_bytes(id) for id in range(17, len(tokenizer))}  # 0 to 16 are control tokens
+    naive = {id for id, data in spelt.items() if any(rest.startswith(data) for rest in wanted)}
+    assert left(constraint, len(tokenizer)) == naive
+
+
+def test_half_a_character_is_allowed_where_it_fits(tokenizer: Tokenizer) -> None:
+    constraint = constrain.regex("𓂀!").begin(tokenizer)
+    ids = tokenizer.encode("𓂀")
+    assert len(ids) > 1
+    for id in ids:
+        assert id in left(constraint, len(tokenizer))
+        constraint.accept(id)
+    assert tokenizer.decode(left(constraint, len(tokenizer))) == "!"
+
+
+def test_the_end_is_left_open_only_where_the_text_may_end(tokenizer: Tokenizer) -> None:
+    constraint, size, ends = constrain.regex("a|ab").begin(tokenizer), len(tokenizer), set(tokenizer.eos_ids)
+    assert not ends & left(constraint, size)
+    constraint.accept(tokenizer.encode("a")[0])
+    assert ends <= left(constraint, size) and not constraint.done
+    again = constraint.fresh()
+    assert not ends & left(again, size)
+    constraint.accept(tokenizer.encode("b")[0])
+    assert constraint.done
+
+
+def test_rows_past_the_vocabulary_are_never_chosen(tokenizer: Tokenizer) -> None:
+    constraint = constrain.regex("a+").begin(tokenizer)
+    assert max(left(constraint, len(tokenizer) + 70)) < len(tokenizer)
+
+
+def nested(depth: int) -> dict:
+    schema: dict = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: constrain.json_schema(nested(40)), "more than 32 levels deep"),
+        (lambda: constrain.json_schema(nested(20_000)), "more than 32 levels deep"),
+        (lambda: constrain.json_schema({"enum": ["x" * 70_000]}), "at most 65,536"),
+        (lambda: constrain.regex("x" * 70_000), "at most 65,536"),
+        (lambda: constrain.json_schema([]), "a JSON schema is an object"),
+        (lambda: constrain.json_schema({"type": "banana"}), "Invalid type: banana"),
+        (lambda: constrain.json_schema({"unevaluatedProperties": {}}), "unevaluatedProperties"),
+        (
+            lambda: constrain.json_schema({"x-guidance": {"lenient": True}, "not": {}}),
+            "Unimplemented",
+        ),
+        (lambda: constrain.json_schema({"$ref": "file:///etc/passwd"}), "does not fetch"),
+        (lambda: constrain.json_schema({"$ref": "http://127.0.0.1/x"}), "does not fetch"),
+        (lambda: constrain.regex("(a"), "unclosed group"),
+        (lambda: constrain.regex("(?=a)b"), "look-around"),
+        (lambda: constrain.lark("start: foo"), "foo"),
+        (lambda: constrain.lark('%import "/etc/passwd"\nstart: "a"'), "Expected name"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(make, sentence: str) -> None:
+    with pytest.raises(Refused, match=sentence):
+        make()
+
+
+def test_a_real_vocabulary_of_another_kind(tokenizer: Tokenizer) -> None:
+    """SentencePiece's bytes: spaces are written as ▁ and unknown characters as byte tokens."""
+    folder = inputs.path("llama-vocab")
+    other = Tokenizer.load(folder / "ggml-vocab-llama-spm.gguf")
+    for seed in range(3):
+        text, done = written(other, constrain.regex("a (small|big) ☃"), seed)
+        assert done and text in ("a small ☃", "a big ☃")

@@ -1,0 +1,143 @@
+"""Perplexity and divergence against float64 loops written from their definitions, and llama.cpp's windows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cutaway.errors import Failed, Refused
+from cutaway.evaluate import perplexity as scoring
+from cutaway.generate.engine import ReadsEach
+from cutaway.model.engine import DefinitionEngine
+from tests.small import CONTEXT, VOCAB, decoder
+
+IDS = [int(id) for id in np.random.default_rng(0).integers(0, VOCAB, 70)]
+
+
+@pytest.fixture(scope="module")
+def one() -> DefinitionEngine:
+    return DefinitionEngine(decoder())
+
+
+@pytest.fixture(scope="module")
+def other() -> DefinitionEngine:
+    return DefinitionEngine(decoder(seed=1))
+
+
+def softmax(logits: np.ndarray) -> list[float]:
+    """The probabilities of one row, in Python's own floats."""
+    values = [float(x) for x in logits]
+    total = math.fsum(math.exp(x - max(values)) for x in values)
+    return [math.exp(x - max(values)) / total for x in values]
+
+
+def naive(engines: list[DefinitionEngine], window: int, begin: int | None = None):
+    """For each scored place: its token, and each engine's probabilities, reading whole prefixes anew."""
+    for start in range(0, len(IDS) - window + 1, window):
+        piece = IDS[start : start + window]
+        if begin is not None:
+            piece[0] = begin
+        for place in range(window // 2, window - 1):
+            yield piece[place + 1], [softmax(e.logits(piece[: place + 1])[-1]) for e in engines]
+
+
+@pytest.mark.parametrize(("window", "begin"), [(16, None), (16, 3), (22, None), (4, 0)])
+def test_perplexity_is_its_definition(one: DefinitionEngine, window: int, begin: int | None):
+    seen = [-math.log(p[0][id]) for id, p in naive([one], window, begin)]
+    found = scoring.perplexity(one, IDS, window, begin)
+    assert found.tokens == len(seen) == len(IDS) // window * (window // 2 - 1)
+    assert found.surprise == pytest.approx(math.fsum(seen) / len(seen), rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(found.surprise))
+    deviation = np.std(seen, ddof=1) / len(seen) ** 0.5
+    assert found.error == pytest.approx(deviation, rel=1e-4)
+
+
+def test_divergence_is_its_definition(one: DefinitionEngine, other: DefinitionEngine):
+    places = list(naive([one, other], 16))
+    each = [math.fsum(p * math.log(p / q) for p, q in zip(*both, strict=True)) for _, both in places]
+    same = [np.argmax(p) == np.argmax(q) for _, (p, q) in places]
+    found = scoring.divergence(one, other, IDS, 16)
+    assert found.mean == pytest.approx(math.fsum(each) / len(each), rel=1e-5)
+    assert found.largest == pytest.approx(max(each), rel=1e-5)
+    assert found.median == pytest.approx(np.median(each), rel=1e-5)
+    assert found.high == pytest.approx(np.quantile(each, 0.99), rel=1e-5)
+    assert found.same_best == np.mean(same)
+    assert found.reference == scoring.perplexity(one, IDS, 16)
+    assert found.other == scoring.perplexity(other, IDS, 16)
+
+
+def test_a_model_is_no_distance_from_itself(one: DefinitionEngine):
+    found = scoring.divergence(one, one, IDS, 16)
+    assert found.mean == found.largest == 0
+    assert found.same_best == 1
+
+
+def test_large_logits_do_not_overflow():
+    logits = np.array([[1e4, 0.0, -1e4], [0.0, 3e38, -3e38]], np.float32)
+    assert scoring.surprises(logits, [0, 1]).tolist() == [0, 0]
+    assert scoring.surprises(logits, [1, 1]).tolist() == [1e4, 0]
+    assert scoring.divergences(logits, logits).tolist() == [0, 0]
+
+
+def test_many_places_are_each_their_own():
+    p, q = np.random.default_rng(1).normal(size=(2, 3 * scoring.ROWS + 1, 9)).astype(np.float32) * 4
+    each = [
+        math.fsum(a * math.log(a / b) for a, b in zip(softmax(x), softmax(y), strict=True))
+        for x, y in zip(p, q, strict=True)
+    ]
+    assert np.allclose(scoring.divergences(p, q), each, rtol=1e-12)
+    ids = np.arange(len(p)) % 9
+    assert np.allclose(
+        scoring.surprises(p, ids.tolist()), [-math.log(softmax(x)[id]) for x, id in zip(p, ids, strict=True)]
+    )
+
+
+def test_reading_each_is_reading_one_by_one(one: DefinitionEngine):
+    assert isinstance(one, ReadsEach)
+    state = one.new_state()
+    one.prefill(IDS[:5], state)
+    many = one.read_each(IDS[5:12], state)
+    assert state.length == 12
+    assert np.allclose(many, one.logits(IDS[:12])[5:], atol=1e-5)
+
+
+def test_progress_is_told(one: DefinitionEngine):
+    said: list[tuple[int, int]] = []
+    scoring.perplexity(one, IDS, 16, progress=lambda *each: said.append(each))
+    assert said == [(n, 4) for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("window", "sentence"),
+    [
+        (2, "cannot be halved"),
+        (15, "cannot be halved"),
+        (2 * CONTEXT, f"more than the {CONTEXT} that the model reads"),
+    ],
+)
+def test_windows_that_cannot_be_read_are_refused(one: DefinitionEngine, window: int, sentence: str):
+    with pytest.raises(Refused, match=sentence):
+        scoring.perplexity(one, IDS, window)
+    with pytest.raises(Refused, match=sentence):
+        scoring.divergence(one, one, IDS, window)
+
+
+def test_other_mistakes_are_refused(one: DefinitionEngine):
+    with pytest.raises(Refused, match="has 7 tokens, and a window takes 16"):
+        scoring.perplexity(one, IDS[:7], 16)
+
+    fewer = DefinitionEngine(one.model)
+    fewer.vocab = 7
+    with pytest.raises(Refused, match="256 logits, the other 7"):
+        scoring.divergence(one, fewer, IDS, 16)
+
+
+def test_logits_that_are_no_numbers_fail(one: DefinitionEngine):
+    class Broken(DefinitionEngine):
+        def read_each(self, ids, state):
+            return np.full((len(ids), self.vocab), np.nan, np.float32)
+
+    with pytest.raises(Failed, match="not all numbers"):
+        scoring.perplexity(Broken(one.model), IDS, 16)

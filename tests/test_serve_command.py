@@ -1,0 +1,150 @@
+"""`cutaway serve` as a user starts and stops it, and the API fuzzed by the document it gives of itself."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from cutaway.cli import main
+from tests import inputs, serving
+
+schemathesis = pytest.importorskip("schemathesis")
+
+
+@pytest.fixture(scope="module")
+def started() -> Any:
+    """A server of its own process, on a free port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cutaway", "serve", str(inputs.path("smollm2")), "--port", "0"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"CUTAWAY_API_KEY": "", "COLUMNS": "100"},
+    )
+    assert process.stderr is not None
+    told = []
+    for line in process.stderr:
+        told.append(line)
+        if "Ctrl-C" in line:
+            break
+    yield process, "".join(told)
+    process.kill()
+    process.communicate()
+
+
+def test_it_starts_answers_and_finishes_what_it_began_when_told_to_stop(started: Any) -> None:
+    process, told = started
+    url = re.search(r"serves SmolLM2-135M-Instruct.Q4_1 on (http://127.0.0.1:\d+)", told)
+    assert url is not None and "30 layers, 8,192 tokens" in told and "64 may wait" in told, told
+    curl = re.search(r"^  (curl .*)$", told, re.M)
+    assert curl is not None
+    done = subprocess.run(
+        ["sh", "-c", f"{curl[1]} --silent --max-time 60"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"]
+    lines: list[str] = []
+
+    def read() -> None:
+        body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True, "stream": True}
+        with serving.httpx.stream("POST", url[1] + "/v1/completions", json=body, timeout=60) as going:
+            lines.extend(line for line in going.iter_lines() if line)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    while len(lines) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    reading.join(60)
+    assert lines[-1] == "data: [DONE]" and len(lines) >= 60
+    assert process.wait(30) in (0, -signal.SIGTERM)
+    assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--host", "0.0.0.0"], "can be reached by others"),
+        (["--host", "192.168.1.1", "--api-key", "short"], "8 or more"),
+        (["--max-sequences", "0"], "must be above 0"),
+        (["--timeout", "-1"], "must be above 0"),
+        (["--chat-template", "no-such-file"], "cannot be read"),
+    ],
+)
+def test_what_is_not_safe_or_not_there_is_refused(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUTAWAY_API_KEY", raising=False)
+    assert main(["serve", str(inputs.path("smollm2")), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["serve", str(inputs.path("smollm2")), "--port", str(taken.getsockname()[1])]) == 1
+    assert "Cannot listen on 127.0.0.1" in capsys.readouterr().err
+
+
+def test_without_its_libraries_it_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert main(["serve"]) == 2
+    assert "pip install 'cutaway[serve]'" in capsys.readouterr().err
+
+
+def test_serving_loads_no_torch() -> None:
+    code = f"""
+import sys, cutaway, cutaway.serve.app
+from cutaway.commands.serve import _service
+from cutaway.serve.limits import Limits
+from cutaway.serve.schema import Completion
+from cutaway.serve.ticket import Job
+service = _service(cutaway.load({str(inputs.path("smollm2"))!r}), "x", Limits(), False)
+list(service.scheduler.submit(Job((5, 6), service.settings(Completion(prompt="x"), 2, 0, 0))))
+service.scheduler.close()
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:the vocabulary has no token for byte:RuntimeWarning")
+def test_no_request_that_its_document_allows_is_a_fault_of_ours() -> None:
+    """Schemathesis: requests made from the OpenAPI document, right ones and wrong ones."""
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    limits: dict[str, Any] = {"max_tokens": 8, "trace_tokens": 64, "request_seconds": 20.0}
+    with serving.running(serving.model(), **limits) as server:
+        document = schemathesis.openapi.from_url(server.url + "/openapi.json")
+        checked = 0
+        for found in document.get_all_operations():
+            operation = found.ok()
+
+            @settings(
+                max_examples=3,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+                derandomize=True,
+                database=None,
+            )
+            @given(case=operation.as_strategy())
+            def ask(case: Any) -> None:
+                nonlocal checked
+                checked += 1
+                answer = case.call()
+                assert answer.status_code < 500, (case, answer.text)
+
+            ask()
+        assert checked >= 25

@@ -1,0 +1,617 @@
+"""The scheduler: whatever runs beside it, an answer is the one its request has alone; and who waits for whom.
+
+Where the order of things matters the engine is one whose steps a test lets pass one by one."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutaway import native
+from cutaway.errors import Failed, Refused
+from cutaway.generate.decode import ContextFull, Generation, Piece, finish, generate
+from cutaway.generate.internals import Internals
+from cutaway.generate.sample import Settings, log_softmax
+from cutaway.serve.engine import Cancelled, Closing, Job, QueueFull, Scheduler, Ticket
+from cutaway.serve.pace import LEAST, STRETCH, Pace
+from cutaway.serve.prefix import Prefixes
+from tests import test_runtime as tiny
+from tests.test_decode import END, VOCAB, Bytes, Hashing, Held
+
+needs_core = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+POISON, NOTHING = 250, 251  # ids that break a step, and that are followed by no number
+
+
+class Paged(Hashing):
+    """Reads several texts at once, and lets pass one step for each ``allow``."""
+
+    page = 4
+    page_bytes = 4
+    layers = 3
+
+    def __init__(self, grid: int = 1, max_context: int = 64, gated: bool = False) -> None:
+        super().__init__(max_context)
+        self.grid = grid
+        self.calls: list[list[tuple[int, ...]]] = []
+        self.gate = threading.Semaphore(0) if gated else None
+        self.entered = threading.Semaphore(0)
+
+    def read(
+        self, texts: Sequence[Sequence[int]], states: Sequence[Held], wanted: Sequence[int]
+    ) -> np.ndarray:
+        self.calls.append([tuple(text) for text in texts])
+        self.entered.release()
+        if self.gate is not None:
+            self.gate.acquire()
+        if any(POISON in text for text in texts):
+            raise MemoryError("no memory for this")
+        rows = []
+        for text, state in zip(texts, states, strict=True):
+            assert self.grid == 1 or len(state.ids) % self.grid == 0 or len(text) == 1
+            for id in text:
+                state.ids.append(id)
+                rows.append(np.full(VOCAB, np.nan) if id == NOTHING else self.after(state.ids))
+        return np.array([rows[at] for at in wanted], np.float32).reshape(-1, VOCAB)
+
+    def watch(self, *asked: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+        raise NotImplementedError
+
+    def after(self, ids: list[int]) -> np.ndarray:
+        logits = super().after(ids)
+        logits[[POISON, NOTHING]] = -100.0
+        return logits
+
+    def keep(self, state: Held, page: int) -> list[int]:
+        assert self.grid == 1 or len(state.ids) == (page + 1) * self.page
+        return state.ids[: (page + 1) * self.page]
+
+    def resume(self, kept: Sequence[list[int]]) -> Held:
+        state = Held()
+        state.ids = list(kept[-1]) if kept else []
+        return state
+
+    def pass_step(self) -> None:
+        """Lets the step that is under way end, and waits for the next to begin."""
+        assert self.gate is not None
+        self.gate.release()
+        assert self.entered.acquire(timeout=10)
+
+
+class Model:
+    """What a scheduler asks of a LanguageModel."""
+
+    def __init__(self, engine: Any, tokenizer: Any) -> None:
+        self.engine, self.tokenizer = engine, tokenizer
+
+    def ending(self, settings: Settings) -> Settings:
+        return settings
+
+
+class Words(Bytes):
+    """As many tokens as the tiny models have; the last ends."""
+
+    eos_ids = (100,)
+
+    def __len__(self) -> int:
+        return 101
+
+
+@contextmanager
+def scheduler(engine: Any, tokenizer: Any = None, **limits: Any) -> Iterator[Scheduler]:
+    made = Scheduler(Model(engine, tokenizer or Bytes()), **limits)
+    try:
+        yield made
+    finally:
+        if getattr(engine, "gate", None) is not None:
+            engine.gate.release(10**6)
+        made.close()
+
+
+def job(ids: Sequence[int], **options: Any) -> Job:
+    of_job = {
+        name: options.pop(name)
+        for name in ("client", "constraint", "prompt_logprobs", "internals")
+        if name in options
+    }
+    return Job(tuple(ids), Settings(**options), **of_job)
+
+
+def said(of: Generation) -> tuple:
+    return of.text, of.ids, of.logprobs, of.top_logprobs, of.finish_reason, of.stop
+
+
+# ---- as if it were alone -----------------------------------------------------------------------------------
+
+
+def some_jobs(count: int, seed: int, begins: Sequence[int], longest: int) -> list[Job]:
+    """Greedy and random ones, of all lengths, some that begin alike."""
+    dice = random.Random(seed)
+    begin = [dice.randrange(100) for _ in range(280)]
+    jobs = []
+    for n in range(count):
+        own = [dice.randrange(100) for _ in range(dice.choice((1, 2, 9, 60)))]
+        ids = begin[: dice.choice(begins)] + own
+        jobs.append(
+            job(
+                ids,
+                max_tokens=dice.choice((1, 3, longest)),
+                temperature=dice.choice((0, 0.7, 1.3)),
+                top_p=dice.choice((1, 0.9)),
+                seed=n,
+                logprobs=dice.choice((0, 3)),
+                frequency_penalty=dice.choice((0, 0.5)),
+                stop=["a"] if n % 3 == 0 else [],
+            )
+        )
+    return jobs
+
+
+def engine(name: str) -> Any:
+    of = tiny.config("gemma3" if name == "runtime" else "llama")
+    entries = tiny.tensors(of)
+    return tiny.RuntimeEngine(of, entries) if name == "runtime" else tiny.definition(of, entries)
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["runtime", "definition"])
+def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
+    reads, dice = engine(name), random.Random(7)
+    jobs = (
+        some_jobs(20, 1, (0, 128, 129, 200, 280), 12) if name == "runtime" else some_jobs(5, 3, (0, 130), 4)
+    )
+    alone = [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in jobs]
+    with scheduler(reads, Words(), max_sequences=5, prefill_chunk=50) as serves:
+        found: dict[int, tuple] = {}
+
+        def ask(n: int) -> None:
+            gone = serves.submit(jobs[(n * 7) % len(jobs)])
+            ticket = serves.submit(jobs[n])
+            if n % 2:
+                next(iter(gone))
+            gone.cancel()
+            found[n] = said(finish(ticket))
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(jobs))]
+        dice.shuffle(threads)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        figures = serves.figures()
+    assert [found[n] for n in range(len(jobs))] == alone
+    assert figures.shared_tokens > 0
+    assert (figures.running, figures.queued, figures.failed, figures.pages_used) == (0, 0, 0, 0)
+    assert figures.finished + figures.cancelled == 2 * len(jobs)
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["runtime", "definition"])
+def test_sharing_what_texts_have_in_common_changes_no_bit(name: str):
+    reads, begin = engine(name), tiny.IDS[:258]
+    jobs = [job([*begin, n], max_tokens=3, temperature=1, seed=n, logprobs=101) for n in range(3)]
+    with scheduler(reads, Words(), state_bytes=reads.page_bytes * 3, max_sequences=1) as apart:
+        alone = []
+        for each in jobs:  # the other prompt takes all pages, so that nothing is kept
+            finish(apart.submit(job(tiny.IDS[::-1][:290], max_tokens=2)))
+            alone.append(said(finish(apart.submit(each))))
+        assert apart.figures().shared_tokens == 0
+    with scheduler(reads, Words(), prefill_chunk=1000) as together:
+        tickets = [together.submit(each) for each in jobs]
+        assert [said(finish(ticket)) for ticket in tickets] == alone
+        assert [said(finish(together.submit(each))) for each in jobs] == alone
+        assert together.figures().shared_tokens == 256 * 5
+    assert [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in jobs] == alone
+
+
+@needs_core
+def test_a_text_that_goes_back_into_a_borrowed_page_writes_into_its_own():
+    reads = engine("runtime")
+    lender = reads.new_state()
+    reads.prefill(tiny.IDS[:256], lender)
+    expected = reads.step(5, lender.snapshot())
+    borrower = reads.resume([reads.keep(lender, page) for page in (0, 1)])
+    assert np.array_equal(reads.step(5, borrower), expected)
+    borrower.truncate(200)
+    reads.prefill(tiny.IDS[:60], borrower)
+    assert np.array_equal(reads.step(5, lender), expected)
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["runtime", "definition"])
+def test_the_prompts_own_probabilities(name: str):
+    reads, ids = engine(name), tiny.IDS[:150]
+    with scheduler(reads, Words(), prefill_chunk=40) as serves:
+        finish(serves.submit(job(ids, max_tokens=1)))  # its pages are kept, and of no use here
+        ticket = serves.submit(job(ids, max_tokens=3, prompt_logprobs=2))
+        finish(ticket)
+        assert finish(serves.submit(job(ids, max_tokens=3))).ids == finish(ticket).ids
+    expected = log_softmax_rows(reads.logits(ids))
+    assert ticket.prompt_logprobs[0] is None
+    assert len(ticket.prompt_logprobs) == len(ids)
+    for at in range(1, len(ids)):
+        value, best = ticket.prompt_logprobs[at]  # type: ignore[misc]
+        assert value == pytest.approx(expected[at - 1, ids[at]], abs=1e-4)
+        assert [id for id, _ in best] == np.argsort(-expected[at - 1], kind="stable")[:2].tolist()
+
+
+def log_softmax_rows(logits: np.ndarray) -> np.ndarray:
+    return np.array([log_softmax(row) for row in logits])
+
+
+@pytest.mark.parametrize("grid", [1, 4])
+def test_a_page_that_several_texts_begin_with_is_read_once(grid: int):
+    reads = Paged(grid, gated=True)
+    begin = list(range(1, 15))
+    with scheduler(reads, max_sequences=6) as serves:
+        first = serves.submit(job([9], max_tokens=1))
+        assert reads.entered.acquire(timeout=10)
+        tickets = [serves.submit(job([*begin, 100 + n], max_tokens=2)) for n in range(4)]
+        reads.gate.release(1000)
+        finish(first)
+        for n, ticket in enumerate(tickets):
+            alone = finish(generate(Paged(), Bytes(), [*begin, 100 + n], Settings(max_tokens=2)))
+            assert said(finish(ticket)) == said(alone)
+        assert serves.figures().shared_tokens == 3 * 12
+    read = [id for call in reads.calls for text in call for id in text]
+    assert sum(id in begin[:12] for id in read if id != 9) == 11 + read.count(1) - 1
+
+
+def test_an_answers_pages_serve_the_next_turn():
+    with scheduler(Paged()) as serves:
+        first = finish(serves.submit(job(range(6), max_tokens=8, ignore_eos=True)))
+        turn = [*range(6), *first.ids, 1, 2]
+        assert said(finish(serves.submit(job(turn, max_tokens=2)))) == said(
+            finish(generate(Paged(), Bytes(), turn, Settings(max_tokens=2)))
+        )
+        assert serves.figures().shared_tokens == 12
+    with scheduler(Paged(grid=4)) as serves:  # what was read one by one is not what is read at once
+        finish(serves.submit(job(range(6), max_tokens=8, ignore_eos=True)))
+        finish(serves.submit(job(turn, max_tokens=2)))
+        assert serves.figures().shared_tokens == 4
+
+
+# ---- looking inside ----------------------------------------------------------------------------------------
+
+
+def whole(engines: dict[str, Any]) -> Any:
+    """Everything the definition says about a text, whose engines these are."""
+    from cutaway.inspect.trace import Trace
+    from tests.small import Bytes as Text
+
+    return Trace.of(engines["definition"].model, Text(), tiny.IDS[:150])
+
+
+@needs_core
+@pytest.mark.parametrize("shape", ["llama", "gemma3"])
+def test_what_is_seen_inside_is_what_the_definition_computes(shape: str):
+    of = tiny.config(shape)
+    entries = tiny.tensors(of)
+    engines = {"runtime": tiny.RuntimeEngine(of, entries), "definition": tiny.definition(of, entries)}
+    trace = whole(engines)
+    for name, reads in engines.items():
+        states = [reads.resume([]), reads.resume([])]
+        reads.read([tiny.IDS[:140], tiny.IDS[:3]], states, [])
+        other = [states[0].snapshot(), states[1].snapshot()]
+        texts = [tiny.IDS[140:150], tiny.IDS[3:5]]
+        rows, after = [9, 11, 9, 3], [2, 2, 1, 0]
+        watched = [(9, 1), (3, 0), (11, 2)]
+        logits, patterns = reads.watch(texts, states, rows, after, watched)
+        assert np.array_equal(logits[:2], reads.read(texts, other, rows[:2])), name  # watching changes no bit
+        for (place, layer), pattern in zip(watched, patterns, strict=True):
+            at = 140 + place if place < 10 else place - 10 + 3
+            expected = trace[f"blocks.{layer}.attention.pattern"].numpy().reshape(-1, 150, 150)[:, at]
+            assert pattern.shape == (len(expected), at + 1)
+            assert np.abs(pattern - expected[:, : at + 1]).max() < 2e-3, (name, layer)
+            assert np.allclose(pattern.sum(1), 1, atol=1e-5)
+        for row, at, layer in ((2, 149, 1), (3, 143, 0)):
+            stream = trace[f"blocks.{layer}.out"].reshape(150, -1)[at]
+            expected = engines["definition"].model.logits(stream[None, None])[0, 0].detach().numpy()
+            assert np.abs(logits[row] - expected).max() < 5e-3 * np.abs(expected).max(), (name, layer)
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["runtime", "definition"])
+def test_internals_come_with_each_token_and_change_none(name: str):
+    reads = engine(name)
+    looks = Internals(layers=(2, 0), lens=3)
+    with scheduler(reads, Words()) as serves:
+        plain = finish(serves.submit(job(tiny.IDS[:140], max_tokens=4)))
+        beside = serves.submit(job(tiny.IDS[:9], max_tokens=4, prompt_logprobs=1))
+        pieces = list(serves.submit(job(tiny.IDS[:140], max_tokens=4, internals=looks)))
+        assert said(pieces[-1].generation) == said(plain)
+        assert all(piece.inside == () for piece in beside)
+    for n, piece in enumerate(pieces[:-1]):
+        assert [seen.layer for seen in piece.inside] == [2, 0]
+        last = piece.inside[0]  # the last layer's lens is what the model says
+        assert last.lens[0][0] == piece.id
+        assert last.lens[0][1] == pytest.approx(np.exp(piece.logprob), rel=1e-4)
+        assert last.entropy is not None
+        assert 0 < last.entropy < np.log(101)
+        for head in last.heads:
+            weights = [weight for _, weight in head.positions]
+            assert weights == sorted(weights, reverse=True)
+            assert 0 < sum(weights) <= 1 + 1e-5
+            assert max(at for at, _ in head.positions) < 140 + n
+            assert 0 <= head.entropy < np.log(140 + n)
+
+
+@pytest.mark.parametrize(
+    ("looks", "words"),
+    [
+        (Internals(layers=(3,)), "the layer 3: the model's go from 0 to 2"),
+        (Internals(layers=()), "at least one layer"),
+        (Internals(layers=(1, 1)), "each of them once"),
+        (Internals(layers=(1,), lens=10**6), "1000000 guesses"),
+    ],
+)
+def test_internals_that_are_not_there_are_refused(looks: Internals, words: str):
+    with scheduler(Paged()) as serves, pytest.raises(Refused, match=words):
+        serves.submit(job([1], internals=looks))
+
+
+def test_nobody_is_watched_unasked():
+    with scheduler(Paged()) as serves:  # whose watch() raises
+        assert len(finish(serves.submit(job([1], max_tokens=2))).ids) == 2
+
+
+# ---- who waits for whom ------------------------------------------------------------------------------------
+
+
+def test_as_many_run_and_wait_as_may():
+    reads = Paged(gated=True)
+    with scheduler(reads, max_sequences=2, max_queue=3) as serves:
+        tickets = [serves.submit(job([n], max_tokens=1)) for n in range(5)]
+        with pytest.raises(QueueFull, match="2 requests run and 3 wait"):
+            serves.submit(job([9]))
+        tickets[4].cancel()
+        reads.gate.release(1000)
+        for ticket in tickets[:4]:
+            finish(ticket)
+        with pytest.raises(Cancelled):
+            finish(tickets[4])
+        assert len(finish(serves.submit(job([9], max_tokens=2))).ids) == 2
+        assert serves.figures().refused == 1
+
+
+def test_clients_take_turns():
+    ended: list[str] = []
+    reads = Paged(gated=True)
+    with scheduler(reads, max_sequences=1) as serves:
+        for n, client in enumerate("aaaabb"):
+            name = f"{client}{n}"
+            ticket = serves.submit(job([n], max_tokens=1, client=client))
+            ticket.subscribe(lambda event, name=name: ended.append(name) if event.generation else None)
+        reads.gate.release(1000)
+        serves.drain(10)
+    assert ended == ["a0", "a1", "b4", "a2", "b5", "a3"] or ended == ["a0", "b4", "a1", "b5", "a2", "a3"]
+
+
+def test_a_long_prompt_stops_nobody():
+    """Each step that reads of the long prompt brings everyone else a token, and reads no more than it may."""
+    reads = Paged(max_context=400, gated=True)
+    with scheduler(reads, prefill_chunk=24) as serves:
+        others = [serves.submit(job([n], max_tokens=60, ignore_eos=True)) for n in range(3)]
+        assert reads.entered.acquire(timeout=10)
+        for _ in range(3):
+            reads.pass_step()
+        long = serves.submit(job([7] * 200, max_tokens=1))
+        before = len(reads.calls)
+        reads.gate.release(1000)
+        finish(long)
+        for other in others:
+            finish(other)
+    steps = [
+        call for call in reads.calls[before:] if any(set(text) == {7} and len(text) > 1 for text in call)
+    ]
+    assert len(steps) >= 200 // 24
+    for call in steps:
+        assert sum(len(text) == 1 for text in call) >= 3
+        assert sum(len(text) for text in call if len(text) > 1) <= 24
+
+
+def test_short_prompts_do_not_wait_for_a_long_one():
+    reads = Paged(max_context=400, gated=True)
+    with scheduler(reads, prefill_chunk=16) as serves:
+        long = serves.submit(job([7] * 300, max_tokens=1))
+        assert reads.entered.acquire(timeout=10)
+        short = serves.submit(job([8, 9, 10], max_tokens=1))
+        reads.gate.release(1000)
+        finish(short)
+        assert not long.ended
+        finish(long)
+
+
+def test_what_is_kept_stays_within_its_room():
+    reads = Paged()
+    with scheduler(reads, state_bytes=4 * 8, max_sequences=4) as serves:
+        for n in range(6):
+            finish(serves.submit(job([n] * 13, max_tokens=4)))
+            figures = serves.figures()
+            assert figures.pages_kept <= figures.pages_total == 8
+        with pytest.raises(Refused, match="need 10 pages of state, and there is room for 8"):
+            serves.submit(job([1] * 13, max_tokens=25))
+        tickets = [
+            serves.submit(job([n] * 13, max_tokens=12)) for n in range(5)
+        ]  # six pages each: one by one
+        for n, ticket in enumerate(tickets):
+            assert said(finish(ticket)) == said(
+                finish(generate(Paged(), Bytes(), [n] * 13, Settings(max_tokens=12)))
+            )
+
+
+def test_prefixes_let_go_of_the_end_before_the_beginning():
+    kept = Prefixes(3)
+    kept.add([b"a"], 1)
+    kept.add([b"a", b"b"], 2)
+    kept.add([b"a", b"b", b"c"], 3)
+    kept.add([b"x"], 4)
+    assert [kept.get(name) for name in (b"a", b"b", b"c", b"x")] == [1, 2, None, 4]
+    kept.fit(1)
+    assert len(kept) == 1
+
+
+def test_the_pace_keeps_a_step_within_its_stretch():
+    pace = Pace(256)
+    assert pace.allowed(0) == 256
+    for _ in range(50):
+        pace.saw(4, 0, 0.030)
+        pace.saw(4, 100, 0.130)
+    assert pace.allowed(4) == pytest.approx((STRETCH - 1) * 30, abs=1)
+    for _ in range(50):
+        pace.saw(4, 100, 9.0)
+    assert pace.allowed(4) == LEAST
+
+
+# ---- leaving early -----------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_answer_is_in_no_further_step():
+    reads = Paged(gated=True)
+    with scheduler(reads) as serves:
+        gone = serves.submit(job([5], max_tokens=50, ignore_eos=True))
+        assert reads.entered.acquire(timeout=10)
+        stays = serves.submit(job([6], max_tokens=6, ignore_eos=True))
+        for _ in range(2):
+            reads.pass_step()
+        gone.cancel()
+        before = len(reads.calls)
+        reads.gate.release(1000)
+        with pytest.raises(Cancelled):
+            finish(gone)
+        alone = finish(generate(Paged(), Bytes(), [6], Settings(max_tokens=6, ignore_eos=True)))
+        assert said(finish(stays)) == said(alone)
+        assert all(len(call) == 1 for call in reads.calls[before:])
+        assert serves.figures().cancelled == 1
+        gone.cancel()
+        stays.cancel()
+
+
+def test_a_drained_scheduler_ends_what_it_has_and_takes_nothing():
+    with scheduler(Paged()) as serves:
+        tickets = [serves.submit(job([n], max_tokens=20, ignore_eos=True)) for n in range(20)]
+        serves.drain(30)
+        assert all(len(finish(ticket).ids) == 20 for ticket in tickets)
+        with pytest.raises(Closing):
+            serves.submit(job([1]))
+
+
+def test_what_does_not_end_in_time_is_stopped():
+    reads = Paged(gated=True)
+    with scheduler(reads, max_sequences=1) as serves:
+        tickets = [serves.submit(job([n], max_tokens=20)) for n in range(3)]
+        assert reads.entered.acquire(timeout=10)
+        threading.Timer(0.2, reads.gate.release, (1000,)).start()
+        serves.drain(0)
+        for ticket in tickets:
+            with pytest.raises(Cancelled, match="the server stops"):
+                finish(ticket)
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------------------
+
+
+def test_a_step_that_fails_ends_its_requests_only():
+    with scheduler(Paged(), max_sequences=1) as serves:
+        broken = serves.submit(job([1, POISON], max_tokens=3))
+        fine = serves.submit(job([1], max_tokens=3))
+        with pytest.raises(MemoryError, match="no memory for this"):
+            finish(broken)
+        assert len(finish(fine).ids) == 3
+        assert serves.figures().failed == 1
+
+
+def test_logits_that_are_no_numbers_end_one_request():
+    with scheduler(Paged()) as serves:
+        tickets = [serves.submit(job([id], max_tokens=3)) for id in (1, NOTHING, 2)]
+        with pytest.raises(Failed, match="broken"):
+            finish(tickets[1])
+        assert [len(finish(tickets[n]).ids) for n in (0, 2)] == [3, 3]
+
+
+class Only:
+    """May only say what it is told to, and is done then."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = list(ids)
+
+    def mask(self, logits: np.ndarray) -> None:
+        keep = logits[self.ids[0]]
+        logits[:] = -np.inf
+        logits[self.ids[0]] = keep
+
+    def accept(self, id: int) -> None:
+        assert self.ids.pop(0) == id
+
+    @property
+    def done(self) -> bool:
+        return not self.ids
+
+
+def test_a_constraint_shapes_its_own_answer():
+    with scheduler(Paged()) as serves:
+        bound = serves.submit(job([1], temperature=1, seed=0, constraint=Only(b"yes"), logprobs=1))
+        free = serves.submit(job([1], max_tokens=3))
+        broken = serves.submit(job([1], constraint=Only([])))
+        done = finish(bound)
+        assert (done.text, done.finish_reason, done.stop) == ("yes", "stop", None)
+        logits = Paged().after([1])
+        assert done.logprobs[0] == pytest.approx(float(log_softmax(logits)[ord("y")]), abs=1e-5)
+        assert done.top_logprobs[0][0][0] == int(
+            np.argmax(logits)
+        )  # of the model itself, whatever is allowed
+        assert said(finish(free)) == said(finish(generate(Paged(), Bytes(), [1], Settings(max_tokens=3))))
+        with pytest.raises(IndexError):
+            finish(broken)
+
+
+def test_who_subscribes_late_hears_everything_in_order():
+    with scheduler(Paged()) as serves:
+        ticket = serves.submit(job([1], max_tokens=5))
+        pieces = list(ticket)
+        heard: list[Piece | Exception] = []
+        ticket.subscribe(heard.append)
+        assert heard == pieces
+        assert list(ticket) == pieces
+
+
+def test_a_listener_that_raises_stops_its_request():
+    def deaf(event: object) -> None:
+        raise RuntimeError("the loop is closed")
+
+    reads = Paged(gated=True)
+    with scheduler(reads) as serves:
+        ticket = serves.submit(job([1], max_tokens=40, ignore_eos=True))
+        ticket.subscribe(deaf)
+        reads.gate.release(1000)
+        with pytest.raises(Cancelled):
+            finish(ticket)
+        assert len(finish(serves.submit(job([2], max_tokens=2))).ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "error", "words"),
+    [
+        ([1] * 64, {}, ContextFull, "64 ids long and the model's context holds 64"),
+        ([], {}, Refused, "prompt is empty"),
+        ([VOCAB], {}, Refused, "outside the model's 0 to 256"),
+        ([1], {"logit_bias": {VOCAB: 1.0}}, Refused, "names the id 257"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_at_once(ids, options, error, words):
+    with scheduler(Paged()) as serves:
+        with pytest.raises(error, match=words):
+            serves.submit(job(ids, **options))
+        assert serves.figures().queued == 0
+
+
+def test_an_engine_for_one_text_is_refused():
+    with pytest.raises(Refused, match="reads one text only"):
+        Scheduler(Model(Hashing(), Bytes()))
+    assert END in Bytes.eos_ids
+    assert not Ticket(job([1])).ended

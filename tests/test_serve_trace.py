@@ -1,0 +1,148 @@
+"""/v1/trace against the traces and edits of Python, and what it refuses."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cutaway.inspect.ablate import without
+from cutaway.weights import quant, safetensors
+from tests import serving
+from tests.serving import Server
+
+TEXT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving.running(serving.model(), trace_numbers=60_000, trace_tokens=100) as server:
+        yield server
+
+
+def traced(server: Server, **body: Any) -> Any:
+    answer = server.post("/v1/trace", {"text": TEXT} | body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def values(told: Any) -> dict[str, np.ndarray]:
+    return {name: np.array(one["data"]).reshape(one["shape"]) for name, one in told["values"].items()}
+
+
+def next_of(server: Server, **body: Any) -> list[tuple[int, float]]:
+    told = traced(server, values=["embed"], positions=[0], top=5, **body)
+    return [(one["id"], one["probability"]) for one in told["next"]]
+
+
+def test_values_are_those_of_a_trace(server: Server) -> None:
+    ours = server.service.lm.trace(TEXT)
+    told = traced(server, values=["attention.pattern", "attention.q", "out", "embed"], layers=[1])
+    assert [token["text"] for token in told["tokens"]] == ours.tokens
+    assert told["next"][0]["id"] == ours.top(1)[0].id
+    found = values(told)
+    assert set(found) == {"embed", "blocks.1.attention.pattern", "blocks.1.attention.q", "blocks.1.out"}
+    for name, value in found.items():
+        assert np.allclose(value, ours[name].numpy(), atol=1e-4), name
+
+
+def test_some_heads_and_positions(server: Server) -> None:
+    ours = server.service.lm.trace(TEXT)
+    asked = {"values": ["attention.pattern", "out"], "layers": [0], "heads": [7, 2], "positions": [-1, 0]}
+    found = values(traced(server, **asked))
+    assert np.allclose(
+        found["blocks.0.attention.pattern"], ours["blocks.0.attention.pattern"][[2, 7]][:, [-1, 0]]
+    )
+    assert np.allclose(found["blocks.0.out"], ours["blocks.0.out"][[-1, 0]])
+
+
+def test_safetensors_holds_the_same(server: Server, tmp_path: Path) -> None:
+    asked = {"values": ["out", "attention.pattern"], "positions": [4]}
+    answer = server.post("/v1/trace", {"text": TEXT, "format": "safetensors", **asked})
+    (tmp_path / "trace.safetensors").write_bytes(answer.content)
+    held = safetensors.read(tmp_path / "trace.safetensors")
+    told = values(traced(server, **asked))
+    assert held.keys() == told.keys()
+    assert all(np.allclose(quant.unpack(held[name]), told[name], atol=1e-6) for name in told)
+    assert json.loads(safetensors.metadata(tmp_path / "trace.safetensors")["tokens"])[0]["text"] == "The"
+
+
+def test_ablating_is_what_it_is_in_python(server: Server) -> None:
+    lm = server.service.lm
+    expected = lm.trace(TEXT, edit=without(lm._built, ["1.4"])).top(5)
+    told = next_of(server, edits=[{"kind": "ablate", "layer": 1, "part": "head", "head": 4}])
+    assert [id for id, _ in told] == [one.id for one in expected]
+    assert np.allclose([p for _, p in told], [one.probability for one in expected], atol=1e-5)
+    usual = next_of(server)
+    assert told != usual
+    none = [{"kind": "ablate", "layer": 1, "part": part, "strength": 0} for part in ("mlp", "attention")]
+    assert np.allclose([p for _, p in next_of(server, edits=none)], [p for _, p in usual], atol=1e-6)
+    both = [{"kind": "ablate", "layer": 1, "part": part} for part in ("mlp", "attention")]
+    skipped = lm.trace(TEXT, edit=without(lm._built, ["1"])).top(5)
+    assert np.allclose(
+        [p for _, p in next_of(server, edits=both)], [one.probability for one in skipped], atol=1e-5
+    )
+
+
+def test_patching_everything_is_the_other_text(server: Server) -> None:
+    other = "The capital of Spain was"
+    patch = {"kind": "patch", "layer": 1, "part": "stream", "text": other}
+    expected = server.service.lm.trace(other).top(5)
+    told = next_of(server, edits=[patch])
+    assert np.allclose([p for _, p in told], [one.probability for one in expected], atol=1e-5)
+    last = next_of(server, edits=[patch | {"positions": [4]}])
+    assert np.allclose([p for _, p in last], [p for _, p in told], atol=1e-5)
+    assert next_of(server, edits=[patch | {"positions": [0]}]) == next_of(server)
+    half = values(traced(server, values=["out"], layers=[1], edits=[patch | {"strength": 0.5}]))[
+        "blocks.1.out"
+    ]
+    ours, theirs = (server.service.lm.trace(text)["blocks.1.out"] for text in (TEXT, other))
+    assert torch.allclose(torch.tensor(half).float(), (ours + theirs) / 2, atol=1e-4)
+
+
+def test_adding_a_vector(server: Server) -> None:
+    vector = np.random.default_rng(0).normal(size=576).round(3).tolist()
+    add = {"kind": "add", "layer": 0, "vector": vector, "strength": 2.0, "positions": [2]}
+    usual, moved = (
+        values(traced(server, values=["out"], layers=[0], edits=e))["blocks.0.out"] for e in ([], [add])
+    )
+    assert np.allclose(moved[2] - usual[2], 2 * np.array(vector), atol=1e-4)
+    assert np.allclose(np.delete(moved, 2, 0), np.delete(usual, 2, 0))
+
+
+def test_chats_are_traced_too(server: Server) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    answer = server.post("/v1/trace", {"messages": messages, "values": ["embed"], "positions": [0]}).json()
+    assert [token["id"] for token in answer["tokens"]] == server.service.lm.chat_ids(messages)
+
+
+def test_asking_leaves_the_engine_that_answers(server: Server) -> None:
+    assert server.service.lm.engine_choice[0] == "runtime"
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"values": ["logits"]}, "245,760 numbers.*at most 60,000"),
+        ({"values": ["secret"]}, "no value 'secret'"),
+        ({"values": ["out"], "layers": [2]}, "no layer 2: this model's are 0 to 1"),
+        ({"values": ["attention.k"], "heads": [3]}, "no head 3 in blocks.0.attention.k: it has 0 to 2"),
+        ({"values": ["out"], "positions": [5]}, "no position 5"),
+        ({"values": ["out"], "text": "x " * 300}, "at most 100"),
+        ({"values": ["out"], "messages": []}, "at least 1"),
+        ({"values": ["out"], "text": None}, "Give the prompt once"),
+        ({"values": ["out"], "edits": [{"kind": "add", "layer": 0, "vector": [1.0]}]}, "1 numbers.*576"),
+        ({"values": ["out"], "edits": [{"kind": "ablate", "layer": 0, "part": "head"}]}, "head goes with"),
+        ({"values": ["out"], "edits": [{"kind": "ablate", "layer": 0, "part": "head", "head": 9}]}, "0 to 8"),
+        ({"values": ["out"], "edits": [{"kind": "patch", "layer": 0, "text": "x"}]}, "as many tokens"),
+        ({"values": ["out"], "edits": [{"kind": "rewrite", "layer": 0}]}, "edits"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused(server: Server, body: dict[str, Any], sentence: str) -> None:
+    answer = server.post("/v1/trace", {"text": TEXT} | body)
+    assert answer.status_code == 400
+    assert re.search(sentence, answer.json()["error"]["message"]), answer.text
