@@ -306,7 +306,7 @@ class Cache {
         // Whether this is the piece's entry, with its ids in it.
         bool holds(const Key& key) const {
             const uint32_t now = state.load(std::memory_order_acquire);
-            return (now - 1 < kStored - 1) & (((low ^ key.low) | (high ^ key.high)) == 0);
+            return now - 1 < kStored - 1 && ((low ^ key.low) | (high ^ key.high)) == 0;
         }
     };
     std::shared_mutex lock;
@@ -484,7 +484,7 @@ struct Worker {
         int32_t* to = out + used;
         for (size_t i = 0; i < count; ++i) {
             if (const Cache::Entry& entry = firsts[keys[i]]; entry.holds(keys[i])) {
-                std::memcpy(to, reinterpret_cast<const uint8_t*>(&entry) + 16, 16);
+                std::memcpy(to, entry.ids, sizeof entry.ids);
                 to += entry.state.load(std::memory_order_relaxed) - 1;
                 continue;
             }
@@ -610,6 +610,7 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
             const size_t place = workers == 1 ? written : job.begin;
             const size_t free = out == nullptr ? 0 : (workers == 1 ? whole : job.end) - place;
             worker.open(out + place, free, job.end - job.begin);
+            bool crowded;  // asked while nobody grows the cache
             {
                 const std::shared_lock shared(tokenizer.cache.lock);
                 for (size_t i = job.first; i < job.last; ++i) {
@@ -626,8 +627,9 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
                     }
                     std::atomic_ref<int64_t>(counts[i]).fetch_add(static_cast<int64_t>(worker.used - before));
                 }
+                crowded = tokenizer.cache.crowded();
             }
-            if (tokenizer.cache.crowded()) {
+            if (crowded) {
                 const std::unique_lock alone(tokenizer.cache.lock);
                 tokenizer.cache.grow();
             }
@@ -687,11 +689,13 @@ CUTAWAY_API int64_t cutaway_tokenizer_pieces(void* tokenizer, const uint8_t* tex
         std::copy_n(ends + i, batch, worker.ends);
         const size_t reached = worker.ends[batch - 1];
         worker.open(nullptr, 0, 0);
+        bool crowded;
         {
             const std::shared_lock shared(self.cache.lock);
             worker.encode(self.cache, text, begin, batch, limit);
+            crowded = self.cache.crowded();
         }
-        if (self.cache.crowded()) {
+        if (crowded) {
             const std::unique_lock alone(self.cache.lock);
             self.cache.grow();
         }
