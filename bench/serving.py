@@ -66,8 +66,8 @@ def prompt(number: int, words: int = 45) -> str:
     )
 
 
-def ask(port: int, text: str, tokens: int, **more: Any) -> Answer:
-    """One streamed completion."""
+def ask(port: int, text: str, tokens: int, answer: Answer | None = None, **more: Any) -> Answer:
+    """One streamed completion, told as it comes in the answer that is given."""
     body = {
         "prompt": text,
         "max_tokens": tokens,
@@ -77,7 +77,8 @@ def ask(port: int, text: str, tokens: int, **more: Any) -> Answer:
         "stream_options": {"include_usage": True},
     }
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-    answer = Answer(time.perf_counter())
+    answer = answer or Answer(0.0)
+    answer.sent = time.perf_counter()
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/v1/completions", json.dumps(body | more), headers)
     response = connection.getresponse()
@@ -144,23 +145,25 @@ def figures(port: int, pid: int, clients: int, start: int) -> dict[str, float]:
 
 def stall(port: int, start: int) -> dict[str, float]:
     """Four write, and a long prompt comes: their longest gap meanwhile over the usual one."""
-    answers: list[Answer] = []
+    answers = [Answer(0.0) for _ in range(4)]
     threads = [
-        threading.Thread(target=lambda n=n: answers.append(ask(port, prompt(start + n), LONG_TOKENS)))
-        for n in range(4)
+        threading.Thread(target=ask, args=(port, prompt(start + n), LONG_TOKENS, answer))
+        for n, answer in enumerate(answers)
     ]
     for thread in threads:
         thread.start()
-    time.sleep(1.5)
+    while any(len(answer.chunks) < 24 for answer in answers) and all(map(threading.Thread.is_alive, threads)):
+        time.sleep(0.01)
     long = ask(port, prompt(start + 9, words=1150), 1)
     for thread in threads:
         thread.join()
     came, read = long.sent, long.chunks[0]
+    writing = max(answer.chunks[0] for answer in answers)  # from here on all four write
     usual = [
         gap
         for answer in answers
         for at, gap in zip(answer.chunks[1:], gaps(answer), strict=True)
-        if at < came
+        if writing < at < came
     ]
     meanwhile = [
         gap
@@ -170,6 +173,8 @@ def stall(port: int, start: int) -> dict[str, float]:
     ]
     return {
         "usual gap": 1000 * statistics.median(usual),
+        "longest before": 1000 * max(usual),
+        "gap meanwhile": 1000 * statistics.median(meanwhile),
         "longest gap": 1000 * max(meanwhile),
         "stall": max(meanwhile) / statistics.median(usual),
         "read in": read - came,
@@ -209,16 +214,16 @@ def _until_healthy(port: int, process: subprocess.Popen) -> None:
     raise SystemExit("the server does not answer")
 
 
-def internals(port: int, start: int) -> float:
-    """Decode speed of one client with internals at one layer over that without."""
-    speeds = []
-    for more in ({}, {"internals": {"layers": [15]}}):
-        best = 0.0
-        for n in range(3):
-            answer = ask(port, prompt(start + n), TOKENS, **more)
-            best = max(best, (len(answer.chunks) - 1) / (answer.chunks[-1] - answer.chunks[0]))
-        speeds.append(best)
-    return speeds[1] / speeds[0]
+def internals(port: int, pid: int, start: int) -> dict[str, float]:
+    """Percent of its speed that one client keeps with internals at one layer; the same by processor time."""
+    speeds, costs = [0.0, 0.0], [float("inf")] * 2
+    for n in range(8):
+        more = {"internals": {"layers": [15]}} if n % 2 else {}
+        before = processor(pid)
+        answer = ask(port, prompt(start + n), TOKENS, **more)
+        costs[n % 2] = min(costs[n % 2], processor(pid) - before)
+        speeds[n % 2] = max(speeds[n % 2], (TOKENS - 1) / (answer.chunks[-1] - answer.chunks[0]))
+    return {"speed": 100 * speeds[1] / speeds[0], "processor": 100 * costs[0] / costs[1]}
 
 
 def main() -> None:
@@ -235,7 +240,7 @@ def main() -> None:
         base = [asked.llama_server, "-m", str(model), "-t", threads, "-np", "16", "-c", str(16 * 2048)]
         commands["llama.cpp"] = base
     best: dict[str, dict[str, dict[str, float]]] = {name: {} for name in commands}
-    watched = 0.0
+    watched: dict[str, dict[str, float]] = {}
     for n in range(asked.rounds):
         for name, command in commands.items():
             with server(command) as (port, pid):
@@ -245,7 +250,7 @@ def main() -> None:
                     )
                 _better(best[name], "long prompt", stall(port, 1000 * n + 900))
                 if name == "cutaway":
-                    watched = max(watched, internals(port, 1000 * n + 950))
+                    _better(watched, "internals", internals(port, pid, 1000 * n + 950))
     print(f"{model.name}, {native.isa()}, {threads} threads, load {os.getloadavg()[0]:.1f}")
     for what in next(iter(best.values())):
         print(what)
@@ -253,7 +258,10 @@ def main() -> None:
             values = [best[name][what][figure] for name in commands]
             ratio = f"{values[0] / values[1]:8.2f}x" if len(values) > 1 else ""
             print(f"  {figure:<18}" + "".join(f"{value:10.2f}" for value in values) + ratio)
-    print(f"internals at one layer: {100 * watched:.0f} % of the speed without")
+    kept = watched["internals"]
+    print(
+        f"internals at one layer: {kept['speed']:.0f} % of the speed, {kept['processor']:.0f} % by processor"
+    )
 
 
 def _better(best: dict[str, dict[str, float]], what: str, found: dict[str, float]) -> None:

@@ -262,6 +262,17 @@ def test_a_page_that_several_texts_begin_with_is_read_once(grid: int):
     assert sum(id in begin[:12] for id in read if id != 9) == 11 + read.count(1) - 1
 
 
+def test_pages_alike_after_different_beginnings_are_not_the_same():
+    one, other, same, last = [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]
+    with scheduler(Paged()) as serves:
+        for ids in ([*one, *same, 17], [*other, *last, 17], [*other, *same, 17], [*other, *same]):
+            alone = finish(generate(Paged(), Bytes(), ids, Settings(max_tokens=3)))
+            assert said(finish(serves.submit(job(ids, max_tokens=3)))) == said(alone)
+        assert (
+            serves.figures().shared_tokens == 4 + 4
+        )  # of the last, not its last page: an id is left to read
+
+
 def test_an_answers_pages_serve_the_next_turn():
     with scheduler(Paged()) as serves:
         first = finish(serves.submit(job(range(6), max_tokens=8, ignore_eos=True)))
@@ -323,7 +334,11 @@ def test_internals_come_with_each_token_and_change_none(name: str):
     with scheduler(reads, Words()) as serves:
         plain = finish(serves.submit(job(tiny.IDS[:140], max_tokens=4)))
         beside = serves.submit(job(tiny.IDS[:9], max_tokens=4, prompt_logprobs=1))
-        pieces = list(serves.submit(job(tiny.IDS[:140], max_tokens=4, internals=looks)))
+        watched = serves.submit(job(tiny.IDS[:140], max_tokens=4, internals=looks))
+        later = serves.submit(job(tiny.IDS[5:20], max_tokens=4))
+        pieces = list(watched)
+        alone = finish(generate(reads, Words(), tiny.IDS[5:20], Settings(max_tokens=4)))
+        assert said(finish(later)) == said(alone)
         assert said(pieces[-1].generation) == said(plain)
         assert all(piece.inside == () for piece in beside)
     for n, piece in enumerate(pieces[:-1]):
