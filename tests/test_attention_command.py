@@ -12,6 +12,7 @@ import cutaway
 from cutaway.attention.parts.cost import at
 from cutaway.attention.parts.indexed import best
 from cutaway.attention.parts.kinds import Sizes, kind, kinds
+from cutaway.attention.parts.picture import draw
 from cutaway.attention.parts.visibility import Places, mask
 from cutaway.cli import main
 from cutaway.commands import attention as verb
@@ -206,3 +207,8 @@ def test_an_option_without_a_usual_value_is_asked_for(monkeypatch) -> None:
     monkeypatch.delattr(local.module, "USUAL")
     with pytest.raises(Refused, match="local needs window"):
         local.like(SIZES, {})
+
+
+def test_a_picture_says_what_causal_attention_sees() -> None:
+    said = draw(kind("local").config(heads=1, kv_heads=1, key_size=2, window=2), 6).said
+    assert said == "11 of 6² pairs are seen; plain causal attention sees 21."

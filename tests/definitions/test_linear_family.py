@@ -454,3 +454,11 @@ def test_what_cannot_be_is_refused() -> None:
 def test_the_form_is_named_with_its_reason() -> None:
     assert [chunks.choose(tokens)[0] for tokens in (1, 2, 500)] == ["recurrent", "chunked", "chunked"]
     assert all(chunks.choose(tokens)[1] for tokens in (1, 2))
+
+
+def test_a_short_convolution_begins_as_torchs_does() -> None:
+    torch.manual_seed(0)
+    conv, theirs = ShortConv(2000, 4, bias=True), torch.nn.Conv1d(2000, 2000, 4, groups=2000)
+    for weight in (conv.weight, theirs.weight):
+        assert 0.49 < weight.max() <= 0.5 and -0.5 <= weight.min() < -0.49
+    assert conv.bias is not None and not conv.bias.any()

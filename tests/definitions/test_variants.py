@@ -304,3 +304,23 @@ def test_who_watches_a_long_text_sees_the_whole_index() -> None:
     assert seen["index"].shape == seen["chosen"].shape == (1, n, n)
     assert (seen["chosen"].sum(-1)[0] == torch.arange(1, n + 1).clamp(max=config.top_k)).all()
     assert_close(module(x, places, None, True, None), watched, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_the_index_is_its_equation() -> None:
+    """DeepSeek-V3.2: I = sum over heads of w relu(q k), w and scores scaled by roots of their sizes."""
+    config = attention("dsa", position=None, query_latent=None)
+    module: Any = _made(config)
+    x, heads, size = _x()[0].tolist(), config.index_heads, config.index_size
+    assert heads > 1
+    with tracing(module) as seen:
+        module(_x(), Places(POS), None, False, None)
+    norm, expected = module.index_norm, torch.zeros(N, N, dtype=torch.float64)
+    for s in range(N):
+        key = layer_norm(apply(module.index_key.weight, x[s]), norm.weight, norm.bias, norm.eps)
+        for t in range(N):
+            query, share = apply(module.index_query.weight, x[t]), apply(module.index_share.weight, x[t])
+            for h in range(heads):
+                fits = max(dot(query[h * size : (h + 1) * size], key) / math.sqrt(size), 0.0)
+                expected[t, s] += share[h] / math.sqrt(heads) * fits
+    assert_close(seen["index"][0], expected)
