@@ -37,7 +37,7 @@ class Part:
             seen(
                 layer,
                 self.patterns[n] if self.patterns else None,
-                of_tokens(self.lens[n], self.answer.run.words) if len(self.lens) else None,
+                of_tokens(self.lens[n], self.answer.run.words) if self.lens else None,
                 self.watched.lens,
             )
             for n, layer in enumerate(self.watched.layers)
@@ -82,7 +82,7 @@ def read(engine: Batched, parts: Sequence[Part]) -> None:
         logits, patterns = engine.read(texts, states, rows), []
     at, drawn = 0, iter(patterns)
     for part, (own, lens, looks, internals) in zip(parts, counts, strict=True):
-        part.logits, part.lens = logits[at : at + own], logits[at + own : at + own + lens]
+        part.logits, part.lens = logits[at : at + own], list(logits[at + own : at + own + lens])
         part.watched, part.patterns = internals, list(islice(drawn, looks))
         at += own + lens
 
