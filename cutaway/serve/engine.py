@@ -238,7 +238,8 @@ class Scheduler:
         except Exception as error:
             self._end_all([part.answer for part in parts], error)
             return
-        for part, said in zip(parts, self._choosers.map(_say, parts), strict=True):
+        chosen = self._choosers.map(_say, parts) if len(parts) > 1 else map(_say, parts)
+        for part, said in zip(parts, chosen, strict=True):
             self._advance(part, said)
         seconds = time.perf_counter() - started
         self._pace.saw(len(decoding), sum(len(part.ids) for part in parts) - len(decoding), seconds)

@@ -37,7 +37,7 @@ class Part:
             seen(
                 layer,
                 self.patterns[n] if self.patterns else None,
-                of_tokens(self.lens[n], self.answer.run.words) if len(self.lens) else None,
+                of_tokens(self.lens[n], self.answer.run.words) if self.lens else None,
                 self.watched.lens,
             )
             for n, layer in enumerate(self.watched.layers)
