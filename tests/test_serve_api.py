@@ -142,16 +142,16 @@ def test_logprobs_are_the_models_own(server: Server, client: Any) -> None:
     asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "temperature": 0.7, "seed": 3, "max_tokens": 4}
     told = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3)
     lm = server.service.lm
+    chosen = lm.chat(HELLO, temperature=0.7, seed=3, max_tokens=4).ids  # the same draws
     ids = lm.chat_ids(HELLO)
-    for token in told.choices[0].logprobs.content:
+    for token, id in zip(told.choices[0].logprobs.content, chosen, strict=True):
         expected = log_softmax(lm.logits(ids)[-1])
-        best = np.argsort(-expected, kind="stable")[:3]
+        best = [int(one) for one in np.argsort(-expected, kind="stable")[:3]]
         assert [one.bytes for one in token.top_logprobs] == [
-            list(lm.tokenizer.token_bytes(int(id))) for id in best
+            list(lm.tokenizer.token_bytes(one)) for one in best
         ]
         assert np.allclose([one.logprob for one in token.top_logprobs], expected[best], atol=1e-4)
-        (id,) = [id for id in range(49152) if lm.tokenizer.token_bytes(id) == bytes(token.bytes)][:1]
-        assert abs(token.logprob - expected[id]) < 1e-4
+        assert bytes(token.bytes) == lm.tokenizer.token_bytes(id) and abs(token.logprob - expected[id]) < 1e-4
         ids.append(id)
     chunks = client.chat.completions.create(**asked, logprobs=True, stream=True)
     parts = [choice.logprobs.content for chunk in chunks for choice in chunk.choices if choice.logprobs]
