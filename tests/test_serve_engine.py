@@ -28,6 +28,14 @@ needs_core = pytest.mark.skipif(native.why_not() is not None, reason=native.why_
 POISON, NOTHING = 250, 251  # ids that break a step, and that are followed by no number
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _short_pages() -> Iterator[None]:
+    """The definition's pages made as short as the runtime's, so that short texts share some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cutaway.model.engine.CHUNK", 128)
+        yield
+
+
 class Paged(Hashing):
     """Reads several texts at once, and lets pass one step for each ``allow``."""
 
@@ -436,9 +444,10 @@ def test_short_prompts_do_not_wait_for_a_long_one():
         long = serves.submit(job([7] * 300, max_tokens=1))
         assert reads.entered.acquire(timeout=10)
         short = serves.submit(job([8, 9, 10], max_tokens=1))
-        reads.gate.release(1000)
+        reads.gate.release(4)  # of the nineteen or so that the long one takes
         finish(short)
         assert not long.ended
+        reads.gate.release(1000)
         finish(long)
 
 

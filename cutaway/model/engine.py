@@ -18,7 +18,7 @@ from cutaway.attention.parts.state import Full
 from cutaway.model import inside
 from cutaway.model.decoder import Decoder, State
 
-CHUNK = 128  # tokens read at once: bounds what a long prompt needs beside its state
+CHUNK = 512  # tokens read at once: bounds what a long prompt needs beside its state
 
 
 class DefinitionEngine:
