@@ -16,7 +16,7 @@ from cutaway.attention.parts.paths import MANY
 from cutaway.attention.parts.visibility import Places
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
-from cutaway.trace import tracing
+from cutaway.trace import FACTS, tracing
 from tests.definitions.loops import Vector, apply, dot, layer_norm, read, rms, turn
 from tests.laws.kinds import SOFTMAX, attention
 
@@ -264,6 +264,20 @@ def test_absorbed_and_expanded_are_the_same(queries: int) -> None:
     assert_close(module.expanded(q, latent, *places), expanded)
     assert_close(module.absorbed(q, latent, *places), expanded)
     assert config.absorbs(1, 4096) and not config.absorbs(4096, 4096)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("queries", [1, N])
+def test_the_form_is_chosen_by_how_many_ask_how_many(queries: int) -> None:
+    config = attention("mla")
+    module, state = _made(config), config.state()
+    if queries < N:
+        module(_x()[:, :-queries], Places(POS[:, :-queries]), None, False, state)
+    with tracing(module, FACTS) as seen:
+        module(_x()[:, -queries:], Places(POS[:, -queries:]), None, False, state)
+    form: Any = seen["form"]
+    assert form.path == ("absorbed" if config.absorbs(queries, N) else "expanded")
+    assert form.why.startswith(f"{queries} against {N} keys")
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts.paths import PATHS, blocked, choose, naive
+from cutaway.attention.parts.paths import PATHS, blocked, choose, naive, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Places, mask
 from cutaway.errors import Refused
@@ -112,6 +112,15 @@ def test_documents_are_apart_on_every_path(kind: str) -> None:
     judge = naive.attend(problem)
     for path in FAST.values():
         assert_close(path(problem), judge, **TIGHT)
+
+
+@pytest.mark.parametrize("size", [5, 8, 11])
+def test_keys_and_values_are_made_equally_long(size: int) -> None:
+    """With another length torch's kernel would hold every score."""
+    problem = _problem("mha", v=torch.randn(2, 2, 16, size, dtype=torch.float64))
+    even = sdpa.evened(problem)
+    assert even.q.shape[-1] == even.k.shape[-1] == even.v.shape[-1] == max(8, size)
+    assert_close(naive.attend(even)[..., :size], naive.attend(problem), **TIGHT)
 
 
 def test_documents_that_one_side_alone_knows_part_nothing() -> None:

@@ -13,7 +13,7 @@ from cutaway.attention.parts.quantised import GROUP, Quantised, pack, unpack
 from cutaway.attention.parts.recurrent import Recurrent
 from cutaway.attention.parts.state import Cross, Full, Ring
 from cutaway.errors import Refused
-from cutaway.model.decoder import Decoder
+from cutaway.model.decoder import Decoder, State
 from tests.laws.kinds import KINDS, SOFTMAX, attention, decoder, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -233,6 +233,12 @@ def test_a_pool_grows_and_gives_pages_again() -> None:
     assert one.can_truncate(0) and one.length == 5
     one.truncate(7)
     assert one.length == 5
+
+
+def test_a_models_state_is_as_long_as_its_first_layers() -> None:
+    one = Full()
+    _append(one, 0, 3)
+    assert State([one]).length == 3 and State([]).length == 0
 
 
 def test_a_pool_grows_by_what_is_missing() -> None:
