@@ -113,7 +113,8 @@ def _fault(
     before = " ".join((ast.get_source_segment(text, node) or "").split())
     key = "\0".join((str(path), names, owner, kind, before, new))
     lines = statement.lineno, _header_end(statement)
-    return Fault(str(path), lines, bool(functions), kind, before, new, source, key)
+    inside = any(function is not statement for function in functions)  # a default is run at import
+    return Fault(str(path), lines, inside, kind, before, new, source, key)
 
 
 def _numbered(faults: list[Fault]) -> list[Fault]:

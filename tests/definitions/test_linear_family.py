@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from cutaway.attention.parts import chunks
 from cutaway.attention.parts.delta import unit
+from cutaway.attention.parts.gated_delta import Forgetting
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import Refused
 from cutaway.layers.conv import ShortConv
@@ -462,3 +463,11 @@ def test_a_short_convolution_begins_as_torchs_does() -> None:
     for weight in (conv.weight, theirs.weight):
         assert 0.49 < weight.max() <= 0.5 and -0.5 <= weight.min() < -0.49
     assert conv.bias is not None and not conv.bias.any()
+
+
+def test_forgetting_begins_between_a_few_tokens_and_a_thousand() -> None:
+    torch.manual_seed(0)
+    begun = Forgetting(5000)
+    steps, rates = torch.nn.functional.softplus(begun.dt_bias), begun.A_log.exp()
+    assert 0.001 <= steps.min() * 1.0001 < 0.0011 and 0.09 < steps.max() * 0.9999 <= 0.1
+    assert 1 <= rates.min() < 1.1 and 15.9 < rates.max() <= 16.001

@@ -42,3 +42,7 @@ def test_sizes_never_come_to_nothing() -> None:
 def test_gated_delta_is_qwen3_nexts() -> None:
     config = kind("gated_delta").config(heads=2, key_size=4)
     assert (config.conv, config.norm) == (4, Norm(eps=1e-6))
+
+
+def test_mla_norms_latents_as_deepseek_does() -> None:
+    assert kind("mla").config(heads=2, key_size=4, turned_size=2, latent=8).norm == Norm(eps=1e-6)

@@ -266,6 +266,21 @@ def test_absorbed_and_expanded_are_the_same(queries: int) -> None:
     assert config.absorbs(1, 4096) and not config.absorbs(4096, 4096)
 
 
+def test_the_cheaper_form_multiplies_less() -> None:
+    """Counted a product of matrices at a time, for one head."""
+    config = attention("mla", value_size=5)
+    size, value, turned, latent = config.key_size, 5, config.turned_size, config.latent
+    forms = set()
+    for queries, keys in ((q, k) for q in range(1, 40) for k in range(q, 40)):
+        reads = keys * latent * size + keys * latent * value  # keys and values out of latents
+        expanded = reads + queries * keys * (size + turned) + queries * keys * value
+        moves = queries * size * latent + queries * latent * value  # queries in, what is mixed out
+        absorbed = moves + queries * keys * (latent + turned) + queries * keys * latent
+        assert config.absorbs(queries, keys) == (absorbed < expanded)
+        forms.add(absorbed < expanded)
+    assert forms == {True, False}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("queries", [1, N])
 def test_the_form_is_chosen_by_how_many_ask_how_many(queries: int) -> None:
@@ -313,7 +328,7 @@ def test_who_watches_a_long_text_sees_the_whole_index() -> None:
     torch.manual_seed(0)
     module, n = config.build(WIDTH).double(), MANY + 5
     x, places = torch.randn(1, n, WIDTH, dtype=torch.float64), Places(torch.arange(n)[None])
-    with tracing(module) as seen:
+    with tracing(module, "index", "chosen") as seen:
         watched = module(x, places, None, True, None)
     assert seen["index"].shape == seen["chosen"].shape == (1, n, n)
     assert (seen["chosen"].sum(-1)[0] == torch.arange(1, n + 1).clamp(max=config.top_k)).all()

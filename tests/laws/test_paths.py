@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from cutaway.attention.parts.kinds import kind
 from cutaway.attention.parts.paths import PATHS, blocked, choose, naive, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Places, mask
@@ -121,6 +122,21 @@ def test_keys_and_values_are_made_equally_long(size: int) -> None:
     even = sdpa.evened(problem)
     assert even.q.shape[-1] == even.k.shape[-1] == even.v.shape[-1] == max(8, size)
     assert_close(naive.attend(even)[..., :size], naive.attend(problem), **TIGHT)
+
+
+def test_of_a_long_reach_only_keys_that_are_seen_are_read() -> None:
+    """Every block holds something to see, and little: the first tokens of each chunk of 128."""
+    n, random = 1400, torch.Generator().manual_seed(0)
+    places = Places(torch.arange(n)[None])
+    made = {name: torch.randn(1, 1, n, 4, generator=random, dtype=torch.float64) for name in "qkv"}
+    visibility = kind("fixed").config(heads=1, kv_heads=1, key_size=4, chunk=128, summary=8).visibility
+    read: list[int] = []
+    problem = Problem(**made, query=places, key=places, visibility=visibility, scale=0.4)
+    with pytest.MonkeyPatch.context() as patch:
+        real = sdpa.attend
+        patch.setattr(sdpa, "attend", lambda part: (read.append(part.k.shape[2]), real(part))[1])
+        assert_close(blocked.attend(problem), naive.attend(problem), **TIGHT)
+    assert max(read) <= blocked.FAR * blocked.BLOCK  # of 1,400 before the last block
 
 
 def test_documents_that_one_side_alone_knows_part_nothing() -> None:
