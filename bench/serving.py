@@ -17,9 +17,7 @@ import argparse
 import http.client
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -29,7 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from cutaway import native, store
+from scripts.served import answering
 
 TOKENS, LONG_TOKENS = 64, 160
 WORDS = [
@@ -183,35 +184,10 @@ def stall(port: int, start: int) -> dict[str, float]:
 
 @contextmanager
 def server(command: list[str]) -> Iterator[tuple[int, int]]:
-    """A server on a port of its own, once it answers: the port, and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        _until_healthy(port, process)
+    """A server that has answered once: its port, and its process."""
+    with answering(command) as (port, process):
         ask(port, prompt(999), 4)
         yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _until_healthy(port: int, process: subprocess.Popen) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise SystemExit(f"the server ended with {process.returncode}")
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("the server does not answer")
 
 
 def internals(port: int, pid: int, start: int) -> dict[str, float]:

@@ -1,11 +1,14 @@
-"""`cutaway serve` as a process of its own, for the scripts that ask it."""
+"""A server as a process of its own, for the scripts and benchmarks that ask it."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,3 +33,36 @@ def served(*options: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+@contextmanager
+def answering(command: list[str]) -> Iterator[tuple[int, subprocess.Popen]]:
+    """Any server that takes --port and has /health, once it answers: its port, and its process, which is
+    stopped at the end of the block.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=quiet, stderr=quiet)
+    try:
+        _until_healthy(port, process)
+        yield port, process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _until_healthy(port: int, process: subprocess.Popen) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            raise SystemExit(f"the server ended with {process.returncode}")
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit("the server does not answer")

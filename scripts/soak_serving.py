@@ -17,7 +17,6 @@ import http.client
 import json
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import cutaway
+from scripts.served import answering
 
 BAD = (
     b"",
@@ -193,29 +193,12 @@ def main() -> int:
     parser.add_argument("model", nargs="?", default="smollm2")
     asked = parser.parse_args()
     expected = requests(cutaway.load(asked.model, engine="runtime"), asked.requests)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "cutaway",
-        "serve",
-        asked.model,
-        "--engine",
-        "runtime",
-        "--port",
-        str(port),
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    command = [sys.executable, "-m", "cutaway", "serve", asked.model, "--engine", "runtime"]
+    with answering(command) as (port, server):
         return soak(server, port, expected, asked.minutes, asked.clients)
-    finally:
-        server.kill()
 
 
 def soak(server: subprocess.Popen, port: int, expected: list, minutes: float, clients: int) -> int:
-    _until_healthy(port)
     run, sizes = Soak(port, expected), []
     threads = [threading.Thread(target=run.client, args=(n,)) for n in range(clients)]
     threads.append(threading.Thread(target=run.killer))
@@ -241,19 +224,6 @@ def soak(server: subprocess.Popen, port: int, expected: list, minutes: float, cl
         print("  " + wrong)
     fine = not run.wrong and late <= 1.05 * early and left == 0 and ended in (0, -signal.SIGTERM)
     return int(not fine)
-
-
-def _until_healthy(port: int) -> None:
-    for _ in range(600):
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("the server does not answer")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from cutaway.errors import Refused
 from cutaway.generate import constrain
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
+from tests.drawn import drawn
 
 pytest.importorskip("llguidance")
 
@@ -31,18 +32,9 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.load("smollm2")
 
 
-def written(tokenizer: Tokenizer, grammar: constrain.Grammar, seed: int, most: int = 120) -> tuple[str, bool]:
+def written(tokenizer: Tokenizer, grammar: constrain.Grammar, seed: int) -> tuple[str, bool]:
     """A text drawn at random from what the grammar leaves, and whether it came to an end."""
-    constraint, ids = grammar.begin(tokenizer), []
-    random = np.random.default_rng(seed)
-    while not constraint.done and len(ids) < most:
-        logits = random.normal(size=len(tokenizer)).astype(np.float32)
-        constraint.mask(logits)
-        if int(logits.argmax()) in tokenizer.eos_ids:
-            return tokenizer.decode(ids), True
-        ids.append(int(logits.argmax()))
-        constraint.accept(ids[-1])
-    return tokenizer.decode(ids), constraint.done
+    return drawn(grammar.begin(tokenizer), tokenizer, seed)
 
 
 def left(constraint: constrain.Constraint, size: int) -> set[int]:

@@ -8,6 +8,7 @@ import pytest
 from cutaway.errors import Refused
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
+from tests.drawn import drawn
 from tests.serving import template
 
 from cutaway.serve import tools  # isort: skip
@@ -111,7 +112,7 @@ def test_random_tokens_under_a_demand_are_calls(name: str, several: bool, tokeni
     format = tools.dialect(template(name), tokenizer)
     for seed in range(4):
         constraint = tools.demanded(format, SCHEMAS, tokenizer, several).begin(tokenizer)
-        text, ended = drawn(constraint, tokenizer, seed)
+        text, ended = drawn(constraint, tokenizer, seed, most=150, eager=True)
         if not ended:
             continue
         said, calls = tools.parse(format, text)
@@ -119,20 +120,6 @@ def test_random_tokens_under_a_demand_are_calls(name: str, several: bool, tokeni
         for call in calls:
             arguments = json.loads(call.arguments)
             assert call.name in SCHEMAS and (call.name == "stop" or set(arguments) == {"place", "n"})
-
-
-def drawn(constraint, tokenizer: Tokenizer, seed: int) -> tuple[str, bool]:
-    """Random tokens that a constraint allows, ends preferred, and whether they came to an end."""
-    random, ids = np.random.default_rng(seed), []
-    while not constraint.done and len(ids) < 150:
-        logits = random.normal(size=len(tokenizer)).astype(np.float32)
-        logits[2] = 5
-        constraint.mask(logits)
-        if int(logits.argmax()) in tokenizer.eos_ids:
-            return tokenizer.decode(ids), True
-        ids.append(int(logits.argmax()))
-        constraint.accept(ids[-1])
-    return tokenizer.decode(ids), constraint.done
 
 
 @pytest.mark.parametrize("several", [True, False])
