@@ -255,17 +255,19 @@ def cuts(settings: Settings) -> tuple[Transform, ...]:
 
 
 class Chooser:
-    """From logits [v] and history to the next id. It owns the random numbers: make one a text."""
+    """From logits [v] and history to the next id. It owns the random numbers, which come of the settings' seed
+    or of ``entropy``: make one a text.
+    """
 
-    def __init__(self, settings: Settings, generator: np.random.Generator | None = None) -> None:
+    def __init__(self, settings: Settings, entropy: np.random.SeedSequence | None = None) -> None:
         self.greedy = settings.temperature == 0
-        self._seed, self._given = settings.seed, generator
+        self._entropy = settings.seed if entropy is None else entropy
         self._before, self._after = penalties(settings), cuts(settings)
 
     @cached_property
     def generator(self) -> np.random.Generator:
         """Made when first asked for: numpy's random numbers take longer to load than a token to choose."""
-        return self._given or np.random.Generator(np.random.PCG64(self._seed))
+        return np.random.Generator(np.random.PCG64(self._entropy))
 
     def __call__(self, logits: np.ndarray, history: History) -> int:
         return self.pick(self.shaped(logits, history))

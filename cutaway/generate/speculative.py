@@ -72,7 +72,7 @@ class Draft:
         self.session = Session(engine)
         self.words = words
         entropy = np.random.SeedSequence(settings.seed).spawn(1)[0]  # its own chances, not the model's
-        self.chooser = Chooser(settings, np.random.Generator(np.random.PCG64(entropy)))
+        self.chooser = Chooser(settings, entropy)
 
     def guess(self, history: History, count: int) -> Guess:
         ahead, ids, shares = history.copy(), [], []
