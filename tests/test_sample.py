@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as theirs
 
@@ -81,6 +81,11 @@ def test_typical_is_transformers(seed, size, mass, scale):
     logits = random_logits(seed, size, scale)
     log_p = sample.log_softmax(logits.astype(np.float64))
     distance = np.abs(-log_p + (np.exp(log_p) * log_p).sum())
+    # Two likely ones as far from the entropy, one on either side: the judge's float32 mistakes their order.
+    p, order = np.exp(log_p), np.argsort(distance)
+    edge = int(np.searchsorted(p[order].cumsum(), mass)) + 1
+    last, next_ = order[edge - 1 : edge + 1] if edge < size else (0, 0)
+    assume(edge >= size or distance[next_] - distance[last] > 1e-5 or p[next_] + p[last] < 1e-3)
     same_cut(
         sample.typical(mass)(logits, NOTHING),
         judge(theirs.TypicalLogitsWarper(mass), logits),

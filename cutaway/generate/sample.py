@@ -255,8 +255,8 @@ def cuts(settings: Settings) -> tuple[Transform, ...]:
 
 
 class Chooser:
-    """From logits [v] and history to the next id. It owns the random numbers, which come of the settings' seed
-    or of ``entropy``: make one a text.
+    """From logits [v] and history to the next id. It owns the random numbers, of the settings' seed or of
+    ``entropy``: make one a text.
     """
 
     def __init__(self, settings: Settings, entropy: np.random.SeedSequence | None = None) -> None:
