@@ -126,6 +126,8 @@ def _enter(folder: Path, shapes: bool) -> None:
     os.setpgid(0, 0)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
+    # An editable install would bring the tree itself in place of the copy.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
