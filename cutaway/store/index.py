@@ -6,6 +6,7 @@ Where the address needs what only pip can do (a keyring, a client certificate, a
 download` fetches it instead.
 """
 
+import contextlib
 import http.client
 import importlib.util
 import os
@@ -205,12 +206,12 @@ def _pip_download(package: str, version: str, filename: str, into: Path, progres
             f"{package}=={version}",
             env={"TMPDIR": scratch, "TEMP": scratch, "TMP": scratch},
         )
-        while True:
+        with process:
             try:
-                said, complained = process.communicate(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                progress("downloading with pip", _size(Path(scratch)), None)
+                said, complained = _watched(process, Path(scratch), progress)
+            except BaseException:
+                process.kill()  # else leaving the block would wait for the whole download
+                raise
         fetched = Path(scratch) / filename
         if process.returncode == 0 and fetched.is_file():
             os.replace(fetched, into / filename)
@@ -227,13 +228,22 @@ def _pip_download(package: str, version: str, filename: str, into: Path, progres
     )
 
 
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
+def _watched(process: subprocess.Popen[str], scratch: Path, progress: Progress) -> tuple[str, str]:
+    """What pip said and complained of, once it has ended; meanwhile the bytes in its folder are told."""
+    while True:
         try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # pip moves its files while they are counted
-            continue
+            return process.communicate(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            progress("downloading with pip", _size(scratch), None)
+
+
+def _size(folder: Path) -> int:
+    """Bytes in the folder's files; pip moves and removes files and folders while they are counted."""
+    total = 0
+    for place, _, names in os.walk(folder):  # which passes over a folder that has gone
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name), follow_symlinks=False).st_size
     return total
 
 
