@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention.parts.kinds import kind
-from cutaway.attention.parts.paths import PATHS, blocked, choose, naive, sdpa
+from cutaway.attention.parts.paths import MANY, PATHS, blocked, choose, naive, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Places, mask
 from cutaway.errors import Refused
@@ -175,7 +175,9 @@ def test_blocks_out_of_reach_hold_nothing_that_is_seen(kind: str, block: int, pa
 def test_a_window_leaves_few_blocks() -> None:
     pos = Places(torch.arange(4096)[None])
     problem = _problem("local", 16, 16, query=pos, key=pos)
-    assert blocked.reachable(problem).sum() == 2 * 32 - 1
+    assert (
+        blocked.reachable(problem).sum() == 2 * (4096 // blocked.BLOCK) - 1
+    )  # each its own and the one before
 
 
 def test_documents_leave_few_blocks() -> None:
@@ -218,8 +220,8 @@ def test_gradients_through_what_sees_nothing_are_zero(path: str) -> None:
 
 
 def test_a_compiler_that_cannot_follow_data_is_not_given_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = Places(torch.arange(2 * blocked.BLOCK).expand(2, -1))
-    problem = _problem("local", q=torch.zeros(2, 4, 2 * blocked.BLOCK, 8), query=long, key=long)
+    long = Places(torch.arange(MANY).expand(2, -1))
+    problem = _problem("local", q=torch.zeros(2, 4, MANY, 8), query=long, key=long)
     assert choose(problem)[0] == "blocked"
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
     assert choose(problem)[0] == "sdpa"
@@ -237,8 +239,8 @@ def test_whoever_watches_gets_the_path_that_has_what_they_watch() -> None:
 def test_the_choice_is_named_with_its_reason() -> None:
     assert choose(_problem("mha"))[0] == "sdpa"
     assert choose(_problem("mha", softcap=5.0))[0] == "naive"
-    long = Places(torch.arange(2 * blocked.BLOCK).expand(2, -1))
-    many = torch.zeros(2, 4, 2 * blocked.BLOCK, 8)
+    long = Places(torch.arange(MANY).expand(2, -1))
+    many = torch.zeros(2, 4, MANY, 8)
     assert choose(_problem("mha", q=many, query=long, key=long, in_order=True))[0] == "sdpa"
     path, reason = choose(_problem("local", q=many, query=long, key=long))
     assert path == "blocked" and "skipped" in reason

@@ -12,7 +12,7 @@ from cutaway.shapes import Float
 from cutaway.trace import tell, watched
 
 PATHS = {"naive": naive.attend, "sdpa": sdpa.attend, "blocked": blocked.attend}
-MANY = 2 * blocked.BLOCK  # queries from which blocks pay
+MANY = 4 * blocked.BLOCK  # queries from which blocks pay
 
 
 class Choice(NamedTuple):

@@ -18,8 +18,8 @@ from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Causal, Places, Span
 from cutaway.shapes import Bool, Float, Int
 
-BLOCK = 128
-FAR = 8  # blocks of keys in reach from which single keys are looked at
+BLOCK = 64
+FAR = 16  # blocks of keys in reach from which single keys are looked at
 NOWHERE = 2**40  # above every position: where a block of padding begins, so that it is never in reach
 
 
