@@ -63,8 +63,9 @@ class Run:
     does not depend on how many devices share the work. ``clip`` bounds the gradient's length. ``average``
     is the decay of a moving average of the weights, which is then what is evaluated and exported.
     ``recompute`` keeps only what enters each block and computes the rest again on the way back
-    (1604.06174). ``loss_rows`` tokens at a time pass the head. ``compile``: "auto" uses torch.compile
-    where there is a C++ compiler. ``tensor_parallel`` devices share each matrix.
+    (1604.06174). ``loss_rows`` tokens at a time pass the head. ``precision`` is that of matrix products:
+    "auto" measures which is the faster one here, and the run's folder then says which it was. ``compile``:
+    "auto" uses torch.compile where there is a C++ compiler. ``tensor_parallel`` devices share each matrix.
     """
 
     model: Decoder
@@ -77,7 +78,7 @@ class Run:
     clip: float | None = 1.0
     z_loss: float = 0.0
     average: float | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     recompute: bool = False
     loss_rows: int = 1024
     compile: Literal["auto", "always", "never"] = "auto"
