@@ -46,7 +46,7 @@ def test_what_a_block_keeps_is_what_autograd_saves() -> None:
     pos = torch.arange(context).expand(rows, -1)
     rotation = Turn(HEADS.position).rotation(pos)  # type: ignore[arg-type]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = block(x, Places(pos), rotation, True, None)
+        out, _ = block(x, Places(pos), rotation, True, None)
     measured = sum(kept.values()) / (rows * context * 4)
     assert plan.activations(MODEL.blocks[0], 128) == pytest.approx(measured, rel=0.05)
     assert out.shape == x.shape
