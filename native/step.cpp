@@ -82,6 +82,24 @@ struct Piece {
     int sequence, first, last, page;
 };
 
+// An expert that some tokens chose: their vectors lie at [first, first + count) of all that are chosen.
+struct Busy {
+    int expert;
+    int64_t first, count;
+};
+
+// The part of these vectors that begins at the first of them, as vectors of its own.
+Vectors part(const Vectors& all, int64_t first) {
+    const int64_t groups = all.width / kGroup;
+    Vectors own = all;
+    own.x += first * all.width;
+    own.q += first * all.width;
+    own.scale += first * groups;
+    own.shift += first * groups;
+    own.sums += first * groups * 2;
+    return own;
+}
+
 // How far the workers are with one phase.
 struct Phase {
     alignas(64) std::atomic<int64_t> next{0};
@@ -173,6 +191,10 @@ class Step {
             hidden_width_ = std::max<int64_t>(hidden_width_, layer.down.columns);
             value_stride_ = std::max(value_stride_, layer.value_stride());
             heads_ = std::max(heads_, layer.heads);
+            if (layer.experts == nullptr) continue;
+            top_k_ = std::max<int64_t>(top_k_, layer.top_k);
+            routed_stride_ = std::max(routed_stride_, rounded(layer.router.rows, kPanel) + kPanel);
+            inside_width_ = std::max<int64_t>(inside_width_, layer.experts[0].down.columns);
         }
         for (int i = 0; i < model_.turn_count; ++i) {
             turn_at_.push_back(turn_stride_);
@@ -190,6 +212,17 @@ class Step {
         said_ = scratch_.take<float>(tokens_ * width_stride_);
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
         turned_ = scratch_.take<float>(tokens_ * turn_stride_);
+        if (top_k_ > 0) {
+            const int64_t chosen = tokens_ * top_k_;
+            routed_ = scratch_.take<float>(tokens_ * routed_stride_);
+            read_ = scratch_.vectors(chosen, model_.width);
+            inside_ = scratch_.vectors(chosen, inside_width_);
+            spoken_ = scratch_.take<float>(chosen * width_stride_);
+            slots_.resize(static_cast<size_t>(chosen));
+            token_of_.resize(static_cast<size_t>(chosen));
+            weights_.resize(static_cast<size_t>(chosen));
+            busy_count_.resize(static_cast<size_t>(model_.layer_count));
+        }
         last_ = scratch_.vectors(reading_.wanted_count, model_.width);
         if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.wanted_count * width_stride_);
         if (model_.vocab % kPanel != 0) {
@@ -286,6 +319,7 @@ class Step {
             add_said(token, layer.out, layer.attention_post_norm, layer.eps);
             read(token, layer.mlp_norm, layer.eps);
         });
+        if (layer.experts != nullptr) mix(layer, index, worker);
         const int64_t groups = rounded(layer.up.rows, kGroup) / kGroup;
         each(worker, groups, tokens_ > 8 ? 1 : std::max<int64_t>(1, groups / (4 * worker.count)),
              [&](int64_t group) { hide(layer, group); });
@@ -293,6 +327,7 @@ class Step {
         multiply_all(worker, down, hidden_, tokens_, said_, width_stride_);
         const bool more = index + 1 < model_.layer_count;
         each(worker, tokens_, 1, [&](int64_t token) {
+            if (layer.experts != nullptr) gather_said(layer, token);
             add_said(token, layer.down, layer.mlp_post_norm, layer.eps);
             if (kept_ != nullptr) keep_stream(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
@@ -494,6 +529,122 @@ class Step {
         }
     }
 
+    // What each token's experts say of it. The tokens of one expert are read together; none of it depends on who they
+    // are, since every product of a vector is the same in any company.
+    void mix(const Layer& layer, int index, Worker& worker) {
+        const Product routers[] = {{&layer.router, 0}, {&layer.shared_gate, rounded(layer.router.rows, kPanel)}};
+        multiply_all(worker, routers, in_, tokens_, routed_, routed_stride_);
+        each(worker, 1, 1, [&](int64_t) { route(layer, index); });
+        const int64_t busy = busy_count_[static_cast<size_t>(index)];
+        each(worker, busy, 1, [&](int64_t i) { fetch(busy_[static_cast<size_t>(i)]); });
+        const Expert& one = layer.experts[0];
+        const int64_t groups = rounded(one.up.rows, kGroup) / kGroup, panels = one.down.panel_count();
+        const int64_t share = tokens_ > 8 ? 1 : std::max<int64_t>(1, busy * groups / (4 * worker.count));
+        each(worker, busy * groups, share, [&](int64_t i) {
+            hide_expert(layer, busy_[static_cast<size_t>(i / groups)], i % groups);
+        });
+        const int64_t piece = std::clamp<int64_t>(busy * panels / (4 * worker.count), 1, tokens_ > 8 ? 4 : panels);
+        const int64_t pieces = (panels + piece - 1) / piece;
+        each(worker, busy * pieces, 1, [&](int64_t i) {
+            const Busy& by = busy_[static_cast<size_t>(i / pieces)];
+            const int64_t first = i % pieces * piece, last = std::min(panels, first + piece);
+            rows_of(layer.experts[by.expert].down, part(inside_, by.first), by.count, first, last,
+                    spoken_ + by.first * width_stride_ + first * kPanel, width_stride_);
+        });
+    }
+
+    // out[t * stride] and on: the rows of the panels [first, last).
+    static void rows_of(const Matrix& matrix, const Vectors& in, int64_t count, int64_t first, int64_t last, float* out,
+                        int64_t stride) {
+        multiply(matrix, in, static_cast<int>(count), static_cast<int>(first), static_cast<int>(last),
+                 out - first * kPanel, stride);
+    }
+
+    // The experts of every token, their weights, and where its vectors lie: those of one expert side by side.
+    void route(const Layer& layer, int index) {
+        const int64_t top_k = layer.top_k, experts = layer.expert_count;
+        std::vector<int64_t> counts(static_cast<size_t>(experts));
+        for (int64_t token = 0; token < tokens_; ++token) {
+            choose(layer, routed_ + token * routed_stride_, &slots_[static_cast<size_t>(token * top_k)],
+                   &weights_[static_cast<size_t>(token * top_k)]);
+            for (int64_t i = 0; i < top_k; ++i) ++counts[static_cast<size_t>(slots_[static_cast<size_t>(token * top_k + i)])];
+        }
+        busy_.clear();
+        std::vector<int64_t> next(static_cast<size_t>(experts));
+        int64_t taken = 0;
+        for (int64_t e = 0; e < experts; ++e) {
+            const int64_t count = counts[static_cast<size_t>(e)];
+            next[static_cast<size_t>(e)] = taken;
+            if (count > 0) busy_.push_back({static_cast<int>(e), taken, count});
+            taken += count;
+        }
+        busy_count_[static_cast<size_t>(index)] = static_cast<int64_t>(busy_.size());
+        for (int64_t i = 0; i < tokens_ * top_k; ++i) {
+            int64_t& slot = slots_[static_cast<size_t>(i)];
+            slot = next[static_cast<size_t>(slot)]++;
+            token_of_[static_cast<size_t>(slot)] = i / top_k;
+        }
+    }
+
+    // The top_k experts with the largest scores, the first of equals first, and their weights; scores become shares.
+    static void choose(const Layer& layer, float* scores, int64_t* chosen, float* weights) {
+        const int64_t experts = layer.expert_count;
+        const float highest = *std::max_element(scores, scores + experts);
+        float total = 0.0f, kept = 0.0f;
+        for (int64_t e = 0; e < experts; ++e) total += scores[e] = std::exp(scores[e] - highest);
+        for (int64_t e = 0; e < experts; ++e) scores[e] /= total;
+        for (int64_t i = 0; i < layer.top_k; ++i) {
+            const int64_t best = std::max_element(scores, scores + experts) - scores;
+            chosen[i] = best;
+            kept += weights[i] = scores[best];
+            scores[best] = -1.0f;
+        }
+        for (int64_t i = 0; layer.normalised != 0 && i < layer.top_k; ++i) weights[i] /= kept;
+    }
+
+    // What an expert's tokens give it to read.
+    void fetch(const Busy& by) {
+        const Vectors own = part(read_, by.first);
+        for (int64_t i = 0; i < by.count; ++i) {
+            const int64_t token = token_of_[static_cast<size_t>(by.first + i)];
+            std::copy_n(in_.x + token * in_.width, in_.width, own.x + i * own.width);
+            quantise_vector(own, i, 0, own.width / kGroup);
+        }
+    }
+
+    // 32 neurons of an expert, for its tokens, rounded for its last matrix.
+    void hide_expert(const Layer& layer, const Busy& by, int64_t group) {
+        const Expert& expert = layer.experts[by.expert];
+        const Vectors in = part(read_, by.first), out = part(inside_, by.first);
+        const bool gated = expert.gate.panels != nullptr;
+        const int64_t first = 2 * group, last = std::min<int64_t>(first + 2, expert.up.panel_count());
+        static thread_local std::vector<float> room;
+        room.assign(static_cast<size_t>(2 * by.count * kGroup), 0.0f);
+        float *inside = room.data(), *beside = inside + by.count * kGroup;
+        rows_of(gated ? expert.gate : expert.up, in, by.count, first, last, inside, kGroup);
+        if (gated) rows_of(expert.up, in, by.count, first, last, beside, kGroup);
+        activate(layer.activation, inside, gated ? beside : nullptr, by.count * kGroup);
+        for (int64_t i = 0; i < by.count; ++i) {
+            std::copy_n(inside + i * kGroup, kGroup, out.x + i * out.width + group * kGroup);
+            quantise_vector(out, i, group, group + 1);
+        }
+    }
+
+    // The weighted sum of what a token's experts said, and what the shared one said times its gate.
+    void gather_said(const Layer& layer, int64_t token) {
+        float* said = said_ + token * width_stride_;
+        float gate = layer.up.rows > 0 ? 1.0f : 0.0f;
+        if (layer.shared_gate.rows > 0) {
+            gate = 1.0f / (1.0f + std::exp(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
+        }
+        for (int i = 0; i < model_.width; ++i) said[i] = gate == 0.0f ? 0.0f : said[i] * gate;
+        for (int64_t i = token * layer.top_k; i < (token + 1) * layer.top_k; ++i) {
+            const float* one = spoken_ + slots_[static_cast<size_t>(i)] * width_stride_;
+            const float weight = weights_[static_cast<size_t>(i)];
+            for (int j = 0; j < model_.width; ++j) said[j] += weight * one[j];
+        }
+    }
+
     void head(Worker& worker) {
         each(worker, reading_.wanted_count, 1, [&](int64_t i) {
             const float* x = (kept_ == nullptr ? x_ + reading_.wanted[i] * width_stride_ : kept_ + i * width_stride_);
@@ -515,7 +666,7 @@ class Step {
     }
 
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
-    static constexpr int kPhases = 10, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
+    static constexpr int kPhases = 15, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
     static constexpr int kTileTokens = 32;
     static constexpr int kRows = 32;  // rows over a page at once
 
@@ -533,6 +684,13 @@ class Step {
     float *x_ = nullptr, *up_ = nullptr, *said_ = nullptr, *heads_out_ = nullptr, *turned_ = nullptr;
     float *partial_ = nullptr, *scores_ = nullptr, *kept_ = nullptr;
     Gathered* partial_seen_ = nullptr;
+    int64_t top_k_ = 0, routed_stride_ = 0, inside_width_ = 0;  // of layers with experts
+    std::vector<int64_t> slots_, token_of_;  // of each token's experts, where its vector lies; and whose vector that is
+    std::vector<float> weights_;
+    std::vector<Busy> busy_;
+    std::vector<int64_t> busy_count_;  // of each layer: who is late still asks for one that others are done with
+    Vectors read_{}, inside_{};
+    float *routed_ = nullptr, *spoken_ = nullptr;
     Vectors in_{}, mixed_{}, hidden_{}, last_{};
 };
 
@@ -558,4 +716,5 @@ CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
     out[2] = sizeof(Layer);
     out[3] = sizeof(Model);
     out[4] = sizeof(Reading);
+    out[5] = sizeof(Expert);
 }

@@ -39,7 +39,7 @@ class MoE(nn.Module):
     Of experts with equal scores the first is chosen. Padding (a position of -1) goes to no expert. Taps
     ``scores`` [b t e], the router's softmax; ``choice`` [b t k], experts by number, the likeliest first, -1
     for none; ``weights`` [b t k]; ``read`` [b t d], what experts read; ``out`` [b t d]. Each expert taps
-    ``experts.3.hidden`` [n f], for the n tokens that came to it; the shared one ``shared.hidden`` [b t f].
+    ``experts.3.hidden`` [1 n f], of the n tokens that came to it; the shared one ``shared.hidden`` [b t f].
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -83,5 +83,6 @@ class MoE(nn.Module):
         out = torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
             token, rank = (choice == e).nonzero(as_tuple=True)
-            out = out.index_add(0, token, expert(x[token]) * weights[token, rank, None])
+            said = expert(x[None, token])[0]
+            out = out.index_add(0, token, said * weights[token, rank, None])
         return out

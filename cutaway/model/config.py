@@ -101,6 +101,18 @@ class Decoder:
         out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
         return out if self.tied else out | {"head.weight": (self.vocab, self.width)}
 
+    def active(self) -> dict[str, tuple[int, ...]]:
+        """The weights that one token passes: of a layer's experts, which are all of one size, the first stand
+        for those that it is sent to.
+        """
+        idle = tuple(
+            f"blocks.{n}.mlp.experts.{e}."
+            for n, block in enumerate(self.blocks)
+            if isinstance(block.mlp, MoE)
+            for e in range(block.mlp.top_k, block.mlp.experts)
+        )
+        return {name: shape for name, shape in self.weights().items() if not name.startswith(idle)}
+
 
 @dataclass(frozen=True)
 class Encoder:

@@ -192,8 +192,11 @@ def hf_rope_entries(config: Decoder) -> dict[str, object]:
     return {"rope_theta": position.base, "rope_scaling": hf_scaling_entry(position)}
 
 
-def hf_experts(fields: Fields, count: str, hidden: str, **own: Any) -> MoE:
-    """The mixture of experts that these entries describe; ``own``: what the family knows of it."""
+def hf_experts(fields: Fields, hidden: str, **own: Any) -> MoE:
+    """The mixture of experts that the entries describe, of which ``hidden`` names the width; ``own``: what
+    the family knows of it. How many there are has two names, of which transformers 5 writes the second.
+    """
+    count = "num_local_experts" if fields.get("num_experts") is None else "num_experts"
     experts = fields.integer(count, high=EXPERTS)
     return MoE(
         experts,

@@ -42,7 +42,7 @@ def from_hf(fields: Fields) -> Decoder:
         key_size=size,
         position=common.hf_rope(fields, size),
     )
-    experts = common.hf_experts(fields, "num_local_experts", "intermediate_size")
+    experts = common.hf_experts(fields, "intermediate_size")
     return Decoder(
         vocab=fields.integer("vocab_size"),
         width=width,

@@ -51,7 +51,6 @@ def from_hf(fields: Fields) -> Decoder:
     )
     experts = common.hf_experts(
         fields,
-        "num_experts",
         "moe_intermediate_size",
         normalised=fields.flag("norm_topk_prob", False),
         shared=fields.integer("shared_expert_intermediate_size"),

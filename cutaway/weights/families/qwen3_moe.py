@@ -35,7 +35,7 @@ def from_hf(fields: Fields) -> Decoder:
         out_bias=fields.flag("attention_bias", False),
     )
     experts = common.hf_experts(
-        fields, "num_experts", "moe_intermediate_size", normalised=fields.flag("norm_topk_prob", False)
+        fields, "moe_intermediate_size", normalised=fields.flag("norm_topk_prob", False)
     )
     return Decoder(
         vocab=fields.integer("vocab_size"),
