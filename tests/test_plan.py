@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cutaway.attention import gqa
 from cutaway.cli import main
+from cutaway.errors import Refused
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.block import Block
 from cutaway.model.config import Block as BlockConfig
@@ -101,6 +102,19 @@ def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, 
         assert expected.moves["sums of the stream"] == pytest.approx(
             2 * (tensor - 1) / tensor * sent.bytes["allreduce_"], rel=0.01
         )
+
+
+def test_a_sparse_model_is_cut_over_devices_and_its_matrices_are_not() -> None:
+    own = run(model=replace(MODEL, blocks=(BlockConfig(HEADS, MLPS[2]),)), batch=8, rows=2)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    try:
+        made = Training(own, text(), Devices("cpu"), note=lambda _: None)
+        made._gradient()
+        assert all(p.grad is not None for p in made.names)
+        with pytest.raises(Refused, match="tensor_parallel: MoE is not cut over devices: use 1"):
+            Training(replace(own, tensor_parallel=2), text(), Devices("cpu", 2), note=lambda _: None)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_of_experts_a_token_passes_a_few() -> None:

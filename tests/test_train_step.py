@@ -3,12 +3,14 @@ leaves the curve where it was.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
 from cutaway.train import loss
 from cutaway.train.optim import AdamW, Muon
@@ -178,3 +180,17 @@ def test_every_mechanism_trains_through_the_same_loop(kind: str) -> None:
     still = [name for p, name in made.names.items() if torch.equal(p, before[name])]
     # An indexer chooses and is not chosen by: it learns only from a loss of its own (DeepSeek-V3.2).
     assert all("index" in name for name in still), still
+
+
+def test_a_mixture_of_experts_trains() -> None:
+    """Its loss is the text's and the balance's; the text's falls, and no expert takes everything."""
+    mlp = MoE(4, 1, 32)
+    blocks = tuple(replace(block, mlp=mlp) for block in model().blocks)
+    made = training(model=replace(model(), blocks=blocks), steps=40, balance=0.1)
+    first, *_, last = (made.advance() for _ in range(40))
+    assert last["entropy"] < first["entropy"] - 0.5
+    with torch.no_grad():
+        ids, pos = torch.arange(16)[None], torch.arange(16)[None]
+        _, routings = made.model.routed(ids, pos)
+    uneven = sum(float(loss.balance(routing, pos >= 0)) for routing in routings)
+    assert last["loss"] - last["entropy"] == pytest.approx(0.1 * uneven, abs=0.1) and uneven < 3

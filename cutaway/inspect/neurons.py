@@ -57,6 +57,6 @@ def ways(block: Any) -> Float[Tensor, "d f"]:
     neuron's own.
     """
     mlp, norm = block.mlp, block.mlp_post_norm
-    mlps = [mlp] if not isinstance(mlp, MoE) else [*mlp.experts, *filter(None, [mlp.shared])]
+    mlps: list[Any] = [mlp] if not isinstance(mlp, MoE) else [*mlp.experts, *filter(None, [mlp.shared])]
     weight = torch.cat([each.down.weight.float() for each in mlps], dim=1)
     return weight if isinstance(norm, nn.Identity) else weight * norm.weight.float()[:, None]

@@ -157,7 +157,8 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 def _classes(hint: Any) -> dict[str, type]:
     """The config classes that a type allows, by kind; the first is meant where a file says no kind."""
-    return {choice.__name__.lower(): choice for choice in _choices(hint) if is_dataclass(choice)}
+    found = [typing.cast(type, choice) for choice in _choices(hint) if is_dataclass(choice)]
+    return {choice.__name__.lower(): choice for choice in found}
 
 
 def _unusual(hint: Any) -> list[type]:

@@ -181,9 +181,9 @@ def _split(block: nn.Module, mesh: DeviceMesh) -> None:
     neurons.
     """
     attention, mlp = block.attention, block.mlp
-    for part, cut in (attention, SoftmaxAttention), (mlp, MLP):
-        if type(part) is not cut:
-            raise Refused(f"tensor_parallel: {type(part).__name__} is not cut over devices: use 1")
+    if type(attention) is not SoftmaxAttention or not isinstance(mlp, MLP):
+        other = attention if isinstance(mlp, MLP) else mlp
+        raise Refused(f"tensor_parallel: {type(other).__name__} is not cut over devices: use 1")
     config, ways = attention.config, mesh.size()
     whole = config.qk_norm is not None and config.qk_norm_over == "width"
     if whole or config.sinks or config.relative is not None or config.out_bias:
