@@ -145,6 +145,7 @@ class Vectors(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("x", "q", "scale", "shift", "sums")),
         ("width", _LONG),
+        ("count", _LONG),
     ]
 
 
@@ -163,9 +164,8 @@ def multiply(type: str, rows: int, columns: int, panels: np.ndarray, x: np.ndarr
     scale, shift = np.zeros((2, n, width // 32), np.float32)
     out = np.zeros((n, -(-rows // PANEL) * PANEL), np.float32)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
-    call(
-        matrix, Vectors(*(a.ctypes.data for a in (padded, q, scale, shift, sums)), width), n, out.ctypes.data
-    )
+    vectors = Vectors(*(a.ctypes.data for a in (padded, q, scale, shift, sums)), width, n)
+    call(matrix, vectors, n, out.ctypes.data)
     return out[:, :rows]
 
 
