@@ -10,11 +10,13 @@ only ever makes a round slower. "of read" is the bytes of weights that decoding 
 of what reading memory reaches in the same run. Then, for the first file, processes: seconds from the start
 of `cutaway generate`, with its bytecode compiled as an installed package has it, to the first byte of its
 text, beside llama-simple and llama-cli from start to end; and our peak memory as a multiple of the file.
-Takes about six minutes on two cores."""
+Last, the peers of bench/runtime_peers.py that are installed (openvino-genai, ctranslate2, transformers), on
+the same weights in the forms they read. Takes about eight minutes on two cores."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,6 +25,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from runtime_peers import PEERS
+
+import cutaway
 from cutaway import native, store
 from cutaway.model.config import Decoder
 from cutaway.runtime.engine import RuntimeEngine
@@ -140,11 +145,13 @@ def main() -> None:
     threads = native.threads()
     with tempfile.TemporaryDirectory() as folder:
         reading: dict[str, tuple[float, float]] = {}
-        for path in asked.models or made(Path(folder), asked.llama_bench):
+        paths = asked.models or made(Path(folder), asked.llama_bench)
+        for path in paths:
             best, peer = compared(path, asked.llama_bench, asked.rounds, threads)
             reading[path.name] = best["read 512"], peer.get("read 512", 0.0)
             if len(reading) == 1:
                 starts(path, asked.llama_bench, threads, Path(folder))
+        others(paths, threads, Path(folder) / "as-hugging-face")
     fastest = max(peer for _, peer in reading.values())
     if fastest:
         print(f"reading 512, beside llama.cpp's fastest format ({fastest:.0f} tokens/s; bar {READING_BAR}x):")
@@ -178,6 +185,24 @@ def compared(
         print(line)
     print(f"  of read         {100 * best['bytes a token'] * best['decode'] / bandwidth:8.0f} % (bar 90)")
     return best, peer
+
+
+def others(paths: list[Path], threads: int, folder: Path) -> None:
+    """Prints what each further peer reaches, in a process of its own."""
+    cutaway.load(paths[0], engine="definition").save(folder, format="safetensors")
+    print(f"{'':<28}{'read 512':>10}{'decode':>10} tokens/s")
+    for peer in PEERS:
+        if importlib.util.find_spec(peer) is None:
+            print(f"  {peer} is not installed")
+            continue
+        for source in paths if peer == "openvino_genai" else [folder]:
+            command = [sys.executable, Path(__file__).with_name("runtime_peers.py"), peer, source, threads]
+            run = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+            if run.returncode:
+                print(f"  {peer} does not run {source.name}: {run.stderr.strip().splitlines()[-1]}")
+                continue
+            for form, rates in json.loads(run.stdout.splitlines()[-1]).items():
+                print(f"  {peer + ' ' + form:<26}{rates['read 512']:10.1f}{rates['decode']:10.1f}")
 
 
 def _better(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@
 // The definition (cutaway/attention) is the judge, in tests/test_runtime.py.
 #include "attention.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "api.hpp"
 #include "half.hpp"
@@ -20,14 +21,14 @@
 namespace cutaway {
 namespace {
 
-constexpr int64_t kAhead = 4096;  // bytes: how far in front of what is multiplied memory is asked for
-
 using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
                          int64_t stride);
 
-// A type's products of one panel with 1, 2, ... vectors at once.
+constexpr int kMostVectors = 8;  // of any instruction set
+
+// A type's products of one panel with 1, 2, ... `most` vectors at once.
 struct Kernel {
-    Product of[4];
+    Product of[kMostVectors];
     int most;
 };
 
@@ -67,7 +68,7 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
     for (int begin = 0; begin < tokens; begin += near) {
         const int end = std::min(tokens, begin + near);
         for (int panel = first; panel < last; ++panel) {
-            float* rows = out + panel * kPanel;
+            float* rows = out + (panel - first) * kPanel;
             for (int token = begin; token < end;) {
                 const int count = std::min(of.most, end - token);
                 of.of[count - 1](matrix.panels + panel * bytes, matrix.columns, in, token, rows + token * stride,
@@ -84,10 +85,6 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
 // step does with one matrix, for its tests. Vectors are given as `Vectors` of their own memory.
 CUTAWAY_API void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out) {
     using namespace cutaway;
-    for (int t = 0; t < tokens; ++t) {
-        const int64_t groups = in->width / kGroup;
-        quantise(in->x + t * in->width, 0, groups, in->q + t * in->width, in->scale + t * groups,
-                 in->shift + t * groups, in->sums + 2 * t * groups);
-    }
+    for (int t = 0; t < tokens; ++t) quantise(in->x + t * in->width, 0, in->width / kGroup, *in, t);
     multiply(*matrix, *in, tokens, 0, matrix->panel_count(), out, matrix->panel_count() * kPanel);
 }

@@ -27,20 +27,23 @@ struct Matrix {
     bool reads_floats() const { return type == kF32 || type == kF16 || type == kBF16; }
 };
 
-// Vectors that a product reads, as floats and as q * scale by groups of 32, padded with zeros to whole groups.
+// Vectors that a product reads, as floats and as q * scale by groups of 32, padded with zeros to whole groups. What
+// belongs to a group lies side by side for all vectors, since a panel meets several at once.
 struct Vectors {
     float* x;        // [n width]
     int8_t* q;       // [n width]
-    float* scale;    // [n width/32]
-    float* shift;    // [n width/32]: scale times the sum of the group's q
-    int32_t* sums;   // [n width/16]: of sixteen q each
+    float* scale;    // [width/32 n]
+    float* shift;    // [width/32 n]: scale times the sum of the group's q
+    int32_t* sums;   // [width/32 2 n]: less than nothing by the sum of the group's q, and of its first sixteen
     int64_t width;   // a multiple of 32
+    int64_t count;   // n
 };
 
 // Bytes of one panel of a type; 0 for a type that does not run.
 int64_t panel_bytes(int32_t type, int64_t columns);
 
-// out[t * stride + row] = W x_t without the bias, for rows of the panels [first, last) (whole panels: out has room).
+// W x_t without the bias, for the rows of the panels [first, last): those of x_t from out[t * stride] on (whole panels:
+// out has room).
 void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride);
 
 }  // namespace cutaway

@@ -4,12 +4,17 @@
 // two pieces is waited for by nobody.
 #include "step.hpp"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -35,8 +40,12 @@ class Scratch {
         if (more_.empty()) return;
         for (void* each : more_) std::free(each);
         std::free(kept_.memory);
-        kept_.memory = static_cast<uint8_t*>(std::malloc(static_cast<size_t>(taken_)));
-        kept_.size = kept_.memory == nullptr ? 0 : taken_;
+        const int64_t size = rounded(taken_, kHuge);
+        kept_.memory = static_cast<uint8_t*>(std::aligned_alloc(kHuge, static_cast<size_t>(size)));
+        kept_.size = kept_.memory == nullptr ? 0 : size;
+#if defined(MADV_HUGEPAGE)
+        if (kept_.memory != nullptr) madvise(kept_.memory, static_cast<size_t>(size), MADV_HUGEPAGE);
+#endif
     }
     template <class T>
     T* take(int64_t count) {
@@ -55,10 +64,11 @@ class Scratch {
     Vectors vectors(int64_t tokens, int64_t columns) {
         const int64_t width = rounded(columns, kGroup), groups = width / kGroup;
         return {take<float>(tokens * width), take<int8_t>(tokens * width), take<float>(tokens * groups),
-                take<float>(tokens * groups), take<int32_t>(tokens * groups * 2), width};
+                take<float>(tokens * groups), take<int32_t>(tokens * groups * 2), width, tokens};
     }
 
   private:
+    static constexpr int64_t kHuge = 2 << 20;  // bytes of a huge page
     struct Kept {
         uint8_t* memory = nullptr;
         int64_t size = 0;
@@ -72,9 +82,7 @@ class Scratch {
 thread_local Scratch::Kept Scratch::kept_;
 
 void quantise_vector(const Vectors& of, int64_t token, int64_t first, int64_t last) {
-    const int64_t groups = of.width / kGroup;
-    quantise(of.x + token * of.width, first, last, of.q + token * of.width, of.scale + token * groups,
-             of.shift + token * groups, of.sums + token * groups * 2);
+    quantise(of.x + token * of.width + first * kGroup, first, last, of, token);
 }
 
 // Tokens of one sequence that look together, over all of its pages, or over one (page >= 0).
@@ -82,10 +90,65 @@ struct Piece {
     int sequence, first, last, page;
 };
 
+// An expert that some tokens chose: their vectors lie at [first, first + count) of all that are chosen.
+struct Busy {
+    int expert;
+    int64_t first, count;
+};
+
+// The room of an expert's vectors among those of all, as vectors of its own.
+Vectors part(const Vectors& all, const Busy& by) {
+    const int64_t groups = all.width / kGroup;
+    return {all.x + by.first * all.width,    all.q + by.first * all.width,         all.scale + by.first * groups,
+            all.shift + by.first * groups,   all.sums + by.first * groups * 2,     all.width,
+            by.count};
+}
+
 // How far the workers are with one phase.
 struct Phase {
     alignas(64) std::atomic<int64_t> next{0};
     alignas(64) std::atomic<int64_t> done{0};
+    std::atomic<bool> over{false};
+};
+
+// A matrix, and where its rows go among those of all that read the same vectors.
+struct Product {
+    const Matrix* matrix;
+    int64_t at;
+};
+
+// The rows of several matrices that read the same vectors, in pieces of some panels.
+class Rows {
+  public:
+    Rows(std::span<const Product> products, const Vectors& in, int tokens, float* out, int64_t stride, int workers)
+        : products_(products), in_(in), tokens_(tokens), out_(out), stride_(stride) {
+        for (const Product& each : products) panels_ += each.matrix->panel_count();
+        piece_ = std::clamp<int64_t>(panels_ / (4 * workers), 1, tokens > 8 ? 4 : 64);
+    }
+
+    int64_t pieces() const { return (panels_ + piece_ - 1) / piece_; }
+
+    void operator()(int64_t piece) const {
+        int64_t begin = piece * piece_, end = std::min(panels_, begin + piece_);
+        for (const Product& each : products_) {
+            const int64_t own = each.matrix->panel_count();
+            const int64_t first = std::clamp<int64_t>(begin, 0, own), last = std::clamp<int64_t>(end, 0, own);
+            if (first < last) {
+                multiply(*each.matrix, in_, tokens_, static_cast<int>(first), static_cast<int>(last),
+                         out_ + each.at + first * kPanel, stride_);
+            }
+            begin -= own;
+            end -= own;
+        }
+    }
+
+  private:
+    const std::span<const Product> products_;
+    const Vectors& in_;
+    const int tokens_;
+    float* const out_;
+    const int64_t stride_;
+    int64_t panels_ = 0, piece_ = 1;
 };
 
 class Step {
@@ -112,21 +175,36 @@ class Step {
     }
 
   private:
-    // Calls what(i) for 0 <= i < count, `piece` of them to a worker at a time; returns when all are done.
-    template <class F>
-    void each(Worker& worker, int64_t count, int64_t piece, const F& what) {
+    // Calls what(i) for 0 <= i < count, `piece` of them to a worker at a time, and then(), once; returns when all
+    // is done.
+    template <class F, class G>
+    void each(Worker& worker, int64_t count, int64_t piece, const F& what, const G& then) {
         Phase& phase = phases_[worker.phase++];
         while (phase.done.load(std::memory_order_acquire) < count) {
             const int64_t first = phase.next.fetch_add(piece, std::memory_order_relaxed);
             if (first >= count) break;
             const int64_t last = std::min(count, first + piece);
             for (int64_t i = first; i < last; ++i) what(i);
-            phase.done.fetch_add(last - first, std::memory_order_acq_rel);
+            if (phase.done.fetch_add(last - first, std::memory_order_acq_rel) + last - first < count) continue;
+            then();
+            phase.over.store(true, std::memory_order_release);
         }
-        for (int spins = 0; phase.done.load(std::memory_order_acquire) < count; ++spins) {
+        for (int spins = 0; count > 0 && !phase.over.load(std::memory_order_acquire); ++spins) {
             if (spins < kSpins) relax();
             else std::this_thread::yield();
         }
+    }
+    template <class F>
+    void each(Worker& worker, int64_t count, int64_t piece, const F& what) {
+        each(worker, count, piece, what, [] {});
+    }
+
+    // And then after(token) for each token: by all workers, or where there is one token, by whoever ends the phase.
+    template <class F, class G>
+    void each_and_tokens(Worker& worker, int64_t count, int64_t piece, const F& what, const G& after) {
+        if (tokens_ == 1) return each(worker, count, piece, what, [&] { after(0); });
+        each(worker, count, piece, what);
+        each(worker, tokens_, 1, after);
     }
 
     static void relax() {
@@ -135,33 +213,6 @@ class Step {
 #elif defined(__aarch64__)
         __asm__ volatile("yield");
 #endif
-    }
-
-    // The rows of several matrices that read the same vectors, each into its own columns of `out`.
-    struct Product {
-        const Matrix* matrix;
-        int64_t at;
-    };
-    template <size_t N>
-    void multiply_all(Worker& worker, const Product (&products)[N], const Vectors& in, int tokens, float* out,
-                      int64_t stride) {
-        int64_t panels = 0;
-        for (const Product& each : products) panels += each.matrix->panel_count();
-        const int64_t piece = std::clamp<int64_t>(panels / (4 * worker.count), 1, tokens > 8 ? 4 : 64);
-        const int64_t pieces = (panels + piece - 1) / piece;
-        each(worker, pieces, 1, [&](int64_t i) {
-            int64_t begin = i * piece, end = std::min(panels, begin + piece);
-            for (const Product& each : products) {
-                const int64_t own = each.matrix->panel_count();
-                const int64_t first = std::clamp<int64_t>(begin, 0, own), last = std::clamp<int64_t>(end, 0, own);
-                if (first < last) {
-                    multiply(*each.matrix, in, tokens, static_cast<int>(first), static_cast<int>(last),
-                             out + each.at, stride);
-                }
-                begin -= own;
-                end -= own;
-            }
-        });
     }
 
     void measure() {
@@ -173,6 +224,10 @@ class Step {
             hidden_width_ = std::max<int64_t>(hidden_width_, layer.down.columns);
             value_stride_ = std::max(value_stride_, layer.value_stride());
             heads_ = std::max(heads_, layer.heads);
+            if (layer.experts == nullptr) continue;
+            top_k_ = std::max<int64_t>(top_k_, layer.top_k);
+            routed_stride_ = std::max(routed_stride_, rounded(layer.router.rows, kPanel) + kPanel);
+            inside_width_ = std::max<int64_t>(inside_width_, layer.experts[0].down.columns);
         }
         for (int i = 0; i < model_.turn_count; ++i) {
             turn_at_.push_back(turn_stride_);
@@ -186,10 +241,20 @@ class Step {
         in_ = scratch_.vectors(tokens_, model_.width);
         mixed_ = scratch_.vectors(tokens_, mixed_width_);
         hidden_ = scratch_.vectors(tokens_, hidden_width_);
-        up_ = scratch_.take<float>(tokens_ * hidden_.width);
         said_ = scratch_.take<float>(tokens_ * width_stride_);
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
         turned_ = scratch_.take<float>(tokens_ * turn_stride_);
+        if (top_k_ > 0) {
+            const int64_t chosen = tokens_ * top_k_;
+            routed_ = scratch_.take<float>(tokens_ * routed_stride_);
+            read_ = scratch_.vectors(chosen, model_.width);
+            inside_ = scratch_.vectors(chosen, inside_width_);
+            spoken_ = scratch_.take<float>(chosen * width_stride_);
+            slots_.resize(static_cast<size_t>(chosen));
+            token_of_.resize(static_cast<size_t>(chosen));
+            weights_.resize(static_cast<size_t>(chosen));
+            busy_count_.resize(static_cast<size_t>(model_.layer_count));
+        }
         last_ = scratch_.vectors(reading_.wanted_count, model_.width);
         if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.wanted_count * width_stride_);
         if (model_.vocab % kPanel != 0) {
@@ -265,38 +330,44 @@ class Step {
     void layer(const Layer& layer, int index, Worker& worker) {
         const int64_t key_at = rounded(layer.query.rows, kPanel), value_at = key_at + rounded(layer.key.rows, kPanel);
         const Product heads[] = {{&layer.query, 0}, {&layer.key, key_at}, {&layer.value, value_at}};
-        multiply_all(worker, heads, in_, tokens_, heads_out_, heads_stride_);
+        const Rows head_rows(heads, in_, tokens_, heads_out_, heads_stride_, worker.count);
+        each(worker, head_rows.pieces(), 1, head_rows);
         const int64_t count = layer.heads + 2 * layer.groups;
         const int64_t share = tokens_ > 1 ? count : (count + worker.count - 1) / worker.count;
         each(worker, tokens_ * count, share, [&](int64_t i) {
             turn_head(layer, i / count, static_cast<int>(i % count), key_at, value_at);
         });
-        each(worker, static_cast<int64_t>(pieces_.size()) * layer.groups, 1, [&](int64_t i) {
-            attend(layer, pieces_[static_cast<size_t>(i / layer.groups)], static_cast<int>(i % layer.groups));
-        });
-        watch(layer, index, worker);
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
-        each(worker, tokens_, 1, [&](int64_t token) {
+        const auto look_at = [&](int64_t i) {
+            attend(layer, pieces_[static_cast<size_t>(i / layer.groups)], static_cast<int>(i % layer.groups));
+        };
+        each_and_tokens(worker, static_cast<int64_t>(pieces_.size()) * layer.groups, 1, look_at, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
             quantise_vector(mixed_, token, 0, mixed_groups);
         });
+        watch(layer, index, worker);
         const Product out[] = {{&layer.out, 0}};
-        multiply_all(worker, out, mixed_, tokens_, said_, width_stride_);
-        each(worker, tokens_, 1, [&](int64_t token) {
+        const Rows out_rows(out, mixed_, tokens_, said_, width_stride_, worker.count);
+        each_and_tokens(worker, out_rows.pieces(), 1, out_rows, [&](int64_t token) {
             add_said(token, layer.out, layer.attention_post_norm, layer.eps);
             read(token, layer.mlp_norm, layer.eps);
         });
-        const int64_t groups = rounded(layer.up.rows, kGroup) / kGroup;
-        each(worker, groups, tokens_ > 8 ? 1 : std::max<int64_t>(1, groups / (4 * worker.count)),
-             [&](int64_t group) { hide(layer, group); });
-        const Product down[] = {{&layer.down, 0}};
-        multiply_all(worker, down, hidden_, tokens_, said_, width_stride_);
         const bool more = index + 1 < model_.layer_count;
-        each(worker, tokens_, 1, [&](int64_t token) {
+        const auto after = [&](int64_t token) {
+            if (layer.experts != nullptr) gather_said(layer, token);
             add_said(token, layer.down, layer.mlp_post_norm, layer.eps);
             if (kept_ != nullptr) keep_stream(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
-        });
+        };
+        if (layer.experts != nullptr) mix(layer, index, worker);
+        if (layer.up.rows == 0) return each(worker, tokens_, 1, after);
+        const Expert own = {layer.gate, layer.up, layer.down};
+        const int64_t groups = rounded(layer.up.rows, kGroup) / kGroup;
+        each(worker, groups, tokens_ > 8 ? 1 : std::max<int64_t>(1, groups / (4 * worker.count)),
+             [&](int64_t group) { hide(own, layer.activation, in_, tokens_, hidden_, group); });
+        const Product down[] = {{&layer.down, 0}};
+        const Rows down_rows(down, hidden_, tokens_, said_, width_stride_, worker.count);
+        each_and_tokens(worker, down_rows.pieces(), 1, down_rows, after);
     }
 
     // A head of a query, key or value: its bias, its norm, its turn; keys and values go to the state.
@@ -475,22 +546,127 @@ class Step {
         for (int s = first; s < length; ++s) weights[s] /= total;
     }
 
-    // 32 neurons of the MLP, for all tokens, rounded for the last matrix.
-    void hide(const Layer& layer, int64_t group) {
-        const int first = static_cast<int>(2 * group), last = std::min(first + 2, layer.up.panel_count());
-        const bool gated = layer.gate.panels != nullptr;
-        const Matrix& inner = gated ? layer.gate : layer.up;
-        const int64_t at = group * kGroup;
-        multiply(inner, in_, tokens_, first, last, hidden_.x, hidden_.width);
-        if (gated) multiply(layer.up, in_, tokens_, first, last, up_, hidden_.width);
-        for (int token = 0; token < tokens_; ++token) {
-            float* inside = hidden_.x + token * hidden_.width + at;
-            float* beside = up_ + token * hidden_.width + at;
-            const int64_t rows = std::min<int64_t>(kGroup, layer.up.rows - at);
-            for (int i = 0; inner.bias != nullptr && i < rows; ++i) inside[i] += inner.bias[at + i];
-            for (int i = 0; gated && layer.up.bias != nullptr && i < rows; ++i) beside[i] += layer.up.bias[at + i];
-            activate(layer.activation, inside, gated ? beside : nullptr, kGroup);
-            quantise_vector(hidden_, token, group, group + 1);
+    // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They lie side by side until
+    // then: rows as long as all neurons would fall on a few places of the cache.
+    static void hide(const Expert& mlp, int32_t activation, const Vectors& in, int64_t count, const Vectors& out,
+                     int64_t group) {
+        static thread_local std::vector<float> room;
+        room.resize(static_cast<size_t>(2 * count * kGroup));
+        const bool gated = mlp.gate.panels != nullptr;
+        float *inside = room.data(), *beside = inside + count * kGroup;
+        neurons(gated ? mlp.gate : mlp.up, in, count, group, inside);
+        if (gated) neurons(mlp.up, in, count, group, beside);
+        activate(activation, inside, gated ? beside : nullptr, count * kGroup);
+        for (int64_t i = 0; i < count; ++i, inside += kGroup) {
+            if (mlp.down.reads_floats()) std::copy_n(inside, kGroup, out.x + i * out.width + group * kGroup);
+            else quantise(inside, group, group + 1, out, i);
+        }
+    }
+
+    // out [count 32]: 32 rows of a matrix and their biases; zeros past the last row.
+    static void neurons(const Matrix& matrix, const Vectors& in, int64_t count, int64_t group, float* out) {
+        const int first = static_cast<int>(2 * group), last = std::min(first + 2, matrix.panel_count());
+        if (last < first + 2) std::fill_n(out, count * kGroup, 0.0f);
+        multiply(matrix, in, static_cast<int>(count), first, last, out, kGroup);
+        const int64_t rows = std::min<int64_t>(kGroup, matrix.rows - group * kGroup);
+        for (int64_t i = 0; matrix.bias != nullptr && i < count; ++i) {
+            for (int64_t j = 0; j < rows; ++j) out[i * kGroup + j] += matrix.bias[group * kGroup + j];
+        }
+    }
+
+    // What each token's experts say of it. The tokens of one expert are read together; none of it depends on who they
+    // are, since every product of a vector is the same in any company.
+    void mix(const Layer& layer, int index, Worker& worker) {
+        const Product routers[] = {{&layer.router, 0}, {&layer.shared_gate, rounded(layer.router.rows, kPanel)}};
+        const Rows router_rows(routers, in_, tokens_, routed_, routed_stride_, worker.count);
+        each(worker, router_rows.pieces(), 1, router_rows, [&] { route(layer, index); });
+        const int64_t busy = busy_count_[static_cast<size_t>(index)];
+        if (tokens_ > 1) {
+            each(worker, busy, 1, [&](int64_t i) { fetch(busy_[static_cast<size_t>(i)]); });
+        }
+        const Expert& one = layer.experts[0];
+        const int64_t groups = rounded(one.up.rows, kGroup) / kGroup, panels = one.down.panel_count();
+        const int64_t share = tokens_ > 8 ? 1 : std::max<int64_t>(1, busy * groups / (4 * worker.count));
+        each(worker, busy * groups, share, [&](int64_t i) {
+            const Busy& by = busy_[static_cast<size_t>(i / groups)];
+            const Vectors in = tokens_ > 1 ? part(read_, by) : in_;
+            hide(layer.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups);
+        });
+        const int64_t piece = std::clamp<int64_t>(busy * panels / (4 * worker.count), 1, tokens_ > 8 ? 4 : panels);
+        const int64_t pieces = (panels + piece - 1) / piece;
+        each(worker, busy * pieces, 1, [&](int64_t i) {
+            const Busy& by = busy_[static_cast<size_t>(i / pieces)];
+            const int64_t first = i % pieces * piece, last = std::min(panels, first + piece);
+            multiply(layer.experts[by.expert].down, part(inside_, by), static_cast<int>(by.count),
+                     static_cast<int>(first), static_cast<int>(last),
+                     spoken_ + by.first * width_stride_ + first * kPanel, width_stride_);
+        });
+    }
+
+    // The experts of every token, their weights, and where its vectors lie: those of one expert side by side.
+    void route(const Layer& layer, int index) {
+        const int64_t top_k = layer.top_k, experts = layer.expert_count;
+        std::vector<int64_t> counts(static_cast<size_t>(experts));
+        for (int64_t token = 0; token < tokens_; ++token) {
+            choose(layer, routed_ + token * routed_stride_, &slots_[static_cast<size_t>(token * top_k)],
+                   &weights_[static_cast<size_t>(token * top_k)]);
+            for (int64_t i = 0; i < top_k; ++i) ++counts[static_cast<size_t>(slots_[static_cast<size_t>(token * top_k + i)])];
+        }
+        busy_.clear();
+        std::vector<int64_t> next(static_cast<size_t>(experts));
+        int64_t taken = 0;
+        for (int64_t e = 0; e < experts; ++e) {
+            const int64_t count = counts[static_cast<size_t>(e)];
+            next[static_cast<size_t>(e)] = taken;
+            if (count > 0) busy_.push_back({static_cast<int>(e), taken, count});
+            taken += count;
+        }
+        busy_count_[static_cast<size_t>(index)] = static_cast<int64_t>(busy_.size());
+        for (int64_t i = 0; i < tokens_ * top_k; ++i) {
+            int64_t& slot = slots_[static_cast<size_t>(i)];
+            slot = next[static_cast<size_t>(slot)]++;
+            token_of_[static_cast<size_t>(slot)] = i / top_k;
+        }
+    }
+
+    // The top_k experts with the largest scores, the first of equals first, and their weights; scores become shares.
+    static void choose(const Layer& layer, float* scores, int64_t* chosen, float* weights) {
+        const int64_t experts = layer.expert_count;
+        const float highest = *std::max_element(scores, scores + experts);
+        float total = 0.0f, kept = 0.0f;
+        for (int64_t e = 0; e < experts; ++e) total += scores[e] = std::exp(scores[e] - highest);
+        for (int64_t e = 0; e < experts; ++e) scores[e] /= total;
+        for (int64_t i = 0; i < layer.top_k; ++i) {
+            const int64_t best = std::max_element(scores, scores + experts) - scores;
+            chosen[i] = best;
+            kept += weights[i] = scores[best];
+            scores[best] = -1.0f;
+        }
+        for (int64_t i = 0; layer.normalised != 0 && i < layer.top_k; ++i) weights[i] /= kept;
+    }
+
+    // What an expert's tokens give it to read.
+    void fetch(const Busy& by) {
+        const Vectors own = part(read_, by);
+        for (int64_t i = 0; i < by.count; ++i) {
+            const int64_t token = token_of_[static_cast<size_t>(by.first + i)];
+            std::copy_n(in_.x + token * in_.width, in_.width, own.x + i * own.width);
+            quantise_vector(own, i, 0, own.width / kGroup);
+        }
+    }
+
+    // The weighted sum of what a token's experts said, and what the shared one said times its gate.
+    void gather_said(const Layer& layer, int64_t token) {
+        float* said = said_ + token * width_stride_;
+        float gate = layer.up.rows > 0 ? 1.0f : 0.0f;
+        if (layer.shared_gate.rows > 0) {
+            gate = 1.0f / (1.0f + std::exp(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
+        }
+        for (int i = 0; i < model_.width; ++i) said[i] = gate == 0.0f ? 0.0f : said[i] * gate;
+        for (int64_t i = token * layer.top_k; i < (token + 1) * layer.top_k; ++i) {
+            const float* one = spoken_ + slots_[static_cast<size_t>(i)] * width_stride_;
+            const float weight = weights_[static_cast<size_t>(i)];
+            for (int j = 0; j < model_.width; ++j) said[j] += weight * one[j];
         }
     }
 
@@ -503,7 +679,8 @@ class Step {
         const int64_t stride = rounded(model_.vocab, kPanel);
         float* scores = scores_ == nullptr ? reading_.logits : scores_;
         const Product all[] = {{&model_.head, 0}};
-        multiply_all(worker, all, last_, reading_.wanted_count, scores, stride);
+        const Rows rows(all, last_, reading_.wanted_count, scores, stride, worker.count);
+        each(worker, rows.pieces(), 1, rows);
         if (scores_ == nullptr && model_.softcap == 0.0f) return;
         each(worker, reading_.wanted_count, 1, [&](int64_t i) {
             const float* from = scores + i * stride;
@@ -515,7 +692,7 @@ class Step {
     }
 
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
-    static constexpr int kPhases = 10, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
+    static constexpr int kPhases = 14, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
     static constexpr int kTileTokens = 32;
     static constexpr int kRows = 32;  // rows over a page at once
 
@@ -530,9 +707,16 @@ class Step {
     std::vector<int64_t> turn_at_, slot_of_;
     std::vector<int> sequence_of_;
     std::vector<Piece> pieces_;
-    float *x_ = nullptr, *up_ = nullptr, *said_ = nullptr, *heads_out_ = nullptr, *turned_ = nullptr;
+    float *x_ = nullptr, *said_ = nullptr, *heads_out_ = nullptr, *turned_ = nullptr;
     float *partial_ = nullptr, *scores_ = nullptr, *kept_ = nullptr;
     Gathered* partial_seen_ = nullptr;
+    int64_t top_k_ = 0, routed_stride_ = 0, inside_width_ = 0;  // of layers with experts
+    std::vector<int64_t> slots_, token_of_;  // of each token's experts, where its vector lies; and whose vector that is
+    std::vector<float> weights_;
+    std::vector<Busy> busy_;
+    std::vector<int64_t> busy_count_;  // of each layer: who is late still asks for one that others are done with
+    Vectors read_{}, inside_{};
+    float *routed_ = nullptr, *spoken_ = nullptr;
     Vectors in_{}, mixed_{}, hidden_{}, last_{};
 };
 
@@ -558,4 +742,5 @@ CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
     out[2] = sizeof(Layer);
     out[3] = sizeof(Model);
     out[4] = sizeof(Reading);
+    out[5] = sizeof(Expert);
 }

@@ -15,16 +15,26 @@ struct Turn {
     int32_t interleaved;
 };
 
-// Norms are root-mean-square norms: their weights, or null where there is none.
+// One MLP of a mixture of experts; gate.panels is null where it has no gate.
+struct Expert {
+    Matrix gate, up, down;
+};
+
+// Norms are root-mean-square norms: their weights, or null where there is none. With experts, gate, up and down are
+// those of the expert that every token passes, or have no rows; router and shared_gate read floats.
 struct Layer {
     Matrix query, key, value, out, gate, up, down;  // gate.panels is null where the MLP has no gate
+    Matrix router, shared_gate;                     // without rows where there is none
     const float *attention_norm, *attention_post_norm, *mlp_norm, *mlp_post_norm, *query_norm, *key_norm;
+    const Expert* experts;  // [expert_count], or null
     int64_t page_offset;  // halves from a page's beginning to this layer's keys
     int32_t heads, groups, key_size, value_size;
     int32_t window;  // how many positions a query sees, 0 for all
     int32_t turn;    // index of its turn, -1 for none
     int32_t activation;
     float eps, qk_eps, scale, softcap;
+    int32_t expert_count, top_k;
+    int32_t normalised;  // whether the weights of a token's experts sum to 1
     int32_t spare;
 
     int value_stride() const { return (value_size + 15) / 16 * 16; }

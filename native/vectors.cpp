@@ -32,8 +32,8 @@ void rms_norm(const float* x, const float* weight, int64_t size, float eps, floa
     chosen().rms_norm(x, weight, size, eps, y);
 }
 
-void quantise(const float* x, int64_t first, int64_t last, int8_t* q, float* scale, float* shift, int32_t* sums) {
-    chosen().quantise(x, first, last, q, scale, shift, sums);
+void quantise(const float* x, int64_t first, int64_t last, const Vectors& to, int64_t token) {
+    chosen().quantise(x, first, last, to, token);
 }
 
 void activate(int32_t activation, float* y, const float* up, int64_t size) {

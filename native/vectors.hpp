@@ -12,8 +12,8 @@ enum Activation : int32_t { kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3 };
 // y = w x / sqrt(mean(x^2) + eps); x and y may be the same.
 void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* y);
 
-// Groups [first, last) of 32 numbers of x to q, scale, shift and sums (Vectors), from the vector's own beginning.
-void quantise(const float* x, int64_t first, int64_t last, int8_t* q, float* scale, float* shift, int32_t* sums);
+// Groups [first, last) of vector `token`: x, the numbers of the first of them and on, to q, scale, shift and sums.
+void quantise(const float* x, int64_t first, int64_t last, const Vectors& to, int64_t token);
 
 // y = act(y) up, or act(y) where up is null.
 void activate(int32_t activation, float* y, const float* up, int64_t size);

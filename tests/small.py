@@ -5,7 +5,7 @@ bytes.
 import torch
 
 from cutaway.attention import gqa, local, mha
-from cutaway.layers.config import MLP, Norm
+from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
@@ -64,7 +64,14 @@ def _sandwich() -> Config:
     )
 
 
-SHAPES = {"llama": _llama, "gpt2": _gpt2, "gemma": _gemma, "sandwich": _sandwich}
+def _mixture() -> Config:
+    """Sparse layers below and above a dense one."""
+    heads = gqa.Config(heads=4, kv_heads=2, key_size=8, position=rope.Config(8))
+    mlps = MoE(4, 2, 20), MLP(48), MoE(5, 3, 16, normalised=False, shared=24, shared_gate=True)
+    return Config(VOCAB, WIDTH, CONTEXT, tuple(Block(heads, mlp) for mlp in mlps))
+
+
+SHAPES = {"llama": _llama, "gpt2": _gpt2, "gemma": _gemma, "sandwich": _sandwich, "mixture": _mixture}
 
 
 def decoder(shape: str = "llama", seed: int = 0) -> Decoder:

@@ -13,7 +13,7 @@ from cutaway import tracing
 from cutaway.attention import mha
 from cutaway.embedding.neighbours import nearest
 from cutaway.errors import Refused
-from cutaway.inspect import ablate, heads, lens, patch, steer, story
+from cutaway.inspect import ablate, heads, lens, neurons, patch, steer, story
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
@@ -357,3 +357,12 @@ def test_the_head_that_reads_france_makes_paris(smollm2) -> None:
     assert float(trace.attention(23)[4, -1, 3]) > 0.8
     without = smollm2.trace("The capital of France is", edit=ablate.without(smollm2.model, ["23.4"]))
     assert trace.top(1)[0].probability > 2 * float(without.logits[-1].softmax(-1)[trace.top(1)[0].id])
+
+
+@pytest.mark.parametrize("shape", ["llama", "mixture"])
+def test_what_neurons_say_adds_up_to_what_the_mlp_wrote(shape: str) -> None:
+    model = decoder(shape)
+    trace = Trace.of(model, Bytes(), Bytes().encode("the same"), ["blocks.*", *neurons.names(model)])
+    for i, block in enumerate(model.blocks):
+        wrote = trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]
+        assert torch.allclose(neurons.said(trace, i) @ neurons.ways(block).T, wrote, atol=1e-5)

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cutaway.attention import gqa
 from cutaway.cli import main
-from cutaway.layers.config import MLP
+from cutaway.errors import Refused
+from cutaway.layers.config import MLP, MoE
 from cutaway.model.block import Block
 from cutaway.model.config import Block as BlockConfig
 from cutaway.model.config import Decoder
@@ -27,8 +28,13 @@ HEADS = gqa.Config(heads=8, kv_heads=2, key_size=16, position=rope.Config(16))
 MODEL = Decoder(320, 128, 16, (BlockConfig(HEADS, MLP(352)),) * 3)
 
 
-def test_what_a_block_keeps_is_what_autograd_saves() -> None:
-    block = Block(MODEL.blocks[0], 128)
+MLPS = MLP(352), MoE(8, 2, 176), MoE(8, 3, 96, shared=96, shared_gate=True)
+
+
+@pytest.mark.parametrize("mlp", MLPS, ids=["dense", "sparse", "shared"])
+def test_what_a_block_keeps_is_what_autograd_saves(mlp: MLP | MoE) -> None:
+    config = BlockConfig(HEADS, mlp)
+    block = Block(config, 128)
     rows, context = 2, 256
     kept: dict[int, int] = {}
     weights = {p.untyped_storage().data_ptr() for p in block.parameters()}
@@ -46,9 +52,9 @@ def test_what_a_block_keeps_is_what_autograd_saves() -> None:
     pos = torch.arange(context).expand(rows, -1)
     rotation = Turn(HEADS.position).rotation(pos)  # type: ignore[arg-type]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = block(x, Places(pos), rotation, True, None)
+        out, _ = block(x, Places(pos), rotation, True, None)
     measured = sum(kept.values()) / (rows * context * 4)
-    assert plan.activations(MODEL.blocks[0], 128) == pytest.approx(measured, rel=0.05)
+    assert plan.activations(config, 128) == pytest.approx(measured, rel=0.05)
     assert out.shape == x.shape
 
 
@@ -96,6 +102,32 @@ def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, 
         assert expected.moves["sums of the stream"] == pytest.approx(
             2 * (tensor - 1) / tensor * sent.bytes["allreduce_"], rel=0.01
         )
+
+
+def test_a_sparse_model_is_cut_over_devices_and_its_matrices_are_not() -> None:
+    own = run(model=replace(MODEL, blocks=(BlockConfig(HEADS, MLPS[2]),)), batch=8, rows=2)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    try:
+        made = Training(own, text(), Devices("cpu"), note=lambda _: None)
+        made._gradient()
+        assert all(p.grad is not None for p in made.names)
+        with pytest.raises(Refused, match="tensor_parallel: MoE is not cut over devices: use 1"):
+            Training(replace(own, tensor_parallel=2), text(), Devices("cpu", 2), note=lambda _: None)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_of_experts_a_token_passes_a_few() -> None:
+    """Counted by hand: 3 matrices of each expert, and a router."""
+    sparse = MoE(8, 2, 64, shared=96, shared_gate=True)
+    dense = replace(MODEL, blocks=(BlockConfig(HEADS, MLP(64)),))
+    mixed = replace(MODEL, blocks=(BlockConfig(HEADS, MLP(64)), BlockConfig(HEADS, sparse)))
+    one, more = (plan.plan(run(model=model), 1, 1e12, 1e9) for model in (dense, mixed))
+    attention = 128 * (2 * 128 + 2 * 32) + 2 * 128
+    common = attention + 3 * 96 * 128 + 8 * 128 + 128
+    assert one.active == one.weights
+    assert more.active - one.active == common + 2 * 3 * 64 * 128
+    assert more.weights - one.weights == common + 8 * 3 * 64 * 128
 
 
 def test_recomputing_keeps_less_and_works_more() -> None:

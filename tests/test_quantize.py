@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import cutaway
-from cutaway import cli
+from cutaway import cli, gguf
 from cutaway.attention import gqa
 from cutaway.commands import quantize as command
 from cutaway.errors import Refused
 from cutaway.evaluate import perplexity as scoring
 from cutaway.inspect.importance import importance
-from cutaway.layers.config import MLP
+from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.weights import load, quant, quantise, save
@@ -25,16 +25,18 @@ from tests import inputs
 from tests.small import VOCAB, decoder
 
 
-def checkpoint(width: int = 256, layers: int = 8, tied: bool = True) -> load.Checkpoint:
-    """A random Llama of this width, in float32, without a tokenizer."""
+def checkpoint(
+    width: int = 256, layers: int = 8, tied: bool = True, experts: MoE | None = None
+) -> load.Checkpoint:
+    """A random Llama of this width, or a Mixtral, in float32, without a tokenizer."""
     heads = gqa.Config(heads=4, kv_heads=2, key_size=width // 4, position=rope.Config(width // 4))
-    config = Decoder(64, width, 64, (Block(heads, MLP(2 * width)),) * layers, tied=tied)
+    config = Decoder(64, width, 64, (Block(heads, experts or MLP(2 * width)),) * layers, tied=tied)
     generator = np.random.default_rng(0)
     tensors = {
         name: quant.pack((generator.normal(size=shape) * 0.1).astype(np.float32), "F32")
         for name, shape in config.weights().items()
     }
-    return load.Checkpoint(config, Tensors(tensors), "llama", Path("tiny"))
+    return load.Checkpoint(config, Tensors(tensors), "mixtral" if experts else "llama", Path("tiny"))
 
 
 def types(made: quantise.Quantised) -> dict[str, str]:
@@ -73,6 +75,30 @@ def test_one_matrix_of_query_key_and_value_has_one_type(tmp_path: Path):
     made = quantise.quantised(small, "Q4_K")
     assert types(made)["blocks.0.attention.value.weight"] == types(made)["blocks.0.attention.query.weight"]
     assert save.write(tmp_path / "small.gguf", made.checkpoint).types["Q5_0"] > 0
+
+
+def test_experts_of_a_layer_have_one_type_and_routers_stay_whole(tmp_path: Path):
+    """The file keeps all experts of a layer in one tensor, and it reads back to the bit."""
+    made = quantise.quantised(checkpoint(layers=3, experts=MoE(3, 2, 256)), "Q4_K").checkpoint
+    found = types(quantise.Quantised(made, ()))
+    downs = [{found[f"blocks.{n}.mlp.experts.{e}.down.weight"] for e in range(3)} for n in range(3)]
+    assert downs == [{"Q4_K"}, {"Q4_K"}, {"Q6_K"}]
+    assert {found[f"blocks.{n}.mlp.router.weight"] for n in range(3)} == {"F32"}
+    save.write(tmp_path / "small.gguf", made)
+    stored = gguf.read(tmp_path / "small.gguf").tensors
+    assert stored["blk.2.ffn_down_exps.weight"].shape == (3, 256, 256)
+    assert stored["blk.2.ffn_down_exps.weight"].type == "Q6_K"
+    again = load.read(tmp_path / "small.gguf")
+    assert again.config == made.config and again.family == "mixtral"
+    for name, packed in made.tensors.items():
+        assert np.array_equal(packed.data, again.tensors[name].data), name
+
+
+def test_importance_says_nothing_of_an_expert_that_no_token_came_to():
+    model = decoder("mixture")
+    found = importance(model, [7])
+    experts = {name.split(".")[4] for name in found if name.startswith("blocks.0.mlp.experts.")}
+    assert len(experts) == 2 and all(np.isfinite(each).all() for each in found.values())
 
 
 def test_a_matrix_of_the_type_already_is_left_alone():

@@ -15,7 +15,7 @@ from cutaway import gguf, native
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import Refused
 from cutaway.gguf import TYPES, Packed
-from cutaway.layers.config import MLP, Norm
+from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
 from cutaway.native import runtime as door
@@ -24,7 +24,7 @@ from cutaway.runtime import matmul, panels, plan
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.step import TwinEngine
 from cutaway.weights import quant
-from cutaway.weights.rules import Tensors
+from cutaway.weights.rules import ROUTERS, Tensors
 from tests.test_native import python
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
@@ -164,10 +164,22 @@ SHAPES = {
 }
 
 
+SHAPES["mixtral"] = {"attention": SHAPES["llama"]["attention"], "mlp": MoE(5, 2, 40)}
+SHAPES["qwen2-moe"] = {
+    "attention": SHAPES["qwen2"]["attention"],
+    "mlp": MoE(17, 6, 24, normalised=False, shared=72, shared_gate=True),
+}
+SHAPES["deepseek"] = {
+    "attention": SHAPES["qwen3"]["attention"],
+    "mlp": MoE(6, 1, 33, "relu", gated=False, shared=20),
+    "post_norm": True,
+}
+
+
 def config(name: str) -> Decoder:
     shape = dict(SHAPES[name])
     attention, post_norm = shape.pop("attention"), shape.pop("post_norm", False)
-    block = Block(attention, MLP(72, **shape), Norm(), post_norm)
+    block = Block(attention, shape.pop("mlp", None) or MLP(72, **shape), Norm(), post_norm)
     other = Block(SHAPES["llama"]["attention"], MLP(72), Norm())
     tied = name not in ("odd", "qwen2")
     softcap = 6.0 if name == "gemma3" else None
@@ -241,9 +253,13 @@ def test_the_step_is_its_twin(name: str):
     assert max(firsts) < 1e-3 and np.median(firsts) < 1e-5, firsts
 
 
+MLPS = {"dense": MLP(512), "sparse": MoE(5, 2, 256, shared=256, shared_gate=True)}
+
+
+@pytest.mark.parametrize("mlp", MLPS)
 @pytest.mark.parametrize("type", ["Q4_1", "Q6_K", "BF16"])
-def test_the_step_is_its_twin_on_packed_weights(type: str):
-    of, entries = wide(type)
+def test_the_step_is_its_twin_on_packed_weights(type: str, mlp: str):
+    of, entries = wide(type, MLPS[mlp])
     ours, twin = RuntimeEngine(of, entries), TwinEngine(of, entries)
     firsts = [_apart(twin.logits([id]), ours.logits([id]))[0] for id in IDS[:7]]
     assert np.median(firsts) < 1e-5, firsts
@@ -303,27 +319,28 @@ def test_a_state_forgets_and_is_copied():
     assert np.array_equal(engine.step(IDS[200], copy), expected)
 
 
-def wide(type: str) -> tuple[Decoder, Tensors]:
-    block = Block(gqa.Config(heads=4, kv_heads=2, key_size=64, position=rope.Config(64)), MLP(512), Norm())
+def wide(type: str, mlp: MLP | MoE = MLPS["dense"]) -> tuple[Decoder, Tensors]:
+    block = Block(gqa.Config(heads=4, kv_heads=2, key_size=64, position=rope.Config(64)), mlp, Norm())
     of = Decoder(160, 256, 300, (block, block), tied=type != "Q6_K")
     generator = np.random.default_rng(4)
     entries = {}
     for n, (name, shape) in enumerate(of.weights().items()):
         if len(shape) == 2:
-            entries[name] = weights(type, *shape, seed=n)
+            entries[name] = weights("F32" if name.endswith(ROUTERS) else type, *shape, seed=n)
         else:
             entries[name] = quant.pack(generator.normal(1, 0.1, shape).astype(np.float32), "F32")
     return of, Tensors(entries)
 
 
+@pytest.mark.parametrize("mlp", MLPS)
 @pytest.mark.parametrize("type", door.TYPES)
-def test_packed_weights_give_the_logits_of_rounded_vectors(type: str):
+def test_packed_weights_give_the_logits_of_rounded_vectors(type: str, mlp: str):
     """Every type, against the trace that shows what the runtime computes with."""
     from cutaway.inspect import eight_bits
     from cutaway.inspect.trace import Trace
     from tests.small import Bytes
 
-    of, entries = wide(type)
+    of, entries = wide(type, MLPS[mlp])
     plain = definition(of, entries)
     edits = eight_bits.edits(of, entries)
     engine = RuntimeEngine(of, entries)

@@ -3,12 +3,14 @@ leaves the curve where it was.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
 from cutaway.train import loss, machine
 from cutaway.train.optim import AdamW, Muon
@@ -187,3 +189,17 @@ def test_a_precision_left_open_is_the_one_that_is_faster_here(monkeypatch: pytes
     speeds["bfloat16"] = 2.1  # emulated, or hardly worth the rounding
     assert training(precision="auto").run.precision == "float32"
     assert training(precision="bfloat16").run.precision == "bfloat16"
+
+
+def test_a_mixture_of_experts_trains() -> None:
+    """Its loss is the text's and the balance's; the text's falls, and no expert takes everything."""
+    mlp = MoE(4, 1, 32)
+    blocks = tuple(replace(block, mlp=mlp) for block in model().blocks)
+    made = training(model=replace(model(), blocks=blocks), steps=40, balance=0.1)
+    first, *_, last = (made.advance() for _ in range(40))
+    assert last["entropy"] < first["entropy"] - 0.5
+    with torch.no_grad():
+        ids, pos = torch.arange(16)[None], torch.arange(16)[None]
+        _, routings = made.model.routed(ids, pos)
+    uneven = sum(float(loss.balance(routing, pos >= 0)) for routing in routings)
+    assert last["loss"] - last["entropy"] == pytest.approx(0.1 * uneven, abs=0.1) and uneven < 3

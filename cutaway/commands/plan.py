@@ -54,7 +54,9 @@ def plan(
         console.print_json(asdict(made) | {"memory": made.memory, "seconds": made.seconds})
         return
     tokens = run.batch * run.model.context
-    print(f"{made.weights:,} weights on {devices} devices, {tokens:,} tokens a step, {run.steps:,} steps")
+    passed = "" if made.active == made.weights else f", of which a token passes {made.active:,},"
+    work = f"{tokens:,} tokens a step, {run.steps:,} steps"
+    print(f"{made.weights:,} weights{passed} on {devices} devices, {work}")
     print(f"\nOf each device's memory, {console.size(made.memory)}:")
     for name, size in (made.stays | made.passes).items():
         print(f"  {name:<22}{console.size(size):>8}")

@@ -6,11 +6,12 @@ names, makes a trace of what the runtime computed: every name, every view, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Decoder
 from cutaway.runtime.matmul import FLOATS, rounded
 from cutaway.trace import Edit
@@ -25,14 +26,26 @@ def edits(config: Decoder, tensors: Tensors, own: Mapping[str, Edit] | None = No
         path = f"blocks.{n}"
         reads[f"{path}.attention_norm"] = (f"{path}.attention.query.weight", _round)
         reads[f"{path}.attention.mixed"] = (f"{path}.attention.out.weight", _round_heads)
-        reads[f"{path}.mlp_norm"] = (f"{path}.mlp.up.weight", _round)
-        reads[f"{path}.mlp.hidden"] = (f"{path}.mlp.down.weight", _round)
+        reads |= _mlp_reads(path, config.blocks[n].mlp)
         for name in "k", "v":
             out[f"{path}.attention.{name}"] = _after(out.get(f"{path}.attention.{name}"), _halved)
     for name, (weight, how) in reads.items():
         if tensors.later(weight).type not in FLOATS:
             out[name] = _after(out.get(name), how)
     return out
+
+
+def _mlp_reads(path: str, mlp: MLP | MoE) -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
+    """The values that a layer's MLP multiplies, and by which weight; routers read floats as they are."""
+    if isinstance(mlp, MLP):
+        reads = {f"{path}.mlp_norm": "mlp.up.weight", f"{path}.mlp.hidden": "mlp.down.weight"}
+    else:
+        reads = {f"{path}.mlp.read": "mlp.experts.0.up.weight"}
+        reads |= {
+            f"{path}.mlp.experts.{e}.hidden": f"mlp.experts.{e}.down.weight" for e in range(mlp.experts)
+        }
+        reads |= {f"{path}.mlp.shared.hidden": "mlp.shared.down.weight"} if mlp.shared else {}
+    return {name: (f"{path}.{weight}", _round) for name, weight in reads.items()}
 
 
 def _after(first: Edit | None, then: Edit) -> Edit:

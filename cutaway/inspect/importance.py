@@ -54,7 +54,7 @@ class _Heard(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = self.names.get(id(args[1])) if func is functional.linear and len(args) > 1 else None
-        if name is not None:
+        if name is not None and args[0].numel():  # an expert that no token came to says nothing
             rows = args[0].detach().reshape(-1, args[0].shape[-1]).double()
             self.squares[name] = self.squares.get(name, 0) + (rows * rows).sum(dim=0)
             self.rows[name] = self.rows.get(name, 0) + len(rows)

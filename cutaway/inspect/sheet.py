@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutaway.inspect import story
+from cutaway.inspect import neurons, story
 from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.reading import has_pattern, writers
 from cutaway.inspect.trace import Trace
@@ -45,7 +45,7 @@ class Sheet:
 
 def names(model: Decoder) -> list[str]:
     """What a trace of this model must have kept for its sheet."""
-    return [*story.names(model), "blocks.*.mlp.hidden"]
+    return [*story.names(model), *neurons.names(model)]
 
 
 @torch.no_grad()
@@ -256,7 +256,7 @@ class _Maker:
         """
         strongest: dict[tuple[int, int], float] = {}
         for i, block in enumerate(self.blocks):
-            hidden, down = self.trace[f"blocks.{i}.mlp.hidden"].float(), _down(block)
+            hidden, down = neurons.said(self.trace, i), neurons.ways(block)
             wrote = hidden.abs() * down.norm(dim=0)
             best = wrote.topk(min(NEURONS, wrote.shape[-1]), dim=-1)
             self.keep(f"neuron.{i}", best.indices.cpu().numpy(), "<u2" if wrote.shape[-1] <= 65536 else "<u4")
@@ -279,9 +279,9 @@ class _Maker:
         table = (model.embedding if model.head is None else model.head).weight.float()
         columns = []
         for i, block in enumerate(self.blocks):
-            neurons = [neuron for layer, neuron in wanted if layer == i]
-            if neurons:
-                columns.append(_down(block)[:, neurons])
+            own = [neuron for layer, neuron in wanted if layer == i]
+            if own:
+                columns.append(neurons.ways(block)[:, own])
         found: dict[str, list[list[int]]] = {}
         for part, keys in zip(torch.cat(columns, 1).split(64, dim=1), _runs(wanted, 64), strict=True):
             scores = table @ _direct(model.norm, part)
@@ -332,14 +332,6 @@ def _frozen(norm: Any, whole: Float[Tensor, "t d"], parts: Float[Tensor, "h t d"
     if isinstance(norm, LayerNorm):
         whole, parts = whole - whole.mean(-1, keepdim=True), parts - parts.mean(-1, keepdim=True)
     return parts * norm.weight.float() * torch.rsqrt(whole.square().mean(-1, keepdim=True) + norm.eps)
-
-
-def _down(block: Any) -> Float[Tensor, "d f"]:
-    """Which way each neuron writes; of a norm that follows the MLP only its weights count, its size is no
-    neuron's own.
-    """
-    weight, norm = block.mlp.down.weight.float(), block.mlp_post_norm
-    return weight if isinstance(norm, nn.Identity) else weight * norm.weight.float()[:, None]
 
 
 def _direct(norm: Any, writes: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:

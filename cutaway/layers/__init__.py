@@ -1,1 +1,3 @@
-"""The parts between attention and the residual stream: norms, MLPs, and matrices that stay packed."""
+"""The parts between attention and the residual stream: norms, MLPs, mixtures of them, and matrices that stay
+packed.
+"""

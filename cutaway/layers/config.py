@@ -1,9 +1,11 @@
-"""What a norm and an MLP are, as data. Imports no torch; ``build`` makes the module."""
+"""What a norm, an MLP and a mixture of MLPs are, as data. Imports no torch; ``build`` makes the module."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from cutaway.errors import Refused
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,12 +28,15 @@ class Norm:
         return {"weight": (width,)} | ({"bias": (width,)} if self.kind == "layer" else {})
 
 
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+
 @dataclass(frozen=True)
 class MLP:
     """Two matrices around an activation, or three when gated (SwiGLU and its kin, 2002.05202)."""
 
     hidden: int
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    activation: Activation = "silu"
     gated: bool = True
     bias: bool = False
 
@@ -46,3 +51,52 @@ class MLP:
         matrices = dict.fromkeys(wide, (self.hidden, width)) | dict.fromkeys(narrow, (width, self.hidden))
         biases = {f"{name}.bias": shape[:1] for name, shape in matrices.items()} if self.bias else {}
         return {f"{name}.weight": shape for name, shape in matrices.items()} | biases
+
+
+@dataclass(frozen=True)
+class MoE:
+    """``experts`` MLPs of ``hidden`` neurons, of which each token passes ``top_k`` (layers/moe.py).
+
+    ``normalised``: the weights of those that were chosen sum to 1 (Mixtral), or they are the shares that the
+    router gave them among all (Qwen2-MoE). ``shared`` neurons, if any, form one more MLP that every token
+    passes (DeepSeekMoE), times a gate of its own if ``shared_gate`` (Qwen2-MoE).
+    """
+
+    experts: int
+    top_k: int
+    hidden: int
+    activation: Activation = "silu"
+    gated: bool = True
+    normalised: bool = True
+    shared: int = 0
+    shared_gate: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.experts:
+            raise Refused(f"mlp: a token cannot pass {self.top_k} of {self.experts} experts")
+        if self.shared_gate and not self.shared:
+            raise Refused("mlp: shared_gate is the gate of a shared expert, and there is none: set shared")
+
+    @property
+    def expert(self) -> MLP:
+        """What one expert is."""
+        return MLP(self.hidden, self.activation, self.gated)
+
+    @property
+    def common(self) -> MLP | None:
+        """The expert that every token passes, if there is one."""
+        return MLP(self.shared, self.activation, self.gated) if self.shared else None
+
+    def build(self, width: int) -> nn.Module:
+        from cutaway.layers import moe
+
+        return moe.MoE(self, width)
+
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        one = self.expert.weights(width)
+        out: dict[str, tuple[int, ...]] = {"router.weight": (self.experts, width)}
+        out |= {f"experts.{e}.{name}": shape for e in range(self.experts) for name, shape in one.items()}
+        if self.common is not None:
+            out |= {f"shared.{name}": shape for name, shape in self.common.weights(width).items()}
+        return out | ({"shared_gate.weight": (1, width)} if self.shared_gate else {})

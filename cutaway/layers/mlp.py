@@ -18,7 +18,7 @@ ACTIVATIONS = {
 class MLP(nn.Module):
     """down(act(up x)), or gated down(act(gate x) * up x) (2002.05202).
 
-    Taps ``hidden`` [b t f]: what each neuron says just before ``down``.
+    Taps ``hidden`` [... f]: what each neuron says just before ``down``.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -28,7 +28,7 @@ class MLP(nn.Module):
         self.up = nn.Linear(width, config.hidden, config.bias)
         self.down = nn.Linear(config.hidden, width, config.bias)
 
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         if self.gate is None:
             hidden = self.activation(self.up(x))
         else:

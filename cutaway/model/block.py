@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.visibility import Places
+from cutaway.layers.moe import MoE, Routing
 from cutaway.model.config import Block as Config
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
@@ -15,7 +16,8 @@ from cutaway.trace import tap
 class Block(nn.Module):
     """middle = x + attention(norm(x)); out = middle + mlp(norm(middle)).
 
-    Taps ``middle`` and ``out`` [b t d]: the residual stream after each half.
+    Taps ``middle`` and ``out`` [b t d]: the residual stream after each half. A sparse MLP also tells where it
+    sent the tokens.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -34,8 +36,12 @@ class Block(nn.Module):
         rotation: Rotation | None,
         in_order: bool,
         state: Memory | None,
-    ) -> Float[Tensor, "b t d"]:
+    ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
         read = self.attention(self.attention_norm(x), places, rotation, in_order, state)
         middle = tap("middle", x + self.attention_post_norm(read))
-        wrote = self.mlp(self.mlp_norm(middle))
-        return tap("out", middle + self.mlp_post_norm(wrote))
+        normed, routing = self.mlp_norm(middle), None
+        if isinstance(self.mlp, MoE):
+            wrote, routing = self.mlp(normed, places.pos)
+        else:
+            wrote = self.mlp(normed)
+        return tap("out", middle + self.mlp_post_norm(wrote)), routing

@@ -2,7 +2,8 @@
 
 Layers are a tuple of blocks, so a hybrid stack (five local, one global) is data too. In a file a part that
 has variants says which by ``kind``, the name of its file: ``attention: {kind: gqa, heads: 9, ...}``. Equal
-neighbouring blocks are written once, with how often: ``{times: 30, attention: ..., mlp: ...}``.
+neighbouring blocks are written once, with how often: ``{times: 30, attention: ..., mlp: ...}``. An MLP is
+dense unless it says ``kind: moe``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from cutaway.attention.parts.mixer import Mixer
 from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import Refused
-from cutaway.layers.config import MLP, Norm
+from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.position import learned, sinusoidal
 
 
@@ -30,7 +31,7 @@ class Block:
     """
 
     attention: Any = field(metadata={"variants": "cutaway.attention"})  # a Mixer, of which files read more
-    mlp: MLP
+    mlp: MLP | MoE
     norm: Norm = Norm()
     post_norm: bool = False
 
@@ -100,6 +101,18 @@ class Decoder:
         out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
         return out if self.tied else out | {"head.weight": (self.vocab, self.width)}
 
+    def active(self) -> dict[str, tuple[int, ...]]:
+        """The weights that one token passes: of a layer's experts, which are all of one size, the first stand
+        for those that it is sent to.
+        """
+        idle = tuple(
+            f"blocks.{n}.mlp.experts.{e}."
+            for n, block in enumerate(self.blocks)
+            if isinstance(block.mlp, MoE)
+            for e in range(block.mlp.top_k, block.mlp.experts)
+        )
+        return {name: shape for name, shape in self.weights().items() if not name.startswith(idle)}
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -120,6 +133,8 @@ class Encoder:
         for block in self.blocks:
             if getattr(block.attention, "reads", "past") != "all" or block.post_norm:
                 raise Refused(f"an encoder cannot hold {_kind(block.attention)}: its blocks read both ways")
+            if not isinstance(block.mlp, MLP):
+                raise Refused(f"an encoder cannot hold {_kind(block.mlp)}: its blocks have dense MLPs")
 
     @property
     def position(self) -> learned.Config:
@@ -136,6 +151,21 @@ class Encoder:
         return out
 
 
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _classes(hint: Any) -> dict[str, type]:
+    """The config classes that a type allows, by kind; the first is meant where a file says no kind."""
+    found = [typing.cast(type, choice) for choice in _choices(hint) if is_dataclass(choice)]
+    return {choice.__name__.lower(): choice for choice in found}
+
+
+def _unusual(hint: Any) -> list[type]:
+    """Those whose kind must be said."""
+    return list(_classes(hint).values())[1:]
+
+
 def to_dict(config: Any) -> Any:
     """Plain dictionaries, lists and numbers, ready for JSON or YAML. Values that equal their default are left
     out.
@@ -143,13 +173,14 @@ def to_dict(config: Any) -> Any:
     if not is_dataclass(config):
         return [to_dict(item) for item in config] if isinstance(config, tuple) else config
     out: dict[str, Any] = {}
+    hints = typing.get_type_hints(type(config))
     for f in fields(config):
         value = getattr(config, f.name)
         if f.default is not MISSING and value == f.default:
             continue
         if f.name == "blocks":
             out["blocks"] = [{"times": len(list(same)), **to_dict(block)} for block, same in groupby(value)]
-        elif "variants" in f.metadata and value is not None:
+        elif ("variants" in f.metadata and value is not None) or type(value) in _unusual(hints[f.name]):
             out[f.name] = {"kind": _kind(value), **to_dict(value)}
         else:
             out[f.name] = to_dict(value)
@@ -185,11 +216,16 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
             raise Refused(f"{where}: expected an entry with a kind, found {value!r}")
         cls = _variant(f.metadata["variants"], value["kind"], where)
         return from_dict({name: v for name, v in value.items() if name != "kind"}, cls, where)
-    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for choice in choices:
-        if is_dataclass(choice):
-            return from_dict(value, typing.cast(type, choice), where)
-    return _plain(choices, value, where)
+    classes = _classes(hint)
+    if classes:
+        kind = next(iter(classes))
+        if len(classes) > 1 and isinstance(value, dict):
+            kind = value.get("kind", kind)
+            value = {name: v for name, v in value.items() if name != "kind"}
+        if kind not in classes:
+            raise Refused(f"{where}.kind: there is no {kind!r}; known: {', '.join(classes)}")
+        return from_dict(value, classes[kind], where)
+    return _plain(_choices(hint), value, where)
 
 
 def _plain(choices: tuple[Any, ...], value: Any, where: str) -> Any:

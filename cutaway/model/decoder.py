@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cutaway.attention.parts.mixer import Memory, Remember
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import Refused
+from cutaway.layers.moe import Routing
 from cutaway.model import config as conf
 from cutaway.model.block import Block
 from cutaway.position import mrope
@@ -117,6 +118,18 @@ class Decoder(nn.Module):
 
         ``in_order`` promises that every row is 0, 1, 2, ..., so that nothing need be looked at; None looks.
         """
+        return self.routed(ids, pos, state, documents, in_order, axes)[0]
+
+    def routed(
+        self,
+        ids: Int[Tensor, "b t"],
+        pos: Int[Tensor, "b t"],
+        state: State | None = None,
+        documents: Int[Tensor, "b t"] | None = None,
+        in_order: bool | None = None,
+        axes: Int[Tensor, "a b t"] | None = None,
+    ) -> tuple[Float[Tensor, "b t d"], tuple[Routing, ...]]:
+        """The stream, and where each sparse layer sent the tokens: what training balances its experts by."""
         if state is not None and documents is not None:
             raise Refused("packed documents are for training: read each with a state of its own instead")
         places = Places(pos, documents)
@@ -124,9 +137,13 @@ class Decoder(nn.Module):
         rotations = self._rotations(pos, axes)
         if in_order is None:
             in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
+        routings: list[Routing] = []
         for i, block in enumerate(self.blocks):
-            x = block(x, places, rotations[i], in_order, None if state is None else state.blocks[i])
-        return x
+            memory = None if state is None else state.blocks[i]
+            x, routing = block(x, places, rotations[i], in_order, memory)
+            if routing is not None:
+                routings.append(routing)
+        return x, tuple(routings)
 
     def logits(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
         """What the head makes of a residual stream: of the last block's, or of an earlier one's (the

@@ -49,22 +49,33 @@ class Turn(ctypes.Structure):
 
 
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
+ROUTERS = ("router", "shared_gate")
 NORMS = ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm", "query_norm", "key_norm")
+
+
+EXPERT = ("gate", "up", "down")
+
+
+class Expert(ctypes.Structure):
+    """native/step.hpp's Expert."""
+
+    _fields_ = [(name, Matrix) for name in EXPERT]
 
 
 class Layer(ctypes.Structure):
     """native/step.hpp's Layer."""
 
     _fields_ = [
-        *((name, Matrix) for name in MATRICES),
+        *((name, Matrix) for name in (*MATRICES, *ROUTERS)),
         *((name, _POINTER) for name in NORMS),
+        ("experts", ctypes.POINTER(Expert)),
         ("page_offset", _LONG),
         *(
             (name, _INT)
             for name in ("heads", "groups", "key_size", "value_size", "window", "turn", "activation")
         ),
         *((name, _FLOAT) for name in ("eps", "qk_eps", "scale", "softcap")),
-        ("spare", _INT),
+        *((name, _INT) for name in ("expert_count", "top_k", "normalised", "spare")),
     ]
 
 
@@ -134,6 +145,7 @@ class Vectors(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("x", "q", "scale", "shift", "sums")),
         ("width", _LONG),
+        ("count", _LONG),
     ]
 
 
@@ -152,9 +164,8 @@ def multiply(type: str, rows: int, columns: int, panels: np.ndarray, x: np.ndarr
     scale, shift = np.zeros((2, n, width // 32), np.float32)
     out = np.zeros((n, -(-rows // PANEL) * PANEL), np.float32)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
-    call(
-        matrix, Vectors(*(a.ctypes.data for a in (padded, q, scale, shift, sums)), width), n, out.ctypes.data
-    )
+    vectors = Vectors(*(a.ctypes.data for a in (padded, q, scale, shift, sums)), width, n)
+    call(matrix, vectors, n, out.ctypes.data)
     return out[:, :rows]
 
 
@@ -253,9 +264,9 @@ def _number(type: str) -> int:
 @cache
 def _mirrored() -> None:
     """That the structures here are laid out as the compiler laid them."""
-    theirs = (ctypes.c_int64 * 5)()
+    theirs = (ctypes.c_int64 * 6)()
     function("cutaway_runtime_sizes", ctypes.c_void_p)(theirs)
-    ours = [ctypes.sizeof(each) for each in (Matrix, Turn, Layer, Model, Reading)]
+    ours = [ctypes.sizeof(each) for each in (Matrix, Turn, Layer, Model, Reading, Expert)]
     if list(theirs) != ours:
         raise Failed(
             f"The native core's structures have {list(theirs)} bytes, the door's {ours}; install again."

@@ -16,6 +16,9 @@ from cutaway.runtime.plan import Plan
 from cutaway.weights.rules import Tensors
 
 CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs beside its state
+# Pages made at once. What is never written takes no memory, and numpy asks the system for huge pages where a
+# piece is large: attention over a long text reads those twice as fast.
+PAGES_AT_ONCE = 4
 
 
 class State:
@@ -24,6 +27,7 @@ class State:
     def __init__(self, page_halves: int) -> None:
         self._page_halves = page_halves
         self._pages: list[np.ndarray] = []
+        self._room: list[np.ndarray] = []  # pages that were made and are not used yet
         self._borrowed = 0  # how many of them, from the first, others read too
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
@@ -36,7 +40,9 @@ class State:
     def reserve(self, length: int) -> None:
         """Makes the pages that hold this many positions."""
         while len(self._pages) * door.PAGE < length:
-            self._pages.append(np.zeros(self._page_halves, np.uint16))
+            if not self._room:
+                self._room = list(np.zeros((PAGES_AT_ONCE, self._page_halves), np.uint16))
+            self._pages.append(self._room.pop(0))
         if len(self.addresses) != len(self._pages):
             self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
 

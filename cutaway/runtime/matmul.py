@@ -30,7 +30,8 @@ class Rounded(NamedTuple):
     @property
     def values(self) -> np.ndarray:
         """float32 [n 32g]: the numbers that the products see."""
-        return (self.q * self.scale[..., None]).reshape(len(self.q), -1).astype(np.float32)
+        n, groups, size = self.q.shape
+        return (self.q * self.scale[..., None]).reshape(n, groups * size).astype(np.float32)
 
 
 def quantise(x: np.ndarray) -> Rounded:
@@ -38,7 +39,7 @@ def quantise(x: np.ndarray) -> Rounded:
     n, size = x.shape
     groups = np.zeros((n, -(-size // GROUP) * GROUP), np.float32)
     groups[:, :size] = x
-    groups = groups.reshape(n, -1, GROUP)
+    groups = groups.reshape(n, -(-size // GROUP), GROUP)  # of no vectors at all too
     most = np.abs(groups).max(axis=-1)
     silent = ~(most > SILENT)
     inverse = np.where(silent, np.float32(0), np.float32(127) / np.where(silent, np.float32(1), most))

@@ -42,7 +42,7 @@ def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[st
     state = engine.new_state()
     engine.prefill(ids, state)
     out["decode at 2000"] = deep / _seconds(lambda: [engine.step(id, state) for id in ids[:deep]])
-    out["bytes a token"] = float(engine.plan.nbytes)
+    out["bytes a token"] = float(engine.plan.token_nbytes)
     return out
 
 

@@ -8,6 +8,7 @@ step does not know are told apart here, by a sentence."""
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ import numpy as np
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import Refused
 from cutaway.gguf import Packed
+from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.native import runtime as door
 from cutaway.position import rope
 from cutaway.weights import quant
-from cutaway.weights.rules import Tensors
+from cutaway.weights.rules import ROUTERS, Tensors
 
 KINDS = (mha.Config, gqa.Config, mqa.Config, local.Config)
 OF_HEADS = ("query_norm", "key_norm")  # norms inside attention
@@ -39,7 +41,7 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
         return "its last norm is a layer norm"
     for name, shape in config.weights().items():
         if len(shape) == 2 and name != "embedding.weight":
-            type = tensors.later(name).type
+            type = _type(name, tensors)
             if type not in door.TYPES:
                 return f"the weight {name} is stored as {type}"
     table = tensors.later("embedding.weight").type
@@ -74,7 +76,8 @@ class Plan:
         self.config = config
         self._tensors = tensors
         self._kept: list[Any] = []  # what the structures point to
-        self._weights = _Arena(_total(config, tensors))
+        self._weights = _Arena(_total(config.weights(), config, tensors))
+        self.token_nbytes = _total(config.active(), config, tensors)  # what one token reads of them
         self._names = frozenset(config.weights())
         self.page_halves = 0
         positions = [block.attention.position for block in config.blocks]
@@ -85,7 +88,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all matrices as panels: what one token reads of them."""
+        """Bytes of all matrices as panels."""
         return self._weights.nbytes
 
     def _model(self) -> door.Model:
@@ -125,8 +128,7 @@ class Plan:
         }
         return door.Layer(
             **{name: self._matrix(f"{path}.attention.{name}") for name in door.MATRICES[:4]},
-            **{name: self._matrix(f"{path}.mlp.{name}") for name in ("up", "down")},
-            **({"gate": self._matrix(f"{path}.mlp.gate")} if block.mlp.gated else {}),
+            **(self._mixture if isinstance(block.mlp, MoE) else self._mlp)(f"{path}.mlp"),
             **{name: self._vector(weight) for name, weight in norms.items() if weight in self._names},
             page_offset=offset,
             heads=attention.heads,
@@ -142,13 +144,34 @@ class Plan:
             softcap=attention.softcap or 0.0,
         )
 
+    def _mlp(self, path: str) -> dict[str, door.Matrix]:
+        """The matrices of an MLP; without a gate where it has none."""
+        names = [name for name in door.EXPERT if f"{path}.{name}.weight" in self._names]
+        return {name: self._matrix(f"{path}.{name}") for name in names}
+
+    def _mixture(self, path: str) -> dict[str, Any]:
+        """The experts of a layer, what routes to them, and in the MLP's place the one all tokens pass."""
+        of: MoE = self.config.blocks[int(path.split(".")[1])].mlp  # pyright: ignore[reportAssignmentType]
+        experts = [door.Expert(**self._mlp(f"{path}.experts.{e}")) for e in range(of.experts)]
+        held = (door.Expert * len(experts))(*experts)
+        self._kept.append(held)
+        routers = [name for name in door.ROUTERS if f"{path}.{name}.weight" in self._names]
+        return {
+            **{name: self._matrix(f"{path}.{name}") for name in routers},
+            **self._mlp(f"{path}.shared"),
+            "experts": held,
+            "expert_count": of.experts,
+            "top_k": of.top_k,
+            "normalised": of.normalised,
+        }
+
     def _turn(self, position: rope.Config) -> door.Turn:
         radians = np.ascontiguousarray(position.frequencies(), dtype=np.float64)
         self._kept.append(radians)
         return door.Turn(radians.ctypes.data, position.magnitude, len(radians), position.interleaved)
 
     def _matrix(self, path: str, packed: Packed | None = None) -> door.Matrix:
-        packed = packed or self._tensors[f"{path}.weight"]
+        packed = packed or _read(f"{path}.weight", self._tensors)
         rows, columns = packed.shape
         panels = self._weights.take(door.packed_bytes(packed.type, rows, columns))
         at_once = max(1, AT_ONCE // (packed.data.shape[1] * door.PANEL)) * door.PANEL
@@ -174,6 +197,16 @@ class Plan:
         return values.ctypes.data
 
 
+def _type(name: str, tensors: Tensors) -> str:
+    """The type that a matrix runs as: its own, but routers decide in floats whatever they are stored as."""
+    return "F32" if name.endswith(ROUTERS) else tensors.later(name).type
+
+
+def _read(name: str, tensors: Tensors) -> Packed:
+    packed = tensors[name]
+    return quant.pack(quant.unpack(packed), "F32") if name.endswith(ROUTERS) else packed
+
+
 class _Arena:
     """All panels in one piece of memory, in the order in which a step reads them: few and large pages serve
     it.
@@ -196,12 +229,12 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _total(config: Decoder, tensors: Tensors) -> int:
-    """Bytes of all matrices as panels."""
+def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Tensors) -> int:
+    """Bytes of these weights' matrices as panels."""
     total = 0
-    for name, shape in config.weights().items():
+    for name, shape in weights.items():
         if len(shape) == 2 and (config.tied or name != "embedding.weight"):
-            total += _aligned(door.packed_bytes(tensors.later(name).type, *shape))
+            total += _aligned(door.packed_bytes(_type(name, tensors), *shape))
     return total
 
 

@@ -4,6 +4,7 @@
     for each block:  x += out(attention(turned q, k, v of norm(x)));  x += down(act(gate) up of norm(x))
     logits = head(norm(x))
 
+In a mixture of experts a token passes the MLPs that its router picks; what they say is added up by weight.
 The roundings are the native step's: packed matrices see 8-bit vectors (matmul.py), keys and values are kept
 as halves, everything between is float32. Sums of norms and of attention are added in numpy's order, so that
 the last bit may differ, and behind a number on the edge of two roundings more than that."""
@@ -18,6 +19,7 @@ import numpy as np
 
 from cutaway.attention import local
 from cutaway.errors import Refused
+from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.runtime import attention, matmul, plan
@@ -118,7 +120,9 @@ class TwinEngine:
                 block, n, self._norm(x, f"{path}.attention_norm", block.norm.eps), positions, state
             )
             x = x + self._post(block, said, f"{path}.attention_post_norm")
-            said = self._mlp(block, f"{path}.mlp", self._norm(x, f"{path}.mlp_norm", block.norm.eps))
+            normed = self._norm(x, f"{path}.mlp_norm", block.norm.eps)
+            speak: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
+            said = speak(block.mlp, f"{path}.mlp", normed)
             x = x + self._post(block, said, f"{path}.mlp_post_norm")
         state.length += len(ids)
         return x
@@ -148,11 +152,31 @@ class TwinEngine:
         )
         return self._matrix(f"{path}.out", mixed.reshape(tokens, -1))
 
-    def _mlp(self, block: Block, path: str, x: np.ndarray) -> np.ndarray:
+    def _mlp(self, of: MLP, path: str, x: np.ndarray) -> np.ndarray:
         hidden = self._matrix(f"{path}.up", x)
-        act = ACTIVATIONS[block.mlp.activation]
-        hidden = act(self._matrix(f"{path}.gate", x)) * hidden if block.mlp.gated else act(hidden)
+        act = ACTIVATIONS[of.activation]
+        hidden = act(self._matrix(f"{path}.gate", x)) * hidden if of.gated else act(hidden)
         return self._matrix(f"{path}.down", hidden)
+
+    def _mixture(self, of: MoE, path: str, x: np.ndarray) -> np.ndarray:
+        scores = x @ self._vector(f"{path}.router.weight").T
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        chosen = np.argsort(-shares, axis=1, kind="stable")[:, : of.top_k]  # the first of equals first
+        weights = np.take_along_axis(shares, chosen, axis=1)
+        if of.normalised:
+            weights /= weights.sum(axis=1, keepdims=True)
+        said = np.zeros_like(x)
+        if of.common is not None:
+            said += self._mlp(of.common, f"{path}.shared", x)
+        if of.shared_gate:
+            said /= np.float32(1) + np.exp(-(x @ self._vector(f"{path}.shared_gate.weight").T))
+        for rank in range(of.top_k):
+            for e in np.unique(chosen[:, rank]).tolist():
+                of_e = chosen[:, rank] == e
+                spoken = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e])
+                said[of_e] += weights[of_e, rank, None] * spoken
+        return said
 
     def _head(self, x: np.ndarray) -> np.ndarray:
         """float32 [t v] of the stream [t d]."""

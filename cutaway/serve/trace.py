@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from starlette.responses import JSONResponse, Response
 
+from cutaway.layers.config import MoE
 from cutaway.serve import words
 from cutaway.serve.chat import chat_ids
 from cutaway.serve.schema import Ablate, Add, Patch, Trace
@@ -40,6 +41,7 @@ BY_HEAD = (
     "attention.mixed",
 )
 EDITED = {"head": "attention.mixed", "mlp": "mlp.down", "attention": "attention.out", "stream": "out"}
+MIXED = EDITED | {"mlp": "mlp.out"}  # of a layer whose MLP is a mixture of experts
 
 
 def answered(service: Service, body: Trace) -> Response:
@@ -180,7 +182,8 @@ def _edit(service: Service, asked: Ablate | Patch | Add, ids: Sequence[int], pla
     _check_layer(asked.layer, len(blocks), f"{place}.layer")
     if isinstance(asked, Add):
         return _added(asked, service.lm.config.width, length, place)
-    name, head = f"blocks.{asked.layer}.{EDITED[asked.part]}", _head(asked, blocks[asked.layer], place)
+    parts = MIXED if isinstance(blocks[asked.layer].mlp, MoE) else EDITED
+    name, head = f"blocks.{asked.layer}.{parts[asked.part]}", _head(asked, blocks[asked.layer], place)
     if isinstance(asked, Ablate):
         return {name: _mixing(head, slice(None), asked.strength, lambda view: view * 0)}
     other = prompt(service, asked.text, asked.messages, f"{place}.text")

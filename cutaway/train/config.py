@@ -63,8 +63,10 @@ class Run:
     does not depend on how many devices share the work. ``clip`` bounds the gradient's length. ``average``
     is the decay of a moving average of the weights, which is then what is evaluated and exported.
     ``recompute`` keeps only what enters each block and computes the rest again on the way back
-    (1604.06174). ``loss_rows`` tokens at a time pass the head. ``precision`` is that of matrix products:
-    "auto" measures which is the faster one here, and the run's folder then says which it was. ``compile``:
+    (1604.06174). ``balance`` weighs the loss that keeps the experts of sparse layers evenly used, over the
+    rows that are read at a time (2101.03961). ``loss_rows`` tokens at a time pass the head. ``precision`` is
+    that of matrix products: "auto" measures which is the faster one here, and the run's folder then says
+    which it was. ``compile``:
     "auto" uses torch.compile where there is a C++ compiler. ``tensor_parallel`` devices share each matrix.
     """
 
@@ -77,6 +79,7 @@ class Run:
     schedule: Cosine | Linear | WSD = field(default=Cosine(), metadata={"variants": "cutaway.train.schedule"})
     clip: float | None = 1.0
     z_loss: float = 0.0
+    balance: float = 0.01
     average: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     recompute: bool = False

@@ -182,7 +182,8 @@ def _split(block: nn.Module, mesh: DeviceMesh) -> None:
     """
     attention, mlp = block.attention, block.mlp
     if type(attention) is not SoftmaxAttention or not isinstance(mlp, MLP):
-        raise Refused(f"tensor_parallel: {type(attention).__name__} is not cut over devices: use 1")
+        other = attention if isinstance(mlp, MLP) else mlp
+        raise Refused(f"tensor_parallel: {type(other).__name__} is not cut over devices: use 1")
     config, ways = attention.config, mesh.size()
     whole = config.qk_norm is not None and config.qk_norm_over == "width"
     if whole or config.sinks or config.relative is not None or config.out_bias:

@@ -4,11 +4,11 @@ from cutaway.model.config import Decoder
 
 
 def per_token(config: Decoder) -> float:
-    """Of a step, forward and back: 6 for each weight that is in a matrix product, and attention over the
-    context, 12 (heads key-size) (context), as PaLM counts it (2204.02311, appendix B): masked scores count
-    too, what is computed again does not.
+    """Of a step, forward and back: 6 for each weight that multiplies a token, and attention over the context,
+    12 (heads key-size) (context), as PaLM counts it (2204.02311, appendix B): masked scores count too, what
+    is computed again does not.
     """
-    weights = config.weights()
+    weights = config.active()
     matrices = sum(rows * columns for rows, columns in (s for n, s in weights.items() if _multiplied(n, s)))
     head = config.vocab * config.width if config.tied else 0
     heads = sum(

@@ -86,7 +86,7 @@ class Training:
         if run.threads is not None:
             torch.set_num_threads(run.threads)
         self.model = Decoder(run.model).to(self.device).train()
-        self.objective = Objective(self.model, run.loss_rows, run.z_loss)
+        self.objective = Objective(self.model, run.loss_rows, run.z_loss, run.balance)
         if run.recompute:
             _recompute(self.model)
         if world.size > 1:
@@ -326,7 +326,7 @@ def _compile(objective: Objective, run: Run, world: World, note: checkpoint.Note
         for block in objective.model.blocks:
             block.compile()
         return
-    objective.stream = torch.compile(objective.model.stream, dynamic=False)
+    objective.routed = torch.compile(objective.model.routed, dynamic=False)
 
 
 def _copy(values: Iterable[Tensor], into: Iterable[nn.Parameter]) -> None:

@@ -6,6 +6,14 @@ The second term, z-loss, keeps the logits' sum from drifting (PaLM, 2204.02311).
 is the largest tensor of a small model's step; here it never stands whole. Rows are taken a chunk at a
 time: their logits, their loss, and at once their gradient, as in 2410.10989, so that nothing of a chunk
 outlives it. ``plain`` is the definition and judges it.
+
+A sparse layer adds a loss of its own, so that its router does not send all tokens to a few experts, which
+would then learn all there is to learn and be chosen even more (2101.03961, equations 4 to 6):
+
+    balance = E sum over experts e of f_e P_e      f_e: e's share of what was chosen, P_e: its mean score
+
+which is 1 where all experts are chosen alike. f has no gradient; P's lowers the scores of those that are
+chosen most.
 """
 
 from __future__ import annotations
@@ -16,9 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cutaway.layers.moe import Routing
 from cutaway.layers.norm import widened
 from cutaway.model.decoder import Decoder
-from cutaway.shapes import Float, Int
+from cutaway.shapes import Bool, Float, Int
 
 
 def plain(logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float = 0.0) -> Float[Tensor, ""]:
@@ -38,6 +47,14 @@ def chunked(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The same of logits = x weight^T, bounded by ``softcap``: to go back from, and without z's share."""
     return _Chunked.apply(x, weight, targets, chunk, z, softcap)  # type: ignore[return-value]
+
+
+def balance(routing: Routing, real: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """How unevenly a layer's experts were used by the tokens that are ``real`` and no padding: 1 is even."""
+    experts = routing.scores.shape[-1]
+    counts = (routing.choice[..., None] == torch.arange(experts, device=real.device)).sum(dim=(0, 1, 2))
+    means = (routing.scores * real[..., None]).sum(dim=(0, 1)) / real.sum()
+    return experts * (counts.to(means.dtype) / counts.sum() * means).sum()
 
 
 class _Chunked(torch.autograd.Function):
@@ -90,11 +107,11 @@ class Objective(nn.Module):
     One module, so that what wraps modules (``fully_shard``) sees the whole of a step.
     """
 
-    def __init__(self, model: Decoder, chunk: int, z: float = 0.0) -> None:
+    def __init__(self, model: Decoder, chunk: int, z: float = 0.0, balance: float = 0.0) -> None:
         super().__init__()
         self.model = model
-        self.chunk, self.z = chunk, z
-        self.stream = model.stream
+        self.chunk, self.z, self.balance = chunk, z, balance
+        self.routed = model.routed
 
     def forward(
         self,
@@ -103,8 +120,12 @@ class Objective(nn.Module):
         pos: Int[Tensor, "b t"],
         documents: Int[Tensor, "b t"] | None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The sum of the losses, and of the cross-entropies alone; ``documents`` None: each row is one."""
-        x = self.stream(ids, pos, documents=documents, in_order=documents is None)
+        """The sum of the losses, and of the cross-entropies alone; ``documents`` None: each row is one. The
+        experts' balance over all these rows counts once a token, for each sparse layer.
+        """
+        x, routings = self.routed(ids, pos, documents=documents, in_order=documents is None)
         x = self.model.norm(x).flatten(0, 1)
         weight = self.model.embedding.weight if self.model.head is None else self.model.head.weight
-        return chunked(x, weight, targets.flatten(), self.chunk, self.z, self.model.config.softcap)
+        loss, entropy = chunked(x, weight, targets.flatten(), self.chunk, self.z, self.model.config.softcap)
+        uneven = [balance(routing, pos >= 0) for routing in routings]
+        return loss + self.balance * targets.numel() * sum(uneven), entropy

@@ -11,7 +11,9 @@
              what a wire carries. They overlap at best and add up at worst: both are told.
 
 The activations are those of a Llama-like block in float32 as ``model/`` computes it: what each operation's
-way back needs is counted, in numbers a token: both norms 6 d, attention 3 h k + 2 g k + h, a gated MLP 4 f.
+way back needs is counted, in numbers a token: both norms 6 d, attention 3 h k + 2 g k + h, a gated MLP 4 f;
+of a mixture of experts each that a token passes 4 f and what it reads, says, and says by weight, 3 d; the
+shared one 4 f, and its gate d.
 tests/test_plan.py holds all this against torch's memory tracker and its fake process group.
 """
 
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 
 from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Refused
+from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block
 from cutaway.train.config import Run
 from cutaway.train.flops import per_token
@@ -36,6 +39,7 @@ class Plan:
 
     devices: int
     weights: int
+    active: int  # weights that one token passes
     stays: dict[str, float]
     passes: dict[str, float]
     moves: dict[str, float]
@@ -63,6 +67,7 @@ def plan(run: Run, devices: int, flops: float, bandwidth: float) -> Plan:
     readers = devices // tensor
     readings = math.ceil(run.batch / (run.rows * readers))
     count = sum(math.prod(shape) for shape in model.weights().values())
+    active = sum(math.prod(shape) for shape in model.active().values())
     inner = sum(block_weights(block, model.width) for block in model.blocks)
     outer = count - inner
     held = (inner / tensor + outer) / readers
@@ -91,7 +96,16 @@ def plan(run: Run, devices: int, flops: float, bandwidth: float) -> Plan:
         moves["sums of the stream"] = sums * 2 * (tensor - 1) / tensor * width * tokens * model.width
     work = run.batch * model.context * per_token(model) * (4 / 3 if run.recompute else 1) / devices
     return Plan(
-        devices, count, stays, passes, moves, work, work / flops, sum(moves.values()) / bandwidth, run.steps
+        devices,
+        count,
+        active,
+        stays,
+        passes,
+        moves,
+        work,
+        work / flops,
+        sum(moves.values()) / bandwidth,
+        run.steps,
     )
 
 
@@ -104,7 +118,14 @@ def activations(block: Block, width: int, tensor: int = 1) -> float:
             f"what a block of {kind} keeps is not known on paper: plan is for RMS-normed gated models"
         )
     queries, keys = heads.heads * heads.key_size, heads.groups * (heads.key_size + heads.values)
-    return 6 * width + (3 * queries + keys + heads.heads + 4 * block.mlp.hidden) / tensor
+    return 6 * width + (3 * queries + keys + heads.heads + _mlp_keeps(block.mlp, width)) / tensor
+
+
+def _mlp_keeps(mlp: MLP | MoE, width: int) -> float:
+    if isinstance(mlp, MLP):
+        return 4 * mlp.hidden
+    experts = mlp.top_k * (4 * mlp.hidden + 3 * width)
+    return experts + 4 * mlp.shared + (width if mlp.shared_gate else 0)
 
 
 def block_weights(block: Block, width: int) -> int:

@@ -17,13 +17,13 @@ from cutaway.attention import gqa, local, mha, mqa
 from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Refused
 from cutaway.gguf import Later, Packed, made
-from cutaway.layers.config import MLP, Norm
+from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.position import rope
 from cutaway.position.scaling import Factors, Linear, Llama3
 from cutaway.weights import quant
-from cutaway.weights.fields import LAYERS, Fields, each_layer
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.fields import EXPERTS, LAYERS, Fields, each_layer
+from cutaway.weights.rules import Rule, row, same, stack
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -192,6 +192,64 @@ def hf_rope_entries(config: Decoder) -> dict[str, object]:
     return {"rope_theta": position.base, "rope_scaling": hf_scaling_entry(position)}
 
 
+def hf_experts(fields: Fields, hidden: str, **own: Any) -> MoE:
+    """The mixture of experts that the entries describe, of which ``hidden`` names the width; ``own``: what
+    the family knows of it. How many there are has two names, of which transformers 5 writes the second.
+    """
+    count = "num_local_experts" if fields.get("num_experts") is None else "num_experts"
+    experts = fields.integer(count, high=EXPERTS)
+    return MoE(
+        experts,
+        fields.integer("num_experts_per_tok", high=experts),
+        fields.integer(hidden),
+        fields.choice("hidden_act", ACTIVATIONS, "silu"),
+        **own,
+    )
+
+
+def hf_sparse_layers(fields: Fields, sparse: MoE) -> list[MLP | MoE]:
+    """Each layer's MLP in Qwen's layout: sparse, but for those that are listed, or lie between steps."""
+    layers, step = hf_layers(fields), fields.integer("decoder_sparse_step", 1)
+    listed = fields.get("mlp_only_layers") or []
+    if not isinstance(listed, list):
+        raise fields.refusal("mlp_only_layers", f"should list numbers of layers, but is {listed!r}")
+    is_dense = [n in listed or (n + 1) % step != 0 for n in range(layers)]
+    dense = MLP(fields.integer("intermediate_size"), sparse.activation) if any(is_dense) else None
+    return [dense if dense and each else sparse for each in is_dense]
+
+
+def hf_sparse_entries(config: Decoder) -> dict[str, object]:
+    """What ``hf_experts`` and ``hf_sparse_layers`` read of Qwen's configs."""
+    sparse = first_sparse(config)
+    dense = [n for n, block in enumerate(config.blocks) if isinstance(block.mlp, MLP)]
+    return {
+        "num_experts": sparse.experts,
+        "num_experts_per_tok": sparse.top_k,
+        "norm_topk_prob": sparse.normalised,
+        "moe_intermediate_size": sparse.hidden,
+        "intermediate_size": config.blocks[dense[0]].mlp.hidden if dense else sparse.hidden,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": dense,
+        "hidden_act": HF_ACTIVATIONS[sparse.activation],
+    }
+
+
+def first_sparse(config: Decoder) -> MoE:
+    """The first of its mixtures of experts; the caller knows that there is one."""
+    return next(block.mlp for block in config.blocks if isinstance(block.mlp, MoE))
+
+
+# Names of the experts of Qwen's sparse models.
+HF_EXPERTS = (
+    Rule("model.layers.{n}.mlp.gate.weight", "blocks.{n}.mlp.router.weight", same),
+    *pairs(
+        ("model.layers.{n}.mlp.experts.{e}.gate_proj", "blocks.{n}.mlp.experts.{e}.gate"),
+        ("model.layers.{n}.mlp.experts.{e}.up_proj", "blocks.{n}.mlp.experts.{e}.up"),
+        ("model.layers.{n}.mlp.experts.{e}.down_proj", "blocks.{n}.mlp.experts.{e}.down"),
+        parts=("weight",),
+    ),
+)
+
 # Names of the blocks that llama, qwen and gemma share.
 HF_DECODER = (
     Rule("model.embed_tokens.weight", "embedding.weight", same),
@@ -265,11 +323,14 @@ def gguf_decoder(
     attention: Heads,
     activation: Any = "silu",
     post_norm: bool = False,
+    experts: MoE | None = None,
 ) -> Decoder:
-    """A stack of equal gated blocks."""
-    fields.only("expert_count", 0, "a mixture of experts")
+    """A stack of equal blocks with gated MLPs, or with ``experts``."""
     norm = Norm("rms", fields.number("attention.layer_norm_rms_epsilon"))
-    mlp = MLP(fields.integer("feed_forward_length"), activation, bias="blk.0.ffn_up.bias" in tensors)
+    mlp = experts
+    if mlp is None:
+        fields.only("expert_count", 0, "a mixture of experts")
+        mlp = MLP(fields.integer("feed_forward_length"), activation, bias="blk.0.ffn_up.bias" in tensors)
     return Decoder(
         vocab=gguf_vocab(fields, tensors),
         width=fields.integer("embedding_length"),
@@ -278,6 +339,21 @@ def gguf_decoder(
         norm=norm,
         tied="output.weight" not in tensors,
     )
+
+
+def gguf_experts(fields: Fields, hidden: str, **own: Any) -> MoE:
+    """The experts that the metadata describe, of which ``hidden`` names the width."""
+    fields.only("expert_gating_func", 1, "another score of experts than softmax")
+    fields.only("expert_weights_scale", 1.0, "scaling what experts say")
+    fields.only("expert_weights_norm", own.get("normalised", True), "weighing experts otherwise")
+    experts = fields.integer("expert_count", high=EXPERTS)
+    return MoE(experts, fields.integer("expert_used_count", high=experts), fields.integer(hidden), **own)
+
+
+def gguf_expert_entries(config: Decoder) -> dict[str, object]:
+    """What ``gguf_experts`` reads, but for the width."""
+    sparse = first_sparse(config)
+    return {"expert_count": sparse.experts, "expert_used_count": sparse.top_k}
 
 
 def gguf_rope(fields: Fields, size: int, tensors: Announced, base: float = 10000.0) -> rope.Config:
@@ -380,4 +456,19 @@ GGUF_DECODER = (
 )
 GGUF_QUERY_KEY = pairs(
     ("blk.{n}.attn_q", "blocks.{n}.attention.query"), ("blk.{n}.attn_k", "blocks.{n}.attention.key")
+)
+GGUF_EXPERTS = (
+    Rule("blk.{n}.ffn_gate_inp.weight", "blocks.{n}.mlp.router.weight", same),
+    Rule("blk.{n}.ffn_gate_exps.weight", "blocks.{n}.mlp.experts.{e}.gate.weight", stack),
+    Rule("blk.{n}.ffn_up_exps.weight", "blocks.{n}.mlp.experts.{e}.up.weight", stack),
+    Rule("blk.{n}.ffn_down_exps.weight", "blocks.{n}.mlp.experts.{e}.down.weight", stack),
+)
+GGUF_SHARED_EXPERT = (
+    Rule("blk.{n}.ffn_gate_inp_shexp.weight", "blocks.{n}.mlp.shared_gate.weight", row),
+    *pairs(
+        ("blk.{n}.ffn_gate_shexp", "blocks.{n}.mlp.shared.gate"),
+        ("blk.{n}.ffn_up_shexp", "blocks.{n}.mlp.shared.up"),
+        ("blk.{n}.ffn_down_shexp", "blocks.{n}.mlp.shared.down"),
+        parts=("weight",),
+    ),
 )

@@ -16,6 +16,7 @@ from cutaway.errors import Refused
 MISSING: Any = object()
 COUNT = 1 << 31  # no size in a config is larger than this
 LAYERS = 10_000
+EXPERTS = 1024
 
 
 class Fields:

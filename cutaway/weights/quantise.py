@@ -9,7 +9,7 @@ Asked for one type, most matrices get it, with these exceptions, which are llama
   matrix, value is what the others are;
 - rows that are not whole blocks of 256 are Q5_0 for Q4_K and Q8_0 for Q6_K; rows that are not whole blocks of
   32 are F16;
-- vectors and learned positions stay F32.
+- vectors, learned positions, and what routes tokens to experts stay F32.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _type(
     alone: frozenset[str],
     notes: Counter[str],
 ) -> str:
-    if len(entry.shape) < 2 or name == "position.weight":
+    if rules.is_kept_whole(name, entry.shape):
         return "F32"
     wanted = kind
     if isinstance(config, Decoder) and name == ("embedding.weight" if config.tied else "head.weight"):
@@ -103,17 +103,20 @@ def _type(
 
 
 def _counts_more(name: str, layers: int) -> bool:
-    """Whether this is a value matrix, or an MLP's last, in a layer where errors cost more."""
-    if not name.endswith((".attention.value.weight", ".mlp.down.weight")):
+    """Whether this is a value matrix, or an MLP's or an expert's last, in a layer where errors cost more."""
+    if not name.endswith((".attention.value.weight", ".down.weight")):
         return False
     layer, eighth = int(name.split(".")[1]), layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
 
 def _alone(checkpoint: Checkpoint) -> frozenset[str]:
-    """The weights that the family's GGUF file keeps as matrices of their own."""
+    """The weights that the family's GGUF file keeps as matrices of their own, or with their like of other
+    experts.
+    """
     family = next((f for f in families.every() if families.name_of(f) == checkpoint.family), None)
     if family is None:
         return frozenset(checkpoint.tensors)
     bound = rules.bind(family.GGUF, checkpoint.config)
-    return frozenset(each.ours[0] for each in bound if len(each.ours) == 1)
+    alone = [each for each in bound if len(each.ours) == 1 or each.how is rules.stack]
+    return frozenset(name for each in alone for name in each.ours)

@@ -3,11 +3,13 @@
 ``how`` is a pair: what becomes of their tensor when it is loaded, and of ours when it is saved. Both work on
 packed weights and leave them packed, and both are lazy: nothing is copied until a weight is asked for. Every
 name, type and shape is checked before that; a name that no rule knows is refused, and so is one that is
-missing.
+missing. Where ``ours`` holds ``{e}``, the number of an expert, and ``theirs`` too, a rule is one for each
+expert; where ``theirs`` does not, all experts are in one tensor.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,7 +19,8 @@ import numpy as np
 from cutaway.attention.parts.heads import Heads
 from cutaway.errors import Refused
 from cutaway.gguf import FOREIGN, TYPES, Later, Packed, quoted
-from cutaway.model.config import Decoder, Encoder
+from cutaway.layers.config import MoE
+from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.weights import quant
 
 Shape = tuple[int, ...]
@@ -26,6 +29,14 @@ WHOLE = {
     "F16": "<u2",
     "BF16": "<u2",
 }  # types that store each value by itself, as words of this type
+
+
+ROUTERS = (".mlp.router.weight", ".mlp.shared_gate.weight")
+
+
+def is_kept_whole(name: str, shape: Shape) -> bool:
+    """Whether this weight of ours is never packed: a vector, learned positions, or what routes tokens."""
+    return len(shape) < 2 or name == "position.weight" or name.endswith(ROUTERS)
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class How:
     Types pass through unchanged, unless ``type`` says in which one the result comes.
     """
 
-    load: Callable[[Packed, Place], tuple[Packed, ...]]
+    load: Callable[[Packed, Place], Sequence[Packed]]
     save: Callable[[tuple[Packed, ...], Place], Packed]
     shape: Callable[[tuple[Shape, ...]], Shape]
     type: str | None = None
@@ -53,7 +64,9 @@ class How:
 
 @dataclass(frozen=True)
 class Rule:
-    """One of their names and the one or several of ours that it is; ``{n}`` stands for the layer's number."""
+    """One of their names and the one or several of ours that it is; ``{n}`` stands for the layer's number,
+    ``{e}`` for the expert's.
+    """
 
     theirs: str
     ours: str | tuple[str, ...]
@@ -92,18 +105,51 @@ def _cut(packed: Packed, place: Place) -> tuple[Packed, ...]:
     )
 
 
-def _joined(parts: tuple[Packed, ...], _: Place) -> Packed:
+def _check_one_type(parts: tuple[Packed, ...]) -> None:
     types = {part.type for part in parts}
     if len(types) > 1:
         raise Refused(
             f"weights of different types ({', '.join(sorted(types))}) cannot be stored as one matrix"
         )
+
+
+def _joined(parts: tuple[Packed, ...], _: Place) -> Packed:
+    _check_one_type(parts)
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     return Packed(parts[0].type, shape, np.concatenate([part.data for part in parts]))
 
 
 # One of theirs that is several of ours, one above the other (query, key and value in one matrix).
 split = How(_cut, _joined, lambda shapes: (sum(shape[0] for shape in shapes), *shapes[0][1:]))
+
+
+class _Entries(Sequence):
+    """The entries of a tensor's first axis, each made when it is asked for and a view."""
+
+    def __init__(self, packed: Packed) -> None:
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return self._packed.shape[0]
+
+    def __getitem__(self, i: int) -> Packed:
+        return Packed(self._packed.type, self._packed.shape[1:], self._packed.data[i])
+
+
+def _stacked(parts: tuple[Packed, ...], _: Place) -> Packed:
+    _check_one_type(parts)
+    return Packed(parts[0].type, (len(parts), *parts[0].shape), np.stack([part.data for part in parts]))
+
+
+# One of theirs with an axis more, whose entries are several of ours (all experts of a layer).
+stack = How(lambda packed, _: _Entries(packed), _stacked, lambda shapes: (len(shapes), *shapes[0]))
+
+# A vector of theirs that is a matrix of one row of ours.
+row = How(
+    lambda packed, _: (Packed(packed.type, (1, *packed.shape), packed.data[None]),),
+    lambda parts, _: Packed(parts[0].type, parts[0].shape[1:], parts[0].data[0]),
+    lambda shapes: shapes[0][1:],
+)
 
 
 def unpermute(which: str) -> How:
@@ -191,15 +237,33 @@ def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
     for rule in rules:
         layers = enumerate(config.blocks) if "{n}" in rule.theirs else [(0, None)]
         for n, block in layers:
-            names = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
-            ours = tuple(name.replace("{n}", str(n)) for name in names)
-            if all(name in shapes for name in ours):
-                place = Place(tuple(shapes[name] for name in ours), block.attention if block else None)
-                bound.append(Bound(rule.theirs.replace("{n}", str(n)), ours, rule.how, place))
+            for theirs, ours in _names(rule, n, _experts(block)):
+                if all(name in shapes for name in ours):
+                    place = Place(tuple(shapes[name] for name in ours), block.attention if block else None)
+                    bound.append(Bound(theirs, ours, rule.how, place))
     nameless = shapes.keys() - {name for each in bound for name in each.ours}
     if nameless:
         raise Refused(f"this family has no name for the weight {min(nameless)!r}")
     return bound
+
+
+def _experts(block: Block | None) -> int:
+    return block.mlp.experts if block is not None and isinstance(block.mlp, MoE) else 0
+
+
+def _names(rule: Rule, n: int, experts: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Their name and ours in layer n, once or for each expert."""
+    theirs = rule.theirs.replace("{n}", str(n))
+    names = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
+    ours = tuple(name.replace("{n}", str(n)) for name in names)
+    if not any("{e}" in name for name in ours):
+        yield theirs, ours
+        return
+    each = [tuple(name.replace("{e}", str(e)) for name in ours) for e in range(experts)]
+    if "{e}" in theirs:
+        yield from ((theirs.replace("{e}", str(e)), one) for e, one in enumerate(each))
+    elif each:
+        yield theirs, tuple(name for one in each for name in one)
 
 
 def load(
@@ -218,6 +282,9 @@ def load(
         raise Refused(
             f"{where}: the config says {len(config.blocks)} layers, but there are only {len(theirs)} weights"
         )
+    experts, matrices = sum(map(_experts, config.blocks)), sum(map(_matrices, theirs.values()))
+    if experts > matrices:
+        raise Refused(f"{where}: the config says {experts} experts, but there are only {matrices} matrices")
     bound = bind(rules, config)
     known = {each.theirs for each in bound}
     for name in theirs:
@@ -234,6 +301,10 @@ def load(
         for i, (name, shape) in enumerate(zip(each.ours, each.place.shapes, strict=True)):
             entries[name] = Later(each.how.type or packed.type, shape, _loading(each, packed, i))
     return Tensors({name: entries[name] for name in config.weights()})
+
+
+def _matrices(packed: Packed) -> int:
+    return math.prod(packed.shape[:-2]) if len(packed.shape) > 1 else 0
 
 
 def _check(each: Bound, packed: Packed, where: object) -> None:

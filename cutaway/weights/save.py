@@ -1,9 +1,9 @@
 """A model written to disk: a GGUF file, or a folder of safetensors that Hugging Face's transformers loads.
 
 Without a ``type`` nothing is rounded. In GGUF each weight keeps the type it has, blocks and all; a folder
-cannot hold blocks, so there they become F32, and F32, F16 and BF16 stay. Vectors (norms, biases) and learned
-positions are always F32 in GGUF, as llama.cpp wants them. With a ``type`` all matrices become it, and these
-exceptions are told in the result:
+cannot hold blocks, so there they become F32, and F32, F16 and BF16 stay. Vectors (norms, biases), learned
+positions and what routes tokens to experts are always F32 in GGUF, as llama.cpp wants them. With a ``type``
+all matrices become it, and these exceptions are told in the result:
 
 - the matrix that makes the logits (the head, or the embedding table where it is the head) is Q8_0 for Q4_0
   and Q4_1;
@@ -147,7 +147,7 @@ def _as(name: str, packed: Packed, type: str) -> Packed:
 def _gguf_type(
     name: str, entry: Packed | Later, type: str | None, config: Decoder | Encoder, notes: Counter[str]
 ) -> str:
-    if len(entry.shape) < 2 or name == "position.weight":
+    if rules.is_kept_whole(name, entry.shape):
         return "F32"
     if type is None:
         return entry.type

@@ -86,7 +86,7 @@ std::vector<float> product(const Kind& kind, int rows, int columns, const std::v
     std::vector<int32_t> sums(2 * scale.size());
     std::vector<float> out(static_cast<size_t>(tokens * ((rows + 15) / 16 * 16)));
     const Matrix matrix = {panels.data(), nullptr, kind.type, rows, columns, 0};
-    const Vectors in = {x.data(), q.data(), scale.data(), shift.data(), sums.data(), width};
+    const Vectors in = {x.data(), q.data(), scale.data(), shift.data(), sums.data(), width, static_cast<int64_t>(q.size()) / width};
     cutaway_multiply(&matrix, &in, tokens, out.data());
     return out;
 }

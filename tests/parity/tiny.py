@@ -44,6 +44,7 @@ GEMMA_POSITIONS = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
 GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8, "rope_parameters": GEMMA_POSITIONS}
+QWEN_MOE = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
     "llama-mha": ("LlamaConfig", {"num_key_value_heads": 4}),
@@ -70,6 +71,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     ),
     "qwen3": ("Qwen3Config", {"head_dim": 32}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "mixtral-window": ("MixtralConfig", {"num_local_experts": 3, "sliding_window": 8}),
+    "qwen2-moe": ("Qwen2MoeConfig", QWEN_MOE | {"shared_expert_intermediate_size": 48}),
+    "qwen2-moe-mixed": (
+        "Qwen2MoeConfig",
+        QWEN_MOE
+        | {
+            "shared_expert_intermediate_size": 48,
+            "norm_topk_prob": True,
+            "qkv_bias": False,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen3-moe": ("Qwen3MoeConfig", QWEN_MOE | {"head_dim": 32, "norm_topk_prob": True}),
+    "qwen3-moe-mixed": (
+        "Qwen3MoeConfig",
+        QWEN_MOE | {"num_hidden_layers": 3, "decoder_sparse_step": 2, "attention_bias": True},
+    ),
     "gemma3": ("Gemma3TextConfig", GEMMA | {"num_hidden_layers": 7}),
     "gemma3-odd": (
         "Gemma3TextConfig",
@@ -81,7 +100,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": VOCAB, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4, "eos_token_id": 1},
     ),
 }
-NOT_IN_GGUF = {"mistral", "qwen2-window", "gemma3-scaled"}  # llama.cpp has no words for what they do
+NOT_IN_GGUF = {  # llama.cpp has no words for what they do
+    "mistral",
+    "qwen2-window",
+    "gemma3-scaled",
+    "mixtral-window",
+    "qwen2-moe-mixed",
+    "qwen3-moe-mixed",
+}
 IDS = torch.randint(2, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
 
 

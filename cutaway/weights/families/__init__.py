@@ -9,6 +9,7 @@ A family is a module that imports no torch and has
 ``from_hf``, ``to_hf``                 the config from and to a Hugging Face config.json
 ``from_gguf``, ``to_gguf``             the config from and to GGUF metadata, without their prefix
 ``DESCRIBES``                          the class of its configs, where they are not decoders
+``SPARSE``                             True where its blocks are mixtures of experts
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Encoder
 from cutaway.weights.fields import Fields
 
@@ -33,10 +35,21 @@ def of_hf(fields: Fields) -> ModuleType:
 
 
 def of_gguf(fields: Fields) -> ModuleType:
-    """The family of a GGUF file, by its ``general.architecture``; Refused if there is none."""
-    return fields.choice(
-        "general.architecture", {word: family for family in every() for word in family.GGUF_ARCHITECTURES}
-    )
+    """The family of a GGUF file, by its ``general.architecture`` and whether it has experts; Refused if
+    there is none.
+    """
+    words: dict[str, list[ModuleType]] = {}
+    for family in every():
+        for word in family.GGUF_ARCHITECTURES:
+            words.setdefault(word, []).append(family)
+    found = fields.choice("general.architecture", words)
+    experts = fields.integer(f"{fields.text('general.architecture')}.expert_count", 0, low=0)
+    return next((family for family in found if is_sparse(family) == bool(experts)), found[0])
+
+
+def is_sparse(family: ModuleType) -> bool:
+    """Whether its blocks are mixtures of experts."""
+    return getattr(family, "SPARSE", False)
 
 
 def name_of(family: ModuleType) -> str:
@@ -46,4 +59,5 @@ def name_of(family: ModuleType) -> str:
 
 def describes(family: ModuleType, config: Decoder | Encoder) -> bool:
     """Whether models of this family have such configs."""
-    return isinstance(config, getattr(family, "DESCRIBES", Decoder))
+    sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
+    return isinstance(config, getattr(family, "DESCRIBES", Decoder)) and is_sparse(family) == sparse

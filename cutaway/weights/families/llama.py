@@ -61,7 +61,9 @@ def to_hf(config: Decoder) -> dict[str, object]:
     block = config.blocks[0]
     window = common.window_of(block.attention)
     name = "Llama" if window is None else "Mistral"
-    own = {"attention_bias": block.attention.bias, "mlp_bias": block.mlp.bias} if window is None else {}
+    own: dict[str, object] = {}
+    if window is None and isinstance(block.mlp, MLP):
+        own = {"attention_bias": block.attention.bias, "mlp_bias": block.mlp.bias}
     return {
         "architectures": [f"{name}ForCausalLM"],
         "model_type": name.lower(),

@@ -1,0 +1,62 @@
+"""The neurons of a layer as one row, whether its MLP is dense or a mixture of experts.
+
+In a mixture the neurons of all experts stand one after the other, expert by expert, the shared one's last. A
+neuron of an expert that a token did not come to says nothing there; another says what it says times the
+expert's weight, which is what reaches the stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.inspect.trace import Trace
+from cutaway.layers.config import MLP
+from cutaway.layers.moe import MoE
+from cutaway.model.decoder import Decoder
+from cutaway.shapes import Float
+
+
+def names(model: Decoder) -> list[str]:
+    """The values that ``said`` looks at."""
+    found: list[str] = []
+    for i, block in enumerate(model.config.blocks):
+        name, mlp = f"blocks.{i}.mlp", block.mlp
+        if isinstance(mlp, MLP):
+            found.append(f"{name}.hidden")
+            continue
+        found += [f"{name}.choice", f"{name}.weights", f"{name}.experts.*.hidden"]
+        found += [f"{name}.shared.hidden"] if mlp.shared else []
+        found += [f"{name}.shared_gate"] if mlp.shared_gate else []
+    return found
+
+
+def said(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
+    """What each neuron of a layer said at each token."""
+    mlp: Any = trace.model.blocks[layer].mlp
+    name = f"blocks.{layer}.mlp"
+    if not isinstance(mlp, MoE):
+        return trace[f"{name}.hidden"].float()
+    choice, weights = trace[f"{name}.choice"], trace[f"{name}.weights"].float()
+    parts: list[Tensor] = []
+    for e in range(len(mlp.experts)):
+        hidden = trace[f"{name}.experts.{e}.hidden"].float()  # of the tokens that came to it, in their order
+        token, rank = (choice == e).nonzero(as_tuple=True)
+        part = hidden.new_zeros(len(choice), hidden.shape[1])
+        parts.append(part.index_add(0, token, hidden * weights[token, rank, None]))
+    if mlp.shared is not None:
+        gate = 1.0 if mlp.shared_gate is None else trace[f"{name}.shared_gate"].float().sigmoid()
+        parts.append(gate * trace[f"{name}.shared.hidden"].float())
+    return torch.cat(parts, dim=1)
+
+
+def ways(block: Any) -> Float[Tensor, "d f"]:
+    """Which way each neuron writes; of a norm that follows the MLP only its weights count, its size is no
+    neuron's own.
+    """
+    mlp, norm = block.mlp, block.mlp_post_norm
+    mlps: list[Any] = [mlp] if not isinstance(mlp, MoE) else [*mlp.experts, *filter(None, [mlp.shared])]
+    weight = torch.cat([each.down.weight.float() for each in mlps], dim=1)
+    return weight if isinstance(norm, nn.Identity) else weight * norm.weight.float()[:, None]
