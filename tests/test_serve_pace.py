@@ -1,4 +1,4 @@
-"""How much of a prompt a step reads beside answers: on an invented machine whose steps take what they take."""
+"""How much of a prompt a step reads beside answers, on an invented machine."""
 
 import random
 import statistics
@@ -11,8 +11,8 @@ from cutaway.serve.pace import FIRST, LATEST, LEAST, STRETCH, Pace
 def steps(an_id: float, grows: float = 0.0, held_up: float = 0.0, most: int = 256, length: int = 1500):
     """The seconds of steps that read a prompt beside four answers, and how many ids each read.
 
-    A step takes 8 ms, and `an_id` for each of the prompt, which grows by `grows` times over the prompt; one in
-    ten is held up by `held_up`. The answers were alone for a while before.
+    A step takes 8 ms, and `an_id` for each of the prompt, which grows by `grows` times over the prompt; one
+    in ten is held up by `held_up`. The answers were alone for a while before.
     """
     dice, pace = random.Random(0), Pace(most)
 
