@@ -7,7 +7,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict, deque
 
-STRETCH = 1.5  # a step that reads prompts too takes this many times one that does not; chance comes on top
+STRETCH = 1.4  # a step that reads prompts too takes this many times one that does not; chance comes on top
 LEAST = 4  # ids of prompts a step reads in any case, so that none waits for ever
 FIRST = 16  # ids that it reads while nothing is known
 USUAL, LATEST = 15, 5  # steps whose median is what one takes alone, and what an id adds where reading is now
