@@ -18,7 +18,7 @@ import torch
 import cutaway
 from cutaway.cli import main
 from cutaway.errors import Failed, Refused
-from cutaway.train import checkpoint, config, loop, start
+from cutaway.train import checkpoint, config, loop, machine, start
 from cutaway.weights import safetensors
 from tests import llama_cpp
 from tests.training import Quiet, folder_of_text, model, run, training
@@ -98,6 +98,19 @@ def test_transformers_and_llama_cpp_give_its_logits(unbroken: Path, tmp_path: Pa
 
 class _Died(BaseException):
     """What a killed process feels like from inside."""
+
+
+def test_a_precision_left_open_stays_what_it_was_begun_with(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run = _run(texts, steps=2, precision="auto")
+    monkeypatch.setattr(machine, "precision", lambda wanted, device: "bfloat16")
+    start.pretrain(open_run, tmp_path / "run", Quiet())
+    assert config.read(str(tmp_path / "run" / "run.yaml")).precision == "bfloat16"
+    monkeypatch.setattr(machine, "precision", lambda wanted, device: wanted.replace("auto", "float32"))
+    start.pretrain(open_run, tmp_path / "run", Quiet(), resume=True)
+    with pytest.raises(Refused, match="begun with another precision"):
+        start.pretrain(replace(open_run, precision="float32"), tmp_path / "run", Quiet(), resume=True)
 
 
 def test_a_run_that_dies_goes_on_to_the_same_weights(unbroken: Path, texts: Path, tmp_path: Path) -> None:
