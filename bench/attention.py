@@ -3,13 +3,13 @@ form and torch's own kernel; then one decoding step after more and more tokens.
 
     python bench/attention.py [--kinds local,linear] [--tokens 1024,...] [--rounds 3] [--json]
 
-One layer of width 512 with 8 heads of 64, float32, batch 1; chunks and top-k of 256, windows and bigbird's
-blocks of 128. Every point is a process of its own, so that its peak is its own: the most that was resident
-while it read, less what was before (Linux's VmHWM). Times are the best of several in each of some rounds over
-all points, with an allocator that keeps what it has. "naive" is causal attention with every score in memory,
-where they fit, "torch" scaled_dot_product_attention between the same matrices, "near" an encoder's window,
-and "deepseek" a layer of DeepSeek-V2-Lite. Exit code 1 if a bar at the end is missed. A round of it all takes
-about five minutes.
+One layer of width 512 with 8 heads of 64, float32, batch 1; chunks and top-k of 256, windows of 128, blocks
+of 64 for bigbird, as its paper has them. Every point is a process of its own, so that its peak is its own:
+the most that was resident while it read, less what was before (Linux's VmHWM). Times are the best of
+several in each of some rounds over all points, with an allocator that keeps what it has. "naive" is causal
+attention with every score in memory, where they fit, "torch" scaled_dot_product_attention between the same
+matrices, "near" an encoder's window, and "deepseek" a layer of DeepSeek-V2-Lite. Exit code 1 if a bar at
+the end is missed. A round of it all takes about five minutes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cutaway.attention.parts.visibility import Places
 
 SIZES = Sizes(width=512, heads=8, groups=2, key_size=64, value_size=64)
 OPTIONS = {
-    "window": 128, "first": 4, "globals": 64, "chunk": 256, "block": 128, "random": 1, "stride": 128,
+    "window": 128, "first": 4, "globals": 64, "chunk": 256, "block": 64, "random": 1, "stride": 128,
     "summary": 8, "top_k": 256, "index_heads": 2,
 }  # fmt: skip
 TOKENS = [1024, 2048, 4096, 8192, 16384, 32768]

@@ -155,7 +155,7 @@ def stall(port: int, start: int) -> dict[str, float]:
         thread.start()
     while any(len(answer.chunks) < 24 for answer in answers) and all(map(threading.Thread.is_alive, threads)):
         time.sleep(0.01)
-    long = ask(port, prompt(start + 9, words=1150), 1)
+    long = ask(port, prompt(start + 9, words=1500), 1)
     for thread in threads:
         thread.join()
     came, read = long.sent, long.chunks[0]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
-from cutaway.train import loss
+from cutaway.train import loss, machine
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
 from tests.laws.kinds import KINDS, attention
@@ -180,6 +180,15 @@ def test_every_mechanism_trains_through_the_same_loop(kind: str) -> None:
     still = [name for p, name in made.names.items() if torch.equal(p, before[name])]
     # An indexer chooses and is not chosen by: it learns only from a loss of its own (DeepSeek-V3.2).
     assert all("index" in name for name in still), still
+
+
+def test_a_precision_left_open_is_the_one_that_is_faster_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {"bfloat16": 4.0, "float32": 2.0}
+    monkeypatch.setattr(machine, "peak", lambda device, precision: speeds[precision])
+    assert training(precision="auto").run.precision == "bfloat16"
+    speeds["bfloat16"] = 2.1  # emulated, or hardly worth the rounding
+    assert training(precision="auto").run.precision == "float32"
+    assert training(precision="bfloat16").run.precision == "bfloat16"
 
 
 def test_a_mixture_of_experts_trains() -> None:

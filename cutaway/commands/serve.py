@@ -14,6 +14,7 @@ from cutaway.commands.generate import Engine
 from cutaway.errors import Failed, Refused
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the one that writes to clients
 
 
 def serve(
@@ -130,6 +131,7 @@ def serve(
     socket = _bound(config)
     address = _address(host, socket.getsockname()[1])
     note(greeting(service, address, key is not None))
+    sys.setswitchinterval(HANDOVER)
     try:
         uvicorn.Server(config).run(sockets=[socket])
     finally:

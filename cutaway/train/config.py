@@ -64,7 +64,9 @@ class Run:
     is the decay of a moving average of the weights, which is then what is evaluated and exported.
     ``recompute`` keeps only what enters each block and computes the rest again on the way back
     (1604.06174). ``balance`` weighs the loss that keeps the experts of sparse layers evenly used, over the
-    rows that are read at a time (2101.03961). ``loss_rows`` tokens at a time pass the head. ``compile``:
+    rows that are read at a time (2101.03961). ``loss_rows`` tokens at a time pass the head. ``precision`` is
+    that of matrix products: "auto" measures which is the faster one here, and the run's folder then says
+    which it was. ``compile``:
     "auto" uses torch.compile where there is a C++ compiler. ``tensor_parallel`` devices share each matrix.
     """
 
@@ -79,7 +81,7 @@ class Run:
     z_loss: float = 0.0
     balance: float = 0.01
     average: float | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     recompute: bool = False
     loss_rows: int = 1024
     compile: Literal["auto", "always", "never"] = "auto"

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -76,8 +76,9 @@ class Training:
     """A run in memory: the model, its optimisers and their average, after ``step`` steps."""
 
     def __init__(self, run: Run, text: Text, world: World = ALONE, note: checkpoint.Note = print) -> None:
-        self.run, self.text, self.world = run, text, world
         self.device = world.device or machine.device(run.device)
+        run = replace(run, precision=machine.precision(run.precision, self.device))
+        self.run, self.text, self.world = run, text, world
         self.step = 0
         torch.manual_seed(run.seed)
         if self.device.type == "cpu":

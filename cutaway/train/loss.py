@@ -73,11 +73,13 @@ class _Chunked(torch.autograd.Function):
             logits = widened(rows @ weight.T)
             if softcap is not None:
                 logits = softcap * torch.tanh(logits / softcap)
-            total = logits.logsumexp(-1, keepdim=True)
-            entropy += (total - logits.gather(-1, wanted)).sum()
-            loss += z * total.square().sum()
             slope = 1 - (logits / softcap).square() if softcap is not None else None
-            grad = logits.sub_(total).exp_()  # softmax, where the logits were
+            shares = torch.log_softmax(logits, -1)
+            entropy -= shares.gather(-1, wanted).sum()
+            total = logits[:, :1] - shares[:, :1]  # log sum exp
+            del logits
+            loss += z * total.square().sum()
+            grad = shares.exp_()  # in place: the chunk's largest tensor
             if z:
                 grad *= 1 + 2 * z * total
             grad.scatter_add_(-1, wanted, grad.new_full((), -1.0).expand_as(wanted))

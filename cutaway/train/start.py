@@ -43,10 +43,11 @@ def pretrain(
             watch.note(f"Going on after step {training.step}.")
         elif resume:
             watch.note("There is no checkpoint yet, so the run begins at its beginning.")
-        peak = machine.peak(training.device, run.precision)
+        peak = machine.peak(training.device, training.run.precision)
         weights = sum(p.numel() for p in training.model.parameters())
         watch.note(
-            f"{weights:,} weights; matrix products reach {peak / 1e9:,.0f} GFLOP/s on {training.device}."
+            f"{weights:,} weights; matrix products in {training.run.precision} reach "
+            f"{peak / 1e9:,.0f} GFLOP/s on {training.device}."
         )
         lines = None
         if world.rank == 0:
@@ -70,8 +71,10 @@ def _open(run: Run, folder: Path, resume: bool, watch: loop.Watch) -> None:
     with room(folder):
         folder.mkdir(parents=True, exist_ok=True)
         run = text.resolved(run, folder, watch.note)
-        if known.is_file():
-            _same(config.read(str(known)), run, folder)
+        begun = config.read(str(known)) if known.is_file() else None
+        run = _settled(run, begun)
+        if begun is not None:
+            _same(begun, run, folder)
         with replaced(folder / GIT) as out:
             out.write(json.dumps(log.git_state(Path.cwd()), indent=1).encode())
         text.ready(run, folder, lambda _: None)
@@ -82,6 +85,15 @@ def _open(run: Run, folder: Path, resume: bool, watch: loop.Watch) -> None:
 def _unfinished(folder: Path) -> bool:
     """Whether all there is was made by a run that stopped before it began to train."""
     return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", GIT, f"{RUN}.new"}
+
+
+def _settled(run: Run, begun: Run | None) -> Run:
+    """The run with a precision of its own where it leaves it open: the one that it was begun with, or this
+    machine's.
+    """
+    if run.precision == "auto" and begun is not None:
+        return replace(run, precision=begun.precision)
+    return replace(run, precision=machine.precision(run.precision, machine.device(run.device)))
 
 
 def _same(old: Run, new: Run, folder: Path) -> None:

@@ -83,7 +83,7 @@ def test_it_is_given_the_blocks_in_reach(monkeypatch: pytest.MonkeyPatch) -> Non
             places = replace(_problem(n=500).key, documents=documents)
             problem = _problem(n=500, query=places, key=places, visibility=rule)
             flex.attend(problem)
-            reach = blocked.reachable(problem, blocked.BLOCK).expand(2, 1, -1, -1)
+            reach = blocked.reachable(problem, flex.BLOCK).expand(2, 1, -1, -1)
             assert torch.equal(given.pop().to_dense() > 0, reach)
 
 

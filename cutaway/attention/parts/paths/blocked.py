@@ -13,13 +13,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cutaway.attention.parts.paths import naive, sdpa
+from cutaway.attention.parts.paths import naive, products, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Causal, Places, Span
 from cutaway.shapes import Bool, Float, Int
 
-BLOCK = 128
-FAR = 8  # blocks of keys in reach from which single keys are looked at
+BLOCK = 64
+FAR = 16  # blocks of keys in reach from which single keys are looked at
 NOWHERE = 2**40  # above every position: where a block of padding begins, so that it is never in reach
 
 
@@ -28,6 +28,8 @@ def attend(problem: Problem, block: int = BLOCK) -> Float[Tensor, "b h t v"]:
     inner, size, parts = sdpa.attend, problem.v.shape[-1], []
     if problem.softcap is not None:
         inner = naive.attend
+    elif products.pays(problem):
+        inner = products.attend
     elif block > sdpa.FEW:
         problem = sdpa.evened(problem)
     for i, reach in enumerate(reachable(problem, block).tolist()):

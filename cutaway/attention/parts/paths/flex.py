@@ -21,6 +21,8 @@ from cutaway.attention.parts.score import Problem
 from cutaway.errors import Failed, Refused
 from cutaway.shapes import Float
 
+BLOCK = 128  # what torch's kernels are tuned for
+
 
 def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
     """Refused where it cannot serve, with the reason; Failed if torch would fall back."""
@@ -83,10 +85,8 @@ def _blocks(problem: Problem) -> Any:
         seen = rule.sees(i, j) & (i >= 0) & (j >= 0)
         return seen if asked is None or told is None else seen & (asked[b, t] == told[b, s])
 
-    reach = blocked.reachable(problem, blocked.BLOCK).expand(problem.q.shape[0], 1, -1, -1)
+    reach = blocked.reachable(problem, BLOCK).expand(problem.q.shape[0], 1, -1, -1)
     count = reach.sum(-1).int()
     order = reach.int().argsort(dim=-1, descending=True, stable=True).int()
     lengths = problem.q.shape[2], problem.k.shape[2]
-    return BlockMask.from_kv_blocks(
-        count, order, BLOCK_SIZE=blocked.BLOCK, mask_mod=sees, seq_lengths=lengths
-    )
+    return BlockMask.from_kv_blocks(count, order, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=lengths)

@@ -1,0 +1,65 @@
+"""How much of a prompt a step reads beside answers, on an invented machine."""
+
+import random
+import statistics
+
+import pytest
+
+from cutaway.serve.pace import FIRST, LATEST, LEAST, STRETCH, Pace
+
+
+def steps(an_id: float, grows: float = 0.0, held_up: float = 0.0, most: int = 256, length: int = 1500):
+    """The seconds of steps that read a prompt beside four answers, and how many ids each read.
+
+    A step takes 8 ms, and `an_id` for each of the prompt, which grows by `grows` times over the prompt; one
+    in ten is held up by `held_up`. The answers were alone for a while before.
+    """
+    dice, pace = random.Random(0), Pace(most)
+
+    def seconds(ids: int, at: int) -> float:
+        return 0.008 + ids * an_id * (1 + grows * at / length) + held_up * (dice.random() < 0.1)
+
+    for _ in range(40):
+        pace.saw(4, 0, seconds(0, 0))
+    taken, read = [], []
+    while sum(read) < length:
+        ids = pace.allowed(4)
+        taken.append(seconds(ids, sum(read)))
+        pace.saw(4, ids, taken[-1])
+        read.append(ids)
+    return taken, read
+
+
+@pytest.mark.parametrize("an_id", [0.00005, 0.0003, 0.0009])
+@pytest.mark.parametrize("grows", [0.0, 1.0])
+def test_a_step_takes_what_it_may(an_id: float, grows: float) -> None:
+    taken, read = steps(an_id, grows)
+    assert all(
+        seconds < 1.15 * STRETCH * 0.008
+        for seconds, ids in zip(taken[1:], read[1:], strict=True)
+        if ids > LEAST
+    )
+    assert statistics.median(taken[1:]) > 0.85 * STRETCH * 0.008
+
+
+def test_steps_that_the_machine_held_up_teach_nothing() -> None:
+    held, free = steps(0.0003, held_up=0.02)[1], steps(0.0003)[1]
+    assert statistics.median(held) == pytest.approx(statistics.median(free), abs=1)
+    assert free[-1] / 2 < min(held[LATEST:]) and max(held[LATEST:]) < 2 * free[-1]
+
+
+def test_prompts_are_read_on_where_an_id_takes_longer_than_there_is_room_for() -> None:
+    assert set(steps(0.1, length=50)[1][1:]) == {LEAST}
+
+
+def test_nothing_is_known_at_first_and_nobody_waits() -> None:
+    pace = Pace(256)
+    assert pace.allowed(0) == 256 and pace.allowed(3) == FIRST
+    pace.saw(0, 256, 0.1)  # nobody waited: says nothing about what an id adds beside answers
+    assert pace.allowed(3) == FIRST
+    pace.saw(3, 16, 0.5)
+    assert pace.allowed(3) == FIRST
+    pace.saw(2, 0, 0.010)
+    pace.saw(3, 16, 0.014)
+    assert pace.allowed(3) == int((STRETCH - 1) * 0.010 / (0.004 / 16))
+    assert Pace(7).allowed(0) == 7 and Pace(7).allowed(1) == 7
