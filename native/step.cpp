@@ -255,11 +255,8 @@ class Step {
             weights_.resize(static_cast<size_t>(chosen));
             busy_count_.resize(static_cast<size_t>(model_.layer_count));
         }
-        last_ = scratch_.vectors(reading_.wanted_count, model_.width);
+        last_ = scratch_.vectors(head_parts() * reading_.wanted_count, model_.width);
         if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.wanted_count * width_stride_);
-        if (model_.vocab % kPanel != 0) {
-            scores_ = scratch_.take<float>(reading_.wanted_count * rounded(model_.vocab, kPanel));
-        }
     }
 
     // One new token of a long text is shared out by pages; several are shared out by themselves.
@@ -670,25 +667,49 @@ class Step {
         }
     }
 
+    // Nothing evens out what rounding does to the head's scores: what it leaves of a vector is rounded too, and read as
+    // a second vector.
     void head(Worker& worker) {
+        const int parts = head_parts();
         each(worker, reading_.wanted_count, 1, [&](int64_t i) {
             const float* x = (kept_ == nullptr ? x_ + reading_.wanted[i] * width_stride_ : kept_ + i * width_stride_);
-            rms_norm(x, model_.norm, model_.width, model_.eps, last_.x + i * last_.width);
-            quantise_vector(last_, i, 0, last_.width / kGroup);
-        });
-        const int64_t stride = rounded(model_.vocab, kPanel);
-        float* scores = scores_ == nullptr ? reading_.logits : scores_;
-        const Product all[] = {{&model_.head, 0}};
-        const Rows rows(all, last_, reading_.wanted_count, scores, stride, worker.count);
-        each(worker, rows.pieces(), 1, rows);
-        if (scores_ == nullptr && model_.softcap == 0.0f) return;
-        each(worker, reading_.wanted_count, 1, [&](int64_t i) {
-            const float* from = scores + i * stride;
-            float* to = reading_.logits + i * model_.vocab;
-            for (int v = 0; v < model_.vocab; ++v) {
-                to[v] = model_.softcap == 0.0f ? from[v] : model_.softcap * std::tanh(from[v] / model_.softcap);
+            float* normed = last_.x + parts * i * last_.width;
+            rms_norm(x, model_.norm, model_.width, model_.eps, normed);
+            quantise_vector(last_, parts * i, 0, last_.width / kGroup);
+            if (parts == 1) return;
+            const int8_t* q = last_.q + parts * i * last_.width;
+            for (int64_t at = 0; at < last_.width; ++at) {
+                const float scale = last_.scale[at / kGroup * last_.count + parts * i];
+                normed[last_.width + at] = normed[at] - static_cast<float>(q[at]) * scale;
             }
+            quantise_vector(last_, parts * i + 1, 0, last_.width / kGroup);
         });
+        const int64_t panels = model_.head.panel_count();
+        const int64_t piece = std::clamp<int64_t>(panels / (4 * worker.count), 1, reading_.wanted_count > 8 ? 4 : 64);
+        each(worker, (panels + piece - 1) / piece, 1, [&](int64_t i) {
+            score(static_cast<int>(i * piece), static_cast<int>(std::min(panels, (i + 1) * piece)));
+        });
+    }
+
+    int head_parts() const { return model_.head.reads_floats() ? 1 : 2; }
+
+    // The logits of the rows of some of the head's panels.
+    void score(int first, int last) {
+        static thread_local std::vector<float> room;
+        const int parts = head_parts(), vectors = parts * reading_.wanted_count;
+        const int64_t stride = (last - first) * kPanel, begin = first * kPanel;
+        const int64_t rows = std::min(stride, model_.vocab - begin);
+        room.resize(static_cast<size_t>(vectors * stride));
+        multiply(model_.head, last_, vectors, first, last, room.data(), stride);
+        for (int64_t i = 0; i < reading_.wanted_count; ++i) {
+            const float* from = room.data() + parts * i * stride;
+            const float* more = from + stride;
+            float* to = reading_.logits + i * model_.vocab + begin;
+            for (int64_t row = 0; row < rows; ++row) to[row] = parts == 1 ? from[row] : from[row] + more[row];
+            for (int64_t row = 0; model_.softcap != 0.0f && row < rows; ++row) {
+                to[row] = model_.softcap * std::tanh(to[row] / model_.softcap);
+            }
+        }
     }
 
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
@@ -708,7 +729,7 @@ class Step {
     std::vector<int> sequence_of_;
     std::vector<Piece> pieces_;
     float *x_ = nullptr, *said_ = nullptr, *heads_out_ = nullptr, *turned_ = nullptr;
-    float *partial_ = nullptr, *scores_ = nullptr, *kept_ = nullptr;
+    float *partial_ = nullptr, *kept_ = nullptr;
     Gathered* partial_seen_ = nullptr;
     int64_t top_k_ = 0, routed_stride_ = 0, inside_width_ = 0;  // of layers with experts
     std::vector<int64_t> slots_, token_of_;  // of each token's experts, where its vector lies; and whose vector that is

@@ -16,12 +16,13 @@ from cutaway.commands import quantize as command
 from cutaway.errors import Refused
 from cutaway.evaluate import perplexity as scoring
 from cutaway.inspect.importance import importance
+from cutaway.inspect.verify import ROUNDED
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.weights import load, quant, quantise, save
 from cutaway.weights.rules import Tensors
-from tests import inputs
+from tests import inputs, llama_cpp
 from tests.small import VOCAB, decoder
 
 
@@ -173,6 +174,20 @@ def test_the_command_writes_measures_and_says(
     assert said.out.startswith("plain.gguf: ") and "was " in said.out and "Q5_0" in said.out
     assert "rows are not whole blocks of 256" in said.err
     assert Path("plain.gguf").read_bytes() != Path("two-layers-Q4_K.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K"])  # of six types, the rows being 576 long
+def test_llama_cpp_gives_what_was_written_our_logits(short: Path, tmp_path: Path, kind: str):
+    """Both engines round what a matrix reads to eight bits, each in its own way, and agree but for that."""
+    path = tmp_path / "small.gguf"
+    assert cli.main(["quantize", str(short), "--type", kind, "-o", str(path), "--no-measure"]) == 0
+    lm = cutaway.load(path, engine="definition")
+    ids = lm.ids("The capital of France is")
+    ours = lm.logits(ids)[-1].astype(np.float64)
+    with llama_cpp.opened(path, len(ours)) as theirs:
+        scores = theirs(ids)
+    apart = (ours - ours.mean()) - (scores - scores.mean())  # log-probabilities are logits but for a constant
+    assert np.sqrt(np.mean(apart**2)) < ROUNDED * ours.std(), kind
 
 
 def test_a_cost_is_told_in_a_line():

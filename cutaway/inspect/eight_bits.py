@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Decoder
-from cutaway.runtime.matmul import FLOATS, rounded
+from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
 from cutaway.trace import Edit
 from cutaway.weights.rules import Tensors
 
@@ -21,7 +22,7 @@ from cutaway.weights.rules import Tensors
 def edits(config: Decoder, tensors: Tensors, own: Mapping[str, Edit] | None = None) -> dict[str, Edit]:
     """The edits that make the definition compute as the runtime does, after the user's ``own``."""
     out: dict[str, Edit] = dict(own or {})
-    reads = {"norm": ("embedding.weight" if config.tied else "head.weight", _round)}
+    reads = {"norm": ("embedding.weight" if config.tied else "head.weight", _round_twice)}
     for n in range(len(config.blocks)):
         path = f"blocks.{n}"
         reads[f"{path}.attention_norm"] = (f"{path}.attention.query.weight", _round)
@@ -63,9 +64,13 @@ def _halved(value: Tensor) -> Tensor:
     return value.half().to(value.dtype)
 
 
-def _round(value: Tensor) -> Tensor:
+def _round(value: Tensor, how: Callable[[np.ndarray], np.ndarray] = rounded) -> Tensor:
     flat = value.detach().reshape(-1, value.shape[-1]).float().cpu().numpy()
-    return torch.from_numpy(rounded(flat)).view(value.shape).to(value)
+    return torch.from_numpy(how(flat)).view(value.shape).to(value)
+
+
+def _round_twice(value: Tensor) -> Tensor:
+    return _round(value, twice_rounded)
 
 
 def _round_heads(value: Tensor) -> Tensor:

@@ -52,6 +52,18 @@ def rounded(x: np.ndarray) -> np.ndarray:
     return quantise(x).values[:, : x.shape[1]]
 
 
+def twice_rounded(x: np.ndarray) -> np.ndarray:
+    """The numbers [n d] that a packed head sees: x rounded, and what that leaves of it rounded too."""
+    first = rounded(x)
+    return first + rounded(x - first)
+
+
+def head_product(packed: Packed, x: np.ndarray) -> np.ndarray:
+    """float32 [n rows]: W x as the head computes it, whose roundings nothing behind it evens out."""
+    scores = product(packed, x)
+    return scores if packed.type in FLOATS else scores + product(packed, x - rounded(x))
+
+
 def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """float32 [n rows]: W x for vectors float32 [n columns], as the kernels compute it."""
     if packed.type in FLOATS:

@@ -181,7 +181,9 @@ class TwinEngine:
     def _head(self, x: np.ndarray) -> np.ndarray:
         """float32 [t v] of the stream [t d]."""
         name = "embedding" if self.config.tied else "head"
-        scores = self._matrix(name, self._norm(x, "norm", self.config.norm.eps))
+        scores = matmul.head_product(
+            self.tensors[f"{name}.weight"], self._norm(x, "norm", self.config.norm.eps)
+        )
         cap = self.config.softcap
         return np.float32(cap) * np.tanh(scores / np.float32(cap)) if cap else scores
 
