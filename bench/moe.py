@@ -1,6 +1,6 @@
 """A mixture of experts beside a dense model that costs a token as much, in the runtime and in llama.cpp.
 
-    python -m bench.moe [--llama-bench PATH] [--rounds N] [--folder FOLDER]
+    python bench/moe.py [--llama-bench PATH] [--rounds N] [--folder FOLDER]
 
 Two random models of 12 layers of width 1,024 are written as GGUF, in Q4_0 and in Q8_0: one whose MLP has
 3,584 neurons, and one with eight experts of 1,792, of which a token passes two. Nothing is learned in them;
@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from runtime import theirs
 
-from bench.runtime import theirs
 from cutaway import native
 from cutaway.attention import gqa
 from cutaway.gguf import Later, Packed

@@ -76,6 +76,7 @@ class MoE(nn.Module):
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return choice, tap("weights", weights.to(dtype))
 
+    @torch.compiler.disable  # each batch gives experts other shapes: all would be compiled anew
     def _said(
         self, x: Float[Tensor, "n d"], choice: Int[Tensor, "n k"], weights: Float[Tensor, "n k"]
     ) -> Float[Tensor, "n d"]:
