@@ -134,7 +134,7 @@ class _Arguments:
         head = self.spell(self.how.head) + f" {json.dumps(key, ensure_ascii=False)}"
         kinds = schemas.kinds(schema, self.schema) or {TEXT}
         missing = sorted(kind for kind in kinds if self.how.form(kind) is None)
-        if missing and missing != ["null"] or missing == sorted(kinds):
+        if missing and (missing != ["null"] or kinds == {"null"}):
             raise self._refused(key, f"the type {missing[0]}")
         made = []
         for form in self.how.forms:
