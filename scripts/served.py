@@ -13,6 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
 def served(*options: str) -> Iterator[str]:
     """The address of a server on a free port, stopped at the end of the block."""
@@ -40,9 +47,7 @@ def answering(command: list[str]) -> Iterator[tuple[int, subprocess.Popen]]:
     """Any server that takes --port and has /health, once it answers: its port, and its process, which is
     stopped at the end of the block.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     quiet = subprocess.DEVNULL
     process = subprocess.Popen([*command, "--port", str(port)], stdout=quiet, stderr=quiet)
     try:

@@ -13,9 +13,10 @@ from starlette.responses import JSONResponse, Response
 
 from cutaway.generate import constrain
 from cutaway.generate.decode import Generation, Piece
+from cutaway.serve import demand, words
 from cutaway.serve import tools as calling
-from cutaway.serve import words
 from cutaway.serve.asking import Asked, client_of, events, in_a_thread, while_there
+from cutaway.serve.dialect import Dialect, dialect
 from cutaway.serve.engine import Job
 from cutaway.serve.schema import Chat, Message, NamedTool, Tool
 from cutaway.serve.service import Service, grammar
@@ -81,7 +82,7 @@ def _called(call: Any, place: str) -> dict[str, Any]:
     return {"id": call.id or "call00000", "type": "function", "function": function}
 
 
-def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], calling.Dialect | None]:
+def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], Dialect | None]:
     """What is asked of the engine for each choice, and how the answer writes calls, if it may make any."""
     service.check_model(body.model)
     _agree(body)
@@ -139,13 +140,11 @@ def _agree(body: Chat) -> None:
         )
 
 
-def _calls(
-    service: Service, body: Chat, tools: Sequence[Tool]
-) -> tuple[calling.Dialect, constrain.Grammar | None]:
+def _calls(service: Service, body: Chat, tools: Sequence[Tool]) -> tuple[Dialect, constrain.Grammar | None]:
     """How the template writes calls, and what an answer is held to where a call is demanded."""
     lm, choice = service.lm, body.tool_choice
-    format = calling.dialect(lm.checkpoint.chat_template or "", lm.tokenizer)
-    schemas = {tool.function.name: tool.function.parameters for tool in tools}
+    format = dialect(lm.checkpoint.chat_template or "", lm.tokenizer)
+    schemas = _schemas(tools)
     if len(schemas) < len(tools):
         raise Wrong(400, "two of the tools have the same name", param="tools")
     several = body.parallel_tool_calls is not False
@@ -155,13 +154,18 @@ def _calls(
             raise Wrong(
                 400, f"tool_choice names {name[:64]!r}, which is not among the tools", param="tool_choice"
             )
-        return format, calling.demanded(format, {name: schemas[name]}, lm.tokenizer, several=False)
+        return format, demand.demanded(format, {name: schemas[name]}, lm.tokenizer, several=False)
     if choice == "required":
-        return format, calling.demanded(format, schemas, lm.tokenizer, several)
+        return format, demand.demanded(format, schemas, lm.tokenizer, several)
     if any(tool.function.strict for tool in tools) or not several:
-        free = calling.optional(format, schemas, lm.tokenizer, several)
+        free = demand.optional(format, schemas, lm.tokenizer, several)
         return format, free
     return format, None
+
+
+def _schemas(tools: Sequence[Tool] | None) -> calling.Schemas:
+    """The schemas of the tools' arguments by the tools' names."""
+    return {tool.function.name: tool.function.parameters for tool in tools or ()}
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ class Talk:
 
     service: Service
     body: Chat
-    format: calling.Dialect | None
+    format: Dialect | None
     asked: Asked
 
     async def whole(self) -> Response:
@@ -212,7 +216,9 @@ class Talk:
         }
 
     def _choice(self, i: int, pieces: Sequence[Piece], done: Generation) -> dict[str, Any]:
-        said, calls = (done.text, []) if self.format is None else calling.parse(self.format, done.text)
+        said, calls = done.text, []
+        if self.format is not None:
+            said, calls = calling.parse(self.format, done.text, _schemas(self.body.tools))
         message: dict[str, Any] = {
             "role": "assistant",
             "content": said or (None if calls else ""),
@@ -241,7 +247,9 @@ class _Speaker:
 
     def __init__(self, talk: Talk, i: int) -> None:
         self.talk, self.i = talk, i
-        self.listening = None if talk.format is None else calling.Listening(talk.format)
+        self.listening = None
+        if talk.format is not None:
+            self.listening = calling.Listening(talk.format, _schemas(talk.body.tools))
 
     def choice(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         return {"index": self.i, "delta": delta, "logprobs": None, "finish_reason": finish}
