@@ -72,8 +72,8 @@ def watching(model: Decoder, lens: Iterable[Spot], looks: Iterable[Spot], state:
 
 
 def _keeper(kept: dict[int, Tensor], layer: int) -> Any:
-    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        kept[layer] = output
+    def keep(_module: nn.Module, _inputs: Any, output: tuple[Tensor, Any]) -> None:
+        kept[layer], _ = output
 
     return keep
 
