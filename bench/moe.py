@@ -1,6 +1,6 @@
 """A mixture of experts beside a dense model that costs a token as much, in the runtime and in llama.cpp.
 
-    python bench/moe.py [--llama-bench PATH] [--rounds N] [--folder FOLDER]
+    python bench/moe.py [--llama-bench PATH] [--rounds N] [--folder FOLDER] [--types TYPE ...]
 
 Two random models of 12 layers of width 1,024 are written as GGUF, in Q4_0 and in Q8_0: one whose MLP has
 3,584 neurons, and one with eight experts of 1,792, of which a token passes two. Nothing is learned in them;
@@ -70,9 +70,10 @@ def main() -> None:
     parser.add_argument("--llama-bench", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--types", nargs="+", default=["Q4_0", "Q8_0"])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as beside:
-        for type in "Q4_0", "Q8_0":
+        for type in asked.types:
             for name in MLPS:
                 path = written(asked.folder or Path(beside), name, type)
                 best: dict[str, float] = {}
