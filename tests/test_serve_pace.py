@@ -63,3 +63,11 @@ def test_nothing_is_known_at_first_and_nobody_waits() -> None:
     pace.saw(3, 16, 0.014)
     assert pace.allowed(3) == int((STRETCH - 1) * 0.010 / (0.004 / 16))
     assert Pace(7).allowed(0) == 7 and Pace(7).allowed(1) == 7
+
+
+def test_steps_that_read_and_took_no_longer_are_no_reason_to_stop() -> None:
+    pace = Pace(256)
+    pace.saw(4, 0, 0.02)
+    for seconds in (0.02, 0.01, 0.02, 0.03):  # the usual step was slower than most that read
+        pace.saw(4, 16, seconds)
+    assert pace.allowed(4) == FIRST

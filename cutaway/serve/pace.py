@@ -35,10 +35,10 @@ class Pace:
         """How many ids of prompts the next step may read beside so many answers."""
         if not answers:
             return self.most
-        if not self._alone or not any(self._an_id):
+        an_id = statistics.median(self._an_id) if self._an_id else 0.0
+        if not self._alone or an_id == 0:  # nothing is known, or steps that read took no longer than others
             return min(self.most, FIRST)
-        room = (STRETCH - 1) * self._usual(answers)
-        return min(self.most, max(LEAST, int(room / statistics.median(self._an_id))))
+        return min(self.most, max(LEAST, int((STRETCH - 1) * self._usual(answers) / an_id)))
 
     def _usual(self, answers: int) -> float:
         """Seconds of a step without prompts, by the nearest number of answers that was seen."""
