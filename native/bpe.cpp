@@ -18,6 +18,7 @@
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
+#include <utility>
 #include <vector>
 
 #include "api.hpp"
@@ -35,7 +36,7 @@
 namespace cutaway {
 namespace {
 
-constexpr size_t kBatch = 128;          // pieces whose cache lines are asked for together
+constexpr size_t kBatch = 256;          // pieces whose cache lines are asked for together
 constexpr size_t kSpare = 3 * kBatch + 4;  // ids that a batch of short pieces may write without asking for room
 constexpr size_t kJob = 64 << 10;       // bytes of text that a thread takes at a time
 constexpr size_t kLongestCached = 256;  // bytes of a piece
@@ -81,16 +82,11 @@ class Encoder {
     // Whether short pieces can be merged together, without asking first whether one is a token.
     bool together() const { return header_.bytewise && !header_.tied && (header_.closed || !header_.whole); }
 
-    // Appends the ids of a piece that was.
-    void take(const Together::Lane& lane, Ids& out) {
-        fused_ = false;
-        const Symbol& one = vocabulary_.symbol(lane.symbols[0]);
-        if (lane.count == 1 && header_.whole && one.id >= 0) return out.values.push_back(one.id);
-        const uint8_t* text = lane.text;
-        for (size_t i = 0; i < lane.count; ++i) {
-            write(lane.symbols[i], text, out);
-            text += vocabulary_.symbol(lane.symbols[i]).size;
-        }
+    // The ids of a piece that was, by symbols that are written as themselves: false where one is not.
+    CUTAWAY_INLINE bool take(const Together::Lane& lane, int32_t* ids) const {
+        int32_t least = 0;
+        for (size_t i = 0; i < lane.count; ++i) least = std::min(least, ids[i] = vocabulary_.written(lane.symbol(i)));
+        return least == 0;
     }
 
   private:
@@ -352,8 +348,12 @@ class Cache {
         const uint64_t mask = (1ull << bits_) - 1;
         for (uint64_t i = place(key), tries = 0; tries < kTries; i = (i + 1) & mask, ++tries) {
             Entry& entry = entries()[i];
-            uint32_t free = 0;
-            if (!entry.state.compare_exchange_strong(free, kBusy, std::memory_order_acquire)) continue;
+            uint32_t state = entry.state.load(std::memory_order_acquire);
+            if (state != 0 || !entry.state.compare_exchange_strong(state, kBusy, std::memory_order_acquire)) {
+                // A batch may hold a new piece twice.
+                if (state != kBusy && entry.low == key.low && entry.high == key.high && !stored) return;
+                continue;
+            }
             entry.low = key.low;
             entry.high = key.high;
             if (stored) {
@@ -369,14 +369,34 @@ class Cache {
         }
     }
 
+    // Makes room if there is little left, for which it lets go of the lock and takes it again. To be called often: once
+    // full the cache takes nothing, and every new piece is encoded anew.
+    void relieve(std::shared_lock<std::shared_mutex>& shared) {
+        if (!crowded()) return;
+        shared.unlock();
+        {
+            const std::unique_lock alone(lock);
+            if (crowded()) grow();
+        }
+        shared.lock();
+    }
+
+    size_t bytes() const { return table_->size() + store_->size(); }
+
+  private:
+    static constexpr int kTries = 32;
+    unsigned bits_ = 0;
+    unsigned most_bits_ = kFirstBits;
+    std::unique_ptr<Memory> table_, store_;
+    std::atomic<size_t> filled_{0}, stored_{0};
+
     bool crowded() const {
         return filled_.load(std::memory_order_relaxed) > (1ull << bits_) / 2 ||
                stored_.load(std::memory_order_relaxed) > store_->size() / 8;
     }
 
-    // Twice the room, or at its largest an empty cache. Nobody else may be at work in it.
+    // Several times the room, or at its largest an empty cache. Nobody else may be at work in it.
     void grow() {
-        if (!crowded()) return;
         if (bits_ >= most_bits_) return make(bits_);
         const std::unique_ptr<Memory> old = std::move(table_), kept = std::move(store_);
         const size_t count = 1ull << bits_, used = std::min(stored_.load(), kept->size() / 4);
@@ -398,15 +418,6 @@ class Cache {
             filled_.fetch_add(1, std::memory_order_relaxed);
         }
     }
-
-    size_t bytes() const { return table_->size() + store_->size(); }
-
-  private:
-    static constexpr int kTries = 32;
-    unsigned bits_ = 0;
-    unsigned most_bits_ = kFirstBits;
-    std::unique_ptr<Memory> table_, store_;
-    std::atomic<size_t> filled_{0}, stored_{0};
 
     Entry* entries() const { return reinterpret_cast<Entry*>(table_->data()); }
     int32_t* store() const { return reinterpret_cast<int32_t*>(store_->data()); }
@@ -517,39 +528,38 @@ struct Worker {
         if (ids != nullptr) {
             append(ids, size);
         } else {
-            miss(cache, key);
+            encoded(cache, key);
+            append(fresh.values.data(), fresh.values.size());
         }
     }
 
     // Puts short pieces of the batch that are not in the cache there, from one on that is not.
     void see(Cache& cache, size_t place, size_t count) {
         const Cache::Firsts firsts = cache.firsts();
-        size_t lanes_used = 0;
-        const auto go = [&] {
-            together.merge(lanes.data(), lanes_used);
-            for (size_t i = 0; i < lanes_used; ++i) {
-                uint32_t size = 0;
-                if (cache.find(keys[seen[i]], size) != nullptr) continue;
-                fresh.values.clear();
-                const bool lacked = fresh.lacking;
-                fresh.lacking = false;
-                encoder.take(lanes[i], fresh);
-                if (!fresh.lacking && !fresh.values.empty()) {
-                    cache.add(keys[seen[i]], fresh.values.data(), fresh.values.size());
-                }
-                fresh.lacking = lacked;
-            }
-            lanes_used = 0;
-        };
+        size_t used_lanes = 0;
         for (size_t i = place; i < count; ++i) {
             uint32_t size = 0;
-            if (firsts[keys[i]].holds(keys[i]) || keys[i].size > kShort || cache.find(keys[i], size)) continue;
-            seen[lanes_used] = i;
-            lanes[lanes_used].text = keys[i].text;
-            lanes[lanes_used++].count = static_cast<uint32_t>(keys[i].size);
-            if (lanes_used == Together::kLanes) go();
+            if (firsts[keys[i]].holds(keys[i]) || keys[i].size > kShort) continue;
+            seen[used_lanes] = i;
+            lanes[used_lanes].text = keys[i].text;
+            lanes[used_lanes].count = static_cast<uint32_t>(keys[i].size);
+            used_lanes += cache.find(keys[i], size) == nullptr;
+            if (used_lanes == Together::kLanes) see_lanes(cache, std::exchange(used_lanes, 0));
         }
-        if (lanes_used > 0) go();
+        see_lanes(cache, used_lanes);
+    }
+
+    void see_lanes(Cache& cache, size_t count) {
+        together.merge(lanes.data(), count);
+        for (size_t i = 0; i < count; ++i) {
+            const Key& key = keys[seen[i]];
+            std::array<int32_t, 16> ids{};
+            if (encoder.take(lanes[i], ids.data())) {
+                cache.add(key, ids.data(), lanes[i].count);
+            } else {
+                encoded(cache, key);
+            }
+        }
     }
 
     void append(const int32_t* ids, size_t count) {
@@ -558,12 +568,11 @@ struct Worker {
         used += count;
     }
 
-    void miss(Cache& cache, const Key& key) {
+    // A piece by itself: its ids are in `fresh`, and in the cache if it has them all.
+    void encoded(Cache& cache, const Key& key) {
         fresh.values.clear();
-        const bool lacked = fresh.lacking;
-        fresh.lacking = false;
+        const bool lacked = std::exchange(fresh.lacking, false);
         encoder.encode(key.text, key.size, fresh);
-        append(fresh.values.data(), fresh.values.size());
         if (!fresh.lacking && key.size <= kLongestCached && !fresh.values.empty()) {
             cache.add(key, fresh.values.data(), fresh.values.size());
         }
@@ -610,9 +619,8 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
             const size_t place = workers == 1 ? written : job.begin;
             const size_t free = out == nullptr ? 0 : (workers == 1 ? whole : job.end) - place;
             worker.open(out + place, free, job.end - job.begin);
-            bool crowded;  // asked while nobody grows the cache
             {
-                const std::shared_lock shared(tokenizer.cache.lock);
+                std::shared_lock shared(tokenizer.cache.lock);
                 for (size_t i = job.first; i < job.last; ++i) {
                     const bool all = job.last - job.first > 1;
                     const size_t begin = all ? static_cast<size_t>(starts[i]) : job.begin;
@@ -623,15 +631,11 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
                     while (const size_t count = worker.scanner.next(worker.ends, kBatch)) {
                         const size_t reached = worker.ends[count - 1];
                         worker.encode(tokenizer.cache, text + begin, done, count, whole - begin);
+                        tokenizer.cache.relieve(shared);
                         done = reached;
                     }
                     std::atomic_ref<int64_t>(counts[i]).fetch_add(static_cast<int64_t>(worker.used - before));
                 }
-                crowded = tokenizer.cache.crowded();
-            }
-            if (crowded) {
-                const std::unique_lock alone(tokenizer.cache.lock);
-                tokenizer.cache.grow();
             }
             job.count = worker.used;
             if (out != nullptr && worker.out != out + place && worker.used > 0) {
@@ -689,15 +693,10 @@ CUTAWAY_API int64_t cutaway_tokenizer_pieces(void* tokenizer, const uint8_t* tex
         std::copy_n(ends + i, batch, worker.ends);
         const size_t reached = worker.ends[batch - 1];
         worker.open(nullptr, 0, 0);
-        bool crowded;
         {
-            const std::shared_lock shared(self.cache.lock);
+            std::shared_lock shared(self.cache.lock);
             worker.encode(self.cache, text, begin, batch, limit);
-            crowded = self.cache.crowded();
-        }
-        if (crowded) {
-            const std::unique_lock alone(self.cache.lock);
-            self.cache.grow();
+            self.cache.relieve(shared);
         }
         if (worker.used > 0) std::memcpy(out + written, worker.out, worker.used * 4);
         written += static_cast<int64_t>(worker.used);
@@ -751,9 +750,10 @@ CUTAWAY_API int64_t cutaway_tokenizer_cached(void* tokenizer) {
 }
 
 // The values of a Python list of integers, read by Python's own functions (of its stable interface), whose lock the caller
-// holds: the items of a batch are asked for before the first is read, as most lie where no cache holds them. Returns how
-// many were read: fewer than `count` where one is no integer (an exception is set) or not of 32 bits.
-CUTAWAY_API int64_t cutaway_integers(void* list, int64_t count, void* (*item)(void*, intptr_t),
+// holds: the items of a batch are asked for before the first is read, as most lie where no cache holds them. `type` is
+// Python's int, or null where objects do not have their type behind one word. Returns how many were read: fewer than
+// `count` where one is no integer (an exception is set) or not of 32 bits.
+CUTAWAY_API int64_t cutaway_integers(void* list, int64_t count, const void* type, void* (*item)(void*, intptr_t),
                                      long (*value)(void*), void (*hold)(void*), void (*release)(void*),
                                      int32_t* out) {
     constexpr int64_t kItems = 32;
@@ -769,14 +769,16 @@ CUTAWAY_API int64_t cutaway_integers(void* list, int64_t count, void* (*item)(vo
         }
         if (got == 0) break;
         // An integer of somebody's own kind may run Python, and that change the list.
-        for (int64_t i = 0; i < got; ++i) hold(items[i]);
+        bool strange = type == nullptr;
+        for (int64_t i = 0; i < got && !strange; ++i) strange = static_cast<const void* const*>(items[i])[1] != type;
+        for (int64_t i = 0; i < got && strange; ++i) hold(items[i]);
         int64_t done = 0;
         for (; good && done < got; ++done) {
             const long found = value(items[done]);
             good = found >= 0 && found <= INT32_MAX;
             out[read + done] = static_cast<int32_t>(found);
         }
-        for (int64_t i = 0; i < got; ++i) release(items[i]);
+        for (int64_t i = 0; i < got && strange; ++i) release(items[i]);
         read += done - !good;
     }
     return read;

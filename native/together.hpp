@@ -1,8 +1,8 @@
 // Merging several short pieces at once, so that the memory of one is waited for while others are at work: first sight
 // of a piece is a walk through a table of pairs that no cache holds, where each step tells the address of the next.
 //
-// Each round, every lane looks up the two pairs that its last merge made and chooses the lowest of all; then every lane
-// merges it. Either half has the memory fetched that the other one reads. Pairs of bytes have a table of their own.
+// A step of a lane looks up the two pairs that its last merge made, merges the lowest of all, and has the memory fetched
+// that its next step reads. Nothing in it branches on the text. Pairs of bytes have a table of their own.
 #pragma once
 
 #include <algorithm>
@@ -14,20 +14,26 @@
 #include "isa.hpp"
 #include "vocabulary.hpp"
 
+#if defined(CUTAWAY_X86)
+#include <immintrin.h>
+#endif
+
 namespace cutaway {
 
 class Together {
   public:
-    static constexpr size_t kLanes = 16;
+    static constexpr size_t kLanes = 32;
     static constexpr size_t kLongest = 15;  // bytes of a piece
 
-    struct Lane {
+    struct alignas(64) Lane {
+        std::array<uint32_t, 48> symbols;  // from kFirst on, with borders on both sides
+        std::array<uint32_t, 48> pairs;    // the number of each symbol's pair with the next, times 16
         const uint8_t* text;
         uint32_t count;  // bytes, and then symbols
-        uint32_t place;   // of the last merge
-        uint32_t lowest;  // number and place of the next one, times 16 and plus
-        std::array<uint32_t, 32> symbols;
-        std::array<uint32_t, 32> pairs;  // the number of each symbol's pair with the next, times 16
+        uint32_t place;  // of the last merge
+        Vocabulary::Pair left, right;  // what it made
+
+        uint32_t symbol(size_t i) const { return symbols[kFirst + i]; }
     };
 
     explicit Together(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {}
@@ -35,84 +41,126 @@ class Together {
     // Merges the pieces of the lanes: text and count are given.
     void merge(Lane* lanes, size_t count) const {
 #if defined(CUTAWAY_X86)
+        if (isa() >= Isa::avx512) return merge_avx512(lanes, count);
         if (isa() >= Isa::avx2) return merge_bits(lanes, count);
 #endif
+        merge_all(lanes, count);
         merge_all(lanes, count);
     }
 
   private:
-    static constexpr uint32_t kNoPair = kNone - 15;
+    static constexpr size_t kFirst = 16;  // where a vector register's worth begins
+    static constexpr uint32_t kNoPair = kNoNumber << 4;
 
     const Vocabulary& vocabulary_;
 
 #if defined(CUTAWAY_X86)
+    CUTAWAY_AVX512 void merge_avx512(Lane* lanes, size_t count) const {
+        std::array<uint8_t, kLanes> at_work;
+        size_t left = 0;
+        for (size_t i = 0; i < count; ++i) {
+            begin(lanes[i]);
+            at_work[left] = static_cast<uint8_t>(i);
+            left += advance_avx512(lanes[i], _mm512_load_si512(lanes[i].pairs.data() + kFirst));
+        }
+        while (left > 0) {
+            size_t kept = 0;
+            for (size_t i = 0; i < left; ++i) {
+                Lane& lane = lanes[at_work[i]];
+                at_work[kept] = at_work[i];
+                const auto here = static_cast<__mmask16>(1u << lane.place);
+                __m512i pairs = _mm512_load_si512(lane.pairs.data() + kFirst);
+                pairs = _mm512_mask_set1_epi32(pairs, here >> 1, static_cast<int>(vocabulary_.number_avx512(lane.left) << 4));
+                pairs = _mm512_mask_set1_epi32(pairs, here, static_cast<int>(vocabulary_.number_avx512(lane.right) << 4));
+                kept += advance_avx512(lane, pairs);
+            }
+            left = kept;
+        }
+    }
     CUTAWAY_BITS void merge_bits(Lane* lanes, size_t count) const { merge_all(lanes, count); }
 #endif
 
     CUTAWAY_INLINE void merge_all(Lane* lanes, size_t count) const {
         std::array<uint8_t, kLanes> at_work;
+        size_t left = 0;
         for (size_t i = 0; i < count; ++i) {
             begin(lanes[i]);
-            at_work[i] = static_cast<uint8_t>(i);
+            at_work[left] = static_cast<uint8_t>(i);
+            left += advance(lanes[i]);
         }
-        for (size_t left = count; left > 0;) {
+        while (left > 0) {
             size_t kept = 0;
             for (size_t i = 0; i < left; ++i) {
-                const uint8_t lane = at_work[i];
-                at_work[kept] = lane;
-                kept += choose(lanes[lane]);
+                Lane& lane = lanes[at_work[i]];
+                at_work[kept] = at_work[i];
+                lane.pairs[kFirst + lane.place - 1] = vocabulary_.number(lane.left) << 4;
+                lane.pairs[kFirst + lane.place] = vocabulary_.number(lane.right) << 4;
+                kept += advance(lane);
             }
             left = kept;
-            for (size_t i = 0; i < left; ++i) merge(lanes[at_work[i]]);
         }
     }
 
     CUTAWAY_INLINE void begin(Lane& lane) const {
+        lane.symbols.fill(kBorder);
         lane.pairs.fill(kNoPair);
         const uint32_t* symbols = vocabulary_.header().byte_symbols;
-        for (uint32_t i = 0; i < lane.count; ++i) lane.symbols[i] = symbols[lane.text[i]];
+        for (uint32_t i = 0; i < lane.count; ++i) lane.symbols[kFirst + i] = symbols[lane.text[i]];
         for (uint32_t i = 0; i + 1 < lane.count; ++i) {
-            lane.pairs[i] = scaled(vocabulary_.byte_pair(lane.text[i], lane.text[i + 1]));
+            lane.pairs[kFirst + i] = std::min(vocabulary_.byte_pair(lane.text[i], lane.text[i + 1]), kNoNumber) << 4;
         }
-        lane.place = kNone;
     }
 
-    static uint32_t scaled(uint32_t pair) { return pair == kNone ? kNoPair : pair * 16; }
-
-    // Looks up the pairs that the last merge made, and chooses the next one; false when there is none.
-    CUTAWAY_INLINE bool choose(Lane& lane) const {
-        if (const uint32_t place = lane.place; place != kNone) {
-            if (place > 0) lane.pairs[place - 1] = between(lane, place - 1);
-            if (place + 1 < lane.count) lane.pairs[place] = between(lane, place);
-        }
+    // Merges the lowest pair; false when there is none.
+    CUTAWAY_INLINE bool advance(Lane& lane) const {
         uint32_t lowest = kNone;
-        for (uint32_t i = 0; i < 16; ++i) lowest = std::min(lowest, lane.pairs[i] | i);
-        lane.lowest = lowest;
+        for (uint32_t i = 0; i < 16; ++i) lowest = std::min(lowest, lane.pairs[kFirst + i] | i);
         if (lowest >= kNoPair) return false;
-        vocabulary_.ask_made(lowest / 16);
+        const size_t at = kFirst + (lowest & 15);
+        lane.symbols[at] = vocabulary_.made(lowest >> 4);
+        close(lane.symbols, at + 1);
+        close(lane.pairs, at);
+        ask(lane, at);
         return true;
     }
 
-    CUTAWAY_INLINE void merge(Lane& lane) const {
-        const uint32_t place = lane.place = lane.lowest & 15;
-        lane.symbols[place] = vocabulary_.made(lane.lowest / 16);
-        close(lane.symbols, place + 1);
-        close(lane.pairs, place);
+    CUTAWAY_INLINE void ask(Lane& lane, size_t at) const {
+        lane.place = static_cast<uint32_t>(at - kFirst);
         --lane.count;
-        if (place > 0) vocabulary_.ask_pair(lane.symbols[place - 1], lane.symbols[place]);
-        if (place + 1 < lane.count) vocabulary_.ask_pair(lane.symbols[place], lane.symbols[place + 1]);
-    }
-
-    CUTAWAY_INLINE uint32_t between(const Lane& lane, uint32_t place) const {
-        return scaled(vocabulary_.pair(lane.symbols[place], lane.symbols[place + 1]));
+        lane.left = vocabulary_.pair_of(lane.symbols[at - 1], lane.symbols[at]);
+        lane.right = vocabulary_.pair_of(lane.symbols[at], lane.symbols[at + 1]);
+        vocabulary_.ask(lane.left);
+        vocabulary_.ask(lane.right);
     }
 
     // Takes out one value; what is behind moves up.
-    static CUTAWAY_INLINE void close(std::array<uint32_t, 32>& values, uint32_t place) {
-        uint32_t behind[16];
+    static CUTAWAY_INLINE void close(std::array<uint32_t, 48>& values, size_t place) {
+        uint32_t behind[15];
         std::memcpy(behind, values.data() + place + 1, sizeof behind);
         std::memcpy(values.data() + place, behind, sizeof behind);
     }
+
+#if defined(CUTAWAY_X86)
+    // The same in two registers.
+    CUTAWAY_AVX512 CUTAWAY_INLINE bool advance_avx512(Lane& lane, __m512i pairs) const {
+        const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const uint32_t lowest = _mm512_reduce_min_epu32(_mm512_or_si512(pairs, places));
+        if (lowest >= kNoPair) return false;
+        const uint32_t place = lowest & 15;
+        const auto here = static_cast<__mmask16>(1u << place);
+        const auto beyond = static_cast<__mmask16>(~(here << 1));
+        __m512i symbols = _mm512_load_si512(lane.symbols.data() + kFirst);
+        symbols = _mm512_mask_set1_epi32(symbols, here, static_cast<int>(vocabulary_.made(lowest >> 4)));
+        const __m512i border = _mm512_set1_epi32(static_cast<int>(kBorder));
+        const __m512i none = _mm512_set1_epi32(static_cast<int>(kNoPair));
+        symbols = _mm512_mask_compress_epi32(border, beyond, symbols);
+        pairs = _mm512_mask_compress_epi32(none, static_cast<__mmask16>(~here), pairs);
+        _mm512_store_si512(lane.symbols.data() + kFirst, symbols);
+        _mm512_store_si512(lane.pairs.data() + kFirst, pairs);
+        ask(lane, kFirst + place);
+        return true;
+    }
+#endif
 };
 
 }  // namespace cutaway

@@ -144,6 +144,29 @@ std::vector<Merge> all_splits(const Source& source, const Vocabulary& found) {
     return out;
 }
 
+// The pairs, each with the number of its merge, where Vocabulary looks for them.
+class Table {
+  public:
+    uint32_t bucket_bits = 1;
+    std::vector<uint64_t> entries;
+
+    Table() { clear(0); }
+
+    // Empty, for so many pairs: at most four in a bucket of eight on average, so that few are full.
+    void clear(size_t pairs) {
+        while (4ull << bucket_bits < pairs) ++bucket_bits;
+        entries.assign(kBucket << bucket_bits, kNoEntry);
+    }
+
+    // Of equal pairs the first counts.
+    void add(uint32_t left, uint32_t right, size_t number) {
+        const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
+        size_t place = (mixed(key) >> (64 - bucket_bits)) * kBucket;
+        while (entries[place] != kNoEntry && entries[place] >> 22 != key) place = (place + 1) & (entries.size() - 1);
+        if (entries[place] == kNoEntry) entries[place] = key << 22 | number;
+    }
+};
+
 // Merges `symbols`; what merged last goes to `pair`, and its two sides to `sides`.
 void merge_all(const Vocabulary& vocabulary, std::vector<uint32_t>& symbols, uint32_t* pair, uint32_t* sides);
 
@@ -166,14 +189,12 @@ class Compiler {
         std::vector<uint32_t> text_starts(header.tokens + 1);
         for (uint32_t i = 0; i <= header.tokens; ++i) text_starts[i] = static_cast<uint32_t>(starts[i]);
 
-        const std::vector<uint64_t> none(1, ~0ull), open(2, 0);
-        const std::vector<int32_t> no_ranks;
-        const std::vector<uint32_t> no_made;
-        std::vector<uint32_t> byte_pairs;
-        header.pair_bits = 0;
-        header.filter_bits = 1;
+        Table table;
+        std::vector<int32_t> ranks;
+        std::vector<uint32_t> made, byte_pairs;
+        header.first_made = kNone;
         // First without pairs, for the look-ups that find them; then with them, for the merges of every symbol.
-        write(header, trie, symbols, none, no_ranks, no_made, open, byte_pairs, text_starts, text);
+        write(header, trie, symbols, table, ranks, made, byte_pairs, text_starts, text);
         Vocabulary vocabulary;
         vocabulary.open(out.data(), out.size());
         std::vector<Merge> merges;
@@ -186,27 +207,21 @@ class Compiler {
             }
         }
         if (merges.size() > kMostPairs) return false;
-        header.pair_bits = 1;
-        while ((1ull << header.pair_bits) < 2 * merges.size() + 2) ++header.pair_bits;
-        header.filter_bits = std::clamp<uint32_t>(header.pair_bits, 7, 22) - 4;
-        std::vector<uint64_t> pairs(1ull << header.pair_bits, ~0ull), filter(1ull << header.filter_bits, 0);
-        std::vector<int32_t> ranks;
-        std::vector<uint32_t> made;
+        table.clear(merges.size());
         for (const Merge& merge : merges) {
-            const uint64_t key = static_cast<uint64_t>(merge.left) << 21 | merge.right;
-            const uint64_t hash = mixed(key), mask = pairs.size() - 1;
-            uint64_t slot = hash >> 12 & mask;
-            while (pairs[slot] != ~0ull && pairs[slot] >> 22 != key) slot = (slot + 1) & mask;
             const bool again = !ranks.empty() && ranks.back() == merge.rank && made.back() == merge.made;
             header.tied |= !again && !ranks.empty() && ranks.back() == merge.rank;
             if (!again) {
                 ranks.push_back(merge.rank);
                 made.push_back(merge.made);
             }
-            if (pairs[slot] == ~0ull) pairs[slot] = key << 22 | (ranks.size() - 1);  // of equal pairs the first counts
-            filter[hash >> (64 - header.filter_bits)] |= 1ull << (hash & 63) | 1ull << (hash >> 6 & 63);
+            table.add(merge.left, merge.right, ranks.size() - 1);
         }
-        write(header, trie, symbols, pairs, ranks, made, filter, byte_pairs, text_starts, text);
+        header.first_made = made.empty() ? kNone : made[0];
+        for (uint32_t i = 0; i < made.size(); ++i) {
+            if (made[i] != made[0] + i) header.first_made = kNone;
+        }
+        write(header, trie, symbols, table, ranks, made, byte_pairs, text_starts, text);
         vocabulary.open(out.data(), out.size());
         if (header.bytewise) {
             byte_pairs.resize(1 << 16);
@@ -234,13 +249,13 @@ class Compiler {
             const uint32_t symbol = trie.symbol_of[static_cast<size_t>(&node - trie.nodes.data())];
             if (symbol != kNone && symbols[symbol].rank > -2) node.base |= kReached;
         }
-        write(header, trie, symbols, pairs, ranks, made, filter, byte_pairs, text_starts, text);
+        write(header, trie, symbols, table, ranks, made, byte_pairs, text_starts, text);
         vocabulary.open(out.data(), out.size());
         for (uint32_t i = 0; i < source.symbols; ++i) {
             const std::string_view bytes = source.of(i);
             symbols[i].prefix = vocabulary.longest(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size() - 1);
         }
-        write(header, trie, symbols, pairs, ranks, made, filter, byte_pairs, text_starts, text);
+        write(header, trie, symbols, table, ranks, made, byte_pairs, text_starts, text);
         return true;
     }
 
@@ -281,18 +296,21 @@ class Compiler {
         out.resize((out.size() + 63) / 64 * 64);
     }
 
-    void write(Header header, const Trie& trie, const std::vector<Symbol>& symbols, const std::vector<uint64_t>& pairs,
+    void write(Header header, const Trie& trie, const std::vector<Symbol>& symbols, const Table& table,
                const std::vector<int32_t>& ranks, const std::vector<uint32_t>& made,
-               const std::vector<uint64_t>& filter, const std::vector<uint32_t>& byte_pairs,
-               const std::vector<uint32_t>& text_starts, const uint8_t* text) {
+               const std::vector<uint32_t>& byte_pairs, const std::vector<uint32_t>& text_starts,
+               const uint8_t* text) {
+        std::vector<int32_t> written;
+        for (const Symbol& symbol : symbols) written.push_back(symbol.unused && symbol.left != kNone ? -1 : symbol.id);
+        header.bucket_bits = table.bucket_bits;
         out.assign((sizeof(Header) + 63) / 64 * 64, 0);
         put(header, kNodes, trie.nodes.data(), trie.nodes.size());
         put(header, kSymbolOf, trie.symbol_of.data(), trie.symbol_of.size());
         put(header, kSymbols, symbols.data(), symbols.size());
-        put(header, kPairs, pairs.data(), pairs.size());
+        put(header, kWritten, written.data(), written.size());
+        put(header, kPairs, table.entries.data(), table.entries.size());
         put(header, kRanks, ranks.data(), ranks.size());
         put(header, kMade, made.data(), made.size());
-        put(header, kFilter, filter.data(), filter.size());
         put(header, kBytePairs, byte_pairs.data(), byte_pairs.size());
         put(header, kTextStarts, text_starts.data(), text_starts.size());
         put(header, kText, text, text_starts.back());
@@ -320,11 +338,21 @@ bool Vocabulary::open(const uint8_t* data, size_t size) {
     pairs_ = reinterpret_cast<const uint64_t*>(at(kPairs));
     ranks_ = reinterpret_cast<const int32_t*>(at(kRanks));
     made_ = reinterpret_cast<const uint32_t*>(at(kMade));
-    filter_ = reinterpret_cast<const uint64_t*>(at(kFilter));
+    written_ = reinterpret_cast<const int32_t*>(at(kWritten));
+    first_made_ = header_->first_made;
+    bucket_bits_ = header_->bucket_bits;
     byte_pairs_ = reinterpret_cast<const uint32_t*>(at(kBytePairs));
     text_starts_ = reinterpret_cast<const uint32_t*>(at(kTextStarts));
     text_ = at(kText);
     return true;
+}
+
+// A full bucket's pairs go on in the next.
+uint64_t Vocabulary::beyond(Pair pair) const {
+    const size_t mask = (kBucket << bucket_bits_) - 1;
+    for (size_t place = static_cast<size_t>(pair.bucket - pairs_);; place = (place + 1) & mask) {
+        if (pairs_[place] == kNoEntry || pairs_[place] >> 22 == pair.key) return pairs_[place];
+    }
 }
 
 namespace {

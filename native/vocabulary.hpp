@@ -6,9 +6,15 @@
 #include <cstdint>
 #include <vector>
 
+#include "isa.hpp"
+
+#if defined(CUTAWAY_X86)
+#include <immintrin.h>
+#endif
+
 namespace cutaway {
 
-inline constexpr uint64_t kMagic = 0x3230656270617763;  // "cwapbe02": raise it with every change of the layout
+inline constexpr uint64_t kMagic = 0x3330656270617763;  // "cwapbe03": raise it with every change of the layout
 inline constexpr uint32_t kNone = 0xFFFFFFFF;
 
 // A node of the trie (a double array: the child by byte c is base ^ c, if that node's parent is this one).
@@ -21,7 +27,9 @@ inline constexpr uint32_t kReached = 1u << 30;
 inline constexpr uint32_t kBase = kReached - 1;
 inline constexpr uint32_t kRootless = kNone - 1;  // the root's parent: it is nobody's child, not its own either
 
-enum Section { kNodes, kSymbolOf, kSymbols, kPairs, kRanks, kMade, kFilter, kBytePairs, kTextStarts, kText, kSections };
+enum Section {
+    kNodes, kSymbolOf, kSymbols, kWritten, kPairs, kRanks, kMade, kBytePairs, kTextStarts, kText, kSections
+};
 
 struct Symbol {
     uint32_t size : 31;  // bytes
@@ -44,8 +52,8 @@ struct Header {
     uint32_t bytewise;
     uint32_t whole;     // a piece that is a token is that token
     uint32_t monotone;  // nothing merges before its parts: pieces can be encoded by search
-    uint32_t pair_bits;
-    uint32_t filter_bits;
+    uint32_t bucket_bits;
+    uint32_t first_made;  // merges make the symbols from here on, in order; kNone where they do not
     int32_t unknown;
     uint32_t fuse;
     uint32_t closed;  // merging comes to every symbol that has an id
@@ -60,11 +68,18 @@ struct Header {
 // made, one number.
 inline constexpr uint32_t kMostSymbols = (1u << 21) - 1;
 inline constexpr uint32_t kMostPairs = (1u << 22) - 2;
+inline constexpr uint32_t kBorder = kMostSymbols;  // no symbol: it has no pair with any
 
 inline uint64_t mixed(uint64_t value) {
     value *= 0x9E3779B97F4A7C15;
     return value ^ value >> 32;
 }
+
+// Pairs lie in buckets of a cache line each, filled from the front: one line fetched finds a pair, or that there is
+// none, but where a bucket is full and the next one holds what it could not.
+inline constexpr size_t kBucket = 8;
+inline constexpr uint64_t kNoEntry = ~0ull;
+inline constexpr uint32_t kNoNumber = (1u << 22) - 1;
 
 // A vocabulary in memory that somebody else keeps.
 class Vocabulary {
@@ -99,29 +114,41 @@ class Vocabulary {
         return nodes_[node].base & kEnds ? symbol_of_[node] : kNone;
     }
     bool reached(uint32_t symbol) const { return symbols_[symbol].rank > -2; }
+    // A symbol's id; -1 where it has none, or is not written as that.
+    int32_t written(uint32_t symbol) const { return written_[symbol]; }
 
-    // The number of a pair's merge, or kNone.
-    uint32_t pair(uint32_t left, uint32_t right) const {
+    // Two symbols beside each other, and the bucket of their pair if they are one.
+    struct Pair {
+        uint64_t key;
+        const uint64_t* bucket;
+    };
+    Pair pair_of(uint32_t left, uint32_t right) const {
         const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
-        const uint64_t hash = mixed(key);
-        const uint64_t wanted = 1ull << (hash & 63) | 1ull << (hash >> 6 & 63);
-        if ((filter_[hash >> (64 - header_->filter_bits)] & wanted) != wanted) return kNone;
-        const uint64_t mask = (1ull << header_->pair_bits) - 1;
-        for (uint64_t slot = hash >> 12 & mask;; slot = (slot + 1) & mask) {
-            const uint64_t entry = pairs_[slot];
-            if (entry == ~0ull) return kNone;
-            if (entry >> 22 == key) return static_cast<uint32_t>(entry & ((1u << 22) - 1));
-        }
+        return {key, pairs_ + (mixed(key) >> (64 - bucket_bits_)) * kBucket};
     }
-    // Has the memory that pair() reads fetched.
-    void ask_pair(uint32_t left, uint32_t right) const {
-        const uint64_t hash = mixed(static_cast<uint64_t>(left) << 21 | right);
-        __builtin_prefetch(filter_ + (hash >> (64 - header_->filter_bits)));
-        __builtin_prefetch(pairs_ + (hash >> 12 & ((1ull << header_->pair_bits) - 1)));
+    // The number of a pair's merge, or kNoNumber.
+    uint32_t number(const Pair& pair) const {
+        uint64_t entry = kNoEntry;
+        for (size_t i = 0; i < kBucket; ++i) entry = pair.bucket[i] >> 22 == pair.key ? pair.bucket[i] : entry;
+        return number(pair, entry);
     }
+#if defined(CUTAWAY_X86)
+    CUTAWAY_AVX512 CUTAWAY_INLINE uint32_t number_avx512(const Pair& pair) const {
+        const __m512i keys = _mm512_srli_epi64(_mm512_loadu_si512(pair.bucket), 22);
+        const uint32_t same = _mm512_cmpeq_epi64_mask(keys, _mm512_set1_epi64(static_cast<int64_t>(pair.key)));
+        const uint64_t entry = pair.bucket[__builtin_ctz(same | 1u << (kBucket - 1))];
+        return number(pair, same ? entry : kNoEntry);
+    }
+#endif
+    // The same, or kNone.
+    uint32_t pair(uint32_t left, uint32_t right) const {
+        const uint32_t found = number(pair_of(left, right));
+        return found == kNoNumber ? kNone : found;
+    }
+    // Has the memory that number() reads fetched.
+    void ask(const Pair& pair) const { __builtin_prefetch(pair.bucket); }
     int32_t rank(uint32_t pair) const { return ranks_[pair]; }
-    uint32_t made(uint32_t pair) const { return made_[pair]; }
-    void ask_made(uint32_t pair) const { __builtin_prefetch(made_ + pair); }
+    uint32_t made(uint32_t pair) const { return first_made_ != kNone ? first_made_ + pair : made_[pair]; }
 
     // The number of the pair of two bytes, where text is merged from bytes.
     uint32_t byte_pair(uint8_t left, uint8_t right) const { return byte_pairs_[left << 8 | right]; }
@@ -131,6 +158,13 @@ class Vocabulary {
     size_t text_size() const { return static_cast<size_t>(header_->starts[kSections] - header_->starts[kText]); }
 
   private:
+    // What its first bucket says of a pair, unless that one is full.
+    CUTAWAY_INLINE uint32_t number(const Pair& pair, uint64_t entry) const {
+        if (entry == kNoEntry && pair.bucket[kBucket - 1] != kNoEntry) [[unlikely]] entry = beyond(pair);
+        return static_cast<uint32_t>(entry) & kNoNumber;
+    }
+    uint64_t beyond(Pair pair) const;
+
     const Header* header_ = nullptr;
     const Node* nodes_ = nullptr;
     const uint32_t* symbol_of_ = nullptr;
@@ -138,7 +172,9 @@ class Vocabulary {
     const uint64_t* pairs_ = nullptr;
     const int32_t* ranks_ = nullptr;
     const uint32_t* made_ = nullptr;
-    const uint64_t* filter_ = nullptr;
+    const int32_t* written_ = nullptr;
+    uint32_t bucket_bits_ = 1;
+    uint32_t first_made_ = kNone;
     const uint32_t* byte_pairs_ = nullptr;
     const uint32_t* text_starts_ = nullptr;
     const uint8_t* text_ = nullptr;

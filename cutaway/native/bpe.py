@@ -222,14 +222,17 @@ def integers(ids: list[int]) -> np.ndarray | None:
 
 @cache
 def _integers() -> tuple[Any, list[Any]]:
-    """The core's function, called without letting go of Python's lock, and those of Python that it calls."""
-    kind = ctypes.PYFUNCTYPE(_i64, ctypes.py_object, _i64, _p, _p, _p, _p, _p)
+    """The core's function, called without letting go of Python's lock; int, and the functions that it calls."""
+    import sysconfig
+
+    kind = ctypes.PYFUNCTYPE(_i64, ctypes.py_object, _i64, *(_p,) * 6)
+    free_threaded = sysconfig.get_config_var("Py_GIL_DISABLED")  # where an object's head is another
     python = (
         getattr(ctypes.pythonapi, name)
         for name in ("PyList_GetItem", "PyLong_AsLong", "Py_IncRef", "Py_DecRef")
     )
     call = kind(ctypes.cast(function("cutaway_integers"), _p).value or 0)
-    return call, [ctypes.cast(one, _p) for one in python]
+    return call, [None if free_threaded else id(int), *(ctypes.cast(one, _p) for one in python)]
 
 
 @cache

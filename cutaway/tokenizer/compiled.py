@@ -26,7 +26,7 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
 from cutaway.tokenizer.parts import Parts
 
-VERSION = 3  # of the JSON and of the core's half, which checks itself as well
+VERSION = 4  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest
