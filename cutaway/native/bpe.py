@@ -222,7 +222,7 @@ def integers(ids: list[int]) -> np.ndarray | None:
 
 @cache
 def _integers() -> tuple[Any, list[Any]]:
-    """The core's function, called without letting go of Python's lock; int, and the functions that it calls."""
+    """The core's function, called without letting go of Python's lock; int, and what it calls."""
     import sysconfig
 
     kind = ctypes.PYFUNCTYPE(_i64, ctypes.py_object, _i64, *(_p,) * 6)
