@@ -749,8 +749,8 @@ CUTAWAY_API int64_t cutaway_tokenizer_cached(void* tokenizer) {
     return static_cast<int64_t>(self.cache.bytes());
 }
 
-// The values of a Python list of integers, read by Python's own functions (of its stable interface), whose lock the caller
-// holds: the items of a batch are asked for before the first is read, as most lie where no cache holds them. `type` is
+// The values of a Python list of integers, read by Python's own functions (of its stable interface), whose lock the
+// caller holds: a batch's items are asked for before the first is read, as most lie where no cache holds them. `type` is
 // Python's int, or null where objects do not have their type behind one word. Returns how many were read: fewer than
 // `count` where one is no integer (an exception is set) or not of 32 bits.
 CUTAWAY_API int64_t cutaway_integers(void* list, int64_t count, const void* type, void* (*item)(void*, intptr_t),

@@ -1,8 +1,8 @@
 // Merging several short pieces at once, so that the memory of one is waited for while others are at work: first sight
 // of a piece is a walk through a table of pairs that no cache holds, where each step tells the address of the next.
 //
-// A step of a lane looks up the two pairs that its last merge made, merges the lowest of all, and has the memory fetched
-// that its next step reads. Nothing in it branches on the text. Pairs of bytes have a table of their own.
+// A step of a lane looks up the two pairs that its last merge made, merges the lowest of all, and has the memory
+// fetched that its next step reads. Only a lane's end is a branch on the text. Pairs of bytes have a table of their own.
 #pragma once
 
 #include <algorithm>
@@ -45,7 +45,6 @@ class Together {
         if (isa() >= Isa::avx2) return merge_bits(lanes, count);
 #endif
         merge_all(lanes, count);
-        merge_all(lanes, count);
     }
 
   private:
@@ -70,8 +69,10 @@ class Together {
                 at_work[kept] = at_work[i];
                 const auto here = static_cast<__mmask16>(1u << lane.place);
                 __m512i pairs = _mm512_load_si512(lane.pairs.data() + kFirst);
-                pairs = _mm512_mask_set1_epi32(pairs, here >> 1, static_cast<int>(vocabulary_.number_avx512(lane.left) << 4));
-                pairs = _mm512_mask_set1_epi32(pairs, here, static_cast<int>(vocabulary_.number_avx512(lane.right) << 4));
+                const auto left_pair = static_cast<int>(vocabulary_.number_avx512(lane.left) << 4);
+                const auto right_pair = static_cast<int>(vocabulary_.number_avx512(lane.right) << 4);
+                pairs = _mm512_mask_set1_epi32(pairs, here >> 1, left_pair);
+                pairs = _mm512_mask_set1_epi32(pairs, here, right_pair);
                 kept += advance_avx512(lane, pairs);
             }
             left = kept;
