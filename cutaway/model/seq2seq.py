@@ -298,7 +298,7 @@ class TransformerSeq2Seq(nn.Module):
         """A vector for each word of the source."""
         x = self._placed(self.source(ids), pos)
         for each in self.reader:
-            x = each(x, Places(pos), None, False, None)
+            x, _ = each(x, Places(pos), None, False, None)
         return tap("memory", self.reader_norm(x))
 
     def start(self, ids: Int[Tensor, "b s"], pos: Int[Tensor, "b s"]) -> TransformerState:
