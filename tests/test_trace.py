@@ -12,6 +12,8 @@ from torch.testing import assert_close
 from cutaway import tracing
 from cutaway.errors import Refused
 from cutaway.inspect.trace import Trace
+from cutaway.layers.config import MoE
+from cutaway.model.decoder import Decoder
 from cutaway.trace import _watcher, tap
 from tests.small import SHAPES, Bytes, decoder
 
@@ -25,11 +27,19 @@ def _read(model: nn.Module, ids: list[int] = TEXT) -> torch.Tensor:
         return model(torch.tensor([ids]), torch.arange(len(ids))[None])
 
 
-def _vocabulary(layers: int) -> set[str]:
-    """The names that docs/inspect.md promises."""
+def _vocabulary(model: Decoder) -> set[str]:
+    """The names that docs/inspect.md promises, and docs/moe.md of layers with experts."""
     attention = [f"attention.{word}" for word in ("q", "k", "v", "scores", "pattern", "mixed", "out")]
-    inside = (*attention, "mlp.hidden", "middle", "out")
-    return {"embed", "logits", *(f"blocks.{i}.{word}" for i in range(layers) for word in inside)}
+    names = {"embed", "logits"}
+    for i, block in enumerate(model.config.blocks):
+        mlp = ["hidden"]
+        if isinstance(block.mlp, MoE):
+            mlp = ["scores", "choice", "weights", "read", "out"]
+            mlp += [f"experts.{e}.hidden" for e in range(block.mlp.experts)]
+            mlp += ["shared.hidden"] if block.mlp.shared else []
+        inside = (*attention, *(f"mlp.{word}" for word in mlp), "middle", "out")
+        names |= {f"blocks.{i}.{word}" for word in inside}
+    return names
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -37,7 +47,7 @@ def test_the_vocabulary_is_heard_and_nothing_else(shape: str) -> None:
     model = decoder(shape)
     with tracing(model) as seen:
         _read(model)
-    assert set(seen) == _vocabulary(len(model.blocks))
+    assert set(seen) == _vocabulary(model)
     assert next(iter(seen)) == "embed" and list(seen)[-1] == "logits"
 
 
@@ -76,7 +86,7 @@ def test_a_star_also_keeps_what_layers_said() -> None:
     with tracing(model, "*") as seen:
         _read(model)
     assert {"embedding", "norm", "blocks.2.mlp.gate", "blocks.0.attention.query"} < set(seen)
-    assert _vocabulary(3) < set(seen)
+    assert _vocabulary(model) < set(seen)
 
 
 def test_patterns_are_what_attention_used() -> None:
@@ -211,7 +221,7 @@ def test_a_trace_keeps_what_was_asked_and_the_logits() -> None:
     assert_close(trace.logits, _read(model)[0])
     with pytest.raises(Refused, match="did not keep"):
         trace.attention(0)
-    assert set(Trace.of(model, Bytes(), TEXT)) == _vocabulary(3)
+    assert set(Trace.of(model, Bytes(), TEXT)) == _vocabulary(model)
 
 
 def test_a_trace_with_an_edit_keeps_what_followed_from_it() -> None:
