@@ -31,7 +31,8 @@ def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
         raise Refused(f"attention by matrix products: {reason}; the naive path does all of it")
     seen = None if unmasked(problem) else problem.seen()
     causal = seen is None and problem.visibility == Causal()
-    return _Products.apply(problem.q, problem.k, problem.v, seen, causal, problem.scale)  # type: ignore[return-value]
+    out: Any = _Products.apply(problem.q, problem.k, problem.v, seen, causal, problem.scale)
+    return out
 
 
 def why_not(problem: Problem) -> str | None:
