@@ -81,8 +81,6 @@ class Training:
         self.run, self.text, self.world = run, text, world
         self.step = 0
         torch.manual_seed(run.seed)
-        if self.device.type == "cpu":
-            machine.keep_memory()
         if run.threads is not None:
             torch.set_num_threads(run.threads)
         self.model = Decoder(run.model).to(self.device).train()
@@ -122,6 +120,8 @@ class Training:
             for mean, parameter in zip(self.average, self.names, strict=True):
                 mean.lerp_(parameter.detach(), 1 - self.run.average)
         self.step += 1
+        if self.device.type == "cpu":
+            machine.keep_memory()  # not before a step was made: what compiling it took is given back
         return {
             "loss": loss,
             "entropy": entropy,

@@ -110,14 +110,20 @@ def _pattern(
     scores = _together(q, k.shape[1], rows) @ k[:, :, keys].mT
     by_query = scores.unflatten(2, (-1, rows.stop - rows.start))
     if causal:
-        size = rows.stop - rows.start
-        later = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
-        by_query[..., rows].masked_fill_(later, -torch.inf)
+        by_query += _later(rows, scores)
     if seen is None:
         return torch.softmax(scores, dim=-1)
     hidden = ~seen[:, :, None, rows, keys]
     by_query.masked_fill_(hidden, torch.finfo(scores.dtype).min)  # finite, for rows that see nothing
     return torch.softmax(by_query, dim=-1).masked_fill_(hidden, 0.0).flatten(2, 3)
+
+
+def _later(rows: slice, like: Tensor) -> Float[Tensor, "n m"]:
+    """-inf where a key comes after the query, else 0. Added to all scores of the block: compiled, that takes half
+    the time of filling the square on the diagonal.
+    """
+    hidden = like.new_full((rows.stop - rows.start, rows.stop), -torch.inf)
+    return hidden.triu(1 + rows.start)
 
 
 def _together(x: Float[Tensor, "b h t k"], groups: int, rows: slice) -> Float[Tensor, "b g n k"]:
