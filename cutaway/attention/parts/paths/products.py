@@ -119,8 +119,8 @@ def _pattern(
 
 
 def _later(rows: slice, like: Tensor) -> Float[Tensor, "n m"]:
-    """-inf where a key comes after the query, else 0. Added to all scores of the block: compiled, that takes half
-    the time of filling the square on the diagonal.
+    """-inf where a key comes after the query, else 0. Added to all scores of the block: compiled, that takes
+    half the time of filling the square on the diagonal.
     """
     hidden = like.new_full((rows.stop - rows.start, rows.stop), -torch.inf)
     return hidden.triu(1 + rows.start)
