@@ -2,6 +2,7 @@
 stream.
 """
 
+import torch
 from torch import Tensor, nn
 
 from cutaway.attention.parts.mixer import Memory
@@ -37,11 +38,19 @@ class Block(nn.Module):
         in_order: bool,
         state: Memory | None,
     ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
-        read = self.attention(self.attention_norm(x), places, rotation, in_order, state)
+        read = self.attention(_cast_once(self.attention_norm(x)), places, rotation, in_order, state)
         middle = tap("middle", x + self.attention_post_norm(read))
-        normed, routing = self.mlp_norm(middle), None
+        normed, routing = _cast_once(self.mlp_norm(middle)), None
         if isinstance(self.mlp, MoE):
             wrote, routing = self.mlp(normed, places.pos)
         else:
             wrote = self.mlp(normed)
         return tap("out", middle + self.mlp_post_norm(wrote)), routing
+
+
+def _cast_once(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x in the type that autocast, where it is on, makes products in: each projection that reads x would
+    cast it for itself, and autograd would keep every copy.
+    """
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
