@@ -43,8 +43,15 @@ bool detect_dot_products() {
     constexpr uint32_t vnni = 1u << 11;
     return best_isa() == Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && has(c, vnni);
 }
+
+bool detect_bf16_products() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t bf16 = 1u << 5;
+    return has_dot_products() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, bf16);
+}
 #elif defined(__aarch64__)
 Isa detect() { return Isa::neon; }  // part of the base architecture
+bool detect_bf16_products() { return false; }
 bool detect_dot_products() {
 #if defined(__linux__)
     return (getauxval(AT_HWCAP) & (1u << 20)) != 0;  // HWCAP_ASIMDDP
@@ -55,6 +62,7 @@ bool detect_dot_products() {
 #else
 Isa detect() { return Isa::portable; }
 bool detect_dot_products() { return false; }
+bool detect_bf16_products() { return false; }
 #endif
 
 std::atomic<int32_t> in_use{-1};
@@ -68,6 +76,11 @@ Isa best_isa() {
 
 bool has_dot_products() {
     static const bool there = detect_dot_products();
+    return there;
+}
+
+bool has_bf16_products() {
+    static const bool there = detect_bf16_products();
     return there;
 }
 

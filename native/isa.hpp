@@ -17,6 +17,9 @@ Isa isa();
 // Whether the processor multiplies and sums four bytes a lane in one instruction: AVX-512 VNNI, NEON dotprod.
 bool has_dot_products();
 
+// Whether it does so with pairs of bfloat16 and sums that are floats: AVX-512 BF16.
+bool has_bf16_products();
+
 }  // namespace cutaway
 
 #if defined(__x86_64__)

@@ -1,5 +1,6 @@
 // Matrix times vectors on weights that stay packed. Sixteen rows lie together (panels.cpp), so that one
-// instruction feeds sixteen sums and nothing is added across lanes; vectors are 8-bit numbers by groups of 32.
+// instruction feeds sixteen sums and nothing is added across lanes; vectors are 8-bit numbers by groups of 32, or
+// bfloat16 where the weights are.
 // cutaway/runtime/matmul.py computes the same.
 #include "matmul.hpp"
 
@@ -39,11 +40,24 @@ struct Kernels {
 #define CUTAWAY_STORY "matmul.inc"
 #include "each_isa.inc"
 
+#if defined(CUTAWAY_X86)
+namespace avx512 {
+#include "matmul_bf16.inc"
+}  // namespace avx512
+#endif
+
+const Kernel& bf16_kernel(const Kernels& kernels) {
+#if defined(CUTAWAY_X86)
+    if (&kernels == &avx512::table && has_bf16_products()) return avx512::bf16;
+#endif
+    return kernels.bf16;
+}
+
 const Kernel& kernel(int32_t type) {
     const Kernels& kernels = chosen();
     switch (type) {
         case kF16: return kernels.f16;
-        case kBF16: return kernels.bf16;
+        case kBF16: return bf16_kernel(kernels);
         case kQ4_0: return kernels.q4_0;
         case kQ4_1: return kernels.q4_1;
         case kQ5_0: return kernels.q5_0;
@@ -63,7 +77,7 @@ constexpr int64_t kNear = 192 << 10;  // bytes of vectors that stay in a core's 
 void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride) {
     const Kernel& of = kernel(matrix.type);
     const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
-    const int64_t token_bytes = in.width * (matrix.reads_floats() ? 4 : 1);
+    const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : matrix.reads_floats() ? 4 : 2);
     const int near = static_cast<int>(std::max<int64_t>(1, kNear / token_bytes / of.most)) * of.most;
     for (int begin = 0; begin < tokens; begin += near) {
         const int end = std::min(tokens, begin + near);

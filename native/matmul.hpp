@@ -24,13 +24,15 @@ struct Matrix {
     int32_t spare;
 
     int panel_count() const { return (rows + kPanel - 1) / kPanel; }
-    bool reads_floats() const { return type == kF32 || type == kF16 || type == kBF16; }
+    bool reads_floats() const { return type == kF32 || type == kF16; }
+    bool reads_eight_bits() const { return !reads_floats() && type != kBF16; }
 };
 
-// Vectors that a product reads, as floats and as q * scale by groups of 32, padded with zeros to whole groups. What
-// belongs to a group lies side by side for all vectors, since a panel meets several at once.
+// Vectors that a product reads: as floats, as bfloat16, and as q * scale by groups of 32, padded with zeros to whole
+// groups. What belongs to a group lies side by side for all vectors, since a panel meets several at once.
 struct Vectors {
     float* x;        // [n width]
+    uint16_t* bf16;  // [n width]
     int8_t* q;       // [n width]
     float* scale;    // [width/32 n]
     float* shift;    // [width/32 n]: scale times the sum of the group's q

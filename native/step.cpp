@@ -63,8 +63,9 @@ class Scratch {
     }
     Vectors vectors(int64_t tokens, int64_t columns) {
         const int64_t width = rounded(columns, kGroup), groups = width / kGroup;
-        return {take<float>(tokens * width), take<int8_t>(tokens * width), take<float>(tokens * groups),
-                take<float>(tokens * groups), take<int32_t>(tokens * groups * 2), width, tokens};
+        return {take<float>(tokens * width),  take<uint16_t>(tokens * width),     take<int8_t>(tokens * width),
+                take<float>(tokens * groups), take<float>(tokens * groups),       take<int32_t>(tokens * groups * 2),
+                width,                        tokens};
     }
 
   private:
@@ -99,9 +100,9 @@ struct Busy {
 // The room of an expert's vectors among those of all, as vectors of its own.
 Vectors part(const Vectors& all, const Busy& by) {
     const int64_t groups = all.width / kGroup;
-    return {all.x + by.first * all.width,    all.q + by.first * all.width,         all.scale + by.first * groups,
-            all.shift + by.first * groups,   all.sums + by.first * groups * 2,     all.width,
-            by.count};
+    return {all.x + by.first * all.width,    all.bf16 + by.first * all.width,      all.q + by.first * all.width,
+            all.scale + by.first * groups,   all.shift + by.first * groups,        all.sums + by.first * groups * 2,
+            all.width,                       by.count};
 }
 
 // How far the workers are with one phase.
@@ -691,7 +692,7 @@ class Step {
         });
     }
 
-    int head_parts() const { return model_.head.reads_floats() ? 1 : 2; }
+    int head_parts() const { return model_.head.reads_eight_bits() ? 2 : 1; }
 
     // The logits of the rows of some of the head's panels.
     void score(int first, int last) {

@@ -78,6 +78,18 @@ def test_panels_are_the_same_bytes(type: str):
         assert np.array_equal(laid(packed), panels.pack_twin(packed))
 
 
+def in_order(packed: Packed, x: np.ndarray) -> np.ndarray:
+    """W x of bfloat16 as the kernels add it: every other pair of columns apart, of each the odd one first."""
+    columns = x.shape[1]
+    products = matmul.rounded(x, "BF16")[:, None] * quant.unpack_twin(packed)  # exact: 8 bits times 8 bits
+    sums = np.zeros((2, len(x), packed.shape[0]), np.float32)
+    for at in range(0, columns, 2):
+        for column in (at + 1, at):
+            if column < columns:
+                sums[at // 2 % 2] += products[..., column]
+    return sums[0] + sums[1]
+
+
 # Products of every type and number of vectors in a fresh process, where the environment chooses the kernel.
 PRODUCTS = """
 import sys
@@ -85,7 +97,7 @@ import numpy as np
 from cutaway import gguf, native
 from cutaway.native import runtime as door
 from cutaway.runtime import matmul
-from tests.test_runtime import laid, sizes, weights
+from tests.test_runtime import in_order, laid, sizes, weights
 
 assert native.available() and native.isa() == sys.argv[1], native.isa()
 for type in door.TYPES:
@@ -97,6 +109,9 @@ for type in door.TYPES:
         ours, twin = door.multiply(type, rows, columns, laid(packed), x), matmul.product(packed, x)
         if type in matmul.FLOATS:
             assert np.allclose(ours, twin, rtol=1e-5, atol=1e-5 * np.abs(twin).max()), type
+        elif type == "BF16":
+            assert np.allclose(ours, twin, rtol=1e-5, atol=1e-5 * np.abs(twin).max())
+            assert np.array_equal(ours, in_order(packed, x))
         else:
             assert np.array_equal(ours, twin), (type, rows, columns, np.abs(ours - twin).max())
         for n in range(1, 7):
@@ -134,7 +149,7 @@ def test_the_twin_is_the_definitions_product_of_rounded_vectors():
     x = np.random.default_rng(2).normal(size=(3, 256)).astype(np.float32)
     for type in door.TYPES[3:]:
         packed = weights(type, 16, 256)
-        exact = matmul.rounded(x).astype(np.float64) @ quant.unpack_twin(packed).astype(np.float64).T
+        exact = matmul.rounded(x, type).astype(np.float64) @ quant.unpack_twin(packed).astype(np.float64).T
         assert np.allclose(matmul.product(packed, x), exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max()), type
 
 

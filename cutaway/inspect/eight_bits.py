@@ -1,12 +1,14 @@
 """Watching the runtime: the definition made to see the numbers that the runtime computes with.
 
-The runtime rounds what a packed matrix reads to eight bits and keeps keys and values as halves
-(runtime/matmul.py, engine.py). The same done to the definition's values in flight, by edits under their
-names, makes a trace of what the runtime computed: every name, every view, and the runtime's logits."""
+The runtime rounds what a packed matrix reads to eight bits, to bfloat16 where its weights are that, and keeps
+keys and values as halves (runtime/matmul.py, engine.py). The same done to the definition's values in flight,
+by edits under their names, makes a trace of what the runtime computed: every name, every view, and the
+runtime's logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,12 +33,13 @@ def edits(config: Decoder, tensors: Tensors, own: Mapping[str, Edit] | None = No
         for name in "k", "v":
             out[f"{path}.attention.{name}"] = _after(out.get(f"{path}.attention.{name}"), _halved)
     for name, (weight, how) in reads.items():
-        if tensors.later(weight).type not in FLOATS:
-            out[name] = _after(out.get(name), how)
+        type = tensors.later(weight).type
+        if type not in FLOATS:
+            out[name] = _after(out.get(name), partial(how, type=type))
     return out
 
 
-def _mlp_reads(path: str, mlp: MLP | MoE) -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
+def _mlp_reads(path: str, mlp: MLP | MoE) -> dict[str, tuple[str, Callable[[Tensor, str], Tensor]]]:
     """The values that a layer's MLP multiplies, and by which weight; routers read floats as they are."""
     if isinstance(mlp, MLP):
         reads = {f"{path}.mlp_norm": "mlp.up.weight", f"{path}.mlp.hidden": "mlp.down.weight"}
@@ -64,16 +67,16 @@ def _halved(value: Tensor) -> Tensor:
     return value.half().to(value.dtype)
 
 
-def _round(value: Tensor, how: Callable[[np.ndarray], np.ndarray] = rounded) -> Tensor:
+def _round(value: Tensor, type: str, how: Callable[[np.ndarray, str], np.ndarray] = rounded) -> Tensor:
     flat = value.detach().reshape(-1, value.shape[-1]).float().cpu().numpy()
-    return torch.from_numpy(how(flat)).view(value.shape).to(value)
+    return torch.from_numpy(how(flat, type)).view(value.shape).to(value)
 
 
-def _round_twice(value: Tensor) -> Tensor:
-    return _round(value, twice_rounded)
+def _round_twice(value: Tensor, type: str) -> Tensor:
+    return _round(value, type, twice_rounded)
 
 
-def _round_heads(value: Tensor) -> Tensor:
+def _round_heads(value: Tensor, type: str) -> Tensor:
     """The heads' vectors [b h t v] rounded as the one vector that they are laid end to end."""
     joined = value.transpose(1, 2)
-    return _round(joined.flatten(2)).view(joined.shape).transpose(1, 2)
+    return _round(joined.flatten(2), type).view(joined.shape).transpose(1, 2)

@@ -143,7 +143,7 @@ class Vectors(ctypes.Structure):
     """native/matmul.hpp's Vectors."""
 
     _fields_ = [
-        *((name, _POINTER) for name in ("x", "q", "scale", "shift", "sums")),
+        *((name, _POINTER) for name in ("x", "bf16", "q", "scale", "shift", "sums")),
         ("width", _LONG),
         ("count", _LONG),
     ]
@@ -160,11 +160,12 @@ def multiply(type: str, rows: int, columns: int, panels: np.ndarray, x: np.ndarr
     n, width = len(x), -(-columns // 32) * 32
     padded = np.zeros((n, width), np.float32)
     padded[:, :columns] = x
-    q, sums = np.zeros((n, width), np.int8), np.zeros((n, width // 16), np.int32)
+    bf16, q = np.zeros((n, width), np.uint16), np.zeros((n, width), np.int8)
+    sums = np.zeros((n, width // 16), np.int32)
     scale, shift = np.zeros((2, n, width // 32), np.float32)
     out = np.zeros((n, -(-rows // PANEL) * PANEL), np.float32)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
-    vectors = Vectors(*(a.ctypes.data for a in (padded, q, scale, shift, sums)), width, n)
+    vectors = Vectors(*(a.ctypes.data for a in (padded, bf16, q, scale, shift, sums)), width, n)
     call(matrix, vectors, n, out.ctypes.data)
     return out[:, :rows]
 

@@ -4,8 +4,9 @@
 
 A vector is rounded once for all matrices that read it: scale = max |x| / 127 of each 32 numbers, q = x /
 scale to the nearest. Sums of products are whole numbers and exact; the groups are added in their order in
-float32. native/matmul.cpp gives the same bits, on every instruction set, for every type but the floats, which
-read vectors as they are."""
+float32. native/matmul.cpp gives the same bits, on every instruction set, for every type but the floats: F32
+and F16 read vectors as they are, and BF16 reads them as bfloat16, whose products are exact; the kernels add
+those in one order on every instruction set, numpy here in its own."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from cutaway.gguf import Packed
 from cutaway.weights import quant
 
 GROUP = 32
-FLOATS = ("F32", "F16", "BF16")
+FLOATS = ("F32", "F16")  # these read vectors as they are, and BF16 as bfloat16
 SILENT = np.float32(1e-30)  # a group no number of which is larger is zeros
 
 
@@ -47,27 +48,35 @@ def quantise(x: np.ndarray) -> Rounded:
     return Rounded(np.rint(groups * inverse[..., None]).astype(np.int8), scale)
 
 
-def rounded(x: np.ndarray) -> np.ndarray:
-    """The numbers [n d] that a packed matrix sees in place of x."""
+def rounded(x: np.ndarray, type: str) -> np.ndarray:
+    """The numbers [n d] that a matrix of this type sees in place of x."""
+    if type in FLOATS:
+        return x
+    if type == "BF16":
+        return quant.read_bf16(quant.write_bf16(np.ascontiguousarray(x, np.float32)))
     return quantise(x).values[:, : x.shape[1]]
 
 
-def twice_rounded(x: np.ndarray) -> np.ndarray:
-    """The numbers [n d] that a packed head sees: x rounded, and what that leaves of it rounded too."""
-    first = rounded(x)
-    return first + rounded(x - first)
+def twice_rounded(x: np.ndarray, type: str) -> np.ndarray:
+    """The numbers [n d] that a head of this type sees: where eight bits are read, x rounded and what that
+    leaves of it rounded too.
+    """
+    first = rounded(x, type)
+    return first if type in (*FLOATS, "BF16") else first + rounded(x - first, type)
 
 
 def head_product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """float32 [n rows]: W x as the head computes it, whose roundings nothing behind it evens out."""
     scores = product(packed, x)
-    return scores if packed.type in FLOATS else scores + product(packed, x - rounded(x))
+    if packed.type in (*FLOATS, "BF16"):
+        return scores
+    return scores + product(packed, x - rounded(x, packed.type))
 
 
 def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """float32 [n rows]: W x for vectors float32 [n columns], as the kernels compute it."""
-    if packed.type in FLOATS:
-        return x @ quant.unpack_twin(packed).T
+    if packed.type in (*FLOATS, "BF16"):
+        return rounded(x, packed.type) @ quant.unpack_twin(packed).T
     vectors = quantise(x)
     weights, scale, least = _whole(packed)
     groups, parts = vectors.q.shape[1], weights.shape[1]
