@@ -236,14 +236,62 @@ def test_a_demanded_call_is_one_of_the_tools(client: Any, choice: Any) -> None:
             assert set(arguments) == {"word", "times"}
         else:
             assert choice == "required" and call.function.name == "send" and arguments["to"] in ("a", "b")
+
+
+@pytest.mark.parametrize("most", [6, 14, 20, 30, 45, 200])
+@pytest.mark.parametrize("several", [False, True])
+def test_calls_that_are_streamed_add_up_to_the_whole_answer(client: Any, most: int, several: bool) -> None:
+    asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "tools": [LOOK, SEND], "max_tokens": most}
+    asked |= {"tool_choice": "required", "parallel_tool_calls": several, "n": 2}
+    pieces = 0
+    for seed in range(3):
+        told = client.chat.completions.create(**asked, seed=seed)
         chunks = list(client.chat.completions.create(**asked, seed=seed, stream=True))
-        (delta,) = [c for chunk in chunks for choice in chunk.choices for c in choice.delta.tool_calls or []]
-        assert (delta.function.name, delta.function.arguments) == (
-            call.function.name,
-            call.function.arguments,
-        )
-        assert not any(choice.delta.content for chunk in chunks for choice in chunk.choices)
-        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+        for whole in told.choices:
+            parts = [one for chunk in chunks for one in chunk.choices if one.index == whole.index]
+            calls: list[Any] = []
+            for delta in (delta for part in parts for delta in part.delta.tool_calls or []):
+                if delta.index == len(calls):  # the first of a call names it, and the others do not
+                    assert delta.id and delta.type == "function" and delta.function.arguments == ""
+                    calls.append([delta.function.name, []])
+                else:
+                    assert delta.index == len(calls) - 1 and delta.id is None and delta.function.name is None
+                    calls[-1][1].append(delta.function.arguments)
+            made = whole.message.tool_calls or []
+            named = [(call.function.name, call.function.arguments) for call in made]
+            assert [(name, "".join(given)) for name, given in calls] == named
+            assert "".join(part.delta.content or "" for part in parts) == (whole.message.content or "")
+            assert parts[-1].finish_reason == whole.finish_reason
+            if whole.finish_reason == "tool_calls":
+                assert made and (several or len(made) == 1) and all(json.loads(text) for _, text in named)
+            else:
+                assert whole.finish_reason == "length"
+            pieces = max(pieces, *(len(given) for _, given in calls), 0)
+    assert pieces > 3 or most < 20
+
+
+def test_the_clients_own_helper_gathers_a_streamed_call(client: Any) -> None:
+    asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "tools": [LOOK], "tool_choice": "required"}
+    asked |= {"parallel_tool_calls": False, "seed": 1, "max_tokens": 200}
+    with client.chat.completions.stream(**asked) as stream:
+        given = [one.arguments_delta for one in stream if one.type == "tool_calls.function.arguments.delta"]
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls
+    (whole,) = client.chat.completions.create(**asked).choices[0].message.tool_calls
+    assert call.function.arguments == whole.function.arguments == "".join(given) and len(given) > 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_inside_of_arguments_is_no_whole_call(client: Any, stream: bool) -> None:
+    asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "tools": [LOOK], "tool_choice": "required"}
+    told = client.chat.completions.create(**asked, seed=1, max_tokens=200, stop='"times', stream=stream)
+    if stream:
+        chunks = list(told)
+        deltas = [d for chunk in chunks for d in chunk.choices[0].delta.tool_calls or []]
+        arguments, end = "".join(delta.function.arguments for delta in deltas), chunks[-1].choices[0]
+    else:
+        end = told.choices[0]
+        arguments = end.message.tool_calls[0].function.arguments
+    assert end.finish_reason == "stop" and arguments.startswith('{"word') and "times" not in arguments
 
 
 def test_a_conversation_with_calls_and_results_is_read(server: Server) -> None:

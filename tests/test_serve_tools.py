@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 
 from cutaway.errors import Refused
 from cutaway.tokenizer import Tokenizer, chat
@@ -74,44 +76,105 @@ def test_several_calls(tokenizer: Tokenizer) -> None:
     "text",
     [
         "No call at all.",
-        "A < b and <tool_ but no more",
-        '<tool_call>\n{"name": "look", "arguments": {"n": ',
+        "A < b and <tool_ but no more\n",
+        '<tool_call>\n{"name": "look", "arguments": ',
         '<tool_call>\n{"name": "look", "arguments": [1]}\n</tool_call>',
         '<tool_call>\n{"name": "look me", "arguments": {}}\n</tool_call>',
-        '{"name": "look", "parameters": {"n": }}',
+        '{"name": "look", "parameters": 7}',
         'x {"name": "look", "parameters": {"n": 1}}',
         "{" * 5000,
     ],
 )
-def test_what_is_no_whole_call_is_said(name: str, text: str, tokenizer: Tokenizer) -> None:
+def test_what_is_no_call_is_said(name: str, text: str, tokenizer: Tokenizer) -> None:
     assert tools.parse(dialect(template(name), tokenizer), text, SCHEMAS) == (text, [])
 
 
-@pytest.mark.parametrize("name", ["Qwen-Qwen2.5-7B-Instruct", "meta-llama-Llama-3.1-8B-Instruct"])
+CALL = '<tool_call>\n{"name": "look", "arguments": %s'
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said", "arguments", "whole"),
     [
-        "Plain < words <tool",
-        "  {x",
-        "",
-        "Hm.\n",
-        "CALL",
-        "Hm. CALL",
-        "Hm.\n\nCALL\n",
-        "CALL then",
-        "Hm <tool_callCALL",
+        (CALL % '{"n": ', "", '{"n": ', False),  # cut off
+        (CALL % '{"n": "}', "", '{"n": "}', False),
+        (CALL % '{"n": {"a": [1, "}\\""', "", '{"n": {"a": [1, "}\\""', False),
+        (CALL % "{", "", "{", False),
+        (CALL % '{"n": 1}', "", '{"n": 1}', True),  # all but its end
+        (CALL % '{"n": 1}}\n</tool', "", '{"n": 1}', True),
+        (CALL % '{"n": 1}}\n</tool_call>\n<tool_call>\n{"na', '<tool_call>\n{"na', '{"n": 1}', True),
+        (CALL % '{"n": }}\n</tool_call>', "", '{"n": }', True),  # whoever asked sees what the model wrote
+        (
+            CALL % '{"n": "</tool_call> {[\\"]"}}\n</tool_call>\nSo.',
+            "So.",
+            '{"n": "</tool_call> {[\\"]"}',
+            True,
+        ),
+        ("Hm.\n\n" + CALL % '{"n": 1}}\n</tool_call>\nSo.\n', "Hm.\nSo.", '{"n": 1}', True),
+        (CALL % '{"n": 1} and more', "and more", '{"n": 1}', True),
     ],
 )
-def test_however_an_answer_is_cut_it_reads_the_same(name: str, text: str, tokenizer: Tokenizer) -> None:
+def test_arguments_are_told_as_they_were_written(
+    text: str, said: str, arguments: str, whole: bool, tokenizer: Tokenizer
+) -> None:
+    listening = tools.Listening(dialect(template(), tokenizer), SCHEMAS)
+    heard = [*listening.push(text), *listening.finish()]
+    assert tools.gathered(heard) == (said, [tools.Call("look", arguments)])
+    assert listening.whole == whole
+
+
+@pytest.mark.parametrize("name", [*KNOWN, "Qwen3-Coder", "LFM2.5-8B-A1B", "Qwen-QwQ-32B"])
+@hypothesis.given(data=strategies.data())
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_however_an_answer_is_cut_it_reads_the_same(
+    name: str, tokenizer: Tokenizer, data: strategies.DataObject
+) -> None:
     format = dialect(template(name), tokenizer)
-    text = text.replace("CALL", KNOWN[name])
-    said, calls = tools.parse(format, text, SCHEMAS)
-    for size in (1, 2, 5, 1000):
-        listening = tools.Listening(format, SCHEMAS)
-        told = "".join(listening.push(text[i : i + size]) for i in range(0, len(text), size))
-        assert not calls or "name" not in told
-        rest, found = listening.finish()
-        assert found == calls and (told + rest).strip() == said.strip()
+    call = KNOWN.get(name, CALL % '{"n": 1}}\n</tool_call>')
+    half = data.draw(strategies.integers(0, len(call)))
+    parts = [call, call[:half], call[half:], format.mark, format.mark[:-1], format.tail, format.closing]
+    parts += [
+        parameters(place="x"),
+        format.between or "",
+        "<think>",
+        "</think>",
+        "\n",
+        " ",
+        "{",
+        "}",
+        '"',
+        "Hm.",
+    ]
+    text = "".join(data.draw(strategies.lists(strategies.sampled_from(parts), max_size=7)))
+    whole = tools.Listening(format, SCHEMAS)
+    told = tools.gathered([*whole.push(text), *whole.finish()])
+    cuts = data.draw(strategies.lists(strategies.integers(0, len(text)), max_size=30).map(sorted))
+    cut = tools.Listening(format, SCHEMAS)
+    heard = [one for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True) for one in cut.push(text[i:j])]
+    heard += cut.finish()
+    assert tools.gathered(heard) == told and cut.whole == whole.whole
+    assert told[1] or told[0] == text
+    assert all(one != "" for one in heard)
+
+
+def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
+    listening = tools.Listening(dialect(template(), tokenizer), SCHEMAS)
+    written = [
+        "Hm. ",
+        "<tool",
+        '_call>\n{"name": "lo',
+        'ok", "arguments":',
+        ' {"pl',
+        'ace": "a',
+        '"}',
+        "}\n</tool_",
+    ]
+    written += ["call>\n", '<tool_call>{"name":"stop","arguments":{}', "}</tool_call>"]
+    look, stop = tools.Begun("look"), tools.Begun("stop")
+    assert [listening.push(part) for part in written] == [
+        ["Hm."], [], [], [], [look, tools.More('{"pl')], [tools.More('ace": "a')], [tools.More('"}')], [],
+        [], [stop, tools.More("{}")], [],
+    ]  # fmt: skip
+    assert listening.finish() == [] and listening.whole
 
 
 @pytest.mark.parametrize("name", ["Qwen-Qwen2.5-7B-Instruct", "meta-llama-Llama-3.1-8B-Instruct"])
@@ -365,8 +428,8 @@ def test_a_list_of_calls_without_a_mark(tokenizer: Tokenizer) -> None:
     ]
     assert tools.parse(format, f"I would: {text}", SCHEMAS)[1] == []
     listening = tools.Listening(format, SCHEMAS)
-    assert [listening.push(part) for part in ("[", text[1:])] == ["", ""]
-    assert listening.finish() == ("", calls)
+    assert [listening.push(part) for part in ("[", text[1:])] == [[], []]
+    assert tools.gathered(listening.finish()) == ("", calls)
 
 
 MARKED = (

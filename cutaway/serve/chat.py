@@ -216,22 +216,22 @@ class Talk:
         }
 
     def _choice(self, i: int, pieces: Sequence[Piece], done: Generation) -> dict[str, Any]:
-        said, calls = done.text, []
+        said, calls, whole = done.text, [], False
         if self.format is not None:
-            said, calls = calling.parse(self.format, done.text, _schemas(self.body.tools))
+            listening = calling.Listening(self.format, _schemas(self.body.tools))
+            said, calls = calling.gathered([*listening.push(said), *listening.finish()])
+            whole = listening.whole
         message: dict[str, Any] = {
             "role": "assistant",
             "content": said or (None if calls else ""),
             "refusal": None,
         }
         if calls:
-            message["tool_calls"] = [_call(j, call) | {} for j, call in enumerate(calls)]
-            for call in message["tool_calls"]:
-                del call["index"]
+            message["tool_calls"] = [_call(call) for call in calls]
         choice: dict[str, Any] = {
             "index": i,
             "message": message,
-            "finish_reason": "tool_calls" if calls else words.ending(done),
+            "finish_reason": _ending(done, whole),
             "logprobs": None,
         }
         chosen = [piece for piece in pieces if piece.id is not None]
@@ -247,6 +247,7 @@ class _Speaker:
 
     def __init__(self, talk: Talk, i: int) -> None:
         self.talk, self.i = talk, i
+        self.calls = 0
         self.listening = None
         if talk.format is not None:
             self.listening = calling.Listening(talk.format, _schemas(talk.body.tools))
@@ -255,27 +256,52 @@ class _Speaker:
         return {"index": self.i, "delta": delta, "logprobs": None, "finish_reason": finish}
 
     def said(self, piece: Piece) -> list[dict[str, Any]]:
-        """The chunks' choices that a piece brings; the last piece brings calls and the end."""
-        text = piece.text if self.listening is None else self.listening.push(piece.text)
-        told = self.choice({"content": text} if text else {})
-        tokenizer, body = self.talk.service.lm.tokenizer, self.talk.body
-        if body.logprobs and piece.id is not None:
-            told["logprobs"] = {"content": [words.chosen(tokenizer, piece)]}
-        if body.internals is not None and piece.id is not None:
-            told["internals"] = [words.looked(tokenizer, piece)]
-        chunks = [told] if text or told["logprobs"] or "internals" in told else []
-        return chunks if piece.generation is None else [*chunks, *self._end(piece.generation)]
+        """The chunks' choices that a piece brings; the first has what is told of its token."""
+        heard: list[calling.Heard] = [piece.text] if piece.text else []
+        if self.listening is not None:
+            heard = self.listening.push(piece.text)
+            heard += self.listening.finish() if piece.generation is not None else []
+        chunks = [self.choice(self._delta(one)) for one in heard]
+        if about := self._about(piece):
+            chunks = chunks or [self.choice({})]
+            chunks[0] |= about
+        if piece.generation is not None:
+            whole = self.listening is not None and self.listening.whole
+            chunks.append(self.choice({}, _ending(piece.generation, whole)))
+        return chunks
 
-    def _end(self, done: Generation) -> list[dict[str, Any]]:
-        rest, calls = ("", []) if self.listening is None else self.listening.finish()
-        chunks = [self.choice({"content": rest})] if rest else []
-        chunks += [self.choice({"tool_calls": [_call(j, call)]}) for j, call in enumerate(calls)]
-        return [*chunks, self.choice({}, "tool_calls" if calls else words.ending(done))]
+    def _about(self, piece: Piece) -> dict[str, Any]:
+        """What was asked for about the token that was chosen."""
+        if piece.id is None:
+            return {}
+        tokenizer, body, about = self.talk.service.lm.tokenizer, self.talk.body, {}
+        if body.logprobs:
+            about["logprobs"] = {"content": [words.chosen(tokenizer, piece)]}
+        if body.internals is not None:
+            about["internals"] = [words.looked(tokenizer, piece)]
+        return about
+
+    def _delta(self, heard: calling.Heard) -> dict[str, Any]:
+        """Words, a call that begins, or more of its arguments."""
+        if isinstance(heard, str):
+            return {"content": heard}
+        if isinstance(heard, calling.Begun):
+            self.calls += 1
+            more = _call(calling.Call(heard.name, ""))
+        else:
+            more = {"function": {"arguments": heard.arguments}}
+        return {"tool_calls": [{"index": self.calls - 1, **more}]}
 
 
-def _call(index: int, call: calling.Call) -> dict[str, Any]:
+def _call(call: calling.Call) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"index": index, "id": words.named("call"), "type": "function", "function": function}
+    return {"id": words.named("call"), "type": "function", "function": function}
+
+
+def _ending(done: Generation, called: bool) -> str:
+    """OpenAI's word for what ended an answer: calls, unless it was cut off before they were whole."""
+    ending = words.ending(done)
+    return "tool_calls" if called and ending == "stop" else ending
 
 
 def _done(pieces: Sequence[Piece]) -> Generation:

@@ -58,4 +58,4 @@ def loose(constant: str) -> str:
         if part
     )
     pattern = pattern.replace(ID, "[a-zA-Z0-9_-]+").replace(COUNT, "[0-9]+")
-    return rf"\s*{pattern}\s*"
+    return re.sub(r"(?:\\s\*)+", r"\\s*", rf"\s*{pattern}\s*")  # one after another would be tried in all ways
