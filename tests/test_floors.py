@@ -43,3 +43,11 @@ def test_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr or f"{module} imports torch"
+
+
+def test_the_model_loads_no_compiler() -> None:
+    code = "import sys, cutaway.model.decoder; sys.exit('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (
+        done.stderr or "cutaway.model.decoder imports torch's compiler: two seconds, 70 MB"
+    )

@@ -56,7 +56,11 @@ class MoE(nn.Module):
         scores = tap("scores", widened(self.router(x)).softmax(dim=-1))
         choice, weights = self._chosen(scores, pos, x.dtype)
         read = tap("read", x)
-        said: Any = self._said  # what disables compiling hides its type
+        said: Any = self._said
+        # Each batch gives experts other shapes: all would be compiled anew. Said here, since a decorator loads
+        # the compiler, two seconds and 70 MB, wherever the model is imported.
+        if torch.compiler.is_compiling():
+            said = torch.compiler.disable(said)
         out = said(read.flatten(0, 1), choice.flatten(0, 1), weights.flatten(0, 1))
         out = out.view_as(x)
         if self.shared is not None:
@@ -77,7 +81,6 @@ class MoE(nn.Module):
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return choice, tap("weights", weights.to(dtype))
 
-    @torch.compiler.disable  # each batch gives experts other shapes: all would be compiled anew
     def _said(
         self, x: Float[Tensor, "n d"], choice: Int[Tensor, "n k"], weights: Float[Tensor, "n k"]
     ) -> Float[Tensor, "n d"]:
