@@ -57,8 +57,8 @@ class MoE(nn.Module):
         choice, weights = self._chosen(scores, pos, x.dtype)
         read = tap("read", x)
         said: Any = self._said
-        # Each batch gives experts other shapes: all would be compiled anew. Said here, since a decorator loads
-        # the compiler, two seconds and 70 MB, wherever the model is imported.
+        # Each batch gives experts other shapes: all would be compiled anew. A decorator would load the
+        # compiler, two seconds and 70 MB, wherever the model is imported.
         if torch.compiler.is_compiling():
             said = torch.compiler.disable(said)
         out = said(read.flatten(0, 1), choice.flatten(0, 1), weights.flatten(0, 1))

@@ -83,7 +83,7 @@ class Run:
     average: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     recompute: bool = False
-    loss_rows: int = 1024
+    loss_rows: int = 512
     compile: Literal["auto", "always", "never"] = "auto"
     device: str = "auto"
     threads: int | None = None

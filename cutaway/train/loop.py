@@ -121,7 +121,7 @@ class Training:
                 mean.lerp_(parameter.detach(), 1 - self.run.average)
         self.step += 1
         if self.device.type == "cpu":
-            machine.keep_memory()  # not before a step was made: what compiling it took is given back
+            machine.keep_memory()  # once a step was made: what compiling it took is given back
         return {
             "loss": loss,
             "entropy": entropy,

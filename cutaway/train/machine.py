@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import shutil
 import time
 from contextlib import suppress
+from functools import cache
 
 import torch
 
@@ -52,11 +54,15 @@ def precision(wanted: str, device: torch.device) -> str:
     return "bfloat16" if half else "float32"
 
 
+@cache
 def keep_memory() -> None:
-    """Asks glibc to keep freed memory for the next step instead of giving every large tensor back to the
-    system, whose fresh pages cost a fault each. Elsewhere nothing happens.
+    """Gives back what is free now, and asks glibc to keep what is freed from here on for the next step: every
+    large tensor is otherwise given back to the system, whose fresh pages cost a fault each. Once a process;
+    without glibc nothing happens.
     """
+    gc.collect()
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
+        libc.malloc_trim(0)
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
