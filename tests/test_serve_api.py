@@ -1,19 +1,24 @@
 """The API as OpenAI's own client sees it, and as someone who writes JSON by hand does."""
 
 import base64
+import gc
 import json
 import re
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cutaway.generate.sample import log_softmax
+from cutaway.lm import LanguageModel
 from tests import serving
 from tests.serving import NAME, Server
+
+from cutaway.serve.service import ready  # isort: skip
 
 openai = pytest.importorskip("openai")
 
@@ -80,6 +85,19 @@ def test_the_model_is_listed_and_no_other(client: Any) -> None:
         client.models.retrieve("gpt-4")
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
         client.chat.completions.create(model="gpt-4", messages=HELLO)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_what_the_first_request_needs_is_there_before_it(server: Server, tells: bool) -> None:
+    service = server.service
+    if not tells:  # a model without a template is made ready too
+        lm = LanguageModel(replace(service.lm.checkpoint, chat_template=None))
+        service = replace(service, lm=lm)
+    try:
+        ready(service)
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_tokens_there_and_back(server: Server) -> None:

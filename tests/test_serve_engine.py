@@ -438,6 +438,26 @@ def test_a_long_prompt_stops_nobody():
         assert sum(len(text) for text in call if len(text) > 1) <= 24
 
 
+def test_all_tokens_of_a_step_are_chosen_before_any_is_told():
+    engine, chosen = Paged(gated=True), []
+    with scheduler(engine) as made:
+        tickets = [made.submit(job([n + 1], max_tokens=5, ignore_eos=True)) for n in range(3)]
+
+        def told(piece: Piece) -> None:
+            if piece.id is not None:
+                chosen.append(sorted(len(answer.run.pieces) for answer in answers))
+
+        assert engine.entered.acquire(timeout=10)
+        while len(made._running) < 3:
+            engine.pass_step()
+        answers = list(made._running)
+        for ticket in tickets:
+            ticket.subscribe(told)
+        chosen.clear()
+        engine.pass_step()
+        assert len(chosen) == 3 and chosen[0] == chosen[1] == chosen[2]
+
+
 def test_short_prompts_do_not_wait_for_a_long_one():
     reads = Paged(max_context=400, gated=True)
     with scheduler(reads, prefill_chunk=16) as serves:

@@ -111,7 +111,9 @@ def serve(
     service = _service(lm, name or _own_name(model), limits, log_prompts)
     from cutaway.serve.app import build
     from cutaway.serve.guard import Gate
+    from cutaway.serve.service import ready
 
+    ready(service)
     hosts = None if key is not None or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
     named = None if hosts is None else (*hosts, *(one.lower() for one in allow_host))
     gate = Gate(named, cors, key, limits.body_bytes, limits.body_seconds)

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -31,10 +30,6 @@ from cutaway.serve.step import Part, read
 from cutaway.serve.ticket import Cancelled, Closing, Job, QueueFull, Ticket
 
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "Ticket"]
-
-CHOOSERS = min(
-    4, os.cpu_count() or 1
-)  # threads that choose tokens: numpy works on large arrays beside itself
 
 
 @runtime_checkable
@@ -106,7 +101,6 @@ class Scheduler:
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
         self._closing = False
-        self._choosers = ThreadPoolExecutor(CHOOSERS, "cutaway-choose")
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="cutaway-model", daemon=True)
         self._thread.start()
@@ -185,12 +179,11 @@ class Scheduler:
     # ---- the model's thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        with self._choosers:
-            while self._admit():
-                try:
-                    self._step()
-                except Exception as error:  # a fault of ours ends what runs, and nothing else
-                    self._end_all(list(self._running), error)
+        while self._admit():
+            try:
+                self._step()
+            except Exception as error:  # a fault of ours ends what runs, and nothing else
+                self._end_all(list(self._running), error)
 
     def _admit(self) -> bool:
         """Lets go of what was cancelled, and begins what there is room for. False once all is over."""
@@ -238,9 +231,11 @@ class Scheduler:
         except Exception as error:
             self._end_all([part.answer for part in parts], error)
             return
-        chosen = self._choosers.map(_say, parts) if len(parts) > 1 else map(_say, parts)
-        for part, said in zip(parts, chosen, strict=True):
-            self._advance(part, said)
+        chosen = [_say(part) for part in parts]
+        for part in parts:
+            self._keep(part)
+        for part, said in zip(parts, chosen, strict=True):  # last: who is told takes turns with this thread
+            self._tell(part.answer, said)
         seconds = time.perf_counter() - started
         self._pace.saw(len(decoding), sum(len(part.ids) for part in parts) - len(decoding), seconds)
         with self._wake:
@@ -267,15 +262,18 @@ class Scheduler:
                 answer.served = self._counts["steps"]
         return parts
 
-    def _advance(self, part: Part, said: list[Piece] | Exception) -> None:
-        """What a text has read is kept for others, and what it says is told."""
+    def _keep(self, part: Part) -> None:
+        """What a text has read is kept for others, and counted when its prompt is."""
         answer = part.answer
-        if isinstance(said, Exception):
-            self._end_all([answer], said)
-            return
         answer.keep(self._prefixes)
         if answer.state.length - len(part.ids) < len(answer.prompt) <= answer.state.length:
             self._count(prompt_tokens=len(answer.prompt), shared_tokens=answer.shared)
+
+    def _tell(self, answer: Answer, said: list[Piece] | Exception) -> None:
+        """What a text says is told; at its end it leaves."""
+        if isinstance(said, Exception):
+            self._end_all([answer], said)
+            return
         self._count(generated_tokens=sum(piece.id is not None for piece in said))
         if answer.run.reason is not None:
             self._leave(answer)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import logging
 import time
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import cutaway
+from cutaway.errors import Refused
 from cutaway.generate import constrain
 from cutaway.generate import internals as inside
 from cutaway.generate.sample import Settings
@@ -126,6 +129,26 @@ class Service:
             return None
         ends = self.lm.checkpoint.defaults.get("eos_ids", ())
         return grammar.begin(self.lm.tokenizer, ends if isinstance(ends, tuple) else ())
+
+
+def ready(service: Service) -> None:
+    """Makes what the first requests would wait for: the model's and the template's tables, and the grammars'
+    vocabulary. What is there by now stays to the end, so garbage collection is told to leave it: a round
+    through all of it stopped every answer for 80 ms.
+    """
+    lm = service.lm
+    if service.scheduler is None:
+        lm.embed(["Hello"])
+    else:
+        lm.generate("Hello", max_tokens=2)
+        for make in (
+            lambda: lm.chat_ids([{"role": "user", "content": "Hello"}]),
+            lambda: service.constraint(constrain.json_object()),
+        ):
+            with contextlib.suppress(Refused):  # a model that has none says so to who asks
+                make()
+    gc.collect()
+    gc.freeze()
 
 
 SAMPLERS = tuple(
