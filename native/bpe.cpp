@@ -82,11 +82,13 @@ class Encoder {
     // Whether short pieces can be merged together, without asking first whether one is a token.
     bool together() const { return header_.bytewise && !header_.tied && (header_.closed || !header_.whole); }
 
-    // The ids of a piece that was, by symbols that are written as themselves: false where one is not.
-    CUTAWAY_INLINE bool take(const Together::Lane& lane, int32_t* ids) const {
+    // The ids of a piece that was, put into `ids` unless symbols are their ids; null where a symbol is not written as
+    // itself.
+    CUTAWAY_INLINE const int32_t* take(const Together::Lane& lane, int32_t* ids) const {
+        if (header_.plain) return reinterpret_cast<const int32_t*>(lane.first());
         int32_t least = 0;
-        for (size_t i = 0; i < lane.count; ++i) least = std::min(least, ids[i] = vocabulary_.written(lane.symbol(i)));
-        return least == 0;
+        for (size_t i = 0; i < lane.count; ++i) least = std::min(least, ids[i] = vocabulary_.written(lane.first()[i]));
+        return least == 0 ? ids : nullptr;
     }
 
   private:
@@ -235,6 +237,9 @@ struct Key {
     uint64_t low, high, hash;
     const uint8_t* text;
     size_t size;
+
+    // Of a short piece, with what makes them 16.
+    const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(&low); }
 };
 
 // Of 16 bytes, the first so many.
@@ -302,7 +307,7 @@ class Cache {
         // Whether this is the piece's entry, with its ids in it.
         bool holds(const Key& key) const {
             const uint32_t now = state.load(std::memory_order_acquire);
-            return now - 1 < kStored - 1 && ((low ^ key.low) | (high ^ key.high)) == 0;
+            return (now - 1 < kStored - 1) & (((low ^ key.low) | (high ^ key.high)) == 0);
         }
     };
     std::shared_mutex lock;
@@ -334,14 +339,15 @@ class Cache {
         return nullptr;
     }
 
-    void add(const Key& key, const int32_t* ids, size_t count) {
+    // Whether the piece was added; whoever adds pieces tells relieve() how many.
+    bool add(const Key& key, const int32_t* ids, size_t count) {
         const bool stored = count > 3 || key.size > kShort;
         size_t start = 0;
-        if (filled_.load(std::memory_order_relaxed) > (1ull << bits_) * 5 / 8) return;
+        if (filled_.load(std::memory_order_relaxed) > (1ull << bits_) * 5 / 8) return false;
         if (stored) {
             const size_t words = count + (key.size > kShort ? (key.size + 3) / 4 : 0);
             start = stored_.fetch_add(words, std::memory_order_relaxed);
-            if (start + words > store_->size() / 4) return;
+            if (start + words > store_->size() / 4) return false;
             std::memcpy(store() + start, ids, count * 4);
             if (key.size > kShort) std::memcpy(store() + start + count, key.text, key.size);
         }
@@ -351,7 +357,7 @@ class Cache {
             uint32_t state = entry.state.load(std::memory_order_acquire);
             if (state != 0 || !entry.state.compare_exchange_strong(state, kBusy, std::memory_order_acquire)) {
                 // A batch may hold a new piece twice.
-                if (state != kBusy && entry.low == key.low && entry.high == key.high && !stored) return;
+                if (state != kBusy && entry.low == key.low && entry.high == key.high && !stored) return false;
                 continue;
             }
             entry.low = key.low;
@@ -360,31 +366,39 @@ class Cache {
                 entry.ids[0] = static_cast<int32_t>(start);
                 entry.ids[1] = static_cast<int32_t>(count);
             } else {
-                std::copy_n(ids, count, entry.ids);
-                std::fill_n(entry.ids + count, 3 - count, 0);
+                for (size_t j = 0; j < 3; ++j) entry.ids[j] = j < count ? ids[j] : 0;
             }
             entry.state.store(stored ? kStored : static_cast<uint32_t>(count) + 1, std::memory_order_release);
-            filled_.fetch_add(1, std::memory_order_relaxed);
-            return;
+            return true;
         }
+        return false;
     }
 
     // Makes room if there is little left, for which it lets go of the lock and takes it again. To be called often: once
     // full the cache takes nothing, and every new piece is encoded anew.
-    void relieve(std::shared_lock<std::shared_mutex>& shared) {
+    void relieve(std::shared_lock<std::shared_mutex>& shared, size_t added) {
+        if (added > 0) filled_.fetch_add(added, std::memory_order_relaxed);
         if (!crowded()) return;
         shared.unlock();
         {
             const std::unique_lock alone(lock);
-            if (crowded()) grow();
+            if (crowded()) grow(std::min(bits_ + 2, most_bits_));
         }
         shared.lock();
+    }
+
+    // Makes room for the pieces of so much text, of which few are new to more than prose. Nobody may hold the lock.
+    void expect(size_t size) {
+        const auto bits = std::min<unsigned>(most_bits_, static_cast<unsigned>(std::bit_width(size / kBytesAPlace)));
+        const std::unique_lock alone(lock);
+        if (bits > bits_) grow(bits);
     }
 
     size_t bytes() const { return table_->size() + store_->size(); }
 
   private:
     static constexpr int kTries = 32;
+    static constexpr size_t kBytesAPlace = 40;  // of text: a new piece of prose comes every 80 bytes in the first 10 MB
     unsigned bits_ = 0;
     unsigned most_bits_ = kFirstBits;
     std::unique_ptr<Memory> table_, store_;
@@ -395,12 +409,12 @@ class Cache {
                stored_.load(std::memory_order_relaxed) > store_->size() / 8;
     }
 
-    // Several times the room, or at its largest an empty cache. Nobody else may be at work in it.
-    void grow() {
+    // More room, or at its largest an empty cache. Nobody else may be at work in it.
+    void grow(unsigned bits) {
         if (bits_ >= most_bits_) return make(bits_);
         const std::unique_ptr<Memory> old = std::move(table_), kept = std::move(store_);
         const size_t count = 1ull << bits_, used = std::min(stored_.load(), kept->size() / 4);
-        make(bits_ + (bits_ + 2 <= most_bits_ ? 2 : 1));
+        make(bits);
         std::memcpy(store_->data(), kept->data(), used * 4);
         stored_ = used;
         const auto* entries_before = reinterpret_cast<const Entry*>(old->data());
@@ -455,6 +469,7 @@ struct Worker {
     Key keys[kBatch];
     int32_t* out = nullptr;  // of the job
     size_t used = 0, room = 0;
+    size_t added = 0;  // to the cache
     std::vector<int32_t> own;
     Together together;
     std::array<Together::Lane, Together::kLanes> lanes;
@@ -536,12 +551,18 @@ struct Worker {
     // Puts short pieces of the batch that are not in the cache there, from one on that is not.
     void see(Cache& cache, size_t place, size_t count) {
         const Cache::Firsts firsts = cache.firsts();
+        std::array<uint16_t, kBatch> asked;
+        size_t missing = 0;
+        for (size_t i = place; i < count; ++i) {  // which do not follow from what came before, so without a branch
+            asked[missing] = static_cast<uint16_t>(i);
+            missing += !firsts[keys[i]].holds(keys[i]) & (keys[i].size <= kShort);
+        }
         size_t used_lanes = 0;
-        for (size_t i = place; i < count; ++i) {
+        for (size_t one = 0; one < missing; ++one) {
+            const size_t i = asked[one];
             uint32_t size = 0;
-            if (firsts[keys[i]].holds(keys[i]) || keys[i].size > kShort) continue;
             seen[used_lanes] = i;
-            lanes[used_lanes].text = keys[i].text;
+            lanes[used_lanes].text = keys[i].bytes();
             lanes[used_lanes].count = static_cast<uint32_t>(keys[i].size);
             used_lanes += cache.find(keys[i], size) == nullptr;
             if (used_lanes == Together::kLanes) see_lanes(cache, std::exchange(used_lanes, 0));
@@ -553,9 +574,9 @@ struct Worker {
         together.merge(lanes.data(), count);
         for (size_t i = 0; i < count; ++i) {
             const Key& key = keys[seen[i]];
-            std::array<int32_t, 16> ids{};
-            if (encoder.take(lanes[i], ids.data())) {
-                cache.add(key, ids.data(), lanes[i].count);
+            std::array<int32_t, 16> held{};
+            if (const int32_t* ids = encoder.take(lanes[i], held.data())) {
+                added += cache.add(key, ids, lanes[i].count);
             } else {
                 encoded(cache, key);
             }
@@ -574,7 +595,7 @@ struct Worker {
         const bool lacked = std::exchange(fresh.lacking, false);
         encoder.encode(key.text, key.size, fresh);
         if (!fresh.lacking && key.size <= kLongestCached && !fresh.values.empty()) {
-            cache.add(key, fresh.values.data(), fresh.values.size());
+            added += cache.add(key, fresh.values.data(), fresh.values.size());
         }
         fresh.lacking |= lacked;
     }
@@ -611,6 +632,7 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
     const auto whole = static_cast<size_t>(starts[texts]);
     std::atomic<size_t> next{0};
     std::atomic<bool> lacking{false};
+    tokenizer.cache.expect(whole);
     const auto work = [&](int, int workers) {
         Worker worker(tokenizer.vocabulary, pattern);
         size_t written = 0;  // alone, a thread writes every job's ids to their final place
@@ -631,7 +653,7 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const
                     while (const size_t count = worker.scanner.next(worker.ends, kBatch)) {
                         const size_t reached = worker.ends[count - 1];
                         worker.encode(tokenizer.cache, text + begin, done, count, whole - begin);
-                        tokenizer.cache.relieve(shared);
+                        tokenizer.cache.relieve(shared, std::exchange(worker.added, 0));
                         done = reached;
                     }
                     std::atomic_ref<int64_t>(counts[i]).fetch_add(static_cast<int64_t>(worker.used - before));
@@ -696,7 +718,7 @@ CUTAWAY_API int64_t cutaway_tokenizer_pieces(void* tokenizer, const uint8_t* tex
         {
             std::shared_lock shared(self.cache.lock);
             worker.encode(self.cache, text, begin, batch, limit);
-            self.cache.relieve(shared);
+            self.cache.relieve(shared, std::exchange(worker.added, 0));
         }
         if (worker.used > 0) std::memcpy(out + written, worker.out, worker.used * 4);
         written += static_cast<int64_t>(worker.used);

@@ -28,12 +28,13 @@ class Together {
     struct alignas(64) Lane {
         std::array<uint32_t, 48> symbols;  // from kFirst on, with borders on both sides
         std::array<uint32_t, 48> pairs;    // the number of each symbol's pair with the next, times 16
-        const uint8_t* text;
-        uint32_t count;  // bytes, and then symbols
+        const uint8_t* text;  // 16 bytes may be read
+        uint32_t count;       // bytes, and then symbols
         uint32_t place;  // of the last merge
+        uint32_t lowest;  // pair, and its place
         Vocabulary::Pair left, right;  // what it made
 
-        uint32_t symbol(size_t i) const { return symbols[kFirst + i]; }
+        const uint32_t* first() const { return symbols.data() + kFirst; }
     };
 
     explicit Together(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {}
@@ -54,26 +55,26 @@ class Together {
     const Vocabulary& vocabulary_;
 
 #if defined(CUTAWAY_X86)
+    // A step in three passes over the lanes, so that what one stores is there when it is loaded as a vector.
     CUTAWAY_AVX512 void merge_avx512(Lane* lanes, size_t count) const {
         std::array<uint8_t, kLanes> at_work;
         size_t left = 0;
         for (size_t i = 0; i < count; ++i) {
-            begin(lanes[i]);
+            begin_avx512(lanes[i]);
             at_work[left] = static_cast<uint8_t>(i);
-            left += advance_avx512(lanes[i], _mm512_load_si512(lanes[i].pairs.data() + kFirst));
+            left += lowest_avx512(lanes[i]);
         }
         while (left > 0) {
-            size_t kept = 0;
+            for (size_t i = 0; i < left; ++i) merge_lowest_avx512(lanes[at_work[i]]);
             for (size_t i = 0; i < left; ++i) {
                 Lane& lane = lanes[at_work[i]];
+                lane.pairs[kFirst + lane.place - 1] = vocabulary_.number_avx512(lane.left) << 4;
+                lane.pairs[kFirst + lane.place] = vocabulary_.number_avx512(lane.right) << 4;
+            }
+            size_t kept = 0;
+            for (size_t i = 0; i < left; ++i) {
                 at_work[kept] = at_work[i];
-                const auto here = static_cast<__mmask16>(1u << lane.place);
-                __m512i pairs = _mm512_load_si512(lane.pairs.data() + kFirst);
-                const auto left_pair = static_cast<int>(vocabulary_.number_avx512(lane.left) << 4);
-                const auto right_pair = static_cast<int>(vocabulary_.number_avx512(lane.right) << 4);
-                pairs = _mm512_mask_set1_epi32(pairs, here >> 1, left_pair);
-                pairs = _mm512_mask_set1_epi32(pairs, here, right_pair);
-                kept += advance_avx512(lane, pairs);
+                kept += lowest_avx512(lanes[at_work[i]]);
             }
             left = kept;
         }
@@ -125,6 +126,7 @@ class Together {
         return true;
     }
 
+    // Notes where the last merge was, and asks for the pairs that it made.
     CUTAWAY_INLINE void ask(Lane& lane, size_t at) const {
         lane.place = static_cast<uint32_t>(at - kFirst);
         --lane.count;
@@ -142,24 +144,55 @@ class Together {
     }
 
 #if defined(CUTAWAY_X86)
-    // The same in two registers.
-    CUTAWAY_AVX512 CUTAWAY_INLINE bool advance_avx512(Lane& lane, __m512i pairs) const {
-        const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        const uint32_t lowest = _mm512_reduce_min_epu32(_mm512_or_si512(pairs, places));
-        if (lowest >= kNoPair) return false;
-        const uint32_t place = lowest & 15;
-        const auto here = static_cast<__mmask16>(1u << place);
-        const auto beyond = static_cast<__mmask16>(~(here << 1));
-        __m512i symbols = _mm512_load_si512(lane.symbols.data() + kFirst);
-        symbols = _mm512_mask_set1_epi32(symbols, here, static_cast<int>(vocabulary_.made(lowest >> 4)));
+    CUTAWAY_AVX512 CUTAWAY_INLINE void begin_avx512(Lane& lane) const {
+        const __m128i text = _mm_loadu_si128(reinterpret_cast<const __m128i*>(lane.text));
+        const __m512i here = _mm512_cvtepu8_epi32(text), next = _mm512_cvtepu8_epi32(_mm_bsrli_si128(text, 1));
+        const auto all = static_cast<__mmask16>((1u << lane.count) - 1);
         const __m512i border = _mm512_set1_epi32(static_cast<int>(kBorder));
-        const __m512i none = _mm512_set1_epi32(static_cast<int>(kNoPair));
-        symbols = _mm512_mask_compress_epi32(border, beyond, symbols);
-        pairs = _mm512_mask_compress_epi32(none, static_cast<__mmask16>(~here), pairs);
+        const __m512i symbols =
+            _mm512_mask_i32gather_epi32(border, all, here, vocabulary_.header().byte_symbols, 4);
+        const __m512i none = _mm512_set1_epi32(static_cast<int>(kNoNumber));
+        const __m512i two = _mm512_or_si512(_mm512_slli_epi32(here, 8), next);
+        const __m512i pairs = _mm512_mask_i32gather_epi32(none, all >> 1, two, vocabulary_.byte_pairs(), 4);
         _mm512_store_si512(lane.symbols.data() + kFirst, symbols);
-        _mm512_store_si512(lane.pairs.data() + kFirst, pairs);
+        _mm512_store_si512(lane.pairs.data() + kFirst, _mm512_slli_epi32(_mm512_min_epu32(pairs, none), 4));
+        lane.symbols[kFirst - 1] = lane.symbols[kFirst + 16] = kBorder;
+    }
+
+    // Finds the lowest pair; false when there is none.
+    CUTAWAY_AVX512 CUTAWAY_INLINE bool lowest_avx512(Lane& lane) const {
+        const auto* pairs = reinterpret_cast<const __m256i*>(lane.pairs.data() + kFirst);
+        const __m256i low = _mm256_or_si256(_mm256_load_si256(pairs), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        const __m256i high = _mm256_or_si256(_mm256_load_si256(pairs + 1), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
+        const __m256i four = _mm256_min_epu32(low, high);
+        __m128i one = _mm_min_epu32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+        one = _mm_min_epu32(one, _mm_shuffle_epi32(one, 0x4E));
+        one = _mm_min_epu32(one, _mm_shuffle_epi32(one, 0xB1));
+        lane.lowest = static_cast<uint32_t>(_mm_cvtsi128_si32(one));
+        return lane.lowest < kNoPair;
+    }
+
+    CUTAWAY_AVX512 CUTAWAY_INLINE void merge_lowest_avx512(Lane& lane) const {
+        const uint32_t place = lane.lowest & 15;
+        uint32_t* symbols = lane.symbols.data() + kFirst;
+        uint32_t* pairs = lane.pairs.data() + kFirst;
+        // What lies last is a border, and no pair.
+        _mm512_store_si512(pairs, _mm512_permutexvar_epi32(without(place), _mm512_load_si512(pairs)));
+        _mm512_store_si512(symbols, _mm512_permutexvar_epi32(without(place + 1), _mm512_load_si512(symbols)));
+        symbols[place] = vocabulary_.made(lane.lowest >> 4);
         ask(lane, kFirst + place);
-        return true;
+    }
+
+    // The places of a register without one, and the last one twice.
+    static CUTAWAY_AVX512 CUTAWAY_INLINE __m512i without(uint32_t place) {
+        static constexpr auto kWithout = [] {
+            std::array<std::array<uint32_t, 16>, 16> out{};
+            for (uint32_t one = 0; one < 16; ++one) {
+                for (uint32_t i = 0; i < 16; ++i) out[one][i] = std::min(i + (i >= one), 15u);
+            }
+            return out;
+        }();
+        return _mm512_loadu_si512(kWithout[place].data());
     }
 #endif
 };

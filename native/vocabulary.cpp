@@ -154,6 +154,7 @@ class Table {
 
     // Empty, for so many pairs: at most four in a bucket of eight on average, so that few are full.
     void clear(size_t pairs) {
+        bucket_bits = 1;
         while (4ull << bucket_bits < pairs) ++bucket_bits;
         entries.assign(kBucket << bucket_bits, kNoEntry);
     }
@@ -161,7 +162,7 @@ class Table {
     // Of equal pairs the first counts.
     void add(uint32_t left, uint32_t right, size_t number) {
         const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
-        size_t place = (mixed(key) >> (64 - bucket_bits)) * kBucket;
+        size_t place = (key * kMix >> (64 - bucket_bits)) * kBucket;
         while (entries[place] != kNoEntry && entries[place] >> 22 != key) place = (place + 1) & (entries.size() - 1);
         if (entries[place] == kNoEntry) entries[place] = key << 22 | number;
     }
@@ -235,6 +236,13 @@ class Compiler {
             symbol.first = static_cast<uint32_t>(first - ranks.begin());
             symbol.past = static_cast<uint32_t>(past - ranks.begin());
         }
+        // Two symbols come to lie beside each other in no text but where merging the two texts alone comes to them, and
+        // then they merge: of all pairs that make a symbol, only its own is ever looked for and found.
+        const auto is_made = [](const Symbol& symbol) { return symbol.left != kNone; };
+        table.clear(static_cast<size_t>(std::count_if(symbols.begin(), symbols.end(), is_made)));
+        for (const Symbol& symbol : symbols) {
+            if (is_made(symbol)) table.add(symbol.left, symbol.right, vocabulary.pair(symbol.left, symbol.right));
+        }
         header.closed = std::none_of(symbols.begin(), symbols.end(),
                                      [](const Symbol& symbol) { return symbol.id >= 0 && symbol.rank == -2; });
         header.monotone = 1;
@@ -302,6 +310,8 @@ class Compiler {
                const uint8_t* text) {
         std::vector<int32_t> written;
         for (const Symbol& symbol : symbols) written.push_back(symbol.unused && symbol.left != kNone ? -1 : symbol.id);
+        header.plain = 1;
+        for (size_t i = 0; i < written.size(); ++i) header.plain &= written[i] == static_cast<int32_t>(i);
         header.bucket_bits = table.bucket_bits;
         out.assign((sizeof(Header) + 63) / 64 * 64, 0);
         put(header, kNodes, trie.nodes.data(), trie.nodes.size());

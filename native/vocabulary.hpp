@@ -14,7 +14,7 @@
 
 namespace cutaway {
 
-inline constexpr uint64_t kMagic = 0x3330656270617763;  // "cwapbe03": raise it with every change of the layout
+inline constexpr uint64_t kMagic = 0x3430656270617763;  // "cwapbe04": raise it with every change of the layout
 inline constexpr uint32_t kNone = 0xFFFFFFFF;
 
 // A node of the trie (a double array: the child by byte c is base ^ c, if that node's parent is this one).
@@ -58,7 +58,7 @@ struct Header {
     uint32_t fuse;
     uint32_t closed;  // merging comes to every symbol that has an id
     uint32_t tied;    // some merges to different symbols have one rank
-    uint32_t pad;
+    uint32_t plain;   // every symbol is written as its own number
     int32_t byte_ids[256];      // -1 without byte fallback
     uint32_t byte_symbols[256];  // bytewise
     uint64_t starts[kSections + 1];
@@ -70,8 +70,9 @@ inline constexpr uint32_t kMostSymbols = (1u << 21) - 1;
 inline constexpr uint32_t kMostPairs = (1u << 22) - 2;
 inline constexpr uint32_t kBorder = kMostSymbols;  // no symbol: it has no pair with any
 
+inline constexpr uint64_t kMix = 0x9E3779B97F4A7C15;
 inline uint64_t mixed(uint64_t value) {
-    value *= 0x9E3779B97F4A7C15;
+    value *= kMix;
     return value ^ value >> 32;
 }
 
@@ -124,7 +125,7 @@ class Vocabulary {
     };
     Pair pair_of(uint32_t left, uint32_t right) const {
         const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
-        return {key, pairs_ + (mixed(key) >> (64 - bucket_bits_)) * kBucket};
+        return {key, pairs_ + (key * kMix >> (64 - bucket_bits_)) * kBucket};
     }
     // The number of a pair's merge, or kNoNumber.
     uint32_t number(const Pair& pair) const {
@@ -135,9 +136,13 @@ class Vocabulary {
 #if defined(CUTAWAY_X86)
     CUTAWAY_AVX512 CUTAWAY_INLINE uint32_t number_avx512(const Pair& pair) const {
         const __m512i keys = _mm512_srli_epi64(_mm512_loadu_si512(pair.bucket), 22);
-        const uint32_t same = _mm512_cmpeq_epi64_mask(keys, _mm512_set1_epi64(static_cast<int64_t>(pair.key)));
-        const uint64_t entry = pair.bucket[__builtin_ctz(same | 1u << (kBucket - 1))];
-        return number(pair, same ? entry : kNoEntry);
+        const __m512i key = _mm512_broadcastq_epi64(_mm_loadu_si64(&pair.key));
+        const uint32_t same = _mm512_cmpeq_epi64_mask(keys, key);
+        const uint64_t last = pair.bucket[kBucket - 1];
+        if ((same | (last == kNoEntry)) == 0) [[unlikely]] return static_cast<uint32_t>(beyond(pair)) & kNoNumber;
+        // Whether there is one no branch can guess.
+        const auto none = static_cast<uint32_t>(static_cast<int32_t>(same - 1) >> 31);
+        return (static_cast<uint32_t>(pair.bucket[__builtin_ctz(same | 1u << (kBucket - 1))]) | none) & kNoNumber;
     }
 #endif
     // The same, or kNone.
@@ -152,6 +157,8 @@ class Vocabulary {
 
     // The number of the pair of two bytes, where text is merged from bytes.
     uint32_t byte_pair(uint8_t left, uint8_t right) const { return byte_pairs_[left << 8 | right]; }
+
+    const uint32_t* byte_pairs() const { return byte_pairs_; }
 
     const uint32_t* text_starts() const { return text_starts_; }
     const uint8_t* text() const { return text_; }
