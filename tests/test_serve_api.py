@@ -53,6 +53,7 @@ SEND = {
 }
 
 
+NAMED = {"type": "function", "function": {"name": "x"}}
 UNHEARD_OF = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
 
 
@@ -414,14 +415,14 @@ def test_responses(server: Server, client: Any) -> None:
         ("/v1/completions", {"prompt": "x", "suffix": "y"}, "suffix", "suffix is not supported"),
         ("/v1/completions", {"prompt": "x", "tempreature": 1}, "tempreature", "not supported"),
         ("/v1/completions", {"prompt": "x", "max_tokens": 9000}, "max_tokens", "8192 .*9001.*1 in the"),
-        ("/v1/completions", {"prompt": [49152]}, None, "outside the model's 0 to 49151"),
-        ("/v1/completions", {"prompt": []}, "prompt", "no prompt"),
+        ("/v1/completions", {"prompt": [49152]}, "prompt", "outside the model's 0 to 49151"),
+        ("/v1/completions", {"prompt": []}, "prompt", "prompt is empty"),
         ("/v1/completions", {"prompt": "x", "n": 17}, "n", "17 .* may ask for 16"),
         ("/v1/completions", {"prompt": "x", "logit_bias": {"cat": 1}}, "logit_bias", "names 'cat'"),
-        ("/v1/completions", {"prompt": "x", "logit_bias": {"99999": 1}}, None, "99999"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"99999": 1}}, "logit_bias", "^logit_bias .* 9{5}"),
         ("/v1/completions", {"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
         ("/v1/completions", {"prompt": "x", "repetition_penalty": 1e-300}, "repetition_penalty", "0.01"),
-        ("/v1/completions", {"prompt": "x", "stop": [""]}, None, "at least one character"),
+        ("/v1/completions", {"prompt": "x", "stop": [""]}, "stop", "empty text"),
         ("/v1/completions", {}, "prompt", "prompt is missing"),
         ("/v1/chat/completions", {"messages": []}, "messages", "at least 1"),
         ("/v1/chat/completions", {"messages": [{"role": "user"}]}, "messages[0].content", "says nothing"),
@@ -439,10 +440,41 @@ def test_responses(server: Server, client: Any) -> None:
         (
             "/v1/chat/completions",
             {"messages": HELLO, "response_format": UNHEARD_OF},
-            None,
+            "response_format",
             "not",
         ),
-        ("/v1/chat/completions", {"messages": HELLO, "internals": {"layers": [2]}}, None, "from 0 to 1"),
+        ("/v1/chat/completions", {"messages": HELLO, "internals": {"layers": [2]}}, "internals", "0 to 1"),
+        ("/v1/chat/completions", {"messages": HELLO, "store": True}, "store", "False"),
+        (
+            "/v1/chat/completions",
+            {"messages": HELLO, "response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+            "missing",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": HELLO, "response_format": {"type": "regex", "regex": "("}},
+            "response_format",
+            "unclosed",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": HELLO, "tools": [LOOK], "tool_choice": NAMED},
+            "tool_choice",
+            "not among the tools",
+        ),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a " * 9000}]}, "messages", "819"),
+        ("/v1/completions", {"prompt": "a " * 9000, "max_tokens": None}, "max_tokens", "8192"),
+        ("/v1/embeddings", {"input": "x"}, "pooling", "^two-layers is a decoder"),
+        ("/v1/embeddings", {"input": [], "pooling": "mean"}, "input", "input is empty"),
+        ("/v1/embeddings", {"input": ["a", ""], "pooling": "mean"}, "input", "no token"),
+        ("/v1/trace", {"text": "x", "values": ["out"], "edits": [{"kind": "ablate", "layer": 1}]},
+         "edits[0].part", "missing"),
+        ("/v1/responses", {"input": []}, "input", "at least 1"),
+        ("/v1/responses", {"input": "a " * 9000}, "input", "8192"),
+        ("/v1/responses", {"input": "x", "text": {"format": {"type": "regex", "regex": "("}}}, "text.format",
+         "unclosed"),
+        ("/v1/responses", {"input": "x", "truncation": "auto"}, "truncation", "disabled"),
         ("/v1/responses", {"input": "x", "store": True}, "store", "False"),
         ("/v1/responses", {"input": "x", "tools": []}, "tools", "not supported"),
     ],
@@ -523,7 +555,11 @@ def until(true: Any) -> None:
 
 def test_metrics_count(server: Server) -> None:
     server.post("/v1/completions", {"prompt": "x", "max_tokens": 3})
+    for path in ("/v1/models/a", "/v1/models/b", "/made-up"):  # however many are asked for, lines do not grow
+        server.get(path)
     page = server.get("/metrics").text
+    assert 'path="/v1/models/{model:path}",status="404"' in page and 'path="other",status="404"' in page
+    assert "made-up" not in page and "/v1/models/a" not in page
     assert 'cutaway_requests_total{path="/v1/completions",status="200"}' in page
     assert re.search(r"^cutaway_generated_tokens_total [1-9]", page, re.M)
     assert "cutaway_first_token_seconds_bucket" in page

@@ -167,7 +167,6 @@ def _refusals(app: FastAPI) -> None:
 
 def _counted(app: Any, service: Service) -> Any:
     """The application with each request counted and, where it asked, its time."""
-    known = {getattr(route, "path", "") for route in app.routes}
 
     async def counted(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -184,7 +183,7 @@ def _counted(app: Any, service: Service) -> Any:
         try:
             await app(scope, receive, watched)
         finally:
-            path = scope["path"] if scope["path"] in known else "other"
+            path = getattr(scope.get("route"), "path", "other")  # the pattern: requests cannot make new ones
             service.metrics.requests.labels(path, status).inc()
             service.metrics.seconds.labels(path).observe(time.perf_counter() - began)
 

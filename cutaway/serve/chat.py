@@ -19,8 +19,8 @@ from cutaway.serve.asking import Asked, client_of, events, in_a_thread, while_th
 from cutaway.serve.dialect import Dialect, dialect
 from cutaway.serve.engine import Job
 from cutaway.serve.schema import Chat, Message, NamedTool, Tool
-from cutaway.serve.service import Service, grammar
-from cutaway.serve.wrong import Wrong
+from cutaway.serve.service import Service
+from cutaway.serve.wrong import Wrong, about
 
 
 async def chat(service: Service, body: Chat, request: HttpRequest) -> Response:
@@ -44,7 +44,8 @@ def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
 def chat_ids(service: Service, given: Sequence[Message], tools: Sequence[Tool] | None) -> list[int]:
     """The ids of a conversation. Refused for a model without a template, and for words that steer it."""
     plain = None if tools is None else [tool.model_dump(exclude_none=True) for tool in tools]
-    return service.lm.chat_ids(messages(given), tools=plain)
+    with about("messages"):
+        return service.lm.chat_ids(messages(given), tools=plain)
 
 
 def _message(message: Message, i: int) -> dict[str, Any]:
@@ -95,8 +96,13 @@ def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], Dialect
     if most == 0:
         raise Wrong(400, f"{param} is 0: an answer has at least one token", param=param)
     most = service.limits.tokens(most, len(ids), service.context, param)
-    format, rules = (None, grammar(body.response_format)) if tools is None else _calls(service, body, tools)
-    constraint = service.constraint(rules)
+    service.check_ids(ids, "messages")
+    if tools is None:
+        format, constraint = None, service.constraint(body.response_format, "response_format")
+    else:
+        with about("tools"):
+            format, rules = _calls(service, body, tools)
+            constraint = service.held_to(rules)
     watch = service.internals(body.internals)
     alternatives = (body.top_logprobs or 0) if body.logprobs else 0
     jobs = [

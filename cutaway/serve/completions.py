@@ -15,7 +15,7 @@ from cutaway.serve import words
 from cutaway.serve.asking import Asked, client_of, events, in_a_thread, while_there
 from cutaway.serve.engine import Job
 from cutaway.serve.schema import Completion
-from cutaway.serve.service import Service, grammar
+from cutaway.serve.service import Service
 from cutaway.serve.ticket import Scored
 from cutaway.serve.wrong import Wrong
 
@@ -35,12 +35,14 @@ async def completion(service: Service, body: Completion, request: HttpRequest) -
         asked.close()
 
 
-def prompts(service: Service, given: str | Sequence[Any]) -> list[list[int]]:
-    """The ids of each prompt: one text or list of ids, or several of either. Ids are taken as they are."""
+def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[list[int]]:
+    """The ids of each text that a field holds: one text or list of ids, or several of either. Ids are taken
+    as they are.
+    """
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
     if not given:
-        raise Wrong(400, "There is no prompt: give at least one", param="prompt")
+        raise Wrong(400, f"{param} is empty: give at least one text", param=param)
     return [service.lm.ids(one) for one in given]
 
 
@@ -49,7 +51,7 @@ def _jobs(service: Service, body: Completion, client: str) -> list[Job]:
     if body.stream_options is not None and not body.stream:
         raise Wrong(400, "stream_options needs stream to be true", param="stream_options")
     context = service.context
-    texts, count = prompts(service, body.prompt), body.n or 1
+    texts, count = prompts(service, body.prompt, "prompt"), body.n or 1
     service.limits.of_texts(len(texts), "prompt")
     service.limits.of_choices(count, "n")
     asked = USUAL if body.max_tokens is None else body.max_tokens
@@ -61,8 +63,9 @@ def _jobs(service: Service, body: Completion, client: str) -> list[Job]:
         )
     for ids in texts:
         service.limits.tokens(asked, len(ids), context, "max_tokens")
-    rules, watch = grammar(body.response_format), service.internals(body.internals)
-    constraint = service.constraint(rules)
+        service.check_ids(ids, "prompt")
+    watch = service.internals(body.internals)
+    constraint = service.constraint(body.response_format, "response_format")
     scored = body.logprobs if body.echo else None
     return [
         Job(

@@ -11,7 +11,7 @@ import numpy as np
 from cutaway.serve.completions import prompts
 from cutaway.serve.schema import Embeddings
 from cutaway.serve.service import Service
-from cutaway.serve.wrong import Wrong
+from cutaway.serve.wrong import Wrong, about
 
 
 def embed(service: Service, body: Embeddings) -> dict[str, Any]:
@@ -19,14 +19,22 @@ def embed(service: Service, body: Embeddings) -> dict[str, Any]:
     service.check_model(body.model)
     given: Any = [body.input] if isinstance(body.input, str) else body.input
     service.limits.of_texts(len(given) if given and not isinstance(given[0], int) else 1, "input")
-    rows, width = prompts(service, body.input), service.lm.config.width
+    rows, width = prompts(service, body.input, "input"), service.lm.config.width
     if body.dimensions not in (None, width):
         raise Wrong(
             400,
             f"This model's vectors have {width} numbers, and no other length: leave dimensions out",
             param="dimensions",
         )
-    vectors = service.lm.embed(rows, body.pooling)
+    if body.pooling is None and not service.lm.is_encoder:
+        raise Wrong(
+            400,
+            f"{service.name} is a decoder, not made to turn texts into vectors: say how to pool its tokens, "
+            "by mean, cls or last",
+            param="pooling",
+        )
+    with about("input"):
+        vectors = service.lm.embed(rows, body.pooling)
     told = _base64 if body.encoding_format == "base64" else _numbers
     data = [
         {"object": "embedding", "index": i, "embedding": told(vector)} for i, vector in enumerate(vectors)

@@ -15,7 +15,8 @@ from cutaway.serve import words
 from cutaway.serve.asking import Asked, client_of, events, in_a_thread, while_there
 from cutaway.serve.engine import Job
 from cutaway.serve.schema import Responses, Sampling
-from cutaway.serve.service import Service, grammar
+from cutaway.serve.service import Service
+from cutaway.serve.wrong import about
 
 
 async def respond(service: Service, body: Responses, request: HttpRequest) -> Response:
@@ -38,10 +39,12 @@ def _job(service: Service, body: Responses, client: str) -> Job:
         messages.append({"role": "user", "content": body.input})
     else:
         messages += [_message(one) for one in body.input]
-    ids = tuple(service.lm.chat_ids(messages))
+    with about("input"):
+        ids = tuple(service.lm.chat_ids(messages))
     most = service.limits.tokens(body.max_output_tokens, len(ids), service.context, "max_output_tokens")
+    service.check_ids(ids, "input")
     sampling = Sampling.model_validate({"temperature": body.temperature, "top_p": body.top_p})
-    constraint = service.constraint(grammar(body.text.format if body.text else None))
+    constraint = service.constraint(body.text.format if body.text else None, "text.format")
     return Job(ids, service.settings(sampling, most, 0, 0), constraint, client=client)
 
 

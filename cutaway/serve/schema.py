@@ -160,6 +160,7 @@ class Chat(Sampling):
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: StrictBool | None = None
+    store: Literal[False] | None = Field(None, description="Nothing is stored: true is refused.")
 
 
 class Completion(Sampling):
@@ -222,6 +223,8 @@ class Responses(Request):
     stream: StrictBool | None = None
     text: ResponseText | None = None
     store: Literal[False] | None = Field(None, description="Nothing is stored: true is refused.")
+    background: Literal[False] | None = None
+    truncation: Literal["disabled"] | None = Field(None, description="A prompt is never cut.")
     user: Text | None = None
 
 

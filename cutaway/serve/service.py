@@ -17,6 +17,7 @@ import cutaway
 from cutaway.errors import Refused
 from cutaway.generate import constrain
 from cutaway.generate import internals as inside
+from cutaway.generate.decode import checked
 from cutaway.generate.sample import Settings
 from cutaway.lm import LanguageModel
 from cutaway.serve.engine import Scheduler
@@ -35,7 +36,7 @@ from cutaway.serve.schema import (
     TextFormat,
 )
 from cutaway.serve.ticket import QueueFull
-from cutaway.serve.wrong import Wrong
+from cutaway.serve.wrong import Wrong, about
 
 Made = TypeVar("Made")
 
@@ -106,24 +107,41 @@ class Service:
         """
         advice = {name: value for name, value in self.lm.checkpoint.defaults.items() if name in SAMPLERS}
         told = {name: value for name in SAMPLERS if (value := getattr(body, name)) is not None}
-        return Settings(
+        stops = _stops(body.stop)
+        if "" in stops:
+            raise Wrong(400, "stop has an empty text, which would end every answer", param="stop")
+        settings = Settings(
             **({"temperature": 1.0} | advice | told),  # pyright: ignore[reportArgumentType]
             max_tokens=max_tokens,
             logit_bias=_bias(body.logit_bias or {}),
-            stop=_stops(body.stop),
+            stop=stops,
             seed=None if body.seed is None else (body.seed + choice) % 2**63,
             logprobs=alternatives,
         )
+        with about("logit_bias"):
+            settings.check(self.writer.engine.vocab)
+        return settings
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """Refuses ids that the model does not have, and a prompt that fills its context."""
+        with about(param):
+            checked(ids, self.lm.tokenizer, self.writer.engine)
 
     def internals(self, asked: Internals | None) -> inside.Internals | None:
         """What is to be watched; Wrong for layers that the model does not have."""
         if asked is None:
             return None
         watch = inside.Internals(tuple(asked.layers), asked.attention, asked.lens)
-        watch.check(len(self.lm.config.blocks), self.writer.engine.vocab)
+        with about("internals"):
+            watch.check(len(self.lm.config.blocks), self.writer.engine.vocab)
         return watch
 
-    def constraint(self, grammar: constrain.Grammar | None) -> constrain.Constraint | None:
+    def constraint(self, asked: Format | ResponseSchema | None, param: str) -> constrain.Constraint | None:
+        """What a response_format holds an answer to, from its first token."""
+        with about(param):
+            return self.held_to(_grammar(asked))
+
+    def held_to(self, grammar: constrain.Grammar | None) -> constrain.Constraint | None:
         """An answer under a grammar, from its first token."""
         if grammar is None:
             return None
@@ -143,7 +161,7 @@ def ready(service: Service) -> None:
         lm.generate("Hello", max_tokens=2)
         for make in (
             lambda: lm.chat_ids([{"role": "user", "content": "Hello"}]),
-            lambda: service.constraint(constrain.json_object()),
+            lambda: service.held_to(constrain.json_object()),
         ):
             with contextlib.suppress(Refused):  # a model that has none says so to who asks
                 make()
@@ -159,7 +177,7 @@ SAMPLERS = tuple(
 )
 
 
-def grammar(asked: Format | ResponseSchema | None) -> constrain.Grammar | None:
+def _grammar(asked: Format | ResponseSchema | None) -> constrain.Grammar | None:
     """The grammar of a response_format, None for text."""
     if asked is None or isinstance(asked, TextFormat):
         return None

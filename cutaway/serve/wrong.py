@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.responses import Response
@@ -62,6 +63,18 @@ def wrong(problem: Exception) -> Wrong:
     )
 
 
+@contextmanager
+def about(param: str) -> Iterator[None]:
+    """What is refused in this block is about this field of the request."""
+    try:
+        yield
+    except ContextFull as problem:
+        raise Wrong(400, str(problem), param=param, code="context_length_exceeded") from None
+    except Refused as problem:
+        said = str(problem)
+        raise Wrong(400, said if said.startswith(param) else _capital(said), param=param) from None
+
+
 def unfit(errors: Sequence[Any]) -> Wrong:
     """A body that does not fit its schema, by the first of pydantic's findings, unknown fields first."""
     first = min(errors, key=_order)
@@ -79,10 +92,14 @@ def unfit(errors: Sequence[Any]) -> Wrong:
 
 
 def _order(error: Any) -> int:
-    """What an object is comes before which fields it then has, and those before their values."""
+    """What an object is comes before which fields it then has, those before their values, and last what is
+    wrong only because the value is another branch's of a union.
+    """
     if error["type"] in ("literal_error", "union_tag_invalid") and error["loc"][-1] == "type":
         return 0
-    return 1 if error["type"] == "extra_forbidden" else 2
+    if error["type"] == "extra_forbidden":
+        return 1
+    return 3 if error["type"].endswith("_type") else 2
 
 
 def answer(problem: Wrong) -> Response:
@@ -94,17 +111,25 @@ def answer(problem: Wrong) -> Response:
 
 def _place(parts: Sequence[str | int]) -> str:
     """messages[0].content; the names of pydantic's branches of a union are left out."""
-    place = ""
+    place, before = "", None
     for part in parts:
         if isinstance(part, int):
             place += f"[{part}]"
-        elif _is_field(part):
+        elif _is_field(part) and not _is_tag(before, part):
             place += f".{part}" if place else part
+        before = part
     return place[:200]
 
 
 def _is_field(part: str) -> bool:
     return not (part[:1].isupper() or "[" in part or part in ("str", "float", "int", "bool", "none"))
+
+
+def _is_tag(before: str | int | None, part: str) -> bool:
+    """Whether a name is no field's, but what tells the branch: a format's type, an edit's kind."""
+    return before in ("response_format", "format") or (
+        isinstance(before, int) and part in ("ablate", "patch", "add")
+    )
 
 
 def _capital(sentence: str) -> str:
