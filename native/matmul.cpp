@@ -46,18 +46,18 @@ namespace avx512 {
 }  // namespace avx512
 #endif
 
-const Kernel& bf16_kernel(const Kernels& kernels) {
+const Kernel& bf16_kernel() {
 #if defined(CUTAWAY_X86)
-    if (&kernels == &avx512::table && has_bf16_products()) return avx512::bf16;
+    if (isa() == Isa::avx512_bf16) return avx512::bf16;
 #endif
-    return kernels.bf16;
+    return chosen().bf16;
 }
 
 const Kernel& kernel(int32_t type) {
     const Kernels& kernels = chosen();
     switch (type) {
         case kF16: return kernels.f16;
-        case kBF16: return bf16_kernel(kernels);
+        case kBF16: return bf16_kernel();
         case kQ4_0: return kernels.q4_0;
         case kQ4_1: return kernels.q4_1;
         case kQ5_0: return kernels.q5_0;
@@ -77,7 +77,7 @@ constexpr int64_t kNear = 192 << 10;  // bytes of vectors that stay in a core's 
 void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride) {
     const Kernel& of = kernel(matrix.type);
     const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
-    const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : matrix.reads_floats() ? 4 : 2);
+    const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : 4);
     const int near = static_cast<int>(std::max<int64_t>(1, kNear / token_bytes / of.most)) * of.most;
     for (int begin = 0; begin < tokens; begin += near) {
         const int end = std::min(tokens, begin + near);

@@ -28,15 +28,17 @@ struct Matrix {
     bool reads_eight_bits() const { return !reads_floats() && type != kBF16; }
 };
 
-// Vectors that a product reads: as floats, as bfloat16, and as q * scale by groups of 32, padded with zeros to whole
-// groups. What belongs to a group lies side by side for all vectors, since a panel meets several at once.
+// Vectors that a product reads: as floats, as bfloat16 (in floats and by itself), and as q * scale by groups of 32, padded
+// with zeros to whole groups. What belongs to a group lies side by side for all vectors, since a panel meets several at
+// once.
 struct Vectors {
     float* x;        // [n width]
-    uint16_t* bf16;  // [n width]
+    float* rounded;  // [n width]: x as bfloat16
+    uint16_t* bf16;  // [n width]: the same
     int8_t* q;       // [n width]
     float* scale;    // [width/32 n]
     float* shift;    // [width/32 n]: scale times the sum of the group's q
-    int32_t* sums;   // [width/32 2 n]: less than nothing by the sum of the group's q, and of its first sixteen
+    int32_t* lacks;  // [width/32 3 n]: -8 times the sum of the group's q, -128 times it, -32 times that of its first half
     int64_t width;   // a multiple of 32
     int64_t count;   // n
 };

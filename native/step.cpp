@@ -63,9 +63,9 @@ class Scratch {
     }
     Vectors vectors(int64_t tokens, int64_t columns) {
         const int64_t width = rounded(columns, kGroup), groups = width / kGroup;
-        return {take<float>(tokens * width),  take<uint16_t>(tokens * width),     take<int8_t>(tokens * width),
-                take<float>(tokens * groups), take<float>(tokens * groups),       take<int32_t>(tokens * groups * 2),
-                width,                        tokens};
+        return {take<float>(tokens * width),  take<float>(tokens * width),  take<uint16_t>(tokens * width),
+                take<int8_t>(tokens * width), take<float>(tokens * groups), take<float>(tokens * groups),
+                take<int32_t>(tokens * groups * 3), width, tokens};
     }
 
   private:
@@ -100,9 +100,16 @@ struct Busy {
 // The room of an expert's vectors among those of all, as vectors of its own.
 Vectors part(const Vectors& all, const Busy& by) {
     const int64_t groups = all.width / kGroup;
-    return {all.x + by.first * all.width,    all.bf16 + by.first * all.width,      all.q + by.first * all.width,
-            all.scale + by.first * groups,   all.shift + by.first * groups,        all.sums + by.first * groups * 2,
-            all.width,                       by.count};
+    const int64_t at = by.first * all.width;
+    return {all.x + at,
+            all.rounded + at,
+            all.bf16 + at,
+            all.q + at,
+            all.scale + by.first * groups,
+            all.shift + by.first * groups,
+            all.lacks + by.first * groups * 3,
+            all.width,
+            by.count};
 }
 
 // How far the workers are with one phase.
@@ -124,7 +131,7 @@ class Rows {
     Rows(std::span<const Product> products, const Vectors& in, int tokens, float* out, int64_t stride, int workers)
         : products_(products), in_(in), tokens_(tokens), out_(out), stride_(stride) {
         for (const Product& each : products) panels_ += each.matrix->panel_count();
-        piece_ = std::clamp<int64_t>(panels_ / (4 * workers), 1, tokens > 8 ? 4 : 64);
+        piece_ = std::clamp<int64_t>(panels_ / (4 * workers), 1, tokens > 8 ? 1 : 64);
     }
 
     int64_t pieces() const { return (panels_ + piece_ - 1) / piece_; }

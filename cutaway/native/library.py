@@ -2,8 +2,8 @@
 
 Nothing here is needed for a right answer: each kernel has a twin in Python that computes the same bits,
 slower. Three variables of the environment are read: CUTAWAY_THREADS (how many threads), CUTAWAY_ISA (a
-lower instruction set than the processor's best: avx512, avx2, neon, portable) and CUTAWAY_PURE (do without
-the core).
+instruction set other than the processor's best: avx512_bf16, avx512, avx2, neon, portable) and CUTAWAY_PURE
+(do without the core).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ABI = 2
 
 # Instruction sets by the number that native/isa.hpp gives them.
-SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3}
+SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3, "avx512_bf16": 4}
 
 
 def available() -> bool:
@@ -43,7 +43,7 @@ def why_not() -> str | None:
 
 
 def isa() -> str:
-    """The instruction set the kernels use: avx512, avx2, neon or portable; "twin" when the core is absent."""
+    """The instruction set the kernels use, one of SETS; "twin" when the core is absent."""
     core = _load()
     if isinstance(core, str):
         return "twin"

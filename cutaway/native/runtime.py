@@ -143,7 +143,7 @@ class Vectors(ctypes.Structure):
     """native/matmul.hpp's Vectors."""
 
     _fields_ = [
-        *((name, _POINTER) for name in ("x", "bf16", "q", "scale", "shift", "sums")),
+        *((name, _POINTER) for name in ("x", "rounded", "bf16", "q", "scale", "shift", "lacks")),
         ("width", _LONG),
         ("count", _LONG),
     ]
@@ -158,14 +158,14 @@ def multiply(type: str, rows: int, columns: int, panels: np.ndarray, x: np.ndarr
     if panels.size != packed_bytes(type, rows, columns) or x.shape[1:] != (columns,):
         raise Refused(f"The panels or the vectors are not those of {rows} rows of {columns} values.")
     n, width = len(x), -(-columns // 32) * 32
-    padded = np.zeros((n, width), np.float32)
+    padded, rounded = np.zeros((2, n, width), np.float32)
     padded[:, :columns] = x
     bf16, q = np.zeros((n, width), np.uint16), np.zeros((n, width), np.int8)
-    sums = np.zeros((n, width // 16), np.int32)
+    lacks = np.zeros((n, width // 32, 3), np.int32)
     scale, shift = np.zeros((2, n, width // 32), np.float32)
     out = np.zeros((n, -(-rows // PANEL) * PANEL), np.float32)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
-    vectors = Vectors(*(a.ctypes.data for a in (padded, bf16, q, scale, shift, sums)), width, n)
+    vectors = Vectors(*(a.ctypes.data for a in (padded, rounded, bf16, q, scale, shift, lacks)), width, n)
     call(matrix, vectors, n, out.ctypes.data)
     return out[:, :rows]
 

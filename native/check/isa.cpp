@@ -82,13 +82,14 @@ std::vector<float> product(const Kind& kind, int rows, int columns, const std::v
                            std::vector<float> x, int tokens) {
     const int64_t width = (columns + 31) / 32 * 32, groups = width / 32;
     std::vector<int8_t> q(static_cast<size_t>(tokens * width));
+    std::vector<float> rounded(q.size());
     std::vector<uint16_t> bf16(q.size());
     std::vector<float> scale(static_cast<size_t>(tokens * groups)), shift(scale.size());
-    std::vector<int32_t> sums(2 * scale.size());
+    std::vector<int32_t> lacks(3 * scale.size());
     std::vector<float> out(static_cast<size_t>(tokens * ((rows + 15) / 16 * 16)));
     const Matrix matrix = {panels.data(), nullptr, kind.type, rows, columns, 0};
-    const Vectors in = {x.data(),     bf16.data(), q.data(), scale.data(),
-                        shift.data(), sums.data(), width,    static_cast<int64_t>(q.size()) / width};
+    const Vectors in = {x.data(),     rounded.data(), bf16.data(), q.data(), scale.data(),
+                        shift.data(), lacks.data(),   width,       static_cast<int64_t>(q.size()) / width};
     cutaway_multiply(&matrix, &in, tokens, out.data());
     return out;
 }
