@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 
@@ -50,6 +51,36 @@ def test_steps_that_the_machine_held_up_teach_nothing() -> None:
 
 def test_prompts_are_read_on_where_an_id_takes_longer_than_there_is_room_for() -> None:
     assert set(steps(0.1, length=50)[1][1:]) == {LEAST}
+
+
+@pytest.mark.parametrize("an_id", [0.0, 0.00001])
+def test_what_the_last_prompt_took_is_not_relied_on_at_the_next(an_id: float) -> None:
+    pace = Pace(256)
+    for _ in range(40):
+        pace.saw(4, 0, 0.008)
+    for _ in range(40):
+        pace.saw(4, 64, 0.008 + 64 * an_id)
+    assert pace.allowed(4) == (128 if an_id else FIRST)
+    pace.saw(4, 0, 0.008)
+    read = []
+    while len(read) < 12:  # the next takes a hundred times as long
+        read.append(pace.allowed(4))
+        pace.saw(4, read[-1], 0.008 + read[-1] * 0.001)
+    assert read[0] == max(read) == FIRST and read[-1] == LEAST
+
+
+def test_steps_read_more_while_they_have_room() -> None:
+    read = steps(0.000001, most=1000, length=3000)[1]
+    assert read[0] == FIRST and all(after <= 2 * before for before, after in pairwise(read))
+    assert max(read) > 500
+
+
+def test_nobody_waits_for_a_prompt_that_is_read_alone() -> None:
+    pace = Pace(256)
+    pace.saw(4, 0, 0.008)
+    pace.saw(4, 4, 0.012)
+    pace.saw(0, 256, 0.2)
+    assert pace.allowed(0) == 256 and pace.allowed(4) <= FIRST
 
 
 def test_nothing_is_known_at_first_and_nobody_waits() -> None:
