@@ -33,7 +33,7 @@ struct Matrix {
 // once.
 struct Vectors {
     float* x;        // [n width]
-    float* rounded;  // [n width]: x as bfloat16
+    float* rounded;  // [n width]: x as bfloat16, or null where no matrix reads it
     uint16_t* bf16;  // [n width]: the same
     int8_t* q;       // [n width]
     float* scale;    // [width/32 n]

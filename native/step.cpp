@@ -61,11 +61,18 @@ class Scratch {
         taken_ += size;
         return static_cast<T*>(std::memset(memory, 0, static_cast<size_t>(size)));
     }
-    Vectors vectors(int64_t tokens, int64_t columns) {
+    // `with_bf16`: whether some matrix reads them so.
+    Vectors vectors(int64_t tokens, int64_t columns, bool with_bf16) {
         const int64_t width = rounded(columns, kGroup), groups = width / kGroup;
-        return {take<float>(tokens * width),  take<float>(tokens * width),  take<uint16_t>(tokens * width),
-                take<int8_t>(tokens * width), take<float>(tokens * groups), take<float>(tokens * groups),
-                take<int32_t>(tokens * groups * 3), width, tokens};
+        return {take<float>(tokens * width),
+                with_bf16 ? take<float>(tokens * width) : nullptr,
+                with_bf16 ? take<uint16_t>(tokens * width) : nullptr,
+                take<int8_t>(tokens * width),
+                take<float>(tokens * groups),
+                take<float>(tokens * groups),
+                take<int32_t>(tokens * groups * 3),
+                width,
+                tokens};
     }
 
   private:
@@ -82,8 +89,8 @@ class Scratch {
 
 thread_local Scratch::Kept Scratch::kept_;
 
-void quantise_vector(const Vectors& of, int64_t token, int64_t first, int64_t last) {
-    quantise(of.x + token * of.width + first * kGroup, first, last, of, token);
+void quantise_vector(const Vectors& of, int64_t token) {
+    quantise({of.x + token * of.width, of.width, token, 1}, 0, of.width / kGroup, of);
 }
 
 // Tokens of one sequence that look together, over all of its pages, or over one (page >= 0).
@@ -101,9 +108,10 @@ struct Busy {
 Vectors part(const Vectors& all, const Busy& by) {
     const int64_t groups = all.width / kGroup;
     const int64_t at = by.first * all.width;
+    const bool with_bf16 = all.rounded != nullptr;
     return {all.x + at,
-            all.rounded + at,
-            all.bf16 + at,
+            with_bf16 ? all.rounded + at : nullptr,
+            with_bf16 ? all.bf16 + at : nullptr,
             all.q + at,
             all.scale + by.first * groups,
             all.shift + by.first * groups,
@@ -177,7 +185,7 @@ class Step {
 
     void work(int workers) {
         Worker worker{workers};
-        each(worker, tokens_, 1, [&](int64_t token) { begin(token); });
+        each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) { begin(token); });
         for (int i = 0; i < model_.layer_count; ++i) layer(model_.layers[i], i, worker);
         head(worker);
     }
@@ -212,8 +220,11 @@ class Step {
     void each_and_tokens(Worker& worker, int64_t count, int64_t piece, const F& what, const G& after) {
         if (tokens_ == 1) return each(worker, count, piece, what, [&] { after(0); });
         each(worker, count, piece, what);
-        each(worker, tokens_, 1, after);
+        each(worker, tokens_, tokens_at_once(worker), after);
     }
+
+    // Of a long prompt's tokens those whose scales share a line of the cache.
+    int64_t tokens_at_once(const Worker& worker) const { return std::clamp<int64_t>(tokens_ / (4 * worker.count), 1, 16); }
 
     static void relax() {
 #if defined(__x86_64__)
@@ -224,6 +235,7 @@ class Step {
     }
 
     void measure() {
+        with_bf16_ = model_.head.type == kBF16;
         for (int i = 0; i < model_.layer_count; ++i) {
             const Layer& layer = model_.layers[i];
             const int64_t query = rounded(layer.query.rows, kPanel), key = rounded(layer.key.rows, kPanel);
@@ -232,10 +244,18 @@ class Step {
             hidden_width_ = std::max<int64_t>(hidden_width_, layer.down.columns);
             value_stride_ = std::max(value_stride_, layer.value_stride());
             heads_ = std::max(heads_, layer.heads);
+            for (const Matrix* each :
+                 {&layer.query, &layer.key, &layer.value, &layer.out, &layer.gate, &layer.up, &layer.down}) {
+                with_bf16_ |= each->type == kBF16;
+            }
             if (layer.experts == nullptr) continue;
             top_k_ = std::max<int64_t>(top_k_, layer.top_k);
             routed_stride_ = std::max(routed_stride_, rounded(layer.router.rows, kPanel) + kPanel);
             inside_width_ = std::max<int64_t>(inside_width_, layer.experts[0].down.columns);
+            for (int e = 0; e < layer.expert_count; ++e) {
+                const Expert& expert = layer.experts[e];
+                for (const Matrix* each : {&expert.gate, &expert.up, &expert.down}) with_bf16_ |= each->type == kBF16;
+            }
         }
         for (int i = 0; i < model_.turn_count; ++i) {
             turn_at_.push_back(turn_stride_);
@@ -246,24 +266,24 @@ class Step {
 
     void allocate() {
         x_ = scratch_.take<float>(tokens_ * width_stride_);
-        in_ = scratch_.vectors(tokens_, model_.width);
-        mixed_ = scratch_.vectors(tokens_, mixed_width_);
-        hidden_ = scratch_.vectors(tokens_, hidden_width_);
+        in_ = scratch_.vectors(tokens_, model_.width, with_bf16_);
+        mixed_ = scratch_.vectors(tokens_, mixed_width_, with_bf16_);
+        hidden_ = scratch_.vectors(tokens_, hidden_width_, with_bf16_);
         said_ = scratch_.take<float>(tokens_ * width_stride_);
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
         turned_ = scratch_.take<float>(tokens_ * turn_stride_);
         if (top_k_ > 0) {
             const int64_t chosen = tokens_ * top_k_;
             routed_ = scratch_.take<float>(tokens_ * routed_stride_);
-            read_ = scratch_.vectors(chosen, model_.width);
-            inside_ = scratch_.vectors(chosen, inside_width_);
+            read_ = scratch_.vectors(chosen, model_.width, with_bf16_);
+            inside_ = scratch_.vectors(chosen, inside_width_, with_bf16_);
             spoken_ = scratch_.take<float>(chosen * width_stride_);
             slots_.resize(static_cast<size_t>(chosen));
             token_of_.resize(static_cast<size_t>(chosen));
             weights_.resize(static_cast<size_t>(chosen));
             busy_count_.resize(static_cast<size_t>(model_.layer_count));
         }
-        last_ = scratch_.vectors(head_parts() * reading_.wanted_count, model_.width);
+        last_ = scratch_.vectors(head_parts() * reading_.wanted_count, model_.width, with_bf16_);
         if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.wanted_count * width_stride_);
     }
 
@@ -318,7 +338,7 @@ class Step {
     // The stream, normed, for the next matrices.
     void read(int64_t token, const float* norm, float eps) {
         rms_norm(x_ + token * width_stride_, norm, model_.width, eps, in_.x + token * in_.width);
-        quantise_vector(in_, token, 0, in_.width / kGroup);
+        quantise_vector(in_, token);
     }
 
     // What attention or the MLP said goes to the stream.
@@ -348,7 +368,7 @@ class Step {
         };
         each_and_tokens(worker, static_cast<int64_t>(pieces_.size()) * layer.groups, 1, look_at, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
-            quantise_vector(mixed_, token, 0, mixed_groups);
+            quantise({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
         watch(layer, index, worker);
         const Product out[] = {{&layer.out, 0}};
@@ -365,7 +385,7 @@ class Step {
             if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
         };
         if (layer.experts != nullptr) mix(layer, index, worker);
-        if (layer.up.rows == 0) return each(worker, tokens_, 1, after);
+        if (layer.up.rows == 0) return each(worker, tokens_, tokens_at_once(worker), after);
         const Expert own = {layer.gate, layer.up, layer.down};
         const int64_t groups = rounded(layer.up.rows, kGroup) / kGroup;
         each(worker, groups, tokens_ > 8 ? 1 : std::max<int64_t>(1, groups / (4 * worker.count)),
@@ -562,9 +582,9 @@ class Step {
         neurons(gated ? mlp.gate : mlp.up, in, count, group, inside);
         if (gated) neurons(mlp.up, in, count, group, beside);
         activate(activation, inside, gated ? beside : nullptr, count * kGroup);
-        for (int64_t i = 0; i < count; ++i, inside += kGroup) {
-            if (mlp.down.reads_floats()) std::copy_n(inside, kGroup, out.x + i * out.width + group * kGroup);
-            else quantise(inside, group, group + 1, out, i);
+        if (!mlp.down.reads_floats()) return quantise({inside, kGroup, 0, count}, group, group + 1, out);
+        for (int64_t i = 0; i < count; ++i) {
+            std::copy_n(inside + i * kGroup, kGroup, out.x + i * out.width + group * kGroup);
         }
     }
 
@@ -656,7 +676,7 @@ class Step {
         for (int64_t i = 0; i < by.count; ++i) {
             const int64_t token = token_of_[static_cast<size_t>(by.first + i)];
             std::copy_n(in_.x + token * in_.width, in_.width, own.x + i * own.width);
-            quantise_vector(own, i, 0, own.width / kGroup);
+            quantise_vector(own, i);
         }
     }
 
@@ -683,14 +703,14 @@ class Step {
             const float* x = (kept_ == nullptr ? x_ + reading_.wanted[i] * width_stride_ : kept_ + i * width_stride_);
             float* normed = last_.x + parts * i * last_.width;
             rms_norm(x, model_.norm, model_.width, model_.eps, normed);
-            quantise_vector(last_, parts * i, 0, last_.width / kGroup);
+            quantise_vector(last_, parts * i);
             if (parts == 1) return;
             const int8_t* q = last_.q + parts * i * last_.width;
             for (int64_t at = 0; at < last_.width; ++at) {
                 const float scale = last_.scale[at / kGroup * last_.count + parts * i];
                 normed[last_.width + at] = normed[at] - static_cast<float>(q[at]) * scale;
             }
-            quantise_vector(last_, parts * i + 1, 0, last_.width / kGroup);
+            quantise_vector(last_, parts * i + 1);
         });
         const int64_t panels = model_.head.panel_count();
         const int64_t piece = std::clamp<int64_t>(panels / (4 * worker.count), 1, reading_.wanted_count > 8 ? 4 : 64);
@@ -733,6 +753,7 @@ class Step {
 
     int64_t heads_stride_ = 0, mixed_width_ = 0, hidden_width_ = 0, width_stride_ = 0, turn_stride_ = 0;
     int value_stride_ = 0, heads_ = 0;
+    bool with_bf16_ = false;  // whether some matrix reads its vectors as bfloat16
     std::vector<int64_t> turn_at_, slot_of_;
     std::vector<int> sequence_of_;
     std::vector<Piece> pieces_;

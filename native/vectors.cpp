@@ -32,8 +32,8 @@ void rms_norm(const float* x, const float* weight, int64_t size, float eps, floa
     chosen().rms_norm(x, weight, size, eps, y);
 }
 
-void quantise(const float* x, int64_t first, int64_t last, const Vectors& to, int64_t token) {
-    chosen().quantise(x, first, last, to, token);
+void quantise(const Numbers& from, int64_t first, int64_t last, const Vectors& to) {
+    chosen().quantise(from, first, last, to);
 }
 
 void activate(int32_t activation, float* y, const float* up, int64_t size) {
