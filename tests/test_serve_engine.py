@@ -4,6 +4,8 @@ Where the order of things matters the engine is one whose steps a test lets pass
 
 from __future__ import annotations
 
+import asyncio
+import queue
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from cutaway.generate.internals import Internals
 from cutaway.generate.sample import Settings, log_softmax
 from cutaway.serve.engine import Cancelled, Closing, Job, QueueFull, Scheduler, Ticket
 from cutaway.serve.pace import LEAST, STRETCH, Pace
+from cutaway.serve.post import Post
 from cutaway.serve.prefix import Prefixes
 from tests import test_runtime as tiny
 from tests.test_decode import END, VOCAB, Bytes, Hashing, Held
@@ -456,6 +459,67 @@ def test_all_tokens_of_a_step_are_chosen_before_any_is_told():
         chosen.clear()
         engine.pass_step()
         assert len(chosen) == 3 and chosen[0] == chosen[1] == chosen[2]
+
+
+def test_who_listens_is_woken_once_a_step_and_for_the_last_of_it():
+    engine, tickets, heard = Paged(gated=True), [], []
+    with scheduler(engine) as made:
+        made.told = lambda: heard.append([len(ticket._events) for ticket in tickets])
+        tickets += [made.submit(job([n + 1], max_tokens=3, ignore_eos=True)) for n in range(3)]
+        assert engine.entered.acquire(timeout=10)
+        while len(made._running) < 3:
+            engine.pass_step()
+        heard.clear()
+        engine.pass_step()
+        assert len(heard) == 1
+        engine.gate.release(10**6)
+        for ticket in tickets:
+            finish(ticket)
+        made.drain(10)
+    assert heard[-1] == [4, 4, 4]  # three tokens and the end of each, though no step came after
+
+
+def test_events_come_to_the_loop_in_their_order_and_wake_it_once() -> None:
+    async def heard() -> tuple[list[int], int]:
+        post, queue, woken = Post(), asyncio.Queue(), []
+        post.put(queue, 0)
+        post.send()  # nobody listens yet
+        post.deliver()
+        loop = asyncio.get_running_loop()
+        wake = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *work: (woken.append(work), wake(*work))[1]
+
+        def told() -> None:
+            for event in range(1, 5):
+                post.put(queue, event)
+            post.send()
+            post.send()
+
+        thread = threading.Thread(target=told)
+        thread.start()
+        thread.join()
+        got = [await queue.get() for _ in range(5)]
+        del loop.call_soon_threadsafe
+        return got, len(woken)
+
+    assert asyncio.run(heard()) == ([0, 1, 2, 3, 4], 2)
+
+
+def test_memory_is_made_ahead_when_the_server_starts_and_after_steps() -> None:
+    class Makes(Paged):
+        asked: queue.Queue[int] = queue.Queue()
+
+        def make_ahead(self, pages: int) -> None:
+            self.asked.put(pages)
+
+    engine = Makes()
+    with scheduler(engine, max_sequences=3) as made:
+        assert engine.asked.get(timeout=10) == 6
+        finish(made.submit(job([1, 2], max_tokens=2)))
+        assert engine.asked.get(timeout=10) == 6
+        (making,) = [thread for thread in threading.enumerate() if thread.name == "cutaway-pages"]
+    making.join(10)
+    assert not making.is_alive()
 
 
 def test_short_prompts_do_not_wait_for_a_long_one():

@@ -5,6 +5,10 @@ Keys and values are kept as halves, in pages of 128 positions that are made as t
 
 from __future__ import annotations
 
+import contextlib
+import time
+import weakref
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,15 +23,67 @@ CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs bes
 # Pages made at once. What is never written takes no memory, and numpy asks the system for huge pages where a
 # piece is large: attention over a long text reads those twice as fast.
 PAGES_AT_ONCE = 4
+KEPT = 512 << 20  # bytes of pages that no text uses any more, kept for texts to come
+PIECE, PAUSE = 32 << 10, 0.001  # halves written at once, and seconds between, where pages are made ahead
+
+
+class Pages:
+    """The pages of an engine's texts, uint16 [halves]. One that nobody refers to any more is used again.
+
+    Memory that is new to the process takes longer to get, when it is first written, than a step of the model;
+    so a server has some made ahead. What an earlier text left in a page is never read: a text reads what it
+    has written. From any thread.
+    """
+
+    def __init__(self, halves: int) -> None:
+        self.halves = halves
+        self.most = KEPT // (2 * halves)  # free pages that are kept
+        self._free: deque[tuple[np.ndarray, int]] = deque()  # that were written once, as blocks and places
+        self._new: deque[tuple[np.ndarray, int]] = deque()  # that were not
+
+    def take(self) -> np.ndarray:
+        """A page."""
+        for places in (self._free, self._new):
+            with contextlib.suppress(IndexError):
+                return self._page(*places.pop())
+        return self._page(*self._made())
+
+    def spare(self) -> int:
+        """How many pages were written once and are free."""
+        return len(self._free)
+
+    def make(self) -> None:
+        """One more, written in pieces, so that who computes meanwhile is hardly held up."""
+        block, place = self._made()
+        for start in range(0, self.halves, PIECE):
+            block[place, start : start + PIECE] = 0
+            time.sleep(PAUSE)
+        self._give_back(block, place)
+
+    def _made(self) -> tuple[np.ndarray, int]:
+        """A place that was not written yet."""
+        with contextlib.suppress(IndexError):
+            return self._new.pop()
+        block = np.zeros((PAGES_AT_ONCE, self.halves), np.uint16)
+        self._new.extend((block, place) for place in range(1, PAGES_AT_ONCE))
+        return block, 0
+
+    def _page(self, block: np.ndarray, place: int) -> np.ndarray:
+        page = block[place]
+        weakref.finalize(page, self._give_back, block, place).atexit = False
+        return page
+
+    def _give_back(self, block: np.ndarray, place: int) -> None:
+        if len(self._free) < self.most:
+            self._free.append((block, place))
 
 
 class State:
     """What was read of one text: the keys and values of every layer, 128 positions a page."""
 
-    def __init__(self, page_halves: int) -> None:
-        self._page_halves = page_halves
+    def __init__(self, store: Pages) -> None:
+        self._store = store
         self._pages: list[np.ndarray] = []
-        self._room: list[np.ndarray] = []  # pages that were made and are not used yet
         self._borrowed = 0  # how many of them, from the first, others read too
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
@@ -40,9 +96,7 @@ class State:
     def reserve(self, length: int) -> None:
         """Makes the pages that hold this many positions."""
         while len(self._pages) * door.PAGE < length:
-            if not self._room:
-                self._room = list(np.zeros((PAGES_AT_ONCE, self._page_halves), np.uint16))
-            self._pages.append(self._room.pop(0))
+            self._pages.append(self._store.take())
         if len(self.addresses) != len(self._pages):
             self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
 
@@ -68,7 +122,7 @@ class State:
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
-        copy = State(self._page_halves)
+        copy = State(self._store)
         copy._pages = [page.copy() for page in self._pages]
         copy.reserve(len(self._pages) * door.PAGE)
         copy.length = self.length
@@ -85,9 +139,15 @@ class RuntimeEngine:
         self.layers = len(config.blocks)
         self.page, self.grid, self.page_bytes = door.PAGE, 1, 2 * self.plan.page_halves
         self.threads = threads
+        self._store = Pages(self.plan.page_halves)
 
     def new_state(self) -> State:
-        return State(self.plan.page_halves)
+        return State(self._store)
+
+    def make_ahead(self, pages: int) -> None:
+        """Makes pages until so many are ready for texts to come, or as many as are kept. From any thread."""
+        while self._store.spare() < min(pages, self._store.most):
+            self._store.make()
 
     def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds; float32 [v], the logits of what comes next."""

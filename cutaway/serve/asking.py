@@ -1,8 +1,8 @@
 """From the engine's thread to a request's coroutine: pieces as they come, an end to the work if nobody waits.
 
-The engine tells each event to the event loop, where one queue joins a request's answers in the order in which
-their tokens were chosen. When the client goes away, or the time is up, every answer is cancelled, which the
-engine sees before its next step.
+The engine tells each event to the event loop (post.py), where one queue joins a request's answers in the
+order in which their tokens were chosen. When the client goes away, or the time is up, every answer is
+cancelled, which the engine sees before its next step.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Asked:
                 ticket.cancel()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
-        loop = asyncio.get_running_loop()
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         for i, ticket in enumerate(self.tickets):
-            ticket.subscribe(partial(self._tell, loop, queue, i))
+            ticket.subscribe(partial(self._tell, queue, i))
+        self.service.post.deliver()
         going, first = len(self.tickets), True
         deadline = self.began + self.service.limits.request_seconds
         while going:
@@ -67,8 +67,8 @@ class Asked:
             going -= event.generation is not None
             yield i, event
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], i: int, event: Any) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, (i, event))
+    def _tell(self, queue: asyncio.Queue[Any], i: int, event: Any) -> None:
+        self.service.post.put(queue, (i, event))
 
     async def _next(self, queue: asyncio.Queue[Any], deadline: float) -> tuple[int, Piece | Exception]:
         try:

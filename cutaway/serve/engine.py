@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -32,6 +32,9 @@ from cutaway.serve.ticket import Cancelled, Closing, Job, QueueFull, Ticket
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "Ticket"]
 
 
+AHEAD = 2  # pages that are made ahead for each request that may run
+
+
 @runtime_checkable
 class Model(Protocol):
     """What is served: a LanguageModel."""
@@ -43,6 +46,13 @@ class Model(Protocol):
     def tokenizer(self) -> Speaker: ...
 
     def ending(self, settings: Settings, /) -> Settings: ...
+
+
+@runtime_checkable
+class MakesAhead(Protocol):
+    """An engine whose memory for texts can be made before they come."""
+
+    def make_ahead(self, pages: int, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -100,10 +110,16 @@ class Scheduler:
         self._running: list[Answer] = []
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
-        self._closing = False
+        self._closing = self._over = False
+        self.told: Callable[[], None] = lambda: None  # called when all is told and the model's thread waits
         self._wake = threading.Condition()
+        self._stepped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="cutaway-model", daemon=True)
         self._thread.start()
+        if isinstance(self.engine, MakesAhead):
+            threading.Thread(
+                target=self._make, args=(self.engine,), name="cutaway-pages", daemon=True
+            ).start()
 
     # ---- for everyone --------------------------------------------------------------------------------------
 
@@ -165,6 +181,7 @@ class Scheduler:
                 answer.ticket.cancelled = True
                 answer.ticket.tell(Cancelled("the server stops"))
             self._wake.notify_all()
+        self.told()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -176,6 +193,13 @@ class Scheduler:
         with self._wake:
             self._wake.notify_all()
 
+    def _make(self, engine: MakesAhead) -> None:
+        """On a thread of its own: has pages ready, so that no step waits for the system to find memory."""
+        while not self._over:
+            engine.make_ahead(min(self._pages, AHEAD * self.max_sequences))
+            self._stepped.wait()
+            self._stepped.clear()
+
     # ---- the model's thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -184,6 +208,9 @@ class Scheduler:
                 self._step()
             except Exception as error:  # a fault of ours ends what runs, and nothing else
                 self._end_all(list(self._running), error)
+            self._stepped.set()
+        self._over = True
+        self._stepped.set()
 
     def _admit(self) -> bool:
         """Lets go of what was cancelled, and begins what there is room for. False once all is over."""
@@ -198,6 +225,7 @@ class Scheduler:
                 if self._running:
                     return True
                 self._wake.notify_all()
+                self.told()
                 if self._closing and not len(self._queue):
                     return False
                 self._wake.wait()
@@ -226,6 +254,7 @@ class Scheduler:
         decoding = [answer for answer in self._running if answer.decoding]
         parts = [Part(answer, [answer.run.history.last]) for answer in decoding]
         parts += self._stretches(self._pace.allowed(len(decoding)))
+        self.told()  # of the step before: who hears of it works while the engine reads
         try:
             read(self.engine, parts)
         except Exception as error:
@@ -234,7 +263,7 @@ class Scheduler:
         chosen = [_say(part) for part in parts]
         for part in parts:
             self._keep(part)
-        for part, said in zip(parts, chosen, strict=True):  # last: who is told takes turns with this thread
+        for part, said in zip(parts, chosen, strict=True):
             self._tell(part.answer, said)
         seconds = time.perf_counter() - started
         self._pace.saw(len(decoding), sum(len(part.ids) for part in parts) - len(decoding), seconds)

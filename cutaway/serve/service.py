@@ -23,6 +23,7 @@ from cutaway.lm import LanguageModel
 from cutaway.serve.engine import Scheduler
 from cutaway.serve.limits import Limits
 from cutaway.serve.metrics import Metrics
+from cutaway.serve.post import Post
 from cutaway.serve.schema import (
     Format,
     Internals,
@@ -56,6 +57,11 @@ class Service:
     log_prompts: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     looking: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "cutaway-look"))
+    post: Post = field(default_factory=Post)
+
+    def __post_init__(self) -> None:
+        if self.scheduler is not None:
+            self.scheduler.told = self.post.send
 
     @property
     def fingerprint(self) -> str:
