@@ -144,10 +144,14 @@ class RuntimeEngine:
     def new_state(self) -> State:
         return State(self._store)
 
-    def make_ahead(self, pages: int) -> None:
-        """Makes pages until so many are ready for texts to come, or as many as are kept. From any thread."""
-        while self._store.spare() < min(pages, self._store.most):
-            self._store.make()
+    def make_ahead(self, pages: int) -> bool:
+        """Makes one page more, unless so many are ready for texts to come, or as many as are kept. Tells
+        whether it did. From any thread.
+        """
+        if self._store.spare() >= min(pages, self._store.most):
+            return False
+        self._store.make()
+        return True
 
     def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds; float32 [v], the logits of what comes next."""

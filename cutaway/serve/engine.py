@@ -32,7 +32,7 @@ from cutaway.serve.ticket import Cancelled, Closing, Job, QueueFull, Ticket
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "Ticket"]
 
 
-AHEAD = 2  # pages that are made ahead for each request that may run
+AHEAD, LOW = 4, 1  # pages made ahead for each request that may run: while none does, and while some do
 
 
 @runtime_checkable
@@ -52,7 +52,7 @@ class Model(Protocol):
 class MakesAhead(Protocol):
     """An engine whose memory for texts can be made before they come."""
 
-    def make_ahead(self, pages: int, /) -> None: ...
+    def make_ahead(self, pages: int, /) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,10 @@ class Scheduler:
     def _make(self, engine: MakesAhead) -> None:
         """On a thread of its own: has pages ready, so that no step waits for the system to find memory."""
         while not self._over:
-            engine.make_ahead(min(self._pages, AHEAD * self.max_sequences))
-            self._stepped.wait()
-            self._stepped.clear()
+            pages = (LOW if self._running else AHEAD) * self.max_sequences
+            if not engine.make_ahead(min(self._pages, pages)):
+                self._stepped.wait()
+                self._stepped.clear()
 
     # ---- the model's thread --------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ import statistics
 from collections import defaultdict, deque
 
 STRETCH = 1.4  # a step that reads prompts too takes this many times one that does not; chance comes on top
-LEAST = 4  # ids of prompts a step reads in any case, so that none waits for ever
-FIRST = 8  # ids that a step may read when a prompt comes; then twice as many as the last, if that had room
+LEAST = (
+    4  # ids of prompts a step reads in any case, so that none waits for ever; more by doubling
+)
 USUAL, LATEST = 15, 9  # steps whose median is what one takes alone, and what an id adds where reading is now
 
 
@@ -24,16 +25,16 @@ class Pace:
         self.most = most
         self._alone: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))  # by answers
         self._an_id: deque[float] = deque(maxlen=LATEST)  # seconds that one more id of a prompt took
-        self._reach = FIRST  # ids that the next step may read at most, whatever was learned
+        self._reach = LEAST  # ids that the next step may read at most, whatever was learned
 
     def saw(self, answers: int, ids: int, seconds: float) -> None:
         """A step continued so many answers and read so many ids of prompts."""
-        self._reach = FIRST
+        self._reach = LEAST
         if not ids:
             self._alone[answers].append(seconds)
         elif answers and self._alone:
             usual = self._usual(answers)
-            self._reach = max(FIRST, 2 * ids if seconds <= STRETCH * usual else ids)
+            self._reach = max(LEAST, 2 * ids if seconds <= STRETCH * usual else ids)
             self._an_id.append(max(0.0, seconds - usual) / ids)
 
     def allowed(self, answers: int) -> int:
@@ -42,7 +43,7 @@ class Pace:
             return self.most
         an_id = statistics.median(self._an_id) if self._an_id else 0.0
         if not self._alone or an_id == 0:  # nothing is known, or steps that read took no longer than others
-            return min(self.most, FIRST)
+            return min(self.most, LEAST)
         room = max(LEAST, int((STRETCH - 1) * self._usual(answers) / an_id))
         return min(self.most, room, self._reach)
 
