@@ -10,7 +10,7 @@ import pytest
 
 from cutaway import gguf
 from cutaway.errors import Failed, Refused
-from cutaway.tokenizer import Tokenizer
+from cutaway.tokenizer import Tokenizer, compiled
 from cutaway.tokenizer.bpe import BYTES
 from tests import inputs
 
@@ -268,6 +268,21 @@ def test_gguf_metadata_both_ways() -> None:
         )
         assert again["tokenizer.chat_template"] == metadata["tokenizer.chat_template"]
         assert again["tokenizer.ggml.add_bos_token"] == tok.add_bos
+
+
+def test_gguf_metadata_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    metadata = gguf.read(inputs.path("smollm2")).metadata
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
+    first = Tokenizer.from_gguf(metadata)
+    ids = first.encode("The capital of France is")
+    monkeypatch.setattr("cutaway.tokenizer.formats.gguf.read", lambda _: pytest.fail("it was read again"))
+    again = Tokenizer.from_gguf(metadata)
+    assert again.encode("The capital of France is") == ids and again.path == first.path
+    monkeypatch.undo()
+    # Another template, another number of a token: another tokenizer.
+    for key, value in (("chat_template", "x"), ("ggml.bos_token_id", 5)):
+        assert compiled.digest_of(metadata | {f"tokenizer.{key}": value}) != compiled.digest_of(metadata)
+    assert compiled.digest_of({"tokenizer.ggml.model": b"gpt2"}) is None
 
 
 def test_damaged_gguf_metadata_is_refused() -> None:

@@ -146,11 +146,15 @@ class Core:
         """The ids of texts, int32 [n], and where each begins and ends, int64 [texts + 1]; None as above."""
         import numpy as np
 
-        whole = "".join(texts)
-        data, size = _utf8(whole)
-        lengths = map(len, texts if size == len(whole) else map(str.encode, texts))
+        if all(map(str.isascii, texts)):
+            parts, whole = texts, "".join(texts)
+            data, size = _utf8(whole)
+        else:
+            parts = [text.encode() for text in texts]
+            data = b"".join(parts)
+            size = len(data)
         starts = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum(np.fromiter(lengths, np.int64, len(texts)), out=starts[1:])
+        np.cumsum(np.fromiter(map(len, parts), np.int64, len(texts)), out=starts[1:])
         out = np.empty(size, np.int32)
         offsets = np.zeros(len(texts) + 1, np.int64)
         size = self._encode(
@@ -243,11 +247,9 @@ def _int32() -> Any:
 
 
 def _utf8(text: str) -> tuple[Any, int]:
-    """A text in UTF-8, and its size: of ASCII, Python's own bytes, which are there while the text is."""
-    if text.isascii():
-        return _characters()(text, None), len(text)
-    data = text.encode()
-    return data, len(data)
+    """A text in UTF-8, and its size: Python's own bytes, which it keeps while the text is there."""
+    size = ctypes.c_ssize_t()
+    return _characters()(text, ctypes.byref(size)), size.value
 
 
 @cache

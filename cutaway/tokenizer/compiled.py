@@ -106,6 +106,24 @@ def digest(paths: Sequence[File], *more: object) -> str:
     return made.hexdigest()
 
 
+def digest_of(metadata: Mapping[str, Any]) -> str | None:
+    """A name for the tokenizer in GGUF metadata; None where a value is of no kind that stands there."""
+    from hashlib import sha256
+
+    def listed(value: Any) -> Any:
+        if not hasattr(value, "tolist"):
+            raise TypeError
+        return [str(value.dtype), value.tolist()]
+
+    try:
+        said = json.dumps(
+            {key: value for key, value in metadata.items() if key.startswith("tokenizer.")}, default=listed
+        )
+    except (TypeError, ValueError):
+        return None
+    return sha256(repr((VERSION, "metadata")).encode() + said.encode()).hexdigest()
+
+
 def recall(name: str, read: Callable[[], Parts]) -> tuple[Parts, Core] | None:
     """The tokenizer kept under a name, and its open vocabulary; None where there is none that is whole."""
     try:

@@ -78,7 +78,11 @@ class Tokenizer:
         def read() -> Parts:
             return formats.read(source, pattern, special)
 
-        name = formats.digest(source, pattern, special)
+        return cls._opened(formats.digest(source, pattern, special), read)
+
+    @classmethod
+    def _opened(cls, name: str | None, read: Callable[[], Parts]) -> Tokenizer:
+        """The tokenizer kept compiled under a name, else what `read` gives, to be kept once compiled."""
         recalled = None if name is None or library.why_not() else compiled.recall(name, read)
         if recalled is None:
             tokenizer = cls(read())
@@ -122,7 +126,8 @@ class Tokenizer:
         """The tokenizer in a GGUF file's metadata. Raises Refused for what is not supported, by name."""
         from cutaway.tokenizer.formats import gguf
 
-        return cls(gguf.read(metadata))
+        held = dict(metadata)
+        return cls._opened(compiled.digest_of(held), lambda: gguf.read(held))
 
     def to_gguf(self, size: int | None = None) -> dict[str, Any]:
         """The `tokenizer.ggml.*` metadata with which llama.cpp gives the same ids.
