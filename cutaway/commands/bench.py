@@ -15,7 +15,7 @@ ROWS = {
     "8 texts": "eight texts at once",
     "read 512": "a prompt of 512 tokens",
 }
-NEAR = 0.6  # of what memory gives: above it bandwidth is said to be the limit
+NEAR = 0.6  # of the speed of a loop that only reads as much: above it reading is said to be the limit
 
 
 def bench(
@@ -39,15 +39,14 @@ def bench(
     as_json
         Print one JSON document.
     """
-    from cutaway.runtime.measure import figures, read_bandwidth
+    from cutaway.runtime.measure import figures
 
     path: Path = model_path(model)
     lm: Any = cutaway.load(path, engine="runtime")
     threads = native.threads()
-    bandwidth = read_bandwidth(threads)
     found = figures(lm.engine)
-    share = found["decode"] * found["bytes a token"] / bandwidth
-    limit = "memory bandwidth" if share >= NEAR else "arithmetic, or others who use this machine"
+    bandwidth, share = found["bytes a second"], found["share of reading"]
+    limit = "how fast weights are read" if share >= NEAR else "arithmetic, or others who use this machine"
     if as_json:
         print_json(
             {
@@ -62,9 +61,13 @@ def bench(
             }
         )
         return
-    print(f"{model} on {threads} threads ({native.isa()}); memory reads at {bandwidth / 1e9:.1f} GB/s")
+    print(f"{model} on {threads} threads ({native.isa()})")
     for name, about in ROWS.items():
         print(f"  {about:<30}{found[name]:9.1f} tokens/s")
     megabytes = found["bytes a token"] / 1e6
-    print(f"Decoding reads {megabytes:.0f} MB a token: {100 * share:.0f}% of what memory gives.")
+    print(
+        f"A token reads {megabytes:.0f} MB, which alone, from memory or a cache that holds them, are read at "
+        f"{bandwidth / 1e9:.1f} GB/s."
+    )
+    print(f"Decoding reaches {100 * share:.0f}% of that, measured in turns.")
     print(f"It is limited by {limit}.")

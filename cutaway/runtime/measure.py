@@ -1,4 +1,4 @@
-"""How fast the runtime is on this machine, and how fast memory can be read: what `cutaway bench` prints."""
+"""How fast the runtime is on this machine, and how fast its weights can be read: what `cutaway bench` says."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from cutaway import native
 from cutaway.errors import Refused
 from cutaway.runtime.engine import RuntimeEngine
 
-WORDS = 16 << 20  # 64-bit words that each thread reads: 128 MiB, more than a cache holds
+TURNS, TOKENS = 8, 8  # decoding and reading alternate: a machine that others use changes within a second
 DEPTH, PROMPT, TEXTS = 2000, 512, 8
 
 
 def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[str, float]:
-    """Tokens/s of decoding, decoding at depth 2,000, reading 512 and eight texts at once; bytes read a token.
+    """Tokens/s of decoding, decoding at depth 2,000, reading 512 and eight texts at once; bytes read a token,
+    bytes/s at which as many can be read at all, over and over, and decoding's share of that.
 
     Refused for a model whose context is shorter than that. The ids are arbitrary: speed does not depend on
     them."""
@@ -32,6 +34,7 @@ def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[st
     state = engine.new_state()
     engine.step(ids[0], state)
     out["decode"] = decode / _seconds(lambda: [engine.step(id, state) for id in ids[:decode]])
+    out |= shares(engine, ids)
     texts = [engine.new_state() for _ in range(TEXTS)]
     for text in texts:
         engine.prefill(ids[:32], text)
@@ -42,16 +45,31 @@ def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[st
     state = engine.new_state()
     engine.prefill(ids, state)
     out["decode at 2000"] = deep / _seconds(lambda: [engine.step(id, state) for id in ids[:deep]])
-    out["bytes a token"] = float(engine.plan.token_nbytes)
     return out
 
 
-def read_bandwidth(threads: int, times: int = 5) -> float:
-    """Bytes a second that so many threads read of memory at most: each sums words of its own."""
-    words = [np.ones(WORDS, np.uint64) for _ in range(threads)]
+def shares(engine: RuntimeEngine, ids: list[int]) -> dict[str, float]:
+    """Decoding beside a loop that only reads as many bytes, with as many threads, in turns."""
+    size, threads = engine.plan.token_nbytes, engine.threads or native.threads()
+    parts = [np.ones(size // threads, np.uint8) for _ in range(threads)]
+    state = engine.new_state()
+    seconds = np.empty((TURNS, 2))
     with ThreadPoolExecutor(threads) as pool:
-        seconds = min(_seconds(lambda: list(pool.map(np.max, words))) for _ in range(times))
-    return threads * WORDS * 8 / seconds
+        for turn in range(TURNS):
+            some = ids[turn * TOKENS : (turn + 1) * TOKENS]
+            seconds[turn, 0] = _seconds(lambda some=some: [engine.step(id, state) for id in some])
+            seconds[turn, 1] = _seconds(lambda: list(pool.map(_read, parts)))
+    decoding, reading = seconds.T / TOKENS
+    return {
+        "bytes a token": float(size),
+        "bytes a second": size / float(reading.min()),
+        "share of reading": float(np.median(reading / decoding)),
+    }
+
+
+def _read(part: np.ndarray) -> None:
+    for _ in range(TOKENS):
+        part.max()
 
 
 def _seconds(work: Callable[[], object]) -> float:
