@@ -15,6 +15,15 @@ trap 'rm -rf "$scratch"' EXIT
 python=${PYTHON:-python3}
 compiler=${CXX:-g++}
 
+# An editable install finds the package before PYTHONPATH does, and with it a library that is not sanitized.
+start="
+import sys
+sys.meta_path = [each for each in sys.meta_path if 'editable' not in type(each).__module__]
+import os, cutaway, pytest
+assert cutaway.__file__.startswith(os.environ['PYTHONPATH']), cutaway.__file__
+sys.exit(pytest.main(sys.argv[1:]))
+"
+
 check() {
     local kinds=$1 work=$scratch/$1 library preload
     mkdir -p "$work"
@@ -37,7 +46,7 @@ check() {
         PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1 \
         ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
         TSAN_OPTIONS=halt_on_error=1:abort_on_error=0:die_after_fork=0:report_signal_unsafe=0 \
-        "$python" -m pytest -q -s -p no:cacheprovider -c /dev/null --rootdir "$work" $2)
+        "$python" -c "$start" -q -s -p no:cacheprovider -c /dev/null --rootdir "$work" $2)
 }
 
 # Those of the runtime's tests that need no torch, which is not sanitized.
