@@ -3,6 +3,7 @@ kept vocabulary.
 """
 
 import random
+import re
 import threading
 from functools import cache
 from itertools import pairwise
@@ -240,3 +241,13 @@ def test_lists_of_ids_are_read_whole_or_refused() -> None:
     ids.insert(40, _Emptying(ids))  # pyright: ignore[reportArgumentType]
     with pytest.raises(IndexError):
         tok.decode(ids)
+
+
+def test_every_word_of_a_vocabulary_merges_to_itself() -> None:
+    # Each has a pair of its own, so that pairs which found their bucket full are looked for too.
+    tok = Tokenizer.load(inputs.path("tiktoken") / "cl100k_base.json")
+    words = {tok.decode([id]): id for id in range(100_000)}
+    words = {text: id for text, id in words.items() if re.fullmatch(" ?[a-z]{2,14}", text)}
+    ids, offsets = tok.encode_batch(list(words))
+    assert len(words) > 30_000 and offsets.tolist() == list(range(len(words) + 1))
+    assert ids.tolist() == list(words.values())
