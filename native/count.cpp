@@ -338,6 +338,12 @@ CUTAWAY_API void cutaway_tally_words(void* tally, uint8_t* text, int64_t* offset
 
 CUTAWAY_API void cutaway_tally_free(void* tally) { delete static_cast<cutaway::Tally*>(tally); }
 
+// The last place up to `most`, which is in the text, at which it can be cut without a word changing; else 0.
+CUTAWAY_API int64_t cutaway_safe_cut(int32_t pattern, const uint8_t* text, int64_t most) {
+    return static_cast<int64_t>(
+        cutaway::safe_cut(static_cast<cutaway::Pattern>(pattern), text, 0, static_cast<size_t>(most)));
+}
+
 // The place of the first byte that is not UTF-8, or of a character cut off at the end; else size.
 CUTAWAY_API int64_t cutaway_utf8_until(const uint8_t* text, int64_t size) {
     return static_cast<int64_t>(cutaway::utf8_until(text, static_cast<size_t>(size)));

@@ -64,7 +64,7 @@ def test_the_words_of_a_file_are_those_of_its_text(pattern: str, tmp_path: Path,
 def test_the_blocks_are_many_and_small(tmp_path: Path, small_blocks: None) -> None:
     file = tmp_path / "text"
     file.write_text(shuffled(2, 3000), encoding="utf-8", newline="")
-    blocks = list(counting._blocks(file, 0, cut_by("gpt2"), "refuse"))
+    blocks = list(counting._blocks(file, 0, tally(cut_by("gpt2")), "refuse"))
     assert len(blocks) > 20
     assert b"".join(text for text, _ in blocks) == file.read_bytes()
 
@@ -129,6 +129,14 @@ def test_shards_add_up_in_any_order(texts: list[str], generator: random.Random) 
 def test_special_tokens_are_no_text_to_learn_from() -> None:
     counts = Counts.of("one<|end|>two<|end|> three", special=["<|end|>"])
     assert counts.words == {"one": 1, "two": 1, " three": 1}
+
+
+def test_no_block_ends_in_a_special_token(tmp_path: Path, small_blocks: None) -> None:
+    """Between a letter and a space a text can be cut, but not where a special token is."""
+    file = tmp_path / "text"
+    file.write_text("one two, six three\n" * 2000)
+    special = ("e two",)
+    assert Counts.of(file, "cl100k", special).words == by_definition(file.read_text(), "cl100k", special)
 
 
 def test_metaspace_counts_lines() -> None:

@@ -72,6 +72,14 @@ class Tally:
         return words.value, size.value
 
 
+def safe_cut(scanner: str, text: bytes, most: int) -> int:
+    """The last byte, `most` at most, at which a text can be cut in two without its words changing; else 0."""
+    if not 0 < most < len(text):
+        return 0
+    call = function("cutaway_safe_cut", _INT32, ctypes.c_char_p, _INT64, result=_INT64)
+    return call(SCANNERS.index(scanner), text, most)
+
+
 def utf8_until(data: bytes) -> int:
     """The place of the first byte that is not UTF-8, or of a character cut off at the end; else the size."""
     return function("cutaway_utf8_until", ctypes.c_char_p, _INT64, result=_INT64)(data, len(data))

@@ -30,8 +30,8 @@ import numpy as np
 from cutaway import native
 from cutaway.errors import Failed, Refused
 from cutaway.native import count as native_count
-from cutaway.tokenizer.cuts import Cut, cut_by
-from cutaway.tokenizer.tally import Words, packed, tally
+from cutaway.tokenizer.cuts import cut_by
+from cutaway.tokenizer.tally import NativeTally, Tally, Words, packed, tally
 
 Source = str | os.PathLike[str]
 Progress = Callable[[str, int, int | None], None]
@@ -201,7 +201,7 @@ class Counts:
             raise Refused(f"{path} has changed since it was counted: count it anew, to another file")
         if size and before[2] == size:
             return
-        for text, end in _blocks(path, before[2], self._cut, invalid):
+        for text, end in _blocks(path, before[2], self._tally, invalid):
             with _unbroken():
                 self._add(text)
                 self.done[name] = size, changed, end
@@ -300,11 +300,10 @@ def _known(path: Path) -> tuple[str, int, int]:
     return str(found), state.st_size, state.st_mtime_ns
 
 
-BLOCK = 1 << 24  # bytes
-_LOOKED_AT = 1 << 16
+BLOCK = 1 << 22  # bytes
 
 
-def _blocks(path: Path, start: int, cut: Cut, invalid: str) -> Iterator[tuple[bytes, int]]:
+def _blocks(path: Path, start: int, words: Tally | NativeTally, invalid: str) -> Iterator[tuple[bytes, int]]:
     """A file's text from a byte on, as UTF-8 in blocks, each with the byte of the file at which it ends."""
     try:
         with path.open("rb") as file:
@@ -314,7 +313,7 @@ def _blocks(path: Path, start: int, cut: Cut, invalid: str) -> Iterator[tuple[by
                 data = file.read(wanted - len(waiting))
                 last = len(data) < wanted - len(waiting)
                 waiting += data
-                end = len(waiting) if last else _boundary(waiting, cut)
+                end = len(waiting) if last else words.boundary(waiting)
                 if end:
                     yield _utf8(waiting[:end], path, at, invalid), at + end
                     at += end
@@ -325,16 +324,6 @@ def _blocks(path: Path, start: int, cut: Cut, invalid: str) -> Iterator[tuple[by
                     return
     except OSError as problem:
         raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
-
-
-def _boundary(data: bytes, cut: Cut) -> int:
-    """The last byte at which a block may end; 0 for none. The end of the block is looked at first."""
-    for size in (_LOOKED_AT, len(data)):
-        tail = data[-size:].decode("utf-8", "surrogateescape")
-        place = cut.boundary(tail)
-        if place:
-            return len(data) - len(tail[place:].encode("utf-8", "surrogateescape"))
-    return 0
 
 
 def _utf8(data: bytes, path: Path, at: int, invalid: str) -> bytes:

@@ -32,6 +32,9 @@ class Words(NamedTuple):
         return list(zip(spelt, self.counts.tolist(), strict=True))
 
 
+_LOOKED_AT = 1 << 16
+
+
 class Tally:
     """Counts in a Python dictionary: the definition of the native tally, and what any pattern can use."""
 
@@ -46,6 +49,18 @@ class Tally:
     def put(self, words: Words) -> None:
         """Add words that were counted elsewhere."""
         self.table.update({word.decode(): count for word, count in words.items()})
+
+    def boundary(self, text: bytes) -> int:
+        """The last byte at which a text that goes on may be cut in two, so that its words stay the same.
+
+        0 for none. The end is looked at first.
+        """
+        for size in (_LOOKED_AT, len(text)):
+            tail = text[-size:].decode("utf-8", "surrogateescape")
+            place = self.cut.boundary(tail)
+            if place:
+                return len(text) - len(tail[place:].encode("utf-8", "surrogateescape"))
+        return 0
 
     def prune(self, limit: int) -> int:
         """Past `limit` words, drop the rarest so that half are left; the highest count dropped, or 0.
@@ -85,6 +100,15 @@ class NativeTally:
     def put(self, words: Words) -> None:
         """Add words that were counted elsewhere."""
         self.table.put(*words)
+
+    def boundary(self, text: bytes) -> int:
+        """As `Tally.boundary`, though not always the last; special tokens are left whole."""
+        special = [token.encode() for token in self.cut.special]
+        place = native_count.safe_cut(self.scanner, text, len(text) - max(map(len, special), default=1))
+        across = any(
+            token in text[max(place + 1 - len(token), 0) : place + len(token) - 1] for token in special
+        )
+        return place if place and not across else Tally(self.cut).boundary(text)
 
     def prune(self, limit: int) -> int:
         """As `Tally.prune`."""
