@@ -85,7 +85,7 @@ def _fits(symbols: np.ndarray, offsets: np.ndarray, counts: np.ndarray, alphabet
             "lower the limit of distinct words."
         )
     # Sums of counts are 64 bits: each symbol of a word may be a place of one pair.
-    if float(np.dot(counts.astype(np.float64), np.diff(offsets))) >= 2.0**62:
+    if np.multiply(counts, np.diff(offsets), dtype=np.float64).sum() >= 2.0**62:
         raise Refused("the words' counts are too large to be added up in 64 bits.")
 
 
