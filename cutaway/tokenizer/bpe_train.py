@@ -23,16 +23,6 @@ from cutaway.tokenizer.tally import Words
 Progress = Callable[[str, int, int], None]
 
 
-class Learned(NamedTuple):
-    """A merge: the pair, the ids of its two tokens and of the one it makes, and how often it occurred."""
-
-    pair: Pair
-    left: int
-    right: int
-    made: int
-    count: int
-
-
 class Spelt(NamedTuple):
     """Words as base symbols: int32 [symbols], places in `alphabet` or -1 for what is not in it."""
 
@@ -75,7 +65,7 @@ def learn(
     reserved: Collection[str] = (),
     progress: Progress | None = None,
     join: Callable[[str, str], str] = add,
-) -> list[Learned]:
+) -> list[Pair]:
     """The merges of `bpe.train`, in order, until alphabet and merges make `size` tokens.
 
     `join` says how the text of a token is written from those of the pair.
@@ -86,13 +76,13 @@ def learn(
     ]
     make = native_train.merges if native.available() else merges_twin
     tokens = list(spelt.alphabet)
-    out: list[Learned] = []
+    out: list[Pair] = []
     arrays = spelt.symbols, spelt.offsets, spelt.counts
     for rows in make(*arrays, len(spelt.alphabet), size, min_frequency, forbidden):
-        for left, right, made, count in rows.tolist():
+        for left, right in rows[:, :2].tolist():
             pair = tokens[left], tokens[right]
             tokens.append(join(*pair))
-            out.append(Learned(pair, left, right, made, count))
+            out.append(pair)
         if progress is not None:
             progress("learning merges", len(tokens), size)
     return out

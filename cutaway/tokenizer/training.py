@@ -5,14 +5,14 @@ in the order in which it was, special tokens last (BERT's first); `size` is all 
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cutaway.errors import Refused
 from cutaway.tokenizer import bpe_train, unigram_em, wordpiece_train
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.bpe import BYTE_TOKENS
-from cutaway.tokenizer.bpe_train import Learned, Progress
+from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
+from cutaway.tokenizer.bpe_train import Progress
 from cutaway.tokenizer.counts import Counts
 from cutaway.tokenizer.cuts import BERT, METASPACE, cut_by
 from cutaway.tokenizer.decode import NOTHING, ONE, Lead
@@ -56,8 +56,8 @@ def bpe(
         raise Refused(f"{min(clash)!r} cannot be a special token: the alphabet has a token of that text")
     room = size - len(fallback) - len(counts.special)
     reserved = {*fallback, *counts.special}
-    learned = bpe_train.learn(spelt, room, min_frequency, reserved, progress)
-    parts = _bpe_parts(counts, [*fallback, *spelt.alphabet], learned, level)
+    merges = bpe_train.learn(spelt, room, min_frequency, reserved, progress)
+    parts = _bpe_parts(counts, [*fallback, *spelt.alphabet], merges, level)
     _say_if_fewer(parts, size, f"no pair is left that occurs {max(min_frequency, 1):,} times")
     return parts
 
@@ -153,8 +153,7 @@ def _say_if_fewer(parts: Parts, size: int, why: str) -> None:
         )
 
 
-def _bpe_parts(counts: Counts, alphabet: Sequence[str], learned: Iterable[Learned], level: str) -> Parts:
-    merges = [merge.pair for merge in learned]
+def _bpe_parts(counts: Counts, alphabet: Sequence[str], merges: list[Pair], level: str) -> Parts:
     tokens = [*alphabet, *(left + right for left, right in merges)]
     cut = cut_by(counts.pattern)
     added = special_tokens(counts.special, len(tokens))

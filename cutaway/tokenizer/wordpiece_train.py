@@ -99,7 +99,7 @@ def _by_frequency(
     offsets = np.concatenate([[0], np.cumsum([len(word) for word in words])]).astype(np.int64)
     counts = np.fromiter(words.values(), np.int64, len(words))
     corpus = Spelt(np.array(flat, np.int32), offsets, counts, list(alphabet))
-    return [merge.pair for merge in bpe_train.learn(corpus, size, min_frequency, (), progress, join)]
+    return bpe_train.learn(corpus, size, min_frequency, (), progress, join)
 
 
 def _place(symbol: str) -> tuple[bool, str]:

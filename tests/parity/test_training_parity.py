@@ -37,7 +37,7 @@ def judged(texts: Sequence[str], size: int, rarest: int) -> list[tuple[str, str]
 
 def learned(texts: Sequence[str], size: int, rarest: int) -> list[tuple[str, str]]:
     corpus = bpe_train.spelt_in_bytes(Counts.of(texts).arrays())
-    return [merge.pair for merge in bpe_train.learn(corpus, size, rarest)]
+    return bpe_train.learn(corpus, size, rarest)
 
 
 def test_merges_of_a_novel_are_those_of_hugging_face() -> None:
@@ -70,4 +70,4 @@ def test_character_level_merges_are_those_of_hugging_face(size: int) -> None:
     judge.train_from_iterator(lines, trainer)
     theirs = [tuple(pair) for pair in json.loads(judge.to_str())["model"]["merges"]]
     corpus = bpe_train.spelt_in_characters(Counts.of(["\n".join(lines)], "metaspace").arrays())
-    assert [merge.pair for merge in bpe_train.learn(corpus, size)] == theirs
+    assert bpe_train.learn(corpus, size) == theirs
