@@ -268,6 +268,18 @@ def test_the_step_is_its_twin(name: str):
     assert max(firsts) < 1e-3 and np.median(firsts) < 1e-5, firsts
 
 
+@pytest.mark.parametrize("engine", [RuntimeEngine, TwinEngine])
+def test_of_equal_scores_the_first_expert_is_chosen(engine: type):
+    """As in the definition (tests/laws/test_moe.py); random routers never score two experts alike."""
+    of = config("mixtral")
+    entries = dict(tensors(of))
+    for name in [name for name in entries if name.endswith("router.weight")]:
+        entries[name] = quant.pack(np.zeros(entries[name].shape, np.float32), "F32")
+    expected = definition(of, Tensors(entries)).logits(IDS[:20])
+    ours = engine(of, Tensors(entries)).logits(IDS[:20])
+    assert np.abs(ours - expected).max() < 4e-3 * np.abs(expected).max()
+
+
 MLPS = {"dense": MLP(512), "sparse": MoE(5, 2, 256, shared=256, shared_gate=True)}
 
 

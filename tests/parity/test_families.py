@@ -104,6 +104,15 @@ def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:
         assert load.read(older).config == new
 
 
+@pytest.mark.parametrize("case", ["qwen2-moe", "qwen3-moe"])
+def test_how_experts_weigh_is_transformers_where_the_config_does_not_say(case: str, tmp_path: Path) -> None:
+    tiny.model(case).save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    del data["norm_topk_prob"]
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    assert distance(tiny.ours(load.read(tmp_path)), tiny.reopened(tmp_path)) < EXACT
+
+
 def test_a_redundant_head_is_the_table_and_another_is_not(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
