@@ -90,6 +90,11 @@ Isa best_isa() {
     return best;
 }
 
+int64_t read_ahead() {
+    static const int64_t bytes = is_intels() ? 8192 : 0;
+    return bytes;
+}
+
 bool has_dot_products() {
     static const bool there = detect_dot_products();
     return there;

@@ -23,7 +23,7 @@ namespace cutaway {
 namespace {
 
 using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
-                         int64_t stride);
+                         int64_t stride, int64_t ahead);
 
 constexpr int kMostVectors = 8;  // of any instruction set
 
@@ -79,6 +79,7 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
     const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
     const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : 4);
     const int near = static_cast<int>(std::max<int64_t>(1, kNear / token_bytes / of.most)) * of.most;
+    const int64_t ahead = tokens <= of.most ? read_ahead() : 0;  // more vectors find a panel in the cache
     for (int begin = 0; begin < tokens; begin += near) {
         const int end = std::min(tokens, begin + near);
         for (int panel = first; panel < last; ++panel) {
@@ -86,7 +87,7 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
             for (int token = begin; token < end;) {
                 const int count = std::min(of.most, end - token);
                 of.of[count - 1](matrix.panels + panel * bytes, matrix.columns, in, token, rows + token * stride,
-                                 stride);
+                                 stride, ahead);
                 token += count;
             }
         }
