@@ -48,6 +48,11 @@ def quantise(x: np.ndarray) -> Rounded:
     return Rounded(np.rint(groups * inverse[..., None]).astype(np.int8), scale)
 
 
+def reads_eight_bits(type: str) -> bool:
+    """Whether a matrix of this type reads vectors rounded to eight bits: those of packed weights do."""
+    return type not in (*FLOATS, "BF16")
+
+
 def rounded(x: np.ndarray, type: str) -> np.ndarray:
     """The numbers [n d] that a matrix of this type sees in place of x."""
     if type in FLOATS:
@@ -62,20 +67,20 @@ def twice_rounded(x: np.ndarray, type: str) -> np.ndarray:
     leaves of it rounded too.
     """
     first = rounded(x, type)
-    return first if type in (*FLOATS, "BF16") else first + rounded(x - first, type)
+    return first + rounded(x - first, type) if reads_eight_bits(type) else first
 
 
 def head_product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """float32 [n rows]: W x as the head computes it, whose roundings nothing behind it evens out."""
     scores = product(packed, x)
-    if packed.type in (*FLOATS, "BF16"):
+    if not reads_eight_bits(packed.type):
         return scores
     return scores + product(packed, x - rounded(x, packed.type))
 
 
 def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """float32 [n rows]: W x for vectors float32 [n columns], as the kernels compute it."""
-    if packed.type in (*FLOATS, "BF16"):
+    if not reads_eight_bits(packed.type):
         return rounded(x, packed.type) @ quant.unpack_twin(packed).T
     vectors = quantise(x)
     weights, scale, least = _whole(packed)
