@@ -1,6 +1,6 @@
 """The decoding loop, on an engine whose logits are scripted or depend on all it read; bytes are tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -109,6 +109,10 @@ class ByteStream:
         self.held = b""
         return text
 
+    def follow(self, ids: Iterable[int]) -> None:
+        for id in ids:
+            self.push(id)
+
     def finish(self) -> str:
         return self.held.decode(errors="replace")
 
@@ -132,6 +136,9 @@ class WordStream:
 
     def push(self, id: int) -> str:
         return self.words[id]
+
+    def follow(self, ids: Iterable[int]) -> None:
+        pass
 
     def finish(self) -> str:
         return ""

@@ -1,6 +1,7 @@
 """The runtime's pages: used again once nobody refers to them, whatever they hold, and made ahead."""
 
 import gc
+import time
 
 import numpy as np
 import pytest
@@ -65,17 +66,18 @@ def test_what_an_earlier_text_left_is_never_read(shape: str) -> None:
 
 @needs_core
 def test_pages_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "PAUSE", 0.0)
     of = tiny.config("llama")
     engine = tiny.RuntimeEngine(of, tiny.tensors(of))
-    while engine.make_ahead(6):
+    pauses: list[int] = []
+    while engine.make_ahead(6, lambda: pauses.append(1)):
         pass
+    assert len(pauses) == 6 * -(-engine._store.halves // runtime.PIECE)
     assert engine._store.spare() == 6
     state = engine.new_state()
     engine.prefill(tiny.IDS[:200], state)
     assert engine._store.spare() == 4 and len(state.pages) == 2
-    assert engine.make_ahead(5) and not engine.make_ahead(5)
+    assert engine.make_ahead(5, time.time) and not engine.make_ahead(5, time.time)
     assert engine._store.spare() == 5
     monkeypatch.setattr(engine._store, "most", 3)
-    assert not engine.make_ahead(10)
+    assert not engine.make_ahead(10, time.time)
     assert engine._store.spare() == 5

@@ -15,6 +15,7 @@ import pytest
 
 from cutaway.generate.sample import log_softmax
 from cutaway.lm import LanguageModel
+from cutaway.tokenizer import fast
 from tests import serving
 from tests.serving import NAME, Server
 
@@ -94,9 +95,10 @@ def test_what_the_first_request_needs_is_there_before_it(server: Server, tells: 
     if not tells:  # a model without a template is made ready too
         lm = LanguageModel(replace(service.lm.checkpoint, chat_template=None))
         service = replace(service, lm=lm)
+    fast._INTEGERS.clear()
     try:
         ready(service)
-        assert gc.get_freeze_count() > 10_000
+        assert gc.get_freeze_count() > 10_000 and fast._INTEGERS
     finally:
         gc.unfreeze()
 
@@ -520,8 +522,22 @@ def test_bodies_that_are_no_request(server: Server, raw: bytes) -> None:
 def test_paths_and_methods_that_are_not_there(server: Server) -> None:
     assert refusal(server.get("/v2/models"), 404)["code"] == "not_found"
     assert refusal(server.get("/v1/chat/completions"), 405)["code"] == "method_not_allowed"
+    assert serving.httpx.head(server.url + "/v1/chat/completions").status_code == 405
+    assert serving.httpx.head(server.url + "/v2/models").status_code == 404
     for path in ("/v1/models/../../etc/passwd", "/v1/models/%2e%2e%2fetc%2fpasswd", "/v1/models//etc/passwd"):
         assert "passwd" not in server.get(path).text or server.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", f"/v1/models/{NAME}", "/openapi.json"])
+def test_head_tells_what_get_does_but_the_body(server: Server, path: str) -> None:
+    asked, got = serving.httpx.head(server.url + path), server.get(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    for name in ("content-type", "x-content-type-options", "cache-control"):
+        assert asked.headers[name] == got.headers[name]
+    if path != "/metrics":
+        assert asked.headers["content-length"] == got.headers["content-length"] != "0"
+    document = server.get("/openapi.json").json()["paths"]
+    assert all(set(operations) <= {"get", "post"} for operations in document.values())
 
 
 # ---- leaving, metrics --------------------------------------------------------------------------------------

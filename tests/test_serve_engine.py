@@ -8,7 +8,7 @@ import asyncio
 import queue
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -509,7 +509,7 @@ def test_memory_is_made_ahead_when_the_server_starts_and_after_steps() -> None:
     class Makes(Paged):
         asked: queue.Queue[int] = queue.Queue()
 
-        def make_ahead(self, pages: int) -> bool:
+        def make_ahead(self, pages: int, pause: Callable[[], None]) -> bool:
             self.asked.put(pages)
             return False
 

@@ -248,22 +248,30 @@ def test_a_byte_without_a_token_is_left_out_with_a_warning(smollm2: Tokenizer) -
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(0, 49151), max_size=30), st.booleans())
-def test_a_stream_shows_what_decoding_at_once_does(smollm2: Tokenizer, ids: list[int], skip: bool) -> None:
-    stream = smollm2.stream(skip)
+@given(st.lists(st.integers(0, 49151), max_size=30), st.booleans(), st.integers(0, 30))
+def test_a_stream_shows_what_decoding_at_once_does(
+    smollm2: Tokenizer, ids: list[int], skip: bool, followed: int
+) -> None:
+    stream, later = smollm2.stream(skip), smollm2.stream(skip)
     pieces = [stream.push(id) for id in ids]
-    assert "".join(pieces) + stream.finish() == smollm2.decode(ids, skip)
+    later.follow(ids[:followed])
+    assert [later.push(id) for id in ids[followed:]] == pieces[followed:]
+    rest = stream.finish()
+    assert "".join(pieces) + rest == smollm2.decode(ids, skip) and later.finish() == rest
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
         st.one_of(st.integers(0, 31999), st.integers(0, 300), st.sampled_from([29871, 259])), max_size=20
-    )
+    ),
+    st.integers(0, 20),
 )
-def test_a_stream_of_sentencepiece_too(spm: Tokenizer, ids: list[int]) -> None:
-    stream = spm.stream()
+def test_a_stream_of_sentencepiece_too(spm: Tokenizer, ids: list[int], followed: int) -> None:
+    stream, later = spm.stream(), spm.stream()
     pieces = [stream.push(id) for id in ids]
+    later.follow(ids[:followed])
+    assert [later.push(id) for id in ids[followed:]] == pieces[followed:]
     assert "".join(pieces) + stream.finish() == spm.decode(ids)
     assert spm.decode_bytes(ids).decode("utf-8", "replace") == spm.decode(ids)
 

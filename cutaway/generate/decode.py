@@ -40,6 +40,10 @@ class TextStream(Protocol):
 
     def push(self, id: int, /) -> str: ...
 
+    def follow(self, ids: Iterable[int], /) -> None:
+        """Push ids whose own text is not asked for."""
+        ...
+
     def finish(self) -> str: ...
 
 
@@ -230,9 +234,7 @@ class Run:
         self.history = History(prompt_ids)
         self.words = len(tokenizer)
         self.stream = tokenizer.stream()
-        for id in prompt_ids:  # the answer's text is what it adds to the prompt's
-            if id < self.words:
-                self.stream.push(id)
+        self.stream.follow([id for id in prompt_ids if id < self.words])  # the answer's text is what it adds
         self.scan = StopScan(tuple(settings.stop))
         self.ends = {*settings.stop_ids, *(() if settings.ignore_eos else tokenizer.eos_ids)}
         room = engine.max_context - len(prompt_ids)

@@ -6,10 +6,9 @@ Keys and values are kept as halves, in pages of 128 positions that are made as t
 from __future__ import annotations
 
 import contextlib
-import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,7 +23,7 @@ CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs bes
 # piece is large: attention over a long text reads those twice as fast.
 PAGES_AT_ONCE = 4
 KEPT = 512 << 20  # bytes of pages that no text uses any more, kept for texts to come
-PIECE, PAUSE = 32 << 10, 0.001  # halves written at once, and seconds between, where pages are made ahead
+PIECE = 32 << 10  # halves written at once where pages are made ahead
 
 
 class Pages:
@@ -52,12 +51,14 @@ class Pages:
         """How many pages were written once and are free."""
         return len(self._free)
 
-    def make(self) -> None:
-        """One more, written in pieces, so that who computes meanwhile is hardly held up."""
+    def make(self, pause: Callable[[], None]) -> None:
+        """One more, written in pieces with a pause after each, so that who computes meanwhile is hardly held
+        up.
+        """
         block, place = self._made()
         for start in range(0, self.halves, PIECE):
             block[place, start : start + PIECE] = 0
-            time.sleep(PAUSE)
+            pause()
         self._give_back(block, place)
 
     def _made(self) -> tuple[np.ndarray, int]:
@@ -144,13 +145,13 @@ class RuntimeEngine:
     def new_state(self) -> State:
         return State(self._store)
 
-    def make_ahead(self, pages: int) -> bool:
-        """Makes one page more, unless so many are ready for texts to come, or as many as are kept. Tells
-        whether it did. From any thread.
+    def make_ahead(self, pages: int, pause: Callable[[], None]) -> bool:
+        """Makes one page more, unless so many are ready for texts to come, or as many as are kept, and pauses
+        between its pieces. Tells whether it did. From any thread.
         """
         if self._store.spare() >= min(pages, self._store.most):
             return False
-        self._store.make()
+        self._store.make(pause)
         return True
 
     def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:

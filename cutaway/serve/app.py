@@ -67,7 +67,7 @@ def build(service: Service, gate: Gate) -> Any:
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    return guarded
+    return _heads(guarded)
 
 
 def _paths(app: FastAPI, service: Service) -> None:
@@ -188,6 +188,22 @@ def _counted(app: Any, service: Service) -> Any:
             service.metrics.seconds.labels(path).observe(time.perf_counter() - began)
 
     return counted
+
+
+def _heads(app: Any) -> Any:
+    """The application with HEAD answered as GET is, but for the body: so load balancers ask after health."""
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await app(scope, receive, send)
+            return
+
+        async def bodiless(message: Any) -> None:
+            await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
+
+        await app(scope | {"method": "GET"}, receive, bodiless)
+
+    return answering
 
 
 def _lifespan(service: Service) -> Any:

@@ -33,6 +33,7 @@ __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFull", "Scheduler", "
 
 
 AHEAD, LOW = 4, 1  # pages made ahead for each request that may run: while none does, and while some do
+PAUSE = 0.001  # seconds between pieces of a page that is made beside steps
 
 
 @runtime_checkable
@@ -52,7 +53,7 @@ class Model(Protocol):
 class MakesAhead(Protocol):
     """An engine whose memory for texts can be made before they come."""
 
-    def make_ahead(self, pages: int, /) -> bool: ...
+    def make_ahead(self, pages: int, pause: Callable[[], None], /) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,13 @@ class Scheduler:
         """On a thread of its own: has pages ready, so that no step waits for the system to find memory."""
         while not self._over:
             pages = (LOW if self._running else AHEAD) * self.max_sequences
-            if not engine.make_ahead(min(self._pages, pages)):
+            if not engine.make_ahead(min(self._pages, pages), self._give_way):
                 self._stepped.wait()
                 self._stepped.clear()
+
+    def _give_way(self) -> None:
+        if self._running:
+            time.sleep(PAUSE)
 
     # ---- the model's thread --------------------------------------------------------------------------------
 

@@ -165,6 +165,7 @@ def ready(service: Service) -> None:
         lm.embed(["Hello"])
     else:
         lm.generate("Hello", max_tokens=2)
+        lm.ids("Hello " * 1000)  # a long text's ids need a table that a short one's do not
         for make in (
             lambda: lm.chat_ids([{"role": "user", "content": "Hello"}]),
             lambda: service.held_to(constrain.json_object()),

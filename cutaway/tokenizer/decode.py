@@ -99,6 +99,10 @@ class Decoder:
             return ""
         return self._characters.decode(self._bytes(id))
 
+    def follow(self, ids: Iterable[int]) -> None:
+        """Pushes ids whose own characters nobody asks for: what is pushed from now on goes on from them."""
+        self._characters.decode(self.all(ids))
+
     def finish(self) -> str:
         """What is held back, an incomplete character as U+FFFD; the decoder is then as new."""
         rest = self._characters.decode(b"", final=True)
