@@ -453,11 +453,64 @@ struct Tokenizer {
     explicit Tokenizer(size_t most_bytes) : cache(most_bytes) {}
 };
 
-// A stretch of the text that one thread encodes at a time: within one text, or some whole ones.
+// Texts, each where it lies.
+struct Texts {
+    const uint8_t* const* at;
+    const int64_t* sizes;
+    size_t count;
+
+    size_t size(size_t text) const { return static_cast<size_t>(sizes[text]); }
+};
+
+// What one thread encodes at a time: a stretch of one text, or some whole texts.
 struct Job {
-    size_t begin, end;
     size_t first, last;  // texts
+    size_t begin, end;   // of the stretch; of whole texts 0 and their size
     size_t count = 0;    // ids
+    size_t place = 0;    // of the first of them among all ids
+    bool done = false;
+};
+
+// Jobs, handed out in order, and where each one's ids go: behind those of all before it, once those are counted.
+class Jobs {
+  public:
+    explicit Jobs(std::vector<Job> jobs) : jobs_(std::move(jobs)) {}
+
+    size_t count() const { return jobs_.size(); }
+    Job& operator[](size_t job) { return jobs_[job]; }
+    size_t next() { return next_.fetch_add(1); }
+
+    // Whether a job's place is known.
+    bool placed(size_t job) {
+        const std::lock_guard held(lock_);
+        return job <= settled_;
+    }
+
+    void settle(size_t job, size_t count) {
+        const std::lock_guard held(lock_);
+        jobs_[job].count = count;
+        jobs_[job].done = true;
+        for (; settled_ < jobs_.size() && jobs_[settled_].done; ++settled_) {
+            total_ += jobs_[settled_].count;
+            if (settled_ + 1 < jobs_.size()) jobs_[settled_ + 1].place = total_;
+        }
+    }
+
+    // Of all ids, when every job is done.
+    size_t total() const { return total_; }
+
+  private:
+    std::vector<Job> jobs_;
+    std::atomic<size_t> next_{0};
+    std::mutex lock_;
+    size_t settled_ = 0;  // all jobs before this one are done
+    size_t total_ = 0;    // ids of those
+};
+
+// Where the caller wants the ids, and room for so many; null when they are only counted.
+struct Out {
+    int32_t* ids;
+    size_t room;
 };
 
 // What a thread needs while it encodes.
@@ -471,6 +524,8 @@ struct Worker {
     size_t used = 0, room = 0;
     size_t added = 0;  // to the cache
     std::vector<int32_t> own;
+    size_t held = 0;              // ids in `own` of jobs before, which wait for their place
+    std::vector<size_t> waiting;  // those jobs
     Together together;
     std::array<Together::Lane, Together::kLanes> lanes;
     std::array<size_t, Together::kLanes> seen;  // the pieces of the lanes
@@ -478,12 +533,37 @@ struct Worker {
     Worker(const Vocabulary& vocabulary, Pattern pattern)
         : encoder(vocabulary), scanner(pattern), together(vocabulary) {}
 
-    // Ids go to `place` from now on if `size` are enough whatever comes, else to memory of its own, which grows.
+    // Ids of a job of `most` bytes go to `place` from now on if there is room whatever comes, else to memory of its own,
+    // which grows.
     void open(int32_t* place, size_t size, size_t most) {
         const bool there = size >= most + kSpare;
-        out = there ? place : own.data();
-        room = there ? size : own.size();
+        out = there ? place : own.data() + held;
+        room = there ? size : own.size() - held;
         used = 0;
+    }
+
+    // The job is done: its ids are where they were to go, or wait.
+    void close(size_t job, bool wanted) {
+        if (!wanted || out != own.data() + held) return;
+        waiting.push_back(job);
+        held += used;
+    }
+
+    // Puts ids that wait where they go, as far as that is known and there is room.
+    void place(Jobs& jobs, const Out& to) {
+        const int32_t* from = own.data();
+        size_t put = 0;
+        for (; put < waiting.size() && jobs.placed(waiting[put]); ++put) {
+            const Job& job = jobs[waiting[put]];
+            if (job.place + job.count > to.room) break;
+            if (job.count > 0) std::memcpy(to.ids + job.place, from, job.count * 4);
+            from += job.count;
+        }
+        if (put == 0) return;
+        const auto left = static_cast<size_t>(own.data() + held - from);
+        if (left > 0) std::memmove(own.data(), from, left * 4);
+        held = left;
+        waiting.erase(waiting.begin(), waiting.begin() + static_cast<ptrdiff_t>(put));
     }
 
     // Appends the ids of pieces that lie one after the other from text[begin] on; up to `limit` may be read.
@@ -525,9 +605,9 @@ struct Worker {
     // Room for so many ids, and then for a batch of short pieces.
     void reserve(size_t count) {
         if (room - used >= count + kSpare) return;
-        own.resize(2 * (used + count + kSpare));
-        out = own.data();
-        room = own.size();
+        own.resize(2 * (held + used + count + kSpare));
+        out = own.data() + held;
+        room = own.size() - held;
     }
 
     // A piece that is not where it is looked for first. If it was not seen before, it is encoded together with others
@@ -601,21 +681,19 @@ struct Worker {
     }
 };
 
-// Texts that lie one after the other, cut into jobs.
-std::vector<Job> jobs_of(Pattern pattern, const uint8_t* text, const int64_t* starts, size_t texts) {
+std::vector<Job> jobs_of(Pattern pattern, const Texts& texts) {
     std::vector<Job> jobs;
-    for (size_t i = 0; i < texts;) {
-        const auto begin = static_cast<size_t>(starts[i]);
-        size_t last = i + 1;
-        while (last < texts && static_cast<size_t>(starts[last + 1]) <= begin + kJob) ++last;
-        const auto end = static_cast<size_t>(starts[last]);
-        if (last > i + 1 || end - begin <= 2 * kJob) {
-            jobs.push_back({begin, end, i, last});
+    for (size_t i = 0; i < texts.count;) {
+        size_t last = i + 1, size = texts.size(i);
+        while (last < texts.count && size + texts.size(last) <= kJob) size += texts.size(last++);
+        if (size <= 2 * kJob) {
+            jobs.push_back({i, last, 0, size});
         } else {
-            for (size_t place = begin; place < end;) {
-                size_t cut = end - place <= 2 * kJob ? end : safe_cut(pattern, text, place + kJob / 2, place + kJob);
-                if (cut == place + kJob / 2) cut = end;  // nowhere near: the rest in one
-                jobs.push_back({place, cut, i, i + 1});
+            for (size_t place = 0; place < size;) {
+                const size_t least = place + kJob / 2;
+                size_t cut = size - place <= 2 * kJob ? size : safe_cut(pattern, texts.at[i], least, place + kJob);
+                if (cut == least) cut = size;  // nowhere near: the rest in one
+                jobs.push_back({i, last, place, cut});
                 place = cut;
             }
         }
@@ -624,58 +702,54 @@ std::vector<Job> jobs_of(Pattern pattern, const uint8_t* text, const int64_t* st
     return jobs;
 }
 
-// Encodes texts; their ids go to `out` (null: they are counted only), one text after the other, and the number of each
-// text's ids is added to counts. Returns how many, or -1 where a byte could not be written.
-int64_t encode(Tokenizer& tokenizer, Pattern pattern, const uint8_t* text, const int64_t* starts, size_t texts,
-               int32_t* out, int64_t* counts, int threads) {
-    std::vector<Job> jobs = jobs_of(pattern, text, starts, texts);
-    const auto whole = static_cast<size_t>(starts[texts]);
-    std::atomic<size_t> next{0};
-    std::atomic<bool> lacking{false};
-    tokenizer.cache.expect(whole);
-    const auto work = [&](int, int workers) {
-        Worker worker(tokenizer.vocabulary, pattern);
-        size_t written = 0;  // alone, a thread writes every job's ids to their final place
-        for (size_t j = next.fetch_add(1); j < jobs.size(); j = next.fetch_add(1)) {
-            Job& job = jobs[j];
-            const size_t place = workers == 1 ? written : job.begin;
-            const size_t free = out == nullptr ? 0 : (workers == 1 ? whole : job.end) - place;
-            worker.open(out + place, free, job.end - job.begin);
+// Encodes texts. Their ids go to `out`, one text's after the other's, and where those are too many for it, to what
+// `more` makes of it: memory for so many, with what it holds by then. The number of each text's ids is added to counts.
+// Returns how many, or -1 where a byte could not be written.
+int64_t encode(Tokenizer& tokenizer, Pattern pattern, const Texts& texts, Out out, int32_t* (*more)(int64_t),
+               int64_t* counts, int threads) {
+    Jobs jobs(jobs_of(pattern, texts));
+    size_t size = 0;
+    for (size_t i = 0; i < texts.count; ++i) size += texts.size(i);
+    tokenizer.cache.expect(size);
+    const int most = static_cast<int>(std::clamp<size_t>(jobs.count(), 1, static_cast<size_t>(std::max(threads, 1))));
+    std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(most));
+    run(most, [&](int index, int) {
+        Worker& worker = *(workers[static_cast<size_t>(index)] = std::make_unique<Worker>(tokenizer.vocabulary, pattern));
+        for (size_t j = jobs.next(); j < jobs.count(); j = jobs.next()) {
+            const Job& job = jobs[j];
+            const bool there = jobs.placed(j) && job.place <= out.room;
+            worker.open(there ? out.ids + job.place : nullptr, there ? out.room - job.place : 0, job.end - job.begin);
             {
                 std::shared_lock shared(tokenizer.cache.lock);
                 for (size_t i = job.first; i < job.last; ++i) {
-                    const bool all = job.last - job.first > 1;
-                    const size_t begin = all ? static_cast<size_t>(starts[i]) : job.begin;
-                    const size_t end = all ? static_cast<size_t>(starts[i + 1]) : job.end;
+                    const size_t end = job.last - job.first > 1 ? texts.size(i) : job.end;
+                    const uint8_t* text = texts.at[i] + job.begin;
                     const size_t before = worker.used;
-                    worker.scanner.open(text + begin, end - begin);
+                    worker.scanner.open(text, end - job.begin);
                     size_t done = 0;
                     while (const size_t count = worker.scanner.next(worker.ends, kBatch)) {
                         const size_t reached = worker.ends[count - 1];
-                        worker.encode(tokenizer.cache, text + begin, done, count, whole - begin);
+                        worker.encode(tokenizer.cache, text, done, count, texts.size(i) - job.begin);
                         tokenizer.cache.relieve(shared, std::exchange(worker.added, 0));
                         done = reached;
                     }
                     std::atomic_ref<int64_t>(counts[i]).fetch_add(static_cast<int64_t>(worker.used - before));
                 }
             }
-            job.count = worker.used;
-            if (out != nullptr && worker.out != out + place && worker.used > 0) {
-                std::memcpy(out + place, worker.out, worker.used * 4);
-            }
-            job.begin = place;
-            written += worker.used;
+            worker.close(j, out.ids != nullptr);
+            jobs.settle(j, worker.used);
+            worker.place(jobs, out);
         }
-        if (worker.fresh.lacking) lacking = true;
-    };
-    run(static_cast<int>(std::min<size_t>(static_cast<size_t>(std::max(threads, 1)), std::max<size_t>(jobs.size(), 1))),
-        work);
-    size_t written = 0;
-    for (const Job& job : jobs) {
-        if (out != nullptr && job.begin != written) std::memmove(out + written, out + job.begin, job.count * 4);
-        written += job.count;
+    });
+    const size_t total = jobs.total();
+    bool lacking = false;
+    if (out.ids != nullptr && total > out.room) out = {more(static_cast<int64_t>(total)), total};
+    for (const auto& worker : workers) {
+        if (worker == nullptr) continue;  // fewer threads than were asked for
+        worker->place(jobs, out);
+        lacking |= worker->fresh.lacking;
     }
-    return lacking ? -1 : static_cast<int64_t>(written);
+    return lacking ? -1 : static_cast<int64_t>(total);
 }
 
 }  // namespace
@@ -692,14 +766,15 @@ CUTAWAY_API void* cutaway_tokenizer_open(const uint8_t* data, uint64_t size, uin
 
 CUTAWAY_API void cutaway_tokenizer_close(void* tokenizer) { delete static_cast<cutaway::Tokenizer*>(tokenizer); }
 
-// Encodes `texts` texts, which lie one after the other and begin at starts[i]; there is one start more. The ids go to
-// `out`, which has room for one a byte, or are only counted (null); counts[i], 0 before, is what text i has. Returns how
-// many, or -1 where the vocabulary has no token for a byte of the text.
-CUTAWAY_API int64_t cutaway_tokenizer_encode(void* tokenizer, int32_t pattern, const uint8_t* text,
-                                             const int64_t* starts, int64_t texts, int32_t* out, int64_t* counts,
-                                             int32_t threads) {
-    return cutaway::encode(*static_cast<cutaway::Tokenizer*>(tokenizer), static_cast<Pattern>(pattern), text, starts,
-                           static_cast<size_t>(texts), out, counts, threads);
+// Encodes `count` texts. The ids go to `out`, which has room for so many, or are only counted (null). Where there are
+// more, more(how many) gives longer memory with the same beginning; it may be null where there is room for an id a byte.
+// counts[i], 0 before, is what text i has. Returns how many, or -1 where the vocabulary has no token for a byte of a text.
+CUTAWAY_API int64_t cutaway_tokenizer_encode(void* tokenizer, int32_t pattern, const uint8_t* const* texts,
+                                             const int64_t* sizes, int64_t count, int32_t* out, int64_t room,
+                                             int32_t* (*more)(int64_t), int64_t* counts, int32_t threads) {
+    return cutaway::encode(*static_cast<cutaway::Tokenizer*>(tokenizer), static_cast<Pattern>(pattern),
+                           {texts, sizes, static_cast<size_t>(count)}, {out, static_cast<size_t>(room)}, more, counts,
+                           threads);
 }
 
 // The same for one text whose pieces are known by their ends.
@@ -769,6 +844,30 @@ CUTAWAY_API int64_t cutaway_tokenizer_cached(void* tokenizer) {
     auto& self = *static_cast<cutaway::Tokenizer*>(tokenizer);
     const std::shared_lock shared(self.cache.lock);
     return static_cast<int64_t>(self.cache.bytes());
+}
+
+// Where the UTF-8 of a Python list's texts lies, by Python's own functions, whose lock the caller holds; Python keeps it
+// as long as the text. Returns how many were read: fewer than `count` where one is no text, or has none (an exception is
+// set). Most texts lie where no cache holds them: a batch is asked for before the first is read.
+CUTAWAY_API int64_t cutaway_texts(void* list, int64_t count, void* (*item)(void*, intptr_t),
+                                  const char* (*utf8)(void*, intptr_t*), const char** texts, int64_t* sizes) {
+    constexpr int64_t kItems = 32;
+    void* items[kItems];
+    for (int64_t read = 0; read < count;) {
+        const int64_t got = std::min(kItems, count - read);
+        for (int64_t i = 0; i < got; ++i) {
+            items[i] = item(list, static_cast<intptr_t>(read + i));
+            if (items[i] == nullptr) return read;
+            __builtin_prefetch(items[i]);
+        }
+        for (int64_t i = 0; i < got; ++i, ++read) {
+            intptr_t size = 0;
+            texts[read] = utf8(items[i], &size);
+            sizes[read] = size;
+            if (texts[read] == nullptr) return read;
+        }
+    }
+    return count;
 }
 
 // The values of a Python list of integers, read by Python's own functions (of its stable interface), whose lock the

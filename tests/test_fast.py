@@ -131,6 +131,28 @@ def test_threads_and_long_texts_change_nothing(smollm2: Tokenizer) -> None:
 
 
 @built
+def test_more_ids_than_there_was_room_for(smollm2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A digit is an id: where so many were not expected, the core asks for longer memory."""
+    monkeypatch.setattr(native.bpe, "SURE", 8)
+    texts = ["words between " * 9_000, "", "7" * 150_000, *["123 é", "of it"] * 500, "0" * 60_000, ""]
+    expected = [twin(smollm2).encode(text) for text in texts]
+    for threads in (1, 3):
+        ids, offsets = smollm2.encode_batch(texts, threads=threads)
+        assert [ids[start:stop].tolist() for start, stop in pairwise(offsets)] == expected
+        for text, one in zip(texts, expected, strict=True):
+            assert smollm2.encode_array(text, threads=threads).tolist() == one
+
+
+@built
+def test_a_text_without_utf8_or_none_at_all_in_a_batch(smollm2: Tokenizer) -> None:
+    with pytest.raises(Refused):
+        smollm2.encode_batch(["a", "b\ud800"])
+    with pytest.raises(TypeError):
+        smollm2._path.core.batch("smollm", ["a", 5])  # pyright: ignore
+    assert [array.tolist() for array in smollm2.encode_batch([])] == [[], [0]]
+
+
+@built
 def test_unbroken_texts(smollm2: Tokenizer) -> None:
     judge = twin(smollm2)
     for text in ("a" * 20_000, " " * 20_000, "\n" * 20_000, "日本" * 5_000, "aé" * 5_000):

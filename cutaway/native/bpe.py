@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 128 << 20  # at most, for the pieces that a vocabulary has seen
 HEADER = 2560  # bytes; no compiled vocabulary is shorter
+SURE = 1 << 20  # ids that there is room for whatever comes
 
 _i32, _i64, _u32, _u64, _p = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
+_MORE = ctypes.CFUNCTYPE(_p, _i64)
+_NO_MORE = _MORE()
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class Core:
         self._held = held
         self._opened = opened
         self._close = function("cutaway_tokenizer_close", _p)
-        self._encode = function("cutaway_tokenizer_encode", _p, _i32, _p, _p, _i64, _p, _p, _i32, result=_i64)
+        self._encode = function(
+            "cutaway_tokenizer_encode", *(_p, _i32, _p, _p, _i64, _p, _i64, _MORE, _p, _i32), result=_i64
+        )
         self._pieces = function("cutaway_tokenizer_pieces", _p, _p, _p, _i64, _p, result=_i64)
         self._decoded = function("cutaway_tokenizer_decoded", _p, _p, _i64, result=_i64)
         self._decode = function("cutaway_tokenizer_decode", _p, _p, _i64, _p, _i64)
@@ -119,47 +124,39 @@ class Core:
 
     def short(self, scanner: str, text: bytes) -> list[int] | None:
         """The ids of one short text; None where the vocabulary lacks a byte of it."""
-        out, starts, count = (_i32 * len(text))(), (_i64 * 2)(0, len(text)), _i64()
+        size = len(text)
+        out, count = (_i32 * size)(), _i64()
         size = self._encode(
-            self._opened, SCANNERS.index(scanner), text, starts, 1, out, ctypes.byref(count), 1
+            *(self._opened, SCANNERS.index(scanner), (ctypes.c_char_p * 1)(text), (_i64 * 1)(size), 1),
+            *(out, size, _NO_MORE, ctypes.byref(count), 1),
         )
         return None if size < 0 else out[:size]
 
     def encode(self, scanner: str, text: str, threads: int = 1) -> np.ndarray | None:
         """The ids of a text, int32 [n]; None where the vocabulary lacks a byte of it."""
+        found = self.batch(scanner, [text], threads)
+        return None if found is None else found[0]
+
+    def batch(self, scanner: str, texts: list[str], threads: int = 1) -> tuple[np.ndarray, np.ndarray] | None:
+        """The ids of texts, int32 [n], and where each begins and ends, int64 [texts + 1]; None as above.
+
+        Nobody may change the list meanwhile. Raises UnicodeEncodeError where a text has no UTF-8.
+        """
         import numpy as np
 
-        data, size = _utf8(text)
-        out, count = np.empty(size, np.int32), _i64()
-        size = self._encode(
-            *(self._opened, SCANNERS.index(scanner), data, (_i64 * 2)(0, size), 1),
-            *(out.ctypes.data, ctypes.byref(count), threads),
-        )
-        if size < 0:
-            return None
-        out.resize(size, refcheck=False)
-        return out
+        places, sizes = _utf8(texts)
+        size = int(sizes.sum())
+        # Memory that is asked for and not used costs as well: few long texts have more ids than this.
+        out = np.empty(min(size, max(size // 2, SURE)), np.int32)
 
-    def batch(
-        self, scanner: str, texts: Sequence[str], threads: int = 1
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """The ids of texts, int32 [n], and where each begins and ends, int64 [texts + 1]; None as above."""
-        import numpy as np
+        def more(count: int) -> int:
+            out.resize(count, refcheck=False)
+            return out.ctypes.data
 
-        if all(map(str.isascii, texts)):
-            parts, whole = texts, "".join(texts)
-            data, size = _utf8(whole)
-        else:
-            parts = [text.encode() for text in texts]
-            data = b"".join(parts)
-            size = len(data)
-        starts = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, parts), np.int64, len(texts)), out=starts[1:])
-        out = np.empty(size, np.int32)
         offsets = np.zeros(len(texts) + 1, np.int64)
         size = self._encode(
-            *(self._opened, SCANNERS.index(scanner), data, starts.ctypes.data, len(texts)),
-            *(out.ctypes.data, offsets[1:].ctypes.data, threads),
+            *(self._opened, SCANNERS.index(scanner), places.ctypes.data, sizes.ctypes.data, len(texts)),
+            *(out.ctypes.data, len(out), _MORE(more), offsets[1:].ctypes.data, threads),
         )
         if size < 0:
             return None
@@ -169,10 +166,11 @@ class Core:
 
     def count(self, scanner: str, text: str, threads: int = 1) -> int | None:
         """How many ids a text has; None as above."""
-        data, size = _utf8(text)
-        starts, count = (_i64 * 2)(0, size), _i64()
+        places, sizes = _utf8([text])
+        count = _i64()
         size = self._encode(
-            self._opened, SCANNERS.index(scanner), data, starts, 1, None, ctypes.byref(count), threads
+            *(self._opened, SCANNERS.index(scanner), places.ctypes.data, sizes.ctypes.data, 1),
+            *(None, 0, _NO_MORE, ctypes.byref(count), threads),
         )
         return None if size < 0 else size
 
@@ -246,17 +244,23 @@ def _int32() -> Any:
     return np.int32
 
 
-def _utf8(text: str) -> tuple[Any, int]:
-    """A text in UTF-8, and its size: Python's own bytes, which it keeps while the text is there."""
-    size = ctypes.c_ssize_t()
-    return _characters()(text, ctypes.byref(size)), size.value
+def _utf8(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the UTF-8 of texts lies, and its sizes: Python's own, which it keeps while the text is there."""
+    import numpy as np
+
+    places, sizes = np.empty(len(texts), np.uintp), np.empty(len(texts), np.int64)
+    call, python = _texts()
+    call(texts, len(texts), *python, places.ctypes.data, sizes.ctypes.data)
+    return places, sizes
 
 
 @cache
-def _characters() -> Any:
-    call = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
-    call.argtypes, call.restype = (ctypes.py_object, _p), _p
-    return call
+def _texts() -> tuple[Any, list[Any]]:
+    """The core's function, called without letting go of Python's lock, and what it calls."""
+    kind = ctypes.PYFUNCTYPE(_i64, ctypes.py_object, _i64, *(_p,) * 4)
+    python = (getattr(ctypes.pythonapi, name) for name in ("PyList_GetItem", "PyUnicode_AsUTF8AndSize"))
+    call = kind(ctypes.cast(function("cutaway_texts"), _p).value or 0)
+    return call, [ctypes.cast(one, _p) for one in python]
 
 
 def _starts(texts: Sequence[bytes]) -> array[int]:

@@ -15,7 +15,8 @@ void* cutaway_vocabulary_compile(uint32_t, const uint8_t*, const uint64_t*, cons
                                  uint64_t*);
 void cutaway_vocabulary_take(void*, uint8_t*);
 void* cutaway_tokenizer_open(const uint8_t*, uint64_t, uint64_t);
-int64_t cutaway_tokenizer_encode(void*, int32_t, const uint8_t*, const int64_t*, int64_t, int32_t*, int64_t*, int32_t);
+int64_t cutaway_tokenizer_encode(void*, int32_t, const uint8_t* const*, const int64_t*, int64_t, int32_t*, int64_t,
+                                 int32_t* (*)(int64_t), int64_t*, int32_t);
 int64_t cutaway_tokenizer_decoded(void*, const int32_t*, int64_t);
 void cutaway_tokenizer_decode(void*, const int32_t*, int64_t, uint8_t*, int64_t);
 }
@@ -67,7 +68,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* input, size_t size) {
     static void* const tokenizer = open();
     // In memory of its own size, so that reading past it is seen.
     const std::vector<uint8_t> text(input, input + size);
-    const int64_t starts[3] = {0, static_cast<int64_t>(size / 2), static_cast<int64_t>(size)};
+    const uint8_t* texts[2] = {text.data(), text.data() + size / 2};
+    const int64_t sizes[2] = {static_cast<int64_t>(size / 2), static_cast<int64_t>(size - size / 2)};
     for (int32_t pattern = 0; pattern < static_cast<int32_t>(cutaway::Pattern::count); ++pattern) {
         size_t done = 0;
         cutaway::for_each_piece(static_cast<cutaway::Pattern>(pattern), text.data(), size, [&](size_t begin, size_t end) {
@@ -75,10 +77,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* input, size_t size) {
             done = end;
         });
         require(done == size);
-        std::vector<int32_t> ids(size);
+        static std::vector<int32_t> ids;
+        ids.assign(size / 2, 0);
         int64_t counts[2] = {0, 0};
-        const int64_t count =
-            cutaway_tokenizer_encode(tokenizer, pattern, text.data(), starts, 2, ids.data(), counts, 1);
+        const auto more = [](int64_t count) {
+            ids.resize(static_cast<size_t>(count));
+            return ids.data();
+        };
+        const int64_t count = cutaway_tokenizer_encode(tokenizer, pattern, texts, sizes, 2, ids.data(),
+                                                       static_cast<int64_t>(ids.size()), more, counts, 1);
         require(count >= 0 && counts[0] + counts[1] == count);
         require(cutaway_tokenizer_decoded(tokenizer, ids.data(), count) == static_cast<int64_t>(size));
         std::vector<uint8_t> back(size);
