@@ -46,6 +46,9 @@ struct Vectors {
 // Bytes of one panel of a type; 0 for a type that does not run.
 int64_t panel_bytes(int32_t type, int64_t columns);
 
+// One row of a matrix, [columns], out of its panels.
+void unpack_row(const Matrix& matrix, int64_t row, float* out);
+
 // W x_t without the bias, for the rows of the panels [first, last): those of x_t from out[t * stride] on (whole panels:
 // out has room).
 void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride);

@@ -11,93 +11,85 @@
 #include "matmul.hpp"
 #include "pool.hpp"
 
+CUTAWAY_API int32_t cutaway_unpack(int32_t type, const uint8_t* in, int64_t values, float* out, int32_t threads);
+
 namespace cutaway {
 namespace {
 
 using Rows = const uint8_t* const*;  // sixteen rows, at the block in question
 
-template <int Size, int Count>
-uint8_t* bytes_of(Rows rows, int64_t from, uint8_t* out) {
-    for (int r = 0; r < kPanel; ++r) {
-        for (int i = 0; i < Count; ++i) std::memcpy(out + (i * kPanel + r) * Size, rows[r] + from + i * Size, Size);
-    }
-    return out + Count * kPanel * Size;
-}
-
-uint8_t* halves_of(Rows rows, int64_t from, uint8_t* out) { return bytes_of<2, 1>(rows, from, out); }
-
-template <int Count>
-uint8_t* words_of(Rows rows, int64_t from, uint8_t* out) {
-    return bytes_of<4, Count>(rows, from, out);
-}
+// Part of a row's block: `count` pieces of `size` bytes from byte `from` on. `fifths`: bits that are turned.
+struct Field {
+    int from, count, size;
+    bool fifths = false;
+};
 
 // Bit 4 s + i becomes bit 8 i + s.
-uint8_t* fifths_of(Rows rows, int64_t from, uint8_t* out) {
-    for (int r = 0; r < kPanel; ++r, out += 4) {
-        uint32_t bits = 0, turned = 0;
-        std::memcpy(&bits, rows[r] + from, 4);
-        for (int part = 0; part < 8; ++part) {  // four bits, spread to the lowest of four bytes
-            turned |= ((((bits >> (4 * part)) & 15) * 0x00204081u) & 0x01010101u) << part;
-        }
-        std::memcpy(out, &turned, 4);
+uint32_t turned(uint32_t bits) {
+    uint32_t out = 0;
+    for (int part = 0; part < 8; ++part) {  // four bits, spread to the lowest of four bytes
+        out |= ((((bits >> (4 * part)) & 15) * 0x00204081u) & 0x01010101u) << part;
     }
     return out;
+}
+
+// Bit 8 i + s becomes bit 4 s + i.
+uint32_t turned_back(uint32_t bits) {
+    uint32_t out = 0;
+    for (int bit = 0; bit < 32; ++bit) out |= ((bits >> bit) & 1) << (4 * (bit % 8) + bit / 8);
+    return out;
+}
+
+template <Field F>
+uint8_t* field_of(Rows rows, int64_t at, uint8_t* out) {
+    for (int r = 0; r < kPanel; ++r) {
+        for (int i = 0; i < F.count; ++i) {
+            uint8_t* to = out + (i * kPanel + r) * F.size;
+            std::memcpy(to, rows[r] + at + F.from + i * F.size, F.size);
+            if constexpr (F.fifths) {
+                uint32_t bits;
+                std::memcpy(&bits, to, 4);
+                bits = turned(bits);
+                std::memcpy(to, &bits, 4);
+            }
+        }
+    }
+    return out + F.count * kPanel * F.size;
+}
+
+// So many blocks of sixteen rows, one after another, field by field.
+template <int Bytes, Field... F>
+void blocks_of(Rows rows, int64_t blocks, uint8_t* out) {
+    for (int64_t block = 0; block < blocks; ++block) ((out = field_of<F>(rows, block * Bytes, out)), ...);
 }
 
 struct Layout {
     int values, bytes;  // of a block of one row; floats count a pair of columns
-    uint8_t* (*pack)(Rows, int64_t blocks, uint8_t*);
-    int halves;  // how many scales and leasts must be finite, and where they lie
-    int half_at[2];
+    int halves;  // how many scales and leasts must be finite: its first fields
+    void (*pack)(Rows, int64_t blocks, uint8_t*);
+    Field fields[4];  // those that a type has not have no pieces
 };
 
-// So many blocks of sixteen rows, one after another, by what packs one of them.
-template <uint8_t* (*Pack)(Rows, int64_t, uint8_t*), int Bytes>
-uint8_t* blocks_of(Rows rows, int64_t blocks, uint8_t* out) {
-    for (int64_t block = 0; block < blocks; ++block) out = Pack(rows, block * Bytes, out);
-    return out;
+template <int Values, int Bytes, int Halves, Field... F>
+bool is(Layout& out) {
+    out = {Values, Bytes, Halves, blocks_of<Bytes, F...>, {F...}};
+    return true;
 }
-
-uint8_t* pack_q4_0(Rows r, int64_t b, uint8_t* o) { return words_of<4>(r, b + 2, halves_of(r, b, o)); }
-uint8_t* pack_q4_1(Rows r, int64_t b, uint8_t* o) {
-    return words_of<4>(r, b + 4, halves_of(r, b + 2, halves_of(r, b, o)));
-}
-uint8_t* pack_q5_0(Rows r, int64_t b, uint8_t* o) {
-    return words_of<4>(r, b + 6, fifths_of(r, b + 2, halves_of(r, b, o)));
-}
-uint8_t* pack_q5_1(Rows r, int64_t b, uint8_t* o) {
-    return words_of<4>(r, b + 8, fifths_of(r, b + 4, halves_of(r, b + 2, halves_of(r, b, o))));
-}
-uint8_t* pack_q8_0(Rows r, int64_t b, uint8_t* o) { return words_of<8>(r, b + 2, halves_of(r, b, o)); }
-uint8_t* pack_q4_k(Rows r, int64_t b, uint8_t* o) {
-    o = halves_of(r, b + 2, halves_of(r, b, o));
-    return words_of<32>(r, b + 16, bytes_of<1, 12>(r, b + 4, o));
-}
-uint8_t* pack_q5_k(Rows r, int64_t b, uint8_t* o) {
-    o = halves_of(r, b + 2, halves_of(r, b, o));
-    return words_of<40>(r, b + 16, bytes_of<1, 12>(r, b + 4, o));
-}
-uint8_t* pack_q6_k(Rows r, int64_t b, uint8_t* o) {
-    o = bytes_of<1, 16>(r, b + 192, halves_of(r, b + 208, o));
-    return words_of<48>(r, b, o);
-}
-uint8_t* pack_f32(Rows r, int64_t b, uint8_t* o) { return bytes_of<4, 2>(r, b, o); }
-uint8_t* pack_f16(Rows r, int64_t b, uint8_t* o) { return bytes_of<2, 2>(r, b, o); }
-uint8_t* pack_bf16(Rows r, int64_t b, uint8_t* o) { return words_of<1>(r, b, o); }
 
 bool layout_of(int32_t type, Layout& out) {
+    constexpr Field half{0, 1, 2}, second{2, 1, 2};
     switch (type) {
-        case kF32: out = {2, 8, blocks_of<pack_f32, 8>, 0, {}}; return true;
-        case kF16: out = {2, 4, blocks_of<pack_f16, 4>, 0, {}}; return true;
-        case kBF16: out = {2, 4, blocks_of<pack_bf16, 4>, 0, {}}; return true;
-        case kQ4_0: out = {32, 18, blocks_of<pack_q4_0, 18>, 1, {0, 0}}; return true;
-        case kQ4_1: out = {32, 20, blocks_of<pack_q4_1, 20>, 2, {0, 2}}; return true;
-        case kQ5_0: out = {32, 22, blocks_of<pack_q5_0, 22>, 1, {0, 0}}; return true;
-        case kQ5_1: out = {32, 24, blocks_of<pack_q5_1, 24>, 2, {0, 2}}; return true;
-        case kQ8_0: out = {32, 34, blocks_of<pack_q8_0, 34>, 1, {0, 0}}; return true;
-        case kQ4_K: out = {256, 144, blocks_of<pack_q4_k, 144>, 2, {0, 2}}; return true;
-        case kQ5_K: out = {256, 176, blocks_of<pack_q5_k, 176>, 2, {0, 2}}; return true;
-        case kQ6_K: out = {256, 210, blocks_of<pack_q6_k, 210>, 1, {208, 0}}; return true;
+        case kF32: return is<2, 8, 0, Field{0, 2, 4}>(out);
+        case kF16: return is<2, 4, 0, Field{0, 2, 2}>(out);
+        case kBF16: return is<2, 4, 0, Field{0, 1, 4}>(out);
+        case kQ4_0: return is<32, 18, 1, half, Field{2, 4, 4}>(out);
+        case kQ4_1: return is<32, 20, 2, half, second, Field{4, 4, 4}>(out);
+        case kQ5_0: return is<32, 22, 1, half, Field{2, 1, 4, true}, Field{6, 4, 4}>(out);
+        case kQ5_1: return is<32, 24, 2, half, second, Field{4, 1, 4, true}, Field{8, 4, 4}>(out);
+        case kQ8_0: return is<32, 34, 1, half, Field{2, 8, 4}>(out);
+        case kQ4_K: return is<256, 144, 2, half, second, Field{4, 12, 1}, Field{16, 32, 4}>(out);
+        case kQ5_K: return is<256, 176, 2, half, second, Field{4, 12, 1}, Field{16, 40, 4}>(out);
+        case kQ6_K: return is<256, 210, 1, Field{208, 1, 2}, Field{192, 16, 1}, Field{0, 48, 4}>(out);
         default: return false;
     }
 }
@@ -121,7 +113,7 @@ bool row_is_finite(int32_t type, const Layout& layout, const uint8_t* row, int64
     bool finite = true;
     for (int64_t block = 0; block < columns / layout.values; ++block) {
         for (int i = 0; i < layout.halves; ++i) {
-            finite &= all_finite<uint16_t>(row + block * layout.bytes + layout.half_at[i], 1, 0x7c00u);
+            finite &= all_finite<uint16_t>(row + block * layout.bytes + layout.fields[i].from, 1, 0x7c00u);
         }
     }
     return finite;
@@ -145,7 +137,8 @@ struct Packing {
             if (!row_is_finite(type, layout, at[r], columns)) broken.store(row);
         }
         const int64_t whole = columns / layout.values;
-        uint8_t* to = layout.pack(at, whole, out + index * panel_bytes(type, columns));
+        uint8_t* to = out + index * panel_bytes(type, columns);
+        layout.pack(at, whole, to);
         if (columns % layout.values == 0) return;
         uint8_t last[kPanel][8] = {};
         const uint8_t* from[kPanel];
@@ -154,7 +147,7 @@ struct Packing {
             std::memcpy(last[r], at[r] + whole * layout.bytes, static_cast<size_t>(rest));
             from[r] = last[r];
         }
-        layout.pack(from, 1, to);
+        layout.pack(from, 1, to + whole * layout.bytes * kPanel);
     }
 };
 
@@ -164,6 +157,29 @@ int64_t panel_bytes(int32_t type, int64_t columns) {
     Layout layout;
     if (!layout_of(type, layout)) return 0;
     return (columns + layout.values - 1) / layout.values * layout.bytes * kPanel;
+}
+
+void unpack_row(const Matrix& matrix, int64_t row, float* out) {
+    Layout layout;
+    if (!layout_of(matrix.type, layout)) return;
+    const uint8_t* from = matrix.panels + row / kPanel * panel_bytes(matrix.type, matrix.columns);
+    uint8_t block[256];
+    static_assert(sizeof block >= 210, "the largest block");
+    for (int64_t done = 0; done < matrix.columns; done += layout.values) {
+        for (const Field& field : layout.fields) {
+            for (int i = 0; i < field.count; ++i) {
+                uint8_t* to = block + field.from + i * field.size;
+                std::memcpy(to, from + (i * kPanel + row % kPanel) * field.size, static_cast<size_t>(field.size));
+                if (!field.fifths) continue;
+                uint32_t bits;
+                std::memcpy(&bits, to, 4);
+                bits = turned_back(bits);
+                std::memcpy(to, &bits, 4);
+            }
+            from += field.count * kPanel * field.size;
+        }
+        cutaway_unpack(matrix.type, block, std::min<int64_t>(layout.values, matrix.columns - done), out + done, 1);
+    }
 }
 
 }  // namespace cutaway

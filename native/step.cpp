@@ -318,8 +318,12 @@ class Step {
     // The embedding of a token, by how far its position turns, and what the first layer reads of it.
     void begin(int64_t token) {
         float* x = x_ + token * width_stride_;
-        const uint8_t* row = model_.embedding + reading_.ids[token] * model_.embedding_row;
-        cutaway_unpack(model_.embedding_type, row, model_.width, x, 1);
+        const int64_t id = reading_.ids[token];
+        if (model_.embedding == nullptr) {
+            unpack_row(model_.head, id, x);
+        } else {
+            cutaway_unpack(model_.embedding_type, model_.embedding + id * model_.embedding_row, model_.width, x, 1);
+        }
         if (model_.embedding_scale != 1.0f) {
             for (int i = 0; i < model_.width; ++i) x[i] *= model_.embedding_scale;
         }

@@ -43,7 +43,7 @@ struct Layer {
 struct Model {
     const Layer* layers;
     const Turn* turns;
-    const uint8_t* embedding;  // rows as they are in the file
+    const uint8_t* embedding;  // rows as they are in the file; null where they are the head's
     const float* norm;
     Matrix head;
     int64_t embedding_row;  // bytes

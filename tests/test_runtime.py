@@ -6,6 +6,7 @@ closely; against the plain definition, by what rounding vectors to 8 bits costs.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -385,6 +386,16 @@ def test_packed_weights_give_the_logits_of_rounded_vectors(type: str, mlp: str):
         assert _apart(ours, plain.logits(IDS[:60]))[0] > 1e-3
 
 
+@pytest.mark.parametrize("type", door.TYPES)
+def test_a_tied_table_is_read_out_of_the_heads_panels(type: str):
+    """As an untied model reads the same table from its rows: to the bit, out of a half-filled panel too."""
+    of, entries = wide(type)
+    table = weights(type, 155, of.width)
+    held = Tensors({**entries, "embedding.weight": table, "head.weight": table})
+    tied, untied = (RuntimeEngine(replace(of, vocab=155, tied=each), held) for each in (True, False))
+    assert np.array_equal(tied.logits(range(155)), untied.logits(range(155)))
+
+
 def _apart(ours: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """The error of each position's logits as a share of their size."""
     return np.linalg.norm(ours - expected, axis=1) / np.linalg.norm(expected, axis=1)
@@ -451,8 +462,6 @@ def test_memory_never_holds_the_weights_twice(tmp_path: Path):
 
 
 def test_models_it_does_not_know_are_told_apart():
-    from dataclasses import replace
-
     of = config("llama")
     relative = replace(of.blocks[0].attention, position=None, relative=alibi.Config())
     other = replace(of, blocks=(replace(of.blocks[0], attention=relative),))

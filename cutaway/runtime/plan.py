@@ -94,20 +94,21 @@ class Plan:
     def _model(self) -> door.Model:
         config = self.config
         turns = (door.Turn * max(1, len(self._turns)))(*map(self._turn, self._turns))
-        table = self._tensors["embedding.weight"]
-        rows = np.ascontiguousarray(table.data)
-        head = self._matrix("embedding" if config.tied else "head", None if not config.tied else table)
+        head = self._matrix("embedding" if config.tied else "head")
+        rows = np.empty((0, 0), np.uint8)  # a tied table is read out of the head's panels
         if not config.tied:
+            table = self._tensors["embedding.weight"]
+            rows = np.ascontiguousarray(table.data)
             _check_rows("embedding.weight", table)
         self._kept += [turns, rows]
         return door.Model(
             layers=self._layers,
             turns=turns,
-            embedding=rows.ctypes.data,
+            embedding=None if config.tied else rows.ctypes.data,
             norm=self._vector("norm.weight"),
             head=head,
             embedding_row=rows.shape[1],
-            embedding_type=door.LAYOUTS[table.type].id,
+            embedding_type=door.LAYOUTS[self._tensors.later("embedding.weight").type].id,
             layer_count=len(config.blocks),
             turn_count=len(self._turns),
             width=config.width,
@@ -170,8 +171,8 @@ class Plan:
         self._kept.append(radians)
         return door.Turn(radians.ctypes.data, position.magnitude, len(radians), position.interleaved)
 
-    def _matrix(self, path: str, packed: Packed | None = None) -> door.Matrix:
-        packed = packed or _read(f"{path}.weight", self._tensors)
+    def _matrix(self, path: str) -> door.Matrix:
+        packed = _read(f"{path}.weight", self._tensors)
         rows, columns = packed.shape
         panels = self._weights.take(door.packed_bytes(packed.type, rows, columns))
         at_once = max(1, AT_ONCE // (packed.data.shape[1] * door.PANEL)) * door.PANEL
