@@ -22,7 +22,7 @@ from cutaway.errors import Failed, Refused
 if TYPE_CHECKING:
     import numpy as np
 
-ABI = 3
+ABI = 4
 
 # Instruction sets by the number that native/isa.hpp gives them.
 SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3, "avx512_bf16": 4}
