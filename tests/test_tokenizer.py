@@ -226,6 +226,8 @@ def test_arrays_batches_and_counts_are_the_same_ids(smollm2: Tokenizer) -> None:
         assert smollm2.encode_array(line).tolist() == smollm2.encode(line)
         assert smollm2.count(line) == len(smollm2.encode(line))
     assert smollm2.encode_batch([])[0].size == 0
+    with pytest.raises(Refused, match="this is one: give a list"):
+        smollm2.encode_batch("one")
 
 
 def test_lone_surrogates_and_other_types_are_refused(smollm2: Tokenizer) -> None:

@@ -188,10 +188,12 @@ class Tokenizer:
         self, texts: Iterable[str], special: str = "text", threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64
-        [texts + 1]; on all threads that there are, unless said.
+        [texts + 1]; on all threads that there are, unless said. Raises Refused for one text alone.
         """
         import numpy as np
 
+        if isinstance(texts, str):
+            raise Refused("encode_batch takes many texts, and this is one: give a list, or use encode_array")
         texts = list(texts)
         count = library.threads() if threads is None else threads
         if (found := self._batch(texts, special, count)) is not None:
