@@ -8,6 +8,7 @@ What a call needs is imported and built when it is first asked for: the tokenize
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +19,7 @@ import numpy as np
 
 from cutaway import store
 from cutaway.errors import Refused
-from cutaway.generate.decode import Generation, Piece, finish, generate
+from cutaway.generate.decode import Generation, Piece, finish, generate, known
 from cutaway.generate.engine import ReadsEach
 from cutaway.generate.sample import Settings
 from cutaway.generate.session import Session
@@ -195,10 +196,14 @@ class LanguageModel:
         """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects
         one.
 
-        Control tokens spelt in the text stay text. Ids are taken as they are.
+        Control tokens spelt in the text stay text. Ids are taken as they are. Raises Refused for what is
+        neither.
         """
         if not isinstance(prompt, str):
-            return [int(id) for id in prompt]
+            try:
+                return list(map(operator.index, prompt))
+            except TypeError:
+                raise Refused(f"a prompt is text or a list of ids, and this is {prompt!r:.80}") from None
         if self.is_encoder:
             return self.tokenizer.encode(prompt, add_special=True)
         begin = [self.tokenizer.bos] if self.tokenizer.add_bos and self.tokenizer.bos is not None else []
@@ -324,12 +329,21 @@ class LanguageModel:
             )
         return self.checkpoint.chat_template
 
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """float32 [t v]: at each position the scores of what comes next."""
+    def logits(self, prompt: Prompt) -> np.ndarray:
+        """float32 [t v]: at each position of a text or of ids the scores of what comes next. Raises Refused
+        for what the model cannot read: nothing, ids that it does not have, more than its context.
+        """
         self._as_decoder()
-        return (
-            self._runtime.logits(ids) if self.engine_choice[0] == "runtime" else self._definition.logits(ids)
-        )
+        engine = self._runtime if self.engine_choice[0] == "runtime" else self._definition
+        ids = self.ids(prompt)
+        if not ids:
+            raise Refused("there is nothing to read: the text has no tokens")
+        known(ids, engine.vocab)
+        if len(ids) > (holds := engine.max_context):
+            raise Refused(
+                f"the text is {len(ids)} ids long and the model's context holds {holds}: shorten it"
+            )
+        return engine.logits(ids)
 
     def embed(
         self,

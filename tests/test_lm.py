@@ -36,7 +36,21 @@ def test_logits_are_those_that_generation_chooses_from(lm: LanguageModel) -> Non
     ids = lm.ids("The capital of France is")
     logits = lm.logits(ids)
     assert logits.shape == (5, 49152) and logits.dtype == np.float32
+    assert np.array_equal(lm.logits("The capital of France is"), logits)
     assert lm.generate(ids, max_tokens=1).ids == (int(logits[-1].argmax()),)
+
+
+@pytest.mark.parametrize("engine", ["definition", "runtime"])
+def test_what_no_model_can_read_is_refused(source: Path, engine: str) -> None:
+    lm = cutaway.load(source, engine=engine)
+    for prompt, sentence in (
+        ([], "there is nothing to read"),
+        ([504, 49152], "id 49152 at position 1 is outside the model's 0 to 49151"),
+        ([-1], "id -1 at position 0 is outside"),
+        ([504] * 8193, "8193 ids long and the model's context holds 8192"),
+    ):
+        with pytest.raises(Refused, match=sentence):
+            lm.logits(prompt)
 
 
 def test_packed_says_what_float32_says(source: Path) -> None:

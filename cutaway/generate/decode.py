@@ -368,11 +368,14 @@ def checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tu
             "The prompt is empty and the tokenizer has no begin token to start from: give at least one token"
         )
     ids = ids or (int(tokenizer.bos or 0),)
-    for at, id in enumerate(ids):
-        if not 0 <= id < engine.vocab:
-            raise Refused(
-                f"The prompt's id {id} at position {at} is outside the model's 0 to {engine.vocab - 1}"
-            )
+    known(ids, engine.vocab)
     if len(ids) >= engine.max_context:
         raise ContextFull(len(ids), engine.max_context)
     return ids
+
+
+def known(ids: Sequence[int], vocab: int) -> None:
+    """Refused for an id that a model of so many tokens does not have."""
+    for at, id in enumerate(ids):
+        if not 0 <= id < vocab:
+            raise Refused(f"The prompt's id {id} at position {at} is outside the model's 0 to {vocab - 1}")
