@@ -91,7 +91,7 @@ Isa best_isa() {
 }
 
 int64_t read_ahead() {
-    static const int64_t bytes = is_intels() ? 8192 : 0;
+    static const int64_t bytes = is_intels() ? 4096 : 0;
     return bytes;
 }
 

@@ -20,7 +20,7 @@ Isa isa();
 bool has_dot_products();
 
 // How far ahead weights that are read once are asked for, in bytes; 0 where the processor's own foresight does better.
-// Measured: Intel's reads a stream half as fast again when asked (BF16 of an Emerald Rapids), a Zen 4 a tenth slower.
+// Measured: an Emerald Rapids reads a stream up to half as fast again when asked, a Zen 4 a tenth slower.
 int64_t read_ahead();
 
 }  // namespace cutaway

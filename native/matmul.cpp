@@ -22,8 +22,14 @@
 namespace cutaway {
 namespace {
 
+// What a product asks the memory for while it reads a panel: what lies so many bytes ahead, if any, and bytes from far on.
+struct Ahead {
+    int64_t near;
+    const uint8_t* far;
+};
+
 using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
-                         int64_t stride, int64_t ahead);
+                         int64_t stride, Ahead ahead);
 
 constexpr int kMostVectors = 8;  // of any instruction set
 
@@ -74,20 +80,23 @@ constexpr int64_t kNear = 192 << 10;  // bytes of vectors that stay in a core's 
 
 }  // namespace
 
-void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride) {
+void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride,
+              Path* path) {
     const Kernel& of = kernel(matrix.type);
     const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
     const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : 4);
     const int near = static_cast<int>(std::max<int64_t>(1, kNear / token_bytes / of.most)) * of.most;
-    const int64_t ahead = tokens <= of.most ? read_ahead() : 0;  // more vectors find a panel in the cache
     for (int begin = 0; begin < tokens; begin += near) {
         const int end = std::min(tokens, begin + near);
         for (int panel = first; panel < last; ++panel) {
+            const uint8_t* from = matrix.panels + panel * bytes;
+            // Who reads a panel a second time finds it in the cache, and with many vectors it is not waited for.
+            Ahead ahead = {tokens <= of.most ? read_ahead() : 0, path != nullptr ? path->next(bytes) : nullptr};
             float* rows = out + (panel - first) * kPanel;
             for (int token = begin; token < end;) {
                 const int count = std::min(of.most, end - token);
-                of.of[count - 1](matrix.panels + panel * bytes, matrix.columns, in, token, rows + token * stride,
-                                 stride, ahead);
+                of.of[count - 1](from, matrix.columns, in, token, rows + token * stride, stride, ahead);
+                ahead = {0, nullptr};
                 token += count;
             }
         }

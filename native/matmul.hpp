@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "path.hpp"
+
 namespace cutaway {
 
 inline constexpr int kPanel = 16;  // rows whose weights lie together
@@ -50,7 +52,8 @@ int64_t panel_bytes(int32_t type, int64_t columns);
 void unpack_row(const Matrix& matrix, int64_t row, float* out);
 
 // W x_t without the bias, for the rows of the panels [first, last): those of x_t from out[t * stride] on (whole panels:
-// out has room).
-void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride);
+// out has room). `path` is the worker's where the panels are what comes next on it.
+void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride,
+              Path* path = nullptr);
 
 }  // namespace cutaway

@@ -1,7 +1,7 @@
 // One call reads tokens: a token of one text, one token of each of several texts, or a chunk of a prompt. All
-// workers go through the same phases. Within a phase pieces of work go to whoever is free, and no result depends on
-// who that was; a phase is over when its pieces are done, so that a worker which the system has put to sleep between
-// two pieces is waited for by nobody.
+// workers go through the same phases. In each, a worker does its own share of the work, a few pieces at a time, and then
+// what others have not begun of theirs; no result depends on who did what. A phase is over when its pieces are done, so
+// that a worker which the system has put to sleep is waited for with its last few pieces alone.
 #include "step.hpp"
 
 #if defined(__linux__)
@@ -20,6 +20,8 @@
 
 #include "api.hpp"
 #include "attention.hpp"
+#include "isa.hpp"
+#include "path.hpp"
 #include "pool.hpp"
 #include "vectors.hpp"
 
@@ -54,7 +56,7 @@ class Scratch {
         if (taken_ + size <= kept_.size) {
             memory = kept_.memory + taken_;
         } else {
-            memory = std::malloc(static_cast<size_t>(size));
+            memory = std::aligned_alloc(64, static_cast<size_t>(size));
             if (memory == nullptr) throw std::bad_alloc();
             more_.push_back(memory);
         }
@@ -122,9 +124,30 @@ Vectors part(const Vectors& all, const Busy& by) {
 
 // How far the workers are with one phase.
 struct Phase {
-    alignas(64) std::atomic<int64_t> next{0};
     alignas(64) std::atomic<int64_t> done{0};
     std::atomic<bool> over{false};
+};
+
+// How much of a share is taken: pieces from its front, by the worker whose it is, and in the upper half those from its
+// back, by others, so that what the worker has asked the memory for stays its own.
+struct Share {
+    alignas(64) std::atomic<uint64_t> taken{0};
+
+    // Some of the pieces [first, last) to [begin, end); false when none are left.
+    bool take(int64_t first, int64_t last, bool own, int64_t& begin, int64_t& end) {
+        uint64_t before = taken.load(std::memory_order_relaxed);
+        for (;;) {
+            const auto front = static_cast<int64_t>(before & 0xffffffffu), back = static_cast<int64_t>(before >> 32);
+            const int64_t left = last - first - front - back;
+            if (left <= 0) return false;
+            const int64_t some = (left + 3) / 4;
+            const auto after = before + (static_cast<uint64_t>(some) << (own ? 0 : 32));
+            if (!taken.compare_exchange_weak(before, after, std::memory_order_relaxed)) continue;
+            begin = own ? first + front : last - back - some;
+            end = begin + some;
+            return true;
+        }
+    }
 };
 
 // A matrix, and where its rows go among those of all that read the same vectors.
@@ -133,95 +156,201 @@ struct Product {
     int64_t at;
 };
 
-// The rows of several matrices that read the same vectors, in pieces of some panels.
+// The rows of several matrices that read the same vectors: panels, those of one matrix behind those of the one before.
 class Rows {
   public:
-    Rows(std::span<const Product> products, const Vectors& in, int tokens, float* out, int64_t stride, int workers)
-        : products_(products), in_(in), tokens_(tokens), out_(out), stride_(stride) {
+    Rows(std::initializer_list<Product> products, const Vectors& in, int tokens, float* out, int64_t stride)
+        : count_(products.size()), in_(in), tokens_(tokens), out_(out), stride_(stride) {
+        std::copy(products.begin(), products.end(), products_);
         for (const Product& each : products) panels_ += each.matrix->panel_count();
-        piece_ = std::clamp<int64_t>(panels_ / (4 * workers), 1, tokens > 8 ? 1 : 64);
     }
 
-    int64_t pieces() const { return (panels_ + piece_ - 1) / piece_; }
+    int64_t panels() const { return panels_; }
 
-    void operator()(int64_t piece) const {
-        int64_t begin = piece * piece_, end = std::min(panels_, begin + piece_);
-        for (const Product& each : products_) {
-            const int64_t own = each.matrix->panel_count();
+    void multiply(int64_t begin, int64_t end, Path* path) const {
+        each(begin, end, [&](const Product& of, int first, int last) {
+            cutaway::multiply(*of.matrix, in_, tokens_, first, last, out_ + of.at + first * kPanel, stride_, path);
+        });
+    }
+
+    // What multiply reads.
+    void add_to(Path& path, int64_t begin, int64_t end) const {
+        each(begin, end, [&](const Product& of, int first, int last) {
+            const int64_t bytes = panel_bytes(of.matrix->type, of.matrix->columns);
+            path.add(of.matrix->panels + first * bytes, (last - first) * bytes);
+        });
+    }
+
+  private:
+    // What [begin, end) is of each matrix.
+    template <class F>
+    void each(int64_t begin, int64_t end, const F& what) const {
+        for (const Product& of : std::span(products_, count_)) {
+            const int64_t own = of.matrix->panel_count();
             const int64_t first = std::clamp<int64_t>(begin, 0, own), last = std::clamp<int64_t>(end, 0, own);
-            if (first < last) {
-                multiply(*each.matrix, in_, tokens_, static_cast<int>(first), static_cast<int>(last),
-                         out_ + each.at + first * kPanel, stride_);
-            }
+            if (first < last) what(of, static_cast<int>(first), static_cast<int>(last));
             begin -= own;
             end -= own;
         }
     }
 
-  private:
-    const std::span<const Product> products_;
+    Product products_[3]{};
+    const size_t count_;
     const Vectors& in_;
     const int tokens_;
     float* const out_;
     const int64_t stride_;
-    int64_t panels_ = 0, piece_ = 1;
+    int64_t panels_ = 0;
 };
 
 class Step {
     // One of those who walk through the phases, and where it is.
     struct Worker {
-        int count;
-        size_t phase = 0;
+        int index, count;
+        Path* path;
+        size_t phase = 0, stage = 0;
     };
 
   public:
-    Step(const Model& model, const Reading& reading)
+    Step(const Model& model, const Reading& reading, int threads)
         : model_(model), reading_(reading), tokens_(reading.starts[reading.sequences]),
-          phases_(static_cast<size_t>(kPhases * model.layer_count + kOtherPhases)) {
+          most_shares_(std::clamp(threads, 1, kShares)) {
         measure();
         allocate();
         cut();
     }
 
-    void work(int workers) {
-        Worker worker{workers};
+    void work(int index, int workers) {
+        static thread_local Path path;
+        // With more vectors panels are read several times over.
+        const bool once = tokens_ <= kFew && workers <= most_shares_ && read_ahead() > 0;
+        Worker worker{index, workers, once ? &path : nullptr};
+        if (once) foresee(worker);
         each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) { begin(token); });
         for (int i = 0; i < model_.layer_count; ++i) layer(model_.layers[i], i, worker);
         head(worker);
     }
 
   private:
-    // Calls what(i) for 0 <= i < count, `piece` of them to a worker at a time, and then(), once; returns when all
-    // is done.
+    // Pieces [begin, end) of `count`, the share of one worker.
+    struct Part {
+        int64_t begin, end;
+    };
+    static Part part_of(int share, int shares, int64_t count) {
+        return {count * share / shares, count * (share + 1) / shares};
+    }
+    static Part part_of(const Worker& worker, int64_t count) { return part_of(worker.index, worker.count, count); }
+
+    // Calls what(begin, end, own) for parts of [0, count), whole pieces of `piece`, and then(), once; returns when all is
+    // done. `own`: whether a part belongs to the worker's own share.
     template <class F, class G>
-    void each(Worker& worker, int64_t count, int64_t piece, const F& what, const G& then) {
-        Phase& phase = phases_[worker.phase++];
-        while (phase.done.load(std::memory_order_acquire) < count) {
-            const int64_t first = phase.next.fetch_add(piece, std::memory_order_relaxed);
-            if (first >= count) break;
-            const int64_t last = std::min(count, first + piece);
-            for (int64_t i = first; i < last; ++i) what(i);
-            if (phase.done.fetch_add(last - first, std::memory_order_acq_rel) + last - first < count) continue;
+    void share_out(Worker& worker, int64_t count, int64_t piece, const F& what, const G& then) {
+        const size_t at = worker.phase++;
+        if (count == 0) return;
+        Phase& phase = phases_[at];
+        const int64_t pieces = (count + piece - 1) / piece;
+        const int shares = std::min(worker.count, most_shares_);
+        for (int i = 0; i < shares && !phase.over.load(std::memory_order_acquire); ++i) {
+            const int share = (worker.index + i) % shares;
+            const Part part = part_of(share, shares, pieces);
+            int64_t begin = 0, end = 0, done = 0;
+            while (shares_[at * most_shares_ + share].take(part.begin, part.end, i == 0, begin, end)) {
+                what(begin * piece, std::min(count, end * piece), i == 0);
+                done += end - begin;
+            }
+            if (done == 0 || phase.done.fetch_add(done, std::memory_order_acq_rel) + done < pieces) continue;
             then();
             phase.over.store(true, std::memory_order_release);
         }
-        for (int spins = 0; count > 0 && !phase.over.load(std::memory_order_acquire); ++spins) {
+        for (int spins = 0; !phase.over.load(std::memory_order_acquire); ++spins) {
+            if (worker.path != nullptr && worker.path->some()) continue;
             if (spins < kSpins) relax();
             else std::this_thread::yield();
         }
+    }
+
+    // Calls what(i) for 0 <= i < count, at least `piece` of them to a worker at a time, and then(), once.
+    template <class F, class G>
+    void each(Worker& worker, int64_t count, int64_t piece, const F& what, const G& then) {
+        const auto all = [&](int64_t begin, int64_t end, bool) {
+            for (int64_t i = begin; i < end; ++i) what(i);
+        };
+        share_out(worker, count, piece, all, then);
     }
     template <class F>
     void each(Worker& worker, int64_t count, int64_t piece, const F& what) {
         each(worker, count, piece, what, [] {});
     }
 
-    // And then after(token) for each token: by all workers, or where there is one token, by whoever ends the phase.
+    // Does a phase, and then after(token) for each token: by all workers, or where there is one, by whoever ends the phase.
     template <class F, class G>
-    void each_and_tokens(Worker& worker, int64_t count, int64_t piece, const F& what, const G& after) {
-        if (tokens_ == 1) return each(worker, count, piece, what, [&] { after(0); });
-        each(worker, count, piece, what);
+    void and_tokens(Worker& worker, const F& phase, const G& after) {
+        if (tokens_ == 1) return phase([&] { after(0); });
+        phase([] {});
         each(worker, tokens_, tokens_at_once(worker), after);
     }
+
+    // The stages of a worker's path are the phases that read matrices or the state, in their order.
+    void foresee(const Worker& worker) {
+        Path& path = *worker.path;
+        path.clear();
+        for (int i = 0; i < model_.layer_count; ++i) {
+            const Layer& layer = model_.layers[i];
+            const auto add = [&](const Rows& rows) {
+                const Part part = part_of(worker, rows.panels());
+                path.add_stage();
+                rows.add_to(path, part.begin, part.end);
+            };
+            add(head_rows(layer));
+            path.add_stage();
+            const Part looks = part_of(worker, looks_of(layer));
+            for (int64_t i = looks.begin; i < looks.end; ++i) add_state(path, layer, i);
+            add(out_rows(layer));
+            if (layer.up.rows == 0) continue;
+            path.add_stage();
+            const Part hidden = part_of(worker, groups_of(layer.up));
+            for (int64_t group = hidden.begin; group < hidden.end; ++group) {
+                for (const Matrix* each : {&layer.gate, &layer.up}) add_neurons(path, *each, group);
+            }
+            add(down_rows(layer));
+        }
+        path.add_stage();
+        const Part panels = part_of(worker, model_.head.panel_count());
+        const int64_t bytes = panel_bytes(model_.head.type, model_.head.columns);
+        path.add(model_.head.panels + panels.begin * bytes, (panels.end - panels.begin) * bytes);
+    }
+
+    // The next stage of the worker's path begins.
+    static void arrive(Worker& worker) {
+        if (worker.path != nullptr) worker.path->begin(worker.stage++);
+    }
+
+    // A phase of products.
+    template <class G>
+    void multiply(Worker& worker, const Rows& rows, const G& then) {
+        arrive(worker);
+        const auto some = [&](int64_t begin, int64_t end, bool own) {
+            rows.multiply(begin, end, own ? worker.path : nullptr);
+        };
+        share_out(worker, rows.panels(), 1, some, then);
+    }
+
+    Rows head_rows(const Layer& layer) const {
+        return {{{&layer.query, 0}, {&layer.key, key_at(layer)}, {&layer.value, value_at(layer)}},
+                in_, tokens_, heads_out_, heads_stride_};
+    }
+    Rows out_rows(const Layer& layer) const { return {{{&layer.out, 0}}, mixed_, tokens_, said_, width_stride_}; }
+    Rows down_rows(const Layer& layer) const { return {{{&layer.down, 0}}, hidden_, tokens_, said_, width_stride_}; }
+
+    // Where keys and values lie behind a token's queries.
+    static int64_t key_at(const Layer& layer) { return rounded(layer.query.rows, kPanel); }
+    static int64_t value_at(const Layer& layer) { return key_at(layer) + rounded(layer.key.rows, kPanel); }
+
+    // Groups of 32 neurons.
+    static int64_t groups_of(const Matrix& matrix) { return rounded(matrix.rows, kGroup) / kGroup; }
+
+    // How many pieces of work attention is.
+    int64_t looks_of(const Layer& layer) const { return static_cast<int64_t>(pieces_.size()) * layer.groups; }
 
     // Of a long prompt's tokens those whose scales share a line of the cache.
     int64_t tokens_at_once(const Worker& worker) const { return std::clamp<int64_t>(tokens_ / (4 * worker.count), 1, 16); }
@@ -265,6 +394,9 @@ class Step {
     }
 
     void allocate() {
+        const int64_t phases = kPhases * model_.layer_count + kOtherPhases;
+        phases_ = scratch_.take<Phase>(phases);
+        shares_ = scratch_.take<Share>(phases * most_shares_);
         x_ = scratch_.take<float>(tokens_ * width_stride_);
         in_ = scratch_.vectors(tokens_, model_.width, with_bf16_);
         mixed_ = scratch_.vectors(tokens_, mixed_width_, with_bf16_);
@@ -357,27 +489,28 @@ class Step {
     }
 
     void layer(const Layer& layer, int index, Worker& worker) {
-        const int64_t key_at = rounded(layer.query.rows, kPanel), value_at = key_at + rounded(layer.key.rows, kPanel);
-        const Product heads[] = {{&layer.query, 0}, {&layer.key, key_at}, {&layer.value, value_at}};
-        const Rows head_rows(heads, in_, tokens_, heads_out_, heads_stride_, worker.count);
-        each(worker, head_rows.pieces(), 1, head_rows);
+        multiply(worker, head_rows(layer), [] {});
         const int64_t count = layer.heads + 2 * layer.groups;
         const int64_t share = tokens_ > 1 ? count : (count + worker.count - 1) / worker.count;
-        each(worker, tokens_ * count, share, [&](int64_t i) {
-            turn_head(layer, i / count, static_cast<int>(i % count), key_at, value_at);
-        });
+        each(worker, tokens_ * count, share, [&](int64_t i) { turn_head(layer, i / count, static_cast<int>(i % count)); });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
-        const auto look_at = [&](int64_t i) {
-            attend(layer, pieces_[static_cast<size_t>(i / layer.groups)], static_cast<int>(i % layer.groups));
+        const auto look = [&](const auto& then) {
+            arrive(worker);
+            const auto some = [&](int64_t begin, int64_t end, bool own) {
+                for (int64_t i = begin; i < end; ++i) {
+                    if (own && worker.path != nullptr) pass_state(*worker.path, layer, i);
+                    attend(layer, pieces_[static_cast<size_t>(i / layer.groups)], static_cast<int>(i % layer.groups));
+                }
+            };
+            share_out(worker, looks_of(layer), 1, some, then);
         };
-        each_and_tokens(worker, static_cast<int64_t>(pieces_.size()) * layer.groups, 1, look_at, [&](int64_t token) {
+        and_tokens(worker, look, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
             quantise({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
         watch(layer, index, worker);
-        const Product out[] = {{&layer.out, 0}};
-        const Rows out_rows(out, mixed_, tokens_, said_, width_stride_, worker.count);
-        each_and_tokens(worker, out_rows.pieces(), 1, out_rows, [&](int64_t token) {
+        const auto say = [&](const auto& then) { multiply(worker, out_rows(layer), then); };
+        and_tokens(worker, say, [&](int64_t token) {
             add_said(token, layer.out, layer.attention_post_norm, layer.eps);
             read(token, layer.mlp_norm, layer.eps);
         });
@@ -390,17 +523,46 @@ class Step {
         };
         if (layer.experts != nullptr) mix(layer, index, worker);
         if (layer.up.rows == 0) return each(worker, tokens_, tokens_at_once(worker), after);
-        const Expert own = {layer.gate, layer.up, layer.down};
-        const int64_t groups = rounded(layer.up.rows, kGroup) / kGroup;
-        each(worker, groups, tokens_ > 8 ? 1 : std::max<int64_t>(1, groups / (4 * worker.count)),
-             [&](int64_t group) { hide(own, layer.activation, in_, tokens_, hidden_, group); });
-        const Product down[] = {{&layer.down, 0}};
-        const Rows down_rows(down, hidden_, tokens_, said_, width_stride_, worker.count);
-        each_and_tokens(worker, down_rows.pieces(), 1, down_rows, after);
+        const Expert own_mlp = {layer.gate, layer.up, layer.down};
+        arrive(worker);
+        const auto hide_some = [&](int64_t begin, int64_t end, bool own) {
+            for (int64_t group = begin; group < end; ++group) {
+                hide(own_mlp, layer.activation, in_, tokens_, hidden_, group, own ? worker.path : nullptr);
+            }
+        };
+        share_out(worker, groups_of(layer.up), 1, hide_some, [] {});
+        const auto give = [&](const auto& then) { multiply(worker, down_rows(layer), then); };
+        and_tokens(worker, give, after);
+    }
+
+    // The part of the state that a piece of attention reads.
+    template <class F>
+    void each_state(const Layer& layer, int64_t i, const F& what) const {
+        const Piece& piece = pieces_[static_cast<size_t>(i / layer.groups)];
+        if (piece.page < 0) return;
+        const int group = static_cast<int>(i % layer.groups);
+        const Look seen = look(layer, piece.first, 0, piece.page);
+        if (seen.first >= seen.last) return;
+        uint16_t* page = page_of(layer, piece.sequence, piece.page);
+        const int first = seen.first / 16 * 16, positions = (seen.last + 15) / 16 * 16 - first;
+        what(keys_of(layer, page, group) + first * layer.key_size, 2 * positions * layer.key_size);
+        what(values_of(layer, page, group) + first * layer.value_stride(), 2 * positions * layer.value_stride());
+    }
+    void add_state(Path& path, const Layer& layer, int64_t i) const {
+        each_state(layer, i, [&](const uint16_t* from, int64_t bytes) { path.add(from, bytes); });
+    }
+    void pass_state(Path& path, const Layer& layer, int64_t i) const {
+        each_state(layer, i, [&](const uint16_t*, int64_t bytes) { path.pass(bytes); });
+    }
+
+    static void add_neurons(Path& path, const Matrix& matrix, int64_t group) {
+        const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
+        const int64_t first = 2 * group, last = std::min<int64_t>(first + 2, matrix.panel_count());
+        if (matrix.panels != nullptr) path.add(matrix.panels + first * bytes, (last - first) * bytes);
     }
 
     // A head of a query, key or value: its bias, its norm, its turn; keys and values go to the state.
-    void turn_head(const Layer& layer, int64_t token, int head, int64_t key_at, int64_t value_at) {
+    void turn_head(const Layer& layer, int64_t token, int head) {
         float* all = heads_out_ + token * heads_stride_;
         if (head < layer.heads) {
             float* query = all + head * layer.key_size;
@@ -412,12 +574,12 @@ class Step {
         const int group = (head - layer.heads) % layer.groups;
         uint16_t* page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage);
         if (head < layer.heads + layer.groups) {
-            float* key = all + key_at + group * layer.key_size;
+            float* key = all + key_at(layer) + group * layer.key_size;
             finish_head(layer, token, key, layer.key.bias, group, layer.key_norm);
             store_key(keys_of(layer, page, group), layer.key_size, slot, key);
             return;
         }
-        float* value = all + value_at + group * layer.value_size;
+        float* value = all + value_at(layer) + group * layer.value_size;
         for (int i = 0; layer.value.bias != nullptr && i < layer.value_size; ++i) {
             value[i] += layer.value.bias[group * layer.value_size + i];
         }
@@ -578,13 +740,13 @@ class Step {
     // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They lie side by side until
     // then: rows as long as all neurons would fall on a few places of the cache.
     static void hide(const Expert& mlp, int32_t activation, const Vectors& in, int64_t count, const Vectors& out,
-                     int64_t group) {
+                     int64_t group, Path* path) {
         static thread_local std::vector<float> room;
         room.resize(static_cast<size_t>(2 * count * kGroup));
         const bool gated = mlp.gate.panels != nullptr;
         float *inside = room.data(), *beside = inside + count * kGroup;
-        neurons(gated ? mlp.gate : mlp.up, in, count, group, inside);
-        if (gated) neurons(mlp.up, in, count, group, beside);
+        neurons(gated ? mlp.gate : mlp.up, in, count, group, inside, path);
+        if (gated) neurons(mlp.up, in, count, group, beside, path);
         activate(activation, inside, gated ? beside : nullptr, count * kGroup);
         if (!mlp.down.reads_floats()) return quantise({inside, kGroup, 0, count}, group, group + 1, out);
         for (int64_t i = 0; i < count; ++i) {
@@ -593,10 +755,11 @@ class Step {
     }
 
     // out [count 32]: 32 rows of a matrix and their biases; zeros past the last row.
-    static void neurons(const Matrix& matrix, const Vectors& in, int64_t count, int64_t group, float* out) {
+    static void neurons(const Matrix& matrix, const Vectors& in, int64_t count, int64_t group, float* out,
+                        Path* path) {
         const int first = static_cast<int>(2 * group), last = std::min(first + 2, matrix.panel_count());
         if (last < first + 2) std::fill_n(out, count * kGroup, 0.0f);
-        multiply(matrix, in, static_cast<int>(count), first, last, out, kGroup);
+        cutaway::multiply(matrix, in, static_cast<int>(count), first, last, out, kGroup, path);
         const int64_t rows = std::min<int64_t>(kGroup, matrix.rows - group * kGroup);
         for (int64_t i = 0; matrix.bias != nullptr && i < count; ++i) {
             for (int64_t j = 0; j < rows; ++j) out[i * kGroup + j] += matrix.bias[group * kGroup + j];
@@ -606,9 +769,10 @@ class Step {
     // What each token's experts say of it. The tokens of one expert are read together; none of it depends on who they
     // are, since every product of a vector is the same in any company.
     void mix(const Layer& layer, int index, Worker& worker) {
-        const Product routers[] = {{&layer.router, 0}, {&layer.shared_gate, rounded(layer.router.rows, kPanel)}};
-        const Rows router_rows(routers, in_, tokens_, routed_, routed_stride_, worker.count);
-        each(worker, router_rows.pieces(), 1, router_rows, [&] { route(layer, index); });
+        const Rows routers({{&layer.router, 0}, {&layer.shared_gate, rounded(layer.router.rows, kPanel)}}, in_, tokens_,
+                           routed_, routed_stride_);
+        const auto some = [&](int64_t begin, int64_t end, bool) { routers.multiply(begin, end, nullptr); };
+        share_out(worker, routers.panels(), 1, some, [&] { route(layer, index); });
         const int64_t busy = busy_count_[static_cast<size_t>(index)];
         if (tokens_ > 1) {
             each(worker, busy, 1, [&](int64_t i) { fetch(busy_[static_cast<size_t>(i)]); });
@@ -619,14 +783,15 @@ class Step {
         each(worker, busy * groups, share, [&](int64_t i) {
             const Busy& by = busy_[static_cast<size_t>(i / groups)];
             const Vectors in = tokens_ > 1 ? part(read_, by) : in_;
-            hide(layer.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups);
+            hide(layer.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups,
+                 nullptr);
         });
         const int64_t piece = std::clamp<int64_t>(busy * panels / (4 * worker.count), 1, tokens_ > 8 ? 4 : panels);
         const int64_t pieces = (panels + piece - 1) / piece;
         each(worker, busy * pieces, 1, [&](int64_t i) {
             const Busy& by = busy_[static_cast<size_t>(i / pieces)];
             const int64_t first = i % pieces * piece, last = std::min(panels, first + piece);
-            multiply(layer.experts[by.expert].down, part(inside_, by), static_cast<int>(by.count),
+            cutaway::multiply(layer.experts[by.expert].down, part(inside_, by), static_cast<int>(by.count),
                      static_cast<int>(first), static_cast<int>(last),
                      spoken_ + by.first * width_stride_ + first * kPanel, width_stride_);
         });
@@ -716,23 +881,26 @@ class Step {
             }
             quantise_vector(last_, parts * i + 1);
         });
-        const int64_t panels = model_.head.panel_count();
-        const int64_t piece = std::clamp<int64_t>(panels / (4 * worker.count), 1, reading_.wanted_count > 8 ? 4 : 64);
-        each(worker, (panels + piece - 1) / piece, 1, [&](int64_t i) {
-            score(static_cast<int>(i * piece), static_cast<int>(std::min(panels, (i + 1) * piece)));
-        });
+        arrive(worker);
+        const int64_t piece = reading_.wanted_count > 8 ? 4 : 16;
+        const auto some = [&](int64_t begin, int64_t end, bool own) {
+            for (int64_t i = begin; i < end; i += piece) {
+                score(static_cast<int>(i), static_cast<int>(std::min(end, i + piece)), own ? worker.path : nullptr);
+            }
+        };
+        share_out(worker, reading_.wanted_count > 0 ? model_.head.panel_count() : 0, 1, some, [] {});
     }
 
     int head_parts() const { return model_.head.reads_eight_bits() ? 2 : 1; }
 
     // The logits of the rows of some of the head's panels.
-    void score(int first, int last) {
+    void score(int first, int last, Path* path) {
         static thread_local std::vector<float> room;
         const int parts = head_parts(), vectors = parts * reading_.wanted_count;
         const int64_t stride = (last - first) * kPanel, begin = first * kPanel;
         const int64_t rows = std::min(stride, model_.vocab - begin);
         room.resize(static_cast<size_t>(vectors * stride));
-        multiply(model_.head, last_, vectors, first, last, room.data(), stride);
+        cutaway::multiply(model_.head, last_, vectors, first, last, room.data(), stride, path);
         for (int64_t i = 0; i < reading_.wanted_count; ++i) {
             const float* from = room.data() + parts * i * stride;
             const float* more = from + stride;
@@ -744,6 +912,8 @@ class Step {
         }
     }
 
+    static constexpr int kShares = 16;  // more workers have one between some of them
+    static constexpr int kFew = 8;      // vectors that meet a panel at once, or nearly
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
     static constexpr int kPhases = 14, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
     static constexpr int kTileTokens = 32;
@@ -753,7 +923,9 @@ class Step {
     const Reading& reading_;
     const int tokens_;
     Scratch scratch_;
-    std::vector<Phase> phases_;
+    const int most_shares_;  // of a phase
+    Phase* phases_ = nullptr;
+    Share* shares_ = nullptr;  // [phases most_shares_]
 
     int64_t heads_stride_ = 0, mixed_width_ = 0, hidden_width_ = 0, width_stride_ = 0, turn_stride_ = 0;
     int value_stride_ = 0, heads_ = 0;
@@ -780,8 +952,8 @@ class Step {
 // Reads, and writes the logits that are wanted; the caller has checked every array. -1: there is no memory for it.
 CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Reading* reading, int32_t threads) {
     try {
-        cutaway::Step step(*model, *reading);
-        cutaway::run(threads, [&](int, int workers) { step.work(workers); });
+        cutaway::Step step(*model, *reading, threads);
+        cutaway::run(threads, [&](int index, int workers) { step.work(index, workers); });
         return 0;
     } catch (const std::bad_alloc&) {
         return -1;

@@ -1,0 +1,89 @@
+// What one worker is to read of the weights and the state, in its order, and how much of it the memory was asked for.
+// A stream of memory that stops takes a microsecond to come again: so what is read next is asked for across the borders
+// of matrices, and on while others are waited for.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace cutaway {
+
+// Has the processor bring bytes to its second cache. Nothing is read: they may lie behind an array's end.
+inline __attribute__((always_inline)) void ask(const uint8_t* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
+}
+
+class Path {
+  public:
+    void clear() {
+        stretches_.clear();
+        stages_.clear();
+        length_ = read_ = asked_ = 0;
+        next_ = 0;
+    }
+
+    // A stage is what is read between two points at which all workers meet.
+    void add_stage() { stages_.push_back({stretches_.size(), length_}); }
+    void add(const void* from, int64_t bytes) {
+        if (bytes <= 0) return;
+        stretches_.push_back({static_cast<const uint8_t*>(from), bytes, length_});
+        length_ += bytes;
+    }
+
+    // The worker comes to a stage: what is behind it is read, by whomever.
+    void begin(size_t stage) {
+        read_ = stages_[stage].at;
+        if (asked_ < read_) {
+            next_ = stages_[stage].first;
+            asked_ = read_;
+        }
+        while (asked_ < std::min(length_, read_ + kAhead)) some();
+    }
+
+    // While the worker reads so many bytes it is to ask for as many from here on; null: for none.
+    const uint8_t* next(int64_t bytes) {
+        read_ += bytes;
+        if (next_ == stretches_.size() || asked_ > read_ + kMost) return nullptr;
+        const Stretch& now = stretches_[next_];
+        const uint8_t* from = now.from + (asked_ - now.at);
+        asked_ = std::min(asked_ + bytes, now.at + now.bytes);
+        next_ += asked_ == now.at + now.bytes;
+        return from;
+    }
+
+    // So much is about to be read.
+    void pass(int64_t bytes) {
+        const uint8_t* from = next(bytes);
+        if (from != nullptr) ask(from, bytes);
+    }
+
+    // Asks for some more; false when enough is asked for.
+    bool some() {
+        if (next_ == stretches_.size() || asked_ > read_ + kMost) return false;
+        const int64_t before = read_;
+        const uint8_t* from = next(kSome);
+        read_ = before;
+        ask(from, kSome);
+        return true;
+    }
+
+  private:
+    static constexpr int64_t kSome = 512;
+    static constexpr int64_t kAhead = 8 << 10;   // while reading
+    static constexpr int64_t kMost = 256 << 10;  // a part of the second cache
+    struct Stretch {
+        const uint8_t* from;
+        int64_t bytes, at;  // `at` bytes of the path lie before it
+    };
+    struct Stage {
+        size_t first;  // stretch
+        int64_t at;
+    };
+    int64_t length_ = 0, read_ = 0, asked_ = 0;
+    size_t next_ = 0;
+    std::vector<Stretch> stretches_;
+    std::vector<Stage> stages_;
+};
+
+}  // namespace cutaway
