@@ -25,13 +25,11 @@ from cutaway.generate.sample import Settings
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import Draft, Guesser, Lookup, Speculation
 from cutaway.model.config import Decoder, Encoder
-from cutaway.tokenizer import Tokenizer, chat
+from cutaway.tokenizer import Tokenizer
 from cutaway.weights import load as reader
 from cutaway.weights import pooling as advice
 from cutaway.weights import quant
-from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
-from cutaway.weights.save import Saved
 
 if TYPE_CHECKING:
     from cutaway.embedding.projection import Method
@@ -42,7 +40,9 @@ if TYPE_CHECKING:
     from cutaway.model.pooling import Pooling
     from cutaway.runtime.engine import RuntimeEngine
     from cutaway.runtime.step import TwinEngine
+    from cutaway.tokenizer.chat import Rendered
     from cutaway.trace import Edit
+    from cutaway.weights.save import Saved
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -241,7 +241,8 @@ class LanguageModel:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
         chosen = self.ending(Settings(**settings))
         guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
-        return generate(self.engine, self.tokenizer, self.ids(prompt), chosen, session, guessed)
+        ids = self.ids(prompt)  # before the engine is made, beside which a vocabulary being opened would lie
+        return generate(self.engine, self.tokenizer, ids, chosen, session, guessed)
 
     def _guesser(self, speculate: str | LanguageModel, settings: Settings) -> Guesser:
         if speculate == "lookup":
@@ -313,11 +314,15 @@ class LanguageModel:
         """The ids of a conversation, ready for the assistant to speak: control tokens are the template's
         alone.
         """
+        from cutaway.tokenizer import chat
+
         template, tokenizer = self._template(), self.tokenizer
         return chat.render(messages, template, tokenizer=tokenizer, tools=tools, steering=steering)
 
-    def chat_text(self, messages: Sequence[Message]) -> chat.Rendered:
+    def chat_text(self, messages: Sequence[Message]) -> Rendered:
         """A conversation as text, with where each character came from; content that steers is flagged."""
+        from cutaway.tokenizer import chat
+
         return chat.text(messages, self._template(), tokenizer=self.tokenizer, steering="flag")
 
     def _template(self) -> str:
@@ -431,6 +436,8 @@ class LanguageModel:
         Weights of ``model`` that were changed since loading are written as they are now, all others as they
         were read, to the bit; ``type`` rounds them (see ``weights/save.py``). Raises Refused if the target is
         there, unless ``force``."""
+        from cutaway.weights import save as writer
+
         return writer.write(target, self._current(), format, type, force=force)
 
     def _current(self) -> reader.Checkpoint:

@@ -42,11 +42,11 @@ class Scratch {
         if (more_.empty()) return;
         for (void* each : more_) std::free(each);
         std::free(kept_.memory);
-        const int64_t size = rounded(taken_, kHuge);
-        kept_.memory = static_cast<uint8_t*>(std::aligned_alloc(kHuge, static_cast<size_t>(size)));
+        const int64_t page = taken_ < kHuge ? kSmall : kHuge, size = rounded(taken_, page);
+        kept_.memory = static_cast<uint8_t*>(std::aligned_alloc(page, static_cast<size_t>(size)));
         kept_.size = kept_.memory == nullptr ? 0 : size;
 #if defined(MADV_HUGEPAGE)
-        if (kept_.memory != nullptr) madvise(kept_.memory, static_cast<size_t>(size), MADV_HUGEPAGE);
+        if (kept_.memory != nullptr && page == kHuge) madvise(kept_.memory, static_cast<size_t>(size), MADV_HUGEPAGE);
 #endif
     }
     template <class T>
@@ -78,7 +78,7 @@ class Scratch {
     }
 
   private:
-    static constexpr int64_t kHuge = 2 << 20;  // bytes of a huge page
+    static constexpr int64_t kSmall = 4 << 10, kHuge = 2 << 20;  // bytes of pages
     struct Kept {
         uint8_t* memory = nullptr;
         int64_t size = 0;

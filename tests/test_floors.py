@@ -51,3 +51,12 @@ def test_the_model_loads_no_compiler() -> None:
     assert done.returncode == 0, (
         done.stderr or "cutaway.model.decoder imports torch's compiler: two seconds, 70 MB"
     )
+
+
+def test_generating_loads_no_library_of_ciphers() -> None:
+    code = (
+        "import sys, cutaway.commands.generate, cutaway.lm, cutaway.runtime.engine, cutaway.tokenizer.compiled\n"
+        "sys.exit(str([name for name in ('_hashlib', 'ssl', 'subprocess') if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == "[]\n", "hashlib and ssl load OpenSSL: 4 MB of every process"

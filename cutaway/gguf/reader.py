@@ -10,7 +10,6 @@ import mmap
 import os
 import re
 import struct
-from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -118,17 +117,19 @@ def read(path: str | os.PathLike[str]) -> File:
 class _Undecoded:
     """Texts of a mapped file, known to be UTF-8, not yet Python strings."""
 
-    def __init__(self, buffer: mmap.mmap, starts: array[int], many: bool):
-        self.buffer, self.starts, self.many = buffer, starts, many
+    def __init__(self, buffer: mmap.mmap, first: int, count: int, many: bool):
+        self.buffer, self.first, self.count, self.many = buffer, first, count, many
 
     def decode(self) -> str | list[str]:
         texts = list(self._texts())
         return texts if self.many else texts[0]
 
     def _texts(self) -> Iterator[str]:
-        buffer, length = self.buffer, U64.unpack_from
-        for start in self.starts:
-            yield str(buffer[start : start + length(buffer, start - 8)[0]], "utf-8")
+        buffer, position = self.buffer, self.first
+        for _ in range(self.count):
+            start = position + 8
+            position = start + U64.unpack_from(buffer, position)[0]
+            yield str(buffer[start:position], "utf-8")
 
 
 class _Cursor:
@@ -179,16 +180,17 @@ class _Cursor:
             raise self.refusal(f"{what} is not UTF-8 text") from None
 
     def text(self, what: str) -> str | _Undecoded:
-        starts = self.texts(1, what)
-        if self.position - starts[0] > CHUNK:
-            return _Undecoded(self.buffer, starts, many=False)
-        return str(self.buffer[starts[0] : self.position], "utf-8")
+        first = self.texts(1, what)
+        if self.position - first > CHUNK:
+            return _Undecoded(self.buffer, first, 1, many=False)
+        return str(self.buffer[first + 8 : self.position], "utf-8")
 
-    def texts(self, count: int, what: str) -> array[int]:
-        """Where each of `count` strings starts; all are checked to lie in the file and to be UTF-8."""
-        starts = array("q", [0]) * count
-        buffer, size, position, unpack = self.buffer, self.size, self.position, U64.unpack_from
-        run = position
+    def texts(self, count: int, what: str) -> int:
+        """Step over `count` strings, each behind its length, and return where they begin; all are checked to
+        lie in the file and to be UTF-8.
+        """
+        first = run = position = self.position
+        buffer, size, unpack = self.buffer, self.size, U64.unpack_from
         try:
             for number in range(count):
                 length = unpack(buffer, position)[0]
@@ -201,7 +203,6 @@ class _Cursor:
                     _check_utf8(buffer, run, position)
                     _check_utf8(buffer, start, start + length)
                     run = start + length
-                starts[number] = start
                 position = start + length
             _check_utf8(buffer, run, position)
         except struct.error:
@@ -209,7 +210,7 @@ class _Cursor:
         except UnicodeDecodeError:
             raise self.refusal(f"{what} is not UTF-8 text") from None
         self.position = position
-        return starts
+        return first
 
 
 def _check_utf8(buffer: mmap.mmap, start: int, stop: int) -> None:
@@ -281,7 +282,7 @@ def _sequence(cursor: _Cursor, what: str) -> object:
         raise cursor.refusal(f"{what} is an array of the unknown type {kind}")
     count = cursor.count(SMALLEST[kind], f"the length of {what}")
     if kind == STRING:
-        return _Undecoded(cursor.buffer, cursor.texts(count, what), many=True)
+        return _Undecoded(cursor.buffer, cursor.texts(count, what), count, many=True)
     return _numbers(cursor, kind, count, what)
 
 

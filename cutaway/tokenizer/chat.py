@@ -8,7 +8,6 @@ conversations come to the ids that the `transformers` library gives them. docs/c
 guarantees and what it cannot.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -261,4 +260,6 @@ def _runs(traced: Traced, context: dict) -> tuple[Run, ...]:
 
 
 def _digest(template: str) -> str:
+    import hashlib  # which loads a library of ciphers: only for what is rendered
+
     return hashlib.sha256(template.encode()).hexdigest()

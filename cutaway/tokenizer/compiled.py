@@ -26,6 +26,11 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
 from cutaway.tokenizer.parts import Parts
 
+try:  # hashlib's own, without the library of ciphers that hashlib loads: 4 MB
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
+
 VERSION = 4  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
@@ -93,9 +98,7 @@ for _name in HEAVY[1:]:
 
 def digest(paths: Sequence[File], *more: object) -> str:
     """A name for what files hold, and how they are to be read."""
-    from hashlib import sha256
-
-    made = sha256(repr((VERSION, more)).encode())
+    made = blake2b(repr((VERSION, more)).encode(), digest_size=32)
     for path in paths:
         about = path.stat()
         made.update(b"%d " % about.st_size)
@@ -108,7 +111,6 @@ def digest(paths: Sequence[File], *more: object) -> str:
 
 def digest_of(metadata: Mapping[str, Any]) -> str | None:
     """A name for the tokenizer in GGUF metadata; None where a value is of no kind that stands there."""
-    from hashlib import sha256
 
     def listed(value: Any) -> Any:
         if not hasattr(value, "tolist"):
@@ -121,7 +123,7 @@ def digest_of(metadata: Mapping[str, Any]) -> str | None:
         )
     except (TypeError, ValueError):
         return None
-    return sha256(repr((VERSION, "metadata")).encode() + said.encode()).hexdigest()
+    return blake2b(repr((VERSION, "metadata")).encode() + said.encode(), digest_size=32).hexdigest()
 
 
 def recall(name: str, read: Callable[[], Parts]) -> tuple[Parts, Core] | None:
@@ -140,6 +142,8 @@ def recall(name: str, read: Callable[[], Parts]) -> tuple[Parts, Core] | None:
         core = Core(data, -(-(start + size) // 64) * 64)
     except ValueError:
         return None
+    if hasattr(mmap, "MADV_DONTNEED"):
+        data.madvise(mmap.MADV_DONTNEED)  # all was read, to be checked: what is used comes back by itself
     held = json.loads(small)
     return Recalled(_small(held), held["size"], read), core
 

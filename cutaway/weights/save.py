@@ -16,7 +16,7 @@ A model that no family can describe is written as a Cutaway folder: our names, a
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -364,7 +364,7 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
         family, entries, theirs = None, to_dict(checkpoint.config), ours
     if type is not None:
         theirs = _retyped(theirs, lambda *_: type)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
     try:
         beside.mkdir(parents=True)
         # Transformers asks for this entry in every file it opens.
