@@ -1,6 +1,9 @@
 #include "pool.hpp"
 
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include <condition_variable>
 #include <memory>
@@ -58,7 +61,32 @@ struct alignas(64) Worker {
     Signal start;
     const Job* job = nullptr;
     int workers = 0;
+    std::thread::native_handle_type thread{};
+    int kept_off = -1;  // the processor that it may not run on
 };
+
+// Where the caller runs no worker is put: Linux wakes one where it slept, and if that is there, it waits for the
+// caller's turn to end, milliseconds later, though another processor is idle. For as many threads as processors.
+void keep_off_callers(std::vector<std::unique_ptr<Worker>>& workers, int helpers) {
+#if defined(__linux__)
+    const int here = sched_getcpu();
+    if (here < 0 || here >= CPU_SETSIZE) return;
+    cpu_set_t others;
+    bool known = false;
+    for (int i = 0; i < helpers; ++i) {
+        Worker& worker = *workers[static_cast<size_t>(i)];
+        if (worker.kept_off == here) continue;
+        if (!known) {
+            if (sched_getaffinity(0, sizeof others, &others) != 0 || CPU_COUNT(&others) <= helpers) return;
+            CPU_CLR(here, &others);
+            known = true;
+        }
+        if (pthread_setaffinity_np(worker.thread, sizeof others, &others) == 0) worker.kept_off = here;
+    }
+#else
+    (void)workers, (void)helpers;
+#endif
+}
 
 struct Pool {
     std::vector<std::unique_ptr<Worker>> workers;
@@ -70,7 +98,9 @@ struct Pool {
             auto worker = std::make_unique<Worker>();
             const int index = static_cast<int>(workers.size()) + 1;
             try {
-                std::thread([this, self = worker.get(), index] { serve(*self, index); }).detach();
+                std::thread thread([this, self = worker.get(), index] { serve(*self, index); });
+                worker->thread = thread.native_handle();
+                thread.detach();
             } catch (const std::system_error&) {
                 return;  // the system gives no more threads: those that there are do the work
             }
@@ -89,6 +119,7 @@ struct Pool {
     void run(int threads, const Job& job) {
         grow(threads - 1);
         const int helpers = std::min(threads - 1, static_cast<int>(workers.size()));
+        keep_off_callers(workers, helpers);
         for (int i = 0; i < helpers; ++i) {
             workers[i]->job = &job;
             workers[i]->workers = helpers + 1;

@@ -177,6 +177,38 @@ print("survived")
 
 
 @built
+def test_no_worker_waits_for_its_callers_processor():
+    """Workers may run where they could before, but for the processor that the caller is on when it calls."""
+    code = """
+import os
+import numpy as np
+from cutaway import native
+data, out = np.zeros(20 * 20000, np.uint8), np.empty(32 * 20000, np.float32)
+processors, before = os.sched_getaffinity(0), set(os.listdir("/proc/self/task"))
+def workers():
+    return [os.sched_getaffinity(int(task)) for task in set(os.listdir("/proc/self/task")) - before]
+def call(threads, on):
+    os.sched_setaffinity(0, on)  # so that it is there ...
+    os.sched_setaffinity(0, processors)  # ... and stays a while, though it need not
+    native.unpack("Q4_1", data, out, threads)
+for here in sorted(processors)[:2] * 3:
+    for _ in range(100):
+        call(2, {here})
+        if workers() == [processors - {here}]:
+            break
+    else:
+        raise SystemExit(f"called on {here} of {processors}, worked on {workers()}")
+call(4 * len(processors), processors)  # more than there are processors: they run anywhere
+assert workers().count(processors) == 4 * len(processors) - 2
+print("apart")
+"""
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors, and to know them")
+    run = python(code)
+    assert run.stdout == "apart\n", run.stderr
+
+
+@built
 def test_what_does_not_fit_is_refused_at_the_door():
     packed = sample("Q4_0", 2, 2)
     out = np.empty(packed.shape, np.float32)

@@ -422,7 +422,7 @@ def test_a_long_prompt_stops_nobody():
     """Each step that reads of the long prompt brings everyone else a token, and reads no more than it may."""
     reads = Paged(max_context=400, gated=True)
     with scheduler(reads, prefill_chunk=24) as serves:
-        others = [serves.submit(job([n], max_tokens=60, ignore_eos=True)) for n in range(3)]
+        others = [serves.submit(job([n], max_tokens=300, ignore_eos=True)) for n in range(3)]
         assert reads.entered.acquire(timeout=10)
         for _ in range(3):
             reads.pass_step()

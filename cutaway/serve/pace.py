@@ -8,7 +8,7 @@ import statistics
 from collections import defaultdict, deque
 
 STRETCH = 1.4  # a step that reads prompts too takes this many times one that does not; chance comes on top
-LEAST = 4  # ids of prompts a step reads in any case, so that none waits for ever; more by doubling
+LEAST = 2  # ids of prompts a step reads in any case, so that none waits for ever; more by doubling
 USUAL, LATEST = 15, 9  # steps whose median is what one takes alone, and what an id adds where reading is now
 
 
