@@ -29,6 +29,10 @@
 #include "unicode.hpp"
 #include "vocabulary.hpp"
 
+#if defined(CUTAWAY_X86)
+#include <immintrin.h>
+#endif
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -288,6 +292,17 @@ CUTAWAY_INLINE Key key_of(const uint8_t* text, size_t size, size_t room) {
     return {low, high, hash_of(low, high), text, size};
 }
 
+#if defined(CUTAWAY_X86)
+// The same; what is masked out is not read.
+CUTAWAY_AVX512 inline Key key_of_avx512(const uint8_t* text, size_t size, size_t) {
+    if (size > kShort) return long_key(text, size);
+    const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << size) - 1), text);
+    const auto low = static_cast<uint64_t>(_mm_cvtsi128_si64(bytes));
+    const uint64_t high = static_cast<uint64_t>(_mm_extract_epi64(bytes, 1)) | static_cast<uint64_t>(size) << 56;
+    return {low, high, hash_of(low, high), text, size};
+}
+#endif
+
 // The ids of pieces seen before. Any number of threads look up and add at once, under a shared lock; growing needs the
 // lock alone. An entry is written by whoever makes it busy, and is whole once its state says so.
 class Cache {
@@ -312,19 +327,19 @@ class Cache {
     };
     std::shared_mutex lock;
 
-    // Where pieces are looked for first, for as long as the cache is not grown.
+    // Where pieces are looked for first, and next: one cache line. For as long as the cache is not grown.
     struct Firsts {
         const Entry* entries;
         unsigned shift;
         const Entry& operator[](const Key& key) const { return entries[key.hash >> shift]; }
+        const Entry& second(const Key& key) const { return entries[key.hash >> shift ^ 1]; }
     };
     Firsts firsts() const { return {entries(), 64 - bits_}; }
 
     // The ids of a piece: how many, and where they are. Null when it is not here.
     const int32_t* find(const Key& key, uint32_t& count) const {
-        const uint64_t mask = (1ull << bits_) - 1;
-        for (uint64_t i = place(key), tries = 0; tries < kTries; i = (i + 1) & mask, ++tries) {
-            const Entry& entry = entries()[i];
+        for (uint64_t tries = 0; tries < kTries; ++tries) {
+            const Entry& entry = entries()[place(key.hash, tries)];
             const uint32_t state = entry.state.load(std::memory_order_acquire);
             if (state == 0) return nullptr;
             if (state == kBusy || entry.low != key.low || entry.high != key.high) continue;
@@ -351,9 +366,8 @@ class Cache {
             std::memcpy(store() + start, ids, count * 4);
             if (key.size > kShort) std::memcpy(store() + start + count, key.text, key.size);
         }
-        const uint64_t mask = (1ull << bits_) - 1;
-        for (uint64_t i = place(key), tries = 0; tries < kTries; i = (i + 1) & mask, ++tries) {
-            Entry& entry = entries()[i];
+        for (uint64_t tries = 0; tries < kTries; ++tries) {
+            Entry& entry = entries()[place(key.hash, tries)];
             uint32_t state = entry.state.load(std::memory_order_acquire);
             if (state != 0 || !entry.state.compare_exchange_strong(state, kBusy, std::memory_order_acquire)) {
                 // A batch may hold a new piece twice.
@@ -418,24 +432,28 @@ class Cache {
         std::memcpy(store_->data(), kept->data(), used * 4);
         stored_ = used;
         const auto* entries_before = reinterpret_cast<const Entry*>(old->data());
-        const uint64_t mask = (1ull << bits_) - 1;
         for (size_t i = 0; i < count; ++i) {
             const Entry& entry = entries_before[i];
             const uint32_t state = entry.state.load(std::memory_order_relaxed);
             if (state == 0) continue;
-            uint64_t at = hash_of(entry.low, entry.high) >> (64 - bits_);
-            while (entries()[at].state.load(std::memory_order_relaxed) != 0) at = (at + 1) & mask;
-            entries()[at].low = entry.low;
-            entries()[at].high = entry.high;
-            std::copy_n(entry.ids, 3, entries()[at].ids);
-            entries()[at].state.store(state, std::memory_order_relaxed);
+            const uint64_t hash = hash_of(entry.low, entry.high);
+            uint64_t tries = 0;
+            while (entries()[place(hash, tries)].state.load(std::memory_order_relaxed) != 0) ++tries;
+            Entry& copy = entries()[place(hash, tries)];
+            copy.low = entry.low;
+            copy.high = entry.high;
+            std::copy_n(entry.ids, 3, copy.ids);
+            copy.state.store(state, std::memory_order_relaxed);
             filled_.fetch_add(1, std::memory_order_relaxed);
         }
     }
 
     Entry* entries() const { return reinterpret_cast<Entry*>(table_->data()); }
     int32_t* store() const { return reinterpret_cast<int32_t*>(store_->data()); }
-    uint64_t place(const Key& key) const { return key.hash >> (64 - bits_); }
+    // Where an entry is looked for: the two places of its cache line, then those of the next ones.
+    uint64_t place(uint64_t hash, uint64_t tries) const {
+        return (((hash >> (64 - bits_)) ^ (tries & 1)) + (tries & ~1ull)) & ((1ull << bits_) - 1);
+    }
 
     void make(unsigned bits) {
         bits_ = bits;
@@ -569,17 +587,23 @@ struct Worker {
     // Appends the ids of pieces that lie one after the other from text[begin] on; up to `limit` may be read.
     void encode(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
 #if defined(CUTAWAY_X86)
+        if (isa() >= Isa::avx512) return encode_avx512(cache, text, begin, count, limit);
         if (isa() >= Isa::avx2) return encode_bits(cache, text, begin, count, limit);
 #endif
-        encode_all(cache, text, begin, count, limit);
+        encode_all<key_of>(cache, text, begin, count, limit);
     }
 
 #if defined(CUTAWAY_X86)
+    CUTAWAY_AVX512 __attribute__((flatten)) void encode_avx512(Cache& cache, const uint8_t* text, size_t begin,
+                                                               size_t count, size_t limit) {
+        encode_all<key_of_avx512>(cache, text, begin, count, limit);
+    }
     CUTAWAY_BITS void encode_bits(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
-        encode_all(cache, text, begin, count, limit);
+        encode_all<key_of>(cache, text, begin, count, limit);
     }
 #endif
 
+    template <Key (*key_of)(const uint8_t*, size_t, size_t)>
     CUTAWAY_INLINE void encode_all(Cache& cache, const uint8_t* text, size_t begin, size_t count, size_t limit) {
         const Cache::Firsts firsts = cache.firsts();
         for (size_t i = 0; i < count; begin = ends[i++]) {
@@ -589,9 +613,10 @@ struct Worker {
         reserve(0);
         int32_t* to = out + used;
         for (size_t i = 0; i < count; ++i) {
-            if (const Cache::Entry& entry = firsts[keys[i]]; entry.holds(keys[i])) {
-                std::memcpy(to, entry.ids, sizeof entry.ids);
-                to += entry.state.load(std::memory_order_relaxed) - 1;
+            const Cache::Entry* entry = &firsts[keys[i]];
+            if (entry->holds(keys[i]) || (entry = &firsts.second(keys[i]))->holds(keys[i])) {
+                std::memcpy(to, entry->ids, sizeof entry->ids);
+                to += entry->state.load(std::memory_order_relaxed) - 1;
                 continue;
             }
             used = static_cast<size_t>(to - out);
@@ -610,8 +635,8 @@ struct Worker {
         room = own.size() - held;
     }
 
-    // A piece that is not where it is looked for first. If it was not seen before, it is encoded together with others
-    // of the batch that were not.
+    // A piece that is neither where it is looked for first nor next. If it was not seen before, it is encoded together
+    // with others of the batch that were not.
     __attribute__((noinline)) void other(Cache& cache, size_t place, size_t count) {
         const Key& key = keys[place];
         uint32_t size = 0;

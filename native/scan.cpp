@@ -19,6 +19,7 @@
 namespace cutaway {
 namespace {
 
+constexpr size_t kAhead = 1024;       // bytes: between two windows the processor forgets that text is read in order
 constexpr size_t kWindow = 16 << 10;  // bytes classified at once: the bitmaps stay in the first cache
 
 // Which bitmaps a class is in. A walker needs at most four.
@@ -96,6 +97,26 @@ CUTAWAY_AVX2 Ascii ascii_avx2(const uint8_t* text) {
             a.high | b.high << 32,       a.continuing | b.continuing << 32,
             a.blank | b.blank << 32,     a.newline | b.newline << 32};
 }
+
+CUTAWAY_AVX512 inline Ascii ascii_avx512(const uint8_t* text) {
+    const __m512i bytes = _mm512_loadu_si512(text);
+    const auto is = [&](char byte) __attribute__((target("avx512f,avx512bw"))) -> uint64_t {
+        return _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte));
+    };
+    const auto within = [&](char first, char count) __attribute__((target("avx512f,avx512bw"))) -> uint64_t {
+        return _mm512_cmplt_epu8_mask(_mm512_sub_epi8(bytes, _mm512_set1_epi8(first)), _mm512_set1_epi8(count));
+    };
+    const uint64_t blank = is(' '), space = blank | within('\t', 5);
+    return {within('A', 26),
+            within('a', 26),
+            within('0', 10),
+            space,
+            (within(0, 32) & ~space) | is(0x7F),
+            _mm512_movepi8_mask(bytes),
+            within(static_cast<char>(0x80), 0x40),
+            blank,
+            is('\n') | is('\r')};
+}
 #elif defined(__aarch64__)
 inline uint64_t bits_of(uint8x16_t mask) {
     const uint8x16_t weights = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
@@ -156,10 +177,7 @@ struct Block {
     uint64_t now[kMaps] = {};
     uint64_t next[kMaps] = {};
 
-    void set(uint8_t sets, int place, uint32_t size) {
-        const uint64_t ones = (1ull << size) - 1;
-        const uint64_t here = ones << place;
-        const uint64_t there = place + static_cast<int>(size) > 64 ? ones >> (64 - place) : 0;
+    void set(uint8_t sets, uint64_t here, uint64_t there) {
         for (int map = 0; map < kMaps; ++map) {
             const uint64_t wanted = -static_cast<uint64_t>(sets >> map & 1);
             now[map] |= here & wanted;
@@ -440,6 +458,7 @@ CUTAWAY_INLINE bool classify_all(Pattern pattern, const uint8_t* text, size_t si
                 std::memcpy(padded, bytes, left);
                 bytes = padded;
             }
+            __builtin_prefetch(bytes + kAhead);
             kind = ascii(bytes);
             const uint64_t letters = kind.upper | kind.lower;
             uint64_t signs = ~(letters | kind.digit | kind.space | kind.high);
@@ -450,13 +469,25 @@ CUTAWAY_INLINE bool classify_all(Pattern pattern, const uint8_t* text, size_t si
             block.now[kSpaces] |= kind.space;
             block.now[kSigns] |= signs & inside;
             if (kind.high) {
+                if (classes == nullptr) classes = unicode_classes();
+                // Most characters are in the same bitmaps as the one before: those are gathered, and set at once.
+                uint8_t gathered = 0;
+                uint64_t here = 0, there = 0;
                 for (uint64_t rest = kind.high & ~kind.continuing & inside; rest; rest &= rest - 1) {
-                    if (classes == nullptr) classes = unicode_classes();
                     const int place = std::countr_zero(rest);
                     const Character found = character(text + start + place, size - start - static_cast<size_t>(place));
                     const bool special = deepseek && chinese_or_japanese(found.code);
-                    block.set(special ? bit(kOther) : sets[classes[found.code]], place, found.size);
+                    const uint8_t set = special ? bit(kOther) : sets[classes[found.code]];
+                    if (set != gathered) {
+                        block.set(gathered, here, there);
+                        gathered = set;
+                        here = there = 0;
+                    }
+                    const uint64_t ones = (1ull << found.size) - 1;
+                    here |= ones << place;
+                    if (place + static_cast<int>(found.size) > 64) there |= ones >> (64 - place);
                 }
+                block.set(gathered, here, there);
                 // Bytes that continue nothing are of no class, each by itself.
                 uint64_t all = 0;
                 for (const uint64_t map : block.now) all |= map;
@@ -480,6 +511,10 @@ CUTAWAY_INLINE bool classify_all(Pattern pattern, const uint8_t* text, size_t si
 #if defined(CUTAWAY_X86)
 CUTAWAY_BITS bool classify_avx2(Pattern pattern, const uint8_t* text, size_t size, uint64_t* maps) {
     return classify_all<ascii_avx2>(pattern, text, size, maps);
+}
+CUTAWAY_AVX512 __attribute__((flatten)) bool classify_avx512(Pattern pattern, const uint8_t* text, size_t size,
+                                                             uint64_t* maps) {
+    return classify_all<ascii_avx512>(pattern, text, size, maps);
 }
 #endif
 
@@ -675,6 +710,10 @@ bool Scanner::mark() {
 void Scanner::classify() {
     maps_.resize(kAllMaps * ((end_ - begin_ + 63) / 64 + 1));
 #if defined(CUTAWAY_X86)
+    if (isa() >= Isa::avx512) {
+        plain_ = classify_avx512(pattern_, text_ + begin_, end_ - begin_, maps_.data());
+        return;
+    }
     if (isa() >= Isa::avx2) {
         plain_ = classify_avx2(pattern_, text_ + begin_, end_ - begin_, maps_.data());
         return;
