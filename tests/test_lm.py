@@ -47,7 +47,7 @@ def test_what_no_model_can_read_is_refused(source: Path, engine: str) -> None:
         ([], "there is nothing to read"),
         ([504, 49152], "id 49152 at position 1 is outside the model's 0 to 49151"),
         ([-1], "id -1 at position 0 is outside"),
-        ([504] * 8193, "8193 ids long, and the model's context holds 8192"),
+        ([504] * 8193, "8193 ids long and the model's context holds 8192"),
     ):
         with pytest.raises(Refused, match=sentence):
             lm.logits(prompt)
