@@ -24,6 +24,8 @@ struct Functions {
     decltype(&cutaway::attend_page) attend_page;
     decltype(&cutaway::score_page) score_page;
     decltype(&cutaway::merge) merge;
+    decltype(&cutaway::store_key) store_key;
+    decltype(&cutaway::store_value) store_value;
 };
 
 #define CUTAWAY_STORY "attention.inc"
@@ -44,13 +46,11 @@ void merge(float* into, Gathered& in, const float* more, const Gathered& seen, i
 }
 
 void store_key(uint16_t* keys, int key_size, int slot, const float* key) {
-    uint16_t* at = keys + static_cast<int64_t>(slot / 16 * 16) * key_size + slot % 16;
-    for (int d = 0; d < key_size; ++d) at[16 * d] = float_to_half(key[d]);
+    chosen().store_key(keys, key_size, slot, key);
 }
 
 void store_value(uint16_t* values, int value_stride, int value_size, int slot, const float* value) {
-    uint16_t* at = values + static_cast<int64_t>(slot) * value_stride;
-    for (int d = 0; d < value_size; ++d) at[d] = float_to_half(value[d]);
+    chosen().store_value(values, value_stride, value_size, slot, value);
 }
 
 }  // namespace cutaway

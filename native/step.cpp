@@ -489,10 +489,10 @@ class Step {
     }
 
     void layer(const Layer& layer, int index, Worker& worker) {
-        multiply(worker, head_rows(layer), [] {});
-        const int64_t count = layer.heads + 2 * layer.groups;
-        const int64_t share = tokens_ > 1 ? count : (count + worker.count - 1) / worker.count;
-        each(worker, tokens_ * count, share, [&](int64_t i) { turn_head(layer, i / count, static_cast<int>(i % count)); });
+        const auto ask_and_answer = [&](const auto& then) { multiply(worker, head_rows(layer), then); };
+        and_tokens(worker, ask_and_answer, [&](int64_t token) {
+            for (int head = 0; head < layer.heads + 2 * layer.groups; ++head) turn_head(layer, token, head);
+        });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
         const auto look = [&](const auto& then) {
             arrive(worker);
@@ -594,13 +594,11 @@ class Step {
         const Turn& turn = model_.turns[layer.turn];
         const float* cosine = turned_ + token * turn_stride_ + turn_at_[static_cast<size_t>(layer.turn)];
         const float* sine = cosine + turn.pairs;
-        const int step = turn.interleaved != 0 ? 2 : 1, apart = turn.interleaved != 0 ? 1 : turn.pairs;
+        if (turn.interleaved == 0) return cutaway::turn(x, turn.pairs, cosine, sine);
         for (int i = 0; i < turn.pairs; ++i) {
-            float& first = x[step * i];
-            float& second = x[step * i + apart];
-            const float a = first, b = second;
-            first = a * cosine[i] - b * sine[i];
-            second = b * cosine[i] + a * sine[i];
+            const float a = x[2 * i], b = x[2 * i + 1];
+            x[2 * i] = a * cosine[i] - b * sine[i];
+            x[2 * i + 1] = b * cosine[i] + a * sine[i];
         }
     }
 
@@ -685,6 +683,11 @@ class Step {
         const int stride = layer.value_stride();
         static thread_local std::vector<float> room;
         for (int head = 0; head < layer.heads; ++head) {
+            const int64_t first = slot_of_[static_cast<size_t>(token)] * heads_ + head;
+            if (position(token) < kPage) {
+                keep(layer, token, head, partial_ + first * stride, partial_seen_[first]);
+                continue;
+            }
             room.assign(static_cast<size_t>(stride), 0.0f);
             Gathered in = {-INFINITY, 0.0f};
             for (int page = 0; page <= position(token) / kPage; ++page) {

@@ -21,6 +21,7 @@ struct Functions {
     decltype(&cutaway::rms_norm) rms_norm;
     decltype(&cutaway::quantise) quantise;
     decltype(&cutaway::activate) activate;
+    decltype(&cutaway::turn) turn;
 };
 
 #define CUTAWAY_STORY "vectors.inc"
@@ -39,5 +40,7 @@ void quantise(const Numbers& from, int64_t first, int64_t last, const Vectors& t
 void activate(int32_t activation, float* y, const float* up, int64_t size) {
     chosen().activate(activation, y, up, size);
 }
+
+void turn(float* x, int pairs, const float* cosine, const float* sine) { chosen().turn(x, pairs, cosine, sine); }
 
 }  // namespace cutaway

@@ -24,4 +24,7 @@ void quantise(const Numbers& from, int64_t first, int64_t last, const Vectors& t
 // y = act(y) up, or act(y) where up is null.
 void activate(int32_t activation, float* y, const float* up, int64_t size);
 
+// Turns the pairs (x[i], x[pairs + i]) by angles with these cosines and sines.
+void turn(float* x, int pairs, const float* cosine, const float* sine);
+
 }  // namespace cutaway
