@@ -91,6 +91,8 @@ def _verb(name: str, arguments: list[str]) -> int:
         app([name, *arguments], exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as problem:
         sentence = " ".join(str(problem).split()).rstrip(".")
+        if isinstance(problem, cyclopts.UnusedCliTokensError):
+            sentence = f"It takes no more words: {' '.join(map(repr, problem.unused_tokens or ()))}"
         return _complain(f"{sentence} (`cutaway {name} --help` shows examples)", USER)
     return 0
 

@@ -208,20 +208,35 @@ def test_mistakes_are_refused_before_any_work(
     there.write_bytes(b"mine")
     broken = tmp_path / "broken.txt"
     broken.write_bytes(b"\xff\xfe")
+    short_text = tmp_path / "short.txt"
+    short_text.write_text("Too little.")
     base = ["quantize", str(short), "--type", "Q4_0"]
     for more, sentence in (
         (["-o", str(there)], "already there"),
         (["-o", "folder"], "ends in .gguf"),
         (["--text", "absent.txt"], "absent.txt: cannot be read"),
         (["--calibration", str(broken)], "not UTF-8"),
+        (["--text", str(short_text)], "has 3 tokens, and 512 are measured at once: give a longer text"),
     ):
         assert cli.main([*base, *more]) == 2
         assert sentence in " ".join(capsys.readouterr().err.split())
+    encoder = inputs.path("minilm")
+    assert cli.main(["quantize", str(encoder), "--type", "Q4_0"]) == 2
+    assert "only decoders are measured: add --no-measure" in " ".join(capsys.readouterr().err.split())
     assert cli.main(["quantize", str(short), "--type", "Q3_X"]) == 2
     assert "Q3_X" in capsys.readouterr().err
     assert there.read_bytes() == b"mine"
     with pytest.raises(Refused, match="use one of Q8_0"):
         quantise.quantised(load.read(short), "Q5_K")
+
+
+def test_a_weight_that_stays_as_it_is_is_looked_at_too():
+    small = checkpoint(layers=1)
+    entries = {name: small.tensors[name] for name in small.tensors}
+    entries["norm.weight"] = quant.pack(np.full(256, np.inf, np.float32), "F32")
+    made = quantise.quantised(replace(small, tensors=Tensors(entries)), "Q4_0").checkpoint.tensors
+    with pytest.raises(Refused, match=r"'norm.weight' holds a number that is infinite or not a number"):
+        made["norm.weight"]
 
 
 def test_a_weight_that_cannot_be_packed_is_named_and_nothing_is_left(tmp_path: Path):

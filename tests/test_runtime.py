@@ -492,6 +492,13 @@ def test_what_does_not_fit_is_refused():
         door.read(engine.plan.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many)
 
 
+def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.MonkeyPatch):
+    of = config("llama")
+    monkeypatch.setenv("CUTAWAY_THREADS", "many")
+    with pytest.raises(Refused, match=r"^CUTAWAY_THREADS is 'many'; set it to a number of threads"):
+        RuntimeEngine(of, tensors(of))
+
+
 def test_the_structures_mirror_the_compilers():
     door._mirrored()
     assert ctypes.sizeof(door.Matrix) == 32

@@ -8,6 +8,8 @@ from cyclopts import Parameter
 import cutaway
 from cutaway import native
 from cutaway.commands.console import model_path, print_json
+from cutaway.errors import Refused
+from cutaway.runtime.measure import DEPTH, PROMPT, TEXTS, figures
 
 ROWS = {
     "decode": "one text, token by token",
@@ -15,7 +17,7 @@ ROWS = {
     "8 texts": "eight texts at once",
     "read 512": "a prompt of 512 tokens",
 }
-NEAR = 0.6  # of the speed of a loop that only reads as much: above it reading is said to be the limit
+NEAR = 0.6  # of the speed of a loop that only reads: above it reading is said to be the limit
 
 
 def bench(
@@ -24,7 +26,11 @@ def bench(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Measure the runtime on this machine: tokens a second, and what limits them. Takes about a minute.
+    """Measure the runtime on this machine: tokens a second, and what limits them. A small model takes
+    seconds.
+
+    Each speed stands beside how much of memory is read for it, as a share of what a loop that only reads gets
+    here; where the share is small, arithmetic is the limit, or others who use this machine.
 
     Examples:
 
@@ -39,14 +45,14 @@ def bench(
     as_json
         Print one JSON document.
     """
-    from cutaway.runtime.measure import figures
-
+    absent = native.why_not()
+    if absent is not None:
+        raise Refused(f"Only the native runtime is measured: {absent[0].lower()}{absent[1:]}")
     path: Path = model_path(model)
     lm: Any = cutaway.load(path, engine="runtime")
     threads = native.threads()
     found = figures(lm.engine)
-    bandwidth, share = found["bytes a second"], found["share of reading"]
-    limit = "how fast weights are read" if share >= NEAR else "arithmetic, or others who use this machine"
+    bandwidth, shares = found["bytes a second"], _shares(lm.engine, found)
     if as_json:
         print_json(
             {
@@ -56,18 +62,39 @@ def bench(
                 "bytes_per_second": bandwidth,
                 "bytes_per_token": found["bytes a token"],
                 "tokens_per_second": {name: found[name] for name in ROWS},
-                "share_of_bandwidth": share,
-                "limit": limit,
+                "share_of_bandwidth": shares,
+                "limit": {name: _limit(share) for name, share in shares.items()},
             }
         )
         return
     print(f"{model} on {threads} threads ({native.isa()})")
     for name, about in ROWS.items():
-        print(f"  {about:<30}{found[name]:9.1f} tokens/s")
-    megabytes = found["bytes a token"] / 1e6
+        share = shares[name]
+        print(
+            f"  {about:<28}{found[name]:9.1f} tokens/s, {100 * share:3.0f}% of reading: "
+            f"limited by {_limit(share)}"
+        )
     print(
-        f"A token reads {megabytes:.0f} MB, which alone, from memory or a cache that holds them, are read at "
-        f"{bandwidth / 1e9:.1f} GB/s."
+        f"A token reads {found['bytes a token'] / 1e6:.0f} MB of weights. A loop that only reads as many, in "
+        f"turns with it, gets {bandwidth / 1e9:.1f} GB/s."
     )
-    print(f"Decoding reaches {100 * share:.0f}% of that, measured in turns.")
-    print(f"It is limited by {limit}.")
+
+
+def _shares(engine: Any, found: dict[str, float]) -> dict[str, float]:
+    """Of the speed of a loop that only reads, how much each row reaches with the bytes that it must read: the
+    weights once for all tokens of a pass (of experts those that they pass at most), and behind 2,000 tokens
+    their keys and values.
+    """
+    token = found["bytes a token"]
+    passes = {"decode at 2000": 1, "8 texts": TEXTS, "read 512": PROMPT}
+    out = {"decode": found["share of reading"]}
+    for name, tokens in passes.items():
+        read = min(tokens * token, engine.plan.nbytes)
+        if name == "decode at 2000":
+            read += DEPTH * engine.page_bytes / engine.page
+        out[name] = found[name] / tokens * read / found["bytes a second"]
+    return out
+
+
+def _limit(share: float) -> str:
+    return "memory" if share >= NEAR else "arithmetic"

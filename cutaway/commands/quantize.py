@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,6 +70,7 @@ def quantize(
     texts = {each: _read(each) for each in (calibration, text) if each is not None}  # before long work
     save.check_free(target, "gguf", force)
     checkpoint = load.read(path)
+    measured = _to_measure(path, text, texts) if measure else None
     with console.watched(counts=True) as bar:
         seen = (
             None if calibration is None else _importance(path, texts[calibration], _steps(bar, "Calibrating"))
@@ -77,7 +78,7 @@ def quantize(
         made = quantise.quantised(checkpoint, type, seen)
         progress = _steps(bar, f"Writing {target}")
         saved = save.write(target, made.checkpoint, "gguf", force=force, progress=progress)
-        cost = _cost(path, target, texts.get(text) if text else None, bar) if measure else None
+        cost = _cost(*measured, target, bar) if measured else None
     before = (
         path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.glob("*.safetensors"))
     )
@@ -114,17 +115,29 @@ def _importance(path: Path, text: str, progress: Callable[[int, int], None]) -> 
     return importance(lm.model, lm.ids(text), progress)
 
 
-def _cost(path: Path, target: Path, text: str | None, bar: Any) -> Divergence:
-    """What the models on both paths make of the text, or of what the first one writes."""
-    reference, other = cutaway.load(path), cutaway.load(target)
+def _to_measure(
+    path: Path, text: Path | None, texts: Mapping[Path, str]
+) -> tuple[Any, int, list[int] | None]:
+    """The model to compare with, how many tokens a window takes, and the ids of the text if one is given."""
+    lm: Any = cutaway.load(path)
+    if lm.is_encoder:
+        raise Refused(f"{path}: is an encoder, and only decoders are measured: add --no-measure")
+    window = min(scoring.WINDOW, lm.config.context // 2 * 2)
+    if text is None:
+        return lm, window, None
+    ids = lm.tokenizer.encode(texts[text])
+    if len(ids) < window:
+        raise Refused(f"{text}: has {len(ids)} tokens, and {window} are measured at once: give a longer text")
+    return lm, window, ids
+
+
+def _cost(reference: Any, window: int, ids: list[int] | None, target: Path, bar: Any) -> Divergence:
+    """What the model and the one on the path make of the ids, or of what the first one writes."""
+    other = cutaway.load(target)
     console.note_fallback(reference)
     begin = reference.tokenizer.bos if reference.tokenizer.add_bos else None
-    window = min(scoring.WINDOW, reference.config.context // 2 * 2)
-    ids = (
-        _written(reference, window, _steps(bar, "Sampling"))
-        if text is None
-        else reference.tokenizer.encode(text)
-    )
+    if ids is None:
+        ids = _written(reference, window, _steps(bar, "Sampling"))
     progress = _steps(bar, "Measuring")
     return scoring.divergence(reference.engine, other.engine, ids, window, begin, progress)
 

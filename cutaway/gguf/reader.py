@@ -166,7 +166,10 @@ class _Cursor:
         """A number of things to come, of at least `smallest` bytes each."""
         count = self.u64(what)
         if count * smallest > self.left:
-            raise self.refusal(f"{what} is {count}, more than the {self.left} bytes that follow could hold")
+            raise self.refusal(
+                f"{what} is {count}, more than the {self.left} bytes that follow could hold; "
+                "the file is cut short or damaged, get it again"
+            )
         return count
 
     def name(self, what: str) -> str:

@@ -122,7 +122,15 @@ def packed_bytes(type: str, rows: int, columns: int) -> int:
     return call(_number(type), rows, columns)
 
 
-def pack(type: str, rows: int, columns: int, data: np.ndarray, out: np.ndarray, first_row: int = 0) -> None:
+def pack(
+    type: str,
+    rows: int,
+    columns: int,
+    data: np.ndarray,
+    out: np.ndarray,
+    first_row: int = 0,
+    threads: int | None = None,
+) -> None:
     """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); Refused if a weight is not
     finite. ``first_row`` is which row of the whole matrix that message counts from.
     """
@@ -134,7 +142,8 @@ def pack(type: str, rows: int, columns: int, data: np.ndarray, out: np.ndarray, 
         raise Refused(f"{data.size} bytes of {type} are not {rows} rows of {columns} values.")
     if out.size != packed_bytes(type, rows, columns):
         raise Refused(f"out has {out.size} bytes, and {packed_bytes(type, rows, columns)} are needed.")
-    broken = call(_number(type), data.ctypes.data, rows, columns, out.ctypes.data, library.threads())
+    threads = library.threads() if threads is None else threads
+    broken = call(_number(type), data.ctypes.data, rows, columns, out.ctypes.data, threads)
     if broken >= 0:
         raise Refused(f"row {first_row + broken} holds a weight that is infinite or not a number")
 

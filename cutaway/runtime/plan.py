@@ -18,6 +18,7 @@ from cutaway.errors import Refused
 from cutaway.gguf import Packed
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder
+from cutaway.native import library
 from cutaway.native import runtime as door
 from cutaway.position import rope
 from cutaway.weights import quant
@@ -176,13 +177,13 @@ class Plan:
         rows, columns = packed.shape
         panels = self._weights.take(door.packed_bytes(packed.type, rows, columns))
         at_once = max(1, AT_ONCE // (packed.data.shape[1] * door.PANEL)) * door.PANEL
-        done = 0
+        done, threads = 0, library.threads()
         for first in range(0, rows, at_once):
             count = min(at_once, rows - first)
             size = door.packed_bytes(packed.type, count, columns)
             data = np.ascontiguousarray(packed.data[first : first + count])
             try:
-                door.pack(packed.type, count, columns, data, panels[done : done + size], first)
+                door.pack(packed.type, count, columns, data, panels[done : done + size], first, threads)
             except Refused as problem:
                 raise Refused(f"The weight {path}.weight cannot be run: {problem}") from None
             _give_back(packed.data)

@@ -65,9 +65,11 @@ def quantised(checkpoint: Checkpoint, kind: str, importance: Importance | None =
 def _making(tensors: Tensors, name: str, type: str, columns: np.ndarray | None) -> Callable[[], Packed]:
     def make() -> Packed:
         packed = tensors[name]
-        if packed.type == type:
-            return packed
         values = quant.unpack(packed)
+        if packed.type == type:
+            if not np.isfinite(values).all():
+                raise Refused(f"the weight {name!r} holds a number that is infinite or not a number")
+            return packed
         try:
             return fit.pack(values, type, columns) if type in fit.FITTED else quant.pack(values, type)
         except Refused as problem:
