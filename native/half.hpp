@@ -1,4 +1,4 @@
-// binary16 to binary32 and back, without hardware.
+// binary16 and bfloat16 to binary32 and back, without hardware.
 #pragma once
 
 #include <bit>
@@ -33,6 +33,24 @@ inline uint16_t float_to_half(float value) {
     }
     const uint32_t rounded = size + 0xfffu + ((size >> 13) & 1) - (112u << 23);
     return static_cast<uint16_t>(sign | (rounded >> 13));
+}
+
+// bfloat16 is the upper half of a float; floats are themselves, for what is written once for both.
+inline __attribute__((always_inline)) float as_float(float x) { return x; }
+inline __attribute__((always_inline)) float as_float(uint16_t x) {
+    return std::bit_cast<float>(static_cast<uint32_t>(x) << 16);
+}
+
+// To the nearest, halves to even; what is no number stays none.
+template <typename T>
+inline __attribute__((always_inline)) T rounded(float x) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        return x;
+    } else {
+        const uint32_t bits = std::bit_cast<uint32_t>(x);
+        const uint32_t nearest = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
+        return static_cast<T>((x == x ? nearest : quiet) >> 16);
+    }
 }
 
 }  // namespace cutaway

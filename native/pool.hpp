@@ -26,9 +26,28 @@ class Job {
 // number of workers, and must not throw. After fork() the child makes its threads anew.
 void run(int threads, const Job& job);
 
+// Runs body(data) on several threads at once: OpenMP's GOMP_parallel.
+using Parallel = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+
+// How many, and whose: a host program's (torch's wait awake between its operations, and others would have to share
+// their cores), or where `parallel` is null the pool's.
+struct Threads {
+    int32_t count;
+    Parallel parallel;
+};
+
+// Runs the job on those threads; the number of a worker of a host program's is not told apart, it is 0.
+inline void run(Threads by, const Job& job) {
+    if (by.count <= 1 || by.parallel == nullptr) return run(by.count, job);
+    by.parallel([](void* data) { (*static_cast<const Job*>(data))(0, 1); }, const_cast<Job*>(&job),
+                static_cast<unsigned>(by.count), 0);
+}
+
 // Calls part(begin, end) over [0, count) in pieces of at most `piece`, handed out as workers become free.
 template <class F>
 void split(int64_t count, int64_t piece, int threads, const F& part);
+template <class F>
+void split(int64_t count, int64_t piece, Threads by, const F& part);
 
 }  // namespace cutaway
 
@@ -37,6 +56,11 @@ void split(int64_t count, int64_t piece, int threads, const F& part);
 
 template <class F>
 void cutaway::split(int64_t count, int64_t piece, int threads, const F& part) {
+    split(count, piece, Threads{threads, nullptr}, part);
+}
+
+template <class F>
+void cutaway::split(int64_t count, int64_t piece, Threads by, const F& part) {
     const int64_t pieces = (count + piece - 1) / piece;
     std::atomic<int64_t> next{0};
     const auto work = [&](int, int) {
@@ -44,5 +68,6 @@ void cutaway::split(int64_t count, int64_t piece, int threads, const F& part) {
             part(i * piece, std::min(count, (i + 1) * piece));
         }
     };
-    run(static_cast<int>(std::min<int64_t>(threads, pieces)), work);
+    by.count = static_cast<int32_t>(std::min<int64_t>(by.count, pieces));
+    run(by, work);
 }

@@ -57,7 +57,7 @@ def test_it_tells_what_is_really_computed(model, monkeypatch) -> None:
 def test_every_other_way_has_its_reason(model) -> None:
     for reading in paths(model, list(range(200)) * 4):
         for layer in reading.layers:
-            known = {"naive", "sdpa", "blocked", "products", "flex"}
+            known = {"naive", "sdpa", "blocked", "products", "native", "flex"}
             if LAYERS[layer.layer] in ("linear", "gated_delta"):
                 known = {"recurrent", "chunked"}
             assert {layer.path.path, *layer.path.refused} == known

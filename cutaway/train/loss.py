@@ -5,7 +5,8 @@
 The second term, z-loss, keeps the logits' sum from drifting (PaLM, 2204.02311). The matrix of all logits
 is the largest tensor of a small model's step; here it never stands whole. Rows are taken a chunk at a
 time: their logits, their loss, and at once their gradient, as in 2410.10989, so that nothing of a chunk
-outlives it. ``plain`` is the definition and judges it.
+outlives it. ``plain`` is the definition and judges it. Where there is a native core, the gradient even takes
+the place of the logits (native/loss.cpp).
 
 A sparse layer adds a loss of its own, so that its router does not send all tokens to a few experts, which
 would then learn all there is to learn and be chosen even more (2101.03961, equations 4 to 6):
@@ -24,9 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cutaway.attention.parts.paths import native
 from cutaway.layers.moe import Routing
 from cutaway.layers.norm import widened
 from cutaway.model.decoder import Decoder
+from cutaway.native import loss as native_loss
+from cutaway.native.host import workers
 from cutaway.shapes import Bool, Float, Int
 
 
@@ -64,32 +68,28 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, chunk: int, z: float, softcap: float | None
     ) -> tuple[Tensor, Tensor]:
-        grad_x = torch.empty_like(x) if x.requires_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-        loss = x.new_zeros((), dtype=grad_weight.dtype)
-        entropy = loss.clone()
-        for start in range(0, len(x), chunk):
-            rows, wanted = x[start : start + chunk], targets[start : start + chunk, None]
-            logits = widened(rows @ weight.T)
-            if softcap is not None:
-                logits = softcap * torch.tanh(logits / softcap)
-            slope = 1 - (logits / softcap).square() if softcap is not None else None
-            shares = torch.log_softmax(logits, -1)
-            entropy -= shares.gather(-1, wanted).sum()
-            total = logits[:, :1] - shares[:, :1]  # log sum exp
-            del logits
-            loss += z * total.square().sum()
-            grad = shares.exp_()  # in place: the chunk's largest tensor
-            if z:
-                grad *= 1 + 2 * z * total
-            grad.scatter_add_(-1, wanted, grad.new_full((), -1.0).expand_as(wanted))
-            if slope is not None:
-                grad *= slope
-            grad = grad.to(rows.dtype)
-            if grad_x is not None:
-                grad_x[start : start + chunk] = grad @ weight
-            grad_weight += grad.T @ rows
-        ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
+        kind = x.device.type
+        narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(
+            kind, enabled=False
+        ):  # both are cast once, and not for each product of each chunk
+            read, head = x.to(narrow), weight.to(narrow)
+            grad_x = torch.empty_like(read) if x.requires_grad else None
+            grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+            loss = x.new_zeros((), dtype=grad_weight.dtype)
+            entropy = loss.clone()
+            for start in range(0, len(x), chunk):
+                rows, wanted = read[start : start + chunk], targets[start : start + chunk]
+                grad, of_target, totals = _slope(rows @ head.T, wanted, z, softcap)
+                entropy += (totals - of_target).sum()
+                loss += z * totals.square().sum()
+                if grad_x is not None:
+                    torch.mm(grad, head, out=grad_x[start : start + chunk])
+                if grad.dtype == grad_weight.dtype:
+                    grad_weight.addmm_(grad.T, rows)
+                else:
+                    grad_weight += grad.T @ rows
+        ctx.save_for_backward(None if grad_x is None else grad_x.to(x.dtype), grad_weight.to(weight.dtype))
         ctx.mark_non_differentiable(entropy)
         return loss + entropy, entropy
 
@@ -99,6 +99,61 @@ class _Chunked(torch.autograd.Function):
         scale = grads[0]
         # In place: these gradients are nobody else's, and a copy of the head's would cost its size again.
         return None if grad_x is None else grad_x.mul_(scale), grad_weight.mul_(scale), None, None, None, None
+
+
+def _slope(
+    logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float, softcap: float | None
+) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """The loss' gradient by some rows of logits, which may take their place; each row's logit of its target,
+    and the logarithm of the sum of the exponentials of all.
+    """
+    fits = logits.device.type == "cpu" and logits.dtype in native.TYPES
+    if native.KERNELS and fits and softcap is None:
+        return logits, *torch.ops.cutaway.slope_(logits, targets, z)
+    return slope(logits, targets, z, softcap)
+
+
+def slope(
+    logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float, softcap: float | None = None
+) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """``_slope`` by torch: the native core's twin, for every type and with a soft-cap."""
+    wanted, kind = targets[:, None], logits.dtype
+    logits = widened(logits)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    inner = 1 - (logits / softcap).square() if softcap is not None else None
+    shares = torch.log_softmax(logits, -1)
+    of_target, total = logits.gather(-1, wanted), logits[:, :1] - shares[:, :1]
+    del logits
+    grad = shares.exp_()  # in place: the chunk's largest tensor
+    if z:
+        grad *= 1 + 2 * z * total
+    grad.scatter_add_(-1, wanted, grad.new_full((), -1.0).expand_as(wanted))
+    if inner is not None:
+        grad *= inner
+    return grad.to(kind), of_target[:, 0], total[:, 0]
+
+
+def _slope_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, Tensor]:
+    """``slope`` by the native core: logits become the gradient. ``logits`` lie row after row."""
+    targets = targets.contiguous()
+    of_target, totals = _slope_shapes(logits, targets, z)
+    at = logits.data_ptr(), logits.dtype == torch.bfloat16, *logits.shape
+    native_loss.slope(
+        native_loss.Rows(*at, targets.data_ptr(), of_target.data_ptr(), totals.data_ptr()), z, workers()
+    )
+    return of_target, totals
+
+
+def _slope_shapes(logits: Tensor, targets: Tensor, _: float) -> tuple[Tensor, Tensor]:
+    made = logits.new_empty(targets.shape, dtype=torch.float32)
+    return made, torch.empty_like(made)
+
+
+_LIBRARY = torch.library.Library("cutaway", "FRAGMENT")
+_LIBRARY.define("slope_(Tensor(a!) logits, Tensor targets, float z) -> (Tensor, Tensor)")
+_LIBRARY.impl("slope_", _slope_in_place, "CPU")
+torch.library.register_fake("cutaway::slope_", _slope_shapes, lib=_LIBRARY)
 
 
 class Objective(nn.Module):

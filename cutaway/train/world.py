@@ -54,7 +54,7 @@ class World:
         """The length of the whole gradient, which is shortened to ``bound`` if it is longer."""
         grads = [p.grad for p in parameters if p.grad is not None]
         length = torch.nn.utils.get_total_norm(grads)
-        if bound is not None:
+        if bound is not None and length > bound:  # else every gradient would be read and written, times one
             torch.nn.utils.clip_grads_with_norm_(parameters, bound, length)
         return float(length)
 

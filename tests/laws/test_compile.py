@@ -1,5 +1,5 @@
-"""Every mechanism compiles without a graph break, and says the same compiled; so does the path of training in
-bf16, there and back.
+"""Every mechanism compiles without a graph break, and says the same compiled; so do the paths of training,
+there and back.
 
 In a process of its own, because the shape checks that tests switch on are not made for torch's tracer.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cutaway.attention.parts.paths import choose, products
+from cutaway.attention.parts.paths import PATHS, choose, native
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Causal, Places
 from tests.laws.kinds import KINDS, decoder, text
@@ -42,11 +42,15 @@ def _main() -> None:
         with torch.no_grad():
             assert_close(compiled(ids, pos), model(ids, pos), rtol=1e-9, atol=1e-9)
         print(kind)
-    _there_and_back()
+    if native.KERNELS:
+        _there_and_back("native")
+        native.KERNELS = False
+    _there_and_back("products")
 
 
-def _there_and_back() -> None:
+def _there_and_back(path: str) -> None:
     """Packed documents too: their mask is whole while torch compiles."""
+    torch._dynamo.reset()
     draw = torch.Generator().manual_seed(0)
     made = [torch.randn(2, 4, 200, 8, generator=draw).bfloat16().requires_grad_() for _ in range(3)]
     pos = torch.arange(200).expand(2, -1)
@@ -55,8 +59,8 @@ def _there_and_back() -> None:
 
         def read(q: Tensor, k: Tensor, v: Tensor, places: Places = places) -> Tensor:
             problem = Problem(q, k, v, places, places, Causal(), 0.3, in_order=places.documents is None)
-            assert choose(problem)[0] == "products"
-            return products.attend(problem)
+            assert choose(problem)[0] == path
+            return PATHS[path](problem)
 
         out, plain = torch.compile(read, fullgraph=True, backend="aot_eager")(*made), read(*made)
         assert_close(out, plain)

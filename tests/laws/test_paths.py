@@ -1,5 +1,5 @@
 """Every path computes what the naive one does, its gradients too, for every visibility and every way
-to make scores.
+to make scores. The native path, which has no float64, is in test_native_path.py.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention.parts.kinds import kind
-from cutaway.attention.parts.paths import MANY, PATHS, blocked, choose, naive, products, sdpa
+from cutaway.attention.parts.paths import MANY, PATHS, blocked, choose, naive, native, products, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Causal, Places, Visibility, mask
 from cutaway.errors import Refused
@@ -19,7 +19,7 @@ from cutaway.trace import tracing
 from tests.laws.kinds import SOFTMAX, attention
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
-FAST = {name: path for name, path in PATHS.items() if name != "naive"} | {
+FAST = {name: path for name, path in PATHS.items() if name not in ("naive", "native")} | {
     "blocks of 4": lambda problem: blocked.attend(problem, 4)
 }
 SCORES = ("plain", "softcap", "sinks", "alibi", "t5", "chosen")
@@ -172,7 +172,9 @@ def test_matrix_products_make_no_score_that_a_causal_block_hides(monkeypatch: py
     assert made == 2 * [4, 8, 12, 16]
 
 
-def test_matrix_products_are_for_bf16_with_a_way_back() -> None:
+def test_matrix_products_are_for_bf16_with_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no native core."""
+    monkeypatch.setattr(native, "KERNELS", False)
     places = Places(torch.arange(16).expand(2, -1))
     wide = _problem("mha", query=places, key=places, in_order=True)
     half = replace(wide, **{name: getattr(wide, name).bfloat16() for name in "qkv"})
@@ -194,6 +196,7 @@ def _bf16(problem: Problem, path: Any) -> tuple[torch.Tensor, ...]:
 
 
 def test_blocks_use_matrix_products_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "KERNELS", False)
     ran: list[int] = []
     real = products.attend
     monkeypatch.setattr(products, "attend", lambda part: (ran.append(part.k.shape[2]), real(part))[1])

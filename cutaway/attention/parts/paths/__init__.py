@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cutaway.attention.parts.paths import blocked, naive, products, sdpa
+from cutaway.attention.parts.paths import blocked, naive, native, products, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All
 from cutaway.shapes import Float
@@ -16,6 +16,7 @@ PATHS = {
     "sdpa": sdpa.attend,
     "blocked": blocked.attend,
     "products": products.attend,
+    "native": native.attend,
 }
 MANY = 4 * blocked.BLOCK  # queries from which blocks pay
 
@@ -32,7 +33,13 @@ def choose(problem: Problem) -> tuple[str, str]:
     """The name of the path that computes this problem, and why."""
     if watched("scores", "pattern"):
         return "naive", "someone watches the scores or the pattern, and only the naive path has them"
-    if products.pays(problem) and (sdpa.unmasked(problem) or not _in_blocks(problem)):
+    whole = sdpa.unmasked(problem) or not _in_blocks(problem)
+    if whole and native.pays(problem):
+        return (
+            "native",
+            "with a way back on a CPU: the native core takes less time for it than torch's kernel",
+        )
+    if whole and products.pays(problem):
         return "products", "bf16 with a way back on a CPU: torch's fused kernel takes twice the time for it"
     if problem.softcap is None and sdpa.unmasked(problem):
         return "sdpa", "in order, and causal or seeing all: torch's fused kernel needs no mask"
@@ -67,6 +74,7 @@ def refusals(problem: Problem, path: str) -> dict[str, str]:
         "sdpa": "it would hold a mask of every query and key, and skip nothing that is hidden",
         "blocked": f"{t} {'query' if t == 1 else 'queries'}: blocks pay from {MANY} on",
         "products": products.why_not(problem) or "it pays in bf16 on a CPU, where there is a way back",
+        "native": native.why_not(problem) or "it pays where there is a way back",
         "flex": flex.why_not(problem) or "it compiles for every rule and shape: for who asks for it",
     }
     if problem.softcap is not None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cutaway.attention.parts.paths import naive, products, sdpa
+from cutaway.attention.parts.paths import naive, native, products, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Causal, Places, Span
 from cutaway.shapes import Bool, Float, Int
@@ -28,6 +28,8 @@ def attend(problem: Problem, block: int = BLOCK) -> Float[Tensor, "b h t v"]:
     inner, size, parts = sdpa.attend, problem.v.shape[-1], []
     if problem.softcap is not None:
         inner = naive.attend
+    elif native.pays(problem):
+        inner = native.attend
     elif products.pays(problem):
         inner = products.attend
     elif block > sdpa.FEW:

@@ -1,0 +1,35 @@
+"""Cross-entropy of some rows of logits and its gradient in their place (native/loss.cpp); its twin is torch's
+in ``cutaway/train/loss.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+from cutaway.native.host import Workers
+from cutaway.native.library import function
+
+INT, LONG, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+
+
+class Rows(NamedTuple):
+    """Addresses of logits [rows size], floats or ``bf16``, and of what belongs to each row: its target, and
+    room for its target's logit and the logarithm of the sum of the exponentials of all.
+    """
+
+    logits: int
+    bf16: bool
+    rows: int
+    size: int
+    targets: int
+    of_target: int
+    logs: int
+
+
+def slope(of: Rows, z: float, by: Workers) -> None:
+    """Logits become the gradient by them; the caller vouches for every address, and that targets are ids."""
+    call = function(
+        "cutaway_loss", POINTER, INT, LONG, LONG, POINTER, ctypes.c_float, POINTER, POINTER, INT, POINTER
+    )
+    call(of.logits, of.bf16, of.rows, of.size, of.targets, z, of.of_target, of.logs, by.threads, by.parallel)
