@@ -3,11 +3,11 @@
     python bench/tokenizer_training.py [FILE] [--size N] [--threads 1 2] [--rounds 1] [--only NAME] [--json]
 
 Without FILE the text is that of bench/training_text.py. Each row is a process of its own, so that threads and
-memory are its own: from the text on disk to the merges in memory, the import not counted. CPU seconds are
-those of all threads, which a busy machine changes less; peak is the process's largest resident size above
-what it had after the import. All cut by the pattern of cl100k, except gigabpe and gigatoken, which know
-GPT-2's alone, and sentencepiece (BPE over characters, by lines); peers that take no file get documents of
-about 64 KB.
+memory are its own; the rows are taken in turn, --rounds times, and each is the fastest of them: from the text
+on disk to the merges in memory, the import not counted. CPU seconds are those of all threads, which a busy
+machine changes less; peak is the process's largest resident size above what it had after the import. All cut
+by the pattern of cl100k, except gigabpe and gigatoken, which know GPT-2's alone, and sentencepiece (BPE over
+characters, by lines); peers that take no file get documents of about 64 KB.
 """
 
 import argparse
@@ -157,9 +157,11 @@ def main() -> None:
     names = asked.only or ["cutaway", *(name for name in PEERS if importlib.util.find_spec(name))]
     rows = []
     for threads in asked.threads:
+        turns = [
+            {name: measured(name, file, asked.size, threads) for name in names} for _ in range(asked.rounds)
+        ]
         for name in names:
-            found = [measured(name, file, asked.size, threads) for _ in range(asked.rounds)]
-            rows.append(min(found, key=lambda row: float(row.get("seconds", 1e9))))
+            rows.append(min((turn[name] for turn in turns), key=lambda row: float(row.get("seconds", 1e9))))
             if not asked.json:
                 print(line(rows), flush=True)
     if asked.json:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "api.hpp"
+#include "pages.hpp"
 #include "pool.hpp"
 #include "scan.hpp"
 
@@ -122,7 +123,7 @@ class Table {
     }
 
     void grow() {
-        std::vector<Slot> old(2 * slots_.size());
+        std::vector<Slot, LargePages<Slot>> old(2 * slots_.size());
         old.swap(slots_);
         for (const Slot& slot : old) {
             if (slot.count == 0) continue;
@@ -132,7 +133,7 @@ class Table {
         }
     }
 
-    std::vector<Slot> slots_;
+    std::vector<Slot, LargePages<Slot>> slots_;
     std::vector<uint8_t> long_;  // each long word behind its length
     size_t used_ = 0;
 };

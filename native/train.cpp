@@ -16,11 +16,15 @@
 #include <vector>
 
 #include "api.hpp"
+#include "pages.hpp"
 
 namespace cutaway {
 namespace {
 
 using Symbol = int32_t;
+
+template <class T>
+using Large = std::vector<T, LargePages<T>>;
 
 constexpr Symbol kEdge = -1;    // between words, and in place of characters outside the alphabet
 constexpr Symbol kInside = -2;  // where a token began that is now part of a longer one
@@ -85,14 +89,14 @@ class Pairs {
     }
 
     void grow() {
-        std::vector<Pair> old(2 * slots_.size());
+        Large<Pair> old(2 * slots_.size());
         old.swap(slots_);
         for (const Pair& pair : old) {
             if (pair.count != Pair::kFree) *slot_of(pair.key) = pair;
         }
     }
 
-    std::vector<Pair> slots_;
+    Large<Pair> slots_;
     size_t used_ = 0;
 };
 
@@ -222,7 +226,10 @@ class Trainer {
         const size_t count = pair.places;
         joined_.clear();
         for (size_t i = 0; i < count; ++i) {
-            if (i + kAhead < count) __builtin_prefetch(cells + places[i + kAhead].cell);
+            if (i + kAhead < count) {
+                __builtin_prefetch(cells + places[i + kAhead].cell);
+                __builtin_prefetch(counts_.data() + places[i + kAhead].word);
+            }
             const uint64_t at = places[i].cell;
             if (cells[at] != done.left || cells[at + left_size] != done.right) continue;
             const int64_t weight = counts_[places[i].word];
@@ -330,16 +337,16 @@ class Trainer {
         });
     }
 
-    std::vector<Symbol> cells_;
+    Large<Symbol> cells_;
     std::vector<uint32_t> starts_;  // the first cell of each word, and one past the last edge
-    std::vector<int64_t> counts_;
+    Large<int64_t> counts_;
     std::vector<std::u32string> texts_;  // each token's base symbols
     std::vector<uint32_t> lengths_;
     std::unordered_set<std::u32string> reserved_;
     int32_t size_;
     int64_t rarest_, threshold_;
     Pairs pairs_;
-    std::vector<Place> places_, joined_;
+    Large<Place> places_, joined_;
     std::vector<Candidate> heap_;
     Side left_, right_;
 };

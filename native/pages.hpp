@@ -1,0 +1,40 @@
+// Memory for what is filled, and read at random places: in large pages where the system has them, so that an address
+// is found without a walk through its tables.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace cutaway {
+
+// An allocator for containers of the standard library.
+template <class T>
+struct LargePages {
+    using value_type = T;
+    static constexpr size_t kPage = 2u << 20;
+
+    LargePages() = default;
+    template <class U>
+    LargePages(const LargePages<U>&) {}
+
+    T* allocate(size_t count) {
+        const size_t size = count * sizeof(T);
+        void* got = size < kPage ? std::malloc(size) : std::aligned_alloc(kPage, (size + kPage - 1) / kPage * kPage);
+        if (got == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+        if (size >= kPage) madvise(got, size, MADV_HUGEPAGE);
+#endif
+        return static_cast<T*>(got);
+    }
+    void deallocate(T* held, size_t) { std::free(held); }
+
+    template <class U>
+    bool operator==(const LargePages<U>&) const { return true; }
+};
+
+}  // namespace cutaway
