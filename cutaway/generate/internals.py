@@ -16,6 +16,7 @@ from cutaway.errors import Refused
 from cutaway.generate.sample import largest
 
 POSITIONS = 4  # positions listed of each head
+TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens
     if logits is None:
         return Inside(layer, heads, (), None)
     shifted = np.subtract(logits, logits.max())
-    np.maximum(shifted, np.float32(-1e4), out=shifted)  # e^-1e4 is 0, and 0 times it too
+    if shifted.min() == -np.inf:
+        np.maximum(shifted, np.float32(-1e4), out=shifted)  # e^-1e4 is 0, and 0 times it too
     weights = np.exp(shifted)
-    total = float(weights.sum(dtype=np.float64))
+    total = float(weights.sum())  # pairwise: float32 is enough
     best = largest(logits, lens)[:lens]
     entropy = math.log(total) - float(weights @ shifted) / total
     return Inside(layer, heads, tuple((int(id), float(weights[id]) / total) for id in best), entropy)
@@ -80,7 +82,7 @@ def _heads(pattern: np.ndarray) -> tuple[Head, ...]:
     order = np.argsort(-weights, axis=1, kind="stable")
     positions = np.take_along_axis(some, order, axis=1).tolist()
     weights = np.take_along_axis(weights, order, axis=1).tolist()
-    logs = np.log(pattern, out=np.zeros_like(pattern), where=pattern > 0)
+    logs = np.log(np.maximum(pattern, TINY))  # 0 times it is 0
     entropies = (-np.einsum("hs,hs->h", pattern, logs)).tolist()
     rows = zip(entropies, positions, weights, strict=True)
     return tuple(Head(entropy, tuple(zip(*places, strict=True))) for entropy, *places in rows)

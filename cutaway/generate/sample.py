@@ -23,7 +23,7 @@ from cutaway.errors import Failed, Refused
 
 Number = int | float
 
-_BLOCK = 64  # values a block, where block maxima bound the k-th largest value
+_BLOCK = 64  # values a block, summed at once; columns this high, whose maxima bound the k-th largest
 _TINY = 1e-37  # the smallest temperature float32 divides by: below it only the largest logits are left anyway
 
 
@@ -187,7 +187,8 @@ def top_k(k: int) -> Transform:
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
         if k >= len(logits):
             return logits
-        return np.where(logits >= _kth_largest(logits, k), logits, -np.inf)
+        least = _kth_largest(logits[_candidates(logits, k)], k)
+        return np.where(logits >= least, logits, -np.inf)
 
     return apply
 
@@ -349,20 +350,29 @@ def largest(values: np.ndarray, count: int) -> np.ndarray:
     """The indices of the `count` largest values and equals of the last, by descending value, then index."""
     if count >= len(values):
         return np.argsort(-values, kind="stable")
-    chosen = np.flatnonzero(values >= _kth_largest(values, count))
+    places = _candidates(values, count)
+    chosen = places[values[places] >= _kth_largest(values[places], count)]
     return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
 def _kth_largest(values: np.ndarray, k: int) -> np.floating:
-    """The k-th largest value.
-
-    At least k values reach the k-th largest of the blocks' maxima, so that only these need sorting.
-    """
-    blocks = len(values) // _BLOCK
-    if k <= blocks:
-        maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
-        values = values[values >= np.partition(maxima, blocks - k)[blocks - k]]
     return np.partition(values, len(values) - k)[len(values) - k]
+
+
+def _candidates(values: np.ndarray, k: int) -> np.ndarray:
+    """The places, ascending, of some values among which are the k largest and the equals of the last.
+
+    At least k values reach the k-th largest of the columns' maxima, so that only the columns whose maximum
+    does need sorting. (Maxima of columns, and not of rows, are taken many at a time: a tenth of the time.)
+    """
+    columns = len(values) // _BLOCK
+    if k > columns:
+        return np.arange(len(values))
+    table = values[: columns * _BLOCK].reshape(_BLOCK, columns)
+    maxima = table.max(axis=0)
+    found = np.flatnonzero(maxima >= _kth_largest(maxima, k))
+    places = np.arange(0, columns * _BLOCK, columns)[:, None] + found
+    return np.concatenate([places.ravel(), np.arange(columns * _BLOCK, len(values))])
 
 
 def _only(logits: np.ndarray, kept: np.ndarray) -> np.ndarray:
