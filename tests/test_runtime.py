@@ -502,3 +502,18 @@ def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.Monke
 def test_the_structures_mirror_the_compilers():
     door._mirrored()
     assert ctypes.sizeof(door.Matrix) == 32
+
+
+def test_a_token_alone_is_read_as_with_others():
+    """A step has structures of its own; it gives the bits that reading gives, and refuses the same."""
+    of = config("llama")
+    engine = RuntimeEngine(of, tensors(of), 2)
+    one, other = engine.new_state(), engine.new_state()
+    for id in np.random.default_rng(5).integers(0, of.vocab, 9).tolist():
+        assert np.array_equal(engine.step(id, one), engine.read([[id]], [other], [0])[0])
+    assert one.length == other.length == 9
+    for id in -1, of.vocab:
+        with pytest.raises(Refused, match="An id lies outside"):
+            engine.step(id, one)
+    with pytest.raises(Refused, match="pages do not hold"):
+        door.OneToken(engine.plan.model).read(0, 128, one.addresses[:1])

@@ -88,6 +88,7 @@ class State:
         self._borrowed = 0  # how many of them, from the first, others read too
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
+        self.one: door.OneToken | None = None  # made when a token is first read alone
 
     @property
     def nbytes(self) -> int:
@@ -167,7 +168,12 @@ class RuntimeEngine:
 
     def step(self, id: int, state: State) -> np.ndarray:
         """Reads one id; float32 [v]."""
-        return self.read([[id]], [state], [0])[0]
+        self._make_room(state, 1)
+        if state.one is None:
+            state.one = door.OneToken(self.plan.model, self.threads)
+        logits = state.one.read(id, state.length, state.addresses)
+        state.length += 1
+        return logits
 
     def step_each(self, ids: Sequence[int], states: Sequence[State]) -> np.ndarray:
         """Reads one id of each of several texts at once: float32 [b v]."""
@@ -219,12 +225,7 @@ class RuntimeEngine:
         if len({id(state) for state in states}) < len(states):
             raise Refused("Two texts cannot be read into one state")
         for text, state in zip(texts, states, strict=True):
-            if state.length + len(text) > self.max_context:
-                raise Refused(
-                    f"The model's context holds {self.max_context} ids, and this text has "
-                    f"{state.length + len(text)}: shorten it"
-                )
-            state.reserve(state.length + len(text))
+            self._make_room(state, len(text))
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         seen = door.read(
             self.plan.model,
@@ -240,3 +241,11 @@ class RuntimeEngine:
         for text, state in zip(texts, states, strict=True):
             state.length += len(text)
         return seen
+
+    def _make_room(self, state: State, new: int) -> None:
+        if state.length + new > self.max_context:
+            raise Refused(
+                f"The model's context holds {self.max_context} ids, and this text has "
+                f"{state.length + new}: shorten it"
+            )
+        state.reserve(state.length + new)
