@@ -1,14 +1,11 @@
-"""The threads of torch, on which the core works where it works between torch's operations."""
+"""Threads of a host program, on which the core works where it works between that program's operations."""
 
 from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 
 class Workers(NamedTuple):
@@ -18,16 +15,9 @@ class Workers(NamedTuple):
     parallel: int | None
 
 
-def workers() -> Workers:
-    """As many as torch uses, and its own where they are OpenMP's: between torch's operations they wait awake,
-    and others would have to share their cores.
-    """
-    return Workers(torch.get_num_threads(), _parallel())
-
-
 @cache
-def _parallel() -> int | None:
+def parallel_of(library: str) -> int | None:
+    """Where the GOMP_parallel lies that a shared library calls; None where it has none."""
     with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value
+        return ctypes.cast(ctypes.CDLL(library).GOMP_parallel, ctypes.c_void_p).value
     return None

@@ -30,7 +30,6 @@ from cutaway.layers.moe import Routing
 from cutaway.layers.norm import widened
 from cutaway.model.decoder import Decoder
 from cutaway.native import loss as native_loss
-from cutaway.native.host import workers
 from cutaway.shapes import Bool, Float, Int
 
 
@@ -135,13 +134,23 @@ def slope(
 
 
 def _slope_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, Tensor]:
-    """``slope`` by the native core: logits become the gradient. ``logits`` lie row after row."""
-    targets = targets.contiguous()
+    """``slope`` by the native core: logits, which lie row after row, become the gradient. Raises IndexError
+    for a target that is no id, as torch does.
+    """
+    targets, (count, size) = targets.contiguous(), logits.shape
+    if count and not 0 <= int(targets.min()) <= int(targets.max()) < size:
+        raise IndexError(f"a target lies outside the model's 0 to {size - 1}")
     of_target, totals = _slope_shapes(logits, targets, z)
-    at = logits.data_ptr(), logits.dtype == torch.bfloat16, *logits.shape
-    native_loss.slope(
-        native_loss.Rows(*at, targets.data_ptr(), of_target.data_ptr(), totals.data_ptr()), z, workers()
+    rows = native_loss.Rows(
+        logits=logits.data_ptr(),
+        bf16=logits.dtype == torch.bfloat16,
+        rows=count,
+        size=size,
+        targets=targets.data_ptr(),
+        of_target=of_target.data_ptr(),
+        logs=totals.data_ptr(),
     )
+    native_loss.slope(rows, z, native.workers())
     return of_target, totals
 
 

@@ -8,6 +8,7 @@ compiler cannot look into it, so that it neither keeps the pattern for the way b
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +20,13 @@ from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Causal
 from cutaway.errors import Refused
 from cutaway.native import heads
-from cutaway.native.host import workers
+from cutaway.native.host import Workers, parallel_of
 from cutaway.shapes import Bool, Float
 
 TYPES = (torch.float32, torch.bfloat16)
-KERNELS = native.isa() not in (
-    "twin",
-    "portable",
-)  # known once: a compiler does not follow the library's door
+# Known once: a compiler does not follow the library's door.
+KERNELS = native.isa() not in ("twin", "portable")
+TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
 
 
 def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
@@ -57,6 +57,13 @@ def pays(problem: Problem) -> bool:
     """Whether this path is the fastest one: there is a way back, whose time is most of it."""
     back = torch.is_grad_enabled() and any(x.requires_grad for x in (problem.q, problem.k, problem.v))
     return back and why_not(problem) is None
+
+
+def workers() -> Workers:
+    """As many threads as torch uses, and its own where they are OpenMP's: between torch's operations those
+    wait awake, and others would have to share their cores.
+    """
+    return Workers(torch.get_num_threads(), parallel_of(TORCH))
 
 
 def _attend(
