@@ -1,5 +1,5 @@
 // Cross-entropy and z-loss of some rows of logits, whose place their gradient takes: nothing of their size is made
-// beside them. The twin is torch's in cutaway/train/loss.py, in tests/test_train_step.py.
+// beside them. The twin is `slope` of cutaway/train/loss.py.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -26,7 +26,7 @@ struct LargePages {
         const size_t size = count * sizeof(T);
         void* got = size < kPage ? std::malloc(size) : std::aligned_alloc(kPage, (size + kPage - 1) / kPage * kPage);
         if (got == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
+#if defined(MADV_HUGEPAGE)
         if (size >= kPage) madvise(got, size, MADV_HUGEPAGE);
 #endif
         return static_cast<T*>(got);

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cutaway import native
+from cutaway.attention.parts.paths import products
 from cutaway.attention.parts.paths.sdpa import unmasked
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Causal
@@ -46,17 +47,12 @@ def why_not(problem: Problem) -> str | None:
         return f"it is for float32 or bfloat16 on a CPU, and this is {q.dtype}, {k.dtype} on {q.device}"
     if not KERNELS:
         return "there is no native core, or it has no instructions of this processor's to use"
-    odd = {"a soft-cap": problem.softcap, "a bias": problem.bias, "sinks": problem.sinks}
-    for name, value in odd.items():
-        if value is not None:
-            return f"{name} would need a way back that is not written here"
-    return None
+    return products.why_not(problem)
 
 
 def pays(problem: Problem) -> bool:
     """Whether this path is the fastest one: there is a way back, whose time is most of it."""
-    back = torch.is_grad_enabled() and any(x.requires_grad for x in (problem.q, problem.k, problem.v))
-    return back and why_not(problem) is None
+    return products.goes_back(problem) and why_not(problem) is None
 
 
 def workers() -> Workers:

@@ -48,6 +48,11 @@ def pays(problem: Problem) -> bool:
     """Whether this path is the faster one: bf16 on a CPU, with a way back."""
     if problem.q.dtype != torch.bfloat16 or problem.q.device.type != "cpu" or why_not(problem) is not None:
         return False
+    return goes_back(problem)
+
+
+def goes_back(problem: Problem) -> bool:
+    """Whether gradients will be asked for."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in (problem.q, problem.k, problem.v))
 
 
