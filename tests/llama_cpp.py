@@ -10,7 +10,11 @@ import pytest
 
 @contextmanager
 def opened(path: Path, vocab: int, context: int = 256) -> Iterator[Callable[[Sequence[int]], np.ndarray]]:
-    """The file in llama.cpp: a function from ids to the log-probabilities float64 [v] of what comes next."""
+    """The file in llama.cpp: a function from ids to the log-probabilities float64 [v] of what comes next.
+
+    The last of the ids is whole characters: llama.cpp is made to draw it again, for it gives no probabilities
+    beside a token that ends within a character. What is drawn changes none of them: they are from before.
+    """
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
@@ -27,6 +31,7 @@ def opened(path: Path, vocab: int, context: int = 256) -> Iterator[Callable[[Seq
             "n_predict": 1,
             "n_probs": vocab,
             "temperature": 1.0,
+            "logit_bias": [[ids[-1], 1e6]],
             "cache_prompt": False,
         }
         answer = server.handle_completions(asked)
