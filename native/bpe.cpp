@@ -46,6 +46,8 @@ constexpr size_t kJob = 64 << 10;       // bytes of text that a thread takes at 
 constexpr size_t kLongestCached = 256;  // bytes of a piece
 constexpr size_t kShort = 15;           // bytes of a piece that is its own key
 constexpr unsigned kFirstBits = 10;
+constexpr unsigned kKnownBits = 14;
+constexpr size_t kUnknown = 256;  // pairs of symbols asked about before answers are kept
 
 // Ids of a piece as they are found, and whether it held a byte that the vocabulary cannot write.
 struct Ids {
@@ -100,34 +102,64 @@ class Encoder {
     const Header& header_;
     std::vector<uint32_t> found_;
     std::vector<uint64_t> dead_;
+    std::vector<uint64_t> known_;  // pairs of symbols, 42 bits, and whether they stay apart; one in each place
+    size_t asked_ = 0;             // without it
     bool fused_ = false;
 
     void search(const uint8_t* piece, size_t size, Ids& out) {
         found_.clear();
         dead_.assign(size / 64 + 1, 0);
         size_t place = 0;
-        uint32_t next = vocabulary_.longest(piece, size);
+        Vocabulary::Longest next = vocabulary_.longest(piece, size);
         while (place < size) {
             const uint32_t last = found_.empty() ? kNone : found_.back();
-            while (next != kNone) {
-                const size_t end = place + vocabulary_.symbol(next).size;
-                if (!(dead_[end >> 6] >> (end & 63) & 1) && (last == kNone || apart(last, next))) break;
-                next = vocabulary_.symbol(next).prefix;
+            // What follows is found while the memory is waited for that says whether it may.
+            const Vocabulary::Longest after = vocabulary_.longest(piece + place + next.size, size - place - next.size);
+            if (fits(place, last, next)) {
+                found_.push_back(next.symbol);
+                place += next.size;
+                next = after;
+                continue;
             }
-            if (next != kNone) {
-                found_.push_back(next);
-                place += vocabulary_.symbol(next).size;
+            while (next.symbol != kNone && !fits(place, last, next)) next = shorter(next.symbol);
+            if (next.symbol != kNone) {
+                found_.push_back(next.symbol);
+                place += next.size;
                 next = vocabulary_.longest(piece + place, size - place);
             } else if (last != kNone) {
                 dead_[place >> 6] |= 1ull << (place & 63);
                 found_.pop_back();
                 place -= vocabulary_.symbol(last).size;
-                next = vocabulary_.symbol(last).prefix;
+                next = shorter(last);
             } else {
                 return merged(piece, size, out);  // cannot be: merging itself gives such a sequence
             }
         }
         write(found_, piece, out);
+    }
+
+    // The next one to try where `symbol` does not fit.
+    Vocabulary::Longest shorter(uint32_t symbol) const {
+        const uint32_t prefix = vocabulary_.symbol(symbol).prefix;
+        return {prefix, prefix == kNone ? 0 : vocabulary_.symbol(prefix).size};
+    }
+
+    bool fits(size_t place, uint32_t last, const Vocabulary::Longest& next) {
+        const size_t end = place + next.size;
+        return next.symbol != kNone && !(dead_[end >> 6] >> (end & 63) & 1) &&
+               (last == kNone || stay_apart(last, next.symbol));
+    }
+
+    // apart(), as found the last time: the same characters come beside each other again and again.
+    bool stay_apart(uint32_t left, uint32_t right) {
+        if (known_.empty()) {
+            if (++asked_ < kUnknown) return apart(left, right);
+            known_.assign(1 << kKnownBits, kNoEntry);
+        }
+        const uint64_t pair = static_cast<uint64_t>(left) << 21 | right;
+        uint64_t& known = known_[pair * kMix >> (64 - kKnownBits)];
+        if (known >> 1 != pair) known = pair << 1 | apart(left, right);
+        return known & 1;
     }
 
     // Whether merging the texts of two symbols gives the two: no pair across their border merges first.
@@ -172,6 +204,11 @@ class Encoder {
     }
 
     void write(const std::vector<uint32_t>& symbols, const uint8_t* text, Ids& out) {
+        if (header_.plain) {
+            out.values.insert(out.values.end(), symbols.begin(), symbols.end());
+            fused_ = fused_ && symbols.empty();
+            return;
+        }
         for (const uint32_t symbol : symbols) {
             write(symbol, text, out);
             text += vocabulary_.symbol(symbol).size;

@@ -261,7 +261,8 @@ class Compiler {
         vocabulary.open(out.data(), out.size());
         for (uint32_t i = 0; i < source.symbols; ++i) {
             const std::string_view bytes = source.of(i);
-            symbols[i].prefix = vocabulary.longest(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size() - 1);
+            symbols[i].prefix = vocabulary.longest(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size() - 1)
+                                    .symbol;
         }
         write(header, trie, symbols, table, ranks, made, byte_pairs, text_starts, text);
         return true;

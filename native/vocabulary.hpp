@@ -95,15 +95,21 @@ class Vocabulary {
         const uint32_t found = (nodes_[node].base & kBase) ^ byte;
         return nodes_[found].parent == node ? found : kNone;
     }
-    // The longest reachable symbol that text begins with, or kNone.
-    uint32_t longest(const uint8_t* text, size_t size) const {
-        uint32_t node = 0, found = kNone;
-        for (size_t i = 0; i < size; ++i) {
+    // The longest reachable symbol that text begins with, or kNone, and its bytes.
+    struct Longest {
+        uint32_t symbol, size;
+    };
+    Longest longest(const uint8_t* text, size_t size) const {
+        uint32_t node = 0, found = kNone, length = 0;
+        for (uint32_t i = 0; i < size; ++i) {
             node = child(node, text[i]);
             if (node == kNone) break;
-            if (nodes_[node].base & kReached) found = node;
+            if (nodes_[node].base & kReached) {
+                found = node;
+                length = i + 1;
+            }
         }
-        return found == kNone ? kNone : symbol_of_[found];
+        return {found == kNone ? kNone : symbol_of_[found], length};
     }
     // The symbol whose bytes are all of text, or kNone.
     uint32_t exact(const uint8_t* text, size_t size) const {

@@ -160,6 +160,24 @@ def test_unbroken_texts(smollm2: Tokenizer) -> None:
 
 
 @built
+@pytest.mark.parametrize(
+    "file",
+    ["tiktoken/cl100k_base.json", "llama-vocab/ggml-vocab-deepseek-llm.gguf", "llama-vocab/ggml-vocab-phi-3.gguf"],
+)
+def test_words_run_together(file: str) -> None:
+    """In a long piece the longest token often does not fit the one before, or leads nowhere."""
+    folder, name = file.split("/")
+    tok = Tokenizer.load(inputs.path(folder) / name)
+    noise = random.Random(3)
+    some = (tok.decode([id]).strip() for id in noise.sample(range(len(tok.parts.vocabulary)), 5_000))
+    words = [text for text in some if text.isalpha()]
+    han = [chr(point) for point in range(0x4E00, 0x9FA6)]
+    for letters, count in ((words, 1_000), (han, 10_000), ("etaoin", 4_000)):
+        text = "".join(noise.choices(letters, k=count))
+        assert tok.encode(text) == twin(tok).encode(text)
+
+
+@built
 def test_a_space_in_front(smollm2: Tokenizer) -> None:
     tok = small([("a", "b"), ("Ġ", "ab")], None, pretokenizer=(PrefixSpace(), Split(GPT2)))
     assert tok.path == "native: the scanner gpt2"
