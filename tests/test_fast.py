@@ -162,7 +162,11 @@ def test_unbroken_texts(smollm2: Tokenizer) -> None:
 @built
 @pytest.mark.parametrize(
     "file",
-    ["tiktoken/cl100k_base.json", "llama-vocab/ggml-vocab-deepseek-llm.gguf", "llama-vocab/ggml-vocab-phi-3.gguf"],
+    [
+        "tiktoken/cl100k_base.json",
+        "llama-vocab/ggml-vocab-deepseek-llm.gguf",
+        "llama-vocab/ggml-vocab-phi-3.gguf",
+    ],
 )
 def test_words_run_together(file: str) -> None:
     """In a long piece the longest token often does not fit the one before, or leads nowhere."""
