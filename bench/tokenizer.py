@@ -148,18 +148,15 @@ def measured(peer: str, folder: Path, kind: str, threads: int) -> dict[str, floa
 
 def oddities(folder: Path) -> dict[str, float]:
     """How many times prose's time a byte our encoder takes on what is hard to encode, both at first sight."""
-    prose = (folder / "prose.txt").read_text()[:ODD]
-
-    def pace(text: str) -> float:
-        best = 1e9
-        for _ in range(3):
+    texts = json.loads((folder / "odd.json").read_text())
+    texts["prose"] = (folder / "prose.txt").read_text()[:ODD]
+    best = dict.fromkeys(texts, 1e9)
+    for _ in range(5):
+        for name, text in texts.items():
             encode = made("cutaway", folder, 1)[0]
             encode("A word before.")
-            best = min(best, seconds(lambda: encode(text)) / len(text.encode()))  # noqa: B023
-        return best
-
-    base = pace(prose)
-    return {name: pace(text) / base for name, text in json.loads((folder / "odd.json").read_text()).items()}
+            best[name] = min(best[name], seconds(lambda: encode(text)) / len(text.encode()))  # noqa: B023
+    return {name: spent / best["prose"] for name, spent in best.items()}
 
 
 def row(folder: Path, threads: int, *words: str) -> dict[str, float]:

@@ -114,6 +114,7 @@ class Encoder {
         while (place < size) {
             const uint32_t last = found_.empty() ? kNone : found_.back();
             // What follows is found while the memory is waited for that says whether it may.
+            if (last != kNone && next.symbol != kNone) vocabulary_.ask(vocabulary_.pair_of(last, next.symbol));
             const Vocabulary::Longest after = vocabulary_.longest(piece + place + next.size, size - place - next.size);
             if (fits(place, last, next)) {
                 found_.push_back(next.symbol);
@@ -438,36 +439,33 @@ class Cache {
         shared.lock();
     }
 
-    // Makes room for the pieces of so much text, of which few are new to more than prose. Nobody may hold the lock.
+    // Makes room for the different pieces of so much text: of prose 30,000 come in the first MB, 125,000 in the first
+    // ten. A table of 2 MB is a large page, and made as soon as a smaller one. Nobody may hold the lock.
     void expect(size_t size) {
-        const auto bits = std::min<unsigned>(most_bits_, static_cast<unsigned>(std::bit_width(size / kBytesAPlace)));
+        const size_t places = size < 40'000 ? size / 40 : std::max<size_t>(size / 40, 40'000);
+        const auto bits = std::min(most_bits_, static_cast<unsigned>(std::bit_width(places)));
         const std::unique_lock alone(lock);
         if (bits > bits_) grow(bits);
     }
 
-    size_t bytes() const { return table_->size() + store_->size(); }
+    size_t bytes() const { return table_->size() + std::min(stored_.load() * 4, store_->size()); }
 
   private:
     static constexpr int kTries = 32;
-    static constexpr size_t kBytesAPlace = 40;  // of text: a new piece of prose comes every 80 bytes in the first 10 MB
     unsigned bits_ = 0;
     unsigned most_bits_ = kFirstBits;
     std::unique_ptr<Memory> table_, store_;
     std::atomic<size_t> filled_{0}, stored_{0};
 
-    bool crowded() const {
-        return filled_.load(std::memory_order_relaxed) > (1ull << bits_) / 2 ||
-               stored_.load(std::memory_order_relaxed) > store_->size() / 8;
-    }
+    bool full() const { return stored_.load(std::memory_order_relaxed) > store_->size() / 8; }
+    bool crowded() const { return full() || filled_.load(std::memory_order_relaxed) > (1ull << bits_) / 2; }
 
     // More room, or at its largest an empty cache. Nobody else may be at work in it.
     void grow(unsigned bits) {
-        if (bits_ >= most_bits_) return make(bits_);
-        const std::unique_ptr<Memory> old = std::move(table_), kept = std::move(store_);
-        const size_t count = 1ull << bits_, used = std::min(stored_.load(), kept->size() / 4);
-        make(bits);
-        std::memcpy(store_->data(), kept->data(), used * 4);
-        stored_ = used;
+        if (full() || bits_ >= most_bits_) return make(bits_);
+        const std::unique_ptr<Memory> old = std::move(table_);
+        const size_t count = 1ull << bits_;
+        widen(bits);
         const auto* entries_before = reinterpret_cast<const Entry*>(old->data());
         for (size_t i = 0; i < count; ++i) {
             const Entry& entry = entries_before[i];
@@ -493,10 +491,15 @@ class Cache {
     }
 
     void make(unsigned bits) {
+        widen(bits);
+        store_ = std::make_unique<Memory>(sizeof(Entry) << most_bits_, false);  // the system gives what is written to
+        stored_ = 0;
+    }
+
+    void widen(unsigned bits) {
         bits_ = bits;
         table_ = std::make_unique<Memory>(sizeof(Entry) << bits, true);
-        store_ = std::make_unique<Memory>(sizeof(Entry) << bits, false);
-        filled_ = stored_ = 0;
+        filled_ = 0;
     }
 };
 static_assert(sizeof(Cache::Entry) == 32);
