@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from cutaway import native as core
-from cutaway.attention.parts.paths import native
+from cutaway.layers.workers import KERNELS
 from cutaway.train import loss
 
-built = pytest.mark.skipif(not native.KERNELS, reason=core.why_not() or "no kernels for this processor")
+built = pytest.mark.skipif(not KERNELS, reason=core.why_not() or "no kernels for this processor")
 
 
 @built
@@ -57,7 +57,7 @@ def test_under_autocast_it_is_the_twins(monkeypatch: pytest.MonkeyPatch, chunk: 
     targets = torch.randint(0, 41, (23,), generator=draw)
     found = []
     for kernels in (True, False):
-        monkeypatch.setattr(native, "KERNELS", kernels)
+        monkeypatch.setattr(loss, "KERNELS", kernels)
         ours = x.clone().requires_grad_(), weight.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             total, entropy = loss.chunked(*ours, targets, chunk, z)

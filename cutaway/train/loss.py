@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cutaway.attention.parts.paths import native
 from cutaway.layers.moe import Routing
 from cutaway.layers.norm import widened
+from cutaway.layers.workers import KERNELS, TYPES, workers
 from cutaway.model.decoder import Decoder
 from cutaway.native import loss as native_loss
 from cutaway.shapes import Bool, Float, Int
@@ -106,8 +106,8 @@ def _slope(
     """The loss' gradient by some rows of logits, which may take their place; each row's logit of its target,
     and the logarithm of the sum of the exponentials of all.
     """
-    fits = logits.device.type == "cpu" and logits.dtype in native.TYPES
-    if native.KERNELS and fits and softcap is None:
+    fits = logits.device.type == "cpu" and logits.dtype in TYPES
+    if KERNELS and fits and softcap is None:
         return logits, *torch.ops.cutaway.slope_(logits, targets, z)
     return slope(logits, targets, z, softcap)
 
@@ -150,7 +150,7 @@ def _slope_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, 
         of_target=of_target.data_ptr(),
         logs=totals.data_ptr(),
     )
-    native_loss.slope(rows, z, native.workers())
+    native_loss.slope(rows, z, workers())
     return of_target, totals
 
 

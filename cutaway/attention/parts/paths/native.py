@@ -8,26 +8,19 @@ compiler cannot look into it, so that it neither keeps the pattern for the way b
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cutaway import native
 from cutaway.attention.parts.paths import products
 from cutaway.attention.parts.paths.sdpa import unmasked
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Causal
 from cutaway.errors import Refused
+from cutaway.layers.workers import KERNELS, TYPES, workers
 from cutaway.native import heads
-from cutaway.native.host import Workers, parallel_of
 from cutaway.shapes import Bool, Float
-
-TYPES = (torch.float32, torch.bfloat16)
-# Known once: a compiler does not follow the library's door.
-KERNELS = native.isa() not in ("twin", "portable")
-TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
 
 
 def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
@@ -53,13 +46,6 @@ def why_not(problem: Problem) -> str | None:
 def pays(problem: Problem) -> bool:
     """Whether this path is the fastest one: there is a way back, whose time is most of it."""
     return products.goes_back(problem) and why_not(problem) is None
-
-
-def workers() -> Workers:
-    """As many threads as torch uses, and its own where they are OpenMP's: between torch's operations those
-    wait awake, and others would have to share their cores.
-    """
-    return Workers(torch.get_num_threads(), parallel_of(TORCH))
 
 
 def _attend(
