@@ -142,7 +142,7 @@ class Encoder {
     // The next one to try where `symbol` does not fit.
     Vocabulary::Longest shorter(uint32_t symbol) const {
         const uint32_t prefix = vocabulary_.symbol(symbol).prefix;
-        return {prefix, prefix == kNone ? 0 : vocabulary_.symbol(prefix).size};
+        return {prefix, prefix == kNone ? 0u : vocabulary_.symbol(prefix).size};
     }
 
     bool fits(size_t place, uint32_t last, const Vocabulary::Longest& next) {
