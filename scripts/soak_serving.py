@@ -205,8 +205,11 @@ def soak(server: subprocess.Popen, port: int, expected: list, minutes: float, cl
     began = time.monotonic()
     for thread in threads:
         thread.start()
-    while time.monotonic() - began < 60 * minutes and server.poll() is None:
+    while time.monotonic() - began < 60 * minutes:
         time.sleep(2)
+        if server.poll() is not None:
+            run.over.set()
+            sys.exit(f"the server ended by itself, with {server.poll()}, after {len(sizes) // 30} minutes")
         sizes.append(memory(server.pid))
     run.over.set()
     for thread in threads:
