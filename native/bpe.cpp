@@ -7,8 +7,9 @@
 // first, from left to right, each checked against the one before, and taken back where nothing can follow; a place
 // where that happened is not tried again, because what leads to a place is unique too. Linear in practice and at worst
 // linear times the number of symbols that begin a symbol. Whether two neighbours stay apart is found by undoing their
-// merges, latest first, and asking at each step whether the pair across the border would have merged before. That needs
-// every merge to rank behind those of its parts; a vocabulary in which one does not is merged by a heap.
+// merges, latest first, and asking at each step whether the pair across the border would have merged before; a table
+// keeps the last answers. That needs every merge to rank behind those of its parts; a vocabulary in which one does not
+// is merged by a heap.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -46,8 +47,8 @@ constexpr size_t kJob = 64 << 10;       // bytes of text that a thread takes at 
 constexpr size_t kLongestCached = 256;  // bytes of a piece
 constexpr size_t kShort = 15;           // bytes of a piece that is its own key
 constexpr unsigned kFirstBits = 10;
-constexpr unsigned kKnownBits = 14;
-constexpr size_t kUnknown = 256;  // pairs of symbols asked about before answers are kept
+constexpr unsigned kKnownBits = 14;  // of the number of places where answers about pairs of symbols are kept
+constexpr size_t kUnknown = 256;     // such questions before any is: a short text has few
 
 // Ids of a piece as they are found, and whether it held a byte that the vocabulary cannot write.
 struct Ids {
