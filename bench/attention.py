@@ -31,8 +31,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from cutaway.attention import mla
-from cutaway.attention.parts import paths
-from cutaway.attention.parts.kinds import Sizes, kind, kinds
+from cutaway.attention.parts.registry import Sizes, kind, kinds
 from cutaway.attention.parts.visibility import Places
 
 SIZES = Sizes(width=512, heads=8, groups=2, key_size=64, value_size=64)

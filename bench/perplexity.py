@@ -47,7 +47,7 @@ def _cut(text: str) -> str:
     return text.encode()[:SIZE].decode(errors="ignore")
 
 
-def surprises(engine: scoring.ReadsEach, ids: list[int], begin: int | None, name: str) -> np.ndarray:
+def surprises(engine: scoring.AllLogits, ids: list[int], begin: int | None, name: str) -> np.ndarray:
     """-log p of every scored token."""
 
     def progress(done: int, total: int) -> None:

@@ -32,7 +32,7 @@ from cutaway.data import novels
 from cutaway.evaluate import perplexity as scoring
 from cutaway.inspect.importance import importance
 from cutaway.lm import LanguageModel
-from cutaway.weights import load, quant, quantise, save
+from cutaway.weights import load, quant, quantize, save
 from cutaway.weights.rules import Tensors
 
 THEIRS = {"Q8_0": "Q8_0", "Q6_K": "Q6_K", "Q4_K": "Q4_K_M", "Q4_1": "Q4_1", "Q4_0": "Q4_0"}
@@ -140,9 +140,9 @@ def compare(asked: argparse.Namespace, folder: Path) -> None:
             print(row(f"{type} {name}", target, asked.engine, windows, reference), flush=True)
 
 
-def ours(checkpoint: load.Checkpoint, by: quantise.Importance | None) -> Writer:
+def ours(checkpoint: load.Checkpoint, by: quantize.Importance | None) -> Writer:
     return lambda type, target: save.write(
-        target, quantise.quantised(checkpoint, type, by).checkpoint, "gguf", force=True
+        target, quantize.quantised(checkpoint, type, by).checkpoint, "gguf", force=True
     )
 
 

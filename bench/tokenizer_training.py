@@ -30,7 +30,7 @@ from cutaway.tokenizer.pretokenize import CL100K
 
 def cutaway(file: Path, size: int, threads: int) -> int:
     from cutaway.tokenizer import training
-    from cutaway.tokenizer.counts import Counts
+    from cutaway.tokenizer.word_counts import Counts
 
     return len(training.bpe(Counts.of(file, "cl100k", threads=threads), size).merges or ())
 

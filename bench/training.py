@@ -328,10 +328,10 @@ STEPS: dict[str, Callable[..., Iterator[Any]]] = {
 def _peak(threads: int, precision: str) -> float:
     import torch
 
-    from cutaway.train import machine
+    from cutaway.train import device
 
     torch.set_num_threads(threads)
-    return machine.peak(torch.device("cpu"), precision, 2.0)
+    return device.peak(torch.device("cpu"), precision, 2.0)
 
 
 def _print(found: dict[str, dict[str, Any]], peaks: dict[str, float], asked: argparse.Namespace) -> None:

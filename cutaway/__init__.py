@@ -9,18 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.errors import Failed, Refused
+    from cutaway.errors import OperationalError, UserError
     from cutaway.lm import LanguageModel, load
     from cutaway.tokenizer import Tokenizer
     from cutaway.trace import tracing
 
 __version__ = "0.1.0"
-__all__ = ["Failed", "LanguageModel", "Refused", "Tokenizer", "load", "tracing"]
+__all__ = ["OperationalError", "LanguageModel", "UserError", "Tokenizer", "load", "tracing"]
 
 _HOMES = {
-    "Failed": "cutaway.errors",
+    "OperationalError": "cutaway.errors",
     "LanguageModel": "cutaway.lm",
-    "Refused": "cutaway.errors",
+    "UserError": "cutaway.errors",
     "Tokenizer": "cutaway.tokenizer",
     "load": "cutaway.lm",
     "tracing": "cutaway.trace",

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import cutaway
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 VERBS = {
     "On files": {
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()  # a reader that went away is noticed here, not when Python shuts down
         return code
-    except (Refused, Failed) as problem:
-        return _complain(str(problem), USER if isinstance(problem, Refused) else FAILURE)
+    except (UserError, OperationalError) as problem:
+        return _complain(str(problem), USER if isinstance(problem, UserError) else FAILURE)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     known = [verb for verbs in VERBS.values() for verb in verbs]
     if arguments[0] not in known:
-        raise Refused(_unknown(arguments[0], known))
+        raise UserError(_unknown(arguments[0], known))
     return _verb(arguments[0], arguments[1:])
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 import numpy as np
 
 from cutaway import store
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece, finish, generate, known
-from cutaway.generate.engine import ReadsEach
+from cutaway.generate.engine import AllLogits
 from cutaway.generate.sample import Settings
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import Draft, Guesser, Lookup, Speculation
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.pooling import Pooling
     from cutaway.runtime.engine import RuntimeEngine
-    from cutaway.runtime.step import TwinEngine
+    from cutaway.runtime.reference import ReferenceEngine
     from cutaway.tokenizer.chat import Rendered
     from cutaway.trace import Edit
     from cutaway.weights.save import Saved
@@ -67,15 +67,15 @@ def load(
     engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
     says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
     in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower. Raises
-    Refused for what cannot be read as asked."""
+    UserError for what cannot be read as asked."""
     if engine not in ENGINES:
-        raise Refused(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
+        raise UserError(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
-        raise Refused(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
+        raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     checkpoint = reader.read(store.resolve(source, pull=True))
     lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype)
     if engine == "runtime" and lm.engine_choice[0] != "runtime":
-        raise Refused(f"The runtime does not run {source}, because {lm.engine_choice[1]}")
+        raise UserError(f"The runtime does not run {source}, because {lm.engine_choice[1]}")
     return lm
 
 
@@ -114,9 +114,9 @@ class LanguageModel:
 
     @cached_property
     def _built(self) -> Any:
-        from cutaway.weights import fill
+        from cutaway.weights import build
 
-        build = fill.encoder if self.is_encoder else fill.decoder
+        build = build.encoder if self.is_encoder else build.decoder
         return build(self.checkpoint, self.dtype, self.device)
 
     @property
@@ -127,7 +127,7 @@ class LanguageModel:
     def _as_decoder(self) -> Decoder:
         """The config, for what only a decoder does."""
         if isinstance(self.config, Encoder):
-            raise Refused(
+            raise UserError(
                 f"{self.checkpoint.source} is an encoder: it turns texts into vectors (`embed`) "
                 "and scores no next token"
             )
@@ -147,7 +147,7 @@ class LanguageModel:
         return Map(self.vectors, str(self.checkpoint.source), count, method)
 
     @property
-    def engine(self) -> ReadsEach:
+    def engine(self) -> AllLogits:
         """What reads ids and answers with logits."""
         self._as_decoder()
         return self._runtime if self.engine_choice[0] == "runtime" else self._definition
@@ -167,21 +167,21 @@ class LanguageModel:
     @cached_property
     def _why_not_runtime(self) -> str | None:
         from cutaway import native
-        from cutaway.runtime import plan
+        from cutaway.runtime import packing
 
         absent = native.why_not()
         if absent is not None and self.engine_asked != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
-        return plan.why_not(self._as_decoder(), self.checkpoint.tensors)
+        return packing.why_not(self._as_decoder(), self.checkpoint.tensors)
 
     @cached_property
-    def _runtime(self) -> RuntimeEngine | TwinEngine:
+    def _runtime(self) -> RuntimeEngine | ReferenceEngine:
         from cutaway import native
 
         if not native.available():
-            from cutaway.runtime.step import TwinEngine
+            from cutaway.runtime.reference import ReferenceEngine
 
-            return TwinEngine(self._as_decoder(), self.checkpoint.tensors)
+            return ReferenceEngine(self._as_decoder(), self.checkpoint.tensors)
         from cutaway.runtime.engine import RuntimeEngine
 
         return RuntimeEngine(self._as_decoder(), self.checkpoint.tensors)
@@ -196,14 +196,14 @@ class LanguageModel:
         """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects
         one.
 
-        Control tokens spelt in the text stay text. Ids are taken as they are. Raises Refused for what is
+        Control tokens spelt in the text stay text. Ids are taken as they are. Raises UserError for what is
         neither.
         """
         if not isinstance(prompt, str):
             try:
                 return list(map(operator.index, prompt))
             except TypeError:
-                raise Refused(f"a prompt is text or a list of ids, and this is {prompt!r:.80}") from None
+                raise UserError(f"a prompt is text or a list of ids, and this is {prompt!r:.80}") from None
         if self.is_encoder:
             return self.tokenizer.encode(prompt, add_special=True)
         begin = [self.tokenizer.bos] if self.tokenizer.add_bos and self.tokenizer.bos is not None else []
@@ -248,10 +248,10 @@ class LanguageModel:
         if speculate == "lookup":
             return Lookup()
         if not isinstance(speculate, LanguageModel):
-            raise Refused(f'speculate is {speculate!r}: use "lookup" or a smaller model')
+            raise UserError(f'speculate is {speculate!r}: use "lookup" or a smaller model')
         draft = speculate.engine
         if draft.vocab != self.engine.vocab:
-            raise Refused(
+            raise UserError(
                 f"{speculate.checkpoint.source} cannot write ahead for {self.checkpoint.source}: "
                 f"it has {draft.vocab} ids, and {self.engine.vocab} are needed"
             )
@@ -260,10 +260,14 @@ class LanguageModel:
     def first_layers(self, count: int) -> LanguageModel:
         """This model with its first layers alone, then its last norm and head: what it would say early.
 
-        It may write ahead for the whole (``speculate``). Raises Refused for none, or more than there are."""
+        It may write ahead for the whole (``speculate``). Raises UserError for none, or more than there
+        are.
+        """
         config = self._as_decoder()
         if not 1 <= count <= len(config.blocks):
-            raise Refused(f"the model has {len(config.blocks)} layers, and its first {count} were asked for")
+            raise UserError(
+                f"the model has {len(config.blocks)} layers, and its first {count} were asked for"
+            )
         config = replace(config, blocks=config.blocks[:count])
         tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
         shallow = replace(self.checkpoint, config=config, tensors=tensors)
@@ -329,23 +333,23 @@ class LanguageModel:
         self._as_decoder()
         if self.checkpoint.chat_template is None:
             source = self.checkpoint.source
-            raise Refused(
+            raise UserError(
                 f"{source} has no chat template, so it was not made for chat: give generate() a text"
             )
         return self.checkpoint.chat_template
 
     def logits(self, prompt: Prompt) -> np.ndarray:
-        """float32 [t v]: at each position of a text or of ids the scores of what comes next. Raises Refused
+        """float32 [t v]: at each position of a text or of ids the scores of what comes next. Raises UserError
         for what the model cannot read: nothing, ids that it does not have, more than its context.
         """
         self._as_decoder()
         engine = self._runtime if self.engine_choice[0] == "runtime" else self._definition
         ids = self.ids(prompt)
         if not ids:
-            raise Refused("there is nothing to read: the text has no tokens")
+            raise UserError("there is nothing to read: the text has no tokens")
         known(ids, engine.vocab)
         if len(ids) > (holds := engine.max_context):
-            raise Refused(
+            raise UserError(
                 f"the text is {len(ids)} ids long and the model's context holds {holds}: shorten it"
             )
         return engine.logits(ids)
@@ -364,13 +368,13 @@ class LanguageModel:
 
         ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
         model's makers chose, for an encoder without their word the mean; a decoder must be told. Texts are
-        read ``batch`` at once, and ``progress(done, n)`` is told. Raises Refused for a text that is longer
+        read ``batch`` at once, and ``progress(done, n)`` is told. Raises UserError for a text that is longer
         than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
         """
         if isinstance(texts, str):
-            raise Refused("embed takes a list of texts, and this is one: write embed([text])")
+            raise UserError("embed takes a list of texts, and this is one: write embed([text])")
         if batch < 1:
-            raise Refused(f"a batch of {batch} texts reads nothing: use 1 or more")
+            raise UserError(f"a batch of {batch} texts reads nothing: use 1 or more")
         chosen = self._pooling(pooling)
         rows = [self._row(i, text, truncate) for i, text in enumerate(texts)]
         if not rows:
@@ -381,10 +385,10 @@ class LanguageModel:
 
     def _pooling(self, asked: Pooling | None) -> Pooling:
         if asked is not None and asked not in POOLINGS:
-            raise Refused(f"there is no pooling {asked!r}: use {', '.join(POOLINGS)}")
+            raise UserError(f"there is no pooling {asked!r}: use {', '.join(POOLINGS)}")
         chosen: Any = asked or advice.stated(self.checkpoint) or ("mean" if self.is_encoder else None)
         if chosen is None:
-            raise Refused(
+            raise UserError(
                 f"{self.checkpoint.source} is a decoder, not made to turn texts into vectors: "
                 f"say how to pool its tokens, by {', '.join(POOLINGS)}"
             )
@@ -394,14 +398,14 @@ class LanguageModel:
         """The ids of text number ``i``, at most as many as the model reads."""
         ids, most = self.ids(text), self.config.context
         if not ids:
-            raise Refused(f"text {i} has no token, so there is nothing to make a vector of")
+            raise UserError(f"text {i} has no token, so there is nothing to make a vector of")
         if wrong := [id for id in ids if not 0 <= id < self.config.vocab]:
             last = self.config.vocab - 1
-            raise Refused(f"text {i} has the id {wrong[0]}, and this model's go from 0 to {last}")
+            raise UserError(f"text {i} has the id {wrong[0]}, and this model's go from 0 to {last}")
         if len(ids) <= most:
             return ids
         if not truncate:
-            raise Refused(
+            raise UserError(
                 f"text {i} has {len(ids):,} tokens, and this model reads at most {most:,}: "
                 "cut it into passages, or have its end cut off by truncate=True"
             )
@@ -415,12 +419,12 @@ class LanguageModel:
 
         Of a model loaded with ``engine="runtime"`` these are the numbers that the runtime computes with.
         """
-        from cutaway.inspect import eight_bits
+        from cutaway.inspect import activation_quant
         from cutaway.inspect.trace import Trace
 
         config = self._as_decoder()
         if self.engine_asked == "runtime":
-            edit = eight_bits.edits(config, self.checkpoint.tensors, edit)
+            edit = activation_quant.edits(config, self.checkpoint.tensors, edit)
         return Trace.of(self._built, self.tokenizer, self.ids(text), names, edit=edit)
 
     def save(
@@ -434,8 +438,8 @@ class LanguageModel:
         """Writes the model with its tokenizer and chat template: a folder of safetensors, or a GGUF file.
 
         Weights of ``model`` that were changed since loading are written as they are now, all others as they
-        were read, to the bit; ``type`` rounds them (see ``weights/save.py``). Raises Refused if the target is
-        there, unless ``force``."""
+        were read, to the bit; ``type`` rounds them (see ``weights/save.py``). Raises UserError if the
+        target is there, unless ``force``."""
         from cutaway.weights import save as writer
 
         return writer.write(target, self._current(), format, type, force=force)

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,7 +88,7 @@ def _changed(name: str, value: Any, change: Edit) -> Any:
         return value
     if changed.shape != value.shape:
         was, now = list(value.shape), list(changed.shape)
-        raise Refused(
+        raise UserError(
             f"the edit of {name!r} must return the shape {was} that it was given, it returned {now}"
         )
     return changed
@@ -131,12 +131,12 @@ def tracing(
 
     Without names ``TAPS`` are kept, unless there is an ``edit``, in which case only the edits act; ``*`` also
     keeps what every other layer said. Yields the dictionary that fills as the model runs; a value that
-    appears twice keeps its last appearance. Traces of several threads wait for one another. Raises Refused if
-    this thread has one open already, or if a name or an edit never appeared.
+    appears twice keeps its last appearance. Traces of several threads wait for one another. Raises
+    UserError if this thread has one open already, or if a name or an edit never appeared.
     """
     global _watcher
     if (open := _watcher) is not None and open.here:
-        raise Refused("a trace is already open: close it first, or give this one's names and edits to it")
+        raise UserError("a trace is already open: close it first, or give this one's names and edits to it")
     with _turn:
         watcher = _Watcher(names or (() if edit else (TAPS,)), edit or {})
         handles = [hook for path, module in model.named_modules() for hook in _hook(watcher, path, module)]
@@ -149,7 +149,7 @@ def tracing(
                 handle.remove()
     unheard = watcher.unheard()
     if unheard:
-        raise Refused(
+        raise UserError(
             f"nothing named {unheard[0]!r} appeared while the model ran; `list(seen)` shows what did"
         )
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import chat
-from cutaway.tokenizer.chat_child import helper
+from cutaway.tokenizer.chat.sandbox import helper
 from tests import chat_cases, inputs
 
 VOCABULARIES = ("llama-bpe", "llama-spm", "phi-3", "qwen2", "gpt-2", "command-r", "gemma-4", "starcoder")
@@ -98,7 +98,7 @@ def attack() -> bool:
         try:
             chat.text([chat_cases.user()], template)
             rendered.append(name)
-        except Refused:
+        except UserError:
             took[name] = time.perf_counter() - began
     helper.close()
     slowest = max(took, key=took.__getitem__)

@@ -29,14 +29,14 @@ from typing import Any
 import numpy as np
 
 from cutaway import gguf
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.bpe import BYTE_TOKENS, BYTES
 from cutaway.tokenizer.formats import spm_write
-from cutaway.tokenizer.look import pieces
+from cutaway.tokenizer.introspection import pieces
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.sentencepiece import ranks
+from cutaway.tokenizer.spec import Parts
 
 SECONDS = 20
 MEMORY = 1 << 30  # bytes, on top of what the interpreter has mapped
@@ -268,7 +268,7 @@ def tried(path: Path) -> str:
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
             tok = Tokenizer.load(path, **options)
-        except (Refused, Failed) as problem:
+        except (UserError, OperationalError) as problem:
             if not str(problem) or "\n" in str(problem):
                 raise AssertionError(f"no sentence: {problem!r}") from problem
             return "refused"
@@ -277,7 +277,7 @@ def tried(path: Path) -> str:
                 tok.decode(tok.encode(TEXT, special, add_special=True))
             pieces(tok, TEXT)
             tok.save(path.with_suffix(".json"))
-        except (Refused, Failed):
+        except (UserError, OperationalError):
             return "refused later"
     return "read"
 

@@ -32,7 +32,7 @@ from typing import NoReturn
 import numpy as np
 
 from cutaway import gguf
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.weights import safetensors
 
 SECONDS = 5
@@ -292,7 +292,7 @@ def opened(kind: str, path: Path) -> gguf.File | dict[str, gguf.Packed] | None:
     """What the reader gives, None where it refused; AssertionError for a message that is no good."""
     try:
         return READERS[kind](path)
-    except Refused as refusal:
+    except UserError as refusal:
         message = str(refusal)
         assert path.name in message, f"does not name the file: {message!r}"
         assert message.isprintable(), f"is not one line: {message!r}"

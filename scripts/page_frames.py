@@ -18,7 +18,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 import cutaway
-from cutaway.inspect import sheet
+from cutaway.inspect import page_data
 from cutaway.inspect.page import page
 from cutaway.inspect.trace import Trace
 
@@ -56,7 +56,7 @@ def main() -> int:
     budget = parser.parse_args().budget
     lm = cutaway.load("smollm2", engine="definition")
     ids = lm.ids(TEXT)[:TOKENS]
-    document = page([sheet.draw(Trace.of(lm.model, lm.tokenizer, ids, sheet.NAMES), "smollm2")])
+    document = page([page_data.draw(Trace.of(lm.model, lm.tokenizer, ids, page_data.NAMES), "smollm2")])
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "page.html"
         file.write_text(document, encoding="utf-8")

@@ -14,7 +14,7 @@ import torch
 
 from cutaway.model.engine import DefinitionEngine
 from cutaway.weights import load
-from cutaway.weights.fill import decoder
+from cutaway.weights.build import decoder
 from tests.parity import smollm2
 
 TOKENS, LONG, CLOSE = 64, 2000, 1e-3

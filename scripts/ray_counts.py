@@ -8,9 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import ray_counts
-from cutaway.tokenizer.counts import Counts
+from cutaway.tokenizer.word_counts import Counts
 
 
 def main(files: list[Path]) -> None:
@@ -30,7 +30,7 @@ def main(files: list[Path]) -> None:
         bad.write_bytes(b"a\xff")
         try:
             ray_counts.of([bad])
-        except Refused as problem:
+        except UserError as problem:
             print(f"A file that is not UTF-8 is refused: {problem}")
         else:
             raise AssertionError("a file that is not UTF-8 was counted")

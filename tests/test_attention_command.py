@@ -11,12 +11,12 @@ import torch
 import cutaway
 from cutaway.attention.parts.cost import at
 from cutaway.attention.parts.indexed import best
-from cutaway.attention.parts.kinds import Sizes, kind, kinds
-from cutaway.attention.parts.picture import draw
+from cutaway.attention.parts.mask_plot import draw
+from cutaway.attention.parts.registry import Sizes, kind, kinds
 from cutaway.attention.parts.visibility import Places, mask
 from cutaway.cli import main
 from cutaway.commands import attention as verb
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from tests.laws.kinds import ALL, KINDS, SOFTMAX, attention
 from tests.small import decoder
 
@@ -205,7 +205,7 @@ def test_tokens_must_be_some(capsys, small) -> None:
 def test_an_option_without_a_usual_value_is_asked_for(monkeypatch) -> None:
     local = kind("local")
     monkeypatch.delattr(local.module, "USUAL")
-    with pytest.raises(Refused, match="local needs window"):
+    with pytest.raises(UserError, match="local needs window"):
         local.like(SIZES, {})
 
 

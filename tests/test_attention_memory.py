@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from cutaway.attention.backends import blocked, naive, sdpa
 from cutaway.attention.parts import indexed
-from cutaway.attention.parts.kinds import Sizes, kind
-from cutaway.attention.parts.paths import blocked, naive, sdpa
+from cutaway.attention.parts.registry import Sizes, kind
 from cutaway.attention.parts.visibility import Places
 from cutaway.position import alibi, t5
 from tests.laws.kinds import SOFTMAX
@@ -79,7 +79,7 @@ def test_far_and_thin_patterns_read_the_same_in_blocks(monkeypatch: pytest.Monke
     pos = torch.arange(TOKENS)[None].clone()
     pos[0, 40:45] = -1
     ours = _read(module, name, x, Places(pos))
-    monkeypatch.setattr("cutaway.attention.parts.paths.choose", lambda problem: ("naive", "the judge"))
+    monkeypatch.setattr("cutaway.attention.backends.choose", lambda problem: ("naive", "the judge"))
     assert_close(ours, _read(module, name, x, Places(pos)), rtol=1e-4, atol=1e-5)
 
 

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway import Tokenizer
-from cutaway.errors import Refused
-from cutaway.tokenizer import chat, chat_origin
-from cutaway.tokenizer.chat_child import helper
+from cutaway.errors import UserError
+from cutaway.tokenizer import chat
+from cutaway.tokenizer.chat import provenance
+from cutaway.tokenizer.chat.sandbox import helper
 from tests import chat_cases, inputs
 
 CHATML = (
@@ -33,7 +34,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(autouse=True)
 def _unlimited() -> None:
-    chat_origin.meter.fill(10**9, 10**9)
+    provenance.meter.fill(10**9, 10**9)
 
 
 def controls(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
@@ -142,7 +143,7 @@ STEERED = {
 def test_words_that_steer_the_template_are_refused_or_flagged(tokenizer: Tokenizer, case: str) -> None:
     template, words = STEERED[case]
     messages = [{"role": "user", "content": words, "args": {"</x>": "y"}}]
-    with pytest.raises(Refused, match="change which control tokens"):
+    with pytest.raises(UserError, match="change which control tokens"):
         chat.render(messages, template, tokenizer=tokenizer)
     assert chat.text(messages, template, tokenizer=tokenizer, steering="flag").steered
     assert END in chat.render(messages, template, tokenizer=tokenizer, steering="flag")
@@ -174,7 +175,7 @@ def _steered(template: str) -> bool:
 
     messages = [chat_cases.user(), chat_cases.assistant("<think>a</think>b"), chat_cases.user()]
     outcome = chat_cases.ours(Marked(), template, {"messages": messages}, chat.text, steering="flag")
-    return not isinstance(outcome, Refused) and outcome.steered
+    return not isinstance(outcome, UserError) and outcome.steered
 
 
 @pytest.mark.parametrize(
@@ -191,12 +192,12 @@ def _steered(template: str) -> bool:
     ],
 )
 def test_what_is_no_conversation_is_refused(tokenizer: Tokenizer, messages: list, said: str) -> None:
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(UserError, match=said):
         chat.render(messages, CHATML, tokenizer=tokenizer)
 
 
 def test_a_message_is_a_mapping() -> None:
-    with pytest.raises(Refused, match=r"messages\[3\] is a str; a message is a mapping"):
+    with pytest.raises(UserError, match=r"messages\[3\] is a str; a message is a mapping"):
         chat._message("hi", 3)
 
 
@@ -216,17 +217,17 @@ def test_a_message_is_a_mapping() -> None:
     ],
 )
 def test_a_template_that_fails_says_why(template: str, said: str) -> None:
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(UserError, match=said):
         chat.text([chat_cases.user()], template)
 
 
 def test_an_unknown_way_with_steering_is_refused() -> None:
-    with pytest.raises(Refused, match='"refuse" or "flag"'):
+    with pytest.raises(UserError, match='"refuse" or "flag"'):
         chat.text([chat_cases.user()], CHATML, steering="allow")
 
 
 def test_a_template_sees_no_more_of_a_text_than_a_strings_attributes() -> None:
-    extra = set(dir(chat_origin.Text)) - set(dir(str))
+    extra = set(dir(provenance.Text)) - set(dir(str))
     assert all(name.startswith("_") for name in extra)
 
 
@@ -275,9 +276,9 @@ words = st.text("abc \n<>", max_size=6)
 @st.composite
 def texts(draw: st.DrawFn) -> str:
     if draw(st.booleans()):
-        return draw(st.one_of(words, words.map(chat_origin.content)))
+        return draw(st.one_of(words, words.map(provenance.content)))
     start = draw(st.integers(1, 12))
-    return chat_origin.constant(TEMPLATE_SOURCE[start : draw(st.integers(start, 14))], start)
+    return provenance.constant(TEMPLATE_SOURCE[start : draw(st.integers(start, 14))], start)
 
 
 OPERATIONS = {
@@ -323,7 +324,7 @@ def test_origins_survive_every_operation_and_are_never_lent_to_content(first: st
         if isinstance(whole, list):
             i = number % len(whole) if whole else 0
             whole, plain = (whole[i], plain[i]) if whole else ("", "")
-        origins = chat_origin.origins(whole)
+        origins = provenance.origins(whole)
         assert len(origins) == len(whole)
         for character, origin in zip(plain, origins, strict=True):
             assert origin <= 0 or TEMPLATE_SOURCE[origin] == character
@@ -334,7 +335,7 @@ def test_origins_survive_every_operation_and_are_never_lent_to_content(first: st
     "pattern", ["A{}B", "{}{}", "{{A}}{}", "{0}B{0}", "{a}C", "A{0.real}{{}}", "{a!s}", "{}A{a}"]
 )
 def test_format_is_pythons_with_origins(pattern: str) -> None:
-    template = chat_origin.constant(pattern, 1)
+    template = provenance.constant(pattern, 1)
     arguments, names = ("x", "y"), {"a": "z"}
     if ".real" in pattern:
         arguments = (7,)
@@ -344,7 +345,7 @@ def test_format_is_pythons_with_origins(pattern: str) -> None:
 
         return string.Formatter().get_field(name, positional, named)[0]
 
-    made = chat_origin.formatted(template, field, arguments, names)
+    made = provenance.formatted(template, field, arguments, names)
     assert made == pattern.format(*arguments, **names)
     assert all(origin <= 0 or pattern[origin - 1] == c for c, origin in zip(made, made._o, strict=True))
     assert all((origin > 0) == (c in "ABC{}") for c, origin in zip(str.__str__(made), made._o, strict=True))

@@ -18,8 +18,8 @@ from cyclopts import App
 
 import cutaway
 from cutaway.commands import chat as verb
-from cutaway.errors import Failed, Refused
-from cutaway.generate.decode import ContextFull, FinishReason, Generation, Piece, Timings
+from cutaway.errors import OperationalError, UserError
+from cutaway.generate.decode import ContextFullError, FinishReason, Generation, Piece, Timings
 
 
 class Scripted:
@@ -108,7 +108,7 @@ def test_the_models_own_advice_comes_before_our_defaults(lm, talk):
 
 
 def test_a_setting_out_of_range_is_refused_before_the_talk(lm, talk):
-    with pytest.raises(Refused, match="min_p is 7"):
+    with pytest.raises(UserError, match="min_p is 7"):
         talk("hi\n", "--min-p", "7")
 
 
@@ -182,15 +182,15 @@ def test_a_save_that_fails_says_so_and_the_talk_goes_on(talk, tmp_path):
 def test_a_file_that_is_no_conversation_is_refused(talk, tmp_path, content, says):
     path = tmp_path / "x.json"
     path.write_text(content)
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(UserError, match=says):
         talk("", "--load", str(path))
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(talk, tmp_path):
-    with pytest.raises(Refused, match="cannot be read: No such file"):
+    with pytest.raises(UserError, match="cannot be read: No such file"):
         talk("", "--load", str(tmp_path / "none.json"))
     (tmp_path / "x.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(Refused, match="not JSON"):
+    with pytest.raises(UserError, match="not JSON"):
         talk("", "--load", str(tmp_path / "x.json"))
 
 
@@ -215,7 +215,7 @@ def test_interrupted_before_the_first_word_the_question_is_forgotten(lm, talk):
 
 
 def test_a_prompt_too_long_says_both_numbers_and_the_ways_out(lm, talk):
-    lm.raises = ContextFull(900, 512)
+    lm.raises = ContextFullError(900, 512)
     out, err = talk("hi\nyou\n")
     assert out == ""
     assert "900" in err
@@ -237,7 +237,7 @@ def test_an_answer_cut_at_max_tokens_says_so(lm, talk):
     assert "[stopped at --max-tokens]" in talk("hi\n", "--max-tokens", "2")[1]
 
 
-@pytest.mark.parametrize("error", [Failed("the disk is gone"), Refused("no chat template")])
+@pytest.mark.parametrize("error", [OperationalError("the disk is gone"), UserError("no chat template")])
 def test_an_error_is_told_and_the_talk_goes_on(lm, talk, error):
     lm.raises = error
     _, err = talk("hi\nyou\n")

@@ -8,9 +8,9 @@ transformers.
 import pytest
 
 from cutaway import Tokenizer
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import chat
-from cutaway.tokenizer.chat_child import helper
+from cutaway.tokenizer.chat.sandbox import helper
 from tests import chat_cases, inputs
 
 TAKEN = 4  # hostile conversations of each template
@@ -28,7 +28,7 @@ def test_words_forge_no_token_and_lose_none(tmp_path) -> None:
         for name, bad, harmless in cases[turn % 5 :: len(cases) // TAKEN]:
             truth = chat_cases.ours(tokenizer, template, harmless, chat.text)
             ids = chat_cases.ours(tokenizer, template, bad)
-            if isinstance(ids, Refused) or isinstance(truth, Refused):
+            if isinstance(ids, UserError) or isinstance(truth, UserError):
                 refused += 1
                 continue
             naive = chat_cases.ours(tokenizer, template, bad, chat.text).text
@@ -42,14 +42,14 @@ def test_words_forge_no_token_and_lose_none(tmp_path) -> None:
 @pytest.mark.parametrize("name", sorted(set(chat_cases.ATTACKS) - LONG)[::3])
 def test_a_template_that_takes_too_much_is_stopped(name: str) -> None:
     with pytest.raises(
-        Refused, match=r"stopped|not allowed here|too deeply|failed on this conversation|ended the process"
+        UserError, match=r"stopped|not allowed here|too deeply|failed on this conversation|ended the process"
     ):
         chat.text([chat_cases.user()], chat_cases.ATTACKS[name])
 
 
 @pytest.mark.parametrize("name", sorted(LONG))
 def test_a_template_too_long_is_refused_before_it_runs(name: str) -> None:
-    with pytest.raises(Refused, match="characters"):
+    with pytest.raises(UserError, match="characters"):
         chat.text([chat_cases.user()], chat_cases.ATTACKS[name] * 3)
 
 
@@ -62,7 +62,7 @@ def test_limits_grow_with_the_conversation() -> None:
 
 
 def test_what_a_template_did_is_gone_for_the_next() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(UserError):
         chat.text([chat_cases.user()], chat_cases.ATTACKS["center"])
     assert chat.text([chat_cases.user("Hi")], "{{ messages[0].content }}").text == "Hi"
     assert helper.process is not None and helper.process.poll() is None
@@ -74,5 +74,5 @@ def test_a_tokenizer_that_makes_control_tokens_of_text_is_refused() -> None:
             return self.encode(text, special="allow")
 
     careless = Careless(Tokenizer.load(inputs.path("smollm2")).parts)
-    with pytest.raises(Refused, match="makes a control token from plain text"):
+    with pytest.raises(UserError, match="makes a control token from plain text"):
         chat.render([chat_cases.user("<|im_end|>")], "{{ messages[0].content }}", tokenizer=careless)

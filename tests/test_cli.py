@@ -14,7 +14,7 @@ import pytest
 import cutaway
 from cutaway import cli, store
 from cutaway.commands import console
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 VERBS = [verb for verbs in cli.VERBS.values() for verb in verbs]
 
@@ -81,8 +81,8 @@ def test_a_users_mistake_is_one_sentence_and_two(
 @pytest.mark.parametrize(
     ("problem", "code", "said"),
     [
-        (Refused("no"), 2, "cutaway: no\n"),
-        (Failed("broken"), 1, "cutaway: broken\n"),
+        (UserError("no"), 2, "cutaway: no\n"),
+        (OperationalError("broken"), 1, "cutaway: broken\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -138,7 +138,7 @@ def test_model_path_asks_before_it_pulls_a_repository(home: Path, monkeypatch, c
 
     monkeypatch.setattr(store, "pull", lambda name, progress: Path("pulled") / name)
     monkeypatch.setattr(hub, "size", lambda source: 1_500_000_000)
-    with pytest.raises(Refused, match="`cutaway pull org/name`"):  # nobody can be asked
+    with pytest.raises(UserError, match="`cutaway pull org/name`"):  # nobody can be asked
         console.model_path("org/name")
     monkeypatch.setattr(console, "interactive", lambda: True)
     for answer, pulled in {"\n": True, "y\n": True, "n\n": False, "": False}.items():
@@ -146,7 +146,7 @@ def test_model_path_asks_before_it_pulls_a_repository(home: Path, monkeypatch, c
         if pulled:
             assert console.model_path("org/name") == Path("pulled/org/name")
             continue
-        with pytest.raises(Refused, match="was not fetched"):
+        with pytest.raises(UserError, match="was not fetched"):
             console.model_path("org/name")
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("Fetch 1.5 GB from Hugging Face? [Y/n] ") == 4
@@ -154,7 +154,7 @@ def test_model_path_asks_before_it_pulls_a_repository(home: Path, monkeypatch, c
 
 def test_model_path_leaves_paths_alone(home: Path, tmp_path: Path) -> None:
     assert console.model_path(str(tmp_path)) == tmp_path
-    with pytest.raises(Refused, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         console.model_path("nowhere.gguf")
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.generate import constrain
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
@@ -139,7 +139,7 @@ def nested(depth: int) -> dict:
     ],
 )
 def test_what_cannot_be_followed_is_refused(make, sentence: str) -> None:
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         make()
 
 

@@ -10,7 +10,7 @@ import pytest
 from cutaway import gguf
 from cutaway.attention import gqa
 from cutaway.cli import main
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
@@ -104,7 +104,7 @@ def test_rounding_what_was_rounded_is_said(tmp_path: Path) -> None:
 
 
 def test_a_number_that_a_type_cannot_hold(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="which F16 cannot: use BF16 or F32"):
+    with pytest.raises(UserError, match="which F16 cannot: use BF16 or F32"):
         save.write(tmp_path / "m.gguf", checkpoint(scale=1e6), type="F16")
     assert not list(tmp_path.iterdir())
     save.write(tmp_path / "m.gguf", checkpoint(scale=1e6), type="BF16")
@@ -145,7 +145,7 @@ def test_advice_and_template_go_along(tmp_path: Path) -> None:
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     for target in (tmp_path / "m.gguf", tmp_path / "folder"):
         save.write(target, checkpoint())
-        with pytest.raises(Refused, match="already there"):
+        with pytest.raises(UserError, match="already there"):
             save.write(target, checkpoint())
         save.write(target, checkpoint(scale=2.0), force=True)
         assert same_weights(load.read(target), checkpoint(scale=2.0))
@@ -155,10 +155,10 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
 def test_a_folder_that_holds_no_model_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "diary").mkdir()
     (tmp_path / "diary" / "secrets.txt").write_text("mine")
-    with pytest.raises(Refused, match="holds no model, and is not replaced"):
+    with pytest.raises(UserError, match="holds no model, and is not replaced"):
         save.write(tmp_path / "diary", checkpoint(), force=True)
     (tmp_path / "a.gguf").mkdir()
-    with pytest.raises(Refused):
+    with pytest.raises(UserError):
         save.write(tmp_path / "a.gguf", checkpoint(), force=True)
     assert (tmp_path / "diary" / "secrets.txt").read_text() == "mine"
 
@@ -173,19 +173,19 @@ def test_a_model_may_replace_the_one_it_was_read_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["m.gguf", "folder"])
 def test_what_fails_halfway_leaves_nothing(name: str, tmp_path: Path) -> None:
     def broken() -> Packed:
-        raise Failed("the disk is gone")
+        raise OperationalError("the disk is gone")
 
     whole = checkpoint()
     parts = {n: whole.tensors.later(n) for n in whole.tensors}
     parts["norm.weight"] = Later("F32", (64,), broken)
-    with pytest.raises(Failed, match="the disk is gone"):
+    with pytest.raises(OperationalError, match="the disk is gone"):
         save.write(tmp_path / name, replace(whole, tensors=Tensors(parts)))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "type"), [("folder", "Q8_0"), ("m.gguf", "Q6_K"), ("m.safetensors", None)])
 def test_what_cannot_be_written(name: str, type: str | None, tmp_path: Path) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(UserError):
         save.write(tmp_path / name, checkpoint(), type=type)
 
 

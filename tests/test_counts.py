@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway import native
-from cutaway.errors import Failed, Refused
-from cutaway.tokenizer import counts as counting
-from cutaway.tokenizer.counts import Counts
-from cutaway.tokenizer.cuts import METASPACE, cut_by
-from cutaway.tokenizer.tally import NativeTally, Tally, tally
+from cutaway.errors import OperationalError, UserError
+from cutaway.tokenizer import word_counts as counting
+from cutaway.tokenizer.word_counter import NativeTally, Tally, tally
+from cutaway.tokenizer.word_counts import Counts
+from cutaway.tokenizer.word_split import METASPACE, cut_by
 
 TEXT = (
     "The naïve café's 1,234 owners DON'T mind...\n\n  They'll say: «Привет, мир!» 你好世界 🦜🏳️‍🌈\r\n"
@@ -195,10 +195,10 @@ def test_counting_goes_on_where_it_stopped(tmp_path: Path, small_blocks: None) -
     assert again.words == whole.words == Counts.load(kept).words
     assert (again.bytes, again.documents) == (whole.bytes, whole.documents)
     assert Counts.of(files, "gpt2", resume=kept).words == whole.words  # nothing is counted twice
-    with pytest.raises(Refused, match="another pattern"):
+    with pytest.raises(UserError, match="another pattern"):
         Counts.of(files, "cl100k", resume=kept)
     files[0].write_text("other", encoding="utf-8")
-    with pytest.raises(Refused, match="has changed"):
+    with pytest.raises(UserError, match="has changed"):
         Counts.of(files, "gpt2", resume=kept)
 
 
@@ -225,11 +225,11 @@ def test_ctrl_c_waits_for_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     file = tmp_path / "bad"
     file.write_bytes(b"abc \xff def \xe4\xb8")
-    with pytest.raises(Refused, match=r"not UTF-8 at byte 4 \(0xFF\)"):
+    with pytest.raises(UserError, match=r"not UTF-8 at byte 4 \(0xFF\)"):
         Counts.of(file)
     want = by_definition("abc \ufffd def \ufffd", "cl100k")
     assert Counts.of(file, invalid="replace").words == want
-    with pytest.raises(Refused, match="surrogate"):
+    with pytest.raises(UserError, match="surrogate"):
         Counts.of("a\ud800")
 
 
@@ -257,21 +257,21 @@ def test_empty_files_and_texts(tmp_path: Path) -> None:
 def test_mistakes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("hello", encoding="utf-8")
-    with pytest.raises(Refused, match="pathlib"):
+    with pytest.raises(UserError, match="pathlib"):
         Counts.of(["a.txt"])
-    with pytest.raises(Refused, match="no pattern named"):
+    with pytest.raises(UserError, match="no pattern named"):
         Counts.of("x", "cl1000k")
-    with pytest.raises(Refused, match="cannot be used"):
+    with pytest.raises(UserError, match="cannot be used"):
         Counts.of("x", "(((")
-    with pytest.raises(Refused, match="texts"):
+    with pytest.raises(UserError, match="texts"):
         Counts.of(iter([3]))  # type: ignore[list-item]
-    with pytest.raises(Refused, match="do not add"):
+    with pytest.raises(UserError, match="do not add"):
         Counts("gpt2").merge(Counts("cl100k"))
-    with pytest.raises(Refused, match="distinct words"):
+    with pytest.raises(UserError, match="distinct words"):
         Counts(limit=0)
-    with pytest.raises(Refused, match="twice"):
+    with pytest.raises(UserError, match="twice"):
         Counts(special=("a", "a"))
-    with pytest.raises(Failed, match="cannot be read"):
+    with pytest.raises(OperationalError, match="cannot be read"):
         Counts.of(tmp_path / "missing")
 
 
@@ -289,10 +289,10 @@ def test_damaged_counts_are_refused(tmp_path: Path) -> None:
         bad.write_bytes(bytes(data))
         try:
             Counts.load(bad)  # a changed count is a count
-        except Refused:
+        except UserError:
             continue
     for header in ({"version": 2}, [], {"words": -1}):
         encoded = json.dumps(header).encode()
         bad.write_bytes(counting.MAGIC + struct.pack("<Q", len(encoded)) + encoded)
-        with pytest.raises(Refused):
+        with pytest.raises(UserError):
             Counts.load(bad)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutaway.errors import Refused
-from cutaway.generate.decode import ContextFull, Piece, StopScan, finish, generate
+from cutaway.errors import UserError
+from cutaway.generate.decode import ContextFullError, Piece, StopScan, finish, generate
 from cutaway.generate.sample import Settings
 from cutaway.generate.session import Session
 
@@ -35,7 +35,7 @@ class Window(Held):
 
     def truncate(self, length: int) -> None:
         del self.ids[length // 2 :]
-        raise Refused("a window has dropped what came before")
+        raise UserError("a window has dropped what came before")
 
 
 class Hashing:
@@ -192,14 +192,14 @@ def test_a_full_context_says_so(max_tokens, reason):
 
 @pytest.mark.parametrize("length", [10, 11, 400])
 def test_a_prompt_that_fills_the_context_is_refused_at_once_with_both_numbers(length):
-    with pytest.raises(ContextFull, match=rf"{length} ids .* holds 10\b") as refused:
+    with pytest.raises(ContextFullError, match=rf"{length} ids .* holds 10\b") as refused:
         generate(Hashing(max_context=10), Bytes(), [1] * length, Settings())
     assert (refused.value.length, refused.value.max_context) == (length, 10)
     assert len(finish(generate(Hashing(max_context=10), Bytes(), [1] * 9, Settings())).ids) == 1
 
 
 def test_an_empty_prompt_begins_with_bos_or_is_refused():
-    with pytest.raises(Refused, match="prompt is empty"):
+    with pytest.raises(UserError, match="prompt is empty"):
         generate(Hashing(), Bytes(), [], Settings())
     tokenizer = Bytes()
     tokenizer.bos = 0
@@ -208,7 +208,7 @@ def test_an_empty_prompt_begins_with_bos_or_is_refused():
 
 @pytest.mark.parametrize("id", [-1, VOCAB])
 def test_an_id_outside_the_vocabulary_is_refused(id):
-    with pytest.raises(Refused, match=f"id {id} at position 1 .* 0 to 256"):
+    with pytest.raises(UserError, match=f"id {id} at position 1 .* 0 to 256"):
         generate(Hashing(), Bytes(), [3, id], Settings())
 
 

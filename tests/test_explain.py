@@ -19,7 +19,7 @@ from cutaway.cli import main
 from cutaway.commands import explain as verb
 from cutaway.commands import story_text
 from cutaway.commands.story_text import bar, drawn, percent, spark
-from cutaway.inspect import steer, story
+from cutaway.inspect import explanation, steer
 from cutaway.inspect.trace import Trace
 from tests import inputs
 from tests.small import SHAPES, WIDTH, Bytes, decoder
@@ -53,12 +53,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Small:
     return model
 
 
-def told(shape: str = "llama", text: str = TEXT) -> story.Story:
+def told(shape: str = "llama", text: str = TEXT) -> explanation.Story:
     model = decoder(shape)
-    return story.tell(Trace.of(model, Bytes(), Bytes().encode(text), story.names(model)))
+    return explanation.tell(Trace.of(model, Bytes(), Bytes().encode(text), explanation.names(model)))
 
 
-def printed(of: story.Story, width: int = 80) -> str:
+def printed(of: explanation.Story, width: int = 80) -> str:
     console = Console(width=width, no_color=True, highlight=False)
     with console.capture() as captured:
         story_text.show(of, "small", console)
@@ -137,13 +137,13 @@ def test_the_storys_parts_add_up_and_agree(shape: str) -> None:
 def test_the_chosen_head_reads_a_token_between_the_first_and_the_last() -> None:
     trace = Trace.of(decoder(), Bytes(), Bytes().encode(TEXT))
     found = trace.attribution()
-    layer, head, source = story.chosen(found)
+    layer, head, source = explanation.chosen(found)
     assert 0 < source < len(TEXT) - 1
     best = max(float(sources[:, 1:-1].max()) for sources in found.sources)
     assert float(found.sources[layer][head, source]) == best
     for sources in found.sources:
         sources[:, [0, -1]] = 100.0
-    assert story.chosen(found) == (layer, head, source)
+    assert explanation.chosen(found) == (layer, head, source)
 
 
 def test_neighbours_are_rows_of_the_table() -> None:
@@ -179,7 +179,7 @@ def test_columns_line_up_whatever_the_script() -> None:
         def token_bytes(self, id: int) -> bytes:
             return ["北京", "🙂", "e\u0301", "plain", " a long token that is cut at its end"][id % 5].encode()
 
-    one = story.tell(Trace.of(decoder(), Words(), [5, 6, 7, 8, 9], story.names(decoder())))
+    one = explanation.tell(Trace.of(decoder(), Words(), [5, 6, 7, 8, 9], explanation.names(decoder())))
     rows = printed(one).split("7  The next token")[1].splitlines()
     rows = [row for row in rows if "%" in row and "hold" not in row]
     assert len(rows) == 10 and len({cell_len(row[: row.index("%")]) for row in rows}) == 1

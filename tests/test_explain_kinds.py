@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 from torch.testing import assert_close
 
-from cutaway.attention.parts.kinds import Sizes, kind
+from cutaway.attention.parts.registry import Sizes, kind
 from cutaway.commands import story_compare, story_text
-from cutaway.errors import Refused
-from cutaway.inspect import ablate, heads, sheet, story
+from cutaway.errors import UserError
+from cutaway.inspect import ablate, explanation, heads, page_data
 from cutaway.inspect.page import page
 from cutaway.inspect.reading import writers
 from cutaway.inspect.trace import Trace
@@ -82,11 +82,11 @@ def whole(made: Decoder) -> Trace:
 
 
 @cache
-def told(made: Decoder) -> story.Story:
-    return story.tell(Trace.of(made, Bytes(), TEXT, story.names(made)))
+def told(made: Decoder) -> explanation.Story:
+    return explanation.tell(Trace.of(made, Bytes(), TEXT, explanation.names(made)))
 
 
-def printed(one: story.Story) -> str:
+def printed(one: explanation.Story) -> str:
     console = Console(width=90, no_color=True, highlight=False)
     with console.capture() as captured:
         story_text.show(one, "small", console)
@@ -167,7 +167,7 @@ def test_every_model_has_its_story_page_and_lens(name: str) -> None:
         assert "reads twice" in " ".join(text.split())
     assert ("sink, gives nothing" in text) == (name in ("sinks", "all", "differential", "hybrid"))
     asdict(one)
-    drawn = sheet.draw(Trace.of(made, Bytes(), TEXT, sheet.names(made)), name)
+    drawn = page_data.draw(Trace.of(made, Bytes(), TEXT, page_data.names(made)), name)
     assert page([drawn]).startswith("<!doctype html>") or page([drawn]).startswith("<!DOCTYPE html>")
     console = Console(width=90, no_color=True)
     with console.capture() as captured:
@@ -180,7 +180,7 @@ def test_the_page_holds_what_scores_are_made_of(name: str) -> None:
     """The page's own arithmetic, done here: q . k, the bias of the distance and the sink give the pattern."""
     made = shape(name)
     trace = whole(made)
-    drawn = sheet.draw(trace, name)
+    drawn = page_data.draw(trace, name)
     for layer, facts in enumerate(drawn.facts["attention"]):
         near = [head for at, head in drawn.facts["near"] if at == layer]
         assert facts["memory"] != (f"pattern.{layer}" in drawn.arrays)
@@ -201,9 +201,9 @@ def test_the_page_holds_what_scores_are_made_of(name: str) -> None:
 
 def test_what_looks_at_nothing_says_so() -> None:
     made = shape("hybrid")
-    with pytest.raises(Refused, match="layer 0 reads the past through a memory"):
+    with pytest.raises(UserError, match="layer 0 reads the past through a memory"):
         whole(made).attention(0)
-    with pytest.raises(Refused, match="layer 0 reads the past through a memory"):
+    with pytest.raises(UserError, match="layer 0 reads the past through a memory"):
         heads.induction_scores(made, length=4, texts=1)
     assert whole(made).attention(1).shape == (4, len(TEXT), len(TEXT))
 
@@ -212,5 +212,5 @@ def test_half_of_a_differential_layers_heads_write() -> None:
     made = shape("differential")
     assert [len(layer) for layer in ablate.head_effects(made, TEXT, 7)] == [2, 2]
     assert ablate.without(made, ["0.1"])
-    with pytest.raises(Refused, match="0\\.0 to 0\\.1"):
+    with pytest.raises(UserError, match="0\\.0 to 0\\.1"):
         ablate.without(made, ["0.2"])

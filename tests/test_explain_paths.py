@@ -7,12 +7,12 @@ import torch
 
 import cutaway
 from cutaway import tracing
+from cutaway.attention import backends as dispatch
 from cutaway.attention.parts import chunks
-from cutaway.attention.parts import paths as dispatch
-from cutaway.attention.parts.kinds import Sizes, kind
+from cutaway.attention.parts.registry import Sizes, kind
 from cutaway.cli import main
 from cutaway.commands import explain as verb
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.inspect.paths import paths
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block
@@ -83,9 +83,9 @@ def test_facts_are_kept_for_who_asks_alone(model) -> None:
 
 
 def test_a_text_that_does_not_fit_is_refused(model) -> None:
-    with pytest.raises(Refused, match="one more must fit"):
+    with pytest.raises(UserError, match="one more must fit"):
         paths(model, [1] * 2048)
-    with pytest.raises(Refused, match="no tokens"):
+    with pytest.raises(UserError, match="no tokens"):
         paths(model, [])
 
 

@@ -15,11 +15,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cutaway import native
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native.bpe import Core
 from cutaway.tokenizer import Tokenizer, bpe, compiled, fast
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import GPT2, PrefixSpace, Split
+from cutaway.tokenizer.spec import Parts
 from tests import inputs
 from tests.test_scan import MARKED, wild
 
@@ -145,7 +145,7 @@ def test_more_ids_than_there_was_room_for(smollm2: Tokenizer, monkeypatch: pytes
 
 @built
 def test_a_text_without_utf8_or_none_at_all_in_a_batch(smollm2: Tokenizer) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(UserError):
         smollm2.encode_batch(["a", "b\ud800"])
     with pytest.raises(TypeError):
         smollm2._path.core.batch("smollm", ["a", 5])  # pyright: ignore
@@ -203,16 +203,16 @@ def test_half_a_surrogate_pair_is_refused(smollm2: Tokenizer) -> None:
         smollm2.count,
         lambda text: smollm2.encode_batch([text]),
     ):
-        with pytest.raises(Refused, match="half a surrogate pair"):
+        with pytest.raises(UserError, match="half a surrogate pair"):
             call("a\ud800")
 
 
 @built
 def test_ids_that_are_none_are_refused(smollm2: Tokenizer) -> None:
     for bad in (-1, len(smollm2), 1 << 40):
-        with pytest.raises(Refused, match="is no id"):
+        with pytest.raises(UserError, match="is no id"):
             smollm2.decode([1, bad])
-    with pytest.raises(Refused, match="is no id"):
+    with pytest.raises(UserError, match="is no id"):
         smollm2.decode(np.array([len(smollm2)]))
 
 
@@ -277,7 +277,7 @@ def test_lists_of_ids_are_read_whole_or_refused() -> None:
         ids = list(range(3000, 3000 + size))
         assert tok.decode_bytes(ids) == b"".join(map(tok.token_bytes, ids))
         for odd in (-1, 1 << 31, 1 << 70, len(tok)):
-            with pytest.raises(Refused):
+            with pytest.raises(UserError):
                 tok.decode([*ids, odd])
         with pytest.raises(TypeError):
             tok.decode([*ids, None])  # pyright: ignore[reportArgumentType]

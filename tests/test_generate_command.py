@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError
 
 import cutaway
 from cutaway.commands import generate as verb
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.generate.decode import FinishReason, Generation, Piece, Timings
 
 IDS = (5, 6, 7)
@@ -173,24 +173,24 @@ def test_the_prompt_from_standard_input_and_from_a_file(lm, monkeypatch, tmp_pat
 
 
 def test_a_prompt_that_cannot_be_had_is_refused_before_the_model_is_loaded(lm, tmp_path):
-    with pytest.raises(Refused, match="prompt once"):
+    with pytest.raises(UserError, match="prompt once"):
         run()
-    with pytest.raises(Refused, match="prompt once"):
+    with pytest.raises(UserError, match="prompt once"):
         run("x", "--file", "y")
-    with pytest.raises(Refused, match="no option --temprature"):
+    with pytest.raises(UserError, match="no option --temprature"):
         run("--temprature")
     with pytest.raises(CycloptsError):
         run("x", "--temprature", "1")
     with pytest.raises(CycloptsError):
         run("--temprature", "1", "x")
-    with pytest.raises(Refused, match=r"none\.txt cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"none\.txt cannot be read: No such file"):
         run("--file", str(tmp_path / "none.txt"))
     (tmp_path / "latin").write_bytes(b"ab\xff")
-    with pytest.raises(Refused, match="not UTF-8: byte 2"):
+    with pytest.raises(UserError, match="not UTF-8: byte 2"):
         run("--file", str(tmp_path / "latin"))
-    with pytest.raises(Refused, match="--logit-bias is 'five'"):
+    with pytest.raises(UserError, match="--logit-bias is 'five'"):
         run("x", "--logit-bias", "five")
-    with pytest.raises(Refused, match="top_p is"):
+    with pytest.raises(UserError, match="top_p is"):
         run("x", "--top-p", "1.5")
     assert lm.loaded == []
 

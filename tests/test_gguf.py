@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cutaway import gguf
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Later, Packed
 from tests import inputs
 
@@ -215,7 +215,7 @@ def test_python_values_choose_their_width(tmp_path: Path) -> None:
     [None, {"a": 1}, [1, "a"], [[1]], 1 << 70, 1e300, np.zeros((2, 2)), np.complex64(1), "\ud800", [None]],
 )
 def test_values_gguf_cannot_hold_are_refused(tmp_path: Path, value: object) -> None:
-    with pytest.raises(Refused, match="key"):
+    with pytest.raises(UserError, match="key"):
         gguf.write(tmp_path / "x.gguf", {"key": value}, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -254,16 +254,16 @@ def test_rows_of_vectors() -> None:
     values = np.arange(5, dtype=np.float32)
     vector = Packed("F32", (5,), values.view(np.uint8))
     assert vector.rows(np.array([4, 1])).data.view(np.float32).tolist() == [4, 1]
-    with pytest.raises(Refused, match="share blocks"):
+    with pytest.raises(UserError, match="share blocks"):
         random_packed("Q8_0", (64,)).rows([0])
 
 
 def test_packed_refuses_data_that_does_not_fit() -> None:
-    with pytest.raises(Refused, match="stored as uint8"):
+    with pytest.raises(UserError, match="stored as uint8"):
         Packed("F32", (2, 2), np.zeros((2, 4), np.uint8))
-    with pytest.raises(Refused, match="blocks"):
+    with pytest.raises(UserError, match="blocks"):
         gguf.row_bytes("Q4_0", 33)
-    with pytest.raises(Refused, match="no storage type"):
+    with pytest.raises(UserError, match="no storage type"):
         gguf.row_bytes("Q9_9", 32)
 
 
@@ -284,12 +284,12 @@ def test_writing_is_streamed_and_atomic(tmp_path: Path) -> None:
     assert [count for count, _ in seen] == [1, 2, 3] and seen[-1][1] == path.stat().st_size
 
     def broken() -> Packed:
-        raise Failed("the network went away")
+        raise OperationalError("the network went away")
 
     before = path.read_bytes()
-    with pytest.raises(Failed, match="network"):
+    with pytest.raises(OperationalError, match="network"):
         gguf.write(path, {}, {"a": maker("a"), "b": Later("F32", (2,), broken)})
-    with pytest.raises(Refused, match="announced"):
+    with pytest.raises(UserError, match="announced"):
         gguf.write(path, {}, {"a": Later("F32", (2,), lambda: random_packed("F32", (3,)))})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
@@ -305,17 +305,17 @@ def test_a_file_can_be_rewritten_onto_itself(tmp_path: Path) -> None:
 
 def test_writer_refuses_names_and_shapes_other_engines_cannot_read(tmp_path: Path) -> None:
     vector = random_packed("F32", (2,))
-    with pytest.raises(Refused, match="twice"):
+    with pytest.raises(UserError, match="twice"):
         gguf.write(tmp_path / "x.gguf", {}, [("a", vector), ("a", vector)])
-    with pytest.raises(Refused, match="longer than"):
+    with pytest.raises(UserError, match="longer than"):
         gguf.write(tmp_path / "x.gguf", {}, {"a" * 64: vector})
-    with pytest.raises(Refused, match="dimensions"):
+    with pytest.raises(UserError, match="dimensions"):
         gguf.write(tmp_path / "x.gguf", {}, {"a": random_packed("F32", (1, 1, 1, 1, 1))})
-    with pytest.raises(Refused, match="U8"):
+    with pytest.raises(UserError, match="U8"):
         gguf.write(tmp_path / "x.gguf", {}, {"a": random_packed("U8", (2,))})
-    with pytest.raises(Refused, match="power of two"):
+    with pytest.raises(UserError, match="power of two"):
         gguf.write(tmp_path / "x.gguf", {"general.alignment": 24}, {})
-    with pytest.raises(Refused, match="folder does not exist"):
+    with pytest.raises(UserError, match="folder does not exist"):
         gguf.write(tmp_path / "nowhere" / "x.gguf", {}, {})
 
 
@@ -348,17 +348,17 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     first, second, third = sorted(tmp_path.iterdir())
     renamed = tmp_path / "renamed.gguf"
     renamed.write_bytes(first.read_bytes())
-    with pytest.raises(Refused, match="one part of 3"):
+    with pytest.raises(UserError, match="one part of 3"):
         gguf.read(renamed)
     kept = third.read_bytes()
     third.write_bytes(second.read_bytes())
-    with pytest.raises(Refused, match="part 3 of 3"):
+    with pytest.raises(UserError, match="part 3 of 3"):
         gguf.read(first)
     third.unlink()
-    with pytest.raises(Refused, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         gguf.read(first)
     third.write_bytes(kept.replace(b"w4", b"w0"))
-    with pytest.raises(Refused, match="earlier part"):
+    with pytest.raises(UserError, match="earlier part"):
         gguf.read(first)
 
 
@@ -490,13 +490,13 @@ def test_refused_in_one_line_that_names_the_file(tmp_path: Path, name: str) -> N
     data, why = REFUSALS[name]
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
-    with pytest.raises(Refused, match=why) as caught:
+    with pytest.raises(UserError, match=why) as caught:
         gguf.read(path)
     assert "model.gguf" in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         gguf.read(tmp_path / "absent.gguf")
-    with pytest.raises(Refused, match="is a folder"):
+    with pytest.raises(UserError, match="is a folder"):
         gguf.read(tmp_path)

@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 from cutaway import gguf
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 COUNT = 100
 # Python's own objects: about a kilobyte for each of the few dozen named things in these files.
@@ -126,7 +126,7 @@ def test_the_judge_can_say_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for message in ("nameless", f"{path}: two\nlines"):
 
         def refuse(_: Path, message: str = message) -> None:
-            raise Refused(message)
+            raise UserError(message)
 
         monkeypatch.setitem(mutate.READERS, "gguf", refuse)
         with pytest.raises(AssertionError):

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from cutaway import tracing
 from cutaway.attention import mha
 from cutaway.embedding.neighbours import nearest
-from cutaway.errors import Refused
-from cutaway.inspect import ablate, heads, lens, neurons, patch, steer, story
+from cutaway.errors import UserError
+from cutaway.inspect import ablate, explanation, heads, lens, neurons, patch, steer
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
@@ -95,9 +95,9 @@ def test_a_lead_adds_up_too() -> None:
     found = trace.attribution(3, against=5)
     assert found.logit == pytest.approx(float(trace.logits[-1, 3] - trace.logits[-1, 5]), abs=1e-5)
     assert abs(found.rest) < 1e-4
-    with pytest.raises(Refused, match="no sum"):
+    with pytest.raises(UserError, match="no sum"):
         Trace.of(decoder("gemma"), Bytes(), TEXT).attribution(3, against=5)
-    with pytest.raises(Refused, match="not in this model's vocabulary"):
+    with pytest.raises(UserError, match="not in this model's vocabulary"):
         trace.attribution(256)
 
 
@@ -124,7 +124,7 @@ def test_packed_weights_are_looked_into_like_any_others() -> None:
     packed = Trace.of(model, Bytes(), TEXT)
     assert_close(packed.logits, plain.logits)
     assert abs(packed.attribution(7).rest) < 1e-4
-    assert story.tell(packed, 3).next == story.tell(plain, 3).next
+    assert explanation.tell(packed, 3).next == explanation.tell(plain, 3).next
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -193,7 +193,7 @@ def test_head_effects_are_those_of_taking_out_each() -> None:
 
 @pytest.mark.parametrize("part", ["3", "1.4", "x", "1.", ".1", "-1", "1.2.3"])
 def test_parts_the_model_does_not_have_are_refused(part: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(UserError):
         ablate.without(decoder(), [part])
 
 
@@ -241,9 +241,9 @@ def test_patched_streams_go_all_the_way_in_the_end() -> None:
 
 def test_texts_that_cannot_be_compared_are_refused() -> None:
     model = decoder()
-    with pytest.raises(Refused, match="17, the other 5"):
+    with pytest.raises(UserError, match="17, the other 5"):
         patch.patch_streams(model, TEXT, TEXT[:5])
-    with pytest.raises(Refused, match="the same"):
+    with pytest.raises(UserError, match="the same"):
         patch.patch_streams(model, TEXT, TEXT)
 
 
@@ -261,9 +261,9 @@ def test_a_steering_vector_is_saved_loaded_and_added(tmp_path: Path) -> None:
         _read(model, TEXT)
     moved = after["blocks.1.out"] - before["blocks.1.out"]
     assert_close(moved, (0.8 * made["blocks.1.out"]).expand_as(moved), rtol=1e-4, atol=1e-5)
-    with pytest.raises(Refused, match="31 numbers, this model's stream 32"):
+    with pytest.raises(UserError, match="31 numbers, this model's stream 32"):
         steer.steer(model, {"blocks.1.out": torch.zeros(31)})
-    with pytest.raises(Refused, match="at least one"):
+    with pytest.raises(UserError, match="at least one"):
         steer.difference(model, [TEXT], [], layer=1)
 
 
@@ -353,7 +353,7 @@ def test_smollm2s_logits_add_up(smollm2, text: str) -> None:
 def test_the_head_that_reads_france_makes_paris(smollm2) -> None:
     trace = smollm2.trace("The capital of France is")
     assert trace.top(1)[0].token == " Paris"
-    assert story.chosen(trace.attribution()) == (23, 4, 3)
+    assert explanation.chosen(trace.attribution()) == (23, 4, 3)
     assert float(trace.attention(23)[4, -1, 3]) > 0.8
     without = smollm2.trace("The capital of France is", edit=ablate.without(smollm2.model, ["23.4"]))
     assert trace.top(1)[0].probability > 2 * float(without.logits[-1].softmax(-1)[trace.top(1)[0].id])

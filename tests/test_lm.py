@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.lm import LanguageModel
 from cutaway.weights import quant
 from cutaway.weights.rules import Tensors
@@ -49,7 +49,7 @@ def test_what_no_model_can_read_is_refused(source: Path, engine: str) -> None:
         ([-1], "id -1 at position 0 is outside"),
         ([504] * 8193, "8193 ids long and the model's context holds 8192"),
     ):
-        with pytest.raises(Refused, match=sentence):
+        with pytest.raises(UserError, match=sentence):
             lm.logits(prompt)
 
 
@@ -91,16 +91,16 @@ def test_a_begin_token_is_put_where_the_model_expects_one(lm: LanguageModel) -> 
 
 
 def test_what_cannot_be_honoured_is_refused(source: Path, lm: LanguageModel, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="dtype 'int3' is not known"):
+    with pytest.raises(UserError, match="dtype 'int3' is not known"):
         cutaway.load(source, dtype="int3")
-    with pytest.raises(Refused, match="max_tokens"):
+    with pytest.raises(UserError, match="max_tokens"):
         lm.generate("hi", max_tokens=0)
     (tmp_path / "there.gguf").write_bytes(b"precious")
-    with pytest.raises(Refused, match="already there"):
+    with pytest.raises(UserError, match="already there"):
         lm.save(tmp_path / "there.gguf")
     assert (tmp_path / "there.gguf").read_bytes() == b"precious"
     lm.checkpoint = replace(lm.checkpoint, chat_template=None)
-    with pytest.raises(Refused, match="no chat template"):
+    with pytest.raises(UserError, match="no chat template"):
         lm.chat([{"role": "user", "content": "hi"}])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cutaway import gguf
 from cutaway.attention import gqa, local, mha, mqa
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
@@ -166,7 +166,7 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
 def test_configs_that_cannot_be_honoured(folder: Path, own: dict[str, Any], why: str) -> None:
     edit(folder, **own)
     tracemalloc.start()
-    with pytest.raises(Refused, match=why) as refused:
+    with pytest.raises(UserError, match=why) as refused:
         load.read(folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -181,14 +181,14 @@ def test_configs_that_cannot_be_honoured(folder: Path, own: dict[str, Any], why:
 )
 def test_configs_that_are_no_config(folder: Path, text: str) -> None:
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(Refused, match=r"config\.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         load.read(folder)
 
 
 def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
     with open(folder / "config.json", "r+b") as file:
         file.truncate(1 << 30)
-    with pytest.raises(Refused, match="at most"):
+    with pytest.raises(UserError, match="at most"):
         load.read(folder)
 
 
@@ -214,7 +214,7 @@ def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
 )
 def test_gguf_metadata_that_cannot_be_honoured(tmp_path: Path, own: dict[str, object], why: str) -> None:
     path = write_gguf(tmp_path / "model.gguf", own)
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(UserError, match=why):
         load.read(path)
 
 
@@ -228,19 +228,19 @@ def test_one_number_for_every_layer_is_that_number(tmp_path: Path) -> None:
 
 def test_a_pickle_is_never_opened(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(Refused, match="pickle, which can run code and is never opened"):
+    with pytest.raises(UserError, match="pickle, which can run code and is never opened"):
         load.read(folder)
 
 
 def test_folders_and_files_that_hold_no_model(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(Refused, match="holds no model"):
+    with pytest.raises(UserError, match="holds no model"):
         load.read(tmp_path)
-    with pytest.raises(Refused, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         load.read(tmp_path / "nothing.gguf")
-    with pytest.raises(Refused, match="safetensors"):
+    with pytest.raises(UserError, match="safetensors"):
         load.read(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(Refused, match=r"no .safetensors file"):
+    with pytest.raises(UserError, match=r"no .safetensors file"):
         load.read(folder)
 
 
@@ -248,7 +248,7 @@ def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", {})
     assert load.read(tmp_path).config == config(rms_norm_eps=1e-5)
     write_gguf(tmp_path / "b.gguf", {})
-    with pytest.raises(Refused, match="2 GGUF files"):
+    with pytest.raises(UserError, match="2 GGUF files"):
         load.read(tmp_path)
 
 
@@ -278,13 +278,13 @@ def test_advice_on_sampling(folder: Path) -> None:
     path.write_text(json.dumps({"temperature": 0.6, "top_k": 20, "eos_token_id": [3, 4], "pad_token_id": 1}))
     assert load.read(folder).defaults == {"temperature": 0.6, "top_k": 20, "eos_ids": (3, 4)}
     path.write_text(json.dumps({"eos_token_id": 40}))
-    with pytest.raises(Refused, match="ids below 40"):
+    with pytest.raises(UserError, match="ids below 40"):
         load.read(folder)
 
 
 def test_without_a_tokenizer_weights_are_read_and_text_is_refused(folder: Path) -> None:
     checkpoint = load.read(folder)
-    with pytest.raises(Refused, match="has no tokenizer"):
+    with pytest.raises(UserError, match="has no tokenizer"):
         _ = checkpoint.tokenizer
 
 
@@ -298,7 +298,7 @@ def test_a_cutaway_folder(tmp_path: Path) -> None:
     assert all(np.array_equal(again.tensors[name].data, ours[name].data) for name in ours)
     path = tmp_path / "own" / "cutaway.json"
     path.write_text(path.read_text().replace('"hidden": 16', '"hidden": -16'))
-    with pytest.raises(Refused):
+    with pytest.raises(UserError):
         load.read(tmp_path / "own")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cutaway import native
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import TYPES, Packed
 from cutaway.native import library
 from cutaway.weights import quant
@@ -93,7 +93,7 @@ def test_the_best_set_is_the_default():
 @pytest.mark.parametrize("isa", ["sse9", "AVX2 "])
 def test_an_unknown_instruction_set_is_refused(isa: str):
     run = python("from cutaway import native; native.available()", CUTAWAY_ISA=isa)
-    assert f"Refused: CUTAWAY_ISA is {isa!r}; it may be portable, neon, avx2, avx512" in run.stderr
+    assert f"UserError: CUTAWAY_ISA is {isa!r}; it may be portable, neon, avx2, avx512" in run.stderr
 
 
 @built
@@ -213,27 +213,27 @@ def test_what_does_not_fit_is_refused_at_the_door():
     packed = sample("Q4_0", 2, 2)
     out = np.empty(packed.shape, np.float32)
     data = packed.data
-    with pytest.raises(Refused, match="no weight type 'Q9'"):
+    with pytest.raises(UserError, match="no weight type 'Q9'"):
         native.unpack("Q9", data, out)
-    with pytest.raises(Refused, match="out holds float64, and float32 is needed"):
+    with pytest.raises(UserError, match="out holds float64, and float32 is needed"):
         native.unpack("Q4_0", data, out.astype(np.float64))
-    with pytest.raises(Refused, match="out holds >f4"):
+    with pytest.raises(UserError, match="out holds >f4"):
         native.unpack("Q4_0", data, out.astype(">f4"))
-    with pytest.raises(Refused, match="blocks holds int8"):
+    with pytest.raises(UserError, match="blocks holds int8"):
         native.unpack("Q4_0", data.view(np.int8), out)
-    with pytest.raises(Refused, match="72 bytes of Q4_0 do not hold 64 values"):
+    with pytest.raises(UserError, match="72 bytes of Q4_0 do not hold 64 values"):
         native.unpack("Q4_0", data, out[:1])
-    with pytest.raises(Refused, match="do not hold 127 values"):
+    with pytest.raises(UserError, match="do not hold 127 values"):
         native.unpack("Q4_0", data, out.ravel()[:-1])
-    with pytest.raises(Refused, match="blocks is not contiguous"):
+    with pytest.raises(UserError, match="blocks is not contiguous"):
         native.unpack("Q4_0", np.repeat(data, 2, axis=1)[:, ::2], out)
-    with pytest.raises(Refused, match="out is not contiguous"):
+    with pytest.raises(UserError, match="out is not contiguous"):
         native.unpack("Q4_0", data, np.empty((64, 2), np.float32).T)
     unaligned = np.empty(out.nbytes + 1, np.uint8)[1:].view(np.float32)
-    with pytest.raises(Refused, match="out is not"):
+    with pytest.raises(UserError, match="out is not"):
         native.unpack("Q4_0", data, unaligned)
     out.flags.writeable = False
-    with pytest.raises(Refused, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         native.unpack("Q4_0", data, out)
 
 
@@ -242,7 +242,7 @@ def test_threads_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch):
     assert native.threads() == 3
     for bad in ("0", "-1", "two", "1.5"):
         monkeypatch.setenv("CUTAWAY_THREADS", bad)
-        with pytest.raises(Refused, match="CUTAWAY_THREADS"):
+        with pytest.raises(UserError, match="CUTAWAY_THREADS"):
             native.threads()
     monkeypatch.delenv("CUTAWAY_THREADS")
     assert 1 <= native.threads() <= (os.cpu_count() or 1)
@@ -279,7 +279,7 @@ ABSENT = """
 import warnings
 import numpy as np
 from cutaway import native
-from cutaway.errors import Failed
+from cutaway.errors import OperationalError
 from cutaway.gguf import Packed
 from cutaway.weights import quant
 
@@ -293,7 +293,7 @@ assert [warning.category for warning in caught] == [RuntimeWarning], caught
 print(caught[0].message)
 try:
     native.unpack("Q8_0", packed.data, first)
-except Failed as error:
+except OperationalError as error:
     print(error)
 """
 
@@ -336,7 +336,7 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.delenv("CUTAWAY_PURE", raising=False)
     assert "could not be loaded" in str(library._load.__wrapped__())
     monkeypatch.setattr(library, "_load", library._load.__wrapped__)
-    with pytest.raises(Failed, match="could not be loaded"):
+    with pytest.raises(OperationalError, match="could not be loaded"):
         native.unpack("F32", np.zeros(4, np.uint8), np.zeros(1, np.float32))
 
 

@@ -17,8 +17,8 @@ import cutaway
 from cutaway.attention import gqa
 from cutaway.cli import main
 from cutaway.commands import explain as verb
-from cutaway.errors import Refused
-from cutaway.inspect import sheet
+from cutaway.errors import UserError
+from cutaway.inspect import page_data
 from cutaway.inspect.page import VIEWS, page
 from cutaway.inspect.show import Pattern, View
 from cutaway.inspect.trace import Trace
@@ -46,7 +46,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Small:
 
 def traced(shape: str = "llama", text: str = TEXT) -> Trace:
     model = decoder(shape)
-    return Trace.of(model, Bytes(), Bytes().encode(text), sheet.names(model))
+    return Trace.of(model, Bytes(), Bytes().encode(text), page_data.names(model))
 
 
 def unpacked(document: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
@@ -69,7 +69,7 @@ def unpacked(document: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_holds_what_the_trace_holds(shape: str) -> None:
     trace = traced(shape)
-    told, [arrays] = unpacked(page([sheet.draw(trace, shape)]))
+    told, [arrays] = unpacked(page([page_data.draw(trace, shape)]))
     [story] = told["stories"]
     rows, columns = np.tril_indices(len(trace.ids))
     for layer, config in enumerate(trace.model.config.blocks):
@@ -101,10 +101,10 @@ def test_what_the_heads_wrote_adds_up(shape: str) -> None:
     trace = traced(shape)
     for i, block in enumerate(trace.model.blocks):
         out = trace[f"blocks.{i}.attention.out"]
-        heads = sheet._head_writes(block.attention.out, trace[f"blocks.{i}.attention.mixed"])
+        heads = page_data._head_writes(block.attention.out, trace[f"blocks.{i}.attention.mixed"])
         bias = torch.zeros(()) if block.attention.out.bias is None else block.attention.out.bias
         assert torch.allclose(heads.sum(0) + bias, out, atol=1e-5)
-        whole = sheet._frozen(
+        whole = page_data._frozen(
             block.attention_post_norm, out, torch.cat([heads, bias.expand_as(out)[None]])
         ).sum(0)
         before = trace["embed"] if i == 0 else trace[f"blocks.{i - 1}.out"]
@@ -115,7 +115,7 @@ def test_what_the_heads_wrote_adds_up(shape: str) -> None:
 
 def test_neurons_and_what_they_raise() -> None:
     trace = traced()
-    facts = sheet.draw(trace, "llama")
+    facts = page_data.draw(trace, "llama")
     layer, token = 1, len(trace.ids) - 1
     hidden, down = trace[f"blocks.{layer}.mlp.hidden"][token], trace.model.blocks[layer].mlp.down.weight
     down = down.detach()
@@ -129,8 +129,8 @@ def test_neurons_and_what_they_raise() -> None:
 
 
 def test_tokens_are_linked_in_order() -> None:
-    one, other = (sheet.draw(traced(text=text), "llama") for text in ("the same", "not the same"))
-    assert sheet.links(one, other) == [(i, i + 4) for i in range(8)]
+    one, other = (page_data.draw(traced(text=text), "llama") for text in ("the same", "not the same"))
+    assert page_data.links(one, other) == [(i, i + 4) for i in range(8)]
 
 
 class Hostile(Bytes):
@@ -141,15 +141,15 @@ class Hostile(Bytes):
 
 
 def test_a_token_that_spells_markup_stays_text() -> None:
-    trace = Trace.of(decoder(), Hostile(), Bytes().encode(TEXT), sheet.names(decoder()))
-    document = page([sheet.draw(trace, "<b>model</b>")])
+    trace = Trace.of(decoder(), Hostile(), Bytes().encode(TEXT), page_data.names(decoder()))
+    document = page([page_data.draw(trace, "<b>model</b>")])
     assert document.lower().count("</script>") == document.lower().count("<script") == 2
     assert "<img" not in document and "<b>" not in document
     assert html.unescape(re.search(r"<title>(.*?)</title>", document, re.S)[1]).startswith("</script>")
 
 
 def test_it_needs_nothing_else_and_allows_only_its_own_script() -> None:
-    document = page([sheet.draw(traced(), "llama")])
+    document = page([page_data.draw(traced(), "llama")])
     assert not re.search(
         r'(src|href)=["\'](?!#)|@import|url\(|innerHTML|insertAdjacentHTML|eval\(|fetch\(', document
     )
@@ -169,7 +169,7 @@ def test_two_hundred_tokens_of_a_deep_model_stay_under_six_megabytes() -> None:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     ids = torch.randint(0, 255, (200,)).tolist()
-    document = page([sheet.draw(Trace.of(model, Wide(), ids, sheet.names(model)), "deep")])
+    document = page([page_data.draw(Trace.of(model, Wide(), ids, page_data.names(model)), "deep")])
     assert len(document) < MOST
     told, [arrays] = unpacked(document)
     assert 3 <= len(told["stories"][0]["near"]) < 270
@@ -184,7 +184,7 @@ class Wide(Bytes):
 @pytest.mark.parametrize("length", [5, 6])
 def test_half_bytes_read_back(length: int) -> None:
     cells = np.random.default_rng(0).integers(0, 16, (3, length), dtype=np.uint8)
-    halves = sheet._halves(cells)
+    halves = page_data._halves(cells)
     again = np.stack([halves >> 4, halves & 15], axis=-1).reshape(3, -1)[:, :length]
     assert np.array_equal(again, cells)
 
@@ -197,7 +197,7 @@ def test_a_pattern_is_a_tensor_that_shows_itself() -> None:
     shown = pattern.show(head=2)
     told, _ = unpacked(shown.html)
     assert told["views"] == ["attention", "score"] and told["start"] == {"layer": 1, "head": 2}
-    with pytest.raises(Refused, match="no head 4"):
+    with pytest.raises(UserError, match="no head 4"):
         pattern.show(head=4)
 
 
@@ -208,7 +208,7 @@ def test_a_notebook_gets_a_frame_that_touches_nothing(tmp_path: Path) -> None:
     assert html.unescape(re.search(r'srcdoc="([^"]*)"', drawn)[1]) == view.html
     assert view.save(tmp_path / "lens.html").read_text(encoding="utf-8") == view.html
     assert isinstance(view, View) and repr(view) == "View(lens of 17 tokens)"
-    with pytest.raises(Refused, match="no view 'lense'"):
+    with pytest.raises(UserError, match="no view 'lense'"):
         traced().show("lense").html
 
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.evaluate import perplexity as scoring
-from cutaway.generate.engine import ReadsEach
+from cutaway.generate.engine import AllLogits
 from cutaway.model.engine import DefinitionEngine
 from tests.small import CONTEXT, VOCAB, decoder
 
@@ -95,7 +95,7 @@ def test_many_places_are_each_their_own():
 
 
 def test_reading_each_is_reading_one_by_one(one: DefinitionEngine):
-    assert isinstance(one, ReadsEach)
+    assert isinstance(one, AllLogits)
     state = one.new_state()
     one.prefill(IDS[:5], state)
     many = one.read_each(IDS[5:12], state)
@@ -118,19 +118,19 @@ def test_progress_is_told(one: DefinitionEngine):
     ],
 )
 def test_windows_that_cannot_be_read_are_refused(one: DefinitionEngine, window: int, sentence: str):
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         scoring.perplexity(one, IDS, window)
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         scoring.divergence(one, one, IDS, window)
 
 
 def test_other_mistakes_are_refused(one: DefinitionEngine):
-    with pytest.raises(Refused, match="has 7 tokens, and a window takes 16"):
+    with pytest.raises(UserError, match="has 7 tokens, and a window takes 16"):
         scoring.perplexity(one, IDS[:7], 16)
 
     fewer = DefinitionEngine(one.model)
     fewer.vocab = 7
-    with pytest.raises(Refused, match="256 logits, the other 7"):
+    with pytest.raises(UserError, match="256 logits, the other 7"):
         scoring.divergence(one, fewer, IDS, 16)
 
 
@@ -139,5 +139,5 @@ def test_logits_that_are_no_numbers_fail(one: DefinitionEngine):
         def read_each(self, ids, state):
             return np.full((len(ids), self.vocab), np.nan, np.float32)
 
-    with pytest.raises(Failed, match="not all numbers"):
+    with pytest.raises(OperationalError, match="not all numbers"):
         scoring.perplexity(Broken(one.model), IDS, 16)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cutaway.attention import gqa
 from cutaway.cli import main
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.block import Block
 from cutaway.model.config import Block as BlockConfig
@@ -111,7 +111,7 @@ def test_a_sparse_model_is_cut_over_devices_and_its_matrices_are_not() -> None:
         made = Training(own, text(), Devices("cpu"), note=lambda _: None)
         made._gradient()
         assert all(p.grad is not None for p in made.names)
-        with pytest.raises(Refused, match="tensor_parallel: MoE is not cut over devices: use 1"):
+        with pytest.raises(UserError, match="tensor_parallel: MoE is not cut over devices: use 1"):
             Training(replace(own, tensor_parallel=2), text(), Devices("cpu", 2), note=lambda _: None)
     finally:
         dist.destroy_process_group()

@@ -7,7 +7,7 @@ from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
 from cutaway.weights import quant
 
@@ -132,9 +132,9 @@ def test_the_result_is_the_callers():
 @pytest.mark.parametrize("type", ["I32", "F64", "I8"])
 def test_what_is_no_weight_is_refused(type: str):
     packed = Packed(type, (2, 4), np.zeros((2, 4 * TYPES[type].bytes), np.uint8))
-    with pytest.raises(Refused, match=f"type {type} is not one of weights"):
+    with pytest.raises(UserError, match=f"type {type} is not one of weights"):
         quant.unpack(packed)
-    with pytest.raises(Refused, match=f"type {type} is not one of weights"):
+    with pytest.raises(UserError, match=f"type {type} is not one of weights"):
         quant.unpack_twin(packed)
 
 
@@ -209,10 +209,10 @@ def test_packing_a_view():
 @pytest.mark.parametrize("type", ["Q8_0", "Q4_0", "Q4_1"])
 def test_rows_that_are_not_whole_blocks_are_refused(type: str):
     with pytest.raises(
-        Refused, match=f"Rows of 33 values cannot be packed as {type}, which takes blocks of 32"
+        UserError, match=f"Rows of 33 values cannot be packed as {type}, which takes blocks of 32"
     ):
         quant.pack(np.ones((4, 33), np.float32), type)
-    with pytest.raises(Refused, match="Rows of 1 values"):
+    with pytest.raises(UserError, match="Rows of 1 values"):
         quant.pack(np.array(1, np.float32), type)
 
 
@@ -221,14 +221,14 @@ def test_rows_that_are_not_whole_blocks_are_refused(type: str):
 def test_weights_without_a_scale_are_refused(type: str, bad: float):
     array = np.ones((2, 64), np.float32)
     array[1, 40] = bad
-    with pytest.raises(Refused, match="infinite, NaN or too large"):
+    with pytest.raises(UserError, match="infinite, NaN or too large"):
         quant.pack(array, type)
 
 
 def test_f16_overflow_and_other_mistakes_are_refused():
-    with pytest.raises(Refused, match="beyond the range of F16"):
+    with pytest.raises(UserError, match="beyond the range of F16"):
         quant.pack(np.array([65520], np.float32), "F16")
-    with pytest.raises(Refused, match="does not write weights as 'Q4_K'"):
+    with pytest.raises(UserError, match="does not write weights as 'Q4_K'"):
         quant.pack(np.ones((1, 256), np.float32), "Q4_K")
-    with pytest.raises(Refused, match="Only float32"):
+    with pytest.raises(UserError, match="Only float32"):
         quant.pack(np.ones((1, 32)), "Q8_0")

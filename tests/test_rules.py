@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway.attention import gqa, local
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder
@@ -81,7 +81,7 @@ def test_transposing_and_cutting_are_undone_to_the_bit(type: str) -> None:
 
 
 def test_blocks_cannot_be_transposed() -> None:
-    with pytest.raises(Refused, match="Q8_0 matrix cannot be transposed"):
+    with pytest.raises(UserError, match="Q8_0 matrix cannot be transposed"):
         transpose.load(packed(32, 32, type="Q8_0"), Place(((32, 32),), None))
 
 
@@ -106,19 +106,19 @@ def test_every_family_reads_back_what_it_writes() -> None:
 
 def test_a_name_that_nobody_knows() -> None:
     file = model_file() | {"model.layers.0.self_attn.g_proj.weight": packed(4)}
-    with pytest.raises(Refused, match=r"g_proj.weight' has no place"):
+    with pytest.raises(UserError, match=r"g_proj.weight' has no place"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
 def test_a_bias_that_the_config_does_not_have() -> None:
     file = model_file() | {"model.layers.0.self_attn.q_proj.bias": packed(32)}
-    with pytest.raises(Refused, match=r"q_proj.bias' has no place"):
+    with pytest.raises(UserError, match=r"q_proj.bias' has no place"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
 def test_a_layer_too_many() -> None:
     file = model_file(replace(CONFIG, blocks=CONFIG.blocks[:1] * 3))
-    with pytest.raises(Refused, match=r"layers.2.* has no place"):
+    with pytest.raises(UserError, match=r"layers.2.* has no place"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
@@ -130,14 +130,14 @@ def test_names_that_carry_nothing() -> None:
 def test_a_missing_weight() -> None:
     file = model_file()
     del file["model.layers.1.mlp.up_proj.weight"]
-    with pytest.raises(Refused, match=r"layers.1.mlp.up_proj.weight' is missing"):
+    with pytest.raises(UserError, match=r"layers.1.mlp.up_proj.weight' is missing"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 
 def test_a_wrong_shape_names_both() -> None:
     file = model_file() | {"model.layers.0.self_attn.k_proj.weight": packed(32, 32)}
     with pytest.raises(
-        Refused, match=r"k_proj.weight' has the shape \(32, 32\), where the config asks for \(16, 32\)"
+        UserError, match=r"k_proj.weight' has the shape \(32, 32\), where the config asks for \(16, 32\)"
     ):
         rules.load(LLAMA.HF, CONFIG, file)
 
@@ -146,7 +146,7 @@ def test_a_wrong_shape_names_both() -> None:
 def test_types_that_are_no_weights(type: str) -> None:
     width = {"I32": 4, "F64": 8, "F8_E4M3": 1}[type]
     file = model_file() | {"model.norm.weight": Packed(type, (32,), np.zeros(32 * width, np.uint8))}
-    with pytest.raises(Refused, match=f"stored as {type}, which is not read as weights"):
+    with pytest.raises(UserError, match=f"stored as {type}, which is not read as weights"):
         rules.load(LLAMA.HF, CONFIG, file)
 
 

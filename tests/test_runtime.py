@@ -14,16 +14,16 @@ import pytest
 
 from cutaway import gguf, native
 from cutaway.attention import gqa, local, mha, mqa
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
 from cutaway.native import runtime as door
 from cutaway.position import alibi, rope
-from cutaway.runtime import matmul, panels, plan
+from cutaway.runtime import matmul, packing, panels
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.runtime.step import TwinEngine
+from cutaway.runtime.reference import ReferenceEngine
 from cutaway.weights import quant
 from cutaway.weights.rules import ROUTERS, Tensors
 from tests.test_native import python
@@ -216,7 +216,7 @@ def tensors(of: Decoder, type: str = "F32", seed: int = 0) -> Tensors:
 
 def definition(of: Decoder, entries: Tensors):
     from cutaway.model.engine import DefinitionEngine
-    from cutaway.weights.fill import decoder
+    from cutaway.weights.build import decoder
     from cutaway.weights.load import Checkpoint
 
     return DefinitionEngine(decoder(Checkpoint(of, entries, None, Path("tiny"))))
@@ -262,14 +262,14 @@ def test_the_step_is_its_twin(name: str):
     """Float weights: nothing lies on an edge but keys and values, whose last bit may fall either way."""
     of = config(name)
     entries = tensors(of)
-    ours, twin = RuntimeEngine(of, entries), TwinEngine(of, entries)
+    ours, twin = RuntimeEngine(of, entries), ReferenceEngine(of, entries)
     expected = ours.logits(IDS[:200])
     assert np.abs(twin.logits(IDS[:200]) - expected).max() < 1e-3 * np.abs(expected).max()
     firsts = [_apart(twin.logits([id]), ours.logits([id]))[0] for id in IDS[:9]]
     assert max(firsts) < 1e-3 and np.median(firsts) < 1e-5, firsts
 
 
-@pytest.mark.parametrize("engine", [RuntimeEngine, TwinEngine])
+@pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
 def test_of_equal_scores_the_first_expert_is_chosen(engine: type):
     """As in the definition (tests/laws/test_moe.py); random routers never score two experts alike."""
     of = config("mixtral")
@@ -288,7 +288,7 @@ MLPS = {"dense": MLP(512), "sparse": MoE(5, 2, 256, shared=256, shared_gate=True
 @pytest.mark.parametrize("type", ["Q4_1", "Q6_K", "BF16"])
 def test_the_step_is_its_twin_on_packed_weights(type: str, mlp: str):
     of, entries = wide(type, MLPS[mlp])
-    ours, twin = RuntimeEngine(of, entries), TwinEngine(of, entries)
+    ours, twin = RuntimeEngine(of, entries), ReferenceEngine(of, entries)
     firsts = [_apart(twin.logits([id]), ours.logits([id]))[0] for id in IDS[:7]]
     assert np.median(firsts) < 1e-5, firsts
     assert _apart(twin.logits(IDS[:60]), ours.logits(IDS[:60])).max() < 0.06
@@ -296,7 +296,7 @@ def test_the_step_is_its_twin_on_packed_weights(type: str, mlp: str):
 
 def test_the_twin_reads_on_where_it_stopped():
     of = config("gemma3")
-    engine = TwinEngine(of, tensors(of))
+    engine = ReferenceEngine(of, tensors(of))
     whole, state = engine.logits(IDS[:150]), engine.new_state()
     engine.prefill(IDS[:140], state)
     copy = state.snapshot()
@@ -305,9 +305,9 @@ def test_the_twin_reads_on_where_it_stopped():
     for each in (state, copy):
         assert np.allclose(engine.prefill(IDS[140:150], each), whole[-1], atol=5e-3)
         assert np.allclose(engine.step_each([IDS[150]], [each])[0], engine.logits(IDS[:151])[-1], atol=5e-3)
-    with pytest.raises(Refused, match="outside the model's 0 to 100"):
+    with pytest.raises(UserError, match="outside the model's 0 to 100"):
         engine.step(101, state)
-    with pytest.raises(Refused, match="context holds 400 ids, and this text has 401"):
+    with pytest.raises(UserError, match="context holds 400 ids, and this text has 401"):
         engine.prefill([1] * 401, engine.new_state())
 
 
@@ -330,7 +330,7 @@ print(type(lm.engine).__name__, LanguageModel(checkpoint).engine_choice[0], len(
 
 def test_without_the_core_the_twin_serves_and_says_so_once():
     run = python(WITHOUT_CORE, CUTAWAY_PURE="1")
-    assert run.stdout == "TwinEngine definition 1\n", run.stderr
+    assert run.stdout == "ReferenceEngine definition 1\n", run.stderr
 
 
 def test_a_state_forgets_and_is_copied():
@@ -364,13 +364,13 @@ def wide(type: str, mlp: MLP | MoE = MLPS["dense"]) -> tuple[Decoder, Tensors]:
 @pytest.mark.parametrize("type", door.TYPES)
 def test_packed_weights_give_the_logits_of_rounded_vectors(type: str, mlp: str):
     """Every type, against the trace that shows what the runtime computes with."""
-    from cutaway.inspect import eight_bits
+    from cutaway.inspect import activation_quant
     from cutaway.inspect.trace import Trace
     from tests.small import Bytes
 
     of, entries = wide(type, MLPS[mlp])
     plain = definition(of, entries)
-    edits = eight_bits.edits(of, entries)
+    edits = activation_quant.edits(of, entries)
     engine = RuntimeEngine(of, entries)
     watched = Trace.of(plain.model, Bytes(), IDS[:60], edit=edits).logits.numpy()
     ours = engine.logits(IDS[:60])
@@ -415,11 +415,11 @@ def test_weights_that_are_no_numbers_are_refused(type: str):
     data[5, at : at + len(bad)] = np.frombuffer(bad, np.uint8)
     broken[name] = Packed(type, broken[name].shape, data)
     with pytest.raises(
-        Refused, match=r"blocks.1.mlp.down.weight cannot be run: row 5 holds a weight that is infinite"
+        UserError, match=r"blocks.1.mlp.down.weight cannot be run: row 5 holds a weight that is infinite"
     ):
         RuntimeEngine(of, Tensors(broken))
     broken = dict(entries) | {"norm.weight": quant.pack(np.full(256, np.nan, np.float32), "F32")}
-    with pytest.raises(Refused, match=r"norm.weight holds a number that is infinite"):
+    with pytest.raises(UserError, match=r"norm.weight holds a number that is infinite"):
         RuntimeEngine(of, Tensors(broken))
 
 
@@ -468,11 +468,13 @@ def test_models_it_does_not_know_are_told_apart():
     of = config("llama")
     relative = replace(of.blocks[0].attention, position=None, relative=alibi.Config())
     other = replace(of, blocks=(replace(of.blocks[0], attention=relative),))
-    assert plan.why_not(of, tensors(of)) is None
-    assert plan.why_not(other, tensors(of)) == "block 0: its scores have biases of their own"
+    assert packing.why_not(of, tensors(of)) is None
+    assert packing.why_not(other, tensors(of)) == "block 0: its scores have biases of their own"
     layered = replace(of, blocks=(replace(of.blocks[0], norm=Norm("layer")),))
-    assert plan.why_not(layered, tensors(of)) == "block 0: its norms are layer norms"
-    with pytest.raises(Refused, match="because block 0: its norms are layer norms: use engine='definition'"):
+    assert packing.why_not(layered, tensors(of)) == "block 0: its norms are layer norms"
+    with pytest.raises(
+        UserError, match="because block 0: its norms are layer norms: use engine='definition'"
+    ):
         RuntimeEngine(layered, tensors(of))
 
 
@@ -480,22 +482,22 @@ def test_what_does_not_fit_is_refused():
     of = config("llama")
     engine = RuntimeEngine(of, tensors(of))
     state = engine.new_state()
-    with pytest.raises(Refused, match="outside the model's 0 to 100"):
+    with pytest.raises(UserError, match="outside the model's 0 to 100"):
         engine.step(101, state)
-    with pytest.raises(Refused, match="context holds 400 ids, and this text has 401"):
+    with pytest.raises(UserError, match="context holds 400 ids, and this text has 401"):
         engine.prefill([1] * 401, state)
-    with pytest.raises(Refused, match="one state"):
+    with pytest.raises(UserError, match="one state"):
         engine.step_each([1, 2], [state, state])
     assert state.length == 0
     many = np.zeros(1, np.int32)
-    with pytest.raises(Refused, match="0 pages do not hold positions 0 to 0"):
+    with pytest.raises(UserError, match="0 pages do not hold positions 0 to 0"):
         door.read(engine.plan.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many)
 
 
 def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.MonkeyPatch):
     of = config("llama")
     monkeypatch.setenv("CUTAWAY_THREADS", "many")
-    with pytest.raises(Refused, match=r"^CUTAWAY_THREADS is 'many'; set it to a number of threads"):
+    with pytest.raises(UserError, match=r"^CUTAWAY_THREADS is 'many'; set it to a number of threads"):
         RuntimeEngine(of, tensors(of))
 
 
@@ -513,7 +515,7 @@ def test_a_token_alone_is_read_as_with_others():
         assert np.array_equal(engine.step(id, one), engine.read([[id]], [other], [0])[0])
     assert one.length == other.length == 9
     for id in -1, of.vocab:
-        with pytest.raises(Refused, match="An id lies outside"):
+        with pytest.raises(UserError, match="An id lies outside"):
             engine.step(id, one)
-    with pytest.raises(Refused, match="pages do not hold"):
+    with pytest.raises(UserError, match="pages do not hold"):
         door.OneToken(engine.plan.model).read(0, 128, one.addresses[:1])

@@ -15,7 +15,7 @@ import safetensors.torch as judge
 import torch
 from safetensors import safe_open
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed, packed_shape
 from cutaway.weights import safetensors
 
@@ -89,7 +89,7 @@ def test_arrays_can_be_written_as_they_are(tmp_path: Path) -> None:
     )
     assert np.array_equal(judge.load_file(path)["a"].numpy(), values)
     assert safetensors.metadata(path) == {}
-    with pytest.raises(Refused, match="needs 24 bytes, not 48"):
+    with pytest.raises(UserError, match="needs 24 bytes, not 48"):
         safetensors.write(path, {"a": ("F32", (2, 3), values.astype(np.float64))})
 
 
@@ -103,20 +103,20 @@ def test_writing_is_streamed_and_atomic(tmp_path: Path) -> None:
     safetensors.write(path, {"a": maker("a"), "b": maker("b")})
     assert made == ["a", "b"]
     before = path.read_bytes()
-    with pytest.raises(Refused, match="announced"):
+    with pytest.raises(UserError, match="announced"):
         safetensors.write(path, {"a": Later("F32", (4,), lambda: random_packed("F32", (5,)))})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_writer_refuses_what_it_does_not_write(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    with pytest.raises(Refused, match="Q8_0"):
+    with pytest.raises(UserError, match="Q8_0"):
         safetensors.write(path, {"a": random_packed("Q8_0", (32,))})
-    with pytest.raises(Refused, match="I64"):
+    with pytest.raises(UserError, match="I64"):
         safetensors.write(path, {"a": ("I64", (2,), np.arange(2))})
-    with pytest.raises(Refused, match="__metadata__"):
+    with pytest.raises(UserError, match="__metadata__"):
         safetensors.write(path, {"__metadata__": random_packed("F32", (2,))})
-    with pytest.raises(Refused, match="'steps' is not text"):
+    with pytest.raises(UserError, match="'steps' is not text"):
         safetensors.write(path, {}, json.loads('{"steps": 3}'))
     assert list(tmp_path.iterdir()) == []
 
@@ -156,12 +156,12 @@ def test_one_file_and_shards_replace_each_other(tmp_path: Path) -> None:
 
 
 def test_folders_are_searched(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="has no model"):
+    with pytest.raises(UserError, match="has no model"):
         safetensors.read(tmp_path)
     safetensors.write(tmp_path / "adapter.safetensors", {"a": random_packed("F32", (2,))})
     assert list(safetensors.read(tmp_path)) == ["a"]
     safetensors.write(tmp_path / "other.safetensors", {"b": random_packed("F32", (2,))})
-    with pytest.raises(Refused, match="name one of them"):
+    with pytest.raises(UserError, match="name one of them"):
         safetensors.read(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_shards_that_are_not_what_the_index_says(tmp_path: Path, name: str) -> N
     sharded(tmp_path)
     change, why = INDEX_REFUSALS[name]
     set_index(tmp_path, change)
-    with pytest.raises(Refused, match=why) as caught:
+    with pytest.raises(UserError, match=why) as caught:
         safetensors.read(tmp_path)
     assert str(caught.value).isprintable()
 
@@ -214,7 +214,7 @@ def test_shards_that_are_not_what_the_index_says(tmp_path: Path, name: str) -> N
 )
 def test_an_index_that_is_none(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / safetensors.INDEX).write_text(text)
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(UserError, match=why):
         safetensors.read(tmp_path)
 
 
@@ -328,6 +328,6 @@ def test_refused_in_one_line_that_names_the_file(tmp_path: Path, name: str) -> N
     data, why = REFUSALS[name]
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    with pytest.raises(Refused, match=why) as caught:
+    with pytest.raises(UserError, match=why) as caught:
         safetensors.read(path)
     assert "model.safetensors" in str(caught.value) and str(caught.value).isprintable()

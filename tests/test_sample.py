@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as theirs
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.generate import sample
 from cutaway.generate.sample import History, Settings
 
@@ -232,10 +232,10 @@ def test_the_kth_largest_is_that_of_a_full_sort(seed, size, data):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_broken_logits_fail_and_a_ban_on_everything_is_refused(broken, temperature):
     choose = sample.Chooser(Settings(temperature=temperature))
-    with pytest.raises(Failed, match="logits hold"):
+    with pytest.raises(OperationalError, match="logits hold"):
         choose(np.array([0.0, broken, 1.0], dtype=np.float32), NOTHING)
     bans = Settings(temperature=temperature, logit_bias={0: -math.inf, 1: -math.inf})
-    with pytest.raises(Refused, match="bans every one"):
+    with pytest.raises(UserError, match="bans every one"):
         sample.Chooser(bans)(np.zeros(2, dtype=np.float32), NOTHING)
 
 
@@ -268,18 +268,18 @@ def test_broken_logits_fail_and_a_ban_on_everything_is_refused(broken, temperatu
 def test_a_setting_out_of_range_is_refused_by_name(option, value, range):
     untyped = Settings()  # as from JSON: past the types that the tests check
     vars(untyped)[option] = value
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         untyped.__post_init__()
     assert option in str(refused.value)
     assert range in str(refused.value)
 
 
 def test_ids_outside_the_vocabulary_are_refused():
-    with pytest.raises(Refused, match=r"logit_bias names the id 10: .* 0 to 9"):
+    with pytest.raises(UserError, match=r"logit_bias names the id 10: .* 0 to 9"):
         Settings(logit_bias={10: 1.0}).check(10)
-    with pytest.raises(Refused, match="stop_ids names the id 12"):
+    with pytest.raises(UserError, match="stop_ids names the id 12"):
         Settings(stop_ids=[12]).check(10)
-    with pytest.raises(Refused, match="10 tokens"):
+    with pytest.raises(UserError, match="10 tokens"):
         Settings(logprobs=11).check(10)
     Settings(logit_bias={9: 1.0}, stop_ids=[0], logprobs=10).check(10)
 

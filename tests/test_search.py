@@ -11,7 +11,7 @@ import pytest
 
 from cutaway.embedding import search
 from cutaway.embedding.passages import LONGEST, decoded, fitting, passages
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from tests import inputs
 
 TOPICS = ("cat", "river", "money")
@@ -119,7 +119,7 @@ def test_stopping_loses_one_file_and_no_more(folder: Path) -> None:
 def test_another_model_is_told_and_rebuilds_on_request(folder: Path) -> None:
     embed = Counter()
     opened(folder).update(embed, always)
-    with pytest.raises(Refused, match=r"made by the model one, .* add --rebuild"):
+    with pytest.raises(UserError, match=r"made by the model one, .* add --rebuild"):
         opened(folder, "two")
     assert opened(folder, "two", rebuild=True).update(embed, always).read == 3
     assert opened(folder, "two").update(embed, always).unchanged == 3
@@ -143,9 +143,9 @@ def test_a_damaged_index_is_told(folder: Path) -> None:
     home = folder.parent / "index"
     home.mkdir()
     (home / "index.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 100)
-    with pytest.raises(Failed, match="delete that folder"):
+    with pytest.raises(OperationalError, match="delete that folder"):
         opened(folder)
-    with pytest.raises(Refused, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         search.Index(folder / "nowhere", home, "one")
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.model.config import Encoder, from_dict, to_dict
 from cutaway.trace import tracing
-from cutaway.weights import fill, load, save
+from cutaway.weights import build, load, save
 from tests import inputs
 
 transformers = pytest.importorskip("transformers")
@@ -108,7 +108,7 @@ def test_a_control_token_that_is_spelt_is_text(lm: cutaway.LanguageModel) -> Non
 
 
 def test_nothing_is_cut_unless_asked(lm: cutaway.LanguageModel) -> None:
-    with pytest.raises(Refused, match=r"text 1 has 602 tokens, and this model reads at most 512"):
+    with pytest.raises(UserError, match=r"text 1 has 602 tokens, and this model reads at most 512"):
         lm.embed(["short", "word " * 600])
     cut = lm.embed(["word " * 600], truncate=True)
     assert np.abs(cut - lm.embed(["word " * 510])).max() < 1e-6
@@ -116,24 +116,24 @@ def test_nothing_is_cut_unless_asked(lm: cutaway.LanguageModel) -> None:
 
 def test_embed_refuses_in_words(lm: cutaway.LanguageModel) -> None:
     assert lm.embed([]).shape == (0, 384)
-    with pytest.raises(Refused, match="a list of texts"):
+    with pytest.raises(UserError, match="a list of texts"):
         lm.embed("one")
-    with pytest.raises(Refused, match="no pooling 'max'"):
+    with pytest.raises(UserError, match="no pooling 'max'"):
         lm.embed(["a"], "max")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(Refused, match="a batch of 0"):
+    with pytest.raises(UserError, match="a batch of 0"):
         lm.embed(["a"], batch=0)
     for call in (lm.generate, lm.trace, lambda text: lm.chat([{"role": "user", "content": text}])):
-        with pytest.raises(Refused, match="is an encoder: it turns texts into vectors"):
+        with pytest.raises(UserError, match="is an encoder: it turns texts into vectors"):
             call("hello")
-    with pytest.raises(Refused, match="is an encoder"):
+    with pytest.raises(UserError, match="is an encoder"):
         lm.logits([1])
 
 
 def test_a_decoder_pools_on_request() -> None:
     lm = cutaway.load(inputs.path("smollm2"))
-    with pytest.raises(Refused, match="is a decoder"):
+    with pytest.raises(UserError, match="is a decoder"):
         lm.embed(["a"])
-    with pytest.raises(Refused, match="text 0 has no token"):
+    with pytest.raises(UserError, match="text 0 has no token"):
         lm.embed([""], "mean")
     texts = ["The capital of France", "Hello", "A much longer text than the others here, for padding"]
     together = lm.embed(texts, "last")
@@ -177,7 +177,7 @@ def hidden(model: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def ours(checkpoint: load.Checkpoint) -> torch.Tensor:
-    return fill.encoder(checkpoint)(IDS, torch.arange(40).expand(2, 40), KINDS)
+    return build.encoder(checkpoint)(IDS, torch.arange(40).expand(2, 40), KINDS)
 
 
 def test_bert_in_both_directions(tiny: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_bert_through_gguf(tiny: tuple[Path, torch.Tensor], tmp_path: Path) -> N
 
 @torch.no_grad()
 def test_an_encoder_can_be_watched(tiny: tuple[Path, torch.Tensor]) -> None:
-    model = fill.encoder(load.read(tiny[0]))
+    model = build.encoder(load.read(tiny[0]))
     with tracing(model) as seen:
         model(IDS, torch.arange(40).expand(2, 40), KINDS)
     assert torch.allclose(seen["blocks.2.out"], tiny[1], atol=EXACT)
@@ -214,5 +214,5 @@ def test_an_encoder_can_be_watched(tiny: tuple[Path, torch.Tensor]) -> None:
 def test_the_config_round_trips_and_knows_every_weight(tiny: tuple[Path, torch.Tensor]) -> None:
     checkpoint = load.read(tiny[0])
     assert from_dict(to_dict(checkpoint.config), Encoder) == checkpoint.config
-    named = {name: tuple(w.shape) for name, w in fill.encoder(checkpoint).named_parameters()}
+    named = {name: tuple(w.shape) for name, w in build.encoder(checkpoint).named_parameters()}
     assert checkpoint.config.weights() == named

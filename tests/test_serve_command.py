@@ -108,8 +108,8 @@ def test_serving_loads_no_torch() -> None:
 import sys, cutaway, cutaway.serve.app
 from cutaway.commands.serve import _service
 from cutaway.serve.limits import Limits
-from cutaway.serve.schema import Completion
-from cutaway.serve.ticket import Job
+from cutaway.serve.protocol import Completion
+from cutaway.generate.batch.request import Job
 service = _service(cutaway.load({str(inputs.path("smollm2"))!r}), "x", Limits(), False)
 list(service.scheduler.submit(Job((5, 6), service.settings(Completion(prompt="x"), 2, 0, 0))))
 service.scheduler.close()

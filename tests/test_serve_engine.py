@@ -16,14 +16,23 @@ import numpy as np
 import pytest
 
 from cutaway import native
-from cutaway.errors import Failed, Refused
-from cutaway.generate.decode import ContextFull, Generation, Piece, finish, generate
+from cutaway.errors import OperationalError, UserError
+from cutaway.generate.batch.prefill_budget import LEAST, STRETCH, Pace
+from cutaway.generate.batch.prefix_cache import Prefixes
+from cutaway.generate.batch.scheduler import (
+    AHEAD,
+    LOW,
+    Cancelled,
+    Closing,
+    Job,
+    QueueFullError,
+    Scheduler,
+    Ticket,
+)
+from cutaway.generate.decode import ContextFullError, Generation, Piece, finish, generate
 from cutaway.generate.internals import Internals
 from cutaway.generate.sample import Settings, log_softmax
-from cutaway.serve.engine import AHEAD, LOW, Cancelled, Closing, Job, QueueFull, Scheduler, Ticket
-from cutaway.serve.pace import LEAST, STRETCH, Pace
-from cutaway.serve.post import Post
-from cutaway.serve.prefix import Prefixes
+from cutaway.serve.loop_bridge import Post
 from tests import test_runtime as tiny
 from tests.test_decode import END, VOCAB, Bytes, Hashing, Held
 
@@ -377,7 +386,7 @@ def test_internals_come_with_each_token_and_change_none(name: str):
     ],
 )
 def test_internals_that_are_not_there_are_refused(looks: Internals, words: str):
-    with scheduler(Paged()) as serves, pytest.raises(Refused, match=words):
+    with scheduler(Paged()) as serves, pytest.raises(UserError, match=words):
         serves.submit(job([1], internals=looks))
 
 
@@ -393,7 +402,7 @@ def test_as_many_run_and_wait_as_may():
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=2, max_queue=3) as serves:
         tickets = [serves.submit(job([n], max_tokens=1)) for n in range(5)]
-        with pytest.raises(QueueFull, match="2 requests run and 3 wait"):
+        with pytest.raises(QueueFullError, match="2 requests run and 3 wait"):
             serves.submit(job([9]))
         tickets[4].cancel()
         reads.gate.release(1000)
@@ -543,7 +552,7 @@ def test_what_is_kept_stays_within_its_room():
             finish(serves.submit(job([n] * 13, max_tokens=4)))
             figures = serves.figures()
             assert figures.pages_kept <= figures.pages_total == 8
-        with pytest.raises(Refused, match="need 10 pages of state, and there is room for 8"):
+        with pytest.raises(UserError, match="need 10 pages of state, and there is room for 8"):
             serves.submit(job([1] * 13, max_tokens=25))
         tickets = [
             serves.submit(job([n] * 13, max_tokens=12)) for n in range(5)
@@ -638,7 +647,7 @@ def test_a_step_that_fails_ends_its_requests_only():
 def test_logits_that_are_no_numbers_end_one_request():
     with scheduler(Paged()) as serves:
         tickets = [serves.submit(job([id], max_tokens=3)) for id in (1, NOTHING, 2)]
-        with pytest.raises(Failed, match="broken"):
+        with pytest.raises(OperationalError, match="broken"):
             finish(tickets[1])
         assert [len(finish(tickets[n]).ids) for n in (0, 2)] == [3, 3]
 
@@ -706,10 +715,10 @@ def test_a_listener_that_raises_stops_its_request():
 @pytest.mark.parametrize(
     ("ids", "options", "error", "words"),
     [
-        ([1] * 64, {}, ContextFull, "64 ids long and the model's context holds 64"),
-        ([], {}, Refused, "prompt is empty"),
-        ([VOCAB], {}, Refused, "outside the model's 0 to 256"),
-        ([1], {"logit_bias": {VOCAB: 1.0}}, Refused, "names the id 257"),
+        ([1] * 64, {}, ContextFullError, "64 ids long and the model's context holds 64"),
+        ([], {}, UserError, "prompt is empty"),
+        ([VOCAB], {}, UserError, "outside the model's 0 to 256"),
+        ([1], {"logit_bias": {VOCAB: 1.0}}, UserError, "names the id 257"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_at_once(ids, options, error, words):
@@ -720,7 +729,7 @@ def test_what_cannot_be_honoured_is_refused_at_once(ids, options, error, words):
 
 
 def test_an_engine_for_one_text_is_refused():
-    with pytest.raises(Refused, match="reads one text only"):
+    with pytest.raises(UserError, match="reads one text only"):
         Scheduler(Model(Hashing(), Bytes()))
     assert END in Bytes.eos_ids
     assert not Ticket(job([1])).ended

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from cutaway.serve.pace import LATEST, LEAST, STRETCH, Pace
+from cutaway.generate.batch.prefill_budget import LATEST, LEAST, STRETCH, Pace
 
 
 def steps(an_id: float, grows: float = 0.0, held_up: float = 0.0, most: int = 256, length: int = 1500):

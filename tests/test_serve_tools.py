@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, chat
 from tests import inputs
 from tests.drawn import drawn
 from tests.serving import template
 
-from cutaway.serve import demand, tools  # isort: skip
-from cutaway.serve.arguments import KEY  # isort: skip
-from cutaway.serve.dialect import dialect  # isort: skip
-from cutaway.serve.marks import common_prefix  # isort: skip
+from cutaway.serve.tool_calls import parser, tool_grammar  # isort: skip
+from cutaway.serve.tool_calls.arguments import KEY  # isort: skip
+from cutaway.serve.tool_calls.tool_format import dialect  # isort: skip
+from cutaway.serve.tool_calls.delimiters import common_prefix  # isort: skip
 
 SCHEMAS = {
     "look": {
@@ -57,18 +57,21 @@ def tokenizer() -> Tokenizer:
 def test_the_format_is_found_and_read(name: str, tokenizer: Tokenizer) -> None:
     format = dialect(template(name), tokenizer)
     lead = "" if format.bare else "Let me see.\n"
-    said, calls = tools.parse(format, lead + KNOWN[name], SCHEMAS)
-    assert said == lead.strip() and calls == [tools.Call("look", '{"n": 1}')]
+    said, calls = parser.parse(format, lead + KNOWN[name], SCHEMAS)
+    assert said == lead.strip() and calls == [parser.Call("look", '{"n": 1}')]
 
 
 def test_several_calls(tokenizer: Tokenizer) -> None:
     format = dialect(template("mistralai-Mistral-Nemo-Instruct-2407"), tokenizer)
     one, two = ('{"name": "%s", "arguments": {"n": [{}]}, "id": "abc123456"}' % name for name in ("a", "b"))  # noqa: UP031
-    assert [call.name for call in tools.parse(format, f"[TOOL_CALLS][{one}, {two}]", SCHEMAS)[1]] == [
+    assert [call.name for call in parser.parse(format, f"[TOOL_CALLS][{one}, {two}]", SCHEMAS)[1]] == [
         "a",
         "b",
     ]
-    assert [call.name for call in tools.parse(format, f"[TOOL_CALLS] [{one},{two}", SCHEMAS)[1]] == ["a", "b"]
+    assert [call.name for call in parser.parse(format, f"[TOOL_CALLS] [{one},{two}", SCHEMAS)[1]] == [
+        "a",
+        "b",
+    ]
 
 
 @pytest.mark.parametrize("name", ["Qwen-Qwen2.5-7B-Instruct", "meta-llama-Llama-3.1-8B-Instruct"])
@@ -86,7 +89,7 @@ def test_several_calls(tokenizer: Tokenizer) -> None:
     ],
 )
 def test_what_is_no_call_is_said(name: str, text: str, tokenizer: Tokenizer) -> None:
-    assert tools.parse(dialect(template(name), tokenizer), text, SCHEMAS) == (text, [])
+    assert parser.parse(dialect(template(name), tokenizer), text, SCHEMAS) == (text, [])
 
 
 CALL = '<tool_call>\n{"name": "look", "arguments": %s'
@@ -116,9 +119,9 @@ CALL = '<tool_call>\n{"name": "look", "arguments": %s'
 def test_arguments_are_told_as_they_were_written(
     text: str, said: str, arguments: str, whole: bool, tokenizer: Tokenizer
 ) -> None:
-    listening = tools.Listening(dialect(template(), tokenizer), SCHEMAS)
+    listening = parser.Listening(dialect(template(), tokenizer), SCHEMAS)
     heard = [*listening.push(text), *listening.finish()]
-    assert tools.gathered(heard) == (said, [tools.Call("look", arguments)])
+    assert parser.gathered(heard) == (said, [parser.Call("look", arguments)])
     assert listening.whole == whole
 
 
@@ -145,19 +148,19 @@ def test_however_an_answer_is_cut_it_reads_the_same(
         "Hm.",
     ]
     text = "".join(data.draw(strategies.lists(strategies.sampled_from(parts), max_size=7)))
-    whole = tools.Listening(format, SCHEMAS)
-    told = tools.gathered([*whole.push(text), *whole.finish()])
+    whole = parser.Listening(format, SCHEMAS)
+    told = parser.gathered([*whole.push(text), *whole.finish()])
     cuts = data.draw(strategies.lists(strategies.integers(0, len(text)), max_size=30).map(sorted))
-    cut = tools.Listening(format, SCHEMAS)
+    cut = parser.Listening(format, SCHEMAS)
     heard = [one for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True) for one in cut.push(text[i:j])]
     heard += cut.finish()
-    assert tools.gathered(heard) == told and cut.whole == whole.whole
+    assert parser.gathered(heard) == told and cut.whole == whole.whole
     assert told[1] or told[0] == text
     assert all(one != "" for one in heard)
 
 
 def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
-    listening = tools.Listening(dialect(template(), tokenizer), SCHEMAS)
+    listening = parser.Listening(dialect(template(), tokenizer), SCHEMAS)
     written = [
         "Hm. ",
         "<tool",
@@ -169,10 +172,10 @@ def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
         "}\n</tool_",
     ]
     written += ["call>\n", '<tool_call>{"name":"stop","arguments":{}', "}</tool_call>"]
-    look, stop = tools.Begun("look"), tools.Begun("stop")
+    look, stop = parser.Begun("look"), parser.Begun("stop")
     assert [listening.push(part) for part in written] == [
-        ["Hm."], [], [], [], [look, tools.More('{"pl')], [tools.More('ace": "a')], [tools.More('"}')], [],
-        [], [stop, tools.More("{}")], [],
+        ["Hm."], [], [], [], [look, parser.More('{"pl')], [parser.More('ace": "a')], [parser.More('"}')], [],
+        [], [stop, parser.More("{}")], [],
     ]  # fmt: skip
     assert listening.finish() == [] and listening.whole
 
@@ -182,11 +185,11 @@ def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
 def test_random_tokens_under_a_demand_are_calls(name: str, several: bool, tokenizer: Tokenizer) -> None:
     format = dialect(template(name), tokenizer)
     for seed in range(4):
-        constraint = demand.demanded(format, SCHEMAS, tokenizer, several).begin(tokenizer)
+        constraint = tool_grammar.demanded(format, SCHEMAS, tokenizer, several).begin(tokenizer)
         text, ended = drawn(constraint, tokenizer, seed, most=150, eager=True)
         if not ended:
             continue
-        said, calls = tools.parse(format, text, SCHEMAS)
+        said, calls = parser.parse(format, text, SCHEMAS)
         assert said == "" and calls and (several or len(calls) == 1)
         for call in calls:
             arguments = json.loads(call.arguments)
@@ -207,7 +210,7 @@ def test_strict_arguments_are_kept_to_only_where_a_call_is_made(several: bool, t
         "<tool_call> what": False,
     }
     for text, fits in follows.items():
-        constraint = demand.optional(format, SCHEMAS, tokenizer, several).begin(tokenizer)
+        constraint = tool_grammar.optional(format, SCHEMAS, tokenizer, several).begin(tokenizer)
         assert allowed(constraint, tokenizer, text) == fits, text
 
 
@@ -305,11 +308,11 @@ def test_the_collection_is_the_one_that_is_counted() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_what_a_template_writes_is_read_back(name: str, tokenizer: Tokenizer) -> None:
     if name in REFUSED:
-        with pytest.raises(Refused, match=REFUSED[name]):
+        with pytest.raises(UserError, match=REFUSED[name]):
             dialect(template(name), tokenizer)
         return
     format, given = dialect(template(name), tokenizer), dict(GIVEN)
-    schemas: tools.Schemas = dict.fromkeys(NAMES, OBJECT)
+    schemas: parser.Schemas = dict.fromkeys(NAMES, OBJECT)
     if format.arguments is not None:
         given = {key: value for key, value in given.items() if format.arguments.form(KINDS[key]["type"])}
         form = format.arguments.form("string")
@@ -318,7 +321,7 @@ def test_what_a_template_writes_is_read_back(name: str, tokenizer: Tokenizer) ->
         given["zone"] = f"one{over} two{over}{over}three"  # a text that holds the mark at its end
     calls = 1 if name in NOT_AGAIN or name.startswith("meta-llama") else 2
     text = written(name, given, calls, tokenizer)
-    found = tools.parse(format, text, schemas)[1]
+    found = parser.parse(format, text, schemas)[1]
     wanted = [(tool, given) for tool in NAMES[:calls]]
     assert [(call.name, json.loads(call.arguments)) for call in found] == wanted
 
@@ -337,7 +340,7 @@ def parameters(**given: str) -> str:
 def read(text: str, properties: Any, tokenizer: Tokenizer, name: str = "Qwen3-Coder") -> Any:
     """The arguments of the one call, None if nothing is read."""
     schemas = {"look": {"type": "object", "properties": properties}}
-    calls = tools.parse(dialect(template(name), tokenizer), text, schemas)[1]
+    calls = parser.parse(dialect(template(name), tokenizer), text, schemas)[1]
     return json.loads(calls[0].arguments) if len(calls) == 1 else None
 
 
@@ -421,15 +424,15 @@ PYTHON = """{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_cal
 def test_a_list_of_calls_without_a_mark(tokenizer: Tokenizer) -> None:
     format = dialect(PYTHON, tokenizer)
     text = r'[look(place="a \"b\", c", n=1), stop()]'
-    said, calls = tools.parse(format, text, SCHEMAS)
+    said, calls = parser.parse(format, text, SCHEMAS)
     assert said == "" and [(call.name, json.loads(call.arguments)) for call in calls] == [
         ("look", {"place": 'a "b", c', "n": 1}),
         ("stop", {}),
     ]
-    assert tools.parse(format, f"I would: {text}", SCHEMAS)[1] == []
-    listening = tools.Listening(format, SCHEMAS)
+    assert parser.parse(format, f"I would: {text}", SCHEMAS)[1] == []
+    listening = parser.Listening(format, SCHEMAS)
     assert [listening.push(part) for part in ("[", text[1:])] == [[], []]
-    assert tools.gathered(listening.finish()) == ("", calls)
+    assert parser.gathered(listening.finish()) == ("", calls)
 
 
 MARKED = (
@@ -451,9 +454,9 @@ def test_random_tokens_under_a_demand_are_calls_with_marks(name: str, tokenizer:
     format = replace(dialect(template(name), tokenizer), thought=None)  # which at random would have no end
     ends = 0
     for seed in range(6):
-        constraint = demand.demanded(format, schemas, tokenizer, True).begin(tokenizer)
+        constraint = tool_grammar.demanded(format, schemas, tokenizer, True).begin(tokenizer)
         text, ended = drawn(constraint, tokenizer, seed, most=150, eager=True)
-        said, calls = tools.parse(format, text, schemas) if ended else ("", [])
+        said, calls = parser.parse(format, text, schemas) if ended else ("", [])
         assert bool(calls) == ended and said == ""
         ends += ended
         for call in calls:
@@ -482,7 +485,7 @@ def test_what_a_demand_lets_be_written(text: str, fits: bool, tokenizer: Tokeniz
     properties = SCHEMAS["look"]["properties"] | {"place": {"type": "string", "maxLength": 7}}
     schemas = {"look": SCHEMAS["look"] | {"properties": properties}}
     format = dialect(template("Qwen3-Coder"), tokenizer)
-    for make in (demand.demanded, demand.optional):
+    for make in (tool_grammar.demanded, tool_grammar.optional):
         assert allowed(make(format, schemas, tokenizer, True).begin(tokenizer), tokenizer, text) == fits
 
 
@@ -495,8 +498,8 @@ def test_what_a_demand_lets_be_written(text: str, fits: bool, tokenizer: Tokeniz
     ],
 )
 def test_what_a_demand_cannot_hold_is_named(schema: Any, named: str, tokenizer: Tokenizer) -> None:
-    with pytest.raises(Refused, match=named):
-        demand.demanded(dialect(template("Qwen3-Coder"), tokenizer), {"f": schema}, tokenizer, True)
+    with pytest.raises(UserError, match=named):
+        tool_grammar.demanded(dialect(template("Qwen3-Coder"), tokenizer), {"f": schema}, tokenizer, True)
 
 
 SPECIAL = """{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}<repo_name>
@@ -508,9 +511,9 @@ SPECIAL = """{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.t
 def test_marks_that_are_control_tokens_are_demanded_as_tokens(tokenizer: Tokenizer) -> None:
     format = dialect(SPECIAL, tokenizer)
     text = "<repo_name>look<file_sep>place=<filename>{}<filename><file_sep>n=22<issue_start>"
-    said, (call,) = tools.parse(format, text.format("a <b>"), SCHEMAS)
+    said, (call,) = parser.parse(format, text.format("a <b>"), SCHEMAS)
     assert said == "" and json.loads(call.arguments) == {"place": "a <b>", "n": 22}
-    grammar = demand.demanded(format, SCHEMAS, tokenizer, False)
+    grammar = tool_grammar.demanded(format, SCHEMAS, tokenizer, False)
     for place, fits in (("a <b>", True), ("<issue_start>", False)):
         ids = tokenizer.encode(text.format(place), special="allow")
         assert allowed(grammar.begin(tokenizer), tokenizer, ids) == fits
@@ -532,30 +535,30 @@ def test_marks_that_are_control_tokens_are_demanded_as_tokens(tokenizer: Tokeniz
 def test_a_thought_may_come_before_a_demanded_call(name: str, thoughts: Any, tokenizer: Tokenizer) -> None:
     format = dialect(template(name), tokenizer)
     assert format.arguments is not None
-    grammar = demand.demanded(format, SCHEMAS, tokenizer, True)
+    grammar = tool_grammar.demanded(format, SCHEMAS, tokenizer, True)
     call = format.head + "stop" + format.arguments.spelt({}) + format.tail
     for thought, fits in thoughts.items():
         constraint = grammar.begin(tokenizer)
         may = allowed(constraint, tokenizer, thought.lstrip() + call) and may_end(constraint, tokenizer)
         assert may == fits
-        assert not fits or tools.parse(format, thought + call, SCHEMAS)[1] == [tools.Call("stop", "{}")]
+        assert not fits or parser.parse(format, thought + call, SCHEMAS)[1] == [parser.Call("stop", "{}")]
 
 
 def test_a_call_that_is_only_thought_of_is_none(tokenizer: Tokenizer) -> None:
     format = dialect(template("Qwen3.5-4B"), tokenizer)
     text = f"I could say {parameters(place='x')}</think>\n\nNo."
-    assert tools.parse(format, text, SCHEMAS) == (text, [])
-    said, (call,) = tools.parse(format, f"{text}\n{parameters(place='y')}", SCHEMAS)
+    assert parser.parse(format, text, SCHEMAS) == (text, [])
+    said, (call,) = parser.parse(format, f"{text}\n{parameters(place='y')}", SCHEMAS)
     assert said == text and json.loads(call.arguments) == {"place": "y"}
 
 
 def test_templates_that_know_no_tools_are_refused(tokenizer: Tokenizer) -> None:
     plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    with pytest.raises(Refused, match="ask without tools"):
+    with pytest.raises(UserError, match="ask without tools"):
         dialect(plain, tokenizer)
 
 
 def test_a_call_is_not_demanded_inside_a_thought(tokenizer: Tokenizer) -> None:
     format = dialect(template("Qwen-QwQ-32B"), tokenizer)
-    with pytest.raises(Refused, match="begins an answer with a thought"):
-        demand.demanded(format, SCHEMAS, tokenizer, True)
+    with pytest.raises(UserError, match="begins an answer with a thought"):
+        tool_grammar.demanded(format, SCHEMAS, tokenizer, True)

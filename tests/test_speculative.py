@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import chi2
 
 import cutaway
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.generate import speculative
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.sample import Chooser, History, Settings
@@ -248,7 +248,7 @@ def test_engines_that_cannot_check_are_refused():
         vocab, max_context = 3, 10
         new_state = prefill = step = Table.step
 
-    with pytest.raises(Refused, match="cannot check guesses"):
+    with pytest.raises(UserError, match="cannot check guesses"):
         generate(Plain(), Three(), [0], Settings(), speculation=Speculation(Lookup()))
 
 
@@ -269,10 +269,10 @@ def test_smollm2_says_the_same_and_guesses_right(lm: LanguageModel):
 
 
 def test_what_cannot_guess_is_refused(lm: LanguageModel):
-    with pytest.raises(Refused, match='use "lookup" or a smaller model'):
+    with pytest.raises(UserError, match='use "lookup" or a smaller model'):
         lm.generate("x", speculate="luck")  # type: ignore[arg-type]
     for count in (0, 31):
-        with pytest.raises(Refused, match="the model has 30 layers"):
+        with pytest.raises(UserError, match="the model has 30 layers"):
             lm.first_layers(count)
 
 

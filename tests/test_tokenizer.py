@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cutaway import gguf
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, bpe, cache, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import EACH, FIRST, KEEP, ONE, Lead
-from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.spec import Parts
 from tests import inputs
 
 tried = settings(max_examples=200, deadline=None)
@@ -168,10 +168,10 @@ def test_pieces_of_control_tokens_stay_text(smollm2: Tokenizer, parts: list[str]
 def test_control_tokens_are_allowed_or_forbidden(smollm2: Tokenizer) -> None:
     text = "<|im_start|>user\nhi<|im_end|>"
     assert smollm2.encode(text, "allow") == [1, *smollm2.encode("user\nhi"), 2]
-    with pytest.raises(Refused, match=r"<\|im_end\|>.* at character 3"):
+    with pytest.raises(UserError, match=r"<\|im_end\|>.* at character 3"):
         smollm2.encode("abc<|im_end|>", special="forbid")
     assert smollm2.encode("abc", special="forbid") == smollm2.encode("abc")
-    with pytest.raises(Refused, match='"text", "allow" or "forbid"'):
+    with pytest.raises(UserError, match='"text", "allow" or "forbid"'):
         smollm2.encode("abc", special="maybe")
 
 
@@ -226,17 +226,17 @@ def test_arrays_batches_and_counts_are_the_same_ids(smollm2: Tokenizer) -> None:
         assert smollm2.encode_array(line).tolist() == smollm2.encode(line)
         assert smollm2.count(line) == len(smollm2.encode(line))
     assert smollm2.encode_batch([])[0].size == 0
-    with pytest.raises(Refused, match="this is one: give a list"):
+    with pytest.raises(UserError, match="this is one: give a list"):
         smollm2.encode_batch("one")
 
 
 def test_lone_surrogates_and_other_types_are_refused(smollm2: Tokenizer) -> None:
-    with pytest.raises(Refused, match=r"surrogate pair \(U\+D83D\) at character 1"):
+    with pytest.raises(UserError, match=r"surrogate pair \(U\+D83D\) at character 1"):
         smollm2.encode("a\ud83d")
-    with pytest.raises(Refused, match="surrogate"):
+    with pytest.raises(UserError, match="surrogate"):
         smollm2.count("\udc80")
     for bad in (-1, len(smollm2), 10**12):
-        with pytest.raises(Refused, match=f"{bad} is no id"):
+        with pytest.raises(UserError, match=f"{bad} is no id"):
             smollm2.decode([bad])
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from cutaway.cli import main
 from cutaway.commands.tokenizer_measure import declarations, parity
-from cutaway.errors import Refused
-from cutaway.tokenizer import Tokenizer, plain
-from cutaway.tokenizer.look import partial, pieces, unreachable
-from cutaway.tokenizer.parts import Parts
+from cutaway.errors import UserError
+from cutaway.tokenizer import Tokenizer, baselines
+from cutaway.tokenizer.introspection import partial, pieces, unreachable
+from cutaway.tokenizer.spec import Parts
 from tests import inputs
 from tests.test_tokenizer_formats import whole
 
@@ -153,9 +153,9 @@ def test_parity_is_over_the_articles_that_both_have(tmp_path: Path) -> None:
     assert [(language.name, language.articles) for language in languages if language.code == "xx"] == [
         ("XX", {1: "abcd", 2: "a&"})
     ]
-    assert parity(Tokenizer(plain.bytewise()), languages) == {"eng": 1.0, "xx": 1.5}
+    assert parity(Tokenizer(baselines.bytewise()), languages) == {"eng": 1.0, "xx": 1.5}
     (folder / "eng.html").unlink()
-    with pytest.raises(Refused, match="no declaration in English"):
+    with pytest.raises(UserError, match="no declaration in English"):
         declarations(folder)
 
 
@@ -180,7 +180,7 @@ def test_all_the_declarations_are_read() -> None:
     assert len(languages) == 532
     assert sum(len(language.articles) == 30 for language in languages) > 500
     some = [language for language in languages if language.code in ("eng", "deu_1996", "mya")]
-    ratios = parity(Tokenizer(plain.bytewise()), some)
+    ratios = parity(Tokenizer(baselines.bytewise()), some)
     assert ratios["eng"] == 1.0
     assert ratios["mya"] > 2 > ratios["deu_1996"] > 1
 

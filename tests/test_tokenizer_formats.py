@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cutaway import gguf
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.tokenizer import Tokenizer, compiled
 from cutaway.tokenizer.bpe import BYTES
 from tests import inputs
@@ -61,13 +61,13 @@ def test_a_small_file(tmp_path: Path) -> None:
 def test_ids_with_holes(tmp_path: Path) -> None:
     tok = load(tmp_path, whole(added_tokens=[{"id": 300, "content": "<s>", "special": True}]))
     assert len(tok) == 301
-    with pytest.raises(Refused, match="280 is no id"):
+    with pytest.raises(UserError, match="280 is no id"):
         tok.decode([280])
     metadata = tok.to_gguf(size=320)
     assert metadata["tokenizer.ggml.tokens"][280] == "[PAD280]"
     assert metadata["tokenizer.ggml.token_type"][[280, 300, 319]].tolist() == [5, 3, 5]
     assert Tokenizer.from_gguf(metadata).encode("<s>the", "allow") == [300, 257]
-    with pytest.raises(Refused, match="301 tokens, and the model's embedding 300 rows"):
+    with pytest.raises(UserError, match="301 tokens, and the model's embedding 300 rows"):
         tok.to_gguf(size=300)
 
 
@@ -131,7 +131,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("said", REFUSED)
 def test_what_is_not_supported_is_refused_by_name(said: str, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(UserError, match=said):
         load(tmp_path, whole(**REFUSED[said])).encode("the")
 
 
@@ -139,7 +139,7 @@ def test_a_hostile_pattern_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("cutaway.tokenizer.pretokenize.SECONDS", 0.2)
     split = {"type": "Split", "pattern": {"Regex": "(?:a|aa)+$"}, "behavior": "Isolated"}
     tok = load(tmp_path, whole(pre_tokenizer={"type": "Sequence", "pretokenizers": [split, LEVEL]}))
-    with pytest.raises(Refused, match="takes too long on this text"):
+    with pytest.raises(UserError, match="takes too long on this text"):
         tok.encode("a" * 60 + "b")
 
 
@@ -186,11 +186,11 @@ def test_a_template_in_its_own_file_wins(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_says_nonsense_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"generation_config.json: eos_token_id is 9999"):
+    with pytest.raises(UserError, match=r"generation_config.json: eos_token_id is 9999"):
         folder(tmp_path, generation_config__json={"eos_token_id": 9999})
-    with pytest.raises(Refused, match=r"tokenizer_config.json: bos_token is 7"):
+    with pytest.raises(UserError, match=r"tokenizer_config.json: bos_token is 7"):
         folder(tmp_path, tokenizer_config__json={"bos_token": 7}, generation_config__json={})
-    with pytest.raises(Refused, match="added_tokens_decoder: x is not a token"):
+    with pytest.raises(UserError, match="added_tokens_decoder: x is not a token"):
         folder(tmp_path, tokenizer_config__json={"added_tokens_decoder": {"x": {}}})
 
 
@@ -204,21 +204,21 @@ def test_a_folder_with_a_sentencepiece_model(tmp_path: Path) -> None:
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"holds no tokenizer.json"):
+    with pytest.raises(UserError, match=r"holds no tokenizer.json"):
         Tokenizer.load(tmp_path)
     (tmp_path / "x.txt").write_text("hello")
-    with pytest.raises(Refused, match=r"x.txt is no tokenizer that is known"):
+    with pytest.raises(UserError, match=r"x.txt is no tokenizer that is known"):
         Tokenizer.load(tmp_path / "x.txt")
-    with pytest.raises(Refused, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         Tokenizer.load(tmp_path / "absent.json")
     (tmp_path / "word.model").write_bytes(b"\x0a\x03\x0a\x01a\x12\x02\x18\x03")
-    with pytest.raises(Refused, match="SentencePiece word model"):
+    with pytest.raises(UserError, match="SentencePiece word model"):
         Tokenizer.load(tmp_path / "word.model")
 
 
 def test_writing_where_it_cannot_be_written_fails(tmp_path: Path) -> None:
     tok = load(tmp_path, whole())
-    with pytest.raises(Failed, match="cannot be written"):
+    with pytest.raises(OperationalError, match="cannot be written"):
         tok.save(tmp_path / "no" / "such" / "folder.json")
     tok.save(tmp_path / "again.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.json", "tokenizer.json"]
@@ -231,15 +231,15 @@ def test_a_rank_file_needs_a_pattern_and_takes_a_regex(tmp_path: Path) -> None:
     path = tmp_path / "small.tiktoken"
     tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"abc"]
     path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
-    with pytest.raises(Refused, match="give pattern="):
+    with pytest.raises(UserError, match="give pattern="):
         Tokenizer.load(path)
     tok = Tokenizer.load(path, pattern=r"\w+|\W+", special={"<|end|>": 258})
     assert tok.encode("abc ab") == [257, 32, 256]
     assert tok.encode("<|end|>", "allow") == [258]
     assert tok.eos_ids == (258,)
-    with pytest.raises(Refused, match="an id that is a rank"):
+    with pytest.raises(UserError, match="an id that is a rank"):
         Tokenizer.load(path, pattern="gpt2", special={"<|end|>": 5})
-    with pytest.raises(Refused, match="GGUF has no name"):
+    with pytest.raises(UserError, match="GGUF has no name"):
         tok.to_gguf()
 
 
@@ -249,7 +249,7 @@ def test_a_rank_file_needs_a_pattern_and_takes_a_regex(tmp_path: Path) -> None:
 def test_a_damaged_rank_file_is_refused(line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.tiktoken"
     path.write_bytes(b"Yg== 0\n" + line + b"\n")
-    with pytest.raises(Refused, match=r"x\.tiktoken"):
+    with pytest.raises(UserError, match=r"x\.tiktoken"):
         Tokenizer.load(path, pattern="gpt2")
 
 
@@ -302,7 +302,7 @@ def test_damaged_gguf_metadata_is_refused() -> None:
         ({"add_bos_token": "yes"}, "not bool"),
     ):
         metadata = good | {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(UserError, match=said):
             Tokenizer.from_gguf({key: value for key, value in metadata.items() if value is not None}).encode(
                 "the"
             )
@@ -318,7 +318,7 @@ def load_metadata() -> dict[str, Any]:
 
 
 def test_what_gguf_cannot_say_is_refused_or_told(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="normalised"):
+    with pytest.raises(UserError, match="normalised"):
         load(tmp_path, whole(normalizer={"type": "Lowercase"})).to_gguf()
     with pytest.warns(RuntimeWarning, match="NFC"):
         load(tmp_path, whole(normalizer={"type": "NFC"})).to_gguf()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.charsmap import Charsmap
 from tests import inputs
@@ -41,13 +41,15 @@ TEXT = "the <s> abc 12\n" * 3
 
 
 def survives(path: Path, **options: Any) -> bool:
-    """Whether the file was read and used, rather than refused. Anything but Refused is the test's failure."""
+    """Whether the file was read and used, rather than refused. Anything but UserError is the test's
+    failure.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             tok = Tokenizer.load(path, **options)
             tok.decode(tok.encode(TEXT, "allow"))
-    except Refused:
+    except UserError:
         return False
     return True
 
@@ -115,7 +117,7 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> 
     prepend = {"type": "Prepend", "prepend": "\ud800"}
     for changes in ({"normalizer": prepend}, {"model__vocab": {"\udc00": 0}}):
         path.write_text(json.dumps(whole(**changes)))
-        with pytest.raises(Refused, match="half a surrogate pair"):
+        with pytest.raises(UserError, match="half a surrogate pair"):
             Tokenizer.load(path)
     path.write_text(json.dumps(whole(normalizer={"type": "Prepend", "prepend": "\U0001f99c"})))
     assert Tokenizer.load(path).decode(Tokenizer.load(path).encode("a")) == "\U0001f99ca"
@@ -136,7 +138,7 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> 
 def test_json_bombs(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(data)
-    with pytest.raises(Refused):
+    with pytest.raises(UserError):
         Tokenizer.load(path)
 
 
@@ -146,7 +148,7 @@ def test_sequences_without_end(tmp_path: Path) -> None:
         nested = {"type": "Sequence", "normalizers": [nested]}
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(whole(normalizer=nested)))
-    with pytest.raises(Refused, match="20 deep"):
+    with pytest.raises(UserError, match="20 deep"):
         Tokenizer.load(path)
 
 
@@ -200,7 +202,7 @@ def test_fuzzed_sentencepiece_models(tmp_path: Path) -> None:
 def test_small_damaged_models(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.model"
     path.write_bytes(data)
-    with pytest.raises(Refused, match=r"x\.model"):
+    with pytest.raises(UserError, match=r"x\.model"):
         Tokenizer.load(path)
 
 
@@ -220,7 +222,7 @@ def test_maps_of_characters_that_point_outside() -> None:
         ):
             try:
                 Charsmap(data)("a text é 日本\x00", True, True)
-            except Refused:
+            except UserError:
                 continue
 
 

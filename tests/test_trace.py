@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from cutaway import tracing
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
@@ -150,16 +150,16 @@ def test_two_edits_of_one_value_follow_each_other() -> None:
 @pytest.mark.parametrize("name", ["blocks.9.out", "*.patern", "blocks.0.attention"])
 def test_a_name_that_never_appears_is_refused(name: str) -> None:
     model = decoder()
-    with pytest.raises(Refused, match="nothing named"), tracing(model, name, "embed"):
+    with pytest.raises(UserError, match="nothing named"), tracing(model, name, "embed"):
         _read(model)
-    with pytest.raises(Refused, match="nothing named"), tracing(model, edit={name: lambda value: value}):
+    with pytest.raises(UserError, match="nothing named"), tracing(model, edit={name: lambda value: value}):
         _read(model)
 
 
 def test_an_edit_of_another_shape_is_refused() -> None:
     model = decoder()
     with (
-        pytest.raises(Refused, match="must return the shape"),
+        pytest.raises(UserError, match="must return the shape"),
         tracing(model, edit={"embed": lambda x: x[:, 1:]}),
     ):
         _read(model)
@@ -168,7 +168,7 @@ def test_an_edit_of_another_shape_is_refused() -> None:
 def test_one_trace_at_a_time() -> None:
     model = decoder()
     with tracing(model, "embed"):
-        with pytest.raises(Refused, match="already open"), tracing(model):
+        with pytest.raises(UserError, match="already open"), tracing(model):
             pass
         _read(model)
 
@@ -219,7 +219,7 @@ def test_a_trace_keeps_what_was_asked_and_the_logits() -> None:
     assert set(trace) == {"blocks.0.middle", "logits"}
     assert trace["blocks.0.middle"].shape == (len(TEXT), 32)
     assert_close(trace.logits, _read(model)[0])
-    with pytest.raises(Refused, match="did not keep"):
+    with pytest.raises(UserError, match="did not keep"):
         trace.attention(0)
     assert set(Trace.of(model, Bytes(), TEXT)) == _vocabulary(model)
 
@@ -256,13 +256,13 @@ def test_norms_are_the_streams_lengths() -> None:
     [([], "no tokens"), ([1] * 65, "65 tokens.*at most 64"), ([256], "token 256"), ([-1], "token -1")],
 )
 def test_what_the_model_cannot_read_is_refused(ids: list[int], why: str) -> None:
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(UserError, match=why):
         Trace.of(decoder(), Bytes(), ids)
 
 
 def test_maps_that_would_not_fit_are_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cutaway.inspect.trace.MOST_BYTES", 4 * 3 * 4 * 2 * 10 * 10)
-    with pytest.raises(Refused, match=r"16 tokens.*up to 10"):
+    with pytest.raises(UserError, match=r"16 tokens.*up to 10"):
         Trace.of(decoder(), Bytes(), TEXT)
     Trace.of(decoder(), Bytes(), TEXT[:10])
     Trace.of(decoder(), Bytes(), TEXT, names=["blocks.*.out"])
@@ -272,5 +272,5 @@ def test_maps_that_would_not_fit_are_refused_with_both_numbers(monkeypatch: pyte
     "ask", [lambda t: t.attention(3), lambda t: t.top(1, 16), lambda t: t.attribution(position=-17)]
 )
 def test_layers_and_positions_that_are_not_there_are_refused(ask) -> None:
-    with pytest.raises(Refused, match="there is no"):
+    with pytest.raises(UserError, match="there is no"):
         ask(Trace.of(decoder(), Bytes(), TEXT))

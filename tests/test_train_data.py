@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cutaway.data import clean, packing, shards, words
 from cutaway.data.text import Source, documents
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from tests.training import Stream, folder_of_text
 
 
@@ -63,12 +63,12 @@ def test_a_folder_of_code(tmp_path: Path) -> None:
 )
 def test_a_broken_line_is_named(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "a.jsonl").write_text(content)
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(UserError, match=said):
         list(documents(Source(str(tmp_path / "a.jsonl"))))
 
 
 def test_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         list(documents(Source(str(tmp_path / "none"))))
 
 
@@ -147,7 +147,7 @@ def test_a_corrupt_shard_is_named(tmp_path: Path, vocabulary: Path) -> None:
     data = bytearray(file.read_bytes())
     data[100] ^= 1
     file.write_bytes(data)
-    with pytest.raises(Failed, match=r"00000\.tokens: is damaged"):
+    with pytest.raises(OperationalError, match=r"00000\.tokens: is damaged"):
         corpus.read(0, 10)
 
 
@@ -204,5 +204,5 @@ def test_a_mixture_has_its_shares_and_reads_each_source_in_its_order() -> None:
 
 
 def test_too_little_text_is_refused() -> None:
-    with pytest.raises(Refused, match="do not fill one row"):
+    with pytest.raises(UserError, match="do not fill one row"):
         packing.Span(Stream(), 0, 20, 16, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.train.log import Log
 
 
@@ -76,8 +76,8 @@ def test_weights_and_biases_gets_the_numbers(tmp_path: Path, monkeypatch: pytest
 
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="pip install wandb"):
+    with pytest.raises(UserError, match="pip install wandb"):
         Log(tmp_path, 0, False, "novels", {})
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match=r"pip install 'cutaway\[pretrain\]'"):
+    with pytest.raises(UserError, match=r"pip install 'cutaway\[pretrain\]'"):
         Log(tmp_path, 0, True, None, {})

@@ -17,8 +17,9 @@ import torch
 
 import cutaway
 from cutaway.cli import main
-from cutaway.errors import Failed, Refused
-from cutaway.train import checkpoint, config, loop, machine, start
+from cutaway.errors import OperationalError, UserError
+from cutaway.train import checkpoint, config, device, loop
+from cutaway.train import run as training_run
 from cutaway.weights import safetensors
 from tests import llama_cpp
 from tests.training import Quiet, folder_of_text, model, run, training
@@ -33,7 +34,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
     """The folder of a run that nobody stopped."""
     folder = tmp_path_factory.mktemp("unbroken")
-    start.pretrain(_run(texts), folder, Quiet())
+    training_run.pretrain(_run(texts), folder, Quiet())
     return folder
 
 
@@ -104,13 +105,13 @@ def test_a_precision_left_open_stays_what_it_was_begun_with(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_run = _run(texts, steps=2, precision="auto")
-    monkeypatch.setattr(machine, "precision", lambda wanted, device: "bfloat16")
-    start.pretrain(open_run, tmp_path / "run", Quiet())
+    monkeypatch.setattr(device, "precision", lambda wanted, device: "bfloat16")
+    training_run.pretrain(open_run, tmp_path / "run", Quiet())
     assert config.read(str(tmp_path / "run" / "run.yaml")).precision == "bfloat16"
-    monkeypatch.setattr(machine, "precision", lambda wanted, device: wanted.replace("auto", "float32"))
-    start.pretrain(open_run, tmp_path / "run", Quiet(), resume=True)
-    with pytest.raises(Refused, match="begun with another precision"):
-        start.pretrain(replace(open_run, precision="float32"), tmp_path / "run", Quiet(), resume=True)
+    monkeypatch.setattr(device, "precision", lambda wanted, device: wanted.replace("auto", "float32"))
+    training_run.pretrain(open_run, tmp_path / "run", Quiet(), resume=True)
+    with pytest.raises(UserError, match="begun with another precision"):
+        training_run.pretrain(replace(open_run, precision="float32"), tmp_path / "run", Quiet(), resume=True)
 
 
 def test_a_run_that_dies_goes_on_to_the_same_weights(unbroken: Path, texts: Path, tmp_path: Path) -> None:
@@ -119,9 +120,9 @@ def test_a_run_that_dies_goes_on_to_the_same_weights(unbroken: Path, texts: Path
             raise _Died
 
     with pytest.raises(_Died):
-        start.pretrain(_run(texts), tmp_path / "run", Quiet(die))
+        training_run.pretrain(_run(texts), tmp_path / "run", Quiet(die))
     watch = Quiet()
-    start.pretrain(_run(texts), tmp_path / "run", watch, resume=True)
+    training_run.pretrain(_run(texts), tmp_path / "run", watch, resume=True)
     assert "Going on after step 4." in watch.notes
     assert _weights(tmp_path / "run") == _weights(unbroken)
     exported = [folder / "model" / "model.safetensors" for folder in (tmp_path / "run", unbroken)]
@@ -142,11 +143,11 @@ def test_a_signal_saves_first(
             os.kill(os.getpid(), number)
 
     with pytest.raises(error) as left:
-        start.pretrain(_run(texts), tmp_path / "run", Quiet(ask))
+        training_run.pretrain(_run(texts), tmp_path / "run", Quiet(ask))
     if error is SystemExit:
         assert left.value.code == 143  # type: ignore[attr-defined]
     assert checkpoint.newest(tmp_path / "run" / loop.CHECKPOINTS, pytest.fail).name == "step-00000003"  # type: ignore[union-attr]
-    start.pretrain(_run(texts), tmp_path / "run", Quiet(), resume=True)
+    training_run.pretrain(_run(texts), tmp_path / "run", Quiet(), resume=True)
     assert _weights(tmp_path / "run") == _weights(unbroken)
 
 
@@ -154,7 +155,7 @@ def test_a_signal_saves_first(
 def test_the_newest_checkpoint_that_reads_whole_is_used(
     unbroken: Path, texts: Path, tmp_path: Path, damage: str
 ) -> None:
-    start.pretrain(_run(texts), tmp_path / "run", Quiet())
+    training_run.pretrain(_run(texts), tmp_path / "run", Quiet())
     newest = tmp_path / "run" / loop.CHECKPOINTS / "step-00000008"
     file = newest / "optimiser.safetensors"
     data = bytearray(file.read_bytes())
@@ -166,7 +167,7 @@ def test_the_newest_checkpoint_that_reads_whole_is_used(
     else:
         (newest / "sums.json" if damage == "sums" else file).unlink()
     watch = Quiet()
-    start.pretrain(_run(texts), tmp_path / "run", watch, resume=True)
+    training_run.pretrain(_run(texts), tmp_path / "run", watch, resume=True)
     assert any("step-00000008: is not whole" in note for note in watch.notes)
     assert "Going on after step 6." in watch.notes
     assert _weights(tmp_path / "run") == _weights(unbroken)
@@ -186,8 +187,8 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
         write(path, *rest)
 
     monkeypatch.setattr(checkpoint.safetensors, "write", full)
-    with pytest.raises(Failed, match="the disk is full"):
-        start.pretrain(_run(texts), tmp_path / "run", Quiet())
+    with pytest.raises(OperationalError, match="the disk is full"):
+        training_run.pretrain(_run(texts), tmp_path / "run", Quiet())
     folder = tmp_path / "run" / loop.CHECKPOINTS
     assert [checkpoint.damage(found) for found in checkpoint.every(folder)] == [None]
     assert not list(folder.glob(".*"))
@@ -199,20 +200,20 @@ def test_a_loss_that_is_no_number_changes_nothing() -> None:
     with torch.no_grad():
         made.model.norm.weight[0] = torch.nan
     before = [p.detach().clone() for p in made.names]
-    with pytest.raises(Failed, match=r"step 2: the loss is nan.*--resume"):
+    with pytest.raises(OperationalError, match=r"step 2: the loss is nan.*--resume"):
         made.advance()
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, made.names, strict=True))
     assert made.step == 1
 
 
 def test_going_on_with_another_run_is_refused(unbroken: Path, texts: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="already holds a run"):
-        start.pretrain(_run(texts), unbroken, Quiet())
-    with pytest.raises(Refused, match="another clip"):
-        start.pretrain(_run(texts, clip=2.0), unbroken, Quiet(), resume=True)
+    with pytest.raises(UserError, match="already holds a run"):
+        training_run.pretrain(_run(texts), unbroken, Quiet())
+    with pytest.raises(UserError, match="another clip"):
+        training_run.pretrain(_run(texts, clip=2.0), unbroken, Quiet(), resume=True)
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(Refused, match="holds something else"):
-        start.pretrain(_run(texts), tmp_path, Quiet())
+    with pytest.raises(UserError, match="holds something else"):
+        training_run.pretrain(_run(texts), tmp_path, Quiet())
 
 
 # ---- the command -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
-from cutaway.train import loss, machine
+from cutaway.train import device, loss
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
 from tests.laws.kinds import KINDS, attention
@@ -201,7 +201,7 @@ def test_every_mechanism_trains_through_the_same_loop(kind: str, precision: str)
 
 def test_a_precision_left_open_is_the_one_that_is_faster_here(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = {"bfloat16": 4.0, "float32": 2.0}
-    monkeypatch.setattr(machine, "peak", lambda device, precision: speeds[precision])
+    monkeypatch.setattr(device, "peak", lambda device, precision: speeds[precision])
     assert training(precision="auto").run.precision == "bfloat16"
     speeds["bfloat16"] = 2.1  # emulated, or hardly worth the rounding
     assert training(precision="auto").run.precision == "float32"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import cutaway
 from cutaway import native
 from cutaway.cli import main
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native import train as native_train
 from cutaway.tokenizer import bpe, bpe_train, training
-from cutaway.tokenizer.counts import Counts
-from cutaway.tokenizer.tally import packed
+from cutaway.tokenizer.word_counter import packed
+from cutaway.tokenizer.word_counts import Counts
 
 built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 CORPORA = st.dictionaries(st.text(alphabet="abc", min_size=1, max_size=24), st.integers(1, 9), max_size=8)
@@ -114,9 +114,9 @@ def test_the_door_refuses_what_does_not_fit() -> None:
         (symbols, offsets, -counts),
         (symbols, offsets, counts << 61),
     ):
-        with pytest.raises(Refused):
+        with pytest.raises(UserError):
             next(native_train.merges(*bad, 1, 5, 1))
-    with pytest.raises(Refused):
+    with pytest.raises(UserError):
         next(native_train.merges(*good, 1, 1 << 30, 1))
 
 
@@ -202,11 +202,11 @@ def test_the_command_trains_from_texts_and_from_counts(
 
 
 def test_mistakes_are_refused() -> None:
-    with pytest.raises(Refused, match="too small"):
+    with pytest.raises(UserError, match="too small"):
         cutaway.Tokenizer.train("abc", 256, special=["<s>"])
-    with pytest.raises(Refused, match="of that text"):
+    with pytest.raises(UserError, match="of that text"):
         cutaway.Tokenizer.train("abc", 300, special=["!"])
-    with pytest.raises(Refused, match="level"):
+    with pytest.raises(UserError, match="level"):
         cutaway.Tokenizer.train("abc", 300, level="word")
 
 

@@ -19,9 +19,9 @@ from tokenizers import Tokenizer as Judge
 from tokenizers import models, pre_tokenizers, trainers
 
 import cutaway
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import unigram_em, wordpiece_train
-from cutaway.tokenizer.counts import Counts
+from cutaway.tokenizer.word_counts import Counts
 from tests import inputs
 
 WORDS = st.dictionaries(
@@ -133,7 +133,7 @@ def test_unigram_of_hostile_corpora() -> None:
     assert unigram_em.train({"a": 1}, 10) == {"a": 0.0}
     assert set("".join(unigram_em.train({"a" * 100_000: 1}, 5))) == {"a"}
     assert unigram_em.train({"\0\0": 3}, 2)
-    with pytest.raises(Refused, match="too few"):
+    with pytest.raises(UserError, match="too few"):
         unigram_em.train({"abcdef": 1}, 5)
 
 
@@ -151,7 +151,7 @@ def test_they_become_tokenizers(kind: str, tmp_path: Path) -> None:
     assert judge.encode("the cat sat", add_special_tokens=False).ids == tok.encode("the cat sat")
     if kind == "unigram":
         assert tok.decode(tok.encode("the cat 🦜 hat")) == "the cat 🦜 hat"
-    with pytest.raises(Refused, match="no kind"):
+    with pytest.raises(UserError, match="no kind"):
         cutaway.Tokenizer.train(texts, 330, kind="word")
 
 
@@ -179,7 +179,7 @@ def test_wordpiece_by_likelihood_is_the_formula() -> None:
         p for word, n in words.items() for p in pairwise(wordpiece_train.spelt(word)) for _ in range(n)
     )
     assert max(both, key=lambda p: both[p] / (single[p[0]] * single[p[1]])) == learned[0]
-    with pytest.raises(Refused, match="rule"):
+    with pytest.raises(UserError, match="rule"):
         wordpiece_train.train(words, 12, "other")
-    with pytest.raises(Refused, match="too few"):
+    with pytest.raises(UserError, match="too few"):
         wordpiece_train.train(words, 3)

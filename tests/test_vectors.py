@@ -9,7 +9,7 @@ from cutaway.embedding import evaluate, neighbours, projection
 from cutaway.embedding.subwords import subwords
 from cutaway.embedding.vectors import Vectors
 from cutaway.embedding.watching import Watched
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.weights import vectors as files
 from tests import inputs
 
@@ -66,7 +66,7 @@ def test_fasttexts_grams_give_vectors_to_new_words(tmp_path: Path):
     expected = grams[[row - 3 for row in parts.rows("heres")]].mean(axis=0)
     np.testing.assert_array_equal(back.vector("heres"), expected)
     assert [near.word for near in back.nearest("heres", 3)] and back.nearest("here", 2)[0].word != "here"
-    with pytest.raises(Refused, match="no vector"):
+    with pytest.raises(UserError, match="no vector"):
         back.vector("zzz")
 
 
@@ -93,7 +93,7 @@ def test_fasttexts_grams_give_vectors_to_new_words(tmp_path: Path):
 )
 def test_damaged_files_are_refused(name: str, data: bytes, message: str, tmp_path: Path):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(UserError, match=message):
         files.read(tmp_path / name)
 
 
@@ -103,16 +103,16 @@ def test_every_cut_of_a_file_is_refused_or_shorter(tmp_path: Path):
         whole = (tmp_path / name).read_bytes()
         for size in range(0, len(whole) - 8, 7):
             (tmp_path / name).write_bytes(whole[:size])
-            with pytest.raises(Refused):
+            with pytest.raises(UserError):
                 files.read(tmp_path / name)
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path):
-    with pytest.raises(Refused, match="cannot stand in a text file"):
+    with pytest.raises(UserError, match="cannot stand in a text file"):
         files.write(tmp_path / "a.vec", some([" king", "b"]))
     files.write(tmp_path / "a.safetensors", some([" king", "b"]))
     assert list(files.read(tmp_path / "a.safetensors").words) == [" king", "b"]
-    with pytest.raises(Refused, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         files.write(tmp_path / "a.vec", Vectors(["a"], np.array([[np.inf]], np.float32)))
     assert not (tmp_path / "a.vec").exists()
 
@@ -209,9 +209,9 @@ def test_damaged_sets_are_refused(tmp_path: Path):
     path = tmp_path / "set"
     for data, message in ((b"a b\n", "set:1: expected"), (b"\xff\xfe", "not UTF-8")):
         path.write_bytes(data)
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             evaluate.similarity(some(), path)
-        with pytest.raises(Refused):
+        with pytest.raises(UserError):
             evaluate.analogies(some(), path)
 
 
@@ -225,7 +225,7 @@ def test_the_plane_is_that_of_the_singular_vectors():
     expected = (table - table.mean(0)) @ axes[:2].T
     np.testing.assert_allclose(np.abs(plane.points), np.abs(expected), atol=1e-2)
     assert plane.kept == pytest.approx((sizes[:2] ** 2).sum() / (sizes**2).sum(), abs=1e-6)
-    with pytest.raises(Refused, match="has no map"):
+    with pytest.raises(UserError, match="has no map"):
         projection.project(table[:2])
 
 

@@ -8,7 +8,7 @@ import torch
 
 import cutaway
 from cutaway.commands import verify as command
-from cutaway.errors import Failed
+from cutaway.errors import OperationalError
 from cutaway.inspect import verify
 from cutaway.lm import LanguageModel
 from cutaway.model.engine import DefinitionEngine
@@ -89,7 +89,7 @@ def test_the_command_says_what_it_found(
         return lm
 
     monkeypatch.setattr(cutaway, "load", broken)
-    with pytest.raises(Failed, match=r"disagrees from blocks.0.out on"):
+    with pytest.raises(OperationalError, match=r"disagrees from blocks.0.out on"):
         command.verify(str(folder), tokens=3)
     assert "blocks.0.out" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from cutaway import native
 from cutaway.embedding import corpus, glove, huffman, sampling, subwords, train, word2vec
 from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.sampling import Random
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.native.corpus import Counter, Dictionary
 from cutaway.native.word2vec import Draws, Learner, table
 
@@ -241,13 +241,13 @@ def test_a_word_at_a_pieces_border(offset: int, tmp_path: Path):
 
 def test_what_is_no_corpus_is_refused(tmp_path: Path):
     path = tmp_path / "corpus"
-    with pytest.raises(Refused, match="is not a file"):
+    with pytest.raises(UserError, match="is not a file"):
         corpus.vocabulary(path)
     path.write_bytes(b"a b c")
-    with pytest.raises(Refused, match="comes 5 times or more"):
+    with pytest.raises(UserError, match="comes 5 times or more"):
         corpus.vocabulary(path)
     path.write_bytes(b"\xff\xfe " * 9)
-    with pytest.raises(Refused, match="not UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8"):
         corpus.vocabulary(path)
 
 
@@ -257,7 +257,7 @@ def test_a_word_without_end_is_refused(pure: bool, tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(native, "available", lambda: False)
     path = tmp_path / "corpus"
     path.write_bytes(b"word " * 9 + b"x" * 300_000)
-    with pytest.raises(Refused, match="begins at byte 45 has more than 4096 bytes"):
+    with pytest.raises(UserError, match="begins at byte 45 has more than 4096 bytes"):
         corpus.vocabulary(path)
     path.write_bytes(b"word " * 9 + b"x" * 4096)
     assert corpus.vocabulary(path).words == ("word",)
@@ -267,7 +267,7 @@ def test_a_word_without_end_is_refused(pure: bool, tmp_path: Path, monkeypatch: 
 def test_a_corpus_that_vanishes_while_it_is_read(tmp_path: Path):
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
-        with Counter(1) as counter, pytest.raises(Failed, match="could not be read"):
+        with Counter(1) as counter, pytest.raises(OperationalError, match="could not be read"):
             counter.add(folder, 0, 1)
     finally:
         os.close(folder)
@@ -405,11 +405,11 @@ def test_arguments_are_checked_at_the_door():
             ({}, {"window": 0}, "cannot be learned"),
         ]
         for draws, other, message in wrong:
-            with pytest.raises(Refused, match=message):
+            with pytest.raises(UserError, match=message):
                 Learner(words, table(3, 4), table(3, 4), Draws(**(fine | draws)), **(rest | other))
-        with pytest.raises(Refused, match="not padded"):
+        with pytest.raises(UserError, match="not padded"):
             Learner(words, np.zeros((3, 4), np.float32), table(3, 4), Draws(**fine), **rest)
-        with pytest.raises(Refused, match="do not fit"):
+        with pytest.raises(UserError, match="do not fit"):
             Learner(words, table(2, 4), table(3, 4), Draws(**fine), **rest)
-    with pytest.raises(Refused, match="must differ"):
+    with pytest.raises(UserError, match="must differ"):
         Dictionary([b"a", b"a"])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention.parts.cost import Cost
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise Refused(
+            raise UserError(
                 f"attention: queries and keys cannot be compared in {self.size} numbers, it must be 1 or more"
             )
 

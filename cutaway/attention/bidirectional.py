@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cutaway.attention import gqa
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import All, Global, Near, Visibility
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.mixer import Memory
@@ -40,7 +40,7 @@ class Config(gqa.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reach is not None and self.reach < 0:
-            raise Refused(f"attention: a reach of {self.reach} sees nothing, it must be 0 or more")
+            raise UserError(f"attention: a reach of {self.reach} sees nothing, it must be 0 or more")
 
     @property
     def visibility(self) -> Visibility:
@@ -49,7 +49,7 @@ class Config(gqa.Config):
         return Near(self.reach) | Global(self.globals) if self.globals else Near(self.reach)
 
     def state(self) -> Memory:
-        raise Refused(
+        raise UserError(
             "attention: a token of an encoder reads what comes after it, so there is nothing to go on from"
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cutaway.attention import gqa
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Global, Random, Visibility, Window
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 COST = Cost(
     prefill="n min(n, window + globals + random block) h (k + v)",
@@ -39,7 +39,7 @@ class Config(gqa.Config):
         super().__post_init__()
         for name in ("window", "globals", "block", "random"):
             if getattr(self, name) < 1:
-                raise Refused(
+                raise UserError(
                     f"attention: {name} of {getattr(self, name)} sees nothing, it must be 1 or more"
                 )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cutaway.attention import gqa
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Chunk, Visibility
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.state import Ring
@@ -38,7 +38,7 @@ class Config(gqa.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.chunk < 1:
-            raise Refused(f"attention: a chunk of {self.chunk} tokens holds nothing, it must be 1 or more")
+            raise UserError(f"attention: a chunk of {self.chunk} tokens holds nothing, it must be 1 or more")
 
     @property
     def visibility(self) -> Visibility:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cutaway.attention import gqa
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import All, Visibility
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ class Config(gqa.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.position is not None or self.relative is not None:
-            raise Refused(
+            raise UserError(
                 "attention: two texts have no distance between them, cross-attention takes no position"
             )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Config(Recurring):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.conv < 0:
-            raise Refused(
+            raise UserError(
                 f"attention: a short convolution cannot see {self.conv} tokens, conv must be 0 or more"
             )
 

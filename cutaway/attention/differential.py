@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
 from cutaway.attention.parts.cost import Cost
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +42,7 @@ class Config(gqa.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kv_heads % 2:  # of which ``heads`` is a multiple
-            raise Refused(
+            raise UserError(
                 f"attention: differential heads come in pairs: {self.heads} over {self.kv_heads} do not"
             )
 

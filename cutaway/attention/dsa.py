@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.attention import mla
 from cutaway.attention.parts.cost import Cost
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ class Config(mla.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top_k < 1:
-            raise Refused(f"attention: choosing {self.top_k} keys reads nothing, top_k must be 1 or more")
+            raise UserError(f"attention: choosing {self.top_k} keys reads nothing, top_k must be 1 or more")
         if self.position is not None and self.position.size > self.index_size:
-            raise Refused(
+            raise UserError(
                 f"attention: {self.position.size} dimensions do not fit index heads of {self.index_size}"
             )
 

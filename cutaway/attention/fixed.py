@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cutaway.attention import gqa
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Chunk, Columns, Visibility
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 COST = Cost(
     prefill="n (min(n, chunk) + n summary / chunk) h (k + v) / 2",
@@ -31,7 +31,7 @@ class Config(gqa.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.summary <= self.chunk:
-            raise Refused(f"attention: {self.summary} tokens cannot sum up a chunk of {self.chunk}")
+            raise UserError(f"attention: {self.summary} tokens cannot sum up a chunk of {self.chunk}")
 
     @property
     def visibility(self) -> Visibility:

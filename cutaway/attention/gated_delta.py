@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 
 if TYPE_CHECKING:
@@ -44,9 +44,11 @@ class Config(Recurring):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.groups < 1 or self.heads % self.groups:
-            raise Refused(f"attention: {self.heads} value heads cannot share {self.groups} key heads evenly")
+            raise UserError(
+                f"attention: {self.heads} value heads cannot share {self.groups} key heads evenly"
+            )
         if self.conv < 1:
-            raise Refused(
+            raise UserError(
                 "attention: the short convolution sees the token itself at least, conv must be 1 or more"
             )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cutaway.attention.parts.cost import SOFTMAX
 from cutaway.attention.parts.heads import Heads
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 COST = SOFTMAX
 
@@ -20,7 +20,7 @@ class Config(Heads):
 
     def __post_init__(self) -> None:
         if self.kv_heads < 1 or self.heads % self.kv_heads:
-            raise Refused(
+            raise UserError(
                 f"attention: {self.heads} query heads cannot share {self.kv_heads} key-value heads evenly"
             )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cutaway.attention import local
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Global, Visibility, Window
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.state import Ring
@@ -38,7 +38,7 @@ class Config(local.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.globals < 1:
-            raise Refused(f"attention: {self.globals} global tokens are none: that is local attention")
+            raise UserError(f"attention: {self.globals} global tokens are none: that is local attention")
 
     @property
     def visibility(self) -> Visibility:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention.parts.cost import Cost
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +46,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
-            raise Refused(
+            raise UserError(
                 f"attention: a window of {self.window} source words is too narrow, it must be 1 or more"
             )
 
@@ -59,7 +59,7 @@ class Config:
     def weights(self, query: int, memory: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
         if self.score == "dot" and query != memory:
-            raise Refused(
+            raise UserError(
                 f"attention: a dot product needs equal sizes, not a query of {query} and a memory of {memory}"
             )
         shapes: dict[str, tuple[int, ...]] = {}

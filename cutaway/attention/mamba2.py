@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,11 +45,11 @@ class Config(Recurring):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.groups < 1 or self.heads % self.groups:
-            raise Refused(
+            raise UserError(
                 f"attention: {self.heads} heads cannot share {self.groups} groups of B and C evenly"
             )
         if self.conv < 1:
-            raise Refused(
+            raise UserError(
                 "attention: the short convolution sees the token itself at least, conv must be 1 or more"
             )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Visibility
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.position import rope
 
@@ -60,7 +60,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.position is not None and self.position.size > self.turned_size:
-            raise Refused(
+            raise UserError(
                 f"attention: {self.position.size} dimensions cannot be turned, kr has {self.turned_size}"
             )
 

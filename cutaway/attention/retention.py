@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.recurrent import Recurring
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.position import rope
 
@@ -40,7 +40,7 @@ class Config(Recurring):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.position is not None and self.position.grows:
-            raise Refused(
+            raise UserError(
                 "attention: retention remembers keys turned, so their scaling cannot grow with the text"
             )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cutaway.attention import local
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Sink, Visibility, Window
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from cutaway.attention.parts.state import Ring
@@ -39,7 +39,7 @@ class Config(local.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.first < 1:
-            raise Refused(
+            raise UserError(
                 f"attention: keeping the first {self.first} tokens keeps none: that is local attention"
             )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cutaway.attention import gqa
 from cutaway.attention.parts.cost import Cost
 from cutaway.attention.parts.visibility import Causal, Stride, Visibility, Window
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 COST = Cost(
     prefill="n (min(n, stride) + n / (2 stride)) h (k + v)",
@@ -31,7 +31,7 @@ class Config(gqa.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stride < 1:
-            raise Refused(f"attention: a stride of {self.stride} leads nowhere, it must be 1 or more")
+            raise UserError(f"attention: a stride of {self.stride} leads nowhere, it must be 1 or more")
 
     @property
     def visibility(self) -> Visibility:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from cutaway.attention.parts import kinds as registry
+from cutaway.attention.parts import registry as registry
 from cutaway.attention.parts.cost import at
-from cutaway.attention.parts.kinds import Kind, Sizes
+from cutaway.attention.parts.registry import Kind, Sizes
 from cutaway.commands.console import model_path, print_json, size
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cutaway.attention.parts.picture import Picture
+    from cutaway.attention.parts.mask_plot import Picture
 
 attention = App(name="attention", result_action="return_value")
 LONGEST = 128  # tokens that a drawing holds
@@ -65,7 +65,7 @@ def every(
         Print the list as JSON.
     """
     if tokens < 1:
-        raise Refused(f"--tokens is {tokens}: it must be 1 or more")
+        raise UserError(f"--tokens is {tokens}: it must be 1 or more")
     import cutaway
 
     sizes = _sizes(model, cutaway.load(model_path(model)).config)
@@ -113,12 +113,12 @@ def show(
         Print the matrix as JSON.
     """
     if not 1 <= length <= LONGEST:
-        raise Refused(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")
+        raise UserError(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")
     found = registry.kind(kind)
     chosen = _parsed(found, options | ({"seed": str(seed)} if "seed" in _options(found) else {}))
     config = found.like(SMALL, _to_scale(found, length, chosen) | chosen)
 
-    from cutaway.attention.parts.picture import draw
+    from cutaway.attention.parts.mask_plot import draw
 
     picture = draw(config, length, seed)
     own = [*found.usual, *found.config.__annotations__, *chosen]
@@ -133,7 +133,7 @@ def show(
 def _sizes(model: str, config: Any) -> Sizes:
     """The width, heads and sizes of a model's first layer."""
     if not config.blocks:
-        raise Refused(f"{model} has no layers, so its attention has no sizes")
+        raise UserError(f"{model} has no layers, so its attention has no sizes")
     first = config.blocks[0].attention
     groups = getattr(first, "groups", first.heads)
     return Sizes(config.width, first.heads, groups, first.key_size, first.values)
@@ -144,7 +144,7 @@ def _row(kind: Kind, sizes: Sizes, tokens: int, bits: int) -> dict[str, Any]:
     costs, told = asdict(kind.cost), {"kind": kind.name, "story": kind.story, "reads": kind.reads}
     try:
         config = kind.like(sizes, {})
-    except Refused as problem:
+    except UserError as problem:
         return told | {"refused": str(problem).removeprefix("attention: "), "cost": costs}
     letters = {"n": tokens, "s": tokens, "d": sizes.width}
     worked = {name: None if one is None else at(one, config, **letters) for name, one in costs.items()}
@@ -183,7 +183,9 @@ def _options(kind: Kind) -> list[str]:
 
 
 def _parsed(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
-    """The flags as what the mechanism takes. Refused for one it does not have, or a value of another type."""
+    """The flags as what the mechanism takes. UserError for one it does not have, or a value of another
+    type.
+    """
     from cutaway.model.config import from_dict, to_dict
 
     known = _options(kind)
@@ -191,12 +193,12 @@ def _parsed(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
     for name in values:
         if name not in known:
             flags = ", ".join(f"--{one.replace('_', '-')}" for one in known)
-            raise Refused(f"{kind.name} has no option --{name.replace('_', '-')}; it has {flags or 'none'}")
+            raise UserError(f"{kind.name} has no option --{name.replace('_', '-')}; it has {flags or 'none'}")
     whole = to_dict(kind.like(SMALL, {})) | values
     try:
         from_dict(whole, kind.config, kind.name)
-    except Refused as problem:
-        raise Refused(str(problem).replace(f"{kind.name}.", f"{kind.name}: --", 1)) from None
+    except UserError as problem:
+        raise UserError(str(problem).replace(f"{kind.name}.", f"{kind.name}: --", 1)) from None
     return values
 
 
@@ -318,7 +320,7 @@ def _matrix(picture: Picture, console: Console) -> None:
     columns = len(picture.seen[0])
     gap = " " if columns <= SPACED else ""
     if 3 + columns * (1 + len(gap)) > console.width:
-        raise Refused(
+        raise UserError(
             f"{columns} tokens need a terminal of {3 + columns * (1 + len(gap))} columns: "
             f"it has {console.width}; use a smaller --length, or --json"
         )

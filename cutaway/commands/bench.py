@@ -8,7 +8,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway import native
 from cutaway.commands.console import model_path, print_json
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.runtime.measure import DEPTH, PROMPT, TEXTS, figures
 
 ROWS = {
@@ -47,7 +47,7 @@ def bench(
     """
     absent = native.why_not()
     if absent is not None:
-        raise Refused(f"Only the native runtime is measured: {absent[0].lower()}{absent[1:]}")
+        raise UserError(f"Only the native runtime is measured: {absent[0].lower()}{absent[1:]}")
     path: Path = model_path(model)
     lm: Any = cutaway.load(path, engine="runtime")
     threads = native.threads()

@@ -14,8 +14,8 @@ from cyclopts import Parameter
 import cutaway
 from cutaway.commands.console import model_path, note, note_fallback
 from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending, shown
-from cutaway.errors import Failed, Refused
-from cutaway.generate.decode import ContextFull, Generation
+from cutaway.errors import OperationalError, UserError
+from cutaway.generate.decode import ContextFullError, Generation
 from cutaway.generate.sample import Settings
 
 DEFAULTS = {"temperature": 0.2, "top_p": 0.9}  # where the model brings no temperature of its own
@@ -113,18 +113,18 @@ class Conversation:
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise Failed(f"{path} cannot be written: {error.strerror}") from None
+            raise OperationalError(f"{path} cannot be written: {error.strerror}") from None
         return len(messages)
 
     @classmethod
     def read(cls, path: Path) -> "Conversation":
-        """A conversation that `save` wrote; Refused says which message does not fit."""
+        """A conversation that `save` wrote; UserError says which message does not fit."""
         try:
             messages = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise Refused(f"{path} cannot be read: {error.strerror}") from None
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
-            raise Refused(f"{path} is not JSON: {error}") from None
+            raise UserError(f"{path} is not JSON: {error}") from None
         conversation = cls()
         contents = [_content(messages, at, path) for at in range(_count(messages, path))]
         if contents and messages[0]["role"] == "system":
@@ -161,7 +161,7 @@ class Talk:
         for line in lines:
             try:
                 self.handle(line)
-            except (Refused, Failed) as error:
+            except (UserError, OperationalError) as error:
                 note(str(error))
             if self.ended:
                 return
@@ -194,8 +194,8 @@ class Talk:
                 sys.stdout.flush()
         except KeyboardInterrupt:
             stopped = True
-        except ContextFull as full:
-            raise Refused(f"{full}. {WAYS_OUT}") from None
+        except ContextFullError as full:
+            raise UserError(f"{full}. {WAYS_OUT}") from None
         print(flush=True)
         self._remember(Turn(question, "".join(said), stopped), done)
 
@@ -220,7 +220,7 @@ class Talk:
 
     def save(self, text: str) -> None:
         if not text:
-            raise Refused("/save needs a file's name: /save conversation.json")
+            raise UserError("/save needs a file's name: /save conversation.json")
         path = Path(text).expanduser()
         note(f"Saved {self.conversation.save(path)} messages to {path}.")
 
@@ -269,22 +269,22 @@ def _lines() -> Iterator[str]:
 
 def _count(messages: Any, path: Path) -> int:
     if not isinstance(messages, list):
-        raise Refused(f"{path} holds no list of messages: use a file that /save wrote")
+        raise UserError(f"{path} holds no list of messages: use a file that /save wrote")
     return len(messages)
 
 
 def _content(messages: list[Any], at: int, path: Path) -> str:
     message = messages[at]
     if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-        raise Refused(f'Message {at + 1} of {path} has no "content" text: use a file that /save wrote')
+        raise UserError(f'Message {at + 1} of {path} has no "content" text: use a file that /save wrote')
     begins = isinstance(messages[0], dict) and messages[0].get("role") == "system"
     expected = "system" if begins and at == 0 else ("user", "assistant")[(at - begins) % 2]
     if message.get("role") != expected:
-        raise Refused(
+        raise UserError(
             f"Message {at + 1} of {path} has the role {message.get('role')!r} where {expected!r} is expected"
         )
     if at == len(messages) - 1 and expected == "user":
-        raise Refused(
+        raise UserError(
             f"{path} ends with a question: end it with the assistant's answer, or remove message {at + 1}"
         )
     return message["content"]

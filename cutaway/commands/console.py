@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway import store
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 
 def note(text: str) -> None:
@@ -80,7 +80,7 @@ def model_path(source: str) -> Path:
     from cutaway.store import hub
 
     if not agrees(f"{source} is not on this machine. Fetch {size(hub.size(source))} from Hugging Face?"):
-        raise Refused(f"{source} was not fetched")
+        raise UserError(f"{source} was not fetched")
     return pull(source)
 
 

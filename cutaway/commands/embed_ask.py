@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.embed_source import known, opened
 from cutaway.embedding import neighbours
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from cutaway.embedding.vectors import Near, Vectors
@@ -48,7 +48,7 @@ def neighbors(
         Build an index (usearch) that may miss a neighbour: for many words in a table of millions.
     """
     if not words or count < 1:
-        raise Refused("give a word and a count of 1 or more: cutaway embed neighbors FILE WORD")
+        raise UserError("give a word and a count of 1 or more: cutaway embed neighbors FILE WORD")
     found = opened(source)
     for word in words:
         known(found, word)
@@ -110,7 +110,7 @@ def analogy(source: str, a: str, b: str, c: str, /, *, count: int = 5, as_json: 
         How many answers.
     """
     if count < 1:
-        raise Refused("give a count of 1 or more")
+        raise UserError("give a count of 1 or more")
     found = opened(source)
     for word in (a, b, c):
         known(found, word)

@@ -11,7 +11,7 @@ from cutaway.commands import console
 from cutaway.commands.embed_source import opened
 from cutaway.embedding import map
 from cutaway.embedding.projection import Method
-from cutaway.errors import Failed
+from cutaway.errors import OperationalError
 
 
 def project(
@@ -48,7 +48,7 @@ def project(
     try:
         output.write_text(document, encoding="utf-8")
     except OSError as problem:
-        raise Failed(f"{output} could not be written: {problem.strerror}") from problem
+        raise OperationalError(f"{output} could not be written: {problem.strerror}") from problem
     print(f"{output}: {console.size(len(document.encode()))}")
     if open_page:
         import webbrowser

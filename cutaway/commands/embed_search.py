@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cutaway import lm, store
 from cutaway.commands import console
 from cutaway.embedding.search import Hit, Index, Update
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 SHOWN = 300  # characters of a passage
 
@@ -55,9 +55,9 @@ def search(
         Print the passages as JSON.
     """
     if count < 1:
-        raise Refused(f"--count {count} asks for nothing: use 1 or more")
+        raise UserError(f"--count {count} asks for nothing: use 1 or more")
     if not folder.is_dir():
-        raise Refused(f"{folder}: there is no such folder to search in")
+        raise UserError(f"{folder}: there is no such folder to search in")
     path = console.model_path(model)
     home = index or store.home() / "search" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     reader = lm.load(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.commands import console
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.weights import load, vectors
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def known(found: Vectors, word: str) -> None:
     """Refuse a word that has no vector, with what may have been meant."""
     try:
         found.vector(word)
-    except Refused as problem:
+    except UserError as problem:
         spaced = f" {word}"
         hint = f"; its token {spaced!r} begins with a space" if spaced in found else ""
-        raise Refused(f"{problem}{hint}") from None
+        raise UserError(f"{problem}{hint}") from None

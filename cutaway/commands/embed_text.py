@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from cutaway import lm
 from cutaway.commands import console
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 SHOWN = 4  # numbers of a vector that a line has room for
 
@@ -51,9 +51,9 @@ def text(
     """
     every = [*texts, *(_lines(file) if file else ())]
     if not every:
-        raise Refused('there is no text: `cutaway embed text "A first" "A second"`, or --file')
+        raise UserError('there is no text: `cutaway embed text "A first" "A second"`, or --file')
     if output is not None and output.suffix != ".npy":
-        raise Refused(f"{output}: vectors are written as .npy: give such a name")
+        raise UserError(f"{output}: vectors are written as .npy: give such a name")
     vectors = lm.load(console.model_path(model)).embed(every, pooling, truncate=truncate)
     if output is not None:
         _write(output, vectors)
@@ -70,16 +70,16 @@ def _lines(file: Path) -> list[str]:
     try:
         return file.read_text("utf-8").splitlines()
     except OSError as problem:
-        raise Refused(f"{file}: cannot be read ({problem.strerror})") from None
+        raise UserError(f"{file}: cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError:
-        raise Refused(f"{file}: is not UTF-8 text") from None
+        raise UserError(f"{file}: is not UTF-8 text") from None
 
 
 def _write(output: Path, vectors: np.ndarray) -> None:
     try:
         np.save(output, vectors)
     except OSError as problem:
-        raise Failed(f"{output}: could not be written ({problem.strerror})") from problem
+        raise OperationalError(f"{output}: could not be written ({problem.strerror})") from problem
 
 
 def _table(texts: list[str], vectors: np.ndarray) -> list[str]:

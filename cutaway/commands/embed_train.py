@@ -20,7 +20,7 @@ from cutaway.embedding import train as learning
 from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.vectors import Vectors
 from cutaway.embedding.watching import Watched
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.weights import vectors as files
 
 Flag = Parameter(negative=())
@@ -99,9 +99,9 @@ def train(
         Print one JSON document.
     """
     if output.exists() and not force:
-        raise Refused(f"{output} is there already: give --force to replace it, or another --output")
+        raise UserError(f"{output} is there already: give --force to replace it, or another --output")
     if not output.parent.is_dir():
-        raise Refused(f"{output} cannot be written, because its folder does not exist")
+        raise UserError(f"{output} cannot be written, because its folder does not exist")
     _check(kind, negative, hierarchical, sample, x_max)
     count = native.threads() if threads is None else threads
     known = _vocabulary(file, min_count, count)
@@ -137,13 +137,13 @@ def _check(
     kind: str, negative: int | None, hierarchical: bool, sample: float | None, x_max: float | None
 ) -> None:
     if hierarchical and negative is not None:
-        raise Refused("--hierarchical is used instead of --negative: give one of them")
+        raise UserError("--hierarchical is used instead of --negative: give one of them")
     if negative == 0:
-        raise Refused("--negative 0 leaves nothing to tell words from: give 1 or more, or --hierarchical")
+        raise UserError("--negative 0 leaves nothing to tell words from: give 1 or more, or --hierarchical")
     if kind == "glove" and (negative is not None or hierarchical or sample is not None):
-        raise Refused("glove fits counts: it has no --negative, --hierarchical or --sample")
+        raise UserError("glove fits counts: it has no --negative, --hierarchical or --sample")
     if kind != "glove" and x_max is not None:
-        raise Refused(f"--x-max is glove's, and the kind is {kind}")
+        raise UserError(f"--x-max is glove's, and the kind is {kind}")
 
 
 def _vocabulary(file: Path, least: int, threads: int) -> Vocabulary:
@@ -163,7 +163,7 @@ def _watched(words: tuple[str, ...], known: Vocabulary) -> Watched | None:
     ids = {word: id for id, word in enumerate(known.words)} if words else {}
     for word in words:
         if word not in ids:
-            raise Refused(f"{word!r} cannot be watched: the vocabulary lacks it (see --min-count)")
+            raise UserError(f"{word!r} cannot be watched: the vocabulary lacks it (see --min-count)")
     return Watched({word: ids[word] for word in words}, known.words) if words else None
 
 

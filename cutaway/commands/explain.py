@@ -16,14 +16,14 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands.console import model_path, note, print_json, size
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cutaway.inspect.explanation import Story
+    from cutaway.inspect.page_data import Sheet
     from cutaway.inspect.paths import Reading
-    from cutaway.inspect.sheet import Sheet
-    from cutaway.inspect.story import Story
     from cutaway.lm import LanguageModel
     from cutaway.model.decoder import Decoder
     from cutaway.tokenizer.chat import Rendered
@@ -100,18 +100,18 @@ def explain(
         Print the whole story as one JSON document, every number at full precision.
     """
     if not text:
-        raise Refused("there is nothing to follow: the text is empty")
+        raise UserError("there is nothing to follow: the text is empty")
     if top < 1:
-        raise Refused(f"--top is {top}: it must be 1 or more")
+        raise UserError(f"--top is {top}: it must be 1 or more")
     two = compare is not None or compare_model is not None
     if compare == "":
-        raise Refused("there is nothing to compare with: the other text is empty")
+        raise UserError("there is nothing to compare with: the other text is empty")
     if two and (ablate or steer or patch is not None):
-        raise Refused("--compare shows two as they are: leave out --ablate, --steer and --patch")
+        raise UserError("--compare shows two as they are: leave out --ablate, --steer and --patch")
     if paths and (two or ablate or steer or patch is not None or html or open_page):
-        raise Refused("--paths shows how the model reads: leave out the options that change or draw it")
+        raise UserError("--paths shows how the model reads: leave out the options that change or draw it")
     if patch is not None and (html or open_page):
-        raise Refused("--patch is told in the terminal: leave out --html and --open, or use --compare")
+        raise UserError("--patch is told in the terminal: leave out --html and --open, or use --compare")
     strengths = [_strength(one) for one in steer]
     lm = cutaway.load(model_path(model), engine="definition")
     if paths:
@@ -158,16 +158,16 @@ def _story(
     ablate: tuple[str, ...],
     strengths: list[Strength],
 ) -> Story:
-    from cutaway.inspect import story
+    from cutaway.inspect import explanation
     from cutaway.inspect.trace import Trace
 
     edit = _edit(lm.model, ablate, strengths)
-    trace = Trace.of(lm.model, lm.tokenizer, ids, story.names(lm.model))
-    told = story.tell(trace, top)
+    trace = Trace.of(lm.model, lm.tokenizer, ids, explanation.names(lm.model))
+    told = explanation.tell(trace, top)
     if edit:
         after = Trace.of(lm.model, lm.tokenizer, ids, ("logits",), edit)
-        told = replace(told, change=story.changed(trace, after, _changes(ablate, strengths), top))
-    return told if other is None else replace(told, patch=story.patched(trace, other))
+        told = replace(told, change=explanation.changed(trace, after, _changes(ablate, strengths), top))
+    return told if other is None else replace(told, patch=explanation.patched(trace, other))
 
 
 def _edit(model: Decoder, ablate: tuple[str, ...], strengths: list[Strength]) -> dict[str, Edit]:
@@ -196,11 +196,11 @@ def _strength(given: str) -> Strength:
             raise ValueError
         value = float(strength)
     except ValueError:
-        raise Refused(
+        raise UserError(
             f"--steer is {given!r}: it must be FILE:STRENGTH, such as calm.safetensors:0.8"
         ) from None
     if not Path(path).exists():
-        raise Refused(f"--steer: there is no file {path}")
+        raise UserError(f"--steer: there is no file {path}")
     return path, value
 
 
@@ -230,10 +230,10 @@ def _other(lm: LanguageModel, compare_model: str | None) -> LanguageModel:
 
 
 def _sheet(lm: LanguageModel, ids: list[int], name: str, edit: Mapping[str, Edit] | None = None) -> Sheet:
-    from cutaway.inspect import sheet
+    from cutaway.inspect import page_data
     from cutaway.inspect.trace import Trace
 
-    return sheet.draw(Trace.of(lm.model, lm.tokenizer, ids, sheet.names(lm.model), edit), name)
+    return page_data.draw(Trace.of(lm.model, lm.tokenizer, ids, page_data.names(lm.model), edit), name)
 
 
 def _page(sheets: list[Sheet], target: Path | None, open_page: bool) -> None:
@@ -244,10 +244,10 @@ def _page(sheets: list[Sheet], target: Path | None, open_page: bool) -> None:
     try:
         target.write_text(page(sheets), encoding="utf-8")
     except OSError as problem:
-        raise Failed(f"the page could not be written to {target}: {problem.strerror}") from None
+        raise OperationalError(f"the page could not be written to {target}: {problem.strerror}") from None
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
     if open_page and not webbrowser.open(target.resolve().as_uri()):
-        raise Failed(f"no browser could be opened: open {target} yourself")
+        raise OperationalError(f"no browser could be opened: open {target} yourself")
 
 
 def _paths(lm: LanguageModel, ids: list[int], model: str, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, print_json
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece
 from cutaway.generate.sample import Settings
 
@@ -122,7 +122,7 @@ def generate(
         A smaller model of the same vocabulary that writes ahead; as --speculate otherwise.
     """
     if speculate is not None and draft is not None:
-        raise Refused("--speculate lookup and --draft are two ways to guess: give one of them")
+        raise UserError("--speculate lookup and --draft are two ways to guess: give one of them")
     text = prompt_text(prompt, file)
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     Settings(**options)  # refused before anything is loaded
@@ -146,9 +146,9 @@ def generate(
 def prompt_text(prompt: str | None, file: Path | None) -> str:
     """The prompt from the one place it was given in: an argument, standard input or a file."""
     if (prompt is None) == (file is None):
-        raise Refused('Give the prompt once: as text, as "-" for standard input, or with --file')
+        raise UserError('Give the prompt once: as text, as "-" for standard input, or with --file')
     if prompt is not None and re.fullmatch(r"--?[a-z][a-z-]*(=.*)?", prompt, re.I):
-        raise Refused(f'There is no option {prompt}: if it is the prompt, give it through --file or "-"')
+        raise UserError(f'There is no option {prompt}: if it is the prompt, give it through --file or "-"')
     if prompt is not None and prompt != "-":
         return prompt
     where = "standard input" if file is None else str(file)
@@ -156,9 +156,9 @@ def prompt_text(prompt: str | None, file: Path | None) -> str:
         raw = sys.stdin.buffer.read() if file is None else file.read_bytes()
         return raw.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise Refused(f"The prompt in {where} is not UTF-8: byte {error.start} is wrong") from None
+        raise UserError(f"The prompt in {where} is not UTF-8: byte {error.start} is wrong") from None
     except OSError as error:
-        raise Refused(f"The prompt in {where} cannot be read: {error.strerror}") from None
+        raise UserError(f"The prompt in {where} cannot be read: {error.strerror}") from None
 
 
 def shown(text: str) -> str:
@@ -258,7 +258,7 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(id), float(value)
     except ValueError:
-        raise Refused(f"--logit-bias is {text!r}: it must be ID=NUMBER, such as 42=-5") from None
+        raise UserError(f"--logit-bias is {text!r}: it must be ID=NUMBER, such as 42=-5") from None
 
 
 # Control characters as their pictures (ESC as ␛), all but tab and newline; those above ASCII as U+FFFD.

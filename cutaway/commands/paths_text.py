@@ -12,7 +12,7 @@ from rich.text import Text
 from cutaway.commands.story_text import ACCENT, QUIET, WIDTH
 
 if TYPE_CHECKING:
-    from cutaway.attention.parts.paths import Choice
+    from cutaway.attention.backends import Choice
     from cutaway.inspect.paths import Layer, Reading
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.train import config
 from cutaway.train import plan as paper
 
@@ -45,7 +45,7 @@ def plan(
     if not run.model.vocab:
         size = run.data.tokenizer.removeprefix("bpe:")
         if not size.isdecimal():
-            raise Refused(
+            raise UserError(
                 "plan: the vocabulary's size is not known before its tokenizer: give --model.vocab SIZE"
             )
         run = replace(run, model=replace(run.model, vocab=int(size)))

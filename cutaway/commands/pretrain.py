@@ -51,12 +51,13 @@ def pretrain(
     """
     run = config.read(source, changes)
     folder = out or Path("runs") / Path(source).stem
-    from cutaway.train import distributed, start
+    from cutaway.train import distributed
+    from cutaway.train.run import pretrain as train
 
     with distributed.joined(run) as world:
         watch = _Watch(run, shown=world.rank == 0)
         try:
-            start.pretrain(run, folder, watch, resume=resume, world=world)
+            train(run, folder, watch, resume=resume, world=world)
         finally:
             watch.close()
         watch.note(f'{folder}: trained. `cutaway generate "..." --model {folder}` continues a text.')

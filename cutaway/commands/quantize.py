@@ -10,10 +10,11 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
-from cutaway.weights import load, quantise, save
+from cutaway.weights import load, save
+from cutaway.weights import quantize as quantizing
 
 Kind = Literal["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"]
 SAMPLES = 4  # windows that the model writes itself where no text is given
@@ -66,7 +67,7 @@ def quantize(
     path = console.model_path(source)
     target = output or Path(f"{path.stem}-{type}.gguf")
     if target.suffix != ".gguf":
-        raise Refused(f"{target}: quantised weights are written as GGUF: give a name that ends in .gguf")
+        raise UserError(f"{target}: quantised weights are written as GGUF: give a name that ends in .gguf")
     texts = {each: _read(each) for each in (calibration, text) if each is not None}  # before long work
     save.check_free(target, "gguf", force)
     checkpoint = load.read(path)
@@ -75,7 +76,7 @@ def quantize(
         seen = (
             None if calibration is None else _importance(path, texts[calibration], _steps(bar, "Calibrating"))
         )
-        made = quantise.quantised(checkpoint, type, seen)
+        made = quantizing.quantised(checkpoint, type, seen)
         progress = _steps(bar, f"Writing {target}")
         saved = save.write(target, made.checkpoint, "gguf", force=force, progress=progress)
         cost = _cost(*measured, target, bar) if measured else None
@@ -97,21 +98,21 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except OSError as problem:
-        raise Refused(f"{path}: cannot be read ({problem.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError:
-        raise Refused(f"{path}: is not UTF-8 text") from None
+        raise UserError(f"{path}: is not UTF-8 text") from None
 
 
 def _steps(bar: Any, doing: str) -> Callable[[int, int], None]:
     return lambda done, total: bar(doing, done, total)
 
 
-def _importance(path: Path, text: str, progress: Callable[[int, int], None]) -> quantise.Importance:
+def _importance(path: Path, text: str, progress: Callable[[int, int], None]) -> quantizing.Importance:
     from cutaway.inspect.importance import importance
 
     lm = cutaway.load(path, engine="definition")
     if lm.is_encoder:
-        raise Refused(f"{path}: is an encoder, and only decoders are calibrated: leave --calibration out")
+        raise UserError(f"{path}: is an encoder, and only decoders are calibrated: leave --calibration out")
     return importance(lm.model, lm.ids(text), progress)
 
 
@@ -121,13 +122,15 @@ def _to_measure(
     """The model to compare with, how many tokens a window takes, and the ids of the text if one is given."""
     lm: Any = cutaway.load(path)
     if lm.is_encoder:
-        raise Refused(f"{path}: is an encoder, and only decoders are measured: add --no-measure")
+        raise UserError(f"{path}: is an encoder, and only decoders are measured: add --no-measure")
     window = min(scoring.WINDOW, lm.config.context // 2 * 2)
     if text is None:
         return lm, window, None
     ids = lm.tokenizer.encode(texts[text])
     if len(ids) < window:
-        raise Refused(f"{text}: has {len(ids)} tokens, and {window} are measured at once: give a longer text")
+        raise UserError(
+            f"{text}: has {len(ids)} tokens, and {window} are measured at once: give a longer text"
+        )
     return lm, window, ids
 
 
@@ -145,7 +148,7 @@ def _cost(reference: Any, window: int, ids: list[int] | None, target: Path, bar:
 def _written(lm: Any, window: int, progress: Callable[[int, int], None]) -> list[int]:
     """Windows of what the model writes by itself, each from its begin token."""
     if lm.tokenizer.bos is None:
-        raise Refused("The tokenizer has no begin token to write a text from: give one with --text")
+        raise UserError("The tokenizer has no begin token to write a text from: give one with --text")
     ids: list[int] = []
     for seed in range(SAMPLES):
         ids.append(lm.tokenizer.bos)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, size
 from cutaway.commands.generate import Engine
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the one that writes to clients
@@ -110,7 +110,7 @@ def serve(
     lm = _loaded(model, engine, chat_template)
     service = _service(lm, name or _own_name(model), limits, log_prompts)
     from cutaway.serve.app import build
-    from cutaway.serve.guard import Gate
+    from cutaway.serve.auth import Gate
     from cutaway.serve.service import ready
 
     ready(service)
@@ -182,9 +182,9 @@ def _curl(service: Any, address: str, locked: bool) -> list[str]:
 def _safe(host: str, key: str | None, unsafe: bool) -> None:
     """Refuses to open the server to others without a key, unless that is said."""
     if key is not None and (len(key) < 8 or not key.isascii() or not key.isprintable()):
-        raise Refused("The API key must be 8 or more printable ASCII characters")
+        raise UserError("The API key must be 8 or more printable ASCII characters")
     if host not in LOOPBACK and key is None and not unsafe:
-        raise Refused(
+        raise UserError(
             f"{host} can be reached by others: set CUTAWAY_API_KEY or --api-key so that only who knows the "
             "key can ask, or say --unsafe-no-key"
         )
@@ -198,7 +198,7 @@ def _libraries() -> Any:
         import sse_starlette
         import uvicorn
     except ImportError as error:
-        raise Refused(
+        raise UserError(
             f"Serving needs {error.name}, which is not installed: pip install 'cutaway[serve]'"
         ) from None
     del fastapi, llguidance, prometheus_client, sse_starlette
@@ -208,7 +208,7 @@ def _libraries() -> Any:
 def _positive(options: dict[str, float]) -> None:
     for name, value in options.items():
         if value <= 0:
-            raise Refused(f"{name} is {value}: it must be above 0")
+            raise UserError(f"{name} is {value}: it must be above 0")
 
 
 def _loaded(model: str, engine: Any, template: Path | None) -> Any:
@@ -219,7 +219,7 @@ def _loaded(model: str, engine: Any, template: Path | None) -> Any:
         try:
             text = template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise Refused(f"The chat template {template} cannot be read: {error}") from None
+            raise UserError(f"The chat template {template} cannot be read: {error}") from None
         lm.checkpoint = replace(lm.checkpoint, chat_template=text)
     if not lm.is_encoder:
         note_fallback(lm)
@@ -227,7 +227,7 @@ def _loaded(model: str, engine: Any, template: Path | None) -> Any:
 
 
 def _service(lm: Any, name: str, limits: Any, log_prompts: bool) -> Any:
-    from cutaway.serve.engine import Scheduler
+    from cutaway.generate.batch.scheduler import Scheduler
     from cutaway.serve.metrics import Metrics
     from cutaway.serve.service import Service
 
@@ -256,7 +256,7 @@ def _bound(config: Any) -> Any:
         made.listen(config.backlog)
     except (OSError, OverflowError) as error:
         made.close()
-        raise Failed(f"Cannot listen on {config.host}, port {config.port}: {error}") from None
+        raise OperationalError(f"Cannot listen on {config.host}, port {config.port}: {error}") from None
     return made
 
 

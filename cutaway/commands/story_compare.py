@@ -16,7 +16,7 @@ from rich.text import Text
 from cutaway.commands.story_text import ACCENT, QUIET, WIDTH, bar, drawn, percent, signed, table, token
 
 if TYPE_CHECKING:
-    from cutaway.inspect.story import LensRow, Story
+    from cutaway.inspect.explanation import LensRow, Story
 
 NEXT = 8
 HEADS = 6

@@ -1,5 +1,5 @@
-"""The story of a text (``inspect/story.py``) as a terminal shows it: seven steps, each one sentence and its
-numbers.
+"""The story of a text (``inspect/explanation.py``) as a terminal shows it: seven steps, each one sentence
+and its numbers.
 
 Built of rich's tables, so that columns line up for every script and colour goes away where it cannot be
 shown. What a token spells is drawn, never obeyed: spaces as ␣, control characters as escapes.
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from cutaway.inspect.story import Head, Pair, Score, Story
+    from cutaway.inspect.explanation import Head, Pair, Score, Story
 
 WIDTH = 100  # longer lines are hard to read
 TITLE = 200  # characters of the text in the title, its last

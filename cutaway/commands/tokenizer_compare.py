@@ -13,7 +13,7 @@ from cutaway.commands.console import note, print_json
 from cutaway.commands.tokenizer_measure import HOW, Language, Measured, declarations, measured
 from cutaway.commands.tokenizer_open import opened, text_of
 from cutaway.commands.tokenizer_text import Json, Pattern
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 WORST = 5
 
@@ -49,11 +49,11 @@ def compare(
         Print one JSON document, with the parity of every language.
     """
     if not rest:
-        raise Refused("give the tokenizers, and last the file whose text they are compared on")
+        raise UserError("give the tokenizers, and last the file whose text they are compared on")
     *others, file = rest
     text = text_of(None, None if file == "-" else Path(file))
     if not text:
-        raise Refused(f"{file} is empty: there is nothing to compare on")
+        raise UserError(f"{file} is empty: there is nothing to compare on")
     languages = declarations(udhr)
     if not languages and not as_json:
         note(f"Note: parity needs the declarations, which are not here: {HOW}.")
@@ -106,7 +106,7 @@ def _write(path: Path, rows: list[Measured], languages: list[Language]) -> None:
         import plotly.graph_objects as go
         import plotly.io
     except ImportError:
-        raise Refused("--html draws with plotly, which is not installed: pip install plotly") from None
+        raise UserError("--html draws with plotly, which is not installed: pip install plotly") from None
     kinds = ["the text", *rows[0].samples]
     bars: list[Any] = [
         go.Bar(name=row.name, x=kinds, y=[row.bytes_per_token, *row.samples.values()]) for row in rows
@@ -122,7 +122,7 @@ def _write(path: Path, rows: list[Measured], languages: list[Language]) -> None:
     try:
         path.write_text("\n".join([head, *parts]), encoding="utf-8")
     except OSError as problem:
-        raise Failed(f"{path} cannot be written: {problem.strerror}") from None
+        raise OperationalError(f"{path} cannot be written: {problem.strerror}") from None
 
 
 def _parities(rows: list[Measured], languages: list[Language]) -> Any:

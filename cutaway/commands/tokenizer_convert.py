@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cutaway.commands.console import note
 from cutaway.commands.tokenizer_open import opened
 from cutaway.commands.tokenizer_text import Pattern
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 
 def convert(
@@ -36,7 +36,7 @@ def convert(
         The file to write.
     """
     if target.exists() and not target.is_dir() and not force:
-        raise Refused(f"{target} is there already: give --force to replace it")
+        raise UserError(f"{target} is there already: give --force to replace it")
     tok = opened(source, pattern)
     path = tok.save(target)
     if path.suffix == ".tiktoken":

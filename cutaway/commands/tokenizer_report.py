@@ -8,9 +8,9 @@ from cyclopts import Parameter
 from cutaway.commands.console import model_path, print_json
 from cutaway.commands.tokenizer_open import opened
 from cutaway.commands.tokenizer_text import Json, Pattern
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
-from cutaway.tokenizer.look import partial, unreachable
+from cutaway.tokenizer.introspection import partial, unreachable
 
 FAR = 5.0  # robust standard deviations below the median
 SHOWN = 12
@@ -86,10 +86,10 @@ def _norms(tok: Tokenizer, model: str) -> np.ndarray:
 
     tensors = load.read(model_path(model)).tensors
     if "embedding.weight" not in tensors:
-        raise Refused(f"{model} has no table of embeddings")
+        raise UserError(f"{model} has no table of embeddings")
     rows = unpack(tensors["embedding.weight"])
     if len(rows) < len(tok):
-        raise Refused(f"{model} has {len(rows):,} embeddings, and the tokenizer {len(tok):,} tokens")
+        raise UserError(f"{model} has {len(rows):,} embeddings, and the tokenizer {len(tok):,} tokens")
     return np.linalg.norm(rows[: len(tok)].astype(np.float64), axis=1)
 
 

@@ -6,7 +6,7 @@ from cutaway.commands.console import print_json
 from cutaway.commands.tokenizer_open import opened, text_of
 from cutaway.commands.tokenizer_text import File, Json, Name, Pattern
 from cutaway.tokenizer import Tokenizer
-from cutaway.tokenizer.look import Piece, pieces
+from cutaway.tokenizer.introspection import Piece, pieces
 
 if TYPE_CHECKING:
     from rich.text import Text

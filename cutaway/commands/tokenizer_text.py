@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from cutaway.commands.console import print_json
 from cutaway.commands.tokenizer_open import opened, text_of
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 Special = Annotated[
     Literal["text", "allow", "forbid"],
@@ -129,5 +129,5 @@ def _ids(text: str) -> list[int]:
     words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
     for word in words:
         if not word.isascii() or not word.isdigit():
-            raise Refused(f"standard input holds {word[:40]!r}, which is no id")
+            raise UserError(f"standard input holds {word[:40]!r}, which is no id")
     return list(map(int, words))

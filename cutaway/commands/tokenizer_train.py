@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, training
-from cutaway.tokenizer.counts import LIMIT, Counts
+from cutaway.tokenizer.word_counts import LIMIT, Counts
 
 Kind = Literal["bpe", "unigram", "wordpiece"]
 Files = Annotated[tuple[Path, ...], Parameter(help="Texts in UTF-8, or counts that `count-words` wrote.")]
@@ -131,7 +131,7 @@ def _counted(
 ) -> Counts:
     """The words of files, or the sum of the counts in them."""
     if not files:
-        raise Refused("there is nothing to train on: give files")
+        raise UserError("there is nothing to train on: give files")
     are_counts = [Counts.is_file(file) for file in files]
     if not any(are_counts):
         return Counts.of(
@@ -143,9 +143,13 @@ def _counted(
             progress=progress,
         )
     if not all(are_counts):
-        raise Refused(f"{files[are_counts.index(False)]} is text, and other files are counts: count it first")
+        raise UserError(
+            f"{files[are_counts.index(False)]} is text, and other files are counts: count it first"
+        )
     if pattern is not None or special is not None:
-        raise Refused("counts bring their own pattern and special tokens: leave --pattern and --special out")
+        raise UserError(
+            "counts bring their own pattern and special tokens: leave --pattern and --special out"
+        )
     first, *others = (Counts.load(file) for file in files)
     return first.merge(*others)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 if TYPE_CHECKING:
     from cutaway.inspect.verify import Verdict
@@ -45,14 +45,14 @@ def verify(
         Print one JSON document.
     """
     if tokens < 1:
-        raise Refused(f"--tokens is {tokens}: at least one token must be compared")
+        raise UserError(f"--tokens is {tokens}: at least one token must be compared")
     path = console.model_path(model)
 
     import cutaway
     from cutaway.inspect import verify as judge
 
     if not judge.engines(path):
-        raise Refused(
+        raise UserError(
             f"no other engine here reads {path}: pip install transformers (.gguf: accelerate, gguf too)"
         )
     lm = cutaway.load(path, engine="definition")
@@ -64,7 +64,7 @@ def verify(
             _show(verdict, lm)
     wrong = [verdict for verdict in verdicts if not verdict.agrees]
     if wrong:
-        raise Failed(_blame(wrong[0]))
+        raise OperationalError(_blame(wrong[0]))
 
 
 def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 SHINGLE = 5  # words that make one element of the set that MinHash compares
 PERMUTATIONS = 128
@@ -113,9 +113,9 @@ class _Near:
         try:
             from datasketch import MinHash, MinHashLSH
         except ImportError:
-            raise Refused("near-duplicates need a library: pip install 'cutaway[data]'") from None
+            raise UserError("near-duplicates need a library: pip install 'cutaway[data]'") from None
         if not 0 < threshold < 1:
-            raise Refused(f"clean.near: expected a similarity between 0 and 1, found {threshold}")
+            raise UserError(f"clean.near: expected a similarity between 0 and 1, found {threshold}")
         self.sketch = MinHash
         self.index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
         self.count = 0

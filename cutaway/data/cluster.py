@@ -20,7 +20,7 @@ import numpy as np
 
 from cutaway.data import clean, shards, text
 from cutaway.data.shards import INDEX, Corpus, Shard
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.store.files import replaced, room
 
 DOCUMENTS = 20_000  # of a shard
@@ -38,11 +38,11 @@ def prepare(
     """The source, cleaned and tokenised into ``folder`` by the Ray cluster this process is connected to."""
     rules = rules or clean.Clean()
     if rules.near is not None:
-        raise Refused("clean.near: near-duplicates are not looked for over a cluster: leave it out there")
+        raise UserError("clean.near: near-duplicates are not looked for over a cluster: leave it out there")
     try:
         import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise Refused("Ray is not installed: pip install 'cutaway[cluster]'") from None
+        raise UserError("Ray is not installed: pip install 'cutaway[cluster]'") from None
     place = Path(source.path)
     files = text.files(place, source.suffixes) if place.is_dir() else [place]
     with room(folder):
@@ -58,7 +58,7 @@ def prepare(
     kept = kept.sort(["file", "place"]).materialize()
     count = kept.count()
     if not count:
-        raise Refused(f"{source.path}: no document is left to train on")
+        raise UserError(f"{source.path}: no document is left to train on")
     blocks = kept.repartition(-(-count // documents))
     made = blocks.map_batches(_writer(tokenizer, folder), batch_size=None, batch_format="numpy").take_all()
     done = [

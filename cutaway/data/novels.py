@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cutaway import store
-from cutaway.errors import Failed
+from cutaway.errors import OperationalError
 from cutaway.store.files import digest, room
 
 PACKAGE, VERSION = "r-cran-janeaustenr", "1.0.0-1"
@@ -34,7 +34,9 @@ STRINGS, STRING, NOTHING = 16, 9, -1  # of R's serialization: STRSXP, CHARSXP, a
 
 
 def folder(progress: store.Progress = store.silent) -> Path:
-    """The folder of chapters, fetched once into the cache. Raises Failed where neither way reaches Debian."""
+    """The folder of chapters, fetched once into the cache. Raises OperationalError where neither way
+    reaches Debian.
+    """
     target = store.home() / "texts" / f"austen-{VERSION}"
     if target.is_dir():
         return target
@@ -60,12 +62,12 @@ def _archive(scratch: Path) -> bytes:
             with urllib.request.urlopen(ADDRESS, timeout=60) as answer:
                 path.write_bytes(answer.read())
         except (urllib.error.URLError, TimeoutError) as problem:
-            raise Failed(
+            raise OperationalError(
                 f"the novels could not be fetched from Debian ({problem}): put texts of your own in a folder "
                 "and give it as --data.sources.0.path FOLDER"
             ) from problem
     if digest(path) != SHA256:
-        raise Failed(f"{ARCHIVE} arrived with another checksum than it is pinned to")
+        raise OperationalError(f"{ARCHIVE} arrived with another checksum than it is pinned to")
     return path.read_bytes()
 
 

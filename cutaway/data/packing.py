@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 CYCLE = 1024  # rows over which a mixture has its shares exactly
 ROUNDS = 4
@@ -82,7 +82,7 @@ class Span:
         self.stream, self.start, self.context, self.seed = stream, start, context, seed
         self.rows = (stop - start - context) // context
         if self.rows < 1:
-            raise Refused(
+            raise UserError(
                 f"{stop - start:,} tokens do not fill one row of {context}: give more text, or less context"
             )
 
@@ -109,7 +109,7 @@ class Mixture:
 
     def __init__(self, spans: Sequence[Span], weights: Sequence[float], seed: int) -> None:
         if len(spans) != len(weights) or not spans or min(weights) <= 0:
-            raise Refused(f"a mixture needs a weight above zero for each source, not {list(weights)}")
+            raise UserError(f"a mixture needs a weight above zero for each source, not {list(weights)}")
         self.spans, self.seed = list(spans), seed
         self.quota = shares(weights, CYCLE)
         self._cycle = cache(self._drawn)
@@ -148,5 +148,5 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
     for n in np.argsort(-(exact - quota), kind="stable")[: total - quota.sum()]:
         quota[n] += 1
     if quota.min() < 1:
-        raise Refused(f"a source's weight is below 1/{total} of the mixture's: leave it out, or raise it")
+        raise UserError(f"a source's weight is below 1/{total} of the mixture's: leave it out, or raise it")
     return quota.tolist()

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.data import clean, text, words
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.store.files import digest, replaced, room
 from cutaway.tokenizer import Tokenizer
 
@@ -66,8 +66,8 @@ def prepare(
 ) -> Corpus:
     """The source, cleaned and tokenised into ``folder``; what an earlier call has written is used again.
 
-    ``tokenizer`` is a folder that ``words.save`` wrote. Raises Refused for a source without text, Failed
-    if the disk is full.
+    ``tokenizer`` is a folder that ``words.save`` wrote. Raises UserError for a source without text,
+    OperationalError if the disk is full.
     """
     made = {
         "source": asdict(source),
@@ -85,7 +85,7 @@ def prepare(
         texts = clean.kept(text.documents(source), rules or clean.Clean(), counts)
         shards = _shards(texts, tokenizer, folder, workers, shard_characters, counts, progress)
         if not shards:
-            raise Refused(f"{source.path}: no document is left to train on ({_told(counts)})")
+            raise UserError(f"{source.path}: no document is left to train on ({_told(counts)})")
         for stray in folder.glob("*.done"):
             if stray.stem not in {shard.name for shard in shards}:
                 stray.unlink()
@@ -239,13 +239,14 @@ def _told(counts: Counter[str]) -> str:
 class Corpus:
     """The shards of a folder as one stream of tokens. ``counts`` says what cleaning kept and dropped.
 
-    A shard is checked against its checksum when it is first read; one that is not what was written is Failed.
+    A shard is checked against its checksum when it is first read; one that is not what was written is
+    OperationalError.
     """
 
     def __init__(self, folder: Path) -> None:
         index = folder / INDEX
         if not index.is_file():
-            raise Refused(f"{folder}: holds no tokenised text ({INDEX} is missing): prepare it again")
+            raise UserError(f"{folder}: holds no tokenised text ({INDEX} is missing): prepare it again")
         entry = json.loads(index.read_text("utf-8"))
         self.folder = folder
         self.shards = [Shard(**shard) for shard in entry["shards"]]
@@ -277,7 +278,7 @@ class Corpus:
             files = self.folder / f"{shard.name}.tokens", self.folder / f"{shard.name}.starts"
             for file, wanted in zip(files, (shard.tokens_sha256, shard.starts_sha256), strict=True):
                 if not file.is_file() or digest(file) != wanted:
-                    raise Failed(
+                    raise OperationalError(
                         f"{file}: is damaged or missing (its checksum is not the index's): delete "
                         f"{self.folder / INDEX}, and the next run makes this shard again"
                     )

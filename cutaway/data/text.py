@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 HUB = "hub:"  # before the name of a dataset on Hugging Face
 PASSED_OVER = frozenset({"node_modules", "__pycache__", "build", "dist", "site-packages"})
@@ -47,13 +47,13 @@ def documents(source: Source) -> Iterator[str | None]:
         return
     path = Path(source.path).expanduser()
     if not path.exists():
-        raise Refused(f"{path}: there is no such file or folder to read text from")
+        raise UserError(f"{path}: there is no such file or folder to read text from")
     if path.is_dir() and (path / "dataset_info.json").is_file():
         yield from _column(_saved(path), source, str(path))
         return
     found = files(path, source.suffixes) if path.is_dir() else [path]
     if not found:
-        raise Refused(f"{path}: holds no files to read text from")
+        raise UserError(f"{path}: holds no files to read text from")
     for file in found:
         yield from _file(file, source)
 
@@ -97,7 +97,7 @@ def _lines(path: Path, field: str) -> Iterator[str]:
             try:
                 entry = json.loads(line)
             except ValueError as error:
-                raise Refused(f"{path}: line {number} is not JSON ({error})") from None
+                raise UserError(f"{path}: line {number} is not JSON ({error})") from None
             yield _entry(entry, field, f"{path}: line {number}")
 
 
@@ -113,7 +113,9 @@ def _column(rows: Iterator[Any], source: Source, where: str) -> Iterator[str]:
 def _entry(row: Any, field: str, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise Refused(f"{where} has no text called {field!r} (it has: {there}): name the column with `field`")
+        raise UserError(
+            f"{where} has no text called {field!r} (it has: {there}): name the column with `field`"
+        )
     return row[field]
 
 
@@ -125,10 +127,10 @@ def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
     try:
         table = parquet.ParquetFile(path)
     except ArrowInvalid as error:
-        raise Refused(f"{path}: is not a parquet file ({error})") from None
+        raise UserError(f"{path}: is not a parquet file ({error})") from None
     if field not in table.schema_arrow.names:
         there = ", ".join(table.schema_arrow.names)
-        raise Refused(f"{path}: has no column {field!r} (it has: {there}): name it with `field`")
+        raise UserError(f"{path}: has no column {field!r} (it has: {there}): name it with `field`")
     for batch in table.iter_batches(columns=[field]):
         yield from batch.to_pylist()
 
@@ -141,7 +143,7 @@ def _streamed(name: str, source: Source) -> Iterator[Any]:
     try:
         found = datasets.load_dataset(name, source.subset, split=source.split, streaming=True)
     except Exception as error:  # the library raises of every kind
-        raise Failed(f"the dataset {name} could not be opened: {error}") from error
+        raise OperationalError(f"the dataset {name} could not be opened: {error}") from error
     return iter(found)
 
 
@@ -153,5 +155,5 @@ def _saved(folder: Path) -> Iterator[Any]:
     return iter(datasets.load_from_disk(str(folder)))
 
 
-def _extra(what: str) -> Refused:
-    return Refused(f"{what} are read through a library that is not installed: pip install 'cutaway[data]'")
+def _extra(what: str) -> UserError:
+    return UserError(f"{what} are read through a library that is not installed: pip install 'cutaway[data]'")

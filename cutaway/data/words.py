@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.store.files import digest, replaced
 from cutaway.tokenizer import Tokenizer, bpe, pretokenize
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.spec import Parts
 
 END = "<|end|>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -24,7 +24,9 @@ def of(name: str, texts: Iterable[str]) -> Tokenizer:
     if name.startswith("bpe:"):
         size = name.removeprefix("bpe:")
         if not size.isdecimal() or int(size) <= 257:
-            raise Refused(f"data.tokenizer: {name!r} is no size of a vocabulary: write bpe:4096 for instance")
+            raise UserError(
+                f"data.tokenizer: {name!r} is no size of a vocabulary: write bpe:4096 for instance"
+            )
         return opened(Tokenizer.train(texts, size=int(size), pattern="gpt2", special=[END]))
     return Tokenizer.load(name)
 
@@ -74,7 +76,7 @@ def ends(tokenizer: Tokenizer) -> tuple[int, int]:
     end = tokenizer.eos if tokenizer.eos is not None else tokenizer.bos
     begin = tokenizer.bos if tokenizer.bos is not None and tokenizer.add_bos else end
     if begin is None or end is None:
-        raise Refused("the tokenizer has no token that ends a text, so documents could not be told apart")
+        raise UserError("the tokenizer has no token that ends a text, so documents could not be told apart")
     return begin, end
 
 

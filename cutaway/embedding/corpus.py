@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cutaway import native
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.native.corpus import LONGEST, Counter
 
 PIECE = 1 << 16  # bytes; a word belongs to the piece in which it begins
@@ -43,13 +43,13 @@ class Vocabulary:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A corpus's file descriptor. Refused for what is no file, Failed for what cannot be read."""
+    """A corpus's file descriptor. UserError for what is no file, OperationalError for what cannot be read."""
     if not path.is_file():
-        raise Refused(f"{path} is not a file: give a text file, its words between spaces")
+        raise UserError(f"{path} is not a file: give a text file, its words between spaces")
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError as problem:
-        raise Failed(f"{path} cannot be read: {problem.strerror}") from problem
+        raise OperationalError(f"{path} cannot be read: {problem.strerror}") from problem
     try:
         yield file
     finally:
@@ -64,8 +64,8 @@ def pieces(file: int) -> int:
 def vocabulary(
     path: Path, min_count: int = 5, threads: int | None = None, progress: Progress = silent
 ) -> Vocabulary:
-    """The words of a file that come at least ``min_count`` times. Refused when there are none, and for words
-    that are no UTF-8.
+    """The words of a file that come at least ``min_count`` times. UserError when there are none, and for
+    words that are no UTF-8.
     """
     with opened(path) as file:
         size = os.fstat(file).st_size
@@ -73,14 +73,14 @@ def vocabulary(
         words, counts = count(file, threads or native.threads(), lambda done: progress(min(done, size), size))
     often = sorted((-times, word) for word, times in zip(words, counts, strict=True) if times >= min_count)
     if not often:
-        raise Refused(
+        raise UserError(
             f"no word of {path} comes {min_count} times or more (it has {len(words)} different words): "
             "lower --min-count or give a longer text"
         )
     try:
         known = tuple(word.decode() for _, word in often)
     except UnicodeDecodeError as problem:
-        raise Refused(f"{path} is not UTF-8 text: it has the word {problem.object!r}") from None
+        raise UserError(f"{path} is not UTF-8 text: it has the word {problem.object!r}") from None
     return Vocabulary(known, np.array([-times for times, _ in often], np.int64))
 
 
@@ -119,7 +119,7 @@ def lines(file: int, piece: int) -> Iterator[list[bytes]]:
             if len(word) > LONGEST:
                 where = max(begin - 1, 0) + text.find(word)
                 begins = f"the word that begins at byte {where}"
-                raise Refused(f"{begins} has more than {LONGEST} bytes: is this a text file?")
+                raise UserError(f"{begins} has more than {LONGEST} bytes: is this a text file?")
         if words:
             yield words
 

@@ -25,7 +25,7 @@ import numpy as np
 from cutaway import native
 from cutaway.embedding import corpus
 from cutaway.embedding.corpus import Vocabulary
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native.corpus import Dictionary
 from cutaway.native.glove import BYTES_PER_PAIR, Meetings, fit
 from cutaway.native.word2vec import table, whole
@@ -59,9 +59,9 @@ class Settings:
         }
         for name, (least, most) in bounds.items():
             if not least <= getattr(self, name) <= most:
-                raise Refused(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
+                raise UserError(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
         if not 0 < self.rate <= 1 or not self.most > 0:
-            raise Refused(f"a rate of {self.rate} and x_max of {self.most} cannot be; both are above 0")
+            raise UserError(f"a rate of {self.rate} and x_max of {self.most} cannot be; both are above 0")
 
 
 @dataclass
@@ -183,7 +183,7 @@ def count(
             runs = _runs if native.available() else _runs_twin
             spilled = list(runs(file, words, settings, threads, Path(counts.folder.name), progress))
         if not any(len(keys) for keys, _ in spilled):
-            raise Refused(f"no two known words of {path} share a line, so there is nothing to learn from")
+            raise UserError(f"no two known words of {path} share a line, so there is nothing to learn from")
         _merge(spilled, counts, settings)
     except BaseException:
         counts.folder.cleanup()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.shapes import Float, Int
 
 ROWS = 1 << 14  # rows of the table that are compared at once
@@ -97,6 +97,6 @@ def _usearch() -> Any:
     try:
         return importlib.import_module("usearch.index")
     except ImportError:
-        raise Refused(
+        raise UserError(
             "an approximate index needs usearch: pip install 'cutaway[embed]', or search exactly"
         ) from None

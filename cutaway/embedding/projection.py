@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.shapes import Float
 
 Method = Literal["pca", "umap"]
@@ -25,9 +25,9 @@ class Plane(NamedTuple):
 
 
 def project(table: Float[np.ndarray, "v d"], method: Method = "pca", seed: int = 0) -> Plane:
-    """The rows on a plane. Refused for fewer than three rows, and for UMAP where it is not installed."""
+    """The rows on a plane. UserError for fewer than three rows, and for UMAP where it is not installed."""
     if len(table) < 3 or table.shape[1] < 2:
-        raise Refused(
+        raise UserError(
             f"a table of {len(table)} rows of {table.shape[1]} numbers has no map: 3 of 2 are needed"
         )
     return _components(table) if method == "pca" else _umap(table, seed)
@@ -54,6 +54,6 @@ def _umap(table: np.ndarray, seed: int) -> Plane:
     try:
         umap = importlib.import_module("umap")
     except ImportError:
-        raise Refused("UMAP needs umap-learn: pip install 'cutaway[umap]', or use --method pca") from None
+        raise UserError("UMAP needs umap-learn: pip install 'cutaway[umap]', or use --method pca") from None
     made = umap.UMAP(n_components=2, metric="cosine", random_state=seed)
     return Plane(np.asarray(made.fit_transform(table), np.float32), float("nan"))

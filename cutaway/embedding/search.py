@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.embedding.passages import LARGEST, decoded, files, fitting, passages
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 Embed = Callable[[list[str]], np.ndarray]
 Fits = Callable[[str], bool]
@@ -61,12 +61,12 @@ class Hit:
 
 
 class Index:
-    """The index of one folder. ``model`` names what makes the vectors; Refused where another made them."""
+    """The index of one folder. ``model`` names what makes the vectors; UserError where another made them."""
 
     def __init__(self, folder: Path, home: Path, model: str, rebuild: bool = False) -> None:
         self.folder, self.home = folder.resolve(), home
         if not self.folder.is_dir():
-            raise Refused(f"{folder}: there is no such folder to search in")
+            raise UserError(f"{folder}: there is no such folder to search in")
         with _worded(home):
             home.mkdir(parents=True, exist_ok=True)
             self.base = sqlite3.connect(home / "index.sqlite", isolation_level=None, timeout=60)
@@ -75,7 +75,7 @@ class Index:
             self.base.executescript(LAYOUT)
             made = self.base.execute("SELECT value FROM about WHERE name = 'model'").fetchone()
             if made and made[0] != model and not rebuild:
-                raise Refused(
+                raise UserError(
                     f"the index of {folder} was made by the model {made[0]}, whose vectors {model} cannot be "
                     "compared with: ask with that model, or add --rebuild"
                 )
@@ -175,7 +175,7 @@ class Index:
         try:
             usearch: Any = importlib.import_module("usearch.index")
         except ImportError:
-            raise Refused(
+            raise UserError(
                 f"{len(ids):,} passages are asked through usearch: pip install 'cutaway[embed]'"
             ) from None
         stamp = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
@@ -231,8 +231,8 @@ def _worded(home: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as problem:
-        raise Failed(
+        raise OperationalError(
             f"the index in {home} cannot be used ({problem}): delete that folder, it is made anew"
         ) from problem
     except OSError as problem:
-        raise Failed(f"the index in {home} cannot be written ({problem.strerror})") from problem
+        raise OperationalError(f"the index in {home} cannot be written ({problem.strerror})") from problem

@@ -13,7 +13,7 @@ from cutaway import native
 from cutaway.embedding import corpus, word2vec
 from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.word2vec import Model, Settings
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native.corpus import Dictionary
 from cutaway.native.word2vec import Learner
 
@@ -56,7 +56,7 @@ def train(
     """
     threads = native.threads() if threads is None else threads
     if threads < 1:
-        raise Refused(f"{threads} threads cannot train; use at least 1")
+        raise UserError(f"{threads} threads cannot train; use at least 1")
     model = word2vec.begin(known, settings)
     watch(Report(0, model.total(), 0.0, 0), model)
     learn = _native if native.available() else _twin

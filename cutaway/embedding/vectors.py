@@ -14,7 +14,7 @@ import numpy as np
 
 from cutaway.embedding import neighbours
 from cutaway.embedding.subwords import Subwords
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.shapes import Float
 
 
@@ -40,7 +40,7 @@ class Vectors:
 
     def __post_init__(self) -> None:
         if len(self.words) != len(self.table):
-            raise Refused(f"{len(self.words)} words do not go with {len(self.table)} vectors")
+            raise UserError(f"{len(self.words)} words do not go with {len(self.table)} vectors")
         self.ids = {}
         for id, word in enumerate(self.words):
             self.ids.setdefault(word, id)
@@ -53,7 +53,7 @@ class Vectors:
 
     def vector(self, word: str) -> Float[np.ndarray, "d"]:
         """A word's vector; of a word that is not in the table, the mean of its n-grams' where there are any,
-        else Refused.
+        else UserError.
         """
         if word in self.ids:
             return self.table[self.ids[word]]
@@ -62,7 +62,7 @@ class Vectors:
             return self.grams[rows].mean(axis=0)
         near = difflib.get_close_matches(word, self.ids, n=1) if len(self) <= 100_000 else []
         guess = f"; did you mean {near[0]!r}?" if near else f" among its {len(self)} words"
-        raise Refused(f"there is no vector for {word!r}{guess}")
+        raise UserError(f"there is no vector for {word!r}{guess}")
 
     def _gram_rows(self, word: str) -> list[int]:
         return [] if self.subwords is None else [r - self.subwords.words for r in self.subwords.rows(word)]

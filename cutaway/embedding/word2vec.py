@@ -27,7 +27,7 @@ import numpy as np
 from cutaway.embedding import corpus, huffman, sampling, subwords
 from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.sampling import Random, below
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native.word2vec import Draws, table
 from cutaway.shapes import Float, Int
 
@@ -58,11 +58,11 @@ class Settings:
         bounds = {"dim": (1, 10_000), "window": (1, 1000), "negative": (0, 1000), "epochs": (1, 10_000)}
         for name, (least, most) in bounds.items():
             if not least <= getattr(self, name) <= most:
-                raise Refused(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
+                raise UserError(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
         if not 0 <= self.sample <= 1 or not 0 < self.start <= 1:
-            raise Refused(f"sample is {self.sample} and rate {self.start}; both lie between 0 and 1")
+            raise UserError(f"sample is {self.sample} and rate {self.start}; both lie between 0 and 1")
         if not 1 <= self.least <= self.most <= 100 or not 1 <= self.buckets < 1 << 31:
-            raise Refused(f"n-grams of {self.least} to {self.most} in {self.buckets} buckets cannot be had")
+            raise UserError(f"n-grams of {self.least} to {self.most} in {self.buckets} buckets cannot be had")
 
     @property
     def start(self) -> float:

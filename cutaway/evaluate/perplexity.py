@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.errors import Failed, Refused
-from cutaway.generate.engine import ReadsEach
+from cutaway.errors import OperationalError, UserError
+from cutaway.generate.engine import AllLogits
 
 WINDOW = 512
 ROWS = 32  # places whose probabilities are in float64 at once: bounds memory, changes no sum
@@ -62,7 +62,7 @@ class Divergence:
 
 
 def perplexity(
-    engine: ReadsEach,
+    engine: AllLogits,
     ids: Sequence[int],
     window: int = WINDOW,
     begin: int | None = None,
@@ -70,8 +70,8 @@ def perplexity(
 ) -> Perplexity:
     """How well the model foretells a text. ``begin``: the begin token, of a model that expects one.
 
-    ``progress(done, windows)`` is told. Raises Refused for a text shorter than a window, and for a window
-    that the model's context does not hold; Failed where the model's logits are not numbers."""
+    ``progress(done, windows)`` is told. Raises UserError for a text shorter than a window, and for a window
+    that the model's context does not hold; OperationalError where the model's logits are not numbers."""
     parts = []
     for each in told(windows(engine, ids, window, begin), progress):
         parts.append(surprises(scores(engine, each), each[window // 2 + 1 :]))
@@ -79,8 +79,8 @@ def perplexity(
 
 
 def divergence(
-    reference: ReadsEach,
-    other: ReadsEach,
+    reference: AllLogits,
+    other: AllLogits,
     ids: Sequence[int],
     window: int = WINDOW,
     begin: int | None = None,
@@ -88,9 +88,11 @@ def divergence(
 ) -> Divergence:
     """How far another model's predictions are from a reference's, and how well each foretells the text.
 
-    Raises Refused and Failed as ``perplexity`` does, and Refused for models of different vocabularies."""
+    Raises UserError and OperationalError as ``perplexity`` does, and UserError for models of different
+    vocabularies.
+    """
     if reference.vocab != other.vocab:
-        raise Refused(
+        raise UserError(
             f"The models do not speak the same ids: one has {reference.vocab} logits, the other {other.vocab}"
         )
     surprised, far, same = ([], []), [], 0
@@ -115,16 +117,16 @@ def divergence(
     )
 
 
-def windows(engine: ReadsEach, ids: Sequence[int], window: int, begin: int | None) -> list[list[int]]:
+def windows(engine: AllLogits, ids: Sequence[int], window: int, begin: int | None) -> list[list[int]]:
     """The text's whole windows, each with the begin token in its first place where there is one."""
     if window < 4 or window % 2:
-        raise Refused(f"A window of {window} tokens cannot be halved: use an even number, 4 or more")
+        raise UserError(f"A window of {window} tokens cannot be halved: use an even number, 4 or more")
     if window > engine.max_context:
-        raise Refused(
+        raise UserError(
             f"A window of {window} tokens is more than the {engine.max_context} that the model reads"
         )
     if len(ids) < window:
-        raise Refused(
+        raise UserError(
             f"The text has {len(ids)} tokens, and a window takes {window}: "
             "give a longer text or a smaller window"
         )
@@ -142,14 +144,14 @@ def told(parts: Sequence[list[int]], progress: Progress | None) -> Iterator[list
         progress(len(parts), len(parts))
 
 
-def scores(engine: ReadsEach, window: Sequence[int]) -> np.ndarray:
+def scores(engine: AllLogits, window: Sequence[int]) -> np.ndarray:
     """float32 [window/2 - 1, v]: what the model makes of the places whose next token is scored."""
     half = len(window) // 2
     state = engine.new_state()
     engine.prefill(window[:half], state)
     logits = engine.read_each(window[half:-1], state)
     if not np.isfinite(logits).all():
-        raise Failed("The model's logits are not all numbers: its weights or its input are broken")
+        raise OperationalError("The model's logits are not all numbers: its weights or its input are broken")
     return logits
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -55,14 +55,14 @@ class Grammar:
     def begin(self, tokenizer: Vocabulary, ends: Sequence[int] = ()) -> Constraint:
         """A text that is to follow the grammar, from its first token; `ends` also end it, where it may end.
 
-        Refused for a grammar that is wrong, or that takes too much to follow.
+        UserError for a grammar that is wrong, or that takes too much to follow.
         """
         from llguidance import LLMatcher
 
         every = sorted({*tokenizer.eos_ids, *ends})
         matcher = LLMatcher(_trie(tokenizer, every), self.compiled, log_level=0, limits=_limits())
         if matcher.is_error():
-            raise Refused(f"the grammar cannot be followed: {_sentence(matcher.get_error())}")
+            raise UserError(f"the grammar cannot be followed: {_sentence(matcher.get_error())}")
         return Constraint(matcher)
 
 
@@ -80,8 +80,8 @@ class Constraint:
         return Constraint(matcher)
 
     def mask(self, logits: np.ndarray) -> None:
-        """Set the logits [v] of what may not come next to -inf, in place. Failed where following the grammar
-        takes too much.
+        """Set the logits [v] of what may not come next to -inf, in place. OperationalError where following
+        the grammar takes too much.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
@@ -98,7 +98,9 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise Failed(f"the grammar could not be followed on: {_sentence(self._matcher.get_error())}")
+            raise OperationalError(
+                f"the grammar could not be followed on: {_sentence(self._matcher.get_error())}"
+            )
 
 
 def json_object() -> Grammar:
@@ -107,13 +109,13 @@ def json_object() -> Grammar:
 
 
 def json_schema(schema: Any) -> Grammar:
-    """JSON as a schema has it, on one line. Refused for a schema that is too large or deep, or that says
+    """JSON as a schema has it, on one line. UserError for a schema that is too large or deep, or that says
     what cannot be held to.
     """
     from llguidance import LLMatcher
 
     if not isinstance(schema, dict):
-        raise Refused(f"a JSON schema is an object, not {json.dumps(schema):.60}")
+        raise UserError(f"a JSON schema is an object, not {json.dumps(schema):.60}")
     measure(schema)
     options: Any = COMPACT
     return _valid(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options), "schema")
@@ -140,7 +142,7 @@ def measure(schema: Any) -> None:
     level, depth = [schema], 0
     while level:
         if depth > MOST_DEPTH:
-            raise Refused(f"the schema is more than {MOST_DEPTH} levels deep: make it flatter")
+            raise UserError(f"the schema is more than {MOST_DEPTH} levels deep: make it flatter")
         inside = [value for one in level for value in _inside(one)]
         level, depth = inside, depth + 1
     _short(json.dumps(schema), "schema")
@@ -154,7 +156,7 @@ def _inside(value: Any) -> Sequence[Any]:
 
 def _short(text: str, what: str) -> None:
     if len(text) > MOST_CHARACTERS:
-        raise Refused(f"the {what} has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are taken")
+        raise UserError(f"the {what} has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are taken")
 
 
 def _valid(compiled: str, what: str) -> Grammar:
@@ -162,7 +164,7 @@ def _valid(compiled: str, what: str) -> Grammar:
 
     wrong, messages = LLMatcher.validate_grammar_with_warnings(compiled, limits=_limits())
     if wrong:
-        raise Refused(f"the {what} cannot be followed: {_sentence(messages[0])}")
+        raise UserError(f"the {what} cannot be followed: {_sentence(messages[0])}")
     return Grammar(compiled)
 
 
@@ -188,7 +190,7 @@ def _trie(tokenizer: Vocabulary, ends: Sequence[int]) -> LLTokenizer:
     from llguidance import LLTokenizer, TokenizerWrapper
 
     if not ends:
-        raise Refused("the model has no end token, so an answer under a grammar could not end")
+        raise UserError("the model has no end token, so an answer under a grammar could not end")
     made = _tries.setdefault(tokenizer, {})
     if (key := tuple(ends)) not in made:
         wrapped = TokenizerWrapper(_Bytes(tokenizer, ends[0]))
@@ -206,7 +208,7 @@ class _Bytes:
         for id in range(len(tokenizer)):
             try:
                 self.tokens.append(tokenizer.token_bytes(id))
-            except Refused:  # a row of the table that no token has
+            except UserError:  # a row of the table that no token has
                 self.tokens.append(b"")
         self._encode = tokenizer.encode
 

@@ -12,8 +12,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from cutaway.errors import Refused
-from cutaway.generate.engine import Engine, ReadsEach
+from cutaway.errors import UserError
+from cutaway.generate.engine import AllLogits, Engine
 from cutaway.generate.internals import Inside
 from cutaway.generate.sample import Chooser, History, Settings, logprobs, of_tokens
 from cutaway.generate.session import Session
@@ -22,7 +22,7 @@ from cutaway.generate.speculative import Speculation, verified
 FinishReason = Literal["stop", "length", "context"]
 
 
-class ContextFull(Refused):
+class ContextFullError(UserError):
     """The prompt leaves no room for an answer: `length` ids where the context holds `max_context`."""
 
     def __init__(self, length: int, max_context: int) -> None:
@@ -48,7 +48,7 @@ class TextStream(Protocol):
 
 
 @runtime_checkable
-class Speaker(Protocol):
+class TokenizerProtocol(Protocol):
     """What generation asks of a tokenizer."""
 
     @property
@@ -143,7 +143,7 @@ class Piece:
 
 def generate(
     engine: Engine,
-    tokenizer: Speaker,
+    tokenizer: TokenizerProtocol,
     prompt_ids: Sequence[int],
     settings: Settings,
     state: Session | None = None,
@@ -152,13 +152,14 @@ def generate(
     """Continue the prompt, one piece a token; a session given as state keeps what was read for the next call.
 
     ``speculation`` guesses tokens ahead, which changes the speed and not the text's distribution. An empty
-    prompt begins with the tokenizer's BOS. Raises Refused at once where there is none, for an id outside the
-    vocabulary, for a prompt that fills the context (ContextFull), and for guesses that the engine cannot
+    prompt begins with the tokenizer's BOS. Raises UserError at once where there is none, for an id outside
+    the
+    vocabulary, for a prompt that fills the context (ContextFullError), and for guesses that the engine cannot
     check.
     """
     settings.check(engine.vocab)
-    if speculation is not None and not isinstance(engine, ReadsEach):
-        raise Refused("This engine does not read several tokens at once, so it cannot check guesses")
+    if speculation is not None and not isinstance(engine, AllLogits):
+        raise UserError("This engine does not read several tokens at once, so it cannot check guesses")
     ids = checked(prompt_ids, tokenizer, engine)
     return _pieces(Run(engine, tokenizer, ids, settings), state or Session(engine), speculation)
 
@@ -221,7 +222,7 @@ class Run:
     def __init__(
         self,
         engine: Engine,
-        tokenizer: Speaker,
+        tokenizer: TokenizerProtocol,
         prompt_ids: tuple[int, ...],
         settings: Settings,
         constraint: Constraint | None = None,
@@ -360,22 +361,22 @@ def _guessed(run: Run, session: Session, speculation: Speculation) -> Iterator[P
         yield piece
 
 
-def checked(prompt_ids: Sequence[int], tokenizer: Speaker, engine: Engine) -> tuple[int, ...]:
-    """The prompt's ids, BOS where there are none; Refused for what the engine cannot continue."""
+def checked(prompt_ids: Sequence[int], tokenizer: TokenizerProtocol, engine: Engine) -> tuple[int, ...]:
+    """The prompt's ids, BOS where there are none; UserError for what the engine cannot continue."""
     ids = tuple(int(id) for id in prompt_ids)
     if not ids and tokenizer.bos is None:
-        raise Refused(
+        raise UserError(
             "The prompt is empty and the tokenizer has no begin token to start from: give at least one token"
         )
     ids = ids or (int(tokenizer.bos or 0),)
     known(ids, engine.vocab)
     if len(ids) >= engine.max_context:
-        raise ContextFull(len(ids), engine.max_context)
+        raise ContextFullError(len(ids), engine.max_context)
     return ids
 
 
 def known(ids: Sequence[int], vocab: int) -> None:
-    """Refused for an id that a model of so many tokens does not have."""
+    """UserError for an id that a model of so many tokens does not have."""
     for at, id in enumerate(ids):
         if not 0 <= id < vocab:
-            raise Refused(f"The prompt's id {id} at position {at} is outside the model's 0 to {vocab - 1}")
+            raise UserError(f"The prompt's id {id} at position {at} is outside the model's 0 to {vocab - 1}")

@@ -25,7 +25,7 @@ class Rewindable(Protocol):
     """A state that can forget its last ids."""
 
     def truncate(self, length: int) -> None:
-        """Keep the first `length` ids; Refused where a window has dropped what is before them."""
+        """Keep the first `length` ids; UserError where a window has dropped what is before them."""
         ...
 
 
@@ -57,7 +57,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class ReadsEach(Engine, Protocol):
+class AllLogits(Engine, Protocol):
     """An engine that answers at every id that it reads: what is checked or scored is read in one call."""
 
     def read_each(self, ids: Sequence[int], state: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.generate.sample import largest
 
 POSITIONS = 4  # positions listed of each head
@@ -32,11 +32,13 @@ class Internals:
         object.__setattr__(self, "layers", tuple(self.layers))
         for layer in self.layers:
             if not 0 <= layer < layers:
-                raise Refused(f"internals name the layer {layer}: the model's go from 0 to {layers - 1}")
+                raise UserError(f"internals name the layer {layer}: the model's go from 0 to {layers - 1}")
         if not 0 <= self.lens <= vocab:
-            raise Refused(f"internals ask for {self.lens} guesses of the lens: the model has {vocab} tokens")
+            raise UserError(
+                f"internals ask for {self.lens} guesses of the lens: the model has {vocab} tokens"
+            )
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise Refused("internals must name at least one layer, each of them once")
+            raise UserError("internals must name at least one layer, each of them once")
 
 
 @dataclass(frozen=True)

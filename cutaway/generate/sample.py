@@ -19,7 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 Number = int | float
 
@@ -29,7 +29,7 @@ _TINY = 1e-37  # the smallest temperature float32 divides by: below it only the 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to choose and when to stop; a value out of its range is Refused by name.
+    """How to choose and when to stop; a value out of its range is UserError by name.
 
     max_tokens None means until the model or the context ends. top_k 0, top_p 1, min_p 0, typical_p 1,
     repetition_penalty 1 and the other penalties at 0 are off. logit_bias adds to logits by id (-inf bans).
@@ -75,7 +75,7 @@ class Settings:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         for text in stop:
             if not isinstance(text, str) or not text:
-                raise Refused(f"stop is {text!r}: a stop must be a string of at least one character")
+                raise UserError(f"stop is {text!r}: a stop must be a string of at least one character")
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
@@ -85,9 +85,9 @@ class Settings:
         for name, ids in (("logit_bias", self.logit_bias), ("stop_ids", self.stop_ids)):
             for id in ids:
                 if id >= vocab:
-                    raise Refused(f"{name} names the id {id}: the model's ids go from 0 to {vocab - 1}")
+                    raise UserError(f"{name} names the id {id}: the model's ids go from 0 to {vocab - 1}")
         if self.logprobs > vocab:
-            raise Refused(f"logprobs is {self.logprobs}: the model has {vocab} tokens to list")
+            raise UserError(f"logprobs is {self.logprobs}: the model has {vocab} tokens to list")
 
 
 class History:
@@ -383,13 +383,13 @@ def _only(logits: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def _nothing(best: np.floating) -> Exception:
     if best == -np.inf:
-        return Refused("No token is left to choose: logit_bias or a constraint bans every one")
-    return Failed(f"The model's logits hold {best}: its weights or its input are broken")
+        return UserError("No token is left to choose: logit_bias or a constraint bans every one")
+    return OperationalError(f"The model's logits hold {best}: its weights or its input are broken")
 
 
 def _number(name: str, value: object, fits: Callable[[float], bool], wanted: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not fits(float(value)):
-        raise Refused(f"{name} is {value!r}: it must be {wanted}")
+        raise UserError(f"{name} is {value!r}: it must be {wanted}")
 
 
 def _between(name: str, value: object, low: Number, high: Number) -> None:
@@ -399,6 +399,6 @@ def _between(name: str, value: object, low: Number, high: Number) -> None:
 
 def _whole(name: str, value: object, low: int, what: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise Refused(
+        raise UserError(
             f"{name} is {value!r}: it must be {what + ' ' if what else ''}a whole number, {low} or more"
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.generate.engine import Engine, Rewindable
 
 
@@ -42,7 +42,7 @@ class Session:
         return logits
 
     def read_each(self, ids: Sequence[int]) -> np.ndarray:
-        """Read more ids, by an engine that ``ReadsEach``: logits float32 [k v] after each of them."""
+        """Read more ids, by an engine that ``AllLogits``: logits float32 [k v] after each of them."""
         self._whole = False
         logits = self.engine.read_each(ids, self._state)
         self._ids.extend(ids)
@@ -69,7 +69,7 @@ class Session:
             return False
         try:
             self._state.truncate(length)
-        except Refused:  # a window has dropped what the shorter text needs
+        except UserError:  # a window has dropped what the shorter text needs
             return False
         del self._ids[length:]
         return True

@@ -13,26 +13,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.gguf.types import U64
 
 
 def mapped(path: Path) -> mmap.mmap:
-    """A regular, non-empty file mapped read-only; Refused if it is not one."""
+    """A regular, non-empty file mapped read-only; UserError if it is not one."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise Refused(
+            raise UserError(
                 f"{path}: is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}"
             )
         if not status.st_size:
-            raise Refused(f"{path}: is empty; get it again")
+            raise UserError(f"{path}: is empty; get it again")
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
-        raise Refused(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise Refused(f"{path}: cannot be opened ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be opened ({error.strerror})") from None
 
 
 def quoted(name: str) -> str:
@@ -93,9 +93,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.replace(beside, target)
         _sync_folder(target.parent)
     except FileNotFoundError:
-        raise Refused(f"{target}: cannot be written, because its folder does not exist") from None
+        raise UserError(f"{target}: cannot be written, because its folder does not exist") from None
     except OSError as error:
-        raise Failed(f"{target}: could not be written ({error.strerror or error})") from error
+        raise OperationalError(f"{target}: could not be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf.container import looks_like, mapped, quoted
 from cutaway.gguf.types import (
     ALIGNMENT,
@@ -108,7 +108,9 @@ class File:
 
 
 def read(path: str | os.PathLike[str]) -> File:
-    """Open a GGUF file, with the parts beside it where it is one of several; Refused if anything is wrong."""
+    """Open a GGUF file, with the parts beside it where it is one of several; UserError if anything is
+    wrong.
+    """
     file = _read_one(Path(path))
     count = _split_number(file, "split.count", 1)
     return file if count == 1 else _join(file, count)
@@ -138,8 +140,8 @@ class _Cursor:
     def __init__(self, path: Path, buffer: mmap.mmap):
         self.path, self.buffer, self.position, self.size = path, buffer, 0, len(buffer)
 
-    def refusal(self, why: str) -> Refused:
-        return Refused(f"{self.path}: {why}")
+    def refusal(self, why: str) -> UserError:
+        return UserError(f"{self.path}: {why}")
 
     @property
     def left(self) -> int:
@@ -305,9 +307,9 @@ def _numbers(cursor: _Cursor, kind: int, count: int, what: str) -> np.ndarray:
 def alignment_of(path: Path, metadata: Mapping[str, object]) -> int:
     value = metadata.get("general.alignment", ALIGNMENT)
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise Refused(f"{path}: general.alignment is not an integer")
+        raise UserError(f"{path}: general.alignment is not an integer")
     if value < 1 or int(value).bit_count() != 1:
-        raise Refused(f"{path}: general.alignment is {value}, which is not a power of two")
+        raise UserError(f"{path}: general.alignment is {value}, which is not a power of two")
     return int(value)
 
 
@@ -392,7 +394,7 @@ def _dims(shape: tuple[int, ...]) -> str:
 def _split_number(file: File, key: str, default: int) -> int:
     value = file.metadata.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise Refused(f"{file.path}: {key} is not a whole number")
+        raise UserError(f"{file.path}: {key} is not a whole number")
     return max(int(value), default)
 
 
@@ -400,7 +402,7 @@ def _join(opened: File, count: int) -> File:
     """All parts of a split model as one file; the first part's metadata holds for all."""
     match = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", opened.path.name)
     if not match or int(match[3]) != count:
-        raise Refused(
+        raise UserError(
             f"{opened.path}: is one part of {count}, which must be named like NAME-00001-of-{count:05}.gguf"
         )
     tensors: dict[str, Packed] = {}
@@ -409,15 +411,17 @@ def _join(opened: File, count: int) -> File:
         path = opened.path.with_name(f"{match[1]}-{number + 1:05}-of-{match[3]}.gguf")
         part = opened if path.name == opened.path.name else _read_one(path)
         if (_split_number(part, "split.count", 0), _split_number(part, "split.no", 0)) != (count, number):
-            raise Refused(f"{path}: does not say that it is part {number + 1} of {count}")
+            raise UserError(f"{path}: does not say that it is part {number + 1} of {count}")
         for name in part.tensors:
             if name in tensors:
-                raise Refused(f"{path}: the tensor {quoted(name)} is in an earlier part too")
+                raise UserError(f"{path}: the tensor {quoted(name)} is in an earlier part too")
         tensors.update(part.tensors)
         first = part if number == 0 else first
     expected = _split_number(first, "split.tensors.count", 0)
     if expected and expected != len(tensors):
-        raise Refused(f"{first.path}: the parts hold {len(tensors)} tensors where {expected} were announced")
+        raise UserError(
+            f"{first.path}: the parts hold {len(tensors)} tensors where {expected} were announced"
+        )
     metadata = Metadata(first.metadata)
     for key in ("split.count", "split.no", "split.tensors.count"):
         metadata.pop(key, None)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 
 class GGMLType(NamedTuple):
@@ -110,14 +110,16 @@ CHUNK = 1 << 16
 
 
 def row_bytes(type: str, width: int) -> int:
-    """Bytes of one row of `width` values; Refused for an unknown type or a width that is not whole blocks."""
+    """Bytes of one row of `width` values; UserError for an unknown type or a width that is not whole
+    blocks.
+    """
     if type in FOREIGN:
         return width * FOREIGN[type]
     kind = TYPES.get(type)
     if kind is None:
-        raise Refused(f"there is no storage type {type!r}; known are {', '.join(TYPES)}")
+        raise UserError(f"there is no storage type {type!r}; known are {', '.join(TYPES)}")
     if width % kind.block:
-        raise Refused(f"a row of {width} values cannot be stored as {type}, whose blocks hold {kind.block}")
+        raise UserError(f"a row of {width} values cannot be stored as {type}, whose blocks hold {kind.block}")
     return width // kind.block * kind.bytes
 
 
@@ -133,7 +135,7 @@ class Packed:
         expected = packed_shape(self.type, self.shape)
         if self.data.dtype != np.uint8 or self.data.shape != expected:
             found = f"{self.data.dtype} of {self.data.shape}"
-            raise Refused(
+            raise UserError(
                 f"a {self.type} tensor of {self.shape} is stored as uint8 of {expected}, not as {found}"
             )
 
@@ -145,13 +147,13 @@ class Packed:
     def rows(self, index: np.ndarray | Iterable[int] | slice) -> Packed:
         """The entries `index` of the first axis, in that order and still packed; a slice copies nothing."""
         if not self.shape:
-            raise Refused("a scalar has no rows to select")
+            raise UserError("a scalar has no rows to select")
         index = index if isinstance(index, (slice, np.ndarray)) else np.asarray(list(index), dtype=np.int64)
         if len(self.shape) > 1:
             data = self.data[index]
             return Packed(self.type, (data.shape[0], *self.shape[1:]), data)
         if self.type in TYPES and TYPES[self.type].block > 1:
-            raise Refused(f"single values of a {self.type} vector cannot be selected: they share blocks")
+            raise UserError(f"single values of a {self.type} vector cannot be selected: they share blocks")
         values = self.data.reshape(-1, row_bytes(self.type, 1))[index]
         return Packed(self.type, (values.shape[0],), values.reshape(-1))
 

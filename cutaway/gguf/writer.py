@@ -11,7 +11,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf.container import quoted, replacing
 from cutaway.gguf.reader import alignment_of
 from cutaway.gguf.types import (
@@ -41,7 +41,7 @@ def write(
     """Write a GGUF version 3 file, whole or not at all; `progress` is called with the bytes written so far.
 
     A Python int is stored as uint32 (int32, uint64, int64 where it does not fit), a float as float32, lists
-    of them as int32 and float32 arrays; numpy scalars and arrays keep their own width. Refused for a value
+    of them as int32 and float32 arrays; numpy scalars and arrays keep their own width. UserError for a value
     that GGUF cannot hold.
     """
     pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
@@ -58,12 +58,12 @@ def write(
 
 
 def made(name: str, tensor: Packed | Later) -> Packed:
-    """The tensor itself; Refused if what was made is not what was announced."""
+    """The tensor itself; UserError if what was made is not what was announced."""
     if isinstance(tensor, Packed):
         return tensor
     packed = tensor.make()
     if (packed.type, packed.shape) != (tensor.type, tensor.shape):
-        raise Refused(
+        raise UserError(
             f"the tensor {quoted(name)} was announced as {tensor.type} {tensor.shape} but is {packed.type} "
             f"{packed.shape}"
         )
@@ -84,7 +84,7 @@ def _header(
     yield MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata))
     for key, value in metadata.items():
         if len(key.encode()) > MAX_KEY:
-            raise Refused(f"the metadata key {quoted(key)} is longer than GGUF's {MAX_KEY} bytes")
+            raise UserError(f"the metadata key {quoted(key)} is longer than GGUF's {MAX_KEY} bytes")
         yield _pack_text(key, key)
         yield from _pack(key, value)
     offset, seen = 0, set()
@@ -100,22 +100,24 @@ def _header(
 
 def _check_tensor(name: str, tensor: Packed | Later, seen: set[str]) -> None:
     if name in seen:
-        raise Refused(f"the tensor {quoted(name)} was given twice")
+        raise UserError(f"the tensor {quoted(name)} was given twice")
     if len(name.encode()) > MAX_TENSOR_NAME:
-        raise Refused(
+        raise UserError(
             f"the tensor name {quoted(name)} is longer than the {MAX_TENSOR_NAME} bytes other engines read"
         )
     if tensor.type not in TYPES:
-        raise Refused(f"the tensor {quoted(name)} is {tensor.type}, which GGUF has no type for")
+        raise UserError(f"the tensor {quoted(name)} is {tensor.type}, which GGUF has no type for")
     if len(tensor.shape) > MAX_DIMS:
-        raise Refused(f"the tensor {quoted(name)} has {len(tensor.shape)} dimensions; GGUF allows {MAX_DIMS}")
+        raise UserError(
+            f"the tensor {quoted(name)} has {len(tensor.shape)} dimensions; GGUF allows {MAX_DIMS}"
+        )
 
 
 def _pack_text(key: str, text: str) -> bytes:
     try:
         data = text.encode()
     except UnicodeEncodeError:
-        raise Refused(f"{quoted(key)} holds text that is not valid Unicode") from None
+        raise UserError(f"{quoted(key)} holds text that is not valid Unicode") from None
     return U64.pack(len(data)) + data
 
 
@@ -138,7 +140,7 @@ def _pack_sequence(key: str, values: list[object] | tuple[object, ...] | np.ndar
         return
     numbers = values if isinstance(values, np.ndarray) else _number_array(key, values)
     if numbers.ndim != 1:
-        raise Refused(
+        raise UserError(
             f"the metadata value of {quoted(key)} has {numbers.ndim} dimensions; GGUF arrays have one"
         )
     yield struct.pack("<IIQ", ARRAY, _type_id(key, numbers.dtype), len(numbers))
@@ -150,7 +152,7 @@ def _type_id(key: str, dtype: np.dtype) -> int:
         return BOOL
     number = IDS.get(dtype.newbyteorder("<"))
     if number is None:
-        raise Refused(f"the metadata value of {quoted(key)} has the type {dtype}, which GGUF cannot hold")
+        raise UserError(f"the metadata value of {quoted(key)} has the type {dtype}, which GGUF cannot hold")
     return number
 
 
@@ -164,7 +166,9 @@ def _number(key: str, value: object) -> np.ndarray:
         return np.array(value, _fitting(key, value, value, ("<u4", "<i4", "<u8", "<i8")))
     if isinstance(value, float):
         return _float32(key, value)
-    raise Refused(f"the metadata value of {quoted(key)} is a {type(value).__name__}, which GGUF cannot hold")
+    raise UserError(
+        f"the metadata value of {quoted(key)} is a {type(value).__name__}, which GGUF cannot hold"
+    )
 
 
 def _number_array(key: str, values: list[object] | tuple[object, ...]) -> np.ndarray:
@@ -177,7 +181,7 @@ def _number_array(key: str, values: list[object] | tuple[object, ...]) -> np.nda
     if kinds <= {int, float}:
         return _float32(key, values)
     names = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise Refused(f"the metadata value of {quoted(key)} is a list of {names}; GGUF arrays hold one type")
+    raise UserError(f"the metadata value of {quoted(key)} is a list of {names}; GGUF arrays hold one type")
 
 
 def _fitting(key: str, low: int, high: int, choices: tuple[str, ...]) -> str:
@@ -185,7 +189,7 @@ def _fitting(key: str, low: int, high: int, choices: tuple[str, ...]) -> str:
         limits = np.iinfo(choice)
         if limits.min <= low and high <= limits.max:
             return choice
-    raise Refused(f"the metadata value of {quoted(key)} is an integer beyond 64 bits")
+    raise UserError(f"the metadata value of {quoted(key)} is an integer beyond 64 bits")
 
 
 def _float32(key: str, value: object) -> np.ndarray:
@@ -193,5 +197,5 @@ def _float32(key: str, value: object) -> np.ndarray:
     with np.errstate(over="ignore"):
         narrow = wide.astype("<f4")
     if not np.array_equal(np.isfinite(wide), np.isfinite(narrow)):
-        raise Refused(f"the metadata value of {quoted(key)} is beyond float32; give it as numpy.float64")
+        raise UserError(f"the metadata value of {quoted(key)} is beyond float32; give it as numpy.float64")
     return narrow

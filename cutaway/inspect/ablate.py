@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.inspect.reading import row as reading
 from cutaway.inspect.reading import writers
 from cutaway.model.decoder import Decoder
@@ -20,7 +20,7 @@ from cutaway.trace import Edit, tracing
 
 
 def without(model: Decoder, parts: Iterable[str]) -> dict[str, Edit]:
-    """The edits that take parts out: "5.3" is head 3 of layer 5, "5" the whole layer. Refused for what the
+    """The edits that take parts out: "5.3" is head 3 of layer 5, "5" the whole layer. UserError for what the
     model lacks.
     """
     wanted = sorted(
@@ -72,15 +72,15 @@ def _without_one(mixed: Tensor, each: Tensor) -> Tensor:
 def _part(model: Decoder, part: str) -> tuple[int, int | None]:
     layer, dot, head = part.partition(".")
     if not layer.isdecimal() or (dot and not head.isdecimal()):
-        raise Refused(
+        raise UserError(
             f"{part!r} is no part of a model: write 5.3 for head 3 of layer 5, or 5 for the whole layer"
         )
     blocks = model.config.blocks
     if int(layer) >= len(blocks):
-        raise Refused(f"there is no layer {layer}: this model's layers are 0 to {len(blocks) - 1}")
+        raise UserError(f"there is no layer {layer}: this model's layers are 0 to {len(blocks) - 1}")
     heads = writers(blocks[int(layer)].attention)
     if dot and int(head) >= heads:
-        raise Refused(
+        raise UserError(
             f"there is no head {part}: the heads of layer {layer} are {layer}.0 to {layer}.{heads - 1}"
         )
     return int(layer), int(head) if dot else None

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from cutaway.attention import gated
 from cutaway.attention.parts.differential import DifferentialAttention
 from cutaway.attention.parts.gated import GatedAttention
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.inspect.reading import device, has_pattern
 from cutaway.layers.norm import LayerNorm, RMSNorm
 from cutaway.model.decoder import Decoder
@@ -71,7 +71,7 @@ def attribute(
 
     ``seen`` are a reading's values by name: ``embed``, ``middle`` and ``out`` of each block, ``logits``, and
     what ``reading.attention_names`` lists. A soft-cap counts as the factor it came to.
-    Raises Refused for a token the vocabulary does not have.
+    Raises UserError for a token the vocabulary does not have.
     """
     _known(model, token)
     logits = seen["logits"][0, position].double()
@@ -80,7 +80,7 @@ def attribute(
     if against is not None:
         _known(model, against)
         if model.config.softcap is not None:
-            raise Refused(
+            raise UserError(
                 "this model bounds its logits, so the lead of one over another is no sum: ask without against"
             )
         row, logit = row - _row(model, against), logit - logits[against]
@@ -151,7 +151,7 @@ def _through(
     if isinstance(norm, nn.Identity):
         return row, row.new_zeros(())
     if not isinstance(norm, RMSNorm | LayerNorm):
-        raise Refused(f"attribution cannot freeze a {type(norm).__name__}: it knows RMSNorm and LayerNorm")
+        raise UserError(f"attribution cannot freeze a {type(norm).__name__}: it knows RMSNorm and LayerNorm")
     x = x.double()
     bias = row.new_zeros(())
     if isinstance(norm, LayerNorm):
@@ -185,4 +185,4 @@ def _cap_factor(model: Decoder, logit: Tensor) -> Tensor:
 
 def _known(model: Decoder, token: int) -> None:
     if not 0 <= token < model.config.vocab:
-        raise Refused(f"token {token} is not in this model's vocabulary of {model.config.vocab:,}")
+        raise UserError(f"token {token} is not in this model's vocabulary of {model.config.vocab:,}")

@@ -8,7 +8,7 @@ followed its first appearance; nothing but the repetition can tell it where that
 import torch
 from torch import Tensor
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.inspect.reading import device, has_pattern
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
@@ -22,7 +22,7 @@ def induction_scores(
     model: Decoder, length: int = LENGTH, texts: int = TEXTS, seed: int = 0
 ) -> tuple[Float[Tensor, " h"], ...]:
     """For each layer, each head's mean share (0 to 1) on the token after the earlier copy of the one it
-    stands on. Refused where a layer reads through a memory and shares nothing out.
+    stands on. UserError where a layer reads through a memory and shares nothing out.
     """
     patterns = _patterns(model, length, texts, seed)
     return tuple(p[:, :, length:].diagonal(offset=1, dim1=-2, dim2=-1).mean((0, -1)) for p in patterns)
@@ -42,7 +42,7 @@ def _patterns(model: Decoder, length: int, texts: int, seed: int) -> list[Float[
     """Every layer's attention on ``texts`` rows of ``length`` random tokens, each row said twice."""
     for i, block in enumerate(model.config.blocks):
         if not has_pattern(block.attention):
-            raise Refused(f"layer {i} reads the past through a memory: no head of it looks at a token")
+            raise UserError(f"layer {i} reads the past through a memory: no head of it looks at a token")
     chance = torch.Generator().manual_seed(seed)
     once = torch.randint(model.config.vocab, (texts, length), generator=chance)
     ids = once.repeat(1, 2).to(device(model))

@@ -2,8 +2,8 @@
 
 For y = W x, rounding W to W + E adds E x to y, whose mean square over many x is, as far as different x_j are
 independent, sum over columns j of E_j^2 mean(x_j^2). So that is how errors are weighed when scales are chosen
-(weights/fit.py); the idea is llama.cpp's importance matrix. The text is read in windows by the definition,
-and every product with one of its weights is listened to.
+(weights/quant_search.py); the idea is llama.cpp's importance matrix. The text is read in windows by the
+definition, and every product with one of its weights is listened to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
 
 WINDOW = 512  # tokens read together; the next window begins anew
@@ -28,9 +28,9 @@ def importance(
 ) -> dict[str, np.ndarray]:
     """By the name of each weight that multiplies: float32 [columns], the mean square of its inputs.
 
-    ``progress(done, tokens)`` is told. Raises Refused for a text without a token."""
+    ``progress(done, tokens)`` is told. Raises UserError for a text without a token."""
     if not ids:
-        raise Refused("The calibration text has no token: give a longer one")
+        raise UserError("The calibration text has no token: give a longer one")
     heard = _Heard(model)
     size = min(WINDOW, model.config.context)
     device = next(iter(model.parameters())).device

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import Refused
-from cutaway.inspect.sheet import Sheet, links
+from cutaway.errors import UserError
+from cutaway.inspect.page_data import Sheet, links
 
 VIEWS = ("tokens", "embeddings", "attention", "score", "turning", "mlp", "stream", "lens", "next")
 SCRIPTS = ("story", "elements", "state", "heat", *VIEWS, "main")  # in this order, each a story of its own
@@ -30,11 +30,11 @@ def page(
     """The page of one sheet, or of two side by side. ``views``: which parts; ``start``: the layer, head or
     token to open at.
 
-    Raises Refused for a view there is not.
+    Raises UserError for a view there is not.
     """
     for view in views:
         if view not in VIEWS:
-            raise Refused(f"there is no view {view!r}: the views are {', '.join(VIEWS)}")
+            raise UserError(f"there is no view {view!r}: the views are {', '.join(VIEWS)}")
     style, script = _read("page.css"), _script()
     title = " · ".join(f"{sheet.facts['text']} ({sheet.facts['model']})" for sheet in sheets)
     parts = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.inspect.reading import row as reading
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
@@ -50,7 +50,7 @@ def patch(values: Mapping[str, Tensor], positions: Sequence[int] | None = None) 
 def patch_streams(model: Decoder, ids: Sequence[int], other: Sequence[int]) -> Patched:
     """Patches the stream of each token in which the texts differ, and of the last, after each block in turn.
 
-    Progress is measured in the lead of the other's answer over this one's, in logits. Raises Refused unless
+    Progress is measured in the lead of the other's answer over this one's, in logits. Raises UserError unless
     the texts have as many tokens, differ, and have different answers: then there is no way from one to the
     other to measure.
     """
@@ -62,7 +62,7 @@ def patch_streams(model: Decoder, ids: Sequence[int], other: Sequence[int]) -> P
     ours = model(row, pos, last=True)[0, -1]
     here, there = int(ours.argmax()), int(theirs.argmax())
     if here == there:
-        raise Refused("both texts have the same answer, so patching has nothing to move")
+        raise UserError("both texts have the same answer, so patching has nothing to move")
     low, high = (float(logits[there] - logits[here]) for logits in (ours, theirs))
     at = torch.tensor(positions, device=row.device)
     each = torch.arange(len(positions), device=row.device)
@@ -89,11 +89,11 @@ def _each_at(each: Tensor, at: Tensor, donor: Tensor) -> Edit:
 def _comparable(ids: Sequence[int], other: Sequence[int]) -> list[int]:
     """The places where the texts differ, and the last."""
     if len(ids) != len(other):
-        raise Refused(
+        raise UserError(
             f"patching needs texts of as many tokens: this one has {len(ids)}, the other {len(other)}; "
             "reword one of them"
         )
     places = [i for i, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b]
     if not places:
-        raise Refused("both texts are the same, so patching has nothing to move")
+        raise UserError("both texts are the same, so patching has nothing to move")
     return sorted({*places, len(ids) - 1})

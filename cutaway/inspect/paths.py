@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from cutaway.attention.parts.paths import Choice
-from cutaway.errors import Refused
+from cutaway.attention.backends import Choice
+from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder, State
 from cutaway.model.engine import CHUNK, DefinitionEngine
 from cutaway.trace import FACTS, tracing
@@ -44,9 +44,9 @@ class Reading:
 def paths(model: Decoder, ids: Sequence[int]) -> tuple[Reading, ...]:
     """The prompt's first piece, the last of those that follow it if there are any, and a decoding step."""
     if not ids:
-        raise Refused("there is nothing to read: the text has no tokens")
+        raise UserError("there is nothing to read: the text has no tokens")
     if len(ids) >= model.config.context:
-        raise Refused(
+        raise UserError(
             f"the text has {len(ids):,} tokens and one more must fit: this model reads at most "
             f"{model.config.context:,}"
         )

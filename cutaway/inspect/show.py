@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cutaway.embedding import map as maps
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,9 +45,9 @@ class View:
     @cached_property
     def html(self) -> str:
         """One HTML file that needs nothing else."""
-        from cutaway.inspect import page, sheet
+        from cutaway.inspect import page, page_data
 
-        return page.page([sheet.draw(self.trace, NAME)], self.views or page.VIEWS, self.start)
+        return page.page([page_data.draw(self.trace, NAME)], self.views or page.VIEWS, self.start)
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""
@@ -101,5 +101,5 @@ class Pattern(Tensor):
     def show(self, head: int = 0) -> View:
         """The layer's heads as an interactive map, opened at one of them."""
         if not 0 <= head < len(self):
-            raise Refused(f"there is no head {head}: layer {self.layer} has heads 0 to {len(self) - 1}")
+            raise UserError(f"there is no head {head}: layer {self.layer} has heads 0 to {len(self) - 1}")
         return View(self.trace, ("attention", "score"), {"layer": self.layer, "head": head})

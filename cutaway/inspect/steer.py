@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.inspect.reading import row as reading
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
@@ -35,7 +35,7 @@ def difference(
     last token.
     """
     if not towards or not away:
-        raise Refused(
+        raise UserError(
             "a steering vector is made of texts for it and texts against it: give at least one of each"
         )
     name = f"blocks.{layer}.out"
@@ -43,13 +43,13 @@ def difference(
 
 
 def steer(model: Decoder, vectors: Vectors, strength: float = 1.0) -> dict[str, Edit]:
-    """The edits that add the vectors, ``strength`` times, at every token. Refused for another width than the
-    model's.
+    """The edits that add the vectors, ``strength`` times, at every token. UserError for another width than
+    the model's.
     """
     for name, vector in vectors.items():
         if vector.shape != (model.config.width,):
             was = " × ".join(map(str, vector.shape))
-            raise Refused(
+            raise UserError(
                 f"the steering vector for {name} has {was} numbers, this model's stream {model.config.width}"
             )
     return {name: _add(vector * strength) for name, vector in vectors.items()}

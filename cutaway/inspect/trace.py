@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.lens import Lens, lens
 from cutaway.inspect.reading import has_pattern, row
@@ -78,7 +78,7 @@ class Trace(Mapping[str, Tensor]):
         """Reads ids once. Keeps the project's vocabulary, or only ``names`` (wildcards allowed) and the
         logits.
 
-        ``edit`` changes values in flight, by name. Raises Refused for ids the model cannot read, for a name
+        ``edit`` changes values in flight, by name. Raises UserError for ids the model cannot read, for a name
         that never appears, and for a text whose attention maps would not fit.
         """
         names = tuple(names or (TAPS,))
@@ -122,7 +122,7 @@ class Trace(Mapping[str, Tensor]):
         """
         layer = self._layer(layer)
         if not has_pattern(self.model.config.blocks[layer].attention):
-            raise Refused(f"layer {layer} reads the past through a memory: no token looks at another there")
+            raise UserError(f"layer {layer} reads the past through a memory: no token looks at another there")
         return Pattern.of(self[f"blocks.{layer}.attention.pattern"], self, layer)
 
     def show(self, *views: str) -> View:
@@ -163,23 +163,23 @@ class Trace(Mapping[str, Tensor]):
 
     def _kept(self, name: str) -> Tensor:
         if name not in self.values_by_name:
-            raise Refused(
+            raise UserError(
                 f"this trace did not keep {name!r}: `list(trace)` shows what it kept, names= asks for more"
             )
         return self.values_by_name[name]
 
     def _layer(self, layer: int) -> int:
         if not -self.layers <= layer < self.layers:
-            raise Refused(f"there is no layer {layer}: this model's layers are 0 to {self.layers - 1}")
+            raise UserError(f"there is no layer {layer}: this model's layers are 0 to {self.layers - 1}")
         return layer % self.layers
 
     def _position(self, position: int) -> None:
         if not -len(self.ids) <= position < len(self.ids):
-            raise Refused(f"there is no position {position}: the text has {len(self.ids)} tokens, from 0")
+            raise UserError(f"there is no position {position}: the text has {len(self.ids)} tokens, from 0")
 
 
 class _Kept(Mapping[str, Tensor]):
-    """A trace's values with their batch axis; one that was not kept is Refused."""
+    """A trace's values with their batch axis; one that was not kept is UserError."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
@@ -196,14 +196,14 @@ class _Kept(Mapping[str, Tensor]):
 
 def _readable(model: Decoder, ids: Sequence[int]) -> None:
     if not ids:
-        raise Refused("there is nothing to read: the text has no tokens")
+        raise UserError("there is nothing to read: the text has no tokens")
     if len(ids) > model.config.context:
-        raise Refused(
+        raise UserError(
             f"the text has {len(ids):,} tokens, and this model reads at most {model.config.context:,}"
         )
     wrong = [id for id in ids if not 0 <= id < model.config.vocab]
     if wrong:
-        raise Refused(f"token {wrong[0]} is not in this model's vocabulary of {model.config.vocab:,}")
+        raise UserError(f"token {wrong[0]} is not in this model's vocabulary of {model.config.vocab:,}")
 
 
 def _fits(model: Decoder, length: int, names: Sequence[str]) -> None:
@@ -218,7 +218,7 @@ def _fits(model: Decoder, length: int, names: Sequence[str]) -> None:
     width = 4 * length * length
     if cells and cells * width > MOST_BYTES:
         most = int((MOST_BYTES / (4 * cells)) ** 0.5)
-        raise Refused(
+        raise UserError(
             f"the text has {length:,} tokens, and the attention maps asked for fit up to {most:,}: "
             "shorten it, or ask for fewer names"
         )

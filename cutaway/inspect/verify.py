@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.model.decoder import Decoder
 from cutaway.model.engine import DefinitionEngine
 from cutaway.trace import tracing
@@ -101,7 +101,9 @@ def against_transformers(
         )
     mine = _our_streams(engine.model, row)
     if len(mine) != len(theirs):
-        raise Failed(f"transformers shows {len(theirs)} layers of this model where Cutaway has {len(mine)}")
+        raise OperationalError(
+            f"transformers shows {len(theirs)} layers of this model where Cutaway has {len(mine)}"
+        )
     layers = tuple(_difference(name, mine[name], other) for name, other in zip(mine, theirs, strict=True))
     name = f"transformers {version('transformers')}"
     return _verdict(name, engine, layers, ids, ours, followed[0, len(ids) :].tolist(), TOLERANCE)
@@ -143,7 +145,7 @@ def _verdict(
 
 def _difference(name: str, ours: Tensor, theirs: Tensor) -> Difference:
     if ours.shape != theirs.shape:
-        raise Failed(
+        raise OperationalError(
             f"{name} has the shape {list(ours.shape)} here and {list(theirs.shape)} in the other engine"
         )
     away = (ours.double() - theirs.double()).abs()
@@ -177,7 +179,7 @@ def _transformers(source: Path) -> Any:
         with redirect_stderr(StringIO()):  # its progress bar
             return transformers.AutoModelForCausalLM.from_pretrained(**where).eval()
     except (ValueError, OSError, KeyError, NotImplementedError) as error:
-        raise Refused(f"{source}: transformers cannot read it ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{source}: transformers cannot read it ({str(error).splitlines()[0]})") from error
 
 
 def _their_streams(judge: Any, ids: Tensor) -> list[Tensor]:
@@ -193,7 +195,7 @@ def _their_streams(judge: Any, ids: Tensor) -> list[Tensor]:
         seen.append((output if isinstance(output, Tensor) else output[0])[0])
 
     if not layers:
-        raise Failed("transformers does not say which of this model's modules are its blocks")
+        raise OperationalError("transformers does not say which of this model's modules are its blocks")
     hooks = [layers[0].register_forward_pre_hook(entered, with_kwargs=True)]
     hooks += [layer.register_forward_hook(left) for layer in layers]
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,9 +73,9 @@ class MoE:
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts:
-            raise Refused(f"mlp: a token cannot pass {self.top_k} of {self.experts} experts")
+            raise UserError(f"mlp: a token cannot pass {self.top_k} of {self.experts} experts")
         if self.shared_gate and not self.shared:
-            raise Refused("mlp: shared_gate is the gate of a shared expert, and there is none: set shared")
+            raise UserError("mlp: shared_gate is the gate of a shared expert, and there is none: set shared")
 
     @property
     def expert(self) -> MLP:

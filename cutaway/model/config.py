@@ -18,7 +18,7 @@ from typing import Any
 
 from cutaway.attention.parts.mixer import Mixer
 from cutaway.embedding.tables import hashed, lowrank
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.position import learned, sinusoidal
 
@@ -37,7 +37,7 @@ class Block:
 
     def __post_init__(self) -> None:
         if not isinstance(self.attention, Mixer) or getattr(self.attention, "reads", "past") == "memory":
-            raise Refused(
+            raise UserError(
                 f"a block cannot hold {_kind(self.attention)}: it does not read the text it is part of"
             )
 
@@ -81,7 +81,7 @@ class Decoder:
     def __post_init__(self) -> None:
         for block in self.blocks:
             if getattr(block.attention, "reads", "past") != "past":
-                raise Refused(
+                raise UserError(
                     f"a decoder cannot hold {_kind(block.attention)}: it reads what is not yet written"
                 )
 
@@ -132,9 +132,9 @@ class Encoder:
     def __post_init__(self) -> None:
         for block in self.blocks:
             if getattr(block.attention, "reads", "past") != "all" or block.post_norm:
-                raise Refused(f"an encoder cannot hold {_kind(block.attention)}: its blocks read both ways")
+                raise UserError(f"an encoder cannot hold {_kind(block.attention)}: its blocks read both ways")
             if not isinstance(block.mlp, MLP):
-                raise Refused(f"an encoder cannot hold {_kind(block.mlp)}: its blocks have dense MLPs")
+                raise UserError(f"an encoder cannot hold {_kind(block.mlp)}: its blocks have dense MLPs")
 
     @property
     def position(self) -> learned.Config:
@@ -188,19 +188,19 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
-    """The dataclass that ``to_dict`` wrote. Unknown, missing or ill-typed entries are Refused by their
+    """The dataclass that ``to_dict`` wrote. Unknown, missing or ill-typed entries are UserError by their
     path.
     """
     if not isinstance(data, dict):
-        raise Refused(f"{where}: expected entries by name, found {data!r}")
+        raise UserError(f"{where}: expected entries by name, found {data!r}")
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     for name in data:
         if name not in known:
-            raise Refused(f"{where}.{name}: there is no such entry here; known: {', '.join(known)}")
+            raise UserError(f"{where}.{name}: there is no such entry here; known: {', '.join(known)}")
     for name, f in known.items():
         if name not in data and f.default is MISSING and f.default_factory is MISSING:
-            raise Refused(f"{where}.{name}: is missing")
+            raise UserError(f"{where}.{name}: is missing")
     return cls(
         **{name: _entry(known[name], hints[name], value, f"{where}.{name}") for name, value in data.items()}
     )
@@ -213,7 +213,7 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
         return None
     if "variants" in f.metadata:
         if not isinstance(value, dict) or "kind" not in value:
-            raise Refused(f"{where}: expected an entry with a kind, found {value!r}")
+            raise UserError(f"{where}: expected an entry with a kind, found {value!r}")
         cls = _variant(f.metadata["variants"], value["kind"], where)
         return from_dict({name: v for name, v in value.items() if name != "kind"}, cls, where)
     classes = _classes(hint)
@@ -223,7 +223,7 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
             kind = value.get("kind", kind)
             value = {name: v for name, v in value.items() if name != "kind"}
         if kind not in classes:
-            raise Refused(f"{where}.kind: there is no {kind!r}; known: {', '.join(classes)}")
+            raise UserError(f"{where}.kind: there is no {kind!r}; known: {', '.join(classes)}")
         return from_dict(value, classes[kind], where)
     return _plain(_choices(hint), value, where)
 
@@ -245,19 +245,19 @@ def _plain(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         if isinstance(choice, type) and type(value) is choice:
             return value
     names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
-    raise Refused(f"{where}: expected {names}, found {value!r}")
+    raise UserError(f"{where}: expected {names}, found {value!r}")
 
 
 def _blocks(value: Any, where: str) -> tuple[Block, ...]:
     if not isinstance(value, list):
-        raise Refused(f"{where}: expected a list of blocks, found {value!r}")
+        raise UserError(f"{where}: expected a list of blocks, found {value!r}")
     blocks: list[Block] = []
     for i, entry in enumerate(value):
         if not isinstance(entry, dict):
-            raise Refused(f"{where}[{i}]: expected a block, found {entry!r}")
+            raise UserError(f"{where}[{i}]: expected a block, found {entry!r}")
         times = entry.get("times", 1)
         if type(times) is not int or not 1 <= times <= 10_000:
-            raise Refused(f"{where}[{i}].times: expected a number from 1 to 10000, found {times!r}")
+            raise UserError(f"{where}[{i}].times: expected a number from 1 to 10000, found {times!r}")
         block = from_dict({k: v for k, v in entry.items() if k != "times"}, Block, f"{where}[{i}]")
         blocks += [block] * times
     return tuple(blocks)
@@ -284,4 +284,4 @@ def _variant(home: str, kind: Any, where: str) -> type:
         if kind in classes:
             return classes[kind]
         kinds = list(classes)
-    raise Refused(f"{where}.kind: there is no {kind!r}; known: {', '.join(kinds)}")
+    raise UserError(f"{where}.kind: there is no {kind!r}; known: {', '.join(kinds)}")

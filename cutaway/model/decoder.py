@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cutaway.attention.parts.mixer import Memory, Remember
 from cutaway.attention.parts.visibility import Places
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.moe import Routing
 from cutaway.model import config as conf
 from cutaway.model.block import Block
@@ -44,11 +44,11 @@ class State:
         return sum(block.nbytes for block in self.blocks)
 
     def truncate(self, length: int) -> None:
-        """Forgets all after the first ``length`` entries; Refused, and nothing done, if a window has dropped
-        what it needs.
+        """Forgets all after the first ``length`` entries; UserError, and nothing done, if a window has
+        dropped what it needs.
         """
         if not all(block.can_truncate(length) for block in self.blocks):
-            raise Refused(f"what was read before token {length} is no longer kept: read the text again")
+            raise UserError(f"what was read before token {length} is no longer kept: read the text again")
         for block in self.blocks:
             block.truncate(length)
 
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
     ) -> tuple[Float[Tensor, "b t d"], tuple[Routing, ...]]:
         """The stream, and where each sparse layer sent the tokens: what training balances its experts by."""
         if state is not None and documents is not None:
-            raise Refused("packed documents are for training: read each with a state of its own instead")
+            raise UserError("packed documents are for training: read each with a state of its own instead")
         places = Places(pos, documents)
         x = self._embedded(ids, pos)
         rotations = self._rotations(pos, axes)
@@ -166,7 +166,7 @@ class Decoder(nn.Module):
     def _rotations(self, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None) -> list[Rotation | None]:
         """Each block's rotation; blocks with the same positions share one."""
         if axes is not None and not any(isinstance(turn.config, mrope.Config) for turn in self.turns):
-            raise Refused("this model turns by one position: it has no use for axes, which are M-RoPE's")
+            raise UserError("this model turns by one position: it has no use for axes, which are M-RoPE's")
         made = [_rotation(turn, pos, axes) for turn in self.turns]
         return [None if turn is None else made[turn] for turn in self.turn_of_block]
 

@@ -79,7 +79,7 @@ class DefinitionEngine:
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Reads as ``read`` does, and looks inside: logits are those after the layers ``after``, one for each
         that is wanted (the logit lens), and of each of ``watched``, a place and a layer, come the attention's
-        weights float32 [h s] over its text. Raises Refused for a mechanism that has no such weights.
+        weights float32 [h s] over its text. Raises UserError for a mechanism that has no such weights.
         """
         logits: dict[tuple[int, int], np.ndarray] = {}
         patterns: dict[tuple[int, int], np.ndarray] = {}

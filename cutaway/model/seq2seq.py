@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from cutaway.attention import bahdanau, bidirectional, cross, luong, mha
 from cutaway.attention.parts.alignment import Memory
 from cutaway.attention.parts.visibility import Places
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
 from cutaway.model import block, config
 from cutaway.position import sinusoidal
@@ -49,7 +49,7 @@ class Recurrent:
 
     def __post_init__(self) -> None:
         if self.hidden < 2 or self.hidden % 2:
-            raise Refused(f"seq2seq: a hidden size of {self.hidden} cannot be split between two directions")
+            raise UserError(f"seq2seq: a hidden size of {self.hidden} cannot be split between two directions")
 
     def build(self) -> RecurrentSeq2Seq:
         return RecurrentSeq2Seq(self)
@@ -71,7 +71,7 @@ class Transformer:
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads or self.width % 2:
-            raise Refused(
+            raise UserError(
                 f"seq2seq: a width of {self.width} must be even and cut into {self.heads} heads evenly"
             )
 

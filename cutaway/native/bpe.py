@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native import library
 from cutaway.native.library import function
 from cutaway.native.scan import SCANNERS
@@ -283,7 +283,7 @@ def _address(data: memoryview) -> int:
         raise ValueError("not a compiled vocabulary")
     view = _Buffer()
     if ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(data), ctypes.byref(view), 0):
-        raise Refused("this buffer has no address")
+        raise UserError("this buffer has no address")
     address = view.buf
     ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
     return address

@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.native.library import check, function
 
 LONGEST = 1 << 12  # bytes of a word
@@ -23,13 +23,13 @@ def piece_bytes() -> int:
 def complain(status: int, where: int) -> None:
     """Raise what a status of the core says; nothing for 0."""
     if status == TOO_LONG:
-        raise Refused(
+        raise UserError(
             f"the word that begins at byte {where} has more than {LONGEST} bytes: is this a text file?"
         )
     if status == UNREADABLE:
-        raise Failed(f"the corpus could not be read at byte {where}")
+        raise OperationalError(f"the corpus could not be read at byte {where}")
     if status == MEMORY:
-        raise Failed("there is not enough memory for this corpus's words")
+        raise OperationalError("there is not enough memory for this corpus's words")
 
 
 class Counter:
@@ -37,10 +37,10 @@ class Counter:
 
     def __init__(self, threads: int) -> None:
         if threads < 1:
-            raise Refused(f"{threads} threads cannot count; use at least 1")
+            raise UserError(f"{threads} threads cannot count; use at least 1")
         self._handle = function("cutaway_counter_new", INT, result=POINTER)(threads)
         if not self._handle:
-            raise Failed("there is not enough memory to count words")
+            raise OperationalError("there is not enough memory to count words")
 
     def add(self, file: int, first: int, last: int) -> None:
         """Count the pieces [first, last) of an open file."""
@@ -74,7 +74,7 @@ class Dictionary:
 
     def __init__(self, words: list[bytes]) -> None:
         if len(set(words)) != len(words):
-            raise Refused("a dictionary's words must differ")
+            raise UserError("a dictionary's words must differ")
         text = np.frombuffer(b"".join(words) or b"\0", np.uint8)
         ends = np.cumsum([len(word) for word in words], dtype=np.int64)
         check("ends", ends, np.int64)
@@ -82,7 +82,7 @@ class Dictionary:
         self.size = len(words)
         self.handle = call(text.ctypes.data, ends.ctypes.data, len(words))
         if not self.handle:
-            raise Failed("there is not enough memory for the dictionary")
+            raise OperationalError("there is not enough memory for the dictionary")
 
     def __enter__(self) -> Dictionary:
         return self

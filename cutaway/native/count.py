@@ -1,11 +1,13 @@
-"""Counting the distinct words of a corpus (native/count.cpp); its twin is `Tally` of tokenizer/tally.py."""
+"""Counting the distinct words of a corpus (native/count.cpp); its twin is `Tally` of
+tokenizer/word_counter.py.
+"""
 
 import ctypes
 from typing import Any
 
 import numpy as np
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.native import library
 from cutaway.native.library import check, function
 from cutaway.native.scan import SCANNERS
@@ -38,9 +40,9 @@ class Tally:
         check("offsets", offsets, np.int64)
         check("counts", counts, np.int64)
         if len(offsets) != len(counts) + 1 or offsets[0] != 0 or offsets[-1] != len(text):
-            raise Refused("offsets do not fit the words: they run from 0 to the bytes of text, one a word.")
+            raise UserError("offsets do not fit the words: they run from 0 to the bytes of text, one a word.")
         if len(counts) and (np.diff(offsets).min() < 1 or counts.min() < 1):
-            raise Refused("a word is empty, or its count is below 1.")
+            raise UserError("a word is empty, or its count is below 1.")
         call = function("cutaway_tally_put", *[_POINTER] * 4, _INT64, result=_INT32)
         if call(self._pointer, text.ctypes.data, offsets.ctypes.data, counts.ctypes.data, len(counts)):
             raise _no_memory()
@@ -85,5 +87,7 @@ def utf8_until(data: bytes) -> int:
     return function("cutaway_utf8_until", ctypes.c_char_p, _INT64, result=_INT64)(data, len(data))
 
 
-def _no_memory() -> Failed:
-    return Failed("there is not enough memory to count this many distinct words: lower their limit.")
+def _no_memory() -> OperationalError:
+    return OperationalError(
+        "there is not enough memory to count this many distinct words: lower their limit."
+    )

@@ -8,7 +8,7 @@ import ctypes
 
 import numpy as np
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.native.corpus import INT, LONG, POINTER, Dictionary, complain
 from cutaway.native.library import check, function
 from cutaway.native.word2vec import padded
@@ -21,11 +21,11 @@ class Meetings:
 
     def __init__(self, words: Dictionary, window: int, threads: int) -> None:
         if window < 1 or threads < 1:
-            raise Refused(f"a window of {window} on {threads} threads cannot be counted")
+            raise UserError(f"a window of {window} on {threads} threads cannot be counted")
         self._words, self._threads = words, threads
         self._handle = function("cutaway_meetings_new", LONG, INT, result=POINTER)(window, threads)
         if not self._handle:
-            raise Failed("there is not enough memory to count pairs of words")
+            raise OperationalError("there is not enough memory to count pairs of words")
 
     def add(self, file: int, first: int, last: int) -> None:
         """Count in the pieces [first, last) of an open file."""
@@ -87,20 +87,20 @@ def fit(
     ``tables`` are the vectors, the contexts and their squared gradients [v d], ``biases`` the same [v].
     """
     if len(tables) != 4 or len(biases) != 4:
-        raise Refused("GloVe has four tables and four rows of biases")
+        raise UserError("GloVe has four tables and four rows of biases")
     rows, stride = len(tables[0]), tables[0].strides[0] // 4
     for number, one in enumerate(tables):
         padded(f"table {number}", one, stride)
         if one.shape != tables[0].shape:
-            raise Refused("GloVe's tables differ in shape")
+            raise UserError("GloVe's tables differ in shape")
     for number, one in enumerate(biases):
         check(f"bias {number}", one, np.float32, written=True)
         if one.shape != (rows,):
-            raise Refused(f"bias {number} does not go with {rows} rows")
+            raise UserError(f"bias {number} does not go with {rows} rows")
     check("pairs", pairs, np.int32)
     check("counts", counts, np.float32)
     if pairs.shape != (len(counts), 2) or (len(pairs) and not 0 <= pairs.min() <= pairs.max() < rows):
-        raise Refused(f"pairs are not [{len(counts)} 2] of the {rows} rows")
+        raise UserError(f"pairs are not [{len(counts)} 2] of the {rows} rows")
     task = _Fit(*(one.ctypes.data for one in (*tables, *biases)), stride, rate, most)
     call = function("cutaway_glove", POINTER, POINTER, POINTER, LONG, INT)
     call(ctypes.byref(task), pairs.ctypes.data, counts.ctypes.data, len(counts), threads)

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,15 +56,19 @@ def threads() -> int:
     if not asked:
         return _cores()
     if not asked.isdecimal() or int(asked) < 1:
-        raise Refused(f"CUTAWAY_THREADS is {asked!r}; set it to a number of threads from 1 up, or unset it.")
+        raise UserError(
+            f"CUTAWAY_THREADS is {asked!r}; set it to a number of threads from 1 up, or unset it."
+        )
     return min(int(asked), 1024)
 
 
 def function(name: str, *arguments: type, result: type | None = None) -> Any:
-    """The core's function `name` with its ctypes argument and result types; Failed without the core."""
+    """The core's function `name` with its ctypes argument and result types; OperationalError without the
+    core.
+    """
     core = _load()
     if isinstance(core, str):
-        raise Failed(core)
+        raise OperationalError(core)
     found = getattr(core, name)
     found.argtypes, found.restype = arguments, result
     return found
@@ -73,11 +77,11 @@ def function(name: str, *arguments: type, result: type | None = None) -> Any:
 def check(name: str, array: np.ndarray, dtype: type[np.generic], written: bool = False) -> None:
     """Refuses an array that C++ cannot read in place: of another dtype, strided, or (`written`) read-only."""
     if array.dtype != dtype:
-        raise Refused(f"{name} holds {array.dtype}, and {dtype.__name__} is needed.")
+        raise UserError(f"{name} holds {array.dtype}, and {dtype.__name__} is needed.")
     if not array.flags.c_contiguous or not array.flags.aligned:
-        raise Refused(f"{name} is not contiguous in memory; pass np.ascontiguousarray of it.")
+        raise UserError(f"{name} is not contiguous in memory; pass np.ascontiguousarray of it.")
     if written and not array.flags.writeable:
-        raise Refused(f"{name} cannot be written to; give an array that owns its memory.")
+        raise UserError(f"{name} cannot be written to; give an array that owns its memory.")
 
 
 @cache
@@ -104,9 +108,9 @@ def _use_isa(core: ctypes.CDLL) -> None:
     if not asked:
         return
     if asked not in SETS:
-        raise Refused(f"CUTAWAY_ISA is {asked!r}; it may be {', '.join(SETS)}.")
+        raise UserError(f"CUTAWAY_ISA is {asked!r}; it may be {', '.join(SETS)}.")
     if core.cutaway_isa_use(SETS[asked]):
-        raise Refused(f"CUTAWAY_ISA is {asked!r}, and the best that this processor has is {_best(core)}.")
+        raise UserError(f"CUTAWAY_ISA is {asked!r}, and the best that this processor has is {_best(core)}.")
 
 
 def _best(core: ctypes.CDLL) -> str:

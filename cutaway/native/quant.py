@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, NamedTuple
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native import library
 from cutaway.native.library import check, function
 
@@ -50,11 +50,11 @@ def unpack(type: str, blocks: np.ndarray, out: np.ndarray, threads: int | None =
     )
     layout = LAYOUTS.get(type)
     if layout is None:
-        raise Refused(f"The native core has no weight type {type!r}; it unpacks {', '.join(LAYOUTS)}.")
+        raise UserError(f"The native core has no weight type {type!r}; it unpacks {', '.join(LAYOUTS)}.")
     check("blocks", blocks, np.uint8)
     check("out", out, np.float32, written=True)
     if out.size % layout.block or blocks.size != out.size // layout.block * layout.bytes:
-        raise Refused(
+        raise UserError(
             f"{blocks.size} bytes of {type} do not hold {out.size} values; "
             f"{layout.bytes} bytes hold {layout.block}."
         )
@@ -77,13 +77,13 @@ def fit(
     check("array", array, np.float32)
     check("out", out, np.uint8, written=True)
     if columns % layout.block or out.size != array.size // layout.block * layout.bytes:
-        raise Refused(f"{out.size} bytes of {type} do not hold {array.size} values in rows of {columns}.")
+        raise UserError(f"{out.size} bytes of {type} do not hold {array.size} values in rows of {columns}.")
     address = None
     if importance is not None:
         check("importance", importance, np.float32)
         if importance.shape != (columns,):
-            raise Refused(f"importance has the shape {importance.shape}, and {columns} numbers are needed.")
+            raise UserError(f"importance has the shape {importance.shape}, and {columns} numbers are needed.")
         address = importance.ctypes.data
     count = library.threads() if threads is None else threads
     if call(layout.id, array.ctypes.data, array.size, columns, address, out.ctypes.data, count):
-        raise Refused(f"The native core does not fit weights to {type}.")
+        raise UserError(f"The native core does not fit weights to {type}.")

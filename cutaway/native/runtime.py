@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.native import library
 from cutaway.native.library import check, function
 from cutaway.native.quant import LAYOUTS
@@ -131,7 +131,7 @@ def pack(
     first_row: int = 0,
     threads: int | None = None,
 ) -> None:
-    """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); Refused if a weight is not
+    """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); UserError if a weight is not
     finite. ``first_row`` is which row of the whole matrix that message counts from.
     """
     call = function("cutaway_pack", _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, result=_LONG)
@@ -139,13 +139,13 @@ def pack(
     check("out", out, np.uint8, written=True)
     layout = LAYOUTS[type]
     if columns % layout.block or data.size != rows * (columns // layout.block) * layout.bytes:
-        raise Refused(f"{data.size} bytes of {type} are not {rows} rows of {columns} values.")
+        raise UserError(f"{data.size} bytes of {type} are not {rows} rows of {columns} values.")
     if out.size != packed_bytes(type, rows, columns):
-        raise Refused(f"out has {out.size} bytes, and {packed_bytes(type, rows, columns)} are needed.")
+        raise UserError(f"out has {out.size} bytes, and {packed_bytes(type, rows, columns)} are needed.")
     threads = library.threads() if threads is None else threads
     broken = call(_number(type), data.ctypes.data, rows, columns, out.ctypes.data, threads)
     if broken >= 0:
-        raise Refused(f"row {first_row + broken} holds a weight that is infinite or not a number")
+        raise UserError(f"row {first_row + broken} holds a weight that is infinite or not a number")
 
 
 class Vectors(ctypes.Structure):
@@ -165,7 +165,7 @@ def multiply(type: str, rows: int, columns: int, panels: np.ndarray, x: np.ndarr
     )
     check("panels", panels, np.uint8)
     if panels.size != packed_bytes(type, rows, columns) or x.shape[1:] != (columns,):
-        raise Refused(f"The panels or the vectors are not those of {rows} rows of {columns} values.")
+        raise UserError(f"The panels or the vectors are not those of {rows} rows of {columns} values.")
     n, width = len(x), -(-columns // 32) * 32
     padded, rounded = np.zeros((2, n, width), np.float32)
     padded[:, :columns] = x
@@ -196,7 +196,7 @@ def read(
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
     ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [wanted] names the
     layer behind which the head reads, the last where it is not given (the logit lens). ``watched`` are pairs
-    of a token and a layer: float32 [heads position + 1] of each. Raises Refused for what does not fit
+    of a token and a layer: float32 [heads position + 1] of each. Raises UserError for what does not fit
     together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
@@ -209,7 +209,7 @@ def read(
         if len(after) != len(wanted) or (
             len(after) and not 0 <= after.min() <= after.max() < model.layer_count
         ):
-            raise Refused(
+            raise UserError(
                 f"The layers {after.tolist()} are not one of {model.layer_count} for each logits wanted."
             )
     pairs = np.array(watched, np.int32).reshape(-1, 2)
@@ -224,7 +224,7 @@ def read(
         0,
     )
     if call(model, reading, library.threads() if threads is None else threads):
-        raise Failed(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
+        raise OperationalError(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
     return out, patterns
 
 
@@ -248,15 +248,15 @@ class OneToken:
     def read(self, id: int, position: int, pages: np.ndarray) -> np.ndarray:
         """float32 [vocab]: the logits after ``id`` at ``position``; ``pages`` as ``read`` takes them."""
         if not 0 <= id < self._vocab:
-            raise Refused(f"An id lies outside the model's 0 to {self._vocab - 1}.")
+            raise UserError(f"An id lies outside the model's 0 to {self._vocab - 1}.")
         if position < 0 or len(pages) * PAGE <= position:
-            raise Refused(f"{len(pages)} pages do not hold position {position}.")
+            raise UserError(f"{len(pages)} pages do not hold position {position}.")
         check("pages", pages, np.uint64)
         out = np.empty(self._vocab, np.float32)
         self._id.value, self._position.value, self._table.value = id, position, pages.ctypes.data
         self._reading.logits = out.ctypes.data
         if self._call(self._model, self._reading, self._threads):
-            raise Failed("There is no memory to read a token.")
+            raise OperationalError("There is no memory to read a token.")
         return out
 
 
@@ -267,7 +267,7 @@ def _patterns(
     rooms = []
     for token, layer in watched:
         if not (0 <= token < starts[-1] and 0 <= layer < model.layer_count):
-            raise Refused(f"There is no token {token} and layer {layer} to watch.")
+            raise UserError(f"There is no token {token} and layer {layer} to watch.")
         sequence = int(np.searchsorted(starts, token, side="right")) - 1
         length = int(positions[sequence]) + token - int(starts[sequence]) + 1
         rooms.append(np.empty((model.layers[layer].heads, length), np.float32))
@@ -284,22 +284,22 @@ def _fits(
 ) -> None:
     counts = starts[1:] - starts[:-1]
     if not len(ids) or len(pages) != len(positions) or len(starts) != len(pages) + 1:
-        raise Refused("Each sequence needs at least one new token, its first position and its pages.")
+        raise UserError("Each sequence needs at least one new token, its first position and its pages.")
     if starts[0] != 0 or starts[-1] != len(ids) or (counts < 1).any():
-        raise Refused(f"The starts {starts.tolist()} do not divide {len(ids)} tokens.")
+        raise UserError(f"The starts {starts.tolist()} do not divide {len(ids)} tokens.")
     if ids.min() < 0 or ids.max() >= model.vocab:
-        raise Refused(f"An id lies outside the model's 0 to {model.vocab - 1}.")
+        raise UserError(f"An id lies outside the model's 0 to {model.vocab - 1}.")
     if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(ids)):
-        raise Refused(f"Logits are wanted of a token outside the {len(ids)} that are read.")
+        raise UserError(f"Logits are wanted of a token outside the {len(ids)} that are read.")
     for count, position, own in zip(counts.tolist(), positions.tolist(), pages, strict=True):
         check("pages", own, np.uint64)
         if position < 0 or len(own) * PAGE < position + count:
-            raise Refused(f"{len(own)} pages do not hold positions {position} to {position + count - 1}.")
+            raise UserError(f"{len(own)} pages do not hold positions {position} to {position + count - 1}.")
 
 
 def _number(type: str) -> int:
     if type not in TYPES:
-        raise Refused(f"The runtime has no kernel for weights of type {type}; it has {', '.join(TYPES)}.")
+        raise UserError(f"The runtime has no kernel for weights of type {type}; it has {', '.join(TYPES)}.")
     return LAYOUTS[type].id
 
 
@@ -310,6 +310,6 @@ def _mirrored() -> None:
     function("cutaway_runtime_sizes", ctypes.c_void_p)(theirs)
     ours = [ctypes.sizeof(each) for each in (Matrix, Turn, Layer, Model, Reading, Expert)]
     if list(theirs) != ours:
-        raise Failed(
+        raise OperationalError(
             f"The native core's structures have {list(theirs)} bytes, the door's {ours}; install again."
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.native.library import check, function
 
 MOST_CELLS = 2**32 - 2  # base symbols and edges between words; a place is 32 bits
@@ -25,7 +25,7 @@ def merges(
     """The merges of counted words: int64 [n 4] of left, right, made and count, at most `step` at a time.
 
     Words are `symbols` (int32, below `alphabet`, or -1 where nothing merges) from one offset to the next
-    (int64 [words + 1]), each `counts` (int64 [words]) times. Raises Refused for what does not fit.
+    (int64 [words + 1]), each `counts` (int64 [words]) times. Raises UserError for what does not fit.
     """
     check("symbols", symbols, np.int32)
     check("offsets", offsets, np.int64)
@@ -72,22 +72,24 @@ def _reserve(trainer: Any, reserved: Collection[Sequence[int]]) -> None:
 
 def _fits(symbols: np.ndarray, offsets: np.ndarray, counts: np.ndarray, alphabet: int, size: int) -> None:
     if len(offsets) != len(counts) + 1 or offsets[0] != 0 or offsets[-1] != len(symbols):
-        raise Refused("offsets do not fit the words: they run from 0 to the number of symbols, one a word.")
+        raise UserError("offsets do not fit the words: they run from 0 to the number of symbols, one a word.")
     if len(counts) and (np.diff(offsets).min() < 0 or counts.min() < 0):
-        raise Refused("offsets go backwards, or a count is negative.")
+        raise UserError("offsets go backwards, or a count is negative.")
     if len(symbols) and (symbols.min() < -1 or symbols.max() >= alphabet):
-        raise Refused(f"symbols are from -1 to {alphabet - 1}, and some are not.")
+        raise UserError(f"symbols are from -1 to {alphabet - 1}, and some are not.")
     if not 0 <= alphabet <= 0x110000 or not 0 <= size <= 1 << 28:
-        raise Refused(f"an alphabet of {alphabet:,} and {size:,} tokens cannot be trained.")
+        raise UserError(f"an alphabet of {alphabet:,} and {size:,} tokens cannot be trained.")
     if len(symbols) + len(counts) > MOST_CELLS:
-        raise Refused(
+        raise UserError(
             f"the distinct words have {len(symbols):,} symbols, and {MOST_CELLS:,} can be trained on: "
             "lower the limit of distinct words."
         )
     # Sums of counts are 64 bits: each symbol of a word may be a place of one pair.
     if np.multiply(counts, np.diff(offsets), dtype=np.float64).sum() >= 2.0**62:
-        raise Refused("the words' counts are too large to be added up in 64 bits.")
+        raise UserError("the words' counts are too large to be added up in 64 bits.")
 
 
-def _no_memory() -> Failed:
-    return Failed("there is not enough memory to train on this many distinct words: lower their limit.")
+def _no_memory() -> OperationalError:
+    return OperationalError(
+        "there is not enough memory to train on this many distinct words: lower their limit."
+    )

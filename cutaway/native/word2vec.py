@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native.corpus import INT, LONG, POINTER, Dictionary, complain
 from cutaway.native.library import check, function
 
@@ -63,17 +63,17 @@ class Draws:
         _flat("path", self.path_ends, self.path_nodes)
         _flat("piece", self.piece_ends, self.piece_rows)
         if len(self.chance) != len(self.other) or len(self.path_labels) != len(self.path_nodes):
-            raise Refused("the tables of draws differ in length")
+            raise UserError("the tables of draws differ in length")
 
 
 def _within(name: str, rows: np.ndarray, count: int) -> None:
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-        raise Refused(f"{name} names rows past the {count} that there are")
+        raise UserError(f"{name} names rows past the {count} that there are")
 
 
 def _flat(name: str, ends: np.ndarray, flat: np.ndarray) -> None:
     if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(flat)):
-        raise Refused(f"{name}_ends does not divide its {len(flat)} entries")
+        raise UserError(f"{name}_ends does not divide its {len(flat)} entries")
 
 
 def table(rows: int, dim: int) -> np.ndarray:
@@ -109,7 +109,7 @@ class Learner:
     ) -> None:
         size = words.size
         if kind not in KINDS or window < 1 or negative < 0 or total < 1 or size < 1:
-            raise Refused(
+            raise UserError(
                 f"{kind} with window {window}, {negative} negatives, {total} words cannot be learned"
             )
         stride = input.strides[0] // 4
@@ -123,7 +123,7 @@ class Learner:
             or (negative > 0 and len(output) < size)
             or (kind != "fasttext" and len(input) < size)
         ):
-            raise Refused(f"the tables do not fit a vocabulary of {size} words")
+            raise UserError(f"the tables do not fit a vocabulary of {size} words")
         lengths = np.diff(draws.path_ends, prepend=0)
         self._words, self._keeps = words, (input, output, draws)
         self._task = _Task(
@@ -168,6 +168,6 @@ class Learner:
 def padded(name: str, rows: np.ndarray, stride: int) -> None:
     """Refuse a table whose rows are not as `table` makes them."""
     if rows.dtype != np.float32 or rows.ndim != 2 or not rows.flags.writeable:
-        raise Refused(f"{name} must be a writable float32 table")
+        raise UserError(f"{name} must be a writable float32 table")
     if rows.strides != (stride * 4, 4) or stride % LANES or stride < rows.shape[1] or rows.base is None:
-        raise Refused(f"{name} is not padded for the core: make it with native.word2vec.table")
+        raise UserError(f"{name} is not padded for the core: make it with native.word2vec.table")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.position import rope
 
 if TYPE_CHECKING:
@@ -28,23 +28,23 @@ class Config(rope.Config):
 
     def __post_init__(self) -> None:
         if sum(self.sections) != self.size // 2:
-            raise Refused(
+            raise UserError(
                 f"position: sections {self.sections} must share the {self.size // 2} pairs of {self.size}"
             )
         if self.grows:
-            raise Refused(
+            raise UserError(
                 "position: M-RoPE cannot be scaled by a text's length: its coordinates are no length"
             )
 
 
 def rotation(config: Config, axes: Int[Tensor, "a b t"]) -> rope.Rotation:
-    """How tokens at these coordinates are turned, one row of positions for each section. Refused unless there
-    are as many.
+    """How tokens at these coordinates are turned, one row of positions for each section. UserError unless
+    there are as many.
     """
     import torch
 
     if len(axes) != len(config.sections):
-        raise Refused(f"position: {len(config.sections)} sections turn by as many axes, not by {len(axes)}")
+        raise UserError(f"position: {len(config.sections)} sections turn by as many axes, not by {len(axes)}")
 
     turn = rope.Turn(config)
     turned = [turn.rotation(pos) for pos in axes]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ class Config:
         from torch import Tensor, arange, float64, get_default_dtype, nn, stack
 
         if width % 2:
-            raise Refused(f"position: sines and cosines come in pairs, a width of {width} is odd")
+            raise UserError(f"position: sines and cosines come in pairs, a width of {width} is odd")
         config = self
 
         class Sinusoids(nn.Module):

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.native import runtime as door
-from cutaway.runtime.plan import Plan
+from cutaway.runtime.packing import Plan
 from cutaway.weights.rules import Tensors
 
 CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs beside its state
@@ -132,7 +132,7 @@ class State:
 
 
 class RuntimeEngine:
-    """A model on the CPU, from its packed weights. Raises Refused for one that the step does not know."""
+    """A model on the CPU, from its packed weights. Raises UserError for one that the step does not know."""
 
     def __init__(self, config: Decoder, tensors: Tensors, threads: int | None = None) -> None:
         self.plan = Plan(config, tensors)
@@ -223,7 +223,7 @@ class RuntimeEngine:
         weights float32 [h s] over its text.
         """
         if len({id(state) for state in states}) < len(states):
-            raise Refused("Two texts cannot be read into one state")
+            raise UserError("Two texts cannot be read into one state")
         for text, state in zip(texts, states, strict=True):
             self._make_room(state, len(text))
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
@@ -244,7 +244,7 @@ class RuntimeEngine:
 
     def _make_room(self, state: State, new: int) -> None:
         if state.length + new > self.max_context:
-            raise Refused(
+            raise UserError(
                 f"The model's context holds {self.max_context} ids, and this text has "
                 f"{state.length + new}: shorten it"
             )

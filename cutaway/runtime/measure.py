@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from cutaway import native
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.runtime.engine import RuntimeEngine
 
 TURNS, TOKENS = 8, 8  # decoding and reading alternate: a machine that others use changes within a second
@@ -20,10 +20,10 @@ def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[st
     """Tokens/s of decoding, decoding at depth 2,000, reading 512 and eight texts at once; bytes read a token,
     bytes/s at which as many can be read at all, over and over, and decoding's share of that.
 
-    Refused for a model whose context is shorter than that. The ids are arbitrary: speed does not depend on
+    UserError for a model whose context is shorter than that. The ids are arbitrary: speed does not depend on
     them."""
     if engine.max_context < DEPTH + deep:
-        raise Refused(
+        raise UserError(
             f"The measurement needs a context of {DEPTH + deep}, and the model's is {engine.max_context}"
         )
     ids = np.random.default_rng(0).integers(0, engine.vocab, DEPTH).tolist()

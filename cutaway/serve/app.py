@@ -18,12 +18,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 import cutaway
-from cutaway.errors import Failed, Refused
-from cutaway.serve import chat, completions, embeddings, responses, schema, tokens, trace
-from cutaway.serve.asking import in_a_thread
-from cutaway.serve.guard import Gate, Guard
+from cutaway.errors import OperationalError, UserError
+from cutaway.serve import chat, completions, embeddings, protocol, responses, tokens, trace
+from cutaway.serve.api_error import Wrong, answer, unfit, wrong
+from cutaway.serve.auth import Gate, Guard
 from cutaway.serve.service import Service
-from cutaway.serve.wrong import Wrong, answer, unfit, wrong
+from cutaway.serve.streaming import in_a_thread
 
 log = logging.getLogger("cutaway.serve")
 ERROR = {"description": "Not honoured; the body says why", "content": {"application/json": {"schema": {
@@ -93,42 +93,42 @@ def _paths(app: FastAPI, service: Service) -> None:
         return _model(service)
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(body: schema.Chat, request: Request) -> Response:
+    async def chat_completions(body: protocol.Chat, request: Request) -> Response:
         """A conversation's next answer."""
         return await chat.chat(service, body, request)
 
     @app.post("/v1/completions", response_model=None)
-    async def text_completions(body: schema.Completion, request: Request) -> Response:
+    async def text_completions(body: protocol.Completion, request: Request) -> Response:
         """Texts, continued."""
         return await completions.completion(service, body, request)
 
     @app.post("/v1/responses", response_model=None)
-    async def text_responses(body: schema.Responses, request: Request) -> Response:
+    async def text_responses(body: protocol.Responses, request: Request) -> Response:
         """OpenAI's Responses, text alone."""
         return await responses.respond(service, body, request)
 
     @app.post("/v1/embeddings", response_model=None)
-    async def embedding(body: schema.Embeddings) -> Response:
+    async def embedding(body: protocol.Embeddings) -> Response:
         """Texts as vectors."""
         return JSONResponse(await service.look(embeddings.embed, service, body))
 
     @app.post("/v1/trace", response_model=None)
-    async def tracing(body: schema.Trace) -> Response:
+    async def tracing(body: protocol.Trace) -> Response:
         """What happens inside while a text is read, with edits or without."""
         return await service.look(trace.answered, service, body)
 
     @app.post("/v1/chat/count", response_model=None)
-    async def chat_count(body: schema.ChatCount) -> Response:
+    async def chat_count(body: protocol.ChatCount) -> Response:
         """How many tokens a conversation has."""
         return JSONResponse(await in_a_thread(tokens.count, service, body))
 
     @app.post("/tokenize", response_model=None)
-    async def tokenize(body: schema.Tokenize) -> Response:
+    async def tokenize(body: protocol.Tokenize) -> Response:
         """A text as ids."""
         return JSONResponse(await in_a_thread(tokens.tokenize, service, body))
 
     @app.post("/detokenize", response_model=None)
-    async def detokenize(body: schema.Detokenize) -> Response:
+    async def detokenize(body: protocol.Detokenize) -> Response:
         """Ids as text."""
         return JSONResponse(await in_a_thread(tokens.detokenize, service, body))
 
@@ -161,7 +161,7 @@ def _refusals(app: FastAPI) -> None:
     async def told(_request: Request, problem: Exception) -> Response:
         return answer(wrong(problem))
 
-    for kind in (Wrong, Refused, Failed, Exception):  # the last is also written to the log
+    for kind in (Wrong, UserError, OperationalError, Exception):  # the last is also written to the log
         app.add_exception_handler(kind, told)
 
 

@@ -12,15 +12,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from cutaway.generate import constrain
+from cutaway.generate.batch.scheduler import Job
 from cutaway.generate.decode import Generation, Piece
-from cutaway.serve import demand, words
-from cutaway.serve import tools as calling
-from cutaway.serve.asking import Asked, client_of, events, in_a_thread, while_there
-from cutaway.serve.dialect import Dialect, dialect
-from cutaway.serve.engine import Job
-from cutaway.serve.schema import Chat, Message, NamedTool, Tool
+from cutaway.serve import openai_format
+from cutaway.serve.api_error import Wrong, about
+from cutaway.serve.protocol import Chat, Message, NamedTool, Tool
 from cutaway.serve.service import Service
-from cutaway.serve.wrong import Wrong, about
+from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
+from cutaway.serve.tool_calls import parser as calling
+from cutaway.serve.tool_calls import tool_grammar
+from cutaway.serve.tool_calls.tool_format import Dialect, dialect
 
 
 async def chat(service: Service, body: Chat, request: HttpRequest) -> Response:
@@ -42,7 +43,7 @@ def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def chat_ids(service: Service, given: Sequence[Message], tools: Sequence[Tool] | None) -> list[int]:
-    """The ids of a conversation. Refused for a model without a template, and for words that steer it."""
+    """The ids of a conversation. UserError for a model without a template, and for words that steer it."""
     plain = None if tools is None else [tool.model_dump(exclude_none=True) for tool in tools]
     with about("messages"):
         return service.lm.chat_ids(messages(given), tools=plain)
@@ -160,11 +161,11 @@ def _calls(service: Service, body: Chat, tools: Sequence[Tool]) -> tuple[Dialect
             raise Wrong(
                 400, f"tool_choice names {name[:64]!r}, which is not among the tools", param="tool_choice"
             )
-        return format, demand.demanded(format, {name: schemas[name]}, lm.tokenizer, several=False)
+        return format, tool_grammar.demanded(format, {name: schemas[name]}, lm.tokenizer, several=False)
     if choice == "required":
-        return format, demand.demanded(format, schemas, lm.tokenizer, several)
+        return format, tool_grammar.demanded(format, schemas, lm.tokenizer, several)
     if any(tool.function.strict for tool in tools) or not several:
-        free = demand.optional(format, schemas, lm.tokenizer, several)
+        free = tool_grammar.optional(format, schemas, lm.tokenizer, several)
         return format, free
     return format, None
 
@@ -192,7 +193,7 @@ class Talk:
         choices = [self._choice(i, own, made) for i, (own, made) in enumerate(zip(pieces, done, strict=True))]
         head = self._head("chat.completion")
         self.service.note_answer(self.body, [choice["message"] for choice in choices])
-        return JSONResponse(head | {"choices": choices, "usage": words.usage(done, done[:1])})
+        return JSONResponse(head | {"choices": choices, "usage": openai_format.usage(done, done[:1])})
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Chunks of the answers as they are written."""
@@ -210,11 +211,11 @@ class Talk:
                 done[i] = piece.generation
         if counting:
             made = [done[i] for i in sorted(done)]
-            yield head | {"choices": [], "usage": words.usage(made, made[:1])}
+            yield head | {"choices": [], "usage": openai_format.usage(made, made[:1])}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
-            "id": words.named("chatcmpl"),
+            "id": openai_format.named("chatcmpl"),
             "object": kind,
             "created": int(time.time()),
             "model": self.service.name,
@@ -242,9 +243,11 @@ class Talk:
         }
         chosen = [piece for piece in pieces if piece.id is not None]
         if self.body.logprobs:
-            choice["logprobs"] = {"content": [words.chosen(self.service.lm.tokenizer, one) for one in chosen]}
+            choice["logprobs"] = {
+                "content": [openai_format.chosen(self.service.lm.tokenizer, one) for one in chosen]
+            }
         if self.body.internals is not None:
-            choice["internals"] = [words.looked(self.service.lm.tokenizer, one) for one in chosen]
+            choice["internals"] = [openai_format.looked(self.service.lm.tokenizer, one) for one in chosen]
         return choice
 
 
@@ -282,9 +285,9 @@ class _Speaker:
             return {}
         tokenizer, body, about = self.talk.service.lm.tokenizer, self.talk.body, {}
         if body.logprobs:
-            about["logprobs"] = {"content": [words.chosen(tokenizer, piece)]}
+            about["logprobs"] = {"content": [openai_format.chosen(tokenizer, piece)]}
         if body.internals is not None:
-            about["internals"] = [words.looked(tokenizer, piece)]
+            about["internals"] = [openai_format.looked(tokenizer, piece)]
         return about
 
     def _delta(self, heard: calling.Heard) -> dict[str, Any]:
@@ -301,12 +304,12 @@ class _Speaker:
 
 def _call(call: calling.Call) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": words.named("call"), "type": "function", "function": function}
+    return {"id": openai_format.named("call"), "type": "function", "function": function}
 
 
 def _ending(done: Generation, called: bool) -> str:
     """OpenAI's word for what ended an answer: calls, unless it was cut off before they were whole."""
-    ending = words.ending(done)
+    ending = openai_format.ending(done)
     return "tool_calls" if called and ending == "stop" else ending
 
 

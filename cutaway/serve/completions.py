@@ -10,14 +10,14 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from cutaway.generate.batch.request import Scored
+from cutaway.generate.batch.scheduler import Job
 from cutaway.generate.decode import Generation, Piece
-from cutaway.serve import words
-from cutaway.serve.asking import Asked, client_of, events, in_a_thread, while_there
-from cutaway.serve.engine import Job
-from cutaway.serve.schema import Completion
+from cutaway.serve import openai_format
+from cutaway.serve.api_error import Wrong
+from cutaway.serve.protocol import Completion
 from cutaway.serve.service import Service
-from cutaway.serve.ticket import Scored
-from cutaway.serve.wrong import Wrong
+from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
 
 USUAL = 16  # OpenAI's max_tokens where a completion names none
 
@@ -114,7 +114,7 @@ class Writing:
             choice = self._part(i, told, first and bool(self.body.echo), offsets)
             if piece.generation is not None:
                 done[i] = piece.generation
-                choice["finish_reason"] = words.ending(piece.generation)
+                choice["finish_reason"] = openai_format.ending(piece.generation)
             if choice["text"] or choice["logprobs"] or choice["finish_reason"] or "internals" in choice:
                 yield head | {"choices": [choice]} | tail
         if counting:
@@ -122,7 +122,7 @@ class Writing:
 
     def _head(self) -> dict[str, Any]:
         return {
-            "id": words.named("cmpl"),
+            "id": openai_format.named("cmpl"),
             "object": "text_completion",
             "created": int(time.time()),
             "model": self.service.name,
@@ -132,7 +132,7 @@ class Writing:
     def _choice(self, i: int, pieces: Sequence[Piece], done: Generation) -> dict[str, Any]:
         told = [] if self.body.max_tokens == 0 else pieces
         choice = self._part(i, told, bool(self.body.echo), [0] * (i + 1))
-        return choice | {"finish_reason": words.ending(done)}
+        return choice | {"finish_reason": openai_format.ending(done)}
 
     def _part(self, i: int, pieces: Sequence[Piece], echo: bool, offsets: list[int]) -> dict[str, Any]:
         """A choice, or what some pieces add to it: with ``echo`` after the prompt. ``offsets`` tells each
@@ -153,11 +153,11 @@ class Writing:
         if self.body.logprobs is not None and scored:
             choice["logprobs"], offsets[i] = _logprobs(tokenizer, scored, offsets[i])
         if self.body.internals is not None and chosen:
-            choice["internals"] = [words.looked(tokenizer, piece) for piece in chosen]
+            choice["internals"] = [openai_format.looked(tokenizer, piece) for piece in chosen]
         return choice
 
     def _usage(self, done: Sequence[Generation]) -> dict[str, Any]:
-        usage = words.usage(done, done[:: self.body.n or 1])
+        usage = openai_format.usage(done, done[:: self.body.n or 1])
         if self.body.max_tokens == 0:
             usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
         return usage
@@ -167,16 +167,19 @@ def _logprobs(
     tokenizer: Any, scored: Sequence[tuple[int, Scored | None]], offset: int
 ) -> tuple[dict[str, Any], int]:
     """OpenAI's four lists, and where the next token's text begins."""
-    tokens = [words.spelt(tokenizer, id) for id, _ in scored]
+    tokens = [openai_format.spelt(tokenizer, id) for id, _ in scored]
     offsets = []
     for id, _ in scored:
         offsets.append(offset)
         offset += len(tokenizer.token_bytes(id).decode("utf-8", "ignore"))
-    values = [None if score is None else words.logprob(score[0]) for _, score in scored]
+    values = [None if score is None else openai_format.logprob(score[0]) for _, score in scored]
     best = [
         None
         if score is None
-        else {words.spelt(tokenizer, id): words.logprob(value) for id, value in _with(score, own)}
+        else {
+            openai_format.spelt(tokenizer, id): openai_format.logprob(value)
+            for id, value in _with(score, own)
+        }
         for own, score in scored
     ]
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": best, "text_offset": offsets}, offset

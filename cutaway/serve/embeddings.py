@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from cutaway.serve.api_error import Wrong, about
 from cutaway.serve.completions import prompts
-from cutaway.serve.schema import Embeddings
+from cutaway.serve.protocol import Embeddings
 from cutaway.serve.service import Service
-from cutaway.serve.wrong import Wrong, about
 
 
 def embed(service: Service, body: Embeddings) -> dict[str, Any]:
-    """A vector of length 1 for each text. Refused for texts that the model cannot read whole."""
+    """A vector of length 1 for each text. UserError for texts that the model cannot read whole."""
     service.check_model(body.model)
     given: Any = [body.input] if isinstance(body.input, str) else body.input
     service.limits.of_texts(len(given) if given and not isinstance(given[0], int) else 1, "input")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cutaway.serve.wrong import Wrong
+from cutaway.serve.api_error import Wrong
 
 
 @dataclass(frozen=True)

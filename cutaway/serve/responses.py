@@ -10,20 +10,22 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from cutaway.generate.batch.scheduler import Job
 from cutaway.generate.decode import Generation
-from cutaway.serve import words
-from cutaway.serve.asking import Asked, client_of, events, in_a_thread, while_there
-from cutaway.serve.engine import Job
-from cutaway.serve.schema import Responses, Sampling
+from cutaway.serve import openai_format
+from cutaway.serve.api_error import about
+from cutaway.serve.protocol import Responses, Sampling
 from cutaway.serve.service import Service
-from cutaway.serve.wrong import about
+from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
 
 
 async def respond(service: Service, body: Responses, request: HttpRequest) -> Response:
     """Answers a request for a response."""
     job = await in_a_thread(_job, service, body, client_of(request))
     asked = Asked(service, [job])
-    responding = Responding(service, body, asked, words.named("resp"), words.named("msg"), int(time.time()))
+    responding = Responding(
+        service, body, asked, openai_format.named("resp"), openai_format.named("msg"), int(time.time())
+    )
     if body.stream:
         return events(asked, responding.events(), service.limits.request_seconds, named=True)
     try:
@@ -105,7 +107,7 @@ class Responding:
     def _response(self, done: Generation | None) -> dict[str, Any]:
         status, output, usage = "in_progress", [], None
         if done is not None:
-            status = "completed" if words.ending(done) == "stop" else "incomplete"
+            status = "completed" if openai_format.ending(done) == "stop" else "incomplete"
             output = [self._item(status, [_part(done.text)])]
             usage = _usage(done)
         short = status == "incomplete"
@@ -152,7 +154,7 @@ def _part(text: str) -> dict[str, Any]:
 
 
 def _usage(done: Generation) -> dict[str, Any]:
-    counts = words.usage([done], [done])
+    counts = openai_format.usage([done], [done])
     return {
         "input_tokens": counts["prompt_tokens"],
         "input_tokens_details": counts["prompt_tokens_details"],

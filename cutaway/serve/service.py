@@ -14,17 +14,19 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import cutaway
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.generate import constrain
 from cutaway.generate import internals as inside
+from cutaway.generate.batch.request import QueueFullError
+from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import checked
 from cutaway.generate.sample import Settings
 from cutaway.lm import LanguageModel
-from cutaway.serve.engine import Scheduler
+from cutaway.serve.api_error import Wrong, about
 from cutaway.serve.limits import Limits
+from cutaway.serve.loop_bridge import Post
 from cutaway.serve.metrics import Metrics
-from cutaway.serve.post import Post
-from cutaway.serve.schema import (
+from cutaway.serve.protocol import (
     Format,
     Internals,
     JsonObject,
@@ -36,8 +38,6 @@ from cutaway.serve.schema import (
     Sampling,
     TextFormat,
 )
-from cutaway.serve.ticket import QueueFull
-from cutaway.serve.wrong import Wrong, about
 
 Made = TypeVar("Made")
 
@@ -71,7 +71,7 @@ class Service:
     async def look(self, work: Callable[..., Made], *arguments: Any) -> Made:
         """Work with the definition: one request at a time, and no more waiting than may."""
         if self.looking._work_queue.qsize() >= self.limits.max_queue:
-            raise QueueFull(
+            raise QueueFullError(
                 f"{self.limits.max_queue} requests wait, which is as many as may: ask again in a while"
             )
         return await asyncio.get_running_loop().run_in_executor(self.looking, work, *arguments)
@@ -170,7 +170,7 @@ def ready(service: Service) -> None:
             lambda: lm.chat_ids([{"role": "user", "content": "Hello"}]),
             lambda: service.held_to(constrain.json_object()),
         ):
-            with contextlib.suppress(Refused):  # a model that has none says so to who asks
+            with contextlib.suppress(UserError):  # a model that has none says so to who asks
                 make()
     gc.collect()
     gc.freeze()

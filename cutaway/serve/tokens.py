@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cutaway.serve import words
+from cutaway.serve import openai_format
 from cutaway.serve.chat import chat_ids
-from cutaway.serve.schema import ChatCount, Detokenize, Tokenize
+from cutaway.serve.protocol import ChatCount, Detokenize, Tokenize
 from cutaway.serve.service import Service
 
 
@@ -15,7 +15,7 @@ def tokenize(service: Service, body: Tokenize) -> dict[str, Any]:
     service.check_model(body.model)
     tokenizer = service.lm.tokenizer
     ids = tokenizer.encode(body.text, body.special, body.add_special)
-    return {"ids": ids, "tokens": [words.spelt(tokenizer, id) for id in ids], "count": len(ids)}
+    return {"ids": ids, "tokens": [openai_format.spelt(tokenizer, id) for id in ids], "count": len(ids)}
 
 
 def detokenize(service: Service, body: Detokenize) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import numpy as np
 from starlette.responses import JSONResponse, Response
 
 from cutaway.layers.config import MoE
-from cutaway.serve import words
+from cutaway.serve import openai_format
+from cutaway.serve.api_error import Wrong
 from cutaway.serve.chat import chat_ids
-from cutaway.serve.schema import Ablate, Add, Patch, Trace
+from cutaway.serve.protocol import Ablate, Add, Patch, Trace
 from cutaway.serve.service import Service
-from cutaway.serve.wrong import Wrong
 from cutaway.weights import safetensors
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def answered(service: Service, body: Trace) -> Response:
     values = {name: cut(name, value.float().cpu().numpy()) for name, value in _kept(trace, names).items()}
     about = {
         "model": service.name,
-        "tokens": [{"id": id, "text": words.spelt(lm.tokenizer, id)} for id in ids],
+        "tokens": [{"id": id, "text": openai_format.spelt(lm.tokenizer, id)} for id in ids],
         "next": [
-            {"id": one.id, "token": words.spelt(lm.tokenizer, one.id), "probability": one.probability}
+            {"id": one.id, "token": openai_format.spelt(lm.tokenizer, one.id), "probability": one.probability}
             for one in (trace.top(body.top) if body.top else [])
         ],
     }

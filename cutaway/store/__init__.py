@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.store.files import Progress, replaced, room, silent
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ def pull(name: str, progress: Progress = silent) -> Path:
     """Fetch the model called `name` unless it is cached, and return its path.
 
     Safe when killed at any point (the next pull goes on where this one stopped) and when two processes pull
-    at once (the second waits). Raises Refused for a name nobody knows, Failed when network, index or disk do.
+    at once (the second waits). Raises UserError for a name nobody knows, OperationalError when network,
+    index or disk do.
     """
     if name in NAMES:
         return find(name) or _pull_named(name, progress)
@@ -167,7 +168,7 @@ def resolve(source: str | Path, pull: bool = True, progress: Progress = silent) 
     """The file or folder that `source` means: a known name, a path that exists, or ORG/NAME.
 
     A known name always means the pinned model; a folder of that name is reached as ./NAME. With `pull` False
-    what is not cached is Refused with the command that fetches it.
+    what is not cached is UserError with the command that fetches it.
     """
     text = str(source)
     if text not in NAMES or isinstance(source, Path):
@@ -175,14 +176,14 @@ def resolve(source: str | Path, pull: bool = True, progress: Progress = silent) 
         if text and path.exists():
             return path
         if isinstance(source, Path) or _is_path(text):
-            raise Refused(f"{text}: there is no such file or folder")
+            raise UserError(f"{text}: there is no such file or folder")
         if not is_hub(text):
             raise _unknown(text)
     found = find(text)
     if found is not None:
         return found
     if not pull:
-        raise Refused(f"{text} is not on this machine yet: fetch it with `cutaway pull {text}`")
+        raise UserError(f"{text} is not on this machine yet: fetch it with `cutaway pull {text}`")
     return _pull(text, progress)
 
 
@@ -202,13 +203,13 @@ def cached() -> list[Entry]:
 
 
 def remove(name: str) -> int:
-    """Delete the model called `name` from the cache; the bytes freed, or Refused when it is not there."""
+    """Delete the model called `name` from the cache; the bytes freed, or UserError when it is not there."""
     if name in NAMES:
         folder = home() / "models" / name
         with locked(name):
             found = find(name)
             if found is None:
-                raise Refused(
+                raise UserError(
                     f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)"
                 )
             import shutil
@@ -220,7 +221,7 @@ def remove(name: str) -> int:
 
     if is_hub(name) and (freed := hub.remove(name)) is not None:
         return freed
-    raise Refused(f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)")
+    raise UserError(f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)")
 
 
 @contextmanager
@@ -293,12 +294,12 @@ def _is_path(text: str) -> bool:
     return text.endswith(SUFFIXES) and not is_hub(text)
 
 
-def _unknown(name: str) -> Refused:
+def _unknown(name: str) -> UserError:
     import difflib
 
     near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.5)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
-    return Refused(
+    return UserError(
         f"no model is called {name!r}.{guess} Known names: {', '.join(sorted(NAMES))}; "
         "anything else is a path, or ORG/NAME on Hugging Face"
     )

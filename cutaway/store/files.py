@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from cutaway.errors import Failed
+from cutaway.errors import OperationalError
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, the bytes done, and the bytes in all (None when nobody knows)."""
@@ -27,19 +27,19 @@ def digest(path: Path) -> str:
 
 @contextmanager
 def room(folder: Path) -> Iterator[None]:
-    """Turn the disk's refusals under `folder` into Failed with one sentence."""
+    """Turn the disk's refusals under `folder` into OperationalError with one sentence."""
     try:
         yield
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Failed(
+            raise OperationalError(
                 f"the disk that holds {folder} is full: free some, or set CUTAWAY_HOME to a roomier folder"
             ) from problem
         if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise Failed(
+            raise OperationalError(
                 f"{folder} cannot be written ({problem.strerror}): set CUTAWAY_HOME to a folder that can"
             ) from problem
-        raise Failed(f"{folder} cannot be written: {problem}") from problem
+        raise OperationalError(f"{folder} cannot be written: {problem}") from problem
 
 
 @contextmanager
@@ -52,7 +52,9 @@ def replaced(target: Path, sha256: str | None = None) -> Iterator[IO[bytes]]:
             out.flush()
             os.fsync(out.fileno())
         if sha256 is not None and digest(part) != sha256:
-            raise Failed(f"{target.name} does not have the checksum it is pinned to, so it was thrown away")
+            raise OperationalError(
+                f"{target.name} does not have the checksum it is pinned to, so it was thrown away"
+            )
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

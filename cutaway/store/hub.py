@@ -15,7 +15,7 @@ from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.store.files import Progress, room
 
 TEXT = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "README.md", "LICENSE*"]
@@ -45,9 +45,9 @@ def pull(source: str, progress: Progress) -> Path:
     progress(f"asking Hugging Face for {repository}", 0, None)
     offered = _listing(repository)
     if file is not None and file not in offered:
-        raise Refused(f"{repository} has no file {file}{_ggufs(repository, offered)}")
+        raise UserError(f"{repository} has no file {file}{_ggufs(repository, offered)}")
     if not any(fnmatch(name, file or "*.safetensors") for name in offered):
-        raise Refused(
+        raise UserError(
             f"{repository} has no safetensors, and Cutaway unpickles nothing{_ggufs(repository, offered)}"
         )
     with _in_words(repository):
@@ -123,17 +123,17 @@ def _in_words(repository: str) -> Iterator[None]:
     from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE:
-        raise Refused(
+        raise UserError(
             f"{repository} is not on this machine, and HF_HUB_OFFLINE forbids to ask for it: unset it to pull"
         )
     try:
         yield
     except errors.GatedRepoError as problem:
-        raise Refused(
+        raise UserError(
             f"{repository} asks its users to accept terms: do so on its page, then set HF_TOKEN to your token"
         ) from problem
     except errors.RepositoryNotFoundError as problem:
-        raise Refused(
+        raise UserError(
             f"Hugging Face shows no model {repository}: check the spelling, or set HF_TOKEN if it is private"
         ) from problem
     except (
@@ -147,14 +147,14 @@ def _failed(repository: str, problem: Exception) -> Exception:
         try:
             with room(_cache()):
                 raise problem
-        except Failed as failed:
+        except OperationalError as failed:
             return failed
     status = getattr(getattr(problem, "response", None), "status_code", None)
     if status == 401:
-        return Refused(f"Hugging Face does not let you read {repository}: set HF_TOKEN to a token that may")
+        return UserError(f"Hugging Face does not let you read {repository}: set HF_TOKEN to a token that may")
     if status is not None:
-        return Failed(f"Hugging Face answered {status} for {repository}: try again later")
-    return Failed(
+        return OperationalError(f"Hugging Face answered {status} for {repository}: try again later")
+    return OperationalError(
         f"Hugging Face could not be reached, so {repository} was not fetched whole: "
         "check the network, then pull again, it goes on where it stopped"
     )
@@ -174,7 +174,7 @@ def _spelt(source: str) -> tuple[str, str | None]:
     organisation, _, rest = source.partition("/")
     name, *file = re.split("[:/]", rest, maxsplit=1)
     if file and ".." in Path(file[0]).parts:
-        raise Refused(f"{source}: a file inside a repository is named without ..")
+        raise UserError(f"{source}: a file inside a repository is named without ..")
     return f"{organisation}/{name}", file[0] if file else None
 
 

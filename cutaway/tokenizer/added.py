@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 
 @cache
@@ -63,10 +63,10 @@ class Finder:
         return out
 
     def refuse(self, text: str) -> None:
-        """Raises Refused, naming the token and its place, if one is in the text."""
+        """Raises UserError, naming the token and its place, if one is in the text."""
         found = self.pattern.search(text) if self.pattern else None
         if found is not None:
-            raise Refused(
+            raise UserError(
                 f"the text holds the control token {found[0]!r} at character {found.start()}: take it out, "
                 'or encode it as plain text (special="text") or as the token (special="allow")'
             )

@@ -18,7 +18,7 @@ import numpy as np
 from cutaway import native
 from cutaway.native import train as native_train
 from cutaway.tokenizer.bpe import BYTES, Pair
-from cutaway.tokenizer.tally import Words
+from cutaway.tokenizer.word_counter import Words
 
 Progress = Callable[[str, int, int], None]
 

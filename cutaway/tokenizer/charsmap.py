@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 _DAMAGED = "the normaliser's precompiled map of characters is damaged"
 
 
 @dataclass(frozen=True)
 class Charsmap:
-    """The longest entry that fits is replaced, from left to right. Raises Refused where the map points
+    """The longest entry that fits is replaced, from left to right. Raises UserError where the map points
     outside.
 
     Texts in `keep` (SentencePiece's user-defined symbols) stay as they are.
@@ -51,11 +51,11 @@ class Charsmap:
                 begin = units[node] & 0x7FFFFFFF
                 end = replacements.find(b"\0", begin)
                 if end < 0:
-                    raise Refused(_DAMAGED)
+                    raise UserError(_DAMAGED)
                 yield place + 1 - start, replacements[begin:end]
 
     def checked(self) -> "Charsmap":
-        """Itself. Raises Refused if the trie is not there."""
+        """Itself. Raises UserError if the trie is not there."""
         _ = self._parts
         return self
 
@@ -80,7 +80,7 @@ class Charsmap:
     def _parts(self) -> tuple[memoryview, bytes]:
         size = struct.unpack_from("<I", self.data)[0] if len(self.data) >= 4 else 0
         if size == 0 or size % 4 or size > len(self.data) - 4:
-            raise Refused(_DAMAGED)
+            raise UserError(_DAMAGED)
         units = struct.unpack(f"<{size // 4}I", self.data[4 : 4 + size])
         return memoryview(struct.pack(f"={len(units)}I", *units)).cast("I"), self.data[4 + size :]
 
@@ -100,7 +100,7 @@ class Precompiled:
         return "".join(map(self._grapheme, _graphemes().findall(text)))
 
     def checked(self) -> "Precompiled":
-        """Itself. Raises Refused if the trie is not there."""
+        """Itself. Raises UserError if the trie is not there."""
         self._map.checked()
         return self
 

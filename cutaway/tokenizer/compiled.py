@@ -24,7 +24,7 @@ from cutaway.native.bpe import Core
 from cutaway.tokenizer import normalize, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
-from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.spec import Parts
 
 try:  # hashlib's own, without the library of ciphers that hashlib loads: 4 MB
     from _blake2 import blake2b

@@ -17,7 +17,6 @@ from cutaway.native import bpe as native
 from cutaway.native import library
 from cutaway.native.bpe import Core, Source
 from cutaway.tokenizer import bpe
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import (
     CL100K,
     PATTERNS,
@@ -29,6 +28,7 @@ from cutaway.tokenizer.pretokenize import (
     fused,
     pretokenize,
 )
+from cutaway.tokenizer.spec import Parts
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.pretokenize import SECONDS, compiled
 from cutaway.tokenizer.unicode8 import MARKS, points
 
@@ -126,15 +126,15 @@ def normalize(rules: tuple[Rule, ...], text: str, first: bool = True, last: bool
         for rule in rules:
             text = rule(text, first, last)
             if len(text) > longest:
-                raise Refused(
+                raise UserError(
                     f"the tokenizer's normaliser makes this text more than {MOST_GROWN} times as long"
                 )
     except TimeoutError:
-        raise Refused("a pattern of the tokenizer's normaliser takes too long on this text") from None
+        raise UserError("a pattern of the tokenizer's normaliser takes too long on this text") from None
     return text
 
 
 def _room(places: int, new: str) -> None:
-    """Raises Refused before a replacement fills the memory."""
+    """Raises UserError before a replacement fills the memory."""
     if len(new) > MOST_GROWN and places * len(new) > LARGEST:
-        raise Refused("the tokenizer's normaliser makes this text too long")
+        raise UserError("the tokenizer's normaliser makes this text too long")

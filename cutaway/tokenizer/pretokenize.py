@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.unicode import shown
 
 BEHAVIOURS = ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
@@ -109,10 +109,10 @@ BEGINS = WHOLE - {"glm4", "glm5"}  # those whose prompts begin with BOS unless t
 def named(pre: str) -> tuple["Split", ...]:
     """The steps of the pre-tokeniser that GGUF files call `pre`.
 
-    Raises Refused for a name that is not known.
+    Raises UserError for a name that is not known.
     """
     if pre not in PATTERNS:
-        raise Refused(f"the pre-tokeniser {pre!r} is not known; known are {', '.join(sorted(PATTERNS))}")
+        raise UserError(f"the pre-tokeniser {pre!r} is not known; known are {', '.join(sorted(PATTERNS))}")
     return tuple(Split(pattern) for pattern in PATTERNS[pre])
 
 
@@ -122,11 +122,11 @@ Step = Callable[[list[str], bool], list[str]]
 
 @lru_cache(maxsize=256)
 def compiled(pattern: str) -> Any:
-    """A pattern, compiled by the `regex` package. Raises Refused where it is none."""
+    """A pattern, compiled by the `regex` package. Raises UserError where it is none."""
     import regex
 
     if len(pattern) > LONGEST_PATTERN:
-        raise Refused(
+        raise UserError(
             f"a split pattern has {len(pattern):,} characters; no model's has over {LONGEST_PATTERN:,}"
         )
     try:
@@ -134,7 +134,7 @@ def compiled(pattern: str) -> Any:
             warnings.simplefilter("error")
             return regex.compile(pattern, regex.V0)
     except (regex.error, RecursionError, OverflowError, Warning) as problem:
-        raise Refused(f"the split pattern {_short(pattern)} cannot be used: {problem}") from None
+        raise UserError(f"the split pattern {_short(pattern)} cannot be used: {problem}") from None
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ class Split:
             return [piece[start:stop] for start, stop, matched in cuts if not matched]
         return _joined(piece, cuts, self.behaviour)
 
-    def _slow(self) -> Refused:
-        return Refused(f"the split pattern {_short(self.pattern)} takes too long on this text")
+    def _slow(self) -> UserError:
+        return UserError(f"the split pattern {_short(self.pattern)} takes too long on this text")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cutaway.errors import Failed, Refused
-from cutaway.tokenizer.counts import LIMIT, Counts
+from cutaway.errors import OperationalError, UserError
+from cutaway.tokenizer.word_counts import LIMIT, Counts
 
 TOGETHER = 8  # counts that one task merges
 
@@ -28,24 +28,24 @@ def of(
 ) -> Counts:
     """`Counts.of` files that every worker can read, on the Ray cluster there is, else on this machine.
 
-    Raises Refused without Ray, and what counting raises.
+    Raises UserError without Ray, and what counting raises.
     """
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise Refused("counting on Ray needs it: pip install 'cutaway[ray]'") from None
+        raise UserError("counting on Ray needs it: pip install 'cutaway[ray]'") from None
     paths = [str(Path(file).resolve()) for file in files]
     special = tuple(special)
     Counts(pattern, special, limit)  # what is wrong with these is said here, not by a worker
     if not paths:
-        raise Refused("there is nothing to count: give files")
+        raise UserError("there is nothing to count: give files")
 
     def counted(batch: Any) -> Any:
         """Counts, or why there are none: Ray would give the sentence back amid its own."""
         files = [Path(path) for path in batch["item"]]
         try:
             counts = Counts.of(files, pattern, special, limit=limit, invalid=invalid)
-        except (Refused, Failed) as problem:
+        except (UserError, OperationalError) as problem:
             return {"counts": [b""], "problem": [str(problem)]}
         return {"counts": [packed(counts)], "problem": [""]}
 
@@ -56,7 +56,7 @@ def of(
     data = ray.data.from_items(paths).map_batches(counted, batch_size=1).materialize()
     for row in data.select_columns(["problem"]).iter_rows():
         if row["problem"]:
-            raise Refused(row["problem"])
+            raise UserError(row["problem"])
     while data.count() > 1:
         data = data.repartition(-(-data.count() // TOGETHER))
         data = data.map_batches(merged, batch_size=None).materialize()

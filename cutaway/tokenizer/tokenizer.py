@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.native import library
 from cutaway.native.bpe import Core
 from cutaway.tokenizer import bpe, compiled, fast
@@ -23,17 +23,17 @@ from cutaway.tokenizer.added import AddedToken, Finder, stripped
 from cutaway.tokenizer.bpe import BPE, Pair
 from cutaway.tokenizer.decode import NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize
+from cutaway.tokenizer.spec import Parts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
 
-    from cutaway.tokenizer.counts import Counts
-    from cutaway.tokenizer.plain import WordLevel
+    from cutaway.tokenizer.baselines import WordLevel
     from cutaway.tokenizer.unigram import Unigram
+    from cutaway.tokenizer.word_counts import Counts
     from cutaway.tokenizer.wordpiece import WordPiece
 
 MODES = ("text", "allow", "forbid")
@@ -71,7 +71,7 @@ class Tokenizer:
         """The tokenizer in a .gguf, tokenizer.json, .model or .tiktoken file, a folder, or of a model's name.
 
         A rank file needs `pattern` (a name such as "cl100k", or a regular expression) and takes `special`
-        tokens. Raises Refused for what cannot be read or is not supported, by name.
+        tokens. Raises UserError for what cannot be read or is not supported, by name.
         """
         from cutaway.tokenizer import formats
 
@@ -110,10 +110,10 @@ class Tokenizer:
         min_frequency, and level="byte" or "character" for BPE. `pattern` cuts text into words, a name or a
         regex ("cl100k" for BPE, "metaspace" for Unigram, "bert" for WordPiece unless given); Counts bring
         theirs, and their special tokens. `special` tokens are no text to learn from. A RuntimeWarning tells
-        when the corpus gives less than `size`. Raises Refused for what cannot be trained on.
+        when the corpus gives less than `size`. Raises UserError for what cannot be trained on.
         """
         from cutaway.tokenizer import training
-        from cutaway.tokenizer.counts import Counts
+        from cutaway.tokenizer.word_counts import Counts
 
         learn, usual = training.kind(kind)
         counts = texts_or_files
@@ -123,7 +123,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
-        """The tokenizer in a GGUF file's metadata. Raises Refused for what is not supported, by name."""
+        """The tokenizer in a GGUF file's metadata. Raises UserError for what is not supported, by name."""
         from cutaway.tokenizer.formats import gguf
 
         held = dict(metadata)
@@ -132,7 +132,7 @@ class Tokenizer:
     def to_gguf(self, size: int | None = None) -> dict[str, Any]:
         """The `tokenizer.ggml.*` metadata with which llama.cpp gives the same ids.
 
-        Raises Refused if there is none.
+        Raises UserError if there is none.
 
         `size` is the number of rows of the model's embedding, if that is more than there are tokens.
         """
@@ -144,8 +144,8 @@ class Tokenizer:
         """Write a file that its own library reads to the same ids; the name says which kind.
 
         .json is Hugging Face's tokenizer.json (a folder gets one inside), .model SentencePiece's, .tiktoken
-        OpenAI's ranks, .gguf llama.cpp's metadata without a model, .txt BERT's vocab.txt. Raises Refused for
-        what a format cannot say. Returns the file's path.
+        OpenAI's ranks, .gguf llama.cpp's metadata without a model, .txt BERT's vocab.txt. Raises UserError
+        for what a format cannot say. Returns the file's path.
         """
         from cutaway.tokenizer.formats import save
 
@@ -155,8 +155,8 @@ class Tokenizer:
         """The ids of a text; `add_special` puts the tokens around it that the model's inputs have.
 
         Those are BOS and EOS, or an encoder's [CLS] and [SEP], as far as `add_bos` and `add_eos` say so. What
-        spells a control token is encoded as plain text ("text"), as the token ("allow"), or raises Refused
-        ("forbid"). Added tokens that are not control tokens are always found. Raises Refused for lone
+        spells a control token is encoded as plain text ("text"), as the token ("allow"), or raises UserError
+        ("forbid"). Added tokens that are not control tokens are always found. Raises UserError for lone
         surrogates.
         """
         with _whole(text):
@@ -188,12 +188,14 @@ class Tokenizer:
         self, texts: Iterable[str], special: str = "text", threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64
-        [texts + 1]; on all threads that there are, unless said. Raises Refused for one text alone.
+        [texts + 1]; on all threads that there are, unless said. Raises UserError for one text alone.
         """
         import numpy as np
 
         if isinstance(texts, str):
-            raise Refused("encode_batch takes many texts, and this is one: give a list, or use encode_array")
+            raise UserError(
+                "encode_batch takes many texts, and this is one: give a list, or use encode_array"
+            )
         texts = list(texts)
         count = library.threads() if threads is None else threads
         if (found := self._batch(texts, special, count)) is not None:
@@ -246,7 +248,7 @@ class Tokenizer:
             return sum(map(way.count, way.stretches(segments)))
 
     def decode(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises Refused for an id that is none."""
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises UserError for an id that is none."""
         return self._decoded(ids, skip_special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> bytes:
@@ -308,14 +310,14 @@ class Tokenizer:
         return id in self._control
 
     def token_text(self, id: int) -> str:
-        """A token as the vocabulary writes it. Raises Refused for an id that is none."""
+        """A token as the vocabulary writes it. Raises UserError for an id that is none."""
         text = self.parts.tokens[id] if 0 <= id < len(self.parts.tokens) else None
         if text is None:
-            raise Refused(f"{id} is no id of this vocabulary, which has {len(self)} tokens")
+            raise UserError(f"{id} is no id of this vocabulary, which has {len(self)} tokens")
         return text
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes that a token stands for. Raises Refused for an id that is none."""
+        """The bytes that a token stands for. Raises UserError for an id that is none."""
         return self._bytes[id]
 
     def id_of(self, token_text: str) -> int | None:
@@ -358,7 +360,7 @@ class Tokenizer:
 
     def _segments(self, text: str, special: str) -> tuple[_Way, list[str | int]]:
         if special not in MODES:
-            raise Refused(f'special is "text", "allow" or "forbid", not {special!r}')
+            raise UserError(f'special is "text", "allow" or "forbid", not {special!r}')
         if isinstance(self._path, str) or not isinstance(text, str):
             _check(text)  # the core's door meets half a surrogate pair by itself
         if special == "allow":
@@ -484,7 +486,7 @@ def _model(parts: Parts, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | 
 
             return WordPiece(ids, unknown, continues=parts.continues, longest=parts.longest)
         case "WordLevel":
-            from cutaway.tokenizer.plain import WordLevel
+            from cutaway.tokenizer.baselines import WordLevel
 
             return WordLevel(ids, unknown)
         case "Unigram":
@@ -581,13 +583,13 @@ def _whole(text: str) -> Iterator[None]:
 
 def _check(text: str) -> None:
     if not isinstance(text, str):
-        raise Refused(f"a tokenizer encodes text, not {type(text).__name__}")
+        raise UserError(f"a tokenizer encodes text, not {type(text).__name__}")
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError as problem:
         half, place = ord(text[problem.start]), problem.start
-        raise Refused(
+        raise UserError(
             f"the text holds half a surrogate pair (U+{half:04X}) at character {place}, which is no text"
         ) from None

@@ -8,16 +8,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import bpe_train, unigram_em, wordpiece_train
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
 from cutaway.tokenizer.bpe_train import Progress
-from cutaway.tokenizer.counts import Counts
-from cutaway.tokenizer.cuts import BERT, METASPACE, cut_by
 from cutaway.tokenizer.decode import NOTHING, ONE, Lead
 from cutaway.tokenizer.formats import vocab_txt
-from cutaway.tokenizer.parts import ENDS, Parts
+from cutaway.tokenizer.spec import ENDS, Parts
+from cutaway.tokenizer.word_counts import Counts
+from cutaway.tokenizer.word_split import BERT, METASPACE, cut_by
 
 BYTE, CHARACTER = "byte", "character"
 UNKNOWN = "<unk>"
@@ -36,7 +36,8 @@ def bpe(
 
     `level` is "byte" or "character"; then a character that is not in the alphabet (all of the corpus, or the
     `alphabet` most frequent) becomes its bytes. Merges go down to pairs seen `min_frequency` times. A
-    RuntimeWarning says so when the corpus has less to merge. Raises Refused for a size below the alphabet's.
+    RuntimeWarning says so when the corpus has less to merge. Raises UserError for a size below the
+    alphabet's.
     """
     words = counts.arrays()
     if level == BYTE:
@@ -44,16 +45,16 @@ def bpe(
     elif level == CHARACTER:
         spelt, fallback = bpe_train.spelt_in_characters(words, alphabet), BYTE_TOKENS
     else:
-        raise Refused(f'level is "byte" or "character", not {level!r}')
+        raise UserError(f'level is "byte" or "character", not {level!r}')
     least = len(fallback) + len(spelt.alphabet) + len(counts.special)
     if size < least:
-        raise Refused(
+        raise UserError(
             f"a vocabulary of {size:,} tokens is too small: {len(fallback) + len(spelt.alphabet):,} are its "
             f"alphabet and {len(counts.special):,} are special; ask for {least:,} or more"
         )
     clash = {*fallback, *spelt.alphabet} & {*counts.special}
     if clash:
-        raise Refused(f"{min(clash)!r} cannot be a special token: the alphabet has a token of that text")
+        raise UserError(f"{min(clash)!r} cannot be a special token: the alphabet has a token of that text")
     room = size - len(fallback) - len(counts.special)
     reserved = {*fallback, *counts.special}
     merges = bpe_train.learn(spelt, room, min_frequency, reserved, progress)
@@ -73,7 +74,7 @@ def unigram(
     """A Unigram vocabulary of `size` tokens: <unk>, the byte tokens, the pieces, and the special tokens.
 
     Pieces start as the substrings of words seen `min_frequency` times, `seeds` at most. A RuntimeWarning
-    says so when there are too few of them. Raises Refused for a size below the characters'.
+    says so when there are too few of them. Raises UserError for a size below the characters'.
     """
     fixed = [UNKNOWN, *BYTE_TOKENS]
     taken = {*fixed, *counts.special}
@@ -115,11 +116,11 @@ def wordpiece(
 ) -> Parts:
     """A WordPiece vocabulary of `size` tokens with BERT's control tokens, and the special ones of `counts`.
 
-    `rule` is "frequency" or "likelihood" (wordpiece_train.py). Raises Refused for counts that were not cut by
-    "bert" or "bert-cased", or a size below the characters'.
+    `rule` is "frequency" or "likelihood" (wordpiece_train.py). Raises UserError for counts that were not
+    cut by "bert" or "bert-cased", or a size below the characters'.
     """
     if counts.pattern not in BERT:
-        raise Refused(f"WordPiece cuts text as BERT does: the pattern is one of {', '.join(BERT)}")
+        raise UserError(f"WordPiece cuts text as BERT does: the pattern is one of {', '.join(BERT)}")
     control = [*vocab_txt.CONTROL, *(text for text in counts.special if text not in vocab_txt.CONTROL)]
     room = size - len(control)
     learned = wordpiece_train.train(counts.words, room, rule, min_frequency=min_frequency, progress=progress)
@@ -140,7 +141,7 @@ KINDS: dict[str, tuple[Callable[..., Parts], str]] = {
 def kind(name: str) -> tuple[Callable[..., Parts], str]:
     """The function that learns a kind of vocabulary, and the pattern that it usually goes with."""
     if name not in KINDS:
-        raise Refused(f"there is no kind of vocabulary {name!r}: known are {', '.join(KINDS)}")
+        raise UserError(f"there is no kind of vocabulary {name!r}: known are {', '.join(KINDS)}")
     return KINDS[name]
 
 

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from math import fsum, inf, log
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.unigram import Unigram
 
 Progress = Callable[[str, int, int], None]
@@ -39,14 +39,14 @@ def train(
 ) -> dict[str, float]:
     """The `size` pieces of words and their scores (natural logarithms of probabilities), best first.
 
-    There are fewer where the corpus has fewer substrings that occur `min_frequency` times. Raises Refused
+    There are fewer where the corpus has fewer substrings that occur `min_frequency` times. Raises UserError
     for a size below the number of characters.
     """
     parts = _parts(words)
     pieces = seed(parts, seeds, min_frequency)
     characters = sum(len(piece) == 1 for piece in pieces)
     if size < characters:
-        raise Refused(f"{size:,} pieces are too few: the corpus has {characters:,} characters")
+        raise UserError(f"{size:,} pieces are too few: the corpus has {characters:,} characters")
     begun = len(pieces)
     while True:
         for _ in range(ROUNDS):

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import bpe_train
 from cutaway.tokenizer.bpe import Pair, replaced
 from cutaway.tokenizer.bpe_train import Progress, Spelt
@@ -33,18 +33,18 @@ def train(
 ) -> list[str]:
     """The `size` tokens of words: their characters, as they begin a word and as they go on, then the merged.
 
-    Raises Refused for a size below the number of characters.
+    Raises UserError for a size below the number of characters.
     """
     symbols = {word: spelt(word) for word in words}
     alphabet = sorted({symbol for word in symbols.values() for symbol in word}, key=_place)
     if size < len(alphabet):
-        raise Refused(f"{size:,} tokens are too few: the corpus' characters alone are {len(alphabet):,}")
+        raise UserError(f"{size:,} tokens are too few: the corpus' characters alone are {len(alphabet):,}")
     if rule == FREQUENCY:
         pairs = _by_frequency(words, symbols, alphabet, size, min_frequency, progress)
     elif rule == LIKELIHOOD:
         pairs = by_likelihood(words, size, min_frequency)
     else:
-        raise Refused(f'the rule is "frequency" or "likelihood", not {rule!r}')
+        raise UserError(f'the rule is "frequency" or "likelihood", not {rule!r}')
     return [*alphabet, *(join(*pair) for pair in pairs)]
 
 

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Packed
 from cutaway.store.files import digest
 from cutaway.weights import quant, safetensors
@@ -45,7 +45,7 @@ def path(folder: Path, step: int) -> Path:
 def write(
     folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """A checkpoint of tensors by part and name, and of what else is to be known. Failed if the disk
+    """A checkpoint of tensors by part and name, and of what else is to be known. OperationalError if the disk
     refuses, and then nothing that was saved before is touched.
     """
     target = path(folder, step)
@@ -79,11 +79,11 @@ def sealed(folder: Path) -> None:
     _synced(folder)
 
 
-def refused(problem: OSError, folder: Path) -> Failed:
+def refused(problem: OSError, folder: Path) -> OperationalError:
     """What the disk said, as a sentence."""
     full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     why = "the disk is full" if full else problem.strerror or str(problem)
-    return Failed(
+    return OperationalError(
         f"{folder}: the checkpoint could not be written ({why}); those before it are whole: make room and "
         "go on with --resume"
     )
@@ -125,7 +125,7 @@ def step_of(found: Path) -> int:
     """After how many steps a checkpoint was written."""
     name = NAME.fullmatch(found.name)
     if name is None:
-        raise Refused(f"{found}: is no checkpoint: those are called step-00000100")
+        raise UserError(f"{found}: is no checkpoint: those are called step-00000100")
     return int(name[1])
 
 
@@ -140,7 +140,7 @@ def tensors(found: Path, part: str) -> dict[str, Tensor]:
 
 
 def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Copies what a checkpoint holds into tensors of the same parts, names and shapes; Refused if they
+    """Copies what a checkpoint holds into tensors of the same parts, names and shapes; UserError if they
     differ.
     """
     if (found / PART).is_dir():
@@ -151,13 +151,13 @@ def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
     for part, ours in parts.items():
         theirs = tensors(found, part)
         if lost := ours.keys() ^ theirs.keys():
-            raise Refused(
+            raise UserError(
                 f"{found}: does not fit this run: {part}.{min(lost)} is in one and not in the other"
             )
         with torch.no_grad():
             for name, tensor in ours.items():
                 if theirs[name].numel() != tensor.numel():
-                    raise Refused(f"{found}: does not fit this run: {part}.{name} has another size")
+                    raise UserError(f"{found}: does not fit this run: {part}.{name} has another size")
                 tensor.copy_(theirs[name].reshape(tensor.shape))
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from cutaway.data.clean import Clean
 from cutaway.data.text import Source
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.model.config import Decoder, from_dict, to_dict
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
@@ -97,15 +97,15 @@ class Run:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "rows", "loss_rows", "tensor_parallel"):
             if getattr(self, name) < 1:
-                raise Refused(f"config.{name}: expected a number above zero, found {getattr(self, name)}")
+                raise UserError(f"config.{name}: expected a number above zero, found {getattr(self, name)}")
         if self.batch % self.rows:
-            raise Refused(
+            raise UserError(
                 f"config.batch: {self.batch} rows are not whole readings of {self.rows}: change one"
             )
         if not 0 <= self.data.held_out < 1:
-            raise Refused(f"config.data.held_out: expected a share from 0 to 1, found {self.data.held_out}")
+            raise UserError(f"config.data.held_out: expected a share from 0 to 1, found {self.data.held_out}")
         if self.average is not None and not 0 < self.average < 1:
-            raise Refused(f"config.average: expected a decay between 0 and 1, found {self.average}")
+            raise UserError(f"config.average: expected a decay between 0 and 1, found {self.average}")
 
 
 def presets() -> list[str]:
@@ -117,13 +117,13 @@ def read(source: str, changes: Sequence[str] = ()) -> Run:
     """The run that a YAML file or a preset describes, with a command line's changes."""
     path = PRESETS / f"{source}.yaml" if source in presets() else Path(source)
     if not path.is_file():
-        raise Refused(f"{source}: is no file, and no preset; presets are {', '.join(presets())}")
+        raise UserError(f"{source}: is no file, and no preset; presets are {', '.join(presets())}")
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(data, dict):
-        raise Refused(f"{path}: expected entries by name")
+        raise UserError(f"{path}: expected entries by name")
     for name, value in _pairs(changes):
         _put(data, name, value)
     if isinstance(data.get("model"), dict):
@@ -143,11 +143,11 @@ def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) < 3:
-            raise Refused(f"{word!r}: changes are written --name.of.entry value")
+            raise UserError(f"{word!r}: changes are written --name.of.entry value")
         name, given, value = word[2:].partition("=")
         if not given:
             if not words or words[0].startswith("--"):
-                raise Refused(f"{word}: has no value: write {word} VALUE")
+                raise UserError(f"{word}: has no value: write {word} VALUE")
             value = words.pop(0)
         pairs.append((name, _value(value, name)))
     return pairs
@@ -157,7 +157,7 @@ def _value(text: str, name: str) -> Any:
     try:
         return float(text) if _is_scientific(text) else yaml.safe_load(text)
     except yaml.YAMLError:
-        raise Refused(f"--{name}: {text!r} is no value of YAML") from None
+        raise UserError(f"--{name}: {text!r} is no value of YAML") from None
 
 
 def _is_scientific(text: str) -> bool:
@@ -180,11 +180,11 @@ def _put(data: Any, name: str, value: Any) -> None:
 def _entry(data: Any, part: str, name: str) -> Any:
     found = data[_index(data, part, name)] if isinstance(data, list) else data.setdefault(part, {})
     if not isinstance(found, dict | list):
-        raise Refused(f"--{name}: {part} is {found!r}, which has no entries")
+        raise UserError(f"--{name}: {part} is {found!r}, which has no entries")
     return found
 
 
 def _index(data: list[Any], part: str, name: str) -> int:
     if not part.isdecimal() or int(part) >= len(data):
-        raise Refused(f"--{name}: {part} is no place in a list of {len(data)}")
+        raise UserError(f"--{name}: {part} is no place in a list of {len(data)}")
     return int(part)

@@ -33,14 +33,14 @@ from torch.distributed.tensor.parallel import (
 )
 
 from cutaway.attention.parts.softmax import SoftmaxAttention
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.mlp import MLP
 from cutaway.train import checkpoint
 from cutaway.train.checkpoint import PART
 from cutaway.train.config import Run
 from cutaway.train.loss import Objective
 from cutaway.train.optim import Muon
-from cutaway.train.world import ALONE, Parts, World
+from cutaway.train.parallel import ALONE, Parts, World
 
 DATA, TENSOR = "data", "tensor"
 
@@ -67,7 +67,7 @@ class Devices(World):
     def __init__(self, kind: str, tensor: int = 1) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         if self.size % tensor:
-            raise Refused(f"config.tensor_parallel: {self.size} devices cannot be grouped by {tensor}")
+            raise UserError(f"config.tensor_parallel: {self.size} devices cannot be grouped by {tensor}")
         shape = self.size // tensor, tensor
         self.mesh: DeviceMesh = init_device_mesh(kind, shape, mesh_dim_names=(DATA, TENSOR))
         self.data_size, self.tensor_size = shape
@@ -81,7 +81,9 @@ class Devices(World):
     def shard(self, objective: Objective, run: Run) -> None:
         """Cuts every weight over the devices. All start equal, made from one seed."""
         if isinstance(run.optim, Muon):
-            raise Refused("optim: muon needs whole matrices, and these devices hold parts of them: use adamw")
+            raise UserError(
+                "optim: muon needs whole matrices, and these devices hold parts of them: use adamw"
+            )
         if self.tensor_size > 1:
             for block in objective.model.blocks:
                 _split(block, self.mesh[TENSOR])
@@ -183,16 +185,18 @@ def _split(block: nn.Module, mesh: DeviceMesh) -> None:
     attention, mlp = block.attention, block.mlp
     if type(attention) is not SoftmaxAttention or not isinstance(mlp, MLP):
         other = attention if isinstance(mlp, MLP) else mlp
-        raise Refused(f"tensor_parallel: {type(other).__name__} is not cut over devices: use 1")
+        raise UserError(f"tensor_parallel: {type(other).__name__} is not cut over devices: use 1")
     config, ways = attention.config, mesh.size()
     whole = config.qk_norm is not None and config.qk_norm_over == "width"
     if whole or config.sinks or config.relative is not None or config.out_bias:
-        raise Refused(
+        raise UserError(
             "tensor_parallel: sinks, relative positions, biases after the sum and norms over all heads "
             "are not cut over devices: use 1"
         )
     if config.groups % ways or config.heads % ways:
-        raise Refused(f"tensor_parallel: {config.groups} key-value heads cannot be shared by {ways} devices")
+        raise UserError(
+            f"tensor_parallel: {config.groups} key-value heads cannot be shared by {ways} devices"
+        )
     plan: dict[str, ParallelStyle] = {
         f"attention.{name}": ColwiseParallel() for name in ("query", "key", "value")
     }

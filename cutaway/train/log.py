@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cutaway
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.store.files import replaced, room
 
 METRICS = "metrics.jsonl"
@@ -71,7 +71,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise Refused("TensorBoard is not installed: pip install 'cutaway[pretrain]'") from None
+        raise UserError("TensorBoard is not installed: pip install 'cutaway[pretrain]'") from None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
@@ -79,7 +79,7 @@ def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
     try:
         import wandb  # type: ignore[import-not-found]
     except ImportError:
-        raise Refused("Weights & Biases is not installed: pip install wandb") from None
+        raise UserError("Weights & Biases is not installed: pip install wandb") from None
     return wandb.init(project=project, dir=folder, config=run, resume="allow", id=folder.name)
 
 

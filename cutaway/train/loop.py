@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from cutaway.data.packing import Mixture, Rows, Span
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.model.decoder import Decoder
 from cutaway.tokenizer import Tokenizer
-from cutaway.train import checkpoint, machine
+from cutaway.train import checkpoint, device
 from cutaway.train.config import Run
 from cutaway.train.flops import per_token
 from cutaway.train.log import Log
 from cutaway.train.loss import Objective
-from cutaway.train.stop import Stopper, leave
-from cutaway.train.world import ALONE, World
+from cutaway.train.parallel import ALONE, World
+from cutaway.train.signals import Stopper, leave
 from cutaway.weights import quant
 from cutaway.weights import save as writer
 from cutaway.weights.load import Checkpoint
@@ -76,8 +76,8 @@ class Training:
     """A run in memory: the model, its optimisers and their average, after ``step`` steps."""
 
     def __init__(self, run: Run, text: Text, world: World = ALONE, note: checkpoint.Note = print) -> None:
-        self.device = world.device or machine.device(run.device)
-        run = replace(run, precision=machine.precision(run.precision, self.device))
+        self.device = world.device or device.device(run.device)
+        run = replace(run, precision=device.precision(run.precision, self.device))
         self.run, self.text, self.world = run, text, world
         self.step = 0
         torch.manual_seed(run.seed)
@@ -99,14 +99,14 @@ class Training:
     # ---- a step --------------------------------------------------------------------------------------------
 
     def advance(self) -> dict[str, float]:
-        """One step: its loss, bits per byte, gradient length and rate. Failed, and nothing changed, if the
-        loss or the gradient is no number.
+        """One step: its loss, bits per byte, gradient length and rate. OperationalError, and nothing
+        changed, if the loss or the gradient is no number.
         """
         loss, entropy, size = self._gradient()
         length = self.world.clip(list(self.names), self.run.clip)
         if not (math.isfinite(loss) and math.isfinite(length)):
             what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's length is {length}"
-            raise Failed(
+            raise OperationalError(
                 f"step {self.step + 1}: the {what}, so the run stops; nothing of this step was kept. "
                 "Lower optim.rate, or bound the gradient with clip, and then go on with --resume"
             )
@@ -121,7 +121,7 @@ class Training:
                 mean.lerp_(parameter.detach(), 1 - self.run.average)
         self.step += 1
         if self.device.type == "cpu":
-            machine.keep_memory()  # once a step was made: what compiling it took is given back
+            device.keep_memory()  # once a step was made: what compiling it took is given back
         return {
             "loss": loss,
             "entropy": entropy,
@@ -313,13 +313,13 @@ def _recompute(model: Decoder) -> None:
 
 
 def _compile(objective: Objective, run: Run, world: World, note: checkpoint.Note) -> None:
-    found = machine.compiler()
+    found = device.compiler()
     if run.compile == "never" or (run.compile == "auto" and found is None):
         if run.compile == "auto":
             note("There is no C++ compiler here, so torch.compile is not used: the same numbers, slower.")
         return
     if found is None:
-        raise Refused(
+        raise UserError(
             "compile: always, but there is no C++ compiler here: install g++, or use compile: never"
         )
     if world.size > 1:  # what gathers a block's weights stands between blocks, and cannot be compiled

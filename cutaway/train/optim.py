@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ class AdamW:
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         if len(self.betas) != 2:
-            raise Refused(f"optim.betas: expected two numbers, found {list(self.betas)}")
+            raise UserError(f"optim.betas: expected two numbers, found {list(self.betas)}")
         betas = self.betas[0], self.betas[1]
         groups = [group for group in groups if group["params"]]
         return [torch.optim.AdamW(groups, lr=self.rate, betas=betas, eps=self.eps, fused=True)]

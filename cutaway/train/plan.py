@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass
 
 from cutaway.attention.parts.heads import Heads
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block
 from cutaway.train.config import Run
@@ -62,7 +62,9 @@ class Plan:
 def plan(run: Run, devices: int, flops: float, bandwidth: float) -> Plan:
     """Of a run on ``devices`` that each reach ``flops`` operations and ``bandwidth`` bytes a second."""
     if devices < 1 or devices % run.tensor_parallel:
-        raise Refused(f"{devices} devices cannot be grouped by config.tensor_parallel, {run.tensor_parallel}")
+        raise UserError(
+            f"{devices} devices cannot be grouped by config.tensor_parallel, {run.tensor_parallel}"
+        )
     model, tensor = run.model, run.tensor_parallel
     readers = devices // tensor
     readings = math.ceil(run.batch / (run.rows * readers))
@@ -114,7 +116,7 @@ def activations(block: Block, width: int, tensor: int = 1) -> float:
     heads = block.attention
     if not isinstance(heads, Heads) or not block.mlp.gated or block.norm.kind != "rms":
         kind = type(heads).__module__.rpartition(".")[2]
-        raise Refused(
+        raise UserError(
             f"what a block of {kind} keeps is not known on paper: plan is for RMS-normed gated models"
         )
     queries, keys = heads.heads * heads.key_size, heads.groups * (heads.key_size + heads.values)

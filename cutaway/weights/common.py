@@ -15,7 +15,7 @@ import numpy as np
 
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.attention.parts.heads import Heads
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed, made
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder, Encoder
@@ -59,7 +59,7 @@ def heads(count: int, kv_heads: int, window: int | None = None, **rest: Any) -> 
 def shared(fields: Fields, width: int, count: int) -> int:
     """The size of a head that is not stated: its part of the width, which must come out even."""
     if width % count:
-        raise Refused(f"{fields.where}: a width of {width} cannot be shared evenly by {count} heads")
+        raise UserError(f"{fields.where}: a width of {width} cannot be shared evenly by {count} heads")
     return width // count
 
 
@@ -136,7 +136,7 @@ def hf_rope(fields: Fields, size: int, base: float = 10000.0) -> rope.Config:
 
 
 def hf_scaling(fields: Fields) -> Linear | Llama3 | None:
-    """One of RoPE's scalings; Refused by name if it is another."""
+    """One of RoPE's scalings; UserError by name if it is another."""
     fields.only("partial_rotary_factor", 1.0, "turning a part of each head")
     known = {"default": None, "linear": Linear, "llama3": Llama3}
     word = "rope_type" if fields.get("rope_type") is not None else "type"
@@ -283,14 +283,14 @@ def gguf_vocab(fields: Fields, tensors: Announced) -> int:
     """How many tokens there are: the rows of the embedding table, since older files have no key for it."""
     table = tensors.get("token_embd.weight")
     if table is None:
-        raise Refused(f"{fields.where}: the weight 'token_embd.weight' is missing")
+        raise UserError(f"{fields.where}: the weight 'token_embd.weight' is missing")
     rows = table.shape[0] if table.shape else 0
     fields.only("vocab_size", rows, f"a vocabulary of another size than the {rows} rows of token_embd.weight")
     return rows
 
 
 def gguf_head_size(fields: Fields, width: int, count: int) -> int:
-    """The size of a head; Refused if keys and values differ, or if only a part of a head is turned."""
+    """The size of a head; UserError if keys and values differ, or if only a part of a head is turned."""
     size = fields.integer("attention.key_length", None) or shared(fields, width, count)
     if size % 2:
         raise fields.refusal(
@@ -385,7 +385,7 @@ def recognised(position: rope.Config, divisors: np.ndarray, original: int) -> Ll
     themselves.
     """
     if not (np.isfinite(divisors) & (divisors > 0)).all():
-        raise Refused(f"the weight {ROPE_FREQS!r} holds divisors that are not positive numbers")
+        raise UserError(f"the weight {ROPE_FREQS!r} holds divisors that are not positive numbers")
     likely = Llama3(factor=float(str(divisors.max())), low=1.0, high=4.0, original=original)
     if likely.factor > 1 and np.allclose(divisors_of(position, likely), divisors, rtol=2e-6, atol=0):
         return likely

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 MISSING: Any = object()
 COUNT = 1 << 31  # no size in a config is larger than this
@@ -27,8 +27,8 @@ class Fields:
         self.where = where
         self.prefix = prefix
 
-    def refusal(self, name: str, why: str) -> Refused:
-        return Refused(f"{self.where}: {self.prefix}{name} {why}")
+    def refusal(self, name: str, why: str) -> UserError:
+        return UserError(f"{self.where}: {self.prefix}{name} {why}")
 
     def get(self, name: str) -> object:
         """The plain value, or None if it is absent or null."""

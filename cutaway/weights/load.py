@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutaway import gguf
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, Encoder, from_dict
 from cutaway.weights import common, families, rules, safetensors
@@ -60,14 +60,16 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer, read anew at each call; Refused if it has none."""
+        """Its tokenizer, read anew at each call; UserError if it has none."""
         if self.read_tokenizer is None:
-            raise Refused(f"{self.source}: has no tokenizer beside its weights: put its tokenizer.json there")
+            raise UserError(
+                f"{self.source}: has no tokenizer beside its weights: put its tokenizer.json there"
+            )
         return self.read_tokenizer()
 
 
 def read(path: str | Path) -> Checkpoint:
-    """The model at a path; Refused in one sentence if it is none, or one that cannot be honoured."""
+    """The model at a path; UserError in one sentence if it is none, or one that cannot be honoured."""
     path = Path(path)
     if not path.is_dir():
         return _gguf(path)
@@ -77,7 +79,7 @@ def read(path: str | Path) -> Checkpoint:
         return _hugging_face(path)
     if (path / RUN).is_file():
         if not (path / "model").is_dir():
-            raise Refused(
+            raise UserError(
                 f"{path}: is a training run that has saved no model yet: let it reach its first save"
             )
         return read(path / "model")
@@ -85,8 +87,8 @@ def read(path: str | Path) -> Checkpoint:
     if len(found) == 1:
         return _gguf(found[0])
     if found:
-        raise Refused(f"{path}: holds {len(found)} GGUF files: name the one you want, such as {found[0]}")
-    raise Refused(f"{path}: holds no model: neither {CONFIG}, nor config.json, nor a .gguf file is in it")
+        raise UserError(f"{path}: holds {len(found)} GGUF files: name the one you want, such as {found[0]}")
+    raise UserError(f"{path}: holds no model: neither {CONFIG}, nor config.json, nor a .gguf file is in it")
 
 
 # ---- GGUF --------------------------------------------------------------------------------------------------
@@ -152,11 +154,11 @@ def _safetensors(folder: Path) -> dict[str, Packed]:
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(found for pattern in PICKLES for found in folder.glob(pattern))
         if pickles:
-            raise Refused(
+            raise UserError(
                 f"{pickles[0]}: is a pickle, which can run code and is never opened: "
                 "get the model's .safetensors files, or convert it with transformers' save_pretrained"
             )
-        raise Refused(f"{folder}: has a config but no .safetensors file with the weights")
+        raise UserError(f"{folder}: has a config but no .safetensors file with the weights")
     return safetensors.read(folder)
 
 
@@ -225,18 +227,18 @@ def _chat_template(folder: Path) -> str | None:
 
 def _text(path: Path) -> str:
     if path.stat().st_size > MAX_JSON:
-        raise Refused(f"{path}: is {path.stat().st_size:,} bytes long; at most {MAX_JSON:,} are read")
+        raise UserError(f"{path}: is {path.stat().st_size:,} bytes long; at most {MAX_JSON:,} are read")
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError:
-        raise Refused(f"{path}: is not UTF-8 text") from None
+        raise UserError(f"{path}: is not UTF-8 text") from None
 
 
 def parsed_list(path: Path) -> list[object]:
     """A JSON file that holds a list."""
     data = _parsed(path)
     if not isinstance(data, list):
-        raise Refused(f"{path}: should hold a list, but holds a {type(data).__name__}")
+        raise UserError(f"{path}: should hold a list, but holds a {type(data).__name__}")
     return data
 
 
@@ -244,12 +246,12 @@ def _parsed(path: Path) -> object:
     try:
         return json.loads(_text(path))
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{path}: is not JSON ({error})") from None
+        raise UserError(f"{path}: is not JSON ({error})") from None
 
 
 def parsed(path: Path) -> dict[str, object]:
     """A JSON file that holds entries by name."""
     data = _parsed(path)
     if not isinstance(data, dict):
-        raise Refused(f"{path}: should hold entries by name, but holds a {type(data).__name__}")
+        raise UserError(f"{path}: should hold entries by name, but holds a {type(data).__name__}")
     return data

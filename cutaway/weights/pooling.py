@@ -6,7 +6,7 @@ A sentence-transformers folder says it in ``modules.json`` and ``1_Pooling/confi
 
 from __future__ import annotations
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint, parsed, parsed_list
 
@@ -21,14 +21,14 @@ MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 def stated(checkpoint: Checkpoint) -> str | None:
-    """The pooling that comes with the model, or None; Refused if it is one that cannot be honoured."""
+    """The pooling that comes with the model, or None; UserError if it is one that cannot be honoured."""
     if not checkpoint.source.is_dir():
         return _in_gguf(checkpoint)
     modules = checkpoint.source / "modules.json"
     for module in parsed_list(modules) if modules.is_file() else []:
         kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
         if kind not in MODULES:
-            raise Refused(f"{modules}: has the module {kind!r}, and only {', '.join(MODULES)} are known")
+            raise UserError(f"{modules}: has the module {kind!r}, and only {', '.join(MODULES)} are known")
     path = checkpoint.source / "1_Pooling" / "config.json"
     return _in_folder(Fields(parsed(path), path)) if path.is_file() else None
 
@@ -40,7 +40,7 @@ def _in_folder(fields: Fields) -> str:
     asked = [name for name in fields.data if name.startswith("pooling_mode_") and fields.data[name] is True]
     if len(asked) == 1 and asked[0] in KNOWN:
         return KNOWN[asked[0]]
-    raise Refused(
+    raise UserError(
         f"{fields.where}: asks for {', '.join(asked) or 'no pooling'}, and only one of {', '.join(KNOWN)} "
         "is known: say pooling="
     )
@@ -52,5 +52,5 @@ def _in_gguf(checkpoint: Checkpoint) -> str | None:
     if kind in (None, 0):
         return None
     if kind not in GGUF:
-        raise Refused(f"{checkpoint.source}: {name} is {kind}, which is not supported: say pooling=")
+        raise UserError(f"{checkpoint.source}: {name} is {kind}, which is not supported: say pooling=")
     return GGUF[kind]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cutaway import native
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed, packed_shape
 
 U8 = np.uint8
@@ -40,12 +40,12 @@ def unpack_twin(packed: Packed) -> np.ndarray:
 def pack(array: np.ndarray, type: str) -> Packed:
     """The float32 array packed as a type; refuses rows not of whole blocks and types it cannot write."""
     if type not in WRITERS:
-        raise Refused(f"Cutaway does not write weights as {type!r}; it writes {', '.join(WRITERS)}.")
+        raise UserError(f"Cutaway does not write weights as {type!r}; it writes {', '.join(WRITERS)}.")
     if array.dtype != np.float32:
-        raise Refused(f"Only float32 arrays are packed, not {array.dtype}; convert it first.")
+        raise UserError(f"Only float32 arrays are packed, not {array.dtype}; convert it first.")
     block, row = TYPES[type].block, array.shape[-1] if array.shape else 1
     if row % block:
-        raise Refused(
+        raise UserError(
             f"Rows of {row} values cannot be packed as {type}, which takes blocks of {block}; "
             "keep this tensor in F16, BF16 or F32."
         )
@@ -57,7 +57,7 @@ def pack(array: np.ndarray, type: str) -> Packed:
 
 def _reader(packed: Packed) -> Callable[[np.ndarray], np.ndarray]:
     if packed.type not in READERS:
-        raise Refused(
+        raise UserError(
             f"A tensor of type {packed.type} is not one of weights; these are: {', '.join(READERS)}."
         )
     return READERS[packed.type]
@@ -234,7 +234,7 @@ def write_f16(blocks: np.ndarray) -> np.ndarray:
     """The nearest half; what is finite and beyond its range is refused."""
     halves = blocks.astype("<f2")
     if (np.isinf(halves) & np.isfinite(blocks)).any():
-        raise Refused("A weight is beyond the range of F16 (65504); write this tensor as BF16 or F32.")
+        raise UserError("A weight is beyond the range of F16 (65504); write this tensor as BF16 or F32.")
     return halves.view(U8)
 
 
@@ -276,7 +276,7 @@ def _half_bytes(column: np.ndarray) -> np.ndarray:
     """Scales as they are stored; refused where a weight is not finite or too large for a half to scale it."""
     halves = column.astype("<f2")
     if not np.isfinite(halves).all():
-        raise Refused(
+        raise UserError(
             "A weight is infinite, NaN or too large for a block's scale; write this tensor as BF16 or F32."
         )
     return halves.view(U8)

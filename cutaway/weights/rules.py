@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from cutaway.attention.parts.heads import Heads
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import FOREIGN, TYPES, Later, Packed, quoted
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder
@@ -83,7 +83,7 @@ same = How(lambda packed, _: (packed,), lambda parts, _: parts[0], _only)
 def _transposed(packed: Packed) -> Packed:
     word = WHOLE.get(packed.type)
     if word is None:
-        raise Refused(
+        raise UserError(
             f"a {packed.type} matrix cannot be transposed without unpacking it: its rows share blocks"
         )
     turned = np.ascontiguousarray(packed.data.view(word).T)
@@ -108,7 +108,7 @@ def _cut(packed: Packed, place: Place) -> tuple[Packed, ...]:
 def _check_one_type(parts: tuple[Packed, ...]) -> None:
     types = {part.type for part in parts}
     if len(types) > 1:
-        raise Refused(
+        raise UserError(
             f"weights of different types ({', '.join(sorted(types))}) cannot be stored as one matrix"
         )
 
@@ -231,7 +231,7 @@ class Bound:
 
 
 def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
-    """The rules that apply to this model, layer by layer; Refused if one of its weights has no name."""
+    """The rules that apply to this model, layer by layer; UserError if one of its weights has no name."""
     shapes = config.weights()
     bound: list[Bound] = []
     for rule in rules:
@@ -243,7 +243,7 @@ def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
                     bound.append(Bound(theirs, ours, rule.how, place))
     nameless = shapes.keys() - {name for each in bound for name in each.ours}
     if nameless:
-        raise Refused(f"this family has no name for the weight {min(nameless)!r}")
+        raise UserError(f"this family has no name for the weight {min(nameless)!r}")
     return bound
 
 
@@ -273,30 +273,30 @@ def load(
     ignored: Sequence[str] = (),
     where: object = "the file",
 ) -> Tensors:
-    """Our weights out of theirs. Refused if a name is unknown or missing, or a type or shape is not as the
+    """Our weights out of theirs. UserError if a name is unknown or missing, or a type or shape is not as the
     config says.
 
     ``ignored`` are patterns of names that carry nothing (buffers that are computed anyway).
     """
     if len(config.blocks) > len(theirs):
-        raise Refused(
+        raise UserError(
             f"{where}: the config says {len(config.blocks)} layers, but there are only {len(theirs)} weights"
         )
     experts, matrices = sum(map(_experts, config.blocks)), sum(map(_matrices, theirs.values()))
     if experts > matrices:
-        raise Refused(f"{where}: the config says {experts} experts, but there are only {matrices} matrices")
+        raise UserError(f"{where}: the config says {experts} experts, but there are only {matrices} matrices")
     bound = bind(rules, config)
     known = {each.theirs for each in bound}
     for name in theirs:
         if name not in known and not any(fnmatchcase(name, pattern) for pattern in ignored):
-            raise Refused(
+            raise UserError(
                 f"{where}: the weight {quoted(name)} has no place in this model as its config describes it"
             )
     entries: dict[str, Packed | Later] = {}
     for each in bound:
         packed = theirs.get(each.theirs)
         if packed is None:
-            raise Refused(f"{where}: the weight {quoted(each.theirs)} is missing")
+            raise UserError(f"{where}: the weight {quoted(each.theirs)} is missing")
         _check(each, packed, where)
         for i, (name, shape) in enumerate(zip(each.ours, each.place.shapes, strict=True)):
             entries[name] = Later(each.how.type or packed.type, shape, _loading(each, packed, i))
@@ -310,12 +310,12 @@ def _matrices(packed: Packed) -> int:
 def _check(each: Bound, packed: Packed, where: object) -> None:
     expected = each.how.shape(each.place.shapes)
     if packed.shape != expected:
-        raise Refused(
+        raise UserError(
             f"{where}: the weight {quoted(each.theirs)} has the shape {packed.shape}, "
             f"where the config asks for {expected}"
         )
     if packed.type in FOREIGN or packed.type not in TYPES or packed.type[0] == "I" or packed.type == "F64":
-        raise Refused(
+        raise UserError(
             f"{where}: the weight {quoted(each.theirs)} is stored as {packed.type}, "
             "which is not read as weights"
         )

@@ -23,7 +23,7 @@ from typing import IO
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.gguf import (
     FOREIGN,
     MAX_NAMED,
@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Packed]:
     """The tensors of a .safetensors file, an index of shards, or a folder of either; mapped, not copied.
 
     Integer, boolean and eight-bit float tensors are carried under their type's name; who wants numbers
-    refuses them. Refused for a file that is damaged or another format, and for shards that are not what the
+    refuses them. UserError for a file that is damaged or another format, and for shards that are not what the
     index says.
     """
     source = _source(Path(path))
@@ -91,7 +91,7 @@ def write(
     """Write F32, F16 and BF16 tensors, whole or not at all.
 
     More than `max_shard_bytes` become shards and their index beside `path`; a larger tensor gets a shard of
-    its own. Refused for other types, and for metadata that is not text.
+    its own. UserError for other types, and for metadata that is not text.
     """
     target = Path(path)
     texts = _texts_only(target, metadata or {})
@@ -135,8 +135,8 @@ def _source(path: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise Refused(f"{path}: has no {SINGLE} and no {INDEX}")
-    raise Refused(
+        raise UserError(f"{path}: has no {SINGLE} and no {INDEX}")
+    raise UserError(
         f"{path}: has {len(found)} .safetensors files and neither {SINGLE} nor {INDEX}; name one of them"
     )
 
@@ -150,14 +150,14 @@ def _read_shards(index: Path) -> dict[str, Packed]:
     for shard, names in stated.items():
         path = index.parent / shard
         if not path.exists():
-            raise Refused(f"{index}: names the shard {quoted(shard)}, which is missing; get it too")
+            raise UserError(f"{index}: names the shard {quoted(shard)}, which is missing; get it too")
         found = _read_file(path)
         if missing := names - found.keys():
-            raise Refused(
+            raise UserError(
                 f"{path}: lacks the tensor {quoted(min(missing))}, which {index.name} says is in it"
             )
         if extra := found.keys() - names:
-            raise Refused(
+            raise UserError(
                 f"{path}: holds the tensor {quoted(min(extra))}, which {index.name} does not say is in it"
             )
         tensors.update(found)
@@ -168,7 +168,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     """Which shard holds each tensor; every shard is a plain file name, beside the index."""
     buffer = mapped(index)
     if len(buffer) > MAX_HEADER:
-        raise Refused(f"{index}: is {len(buffer)} bytes long; an index of at most {MAX_HEADER} is read")
+        raise UserError(f"{index}: is {len(buffer)} bytes long; an index of at most {MAX_HEADER} is read")
     scanner = _Scanner(index, buffer, 0, len(buffer))
     where: dict[str, str] = {}
     seen: set[str] = set()
@@ -200,9 +200,9 @@ def _read_file(path: Path) -> dict[str, Packed]:
     spans: list[tuple[int, int, str]] = []
     for name, entry in _entries(scanner, None):
         if name in tensors:
-            raise Refused(f"{path}: the tensor {quoted(name)} is there twice")
+            raise UserError(f"{path}: the tensor {quoted(name)} is there twice")
         if len(tensors) == MAX_NAMED:
-            raise Refused(f"{path}: has more than {MAX_NAMED} tensors; split it into shards")
+            raise UserError(f"{path}: has more than {MAX_NAMED} tensors; split it into shards")
         type, shape, start, stop = _checked(path, name, entry, len(data))
         tensors[name] = Packed(type, shape, data[start:stop].reshape(packed_shape(type, shape)))
         spans.append((start, stop, name))
@@ -233,10 +233,10 @@ def _header(path: Path, buffer: mmap.mmap) -> tuple[_Scanner, int]:
         head = buffer[:1024]
         kind = looks_like(head)
         if buffer[8:9] == b"{" and not head.startswith((b"GGUF", b"PK")):
-            raise Refused(f"{path}: claims a header of {length} bytes; at most {MAX_HEADER} are read")
-        raise Refused(f"{path}: is not a safetensors file; it looks like {kind}")
+            raise UserError(f"{path}: claims a header of {length} bytes; at most {MAX_HEADER} are read")
+        raise UserError(f"{path}: is not a safetensors file; it looks like {kind}")
     if length > size - 8:
-        raise Refused(
+        raise UserError(
             f"{path}: claims a header of {length} bytes but {size - 8} follow; it is cut short, get it again"
         )
     return _Scanner(path, buffer, 8, 8 + length), 8 + length
@@ -248,30 +248,30 @@ def _checked(
     """The type, shape and place of a tensor, agreeing with each other and with the `size` of the data."""
     what = f"{path}: the tensor {quoted(name)}"
     if entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise Refused(
+        raise UserError(
             f"{what} is described by {quoted(', '.join(entry))}, not by dtype, shape and data_offsets"
         )
     type, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(type, str) or type not in STORED:
-        raise Refused(
+        raise UserError(
             f"{what} has the type {quoted(str(type))}, which is not read; {', '.join(sorted(STORED))} are"
         )
     sizes = _whole_numbers(shape)
     if sizes is None or len(sizes) > MAX_DIMS:
-        raise Refused(f"{what} has a shape that is not a list of at most {MAX_DIMS} sizes")
+        raise UserError(f"{what} has a shape that is not a list of at most {MAX_DIMS} sizes")
     places = _whole_numbers(offsets)
     if places is None or len(places) != 2:
-        raise Refused(f"{what} has data_offsets that are not two places")
+        raise UserError(f"{what} has data_offsets that are not two places")
     start, stop = places
     if not start <= stop <= size:
-        raise Refused(
+        raise UserError(
             f"{what} lies at {start} to {stop}, outside the {size} bytes of data; the file is cut short"
         )
     width = row_bytes(type, 1)
     if math.prod(max(n, 1) for n in sizes) * width >= 1 << 62:
-        raise Refused(f"{what} has a shape beyond any memory")
+        raise UserError(f"{what} has a shape beyond any memory")
     if math.prod(sizes) * width != stop - start:
-        raise Refused(f"{what} needs {math.prod(sizes) * width} bytes but has {stop - start}")
+        raise UserError(f"{what} needs {math.prod(sizes) * width} bytes but has {stop - start}")
     return type, sizes, start, stop
 
 
@@ -289,10 +289,12 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
     for start, stop, name in sorted(spans):
         if start != at:
             how = "overlaps" if start < at else "leaves a hole after"
-            raise Refused(f"{path}: the tensor {quoted(name)} {how} {before}")
+            raise UserError(f"{path}: the tensor {quoted(name)} {how} {before}")
         at, before = stop, f"the tensor {quoted(name)}"
     if at != size:
-        raise Refused(f"{path}: {size - at} bytes after the last tensor belong to none; the file is damaged")
+        raise UserError(
+            f"{path}: {size - at} bytes after the last tensor belong to none; the file is damaged"
+        )
 
 
 class _Scanner:
@@ -301,8 +303,8 @@ class _Scanner:
     def __init__(self, path: Path, buffer: mmap.mmap, start: int, stop: int):
         self.path, self.buffer, self.at, self.stop = path, buffer, start, stop
 
-    def refusal(self, why: str) -> Refused:
-        return Refused(f"{self.path}: {why}")
+    def refusal(self, why: str) -> UserError:
+        return UserError(f"{self.path}: {why}")
 
     def pairs(self) -> Iterator[str]:
         """The keys of an object; the caller takes each key's value before asking for the next key."""
@@ -399,7 +401,7 @@ class _Scanner:
 def _texts_only(target: Path, metadata: Mapping[str, object]) -> dict[str, str]:
     texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
     if others := metadata.keys() - texts.keys():
-        raise Refused(
+        raise UserError(
             f"{target}: the metadata value of {quoted(min(others))} is not text; safetensors holds only text"
         )
     return texts
@@ -408,16 +410,18 @@ def _texts_only(target: Path, metadata: Mapping[str, object]) -> dict[str, str]:
 def _planned(name: str, tensor: Packed | Later | tuple[str, tuple[int, ...], np.ndarray]) -> Packed | Later:
     type = tensor[0] if isinstance(tensor, tuple) else tensor.type
     if name == "__metadata__":
-        raise Refused("no tensor can be named __metadata__ in safetensors")
+        raise UserError("no tensor can be named __metadata__ in safetensors")
     if type not in WRITTEN:
-        raise Refused(f"the tensor {quoted(name)} is {type}; safetensors is written as {', '.join(WRITTEN)}")
+        raise UserError(
+            f"the tensor {quoted(name)} is {type}; safetensors is written as {', '.join(WRITTEN)}"
+        )
     if not isinstance(tensor, tuple):
         return tensor
     _, shape, array = tensor
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     stored = packed_shape(type, shape)
     if data.size != math.prod(stored):
-        raise Refused(
+        raise UserError(
             f"the tensor {quoted(name)}, {type} {shape}, needs {math.prod(stored)} bytes, not {data.size}"
         )
     return Packed(type, shape, data.reshape(stored))

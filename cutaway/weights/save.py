@@ -30,7 +30,7 @@ import numpy as np
 
 from cutaway import gguf
 from cutaway.attention.parts.heads import Heads
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import TYPES, Later, Packed, packed_shape
 from cutaway.model.config import Decoder, Encoder, to_dict
 from cutaway.position.scaling import Factors, Llama3
@@ -92,30 +92,32 @@ def write(
     when None.
 
     ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress(done, total)`` counts
-    bytes. Refused if the target exists (unless ``force``), or if the format cannot describe the model.
+    bytes. UserError if the target exists (unless ``force``), or if the format cannot describe the model.
     """
     target = Path(target)
     format = format or ("gguf" if target.suffix == ".gguf" else "safetensors")
     if format not in FORMATS:
-        raise Refused(f"there is no format {format!r} to write: use {' or '.join(FORMATS)}")
+        raise UserError(f"there is no format {format!r} to write: use {' or '.join(FORMATS)}")
     if type is not None and type not in FORMATS[format]:
-        raise Refused(f"{format} is not written as {type!r}: use one of {', '.join(FORMATS[format])}")
+        raise UserError(f"{format} is not written as {type!r}: use one of {', '.join(FORMATS[format])}")
     check_free(target, format, force)
     return (_write_gguf if format == "gguf" else _write_folder)(target, checkpoint, type, progress)
 
 
 def check_free(target: Path, format: str, force: bool) -> None:
-    """Refused if the target is there and may not be replaced, or is no name for a model of this format."""
+    """UserError if the target is there and may not be replaced, or is no name for a model of this format."""
     if target.suffix in (".safetensors", ".bin"):
-        raise Refused(f"{target}: a model is written as a folder of safetensors: give a folder's name")
+        raise UserError(f"{target}: a model is written as a folder of safetensors: give a folder's name")
     if not target.exists() or (format != "gguf" and target.is_dir() and not any(target.iterdir())):
         return
     if not force:
-        raise Refused(f"{target}: is already there: choose another name, or use --force to replace it")
+        raise UserError(f"{target}: is already there: choose another name, or use --force to replace it")
     if target.is_dir() and (
         format == "gguf" or not ((target / CONFIG).exists() or (target / "config.json").exists())
     ):
-        raise Refused(f"{target}: is a folder that holds no model, and is not replaced: choose another name")
+        raise UserError(
+            f"{target}: is a folder that holds no model, and is not replaced: choose another name"
+        )
 
 
 # ---- which type each weight gets ---------------------------------------------------------------------------
@@ -140,7 +142,7 @@ def _as(name: str, packed: Packed, type: str) -> Packed:
     if limit is not None and values.size:
         largest = float(np.abs(values).max())
         if not largest <= limit:
-            raise Refused(f"the weight {name!r} holds {largest:g}, which {type} cannot: use BF16 or F32")
+            raise UserError(f"the weight {name!r} holds {largest:g}, which {type} cannot: use BF16 or F32")
     return quant.pack(values, type)
 
 
@@ -244,8 +246,8 @@ def _levelled(config: Decoder | Encoder) -> Any:
 def _described(
     checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder | Encoder]]
 ) -> tuple[ModuleType, Any]:
-    """The first family whose description of the model reads back as the model; Refused with its own family's
-    reason.
+    """The first family whose description of the model reads back as the model; UserError with its own
+    family's reason.
     """
     blocks = checkpoint.config.blocks
     reason = None if blocks else "it has no layers"
@@ -255,14 +257,14 @@ def _described(
     for family in () if reason else _candidates(checkpoint):
         try:
             entries, back = describe(family)
-        except Refused as error:
+        except UserError as error:
             reason = reason or str(error)
             continue
         lost = _difference(_levelled(checkpoint.config), _levelled(back), "config")
         if lost is None:
             return family, entries
         reason = reason or lost
-    raise Refused(f"no family describes this model ({reason})")
+    raise UserError(f"no family describes this model ({reason})")
 
 
 # ---- GGUF --------------------------------------------------------------------------------------------------
@@ -283,8 +285,8 @@ def _write_gguf(target: Path, checkpoint: Checkpoint, type: str | None, progress
 
     try:
         family, (entries, words) = _described(checkpoint, describe)
-    except Refused as error:
-        raise Refused(f"{target}: cannot be written as GGUF: {error}") from None
+    except UserError as error:
+        raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
     architecture = family.GGUF_ARCHITECTURES[0]
     types = _types(entries)
     metadata = {"general.architecture": architecture, **_general(checkpoint, types)}
@@ -359,7 +361,7 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
     try:
         family, entries = _described(checkpoint, describe)
         theirs = rules.save(family.HF, checkpoint.config, ours)
-    except Refused as error:
+    except UserError as error:
         notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
         family, entries, theirs = None, to_dict(checkpoint.config), ours
     if type is not None:
@@ -375,7 +377,7 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
         _write_words(beside, checkpoint, notes)
         _swap(beside, target)
     except OSError as error:
-        raise Failed(f"{target}: could not be written ({error.strerror or error})") from error
+        raise OperationalError(f"{target}: could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -22,7 +22,7 @@ import numpy as np
 
 from cutaway.embedding.subwords import Subwords
 from cutaway.embedding.vectors import Vectors
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import replacing
 from cutaway.weights import quant, safetensors
 from cutaway.weights.load import Checkpoint
@@ -45,14 +45,14 @@ def is_vectors(path: Path) -> bool:
 
 
 def read(path: Path, format: Format | None = None) -> Vectors:
-    """The vectors in a file; its format is found by looking unless given. Refused if damaged."""
+    """The vectors in a file; its format is found by looking unless given. UserError if damaged."""
     if not path.is_file():
-        raise Refused(f"{path} is not a file of word vectors")
+        raise UserError(f"{path} is not a file of word vectors")
     try:
         with path.open("rb") as file:
             return _READERS[format or _format(path, file)](path, file)
     except OSError as problem:
-        raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from problem
+        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from problem
 
 
 def write(path: Path, vectors: Vectors, format: Format | None = None) -> None:
@@ -60,14 +60,16 @@ def write(path: Path, vectors: Vectors, format: Format | None = None) -> None:
     GloVe's text for any other.
     """
     if not np.isfinite(vectors.table).all():
-        raise Refused("these vectors hold numbers that are not finite, so they are not written")
+        raise UserError("these vectors hold numbers that are not finite, so they are not written")
     chosen = format or ENDINGS.get(path.suffix, "glove")
     if chosen == "safetensors":
         _write_safetensors(path, vectors)
         return
     spaced = next((word for word in vectors.words if not word or re.search(r"\s", word)), None)
     if spaced is not None:
-        raise Refused(f"the word {spaced!r} cannot stand in a {chosen} file, which puts spaces between words")
+        raise UserError(
+            f"the word {spaced!r} cannot stand in a {chosen} file, which puts spaces between words"
+        )
     with replacing(path) as out:
         if chosen != "glove":
             out.write(f"{len(vectors)} {vectors.table.shape[1]}\n".encode())
@@ -81,7 +83,7 @@ def write(path: Path, vectors: Vectors, format: Format | None = None) -> None:
 def of_model(checkpoint: Checkpoint) -> Vectors:
     """A language model's own embedding table: a row a token, named by the text it stands for."""
     if "embedding.weight" not in checkpoint.tensors:
-        raise Refused(
+        raise UserError(
             f"{checkpoint.source}: its table is not one matrix of rows, so it cannot be read as vectors"
         )
     tokenizer, table = checkpoint.tokenizer, quant.unpack(checkpoint.tensors["embedding.weight"])
@@ -115,12 +117,16 @@ def _header(path: Path, file: IO[bytes], least: int) -> tuple[int, int]:
     """How many words of how many numbers, if the file can hold them: ``least`` bytes a number."""
     found = HEADER.fullmatch(file.readline(LONGEST))
     if found is None:
-        raise Refused(f"{path}: its first line is not how many words and how many numbers each, as `400 100`")
+        raise UserError(
+            f"{path}: its first line is not how many words and how many numbers each, as `400 100`"
+        )
     words, dim = int(found[1]), int(found[2])
     if not words or not dim:
-        raise Refused(f"{path}: its first line promises {words} words of {dim} numbers, so there is nothing")
+        raise UserError(
+            f"{path}: its first line promises {words} words of {dim} numbers, so there is nothing"
+        )
     if words * (dim * least + 2) > path.stat().st_size + 2:
-        raise Refused(f"{path}: its first line promises {words} words of {dim} numbers, more than it holds")
+        raise UserError(f"{path}: its first line promises {words} words of {dim} numbers, more than it holds")
     return words, dim
 
 
@@ -128,14 +134,14 @@ def _read_text(path: Path, file: IO[bytes]) -> Vectors:
     count, dim = _header(path, file, 2)
     words, table = _lines(path, file, dim, 2)
     if len(words) != count:
-        raise Refused(f"{path}: its first line promises {count} words, and {len(words)} follow")
+        raise UserError(f"{path}: its first line promises {count} words, and {len(words)} follow")
     return Vectors(words, table)
 
 
 def _read_glove(path: Path, file: IO[bytes]) -> Vectors:
     dim = len(file.readline(1 << 20).split()) - 1
     if dim < 1:
-        raise Refused(f"{path}: its first line is not a word and numbers, so these are not word vectors")
+        raise UserError(f"{path}: its first line is not a word and numbers, so these are not word vectors")
     file.seek(0)
     return Vectors(*_lines(path, file, dim, 1))
 
@@ -147,11 +153,11 @@ def _lines(path: Path, file: IO[bytes], dim: int, first: int) -> tuple[list[str]
     limit = LONGEST + 64 * dim
     for number, line in enumerate(iter(lambda: file.readline(limit), b""), first):
         if len(line) == limit and not line.endswith(b"\n"):
-            raise Refused(f"{path}:{number}: the line is longer than a word and {dim} numbers can be")
+            raise UserError(f"{path}:{number}: the line is longer than a word and {dim} numbers can be")
         fields = line.strip(b"\r\n ").rsplit(b" ", dim)
         numbers = _numbers(fields[1:])
         if len(fields) != dim + 1 or numbers is None:
-            raise Refused(f"{path}:{number}: expected a word and {dim} numbers")
+            raise UserError(f"{path}:{number}: expected a word and {dim} numbers")
         rows.append(np.array(numbers, np.float32))
         words.append(_word(path, f":{number}", fields[0]))
     return words, _finite(path, words, np.array(rows, np.float32).reshape(len(rows), dim))
@@ -166,10 +172,10 @@ def _read_binary(path: Path, file: IO[bytes]) -> Vectors:
         words.append(_word(path, f", byte {at}", _until_space(path, file)))
         data = file.read(4 * dim)
         if len(data) != 4 * dim:
-            raise Refused(f"{path}: ends after {len(words) - 1} of the {count} words it promises")
+            raise UserError(f"{path}: ends after {len(words) - 1} of the {count} words it promises")
         row[:] = np.frombuffer(data, "<f4")
     if file.read(LONGEST).strip():
-        raise Refused(f"{path}: goes on after the {count} words that its first line promises")
+        raise UserError(f"{path}: goes on after the {count} words that its first line promises")
     return Vectors(words, _finite(path, words, table))
 
 
@@ -178,7 +184,9 @@ def _until_space(path: Path, file: IO[bytes]) -> bytes:
     while (byte := file.read(1)) not in (b" ", b""):
         word += byte
         if len(word) > LONGEST:
-            raise Refused(f"{path}: a word has more than {LONGEST} bytes, so this is no word2vec binary file")
+            raise UserError(
+                f"{path}: a word has more than {LONGEST} bytes, so this is no word2vec binary file"
+            )
     return bytes(word).lstrip(b"\n")
 
 
@@ -186,13 +194,13 @@ def _word(path: Path, where: str, word: bytes) -> str:
     try:
         return word.decode()
     except UnicodeDecodeError:
-        raise Refused(f"{path}{where}: the word {word[:40]!r} is not UTF-8") from None
+        raise UserError(f"{path}{where}: the word {word[:40]!r} is not UTF-8") from None
 
 
 def _finite(path: Path, words: list[str], table: np.ndarray) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
     if len(bad):
-        raise Refused(f"{path}: the vector of {words[bad[0]]!r} holds a number that is not finite")
+        raise UserError(f"{path}: the vector of {words[bad[0]]!r} holds a number that is not finite")
     return table
 
 
@@ -221,7 +229,7 @@ def _list(path: Path, about: dict[str, str], name: str, kind: type) -> list:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(type(item) is kind for item in found):
-        raise Refused(f"{path}: its metadata holds no list of {name}, so these are not word vectors")
+        raise UserError(f"{path}: its metadata holds no list of {name}, so these are not word vectors")
     return found
 
 
@@ -235,17 +243,17 @@ def _pieces(about: dict[str, str], name: str) -> Iterator[str]:
 def _read_safetensors(path: Path, file: IO[bytes]) -> Vectors:
     tensors, about = safetensors.read(path), safetensors.metadata(path)
     if "table" not in tensors or len(tensors["table"].shape) != 2:
-        raise Refused(f"{path}: has no tensor `table` of two axes, so these are not word vectors")
+        raise UserError(f"{path}: has no tensor `table` of two axes, so these are not word vectors")
     words = _list(path, about, "words", str)
     table = _finite(path, words, quant.unpack(tensors["table"]))
     if len(words) != len(table):
-        raise Refused(f"{path}: names {len(words)} words for {len(table)} vectors")
+        raise UserError(f"{path}: names {len(words)} words for {len(table)} vectors")
     if "grams" not in tensors:
         return Vectors(words, table)
     parts = _subwords(path, about, len(words))
     grams = quant.unpack(tensors["grams"])
     if grams.shape != (len(parts.used), table.shape[1]):
-        raise Refused(f"{path}: its n-grams' vectors do not fit the {len(parts.used)} n-grams it names")
+        raise UserError(f"{path}: its n-grams' vectors do not fit the {len(parts.used)} n-grams it names")
     return Vectors(words, table, parts, grams)
 
 
@@ -255,9 +263,9 @@ def _subwords(path: Path, about: dict[str, str], words: int) -> Subwords:
         found = json.loads(about.get("subwords", ""))
         least, most, buckets = (int(found[name]) for name in ("least", "most", "buckets"))
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise Refused(f"{path}: does not say how its n-grams are made") from None
+        raise UserError(f"{path}: does not say how its n-grams are made") from None
     if not 1 <= least <= most <= 100 or not 1 <= buckets < 1 << 31 or (np.diff(used) <= 0).any():
-        raise Refused(f"{path}: its n-grams of {least} to {most} in {buckets} buckets cannot be")
+        raise UserError(f"{path}: its n-grams of {least} to {most} in {buckets} buckets cannot be")
     return Subwords(least, most, buckets, words, used)
 
 

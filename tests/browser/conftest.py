@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cutaway.inspect import sheet
+from cutaway.inspect import page_data
 from cutaway.inspect.page import page as page_of
 from cutaway.inspect.trace import Trace
 from tests.small import Bytes, decoder
@@ -52,17 +52,17 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def sheets() -> Callable[..., sheet.Sheet]:
+def sheets() -> Callable[..., page_data.Sheet]:
     """The sheet of a small random model, by its shape and the text."""
-    made: dict[tuple, sheet.Sheet] = {}
+    made: dict[tuple, page_data.Sheet] = {}
 
-    def of(shape: str = "llama", text: str = TEXT, tokenizer: Bytes | None = None) -> sheet.Sheet:
+    def of(shape: str = "llama", text: str = TEXT, tokenizer: Bytes | None = None) -> page_data.Sheet:
         known = (shape, text, type(tokenizer))
         if known not in made:
             reader = tokenizer or Bytes()
             model = decoder(shape)
-            trace = Trace.of(model, reader, reader.encode(text), sheet.names(model))
-            made[known] = sheet.draw(trace, f"small {shape}")
+            trace = Trace.of(model, reader, reader.encode(text), page_data.names(model))
+            made[known] = page_data.draw(trace, f"small {shape}")
         return made[known]
 
     return of
@@ -76,7 +76,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     problems: list[str] = []
     contexts: list[Any] = []
 
-    def show(*shown: sheet.Sheet, width: int = 1280, height: int = 900, **context: Any) -> Any:
+    def show(*shown: page_data.Sheet, width: int = 1280, height: int = 900, **context: Any) -> Any:
         file = tmp_path / f"page-{len(contexts)}.html"
         file.write_text(page_of(shown), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **context))

@@ -292,7 +292,7 @@ def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, sheets: Any) -
 def test_a_long_text_keeps_its_strongest_heads(
     opened: Opened, sheets: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cutaway.inspect.sheet.NEAR_BYTES", 1)
+    monkeypatch.setattr("cutaway.inspect.page_data.NEAR_BYTES", 1)
     tab = opened(sheets("llama", "the same, again"))
     [[layer, head]] = sheets("llama", "the same, again").facts["near"]
     tab.locator("#score").get_by_label("layer").select_option(str((layer + 1) % 3))

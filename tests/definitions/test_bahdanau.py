@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention import bahdanau, luong
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.trace import tracing
 
 MEMORY, WORDS, QUERIES = 6, 7, 3
@@ -122,9 +122,9 @@ def test_the_pattern_is_tapped_and_can_be_changed() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(Refused, match="equal sizes"):
+    with pytest.raises(UserError, match="equal sizes"):
         luong.Config(score="dot").build(5, 6)
-    with pytest.raises(Refused, match="1 or more"):
+    with pytest.raises(UserError, match="1 or more"):
         luong.Config(window=0)
-    with pytest.raises(Refused, match="1 or more"):
+    with pytest.raises(UserError, match="1 or more"):
         bahdanau.Config(size=0)

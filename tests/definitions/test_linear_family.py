@@ -17,7 +17,7 @@ from cutaway.attention.parts import chunks
 from cutaway.attention.parts.delta import unit
 from cutaway.attention.parts.gated_delta import Forgetting
 from cutaway.attention.parts.visibility import Places
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.conv import ShortConv
 from cutaway.position import rope
 from cutaway.position.scaling import DynamicNTK
@@ -437,18 +437,18 @@ def test_the_short_convolution_is_its_equation() -> None:
 def test_what_cannot_be_is_refused() -> None:
     from cutaway.attention import gated_delta, mamba2, retention
 
-    with pytest.raises(Refused, match="cannot grow"):
+    with pytest.raises(UserError, match="cannot grow"):
         retention.Config(heads=2, key_size=4, position=rope.Config(4, scaling=DynamicNTK(2.0, 16)))
-    with pytest.raises(Refused, match="evenly"):
+    with pytest.raises(UserError, match="evenly"):
         gated_delta.Config(heads=4, key_size=4, key_heads=3)
-    with pytest.raises(Refused, match="evenly"):
+    with pytest.raises(UserError, match="evenly"):
         mamba2.Config(heads=4, key_size=4, groups=3)
-    with pytest.raises(Refused, match="1 or more"):
+    with pytest.raises(UserError, match="1 or more"):
         mamba2.Config(heads=4, key_size=4, conv=0)
-    with pytest.raises(Refused, match="1 or more"):
+    with pytest.raises(UserError, match="1 or more"):
         retention.Config(heads=0, key_size=4)
     config, module, x = _made("gla")
-    with pytest.raises(Refused, match="gradients"):
+    with pytest.raises(UserError, match="gradients"):
         module(x, Places(torch.arange(TOKENS)[None]), None, True, config.state())
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cutaway.attention.parts.kinds import Sizes, kind
+from cutaway.attention.parts.registry import Sizes, kind
 from cutaway.layers.config import Norm
 
 DEEPSEEK = Sizes(width=7168, heads=128, groups=128, key_size=128, value_size=128)

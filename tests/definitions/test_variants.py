@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from cutaway.attention import bidirectional
-from cutaway.attention.parts.paths import MANY
+from cutaway.attention.backends import MANY
 from cutaway.attention.parts.visibility import Places
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention.parts.visibility import Places
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.decoder import Decoder
 from cutaway.trace import tracing
@@ -161,7 +161,7 @@ def test_snapshot_keeps_and_truncate_forgets(kind: str) -> None:
         state.truncate(4)
         assert_close(model(ids[:, 4:9], pos[:, 4:9], state), expected, **TIGHT)
     else:
-        with pytest.raises(Refused, match="read the text again"):
+        with pytest.raises(UserError, match="read the text again"):
             state.truncate(4)
     fixed = sum(getattr(block.attention, "state_bytes", lambda _: 0)(8) for block in model.config.blocks)
     assert kept.nbytes == 4 * model.config.bytes_per_token(8) + fixed

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cutaway.attention.parts.paths import PATHS, choose, native
+from cutaway.attention.backends import PATHS, choose, native
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Causal, Places
 from tests.laws.kinds import KINDS, decoder, text

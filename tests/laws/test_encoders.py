@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention.parts.visibility import Places
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.position import alibi
@@ -33,7 +33,7 @@ def test_an_encoder_reads_both_ways_and_no_padding(reach: int | None) -> None:
     assert (after - alone).abs().amax(-1)[0, 5 if reach else 0] > 1e-6
     padded, padded_pos = torch.cat((x, x[:, :2]), dim=1), torch.cat((pos, torch.full((1, 2), -1)), dim=1)
     assert_close(module(padded, Places(padded_pos), None, False, None)[:, :9], alone, **TIGHT)
-    with pytest.raises(Refused, match="nothing to go on from"):
+    with pytest.raises(UserError, match="nothing to go on from"):
         config.state()
     assert config.bytes_per_token(2) == 0
 
@@ -48,12 +48,12 @@ def test_the_config_round_trips_and_knows_every_weight(kind: str) -> None:
 
 
 def test_a_decoder_refuses_what_does_not_read_the_past() -> None:
-    with pytest.raises(Refused, match="a block cannot hold cross"):
+    with pytest.raises(UserError, match="a block cannot hold cross"):
         Block(attention=attention("cross"), mlp=MLP(8))
-    with pytest.raises(Refused, match="a block cannot hold bahdanau"):
+    with pytest.raises(UserError, match="a block cannot hold bahdanau"):
         Block(attention=attention("bahdanau"), mlp=MLP(8))
     block = Block(attention=attention("bidirectional"), mlp=MLP(8))
-    with pytest.raises(Refused, match="a decoder cannot hold bidirectional"):
+    with pytest.raises(UserError, match="a decoder cannot hold bidirectional"):
         Decoder(vocab=5, width=8, context=8, blocks=(block,))
 
 
@@ -72,16 +72,16 @@ def test_a_memory_must_be_there_and_its_padding_is_not_read() -> None:
     module = attention("cross").build(WIDTH).double()
     x, pos = _text(4)
     memory, there = _text(6)
-    with pytest.raises(Refused, match="no memory"):
+    with pytest.raises(UserError, match="no memory"):
         module(x, Places(pos), None, None)
-    with pytest.raises(Refused, match="no memory"):
+    with pytest.raises(UserError, match="no memory"):
         module(x, Places(pos), memory, None)
-    with pytest.raises(Refused, match="no memory"):
+    with pytest.raises(UserError, match="no memory"):
         module(x, Places(pos), None, Places(there))
     shorter = module(x, Places(pos), memory[:, :4], Places(there[:, :4]))
     there = torch.where(there < 4, there, -1)
     assert_close(module(x, Places(pos), memory, Places(there)), shorter, **TIGHT)
-    with pytest.raises(Refused, match="takes no position"):
+    with pytest.raises(UserError, match="takes no position"):
         attention("cross", relative=alibi.Config())
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts.paths import blocked, flex, naive
+from cutaway.attention.backends import blocked, flex, naive
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Causal, Places, Sink, Window
-from cutaway.errors import Failed, Refused
+from cutaway.errors import OperationalError, UserError
 
 N, LONG = 40, 300  # within a block of 128, and over three
 
@@ -60,7 +60,7 @@ def test_it_refuses_what_it_cannot_compute() -> None:
         "no backward pass": {"q": torch.zeros(2, 4, N, 16, requires_grad=True)},
     }
     for reason, changes in odd.items():
-        with pytest.raises(Refused, match=reason):
+        with pytest.raises(UserError, match=reason):
             flex.attend(_problem(**changes))
     assert flex.why_not(_problem()) is None
     elsewhere = torch.zeros(2, 4, N, 16, device="meta", requires_grad=True)
@@ -89,7 +89,7 @@ def test_it_is_given_the_blocks_in_reach(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_it_refuses_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(Refused, match="no C\\+\\+ compiler"):
+    with pytest.raises(UserError, match="no C\\+\\+ compiler"):
         flex.attend(_problem())
 
 
@@ -99,7 +99,7 @@ def test_it_fails_loudly_where_torch_would_fall_back(monkeypatch: pytest.MonkeyP
         raise torch._dynamo.exc.FailOnRecompileLimitHit("limit hit")
 
     monkeypatch.setattr(flex, "_compiled", lambda: gives_up)
-    with pytest.raises(Failed, match="would fall back"):
+    with pytest.raises(OperationalError, match="would fall back"):
         flex.attend(_problem())
 
 

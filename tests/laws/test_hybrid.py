@@ -21,7 +21,7 @@ from cutaway.model.decoder import Decoder
 from cutaway.position import rope
 from cutaway.trace import tracing
 from cutaway.weights import load, quant, save
-from cutaway.weights.fill import decoder as filled
+from cutaway.weights.build import decoder as filled
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 

@@ -10,7 +10,7 @@ from torch import nn
 from cutaway.attention.parts.paged import Pool
 from cutaway.attention.parts.quantised import Quantised
 from cutaway.attention.parts.state import Full
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as DecoderConfig
@@ -34,7 +34,7 @@ COUNTED = [
 def test_one_is_the_least(kind: str, name: str) -> None:
     least = {name: 1} | ({"summary": 1} if name == "chunk" else {})
     assert getattr(attention(kind, **least), name) == 1
-    with pytest.raises(Refused, match="attention:"):
+    with pytest.raises(UserError, match="attention:"):
         attention(kind, **(least | {name: 0}))
 
 
@@ -53,7 +53,7 @@ def test_heads_are_shared_evenly(kind: str, name: str) -> None:
         config = attention(kind, **{name: count})
         assert config.groups == count and sum(w.numel() for w in config.build(WIDTH).parameters())
     for count in (0, 3, 8):
-        with pytest.raises(Refused, match="attention:"):
+        with pytest.raises(UserError, match="attention:"):
             attention(kind, **{name: count})
 
 
@@ -62,12 +62,12 @@ def test_a_memory_holds_something(kind: str) -> None:
     for name in ("heads", "key_size", "value_size"):
         shared = {"key_heads": 1, "groups": 1, "position": None}
         assert getattr(attention(kind, **shared, **{name: 1}), name) == 1
-        with pytest.raises(Refused, match="must be 1 or more"):
+        with pytest.raises(UserError, match="must be 1 or more"):
             attention(kind, **shared, **{name: 0})
 
 
 def _refused(match: str, make: Any) -> None:
-    with pytest.raises(Refused, match=match):
+    with pytest.raises(UserError, match=match):
         make()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention import bidirectional, gqa
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.layers.moe import Routing
 from cutaway.model.config import Block, Decoder, Encoder, from_dict, to_dict
@@ -45,13 +45,13 @@ def test_dense_and_sparse_layers_are_told_apart_by_kind() -> None:
     data["blocks"][1]["mlp"]["kind"] = "mlp"
     assert from_dict(data) == CONFIG
     data["blocks"][1]["mlp"]["kind"] = "norm"
-    with pytest.raises(Refused, match=r"config.blocks\[1\].mlp.kind: there is no 'norm'; known: mlp, moe"):
+    with pytest.raises(UserError, match=r"config.blocks\[1\].mlp.kind: there is no 'norm'; known: mlp, moe"):
         from_dict(data)
-    with pytest.raises(Refused, match="cannot pass 3 of 2 experts"):
+    with pytest.raises(UserError, match="cannot pass 3 of 2 experts"):
         MoE(2, 3, 4)
-    with pytest.raises(Refused, match="there is none: set shared"):
+    with pytest.raises(UserError, match="there is none: set shared"):
         MoE(2, 1, 4, shared_gate=True)
-    with pytest.raises(Refused, match="an encoder cannot hold moe"):
+    with pytest.raises(UserError, match="an encoder cannot hold moe"):
         Encoder(37, 32, 64, (Block(bidirectional.Config(heads=4, kv_heads=4, key_size=8), SPARSE),))
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cutaway import native as core
-from cutaway.attention.parts.paths import blocked, choose, naive, native
+from cutaway.attention.backends import blocked, choose, naive, native
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Causal, Places
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.position import alibi
 from tests.laws.kinds import SOFTMAX, attention
 
@@ -210,7 +210,7 @@ def test_it_is_chosen_where_there_is_a_way_back() -> None:
 
 def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = _problem(*SHAPES[0])
-    with pytest.raises(Refused, match=r"this is torch\.float64, torch\.float64 on cpu"):
+    with pytest.raises(UserError, match=r"this is torch\.float64, torch\.float64 on cpu"):
         native.attend(wide)
     single = replace(wide, **{name: getattr(wide, name).float() for name in "qkv"})
     odd: list[dict[str, Any]] = [
@@ -220,10 +220,10 @@ def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     if native.KERNELS:
         for changes in odd:
-            with pytest.raises(Refused, match="way back that is not written"):
+            with pytest.raises(UserError, match="way back that is not written"):
                 native.attend(replace(single, **changes))
     monkeypatch.setattr(native, "KERNELS", False)
-    with pytest.raises(Refused, match="no native core"):
+    with pytest.raises(UserError, match="no native core"):
         native.attend(single)
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts.kinds import kind
-from cutaway.attention.parts.paths import MANY, PATHS, blocked, choose, naive, native, products, sdpa
+from cutaway.attention.backends import MANY, PATHS, blocked, choose, matmul, naive, native, sdpa
+from cutaway.attention.parts.registry import kind
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Causal, Places, Visibility, mask
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.position import alibi, t5
 from cutaway.trace import tracing
 from tests.laws.kinds import SOFTMAX, attention
@@ -76,7 +76,7 @@ def test_every_path_equals_the_naive_one(kind: str, path: str, scores: str) -> N
     for queries in (1, 16):
         problem = _problem(kind, queries, seed=queries, scores=scores)
         if scores in REFUSED.get(path, ()):
-            with pytest.raises(Refused, match=r"cannot bound scores|way back that is not written"):
+            with pytest.raises(UserError, match=r"cannot bound scores|way back that is not written"):
                 FAST[path](problem)
             continue
         judge, ours = naive.attend(problem), FAST[path](problem)
@@ -149,26 +149,26 @@ def test_matrix_products_are_the_same_in_blocks(
     monkeypatch: pytest.MonkeyPatch, visibility: Visibility, queries: int, groups: int
 ) -> None:
     """In order, where a block of queries meets only the keys up to its last one; and with a mask."""
-    monkeypatch.setattr(products, "BLOCK", 4)
+    monkeypatch.setattr(matmul, "BLOCK", 4)
     places, made = Places(torch.arange(queries).expand(2, -1)), torch.Generator().manual_seed(1)
     keys = torch.randn(2, groups, queries, 8, generator=made, dtype=torch.float64).requires_grad_()
     values = torch.randn(2, groups, queries, 6, generator=made, dtype=torch.float64).requires_grad_()
     masked = _problem("mha", queries, k=keys, v=values, query=places, key=places, visibility=visibility)
     for problem in (masked, replace(masked, in_order=True)):
-        judge, ours = naive.attend(masked), products.attend(problem)
+        judge, ours = naive.attend(masked), matmul.attend(problem)
         assert_close(ours, judge, **TIGHT)
         for mine, true in zip(_gradients(problem, ours), _gradients(problem, judge), strict=True):
             assert_close(mine, true, **TIGHT)
 
 
 def test_matrix_products_make_no_score_that_a_causal_block_hides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "BLOCK", 4)
+    monkeypatch.setattr(matmul, "BLOCK", 4)
     made: list[int] = []
-    real = products._pattern
-    monkeypatch.setattr(products, "_pattern", lambda *a: (made.append((p := real(*a)).shape[-1]), p)[1])
+    real = matmul._pattern
+    monkeypatch.setattr(matmul, "_pattern", lambda *a: (made.append((p := real(*a)).shape[-1]), p)[1])
     places = Places(torch.arange(16).expand(2, -1))
     problem = _problem("mha", query=places, key=places, in_order=True)
-    _gradients(problem, products.attend(problem))
+    _gradients(problem, matmul.attend(problem))
     assert made == 2 * [4, 8, 12, 16]
 
 
@@ -186,8 +186,8 @@ def test_matrix_products_are_for_bf16_with_a_way_back(monkeypatch: pytest.Monkey
     with torch.no_grad():
         assert choose(half)[0] == "sdpa"
     out = naive.attend(half)
-    assert_close(products.attend(half), out, rtol=0.02, atol=0.02)
-    for mine, true in zip(_bf16(half, products.attend), _bf16(half, naive.attend), strict=True):
+    assert_close(matmul.attend(half), out, rtol=0.02, atol=0.02)
+    for mine, true in zip(_bf16(half, matmul.attend), _bf16(half, naive.attend), strict=True):
         assert_close(mine, true, rtol=0.02, atol=0.05)
 
 
@@ -198,8 +198,8 @@ def _bf16(problem: Problem, path: Any) -> tuple[torch.Tensor, ...]:
 def test_blocks_use_matrix_products_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "KERNELS", False)
     ran: list[int] = []
-    real = products.attend
-    monkeypatch.setattr(products, "attend", lambda part: (ran.append(part.k.shape[2]), real(part))[1])
+    real = matmul.attend
+    monkeypatch.setattr(matmul, "attend", lambda part: (ran.append(part.k.shape[2]), real(part))[1])
     long = Places(torch.arange(96).expand(1, -1), torch.arange(96).expand(1, -1) // 32)
     made = {name: torch.randn(1, 2, 96, 8).bfloat16().requires_grad_() for name in "qkv"}
     problem = Problem(**made, query=long, key=long, visibility=Causal(), scale=0.4)

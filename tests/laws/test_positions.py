@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
@@ -92,7 +92,7 @@ def test_sinusoids_are_the_papers() -> None:
                 at = (2 * i, 2 * i + 1) if interleaved else (i, i + 3)
                 for where, expected in zip(at, (math.sin(angle), math.cos(angle)), strict=True):
                     assert made[0, n, where].item() == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(Refused, match="odd"):
+    with pytest.raises(UserError, match="odd"):
         sinusoidal.Config().build(5)
 
 
@@ -179,7 +179,7 @@ def test_m_rope_is_rope_for_text() -> None:
     model.load_state_dict(plain.state_dict())
     assert from_dict(to_dict(model.config)) == model.config
     assert_close(_reread(model, 9), _reread(plain, 9), **TIGHT)
-    with pytest.raises(Refused, match="sections"):
+    with pytest.raises(UserError, match="sections"):
         mrope.Config(size=8, sections=(1, 1, 1))
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from cutaway.attention import bahdanau, luong
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.seq2seq import Recurrent, Transformer
@@ -215,12 +215,12 @@ def test_it_learns_to_reverse(case: str) -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(Refused, match="two directions"):
+    with pytest.raises(UserError, match="two directions"):
         Recurrent(source=3, target=3, width=4, hidden=5)
-    with pytest.raises(Refused, match="evenly"):
+    with pytest.raises(UserError, match="evenly"):
         Transformer(source=3, target=3, width=6, layers=1, heads=4, mlp=MLP(4))
-    with pytest.raises(Refused, match="width"):
+    with pytest.raises(UserError, match="width"):
         Transformer(source=3, target=3, width=9, layers=1, heads=3, mlp=MLP(4))
     for none in (0, -2):
-        with pytest.raises(Refused, match=f"{none} heads"):
+        with pytest.raises(UserError, match=f"{none} heads"):
             Transformer(source=3, target=3, width=4, layers=1, heads=none, mlp=MLP(4))

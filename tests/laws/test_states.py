@@ -12,7 +12,7 @@ from cutaway.attention.parts.paged import ROOM, Paged, Pool
 from cutaway.attention.parts.quantised import GROUP, Quantised, pack, unpack
 from cutaway.attention.parts.recurrent import Recurrent
 from cutaway.attention.parts.state import Cross, Full, Ring
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder, State
 from tests.laws.kinds import KINDS, SOFTMAX, attention, decoder, text
 
@@ -72,7 +72,7 @@ def test_pages_are_shared_until_someone_writes() -> None:
 def test_a_state_of_another_batch_is_refused() -> None:
     state = Paged(Pool(4))
     _append(state, 0, 2)
-    with pytest.raises(Refused, match="a batch of 2"):
+    with pytest.raises(UserError, match="a batch of 2"):
         state.append(_entries(torch.zeros(3, 1, dtype=torch.long)), torch.zeros(3, 1, dtype=torch.long))
 
 
@@ -120,7 +120,7 @@ def test_the_error_of_a_number_is_half_a_step(bits: int, typical: float, size: i
 
 
 def test_only_eight_or_four_bits() -> None:
-    with pytest.raises(Refused, match="8 or 4 bits"):
+    with pytest.raises(UserError, match="8 or 4 bits"):
         Quantised(Full(), 5)
 
 
@@ -182,7 +182,7 @@ def test_a_fixed_memory_goes_back_to_now_or_to_the_start_alone() -> None:
     assert state.length == 0 and state.get("memory") is None
     read(state, 0, 4)
     assert torch.equal(state.tensors["memory"], kept.tensors["memory"])
-    with pytest.raises(Refused, match="does not carry gradients"):
+    with pytest.raises(UserError, match="does not carry gradients"):
         state.keep({"memory": torch.zeros(1, requires_grad=True)}, torch.zeros(1, 1, dtype=torch.long))
 
 
@@ -198,7 +198,7 @@ def test_only_memories_of_entries_are_quantised() -> None:
 )
 def test_what_is_remembered_carries_no_gradient(make: Callable[[], Memory]) -> None:
     entries = {"k": torch.zeros(1, 1, 1, 4, requires_grad=True)}
-    with pytest.raises(Refused, match="does not carry gradients"):
+    with pytest.raises(UserError, match="does not carry gradients"):
         make().append(entries, torch.zeros(1, 1, dtype=torch.long))  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -207,7 +207,7 @@ def test_what_is_remembered_carries_no_gradient(make: Callable[[], Memory]) -> N
 def test_a_state_of_another_kind_is_refused(kind: str) -> None:
     """Attention over entries refuses a recurrence's memory, instead of crashing on it."""
     model = decoder(kind)
-    with pytest.raises(Refused, match="Recurrent remembers no entries"):
+    with pytest.raises(UserError, match="Recurrent remembers no entries"):
         model(*text(1, 3), model.new_state(lambda _: Recurrent()))
 
 
@@ -257,7 +257,7 @@ def test_a_cross_state_is_written_once() -> None:
     state.write(_entries(pos), pos)
     copy = state.snapshot()
     assert copy.written and copy.nbytes == state.nbytes == 2 * 3 * 2 * 3 * 8
-    with pytest.raises(Refused, match="written once"):
+    with pytest.raises(UserError, match="written once"):
         state.write(_entries(pos), pos)
     state.truncate(0)
     assert state.written

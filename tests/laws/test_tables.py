@@ -15,7 +15,7 @@ from cutaway.model.config import Decoder as Config
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.decoder import Decoder
 from cutaway.weights import load, quant, save
-from cutaway.weights.fill import decoder as filled
+from cutaway.weights.build import decoder as filled
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests.small import decoder

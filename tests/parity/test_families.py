@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.weights import load, save
 from tests import llama_cpp
 from tests.parity import tiny
@@ -60,7 +60,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", sorted(tiny.NOT_IN_GGUF))
 def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"cannot be written as GGUF: .*would become"):
+    with pytest.raises(UserError, match=r"cannot be written as GGUF: .*would become"):
         save.write(tmp_path / "model.gguf", load.read(folder(case)))
     assert not list(tmp_path.iterdir())
 

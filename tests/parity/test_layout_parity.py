@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cutaway.attention import chunked, gqa
-from cutaway.attention.parts.paths import blocked, naive, sdpa
+from cutaway.attention.backends import blocked, naive, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Places, Random, Visibility
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
@@ -204,8 +204,8 @@ def test_axes_that_mean_nothing_are_refused() -> None:
     ids, pos = _ids()
     turned = mrope.Config(size=8, sections=(1, 2, 1))
     model = Decoder(Config(VOCAB, WIDTH, 64, (Block(gqa.Config(**HEADS, position=turned), MLP(8)),)))
-    with pytest.raises(Refused, match="3 sections turn by as many axes, not by 2"):
+    with pytest.raises(UserError, match="3 sections turn by as many axes, not by 2"):
         model(ids, pos, axes=AXES[:2])
     plain = Decoder(Config(VOCAB, WIDTH, 64, (Block(gqa.Config(**HEADS, position=rope.Config(8)), MLP(8)),)))
-    with pytest.raises(Refused, match="no use for axes"):
+    with pytest.raises(UserError, match="no use for axes"):
         plain(ids, pos, axes=AXES)

@@ -12,7 +12,7 @@ import torch
 from cutaway.model.engine import DefinitionEngine
 from cutaway.tokenizer import Tokenizer
 from cutaway.weights import load, save
-from cutaway.weights.fill import decoder
+from cutaway.weights.build import decoder
 from tests import llama_cpp
 from tests.parity import smollm2
 from tests.parity.tiny import transformers

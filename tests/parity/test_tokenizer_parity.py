@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from cutaway import gguf
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
-from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.spec import Parts
 from tests import inputs
 
 DECLARATION = """All human beings are born free and equal in dignity and rights.
@@ -292,11 +292,11 @@ def test_ranks_that_would_merge_otherwise_are_not_written(tmp_path: Path) -> Non
     tokens = [*"abc", "ab", "bc", "abc"]
     merges = [("a", "b"), ("b", "c"), ("a", "bc")]
     parts = Parts(tokens=tokens, vocabulary={text: id for id, text in enumerate(tokens)}, merges=merges)
-    with pytest.raises(Refused, match="of other parts"):
+    with pytest.raises(UserError, match="of other parts"):
         Tokenizer(parts).save(tmp_path / "x.tiktoken")
-    with pytest.raises(Refused, match="another order"):
+    with pytest.raises(UserError, match="another order"):
         Tokenizer(replace(parts, merges=merges[:2])).save(tmp_path / "x.tiktoken")
-    with pytest.raises(Refused, match="cut by more than one pattern"):
+    with pytest.raises(UserError, match="cut by more than one pattern"):
         loaded("smollm2").save(tmp_path / "x.tiktoken")
 
 

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer as Judge
 
 import cutaway
 from cutaway.tokenizer import bpe_train
-from cutaway.tokenizer.counts import Counts
 from cutaway.tokenizer.pretokenize import CL100K
+from cutaway.tokenizer.word_counts import Counts
 from tests import inputs
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.charsmap import Charsmap, Precompiled
 from cutaway.tokenizer.unigram import Unigram
@@ -259,5 +259,5 @@ def test_text_never_becomes_a_control_token_unless_allowed(source: str, tmp_path
             assert not any(tok.is_special(id) for id in ids if id != tok.unknown)
             assert around == text[:-1] or text not in around or id in tok.encode(around, "allow")
             if text in around:
-                with pytest.raises(Refused, match="control token"):
+                with pytest.raises(UserError, match="control token"):
                     tok.encode(around, "forbid")

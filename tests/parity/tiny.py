@@ -141,7 +141,7 @@ def reopened(folder: Path) -> torch.Tensor:
 
 def ours(checkpoint: Checkpoint, dtype: str = "float32") -> torch.Tensor:
     """Cutaway's logits of ``IDS``, [b t v]."""
-    from cutaway.weights.fill import decoder
+    from cutaway.weights.build import decoder
 
     with torch.no_grad():
         return decoder(checkpoint, dtype)(IDS, torch.arange(IDS.shape[1]).expand(IDS.shape))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cutaway.attention.parts.paths import Choice
+from cutaway.attention.backends import Choice
 from cutaway.attention.parts.visibility import Places
 from cutaway.layers.norm import widened
 from cutaway.shapes import Bool, Float

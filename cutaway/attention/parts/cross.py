@@ -8,7 +8,7 @@ from cutaway.attention.cross import Config
 from cutaway.attention.parts.softmax import SoftmaxAttention, cut, join
 from cutaway.attention.parts.state import Cross, Entries
 from cutaway.attention.parts.visibility import Places
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.shapes import Float
 from cutaway.trace import tap
 
@@ -30,7 +30,9 @@ class CrossAttention(SoftmaxAttention):
         memory_places: Places | None,
         state: Cross | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """``memory`` and its places may be None once a state remembers them. Refused if there is neither."""
+        """``memory`` and its places may be None once a state remembers them. UserError if there is
+        neither.
+        """
         q = tap("q", self._normed(self.query_norm, self.query(x), self.config.heads))
         entries, there = self._remembered(memory, memory_places, state)
         k, v = tap("k", entries["k"]), tap("v", entries["v"])
@@ -42,7 +44,7 @@ class CrossAttention(SoftmaxAttention):
         if state is not None and state.written:
             return state.entries, Places(state.places)
         if memory is None or places is None:
-            raise Refused("cross-attention: there is no memory to read, and none was read before")
+            raise UserError("cross-attention: there is no memory to read, and none was read before")
         k = self._normed(self.key_norm, self.key(memory), self.config.groups)
         entries = {"k": k, "v": cut(self.value(memory), self.config.groups)}
         if state is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cutaway.attention.backends import MANY
 from cutaway.attention.dsa import INDEX_NORM, Config
 from cutaway.attention.parts.latent import LatentAttention
-from cutaway.attention.parts.paths import MANY
 from cutaway.attention.parts.score import Chosen
 from cutaway.attention.parts.softmax import cut
 from cutaway.attention.parts.state import Entries

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cutaway.attention.backends import Choice, attend
 from cutaway.attention.mla import Config
 from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.paths import Choice, attend
 from cutaway.attention.parts.score import Chosen, Problem
 from cutaway.attention.parts.softmax import cut, join
 from cutaway.attention.parts.state import Entries, append

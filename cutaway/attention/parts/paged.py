@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cutaway.attention.parts.state import Entries, refuse_gradients
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.shapes import Int
 
 ROOM = 16  # how many pages a pool begins with
@@ -25,7 +25,7 @@ class Pool:
 
     def __init__(self, page: int = 16) -> None:
         if page < 1:
-            raise Refused(f"a page of {page} tokens holds nothing, it must be 1 or more")
+            raise UserError(f"a page of {page} tokens holds nothing, it must be 1 or more")
         self.page = page
         self.buffers: Entries = {}  # [pages, g, page, e]
         self.places = torch.empty(0, page, dtype=torch.long)
@@ -77,7 +77,7 @@ class Paged:
         if not self.pages:
             self.pages += [[] for _ in range(pos.shape[0])]
         if len(self.pages) != pos.shape[0]:
-            raise Refused(
+            raise UserError(
                 f"this state remembers a batch of {len(self.pages)}, it cannot take one of {pos.shape[0]}"
             )
         end, page = self.length + pos.shape[1], self.pool.page

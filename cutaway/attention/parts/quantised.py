@@ -19,18 +19,18 @@ from torch.nn.functional import pad
 
 from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.state import Entries, Store
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.shapes import Int
 
 GROUP = 32
 
 
 class Quantised:
-    """``inner`` remembers codes instead of numbers. Refused unless ``bits`` are 8 or 4."""
+    """``inner`` remembers codes instead of numbers. UserError unless ``bits`` are 8 or 4."""
 
     def __init__(self, inner: Store, bits: int = 8) -> None:
         if bits not in (4, 8):
-            raise Refused(f"a state keeps 8 or 4 bits a number, not {bits}")
+            raise UserError(f"a state keeps 8 or 4 bits a number, not {bits}")
         self.inner, self.bits = inner, bits
 
     @classmethod

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class Recurring:
 
     def __post_init__(self) -> None:
         if min(self.heads, self.key_size, self.values) < 1:
-            raise Refused("attention: heads, key_size and value_size must be 1 or more")
+            raise UserError("attention: heads, key_size and value_size must be 1 or more")
 
     @property
     def position(self) -> rope.Config | None:
@@ -90,7 +90,7 @@ class Recurrent:
         import torch
 
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors.values()):
-            raise Refused(
+            raise UserError(
                 "a state does not carry gradients: read with it under torch.no_grad(), train without it"
             )
         self.tensors = dict(tensors)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cutaway.attention.backends import attend
 from cutaway.attention.parts.heads import Heads
 from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.paths import attend
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.state import append
 from cutaway.attention.parts.visibility import Places

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cutaway.attention.parts.mixer import Memory
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.shapes import Int
 
 Entries = dict[str, Tensor]  # [b g t e]
@@ -34,11 +34,11 @@ class Store(Memory, Protocol):
 
 
 def append(state: Memory, entries: Entries, pos: Int[Tensor, "b t"]) -> tuple[Entries, Int[Tensor, "b s"]]:
-    """``state.append``, for a memory of entries. Refused if they carry gradients, or if it is of another
+    """``state.append``, for a memory of entries. UserError if they carry gradients, or if it is of another
     kind.
     """
     if not isinstance(state, Store):
-        raise Refused(
+        raise UserError(
             f"attention: {type(state).__name__} remembers no entries of tokens: give the layer its own state"
         )
     refuse_gradients(entries)
@@ -47,7 +47,7 @@ def append(state: Memory, entries: Entries, pos: Int[Tensor, "b t"]) -> tuple[En
 
 def refuse_gradients(entries: Entries) -> None:
     if torch.is_grad_enabled() and any(entry.requires_grad for entry in entries.values()):
-        raise Refused(
+        raise UserError(
             "a state does not carry gradients: read with it under torch.no_grad(), train without it"
         )
 
@@ -201,10 +201,10 @@ class Cross:
         return bool(self.entries)
 
     def write(self, entries: Entries, pos: Int[Tensor, "b s"]) -> None:
-        """Refused the second time: a state is for one memory."""
+        """UserError the second time: a state is for one memory."""
         refuse_gradients(entries)
         if self.written:
-            raise Refused("a cross-attention state is written once: make a new one for another memory")
+            raise UserError("a cross-attention state is written once: make a new one for another memory")
         self.entries, self.places, self.length = entries, pos, pos.shape[1]
 
     def can_truncate(self, length: int) -> bool:

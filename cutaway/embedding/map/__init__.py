@@ -18,7 +18,7 @@ import numpy as np
 from cutaway.embedding.neighbours import search
 from cutaway.embedding.projection import Method, project
 from cutaway.embedding.vectors import Vectors
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 NEIGHBOURS = 10
 BLOCK = 512  # words whose neighbours are looked for at once
@@ -27,7 +27,7 @@ BLOCK = 512  # words whose neighbours are looked for at once
 def page(vectors: Vectors, name: str, count: int = 10_000, method: Method = "pca") -> str:
     """The map of the first ``count`` words of a table called ``name``; neighbours are of the words shown."""
     if count < 3:
-        raise Refused(f"a map of {count} words shows nothing: 3 or more are needed")
+        raise UserError(f"a map of {count} words shows nothing: 3 or more are needed")
     table, words = vectors.table[:count], list(vectors.words[:count])
     plane = project(table, method)
     near = [
@@ -67,7 +67,7 @@ def _plotly() -> str:
     try:
         return importlib.import_module("plotly.offline").get_plotlyjs()
     except ImportError:
-        raise Refused("the map needs plotly: pip install 'cutaway[embed]'") from None
+        raise UserError("the map needs plotly: pip install 'cutaway[embed]'") from None
 
 
 def _hash(text: str) -> str:

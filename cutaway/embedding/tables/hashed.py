@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.buckets < 1 or self.hashes < 1:
-            raise Refused(f"{self.hashes} hashes into {self.buckets} buckets hold nothing: give 1 or more")
+            raise UserError(f"{self.hashes} hashes into {self.buckets} buckets hold nothing: give 1 or more")
 
     def build(self, vocab: int, width: int) -> nn.Module:
         from cutaway.embedding.tables.modules import Hashed

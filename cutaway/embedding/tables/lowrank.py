@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise Refused(f"a table of rank {self.rank} holds nothing: give 1 or more")
+            raise UserError(f"a table of rank {self.rank} holds nothing: give 1 or more")
 
     def build(self, vocab: int, width: int) -> nn.Module:
         from cutaway.embedding.tables.modules import LowRank

@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cutaway.errors import Failed, Refused
-from cutaway.tokenizer.parts import Parts
+from cutaway.errors import OperationalError, UserError
+from cutaway.tokenizer.spec import Parts
 
 KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
 PARTS = (".json", ".model", ".txt", ".jinja", ".gguf")  # what a folder's tokenizer can be spread over
@@ -24,7 +24,7 @@ def read(
 ) -> Parts:
     """The tokenizer at a path or of a model's name.
 
-    Raises Refused for what is no tokenizer, Failed if reading fails.
+    Raises UserError for what is no tokenizer, OperationalError if reading fails.
     """
     from cutaway import store
 
@@ -51,18 +51,19 @@ def read(
         from cutaway.tokenizer.formats import vocab_txt
 
         return vocab_txt.read(data, path.name)
-    raise Refused(f"{path.name} is no tokenizer that is known: give {KNOWN}")
+    raise UserError(f"{path.name} is no tokenizer that is known: give {KNOWN}")
 
 
 def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
     """Write a tokenizer, whole or not at all, in the format that the file's name says; returns the path.
 
-    Raises Refused for a name that says none and for what a format cannot say, Failed where writing fails.
+    Raises UserError for a name that says none and for what a format cannot say, OperationalError where
+    writing fails.
     """
     target = Path(path)
     target = target / "tokenizer.json" if target.is_dir() else target
     if target.suffix not in WRITERS:
-        raise Refused(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
+        raise UserError(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
     module = importlib.import_module(f"cutaway.tokenizer.formats.{WRITERS[target.suffix]}")
     data = module.write_file(parts)
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
@@ -71,7 +72,7 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
         scratch.replace(target)
     except OSError as problem:
         scratch.unlink(missing_ok=True)
-        raise Failed(f"{target} cannot be written: {problem.strerror or problem}") from None
+        raise OperationalError(f"{target} cannot be written: {problem.strerror or problem}") from None
     return target
 
 
@@ -93,11 +94,11 @@ def digest(
 
 
 def contents(path: Path) -> bytes:
-    """A file's bytes. Raises Failed where it cannot be read."""
+    """A file's bytes. Raises OperationalError where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as problem:
-        raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
+        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
 
 
 def _read_folder(folder: Path) -> Parts:
@@ -116,7 +117,7 @@ def _read_folder(folder: Path) -> Parts:
     files = sorted(folder.glob("*.gguf"))
     if len(files) == 1:
         return read(files[0])
-    raise Refused(f"{folder} holds no tokenizer.json, tokenizer.model or vocab.txt: give {KNOWN}")
+    raise UserError(f"{folder} holds no tokenizer.json, tokenizer.model or vocab.txt: give {KNOWN}")
 
 
 def _read_json(data: bytes, name: str) -> Parts:
@@ -134,4 +135,4 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(4)
     except OSError as problem:
-        raise Failed(f"{path} cannot be read: {problem.strerror or problem}") from None
+        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None

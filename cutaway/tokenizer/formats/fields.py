@@ -7,24 +7,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 
 T = TypeVar("T")
 
 
 def parsed(data: bytes, name: str) -> "Fields":
-    """A JSON object. Raises Refused for anything else."""
+    """A JSON object. Raises UserError for anything else."""
     try:
         text = data.decode("utf-8-sig")
         value = json.loads(text)
         if "\\ud" in text.lower():  # an escape may spell half a surrogate pair, which is no text
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise Refused(f"{name} holds half a surrogate pair, which is no text") from None
+        raise UserError(f"{name} holds half a surrogate pair, which is no text") from None
     except (ValueError, RecursionError) as problem:
-        raise Refused(f"{name} is not JSON: {problem}") from None
+        raise UserError(f"{name} is not JSON: {problem}") from None
     if not isinstance(value, dict):
-        raise Refused(f"{name} holds no JSON object")
+        raise UserError(f"{name} holds no JSON object")
     return Fields(value, name)
 
 
@@ -44,13 +44,13 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise Refused(f"{self.where}: {key} is {_short(value)}, not {_NAMES.get(kind, kind.__name__)}")
+            raise UserError(f"{self.where}: {key} is {_short(value)}, not {_NAMES.get(kind, kind.__name__)}")
         return value
 
     def need(self, key: str, kind: type[T]) -> T:
-        """A field of a type. Raises Refused where there is none."""
+        """A field of a type. Raises UserError where there is none."""
         if not self.has(key):
-            raise Refused(f"{self.where} has no {key}")
+            raise UserError(f"{self.where} has no {key}")
         return self.get(key, kind, kind())
 
     def sub(self, key: str) -> "Fields":
@@ -61,7 +61,7 @@ class Fields:
         """The objects in a list."""
         for i, value in enumerate(self.get(key, list, [])):
             if not isinstance(value, dict):
-                raise Refused(f"{self.where}: {key}[{i}] is {_short(value)}, not an object")
+                raise UserError(f"{self.where}: {key}[{i}] is {_short(value)}, not an object")
             yield Fields(value, f"{self.where}: {key}[{i}]")
 
     def kind(self) -> str:

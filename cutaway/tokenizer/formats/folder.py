@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.formats import contents, vocab_txt
 from cutaway.tokenizer.formats.fields import Fields, parsed
 from cutaway.tokenizer.formats.hf_json import token_list
-from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.spec import Parts
 
 ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": "unk_token"}
 
@@ -22,7 +22,7 @@ ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": 
 def completed(parts: Parts, folder: Path) -> Parts:
     """Parts with what the folder's other files say.
 
-    Raises Refused for a file that is not what it should be.
+    Raises UserError for a file that is not what it should be.
     """
     config, names = _optional(folder, "tokenizer_config.json"), _optional(folder, "special_tokens_map.json")
     parts = _with_added(parts, config)
@@ -62,7 +62,7 @@ def _token(fields: Fields, key: str) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
     if value is not None and not isinstance(value, str):
-        raise Refused(f"{fields.where}: {key} is {value!r}, not a token")
+        raise UserError(f"{fields.where}: {key} is {value!r}, not a token")
     return value
 
 
@@ -78,7 +78,7 @@ def _with_added(parts: Parts, config: Fields) -> Parts:
     for id, entry in config.get("added_tokens_decoder", dict, {}).items():
         where = f"{config.where}: added_tokens_decoder: {id}"
         if not isinstance(entry, dict) or not id.isdecimal() or len(id) > 9:
-            raise Refused(f"{where} is not a token")
+            raise UserError(f"{where} is not a token")
         if int(id) not in known:
             extra.append(_added(Fields(entry, where), int(id)))
     if not extra:
@@ -105,7 +105,7 @@ def _ends(config: Fields, size: int) -> Iterator[int]:
     value = config.value.get("eos_token_id")
     for id in value if isinstance(value, list) else [] if value is None else [value]:
         if type(id) is not int or not 0 <= id < size:
-            raise Refused(f"{config.where}: eos_token_id is {value!r}, not ids of this vocabulary")
+            raise UserError(f"{config.where}: eos_token_id is {value!r}, not ids of this vocabulary")
         yield id
 
 
@@ -115,7 +115,7 @@ def _template(config: Fields, folder: Path) -> str | None:
         try:
             return contents(path).decode()
         except UnicodeDecodeError:
-            raise Refused("chat_template.jinja is not UTF-8") from None
+            raise UserError("chat_template.jinja is not UTF-8") from None
     if not isinstance(config.value.get("chat_template"), list):
         return config.get("chat_template", str, "") or None
     named = {entry.need("name", str): entry.need("template", str) for entry in config.subs("chat_template")}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import pretokenize, sentencepiece
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import Pair
@@ -17,9 +17,9 @@ from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.decode import KEEP, ONE, Lead, Words
 from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.normalize import Prepend, Replace, ReplaceMatches, Rule
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
+from cutaway.tokenizer.spec import Parts
 from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
 K = "tokenizer.ggml."
@@ -30,14 +30,14 @@ SQUEEZED = (ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \Z", ""))
 def read(metadata: Mapping[str, Any]) -> Parts:
     """The parts of the tokenizer in a GGUF file's metadata.
 
-    Raises Refused for what is not supported, by name.
+    Raises UserError for what is not supported, by name.
     """
     model = _typed(metadata, "model", str, None)
     readers = {"gpt2": _bytewise, "llama": _scored, "gemma4": _characters, "bert": _wordpiece, "t5": _unigram}
     if model is None:
-        raise Refused("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
+        raise UserError("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
     if model not in readers:
-        raise Refused(
+        raise UserError(
             f"the GGUF tokenizer model {model!r} is not supported; supported are {', '.join(readers)}"
         )
     tokens = _tokens(metadata)
@@ -110,7 +110,7 @@ def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     """BERT: tokens that begin a word are written with U+2581 in front, those that go on without."""
     tokens = [_wordpiece_spelling(token) for token in common["tokens"]]
     if common["unknown"] is None:
-        raise Refused("the GGUF file's tokenizer is a bert, and names no unknown token")
+        raise UserError("the GGUF file's tokenizer is a bert, and names no unknown token")
     size = len(tokens)
     begin, end = (_first_id(metadata, keys, size) for keys in (("cls", "bos"), SEPARATOR))
     vocabulary = _vocabulary(tokens)
@@ -171,7 +171,7 @@ def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
     tokens = metadata.get(K + "tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
-        raise Refused("the GGUF file's tokenizer.ggml.tokens is not a list of texts")
+        raise UserError("the GGUF file's tokenizer.ggml.tokens is not a list of texts")
     return tokens
 
 
@@ -190,12 +190,14 @@ def _added(tokens: list[str], kinds: list[Any]) -> tuple[AddedToken, ...]:
 def _merges(metadata: Mapping[str, Any]) -> list[Pair]:
     merges = metadata.get(K + "merges")
     if not isinstance(merges, list) or not all(isinstance(line, str) for line in merges):
-        raise Refused("the GGUF file's tokenizer.ggml.merges is not a list of texts")
+        raise UserError("the GGUF file's tokenizer.ggml.merges is not a list of texts")
     out = []
     for line in merges:
         space = line.find(" ", 1)
         if space < 0:
-            raise Refused(f"the merge {line!r} of the GGUF file is not two tokens with a space between them")
+            raise UserError(
+                f"the merge {line!r} of the GGUF file is not two tokens with a space between them"
+            )
         out.append((line[:space], line[space + 1 :]))
     return out
 
@@ -206,7 +208,7 @@ def _numbers(metadata: Mapping[str, Any], key: str, size: int, default: float) -
         return [default] * size
     numbers = np.asarray(values)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or len(numbers) != size:
-        raise Refused(f"the GGUF file's {K}{key} is not a list of {size:,} numbers, one a token")
+        raise UserError(f"the GGUF file's {K}{key} is not a list of {size:,} numbers, one a token")
     return numbers.tolist()
 
 
@@ -215,7 +217,7 @@ def _id(metadata: Mapping[str, Any], key: str, size: int) -> int | None:
     if value is None:
         return None
     if isinstance(value, (bool, str)) or not np.issubdtype(np.asarray(value).dtype, np.integer):
-        raise Refused(f"the GGUF file's {K}{key}_token_id is {value!r}, not an id")
+        raise UserError(f"the GGUF file's {K}{key}_token_id is {value!r}, not an id")
     if not 0 <= int(value) < size:
         return None  # files say so for "none"
     return int(value)
@@ -232,7 +234,7 @@ def _bytes(metadata: Mapping[str, Any], key: str) -> bytes:
         return b""
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.itemsize != 1 or array.dtype.kind not in "iu":
-        raise Refused(f"the GGUF file's {K}{key} is not bytes")
+        raise UserError(f"the GGUF file's {K}{key} is not bytes")
     return array.tobytes()
 
 
@@ -243,7 +245,7 @@ def _typed(metadata: Mapping[str, Any], key: str, kind: type, default: Any) -> A
     if kind is bool and isinstance(value, (bool, np.bool_)):
         return bool(value)
     if not isinstance(value, kind):
-        raise Refused(f"the GGUF file's {K}{key} is {value!r}, not {kind.__name__}")
+        raise UserError(f"the GGUF file's {K}{key} is {value!r}, not {kind.__name__}")
     return value
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from cutaway import gguf as container
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import pretokenize
 from cutaway.tokenizer.bpe import BYTE_TOKENS
 from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.formats.gguf import IDS, SEPARATOR, SQUEEZED, K
 from cutaway.tokenizer.formats.merges import all_splits
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Prepend, Replace, Unicode
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE, Split
 from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
+from cutaway.tokenizer.spec import Parts
 from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
 ARCHITECTURES = {"WordPiece": "bert", "Unigram": "t5"}
@@ -35,12 +35,12 @@ def write_file(parts: Parts) -> bytes:
 def write(parts: Parts, size: int | None = None) -> dict[str, Any]:
     """Parts as GGUF metadata; vocabularies are filled up to `size` tokens.
 
-    Raises Refused for what GGUF cannot say.
+    Raises UserError for what GGUF cannot say.
     """
     out = _write_model(parts)
     count = max(size or 0, len(parts.tokens))
     if size is not None and size < len(parts.tokens):
-        raise Refused(
+        raise UserError(
             f"the vocabulary has {len(parts.tokens):,} tokens, and the model's embedding {size:,} rows"
         )
     out[K + "tokens"] = _filled(_spelt(parts), count)
@@ -63,7 +63,7 @@ def _write_model(parts: Parts) -> dict[str, Any]:
     if parts.model == "Unigram":
         return _write_unigram(parts)
     if parts.model != "BPE":
-        raise Refused(f"GGUF has no {parts.model} tokenizer")
+        raise UserError(f"GGUF has no {parts.model} tokenizer")
     if parts.bytewise:
         pre = _pre(parts)
         _only(parts, (Unicode("NFC"),))
@@ -76,9 +76,9 @@ def _write_model(parts: Parts) -> dict[str, Any]:
 def _write_wordpiece(parts: Parts) -> dict[str, Any]:
     """BERT, which llama.cpp cleans in one way."""
     if (parts.normalizer, parts.pretokenizer) != ((BertNormalizer(),), (BertPreTokenizer(),)):
-        raise Refused("llama.cpp cleans and cuts text for a bert as the uncased BERT does, unlike this one")
+        raise UserError("llama.cpp cleans and cuts text for a bert as the uncased BERT does, unlike this one")
     if parts.continues != CONTINUES or parts.unknown is None:
-        raise Refused(f"GGUF's bert has an unknown token, and {CONTINUES!r} before tokens that go on")
+        raise UserError(f"GGUF's bert has an unknown token, and {CONTINUES!r} before tokens that go on")
     begin, end = parts.bos, parts.eos
     ids = {"cls": begin, SEPARATOR[0]: end}
     named = {f"{K}{key}_token_id": np.uint32(id) for key, id in ids.items() if id is not None}
@@ -91,7 +91,7 @@ def _write_unigram(parts: Parts) -> dict[str, Any]:
     charsmap = rules.pop(0).data if rules and isinstance(rules[0], Charsmap) else b""
     spoken = next((flags for *flags, known in _UNIGRAM_RULES if rules == known), None)
     if spoken is None or parts.pretokenizer or parts.unknown is None:
-        raise Refused(f"GGUF cannot say how this tokenizer normalises and cuts text ({parts.normalizer})")
+        raise UserError(f"GGUF cannot say how this tokenizer normalises and cuts text ({parts.normalizer})")
     squeeze, prefix = spoken
     spaces = {K + "add_space_prefix": prefix, K + "remove_extra_whitespaces": squeeze}
     mapped = {K + "precompiled_charsmap": np.frombuffer(charsmap, np.uint8)} if charsmap else {}
@@ -115,18 +115,18 @@ def _pre(parts: Parts) -> str:
             pre in pretokenize.WHOLE
         ):
             return pre
-    raise Refused(
+    raise UserError(
         "GGUF has no name for this tokenizer's way of splitting text: llama.cpp would split it otherwise"
     )
 
 
 def _only(parts: Parts, allowed: tuple[Any, ...]) -> None:
-    """Raises Refused for a normaliser that is lost; NFC, which GGUF has no field for either, is what
+    """Raises UserError for a normaliser that is lost; NFC, which GGUF has no field for either, is what
     Qwen's files lose.
     """
     for rule in parts.normalizer:
         if rule not in allowed:
-            raise Refused(f"GGUF cannot say that text is normalised ({rule})")
+            raise UserError(f"GGUF cannot say that text is normalised ({rule})")
         warnings.warn(
             "GGUF has no field for a normaliser: text that is not in NFC gets other ids in the written file",
             RuntimeWarning,
@@ -143,13 +143,13 @@ def _write_scored(parts: Parts) -> dict[str, Any]:
         (Replace(" ", space),): False,
     }
     if parts.scores is None:
-        raise Refused(
+        raise UserError(
             "GGUF needs a score for every token, which this file has not: load the model's tokenizer.model"
         )
     if parts.pretokenizer or parts.normalizer not in ways:
-        raise Refused(f"GGUF cannot say how this tokenizer normalises text ({parts.normalizer})")
+        raise UserError(f"GGUF cannot say how this tokenizer normalises text ({parts.normalizer})")
     if not parts.fallback:
-        raise Refused("llama.cpp writes what a vocabulary lacks as bytes, and this one has no byte tokens")
+        raise UserError("llama.cpp writes what a vocabulary lacks as bytes, and this one has no byte tokens")
     return {K + "model": "llama", K + "pre": "default", K + "add_space_prefix": ways[parts.normalizer]}
 
 

@@ -9,29 +9,29 @@ tokenizer.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
 from cutaway.tokenizer.decode import FIRST, KEEP, ONE, Lead, Words
 from cutaway.tokenizer.formats.fields import Fields
 from cutaway.tokenizer.formats.hf_rules import flat, normalizer, pattern, pretokenizer, replacement, scheme
 from cutaway.tokenizer.formats.merges import checked
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE
+from cutaway.tokenizer.spec import Parts
 from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 
 
 def read(whole: Fields) -> Parts:
-    """The parts of a tokenizer.json. Raises Refused for what is not supported, by name."""
+    """The parts of a tokenizer.json. Raises UserError for what is not supported, by name."""
     model = whole.sub("model")
     kind = model.get("type", str, "BPE" if model.has("merges") else "none")
     if kind not in _MODELS:
-        raise Refused(f"{whole.where}: the model {kind} is not supported; {', '.join(_MODELS)} are")
+        raise UserError(f"{whole.where}: the model {kind} is not supported; {', '.join(_MODELS)} are")
     vocabulary, fields = _MODELS[kind](model)
     added = tuple(_added(entry) for entry in whole.subs("added_tokens"))
     steps, bytewise = pretokenizer(whole)
     if bytewise and kind != "BPE":
-        raise Refused(f"{whole.where}: a ByteLevel pre-tokenizer does not belong to a {kind} model")
+        raise UserError(f"{whole.where}: a ByteLevel pre-tokenizer does not belong to a {kind} model")
     tokens = token_list(vocabulary, added, whole.where)
     checked(fields.get("merges", []), vocabulary, whole.where)
     begin, end = _processor(whole)
@@ -58,9 +58,9 @@ def read(whole: Fields) -> Parts:
 def _bpe(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key, str, ""):
-            raise Refused(f"{model.where}: {key} {model.value[key]!r} is not supported")
+            raise UserError(f"{model.where}: {key} {model.value[key]!r} is not supported")
     if model.value.get("dropout"):
-        raise Refused(
+        raise UserError(
             f"{model.where}: dropout {model.value['dropout']!r} is not supported: ids would be random"
         )
     vocabulary = _vocabulary(model)
@@ -77,7 +77,7 @@ def _wordpiece(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     vocabulary = _vocabulary(model)
     longest = model.get("max_input_chars_per_word", int, LONGEST_WORD)
     if longest > _LONGEST_WORD:
-        raise Refused(f"{model.where}: max_input_chars_per_word {longest:,} is over {_LONGEST_WORD:,}")
+        raise UserError(f"{model.where}: max_input_chars_per_word {longest:,} is over {_LONGEST_WORD:,}")
     return vocabulary, {
         "continues": model.get("continuing_subword_prefix", str, CONTINUES),
         "longest": longest,
@@ -97,10 +97,10 @@ def _unigram(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
             case [str(text), float() | int() as score] if abs(score) < _HIGHEST_SCORE and text not in pieces:
                 pieces[text] = float(score)
             case _:
-                raise Refused(f"{model.where}: vocab[{i}] is {piece!r}, not a new piece and its score")
+                raise UserError(f"{model.where}: vocab[{i}] is {piece!r}, not a new piece and its score")
     unknown = model.get("unk_id", int, -1)
     if model.has("unk_id") and not 0 <= unknown < len(pieces):
-        raise Refused(f"{model.where}: unk_id is {unknown}, and there are {len(pieces):,} pieces")
+        raise UserError(f"{model.where}: unk_id is {unknown}, and there are {len(pieces):,} pieces")
     return {text: id for id, text in enumerate(pieces)}, {
         "pieces": pieces,
         "worst": min(pieces.values(), default=0.0),
@@ -119,31 +119,31 @@ _HIGHEST_SCORE = 1e30  # scores are logarithms of probabilities
 def _unknown(model: Fields, vocabulary: Mapping[str, int]) -> int | None:
     text = model.get("unk_token", str, "")
     if text and text not in vocabulary:
-        raise Refused(f"{model.where}: the unk_token {text!r} is not in the vocabulary")
+        raise UserError(f"{model.where}: the unk_token {text!r} is not in the vocabulary")
     return vocabulary[text] if text else None
 
 
 def _needed_unknown(model: Fields, vocabulary: Mapping[str, int], usual: str) -> int:
     text = model.get("unk_token", str, usual)
     if text not in vocabulary:
-        raise Refused(f"{model.where}: the unk_token {text!r} is not in the vocabulary")
+        raise UserError(f"{model.where}: the unk_token {text!r} is not in the vocabulary")
     return vocabulary[text]
 
 
 def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where: str) -> list[str | None]:
     """Texts by id, None where an id has none.
 
-    Raises Refused for ids that are taken twice or far out of reach.
+    Raises UserError for ids that are taken twice or far out of reach.
     """
     texts: dict[int, str] = {}
     for text, id in vocabulary.items():
         if texts.setdefault(id, text) != text:
-            raise Refused(f"{where}: {texts[id]!r} and {text!r} have the same id {id}")
+            raise UserError(f"{where}: {texts[id]!r} and {text!r} have the same id {id}")
     for token in added:
         texts[token.id] = token.text
     top = max(texts, default=-1)
     if min(texts, default=0) < 0 or top > 2 * len(texts) + 100_000:
-        raise Refused(f"{where}: ids run from {min(texts)} to {top:,} for {len(texts):,} tokens")
+        raise UserError(f"{where}: ids run from {min(texts)} to {top:,} for {len(texts):,} tokens")
     tokens: list[str | None] = [None] * (top + 1)
     for id, text in texts.items():
         tokens[id] = text
@@ -154,7 +154,7 @@ def _vocabulary(model: Fields) -> dict[str, int]:
     vocabulary = model.need("vocab", dict)
     for text, id in vocabulary.items():
         if type(id) is not int:
-            raise Refused(f"{model.where}: the id of {text!r} is {id!r}, not a whole number")
+            raise UserError(f"{model.where}: the id of {text!r} is {id!r}, not a whole number")
     return vocabulary
 
 
@@ -167,7 +167,7 @@ def _merges(model: Fields) -> list[Pair]:
             or len(pair) != 2
             or not all(isinstance(side, str) and side for side in pair)
         ):
-            raise Refused(f"{model.where}: merges[{i}] is {merge!r}, not two tokens")
+            raise UserError(f"{model.where}: merges[{i}] is {merge!r}, not two tokens")
         out.append((pair[0], pair[1]))
     return out
 
@@ -189,12 +189,12 @@ def _added(entry: Fields) -> AddedToken:
 
 
 def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[str, int]) -> Lead:
-    """What is taken off the front. Raises Refused where the decoder does not fit the vocabulary."""
+    """What is taken off the front. Raises UserError where the decoder does not fit the vocabulary."""
     kinds = [(entry.kind(), entry) for entry in flat(whole, "decoder", "decoders")]
     names = [kind for kind, _ in kinds]
     if bytewise:
         if names != ["ByteLevel"]:
-            raise Refused(
+            raise UserError(
                 f"{whole.where}: the decoder {_named(names)} does not belong to a ByteLevel pre-tokenizer"
             )
         return Lead()
@@ -210,13 +210,13 @@ def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[
         elif kind == "Strip":
             lead = _stripping(entry, "Fuse" in names[:i])
         elif kind not in ("ByteFallback", "Fuse"):
-            raise Refused(f"{entry.where}: the decoder {kind} is not supported")
+            raise UserError(f"{entry.where}: the decoder {kind} is not supported")
     if not spaces and any(SPACE in text for text in vocabulary):
-        raise Refused(
+        raise UserError(
             f"{whole.where}: the decoder {_named(names)} leaves {SPACE!r} as it is, which is not supported"
         )
     if fallback != ("ByteFallback" in names) and any(token in vocabulary for token in BYTE_TOKENS):
-        raise Refused(
+        raise UserError(
             f"{whole.where}: the model's byte_fallback and the decoder {_named(names)} do not agree"
         )
     return lead
@@ -229,20 +229,20 @@ def _words(whole: Fields) -> Words:
         return Words()
     if [entry.kind() for entry in entries] != ["WordPiece"]:
         named = _named([entry.kind() for entry in entries])
-        raise Refused(f"{whole.where}: the decoder {named} does not belong to a vocabulary of words")
+        raise UserError(f"{whole.where}: the decoder {named} does not belong to a vocabulary of words")
     return Words(entries[0].get("prefix", str, CONTINUES), entries[0].get("cleanup", bool, True))
 
 
 def _opens_spaces(entry: Fields) -> bool:
     if pattern(entry) != (SPACE, True) or entry.get("content", str, "") != " ":
-        raise Refused(f"{entry.where}: the decoder Replace is supported for {SPACE!r} and a space only")
+        raise UserError(f"{entry.where}: the decoder Replace is supported for {SPACE!r} and a space only")
     return True
 
 
 def _stripping(entry: Fields, fused: bool) -> Lead:
     start, stop = entry.get("start", int, 0), entry.get("stop", int, 0)
     if not fused or entry.get("content", str, " ") != " " or start not in (0, 1) or stop:
-        raise Refused(
+        raise UserError(
             f"{entry.where}: the decoder Strip is supported for one space in front of fused text only"
         )
     return Lead(ONE if start else KEEP)
@@ -262,7 +262,7 @@ def _processor(whole: Fields) -> tuple[int | None, int | None]:
         elif kind in ("BertProcessing", "RobertaProcessing"):
             begin, end = _pair_id(entry, "cls"), _pair_id(entry, "sep")
         elif kind != "ByteLevel":
-            raise Refused(f"{entry.where}: the post-processor {kind} is not supported")
+            raise UserError(f"{entry.where}: the post-processor {kind} is not supported")
     return begin, end
 
 
@@ -275,19 +275,21 @@ def _template(entry: Fields) -> tuple[int | None, int | None]:
         else:
             sides[after].extend(_template_ids(entry, piece.sub("SpecialToken").need("id", str)))
     if any(len(side) > 1 for side in sides):
-        raise Refused(f"{entry.where}: a template with several tokens on one side of a text is not supported")
+        raise UserError(
+            f"{entry.where}: a template with several tokens on one side of a text is not supported"
+        )
     return tuple(side[0] if side else None for side in sides)  # pyright: ignore[reportReturnType]
 
 
 def _template_ids(entry: Fields, name: str) -> list[int]:
     ids = entry.sub("special_tokens").sub(name).need("ids", list)
     if not all(type(id) is int for id in ids):
-        raise Refused(f"{entry.where}: the ids of {name!r} are {ids!r}, not whole numbers")
+        raise UserError(f"{entry.where}: the ids of {name!r} are {ids!r}, not whole numbers")
     return ids
 
 
 def _pair_id(entry: Fields, key: str) -> int:
     pair = entry.need(key, list)
     if len(pair) != 2 or type(pair[1]) is not int:
-        raise Refused(f"{entry.where}: {key} is {pair!r}, not a token and its id")
+        raise UserError(f"{entry.where}: {key} is {pair!r}, not a token and its id")
     return pair[1]

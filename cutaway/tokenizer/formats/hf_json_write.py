@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import normalize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.charsmap import Charsmap, Precompiled
@@ -13,20 +13,20 @@ from cutaway.tokenizer.decode import FIRST, KEEP, Words
 from cutaway.tokenizer.formats.hf_rules import BEHAVIOURS, PUNCTUATION, WHITESPACE, WHITESPACE_SPLIT
 from cutaway.tokenizer.formats.merges import all_splits
 from cutaway.tokenizer.normalize import Rule
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import GPT2, SPACE, Metaspace, PrefixSpace, Split, Step
+from cutaway.tokenizer.spec import Parts
 from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 
 def write_file(parts: Parts) -> bytes:
-    """Parts as a tokenizer.json. Raises Refused for what the format cannot say."""
+    """Parts as a tokenizer.json. Raises UserError for what the format cannot say."""
     return json.dumps(write(parts), ensure_ascii=False, indent=2).encode()
 
 
 def write(parts: Parts) -> dict[str, Any]:
-    """Parts as the object of a tokenizer.json. Raises Refused for what the format cannot say."""
+    """Parts as the object of a tokenizer.json. Raises UserError for what the format cannot say."""
     if parts.unused:
-        raise Refused("tokenizer.json cannot say that a token is unused, as this vocabulary does")
+        raise UserError("tokenizer.json cannot say that a token is unused, as this vocabulary does")
     models = {"BPE": _write_bpe, "WordPiece": _write_wordpiece, "Unigram": _write_unigram}
     model = models.get(parts.model, _write_wordlevel)(parts)
     normalizer, pretokenizer = _write_rules(parts), _write_steps(parts)
@@ -86,9 +86,9 @@ def _write_unigram(parts: Parts) -> dict[str, Any]:
     pieces = parts.pieces or {}
     vocabulary = _in_order(_written_vocabulary(parts))
     if list(vocabulary.values()) != list(range(len(vocabulary))):
-        raise Refused("tokenizer.json cannot say that an id of a Unigram vocabulary has no piece")
+        raise UserError("tokenizer.json cannot say that an id of a Unigram vocabulary has no piece")
     if parts.worst is not None and parts.worst != min(pieces.values(), default=0.0):
-        raise Refused("tokenizer.json counts the penalty for unknown characters from another piece's score")
+        raise UserError("tokenizer.json counts the penalty for unknown characters from another piece's score")
     return {
         "type": "Unigram",
         "unk_id": parts.unknown,
@@ -100,7 +100,7 @@ def _write_unigram(parts: Parts) -> dict[str, Any]:
 def _unknown(parts: Parts) -> str:
     text = None if parts.unknown is None else parts.tokens[parts.unknown]
     if text is None:
-        raise Refused(f"tokenizer.json needs an unknown token for a {parts.model} vocabulary")
+        raise UserError(f"tokenizer.json needs an unknown token for a {parts.model} vocabulary")
     return text
 
 
@@ -132,7 +132,7 @@ def _write_rules(parts: Parts) -> list[dict[str, Any]]:
     """
     knowing = any(isinstance(rule, (normalize.Prefix, normalize.OneSpace)) for rule in parts.normalizer)
     if knowing and not all(token.special for token in parts.added):
-        raise Refused(
+        raise UserError(
             "tokenizer.json cannot say that a space goes in front of a text but not behind an added token"
         )
     return [entry for rule in parts.normalizer for entry in _write_rule(rule)]
@@ -165,7 +165,7 @@ def _write_simple(rule: Rule) -> dict[str, Any]:
             return {"type": "Prepend", "prepend": prefix}
         case normalize.Strip(left, right):
             return {"type": "Strip", "strip_left": left, "strip_right": right}
-    raise Refused(f"tokenizer.json cannot say what the normaliser {type(rule).__name__} does")
+    raise UserError(f"tokenizer.json cannot say what the normaliser {type(rule).__name__} does")
 
 
 def _write_steps(parts: Parts) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def _write_step(step: Step) -> dict[str, Any]:
                 "prepend_scheme": prepend,
                 "split": split,
             }
-    raise Refused(
+    raise UserError(
         f"tokenizer.json cannot say what the pre-tokeniser {type(step).__name__} does in this place"
     )
 

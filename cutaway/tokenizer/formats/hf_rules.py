@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import regex
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import normalize
 from cutaway.tokenizer.charsmap import Precompiled
 from cutaway.tokenizer.formats.fields import Fields
@@ -37,7 +37,7 @@ def flat(whole: Fields, key: str, inner: str, depth: int = 0) -> Iterable[Fields
 
 def _unrolled(entry: Fields, inner: str, depth: int) -> Iterable[Fields]:
     if depth > DEEPEST:
-        raise Refused(f"{entry.where}: Sequences within Sequences, {DEEPEST} deep")
+        raise UserError(f"{entry.where}: Sequences within Sequences, {DEEPEST} deep")
     if entry.kind() != "Sequence":
         yield entry
         return
@@ -71,7 +71,7 @@ def _rules(entry: Fields) -> list[Rule]:
         old, literal = pattern(entry)
         new = entry.get("content", str, "")
         return [normalize.Replace(old, new) if literal else normalize.ReplaceMatches(old, new)]
-    raise Refused(f"{entry.where}: the normalizer {kind} is not supported")
+    raise UserError(f"{entry.where}: the normalizer {kind} is not supported")
 
 
 _SIMPLE: dict[str, Rule] = {"Lowercase": normalize.Lowercase(), "StripAccents": normalize.StripAccents()}
@@ -87,7 +87,7 @@ def _precompiled(entry: Fields) -> Rule:
     try:
         data = base64.b64decode(entry.need("precompiled_charsmap", str), validate=True)
     except ValueError:
-        raise Refused(f"{entry.where}: the precompiled_charsmap is not base64") from None
+        raise UserError(f"{entry.where}: the precompiled_charsmap is not base64") from None
     return Precompiled(data).checked()
 
 
@@ -100,7 +100,7 @@ def pattern(entry: Fields) -> tuple[str, bool]:
             if kind == "Regex":
                 compiled(text)
             return text, kind == "String"
-    raise Refused(f"{entry.where}: the pattern {json.dumps(asked)[:60]} is neither a String nor a Regex")
+    raise UserError(f"{entry.where}: the pattern {json.dumps(asked)[:60]} is neither a String nor a Regex")
 
 
 # Pre-tokenisers
@@ -114,9 +114,9 @@ def pretokenizer(whole: Fields) -> tuple[tuple[Step, ...], bool]:
     for i, entry in enumerate(entries):
         kind = entry.kind()
         if kind not in _STEPS:
-            raise Refused(f"{entry.where}: the pre-tokenizer {kind} is not supported")
+            raise UserError(f"{entry.where}: the pre-tokenizer {kind} is not supported")
         if kind == "ByteLevel" and i + 1 < len(entries):
-            raise Refused(f"{entry.where}: the pre-tokenizer ByteLevel is only supported as the last one")
+            raise UserError(f"{entry.where}: the pre-tokenizer ByteLevel is only supported as the last one")
         steps += _STEPS[kind](entry)
     return tuple(steps), bytewise
 
@@ -134,7 +134,7 @@ def _split(entry: Fields) -> list[Step]:
 
 def _behaviour(entry: Fields, name: str) -> str:
     if name not in BEHAVIOURS:
-        raise Refused(f"{entry.where}: the behavior {name!r} is not one of {', '.join(BEHAVIOURS)}")
+        raise UserError(f"{entry.where}: the behavior {name!r} is not one of {', '.join(BEHAVIOURS)}")
     return BEHAVIOURS[name]
 
 
@@ -153,7 +153,7 @@ def _metaspace(entry: Fields) -> list[Step]:
 def replacement(entry: Fields) -> str:
     replacement = entry.get("replacement", str, SPACE)
     if replacement != SPACE:
-        raise Refused(f"{entry.where}: the replacement {replacement!r} is not supported; {SPACE!r} is")
+        raise UserError(f"{entry.where}: the replacement {replacement!r} is not supported; {SPACE!r} is")
     return replacement
 
 
@@ -162,7 +162,7 @@ def scheme(entry: Fields) -> str:
         "prepend_scheme", str, "always" if entry.get("add_prefix_space", bool, True) else "never"
     )
     if scheme not in ("always", "first", "never"):
-        raise Refused(f"{entry.where}: the prepend_scheme {scheme!r} is not always, first or never")
+        raise UserError(f"{entry.where}: the prepend_scheme {scheme!r} is not always, first or never")
     return scheme
 
 

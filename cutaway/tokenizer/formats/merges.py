@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.bpe import Pair
-from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.spec import Parts
 
 
 def checked(merges: list[Pair], vocabulary: Mapping[str, int], where: str) -> list[Pair]:
-    """The merges themselves. Raises Refused for one that makes no token."""
+    """The merges themselves. Raises UserError for one that makes no token."""
     for rank, (left, right) in enumerate(merges):
         if left + right not in vocabulary:
-            raise Refused(
+            raise UserError(
                 f"{where}: merge {rank} makes {left + right!r}, which is no token of the vocabulary"
             )
     return merges
@@ -24,7 +24,7 @@ def all_splits(parts: Parts) -> list[Pair]:
     otherwise ("ab" "a" "ba"), a list of pairs cannot say it.
     """
     if parts.ranks is None:
-        raise Refused("this vocabulary has neither merges nor ranks")
+        raise UserError("this vocabulary has neither merges nor ranks")
     hidden = {token.id for token in parts.added if token.special}
     ranks = {text: rank for text, rank in parts.ranks.items() if parts.vocabulary.get(text) not in hidden}
     pairs: list[tuple[int, int, int, Pair]] = []

@@ -7,34 +7,36 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer import sentencepiece
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.decode import EACH, KEEP, ONE, Lead
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace, Rule
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.sentencepiece import CONTROL, NORMAL, UNKNOWN, UNUSED, USER
+from cutaway.tokenizer.spec import Parts
 
 MODELS = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
 
 
 def read(data: bytes, name: str) -> Parts:
-    """The parts of a .model file. Raises Refused for what is none, or not supported, by name."""
+    """The parts of a .model file. Raises UserError for what is none, or not supported, by name."""
     pieces, trainer, normalizer = _model(data, name)
     kind = MODELS.get(trainer.get(3, 1), "unknown")
     if kind not in ("BPE", "Unigram", "character"):
-        raise Refused(f"{name} is a SentencePiece {kind} model, which is not supported; BPE and Unigram are")
+        raise UserError(
+            f"{name} is a SentencePiece {kind} model, which is not supported; BPE and Unigram are"
+        )
     if trainer.get(24):
-        raise Refused(f"{name}: treat_whitespace_as_suffix is not supported")
+        raise UserError(f"{name}: treat_whitespace_as_suffix is not supported")
     if not pieces:
-        raise Refused(f"{name} holds no pieces")
+        raise UserError(f"{name} holds no pieces")
     tokens = [text for text, _, _ in pieces]
     kinds = [kind for _, _, kind in pieces]
     vocabulary = {text: id for id, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
-        raise Refused(f"{name} holds a piece twice")
+        raise UserError(f"{name} holds a piece twice")
     scores = [score for _, score, _ in pieces]
     # Unigram weighs user-defined symbols against other pieces; BPE finds them before all else.
     users = [text for text, _, of in pieces if of == USER] if kind == "Unigram" else []
@@ -89,7 +91,7 @@ def _role(trainer: dict[int, Any], field: int, default: str, vocabulary: dict[st
 def _normalization(spec: dict[int, Any], users: tuple[str, ...], name: str) -> tuple[tuple[Rule, ...], Lead]:
     charsmap, prefix, squeeze, escape = spec.get(2, b""), spec.get(3, 1), spec.get(4, 1), spec.get(5, 1)
     if not isinstance(charsmap, bytes):
-        raise Refused(f"{name}: the precompiled_charsmap is not bytes")
+        raise UserError(f"{name}: the precompiled_charsmap is not bytes")
     rules: list[Rule] = [Charsmap(charsmap, users).checked()] if charsmap else []
     rules += [OneSpace()] if squeeze else []
     rules += [Prefix(" ")] if prefix else []
@@ -112,7 +114,7 @@ def _model(data: bytes, name: str) -> tuple[list[Piece], dict[int, Any], dict[in
         elif field == 3:
             normalizer.update(_fields(_message(value, name), name))
         elif field == 5 and dict(_fields(_message(value, name), name)).get(2):
-            raise Refused(f"{name}: a denormalizer is not supported")
+            raise UserError(f"{name}: a denormalizer is not supported")
     return pieces, trainer, normalizer
 
 
@@ -120,13 +122,13 @@ def _piece(data: Any, name: str) -> Piece:
     fields = dict(_fields(_message(data, name), name))
     text, score, kind = fields.get(1, b""), fields.get(2, 0.0), fields.get(3, NORMAL)
     if not isinstance(score, float) or score != score or kind not in range(1, 7):
-        raise Refused(f"{name}: a piece's score or type is impossible")
+        raise UserError(f"{name}: a piece's score or type is impossible")
     return _text(text, name), score, kind
 
 
 def _message(value: Any, name: str) -> bytes:
     if not isinstance(value, bytes):
-        raise Refused(f"{name} is not a SentencePiece model: a field has the wrong type")
+        raise UserError(f"{name} is not a SentencePiece model: a field has the wrong type")
     return value
 
 
@@ -134,17 +136,17 @@ def _text(value: Any, name: str) -> str:
     try:
         return _message(value, name).decode()
     except UnicodeDecodeError:
-        raise Refused(f"{name}: a text is not UTF-8") from None
+        raise UserError(f"{name}: a text is not UTF-8") from None
 
 
 def _fields(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
-    """The numbered fields of a message: int, float or bytes. Raises Refused where it is none."""
+    """The numbered fields of a message: int, float or bytes. Raises UserError where it is none."""
     place, end, value = 0, len(data), 0
     while place < end:
         key, place = (data[place], place + 1) if data[place] < 128 else _varint(data, place, name)
         field, wire = key >> 3, key & 7
         if wire not in (0, 1, 2, 5):
-            raise Refused(f"{name} is not a SentencePiece model: field {field} has wire type {wire}")
+            raise UserError(f"{name} is not a SentencePiece model: field {field} has wire type {wire}")
         if wire in (0, 2):
             short = place < end and data[place] < 128
             value, place = (data[place], place + 1) if short else _varint(data, place, name)
@@ -153,7 +155,7 @@ def _fields(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
                 continue
         size = value if wire == 2 else 8 if wire == 1 else 4
         if size > end - place:
-            raise Refused(f"{name} is cut short: {size:,} bytes at byte {place:,} are not there")
+            raise UserError(f"{name} is cut short: {size:,} bytes at byte {place:,} are not there")
         taken, place = data[place : place + size], place + size
         yield field, taken if wire == 2 else struct.unpack("<d" if wire == 1 else "<f", taken)[0]
 
@@ -164,4 +166,4 @@ def _varint(data: bytes, place: int, name: str) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, place + shift // 7 + 1
-    raise Refused(f"{name} is not a SentencePiece model, or is cut short")
+    raise UserError(f"{name} is not a SentencePiece model, or is cut short")

@@ -2,28 +2,28 @@
 
 import struct
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.bpe import BYTE_TOKENS
 from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace, Rule
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
+from cutaway.tokenizer.spec import Parts
 
 KINDS = {"Unigram": 1, "BPE": 2}
 
 
 def write_file(parts: Parts) -> bytes:
-    """Parts as a .model file. Raises Refused for what SentencePiece cannot say."""
+    """Parts as a .model file. Raises UserError for what SentencePiece cannot say."""
     if parts.bytewise or parts.model not in KINDS:
         named = "byte-level BPE" if parts.bytewise else parts.model
-        raise Refused(f"a .model file holds SentencePiece's BPE or Unigram, and this is {named}")
+        raise UserError(f"a .model file holds SentencePiece's BPE or Unigram, and this is {named}")
     if parts.scores is None or (parts.model == "BPE" and parts.ranks is None):
-        raise Refused("a .model file needs the score of every token, which this tokenizer's file has not")
+        raise UserError("a .model file needs the score of every token, which this tokenizer's file has not")
     if parts.unknown is None or None in parts.tokens:
-        raise Refused("a .model file needs an unknown piece, and a piece for every id")
+        raise UserError("a .model file needs an unknown piece, and a piece for every id")
     if parts.pretokenizer:
-        raise Refused("a .model file cannot say how this tokenizer cuts text before it is encoded")
+        raise UserError("a .model file cannot say how this tokenizer cuts text before it is encoded")
     pieces = b"".join(
         _message(1, _piece(text or "", score, kind))
         for text, score, kind in zip(parts.tokens, parts.scores, kinds(parts), strict=True)
@@ -66,12 +66,14 @@ def _trainer(parts: Parts) -> bytes:
 
 
 def _normalizer(parts: Parts) -> bytes:
-    """SentencePiece's four steps, each of which may be left out. Raises Refused for any other normaliser."""
+    """SentencePiece's four steps, each of which may be left out. Raises UserError for any other
+    normaliser.
+    """
     rules = list(parts.normalizer)
     charsmap = rules.pop(0).data if rules and isinstance(rules[0], Charsmap) else b""
     flags = [_taken(rules, rule) for rule in (OneSpace(), Prefix(" "), Replace(" ", SPACE))]
     if rules:
-        raise Refused(f"a .model file cannot say how this tokenizer normalises text ({rules[0]})")
+        raise UserError(f"a .model file cannot say how this tokenizer normalises text ({rules[0]})")
     squeeze, prefix, escape = flags
     return (
         _message(1, b"user_defined" if charsmap else b"identity")

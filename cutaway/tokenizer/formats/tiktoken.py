@@ -8,28 +8,28 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import spell
 from cutaway.tokenizer.formats.fields import Fields
 from cutaway.tokenizer.formats.hf_json import token_list
-from cutaway.tokenizer.parts import Parts
 from cutaway.tokenizer.pretokenize import CL100K, GPT2, O200K, Split, compiled
+from cutaway.tokenizer.spec import Parts
 
 PATTERNS = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
 HIGHEST = 10_000_000  # no vocabulary is a tenth as large
 
 
 def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]) -> Parts:
-    """The parts of a rank file. Raises Refused for what is none, or without a pattern."""
+    """The parts of a rank file. Raises UserError for what is none, or without a pattern."""
     if pattern is None:
-        raise Refused(
+        raise UserError(
             f"{name} does not say how text is split: give pattern= one of {', '.join(PATTERNS)}, or a regex"
         )
     lines = [line.partition(b" ") for line in data.splitlines() if line]
     for number, (_, _, rank) in enumerate(lines, 1):
         if not rank.isdigit() or len(rank) > 9:
-            raise Refused(f"{name}, line {number}: no token in base64 and its rank")
+            raise UserError(f"{name}, line {number}: no token in base64 and its rank")
     ranks = _ranks(((token, int(rank)) for token, _, rank in lines), name)
     return _parts(ranks, special, PATTERNS.get(pattern, pattern), name)
 
@@ -41,12 +41,12 @@ def read_encoder(whole: Fields) -> Parts:
     lines = [line.split(" ") for line in whole.need("bpe_ranks", str).split("\n") if line]
     for number, words in enumerate(lines, 1):
         if len(words) < 3 or not (words[1].isascii() and words[1].isdigit()) or len(words[1]) > 9:
-            raise Refused(f"{whole.where}: bpe_ranks, line {number}: no first rank and tokens")
+            raise UserError(f"{whole.where}: bpe_ranks, line {number}: no first rank and tokens")
     pairs = ((token.encode(), rank) for words in lines for rank, token in enumerate(words[2:], int(words[1])))
     ranks = _ranks(pairs, whole.where)
     special = whole.need("special_tokens", dict)
     if not all(type(id) is int for id in special.values()):
-        raise Refused(f"{whole.where}: the ids of special_tokens are not whole numbers")
+        raise UserError(f"{whole.where}: the ids of special_tokens are not whole numbers")
     return _parts(ranks, special, whole.need("pat_str", str), whole.where)
 
 
@@ -57,22 +57,22 @@ def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
         try:
             text = spell(base64.b64decode(token, validate=True))
         except (binascii.Error, ValueError):
-            raise Refused(f"{where}: rank {rank}: {token[:40]!r} is not base64") from None
+            raise UserError(f"{where}: rank {rank}: {token[:40]!r} is not base64") from None
         if not text or text in ranks or rank > HIGHEST:
-            raise Refused(f"{where}: rank {rank}: the token {text!r} is empty, there already, or too high")
+            raise UserError(f"{where}: rank {rank}: the token {text!r} is empty, there already, or too high")
         ranks[text] = rank
     return ranks
 
 
 def _parts(ranks: dict[str, int], special: Mapping[str, int], pattern: str, where: str) -> Parts:
     if not ranks:
-        raise Refused(f"{where} holds no tokens")
+        raise UserError(f"{where} holds no tokens")
     compiled(pattern)
     added = tuple(AddedToken(id, text, special=True) for text, id in special.items())
     taken = set(ranks.values())
     clash: Iterable[str] = (token.text for token in added if token.id in taken)
     for text in clash:
-        raise Refused(f"{where}: the special token {text!r} has an id that is a rank")
+        raise UserError(f"{where}: the special token {text!r} has an id that is a rank")
     end = special.get("<|endoftext|>")
     return Parts(
         tokens=token_list(ranks, added, where),

@@ -5,21 +5,21 @@ The format has no place for the pattern and the special tokens: whoever reads th
 
 import base64
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.bpe import joined, merge, unspell
-from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.spec import Parts
 
 
 def write_file(parts: Parts) -> bytes:
-    """Parts as a rank file. Raises Refused where ranks would not give the same ids."""
+    """Parts as a rank file. Raises UserError where ranks would not give the same ids."""
     if parts.model != "BPE" or not parts.bytewise:
         named = "BPE over characters" if parts.model == "BPE" else parts.model
-        raise Refused(f"a rank file holds byte-level BPE, and this is {named}")
+        raise UserError(f"a rank file holds byte-level BPE, and this is {named}")
     if parts.normalizer or len(parts.pretokenizer) > 1:
-        raise Refused("a rank file cannot say that text is normalised, or cut by more than one pattern")
+        raise UserError("a rank file cannot say that text is normalised, or cut by more than one pattern")
     plain = [token.text for token in parts.added if not token.special]
     if plain:
-        raise Refused(f"a rank file cannot hold the added token {plain[0]!r}, which text always becomes")
+        raise UserError(f"a rank file cannot hold the added token {plain[0]!r}, which text always becomes")
     ranks = _ranks(parts)
     return b"".join(base64.b64encode(_bytes(text)) + b" %d\n" % rank for text, rank in ranks.items())
 
@@ -31,14 +31,15 @@ def _ranks(parts: Parts) -> dict[str, int]:
     ranks = dict(sorted(tokens.items(), key=lambda item: item[1]))
     if parts.merges is None:
         if any((parts.ranks or {}).get(text) != id for text, id in ranks.items()):
-            raise Refused("a rank file's ranks are ids, and this vocabulary merges in another order")
+            raise UserError("a rank file's ranks are ids, and this vocabulary merges in another order")
         return ranks
     _agree(parts, ranks)
     return ranks
 
 
 def _agree(parts: Parts, ranks: dict[str, int]) -> None:
-    """Raises Refused unless ranks and merges come to the same tokens, which holds if they do for every token.
+    """Raises UserError unless ranks and merges come to the same tokens, which holds if they do for every
+    token.
 
     That is: merges come in the order of the ids that they make, each id is made by one, and the two sides of
     a merge are what the ranks before it leave of its text.
@@ -47,12 +48,12 @@ def _agree(parts: Parts, ranks: dict[str, int]) -> None:
     ids = [ranks.get(text, -1) for text, _ in made]
     whole = {text for text, _ in made}
     if ids != sorted(set(ids)) or any(len(text) > 1 and text not in whole for text in ranks):
-        raise Refused("a rank file's ranks are ids, and this vocabulary merges in another order")
+        raise UserError("a rank file's ranks are ids, and this vocabulary merges in another order")
     rank_of = joined(ranks)
     for text, pair in made:
         earlier = merge(list(text), lambda two, limit=ranks[text]: _below(rank_of(two), limit))
         if earlier != list(pair):
-            raise Refused(f"ranks would make the token {text!r} of other parts than the merges do")
+            raise UserError(f"ranks would make the token {text!r} of other parts than the merges do")
 
 
 def _below(found: tuple[int, str] | None, limit: int) -> tuple[int, str] | None:
@@ -62,5 +63,5 @@ def _below(found: tuple[int, str] | None, limit: int) -> tuple[int, str] | None:
 def _bytes(text: str) -> bytes:
     data = unspell(text)
     if data is None:
-        raise Refused(f"the token {text!r} is not bytes, which is all that a rank file can hold")
+        raise UserError(f"the token {text!r} is not bytes, which is all that a rank file can hold")
     return data

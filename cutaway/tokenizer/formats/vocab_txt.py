@@ -4,25 +4,25 @@ The file does not say how text is cleaned. A folder's tokenizer_config.json does
 lower case if no token has a capital letter.
 """
 
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Words
 from cutaway.tokenizer.formats.fields import Fields
-from cutaway.tokenizer.parts import Parts
+from cutaway.tokenizer.spec import Parts
 from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
 CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def read(data: bytes, name: str, config: Fields | None = None) -> Parts:
-    """The parts of a vocab.txt, cleaned as `config` says. Raises Refused for what is none."""
+    """The parts of a vocab.txt, cleaned as `config` says. Raises UserError for what is none."""
     tokens = _lines(data, name)
     vocabulary = {text: id for id, text in enumerate(tokens)}
     if "[UNK]" not in vocabulary:
-        raise Refused(f"{name} is no tokenizer that is known: a vocabulary of words has a line [UNK]")
+        raise UserError(f"{name} is no tokenizer that is known: a vocabulary of words has a line [UNK]")
     if len(vocabulary) != len(tokens):
         twice = next(text for id, text in enumerate(tokens) if vocabulary[text] != id)
-        raise Refused(f"{name} holds {twice!r} twice")
+        raise UserError(f"{name} holds {twice!r} twice")
     return bert(tokens, _normalizer(tokens, config or Fields({}, name)))
 
 
@@ -51,18 +51,20 @@ def bert(tokens: list[str], normalizer: BertNormalizer) -> Parts:
 
 
 def write_file(parts: Parts) -> bytes:
-    """Parts as a vocab.txt. Raises Refused where BERT's cleaning would not give the same ids."""
+    """Parts as a vocab.txt. Raises UserError where BERT's cleaning would not give the same ids."""
     if parts.model != "WordPiece" or parts.continues != CONTINUES:
-        raise Refused(
+        raise UserError(
             f"vocab.txt is for WordPiece with {CONTINUES!r}, and this is a {parts.model} vocabulary"
         )
     tokens = [text for text in parts.tokens if text is not None]
     if len(tokens) != len(parts.tokens) or any(
         len(text.splitlines()) > 1 or text != text.strip("\r\n") for text in tokens
     ):
-        raise Refused("vocab.txt cannot say that an id has no token, or that a token holds a line feed")
+        raise UserError("vocab.txt cannot say that an id has no token, or that a token holds a line feed")
     if parts.pretokenizer != (BertPreTokenizer(),) or parts.normalizer != (_guessed(tokens),):
-        raise Refused("vocab.txt cannot say how this tokenizer cleans and cuts text: write a tokenizer.json")
+        raise UserError(
+            "vocab.txt cannot say how this tokenizer cleans and cuts text: write a tokenizer.json"
+        )
     return "".join(f"{text}\n" for text in tokens).encode()
 
 
@@ -70,7 +72,7 @@ def _lines(data: bytes, name: str) -> list[str]:
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError:
-        raise Refused(f"{name} is not UTF-8") from None
+        raise UserError(f"{name} is not UTF-8") from None
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 

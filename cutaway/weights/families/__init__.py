@@ -30,12 +30,12 @@ def every() -> list[ModuleType]:
 
 
 def of_hf(fields: Fields) -> ModuleType:
-    """The family of a config.json, by its ``model_type``; Refused if there is none."""
+    """The family of a config.json, by its ``model_type``; UserError if there is none."""
     return fields.choice("model_type", {word: family for family in every() for word in family.HF_TYPES})
 
 
 def of_gguf(fields: Fields) -> ModuleType:
-    """The family of a GGUF file, by its ``general.architecture`` and whether it has experts; Refused if
+    """The family of a GGUF file, by its ``general.architecture`` and whether it has experts; UserError if
     there is none.
     """
     words: dict[str, list[ModuleType]] = {}

@@ -5,7 +5,7 @@ tasks and is not read: the model is the encoder, and what it gives are the vecto
 """
 
 from cutaway.attention import bidirectional
-from cutaway.errors import Refused
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Encoder
 from cutaway.weights import common
@@ -116,7 +116,7 @@ def from_gguf(fields: Fields, tensors: common.Announced) -> Encoder:
     fields.only("attention.head_count_kv", heads, "fewer key-value heads than query heads")
     kinds = tensors.get("token_types.weight")
     if kinds is None or not kinds.shape:
-        raise Refused(f"{fields.where}: the weight 'token_types.weight' is missing")
+        raise UserError(f"{fields.where}: the weight 'token_types.weight' is missing")
     return _encoder(
         fields,
         vocab=common.gguf_vocab(fields, tensors),

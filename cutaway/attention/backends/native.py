@@ -1,0 +1,143 @@
+"""Attention by the native core, for training on a CPU: a block of queries meets a tile of keys, and scores
+never stand in memory (2205.14135).
+
+torch's fused kernel for a CPU takes half as long again in float32 and three times as long in bf16, whose
+scores and sums are floats here all the same. To torch it is one operation with a way back of its own: a
+compiler cannot look into it, so that it neither keeps the pattern for the way back nor makes it twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway.attention.backends import matmul
+from cutaway.attention.backends.sdpa import unmasked
+from cutaway.attention.parts.score import Problem
+from cutaway.attention.parts.visibility import Causal
+from cutaway.errors import UserError
+from cutaway.layers.workers import KERNELS, TYPES, workers
+from cutaway.native import heads
+from cutaway.shapes import Bool, Float
+
+
+def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
+    """UserError where something is done to scores but hiding them, and where there are no kernels for it."""
+    reason = why_not(problem)
+    if reason is not None:
+        raise UserError(f"attention by the native core: {reason}; the naive path does all of it")
+    seen = None if unmasked(problem) else problem.seen()
+    causal = seen is None and problem.visibility == Causal()
+    return torch.ops.cutaway.attend(problem.q, problem.k, problem.v, seen, causal, problem.scale)[0]
+
+
+def why_not(problem: Problem) -> str | None:
+    """Why this path cannot compute this problem, or None."""
+    q, k, v = problem.q, problem.k, problem.v
+    if q.device.type != "cpu" or q.dtype not in TYPES or not q.dtype == k.dtype == v.dtype:
+        return f"it is for float32 or bfloat16 on a CPU, and this is {q.dtype}, {k.dtype} on {q.device}"
+    if not KERNELS:
+        return "there is no native core, or it has no instructions of this processor's to use"
+    return matmul.why_not(problem)
+
+
+def pays(problem: Problem) -> bool:
+    """Whether this path is the fastest one: there is a way back, whose time is most of it."""
+    return matmul.goes_back(problem) and why_not(problem) is None
+
+
+def _attend(
+    q: Float[Tensor, "b h t k"],
+    k: Float[Tensor, "b g s k"],
+    v: Float[Tensor, "b g s v"],
+    seen: Bool[Tensor, "n 1 t s"] | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h t"]]:
+    """What each query gathers, and the logarithm of the sum of its scores' exponentials."""
+    out, logs = _attend_shapes(q, k, v, seen, causal, scale)
+    _run(heads.attend, {"q": q, "k": k, "v": v, "out": out}, logs, seen, causal, scale)
+    return out, logs
+
+
+def _attend_shapes(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, causal: bool, scale: float) -> Any:
+    return _like(q, v.shape[-1]), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+def _back(
+    grad: Float[Tensor, "b h t v"],
+    q: Float[Tensor, "b h t k"],
+    k: Float[Tensor, "b g s k"],
+    v: Float[Tensor, "b g s v"],
+    out: Float[Tensor, "b h t v"],
+    logs: Float[Tensor, "b h t"],
+    seen: Bool[Tensor, "n 1 t s"] | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b g s k"], Float[Tensor, "b g s v"]]:
+    """The gradients of q, k and v."""
+    grads = _back_shapes(grad, q, k, v, out, logs, seen, causal, scale)
+    made = dict(zip(("grad_q", "grad_k", "grad_v"), grads, strict=True))
+    tensors = {"q": q, "k": k, "v": v, "out": out, "grad_out": grad, **made}
+    _run(heads.back, tensors, logs, seen, causal, scale)
+    return grads
+
+
+def _back_shapes(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
+
+
+def _like(x: Float[Tensor, "b h t k"], size: int) -> Float[Tensor, "b h t v"]:
+    """Room for a vector of each; the heads of a token are neighbours, as where they come from and go to."""
+    b, h, t, _ = x.shape
+    return x.new_empty(b, t, h, size).transpose(1, 2)
+
+
+def _run(
+    what: Any, tensors: dict[str, Tensor], logs: Tensor, seen: Tensor | None, causal: bool, scale: float
+) -> None:
+    # Names hold what addresses are taken of, until the core is done.
+    tensors = {name: x if x.stride(-1) == 1 else x.contiguous() for name, x in tensors.items()}
+    logs = logs.contiguous()
+    q, k, v = tensors["q"], tensors["k"], tensors["v"]
+    b, h, t, size = q.shape
+    if seen is not None:
+        seen = seen.expand(b, 1, t, k.shape[2]).contiguous()
+    problem = heads.Heads(b, h, k.shape[1], t, k.shape[2], size, v.shape[3])
+    for name, x in tensors.items():
+        setattr(problem, name, heads.Vectors(x.data_ptr(), *x.stride()[:3]))
+    problem.seen = None if seen is None else seen.data_ptr()
+    problem.logs, problem.scale = logs.data_ptr(), scale
+    problem.bf16, problem.causal = q.dtype == torch.bfloat16, causal
+    by = workers()
+    room = torch.empty(by.threads * heads.scratch(problem), dtype=torch.float32)
+    problem.scratch = room.data_ptr()
+    what(problem, by)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, seen, ctx.causal, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *output, seen)
+
+
+def _way_back(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, out, logs, seen = ctx.saved_tensors
+    grads = torch.ops.cutaway.attend_back(grad, q, k, v, out, logs, seen, ctx.causal, ctx.scale)
+    return *grads, None, None, None
+
+
+_LIBRARY = torch.library.Library("cutaway", "FRAGMENT")
+_LIBRARY.define(
+    "attend(Tensor q, Tensor k, Tensor v, Tensor? seen, bool causal, float scale) -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "attend_back(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor logs, Tensor? seen, "
+    "bool causal, float scale) -> (Tensor, Tensor, Tensor)"
+)
+_LIBRARY.impl("attend", _attend, "CPU")
+_LIBRARY.impl("attend_back", _back, "CPU")
+torch.library.register_fake("cutaway::attend", _attend_shapes, lib=_LIBRARY)
+torch.library.register_fake("cutaway::attend_back", _back_shapes, lib=_LIBRARY)
+torch.library.register_autograd("cutaway::attend", _way_back, setup_context=_keep, lib=_LIBRARY)

@@ -1,0 +1,100 @@
+"""The folder as a registry: which mechanisms there are, what each says of itself, and what it would be in a
+model of given sizes. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import cutaway.attention
+from cutaway.attention.parts.cost import Cost, at
+from cutaway.errors import UserError
+
+
+class Sizes(NamedTuple):
+    """What a mechanism takes over from the model it is put in."""
+
+    width: int
+    heads: int
+    groups: int
+    key_size: int
+    value_size: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One file of the folder."""
+
+    name: str
+    module: ModuleType
+
+    @property
+    def config(self) -> type:
+        return self.module.Config
+
+    @property
+    def cost(self) -> Cost:
+        return self.module.COST
+
+    @property
+    def usual(self) -> Mapping[str, int | str]:
+        """What the options that must be chosen usually are: numbers, or formulas of the sizes."""
+        return getattr(self.module, "USUAL", {})
+
+    @property
+    def reads(self) -> str:
+        """``past``, ``all`` of its own text, or a ``memory`` of another."""
+        return getattr(self.config, "reads", "past")
+
+    @property
+    def story(self) -> str:
+        """The first paragraph of its file."""
+        return " ".join((self.module.__doc__ or "").split("\n\n")[0].split())
+
+    def usual_in(self, sizes: Sizes) -> dict[str, int]:
+        """The usual options, as numbers."""
+        letters = dict(zip("dhgkv", sizes, strict=True))
+        return {name: max(1, int(at(str(value), **letters))) for name, value in self.usual.items()}
+
+    def like(self, sizes: Sizes, options: Mapping[str, Any]) -> Any:
+        """Its config in a model of these sizes, with these options where they are given and the usual ones
+        where an option must be chosen. UserError if the sizes or options do not fit it.
+        """
+        known = {f.name: f for f in fields(self.config)}
+        given = {"heads": sizes.heads, "kv_heads": sizes.groups, "key_size": sizes.key_size}
+        if sizes.value_size != sizes.key_size:
+            given["value_size"] = sizes.value_size
+        given = {name: value for name, value in given.items() if name in known}
+        chosen = given | self.usual_in(sizes) | dict(options)
+        missing = [n for n, f in known.items() if n not in chosen and f.default is MISSING]
+        if missing:
+            raise UserError(f"{self.name} needs {' and '.join(missing)}: say how much")
+        return self.config(**chosen)
+
+
+def kinds() -> list[Kind]:
+    """Every mechanism, by name."""
+    found = (_kind(module.name) for module in pkgutil.iter_modules(cutaway.attention.__path__))
+    return sorted(filter(None, found), key=lambda kind: kind.name)
+
+
+def kind(name: str) -> Kind:
+    """The mechanism of this name. UserError if there is none."""
+    known = {one.name: one for one in kinds()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"there is no mechanism {name!r}: {guess}`cutaway attention` lists all {len(known)}")
+
+
+def _kind(name: str) -> Kind | None:
+    """A file of the folder, if a mechanism is in it."""
+    module = importlib.import_module(f"cutaway.attention.{name}")
+    return Kind(name, module) if hasattr(module, "Config") else None

@@ -1,0 +1,3 @@
+"""Continuous batching: many sequences in one engine step, for serving, evaluation, rewards and attacks
+alike.
+"""

@@ -1,0 +1,246 @@
+"""One step of the runtime in numpy: native/step.cpp to be read, and the engine where the core is absent.
+
+    x = embedding[id]
+    for each block:  x += out(attention(turned q, k, v of norm(x)));  x += down(act(gate) up of norm(x))
+    logits = head(norm(x))
+
+In a mixture of experts a token passes the MLPs that its router picks; what they say is added up by weight.
+The roundings are the native step's: packed matrices see 8-bit vectors (matmul.py), keys and values are kept
+as halves, everything between is float32. Sums of norms and of attention are added in numpy's order, so that
+the last bit may differ, and behind a number on the edge of two roundings more than that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cutaway.attention import local
+from cutaway.errors import UserError
+from cutaway.layers.config import MLP, MoE
+from cutaway.model.config import Block, Decoder
+from cutaway.position import rope
+from cutaway.runtime import attention, matmul, packing
+from cutaway.weights import quant
+from cutaway.weights.rules import Tensors
+
+CHUNK = 128  # tokens read at once
+
+
+class State:
+    """What was read of one text: keys and values of every layer, float16 [s g size]."""
+
+    def __init__(self, config: Decoder) -> None:
+        shapes = [(block.attention.groups, block.attention.key_size) for block in config.blocks]
+        sizes = [block.attention.values for block in config.blocks]
+        self.keys = [np.empty((0, *shape), np.float16) for shape in shapes]
+        self.values = [
+            np.empty((0, groups, size), np.float16) for (groups, _), size in zip(shapes, sizes, strict=True)
+        ]
+        self.length = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(part.nbytes for part in (*self.keys, *self.values))
+
+    def truncate(self, length: int) -> None:
+        """Forgets everything after the first ``length`` positions."""
+        self.length = min(length, self.length)
+        self.keys = [part[: self.length] for part in self.keys]
+        self.values = [part[: self.length] for part in self.values]
+
+    def snapshot(self) -> State:
+        """A copy that what is read later does not touch."""
+        copy = object.__new__(State)
+        copy.keys, copy.values, copy.length = list(self.keys), list(self.values), self.length
+        return copy
+
+
+class ReferenceEngine:
+    """A model on packed weights in numpy, slow and readable. Raises UserError for one that the step does not
+    know.
+    """
+
+    def __init__(self, config: Decoder, tensors: Tensors) -> None:
+        reason = packing.why_not(config, tensors)
+        if reason is not None:
+            raise UserError(f"The runtime does not run this model, because {reason}: use engine='definition'")
+        self.config = config
+        self.tensors = tensors
+        self.vocab = config.vocab
+        self.max_context = config.context
+
+    def new_state(self) -> State:
+        return State(self.config)
+
+    def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:
+        """Reads ids after what the state holds; float32 [v], the logits of what comes next."""
+        if not ids:
+            raise ValueError("an engine reads at least one id")
+        x = np.empty((0, self.config.width), np.float32)
+        for start in range(0, len(ids), CHUNK):
+            x = self._read(ids[start : start + CHUNK], state)
+        return self._head(x[-1:])[0]
+
+    def step(self, id: int, state: State) -> np.ndarray:
+        """Reads one id; float32 [v]."""
+        return self._head(self._read([id], state))[0]
+
+    def step_each(self, ids: Sequence[int], states: Sequence[State]) -> np.ndarray:
+        """Reads one id of each of several texts: float32 [b v]."""
+        return np.stack([self.step(id, state) for id, state in zip(ids, states, strict=True)])
+
+    def read_each(self, ids: Sequence[int], state: State) -> np.ndarray:
+        """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
+        chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+        return np.concatenate([self._head(self._read(chunk, state)) for chunk in chunks])
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """float32 [t v]: at each position, the logits of what comes next."""
+        return self.read_each(ids, self.new_state())
+
+    def _read(self, ids: Sequence[int], state: State) -> np.ndarray:
+        """float32 [t d]: the stream behind the last block, the ids' keys and values being in the state."""
+        if state.length + len(ids) > self.max_context:
+            raise UserError(
+                f"The model's context holds {self.max_context} ids, and this text has "
+                f"{state.length + len(ids)}: shorten it"
+            )
+        if min(ids) < 0 or max(ids) >= self.vocab:
+            raise UserError(f"An id lies outside the model's 0 to {self.vocab - 1}.")
+        table = self.tensors["embedding.weight"]
+        x = quant.unpack(table.rows(np.asarray(ids))) * np.float32(self.config.embedding_scale)
+        positions = np.arange(state.length, state.length + len(ids))
+        for n, block in enumerate(self.config.blocks):
+            path = f"blocks.{n}"
+            said = self._attention(
+                block, n, self._norm(x, f"{path}.attention_norm", block.norm.eps), positions, state
+            )
+            x = x + self._post(block, said, f"{path}.attention_post_norm")
+            normed = self._norm(x, f"{path}.mlp_norm", block.norm.eps)
+            speak: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
+            said = speak(block.mlp, f"{path}.mlp", normed)
+            x = x + self._post(block, said, f"{path}.mlp_post_norm")
+        state.length += len(ids)
+        return x
+
+    def _attention(
+        self, block: Block, n: int, x: np.ndarray, positions: np.ndarray, state: State
+    ) -> np.ndarray:
+        of: Any = block.attention
+        path, tokens = f"blocks.{n}.attention", len(x)
+        query = self._matrix(f"{path}.query", x).reshape(tokens, of.heads, of.key_size)
+        key = self._matrix(f"{path}.key", x).reshape(tokens, of.groups, of.key_size)
+        value = self._matrix(f"{path}.value", x).reshape(tokens, of.groups, of.values)
+        if of.qk_norm:
+            query = self._norm(query, f"{path}.query_norm", of.qk_norm.eps)
+            key = self._norm(key, f"{path}.key_norm", of.qk_norm.eps)
+        if of.position is not None:
+            query, key = turned(query, positions, of.position), turned(key, positions, of.position)
+        state.keys[n] = np.concatenate([state.keys[n], key.astype(np.float16)])
+        state.values[n] = np.concatenate([state.values[n], value.astype(np.float16)])
+        mixed = attention.attend(
+            query * np.float32(of.key_size**-0.5 if of.scale is None else of.scale),
+            state.keys[n],
+            state.values[n],
+            positions,
+            of.window if isinstance(of, local.Config) else None,
+            of.softcap,
+        )
+        return self._matrix(f"{path}.out", mixed.reshape(tokens, -1))
+
+    def _mlp(self, of: MLP, path: str, x: np.ndarray) -> np.ndarray:
+        hidden = self._matrix(f"{path}.up", x)
+        act = ACTIVATIONS[of.activation]
+        hidden = act(self._matrix(f"{path}.gate", x)) * hidden if of.gated else act(hidden)
+        return self._matrix(f"{path}.down", hidden)
+
+    def _mixture(self, of: MoE, path: str, x: np.ndarray) -> np.ndarray:
+        scores = x @ self._vector(f"{path}.router.weight").T
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        chosen = np.argsort(-shares, axis=1, kind="stable")[:, : of.top_k]  # the first of equals first
+        weights = np.take_along_axis(shares, chosen, axis=1)
+        if of.normalised:
+            weights /= weights.sum(axis=1, keepdims=True)
+        said = np.zeros_like(x)
+        if of.common is not None:
+            said += self._mlp(of.common, f"{path}.shared", x)
+        if of.shared_gate:
+            said /= np.float32(1) + np.exp(-(x @ self._vector(f"{path}.shared_gate.weight").T))
+        for rank in range(of.top_k):
+            for e in np.unique(chosen[:, rank]).tolist():
+                of_e = chosen[:, rank] == e
+                spoken = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e])
+                said[of_e] += weights[of_e, rank, None] * spoken
+        return said
+
+    def _head(self, x: np.ndarray) -> np.ndarray:
+        """float32 [t v] of the stream [t d]."""
+        name = "embedding" if self.config.tied else "head"
+        scores = matmul.head_product(
+            self.tensors[f"{name}.weight"], self._norm(x, "norm", self.config.norm.eps)
+        )
+        cap = self.config.softcap
+        return np.float32(cap) * np.tanh(scores / np.float32(cap)) if cap else scores
+
+    def _matrix(self, path: str, x: np.ndarray) -> np.ndarray:
+        out = matmul.product(self.tensors[f"{path}.weight"], x)
+        bias = f"{path}.bias"
+        return out + quant.unpack(self.tensors[bias]) if bias in self.tensors else out
+
+    def _norm(self, x: np.ndarray, path: str, eps: float) -> np.ndarray:
+        squares = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+        return x * (np.float32(1) / np.sqrt(squares + np.float32(eps))) * self._vector(f"{path}.weight")
+
+    def _post(self, block: Block, said: np.ndarray, path: str) -> np.ndarray:
+        return self._norm(said, path, block.norm.eps) if block.post_norm else said
+
+    def _vector(self, name: str) -> np.ndarray:
+        return quant.unpack(self.tensors[name])
+
+
+def turned(x: np.ndarray, positions: np.ndarray, by: rope.Config) -> np.ndarray:
+    """Heads [t h k] at ``positions`` [t], their leading dimensions turned pair by pair."""
+    angles = positions[:, None] * by.frequencies()
+    cos, sin = (
+        (np.asarray(side(angles)) * by.magnitude).astype(np.float32)[:, None] for side in (np.cos, np.sin)
+    )
+    pairs = cos.shape[-1]
+    first, second = (
+        (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
+        if by.interleaved
+        else (slice(0, pairs), slice(pairs, 2 * pairs))
+    )
+    out = x.copy()
+    out[..., first] = x[..., first] * cos - x[..., second] * sin
+    out[..., second] = x[..., second] * cos + x[..., first] * sin
+    return out
+
+
+def _silu(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return x / (np.float32(1) + np.exp(-x))
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    """x/2 (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    u = x * (x * x * np.float32(0.044715) + np.float32(1))
+    with np.errstate(over="ignore"):
+        return x / (np.float32(1) + np.exp(u * np.float32(-2 * math.sqrt(2 / math.pi))))
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    erf = np.vectorize(math.erf, otypes=[np.float32])
+    return x * np.float32(0.5) * (np.float32(1) + erf(x * np.float32(math.sqrt(0.5))))
+
+
+ACTIVATIONS = {
+    "silu": _silu,
+    "gelu_tanh": _gelu_tanh,
+    "gelu": _gelu,
+    "relu": lambda x: np.maximum(x, np.float32(0)),
+}

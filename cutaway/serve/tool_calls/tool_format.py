@@ -1,0 +1,229 @@
+"""How a model writes calls of tools, found out by looking at what its own template writes.
+
+Every family marks calls differently (`<tool_call>`, `[TOOL_CALLS]`, a bare object), and their arguments too:
+as one JSON object, or one by one between marks (arguments.py). But each model brings the template that was
+used to train it, and that template writes the calls of an earlier turn. So it is given a conversation with
+one call, with two and with three, and what stands around their names and arguments is the format. What three
+calls look like must follow from one and two, else only one call at a time is read. A template that leaves
+calls out, or fails on them, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from cutaway.errors import UserError
+from cutaway.serve.tool_calls.arguments import NAME, Marked, marked
+from cutaway.serve.tool_calls.delimiters import COUNT, ID, common_prefix, common_suffix, head_of, tail_of
+from cutaway.tokenizer import Tokenizer, chat
+
+NAMES, IDS = ("lookUp", "sendTo", "countAll"), ("abcdefgh1", "abcdefgh2", "abcdefgh3")
+ANY = "\ue004"  # stands for what a call is given
+GIVEN, WORD, THOUGHT = {"plaCe": "heRe", "siZe": 7}, "saYs", "muSes"
+AS_JSON = re.compile(r'\{\s*"plaCe"\s*:\s*"heRe"\s*,\s*"siZe"\s*:\s*7\s*\}')
+UNREADABLE = "this model's chat template does not write calls of tools in a way that can be read: "
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What stands around a thought before an answer; ``begin`` is "" where the template has opened it."""
+
+    begin: str
+    end: str
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What stands around calls: opening HEAD name MIDDLE arguments TAIL between HEAD ... TAIL closing.
+
+    ``arguments`` is None where they are one JSON object. ``forced`` tells whether it is known how an answer
+    comes to where a call may begin, perhaps after a ``thought``.
+    """
+
+    opening: str
+    head: str
+    middle: str
+    tail: str
+    between: str | None  # None: one call only
+    closing: str
+    forced: bool
+    thought: Thought | None = None
+    arguments: Marked | None = None
+
+    @property
+    def mark(self) -> str:
+        """The word that begins a call: what comes before its id and JSON, or the brackets where nothing
+        does.
+        """
+        lead = (self.opening + self.head).split()[0]
+        return re.split(rf'\[?\{{"|[{ID}{COUNT}]', lead, maxsplit=1)[0] or "{"
+
+    @property
+    def bare(self) -> bool:
+        """Whether calls have no mark but their bracket, so that only a whole answer can be one."""
+        return re.fullmatch(r'[\[{("]*', self.mark) is not None
+
+
+@lru_cache(maxsize=32)
+def dialect(template: str, tokenizer: Tokenizer) -> Dialect:
+    """The format of a template. UserError for one that knows no tools, fails on calls or leaves them out."""
+    probe = _Probe(template, tokenizer)
+    whole = probe.calls(1, GIVEN)
+    one = probe.answer(whole)
+    if NAMES[0] not in one:
+        raise UserError(f"{UNREADABLE}it leaves them out of the conversation; ask without tools")
+    arguments = None if AS_JSON.search(one) else marked(probe.written, probe.special)
+    given = AS_JSON if arguments is None else re.compile(_given(arguments))
+    if given.search(one) is None:
+        raise UserError(f"{UNREADABLE}arguments are neither JSON nor marked one by one; ask without tools")
+    found = _around(probe, one, given)
+    if not (found.opening + found.head).strip():
+        raise UserError(f"{UNREADABLE}nothing marks where a call begins; ask without tools")
+    thought, over = _thought(probe, found)
+    before = one[: one.find((found.opening + found.head).strip())].strip()
+    over = over or (before != "" and probe.asked.rstrip().endswith(before))
+    known = thought is not None or over or whole.startswith(probe.asked)
+    return replace(found, arguments=arguments, thought=thought, forced=known)
+
+
+class _Probe:
+    """A template, and what it makes of conversations that call tools."""
+
+    def __init__(self, template: str, tokenizer: Tokenizer) -> None:
+        self.template, self.tokenizer = template, tokenizer
+        self.special = list(tokenizer.special)
+        self.asked = self._text([], generating=True)  # a question, up to where the answer begins
+        self.first: int | None = None  # the number of the first call, where the template counts them
+        two = self.answer(self.tried(2, GIVEN))
+        self.first = next((first for first in (0, 1) if _counted(two, first).count(COUNT) == 2), None)
+
+    def calls(self, count: int, arguments: Mapping[str, Any], said: str = "", thought: str = "") -> str:
+        """The text of a question, and of an answer with so many calls."""
+        made = [
+            {"id": id, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+            for name, id in zip(NAMES[:count], IDS, strict=False)
+        ]
+        more = {"reasoning_content": thought} if thought else {}
+        return self._text([{"role": "assistant", "content": said, "tool_calls": made, **more}])
+
+    def tried(self, count: int, arguments: Mapping[str, Any], said: str = "", thought: str = "") -> str:
+        """The same; "" where the template takes no such answer."""
+        try:
+            return self.calls(count, arguments, said, thought)
+        except UserError:
+            return ""
+
+    def answer(self, whole: str) -> str:
+        """What of a text the assistant said, the ids and numbers of its calls replaced."""
+        same = common_prefix(self.asked, whole)
+        if len(same) < len(self.asked) and same.rfind("<") > same.rfind(">"):
+            same = same[: same.rfind("<")]  # the two part within a mark
+        answer = whole[len(same) :]
+        for id in IDS:
+            answer = answer.replace(id, ID)
+        return answer if self.first is None else _counted(answer, self.first)
+
+    def written(self, arguments: Mapping[str, Any]) -> str:
+        """What stands after the name of a call with these arguments; "" where the template takes no such
+        call.
+        """
+        answer = self.answer(self.tried(1, arguments))
+        return answer.partition(NAMES[0])[2].replace(NAMES[0], NAME)
+
+    def _text(self, answer: Sequence[Mapping[str, Any]], generating: bool = False) -> str:
+        told = chat.text(
+            [{"role": "user", "content": "x"}, *answer],
+            self.template,
+            tokenizer=self.tokenizer,
+            tools=[_tool(name) for name in NAMES],
+            add_generation_prompt=generating,
+            steering="flag",
+        )
+        return told.text
+
+
+def _counted(answer: str, first: int) -> str:
+    """An answer with the numbers of its calls replaced: those that stand before a call's arguments."""
+    start = 0
+    for number, name in enumerate(NAMES, first):
+        at = answer.find(name)
+        stop = answer.find("plaCe", at)
+        if at < 0 or stop < 0:
+            break
+        counted = re.sub(rf"(?<![\w.-]){number}(?![\w.])", COUNT, answer[start:stop])
+        answer = answer[:start] + counted + answer[stop:]
+        start = answer.find(name)
+    return answer
+
+
+def _given(arguments: Marked) -> str:
+    """A pattern of the examples' arguments, marked one by one."""
+    return re.escape(arguments.spelt(GIVEN)).replace(NAME, f"(?:{'|'.join(NAMES)})")
+
+
+def _around(probe: _Probe, one: str, given: re.Pattern[str]) -> Dialect:
+    """What stands around the names of calls and their arguments, of which ``given`` is a pattern."""
+    two, three = (probe.answer(probe.tried(count, GIVEN)) for count in (2, 3))
+    said = probe.answer(probe.tried(1, GIVEN, said=WORD))
+    name = one.index(NAMES[0])
+    begin, end = next((found.span() for found in [given.search(one, name)] if found), (name, name))
+    lead, middle = _lead(one[:name], said), one[name + len(NAMES[0]) : begin]
+    after = _without_ending(one[end:], probe.tokenizer)
+    single = Dialect("", lead, middle, after, None, "", forced=False)
+    first = given.search(two)
+    second = -1 if first is None else two.find(NAMES[1], first.end())
+    if first is None or second < 0 or given.search(two, second) is None:
+        return single
+    joint = two[first.end() : second]
+    tail = tail_of(after, joint, probe.special)
+    head = head_of(lead, joint[len(tail) :], probe.special)
+    opening, between = lead[: len(lead) - len(head)], joint[len(tail) : len(joint) - len(head)]
+    several = Dialect(opening, head, middle, tail, between, after[len(tail) :], forced=False)
+    return several if _spelt(several) in given.sub(ANY, three) else single
+
+
+def _lead(lead: str, said: str) -> str:
+    """What begins a call, without what a template puts before every answer: what also follows words."""
+    at = said.find(WORD)
+    if at >= 0 and NAMES[0] in said[at:]:
+        lead = common_suffix(lead, said[at + len(WORD) : said.index(NAMES[0], at)])
+    return lead.lstrip()
+
+
+def _without_ending(after: str, tokenizer: Tokenizer) -> str:
+    """What follows a call, without what ends every answer: that begins with the tokenizer's end token."""
+    ends = [at for id in tokenizer.eos_ids if (at := after.find(tokenizer.token_text(id))) >= 0]
+    return after[: min(ends, default=len(after))].rstrip()
+
+
+def _thought(probe: _Probe, found: Dialect) -> tuple[Thought | None, bool]:
+    """What stands around a thought that may come before a call, None where the template shows none; and
+    whether the question's text ends with one that is over.
+    """
+    whole = probe.tried(1, GIVEN, said=WORD, thought=THOUGHT)
+    before, _, rest = whole.partition(THOUGHT)
+    lead = re.split(f"[{ID}{COUNT}]", found.opening + found.head)[0].strip()
+    ends = [at for begins in (WORD, lead) if (at := rest.find(begins)) >= 0]
+    end, asked, before = rest[: min(ends, default=0)].strip(), probe.asked.rstrip(), before.rstrip()
+    if not end or asked.endswith(end):
+        return None, end != ""
+    return (Thought(before[len(asked) :].strip(), end) if before.startswith(asked) else None), False
+
+
+def _tool(name: str) -> dict[str, Any]:
+    kinds = {
+        "plaCe": {"type": "string", "description": "x"},
+        "siZe": {"type": "integer", "description": "x"},
+    }
+    parameters = {"type": "object", "properties": kinds, "required": list(kinds)}
+    return {"type": "function", "function": {"name": name, "description": "x", "parameters": parameters}}
+
+
+def _spelt(format: Dialect) -> str:
+    """All the examples' calls in a format, ANY for the arguments of each."""
+    calls = [f"{format.head}{name}{format.middle}{ANY}{format.tail}" for name in NAMES]
+    return format.opening + (format.between or "").join(calls) + format.closing

@@ -1,0 +1,267 @@
+"""A conversation as the ids a chat model reads, in which nobody but the template can write a control token.
+
+`<|im_end|>` typed by a user, returned by a tool or spelt in an argument's name looks, once a conversation is
+one text, exactly as the template's own. So the text is rendered with the origin of each character
+(provenance.py, jinja.py, in a process of its own: sandbox.py), control tokens are cut only where one
+constant of the template spells them, and everything else is encoded as text, whatever it spells. Benign
+conversations come to the ids that the `transformers` library gives them. docs/chat.md says what this
+guarantees and what it cannot.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from cutaway.errors import UserError
+from cutaway.tokenizer.chat.control import Dialect, Span, Traced
+from cutaway.tokenizer.chat.neutral import conversations, filled, neutral, places
+from cutaway.tokenizer.chat.sandbox import helper
+
+LONGEST_TEMPLATE = 200_000  # characters; real ones have up to 20,000
+DIALECTS = 32  # templates, each with a tokenizer, that are remembered
+NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad", "unk_token": "unknown"}
+REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates call a message's reasoning
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What is needed of a tokenizer: its added tokens, the special ones, how it encodes around them."""
+
+    bos: int | None
+    eos: int | None
+    pad: int | None
+    unknown: int | None
+    added: dict[str, int]
+    special: dict[str, int]
+
+    def token_text(self, id: int, /) -> str: ...
+
+    def encode_parts(
+        self, text: str, control: Sequence[tuple[int, int, int]], /, never: frozenset[int]
+    ) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Characters start to stop came from `source`: "template", a place such as "messages[2].content", or
+    "input".
+    """
+
+    start: int
+    stop: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, where each character came from, and its control tokens as (start, stop, id)."""
+
+    text: str
+    origins: tuple[Run, ...]
+    control: tuple[tuple[int, int, int], ...]
+    steered: bool
+    template_sha256: str
+
+    def origin_of(self, position: int) -> str:
+        """The source of the character at a position. Raises IndexError past the end."""
+        for run in self.origins:
+            if run.start <= position < run.stop:
+                return run.source
+        raise IndexError(f"the text has {len(self.text)} characters, and none at {position}")
+
+
+def render(
+    messages: Sequence[Mapping[str, Any]],
+    template: str,
+    *,
+    tokenizer: Vocabulary,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    steering: str = "refuse",
+    **variables: Any,
+) -> list[int]:
+    """The ids of a conversation, control tokens from the template alone.
+
+    `steering="flag"` lets content change which tokens the template writes (`text(...).steered` tells). Raises
+    UserError for a template that fails, takes no such conversation or exceeds its limits, and for content
+    that is no text.
+    """
+    rendered = text(
+        messages,
+        template,
+        tokenizer=tokenizer,
+        tools=tools,
+        documents=documents,
+        add_generation_prompt=add_generation_prompt,
+        steering=steering,
+        **variables,
+    )
+    control = _dialect(template, tokenizer).ids
+    ids = tokenizer.encode_parts(rendered.text, rendered.control, never=control)
+    if [id for id in ids if id in control] != [id for _, _, id in rendered.control]:
+        raise UserError(
+            "this tokenizer makes a control token from plain text, so a chat with it can be forged"
+        )
+    return ids
+
+
+def text(
+    messages: Sequence[Mapping[str, Any]],
+    template: str,
+    *,
+    tokenizer: Vocabulary | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    steering: str = "refuse",
+    **variables: Any,
+) -> Rendered:
+    """A conversation as the template writes it, with the origin of each character. Raises UserError as
+    `render` does.
+
+    Without a tokenizer nothing is a control token, and the template gets no bos_token or eos_token.
+    """
+    if steering not in ("refuse", "flag"):
+        raise UserError(f'steering is "refuse" or "flag", not {steering!r}')
+    if not messages:
+        raise UserError("a conversation needs at least one message")
+    context = {
+        "messages": [_message(message, i) for i, message in enumerate(messages)],
+        "tools": _plain(tools, "tools"),
+        "documents": _plain(documents, "documents"),
+        "add_generation_prompt": add_generation_prompt,
+        **{name: _plain(value, name) for name, value in variables.items()},
+    }
+    dialect = _dialect(template, tokenizer)
+    names = _names(tokenizer)
+    quiet = neutral(context, dialect.markers)
+    traced, expected = _traced(template, names, [context, quiet])
+    if isinstance(traced, str):
+        raise UserError(traced)
+    if isinstance(expected, str):  # its words meant something to the template: take out the markers alone
+        expected = _traced(template, names, [neutral(context, dialect.markers, prose=False)])[0]
+
+    def probe() -> Iterable[Traced]:
+        return (t for t in _traced(template, names, [filled(quiet)]) if isinstance(t, Traced))
+
+    control = dialect.spans(traced, probe)
+    neutrals = [] if isinstance(expected, str) else dialect.spans(expected, probe)
+    steered = _ids(control) != _ids(neutrals)
+    if steered and steering == "refuse":
+        raise UserError(_steering(traced.text, control, neutrals))
+    return Rendered(traced.text, _runs(traced, context), tuple(control), steered, _digest(template))
+
+
+def _traced(template: str, names: Mapping[str, str], contexts: list) -> list[Traced | str]:
+    """What the template makes of each context, or why it makes nothing of it."""
+    answer = helper.ask({"template": template, "names": names, "contexts": contexts})
+    return [made.get("refused") or Traced.of(made) for made in answer["rendered"]]
+
+
+_dialects: OrderedDict[tuple[str, int], tuple[Vocabulary | None, Dialect]] = OrderedDict()
+
+
+def _dialect(template: str, tokenizer: Vocabulary | None) -> Dialect:
+    """What is a control token for a template and a tokenizer, found out once."""
+    key = (template, id(tokenizer))
+    if key in _dialects:
+        _dialects.move_to_end(key)
+        return _dialects[key][1]
+    if len(template) > LONGEST_TEMPLATE:
+        raise UserError(f"the chat template has over {LONGEST_TEMPLATE:,} characters; no model's has")
+    _encodable(template, "the chat template")
+    request = {"template": template, "names": _names(tokenizer), "contexts": conversations()}
+    answer = helper.ask(request)
+    special, added = (tokenizer.special, tokenizer.added) if tokenizer else ({}, {})
+    dialect = Dialect(template, answer["source"], special, added)
+    dialect.learn(Traced.of(made) for made in answer["rendered"] if "refused" not in made)
+    _dialects[key] = tokenizer, dialect  # the tokenizer is kept, so that no other one can get its id
+    while len(_dialects) > DIALECTS:
+        _dialects.popitem(last=False)
+    return dialect
+
+
+def _names(tokenizer: Vocabulary | None) -> dict[str, str]:
+    """The variables that hold the tokenizer's own tokens: the template's text, not the conversation's."""
+    ids = {name: getattr(tokenizer, field, None) for name, field in NAMES.items()}
+    return {name: tokenizer.token_text(id) for name, id in ids.items() if tokenizer and id is not None}
+
+
+def _message(message: object, i: int) -> dict:
+    """A message as plain data, without what is None, its reasoning under each of the names that templates
+    use.
+    """
+    if not isinstance(message, Mapping):
+        raise UserError(
+            f"messages[{i}] is a {type(message).__name__}; a message is a mapping with a role and content"
+        )
+    plain = _plain({key: value for key, value in message.items() if value is not None}, f"messages[{i}]")
+    reasoning = next((plain[name] for name in REASONING if name in plain), None)
+    return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+
+
+def _plain(value: Any, place: str) -> Any:
+    """The same data in JSON's types. Raises UserError for anything else, and for half a surrogate pair."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return _encodable(str.__str__(value), place)
+    if isinstance(value, Mapping):
+        return {_key(key, place): _plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
+    raise UserError(
+        f"{place} is a {type(value).__name__}, which a chat template cannot read: pass text, numbers, lists"
+    )
+
+
+def _key(key: object, place: str) -> str:
+    if not isinstance(key, str):
+        raise UserError(f"a key of {place} is a {type(key).__name__}; the keys of a conversation are text")
+    return _encodable(str.__str__(key), f"a key of {place}")
+
+
+def _encodable(text: str, place: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place} holds half a surrogate pair at character {error.start}, which is no text"
+        ) from None
+    return text
+
+
+def _ids(spans: Sequence[Span]) -> list[int]:
+    return [id for _, _, id in spans]
+
+
+def _steering(text: str, control: Sequence[Span], neutrals: Sequence[Span]) -> str:
+    same = next(
+        (i for i, (a, b) in enumerate(zip(_ids(control), _ids(neutrals), strict=False)) if a != b), None
+    )
+    same = min(len(control), len(neutrals)) if same is None else same
+    start, stop, _ = control[min(same, len(control) - 1)] if control else (0, 0, 0)
+    return (
+        "the words of this conversation change which control tokens its template writes (near "
+        f"{text[start:stop]!r}, character {start}): pass reasoning as reasoning_content, take the marker "
+        "out, or allow it by steering='flag'"
+    )
+
+
+def _runs(traced: Traced, context: dict) -> tuple[Run, ...]:
+    sources = ["input", *places(context)]
+    runs: list[Run] = []
+    for start, stop, origin in traced.runs():
+        source = "template" if origin > 0 else sources[-origin]
+        if runs and runs[-1].source == source:
+            start = runs.pop().start
+        runs.append(Run(start, stop, source))
+    return tuple(runs)
+
+
+def _digest(template: str) -> str:
+    import hashlib  # which loads a library of ciphers: only for what is rendered
+
+    return hashlib.sha256(template.encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""Which tokens a template controls a model with, and where in a rendered text the template itself wrote one.
+
+A control token is one that the tokenizer calls special, or any other added token that the template spells (a
+comment counts). The template wrote it where the characters are those of one constant, in order and complete.
+A few templates put a token together from constants ('<think{}>'.format(suffix)); such a seam counts only if
+the same constants meet in the same way when every text of the conversation is neutral and none is empty: '<{{
+name }}/s>' with an empty name is no token.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.tokenizer.added import any_of
+
+# A constant that a template might look for in a text: with a letter and a sign that markers are made of.
+MARKER = re.compile(r"(?=.*[^\W\d_])(?=.*[<>\[\]|/])", re.DOTALL)
+Span = tuple[int, int, int]  # start, stop, id
+Seam = tuple[int, ...]  # the origins of a token that was put together
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A rendered text and the origin of each character, int32 [n]; provenance.py says what it means."""
+
+    text: str
+    origins: np.ndarray
+
+    @classmethod
+    def of(cls, answer: Mapping[str, str]) -> "Traced":
+        text, origins = answer["text"], np.frombuffer(base64.b64decode(answer["origins"]), np.int32)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError("the chat template writes half a surrogate pair, which is no text") from None
+        return cls(text, origins)
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Start, stop and first origin of each stretch of one constant, of one string sent, or of unknown
+        origin.
+        """
+        if not self.text:
+            return
+        expected = self.origins[:-1] + (self.origins[:-1] > 0)
+        starts = [0, *(np.flatnonzero(self.origins[1:] != expected) + 1).tolist()]
+        yield from zip(starts, [*starts[1:], len(self.text)], self.origins[starts].tolist(), strict=True)
+
+
+class Dialect:
+    """A template together with a tokenizer's tokens: what is a control token here, and which seams are known.
+
+    `source` holds the template's constants, each where its origins say.
+    """
+
+    def __init__(
+        self, template: str, source: str, special: Mapping[str, int], added: Mapping[str, int]
+    ) -> None:
+        self.source = source
+        plain = {
+            token: id for token, id in added.items() if token.strip(" \t\r\n\u2581") and token not in special
+        }
+        spelt = {token: id for token, id in plain.items() if token in source or token in template}
+        self.control = {**special, **spelt}
+        self.candidates = {**special, **plain}
+        self.whole = _any_of(frozenset(token for token in self.control if token in source))
+        self.pieced = _any_of(frozenset(self.candidates))
+        constants = (constant.strip() for constant in source.split("\0"))
+        self.markers = (self.pieced, _any_of(frozenset(filter(MARKER.search, constants))))
+        self.known: set[Seam] = set()
+        self.ids = frozenset(self.control.values())
+
+    def spans(self, traced: Traced, probe: Callable[[], Iterable[Traced]]) -> list[Span]:
+        """The control tokens that the template wrote. `probe` is called if there is a seam not met before."""
+        whole = self._whole(traced)
+        seams = self._seams(traced, whole)
+        if any(seam not in self.known for seam in seams.values()):
+            self.learn(probe())
+        return sorted(whole + [span for span, seam in seams.items() if seam in self.known])
+
+    def learn(self, neutral: Iterable[Traced]) -> None:
+        """Takes every token that constants come together to spell in neutral conversations for the template's
+        own.
+        """
+        for traced in neutral:
+            for (start, stop, id), seam in self._seams(traced, self._whole(traced)).items():
+                self.known.add(seam)
+                self.control[traced.text[start:stop]] = id
+        self.ids = frozenset(self.control.values())
+
+    def _whole(self, traced: Traced) -> list[Span]:
+        found = []
+        for start, stop, origin in traced.runs():
+            if origin <= 0 or self.source[origin : origin + stop - start] != traced.text[start:stop]:
+                continue
+            for match in self.whole.finditer(traced.text, start, stop):
+                found.append((match.start(), match.end(), self.control[match[0]]))
+        return found
+
+    def _seams(self, traced: Traced, whole: list[Span]) -> dict[Span, Seam]:
+        """Tokens that the template alone spells, through several constants, outside its whole ones."""
+        found = {}
+        for start, stop in _gaps(traced, whole):
+            for match in self.pieced.finditer(traced.text, start, stop):
+                seam = tuple(traced.origins[match.start() : match.end()].tolist())
+                found[match.start(), match.end(), self.candidates[match[0]]] = seam
+        return found
+
+
+def _gaps(traced: Traced, whole: list[Span]) -> Iterator[tuple[int, int]]:
+    """The template's own stretches outside its whole tokens, if constants meet in them."""
+    free = traced.origins > 0
+    for start, stop, _ in whole:
+        free[start:stop] = False
+    edges = np.flatnonzero(np.diff(free, prepend=False, append=False)).tolist()
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        if np.any(np.diff(traced.origins[start:stop]) != 1):
+            yield start, stop
+
+
+@lru_cache(maxsize=64)
+def _any_of(words: frozenset[str]) -> re.Pattern[str]:
+    return any_of(words) if words else re.compile("(?!)")

@@ -1,0 +1,140 @@
+"""A table of distinct words and their counts: the native core's where it has a scanner for the cut, else
+Python's, with the same words either way.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from cutaway import native
+from cutaway.native import count as native_count
+from cutaway.tokenizer.fast import SCANNED
+from cutaway.tokenizer.pretokenize import fused
+from cutaway.tokenizer.word_split import Cut
+
+
+class Words(NamedTuple):
+    """Distinct words: their UTF-8 one after the other (uint8), where each begins and ends (int64 [n + 1]),
+    and how often each occurs (int64 [n]).
+    """
+
+    text: np.ndarray
+    offsets: np.ndarray
+    counts: np.ndarray
+
+    def items(self) -> list[tuple[bytes, int]]:
+        """Each word with its count."""
+        text, bounds = self.text.tobytes(), self.offsets.tolist()
+        spelt = [text[start:stop] for start, stop in pairwise(bounds)]
+        return list(zip(spelt, self.counts.tolist(), strict=True))
+
+
+_LOOKED_AT = 1 << 16
+
+
+class Tally:
+    """Counts in a Python dictionary: the definition of the native tally, and what any pattern can use."""
+
+    def __init__(self, cut: Cut) -> None:
+        self.cut = cut
+        self.table: Counter[str] = Counter()
+
+    def add(self, text: bytes, threads: int | None = None) -> None:
+        """Count the words of a text in UTF-8."""
+        self.table.update(self.cut.words(text.decode()))
+
+    def put(self, words: Words) -> None:
+        """Add words that were counted elsewhere."""
+        self.table.update({word.decode(): count for word, count in words.items()})
+
+    def boundary(self, text: bytes) -> int:
+        """The last byte at which a text that goes on may be cut in two, so that its words stay the same.
+
+        0 for none. The end is looked at first.
+        """
+        for size in (_LOOKED_AT, len(text)):
+            tail = text[-size:].decode("utf-8", "surrogateescape")
+            place = self.cut.boundary(tail)
+            if place:
+                return len(text) - len(tail[place:].encode("utf-8", "surrogateescape"))
+        return 0
+
+    def prune(self, limit: int) -> int:
+        """Past `limit` words, drop the rarest so that half are left; the highest count dropped, or 0.
+
+        Words of one count stay or go together, so that no order matters.
+        """
+        if len(self.table) <= limit:
+            return 0
+        counts = np.fromiter(self.table.values(), np.int64, len(self.table))
+        rank = len(counts) - 1 - limit // 2
+        dropped = int(np.partition(counts, rank)[rank])
+        self.table = Counter({word: count for word, count in self.table.items() if count > dropped})
+        return dropped
+
+    def words(self) -> Words:
+        """All words, in no particular order."""
+        return packed({word.encode(): count for word, count in self.table.items()})
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+class NativeTally:
+    """Counts in the native core, which scans the text by itself; special tokens are cut out before."""
+
+    def __init__(self, cut: Cut, scanner: str) -> None:
+        self.cut, self.scanner, self.table = cut, scanner, native_count.Tally()
+
+    def add(self, text: bytes, threads: int | None = None) -> None:
+        """Count the words of a text in UTF-8, on several threads."""
+        if not any(special.encode() in text for special in self.cut.special):
+            self.table.add(self.scanner, text, threads)
+            return
+        for part in self.cut.parts(text.decode()):
+            self.table.add(self.scanner, part.encode(), threads)
+
+    def put(self, words: Words) -> None:
+        """Add words that were counted elsewhere."""
+        self.table.put(*words)
+
+    def boundary(self, text: bytes) -> int:
+        """As `Tally.boundary`, though not always the last; special tokens are left whole."""
+        special = [token.encode() for token in self.cut.special]
+        place = native_count.safe_cut(self.scanner, text, len(text) - max(map(len, special), default=1))
+        across = any(
+            token in text[max(place + 1 - len(token), 0) : place + len(token) - 1] for token in special
+        )
+        return place if place and not across else Tally(self.cut).boundary(text)
+
+    def prune(self, limit: int) -> int:
+        """As `Tally.prune`."""
+        return self.table.prune(limit)
+
+    def words(self) -> Words:
+        """All words, in no particular order."""
+        return Words(*self.table.words())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def tally(cut: Cut) -> Tally | NativeTally:
+    """An empty tally for a cut, native where it can be."""
+    scanner = None if cut.lines or cut.normalizer else SCANNED.get(fused(cut.steps))
+    if scanner is None or not native.available():
+        return Tally(cut)
+    return NativeTally(cut, scanner)
+
+
+def packed(counts: Mapping[bytes, int]) -> Words:
+    """Words as arrays, in the order given."""
+    lengths = np.fromiter(map(len, counts), np.int64, len(counts))
+    return Words(
+        np.frombuffer(b"".join(counts), np.uint8),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.fromiter(counts.values(), np.int64, len(counts)),
+    )

@@ -1,0 +1,102 @@
+"""The text of a run made ready: sources resolved, a tokenizer chosen, tokens in shards, and who reads
+which rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from cutaway.data import clean, novels, packing, shards, text, words
+from cutaway.data.shards import Corpus
+from cutaway.errors import UserError
+from cutaway.tokenizer import Tokenizer
+from cutaway.train.config import NOVELS, Data, Run
+from cutaway.train.loop import TOKENIZER, Text
+
+VOCAB_MULTIPLE = 64  # a head whose rows fill whole vectors
+TRAINED_ON = 20_000  # documents that a tokenizer is trained on at most
+Note = Callable[[str], None]
+
+
+def resolved(run: Run, folder: Path, note: Note) -> Run:
+    """The run with every source a place on this machine, its tokenizer in ``folder``, and the vocabulary
+    known.
+    """
+    sources = tuple(
+        replace(s, path=str(novels.folder())) if s.path == NOVELS else s for s in run.data.sources
+    )
+    if not sources:
+        raise UserError("config.data.sources: names no source of text")
+    data = replace(run.data, sources=sources)
+    tokenizer = _tokenizer(data, folder / TOKENIZER, note)
+    wanted = len(tokenizer) + -len(tokenizer) % VOCAB_MULTIPLE
+    vocab = run.model.vocab or wanted
+    if vocab < len(tokenizer):
+        raise UserError(f"config.model.vocab: {vocab} is fewer than the tokenizer's {len(tokenizer)} tokens")
+    return replace(run, data=data, model=replace(run.model, vocab=vocab))
+
+
+def ready(run: Run, folder: Path, note: Note) -> Text:
+    """The rows of a resolved run; what is not tokenised yet is, and what cleaning dropped is said."""
+    home = Path(run.data.folder) if run.data.folder else folder / "data"
+    corpora = []
+    for n, source in enumerate(run.data.sources):
+        corpus = shards.prepare(
+            source, folder / TOKENIZER, home / str(n), rules=run.data.clean, workers=run.data.workers
+        )
+        dropped = {name: count for name, count in corpus.counts.items() if name not in ("read", "kept")}
+        said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items())
+        note(
+            f"{source.path}: {corpus.counts['kept']:,} documents, {corpus.tokens:,} tokens"
+            + (f"; left out: {said}" if said else "")
+        )
+        corpora.append(corpus)
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    lengths = torch.zeros(run.model.vocab, dtype=torch.int64)
+    lengths[: len(tokenizer)] = torch.tensor(words.lengths(tokenizer))
+    context, seed = run.model.context, run.seed
+    cuts = [corpus.tokens - round(corpus.tokens * run.data.held_out) for corpus in corpora]
+    spans = [
+        packing.Span(corpus, 0, cut, context, packing.number(seed, "source", n))
+        for n, (corpus, cut) in enumerate(zip(corpora, cuts, strict=True))
+    ]
+    mixture = packing.Mixture(spans, _weights(run.data, spans), seed)
+    return Text(mixture, _held_out(corpora, cuts, context), lengths, tokenizer)
+
+
+def _tokenizer(data: Data, folder: Path, note: Note) -> Tokenizer:
+    if not (folder / words.FILES[1]).is_file():
+        if data.tokenizer.startswith("bpe:"):
+            note(f"Training a tokenizer ({data.tokenizer}) on the text.")
+        words.save(words.of(data.tokenizer, islice(_cleaned(data), TRAINED_ON)), folder)
+    return Tokenizer.load(folder)
+
+
+def _cleaned(data: Data) -> Iterator[str]:
+    from collections import Counter
+
+    for source in data.sources:
+        yield from clean.kept(text.documents(source), data.clean, Counter())
+
+
+def _weights(data: Data, spans: list[packing.Span]) -> list[float]:
+    """Each source's share: as given, or by its length where none is."""
+    given = [source.weight for source in data.sources]
+    if all(weight is None for weight in given):
+        return [float(span.rows) for span in spans]
+    if any(weight is None for weight in given):
+        raise UserError("config.data.sources: give every source a weight, or none")
+    return [float(weight) for weight in given if weight is not None]
+
+
+def _held_out(corpora: list[Corpus], cuts: list[int], context: int) -> packing.Span | None:
+    """The end of the first source that has enough of it."""
+    for corpus, cut in zip(corpora, cuts, strict=True):
+        if corpus.tokens - cut > 2 * context:
+            return packing.Span(corpus, cut, corpus.tokens, context, 0)
+    return None

@@ -1,0 +1,85 @@
+"""A model with its weights in it: where the definition meets a file. The only file of this floor that
+imports torch.
+
+The model is laid out without memory first; then each weight is unpacked and takes its place, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cutaway.errors import UserError
+from cutaway.gguf import Packed
+from cutaway.layers.packed import PackedEmbedding, PackedLinear
+from cutaway.model.config import Decoder as DecoderConfig
+from cutaway.model.config import Encoder as EncoderConfig
+from cutaway.model.decoder import Decoder
+from cutaway.model.encoder import Encoder
+from cutaway.weights import quant
+from cutaway.weights.load import Checkpoint
+
+M = TypeVar("M", bound=nn.Module)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Decoder:
+    """The checkpoint's decoder on ``device``, ready to read. ``dtype``: float32, bfloat16, float16, packed.
+
+    Packed leaves matrices and tables as small as they are in their file, on the CPU; its logits are those of
+    float32.
+    """
+    if not isinstance(checkpoint.config, DecoderConfig):
+        raise UserError(f"{checkpoint.source}: is an encoder, where a decoder is wanted")
+    _check(dtype, device)
+    with torch.device("meta"):
+        model = Decoder(checkpoint.config)
+    return _filled(model, checkpoint.tensors, dtype, device)
+
+
+def encoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Encoder:
+    """The checkpoint's encoder, as ``decoder`` gives a decoder."""
+    if not isinstance(checkpoint.config, EncoderConfig):
+        raise UserError(f"{checkpoint.source}: is a decoder, where an encoder is wanted")
+    _check(dtype, device)
+    with torch.device("meta"):
+        model = Encoder(checkpoint.config)
+    return _filled(model, checkpoint.tensors, dtype, device)
+
+
+def _check(dtype: str, device: str | torch.device) -> None:
+    if dtype not in (*DTYPES, "packed"):
+        raise UserError(f"a model can be loaded as {', '.join(DTYPES)} or packed, not as {dtype!r}")
+    if dtype == "packed" and torch.device(device).type != "cpu":
+        raise UserError(f"packed weights are unpacked on the CPU: load as float32 or bfloat16 for {device}")
+
+
+def _filled(model: M, tensors: Mapping, dtype: str, device: str | torch.device) -> M:
+    """Each weight unpacked and in its place."""
+    for path, module in list(model.named_modules()):
+        if dtype == "packed" and isinstance(module, nn.Linear | nn.Embedding):
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, _packed(path, module, tensors))
+            continue
+        for name, _ in list(module.named_parameters(recurse=False)):
+            value = _tensor(tensors[f"{path}.{name}"]).to(device, DTYPES.get(dtype, torch.float32))
+            module.register_parameter(name, nn.Parameter(value))
+    return model.eval()
+
+
+def _packed(path: str, module: nn.Module, tensors: Mapping[str, Packed]) -> nn.Module:
+    weight = tensors[f"{path}.weight"]
+    if isinstance(module, nn.Embedding):
+        return PackedEmbedding(weight, quant.unpack)
+    bias = tensors.get(f"{path}.bias")
+    return PackedLinear(weight, None if bias is None else _tensor(bias), quant.unpack)
+
+
+def _tensor(packed: Packed) -> Tensor:
+    """The weight as a float32 tensor of its own: what is mapped from a file must not be trained in place."""
+    array = quant.unpack(packed)
+    return torch.from_numpy(array if array.flags.writeable and array.flags.owndata else np.array(array))

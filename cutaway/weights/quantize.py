@@ -1,0 +1,128 @@
+"""A model's weights made small: which type each matrix gets, and its blocks fitted (weights/quant_search.py).
+
+Asked for one type, most matrices get it, with these exceptions, which are llama.cpp's:
+
+- the matrix that makes the logits (the head, or the embedding table where it is the head) is Q6_K, but for
+  Q8_0: every error in it is an error of a logit;
+- for Q4_K, the value matrix and the MLP's last one are Q6_K in the first and last eighth of the layers and in
+  every third between, as in llama.cpp's Q4_K_M; where a family's file keeps query, key and value in one
+  matrix, value is what the others are;
+- rows that are not whole blocks of 256 are Q5_0 for Q4_K and Q8_0 for Q6_K; rows that are not whole blocks of
+  32 are F16;
+- vectors, learned positions, and what routes tokens to experts stay F32.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.gguf import TYPES, Later, Packed
+from cutaway.model.config import Decoder, Encoder
+from cutaway.weights import families, quant, quant_search, rules
+from cutaway.weights.load import Checkpoint
+from cutaway.weights.rules import WHOLE, Tensors
+
+KINDS = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+SMALLER = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}  # for rows that are not whole blocks of 256
+Importance = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The checkpoint with its weights to be packed when they are asked for, and what to know about it."""
+
+    checkpoint: Checkpoint
+    notes: tuple[str, ...]
+
+
+def quantised(checkpoint: Checkpoint, kind: str, importance: Importance | None = None) -> Quantised:
+    """A checkpoint whose matrices are of the type ``kind``, one of ``KINDS``, with the exceptions above.
+
+    ``importance``: by weight name, how much each column counts, as ``inspect/importance.py`` finds it; a
+    matrix that it does not name counts all columns the same. A matrix that is stored as its type already is
+    left as it is. Raises UserError for a type that is none of ``KINDS``; a weight that cannot be packed is
+    refused by name when it is made."""
+    if kind not in KINDS:
+        raise UserError(f"weights are not quantised to {kind!r}: use one of {', '.join(KINDS)}")
+    notes: Counter[str] = Counter()
+    alone = _alone(checkpoint)
+    tensors = checkpoint.tensors
+    entries: dict[str, Packed | Later] = {}
+    for name in tensors:
+        entry = tensors.later(name)
+        wanted = _type(name, entry, kind, checkpoint.config, alone, notes)
+        columns = None if importance is None else importance.get(name)
+        entries[name] = Later(wanted, entry.shape, _making(tensors, name, wanted, columns))
+    told = tuple(text if count == 1 else f"{count} {text}" for text, count in notes.items())
+    return Quantised(replace(checkpoint, tensors=Tensors(entries)), told)
+
+
+def _making(tensors: Tensors, name: str, type: str, columns: np.ndarray | None) -> Callable[[], Packed]:
+    def make() -> Packed:
+        packed = tensors[name]
+        values = quant.unpack(packed)
+        if packed.type == type:
+            if not np.isfinite(values).all():
+                raise UserError(f"the weight {name!r} holds a number that is infinite or not a number")
+            return packed
+        try:
+            return (
+                quant_search.pack(values, type, columns)
+                if type in quant_search.FITTED
+                else quant.pack(values, type)
+            )
+        except UserError as problem:
+            raise UserError(f"the weight {name!r} cannot be quantised: {problem}") from None
+
+    return make
+
+
+def _type(
+    name: str,
+    entry: Packed | Later,
+    kind: str,
+    config: Decoder | Encoder,
+    alone: frozenset[str],
+    notes: Counter[str],
+) -> str:
+    if rules.is_kept_whole(name, entry.shape):
+        return "F32"
+    wanted = kind
+    if isinstance(config, Decoder) and name == ("embedding.weight" if config.tied else "head.weight"):
+        wanted = "Q8_0" if kind == "Q8_0" else "Q6_K"
+    elif kind == "Q4_K" and name in alone and _counts_more(name, len(config.blocks)):
+        wanted = "Q6_K"
+    columns = entry.shape[-1]
+    fitting = wanted if columns % TYPES[wanted].block == 0 else SMALLER.get(wanted, "F16")
+    fitting = fitting if columns % TYPES[fitting].block == 0 else "F16"
+    if fitting != wanted:
+        block = TYPES[wanted].block
+        notes[f"matrices whose rows are not whole blocks of {block} are {fitting} instead of {wanted}"] += 1
+    if entry.type not in WHOLE and entry.type != fitting:
+        notes[f"matrices were {entry.type} already and are rounded again to {fitting}"] += 1
+    return fitting
+
+
+def _counts_more(name: str, layers: int) -> bool:
+    """Whether this is a value matrix, or an MLP's or an expert's last, in a layer where errors cost more."""
+    if not name.endswith((".attention.value.weight", ".down.weight")):
+        return False
+    layer, eighth = int(name.split(".")[1]), layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+def _alone(checkpoint: Checkpoint) -> frozenset[str]:
+    """The weights that the family's GGUF file keeps as matrices of their own, or with their like of other
+    experts.
+    """
+    family = next((f for f in families.every() if families.name_of(f) == checkpoint.family), None)
+    if family is None:
+        return frozenset(checkpoint.tensors)
+    bound = rules.bind(family.GGUF, checkpoint.config)
+    alone = [each for each in bound if len(each.ours) == 1 or each.how is rules.stack]
+    return frozenset(name for each in alone for name in each.ours)
