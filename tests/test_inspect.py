@@ -256,7 +256,7 @@ def test_patched_streams_go_all_the_way_in_the_end() -> None:
 
 def test_texts_that_cannot_be_compared_are_refused() -> None:
     model = decoder()
-    with pytest.raises(UserError, match="17, the other 5"):
+    with pytest.raises(UserError, match="17 tokens, the other 5"):
         causal.patch_residuals(model, TEXT, TEXT[:5])
     with pytest.raises(UserError, match="the same"):
         causal.patch_residuals(model, TEXT, TEXT)
