@@ -73,8 +73,8 @@ assert native.available() and native.isa() == sys.argv[1], native.isa()
 for name, array in matrices().items():
     for type in quant_search.FITTED:
         twin = quant_search.pack_twin(array[:3, :256], type, columns(256))
-        assert np.array_equal(quant_search.pack(array[:3, :256], type, columns(256)).data, twin.data),
-        (name, type)
+        packed = quant_search.pack(array[:3, :256], type, columns(256))
+        assert np.array_equal(packed.data, twin.data), (name, type)
 print("same bits")
 """
 
