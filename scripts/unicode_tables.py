@@ -1,4 +1,5 @@
-"""Writes the tables of character classes: native/tokenizer/unicode_tables.hpp and cutaway/tokenizer/unicode_tables.py.
+"""Writes the tables of character classes: native/tokenizer/unicode_tables.hpp and
+cutaway/tokenizer/unicode_tables.py.
 
     python scripts/unicode_tables.py [--check]
 

@@ -13,7 +13,8 @@ wrong in one of two ways (1310.4546), both of them logistic regressions on outpu
 Skip-gram's X holds all words of a window, against one draw of negatives for all of them (1604.04661); the
 paper draws for each. The noise itself is the same, and docs/results/embedding.md shows that quality is.
 
-Here are the equations in numpy. The native core (native/embedding/word2vec.cpp) does the same, with the same draws.
+Here are the equations in numpy. The native core (native/embedding/word2vec.cpp) does the same, with the
+same draws.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The runtime's native half (native/runtime/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid out as
-panels, and one call that reads tokens. The twins are in cutaway/runtime/.
+"""The runtime's native half (native/runtime/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid
+out as panels, and one call that reads tokens. The twins are in cutaway/runtime/.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Attention over heads for training, there and back (native/train/attention.cpp); its twin is the naive path of
-``cutaway/attention``.
+"""Attention over heads for training, there and back (native/train/attention.cpp); its twin is the naive
+path of ``cutaway/attention``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ TENSORS = ("q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v")
 
 
 class Vectors(ctypes.Structure):
-    """native/train/attention.hpp's TensorOf: where a tensor lies, and the numbers from one batch, head and token to the
-    next; those of a vector are neighbours.
+    """native/train/attention.hpp's TensorOf: where a tensor lies, and the numbers from one batch, head and
+    token to the next; those of a vector are neighbours.
     """
 
     _fields_ = (("at", POINTER), ("batch", LONG), ("head", LONG), ("token", LONG))
@@ -39,17 +39,17 @@ class Heads(ctypes.Structure):
 
 def scratch(problem: Heads) -> int:
     """How many floats of ``scratch`` each worker needs."""
-    return function("cutaway_heads_scratch", POINTER, result=LONG)(ctypes.byref(problem))
+    return function("cutaway_train_attention_scratch", POINTER, result=LONG)(ctypes.byref(problem))
 
 
 def attend(problem: Heads, by: Workers) -> None:
     """Fills ``out`` and ``logs``; the caller vouches for every address."""
-    _call("cutaway_heads", problem, by)
+    _call("cutaway_train_attention", problem, by)
 
 
 def back(problem: Heads, by: Workers) -> None:
     """Fills ``grad_q``, ``grad_k`` and ``grad_v``; the caller vouches for every address."""
-    _call("cutaway_heads_back", problem, by)
+    _call("cutaway_train_attention_backward", problem, by)
 
 
 def _call(name: str, problem: Heads, by: Workers) -> None:

@@ -1,4 +1,6 @@
-"""Learning word vectors by prediction (native/embedding/word2vec.cpp); its twin is cutaway/embedding/word2vec.py."""
+"""Learning word vectors by prediction (native/embedding/word2vec.cpp); its twin is
+cutaway/embedding/word2vec.py.
+"""
 
 from __future__ import annotations
 

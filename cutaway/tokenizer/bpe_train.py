@@ -2,8 +2,8 @@
 
 After a merge only the words that hold the pair change, so only their pairs are counted anew; a heap says
 which pair is next, and an entry whose count has changed meanwhile goes back with the new one.
-`native/tokenizer/bpe_train.cpp` does the same over one flat array; `merges_twin` is what it is compared with, and what
-serves without it.
+`native/tokenizer/bpe_train.cpp` does the same over one flat array; `merges_twin` is what it is compared
+with, and what serves without it.
 """
 
 from collections import defaultdict
