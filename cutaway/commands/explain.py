@@ -196,8 +196,9 @@ class _Asked:
         """Refuses, before the weights are unpacked, edits that do not fit the model."""
         from cutaway.inspect.edits import check
 
+        config: Any = lm.config
         for edit in self.edits():
-            check(lm.config, edit, len(ids))
+            check(config, edit, len(ids))
 
     def ids(self, lm: LanguageModel, text: str) -> list[int]:
         """The ids of a text, through the chat template if that was asked for."""

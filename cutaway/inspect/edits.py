@@ -245,7 +245,7 @@ def _value(model: Decoder, edit: Ablate | Patch) -> str:
 def _moved(
     head: int | None,
     positions: Sequence[int] | None,
-    move: Callable[[Tensor, Sequence[int] | slice], Tensor],
+    move: Callable[[Tensor, list[int]], Tensor],
     value: Tensor,
     start: int,
 ) -> Tensor | None:
@@ -264,7 +264,7 @@ def _scaled(factor: float, view: Tensor, _at: Any) -> Tensor:
     return view * factor
 
 
-def _mixed(donor: Tensor, strength: float, view: Tensor, at: Sequence[int]) -> Tensor:
+def _mixed(donor: Tensor, strength: float, view: Tensor, at: list[int]) -> Tensor:
     theirs = donor[at].to(view)
     return theirs if strength == 1 else view + strength * (theirs - view)
 

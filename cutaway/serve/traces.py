@@ -189,5 +189,5 @@ def edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> l
             _check_length(service, fields["ids"], f"edits[{i}].text")
         with about(f"edits[{i}]"):
             made.append(from_json(fields))
-            check(service.lm.config, made[-1], len(ids))
+            check(service.lm.definition.model.config, made[-1], len(ids))
     return made
