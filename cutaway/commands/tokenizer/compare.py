@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cutaway.commands.console import note, print_json
 from cutaway.commands.tokenizer.encode import Json, Pattern
 from cutaway.commands.tokenizer.measure import HOW, Language, Measured, declarations, measured
-from cutaway.commands.tokenizer.sources import opened, text_of
+from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import OperationalError, UserError
 
 WORST = 5

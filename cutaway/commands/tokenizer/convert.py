@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from cutaway.commands.console import note
 from cutaway.commands.tokenizer.encode import Pattern
-from cutaway.commands.tokenizer.sources import opened
+from cutaway.commands.tokenizer_source import opened
 from cutaway.errors import UserError
 
 

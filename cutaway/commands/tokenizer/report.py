@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from cutaway.commands.console import model_path, print_json
 from cutaway.commands.tokenizer.encode import Json, Pattern
-from cutaway.commands.tokenizer.sources import opened
+from cutaway.commands.tokenizer_source import opened
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.introspection import partial, unreachable

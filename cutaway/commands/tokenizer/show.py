@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.commands.console import print_json
 from cutaway.commands.tokenizer.encode import File, Json, Name, Pattern
-from cutaway.commands.tokenizer.sources import opened, text_of
+from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.introspection import Piece, pieces
 
