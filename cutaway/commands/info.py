@@ -1,4 +1,6 @@
-"""`cutaway info MODEL`: the model's card, read from its files; no weight is unpacked and no torch imported."""
+"""`cutaway info MODEL`: the model's card, read from its files; no weight is unpacked and no torch
+imported.
+"""
 
 from __future__ import annotations
 
