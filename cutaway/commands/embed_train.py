@@ -21,6 +21,7 @@ from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.vectors import Vectors
 from cutaway.embedding.watching import Watched
 from cutaway.errors import UserError
+from cutaway.store.files import check_overwrite
 from cutaway.weights import vectors as files
 
 Flag = Parameter(negative=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -35,7 +36,7 @@ from cutaway.store.files import atomic_file
 
 
 def write(
-    target: str | os.PathLike[str] | IO[bytes],
+    target: str | os.PathLike[str] | io.BytesIO,
     metadata: Mapping[str, object],
     tensors: Mapping[str, Packed | Later] | Iterable[tuple[str, Packed | Later]],
     progress: Callable[[int], None] | None = None,
@@ -79,7 +80,7 @@ def made(name: str, tensor: Packed | Later) -> Packed:
     return packed
 
 
-def _pour(out: IO[bytes], data: bytes | memoryview, alignment: int) -> int:
+def _pour(out: IO[bytes] | io.BytesIO, data: bytes | memoryview, alignment: int) -> int:
     """Write `data` and zeros up to the alignment; returns the bytes written."""
     padding = -len(data) % alignment
     out.write(data)

@@ -21,7 +21,7 @@ PART, OLD = ".cutaway-part", ".cutaway-old"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TRIES = 20  # for a lock that the sweep of another process holds for a moment
 FREE = "free some space"
-OTHER_HOME = "set CUTAWAY_HOME to a folder on a disk with room"
+OTHER_HOME = "set CUTAWAY_HOME to another folder"
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the current activity, the bytes done, and the total (None where it is unknown)."""
@@ -55,16 +55,16 @@ def check_overwrite(target: str | os.PathLike[str], force: bool) -> None:
 def disk_errors(path: str | os.PathLike[str], remedy: str = FREE) -> Iterator[None]:
     """Turn an OSError into one sentence: UserError for a missing folder, else OperationalError.
 
-    `remedy` says what to do where the disk is full.
+    `remedy` says what to do about it.
     """
     try:
         yield
     except OSError as problem:
         if isinstance(problem, FileNotFoundError) and not Path(path).parent.exists():
             raise UserError(f"{path}: cannot be written: its folder does not exist") from problem
-        why = problem.strerror or str(problem)
-        if problem.errno in FULL:
-            why = f"the disk is full: {remedy}"
+        why = "the disk is full" if problem.errno in FULL else problem.strerror or str(problem)
+        if problem.errno in FULL or remedy != FREE:
+            why += f": {remedy}"
         raise OperationalError(f"{path}: cannot be written: {why}") from problem
 
 
