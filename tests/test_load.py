@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
 }
-FAMILY = {families.name_of(family): family for family in families.every()}
+LLAMA = families.get("llama")
 
 
 def config(**own: Any) -> Decoder:
@@ -52,9 +52,7 @@ def folder(tmp_path: Path) -> Path:
     """A small Hugging Face folder."""
     path = tmp_path / "model"
     path.mkdir()
-    safetensors.write(
-        path / "model.safetensors", dict(rules.save(FAMILY["llama"].HF, config(), weights(config())))
-    )
+    safetensors.write(path / "model.safetensors", dict(rules.save(LLAMA.hf, config(), weights(config()))))
     (path / "config.json").write_text(json.dumps(CONFIG))
     return path
 
@@ -65,8 +63,8 @@ def edit(folder: Path, **own: Any) -> None:
 
 def write_gguf(path: Path, metadata: dict[str, object], model: Decoder | None = None) -> Path:
     model = model or config()
-    tensors = dict(rules.save(FAMILY["llama"].GGUF, model, weights(model)))
-    words = {f"llama.{name}": value for name, value in FAMILY["llama"].to_gguf(model).items()}
+    tensors = dict(rules.save(LLAMA.gguf, model, weights(model)))
+    words = {f"llama.{name}": value for name, value in LLAMA.to_gguf(model).items()}
     entries = {"general.architecture": "llama"} | words | metadata
     gguf.write(path, {name: value for name, value in entries.items() if value is not ...}, tensors)
     return path
@@ -138,9 +136,9 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
         ({"hidden_act": "xielu"}, "hidden_act is 'xielu'"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling.type is 'yarn'"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type is 'longrope'"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "turning a part of each head"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial rotary position embedding"),
         ({"rope_parameters": [1]}, "should hold entries by name"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised by 'gptq'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by 'gptq'"),
         ({"num_hidden_layers": 2**40}, "between 1 and 10000, but is 1099511627776"),
         ({"num_hidden_layers": 0}, "between 1 and 10000, but is 0"),
         ({"num_hidden_layers": 2.0}, "should be a whole number, but is 2.0"),
@@ -203,7 +201,7 @@ def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
         ({"llama.block_count": 3}, "blk.2.* is missing"),
         ({"llama.attention.head_count": 0}, "llama.attention.head_count should be between"),
         ({"llama.attention.head_count": np.array([4, 2], np.int32)}, "head_count should be a whole number"),
-        ({"llama.rope.dimension_count": 4}, "turning a part of each head"),
+        ({"llama.rope.dimension_count": 4}, "partial rotary position embedding"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
         ({"llama.expert_count": 8}, "llama.expert_used_count is missing"),
         ({"llama.expert_count": 8, "llama.expert_used_count": 2}, "'blk.0.ffn_gate.weight' has no place"),

@@ -60,7 +60,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", sorted(tiny.NOT_IN_GGUF))
 def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be written as GGUF: .*would become"):
+    with pytest.raises(UserError, match=r"cannot be written as GGUF: .*(would become|no name for)"):
         save.write(tmp_path / "model.gguf", load.read(folder(case)))
     assert not list(tmp_path.iterdir())
 
@@ -97,7 +97,8 @@ def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:
         rope = data.pop("rope_parameters")
         far, near = rope.get("full_attention", rope), rope.get("sliding_attention")
         data["rope_theta"] = far.pop("rope_theta")
-        data["rope_scaling"] = {"type": far.pop("rope_type"), **far}
+        # transformers reads the older word too, but not in Gemma 3's configs
+        data["rope_scaling"] = {"rope_type" if near else "type": far.pop("rope_type"), **far}
         if near:
             data["rope_local_base_freq"] = near["rope_theta"]
         (older / "config.json").write_text(json.dumps(data))
