@@ -159,7 +159,7 @@ def test_save_and_load_go_on_where_it_was(lm, talk, tmp_path):
 def test_a_save_that_fails_says_so_and_the_talk_goes_on(talk, tmp_path):
     out, err = talk(f"/save\n/save {tmp_path}/none/x.json\nhi\n")
     assert "/save needs a file's name" in err
-    assert "cannot be written: No such file" in err
+    assert "cannot be written: its folder does not exist" in err
     assert out == "I see 1\n"
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_endi
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.decode import ContextFullError, Generation
 from cutaway.generate.sample import Settings
+from cutaway.store import files
 
 DEFAULTS = {"temperature": 0.2, "top_p": 0.9}  # where the model brings no temperature of its own
 WAYS_OUT = "/clear starts anew, /undo takes back the last question and answer."
@@ -107,13 +107,7 @@ class Conversation:
         for message, turn in zip(answers, self.turns, strict=True):
             if turn.stopped:
                 message["stopped"] = True
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(json.dumps(messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise OperationalError(f"{path} cannot be written: {error.strerror}") from None
+        files.write(path, json.dumps(messages, ensure_ascii=False, indent=2) + "\n")
         return len(messages)
 
     @classmethod

@@ -14,6 +14,7 @@ Special = Annotated[
     Literal["text", "allow", "forbid"],
     Parameter(help="What spells a control token: plain text, the token, or an error."),
 ]
+Force = Annotated[bool, Parameter(help="Replace the file if it exists.", negative=())]
 Json = Annotated[bool, Parameter(name="--json", negative=())]
 Name = Annotated[
     str,
