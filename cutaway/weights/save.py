@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from cutaway.model.config import Decoder, Encoder, to_dict
 from cutaway.position.scaling import Factors, Llama3
 from cutaway.store.files import atomic_folder, check_overwrite
 from cutaway.weights import common, families, quant, rules, safetensors
+from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
 from cutaway.weights.rules import WHOLE, Tensors
@@ -204,10 +204,11 @@ def _types(entries: Tensors) -> dict[str, int]:
 # ---- which family describes it -----------------------------------------------------------------------------
 
 
-def _candidates(checkpoint: Checkpoint) -> list[ModuleType]:
+def _candidates(checkpoint: Checkpoint) -> list[Family]:
     """All families of such models, the model's own first."""
-    every = [f for f in families.every() if families.describes(f, checkpoint.config)]
-    return sorted(every, key=lambda family: families.name_of(family) != checkpoint.family)
+    first = (checkpoint.family, "llama")
+    names = sorted(families.names(), key=lambda name: (name != first[0], name != first[1], name))
+    return [family for family in map(families.get, names) if family.covers(checkpoint.config)]
 
 
 def _difference(one: Any, other: Any, where: str) -> str | None:
@@ -241,8 +242,8 @@ def _levelled(config: Decoder | Encoder) -> Any:
 
 
 def _described(
-    checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder | Encoder]]
-) -> tuple[ModuleType, Any]:
+    checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Decoder | Encoder]]
+) -> tuple[Family, Any]:
     """The first family whose description of the model reads back as the model; UserError with its own
     family's reason.
     """
@@ -274,26 +275,26 @@ def _write_gguf(
     config = checkpoint.config
     ours = _retyped(checkpoint.tensors, lambda name, entry: _gguf_type(name, entry, type, config, notes))
 
-    def describe(family: ModuleType) -> tuple[Any, Decoder | Encoder]:
-        theirs = rules.save(family.GGUF, config, ours)
-        extras = common.gguf_extras(config) if common.ROPE_FREQS in family.IGNORED_GGUF else {}
+    def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
+        theirs = rules.save(family.gguf, config, ours)
+        extras = common.gguf_extras(config) if common.ROPE_FREQS in family.ignored_gguf else {}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
         words = {name: _plain(value) for name, value in family.to_gguf(config).items()}
         shapes = {name: entries.later(name) for name in entries}
-        return (entries, words), family.from_gguf(Fields(words, "GGUF"), shapes)
+        return (entries, words), family.from_gguf(Fields(words, "GGUF", tensors=shapes))
 
     try:
         family, (entries, words) = _described(checkpoint, describe)
     except UserError as error:
         raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
-    architecture = family.GGUF_ARCHITECTURES[0]
+    architecture = family.gguf_name
     types = _types(entries)
     metadata = {"general.architecture": architecture, **_general(checkpoint, types)}
     metadata |= {f"{architecture}.{name}": value for name, value in words.items()}
     metadata |= _words(checkpoint, notes)
     gguf.write(target, metadata, _counted(entries, progress), force=force)
     nbytes = target.stat().st_size
-    return Saved(target, "gguf", families.name_of(family), types, nbytes, _told(notes))
+    return Saved(target, "gguf", family.name, types, nbytes, _told(notes))
 
 
 def _plain(value: object) -> object:
@@ -354,14 +355,14 @@ def _write_folder(
             "safetensors holds no blocks"
         ] += 1
 
-    def describe(family: ModuleType) -> tuple[Any, Decoder | Encoder]:
+    def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
         entries = family.to_hf(checkpoint.config)
-        rules.bind(family.HF, checkpoint.config)
+        rules.bind(family.hf, checkpoint.config)
         return entries, family.from_hf(Fields(json.loads(json.dumps(entries)), "config.json"))
 
     try:
         family, entries = _described(checkpoint, describe)
-        theirs = rules.save(family.HF, checkpoint.config, ours)
+        theirs = rules.save(family.hf, checkpoint.config, ours)
     except UserError as error:
         notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
         family, entries, theirs = None, to_dict(checkpoint.config), ours
@@ -375,7 +376,7 @@ def _write_folder(
         _write_json(folder / (CONFIG if family is None else "config.json"), entries)
         _write_words(folder, checkpoint, notes)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    name = None if family is None else families.name_of(family)
+    name = None if family is None else family.name
     return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, _told(notes))
 
 
