@@ -10,8 +10,7 @@ import pytest
 from hypothesis import strategies
 
 from cutaway.errors import UserError
-from cutaway.tokenizer import Tokenizer
-from cutaway.tokenizer import chat
+from cutaway.tokenizer import Tokenizer, chat
 from tests import inputs
 from tests.drawn import drawn
 from tests.serving import template

@@ -46,7 +46,6 @@ def explain(
     html: Path | None = None,
     force: Annotated[bool, Parameter(negative=())] = False,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
-    force: Annotated[bool, Parameter(negative=())] = False,
     threads: int | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
@@ -95,15 +94,8 @@ def explain(
     paths
         Show instead which attention backend each layer uses for prefill and decode, and why.
     html
-<<<<<<< HEAD
         Write an interactive page to this file: one file that needs no network. A model that was changed by
         --ablate or --steer is shown beside the unchanged one.
-=======
-        Write an interactive page to this file instead: one file that needs nothing else. A model that was
-        changed by --ablate or --steer is shown beside itself.
-    force
-        Replace the page if it exists.
->>>>>>> main
     open_page
         Open the page in the browser.
     force
@@ -113,13 +105,12 @@ def explain(
     as_json
         Print the whole explanation as one JSON document, every number at full precision.
     """
-<<<<<<< HEAD
     asked = _Asked(prompt_text(text, file), model, chat, top, ablate, steer, patch, compare, compare_model)
     asked.check(paths, html is not None or open_page)
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: it must be 1 or more")
-    if html is not None and html.exists() and not force:
-        raise UserError(f"{html} exists: choose another name, or replace it with --force")
+    if html is not None:
+        files.check_overwrite(html, force)
     lm = _load(model)
     ids = asked.ids(lm, asked.text)
     early = sys.stdout.isatty() and not (as_json or paths or html or open_page or asked.two)
@@ -138,53 +129,6 @@ def explain(
         _write_page(asked.page_data(lm, ids), html, open_page)
     elif asked.two:
         _print_two(asked.both(lm, ids), asked, as_json)
-=======
-    if not text:
-        raise UserError("there is nothing to follow: the text is empty")
-    if top < 1:
-        raise UserError(f"--top is {top}: it must be 1 or more")
-    two = compare is not None or compare_model is not None
-    if compare == "":
-        raise UserError("there is nothing to compare with: the other text is empty")
-    if two and (ablate or steer or patch is not None):
-        raise UserError("--compare shows two as they are: leave out --ablate, --steer and --patch")
-    if paths and (two or ablate or steer or patch is not None or html or open_page):
-        raise UserError("--paths shows how the model reads: leave out the options that change or draw it")
-    if patch is not None and (html or open_page):
-        raise UserError("--patch is told in the terminal: leave out --html and --open, or use --compare")
-    if html is not None:
-        files.check_overwrite(html, force)
-    strengths = [_strength(one) for one in steer]
-    lm = cutaway.load(model_path(model), engine="definition")
-    if paths:
-        _paths(lm, _ids(lm, text, chat), model, as_json)
-        return
-    if html or open_page:
-        edit = _edit(lm.model, ablate, strengths)
-        sheets = [_sheet(lm, _ids(lm, text, chat), model)]
-        if edit:
-            name = f"{model}, {', '.join(_changes(ablate, strengths))}"
-            sheets.append(_sheet(lm, _ids(lm, text, chat), name, edit))
-        elif two:
-            other = _other(lm, compare_model)
-            sheets.append(_sheet(other, _ids(other, compare or text, chat), compare_model or model))
-        _page(sheets, html, open_page, force)
-        return
-    if two:
-        other = _other(lm, compare_model)
-        models = (model, compare_model or model)
-        stories = (
-            _story(lm, _ids(lm, text, chat), None, top, (), []),
-            _story(other, _ids(other, compare or text, chat), None, top, (), []),
-        )
-        _print_two(stories, models, as_json)
-        return
-    story = _story(
-        lm, _ids(lm, text, chat), None if patch is None else _ids(lm, patch, chat), top, ablate, strengths
-    )
-    if as_json:
-        print_json({"model": model, **asdict(story)})
->>>>>>> main
     else:
         with _doing("Running the model"):
             explanation = asked.explanation(lm, ids)
@@ -407,14 +351,9 @@ def _print_paths(lm: LanguageModel, ids: list[int], name: str, as_json: bool) ->
 def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:
     """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
     from cutaway.inspect.page import page
-    from cutaway.store.files import replaced
 
     target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
-    try:
-        with replaced(target) as out:
-            out.write(page(pages).encode())
-    except OSError as problem:
-        raise OperationalError(f"the page could not be written to {target}: {problem.strerror}") from None
+    files.write(target, page(pages))
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise OperationalError(f"no browser could be opened: open {target} yourself")
@@ -431,57 +370,3 @@ def _on_console(show: Callable[[Console], Any]) -> None:
     with console.capture() as captured:
         show(console)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
-<<<<<<< HEAD
-=======
-
-
-def _other(lm: LanguageModel, compare_model: str | None) -> LanguageModel:
-    return lm if compare_model is None else cutaway.load(model_path(compare_model), engine="definition")
-
-
-def _sheet(lm: LanguageModel, ids: list[int], name: str, edit: Mapping[str, Edit] | None = None) -> Sheet:
-    from cutaway.inspect import page_data
-    from cutaway.inspect.trace import Trace
-
-    return page_data.draw(Trace.of(lm.model, lm.tokenizer, ids, page_data.names(lm.model), edit), name)
-
-
-def _page(sheets: list[Sheet], target: Path | None, open_page: bool, force: bool) -> None:
-    """Writes the page, to a temporary file if none was named, and opens it if asked to."""
-    from cutaway.inspect.page import page
-
-    target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
-    files.write(target, page(sheets), force=force)
-    note(f"Wrote {target} ({size(target.stat().st_size)}).")
-    if open_page and not webbrowser.open(target.resolve().as_uri()):
-        raise OperationalError(f"no browser could be opened: open {target} yourself")
-
-
-def _paths(lm: LanguageModel, ids: list[int], model: str, as_json: bool) -> None:
-    from cutaway.commands import paths_text
-    from cutaway.inspect import paths
-
-    readings = paths.paths(lm.model, ids)
-    if as_json:
-        print_json({"model": model, "readings": [_reading(reading) for reading in readings]})
-    else:
-        _on_console(lambda console: paths_text.show(readings, model, console))
-
-
-def _reading(reading: Reading) -> dict[str, Any]:
-    layers = [
-        {"layer": one.layer, "path": one.path._asdict(), "form": one.form and one.form._asdict()}
-        for one in reading.layers
-    ]
-    return {"tokens": reading.tokens, "after": reading.after, "layers": layers}
-
-
-def _print_two(stories: tuple[Story, Story], models: tuple[str, str], as_json: bool) -> None:
-    from cutaway.commands import explanation_compare
-
-    if as_json:
-        one, other = ({"model": model, **asdict(story)} for model, story in zip(models, stories, strict=True))
-        print_json(one | {"compare": other})
-    else:
-        _on_console(lambda console: explanation_compare.show(*stories, models, console))
->>>>>>> main

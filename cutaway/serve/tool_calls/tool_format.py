@@ -19,8 +19,7 @@ from typing import Any
 from cutaway.errors import UserError
 from cutaway.serve.tool_calls.arguments import NAME, Marked, marked
 from cutaway.serve.tool_calls.delimiters import COUNT, ID, common_prefix, common_suffix, head_of, tail_of
-from cutaway.tokenizer import Tokenizer
-from cutaway.tokenizer import chat
+from cutaway.tokenizer import Tokenizer, chat
 
 NAMES, IDS = ("lookUp", "sendTo", "countAll"), ("abcdefgh1", "abcdefgh2", "abcdefgh3")
 ANY = "\ue004"  # stands for what a call is given
