@@ -48,6 +48,7 @@ def read(whole: Fields) -> Parts:
         added=added,
         lead=Lead() if decoder else _decoder(whole, bytewise, fallback, vocabulary),
         words=decoder,
+        drops_first=bytewise and fields.get("unknown") is None,
         bos=begin,
         eos=end,
         add_bos=begin is not None,

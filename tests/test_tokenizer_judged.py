@@ -1,0 +1,127 @@
+"""Small random tokenizers, each with what real files rarely combine, judged by the library that reads the same
+file.
+"""
+
+import json
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+
+from cutaway.tokenizer import Tokenizer
+from cutaway.tokenizer.bpe import BYTE_TOKENS, BYTES
+from tests import inputs
+
+LETTERS = "ab é▁\n"
+
+
+def text_of(noise: random.Random, letters: str, longest: int = 12) -> str:
+    return "".join(noise.choices(letters, k=noise.randrange(longest)))
+
+
+def added_token(noise: random.Random, id: int, text: str, strips: str) -> dict[str, Any]:
+    """One of them; `tokenizers` panics where an lstrip token follows an rstrip one, so a file has one kind."""
+    flags = {flag: noise.random() < 0.3 for flag in (strips, "normalized", "special")}
+    flags = {"lstrip": False, "rstrip": False} | flags
+    return {"id": id, "content": text, "single_word": False, **flags}
+
+
+def tokenizer_json(noise: random.Random) -> dict[str, Any]:
+    """A BPE over characters or bytes, or a Unigram: some letters missing, some byte tokens, added tokens."""
+    kind = noise.choice(["characters", "bytes", "unigram"])
+    alphabet = BYTES if kind == "bytes" else LETTERS
+    kept = [one for one in alphabet if noise.random() < (0.9 if kind == "bytes" else 0.7)] or ["a"]
+    merges = {(noise.choice(kept), noise.choice(kept)) for _ in range(8)}
+    in_bytes = [token for token in BYTE_TOKENS if noise.random() < 0.9] if kind != "bytes" else []
+    texts = list(dict.fromkeys(["<unk>", *kept, *(a + b for a, b in merges), *in_bytes]))
+    vocabulary = {text: id for id, text in enumerate(texts)}
+    fallback = bool(in_bytes) and noise.random() < 0.7
+    model: dict[str, Any] = {"type": "BPE", "vocab": vocabulary, "merges": sorted(map(list, merges))}
+    model |= {"byte_fallback": fallback, "fuse_unk": noise.random() < 0.5}
+    model["unk_token"] = None if kind == "bytes" else "<unk>"
+    if kind == "unigram":
+        pieces = [[text, -noise.choice([1.0, 2.5, 3.25, 7.125])] for text in vocabulary]
+        model = {"type": "Unigram", "vocab": pieces, "unk_id": 0, "byte_fallback": fallback}
+    # `tokenizers` decodes a byte-level added token that is not ASCII to broken UTF-8; ours is the token's text.
+    names = {text_of(noise, "ab <" if kind == "bytes" else "ab <▁é") for _ in range(noise.randrange(4))} - {"", *vocabulary}
+    strips = noise.choice(["lstrip", "rstrip"])
+    added = [added_token(noise, len(texts) + i, name, strips) for i, name in enumerate(sorted(names))]
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    opened = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    metaspace = {"type": "Metaspace", "replacement": "▁", "split": noise.random() < 0.5}
+    metaspace["prepend_scheme"] = noise.choice(["always", "first", "never"])
+    whole: dict[str, Any] = {"added_tokens": added, "model": model, "normalizer": None, "pre_tokenizer": None}
+    if kind == "bytes":
+        byte_level = {"type": "ByteLevel", "add_prefix_space": noise.random() < 0.5, "trim_offsets": True}
+        return whole | {"pre_tokenizer": byte_level, "decoder": byte_level}
+    if noise.random() < 0.5 and not fallback:
+        return whole | {"pre_tokenizer": metaspace, "decoder": metaspace}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    last = [{"type": "ByteFallback"}] * fallback + [{"type": "Fuse"}] + [strip] * (noise.random() < 0.5)
+    rules = noise.choice([[spaces], [{"type": "Prepend", "prepend": "▁"}, spaces]])
+    normalizer = noise.choice([None, {"type": "Sequence", "normalizers": rules}])
+    return whole | {
+        "normalizer": normalizer,
+        "decoder": {"type": "Sequence", "decoders": [opened, *last]},
+    }
+
+
+def differences(whole: dict[str, Any], path: Path, texts: list[str]) -> list[tuple[object, ...]]:
+    path.write_text(json.dumps(whole))
+    theirs, ours = tokenizers.Tokenizer.from_file(str(path)), Tokenizer.load(path)
+    out: list[tuple[object, ...]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for text in texts:
+            expected = theirs.encode(text, add_special_tokens=False).ids
+            found = ours.encode(text, special="allow")
+            if found != expected:
+                out.append((text, expected, found))
+            decoded = theirs.decode(expected, skip_special_tokens=False)
+            if ours.decode(expected) != decoded:
+                out.append((expected, decoded, ours.decode(expected)))
+    return out
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_tokenizers(seed: int, tmp_path: Path) -> None:
+    for number in range(20):
+        noise = random.Random(seed * 1000 + number)
+        whole = tokenizer_json(noise)
+        letters = LETTERS + "c☃ü" + "".join(token["content"] for token in whole["added_tokens"]) * 2
+        texts = [text_of(noise, letters, 20) for _ in range(15)]
+        texts += [first["content"] + text for first in whole["added_tokens"] for text in texts[:3]]
+        assert not differences(whole, tmp_path / "tokenizer.json", texts)
+
+
+def test_a_gemma_vocabulary_without_one_byte_token() -> None:
+    """Its tab is a token of its own, `<0x09>` is none; its indentation is made of added tokens."""
+    path = inputs.path("gemini")
+    theirs, ours = tokenizers.Tokenizer.from_file(str(path)), Tokenizer.load(path)
+    noise = random.Random(3)
+    letters = "ab (x=1):\t\n  \u2581<>éß日本☃\U0001f9ff\U00013000\u0600\u200d\x07"
+    texts = ["def f():\n\treturn 1", "if a:\n    b\n        c", "\U0001f9ff\U00013000", "<bos><unused3>"]
+    for text in [*texts, *(text_of(noise, letters, 60) for _ in range(1500))]:
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert ours.encode(text, special="allow") == ids
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+
+
+def test_an_added_token_in_the_space_that_one_before_it_takes(tmp_path: Path) -> None:
+    flags = {"lstrip": False, "single_word": False, "normalized": False, "special": False}
+    added = [
+        {"id": 5, "content": "<r>", "rstrip": True} | flags,
+        {"id": 6, "content": " \n", "rstrip": False} | flags,
+    ]
+    model = {"type": "BPE", "vocab": {text: id for id, text in enumerate("ab \nu")}, "merges": []}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"added_tokens": added, "model": model}))
+    theirs, ours = tokenizers.Tokenizer.from_file(str(path)), Tokenizer.load(path)
+    for text in ("<r>  \n a", "<r> a", "<r>  \n", "b<r> \n<r>\n "):
+        ids = theirs.encode(text).ids
+        assert ours.encode(text) == ids
+        spans = [(at, at + 3, 5) for at in range(len(text)) if text.startswith("<r>", at)]
+        assert ours.encode_parts(text, spans) == ids
