@@ -1,6 +1,4 @@
-"""Small random tokenizers, each with what real files rarely combine, judged by the library that reads the same
-file.
-"""
+"""Random tokenizers, each with what real files rarely combine, judged by the library that reads the file."""
 
 import json
 import random
@@ -23,7 +21,7 @@ def text_of(noise: random.Random, letters: str, longest: int = 12) -> str:
 
 
 def added_token(noise: random.Random, id: int, text: str, strips: str) -> dict[str, Any]:
-    """One of them; `tokenizers` panics where an lstrip token follows an rstrip one, so a file has one kind."""
+    """One of them; `tokenizers` panics where an lstrip token follows an rstrip one: a file has one kind."""
     flags = {flag: noise.random() < 0.3 for flag in (strips, "normalized", "special")}
     flags = {"lstrip": False, "rstrip": False} | flags
     return {"id": id, "content": text, "single_word": False, **flags}
@@ -45,8 +43,11 @@ def tokenizer_json(noise: random.Random) -> dict[str, Any]:
     if kind == "unigram":
         pieces = [[text, -noise.choice([1.0, 2.5, 3.25, 7.125])] for text in vocabulary]
         model = {"type": "Unigram", "vocab": pieces, "unk_id": 0, "byte_fallback": fallback}
-    # `tokenizers` decodes a byte-level added token that is not ASCII to broken UTF-8; ours is the token's text.
-    names = {text_of(noise, "ab <" if kind == "bytes" else "ab <▁é") for _ in range(noise.randrange(4))} - {"", *vocabulary}
+    # `tokenizers` decodes a byte-level added token that is not ASCII to broken UTF-8; ours is its text.
+    names = {text_of(noise, "ab <" if kind == "bytes" else "ab <▁é") for _ in range(noise.randrange(4))} - {
+        "",
+        *vocabulary,
+    }
     strips = noise.choice(["lstrip", "rstrip"])
     added = [added_token(noise, len(texts) + i, name, strips) for i, name in enumerate(sorted(names))]
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}

@@ -14,6 +14,8 @@ from typing import Any
 
 from cutaway.errors import UserError
 
+DEEPEST = 30  # groups in groups
+
 
 @cache
 def _class(pattern: str) -> Any:
@@ -90,11 +92,30 @@ class Finder:
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches the longest of the texts that stands at a place; texts are grouped by their first character."""
+    """Matches the longest of the texts that begins at a place."""
+    return re.compile(_alternatives(sorted(texts, key=len, reverse=True)))
+
+
+def _alternatives(texts: list[str], depth: int = 0) -> str:
+    """A pattern for texts, longest first, that looks at what several begin with once."""
     groups: dict[str, list[str]] = {}
-    for text in sorted(texts, key=len, reverse=True):
-        groups.setdefault(text[0], []).append(re.escape(text[1:]))
-    return re.compile("|".join(f"{re.escape(head)}(?:{'|'.join(tails)})" for head, tails in groups.items()))
+    for text in texts:
+        groups.setdefault(text[:1], []).append(text)
+    out = []
+    for group in groups.values():
+        size = _shared(min(group), max(group))
+        tails = [text[size:] for text in group]
+        # `re` compiles groups in groups by recursion
+        inner = _alternatives(tails, depth + 1) if depth < DEEPEST else "|".join(map(re.escape, tails))
+        out.append(re.escape(group[0][:size]) + (f"(?:{inner})" if len(group) > 1 else ""))
+    return "|".join(out)
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with together."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def _stripped(token: AddedToken, text: str, done: int, start: int, stop: int) -> tuple[int, int]:
@@ -102,7 +123,9 @@ def _stripped(token: AddedToken, text: str, done: int, start: int, stop: int) ->
     if token.lstrip:
         while start > done and _class(r"\s").match(text[start - 1]):
             start -= 1
-    if token.rstrip:
+    if token.rstrip and stop < done:  # in the white space that the one before took
+        stop = done
+    elif token.rstrip:
         blanks = _class(r"\s*").match(text, stop)
         stop = blanks.end() if blanks else stop
     return start, stop

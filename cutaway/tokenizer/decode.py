@@ -25,7 +25,12 @@ class Lead:
 
     def __call__(self, data: bytes, written: bool, taken: bool) -> tuple[bytes, bool]:
         """A token's bytes without what is taken off. The flag: a space was taken."""
-        if self.rule not in (ONE, EACH) or written or not data.startswith(b" ") or (self.rule == ONE and taken):
+        if (
+            self.rule not in (ONE, EACH)
+            or written
+            or not data.startswith(b" ")
+            or (self.rule == ONE and taken)
+        ):
             return data, taken
         return data[1:], True
 

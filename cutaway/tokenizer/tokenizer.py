@@ -23,7 +23,7 @@ from cutaway.tokenizer.added import AddedToken, Finder
 from cutaway.tokenizer.bpe import BPE, Pair
 from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
-from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize
+from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize, time_limit
 from cutaway.tokenizer.spec import Parts
 
 if TYPE_CHECKING:
@@ -231,7 +231,8 @@ class Tokenizer:
         _check(text)
         way = self._way(self._control | never)
         spans = [(self._added.get(id, AddedToken(id, "")), start, stop) for start, stop, id in control]
-        return list(chain.from_iterable(way.encoded(way.raw.split(text, spans))))
+        with time_limit(len(text)):
+            return list(chain.from_iterable(way.encoded(way.raw.split(text, spans))))
 
     def count(self, text: str, special: str = "text") -> int:
         """How many ids a text has."""
@@ -380,7 +381,8 @@ class _Way:
         self.parts = parts
         self.raw = Finder({token.text: token for token in looked_for if not token.normalized})
         late = [token for token in looked_for if token.normalized]
-        self.late = Finder({normalize(parts.normalizer, token.text): token for token in late})
+        with time_limit(sum(len(token.text) for token in late)):
+            self.late = Finder({normalize(parts.normalizer, token.text): token for token in late})
         self.control = tokenizer._control
         self.hides = never | self.control
 
@@ -573,7 +575,8 @@ _BYTE_OF = {token: byte for byte, token in enumerate(bpe.BYTE_TOKENS)}
 def _whole(text: str) -> Iterator[None]:
     """Turns the core's meeting half a surrogate pair into the sentence that says where."""
     try:
-        yield
+        with time_limit(len(text)):
+            yield
     except UnicodeEncodeError:
         _check(text)
         raise

@@ -15,6 +15,7 @@ from cutaway.tokenizer.bpe import byte_ids, in_bytes
 from cutaway.tokenizer.cache import Cache
 
 PENALTY = 10.0
+LONGEST_PIECE = 1000  # characters: every length that pieces have is tried at every place
 
 
 @dataclass(frozen=True)
