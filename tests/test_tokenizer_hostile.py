@@ -91,7 +91,7 @@ def test_fuzzed_tokenizer_json(tmp_path: Path) -> None:
         post_processor={
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
-            "special_tokens": {"<s>": {"ids": [260]}},
+            "special_tokens": {"<s>": {"ids": [257]}},
         },
     )
     outcomes = []
@@ -319,20 +319,19 @@ def test_slow_patterns_share_one_time_limit(tmp_path: Path, monkeypatch: pytest.
 def worst_cases(pattern: str) -> list[str]:
     """For each alternative, long runs of what it begins with and then fails on, or takes one by one."""
     kinds = [" ", "\t", "\n", "\r", "a", "A", "ǅ", "ʰ", "日", "\u0301", "5", "!", "/", "'", "\u3000", "$"]
-    ends = ["", "5", "a", "A", "\u0301", "!", "\n", " "]
     pairs = [one + other for one in kinds for other in kinds if one != other]
-    return [kind * 30_000 + end for kind in kinds for end in ends] + [pair * 10_000 for pair in pairs]
+    return [kind * 100_000 + end for kind in kinds for end in ("", "5", "a")] + [pair * 500 for pair in pairs]
 
 
 @pytest.mark.parametrize("name", sorted(set(PATTERNS)))
 def test_every_pattern_is_linear(name: str) -> None:
-    """A quadratic one takes minutes for a run of 30,000, of which `regex` is given ten seconds."""
+    """A quadratic one takes minutes for a run of 100,000, of which `regex` is given twenty seconds."""
     for pattern in PATTERNS[name]:
         if pattern in _seen:
             continue
         _seen.add(pattern)
         for text in worst_cases(pattern):
-            compiled(pattern).findall(text, timeout=10)
+            compiled(pattern).findall(text, timeout=20)
 
 
 _seen: set[str] = set()

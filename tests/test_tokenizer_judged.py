@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 
@@ -126,3 +127,42 @@ def test_an_added_token_in_the_space_that_one_before_it_takes(tmp_path: Path) ->
         assert ours.encode(text) == ids
         spans = [(at, at + 3, 5) for at in range(len(text)) if text.startswith("<r>", at)]
         assert ours.encode_parts(text, spans) == ids
+
+
+def gguf_metadata(model: str, pieces: list[tuple[str, float, int]]) -> dict[str, Any]:
+    tokens, scores, kinds = zip(*pieces, strict=True)
+    made = {"model": model, "tokens": list(tokens), "unknown_token_id": np.uint32(0), "pre": "gpt-2"}
+    made |= {"scores": np.array(scores, np.float32), "token_type": np.array(kinds, np.int32)}
+    made |= {"merges": [], "add_space_prefix": False, "remove_extra_whitespaces": False}
+    return {f"tokenizer.ggml.{key}": value for key, value in made.items()}
+
+
+def test_a_unigram_in_gguf_sums_in_64_bits_as_llama_cpp_does() -> None:
+    """ "abc" is cut in two ways, whose scores are equal once they are rounded to 32 bits."""
+    pieces = [("<unk>", 0.0, 2), ("x", -5000.0, 1), ("a", -1e-4, 1), ("bc", -1e-4, 1), ("ab", -1e-5, 1)]
+    pieces += [("c", -1e-5, 1), ("y", -9000.0, 1), ("@", 0.0, 4), ("old", -1.0, 5)]
+    tok = Tokenizer.from_gguf(gguf_metadata("t5", pieces))
+    assert tok.encode("xabc") == [1, 4, 5]  # in 32 bits "a bc", found first, is no worse
+    assert tok.encode("a@bc") == [2, 7, 3]  # a user-defined symbol is found before all else
+    assert tok.encode("old") == [8]  # an unused piece is matched
+
+
+def test_names_that_make_a_control_token_in_llama_cpp() -> None:
+    """A file lists `<|im_end|>` as ordinary or user-defined: plain text that spells it is not the token."""
+    names = ["<|im_end|>", "<PRE>", "▁<MID>", "</s>", "<|file_sep|>"]
+    characters = [(one, 0.0, 1) for one in BYTES]
+    for kind in (1, 4):
+        for name in names:
+            metadata = gguf_metadata("gpt2", [*characters, (name, 0.0, kind), ("<x>", 0.0, 4)])
+            tok = Tokenizer.from_gguf(metadata)
+            assert tok.is_special(256) and tok.encode(name, special="allow") == [256]
+            assert 256 not in tok.encode(f"a{name}b") and tok.encode("<x>") == [257]
+    tool = [("</s>", 0.0, 1), ("<|tool_response>", 0.0, 3)]
+    assert not Tokenizer.from_gguf(gguf_metadata("gpt2", [*characters, *tool])).is_special(256)
+
+
+def test_added_tokens_of_a_gguf_file_decode_to_their_own_text() -> None:
+    """llama.cpp opens U+2581 to a space in ordinary tokens alone."""
+    pieces = [("<unk>", 0.0, 2), *((token, 0.0, 6) for token in BYTE_TOKENS), ("▁a", 0.0, 1), ("▁b", 0.0, 4)]
+    tok = Tokenizer.from_gguf(gguf_metadata("llama", pieces))
+    assert tok.decode([257, 258]) == " a▁b"

@@ -113,9 +113,8 @@ def _alternatives(texts: list[str], depth: int = 0) -> str:
 
 def _shared(one: str, other: str) -> int:
     """How many characters two texts begin with together."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    differing = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
 
 
 def _stripped(token: AddedToken, text: str, done: int, start: int, stop: int) -> tuple[int, int]:

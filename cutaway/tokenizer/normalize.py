@@ -130,10 +130,10 @@ def normalize(rules: tuple[Rule, ...], text: str, first: bool = True, last: bool
                     raise UserError(
                         f"the tokenizer's normaliser makes this text more than {MOST_GROWN} times as long"
                     )
-    except (TimeoutError, MemoryError):
-        raise UserError(
-            "a pattern of the tokenizer's normaliser takes too long, or too much memory, on this text"
-        ) from None
+    except TimeoutError:
+        raise UserError("a pattern of the tokenizer's normaliser takes too long on this text") from None
+    except MemoryError:
+        raise UserError("a pattern of the tokenizer's normaliser takes too much memory here") from None
     return text
 
 

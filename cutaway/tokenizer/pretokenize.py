@@ -180,8 +180,8 @@ class Split:
             return [part for piece in pieces for part in self._parts(piece)]
         try:
             return list(chain.from_iterable([_isolated(self.pattern, piece) for piece in pieces]))
-        except (TimeoutError, MemoryError):
-            raise self._slow() from None
+        except (TimeoutError, MemoryError) as problem:
+            raise self._slow(problem) from None
 
     def _parts(self, piece: str) -> list[str]:
         try:
@@ -189,17 +189,16 @@ class Split:
                 match.span()
                 for match in compiled(self.pattern).finditer(shown(piece), timeout=_seconds(self.pattern))
             ]
-        except (TimeoutError, MemoryError):
-            raise self._slow() from None
+        except (TimeoutError, MemoryError) as problem:
+            raise self._slow(problem) from None
         cuts = _covering(found, len(piece), self.invert)
         if self.behaviour == "removed":
             return [piece[start:stop] for start, stop, matched in cuts if not matched]
         return _joined(piece, cuts, self.behaviour)
 
-    def _slow(self) -> UserError:
-        return UserError(
-            f"the split pattern {_short(self.pattern)} takes too long, or too much memory, on this text"
-        )
+    def _slow(self, problem: Exception) -> UserError:
+        what = "long" if isinstance(problem, TimeoutError) else "much memory"
+        return UserError(f"the split pattern {_short(self.pattern)} takes too {what} on this text")
 
 
 @dataclass(frozen=True)

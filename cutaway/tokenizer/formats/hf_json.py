@@ -148,20 +148,21 @@ def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where
     for text, id in vocabulary.items():
         if texts.setdefault(id, text) != text:
             raise UserError(f"{where}: {texts[id]!r} and {text!r} have the same id {id}")
-    places = dict(vocabulary)
     for token in added:
         if texts.setdefault(token.id, token.text) != token.text:
             raise UserError(
                 f"{where}: the added token {token.text!r} has the id {token.id}, which is {texts[token.id]!r}"
             )
-        if places.setdefault(token.text, token.id) != token.id:
-            raise UserError(
-                f"{where}: the token {token.text!r} has two ids, {places[token.text]} and {token.id}"
-            )
     limited(len(texts), where)
     top = max(texts, default=-1)
     if min(texts, default=0) < 0 or top > 2 * len(texts) + 100_000:
         raise UserError(f"{where}: ids run from {min(texts)} to {top:,} for {len(texts):,} tokens")
+    ids = dict(vocabulary)
+    for token in added:
+        if ids.setdefault(token.text, token.id) != token.id:
+            raise UserError(
+                f"{where}: the token {token.text!r} has two ids, {ids[token.text]} and {token.id}"
+            )
     tokens: list[str | None] = [None] * (top + 1)
     for id, text in texts.items():
         tokens[id] = text
