@@ -398,7 +398,7 @@ def test_a_forged_compiled_vocabulary_is_made_anew(tmp_path: Path, monkeypatch: 
 
 
 def signed(data: bytes) -> bytes:
-    """The core's checksums over forged bytes (native/vocabulary.cpp)."""
+    """The core's checksums over forged bytes (native/tokenizer/vocabulary.cpp)."""
     size = header_size()
     rest = checksum(data[size:])
     inside = checksum(data[:16] + rest.to_bytes(8, "little") + data[24:size])

@@ -1,4 +1,4 @@
-"""Counting how words meet, and fitting vectors to it (native/glove.cpp); its twin is
+"""Counting how words meet, and fitting vectors to it (native/embedding/glove.cpp); its twin is
 cutaway/embedding/glove.py.
 """
 
@@ -61,7 +61,7 @@ class Meetings:
 
 
 class _Fit(ctypes.Structure):
-    """native/glove.cpp's Fit, field by field."""
+    """native/embedding/glove.cpp's Fit, field by field."""
 
     _fields_ = (
         *((name, POINTER) for name in ("vectors", "contexts", "vector_squares", "context_squares")),

@@ -1,4 +1,5 @@
-"""Unpacking GGML's weight types (native/quant.cpp), and packing them by search (native/fit.cpp).
+"""Unpacking GGML's weight types (native/weights/quant.cpp), and packing them by search
+(native/weights/quant_search.cpp).
 
 The twins are cutaway/weights/quant.py and fit.py.
 """

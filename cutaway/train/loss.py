@@ -6,7 +6,7 @@ The second term, z-loss, keeps the logits' sum from drifting (PaLM, 2204.02311).
 is the largest tensor of a small model's step; here it never stands whole. Rows are taken a chunk at a
 time: their logits, their loss, and at once their gradient, as in 2410.10989, so that nothing of a chunk
 outlives it. ``plain`` is the definition and judges it. Where there is a native core, the gradient even takes
-the place of the logits (native/loss.cpp).
+the place of the logits (native/train/loss.cpp).
 
 A sparse layer adds a loss of its own, so that its router does not send all tokens to a few experts, which
 would then learn all there is to learn and be chosen even more (2101.03961, equations 4 to 6):

@@ -1,5 +1,5 @@
-"""Attention over heads for training, there and back (native/heads.cpp); its twin is the naive path of
-``cutaway/attention``.
+"""Attention over heads for training, there and back (native/train/attention.cpp); its twin is the naive
+path of ``cutaway/attention``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ TENSORS = ("q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v")
 
 
 class Vectors(ctypes.Structure):
-    """native/heads.hpp's TensorOf: where a tensor lies, and the numbers from one batch, head and token to the
-    next; those of a vector are neighbours.
+    """native/train/attention.hpp's TensorOf: where a tensor lies, and the numbers from one batch, head and
+    token to the next; those of a vector are neighbours.
     """
 
     _fields_ = (("at", POINTER), ("batch", LONG), ("head", LONG), ("token", LONG))
 
 
 class Heads(ctypes.Structure):
-    """native/heads.hpp's Heads, field by field."""
+    """native/train/attention.hpp's Heads, field by field."""
 
     _fields_ = (
         *((name, LONG) for name in SIZES),

@@ -2,7 +2,7 @@
 // the counts' logarithms by AdaGrad. cutaway/embedding/glove.py states the equations.
 //
 // Counts are kept once for two words, in a hash table a worker, which Python empties to a file when it has grown
-// large. Fitting is Hogwild over the counts in the order given (native/lanes.hpp).
+// large. Fitting is Hogwild over the counts in the order given (native/core/lanes.hpp).
 #include <algorithm>
 #include <atomic>
 #include <cmath>

@@ -1,4 +1,4 @@
-"""Counting the distinct words of a corpus (native/count.cpp); its twin is `Tally` of
+"""Counting the distinct words of a corpus (native/tokenizer/word_counter.cpp); its twin is `Tally` of
 tokenizer/word_counter.py.
 """
 
