@@ -67,14 +67,14 @@ import sys
 import numpy as np
 from cutaway import native
 from cutaway.weights import quant_search
-from tests.test_fit import columns, matrices
+from tests.test_quant_search import columns, matrices
 
 assert native.available() and native.isa() == sys.argv[1], native.isa()
 for name, array in matrices().items():
     for type in quant_search.FITTED:
         twin = quant_search.pack_twin(array[:3, :256], type, columns(256))
-        assert np.array_equal(quant_search.pack(array[:3, :256], type, columns(256)).data, twin.data),
-        (name, type)
+        packed = quant_search.pack(array[:3, :256], type, columns(256))
+        assert np.array_equal(packed.data, twin.data), (name, type)
 print("same bits")
 """
 

@@ -39,17 +39,17 @@ class Heads(ctypes.Structure):
 
 def scratch(problem: Heads) -> int:
     """How many floats of ``scratch`` each worker needs."""
-    return function("cutaway_heads_scratch", POINTER, result=LONG)(ctypes.byref(problem))
+    return function("cutaway_train_attention_scratch", POINTER, result=LONG)(ctypes.byref(problem))
 
 
 def attend(problem: Heads, by: Workers) -> None:
     """Fills ``out`` and ``logs``; the caller vouches for every address."""
-    _call("cutaway_heads", problem, by)
+    _call("cutaway_train_attention", problem, by)
 
 
 def back(problem: Heads, by: Workers) -> None:
     """Fills ``grad_q``, ``grad_k`` and ``grad_v``; the caller vouches for every address."""
-    _call("cutaway_heads_back", problem, by)
+    _call("cutaway_train_attention_backward", problem, by)
 
 
 def _call(name: str, problem: Heads, by: Workers) -> None:

@@ -1,10 +1,10 @@
 // Instruction sets by cpuid and xgetbv. The compiler's own __builtin_cpu_supports is not used: under zig it
 // answers no to everything, because zig leaves out the run-time support that fills its table.
-#include "isa.hpp"
+#include "core/isa.hpp"
 
 #include <atomic>
 
-#include "api.hpp"
+#include "core/api.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <cpuid.h>

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "isa.hpp"
+#include "core/isa.hpp"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are arguments of functions that are always inlined
 

@@ -1,4 +1,4 @@
-#include "pool.hpp"
+#include "core/thread_pool.hpp"
 
 #include <pthread.h>
 #if defined(__linux__)

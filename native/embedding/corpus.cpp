@@ -1,5 +1,5 @@
 // Reading and counting the words of a corpus. cutaway/embedding/corpus.py states the same in Python.
-#include "corpus.hpp"
+#include "embedding/corpus.hpp"
 
 #include <unistd.h>
 
@@ -9,8 +9,8 @@
 #include <memory>
 #include <new>
 
-#include "api.hpp"
-#include "pool.hpp"
+#include "core/api.hpp"
+#include "core/thread_pool.hpp"
 
 namespace cutaway {
 namespace {

@@ -9,11 +9,11 @@
 #include <new>
 #include <vector>
 
-#include "api.hpp"
-#include "corpus.hpp"
-#include "isa.hpp"
-#include "lanes.hpp"
-#include "pool.hpp"
+#include "core/api.hpp"
+#include "embedding/corpus.hpp"
+#include "core/isa.hpp"
+#include "core/lanes.hpp"
+#include "core/thread_pool.hpp"
 
 namespace cutaway {
 
@@ -121,20 +121,20 @@ CUTAWAY_INLINE void fit_one(const Fit& f, int64_t word, int64_t context, float l
     typename L::V sum{};
     for (int64_t d = 0; d < f.stride; d += W) sum += L::load(w + d) * L::load(c + d);
     const float error = L::sum(sum) + f.bias[word] + f.context_bias[context] - logarithm;
-    const float slope = weight * error;
+    const float gradient = weight * error;
     for (int64_t d = 0; d < f.stride; d += W) {
         const auto left = L::load(w + d), right = L::load(c + d);
         const auto left_square = L::load(ws + d), right_square = L::load(cs + d);
-        const auto left_slope = slope * right, right_slope = slope * left;
-        L::store(w + d, left - f.rate * left_slope / L::root(left_square));
-        L::store(c + d, right - f.rate * right_slope / L::root(right_square));
-        L::store(ws + d, left_square + left_slope * left_slope);
-        L::store(cs + d, right_square + right_slope * right_slope);
+        const auto left_gradient = gradient * right, right_gradient = gradient * left;
+        L::store(w + d, left - f.rate * left_gradient / L::root(left_square));
+        L::store(c + d, right - f.rate * right_gradient / L::root(right_square));
+        L::store(ws + d, left_square + left_gradient * left_gradient);
+        L::store(cs + d, right_square + right_gradient * right_gradient);
     }
-    f.bias[word] -= f.rate * slope / std::sqrt(f.bias_squares[word]);
-    f.context_bias[context] -= f.rate * slope / std::sqrt(f.context_bias_squares[context]);
-    f.bias_squares[word] += slope * slope;
-    f.context_bias_squares[context] += slope * slope;
+    f.bias[word] -= f.rate * gradient / std::sqrt(f.bias_squares[word]);
+    f.context_bias[context] -= f.rate * gradient / std::sqrt(f.context_bias_squares[context]);
+    f.bias_squares[word] += gradient * gradient;
+    f.context_bias_squares[context] += gradient * gradient;
 }
 
 template <int W>
@@ -171,7 +171,7 @@ FitSome path() {
 
 using namespace cutaway;
 
-CUTAWAY_API Meetings* cutaway_meetings_new(int64_t window, int32_t threads) {
+CUTAWAY_API Meetings* cutaway_cooccurrence_new(int64_t window, int32_t threads) {
     try {
         return new Meetings{std::vector<Pairs>(static_cast<size_t>(threads)), window};
     } catch (const std::bad_alloc&) {
@@ -179,10 +179,10 @@ CUTAWAY_API Meetings* cutaway_meetings_new(int64_t window, int32_t threads) {
     }
 }
 
-CUTAWAY_API void cutaway_meetings_free(Meetings* meetings) { delete meetings; }
+CUTAWAY_API void cutaway_cooccurrence_free(Meetings* meetings) { delete meetings; }
 
 // Counts in the pieces [first, last). 0, or the Found that stopped it, `where` in the file; -1 when memory is short.
-CUTAWAY_API int32_t cutaway_meetings_add(Meetings* meetings, const Dictionary* words, int32_t file, int64_t first,
+CUTAWAY_API int32_t cutaway_cooccurrence_add(Meetings* meetings, const Dictionary* words, int32_t file, int64_t first,
                                          int64_t last, int64_t* where) {
     std::atomic<int64_t> next{first}, place{0};
     std::atomic<int32_t> status{0};
@@ -204,12 +204,12 @@ CUTAWAY_API int32_t cutaway_meetings_add(Meetings* meetings, const Dictionary* w
 }
 
 // How many pairs a worker holds.
-CUTAWAY_API int64_t cutaway_meetings_size(const Meetings* meetings, int32_t worker) {
+CUTAWAY_API int64_t cutaway_cooccurrence_size(const Meetings* meetings, int32_t worker) {
     return meetings->workers[static_cast<size_t>(worker)].size();
 }
 
 // A worker's pairs, sorted, which it then forgets. -1 when memory is short.
-CUTAWAY_API int32_t cutaway_meetings_take(Meetings* meetings, int32_t worker, uint64_t* keys, double* weights) {
+CUTAWAY_API int32_t cutaway_cooccurrence_take(Meetings* meetings, int32_t worker, uint64_t* keys, double* weights) {
     try {
         meetings->workers[static_cast<size_t>(worker)].take(keys, weights);
         return 0;

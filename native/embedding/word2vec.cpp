@@ -15,12 +15,12 @@
 #include <new>
 #include <vector>
 
-#include "api.hpp"
-#include "corpus.hpp"
-#include "isa.hpp"
-#include "lanes.hpp"
-#include "pool.hpp"
-#include "random.hpp"
+#include "core/api.hpp"
+#include "embedding/corpus.hpp"
+#include "core/isa.hpp"
+#include "core/lanes.hpp"
+#include "core/thread_pool.hpp"
+#include "core/random.hpp"
 
 namespace cutaway {
 

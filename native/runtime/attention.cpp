@@ -2,14 +2,14 @@
 // state for decoding, FlashDecoding). A page is one piece of work whose result does not depend on who does it, and
 // pages are merged in their order: the same bits for every number of threads and every chunking of the text.
 // The definition (cutaway/attention) is the judge, in tests/test_runtime.py.
-#include "attention.hpp"
+#include "runtime/attention.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-#include "half.hpp"
-#include "isa.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>
@@ -28,8 +28,8 @@ struct Functions {
     decltype(&cutaway::store_value) store_value;
 };
 
-#define CUTAWAY_STORY "attention.inc"
-#include "each_isa.inc"
+#define CUTAWAY_KERNELS "runtime/attention.inc"
+#include "core/each_isa.inc"
 
 }  // namespace
 

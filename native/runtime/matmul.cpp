@@ -2,16 +2,16 @@
 // instruction feeds sixteen sums and nothing is added across lanes; vectors are 8-bit numbers by groups of 32, or
 // bfloat16 where the weights are.
 // cutaway/runtime/matmul.py computes the same.
-#include "matmul.hpp"
+#include "runtime/matmul.hpp"
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
-#include "api.hpp"
-#include "half.hpp"
-#include "isa.hpp"
-#include "vectors.hpp"
+#include "core/api.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
+#include "runtime/vectors.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>
@@ -43,12 +43,12 @@ struct Kernels {
     Kernel f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k;
 };
 
-#define CUTAWAY_STORY "matmul.inc"
-#include "each_isa.inc"
+#define CUTAWAY_KERNELS "runtime/matmul.inc"
+#include "core/each_isa.inc"
 
 #if defined(CUTAWAY_X86)
 namespace avx512 {
-#include "matmul_bf16.inc"
+#include "runtime/matmul_bf16.inc"
 }  // namespace avx512
 #endif
 

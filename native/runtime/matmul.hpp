@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "path.hpp"
+#include "runtime/prefetch.hpp"
 
 namespace cutaway {
 

@@ -1,4 +1,4 @@
-// A packed matrix turned into panels: sixteen rows side by side, the same bytes in another order, so that a vector
+// A packed matrix as panels: sixteen rows side by side, the same bytes in another order, so that a vector
 // register holds the same place of sixteen rows. cutaway/runtime/panels.py states the layout and is the twin.
 //
 // Of each block (32 values, or 256) a panel holds, field after field, the field of sixteen rows: halves one a row,
@@ -7,9 +7,9 @@
 #include <cstring>
 #include <vector>
 
-#include "api.hpp"
-#include "matmul.hpp"
-#include "pool.hpp"
+#include "core/api.hpp"
+#include "runtime/matmul.hpp"
+#include "core/thread_pool.hpp"
 
 CUTAWAY_API int32_t cutaway_unpack(int32_t type, const uint8_t* in, int64_t values, float* out, int32_t threads);
 
@@ -18,14 +18,14 @@ namespace {
 
 using Rows = const uint8_t* const*;  // sixteen rows, at the block in question
 
-// Part of a row's block: `count` pieces of `size` bytes from byte `from` on. `fifths`: bits that are turned.
+// Part of a row's block: `count` pieces of `size` bytes from byte `from` on. `fifths`: bits that are rotated.
 struct Field {
     int from, count, size;
     bool fifths = false;
 };
 
 // Bit 4 s + i becomes bit 8 i + s.
-uint32_t turned(uint32_t bits) {
+uint32_t rotated_bits(uint32_t bits) {
     uint32_t out = 0;
     for (int part = 0; part < 8; ++part) {  // four bits, spread to the lowest of four bytes
         out |= ((((bits >> (4 * part)) & 15) * 0x00204081u) & 0x01010101u) << part;
@@ -49,7 +49,7 @@ uint8_t* field_of(Rows rows, int64_t at, uint8_t* out) {
             if constexpr (F.fifths) {
                 uint32_t bits;
                 std::memcpy(&bits, to, 4);
-                bits = turned(bits);
+                bits = rotated_bits(bits);
                 std::memcpy(to, &bits, 4);
             }
         }

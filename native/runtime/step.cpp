@@ -2,7 +2,7 @@
 // workers go through the same phases. In each, a worker does its own share of the work, a few pieces at a time, and then
 // what others have not begun of theirs; no result depends on who did what. A phase is over when its pieces are done, so
 // that a worker which the system has put to sleep is waited for with its last few pieces alone.
-#include "step.hpp"
+#include "runtime/step.hpp"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -18,12 +18,12 @@
 #include <thread>
 #include <vector>
 
-#include "api.hpp"
-#include "attention.hpp"
-#include "isa.hpp"
-#include "path.hpp"
-#include "pool.hpp"
-#include "vectors.hpp"
+#include "core/api.hpp"
+#include "runtime/attention.hpp"
+#include "core/isa.hpp"
+#include "runtime/prefetch.hpp"
+#include "core/thread_pool.hpp"
+#include "runtime/vectors.hpp"
 
 CUTAWAY_API int32_t cutaway_unpack(int32_t type, const uint8_t* in, int64_t values, float* out, int32_t threads);
 
@@ -339,8 +339,8 @@ class Step {
         return {{{&layer.query, 0}, {&layer.key, key_at(layer)}, {&layer.value, value_at(layer)}},
                 in_, tokens_, heads_out_, heads_stride_};
     }
-    Rows out_rows(const Layer& layer) const { return {{{&layer.out, 0}}, mixed_, tokens_, said_, width_stride_}; }
-    Rows down_rows(const Layer& layer) const { return {{{&layer.down, 0}}, hidden_, tokens_, said_, width_stride_}; }
+    Rows out_rows(const Layer& layer) const { return {{{&layer.out, 0}}, mixed_, tokens_, out_, width_stride_}; }
+    Rows down_rows(const Layer& layer) const { return {{{&layer.down, 0}}, hidden_, tokens_, out_, width_stride_}; }
 
     // Where keys and values lie behind a token's queries.
     static int64_t key_at(const Layer& layer) { return rounded(layer.query.rows, kPanel); }
@@ -401,9 +401,9 @@ class Step {
         in_ = scratch_.vectors(tokens_, model_.width, with_bf16_);
         mixed_ = scratch_.vectors(tokens_, mixed_width_, with_bf16_);
         hidden_ = scratch_.vectors(tokens_, hidden_width_, with_bf16_);
-        said_ = scratch_.take<float>(tokens_ * width_stride_);
+        out_ = scratch_.take<float>(tokens_ * width_stride_);
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
-        turned_ = scratch_.take<float>(tokens_ * turn_stride_);
+        rotations_ = scratch_.take<float>(tokens_ * turn_stride_);
         if (top_k_ > 0) {
             const int64_t chosen = tokens_ * top_k_;
             routed_ = scratch_.take<float>(tokens_ * routed_stride_);
@@ -461,7 +461,7 @@ class Step {
         }
         for (int t = 0; t < model_.turn_count; ++t) {
             const Turn& turn = model_.turns[t];
-            float* cosines = turned_ + token * turn_stride_ + turn_at_[static_cast<size_t>(t)];
+            float* cosines = rotations_ + token * turn_stride_ + turn_at_[static_cast<size_t>(t)];
             for (int i = 0; i < turn.pairs; ++i) {
                 const double angle = position(token) * turn.radians[i];
                 cosines[i] = static_cast<float>(std::cos(angle) * turn.magnitude);
@@ -477,15 +477,15 @@ class Step {
         quantise_vector(in_, token);
     }
 
-    // What attention or the MLP said goes to the stream.
-    void add_said(int64_t token, const Matrix& by, const float* post_norm, float eps) {
-        float* said = said_ + token * width_stride_;
+    // The output of attention or of the MLP is added to the residual stream.
+    void add_output(int64_t token, const Matrix& by, const float* post_norm, float eps) {
+        float* out = out_ + token * width_stride_;
         float* x = x_ + token * width_stride_;
         if (by.bias != nullptr) {
-            for (int i = 0; i < model_.width; ++i) said[i] += by.bias[i];
+            for (int i = 0; i < model_.width; ++i) out[i] += by.bias[i];
         }
-        if (post_norm != nullptr) rms_norm(said, post_norm, model_.width, eps, said);
-        for (int i = 0; i < model_.width; ++i) x[i] += said[i];
+        if (post_norm != nullptr) rms_norm(out, post_norm, model_.width, eps, out);
+        for (int i = 0; i < model_.width; ++i) x[i] += out[i];
     }
 
     void layer(const Layer& layer, int index, Worker& worker) {
@@ -511,13 +511,13 @@ class Step {
         watch(layer, index, worker);
         const auto say = [&](const auto& then) { multiply(worker, out_rows(layer), then); };
         and_tokens(worker, say, [&](int64_t token) {
-            add_said(token, layer.out, layer.attention_post_norm, layer.eps);
+            add_output(token, layer.out, layer.attention_post_norm, layer.eps);
             read(token, layer.mlp_norm, layer.eps);
         });
         const bool more = index + 1 < model_.layer_count;
         const auto after = [&](int64_t token) {
-            if (layer.experts != nullptr) gather_said(layer, token);
-            add_said(token, layer.down, layer.mlp_post_norm, layer.eps);
+            if (layer.experts != nullptr) gather_experts(layer, token);
+            add_output(token, layer.down, layer.mlp_post_norm, layer.eps);
             if (kept_ != nullptr) keep_stream(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
         };
@@ -592,7 +592,7 @@ class Step {
         if (norm != nullptr) rms_norm(x, norm, size, layer.qk_eps, x);
         if (layer.turn < 0) return;
         const Turn& turn = model_.turns[layer.turn];
-        const float* cosine = turned_ + token * turn_stride_ + turn_at_[static_cast<size_t>(layer.turn)];
+        const float* cosine = rotations_ + token * turn_stride_ + turn_at_[static_cast<size_t>(layer.turn)];
         const float* sine = cosine + turn.pairs;
         if (turn.interleaved == 0) return cutaway::turn(x, turn.pairs, cosine, sine);
         for (int i = 0; i < turn.pairs; ++i) {
@@ -852,18 +852,18 @@ class Step {
         }
     }
 
-    // The weighted sum of what a token's experts said, and what the shared one said times its gate.
-    void gather_said(const Layer& layer, int64_t token) {
-        float* said = said_ + token * width_stride_;
+    // The weighted sum of a token's experts' outputs, and the shared expert's output times its gate.
+    void gather_experts(const Layer& layer, int64_t token) {
+        float* out = out_ + token * width_stride_;
         float gate = layer.up.rows > 0 ? 1.0f : 0.0f;
         if (layer.shared_gate.rows > 0) {
             gate = 1.0f / (1.0f + std::exp(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
         }
-        for (int i = 0; i < model_.width; ++i) said[i] = gate == 0.0f ? 0.0f : said[i] * gate;
+        for (int i = 0; i < model_.width; ++i) out[i] = gate == 0.0f ? 0.0f : out[i] * gate;
         for (int64_t i = token * layer.top_k; i < (token + 1) * layer.top_k; ++i) {
             const float* one = spoken_ + slots_[static_cast<size_t>(i)] * width_stride_;
             const float weight = weights_[static_cast<size_t>(i)];
-            for (int j = 0; j < model_.width; ++j) said[j] += weight * one[j];
+            for (int j = 0; j < model_.width; ++j) out[j] += weight * one[j];
         }
     }
 
@@ -936,7 +936,7 @@ class Step {
     std::vector<int64_t> turn_at_, slot_of_;
     std::vector<int> sequence_of_;
     std::vector<Piece> pieces_;
-    float *x_ = nullptr, *said_ = nullptr, *heads_out_ = nullptr, *turned_ = nullptr;
+    float *x_ = nullptr, *out_ = nullptr, *heads_out_ = nullptr, *rotations_ = nullptr;
     float *partial_ = nullptr, *kept_ = nullptr;
     Gathered* partial_seen_ = nullptr;
     int64_t top_k_ = 0, routed_stride_ = 0, inside_width_ = 0;  // of layers with experts

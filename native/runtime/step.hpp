@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "matmul.hpp"
+#include "runtime/matmul.hpp"
 
 namespace cutaway {
 

@@ -1,12 +1,12 @@
 // Norms, rounding and activations between two matrix products; the twin of rounding is cutaway/runtime/matmul.py, the
 // judge of the rest the definition, in tests/test_runtime.py.
-#include "vectors.hpp"
+#include "runtime/vectors.hpp"
 
 #include <cmath>
 #include <cstring>
 
-#include "half.hpp"
-#include "isa.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>
@@ -24,8 +24,8 @@ struct Functions {
     decltype(&cutaway::turn) turn;
 };
 
-#define CUTAWAY_STORY "vectors.inc"
-#include "each_isa.inc"
+#define CUTAWAY_KERNELS "runtime/vectors.inc"
+#include "core/each_isa.inc"
 
 }  // namespace
 

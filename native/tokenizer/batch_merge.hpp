@@ -11,8 +11,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "isa.hpp"
-#include "vocabulary.hpp"
+#include "core/isa.hpp"
+#include "tokenizer/vocabulary.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>

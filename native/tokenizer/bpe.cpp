@@ -22,13 +22,13 @@
 #include <utility>
 #include <vector>
 
-#include "api.hpp"
-#include "isa.hpp"
-#include "pool.hpp"
-#include "scan.hpp"
-#include "together.hpp"
-#include "unicode.hpp"
-#include "vocabulary.hpp"
+#include "core/api.hpp"
+#include "core/isa.hpp"
+#include "core/thread_pool.hpp"
+#include "tokenizer/scan.hpp"
+#include "tokenizer/batch_merge.hpp"
+#include "tokenizer/unicode.hpp"
+#include "tokenizer/vocabulary.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>

@@ -15,8 +15,8 @@
 #include <unordered_set>
 #include <vector>
 
-#include "api.hpp"
-#include "pages.hpp"
+#include "core/api.hpp"
+#include "core/large_pages.hpp"
 
 namespace cutaway {
 namespace {

@@ -1,14 +1,14 @@
-#include "scan.hpp"
+#include "tokenizer/scan.hpp"
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
 
-#include "api.hpp"
-#include "isa.hpp"
-#include "marks.hpp"
-#include "unicode.hpp"
+#include "core/api.hpp"
+#include "core/isa.hpp"
+#include "tokenizer/split_bitmaps.hpp"
+#include "tokenizer/unicode.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>

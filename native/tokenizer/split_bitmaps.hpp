@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "isa.hpp"
+#include "core/isa.hpp"
 
 namespace cutaway {
 

@@ -1,10 +1,10 @@
-#include "unicode.hpp"
+#include "tokenizer/unicode.hpp"
 
 #include <algorithm>
 #include <iterator>
 #include <memory>
 
-#include "unicode_tables.hpp"
+#include "tokenizer/unicode_tables.hpp"
 
 namespace cutaway {
 

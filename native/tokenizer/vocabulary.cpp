@@ -1,4 +1,4 @@
-#include "vocabulary.hpp"
+#include "tokenizer/vocabulary.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -8,8 +8,8 @@
 #include <string_view>
 #include <tuple>
 
-#include "api.hpp"
-#include "unicode.hpp"
+#include "core/api.hpp"
+#include "tokenizer/unicode.hpp"
 
 namespace cutaway {
 namespace {

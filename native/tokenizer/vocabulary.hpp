@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "isa.hpp"
+#include "core/isa.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>

@@ -9,10 +9,10 @@
 #include <new>
 #include <vector>
 
-#include "api.hpp"
-#include "pages.hpp"
-#include "pool.hpp"
-#include "scan.hpp"
+#include "core/api.hpp"
+#include "core/large_pages.hpp"
+#include "core/thread_pool.hpp"
+#include "tokenizer/scan.hpp"
 
 namespace cutaway {
 namespace {
@@ -164,7 +164,7 @@ Key key_of(const Word& word, const uint8_t* end) {
     return {low, high, mixed(low, high)};
 }
 
-class Tally {
+class WordCounter {
   public:
     // The words of a text, as the pattern cuts it.
     void add(Pattern pattern, const uint8_t* text, size_t size, int threads) {
@@ -279,17 +279,17 @@ size_t utf8_until(const uint8_t* text, size_t size) {
 }  // namespace
 }  // namespace cutaway
 
-// An empty tally of words; null when there is not enough memory.
-CUTAWAY_API void* cutaway_tally_new() try {
-    return new cutaway::Tally;
+// An empty counter of words; null when there is not enough memory.
+CUTAWAY_API void* cutaway_word_counter_new() try {
+    return new cutaway::WordCounter;
 } catch (const std::bad_alloc&) {
     return nullptr;
 }
 
-// Counts the words of a text as a pattern (scan.hpp) cuts it. -1: not enough memory, the tally is spoilt.
-CUTAWAY_API int32_t cutaway_tally_add(void* tally, int32_t pattern, const uint8_t* text, int64_t size,
+// Counts the words of a text as a pattern (scan.hpp) cuts it. -1: not enough memory, the counter is spoilt.
+CUTAWAY_API int32_t cutaway_word_counter_add(void* counter, int32_t pattern, const uint8_t* text, int64_t size,
                                       int32_t threads) try {
-    static_cast<cutaway::Tally*>(tally)->add(static_cast<cutaway::Pattern>(pattern), text,
+    static_cast<cutaway::WordCounter*>(counter)->add(static_cast<cutaway::Pattern>(pattern), text,
                                              static_cast<size_t>(size), threads);
     return 0;
 } catch (const std::bad_alloc&) {
@@ -297,10 +297,10 @@ CUTAWAY_API int32_t cutaway_tally_add(void* tally, int32_t pattern, const uint8_
 }
 
 // Adds words with their counts, which are at least 1.
-CUTAWAY_API int32_t cutaway_tally_put(void* tally, const uint8_t* text, const int64_t* offsets,
+CUTAWAY_API int32_t cutaway_word_counter_put(void* counter, const uint8_t* text, const int64_t* offsets,
                                       const int64_t* counts, int64_t words) try {
     for (int64_t i = 0; i < words; ++i) {
-        static_cast<cutaway::Tally*>(tally)->put(
+        static_cast<cutaway::WordCounter*>(counter)->put(
             {text + offsets[i], static_cast<size_t>(offsets[i + 1] - offsets[i])}, counts[i]);
     }
     return 0;
@@ -309,15 +309,15 @@ CUTAWAY_API int32_t cutaway_tally_put(void* tally, const uint8_t* text, const in
 }
 
 // Drops the rarest words if there are more than `limit`: the highest count dropped, or 0; -1 without memory.
-CUTAWAY_API int64_t cutaway_tally_prune(void* tally, int64_t limit) try {
-    return static_cast<cutaway::Tally*>(tally)->prune(static_cast<size_t>(limit));
+CUTAWAY_API int64_t cutaway_word_counter_prune(void* counter, int64_t limit) try {
+    return static_cast<cutaway::WordCounter*>(counter)->prune(static_cast<size_t>(limit));
 } catch (const std::bad_alloc&) {
     return -1;
 }
 
 // How many distinct words there are, and how many bytes they have together.
-CUTAWAY_API int32_t cutaway_tally_size(void* tally, int64_t* words, int64_t* text) try {
-    const cutaway::Table& whole = static_cast<cutaway::Tally*>(tally)->whole();
+CUTAWAY_API int32_t cutaway_word_counter_size(void* counter, int64_t* words, int64_t* text) try {
+    const cutaway::Table& whole = static_cast<cutaway::WordCounter*>(counter)->whole();
     *words = static_cast<int64_t>(whole.size());
     *text = static_cast<int64_t>(whole.text());
     return 0;
@@ -325,11 +325,11 @@ CUTAWAY_API int32_t cutaway_tally_size(void* tally, int64_t* words, int64_t* tex
     return -1;
 }
 
-// Writes all words into arrays of the sizes that cutaway_tally_size told; offsets has one more.
-CUTAWAY_API void cutaway_tally_words(void* tally, uint8_t* text, int64_t* offsets, int64_t* counts) {
+// Writes all words into arrays of the sizes that cutaway_word_counter_size told; offsets has one more.
+CUTAWAY_API void cutaway_word_counter_words(void* counter, uint8_t* text, int64_t* offsets, int64_t* counts) {
     int64_t place = 0;
     *offsets++ = 0;
-    static_cast<cutaway::Tally*>(tally)->whole().each([&](const cutaway::Word& word, int64_t count) {
+    static_cast<cutaway::WordCounter*>(counter)->whole().each([&](const cutaway::Word& word, int64_t count) {
         std::memcpy(text + place, word.text, word.size);
         place += static_cast<int64_t>(word.size);
         *offsets++ = place;
@@ -337,10 +337,10 @@ CUTAWAY_API void cutaway_tally_words(void* tally, uint8_t* text, int64_t* offset
     });
 }
 
-CUTAWAY_API void cutaway_tally_free(void* tally) { delete static_cast<cutaway::Tally*>(tally); }
+CUTAWAY_API void cutaway_word_counter_free(void* counter) { delete static_cast<cutaway::WordCounter*>(counter); }
 
 // The last place up to `most`, which is in the text, at which it can be cut without a word changing; else 0.
-CUTAWAY_API int64_t cutaway_safe_cut(int32_t pattern, const uint8_t* text, int64_t most) {
+CUTAWAY_API int64_t cutaway_split_point(int32_t pattern, const uint8_t* text, int64_t most) {
     return static_cast<int64_t>(
         cutaway::safe_cut(static_cast<cutaway::Pattern>(pattern), text, 0, static_cast<size_t>(most)));
 }

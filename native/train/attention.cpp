@@ -1,7 +1,7 @@
 // Attention for training on a CPU (FlashAttention's running softmax and its way back, 2205.14135): a block of queries
 // meets a tile of keys, and scores never stand in memory. A key-value head of one row is one piece of work, whose result
 // does not depend on who does it. The twin is cutaway/attention/backends/naive.py, in tests/laws/test_paths.py.
-#include "heads.hpp"
+#include "train/attention.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -11,10 +11,10 @@
 #include <numeric>
 #include <utility>
 
-#include "api.hpp"
-#include "half.hpp"
-#include "isa.hpp"
-#include "pool.hpp"
+#include "core/api.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
+#include "core/thread_pool.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>
@@ -35,8 +35,8 @@ struct Functions {
     OfGroup attend, attend_bf16, back, back_bf16;
 };
 
-#define CUTAWAY_STORY "heads.inc"
-#include "each_isa.inc"
+#define CUTAWAY_KERNELS "train/attention.inc"
+#include "core/each_isa.inc"
 
 // The parts of a worker's room, one after another.
 constexpr int kParts = 11;
@@ -83,16 +83,16 @@ void every_group(const Heads& in, OfGroup each, Threads by) {
 }  // namespace cutaway
 
 // Floats that each worker needs.
-CUTAWAY_API int64_t cutaway_heads_scratch(const cutaway::Heads* in) { return cutaway::room_size(*in); }
+CUTAWAY_API int64_t cutaway_train_attention_scratch(const cutaway::Heads* in) { return cutaway::room_size(*in); }
 
 // Fills out and logs.
-CUTAWAY_API void cutaway_heads(const cutaway::Heads* in, int32_t threads, cutaway::Parallel parallel) {
+CUTAWAY_API void cutaway_train_attention(const cutaway::Heads* in, int32_t threads, cutaway::Parallel parallel) {
     const auto& table = cutaway::chosen();
     cutaway::every_group(*in, in->bf16 != 0 ? table.attend_bf16 : table.attend, {threads, parallel});
 }
 
 // Fills grad_q, grad_k and grad_v.
-CUTAWAY_API void cutaway_heads_back(const cutaway::Heads* in, int32_t threads, cutaway::Parallel parallel) {
+CUTAWAY_API void cutaway_train_attention_backward(const cutaway::Heads* in, int32_t threads, cutaway::Parallel parallel) {
     const auto& table = cutaway::chosen();
     cutaway::every_group(*in, in->bf16 != 0 ? table.back_bf16 : table.back, {threads, parallel});
 }

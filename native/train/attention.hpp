@@ -20,7 +20,7 @@ struct Heads {
     TensorOf q, k, v, out, grad_out, grad_q, grad_k, grad_v;
     const uint8_t* seen;
     float* logs;
-    float* scratch;  // cutaway_heads_scratch floats for each worker
+    float* scratch;  // cutaway_train_attention_scratch floats for each worker
     float scale;
     int32_t bf16, causal;
 };

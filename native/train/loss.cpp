@@ -1,13 +1,13 @@
 // Cross-entropy and z-loss of some rows of logits, whose place their gradient takes: nothing of their size is made
-// beside them. The twin is `slope` of cutaway/train/loss.py.
+// beside them. The twin is `logits_grad` of cutaway/train/loss.py.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-#include "api.hpp"
-#include "half.hpp"
-#include "isa.hpp"
-#include "pool.hpp"
+#include "core/api.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
+#include "core/thread_pool.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>
@@ -19,21 +19,21 @@ namespace cutaway {
 namespace {
 
 struct Functions {
-    float (*slope)(float* row, int64_t size, int64_t target, float z);
+    float (*logits_grad)(float* row, int64_t size, int64_t target, float z);
     float (*slope_bf16)(uint16_t* row, int64_t size, int64_t target, float z);
 };
 
-#define CUTAWAY_STORY "loss.inc"
-#include "each_isa.inc"
+#define CUTAWAY_KERNELS "train/loss.inc"
+#include "core/each_isa.inc"
 
 template <typename T>
 void each_row(T* logits, int64_t rows, int64_t size, const int64_t* targets, float z, float* of_target, float* logs,
-              Threads by, float (*slope)(T*, int64_t, int64_t, float)) {
+              Threads by, float (*logits_grad)(T*, int64_t, int64_t, float)) {
     split(rows, 8, by, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; ++r) {
             T* row = logits + r * size;
             of_target[r] = as_float(row[targets[r]]);
-            logs[r] = slope(row, size, targets[r], z);
+            logs[r] = logits_grad(row, size, targets[r], z);
         }
     });
 }
@@ -51,6 +51,6 @@ CUTAWAY_API void cutaway_loss(void* logits, int32_t bf16, int64_t rows, int64_t 
     if (bf16 != 0) {
         each_row(static_cast<uint16_t*>(logits), rows, size, targets, z, of_target, logs, by, table.slope_bf16);
     } else {
-        each_row(static_cast<float*>(logits), rows, size, targets, z, of_target, logs, by, table.slope);
+        each_row(static_cast<float*>(logits), rows, size, targets, z, of_target, logs, by, table.logits_grad);
     }
 }

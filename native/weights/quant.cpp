@@ -4,10 +4,10 @@
 #include <bit>
 #include <cstring>
 
-#include "api.hpp"
-#include "half.hpp"
-#include "isa.hpp"
-#include "pool.hpp"
+#include "core/api.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
+#include "core/thread_pool.hpp"
 
 namespace cutaway {
 namespace {

@@ -8,10 +8,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "api.hpp"
-#include "half.hpp"
-#include "isa.hpp"
-#include "pool.hpp"
+#include "core/api.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
+#include "core/thread_pool.hpp"
 
 namespace cutaway {
 namespace {
@@ -574,7 +574,7 @@ void fit_all(Matrix job, int64_t values, int threads) {
 
 // Packs `values` finite numbers, rows of `columns`, as the GGML type with this id; `importance` has one
 // number above zero a column, or is null. The caller has checked all sizes. -1: no such type.
-CUTAWAY_API int32_t cutaway_fit(int32_t type, const float* in, int64_t values, int64_t columns,
+CUTAWAY_API int32_t cutaway_quant_search(int32_t type, const float* in, int64_t values, int64_t columns,
                                 const float* importance, uint8_t* out, int32_t threads) {
     using namespace cutaway;
     const Matrix job{in, importance, 0, columns, out};
