@@ -60,19 +60,26 @@ def load(
     engine: EngineName = "auto",
     device: str = "cpu",
     dtype: str = "float32",
+    context: int | None = None,
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
     A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "runtime" the native CPU
     engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
     says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
-    in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower. Raises
-    UserError for what cannot be read as asked."""
+    in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower.
+    ``context``: hold at most so many tokens, fewer than the model could. Raises UserError for what cannot be
+    read as asked."""
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     checkpoint = reader.read(store.resolve(source, pull=True))
+    if context is not None:
+        most = checkpoint.config.context
+        if not 1 <= context <= most:
+            raise UserError(f"context is {context}: {source} holds from 1 to {most} tokens")
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, context=context))
     lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype)
     if engine == "runtime" and lm.engine_choice[0] != "runtime":
         raise UserError(f"The runtime does not run {source}, because {lm.engine_choice[1]}")

@@ -218,14 +218,16 @@ def test_explain_writes_the_page(loaded: Small, tmp_path: Path, capsys) -> None:
     told, _ = unpacked(file.read_text(encoding="utf-8"))
     assert told["views"] == list(VIEWS) and [one["model"] for one in told["stories"]] == ["smollm2"]
     assert "Wrote" in capsys.readouterr().err
-    assert main(["explain", TEXT, "--html", str(file), "--ablate", "1.2"]) == 0
+    assert main(["explain", TEXT, "--html", str(file), "--force", "--ablate", "1.2"]) == 0
+    assert main(["explain", TEXT, "--html", str(file)]) == 2
+    assert "give --force to replace it" in capsys.readouterr().err
     told, _ = unpacked(file.read_text(encoding="utf-8"))
     assert [one["model"] for one in told["stories"]] == ["smollm2", "smollm2, head 1.2 taken out"]
-    assert main(["explain", TEXT, "--html", str(file), "--compare", "the other"]) == 0
+    assert main(["explain", TEXT, "--html", str(file), "--force", "--compare", "the other"]) == 0
     told, _ = unpacked(file.read_text(encoding="utf-8"))
     assert [one["text"] for one in told["stories"]] == [TEXT, "the other"] and told["links"]
-    assert main(["explain", TEXT, "--html", str(tmp_path / "none" / "page.html")]) == 1
-    assert "could not be written" in capsys.readouterr().err
+    assert main(["explain", TEXT, "--html", str(tmp_path / "none" / "page.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_explain_opens_the_page(loaded: Small, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cutaway import gguf
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, compiled
 from cutaway.tokenizer.bpe import BYTES
 from tests import inputs
@@ -218,7 +218,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_writing_where_it_cannot_be_written_fails(tmp_path: Path) -> None:
     tok = load(tmp_path, whole())
-    with pytest.raises(OperationalError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written: its folder does not exist"):
         tok.save(tmp_path / "no" / "such" / "folder.json")
     tok.save(tmp_path / "again.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.json", "tokenizer.json"]

@@ -17,6 +17,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway.commands.console import model_path, note, print_json, size
 from cutaway.errors import OperationalError, UserError
+from cutaway.store import files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,7 @@ def explain(
     compare_model: str | None = None,
     paths: Annotated[bool, Parameter(negative=())] = False,
     html: Path | None = None,
+    force: Annotated[bool, Parameter(negative=())] = False,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
@@ -94,6 +96,8 @@ def explain(
     html
         Write an interactive page to this file instead: one file that needs nothing else. A model that was
         changed by --ablate or --steer is shown beside itself.
+    force
+        Replace the page if it exists.
     open_page
         Open the page in the browser.
     as_json
@@ -112,6 +116,8 @@ def explain(
         raise UserError("--paths shows how the model reads: leave out the options that change or draw it")
     if patch is not None and (html or open_page):
         raise UserError("--patch is told in the terminal: leave out --html and --open, or use --compare")
+    if html is not None:
+        files.check_overwrite(html, force)
     strengths = [_strength(one) for one in steer]
     lm = cutaway.load(model_path(model), engine="definition")
     if paths:
@@ -126,7 +132,7 @@ def explain(
         elif two:
             other = _other(lm, compare_model)
             sheets.append(_sheet(other, _ids(other, compare or text, chat), compare_model or model))
-        _page(sheets, html, open_page)
+        _page(sheets, html, open_page, force)
         return
     if two:
         other = _other(lm, compare_model)
@@ -236,15 +242,12 @@ def _sheet(lm: LanguageModel, ids: list[int], name: str, edit: Mapping[str, Edit
     return page_data.draw(Trace.of(lm.model, lm.tokenizer, ids, page_data.names(lm.model), edit), name)
 
 
-def _page(sheets: list[Sheet], target: Path | None, open_page: bool) -> None:
+def _page(sheets: list[Sheet], target: Path | None, open_page: bool, force: bool) -> None:
     """Writes the page, to a temporary file if none was named, and opens it if asked to."""
     from cutaway.inspect.page import page
 
     target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
-    try:
-        target.write_text(page(sheets), encoding="utf-8")
-    except OSError as problem:
-        raise OperationalError(f"the page could not be written to {target}: {problem.strerror}") from None
+    files.write(target, page(sheets), force=force)
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise OperationalError(f"no browser could be opened: open {target} yourself")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cutaway.embedding import map as maps
 from cutaway.errors import UserError
+from cutaway.store import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ class View:
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""
-        Path(path).write_text(self.html, encoding="utf-8")
+        files.write(path, self.html)
         return Path(path)
 
     def _repr_html_(self) -> str:
@@ -70,7 +71,7 @@ class Map:
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""
-        Path(path).write_text(self.html, encoding="utf-8")
+        files.write(path, self.html)
         return Path(path)
 
     def _repr_html_(self) -> str:

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path as File
 from typing import Any, overload
 
+from cutaway.errors import OperationalError
 from cutaway.native.bpe import Core
+from cutaway.store import files
 from cutaway.tokenizer import normalize, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
@@ -159,13 +161,9 @@ def keep(name: str, parts: Parts, laid_out: bytes) -> None:
         return
     head = _MARK + len(small).to_bytes(4, "little") + zlib.crc32(small).to_bytes(4, "little") + small
     target = _file(name)
-    scratch = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
+    with suppress(OSError, OperationalError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(head + bytes(-len(head) % 64) + laid_out)
-        scratch.replace(target)
-    except OSError:
-        scratch.unlink(missing_ok=True)
+        files.write(target, head + bytes(-len(head) % 64) + laid_out)
 
 
 def _file(name: str) -> File:

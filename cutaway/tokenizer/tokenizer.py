@@ -140,16 +140,16 @@ class Tokenizer:
 
         return gguf_write.write(self.parts, size)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], *, force: bool = True) -> Path:
         """Write a file that its own library reads to the same ids; the name says which kind.
 
         .json is Hugging Face's tokenizer.json (a folder gets one inside), .model SentencePiece's, .tiktoken
         OpenAI's ranks, .gguf llama.cpp's metadata without a model, .txt BERT's vocab.txt. Raises UserError
-        for what a format cannot say. Returns the file's path.
+        for what a format cannot say, and for a file that exists unless `force`. Returns the file's path.
         """
         from cutaway.tokenizer.formats import save
 
-        return save(self.parts, path)
+        return save(self.parts, path, force)
 
     def encode(self, text: str, special: str = "text", add_special: bool = False) -> list[int]:
         """The ids of a text; `add_special` puts the tokens around it that the model's inputs have.

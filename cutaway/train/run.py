@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cutaway.errors import UserError
 from cutaway.model.config import to_dict
-from cutaway.store.files import replaced, room
+from cutaway.store.files import atomic_file, disk_errors, part_of
 from cutaway.train import checkpoint, config, dataset, device, log, loop
 from cutaway.train.config import Run
 from cutaway.train.parallel import ALONE, World
@@ -68,23 +68,24 @@ def _open(run: Run, folder: Path, resume: bool, watch: loop.Watch) -> None:
         )
     if not known.is_file() and folder.is_dir() and any(folder.iterdir()) and not _unfinished(folder):
         raise UserError(f"{folder}: is a folder that holds something else: choose another with --out")
-    with room(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         run = dataset.resolved(run, folder, watch.note)
         begun = config.read(str(known)) if known.is_file() else None
         run = _settled(run, begun)
         if begun is not None:
             _same(begun, run, folder)
-        with replaced(folder / GIT) as out:
+        with atomic_file(folder / GIT) as out:
             out.write(json.dumps(log.git_state(Path.cwd()), indent=1).encode())
         dataset.ready(run, folder, lambda _: None)
-        with replaced(known) as out:
+        with atomic_file(known) as out:
             out.write(config.write(run).encode())
 
 
 def _unfinished(folder: Path) -> bool:
     """Whether all there is was made by a run that stopped before it began to train."""
-    return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", GIT, f"{RUN}.new"}
+    left = {path.name for path in folder.iterdir()}
+    return left <= {loop.TOKENIZER, "data", GIT, part_of(folder / GIT).name, part_of(folder / RUN).name}
 
 
 def _settled(run: Run, begun: Run | None) -> Run:
