@@ -25,7 +25,7 @@ from cutaway.weights import safetensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cutaway.trace import Edit
+    from cutaway.hooks import Edit
 
 BY_LAYER = (
     "attention.q", "attention.k", "attention.v", "attention.scores", "attention.pattern", "attention.mixed",
@@ -206,7 +206,7 @@ def _edit(service: Service, asked: Ablate | Patch | Add, ids: Sequence[int], pla
 
 def _head(asked: Ablate | Patch, block: Any, place: str) -> int | None:
     """The head that is meant; Wrong for one that the layer does not have."""
-    from cutaway.inspect.reading import writers
+    from cutaway.inspect.inputs import writers
 
     if (asked.part == "head") != (asked.head is not None):
         raise Wrong(400, "head goes with part 'head', and with that alone", param=f"{place}.head")
