@@ -98,7 +98,7 @@ def _gguf(path: Path) -> Checkpoint:
     file = gguf.read(path)
     family = families.of_gguf(Fields(file.metadata, path))
     fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.", file.tensors)
-    config = family.from_gguf(fields)
+    config = family.read(fields)
     tensors = rules.load(family.gguf, config, file.tensors, family.ignored_gguf, path)
     has_words = "tokenizer.ggml.tokens" in file.metadata
     return Checkpoint(
@@ -134,7 +134,7 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 def _hugging_face(folder: Path) -> Checkpoint:
     fields = Fields(parsed(folder / "config.json"), folder / "config.json")
     family = families.of_hf(fields)
-    config = family.from_hf(fields)
+    config = family.read(fields)
     theirs = _prefixed(_safetensors(folder), family.prefix)
     if isinstance(config, Decoder):
         config, theirs = _tied(config, theirs, family)

@@ -279,9 +279,9 @@ def _write_gguf(
         theirs = rules.save(family.gguf, config, ours)
         extras = common.gguf_extras(config) if common.ROPE_FREQS in family.ignored_gguf else {}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
-        words = {name: _plain(value) for name, value in family.to_gguf(config).items()}
+        words = {name: _plain(value) for name, value in family.write(config, gguf=True).items()}
         shapes = {name: entries.later(name) for name in entries}
-        return (entries, words), family.from_gguf(Fields(words, "GGUF", tensors=shapes))
+        return (entries, words), family.read(Fields(words, "GGUF", tensors=shapes))
 
     try:
         family, (entries, words) = _described(checkpoint, describe)
@@ -356,9 +356,9 @@ def _write_folder(
         ] += 1
 
     def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
-        entries = family.to_hf(checkpoint.config)
+        entries = family.write(checkpoint.config, gguf=False)
         rules.bind(family.hf, checkpoint.config)
-        return entries, family.from_hf(Fields(json.loads(json.dumps(entries)), "config.json"))
+        return entries, family.read(Fields(json.loads(json.dumps(entries)), "config.json"))
 
     try:
         family, entries = _described(checkpoint, describe)
