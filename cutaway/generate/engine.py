@@ -130,5 +130,7 @@ class Editable(Protocol):
     """An engine whose states may carry edits of the model's activations."""
 
     def edited_state(self, edit: Any) -> Any:
-        """An empty state; ``edit(position)`` gives the listeners of each forward pass that it is read with."""
+        """An empty state; ``edit(position)`` gives the listeners of each forward pass that it is read
+        with.
+        """
         ...
