@@ -73,6 +73,13 @@ def answered(service: Service, body: Trace) -> Response:
     return JSONResponse(facts | {"values": data})
 
 
+def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
+    """The ids of the one prompt that is given, text or conversation."""
+    if (text is None) == (messages is None):
+        raise Wrong(400, "Give the prompt once: as text or as messages", param=param)
+    return chat_ids(service, messages, None) if text is None else service.lm.ids(text)
+
+
 def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Sequence[Edit]) -> Any:
     """A trace; Wrong where edits, and OperationalError where the weights, make it NaN or infinite."""
     trace = service.lm.trace(ids, edit=edit or None, names=names)
