@@ -45,7 +45,8 @@ class Checkpoint:
     """A model at rest. ``tensors`` are ours by name, made when asked for; ``family`` names its file, or is
     None.
 
-    ``defaults`` are those of generation_config, with ``eos_ids`` if it names the ids that end an answer; ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
+    ``defaults`` are those of generation_config, with ``eos_ids`` if it names the ids that end an answer;
+    ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
     """
 
     config: Decoder | Encoder

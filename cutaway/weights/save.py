@@ -410,7 +410,9 @@ def _write_json(path: Path, data: object) -> None:
 
 
 def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> None:
-    """Tokenizer, chat template and generation_config defaults: copied from a folder, made from a GGUF file."""
+    """Tokenizer, chat template and generation_config defaults: copied from a folder, made from a GGUF
+    file.
+    """
     if checkpoint.source.is_dir():
         for name in COPIED:
             if (checkpoint.source / name).is_file():
