@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from cutaway.errors import OperationalError
 from cutaway.serve.api_error import Wrong, about
+from cutaway.serve.chat import chat_ids
 from cutaway.serve.protocol import ModelEdit, Patch, Trace
 from cutaway.serve.service import Service
 from cutaway.weights import safetensors
