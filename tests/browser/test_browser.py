@@ -341,10 +341,10 @@ def test_two_sides_of_one_model_show_the_same_pair_and_two_models_choose_alone(
     dimensions = same.locator("#rope .slider output").all_inner_texts()
     assert len(dimensions) == 2 and dimensions[0] == dimensions[1]
     other = opened(pages(), pages("gemma"))
-    before = other.locator("#attention [data-explanation='1']").locator('select').first.input_value()
+    before = other.locator("#attention [data-explanation='1']").locator("select").first.input_value()
     other.locator("#attention [data-explanation='0'] select").first.select_option(
         "0" if before != "0" else "1"
     )
     frames(other)
-    assert other.locator("#attention [data-explanation='1']").locator('select').first.input_value() == before
+    assert other.locator("#attention [data-explanation='1']").locator("select").first.input_value() == before
     assert "do not correspond" in other.locator("#head").inner_text()
