@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cutaway.errors import UserError
 from cutaway.tokenizer import ray_counts
+from cutaway.tokenizer.word_counts import WordCounts
 
 
 def main(files: list[Path]) -> None:

@@ -18,6 +18,7 @@ from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.tokenizer import word_counts as counting
 from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, tally
+from cutaway.tokenizer.word_counts import WordCounts
 from cutaway.tokenizer.word_split import METASPACE, cut_by
 
 TEXT = (

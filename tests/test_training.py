@@ -19,6 +19,7 @@ from cutaway.errors import UserError
 from cutaway.native import bpe_train as native_train
 from cutaway.tokenizer import Tokenizer, bpe, bpe_train, training
 from cutaway.tokenizer.word_counter import packed
+from cutaway.tokenizer.word_counts import WordCounts
 
 built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 CORPORA = st.dictionaries(st.text(alphabet="abc", min_size=1, max_size=24), st.integers(1, 9), max_size=8)

@@ -21,6 +21,7 @@ from tokenizers import models, pre_tokenizers, trainers
 import cutaway
 from cutaway.errors import UserError
 from cutaway.tokenizer import unigram_em, wordpiece_train
+from cutaway.tokenizer.word_counts import WordCounts
 from tests import inputs
 
 WORDS = st.dictionaries(

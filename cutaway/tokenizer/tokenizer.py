@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from cutaway.tokenizer.baselines import WordLevel
     from cutaway.tokenizer.unigram import Unigram
+    from cutaway.tokenizer.word_counts import WordCounts
     from cutaway.tokenizer.wordpiece import WordPiece
 
 MODES = ("text", "allow", "forbid")

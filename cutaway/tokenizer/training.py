@@ -19,6 +19,7 @@ from cutaway.tokenizer.decode import NOTHING, ONE, Lead
 from cutaway.tokenizer.formats import vocab_txt
 from cutaway.tokenizer.pretokenize import SPELLINGS, WHOLE, Split
 from cutaway.tokenizer.spec import ENDS, TokenizerSpec
+from cutaway.tokenizer.word_counts import WordCounts
 from cutaway.tokenizer.word_split import BERT, METASPACE, cut_by
 
 BYTE, CHARACTER = "byte", "character"

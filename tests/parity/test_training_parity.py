@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Judge
 import cutaway
 from cutaway.tokenizer import bpe_train
 from cutaway.tokenizer.pretokenize import CL100K
+from cutaway.tokenizer.word_counts import WordCounts
 from tests import inputs
 
 
