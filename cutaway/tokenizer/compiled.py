@@ -2,8 +2,8 @@
 
 A file holds a line that says what it is, the small fields of TokenizerSpec as JSON, and the vocabulary in the
 core's layout. Its name is a digest of its source, so that a changed tokenizer has another. Checksums guard
-both halves, and the core checks that nothing inside points outside. A damaged or forged file, or one of another
-version, is made anew.
+both halves, and the core checks that nothing inside points outside. A damaged or forged file, or one of
+another version, is made anew.
 """
 
 from __future__ import annotations
