@@ -1,12 +1,9 @@
-"""Compiled vocabularies on disk: opened by being mapped, in milliseconds, without the tokenizer's own file
-being read.
+"""Compiled vocabularies on disk: mapped in milliseconds, without the tokenizer's own file being read.
 
-A file holds, behind a line that says what it is, the small fields of TokenizerSpec as JSON and the
-vocabulary as the core
-lays it out. Its name is a digest of what it was made from, so that a changed tokenizer has another;
-checksums over
-both halves decide whether it is read, and the core checks that nothing inside points outside. A file that is
-damaged, forged or of another version is made anew.
+A file holds a line that says what it is, the small fields of TokenizerSpec as JSON, and the vocabulary in the
+core's layout. Its name is a digest of its source, so that a changed tokenizer has another. Checksums guard
+both halves, and the core checks that nothing inside points outside. A damaged or forged file, or one of
+another version, is made anew.
 """
 
 from __future__ import annotations
@@ -76,9 +73,7 @@ class Texts(Sequence[str | None]):
 
 
 class Recalled(TokenizerSpec):
-    """TokenizerSpec of which the small fields come from a compiled file; the large ones are read when they
-    are asked for.
-    """
+    """A TokenizerSpec from a compiled file; its large fields are read from the source at first use."""
 
     def __init__(self, small: Mapping[str, Any], size: int, read: Callable[[], TokenizerSpec]) -> None:
         vars(self).update(small, tokens=Texts(size, lambda: self._whole.tokens), _read=read)

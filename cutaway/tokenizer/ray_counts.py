@@ -1,8 +1,8 @@
 """Counting on Ray Data: a corpus larger than a machine, its files counted where they lie, the counts added
 up.
 
-A block of paths becomes one block of counts, as the bytes of `WordCounts.save`; pairs of those are merged
-until one is left, so that no machine holds more than a few shards' distinct words. The result is that of
+A block of paths becomes one block of counts, as the bytes of `WordCounts.save`. Pairs are merged until one is
+left, so that no machine holds more than a few shards' distinct words. The result is that of
 `WordCounts.of`, as counts add up in any order.
 """
 

@@ -20,7 +20,7 @@ ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": 
 
 
 def completed(parts: TokenizerSpec, folder: Path) -> TokenizerSpec:
-    """TokenizerSpec with what the folder's other files say.
+    """The spec with what the folder's other files say.
 
     Raises UserError for a file that is not what it should be.
     """
@@ -72,7 +72,7 @@ def _id_of(parts: TokenizerSpec, text: str) -> int | None:
 
 
 def _with_added(parts: TokenizerSpec, config: Fields) -> TokenizerSpec:
-    """TokenizerSpec with the tokens that only tokenizer_config.json adds."""
+    """The spec with the tokens that only tokenizer_config.json adds."""
     known = {token.id for token in parts.added}
     extra = []
     for id, entry in config.get("added_tokens_decoder", dict, {}).items():

@@ -249,7 +249,7 @@ def _id(metadata: Mapping[str, Any], key: str, size: int) -> int | None:
     value = metadata.get(f"{K}{key}_token_id")
     if value is None:
         return None
-    if isinstance(value, (bool, str)) or not np.issubdtype(np.asarray(value).dtype, np.integer):
+    if isinstance(value, (bool, str)) or np.ndim(value) or not np.issubdtype(type(value), np.integer):
         raise UserError(f"the GGUF file's {K}{key}_token_id is {value!r}, not an id")
     if not 0 <= int(value) < size:
         return None  # files say so for "none"

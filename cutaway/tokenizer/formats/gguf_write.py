@@ -31,7 +31,7 @@ def write_file(parts: TokenizerSpec) -> bytes:
 
 
 def write(parts: TokenizerSpec, size: int | None = None) -> dict[str, Any]:
-    """TokenizerSpec as GGUF metadata; vocabularies are filled up to `size` tokens.
+    """The spec as GGUF metadata; vocabularies are filled up to `size` tokens.
 
     Raises UserError for what GGUF cannot say.
     """

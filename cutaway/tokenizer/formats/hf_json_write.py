@@ -19,12 +19,12 @@ from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 
 def write_file(parts: TokenizerSpec) -> bytes:
-    """TokenizerSpec as a tokenizer.json. Raises UserError for what the format cannot say."""
+    """The spec as a tokenizer.json. Raises UserError for what the format cannot say."""
     return json.dumps(write(parts), ensure_ascii=False, indent=2).encode()
 
 
 def write(parts: TokenizerSpec) -> dict[str, Any]:
-    """TokenizerSpec as the object of a tokenizer.json. Raises UserError for what the format cannot say."""
+    """The spec as the object of a tokenizer.json. Raises UserError for what the format cannot say."""
     if parts.unused:
         raise UserError("tokenizer.json cannot say that a token is unused, as this vocabulary does")
     models = {"BPE": _write_bpe, "WordPiece": _write_wordpiece, "Unigram": _write_unigram}

@@ -14,7 +14,7 @@ KINDS = {"Unigram": 1, "BPE": 2}
 
 
 def write_file(parts: TokenizerSpec) -> bytes:
-    """TokenizerSpec as a .model file. Raises UserError for what SentencePiece cannot say."""
+    """The spec as a .model file. Raises UserError for what SentencePiece cannot say."""
     if parts.bytewise or parts.model not in KINDS:
         named = "byte-level BPE" if parts.bytewise else parts.model
         raise UserError(f"a .model file holds SentencePiece's BPE or Unigram, and this is {named}")

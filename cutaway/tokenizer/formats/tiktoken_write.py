@@ -11,7 +11,7 @@ from cutaway.tokenizer.spec import TokenizerSpec
 
 
 def write_file(parts: TokenizerSpec) -> bytes:
-    """TokenizerSpec as a rank file. Raises UserError where ranks would not give the same ids."""
+    """The spec as a rank file. Raises UserError where ranks would not give the same ids."""
     if parts.model != "BPE" or not parts.bytewise:
         named = "BPE over characters" if parts.model == "BPE" else parts.model
         raise UserError(f"a rank file holds byte-level BPE, and this is {named}")

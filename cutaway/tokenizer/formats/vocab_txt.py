@@ -52,7 +52,7 @@ def bert(tokens: list[str], normalizer: BertNormalizer) -> TokenizerSpec:
 
 
 def write_file(parts: TokenizerSpec) -> bytes:
-    """TokenizerSpec as a vocab.txt. Raises UserError where BERT's cleaning would not give the same ids."""
+    """The spec as a vocab.txt. Raises UserError where BERT's cleaning would not give the same ids."""
     if parts.model != "WordPiece" or parts.continues != CONTINUES:
         raise UserError(
             f"vocab.txt is for WordPiece with {CONTINUES!r}, and this is a {parts.model} vocabulary"
