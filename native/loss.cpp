@@ -1,5 +1,5 @@
 // Cross-entropy and z-loss of some rows of logits, whose place their gradient takes: nothing of their size is made
-// beside them. The twin is `slope` of cutaway/train/loss.py.
+// beside them. The twin is `logits_grad` of cutaway/train/loss.py.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -19,8 +19,8 @@ namespace cutaway {
 namespace {
 
 struct Functions {
-    float (*slope)(float* row, int64_t size, int64_t target, float z);
-    float (*slope_bf16)(uint16_t* row, int64_t size, int64_t target, float z);
+    float (*logits_grad)(float* row, int64_t size, int64_t target, float z);
+    float (*logits_grad_bf16)(uint16_t* row, int64_t size, int64_t target, float z);
 };
 
 #define CUTAWAY_STORY "loss.inc"
@@ -28,12 +28,12 @@ struct Functions {
 
 template <typename T>
 void each_row(T* logits, int64_t rows, int64_t size, const int64_t* targets, float z, float* of_target, float* logs,
-              Threads by, float (*slope)(T*, int64_t, int64_t, float)) {
+              Threads by, float (*logits_grad)(T*, int64_t, int64_t, float)) {
     split(rows, 8, by, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; ++r) {
             T* row = logits + r * size;
             of_target[r] = as_float(row[targets[r]]);
-            logs[r] = slope(row, size, targets[r], z);
+            logs[r] = logits_grad(row, size, targets[r], z);
         }
     });
 }
@@ -49,8 +49,8 @@ CUTAWAY_API void cutaway_loss(void* logits, int32_t bf16, int64_t rows, int64_t 
     const auto& table = chosen();
     const Threads by{threads, parallel};
     if (bf16 != 0) {
-        each_row(static_cast<uint16_t*>(logits), rows, size, targets, z, of_target, logs, by, table.slope_bf16);
+        each_row(static_cast<uint16_t*>(logits), rows, size, targets, z, of_target, logs, by, table.logits_grad_bf16);
     } else {
-        each_row(static_cast<float*>(logits), rows, size, targets, z, of_target, logs, by, table.slope);
+        each_row(static_cast<float*>(logits), rows, size, targets, z, of_target, logs, by, table.logits_grad);
     }
 }

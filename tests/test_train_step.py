@@ -1,4 +1,4 @@
-"""A step is the step: gradients, optimisers and losses equal plain torch's, and each saving of memory or time
+"""A step is the step: gradients, optimizers and losses equal plain torch's, and each saving of memory or time
 leaves the curve where it was.
 """
 
@@ -15,7 +15,7 @@ from cutaway.model.decoder import Decoder
 from cutaway.train import device, loss
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
-from tests.laws.kinds import KINDS, attention
+from tests.laws.mechanisms import KINDS, attention
 from tests.training import losses, model, training
 
 CURVE = 1e-5  # how far apart two losses may be that are summed in another order, float32, of about 5.8
@@ -48,13 +48,15 @@ def _plain_gradients(made: Any) -> list[torch.Tensor]:
     """Of one step's batch, through the model's own forward and torch's cross-entropy, all at once."""
     twin = Decoder(made.run.model)
     twin.load_state_dict(made.model.state_dict())
-    rows = made.text.train.batch(made.step * made.run.batch, made.run.batch)
+    rows = made.text.train.batch(made.step * made.run.batch_size, made.run.batch_size)
     ids, targets, pos, documents = map(torch.from_numpy, (rows.ids, rows.targets, rows.pos, rows.documents))
     F.cross_entropy(twin(ids, pos, documents=documents).flatten(0, 1), targets.flatten()).backward()
     return [parameter.grad for parameter in twin.parameters()]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("changes", [{}, {"rows": 1}, {"recompute": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"micro_batch_size": 1}, {"activation_checkpointing": True}], ids=str
+)
 def test_gradients_are_plain_torchs(changes: dict[str, Any]) -> None:
     made = training(**changes)
     expected = _plain_gradients(made)
@@ -63,18 +65,18 @@ def test_gradients_are_plain_torchs(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(found.grad, wanted, atol=1e-6, rtol=1e-4)
 
 
-# ---- one step of each optimiser ----------------------------------------------------------------------------
+# ---- one step of each optimizer ----------------------------------------------------------------------------
 
 
 def test_a_step_of_adamw_is_the_papers() -> None:
-    optim = AdamW(rate=0.01, betas=(0.8, 0.9), eps=1e-8, decay=0.1)
-    made = training(optim=optim, schedule=Linear(), clip=0.5)
+    optimizer = AdamW(learning_rate=0.01, betas=(0.8, 0.9), eps=1e-8, weight_decay=0.1)
+    made = training(optimizer=optimizer, schedule=Linear(), gradient_clip=0.5)
     before = [p.detach().double() for p in made.names]
     grads = [g.double() for g in _plain_gradients(made)]
     length = math.sqrt(sum(float(g.square().sum()) for g in grads))
     assert length > 0.5
     numbers = made.advance()
-    assert numbers["gradient"] == pytest.approx(length, rel=1e-4)
+    assert numbers["gradient_norm"] == pytest.approx(length, rel=1e-4)
     for p, w, g in zip(made.names, before, grads, strict=True):
         g = g * 0.5 / length
         m, v = 0.2 * g / (1 - 0.8), 0.1 * g * g / (1 - 0.9)
@@ -85,7 +87,7 @@ def test_a_step_of_adamw_is_the_papers() -> None:
 
 
 def test_a_step_of_muon_is_an_orthogonal_matrix() -> None:
-    made = training(optim=Muon(rate=0.01, decay=0.0), schedule=Linear())
+    made = training(optimizer=Muon(learning_rate=0.01, weight_decay=0.0), schedule=Linear())
     before = [p.detach().clone() for p in made.names]
     grads = _plain_gradients(made)
     made.advance()
@@ -104,9 +106,9 @@ def test_a_step_of_muon_is_an_orthogonal_matrix() -> None:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (Cosine(warmup=2, floor=0.1), [0.5, 1.0, 1.0, 0.868198, 0.55, 0.231802]),
-        (Linear(warmup=2), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-        (WSD(warmup=2, decay=0.5), [0.5, 1.0, 1.0, 1.0, 1.0, 1 - math.sqrt(0.5)]),
+        (Cosine(warmup_steps=2, min_ratio=0.1), [0.5, 1.0, 1.0, 0.868198, 0.55, 0.231802]),
+        (Linear(warmup_steps=2), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        (WSD(warmup_steps=2, decay_ratio=0.5), [0.5, 1.0, 1.0, 1.0, 1.0, 1 - math.sqrt(0.5)]),
     ],
 )
 def test_schedules(schedule: Any, expected: list[float]) -> None:
@@ -114,12 +116,12 @@ def test_schedules(schedule: Any, expected: list[float]) -> None:
 
 
 def test_the_average_is_the_weights_average() -> None:
-    made = training(average=0.75)
+    made = training(ema=0.75)
     expected = [p.detach().clone() for p in made.names]
     for _ in range(3):
         made.advance()
         expected = [0.75 * mean + 0.25 * p.detach() for mean, p in zip(expected, made.names, strict=True)]
-    torch.testing.assert_close(made.average, expected)
+    torch.testing.assert_close(made.ema, expected)
     own = [p.detach().clone() for p in made.names]
     with made.averaged():
         torch.testing.assert_close([p.detach() for p in made.names], expected)
@@ -139,7 +141,15 @@ def test_the_curve_falls(curve: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rows": 2}, {"rows": 1}, {"recompute": True}, {"loss_rows": 5}, {"loss_rows": 1000}], ids=str
+    "changes",
+    [
+        {"micro_batch_size": 2},
+        {"micro_batch_size": 1},
+        {"activation_checkpointing": True},
+        {"loss_chunk_size": 5},
+        {"loss_chunk_size": 1000},
+    ],
+    ids=str,
 )
 def test_the_curve_is_the_same_however_a_step_is_cut(curve: list[float], changes: dict[str, Any]) -> None:
     assert losses(training(**changes), 6) == pytest.approx(curve, abs=CURVE)
@@ -212,11 +222,11 @@ def test_a_mixture_of_experts_trains() -> None:
     """Its loss is the text's and the balance's; the text's falls, and no expert takes everything."""
     mlp = MoE(4, 1, 32)
     blocks = tuple(replace(block, mlp=mlp) for block in model().blocks)
-    made = training(model=replace(model(), blocks=blocks), steps=40, balance=0.1)
+    made = training(model=replace(model(), blocks=blocks), steps=40, router_aux_loss=0.1)
     first, *_, last = (made.advance() for _ in range(40))
-    assert last["entropy"] < first["entropy"] - 0.5
+    assert last["cross_entropy"] < first["cross_entropy"] - 0.5
     with torch.no_grad():
         ids, pos = torch.arange(16)[None], torch.arange(16)[None]
         _, routings = made.model.routed(ids, pos)
-    uneven = sum(float(loss.balance(routing, pos >= 0)) for routing in routings)
-    assert last["loss"] - last["entropy"] == pytest.approx(0.1 * uneven, abs=0.1) and uneven < 3
+    uneven = sum(float(loss.load_balancing(routing, pos >= 0)) for routing in routings)
+    assert last["loss"] - last["cross_entropy"] == pytest.approx(0.1 * uneven, abs=0.1) and uneven < 3

@@ -30,7 +30,7 @@ def plan(
 
     cutaway plan 1b --devices 8
 
-    cutaway plan 1b --devices 16 --tensor-parallel 2 --rows 8
+    cutaway plan 1b --devices 16 --tensor-parallel 2 --micro_batch_size 8
 
     cutaway plan mine.yaml --devices 4 --flops 1e14 --bandwidth 2.5e10
 
@@ -53,7 +53,7 @@ def plan(
     if as_json:
         console.print_json(asdict(made) | {"memory": made.memory, "seconds": made.seconds})
         return
-    tokens = run.batch * run.model.context
+    tokens = run.batch_size * run.model.context
     passed = "" if made.active == made.weights else f", of which a token passes {made.active:,},"
     work = f"{tokens:,} tokens a step, {run.steps:,} steps"
     print(f"{made.weights:,} weights{passed} on {devices} devices, {work}")

@@ -22,7 +22,7 @@ def pretrain(
     source: str,
     /,
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    out: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
+    output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
     resume: Annotated[bool, Parameter(help="Go on with the run that is in the folder.", negative=())] = False,
 ) -> None:
     """Train a model from text: SOURCE is a YAML file, or a preset: nano, book, 10m, 100m, 1b.
@@ -36,9 +36,9 @@ def pretrain(
 
     cutaway pretrain nano
 
-    cutaway pretrain book --out my-book
+    cutaway pretrain book --output my-book
 
-    cutaway pretrain mine.yaml --optim.rate 3e-4 --model.blocks.0.times 12
+    cutaway pretrain mine.yaml --optimizer.learning_rate 3e-4 --model.blocks.0.times 12
 
     torchrun --nproc-per-node 8 -m cutaway pretrain 1b --data.sources.0.path corpus/
 
@@ -50,23 +50,23 @@ def pretrain(
         Changes to its entries, written --name.of.entry VALUE.
     """
     run = config.read(source, changes)
-    folder = out or Path("runs") / Path(source).stem
+    folder = output or Path("runs") / Path(source).stem
     from cutaway.train import distributed
     from cutaway.train.run import pretrain as train
 
-    with distributed.joined(run) as world:
-        watch = _Watch(run, shown=world.rank == 0)
+    with distributed.joined(run) as parallel:
+        callback = _Watch(run, shown=parallel.rank == 0)
         try:
-            train(run, folder, watch, resume=resume, world=world)
+            train(run, folder, callback, resume=resume, parallel=parallel)
         finally:
-            watch.close()
-        watch.note(f'{folder}: trained. `cutaway generate "..." --model {folder}` continues a text.')
+            callback.close()
+        callback.note(f'{folder}: trained. `cutaway generate "..." --model {folder}` continues a text.')
 
 
 class _Watch:
     """What a person sees of a run: a line that moves on a terminal, a few plain lines elsewhere."""
 
-    def __init__(self, run: config.Run, shown: bool) -> None:
+    def __init__(self, run: config.TrainingConfig, shown: bool) -> None:
         self.run, self.shown = run, shown
         self.bar = _bar(run.steps) if shown and sys.stderr.isatty() else None
         self.seconds = 0.0
@@ -83,14 +83,14 @@ class _Watch:
     def step(self, numbers: dict[str, float], steps: int) -> None:
         """The step's numbers, where the last ones stood."""
         step = int(numbers["step"])
-        tokens = self.run.batch * self.run.model.context
+        tokens = self.run.batch_size * self.run.model.context
         seconds = tokens / numbers["tokens_per_second"]
         self.seconds = 0.9 * self.seconds + 0.1 * seconds if self.seconds else seconds
         left = timedelta(seconds=round((steps - step) * self.seconds))
         said = (
             f"loss {numbers['loss']:.3f}  {numbers['bits_per_byte']:.3f} bits/byte  "
-            f"{tokens / self.seconds:,.0f} tokens/s  {numbers['flops'] / 1e9:,.0f} GFLOP/s "
-            f"({numbers['peak_share']:.0%} of peak)  {left} left"
+            f"{tokens / self.seconds:,.0f} tokens/s  {numbers['flops_per_second'] / 1e9:,.0f} GFLOP/s "
+            f"({numbers['mfu']:.0%} of peak)  {left} left"
         )
         if self.bar is not None:
             self.bar[0].update(self.bar[1], completed=step, description=said)
@@ -99,7 +99,7 @@ class _Watch:
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:
         """How well text is read that was never trained on."""
-        loss, bits = numbers["held_out_loss"], numbers["held_out_bits_per_byte"]
+        loss, bits = numbers["validation_loss"], numbers["validation_bits_per_byte"]
         self.note(f"step {step}: held-out loss {loss:.3f}, {bits:.3f} bits/byte")
 
     def sample(self, step: int, model: Decoder, tokenizer: Any) -> list[str]:
@@ -108,7 +108,7 @@ class _Watch:
         from cutaway.generate.sample import Settings
         from cutaway.model.engine import DefinitionEngine
 
-        room = min(self.run.every.sample_tokens, model.config.context // 2)
+        room = min(self.run.intervals.sample_tokens, model.config.context // 2)
         settings = Settings(max_tokens=room, temperature=0.8, top_p=0.95, seed=step)
         begin = tokenizer.bos if tokenizer.bos is not None else tokenizer.eos
         texts = []

@@ -6,7 +6,7 @@ The second term, z-loss, keeps the logits' sum from drifting (PaLM, 2204.02311).
 is the largest tensor of a small model's step; here it never stands whole. Rows are taken a chunk at a
 time: their logits, their loss, and at once their gradient, as in 2410.10989, so that nothing of a chunk
 outlives it. ``plain`` is the definition and judges it. Where there is a native core, the gradient even takes
-the place of the logits (native/loss.cpp).
+the place of the logits (native/train/loss.cpp).
 
 A sparse layer adds a loss of its own, so that its router does not send all tokens to a few experts, which
 would then learn all there is to learn and be chosen even more (2101.03961, equations 4 to 6):
@@ -52,7 +52,7 @@ def chunked(
     return _Chunked.apply(x, weight, targets, chunk, z, softcap)  # type: ignore[return-value]
 
 
-def balance(routing: Routing, real: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
+def load_balancing(routing: Routing, real: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
     """How unevenly a layer's experts were used by the tokens that are ``real`` and no padding: 1 is even."""
     experts = routing.scores.shape[-1]
     counts = (routing.choice[..., None] == torch.arange(experts, device=real.device)).sum(dim=(0, 1, 2))
@@ -79,7 +79,7 @@ class _Chunked(torch.autograd.Function):
             entropy = loss.clone()
             for start in range(0, len(x), chunk):
                 rows, wanted = read[start : start + chunk], targets[start : start + chunk]
-                grad, of_target, totals = _slope(rows @ head.T, wanted, z, softcap)
+                grad, of_target, totals = _logits_grad(rows @ head.T, wanted, z, softcap)
                 entropy += (totals - of_target).sum()
                 loss += z * totals.square().sum()
                 if grad_x is not None:
@@ -100,7 +100,7 @@ class _Chunked(torch.autograd.Function):
         return None if grad_x is None else grad_x.mul_(scale), grad_weight.mul_(scale), None, None, None, None
 
 
-def _slope(
+def _logits_grad(
     logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float, softcap: float | None
 ) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"]]:
     """The loss' gradient by some rows of logits, which may take their place; each row's logit of its target,
@@ -108,14 +108,14 @@ def _slope(
     """
     fits = logits.device.type == "cpu" and logits.dtype in TYPES
     if KERNELS and fits and softcap is None:
-        return logits, *torch.ops.cutaway.slope_(logits, targets, z)
-    return slope(logits, targets, z, softcap)
+        return logits, *torch.ops.cutaway.logits_grad_(logits, targets, z)
+    return logits_grad(logits, targets, z, softcap)
 
 
-def slope(
+def logits_grad(
     logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float, softcap: float | None = None
 ) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """``_slope`` by torch: the native core's twin, for every type and with a soft-cap."""
+    """``_logits_grad`` by torch: the native core's twin, for every type and with a soft-cap."""
     wanted, kind = targets[:, None], logits.dtype
     logits = widened(logits)
     if softcap is not None:
@@ -133,14 +133,12 @@ def slope(
     return grad.to(kind), of_target[:, 0], total[:, 0]
 
 
-def _slope_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, Tensor]:
-    """``slope`` by the native core: logits, which lie row after row, become the gradient. Raises IndexError
-    for a target that is no id, as torch does.
-    """
+def _logits_grad_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, Tensor]:
+    """``logits_grad`` by the native core, in place of contiguous logits. IndexError for a target out of range."""
     targets, (count, size) = targets.contiguous(), logits.shape
     if count and not 0 <= int(targets.min()) <= int(targets.max()) < size:
         raise IndexError(f"a target lies outside the model's 0 to {size - 1}")
-    of_target, totals = _slope_shapes(logits, targets, z)
+    of_target, totals = _logits_grad_shapes(logits, targets, z)
     rows = native_loss.Rows(
         logits=logits.data_ptr(),
         bf16=logits.dtype == torch.bfloat16,
@@ -150,19 +148,19 @@ def _slope_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, 
         of_target=of_target.data_ptr(),
         logs=totals.data_ptr(),
     )
-    native_loss.slope(rows, z, workers())
+    native_loss.logits_grad(rows, z, workers())
     return of_target, totals
 
 
-def _slope_shapes(logits: Tensor, targets: Tensor, _: float) -> tuple[Tensor, Tensor]:
+def _logits_grad_shapes(logits: Tensor, targets: Tensor, _: float) -> tuple[Tensor, Tensor]:
     made = logits.new_empty(targets.shape, dtype=torch.float32)
     return made, torch.empty_like(made)
 
 
 _LIBRARY = torch.library.Library("cutaway", "FRAGMENT")
-_LIBRARY.define("slope_(Tensor(a!) logits, Tensor targets, float z) -> (Tensor, Tensor)")
-_LIBRARY.impl("slope_", _slope_in_place, "CPU")
-torch.library.register_fake("cutaway::slope_", _slope_shapes, lib=_LIBRARY)
+_LIBRARY.define("logits_grad_(Tensor(a!) logits, Tensor targets, float z) -> (Tensor, Tensor)")
+_LIBRARY.impl("logits_grad_", _logits_grad_in_place, "CPU")
+torch.library.register_fake("cutaway::logits_grad_", _logits_grad_shapes, lib=_LIBRARY)
 
 
 class Objective(nn.Module):
@@ -191,5 +189,5 @@ class Objective(nn.Module):
         x = self.model.norm(x).flatten(0, 1)
         weight = self.model.embedding.weight if self.model.head is None else self.model.head.weight
         loss, entropy = chunked(x, weight, targets.flatten(), self.chunk, self.z, self.model.config.softcap)
-        uneven = [balance(routing, pos >= 0) for routing in routings]
+        uneven = [load_balancing(routing, pos >= 0) for routing in routings]
         return loss + self.balance * targets.numel() * sum(uneven), entropy

@@ -1,4 +1,4 @@
-"""The optimisers as data, and how they are built: AdamW over all weights, or Muon over matrices and AdamW
+"""The optimizers as data, and how they are built: AdamW over all weights, or Muon over matrices and AdamW
 over the rest.
 
     AdamW (1711.05101)   m = b1 m + (1-b1) g    v = b2 v + (1-b2) g^2    w -= rate (m / (sqrt v + eps) +
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 class AdamW:
     """``rate`` is the largest step, which the schedule scales; ``betas`` how long each average remembers."""
 
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     betas: tuple[float, ...] = (0.9, 0.95)
     eps: float = 1e-8
-    decay: float = 0.1
+    weight_decay: float = 0.1
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[Optimizer]:
-        """The optimisers of these parameters."""
+        """The optimizers of these parameters."""
         import torch
 
         parameters = [parameter for _, parameter in named]
         groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.decay},
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         if len(self.betas) != 2:
             raise UserError(f"optim.betas: expected two numbers, found {list(self.betas)}")
         betas = self.betas[0], self.betas[1]
         groups = [group for group in groups if group["params"]]
-        return [torch.optim.AdamW(groups, lr=self.rate, betas=betas, eps=self.eps, fused=True)]
+        return [torch.optim.AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.eps, fused=True)]
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,22 @@ class Muon:
     Its step is scaled to the size of AdamW's (0.2 sqrt(max(rows, columns))), so that one rate serves both.
     """
 
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     momentum: float = 0.95
-    decay: float = 0.1
-    others: AdamW = AdamW()
+    weight_decay: float = 0.1
+    adamw: AdamW = AdamW()
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[Optimizer]:
-        """The optimisers of these parameters, Muon's first."""
+        """The optimizers of these parameters, Muon's first."""
         import torch
 
         named = list(named)
         matrices = {name for name, p in named if p.ndim == 2 and ".blocks." in f".{name}"}
         muon = torch.optim.Muon(
             [p for name, p in named if name in matrices],
-            lr=self.rate,
+            lr=self.learning_rate,
             momentum=self.momentum,
-            weight_decay=self.decay,
+            weight_decay=self.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
-        return [muon, *self.others.build((name, p) for name, p in named if name not in matrices)]
+        return [muon, *self.adamw.build((name, p) for name, p in named if name not in matrices)]

@@ -12,65 +12,70 @@ from cutaway.errors import UserError
 from cutaway.model.config import to_dict
 from cutaway.store.files import replaced, room
 from cutaway.train import checkpoint, config, dataset, device, log, loop
-from cutaway.train.config import Run
-from cutaway.train.parallel import ALONE, World
-from cutaway.train.signals import Stopper
+from cutaway.train.config import TrainingConfig
+from cutaway.train.parallel import SINGLE_PROCESS, Parallel
+from cutaway.train.signals import SignalHandler
 from cutaway.weights.load import RUN
 
 # What may differ when a run goes on: none of it enters the weights.
-FREE = ("every", "device", "threads", "tensorboard", "wandb", "prompts", "compile")
+FREE = ("intervals", "device", "threads", "tensorboard", "wandb", "prompts", "compile")
 GIT = "git.json"
 
 
 def pretrain(
-    run: Run, folder: Path, watch: loop.Watch, *, resume: bool = False, world: World = ALONE
+    run: TrainingConfig,
+    folder: Path,
+    callback: loop.Callback,
+    *,
+    resume: bool = False,
+    parallel: Parallel = SINGLE_PROCESS,
 ) -> None:
     """Trains what ``run`` says into ``folder``, which afterwards is a model that ``cutaway.load`` opens.
 
     UserError if the folder holds another run, or this one without ``resume``. Raises KeyboardInterrupt or
     SystemExit after a signal, when a checkpoint is written.
     """
-    if world.rank == 0:
-        _open(run, folder, resume, watch)
-    world.wait()
+    if parallel.rank == 0:
+        _open(run, folder, resume, callback)
+    parallel.barrier()
     run = replace(config.read(str(folder / RUN)), **{name: getattr(run, name) for name in FREE})
-    with Stopper() as stopper:
-        ready = dataset.ready(run, folder, watch.note)
-        training = loop.Training(run, ready, world, watch.note)
-        found = checkpoint.newest(folder / loop.CHECKPOINTS, watch.note) if resume else None
+    with SignalHandler() as signals:
+        ready = dataset.ready(run, folder, callback.note)
+        training = loop.Training(run, ready, parallel, callback.note)
+        found = checkpoint.newest(folder / loop.CHECKPOINTS, callback.note) if resume else None
         if found is not None:
             training.restore(found)
-            watch.note(f"Going on after step {training.step}.")
+            callback.note(f"Going on after step {training.step}.")
         elif resume:
-            watch.note("There is no checkpoint yet, so the run begins at its beginning.")
+            callback.note("There is no checkpoint yet, so the run begins at its beginning.")
         peak = device.peak(training.device, training.run.precision)
         weights = sum(p.numel() for p in training.model.parameters())
-        watch.note(
+        callback.note(
             f"{weights:,} weights; matrix products in {training.run.precision} reach "
             f"{peak / 1e9:,.0f} GFLOP/s on {training.device}."
         )
         lines = None
-        if world.rank == 0:
+        if parallel.rank == 0:
             lines = log.Log(folder, training.step, run.tensorboard, run.wandb, to_dict(run))
         try:
-            loop.train(training, folder, lines, watch, stopper, peak)
+            loop.train(training, folder, lines, callback, signals, peak)
         finally:
             if lines is not None:
                 lines.close()
 
 
-def _open(run: Run, folder: Path, resume: bool, watch: loop.Watch) -> None:
+def _open(run: TrainingConfig, folder: Path, resume: bool, callback: loop.Callback) -> None:
     """Makes the folder of a new run, or checks that the one to go on with is this one."""
     known = folder / RUN
     if known.is_file() and not resume:
         raise UserError(
-            f"{folder}: already holds a run: go on with --resume, or choose another folder with --out"
+            f"{folder}: already holds a run: go on with --resume, or choose another folder with --output"
         )
     if not known.is_file() and folder.is_dir() and any(folder.iterdir()) and not _unfinished(folder):
-        raise UserError(f"{folder}: is a folder that holds something else: choose another with --out")
+        raise UserError(f"{folder}: is a folder that holds something else: choose another with --output")
     with room(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        run = dataset.resolved(run, folder, watch.note)
+        run = dataset.resolved(run, folder, callback.note)
         begun = config.read(str(known)) if known.is_file() else None
         run = _settled(run, begun)
         if begun is not None:
@@ -87,7 +92,7 @@ def _unfinished(folder: Path) -> bool:
     return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", GIT, f"{RUN}.new"}
 
 
-def _settled(run: Run, begun: Run | None) -> Run:
+def _settled(run: TrainingConfig, begun: TrainingConfig | None) -> TrainingConfig:
     """The run with a precision of its own where it leaves it open: the one that it was begun with, or this
     machine's.
     """
@@ -96,13 +101,13 @@ def _settled(run: Run, begun: Run | None) -> Run:
     return replace(run, precision=device.precision(run.precision, device.device(run.device)))
 
 
-def _same(old: Run, new: Run, folder: Path) -> None:
-    for entry in fields(Run):
+def _same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:
+    for entry in fields(TrainingConfig):
         one, other = getattr(old, entry.name), getattr(new, entry.name)
         if entry.name not in FREE and one != other:
             raise UserError(
                 f"{folder}: was begun with another {entry.name} ({_short(one)}, now {_short(other)}): a "
-                "run goes on with what it began with; choose another folder with --out"
+                "run goes on with what it began with; choose another folder with --output"
             )
 
 

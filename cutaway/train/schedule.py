@@ -1,4 +1,4 @@
-"""How large a step is, as a function of when: a factor from 0 to 1 on the optimiser's rate. Imports no torch.
+"""How large a step is, as a function of when: a factor from 0 to 1 on the optimizer's rate. Imports no torch.
 
 All rise linearly over ``warmup`` steps first, since Adam's second moments mean nothing yet.
 """
@@ -14,27 +14,27 @@ from dataclasses import dataclass
 class Cosine:
     """Half a cosine from 1 down to ``floor`` (1608.03983)."""
 
-    warmup: int = 0
-    floor: float = 0.1
+    warmup_steps: int = 0
+    min_ratio: float = 0.1
 
     def factor(self, step: int, steps: int) -> float:
         """The factor of step 0, 1, ..., ``steps`` - 1."""
-        return _after(self.warmup, step, steps, self._fall)
+        return _after(self.warmup_steps, step, steps, self._fall)
 
     def _fall(self, done: float) -> float:
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @dataclass(frozen=True)
 class Linear:
     """A straight line from 1 down to ``floor`` (2502.15938 finds that 0 is best)."""
 
-    warmup: int = 0
-    floor: float = 0.0
+    warmup_steps: int = 0
+    min_ratio: float = 0.0
 
     def factor(self, step: int, steps: int) -> float:
         """The factor of step 0, 1, ..., ``steps`` - 1."""
-        return _after(self.warmup, step, steps, lambda done: 1 - (1 - self.floor) * done)
+        return _after(self.warmup_steps, step, steps, lambda done: 1 - (1 - self.min_ratio) * done)
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class WSD:
     which 2405.18392 finds best.
     """
 
-    warmup: int = 0
-    decay: float = 0.2
-    floor: float = 0.0
+    warmup_steps: int = 0
+    decay_ratio: float = 0.2
+    min_ratio: float = 0.0
 
     def factor(self, step: int, steps: int) -> float:
         """The factor of step 0, 1, ..., ``steps`` - 1."""
-        return _after(self.warmup, step, steps, self._fall)
+        return _after(self.warmup_steps, step, steps, self._fall)
 
     def _fall(self, done: float) -> float:
-        late = max(0.0, (done - (1 - self.decay)) / self.decay) if self.decay else 0.0
-        return 1 - (1 - self.floor) * math.sqrt(late)
+        late = max(0.0, (done - (1 - self.decay_ratio)) / self.decay_ratio) if self.decay_ratio else 0.0
+        return 1 - (1 - self.min_ratio) * math.sqrt(late)
 
 
-def _after(warmup: int, step: int, steps: int, fall: Callable[[float], float]) -> float:
+def _after(warmup_steps: int, step: int, steps: int, fall: Callable[[float], float]) -> float:
     """The rise, then ``fall`` of the share of what comes after it that is done."""
     if step < warmup:
         return (step + 1) / warmup

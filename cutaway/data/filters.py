@@ -20,7 +20,7 @@ PERMUTATIONS = 128
 
 
 @dataclass(frozen=True)
-class Clean:
+class Filters:
     """Which rules apply; a rule that is None does not.
 
     ``near`` is the Jaccard similarity of 5-word shingles from which a document counts as one already seen;
@@ -70,7 +70,7 @@ RULES: dict[str, Callable[[str, float], bool]] = {
 }
 
 
-def kept(texts: Iterable[str | None], rules: Clean, counts: Counter[str]) -> Iterator[str]:
+def kept(texts: Iterable[str | None], rules: Filters, counts: Counter[str]) -> Iterator[str]:
     """The documents that pass, in order. ``counts`` gains "read", "kept" and the name of each reason to
     drop.
     """
