@@ -11,6 +11,9 @@ pays for one test of a global a tap, and nothing else.
 
 A listener may change what it hears: ``edit={"blocks.3.mlp.hidden": lambda value: value * 0}``. Ablation,
 patching and steering are that and nothing more.
+
+A listener hears its own thread alone. Threads may run one model at the same time, traced or not, and none of
+them sees or changes a value of another.
 """
 
 from __future__ import annotations
@@ -44,12 +47,6 @@ class _Watcher:
         self.path: list[str] = []
         self.seen: dict[str, Any] = {}
         self.edited: set[str] = set()
-        self.thread = threading.get_ident()
-
-    @property
-    def here(self) -> bool:
-        """Whether this is the thread that watches: another may run the same model meanwhile, unseen."""
-        return self.thread == threading.get_ident()
 
     def keeps(self, name: str) -> bool:
         return self.keep_taps or self.kept(name)
@@ -94,33 +91,65 @@ def _changed(name: str, value: Any, change: Edit) -> Any:
     return changed
 
 
-_watcher: _Watcher | None = None
-_turn = threading.Lock()  # one trace at a time: held from its beginning to its end
+_watchers: dict[int, _Watcher] = {}  # by thread: each has one trace open at most
+_numbering = threading.Lock()  # torch numbers hooks without a lock: two threads could get the same number
 
 
 def tap(name: str, value: Value) -> Value:
     """The value itself, or what a listener made of it."""
-    if _watcher is None or not _watcher.path or not _watcher.here:
+    if not _watchers or (watcher := _here()) is None:
         return value
-    return _watcher.hear(_full(_watcher.path[-1], name), value)
+    return watcher.hear(_full(watcher.path[-1], name), value)
 
 
 def tell(name: str, fact: Callable[[], Any]) -> None:
-    """Something about the computation that is no value of it: found out for who asks for ``FACTS`` alone."""
-    if _watcher is None or not _watcher.path or not _watcher.here or not _watcher.keep_facts:
-        return
-    _watcher.seen[_full(_watcher.path[-1], name)] = fact()
+    """Record a fact about the computation that is no value of it, computed only where ``FACTS`` are kept."""
+    if _watchers and (watcher := _here()) is not None and watcher.keep_facts:
+        watcher.seen[_full(watcher.path[-1], name)] = fact()
 
 
 def watched(*names: str) -> bool:
-    """Whether anyone listens to one of these taps of the module that now runs."""
-    if _watcher is None or not _watcher.path or not _watcher.here:
+    """Whether a listener wants one of these taps of the module that now runs."""
+    if not _watchers or (watcher := _here()) is None:
         return False
-    return any(_watcher.wants(_full(_watcher.path[-1], name)) for name in names)
+    return any(watcher.wants(_full(watcher.path[-1], name)) for name in names)
+
+
+def _here() -> _Watcher | None:
+    """This thread's watcher, if a module that it follows now runs."""
+    watcher = _watchers.get(threading.get_ident())
+    return watcher if watcher is not None and watcher.path else None
 
 
 def _full(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+Before = Callable[["nn.Module", tuple[Any, ...]], None]
+After = Callable[["nn.Module", tuple[Any, ...], Any], Any]
+
+
+@contextmanager
+def hooked(hooks: Iterable[tuple[nn.Module, Before | None, After | None]]) -> Iterator[None]:
+    """Calls ``before(module, inputs)`` and ``after(module, inputs, output)`` around these modules while the
+    block runs, for the forward passes of this thread and no other.
+    """
+    thread, handles = threading.get_ident(), []
+
+    def own(hook: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: hook(*arguments) if threading.get_ident() == thread else None
+
+    try:
+        for module, before, after in hooks:
+            with _numbering:
+                if before is not None:
+                    handles.append(module.register_forward_pre_hook(own(before)))
+                if after is not None:
+                    handles.append(module.register_forward_hook(own(after)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -130,23 +159,20 @@ def tracing(
     """Listens to a model's values by name while the block runs. A name may hold wildcards (``*.pattern``).
 
     Without names ``TAPS`` are kept, unless there is an ``edit``, in which case only the edits act; ``*`` also
-    keeps what every other layer said. Yields the dictionary that fills as the model runs; a value that
-    appears twice keeps its last appearance. Traces of several threads wait for one another. Raises
-    UserError if this thread has one open already, or if a name or an edit never appeared.
+    keeps every other layer's output. Yields the dictionary that fills as the model runs; a value that
+    appears twice keeps its last appearance. Raises UserError if this thread has a trace open already, or if a
+    name or an edit never appeared.
     """
-    global _watcher
-    if (open := _watcher) is not None and open.here:
+    thread = threading.get_ident()
+    if thread in _watchers:
         raise UserError("a trace is already open: close it first, or give this one's names and edits to it")
-    with _turn:
-        watcher = _Watcher(names or (() if edit else (TAPS,)), edit or {})
-        handles = [hook for path, module in model.named_modules() for hook in _hook(watcher, path, module)]
-        _watcher = watcher
+    watcher = _Watcher(names or (() if edit else (TAPS,)), edit or {})
+    with hooked(_hooks(watcher, model)):
+        _watchers[thread] = watcher
         try:
             yield watcher.seen
         finally:
-            _watcher = None
-            for handle in handles:
-                handle.remove()
+            del _watchers[thread]
     unheard = watcher.unheard()
     if unheard:
         raise UserError(
@@ -154,7 +180,14 @@ def tracing(
         )
 
 
-def _hook(watcher: _Watcher, path: str, module: nn.Module) -> Iterator[Any]:
+def _hooks(watcher: _Watcher, model: nn.Module) -> Iterator[tuple[nn.Module, Before | None, After | None]]:
+    for path, module in model.named_modules():
+        before, after = _hook(watcher, path, module)
+        if before is not None or after is not None:
+            yield module, before, after
+
+
+def _hook(watcher: _Watcher, path: str, module: nn.Module) -> tuple[Before | None, After | None]:
     """Hooks where something can be heard: a module that may tap says where it is, a wanted leaf says what it
     made.
 
@@ -167,21 +200,14 @@ def _hook(watcher: _Watcher, path: str, module: nn.Module) -> Iterator[Any]:
     taps = not (leaf and type(module).__module__.startswith("torch."))
 
     def enter(_module: nn.Module, _inputs: Any) -> None:
-        if not watcher.here:
-            return
         if not path:
             # A forward pass that failed halfway never left its modules: a new one starts from the root.
             watcher.path.clear()
         watcher.path.append(path)
 
     def leave(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        if not watcher.here:
-            return None
         if taps:
             watcher.path.pop()
         return watcher.hear(path, output) if heard else None
 
-    if taps:
-        yield module.register_forward_pre_hook(enter)
-    if taps or heard:
-        yield module.register_forward_hook(leave)
+    return enter if taps else None, leave if taps or heard else None

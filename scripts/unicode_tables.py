@@ -1,4 +1,5 @@
-"""Writes the tables of character classes: native/unicode_tables.hpp and cutaway/tokenizer/unicode_tables.py.
+"""Writes the tables of character classes: native/tokenizer/unicode_tables.hpp and
+cutaway/tokenizer/unicode_tables.py.
 
     python scripts/unicode_tables.py [--check]
 
@@ -32,7 +33,7 @@ VERSION = "16.0"
 ALL = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 EVERY = "".join(map(chr, ALL))
 TREE = Path(__file__).resolve().parents[1]
-HPP, PY = TREE / "native/unicode_tables.hpp", TREE / "cutaway/tokenizer/unicode_tables.py"
+HPP, PY = TREE / "native/tokenizer/unicode_tables.hpp", TREE / "cutaway/tokenizer/unicode_tables.py"
 
 
 def by_tiktoken(pattern: str) -> str:

@@ -42,7 +42,7 @@ def test_words_forge_no_token_and_lose_none(tmp_path) -> None:
 @pytest.mark.parametrize("name", sorted(set(chat_cases.ATTACKS) - LONG)[::3])
 def test_a_template_that_takes_too_much_is_stopped(name: str) -> None:
     with pytest.raises(
-        UserError, match=r"stopped|not allowed here|too deeply|failed on this conversation|ended the process"
+        UserError, match=r"stopped|not allowed here|too deeply|failed on this conversation|takes too"
     ):
         chat.text([chat_cases.user()], chat_cases.ATTACKS[name])
 

@@ -3,12 +3,13 @@ each token alone."""
 
 import json
 import re
+import resource
 
 import numpy as np
 import pytest
 
 from cutaway.errors import UserError
-from cutaway.generate import constrain
+from cutaway.generate import constrain, grammar_compiler
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
 from tests.drawn import drawn
@@ -135,6 +136,8 @@ def nested(depth: int) -> dict:
         (lambda: constrain.regex("(a"), "unclosed group"),
         (lambda: constrain.regex("(?=a)b"), "look-around"),
         (lambda: constrain.lark("start: foo"), "foo"),
+        (lambda: constrain.lark("start: start"), "no text fits"),
+        (lambda: constrain.json_schema({"$ref": "#"}), "no text fits"),
         (lambda: constrain.lark('%import "/etc/passwd"\nstart: "a"'), "Expected name"),
     ],
 )
@@ -150,3 +153,29 @@ def test_a_real_vocabulary_of_another_kind(tokenizer: Tokenizer) -> None:
     for seed in range(3):
         text, done = written(other, constrain.regex("a (small|big) ☃"), seed)
         assert done and text in ("a small ☃", "a big ☃")
+
+
+BOMB = "a?" * 20_000 + "a" * 20_000
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: constrain.regex(BOMB), "takes too"),
+        (lambda: constrain.regex("\ud800"), "surrogate"),
+        (lambda: constrain.lark('start: "\ud800"'), "surrogate"),
+        (lambda: constrain.lark('start: "(" ' * 5000 + "start"), "cannot be followed|takes too"),
+    ],
+)
+def test_a_grammar_that_takes_too_much_ends_its_helper_alone(make, sentence: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=sentence):
+        make()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # in kilobytes
+    assert constrain.regex("ab*")
+
+
+def test_a_grammar_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = constrain.regex("compiled once")
+    monkeypatch.setattr(grammar_compiler.helper, "ask", None)
+    assert constrain.regex("compiled once") is made

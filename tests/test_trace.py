@@ -14,7 +14,7 @@ from cutaway.errors import UserError
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
-from cutaway.trace import _watcher, tap
+from cutaway.trace import _watchers, tap
 from tests.small import SHAPES, Bytes, decoder
 
 TEXT = list(b"what a tap hears")
@@ -177,7 +177,7 @@ def test_a_failure_inside_closes_the_trace_and_stays_itself() -> None:
     model = decoder()
     with pytest.raises(ZeroDivisionError), tracing(model, "blocks.9.out"):
         1 / 0
-    assert _watcher is None
+    assert not _watchers
     assert not any(module._forward_hooks for module in model.modules())
 
 

@@ -14,7 +14,7 @@ import cutaway
 from cutaway import native
 from cutaway.cli import main
 from cutaway.errors import UserError
-from cutaway.native import train as native_train
+from cutaway.native import bpe_train as native_train
 from cutaway.tokenizer import bpe, bpe_train, training
 from cutaway.tokenizer.word_counter import packed
 from cutaway.tokenizer.word_counts import Counts

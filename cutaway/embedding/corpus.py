@@ -1,7 +1,8 @@
 """A corpus is a text file: words between white space, a sentence a line. It is read in pieces and never held.
 
 Counting and training pass over the file anew each time, so that a corpus larger than memory streams; what is
-kept is the vocabulary. The native core reads (native/corpus.cpp); the functions named twin say the same here.
+kept is the vocabulary. The native core reads (native/embedding/corpus.cpp); the functions named twin say
+the same here.
 """
 
 from __future__ import annotations

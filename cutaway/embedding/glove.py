@@ -9,7 +9,8 @@ and kept once for two words. While it is counted it is emptied to files beside e
 grown to ``memory`` bytes, and these are merged into shuffled parts, so that memory stays bounded for any
 corpus.
 
-Here are the equations in numpy; the native core (native/glove.cpp) counts and fits in the same order.
+Here are the equations in numpy; the native core (native/embedding/glove.cpp) counts and fits in the same
+order.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def begin(vocabulary: Vocabulary, settings: Settings) -> Model:
 
 
 def meetings(file: int, ids: dict[bytes, int], window: int) -> dict[tuple[int, int], float]:
-    """How often words met in an open file, by (smaller, larger) number: the twin of native/glove.cpp's
-    count.
+    """How often words met in an open file, by (smaller, larger) number: the twin of
+    native/embedding/glove.cpp's count.
     """
     found: dict[tuple[int, int], float] = {}
     for piece in range(corpus.pieces(file)):

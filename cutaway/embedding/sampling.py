@@ -1,6 +1,6 @@
 """Which words are learned from, and against which: subsampling and the noise of word2vec (1310.4546).
 
-Random numbers are SplitMix64's, so that the native core (native/random.hpp) draws the same.
+Random numbers are SplitMix64's, so that the native core (native/core/random.hpp) draws the same.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def train(
     """Learn from a corpus. ``watch`` is called every moment with a report and the model as it is by then;
     what it raises ends training, and the model it saw last keeps what was learned.
 
-    One thread gives the same vectors each time; several give others each time (native/word2vec.cpp).
+    One thread gives the same vectors each time; several give others each time
+    (native/embedding/word2vec.cpp).
     """
     threads = native.threads() if threads is None else threads
     if threads < 1:

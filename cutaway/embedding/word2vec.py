@@ -13,7 +13,8 @@ wrong in one of two ways (1310.4546), both of them logistic regressions on outpu
 Skip-gram's X holds all words of a window, against one draw of negatives for all of them (1604.04661); the
 paper draws for each. The noise itself is the same, and docs/results/embedding.md shows that quality is.
 
-Here are the equations in numpy. The native core (native/word2vec.cpp) does the same, with the same draws.
+Here are the equations in numpy. The native core (native/embedding/word2vec.cpp) does the same, with the
+same draws.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def change(
 
 def epoch(model: Model, file: int, number: int, done: int = 0) -> int:
     """One pass over an open corpus, learning into the model's tables; ``done`` words before, returned with
-    this pass's. The twin of native/word2vec.cpp on one thread.
+    this pass's. The twin of native/embedding/word2vec.cpp on one thread.
     """
     for piece in range(corpus.pieces(file)):
         done = learn(model, file, number, piece, done)

@@ -7,8 +7,8 @@
 llguidance walks the vocabulary's trie with an Earley parser over derivatives of regexes (github.com/
 guidance-ai/llguidance), some 50 microseconds a token. It is given the bytes of each token, as the tokenizer
 knows them, so that a token with half a character in it is allowed exactly where that half fits. A grammar
-comes from a stranger: its length and depth are limited before it is compiled, and llguidance limits what
-compiling it and each step may cost.
+comes from a stranger: its length and depth are limited, it is compiled first in a helper process that may die
+(grammar_compiler.py), and llguidance limits the cost of each step.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ import json
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.generate import grammar_compiler
+from cutaway.generate.grammar_compiler import sentence
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+    from llguidance import LLMatcher, LLTokenizer
 
 MOST_CHARACTERS = 64 * 1024  # of a grammar or a schema
 MOST_DEPTH = 32  # lists and objects inside each other in a schema
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
+KEPT = 64  # compiled grammars, so that a schema that comes with every request is compiled once
 
 
 @runtime_checkable
@@ -57,12 +60,12 @@ class Grammar:
 
         UserError for a grammar that is wrong, or that takes too much to follow.
         """
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
-        every = sorted({*tokenizer.eos_ids, *ends})
-        matcher = LLMatcher(_trie(tokenizer, every), self.compiled, log_level=0, limits=_limits())
+        every, limits = sorted({*tokenizer.eos_ids, *ends}), LLParserLimits(**grammar_compiler.LIMITS)
+        matcher = LLMatcher(_trie(tokenizer, every), self.compiled, log_level=0, limits=limits)
         if matcher.is_error():
-            raise UserError(f"the grammar cannot be followed: {_sentence(matcher.get_error())}")
+            raise UserError(f"the grammar cannot be followed: {sentence(matcher.get_error())}")
         return Constraint(matcher)
 
 
@@ -99,7 +102,7 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise OperationalError(
-                f"the grammar could not be followed on: {_sentence(self._matcher.get_error())}"
+                f"the grammar could not be followed on: {sentence(self._matcher.get_error())}"
             )
 
 
@@ -109,32 +112,30 @@ def json_object() -> Grammar:
 
 
 def json_schema(schema: Any) -> Grammar:
-    """JSON as a schema has it, on one line. UserError for a schema that is too large or deep, or that says
-    what cannot be held to.
+    """JSON as a schema has it, on one line. UserError for a schema that is too large or deep, or that has a
+    keyword which cannot be held to.
     """
-    from llguidance import LLMatcher
-
     if not isinstance(schema, dict):
         raise UserError(f"a JSON schema is an object, not {json.dumps(schema):.60}")
     measure(schema)
-    options: Any = COMPACT
-    return _valid(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options), "schema")
+    return _compiled("schema", json.dumps(schema))
 
 
 def regex(pattern: str) -> Grammar:
     """A text that matches a regular expression from end to end; no look-around, no references back."""
-    from llguidance import LLMatcher
-
     _short(pattern, "regex")
-    return _valid(LLMatcher.grammar_from_regex(pattern), "regex")
+    return _compiled("regex", pattern)
 
 
 def lark(rules: str) -> Grammar:
     """A context-free grammar in Lark's notation, as llguidance reads it; its first rule is `start`."""
-    from llguidance import LLMatcher
-
     _short(rules, "grammar")
-    return _valid(LLMatcher.grammar_from_lark(rules), "grammar")
+    return _compiled("grammar", rules)
+
+
+@lru_cache(KEPT)
+def _compiled(kind: str, text: str) -> Grammar:
+    return Grammar(grammar_compiler.helper.ask({"kind": kind, "text": text})["compiled"])
 
 
 def measure(schema: Any) -> None:
@@ -157,29 +158,6 @@ def _inside(value: Any) -> Sequence[Any]:
 def _short(text: str, what: str) -> None:
     if len(text) > MOST_CHARACTERS:
         raise UserError(f"the {what} has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are taken")
-
-
-def _valid(compiled: str, what: str) -> Grammar:
-    from llguidance import LLMatcher
-
-    wrong, messages = LLMatcher.validate_grammar_with_warnings(compiled, limits=_limits())
-    if wrong:
-        raise UserError(f"the {what} cannot be followed: {_sentence(messages[0])}")
-    return Grammar(compiled)
-
-
-def _limits() -> LLParserLimits:
-    """A tenth or less of what llguidance allows by itself: a step costs at most some ten milliseconds."""
-    from llguidance import LLParserLimits
-
-    return LLParserLimits(
-        initial_lexer_fuel=1_000_000,
-        step_lexer_fuel=200_000,
-        step_max_items=20_000,
-        max_lexer_states=20_000,
-        max_grammar_size=100_000,
-        verbose_errors=False,
-    )
 
 
 _tries: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], LLTokenizer]] = weakref.WeakKeyDictionary()
@@ -221,11 +199,3 @@ class _Bytes:
             if b"".join(self.tokens[id] for id in ids[i:]) == wanted:
                 return ids[i:]
         return self._encode(wanted.decode("utf-8", "replace"))
-
-
-def _sentence(message: str) -> str:
-    """What llguidance says, on one line: its first, and where that only introduces an error, the error."""
-    first, *others = message.splitlines() or [""]
-    errors = [line.removeprefix("error: ") for line in others if line.startswith("error: ")]
-    said = " ".join([first, *errors[:1]] if first.endswith(":") else [first])
-    return " ".join(said.split()).removesuffix(".")[:300]

@@ -8,7 +8,7 @@ to the bit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.state import Ring
 from cutaway.model.decoder import Decoder, State
-from cutaway.trace import tracing
+from cutaway.trace import hooked, tracing
 
 Spot = tuple[int, int]  # a place among the ids that are read, and a layer
 
@@ -57,28 +57,27 @@ class Found:
 
 @contextmanager
 def watching(model: Decoder, lens: Iterable[Spot], looks: Iterable[Spot], state: State) -> Iterator[Found]:
-    """Keeps what these spots need while the model reads a chunk into the state."""
+    """Keeps what these spots need while this thread's model reads a chunk into the state."""
     found = Found(model)
     blocks: Any = model.blocks
-    with ExitStack() as hooks:
-        for layer in {layer for _, layer in lens if layer + 1 < len(blocks)}:
-            hook = blocks[layer].register_forward_hook(_keeper(found.streams, layer))
-            hooks.callback(hook.remove)
-        for layer in {layer for _, layer in looks}:
-            found.memories[layer] = state.blocks[layer].snapshot()
-            hook = blocks[layer].attention.register_forward_pre_hook(_listener(found.inputs, layer))
-            hooks.callback(hook.remove)
+    hooks: list[Any] = []
+    for layer in {layer for _, layer in lens if layer + 1 < len(blocks)}:
+        hooks.append((blocks[layer], None, _keep_stream(found.streams, layer)))
+    for layer in {layer for _, layer in looks}:
+        found.memories[layer] = state.blocks[layer].snapshot()
+        hooks.append((blocks[layer].attention, _keep_inputs(found.inputs, layer), None))
+    with hooked(hooks):
         yield found
 
 
-def _keeper(kept: dict[int, Tensor], layer: int) -> Any:
+def _keep_stream(kept: dict[int, Tensor], layer: int) -> Any:
     def keep(_module: nn.Module, _inputs: Any, output: tuple[Tensor, Any]) -> None:
         kept[layer], _ = output
 
     return keep
 
 
-def _listener(kept: dict[int, tuple[Any, ...]], layer: int) -> Any:
+def _keep_inputs(kept: dict[int, tuple[Any, ...]], layer: int) -> Any:
     def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
         kept[layer] = inputs
 

@@ -1,4 +1,6 @@
-"""Counting and finding the words of a corpus (native/corpus.cpp); its twin is cutaway/embedding/corpus.py."""
+"""Counting and finding the words of a corpus (native/embedding/corpus.cpp); its twin is
+cutaway/embedding/corpus.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counting how words meet, and fitting vectors to it (native/glove.cpp); its twin is
+"""Counting how words meet, and fitting vectors to it (native/embedding/glove.cpp); its twin is
 cutaway/embedding/glove.py.
 """
 
@@ -23,20 +23,20 @@ class Meetings:
         if window < 1 or threads < 1:
             raise UserError(f"a window of {window} on {threads} threads cannot be counted")
         self._words, self._threads = words, threads
-        self._handle = function("cutaway_meetings_new", LONG, INT, result=POINTER)(window, threads)
+        self._handle = function("cutaway_cooccurrence_new", LONG, INT, result=POINTER)(window, threads)
         if not self._handle:
             raise OperationalError("there is not enough memory to count pairs of words")
 
     def add(self, file: int, first: int, last: int) -> None:
         """Count in the pieces [first, last) of an open file."""
         where = LONG(0)
-        call = function("cutaway_meetings_add", POINTER, POINTER, INT, LONG, LONG, POINTER, result=INT)
+        call = function("cutaway_cooccurrence_add", POINTER, POINTER, INT, LONG, LONG, POINTER, result=INT)
         status = call(self._handle, self._words.handle, file, first, last, ctypes.byref(where))
         complain(status, where.value)
 
     def nbytes(self) -> int:
         """About how much memory the pairs take."""
-        size = function("cutaway_meetings_size", POINTER, INT, result=LONG)
+        size = function("cutaway_cooccurrence_size", POINTER, INT, result=LONG)
         return BYTES_PER_PAIR * sum(size(self._handle, worker) for worker in range(self._threads))
 
     def take(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -46,9 +46,9 @@ class Meetings:
         return [self._take(worker) for worker in range(self._threads)]
 
     def _take(self, worker: int) -> tuple[np.ndarray, np.ndarray]:
-        count = function("cutaway_meetings_size", POINTER, INT, result=LONG)(self._handle, worker)
+        count = function("cutaway_cooccurrence_size", POINTER, INT, result=LONG)(self._handle, worker)
         keys, weights = np.empty(count, np.uint64), np.empty(count, np.float64)
-        call = function("cutaway_meetings_take", POINTER, INT, POINTER, POINTER, result=INT)
+        call = function("cutaway_cooccurrence_take", POINTER, INT, POINTER, POINTER, result=INT)
         complain(call(self._handle, worker, keys.ctypes.data, weights.ctypes.data), 0)
         return keys, weights
 
@@ -56,12 +56,12 @@ class Meetings:
         return self
 
     def __exit__(self, *_: object) -> None:
-        function("cutaway_meetings_free", POINTER)(self._handle)
+        function("cutaway_cooccurrence_free", POINTER)(self._handle)
         self._handle = None
 
 
 class _Fit(ctypes.Structure):
-    """native/glove.cpp's Fit, field by field."""
+    """native/embedding/glove.cpp's Fit, field by field."""
 
     _fields_ = (
         *((name, POINTER) for name in ("vectors", "contexts", "vector_squares", "context_squares")),

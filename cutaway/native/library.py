@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ABI = 4
 
-# Instruction sets by the number that native/isa.hpp gives them.
+# Instruction sets by the number that native/core/isa.hpp gives them.
 SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3, "avx512_bf16": 4}
 
 

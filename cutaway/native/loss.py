@@ -1,5 +1,5 @@
-"""Cross-entropy of some rows of logits and its gradient in their place (native/loss.cpp); its twin is torch's
-in ``cutaway/train/loss.py``.
+"""Cross-entropy of some rows of logits and its gradient in their place (native/train/loss.cpp); its twin
+is torch's in ``cutaway/train/loss.py``.
 """
 
 from __future__ import annotations

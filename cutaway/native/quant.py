@@ -1,4 +1,5 @@
-"""Unpacking GGML's weight types (native/quant.cpp), and packing them by search (native/fit.cpp).
+"""Unpacking GGML's weight types (native/weights/quant.cpp), and packing them by search
+(native/weights/quant_search.cpp).
 
 The twins are cutaway/weights/quant.py and fit.py.
 """
@@ -72,7 +73,7 @@ def fit(
     import numpy as np
 
     arguments = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
-    call = function("cutaway_fit", ctypes.c_int32, *arguments, ctypes.c_int32, result=ctypes.c_int32)
+    call = function("cutaway_quant_search", ctypes.c_int32, *arguments, ctypes.c_int32, result=ctypes.c_int32)
     layout, columns = LAYOUTS[type], array.shape[-1]
     check("array", array, np.float32)
     check("out", out, np.uint8, written=True)

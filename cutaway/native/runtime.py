@@ -1,5 +1,5 @@
-"""The runtime's native half (native/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid out as
-panels, and one call that reads tokens. The twins are in cutaway/runtime/.
+"""The runtime's native half (native/runtime/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid
+out as panels, and one call that reads tokens. The twins are in cutaway/runtime/.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cutaway.native.library import check, function
 from cutaway.native.quant import LAYOUTS
 
 TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
-ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")  # by native/vectors.hpp's numbers
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")  # by native/runtime/vectors.hpp's numbers
 PAGE = 128  # positions of a page of the state
 PANEL = 16  # rows of a panel
 
@@ -30,7 +30,7 @@ _POINTER, _INT, _LONG, _FLOAT, _DOUBLE = (
 
 
 class Matrix(ctypes.Structure):
-    """native/matmul.hpp's Matrix."""
+    """native/runtime/matmul.hpp's Matrix."""
 
     _fields_ = [
         ("panels", _POINTER),
@@ -43,7 +43,7 @@ class Matrix(ctypes.Structure):
 
 
 class Turn(ctypes.Structure):
-    """native/step.hpp's Turn."""
+    """native/runtime/step.hpp's Turn."""
 
     _fields_ = [("radians", _POINTER), ("magnitude", _DOUBLE), ("pairs", _INT), ("interleaved", _INT)]
 
@@ -57,13 +57,13 @@ EXPERT = ("gate", "up", "down")
 
 
 class Expert(ctypes.Structure):
-    """native/step.hpp's Expert."""
+    """native/runtime/step.hpp's Expert."""
 
     _fields_ = [(name, Matrix) for name in EXPERT]
 
 
 class Layer(ctypes.Structure):
-    """native/step.hpp's Layer."""
+    """native/runtime/step.hpp's Layer."""
 
     _fields_ = [
         *((name, Matrix) for name in (*MATRICES, *ROUTERS)),
@@ -80,7 +80,7 @@ class Layer(ctypes.Structure):
 
 
 class Model(ctypes.Structure):
-    """native/step.hpp's Model."""
+    """native/runtime/step.hpp's Model."""
 
     _fields_ = [
         ("layers", ctypes.POINTER(Layer)),
@@ -95,7 +95,7 @@ class Model(ctypes.Structure):
 
 
 class Reading(ctypes.Structure):
-    """native/step.hpp's Reading."""
+    """native/runtime/step.hpp's Reading."""
 
     _fields_ = [
         *(
@@ -149,7 +149,7 @@ def pack(
 
 
 class Vectors(ctypes.Structure):
-    """native/matmul.hpp's Vectors."""
+    """native/runtime/matmul.hpp's Vectors."""
 
     _fields_ = [
         *((name, _POINTER) for name in ("x", "rounded", "bf16", "q", "scale", "shift", "lacks")),

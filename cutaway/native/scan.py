@@ -1,4 +1,4 @@
-"""Cutting text by the patterns of the models (native/scan.cpp); its twin is
+"""Cutting text by the patterns of the models (native/tokenizer/scan.cpp); its twin is
 cutaway/tokenizer/pretokenize.py.
 """
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from cutaway.native.library import function
 
-# By the numbers that native/scan.hpp gives them.
+# By the numbers that native/tokenizer/scan.hpp gives them.
 SCANNERS = (
     "lines",
     "gpt2",

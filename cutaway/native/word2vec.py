@@ -1,4 +1,6 @@
-"""Learning word vectors by prediction (native/word2vec.cpp); its twin is cutaway/embedding/word2vec.py."""
+"""Learning word vectors by prediction (native/embedding/word2vec.cpp); its twin is
+cutaway/embedding/word2vec.py.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ LANES = 16  # floats: rows are padded to a multiple of them, and begin on a cach
 
 
 class _Task(ctypes.Structure):
-    """native/word2vec.cpp's Task, field by field."""
+    """native/embedding/word2vec.cpp's Task, field by field."""
 
     _fields_ = (
         *((name, POINTER) for name in ("input", "output")),

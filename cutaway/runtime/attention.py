@@ -6,7 +6,7 @@ unnormalised. Two such triples are one of both pages (FlashAttention's running s
     m = max(m1, m2)     l = l1 e^(m1 - m) + l2 e^(m2 - m)     o = o1 e^(m1 - m) + o2 e^(m2 - m)
 
 so that pages can be shared out over threads. Keys and values are halves. This is the twin of
-native/attention.cpp, in float32 as there; it adds dimensions in numpy's order."""
+native/runtime/attention.cpp, in float32 as there; it adds dimensions in numpy's order."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ holds the same place of sixteen rows and a product needs no sum across its lanes
     words  [n 16] of 4  quants, four bytes at a time
 
 Fifth bits of Q5_0 and Q5_1 are turned so that bit 8i + s belongs to value 4s + i. F32 and F16 lie as columns
-[columns 16], BF16 as pairs of columns. This is the twin of native/panels.cpp, which gives the same bytes.
+[columns 16], BF16 as pairs of columns. The reference implementation of
+native/runtime/panels.cpp, byte for byte.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""One step of the runtime in numpy: native/step.cpp to be read, and the engine where the core is absent.
+"""One step of the runtime in numpy: native/runtime/step.cpp to be read, and the engine where the core is
+absent.
 
     x = embedding[id]
     for each block:  x += out(attention(turned q, k, v of norm(x)));  x += down(act(gate) up of norm(x))

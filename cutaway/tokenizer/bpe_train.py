@@ -2,8 +2,8 @@
 
 After a merge only the words that hold the pair change, so only their pairs are counted anew; a heap says
 which pair is next, and an entry whose count has changed meanwhile goes back with the new one.
-`native/train.cpp` does the same over one flat array; `merges_twin` is what it is compared with, and what
-serves without it.
+`native/tokenizer/bpe_train.cpp` does the same over one flat array; `merges_twin` is what it is compared
+with, and what serves without it.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cutaway import native
-from cutaway.native import train as native_train
+from cutaway.native import bpe_train as native_train
 from cutaway.tokenizer.bpe import BYTES, Pair
 from cutaway.tokenizer.word_counter import Words
 
@@ -98,7 +98,7 @@ def merges_twin(
     reserved: Collection[Sequence[int]] = (),
     step: int = 256,
 ) -> Iterator[np.ndarray]:
-    """`cutaway.native.train.merges`, in Python."""
+    """`cutaway.native.bpe_train.merges`, in Python."""
     corpus = _Corpus(symbols, offsets, counts)
     texts: list[tuple[int, ...]] = [(symbol,) for symbol in range(alphabet)]
     forbidden = {tuple(text) for text in reserved}

@@ -1,4 +1,5 @@
-"""The fast path: the same ids as the definition, from the native core (native/scan.cpp, native/bpe.cpp).
+"""The fast path: the same ids as the definition, from the native core (native/tokenizer/scan.cpp,
+native/tokenizer/bpe.cpp).
 
 A vocabulary is compiled once into a flat layout; text is cut by a scanner written for its pattern, or,
 where there
@@ -38,7 +39,7 @@ SHORT = 2048  # characters: a text below is encoded without numpy
 
 _SPELT = dict(SPELLINGS[:4])
 
-# The steps that a scanner in native/scan.cpp stands for.
+# The steps that a scanner in native/tokenizer/scan.cpp stands for.
 SCANNED: dict[tuple[Step, ...], str] = {
     fused(tuple(map(Split, patterns))): scanner
     for scanner, patterns in {

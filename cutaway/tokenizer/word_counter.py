@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cutaway import native
-from cutaway.native import count as native_count
+from cutaway.native import word_counter as native_count
 from cutaway.tokenizer.fast import SCANNED
 from cutaway.tokenizer.pretokenize import fused
 from cutaway.tokenizer.word_split import Cut

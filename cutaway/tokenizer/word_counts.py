@@ -29,7 +29,7 @@ import numpy as np
 
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
-from cutaway.native import count as native_count
+from cutaway.native import word_counter as native_count
 from cutaway.tokenizer.word_counter import NativeTally, Tally, Words, packed, tally
 from cutaway.tokenizer.word_split import cut_by
 

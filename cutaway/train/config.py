@@ -30,8 +30,8 @@ NOVELS = "novels"  # the path of a source that means the six novels Cutaway know
 class DataConfig:
     """What is read. ``tokenizer``: "bytes", "bpe:SIZE" (trained on the text), a file, or a model's name.
 
-    ``validation_fraction``: the last part of each source, which is never trained on. ``workers``: processes that
-    tokenise (None: one a core). ``folder`` keeps the tokens (None: in the run's folder).
+    ``validation_fraction``: the last part of each source, which is never trained on. ``workers``: processes
+    that tokenise (None: one a core). ``folder`` keeps the tokens (None: in the run's folder).
     """
 
     sources: tuple[Source, ...]
@@ -64,8 +64,7 @@ class TrainingConfig:
     the decay of an exponential moving average of the weights, which is then evaluated and exported.
     ``activation_checkpointing`` keeps each block's input and recomputes the rest in the backward pass
     (1604.06174). ``router_aux_loss`` weighs the load-balancing loss of sparse layers over a micro-batch
-    (2101.03961). ``loss_chunk_size`` tokens at a time pass the head. ``precision`` is that of matrix products:
-    "auto" measures which is faster here, and run.yaml records the choice. ``compile``: "auto" uses
+    (2101.03961). ``loss_chunk_size`` tokens at a time pass the head. ``precision`` is of matrix products: "auto" measures which is faster here, and run.yaml records the choice. ``compile``: "auto" uses
     torch.compile where there is a C++ compiler. ``tensor_parallel`` devices hold each matrix together.
     """
 

@@ -134,7 +134,7 @@ def logits_grad(
 
 
 def _logits_grad_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, Tensor]:
-    """``logits_grad`` by the native core, in place of contiguous logits. IndexError for a target out of range."""
+    """``logits_grad`` by the native core, in place of contiguous logits; IndexError for a bad target."""
     targets, (count, size) = targets.contiguous(), logits.shape
     if count and not 0 <= int(targets.min()) <= int(targets.max()) < size:
         raise IndexError(f"a target lies outside the model's 0 to {size - 1}")

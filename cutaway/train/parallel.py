@@ -34,8 +34,8 @@ class Parallel:
         whole = run.batch_size // run.micro_batch_size
         if whole % self.data_size:
             raise UserError(
-                f"config.batch_size: {run.batch_size} in micro-batches of {run.micro_batch_size} cannot be split "
-                f"evenly over {self.data_size} devices: change batch_size or micro_batch_size"
+                f"config.batch_size: {run.batch_size} in micro-batches of {run.micro_batch_size} cannot be "
+                f"split evenly over {self.data_size} devices: change batch_size or micro_batch_size"
             )
         return [n * run.micro_batch_size for n in range(self.data_rank, whole, self.data_size)]
 

@@ -59,7 +59,7 @@ class WSD:
 
 
 def _after(warmup_steps: int, step: int, steps: int, fall: Callable[[float], float]) -> float:
-    """The rise, then ``fall`` of the share of what comes after it that is done."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return fall(min(1.0, (step - warmup) / max(1, steps - warmup)))
+    """The warm-up, then ``fall`` of the fraction of the remaining steps that is done."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return fall(min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps)))

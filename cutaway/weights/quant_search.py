@@ -9,8 +9,8 @@ scale solves a linear equation; so each try rounds, solves, and rounds again, an
 Super-blocks (Q4_K, Q6_K) have groups whose scales are whole numbers themselves: these move to a neighbour
 where that is cheaper, in turn with the block's own scale.
 
-The tries and the order of all sums are those of native/fit.cpp, so that both give the same bits. Arrays here
-are [k, n]: k values of n blocks.
+The tries and the order of all sums are those of native/weights/quant_search.cpp, so that both give the
+same bits. Arrays here are [k, n]: k values of n blocks.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
 #include <cstring>
 #include <vector>
 
-#include "../attention.hpp"
-#include "../half.hpp"
-#include "../isa.hpp"
-#include "../matmul.hpp"
-#include "../vectors.hpp"
+#include "runtime/attention.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
+#include "runtime/matmul.hpp"
+#include "runtime/vectors.hpp"
 
 extern "C" {
 int32_t cutaway_isa_use(int32_t level);

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../scan.hpp"
+#include "tokenizer/scan.hpp"
 
 extern "C" {
 void* cutaway_vocabulary_compile(uint32_t, const uint8_t*, const uint64_t*, const int32_t*, const int32_t*,

@@ -19,7 +19,7 @@ from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import Causal
 from cutaway.errors import UserError
 from cutaway.layers.workers import KERNELS, TYPES, workers
-from cutaway.native import heads
+from cutaway.native import train_attention
 from cutaway.shapes import Bool, Float
 
 
@@ -58,7 +58,7 @@ def _attend(
 ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h t"]]:
     """What each query gathers, and the logarithm of the sum of its scores' exponentials."""
     out, logs = _attend_shapes(q, k, v, seen, causal, scale)
-    _run(heads.attend, {"q": q, "k": k, "v": v, "out": out}, logs, seen, causal, scale)
+    _run(train_attention.attend, {"q": q, "k": k, "v": v, "out": out}, logs, seen, causal, scale)
     return out, logs
 
 
@@ -81,7 +81,7 @@ def _back(
     grads = _back_shapes(grad, q, k, v, out, logs, seen, causal, scale)
     made = dict(zip(("grad_q", "grad_k", "grad_v"), grads, strict=True))
     tensors = {"q": q, "k": k, "v": v, "out": out, "grad_out": grad, **made}
-    _run(heads.back, tensors, logs, seen, causal, scale)
+    _run(train_attention.back, tensors, logs, seen, causal, scale)
     return grads
 
 
@@ -105,14 +105,14 @@ def _run(
     b, h, t, size = q.shape
     if seen is not None:
         seen = seen.expand(b, 1, t, k.shape[2]).contiguous()
-    problem = heads.Heads(b, h, k.shape[1], t, k.shape[2], size, v.shape[3])
+    problem = train_attention.Heads(b, h, k.shape[1], t, k.shape[2], size, v.shape[3])
     for name, x in tensors.items():
-        setattr(problem, name, heads.Vectors(x.data_ptr(), *x.stride()[:3]))
+        setattr(problem, name, train_attention.Vectors(x.data_ptr(), *x.stride()[:3]))
     problem.seen = None if seen is None else seen.data_ptr()
     problem.logs, problem.scale = logs.data_ptr(), scale
     problem.bf16, problem.causal = q.dtype == torch.bfloat16, causal
     by = workers()
-    room = torch.empty(by.threads * heads.scratch(problem), dtype=torch.float32)
+    room = torch.empty(by.threads * train_attention.scratch(problem), dtype=torch.float32)
     problem.scratch = room.data_ptr()
     what(problem, by)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.generate import constrain
+from cutaway.generate import constrain, grammar_compiler
 from cutaway.serve import json_schema
 from cutaway.serve.tool_calls.arguments import KEY, NAME, TEXT, Form, Marked
 from cutaway.serve.tool_calls.delimiters import COUNT, ID
@@ -83,7 +83,7 @@ def _calls(format: Dialect, tools: Schemas, spell: Speller, several: bool) -> st
 
 def _json(schema: Mapping[str, Any]) -> str:
     """JSON as a schema has it, on one line."""
-    return f"%json {json.dumps({**schema, 'x-guidance': constrain.COMPACT})}"
+    return f"%json {json.dumps({**schema, 'x-guidance': grammar_compiler.COMPACT})}"
 
 
 def _until(name: str, text: str, end: str, spell: Speller) -> str:

@@ -1,0 +1,69 @@
+"""The helper process that compiles grammars (helper.py): a client's 60 kB regex can ask for gigabytes.
+
+What compiles here within the bounds costs the server no more than that when it compiles it again.
+"""
+
+import json
+
+from cutaway.helper import Bounds, Helper
+
+BOUNDS = Bounds(seconds=0.5, memory=64 << 20)  # real grammars take a tenth of either
+WAIT_SECONDS = 5.0
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
+# A tenth or less of llguidance's own limits: a step then costs some ten milliseconds at most.
+LIMITS = {
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 20_000,
+    "max_lexer_states": 20_000,
+    "max_grammar_size": 100_000,
+    "verbose_errors": False,
+}
+
+helper = Helper("cutaway.generate.grammar_compiler", "the grammar", BOUNDS, WAIT_SECONDS)
+
+
+def load() -> None:
+    """Import what compiling needs."""
+    import llguidance
+
+    llguidance.LLTokenizer("byte")
+
+
+def answer(request: dict) -> dict:
+    """The answer to {kind, text}: the grammar as llguidance reads it, or why there is none."""
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+    kind, text = request["kind"], request["text"]
+    limits = LLParserLimits(**LIMITS)
+    try:
+        if kind == "schema":
+            options: dict = COMPACT
+            compiled = LLMatcher.grammar_from_json_schema(text, overrides=options)
+        else:
+            make = LLMatcher.grammar_from_regex if kind == "regex" else LLMatcher.grammar_from_lark
+            compiled = make(text)
+        wrong, messages = LLMatcher.validate_grammar_with_warnings(compiled, limits=limits)
+        if wrong:
+            return {"refused": f"the {kind} cannot be followed: {sentence(messages[0])}"}
+        matcher = LLMatcher(LLTokenizer("byte"), compiled, log_level=0, limits=limits)
+        if not matcher.is_stopped():
+            matcher.compute_bitmask()
+        if matcher.is_error():
+            return {"refused": f"the {kind} cannot be followed: {sentence(matcher.get_error())}"}
+    except UnicodeEncodeError:
+        return {"refused": f"the {kind} holds half a surrogate pair, which is no character"}
+    except MemoryError:
+        raise
+    except Exception as error:
+        return {"refused": f"the {kind} cannot be followed: {sentence(str(error))}"}
+    return {"compiled": json.dumps(compiled) if isinstance(compiled, dict) else compiled}
+
+
+def sentence(message: str) -> str:
+    """llguidance's message on one line: its first line, and the error where that only introduces one."""
+    first, *others = message.splitlines() or [""]
+    errors = [line.removeprefix("error: ") for line in others if line.startswith("error: ")]
+    said = " ".join([first, *errors[:1]] if first.endswith(":") else [first])
+    said = said.replace("NoExtensionBias", "no text fits it")
+    return " ".join(said.split()).removesuffix(".")[:300]

@@ -1,0 +1,204 @@
+"""Helper processes: what a stranger's input could make endless or huge runs in one that may die.
+
+    helper = Helper("cutaway.tokenizer.chat.sandbox", "the chat template", Bounds(0.4, 192 << 20), 5.0)
+    helper.ask({"template": ...})        # the answer of that module's `answer`, as a dictionary
+
+A helper starts at the first request, by `exec` rather than by a fork (its parent may hold a model and run
+threads). It imports one module without the package's `__init__`, and answers one line of JSON with another.
+The operating system limits its memory and its computing. The parent waits no longer than the time allowed,
+ends a helper that is late, and starts another when one is next needed. Neither side trusts the other with
+more than JSON.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutaway.errors import OperationalError, UserError
+
+START_SECONDS = 60.0  # for a busy machine to start Python
+OUT_OF_TIME = getattr(signal, "SIGPROF", 0)  # ends a helper that has computed for too long
+
+# Parent packages are empty modules here: their own __init__ would bring in numpy and more.
+BOOT = """
+import importlib, json, sys, types
+sys.path[:], root, name = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+parents = name.split(".")[:-1]
+for i in range(len(parents)):
+    package = types.ModuleType(".".join(parents[: i + 1]))
+    package.__path__ = ["/".join([root, *parents[1 : i + 1]])]
+    sys.modules[package.__name__] = package
+importlib.import_module("cutaway.helper").serve(name)
+"""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one request may take: seconds of computing, and bytes beyond an idle helper's; and how much more
+    for each byte of the request.
+    """
+
+    seconds: float
+    memory: int
+    seconds_per_byte: float = 0.0
+    memory_per_byte: int = 0
+
+
+class Helper:
+    """One helper process and the lock around it. `module` has `load()`, which imports what it needs, and
+    `answer(request)`; `name` is what errors call the request.
+    """
+
+    def __init__(self, module: str, name: str, bounds: Bounds, wait_seconds: float) -> None:
+        self.module, self.name, self.bounds, self.wait_seconds = module, name, bounds, wait_seconds
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.owner = 0  # the process that started it: after a fork its pipes belong to the parent
+        atexit.register(self.close)
+
+    def ask(self, request: dict) -> dict:
+        """The answer. UserError where the request is refused or takes too much, OperationalError where no
+        helper starts.
+        """
+        line = json.dumps(request).encode() + b"\n"
+        seconds = self.wait_seconds + 10 * self.bounds.seconds_per_byte * len(line)
+        with self.lock:
+            answer = self._exchange(self._running(), line, seconds)
+            if answer.get("last"):
+                self._end()
+        if "refused" in answer:
+            raise UserError(answer["refused"])
+        return answer
+
+    def start(self) -> None:
+        """Start the helper ahead of its first request."""
+        with self.lock:
+            self._running()
+
+    def close(self) -> None:
+        """End the helper; the next request starts another."""
+        with self.lock:
+            self._end()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self.process is not None and self.owner == os.getpid() and self.process.poll() is None:
+            return self.process
+        self._end()
+        root, bounds = str(Path(__file__).parent), [self.bounds.seconds, self.bounds.memory]
+        bounds += [self.bounds.seconds_per_byte, self.bounds.memory_per_byte]
+        command = [sys.executable, "-I", "-W", "ignore", "-c", BOOT, json.dumps(sys.path), root]
+        command += [self.module, json.dumps(bounds)]
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        try:
+            process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=nothing, start_new_session=True
+            )
+        except OSError as error:
+            raise OperationalError(f"could not start Python to run {self.name} in: {error}") from error
+        self.process, self.owner = process, os.getpid()
+        try:
+            answer = self._exchange(process, b"", START_SECONDS)
+        except UserError:
+            raise OperationalError(
+                f"the helper process for {self.name} did not start: check that `{sys.executable} -c 0` works"
+            ) from None
+        if "missing" in answer:
+            self._end()
+            raise OperationalError(f"{self.name} needs a package that cannot be used: {answer['missing']}")
+        return process
+
+    def _exchange(self, process: subprocess.Popen[bytes], line: bytes, seconds: float) -> dict:
+        """Send a line and return the answer; end a helper that is late, forget one that died."""
+        assert process.stdin
+        assert process.stdout
+        late = threading.Event()
+        timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
+        timer.start()
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            received = process.stdout.readline()
+        except BrokenPipeError:
+            received = b""
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            timer.cancel()
+        if received.endswith(b"\n"):
+            return json.loads(received)
+        status = self._end()
+        if late.is_set() or status == -OUT_OF_TIME:
+            raise UserError(f"{self.name} takes too long and was stopped: make it simpler")
+        raise UserError(f"{self.name} takes too much memory, or nests too deep, and was stopped: simplify it")
+
+    def _end(self) -> int | None:
+        """End the helper, if it has not ended yet, and return its exit status."""
+        process, self.process = self.process, None
+        if process is None or self.owner != os.getpid():
+            return None
+        process.kill()
+        process.communicate()
+        return process.returncode
+
+
+def serve(name: str) -> None:
+    """The helper's own loop: a line in, a line out, until its parent closes the pipe."""
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+
+    def tell(answer: dict) -> None:
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+
+    try:
+        module = importlib.import_module(name)
+        module.load()
+    except ImportError as error:
+        tell({"missing": str(error)})
+        return
+    tell({})
+    bounds, idle = Bounds(*json.loads(sys.argv[4])), _address_space()
+    while line := requests.readline():
+        _limit(
+            idle + bounds.memory + bounds.memory_per_byte * len(line),
+            bounds.seconds + bounds.seconds_per_byte * len(line),
+        )
+        answer = _answered(module.answer, json.loads(line))
+        _limit(0, 0)
+        tell(answer)
+
+
+def _answered(answer: Callable[[dict], dict], request: dict) -> dict:
+    try:
+        return answer(request)
+    except MemoryError:
+        return {"refused": "this takes too much memory, and was stopped: simplify it", "last": 1}
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process uses, 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _limit(memory: int, seconds: float) -> None:
+    """Limit this process's address space and computing; 0 is no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's clock is the limit
+        return
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    amount = memory if most == resource.RLIM_INFINITY else min(memory, most)
+    resource.setrlimit(resource.RLIMIT_AS, (amount or most, most))

@@ -1,0 +1,122 @@
+// Instruction sets by cpuid and xgetbv. The compiler's own __builtin_cpu_supports is not used: under zig it
+// answers no to everything, because zig leaves out the run-time support that fills its table.
+#include "core/isa.hpp"
+
+#include <atomic>
+
+#include "core/api.hpp"
+
+#if defined(CUTAWAY_X86)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace cutaway {
+namespace {
+
+#if defined(CUTAWAY_X86)
+uint64_t saved_registers() {
+    uint32_t low = 0;
+    uint32_t high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+bool has(uint32_t word, uint32_t bits) { return (word & bits) == bits; }
+
+bool has_vnni() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t vnni = 1u << 11;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && has(c, vnni);
+}
+
+bool has_bf16_products() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t bf16 = 1u << 5;
+    return has_vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, bf16);
+}
+
+// Whose products of bfloat16 are slower than those of floats.
+bool is_intels() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t genu = 0x756e6547;  // the first letters of "GenuineIntel"
+    return __get_cpuid(0, &a, &b, &c, &d) && b == genu;
+}
+
+Isa detect() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, fma = 1u << 12;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, osxsave | avx | f16c | fma)) return Isa::portable;
+    constexpr uint64_t ymm = 0x06, zmm = 0xe6;
+    const uint64_t saved = saved_registers();
+    if ((saved & ymm) != ymm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::portable;
+    constexpr uint32_t avx2 = 1u << 5 | 1u << 3 | 1u << 8;  // with BMI 1 and 2, which came together
+    constexpr uint32_t avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F DQ BW VL
+    if (!has(b, avx2)) return Isa::portable;
+    if (!has(b, avx512) || (saved & zmm) != zmm) return Isa::avx2;
+    return has_bf16_products() ? Isa::avx512_bf16 : Isa::avx512;
+}
+
+bool detect_dot_products() { return best_isa() >= Isa::avx512 && has_vnni(); }
+#elif defined(__aarch64__)
+Isa detect() { return Isa::neon; }  // part of the base architecture
+bool is_intels() { return false; }
+bool detect_dot_products() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & (1u << 20)) != 0;  // HWCAP_ASIMDDP
+#else
+    return true;  // every processor of Apple's that runs this
+#endif
+}
+#else
+Isa detect() { return Isa::portable; }
+bool is_intels() { return false; }
+bool detect_dot_products() { return false; }
+#endif
+
+// Of all sets that the processor has.
+Isa highest() {
+    static const Isa found = detect();
+    return found;
+}
+
+std::atomic<int32_t> in_use{-1};
+
+}  // namespace
+
+Isa best_isa() {
+    static const Isa best = highest() == Isa::avx512_bf16 && is_intels() ? Isa::avx512 : highest();
+    return best;
+}
+
+int64_t read_ahead() {
+    static const int64_t bytes = is_intels() ? 4096 : 0;
+    return bytes;
+}
+
+bool has_dot_products() {
+    static const bool there = detect_dot_products();
+    return there;
+}
+
+Isa isa() {
+    const int32_t asked = in_use.load(std::memory_order_relaxed);
+    return asked < 0 ? best_isa() : static_cast<Isa>(asked);
+}
+
+}  // namespace cutaway
+
+CUTAWAY_API int32_t cutaway_abi() { return cutaway::kAbi; }
+
+CUTAWAY_API int32_t cutaway_isa_best() { return static_cast<int32_t>(cutaway::best_isa()); }
+
+// Uses a set from now on; returns 0, or -1 when this processor does not have it.
+CUTAWAY_API int32_t cutaway_isa_use(int32_t level) {
+    using cutaway::Isa;
+    const Isa highest = cutaway::highest(), asked = static_cast<Isa>(level);
+    const bool lower = asked >= Isa::avx2 && asked <= highest;
+    if (asked != Isa::portable && asked != highest && !lower) return -1;
+    cutaway::in_use.store(level, std::memory_order_relaxed);
+    return 0;
+}

@@ -1,0 +1,114 @@
+// Matrix times vectors on weights that stay packed. Sixteen rows lie together (panels.cpp), so that one
+// instruction feeds sixteen sums and nothing is added across lanes; vectors are 8-bit numbers by groups of 32, or
+// bfloat16 where the weights are.
+// cutaway/runtime/matmul.py computes the same.
+#include "runtime/matmul.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "core/api.hpp"
+#include "core/half.hpp"
+#include "core/isa.hpp"
+#include "runtime/vectors.hpp"
+
+#if defined(CUTAWAY_X86)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace cutaway {
+namespace {
+
+// What a product asks the memory for while it reads a panel: what lies so many bytes ahead, if any, and bytes from far on.
+struct Ahead {
+    int64_t near;
+    const uint8_t* far;
+};
+
+using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
+                         int64_t stride, Ahead ahead);
+
+constexpr int kMostVectors = 8;  // of any instruction set
+
+// A type's products of one panel with 1, 2, ... `most` vectors at once.
+struct Kernel {
+    Product of[kMostVectors];
+    int most;
+};
+
+struct Kernels {
+    Kernel f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k;
+};
+
+#define CUTAWAY_KERNELS "runtime/matmul.inc"
+#include "core/each_isa.inc"
+
+#if defined(CUTAWAY_X86)
+namespace avx512 {
+#include "runtime/matmul_bf16.inc"
+}  // namespace avx512
+#endif
+
+const Kernel& bf16_kernel() {
+#if defined(CUTAWAY_X86)
+    if (isa() == Isa::avx512_bf16) return avx512::bf16;
+#endif
+    return chosen().bf16;
+}
+
+const Kernel& kernel(int32_t type) {
+    const Kernels& kernels = chosen();
+    switch (type) {
+        case kF16: return kernels.f16;
+        case kBF16: return bf16_kernel();
+        case kQ4_0: return kernels.q4_0;
+        case kQ4_1: return kernels.q4_1;
+        case kQ5_0: return kernels.q5_0;
+        case kQ5_1: return kernels.q5_1;
+        case kQ8_0: return kernels.q8_0;
+        case kQ4_K: return kernels.q4_k;
+        case kQ5_K: return kernels.q5_k;
+        case kQ6_K: return kernels.q6_k;
+        default: return kernels.f32;
+    }
+}
+
+constexpr int64_t kNear = 192 << 10;  // bytes of vectors that stay in a core's second cache beside a panel
+
+}  // namespace
+
+void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, int last, float* out, int64_t stride,
+              Path* path) {
+    const Kernel& of = kernel(matrix.type);
+    const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
+    const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : 4);
+    const int near = static_cast<int>(std::max<int64_t>(1, kNear / token_bytes / of.most)) * of.most;
+    for (int begin = 0; begin < tokens; begin += near) {
+        const int end = std::min(tokens, begin + near);
+        for (int panel = first; panel < last; ++panel) {
+            const uint8_t* from = matrix.panels + panel * bytes;
+            // Who reads a panel a second time finds it in the cache, and with many vectors it is not waited for.
+            Ahead ahead = {tokens <= of.most ? read_ahead() : 0, path != nullptr ? path->next(bytes) : nullptr};
+            float* rows = out + (panel - first) * kPanel;
+            for (int token = begin; token < end;) {
+                const int count = std::min(of.most, end - token);
+                of.of[count - 1](from, matrix.columns, in, token, rows + token * stride, stride, ahead);
+                ahead = {0, nullptr};
+                token += count;
+            }
+        }
+    }
+}
+
+}  // namespace cutaway
+
+// out[t rows'] = W x_t for vectors float32 [tokens columns], rows' being the rows filled up to whole panels: what a
+// step does with one matrix, for its tests. Vectors are given as `Vectors` of their own memory.
+CUTAWAY_API void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out) {
+    using namespace cutaway;
+    quantise({in->x, in->width, 0, tokens}, 0, in->width / kGroup, *in);
+    multiply(*matrix, *in, tokens, 0, matrix->panel_count(), out, matrix->panel_count() * kPanel);
+}

@@ -1,0 +1,975 @@
+// One call reads tokens: a token of one text, one token of each of several texts, or a chunk of a prompt. All
+// workers go through the same phases. In each, a worker does its own share of the work, a few pieces at a time, and then
+// what others have not begun of theirs; no result depends on who did what. A phase is over when its pieces are done, so
+// that a worker which the system has put to sleep is waited for with its last few pieces alone.
+#include "runtime/step.hpp"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "core/api.hpp"
+#include "runtime/attention.hpp"
+#include "core/isa.hpp"
+#include "runtime/prefetch.hpp"
+#include "core/thread_pool.hpp"
+#include "runtime/vectors.hpp"
+
+CUTAWAY_API int32_t cutaway_unpack(int32_t type, const uint8_t* in, int64_t values, float* out, int32_t threads);
+
+namespace cutaway {
+namespace {
+
+int64_t rounded(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
+
+// Zeroed memory for one call. A thread keeps what its largest call took: new pages would cost more than zeroing.
+class Scratch {
+  public:
+    Scratch() = default;
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    ~Scratch() {
+        if (more_.empty()) return;
+        for (void* each : more_) std::free(each);
+        std::free(kept_.memory);
+        const int64_t page = taken_ < kHuge ? kSmall : kHuge, size = rounded(taken_, page);
+        kept_.memory = static_cast<uint8_t*>(std::aligned_alloc(page, static_cast<size_t>(size)));
+        kept_.size = kept_.memory == nullptr ? 0 : size;
+#if defined(MADV_HUGEPAGE)
+        if (kept_.memory != nullptr && page == kHuge) madvise(kept_.memory, static_cast<size_t>(size), MADV_HUGEPAGE);
+#endif
+    }
+    template <class T>
+    T* take(int64_t count) {
+        const int64_t size = rounded(std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T)), 64);
+        void* memory = nullptr;
+        if (taken_ + size <= kept_.size) {
+            memory = kept_.memory + taken_;
+        } else {
+            memory = std::aligned_alloc(64, static_cast<size_t>(size));
+            if (memory == nullptr) throw std::bad_alloc();
+            more_.push_back(memory);
+        }
+        taken_ += size;
+        return static_cast<T*>(std::memset(memory, 0, static_cast<size_t>(size)));
+    }
+    // `with_bf16`: whether some matrix reads them so.
+    Vectors vectors(int64_t tokens, int64_t columns, bool with_bf16) {
+        const int64_t width = rounded(columns, kGroup), groups = width / kGroup;
+        return {take<float>(tokens * width),
+                with_bf16 ? take<float>(tokens * width) : nullptr,
+                with_bf16 ? take<uint16_t>(tokens * width) : nullptr,
+                take<int8_t>(tokens * width),
+                take<float>(tokens * groups),
+                take<float>(tokens * groups),
+                take<int32_t>(tokens * groups * 3),
+                width,
+                tokens};
+    }
+
+  private:
+    static constexpr int64_t kSmall = 4 << 10, kHuge = 2 << 20;  // bytes of pages
+    struct Kept {
+        uint8_t* memory = nullptr;
+        int64_t size = 0;
+        ~Kept() { std::free(memory); }
+    };
+    static thread_local Kept kept_;
+    int64_t taken_ = 0;
+    std::vector<void*> more_;
+};
+
+thread_local Scratch::Kept Scratch::kept_;
+
+void quantise_vector(const Vectors& of, int64_t token) {
+    quantise({of.x + token * of.width, of.width, token, 1}, 0, of.width / kGroup, of);
+}
+
+// Tokens of one sequence that look together, over all of its pages, or over one (page >= 0).
+struct Piece {
+    int sequence, first, last, page;
+};
+
+// An expert that some tokens chose: their vectors lie at [first, first + count) of all that are chosen.
+struct Busy {
+    int expert;
+    int64_t first, count;
+};
+
+// The room of an expert's vectors among those of all, as vectors of its own.
+Vectors part(const Vectors& all, const Busy& by) {
+    const int64_t groups = all.width / kGroup;
+    const int64_t at = by.first * all.width;
+    const bool with_bf16 = all.rounded != nullptr;
+    return {all.x + at,
+            with_bf16 ? all.rounded + at : nullptr,
+            with_bf16 ? all.bf16 + at : nullptr,
+            all.q + at,
+            all.scale + by.first * groups,
+            all.shift + by.first * groups,
+            all.lacks + by.first * groups * 3,
+            all.width,
+            by.count};
+}
+
+// How far the workers are with one phase.
+struct Phase {
+    alignas(64) std::atomic<int64_t> done{0};
+    std::atomic<bool> over{false};
+};
+
+// How much of a share is taken: pieces from its front, by the worker whose it is, and in the upper half those from its
+// back, by others, so that what the worker has asked the memory for stays its own.
+struct Share {
+    alignas(64) std::atomic<uint64_t> taken{0};
+
+    // Some of the pieces [first, last) to [begin, end); false when none are left.
+    bool take(int64_t first, int64_t last, bool own, int64_t& begin, int64_t& end) {
+        uint64_t before = taken.load(std::memory_order_relaxed);
+        for (;;) {
+            const auto front = static_cast<int64_t>(before & 0xffffffffu), back = static_cast<int64_t>(before >> 32);
+            const int64_t left = last - first - front - back;
+            if (left <= 0) return false;
+            const int64_t some = (left + 3) / 4;
+            const auto after = before + (static_cast<uint64_t>(some) << (own ? 0 : 32));
+            if (!taken.compare_exchange_weak(before, after, std::memory_order_relaxed)) continue;
+            begin = own ? first + front : last - back - some;
+            end = begin + some;
+            return true;
+        }
+    }
+};
+
+// A matrix, and where its rows go among those of all that read the same vectors.
+struct Product {
+    const Matrix* matrix;
+    int64_t at;
+};
+
+// The rows of several matrices that read the same vectors: panels, those of one matrix behind those of the one before.
+class Rows {
+  public:
+    Rows(std::initializer_list<Product> products, const Vectors& in, int tokens, float* out, int64_t stride)
+        : count_(products.size()), in_(in), tokens_(tokens), out_(out), stride_(stride) {
+        std::copy(products.begin(), products.end(), products_);
+        for (const Product& each : products) panels_ += each.matrix->panel_count();
+    }
+
+    int64_t panels() const { return panels_; }
+
+    void multiply(int64_t begin, int64_t end, Path* path) const {
+        each(begin, end, [&](const Product& of, int first, int last) {
+            cutaway::multiply(*of.matrix, in_, tokens_, first, last, out_ + of.at + first * kPanel, stride_, path);
+        });
+    }
+
+    // What multiply reads.
+    void add_to(Path& path, int64_t begin, int64_t end) const {
+        each(begin, end, [&](const Product& of, int first, int last) {
+            const int64_t bytes = panel_bytes(of.matrix->type, of.matrix->columns);
+            path.add(of.matrix->panels + first * bytes, (last - first) * bytes);
+        });
+    }
+
+  private:
+    // What [begin, end) is of each matrix.
+    template <class F>
+    void each(int64_t begin, int64_t end, const F& what) const {
+        for (const Product& of : std::span(products_, count_)) {
+            const int64_t own = of.matrix->panel_count();
+            const int64_t first = std::clamp<int64_t>(begin, 0, own), last = std::clamp<int64_t>(end, 0, own);
+            if (first < last) what(of, static_cast<int>(first), static_cast<int>(last));
+            begin -= own;
+            end -= own;
+        }
+    }
+
+    Product products_[3]{};
+    const size_t count_;
+    const Vectors& in_;
+    const int tokens_;
+    float* const out_;
+    const int64_t stride_;
+    int64_t panels_ = 0;
+};
+
+class Step {
+    // One of those who walk through the phases, and where it is.
+    struct Worker {
+        int index, count;
+        Path* path;
+        size_t phase = 0, stage = 0;
+    };
+
+  public:
+    Step(const Model& model, const Reading& reading, int threads)
+        : model_(model), reading_(reading), tokens_(reading.starts[reading.sequences]),
+          most_shares_(std::clamp(threads, 1, kShares)) {
+        measure();
+        allocate();
+        cut();
+    }
+
+    void work(int index, int workers) {
+        static thread_local Path path;
+        // With more vectors panels are read several times over.
+        const bool once = tokens_ <= kFew && workers <= most_shares_ && read_ahead() > 0;
+        Worker worker{index, workers, once ? &path : nullptr};
+        if (once) foresee(worker);
+        each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) { begin(token); });
+        for (int i = 0; i < model_.layer_count; ++i) layer(model_.layers[i], i, worker);
+        head(worker);
+    }
+
+  private:
+    // Pieces [begin, end) of `count`, the share of one worker.
+    struct Part {
+        int64_t begin, end;
+    };
+    static Part part_of(int share, int shares, int64_t count) {
+        return {count * share / shares, count * (share + 1) / shares};
+    }
+    static Part part_of(const Worker& worker, int64_t count) { return part_of(worker.index, worker.count, count); }
+
+    // Calls what(begin, end, own) for parts of [0, count), whole pieces of `piece`, and then(), once; returns when all is
+    // done. `own`: whether a part belongs to the worker's own share.
+    template <class F, class G>
+    void share_out(Worker& worker, int64_t count, int64_t piece, const F& what, const G& then) {
+        const size_t at = worker.phase++;
+        if (count == 0) return;
+        Phase& phase = phases_[at];
+        const int64_t pieces = (count + piece - 1) / piece;
+        const int shares = std::min(worker.count, most_shares_);
+        for (int i = 0; i < shares && !phase.over.load(std::memory_order_acquire); ++i) {
+            const int share = (worker.index + i) % shares;
+            const Part part = part_of(share, shares, pieces);
+            int64_t begin = 0, end = 0, done = 0;
+            while (shares_[at * most_shares_ + share].take(part.begin, part.end, i == 0, begin, end)) {
+                what(begin * piece, std::min(count, end * piece), i == 0);
+                done += end - begin;
+            }
+            if (done == 0 || phase.done.fetch_add(done, std::memory_order_acq_rel) + done < pieces) continue;
+            then();
+            phase.over.store(true, std::memory_order_release);
+        }
+        for (int spins = 0; !phase.over.load(std::memory_order_acquire); ++spins) {
+            if (worker.path != nullptr && worker.path->some()) continue;
+            if (spins < kSpins) relax();
+            else std::this_thread::yield();
+        }
+    }
+
+    // Calls what(i) for 0 <= i < count, at least `piece` of them to a worker at a time, and then(), once.
+    template <class F, class G>
+    void each(Worker& worker, int64_t count, int64_t piece, const F& what, const G& then) {
+        const auto all = [&](int64_t begin, int64_t end, bool) {
+            for (int64_t i = begin; i < end; ++i) what(i);
+        };
+        share_out(worker, count, piece, all, then);
+    }
+    template <class F>
+    void each(Worker& worker, int64_t count, int64_t piece, const F& what) {
+        each(worker, count, piece, what, [] {});
+    }
+
+    // Does a phase, and then after(token) for each token: by all workers, or where there is one, by whoever ends the phase.
+    template <class F, class G>
+    void and_tokens(Worker& worker, const F& phase, const G& after) {
+        if (tokens_ == 1) return phase([&] { after(0); });
+        phase([] {});
+        each(worker, tokens_, tokens_at_once(worker), after);
+    }
+
+    // The stages of a worker's path are the phases that read matrices or the state, in their order.
+    void foresee(const Worker& worker) {
+        Path& path = *worker.path;
+        path.clear();
+        for (int i = 0; i < model_.layer_count; ++i) {
+            const Layer& layer = model_.layers[i];
+            const auto add = [&](const Rows& rows) {
+                const Part part = part_of(worker, rows.panels());
+                path.add_stage();
+                rows.add_to(path, part.begin, part.end);
+            };
+            add(head_rows(layer));
+            path.add_stage();
+            const Part looks = part_of(worker, looks_of(layer));
+            for (int64_t i = looks.begin; i < looks.end; ++i) add_state(path, layer, i);
+            add(out_rows(layer));
+            if (layer.up.rows == 0) continue;
+            path.add_stage();
+            const Part hidden = part_of(worker, groups_of(layer.up));
+            for (int64_t group = hidden.begin; group < hidden.end; ++group) {
+                for (const Matrix* each : {&layer.gate, &layer.up}) add_neurons(path, *each, group);
+            }
+            add(down_rows(layer));
+        }
+        path.add_stage();
+        const Part panels = part_of(worker, model_.head.panel_count());
+        const int64_t bytes = panel_bytes(model_.head.type, model_.head.columns);
+        path.add(model_.head.panels + panels.begin * bytes, (panels.end - panels.begin) * bytes);
+    }
+
+    // The next stage of the worker's path begins.
+    static void arrive(Worker& worker) {
+        if (worker.path != nullptr) worker.path->begin(worker.stage++);
+    }
+
+    // A phase of products.
+    template <class G>
+    void multiply(Worker& worker, const Rows& rows, const G& then) {
+        arrive(worker);
+        const auto some = [&](int64_t begin, int64_t end, bool own) {
+            rows.multiply(begin, end, own ? worker.path : nullptr);
+        };
+        share_out(worker, rows.panels(), 1, some, then);
+    }
+
+    Rows head_rows(const Layer& layer) const {
+        return {{{&layer.query, 0}, {&layer.key, key_at(layer)}, {&layer.value, value_at(layer)}},
+                in_, tokens_, heads_out_, heads_stride_};
+    }
+    Rows out_rows(const Layer& layer) const { return {{{&layer.out, 0}}, mixed_, tokens_, out_, width_stride_}; }
+    Rows down_rows(const Layer& layer) const { return {{{&layer.down, 0}}, hidden_, tokens_, out_, width_stride_}; }
+
+    // Where keys and values lie behind a token's queries.
+    static int64_t key_at(const Layer& layer) { return rounded(layer.query.rows, kPanel); }
+    static int64_t value_at(const Layer& layer) { return key_at(layer) + rounded(layer.key.rows, kPanel); }
+
+    // Groups of 32 neurons.
+    static int64_t groups_of(const Matrix& matrix) { return rounded(matrix.rows, kGroup) / kGroup; }
+
+    // How many pieces of work attention is.
+    int64_t looks_of(const Layer& layer) const { return static_cast<int64_t>(pieces_.size()) * layer.groups; }
+
+    // Of a long prompt's tokens those whose scales share a line of the cache.
+    int64_t tokens_at_once(const Worker& worker) const { return std::clamp<int64_t>(tokens_ / (4 * worker.count), 1, 16); }
+
+    static void relax() {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#endif
+    }
+
+    void measure() {
+        with_bf16_ = model_.head.type == kBF16;
+        for (int i = 0; i < model_.layer_count; ++i) {
+            const Layer& layer = model_.layers[i];
+            const int64_t query = rounded(layer.query.rows, kPanel), key = rounded(layer.key.rows, kPanel);
+            heads_stride_ = std::max(heads_stride_, query + key + rounded(layer.value.rows, kPanel));
+            mixed_width_ = std::max<int64_t>(mixed_width_, layer.out.columns);
+            hidden_width_ = std::max<int64_t>(hidden_width_, layer.down.columns);
+            value_stride_ = std::max(value_stride_, layer.value_stride());
+            heads_ = std::max(heads_, layer.heads);
+            for (const Matrix* each :
+                 {&layer.query, &layer.key, &layer.value, &layer.out, &layer.gate, &layer.up, &layer.down}) {
+                with_bf16_ |= each->type == kBF16;
+            }
+            if (layer.experts == nullptr) continue;
+            top_k_ = std::max<int64_t>(top_k_, layer.top_k);
+            routed_stride_ = std::max(routed_stride_, rounded(layer.router.rows, kPanel) + kPanel);
+            inside_width_ = std::max<int64_t>(inside_width_, layer.experts[0].down.columns);
+            for (int e = 0; e < layer.expert_count; ++e) {
+                const Expert& expert = layer.experts[e];
+                for (const Matrix* each : {&expert.gate, &expert.up, &expert.down}) with_bf16_ |= each->type == kBF16;
+            }
+        }
+        for (int i = 0; i < model_.turn_count; ++i) {
+            turn_at_.push_back(turn_stride_);
+            turn_stride_ += 2 * model_.turns[i].pairs;
+        }
+        width_stride_ = rounded(model_.width, kPanel);
+    }
+
+    void allocate() {
+        const int64_t phases = kPhases * model_.layer_count + kOtherPhases;
+        phases_ = scratch_.take<Phase>(phases);
+        shares_ = scratch_.take<Share>(phases * most_shares_);
+        x_ = scratch_.take<float>(tokens_ * width_stride_);
+        in_ = scratch_.vectors(tokens_, model_.width, with_bf16_);
+        mixed_ = scratch_.vectors(tokens_, mixed_width_, with_bf16_);
+        hidden_ = scratch_.vectors(tokens_, hidden_width_, with_bf16_);
+        out_ = scratch_.take<float>(tokens_ * width_stride_);
+        heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
+        rotations_ = scratch_.take<float>(tokens_ * turn_stride_);
+        if (top_k_ > 0) {
+            const int64_t chosen = tokens_ * top_k_;
+            routed_ = scratch_.take<float>(tokens_ * routed_stride_);
+            read_ = scratch_.vectors(chosen, model_.width, with_bf16_);
+            inside_ = scratch_.vectors(chosen, inside_width_, with_bf16_);
+            spoken_ = scratch_.take<float>(chosen * width_stride_);
+            slots_.resize(static_cast<size_t>(chosen));
+            token_of_.resize(static_cast<size_t>(chosen));
+            weights_.resize(static_cast<size_t>(chosen));
+            busy_count_.resize(static_cast<size_t>(model_.layer_count));
+        }
+        last_ = scratch_.vectors(head_parts() * reading_.wanted_count, model_.width, with_bf16_);
+        if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.wanted_count * width_stride_);
+    }
+
+    // One new token of a long text is shared out by pages; several are shared out by themselves.
+    void cut() {
+        sequence_of_.resize(static_cast<size_t>(tokens_));
+        slot_of_.assign(static_cast<size_t>(tokens_), -1);
+        int64_t slots = 0;
+        for (int s = 0; s < reading_.sequences; ++s) {
+            const int first = reading_.starts[s], last = reading_.starts[s + 1];
+            std::fill(sequence_of_.begin() + first, sequence_of_.begin() + last, s);
+            if (last - first == 1) {
+                const int pages = reading_.positions[s] / kPage + 1;
+                slot_of_[static_cast<size_t>(first)] = slots;
+                for (int page = 0; page < pages; ++page) pieces_.push_back({s, first, last, page});
+                slots += pages;
+                continue;
+            }
+            for (int token = first; token < last; token += kTileTokens) {
+                pieces_.push_back({s, token, std::min(last, token + kTileTokens), -1});
+            }
+        }
+        partial_ = scratch_.take<float>(slots * heads_ * value_stride_);
+        partial_seen_ = scratch_.take<Gathered>(slots * heads_);
+    }
+
+    int position(int64_t token) const {
+        const int s = sequence_of_[static_cast<size_t>(token)];
+        return reading_.positions[s] + static_cast<int>(token) - reading_.starts[s];
+    }
+
+    // The embedding of a token, by how far its position turns, and what the first layer reads of it.
+    void begin(int64_t token) {
+        float* x = x_ + token * width_stride_;
+        const int64_t id = reading_.ids[token];
+        if (model_.embedding == nullptr) {
+            unpack_row(model_.head, id, x);
+        } else {
+            cutaway_unpack(model_.embedding_type, model_.embedding + id * model_.embedding_row, model_.width, x, 1);
+        }
+        if (model_.embedding_scale != 1.0f) {
+            for (int i = 0; i < model_.width; ++i) x[i] *= model_.embedding_scale;
+        }
+        for (int t = 0; t < model_.turn_count; ++t) {
+            const Turn& turn = model_.turns[t];
+            float* cosines = rotations_ + token * turn_stride_ + turn_at_[static_cast<size_t>(t)];
+            for (int i = 0; i < turn.pairs; ++i) {
+                const double angle = position(token) * turn.radians[i];
+                cosines[i] = static_cast<float>(std::cos(angle) * turn.magnitude);
+                cosines[turn.pairs + i] = static_cast<float>(std::sin(angle) * turn.magnitude);
+            }
+        }
+        if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, model_.layers[0].eps);
+    }
+
+    // The stream, normed, for the next matrices.
+    void read(int64_t token, const float* norm, float eps) {
+        rms_norm(x_ + token * width_stride_, norm, model_.width, eps, in_.x + token * in_.width);
+        quantise_vector(in_, token);
+    }
+
+    // The output of attention or of the MLP is added to the residual stream.
+    void add_output(int64_t token, const Matrix& by, const float* post_norm, float eps) {
+        float* out = out_ + token * width_stride_;
+        float* x = x_ + token * width_stride_;
+        if (by.bias != nullptr) {
+            for (int i = 0; i < model_.width; ++i) out[i] += by.bias[i];
+        }
+        if (post_norm != nullptr) rms_norm(out, post_norm, model_.width, eps, out);
+        for (int i = 0; i < model_.width; ++i) x[i] += out[i];
+    }
+
+    void layer(const Layer& layer, int index, Worker& worker) {
+        const auto ask_and_answer = [&](const auto& then) { multiply(worker, head_rows(layer), then); };
+        and_tokens(worker, ask_and_answer, [&](int64_t token) {
+            for (int head = 0; head < layer.heads + 2 * layer.groups; ++head) turn_head(layer, token, head);
+        });
+        const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
+        const auto look = [&](const auto& then) {
+            arrive(worker);
+            const auto some = [&](int64_t begin, int64_t end, bool own) {
+                for (int64_t i = begin; i < end; ++i) {
+                    if (own && worker.path != nullptr) pass_state(*worker.path, layer, i);
+                    attend(layer, pieces_[static_cast<size_t>(i / layer.groups)], static_cast<int>(i % layer.groups));
+                }
+            };
+            share_out(worker, looks_of(layer), 1, some, then);
+        };
+        and_tokens(worker, look, [&](int64_t token) {
+            if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
+            quantise({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
+        });
+        watch(layer, index, worker);
+        const auto say = [&](const auto& then) { multiply(worker, out_rows(layer), then); };
+        and_tokens(worker, say, [&](int64_t token) {
+            add_output(token, layer.out, layer.attention_post_norm, layer.eps);
+            read(token, layer.mlp_norm, layer.eps);
+        });
+        const bool more = index + 1 < model_.layer_count;
+        const auto after = [&](int64_t token) {
+            if (layer.experts != nullptr) gather_experts(layer, token);
+            add_output(token, layer.down, layer.mlp_post_norm, layer.eps);
+            if (kept_ != nullptr) keep_stream(token, index);
+            if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
+        };
+        if (layer.experts != nullptr) mix(layer, index, worker);
+        if (layer.up.rows == 0) return each(worker, tokens_, tokens_at_once(worker), after);
+        const Expert own_mlp = {layer.gate, layer.up, layer.down};
+        arrive(worker);
+        const auto hide_some = [&](int64_t begin, int64_t end, bool own) {
+            for (int64_t group = begin; group < end; ++group) {
+                hide(own_mlp, layer.activation, in_, tokens_, hidden_, group, own ? worker.path : nullptr);
+            }
+        };
+        share_out(worker, groups_of(layer.up), 1, hide_some, [] {});
+        const auto give = [&](const auto& then) { multiply(worker, down_rows(layer), then); };
+        and_tokens(worker, give, after);
+    }
+
+    // The part of the state that a piece of attention reads.
+    template <class F>
+    void each_state(const Layer& layer, int64_t i, const F& what) const {
+        const Piece& piece = pieces_[static_cast<size_t>(i / layer.groups)];
+        if (piece.page < 0) return;
+        const int group = static_cast<int>(i % layer.groups);
+        const Look seen = look(layer, piece.first, 0, piece.page);
+        if (seen.first >= seen.last) return;
+        uint16_t* page = page_of(layer, piece.sequence, piece.page);
+        const int first = seen.first / 16 * 16, positions = (seen.last + 15) / 16 * 16 - first;
+        what(keys_of(layer, page, group) + first * layer.key_size, 2 * positions * layer.key_size);
+        what(values_of(layer, page, group) + first * layer.value_stride(), 2 * positions * layer.value_stride());
+    }
+    void add_state(Path& path, const Layer& layer, int64_t i) const {
+        each_state(layer, i, [&](const uint16_t* from, int64_t bytes) { path.add(from, bytes); });
+    }
+    void pass_state(Path& path, const Layer& layer, int64_t i) const {
+        each_state(layer, i, [&](const uint16_t*, int64_t bytes) { path.pass(bytes); });
+    }
+
+    static void add_neurons(Path& path, const Matrix& matrix, int64_t group) {
+        const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
+        const int64_t first = 2 * group, last = std::min<int64_t>(first + 2, matrix.panel_count());
+        if (matrix.panels != nullptr) path.add(matrix.panels + first * bytes, (last - first) * bytes);
+    }
+
+    // A head of a query, key or value: its bias, its norm, its turn; keys and values go to the state.
+    void turn_head(const Layer& layer, int64_t token, int head) {
+        float* all = heads_out_ + token * heads_stride_;
+        if (head < layer.heads) {
+            float* query = all + head * layer.key_size;
+            finish_head(layer, token, query, layer.query.bias, head, layer.query_norm);
+            for (int i = 0; i < layer.key_size; ++i) query[i] *= layer.scale;
+            return;
+        }
+        const int at = position(token), slot = at % kPage;
+        const int group = (head - layer.heads) % layer.groups;
+        uint16_t* page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage);
+        if (head < layer.heads + layer.groups) {
+            float* key = all + key_at(layer) + group * layer.key_size;
+            finish_head(layer, token, key, layer.key.bias, group, layer.key_norm);
+            store_key(keys_of(layer, page, group), layer.key_size, slot, key);
+            return;
+        }
+        float* value = all + value_at(layer) + group * layer.value_size;
+        for (int i = 0; layer.value.bias != nullptr && i < layer.value_size; ++i) {
+            value[i] += layer.value.bias[group * layer.value_size + i];
+        }
+        store_value(values_of(layer, page, group), layer.value_stride(), layer.value_size, slot, value);
+    }
+
+    void finish_head(const Layer& layer, int64_t token, float* x, const float* bias, int head, const float* norm) {
+        const int size = layer.key_size;
+        for (int i = 0; bias != nullptr && i < size; ++i) x[i] += bias[head * size + i];
+        if (norm != nullptr) rms_norm(x, norm, size, layer.qk_eps, x);
+        if (layer.turn < 0) return;
+        const Turn& turn = model_.turns[layer.turn];
+        const float* cosine = rotations_ + token * turn_stride_ + turn_at_[static_cast<size_t>(layer.turn)];
+        const float* sine = cosine + turn.pairs;
+        if (turn.interleaved == 0) return cutaway::turn(x, turn.pairs, cosine, sine);
+        for (int i = 0; i < turn.pairs; ++i) {
+            const float a = x[2 * i], b = x[2 * i + 1];
+            x[2 * i] = a * cosine[i] - b * sine[i];
+            x[2 * i + 1] = b * cosine[i] + a * sine[i];
+        }
+    }
+
+    uint16_t* page_of(const Layer& layer, int sequence, int page) const {
+        return reading_.pages[sequence][page] + layer.page_offset;
+    }
+    static uint16_t* keys_of(const Layer& layer, uint16_t* page, int group) {
+        return page + static_cast<int64_t>(group) * kPage * layer.key_size;
+    }
+    static uint16_t* values_of(const Layer& layer, uint16_t* page, int group) {
+        return keys_of(layer, page, layer.groups) + static_cast<int64_t>(group) * kPage * layer.value_stride();
+    }
+
+    // Heads of one group for some tokens: over one page into its own place, or over all pages to the end.
+    void attend(const Layer& layer, const Piece& piece, int group) {
+        const int share = layer.heads / layer.groups, stride = layer.value_stride();
+        if (piece.page >= 0) {
+            Look looks[kRows];
+            for (int done = 0; done < share;) {
+                const int count = std::min(kRows, share - done);
+                for (int r = 0; r < count; ++r) looks[r] = look(layer, piece.first, group * share + done + r, piece.page);
+                const int64_t at = (slot_of_[static_cast<size_t>(piece.first)] + piece.page) * heads_ + group * share + done;
+                attend_to(layer, piece, group, piece.page, looks, count, partial_ + at * stride, partial_seen_ + at);
+                done += count;
+            }
+            return;
+        }
+        const int rows = (piece.last - piece.first) * share;
+        for (int done = 0; done < rows; done += kRows) {
+            attend_all(layer, piece, group, done, std::min(kRows, rows - done));
+        }
+    }
+
+    void attend_all(const Layer& layer, const Piece& piece, int group, int first_row, int count) {
+        const int share = layer.heads / layer.groups, stride = layer.value_stride();
+        static thread_local std::vector<float> room;
+        room.assign(static_cast<size_t>(2 * kRows * stride), 0.0f);
+        float *sum = room.data(), *more = sum + kRows * stride;
+        Look looks[kRows];
+        Gathered in[kRows], seen[kRows];
+        for (Gathered& each : in) each = {-INFINITY, 0.0f};
+        const int last_token = piece.first + (first_row + count - 1) / share;
+        for (int page = 0; page <= position(last_token) / kPage; ++page) {
+            for (int r = 0; r < count; ++r) {
+                const int row = first_row + r;
+                looks[r] = look(layer, piece.first + row / share, group * share + row % share, page);
+            }
+            if (!attend_to(layer, piece, group, page, looks, count, more, seen)) continue;
+            for (int r = 0; r < count; ++r) merge(sum + r * stride, in[r], more + r * stride, seen[r], stride);
+        }
+        for (int r = 0; r < count; ++r) {
+            const int row = first_row + r;
+            keep(layer, piece.first + row / share, group * share + row % share, sum + r * stride, in[r]);
+        }
+    }
+
+    // Which positions of a page a head of a token sees.
+    Look look(const Layer& layer, int token, int head, int page) const {
+        const int at = position(token), begin = page * kPage;
+        const int first = layer.window > 0 ? std::max(0, at + 1 - layer.window) : 0;
+        return {heads_out_ + token * heads_stride_ + head * layer.key_size, std::clamp(first - begin, 0, kPage),
+                std::clamp(at + 1 - begin, 0, kPage)};
+    }
+
+    bool attend_to(const Layer& layer, const Piece& piece, int group, int page, const Look* looks, int count,
+                   float* mixed, Gathered* seen) const {
+        bool any = false;
+        for (int r = 0; r < count; ++r) {
+            any |= looks[r].first < looks[r].last;
+            seen[r] = {-INFINITY, 0.0f};
+        }
+        if (!any) return false;
+        uint16_t* at = page_of(layer, piece.sequence, page);
+        const PageOf own = {keys_of(layer, at, group), values_of(layer, at, group), layer.key_size,
+                            layer.value_stride()};
+        attend_page(own, looks, count, layer.softcap, mixed, seen);
+        return true;
+    }
+
+    // Merges what the pages gave a token that was shared out by pages.
+    void gather(const Layer& layer, int64_t token) {
+        const int stride = layer.value_stride();
+        static thread_local std::vector<float> room;
+        for (int head = 0; head < layer.heads; ++head) {
+            const int64_t first = slot_of_[static_cast<size_t>(token)] * heads_ + head;
+            if (position(token) < kPage) {
+                keep(layer, token, head, partial_ + first * stride, partial_seen_[first]);
+                continue;
+            }
+            room.assign(static_cast<size_t>(stride), 0.0f);
+            Gathered in = {-INFINITY, 0.0f};
+            for (int page = 0; page <= position(token) / kPage; ++page) {
+                const int64_t at = (slot_of_[static_cast<size_t>(token)] + page) * heads_ + head;
+                merge(room.data(), in, partial_ + at * stride, partial_seen_[at], stride);
+            }
+            keep(layer, token, head, room.data(), in);
+        }
+    }
+
+    void keep(const Layer& layer, int64_t token, int head, const float* sum, const Gathered& in) {
+        float* to = mixed_.x + token * mixed_.width + head * layer.value_size;
+        for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
+    }
+
+    // The stream after a layer, where the head is to read it.
+    void keep_stream(int64_t token, int layer) {
+        for (int i = 0; i < reading_.wanted_count; ++i) {
+            if (reading_.wanted[i] != token || reading_.after[i] != layer) continue;
+            std::copy_n(x_ + token * width_stride_, model_.width, kept_ + i * width_stride_);
+        }
+    }
+
+    // How the heads of the watched tokens attended, written out; who is not watched costs nothing.
+    void watch(const Layer& layer, int index, Worker& worker) {
+        const auto here = [&](int i) { return reading_.watched[2 * i + 1] == index; };
+        int any = 0;
+        for (int i = 0; i < reading_.watched_count; ++i) any += here(i);
+        if (any == 0) return;
+        each(worker, static_cast<int64_t>(reading_.watched_count) * layer.heads, 1, [&](int64_t i) {
+            const int watched = static_cast<int>(i / layer.heads), head = static_cast<int>(i % layer.heads);
+            if (here(watched)) write_pattern(layer, reading_.watched[2 * watched], head, reading_.patterns[watched]);
+        });
+    }
+
+    void write_pattern(const Layer& layer, int token, int head, float* patterns) {
+        const int length = position(token) + 1, group = head / (layer.heads / layer.groups);
+        float* weights = patterns + static_cast<int64_t>(head) * length;
+        std::fill_n(weights, length, 0.0f);
+        const int first = layer.window > 0 ? std::max(0, length - layer.window) : 0;
+        for (int page = first / kPage; page <= (length - 1) / kPage; ++page) {
+            uint16_t* at = page_of(layer, sequence_of_[static_cast<size_t>(token)], page);
+            const PageOf own = {keys_of(layer, at, group), values_of(layer, at, group), layer.key_size,
+                                layer.value_stride()};
+            score_page(own, look(layer, token, head, page), layer.softcap, weights + page * kPage);
+        }
+        const float highest = *std::max_element(weights + first, weights + length);
+        float total = 0.0f;
+        for (int s = first; s < length; ++s) total += weights[s] = std::exp(weights[s] - highest);
+        for (int s = first; s < length; ++s) weights[s] /= total;
+    }
+
+    // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They lie side by side until
+    // then: rows as long as all neurons would fall on a few places of the cache.
+    static void hide(const Expert& mlp, int32_t activation, const Vectors& in, int64_t count, const Vectors& out,
+                     int64_t group, Path* path) {
+        static thread_local std::vector<float> room;
+        room.resize(static_cast<size_t>(2 * count * kGroup));
+        const bool gated = mlp.gate.panels != nullptr;
+        float *inside = room.data(), *beside = inside + count * kGroup;
+        neurons(gated ? mlp.gate : mlp.up, in, count, group, inside, path);
+        if (gated) neurons(mlp.up, in, count, group, beside, path);
+        activate(activation, inside, gated ? beside : nullptr, count * kGroup);
+        if (!mlp.down.reads_floats()) return quantise({inside, kGroup, 0, count}, group, group + 1, out);
+        for (int64_t i = 0; i < count; ++i) {
+            std::copy_n(inside + i * kGroup, kGroup, out.x + i * out.width + group * kGroup);
+        }
+    }
+
+    // out [count 32]: 32 rows of a matrix and their biases; zeros past the last row.
+    static void neurons(const Matrix& matrix, const Vectors& in, int64_t count, int64_t group, float* out,
+                        Path* path) {
+        const int first = static_cast<int>(2 * group), last = std::min(first + 2, matrix.panel_count());
+        if (last < first + 2) std::fill_n(out, count * kGroup, 0.0f);
+        cutaway::multiply(matrix, in, static_cast<int>(count), first, last, out, kGroup, path);
+        const int64_t rows = std::min<int64_t>(kGroup, matrix.rows - group * kGroup);
+        for (int64_t i = 0; matrix.bias != nullptr && i < count; ++i) {
+            for (int64_t j = 0; j < rows; ++j) out[i * kGroup + j] += matrix.bias[group * kGroup + j];
+        }
+    }
+
+    // What each token's experts say of it. The tokens of one expert are read together; none of it depends on who they
+    // are, since every product of a vector is the same in any company.
+    void mix(const Layer& layer, int index, Worker& worker) {
+        const Rows routers({{&layer.router, 0}, {&layer.shared_gate, rounded(layer.router.rows, kPanel)}}, in_, tokens_,
+                           routed_, routed_stride_);
+        const auto some = [&](int64_t begin, int64_t end, bool) { routers.multiply(begin, end, nullptr); };
+        share_out(worker, routers.panels(), 1, some, [&] { route(layer, index); });
+        const int64_t busy = busy_count_[static_cast<size_t>(index)];
+        if (tokens_ > 1) {
+            each(worker, busy, 1, [&](int64_t i) { fetch(busy_[static_cast<size_t>(i)]); });
+        }
+        const Expert& one = layer.experts[0];
+        const int64_t groups = rounded(one.up.rows, kGroup) / kGroup, panels = one.down.panel_count();
+        const int64_t share = tokens_ > 8 ? 1 : std::max<int64_t>(1, busy * groups / (4 * worker.count));
+        each(worker, busy * groups, share, [&](int64_t i) {
+            const Busy& by = busy_[static_cast<size_t>(i / groups)];
+            const Vectors in = tokens_ > 1 ? part(read_, by) : in_;
+            hide(layer.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups,
+                 nullptr);
+        });
+        const int64_t piece = std::clamp<int64_t>(busy * panels / (4 * worker.count), 1, tokens_ > 8 ? 4 : panels);
+        const int64_t pieces = (panels + piece - 1) / piece;
+        each(worker, busy * pieces, 1, [&](int64_t i) {
+            const Busy& by = busy_[static_cast<size_t>(i / pieces)];
+            const int64_t first = i % pieces * piece, last = std::min(panels, first + piece);
+            cutaway::multiply(layer.experts[by.expert].down, part(inside_, by), static_cast<int>(by.count),
+                     static_cast<int>(first), static_cast<int>(last),
+                     spoken_ + by.first * width_stride_ + first * kPanel, width_stride_);
+        });
+    }
+
+    // The experts of every token, their weights, and where its vectors lie: those of one expert side by side.
+    void route(const Layer& layer, int index) {
+        const int64_t top_k = layer.top_k, experts = layer.expert_count;
+        std::vector<int64_t> counts(static_cast<size_t>(experts));
+        for (int64_t token = 0; token < tokens_; ++token) {
+            choose(layer, routed_ + token * routed_stride_, &slots_[static_cast<size_t>(token * top_k)],
+                   &weights_[static_cast<size_t>(token * top_k)]);
+            for (int64_t i = 0; i < top_k; ++i) ++counts[static_cast<size_t>(slots_[static_cast<size_t>(token * top_k + i)])];
+        }
+        busy_.clear();
+        std::vector<int64_t> next(static_cast<size_t>(experts));
+        int64_t taken = 0;
+        for (int64_t e = 0; e < experts; ++e) {
+            const int64_t count = counts[static_cast<size_t>(e)];
+            next[static_cast<size_t>(e)] = taken;
+            if (count > 0) busy_.push_back({static_cast<int>(e), taken, count});
+            taken += count;
+        }
+        busy_count_[static_cast<size_t>(index)] = static_cast<int64_t>(busy_.size());
+        for (int64_t i = 0; i < tokens_ * top_k; ++i) {
+            int64_t& slot = slots_[static_cast<size_t>(i)];
+            slot = next[static_cast<size_t>(slot)]++;
+            token_of_[static_cast<size_t>(slot)] = i / top_k;
+        }
+    }
+
+    // The top_k experts with the largest scores, the first of equals first, and their weights; scores become shares.
+    static void choose(const Layer& layer, float* scores, int64_t* chosen, float* weights) {
+        const int64_t experts = layer.expert_count;
+        const float highest = *std::max_element(scores, scores + experts);
+        float total = 0.0f, kept = 0.0f;
+        for (int64_t e = 0; e < experts; ++e) total += scores[e] = std::exp(scores[e] - highest);
+        for (int64_t e = 0; e < experts; ++e) scores[e] /= total;
+        for (int64_t i = 0; i < layer.top_k; ++i) {
+            const int64_t best = std::max_element(scores, scores + experts) - scores;
+            chosen[i] = best;
+            kept += weights[i] = scores[best];
+            scores[best] = -1.0f;
+        }
+        for (int64_t i = 0; layer.normalised != 0 && i < layer.top_k; ++i) weights[i] /= kept;
+    }
+
+    // What an expert's tokens give it to read.
+    void fetch(const Busy& by) {
+        const Vectors own = part(read_, by);
+        for (int64_t i = 0; i < by.count; ++i) {
+            const int64_t token = token_of_[static_cast<size_t>(by.first + i)];
+            std::copy_n(in_.x + token * in_.width, in_.width, own.x + i * own.width);
+            quantise_vector(own, i);
+        }
+    }
+
+    // The weighted sum of a token's experts' outputs, and the shared expert's output times its gate.
+    void gather_experts(const Layer& layer, int64_t token) {
+        float* out = out_ + token * width_stride_;
+        float gate = layer.up.rows > 0 ? 1.0f : 0.0f;
+        if (layer.shared_gate.rows > 0) {
+            gate = 1.0f / (1.0f + std::exp(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
+        }
+        for (int i = 0; i < model_.width; ++i) out[i] = gate == 0.0f ? 0.0f : out[i] * gate;
+        for (int64_t i = token * layer.top_k; i < (token + 1) * layer.top_k; ++i) {
+            const float* one = spoken_ + slots_[static_cast<size_t>(i)] * width_stride_;
+            const float weight = weights_[static_cast<size_t>(i)];
+            for (int j = 0; j < model_.width; ++j) out[j] += weight * one[j];
+        }
+    }
+
+    // Nothing evens out what rounding does to the head's scores: what it leaves of a vector is rounded too, and read as
+    // a second vector.
+    void head(Worker& worker) {
+        const int parts = head_parts();
+        each(worker, reading_.wanted_count, 1, [&](int64_t i) {
+            const float* x = (kept_ == nullptr ? x_ + reading_.wanted[i] * width_stride_ : kept_ + i * width_stride_);
+            float* normed = last_.x + parts * i * last_.width;
+            rms_norm(x, model_.norm, model_.width, model_.eps, normed);
+            quantise_vector(last_, parts * i);
+            if (parts == 1) return;
+            const int8_t* q = last_.q + parts * i * last_.width;
+            for (int64_t at = 0; at < last_.width; ++at) {
+                const float scale = last_.scale[at / kGroup * last_.count + parts * i];
+                normed[last_.width + at] = normed[at] - static_cast<float>(q[at]) * scale;
+            }
+            quantise_vector(last_, parts * i + 1);
+        });
+        arrive(worker);
+        const int64_t piece = reading_.wanted_count > 8 ? 4 : 16;
+        const auto some = [&](int64_t begin, int64_t end, bool own) {
+            for (int64_t i = begin; i < end; i += piece) {
+                score(static_cast<int>(i), static_cast<int>(std::min(end, i + piece)), own ? worker.path : nullptr);
+            }
+        };
+        share_out(worker, reading_.wanted_count > 0 ? model_.head.panel_count() : 0, 1, some, [] {});
+    }
+
+    int head_parts() const { return model_.head.reads_eight_bits() ? 2 : 1; }
+
+    // The logits of the rows of some of the head's panels.
+    void score(int first, int last, Path* path) {
+        static thread_local std::vector<float> room;
+        const int parts = head_parts(), vectors = parts * reading_.wanted_count;
+        const int64_t stride = (last - first) * kPanel, begin = first * kPanel;
+        const int64_t rows = std::min(stride, model_.vocab - begin);
+        room.resize(static_cast<size_t>(vectors * stride));
+        cutaway::multiply(model_.head, last_, vectors, first, last, room.data(), stride, path);
+        for (int64_t i = 0; i < reading_.wanted_count; ++i) {
+            const float* from = room.data() + parts * i * stride;
+            const float* more = from + stride;
+            float* to = reading_.logits + i * model_.vocab + begin;
+            for (int64_t row = 0; row < rows; ++row) to[row] = parts == 1 ? from[row] : from[row] + more[row];
+            for (int64_t row = 0; model_.softcap != 0.0f && row < rows; ++row) {
+                to[row] = model_.softcap * std::tanh(to[row] / model_.softcap);
+            }
+        }
+    }
+
+    static constexpr int kShares = 16;  // more workers have one between some of them
+    static constexpr int kFew = 8;      // vectors that meet a panel at once, or nearly
+    static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
+    static constexpr int kPhases = 14, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
+    static constexpr int kTileTokens = 32;
+    static constexpr int kRows = 32;  // rows over a page at once
+
+    const Model& model_;
+    const Reading& reading_;
+    const int tokens_;
+    Scratch scratch_;
+    const int most_shares_;  // of a phase
+    Phase* phases_ = nullptr;
+    Share* shares_ = nullptr;  // [phases most_shares_]
+
+    int64_t heads_stride_ = 0, mixed_width_ = 0, hidden_width_ = 0, width_stride_ = 0, turn_stride_ = 0;
+    int value_stride_ = 0, heads_ = 0;
+    bool with_bf16_ = false;  // whether some matrix reads its vectors as bfloat16
+    std::vector<int64_t> turn_at_, slot_of_;
+    std::vector<int> sequence_of_;
+    std::vector<Piece> pieces_;
+    float *x_ = nullptr, *out_ = nullptr, *heads_out_ = nullptr, *rotations_ = nullptr;
+    float *partial_ = nullptr, *kept_ = nullptr;
+    Gathered* partial_seen_ = nullptr;
+    int64_t top_k_ = 0, routed_stride_ = 0, inside_width_ = 0;  // of layers with experts
+    std::vector<int64_t> slots_, token_of_;  // of each token's experts, where its vector lies; and whose vector that is
+    std::vector<float> weights_;
+    std::vector<Busy> busy_;
+    std::vector<int64_t> busy_count_;  // of each layer: who is late still asks for one that others are done with
+    Vectors read_{}, inside_{};
+    float *routed_ = nullptr, *spoken_ = nullptr;
+    Vectors in_{}, mixed_{}, hidden_{}, last_{};
+};
+
+}  // namespace
+}  // namespace cutaway
+
+// Reads, and writes the logits that are wanted; the caller has checked every array. -1: there is no memory for it.
+CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Reading* reading, int32_t threads) {
+    try {
+        cutaway::Step step(*model, *reading, threads);
+        cutaway::run(threads, [&](int index, int workers) { step.work(index, workers); });
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+}
+
+// The sizes of the structures, so that the door can tell that it mirrors them.
+CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
+    using namespace cutaway;
+    out[0] = sizeof(Matrix);
+    out[1] = sizeof(Turn);
+    out[2] = sizeof(Layer);
+    out[3] = sizeof(Model);
+    out[4] = sizeof(Reading);
+    out[5] = sizeof(Expert);
+}

@@ -1,0 +1,69 @@
+// A model as one step reads it. cutaway/native/runtime.py mirrors these structures, field by field.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/matmul.hpp"
+
+namespace cutaway {
+
+// Rotary positions: pair i of a head turns by position * radians[i].
+struct Turn {
+    const double* radians;  // [pairs]
+    double magnitude;
+    int32_t pairs;
+    int32_t interleaved;
+};
+
+// One MLP of a mixture of experts; gate.panels is null where it has no gate.
+struct Expert {
+    Matrix gate, up, down;
+};
+
+// Norms are root-mean-square norms: their weights, or null where there is none. With experts, gate, up and down are
+// those of the expert that every token passes, or have no rows; router and shared_gate read floats.
+struct Layer {
+    Matrix query, key, value, out, gate, up, down;  // gate.panels is null where the MLP has no gate
+    Matrix router, shared_gate;                     // without rows where there is none
+    const float *attention_norm, *attention_post_norm, *mlp_norm, *mlp_post_norm, *query_norm, *key_norm;
+    const Expert* experts;  // [expert_count], or null
+    int64_t page_offset;  // halves from a page's beginning to this layer's keys
+    int32_t heads, groups, key_size, value_size;
+    int32_t window;  // how many positions a query sees, 0 for all
+    int32_t turn;    // index of its turn, -1 for none
+    int32_t activation;
+    float eps, qk_eps, scale, softcap;
+    int32_t expert_count, top_k;
+    int32_t normalised;  // whether the weights of a token's experts sum to 1
+    int32_t spare;
+
+    int value_stride() const { return (value_size + 15) / 16 * 16; }
+};
+
+struct Model {
+    const Layer* layers;
+    const Turn* turns;
+    const uint8_t* embedding;  // rows as they are in the file; null where they are the head's
+    const float* norm;
+    Matrix head;
+    int64_t embedding_row;  // bytes
+    int32_t embedding_type;
+    int32_t layer_count, turn_count, width, vocab;
+    float embedding_scale, eps, softcap;
+};
+
+// What is read in one call: for each sequence its new tokens, one after another, and its pages.
+struct Reading {
+    const int32_t* ids;              // [tokens]
+    const int32_t* starts;           // [sequences + 1]: where each sequence's tokens begin among them
+    const int32_t* positions;        // [sequences]: the position of its first new token
+    uint16_t* const* const* pages;   // [sequences]: each its pages, enough for its new tokens
+    const int32_t* wanted;           // [wanted_count]: the tokens whose logits are asked for
+    const int32_t* after;            // [wanted_count]: the layer after which the head reads them; null: all the last
+    float* logits;                   // [wanted_count vocab]
+    const int32_t* watched;          // [watched_count 2]: a token and a layer, whose attention is asked for
+    float* const* patterns;          // [watched_count]: each [heads position + 1], weights that sum to 1
+    int32_t sequences, wanted_count, watched_count, spare;
+};
+
+}  // namespace cutaway

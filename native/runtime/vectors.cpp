@@ -1,0 +1,46 @@
+// Norms, rounding and activations between two matrix products; the twin of rounding is cutaway/runtime/matmul.py, the
+// judge of the rest the definition, in tests/test_runtime.py.
+#include "runtime/vectors.hpp"
+
+#include <cmath>
+#include <cstring>
+
+#include "core/half.hpp"
+#include "core/isa.hpp"
+
+#if defined(CUTAWAY_X86)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace cutaway {
+namespace {
+
+struct Functions {
+    decltype(&cutaway::rms_norm) rms_norm;
+    decltype(&cutaway::quantise) quantise;
+    decltype(&cutaway::activate) activate;
+    decltype(&cutaway::turn) turn;
+};
+
+#define CUTAWAY_KERNELS "runtime/vectors.inc"
+#include "core/each_isa.inc"
+
+}  // namespace
+
+void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* y) {
+    chosen().rms_norm(x, weight, size, eps, y);
+}
+
+void quantise(const Numbers& from, int64_t first, int64_t last, const Vectors& to) {
+    chosen().quantise(from, first, last, to);
+}
+
+void activate(int32_t activation, float* y, const float* up, int64_t size) {
+    chosen().activate(activation, y, up, size);
+}
+
+void turn(float* x, int pairs, const float* cosine, const float* sine) { chosen().turn(x, pairs, cosine, sine); }
+
+}  // namespace cutaway

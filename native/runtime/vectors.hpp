@@ -1,0 +1,30 @@
+// What is done to vectors between two matrix products: norms, rounding, activations.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/matmul.hpp"
+
+namespace cutaway {
+
+enum Activation : int32_t { kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3 };
+
+// y = w x / sqrt(mean(x^2) + eps); x and y may be the same.
+void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* y);
+
+// Numbers of vectors from `token` on, those of each `stride` behind those before it.
+struct Numbers {
+    const float* x;
+    int64_t stride, token, count;
+};
+
+// Groups [first, last) of some vectors: x, the numbers of the first of them and on, to all that is rounded.
+void quantise(const Numbers& from, int64_t first, int64_t last, const Vectors& to);
+
+// y = act(y) up, or act(y) where up is null.
+void activate(int32_t activation, float* y, const float* up, int64_t size);
+
+// Turns the pairs (x[i], x[pairs + i]) by angles with these cosines and sines.
+void turn(float* x, int pairs, const float* cosine, const float* sine);
+
+}  // namespace cutaway

@@ -1,0 +1,187 @@
+"""Fitted blocks: kernels and twin give the same bits, other readers read them, and they cost less than what
+ggml's reference quantiser makes."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+from gguf.quants import dequantize
+
+from cutaway import native
+from cutaway.errors import UserError
+from cutaway.gguf import TYPES, Packed
+from cutaway.native import library
+from cutaway.weights import quant, quant_search
+from tests.test_native import python
+
+built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+
+
+def matrices() -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(5)
+    normal = generator.standard_normal((19, 512)).astype(np.float32)
+    heavy = (normal**3).astype(np.float32)
+    shifted = (normal * 0.1 + 3).astype(np.float32)
+    edge = normal.copy()
+    edge[0] = 0
+    edge[1] = -0.0
+    edge[2, ::2], edge[2, 1::2] = 0.0, -0.0
+    edge[3] = 0.25
+    edge[4] = -65504
+    edge[5, ::32] = 65504
+    edge[6] *= 1e-40
+    edge[7] *= 1e-7
+    edge[8] = np.abs(edge[8])
+    edge[9] = -np.abs(edge[9])
+    edge[10, 64:] = 0
+    return {"normal": normal, "heavy": heavy, "shifted": shifted, "edge": edge}
+
+
+def columns(size: int = 512) -> np.ndarray:
+    """Importance as models have it: a few columns count a hundredfold, some not at all."""
+    generator = np.random.default_rng(6)
+    out = generator.lognormal(sigma=1.5, size=size).astype(np.float32)
+    out[::37] = 0
+    out[5] *= 1000
+    return out
+
+
+def cost(array: np.ndarray, packed: Packed, importance: np.ndarray | None = None) -> float:
+    weights = 1.0 if importance is None else importance.astype(np.float64)
+    return float((weights * (array.astype(np.float64) - quant.unpack(packed)) ** 2).sum())
+
+
+@built
+@pytest.mark.parametrize("type", quant_search.FITTED)
+@pytest.mark.parametrize("name", matrices())
+def test_kernel_and_twin_give_the_same_bits(type: str, name: str):
+    array = matrices()[name]
+    for importance in (None, columns()):
+        twin = quant_search.pack_twin(array, type, importance)
+        assert np.array_equal(quant_search.pack(array, type, importance).data, twin.data)
+
+
+SAME = """
+import sys
+import numpy as np
+from cutaway import native
+from cutaway.weights import quant_search
+from tests.test_quant_search import columns, matrices
+
+assert native.available() and native.isa() == sys.argv[1], native.isa()
+for name, array in matrices().items():
+    for type in quant_search.FITTED:
+        twin = quant_search.pack_twin(array[:3, :256], type, columns(256))
+        packed = quant_search.pack(array[:3, :256], type, columns(256))
+        assert np.array_equal(packed.data, twin.data), (name, type)
+print("same bits")
+"""
+
+
+@built
+@pytest.mark.parametrize("isa", library.SETS)
+def test_each_instruction_set_gives_the_same_bits(isa: str):
+    run = python(SAME, isa, CUTAWAY_ISA=isa)
+    if "the best that this processor has" in run.stderr:
+        pytest.skip(f"this processor has no {isa}")
+    assert run.stdout == "same bits\n", run.stderr
+
+
+@built
+@pytest.mark.parametrize("type", quant_search.FITTED)
+def test_any_number_of_rows_and_threads(type: str):
+    array = matrices()["heavy"][:, :256]
+    whole = quant_search.pack(array, type)
+    for rows in (0, 1, 5, 16, 17):
+        assert np.array_equal(quant_search.pack(array[:rows], type).data, whole.data[:rows])
+    out = np.empty_like(whole.data)
+    native.fit(type, np.ascontiguousarray(array), None, out, threads=3)
+    assert np.array_equal(out, whole.data)
+
+
+@pytest.mark.parametrize("type", quant_search.FITTED)
+def test_the_gguf_package_reads_the_same_numbers(type: str):
+    packed = quant_search.pack(matrices()["heavy"], type)
+    theirs = dequantize(packed.data, gguf.GGMLQuantizationType[type])
+    assert np.array_equal(theirs, quant.unpack(packed))
+
+
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("name", ["normal", "heavy", "shifted"])
+def test_it_costs_less_than_the_reference(type: str, name: str):
+    array = matrices()[name]
+    plain = quant.pack(array, type)
+    assert cost(array, quant_search.pack(array, type)) < cost(array, plain)
+    assert cost(array, quant_search.pack(array, type, columns()), columns()) < cost(array, plain, columns())
+
+
+@pytest.mark.parametrize("type", quant_search.FITTED)
+def test_importance_is_obeyed(type: str):
+    """What counts a lot is nearer than without being told; to the last bit it is of no matter how importance
+    is scaled."""
+    array, importance = matrices()["heavy"], columns()
+    told, plain = quant_search.pack(array, type, importance), quant_search.pack(array, type)
+    assert cost(array, told, importance) < cost(array, plain, importance)
+    assert cost(array, plain) < cost(array, told)
+    assert np.array_equal(quant_search.pack(array, type, importance * np.float32(4)).data, told.data)
+    assert np.array_equal(quant_search.pack(array, type, np.ones(512, np.float32)).data, plain.data)
+    assert np.array_equal(quant_search.pack(array, type, np.zeros(512, np.float32)).data, plain.data)
+
+
+@pytest.mark.parametrize(("type", "low", "high"), [("Q4_0", -8, 7), ("Q5_0", -16, 15)])
+def test_no_scale_is_much_better(type: str, low: int, high: int):
+    """Every half as a scale, tried one after the other: the search comes within 1% of the best of them."""
+    array = matrices()["normal"][:1, :32]
+    size = float(np.abs(array).max())
+    halves = np.arange(1 << 15, dtype=np.uint16).view(np.float16).astype(np.float64)
+    scales = halves[(halves > size / 40) & (halves < size)]
+    scales = np.concatenate([scales, -scales])[:, None]
+    best = ((array - scales * np.clip(np.rint(array / scales), low, high)) ** 2).sum(axis=1).min()
+    assert best * 0.999999 <= cost(array, quant_search.pack(array, type)) <= best * 1.01
+
+
+def test_numbers_on_the_grid_come_back():
+    """Weights that a type can say are said."""
+    generator = np.random.default_rng(9)
+    whole = generator.integers(-8, 8, (4, 256)).astype(np.float32)
+    whole[:, ::32] = -8
+    for type in ("Q4_0", "Q5_0"):
+        assert cost(whole * np.float32(0.5), quant_search.pack(whole * np.float32(0.5), type)) == 0
+    up = (generator.integers(0, 16, (4, 256)) * 0.25 + 1).astype(np.float32)
+    up[:, ::32], up[:, 1::32] = 1, 4.75
+    assert cost(up, quant_search.pack(up, "Q4_1")) == 0
+
+
+@pytest.mark.parametrize("type", quant_search.FITTED)
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, 65520])
+def test_weights_that_cannot_be_packed_are_refused(type: str, bad: float):
+    array = np.ones((2, 256), np.float32)
+    array[1, 40] = bad
+    with pytest.raises(UserError, match="infinite, NaN or beyond 65504"):
+        quant_search.pack(array, type)
+
+
+def test_other_mistakes_are_refused():
+    array = np.ones((2, 256), np.float32)
+    with pytest.raises(UserError, match="not fitted to 'Q5_K'"):
+        quant_search.pack(array, "Q5_K")
+    with pytest.raises(UserError, match="Rows of 96 values cannot be packed as Q4_K"):
+        quant_search.pack(array[:, :96].copy(), "Q4_K")
+    with pytest.raises(UserError, match="Only float32"):
+        quant_search.pack(array.astype(np.float64), "Q4_0")
+    for importance in (np.ones(255), np.ones((2, 256)), -np.ones(256), np.full(256, np.nan)):
+        with pytest.raises(UserError, match="importance of 256 columns"):
+            quant_search.pack(array, "Q4_0", importance.astype(np.float32))
+
+
+@built
+def test_the_door_checks_sizes():
+    array, out = np.ones((2, 256), np.float32), np.empty((2, 144), np.uint8)
+    with pytest.raises(UserError, match="do not hold 512 values"):
+        native.fit("Q4_K", array, None, out[:1])
+    with pytest.raises(UserError, match="256 numbers are needed"):
+        native.fit("Q4_K", array, np.ones(255, np.float32), out)
+    with pytest.raises(UserError, match="does not fit weights to F16"):
+        native.fit("F16", array, None, np.empty((2, 512), np.uint8))
+    assert TYPES["Q4_K"].bytes == 144
