@@ -64,7 +64,8 @@ class TrainingConfig:
     the decay of an exponential moving average of the weights, which is then evaluated and exported.
     ``activation_checkpointing`` keeps each block's input and recomputes the rest in the backward pass
     (1604.06174). ``router_aux_loss`` weighs the load-balancing loss of sparse layers over a micro-batch
-    (2101.03961). ``loss_chunk_size`` tokens at a time pass the head. ``precision`` is of matrix products: "auto" measures which is faster here, and run.yaml records the choice. ``compile``: "auto" uses
+    (2101.03961). ``loss_chunk_size`` tokens at a time pass the head. ``precision`` is of matrix products:
+    "auto" measures which is faster here, and run.yaml records the choice. ``compile``: "auto" uses
     torch.compile where there is a C++ compiler. ``tensor_parallel`` devices hold each matrix together.
     """
 
