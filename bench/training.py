@@ -146,6 +146,7 @@ def _batches(asked: argparse.Namespace) -> Iterator[Any]:
 
 
 def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[float]:
+    import numpy as np
     import torch
 
     from cutaway.attention import mha
@@ -185,7 +186,8 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
         def batch(self, first: int, count: int) -> Batch:
             ids, targets = (x.numpy() for x in next(batches))
             pos = torch.arange(asked.context).expand(asked.rows, -1).numpy()
-            return Batch(ids, targets, pos, pos * 0)
+            weights = np.ones(ids.shape, np.float32)
+            return Batch(ids, targets, pos, pos * 0, weights)
 
     lengths = torch.ones(asked.vocab, dtype=torch.int64)
     training = Training(run, Dataset(Same(), None, lengths, None), note=lambda _: None)  # type: ignore[arg-type]

@@ -146,5 +146,5 @@ def test_the_command_prints_and_refuses(capsys: pytest.CaptureFixture[str]) -> N
     assert 0.9e9 < found["weights"] < 1.4e9
     assert main(["plan", "1b", "--devices", "8"]) == 0
     assert "scattering gradients" in capsys.readouterr().out
-    assert main(["plan", "1b", "--devices", "3", "--tensor_parallel", "2"]) == 2
+    assert main(["plan", "1b", "--devices", "3", "--tensor-parallel", "2"]) == 2
     assert "cannot be grouped" in capsys.readouterr().err

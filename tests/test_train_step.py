@@ -6,17 +6,22 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from cutaway.errors import OperationalError
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
 from cutaway.train import device, loss
+from cutaway.train.loop import Training
+from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
+from cutaway.train.trainable import TrainingBatch
 from tests.laws.kinds import KINDS, attention
-from tests.training import losses, model, training
+from tests.training import losses, model, run, text, training
 
 CURVE = 1e-5  # how far apart two losses may be that are summed in another order, float32, of about 5.8
 
@@ -48,7 +53,7 @@ def _plain_gradients(made: Any) -> list[torch.Tensor]:
     """Of one step's batch, through the model's own forward and torch's cross-entropy, all at once."""
     twin = Decoder(made.run.model)
     twin.load_state_dict(made.model.state_dict())
-    rows = made.text.train.batch(made.step * made.run.batch_size, made.run.batch_size)
+    rows = made.data.train.batch(made.step * made.run.batch_size, made.run.batch_size)
     ids, targets, pos, documents = map(torch.from_numpy, (rows.ids, rows.targets, rows.pos, rows.documents))
     F.cross_entropy(twin(ids, pos, documents=documents).flatten(0, 1), targets.flatten()).backward()
     return [parameter.grad for parameter in twin.parameters()]  # type: ignore[misc]
@@ -146,8 +151,8 @@ def test_the_curve_falls(curve: list[float]) -> None:
         {"micro_batch_size": 2},
         {"micro_batch_size": 1},
         {"activation_checkpointing": True},
-        {"loss_chunk_size": 5},
-        {"loss_chunk_size": 1000},
+        {"objective": next_token.Config(chunk_size=5)},
+        {"objective": next_token.Config(chunk_size=1000)},
     ],
     ids=str,
 )
@@ -157,8 +162,9 @@ def test_the_curve_is_the_same_however_a_step_is_cut(curve: list[float], changes
 
 def test_packed_documents_give_the_losses_they_have_alone() -> None:
     made = training()
-    rows = made.text.train.batch(0, 4)
-    together = float(made._losses(rows)[1].detach())
+    rows = made.data.train.batch(0, 4)
+    batch = TrainingBatch.of(rows, made.device)
+    together = float(made.trainable(batch)[1]["cross_entropy"])
     alone = 0.0
     twin = made.model
     for ids, targets, documents in zip(rows.ids, rows.targets, rows.documents, strict=True):
@@ -172,7 +178,7 @@ def test_packed_documents_give_the_losses_they_have_alone() -> None:
 
 
 def test_half_precision_and_z_loss_train_too() -> None:
-    made = training(precision="bfloat16", z_loss=1e-4)
+    made = training(precision="bfloat16", objective=next_token.Config(z_loss=1e-4))
     curve = losses(made, 6)
     assert curve[-1] < curve[0] - 0.02
     assert made.model.embedding.weight.dtype == torch.float32
@@ -222,7 +228,9 @@ def test_a_mixture_of_experts_trains() -> None:
     """Its loss is the text's and the balance's; the text's falls, and no expert takes everything."""
     mlp = MoE(4, 1, 32)
     blocks = tuple(replace(block, mlp=mlp) for block in model().blocks)
-    made = training(model=replace(model(), blocks=blocks), steps=40, router_aux_loss=0.1)
+    made = training(
+        model=replace(model(), blocks=blocks), steps=40, objective=next_token.Config(router_aux_loss=0.1)
+    )
     first, *_, last = (made.advance() for _ in range(40))
     assert last["cross_entropy"] < first["cross_entropy"] - 0.5
     with torch.no_grad():
@@ -230,3 +238,83 @@ def test_a_mixture_of_experts_trains() -> None:
         _, routings = made.model.routed(ids, pos)
     uneven = sum(float(loss.load_balancing(routing, pos >= 0)) for routing in routings)
     assert last["loss"] - last["cross_entropy"] == pytest.approx(0.1 * uneven, abs=0.1) and uneven < 3
+
+
+# ---- loss weights, frozen weights, the loop beside plain torch ---------------------------------------------
+
+
+def _plain_losses(made: Training, steps: int) -> list[float]:
+    """The losses of the same steps by a loop of ten lines: two independent paths, equal to the bit."""
+    torch.manual_seed(made.run.seed)
+    model = Decoder(made.run.model)
+    (optimizer,) = made.run.optimizer.build(list(model.named_parameters()))
+    peak, found = made.run.optimizer.learning_rate, []
+    for step in range(steps):
+        rows = made.data.train.batch(step * made.run.batch_size, made.run.batch_size)
+        ids, targets, pos, documents = map(
+            torch.from_numpy, (rows.ids, rows.targets, rows.pos, rows.documents)
+        )
+        hidden = model.norm(model.stream(ids, pos, documents=documents)).flatten(0, 1)
+        total, _ = loss.chunked(hidden, model.embedding.weight, targets.flatten(), 24)
+        (total * (1 / targets.numel())).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = peak * made.run.schedule.factor(step, made.run.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(float(total) / targets.numel())
+    return found
+
+
+def test_five_steps_are_a_plain_loops_to_the_bit() -> None:
+    made = training(gradient_clip=1.0)
+    assert losses(made, 5) == _plain_losses(made, 5)
+
+
+def _reweighted(made: Training, weigh: Any) -> None:
+    """Give every batch of a run other loss weights."""
+    plain = made.data.train.batch
+    made.data.train.batch = lambda first, count: weigh(plain(first, count))  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_target_of_weight_0_is_not_trained(size: int) -> None:
+    """Gradients are those of the mean over weighted targets of the whole step, however it is accumulated."""
+    made = training(micro_batch_size=size)
+    weights = (np.arange(4 * 16).reshape(4, 16) % 3 == 0).astype(np.float32)
+    weights[0] = 0
+    weights[1] *= 0.5
+    counter = iter(range(0, 4, size))
+    _reweighted(made, lambda rows: replace(rows, loss_weights=weights[(n := next(counter)) : n + size]))
+    made._gradient()
+    twin = Decoder(made.run.model)
+    twin.load_state_dict(made.model.state_dict())
+    total = torch.zeros(())
+    for n in range(4):
+        row = made.data.train.read(n)
+        ids, targets, pos, documents = map(torch.from_numpy, (row.ids, row.targets, row.pos, row.documents))
+        each = F.cross_entropy(twin(ids, pos, documents=documents)[0], targets[0], reduction="none")
+        total = total + (each * torch.from_numpy(weights[n])).sum()
+    (total / float(weights.sum())).backward()
+    for parameter, expected in zip(made.names, twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    made = training()
+    _reweighted(made, lambda rows: replace(rows, loss_weights=rows.loss_weights * 0))
+    with pytest.raises(OperationalError, match="every loss weight is 0"):
+        made.advance()
+
+
+def test_a_given_models_frozen_weights_stay() -> None:
+    base = Decoder(model())
+    for name, parameter in base.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    before = {name: p.detach().clone() for name, p in base.named_parameters()}
+    made = Training(run(ema=0.5), text(), note=lambda _: None, model=base)
+    curve = losses(made, 4)
+    assert curve[-1] < curve[0]
+    assert all("norm" in name for name in made.names.values())
+    assert all(torch.equal(p, before[name]) != p.requires_grad for name, p in made.model.named_parameters())
+    assert set(made.state()["weights"]) == set(made.names.values())

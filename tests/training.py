@@ -1,4 +1,6 @@
-"""Small training runs: a model of a few thousand weights, rows of random tokens, and who looks on."""
+"""Small training runs: a model of a few thousand weights, rows of random tokens, and a callback that keeps
+what it hears.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +19,7 @@ from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.loop import Dataset, Training
+from cutaway.train.objectives import next_token
 
 VOCAB, CONTEXT = 320, 16
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune. "
@@ -37,7 +40,7 @@ def run(folder: Path | None = None, **changes: Any) -> TrainingConfig:
         batch_size=4,
         micro_batch_size=4,
         compile="never",
-        loss_chunk_size=24,
+        objective=next_token.Config(chunk_size=24),
         intervals=Intervals(evaluate=4, save=2, sample=0, evaluate_sequences=4),
     )
     return replace(plain, **changes)
@@ -81,7 +84,7 @@ def losses(made: Training, steps: int) -> list[float]:
 
 
 class Quiet:
-    """Looks on and keeps what it was told; ``at`` is called after every step."""
+    """Keeps what it hears; ``at`` is called after every step."""
 
     def __init__(self, at: Callable[[int], None] = lambda step: None) -> None:
         self.notes: list[str] = []
@@ -98,9 +101,6 @@ class Quiet:
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:
         self.validation.append(numbers)
-
-    def sample(self, step: int, model: Any, tokenizer: Any) -> list[str]:
-        return []
 
 
 def folder_of_text(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Protocol, runtime_checkable
 
@@ -34,12 +34,17 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """int64 [b t] each: ids, what follows each of them, positions, and the document each belongs to."""
+    """[b t] each: int64 ids, their targets, positions and documents, and the float32 weight of each
+    target's loss.
+
+    A target with weight 0 is not trained on.
+    """
 
     ids: np.ndarray
     targets: np.ndarray
     pos: np.ndarray
     documents: np.ndarray
+    loss_weights: np.ndarray
 
     @property
     def whole(self) -> bool:
@@ -99,7 +104,8 @@ class Span:
         places = np.arange(first, first + self.context)
         begins = np.maximum(begins[:-1], first)
         documents = np.cumsum(np.concatenate(([0], begins[1:] != begins[:-1])))
-        return Batch(*(x[None] for x in (ids[:-1], ids[1:], places - begins, documents)))
+        weights = np.ones(self.context, np.float32)
+        return Batch(*(x[None] for x in (ids[:-1], ids[1:], places - begins, documents, weights)))
 
 
 class Mixture:
@@ -137,8 +143,7 @@ class Mixture:
 
 def stacked(rows: Sequence[Batch]) -> Batch:
     """Rows as one batch."""
-    names = ("ids", "targets", "pos", "documents")
-    return Batch(*(np.concatenate([getattr(row, name) for row in rows]) for name in names))
+    return Batch(*(np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(Batch)))
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:

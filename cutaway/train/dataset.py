@@ -4,6 +4,7 @@ which rows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -18,7 +19,6 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
 from cutaway.train.loop import TOKENIZER, Dataset
 
-VOCAB_MULTIPLE = 64  # a head whose rows fill whole vectors
 TRAINED_ON = 20_000  # documents that a tokenizer is trained on at most
 Note = Callable[[str], None]
 
@@ -34,8 +34,8 @@ def resolved(run: TrainingConfig, folder: Path, note: Note) -> TrainingConfig:
         raise UserError("config.data.sources: names no source of text")
     data = replace(run.data, sources=sources)
     tokenizer = _tokenizer(data, folder / TOKENIZER, note)
-    wanted = len(tokenizer) + -len(tokenizer) % VOCAB_MULTIPLE
-    vocab = run.model.vocab or wanted
+    run_tokenizer.ends(tokenizer)
+    vocab = run.model.vocab or run_tokenizer.padded(len(tokenizer))
     if vocab < len(tokenizer):
         raise UserError(f"config.model.vocab: {vocab} is fewer than the tokenizer's {len(tokenizer)} tokens")
     return replace(run, data=data, model=replace(run.model, vocab=vocab))
@@ -73,7 +73,12 @@ def _tokenizer(data: DataConfig, folder: Path, note: Note) -> Tokenizer:
     if not (folder / run_tokenizer.FILES[1]).is_file():
         if data.tokenizer.startswith("bpe:"):
             note(f"Training a tokenizer ({data.tokenizer}) on the text.")
-        run_tokenizer.save(run_tokenizer.of(data.tokenizer, islice(_cleaned(data), TRAINED_ON)), folder)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always", RuntimeWarning)
+            made = run_tokenizer.of(data.tokenizer, islice(_cleaned(data), TRAINED_ON))
+        for warning in heard:
+            note(f"config.data.tokenizer: {warning.message}")
+        run_tokenizer.save(made, folder)
     return Tokenizer.load(folder)
 
 

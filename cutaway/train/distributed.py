@@ -38,9 +38,9 @@ from cutaway.layers.mlp import MLP
 from cutaway.train import checkpoint
 from cutaway.train.checkpoint import PART
 from cutaway.train.config import TrainingConfig
-from cutaway.train.loss import Objective
 from cutaway.train.optim import Muon
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel, Parts
+from cutaway.train.trainable import Trainable
 
 DATA, TENSOR = "data", "tensor"
 
@@ -78,25 +78,25 @@ class Distributed(Parallel):
         if kind == "cuda":
             torch.cuda.set_device(self.device)
 
-    def shard(self, objective: Objective, run: TrainingConfig) -> None:
+    def shard(self, trainable: Trainable, run: TrainingConfig) -> None:
         """Cuts every weight over the devices. All start equal, made from one seed."""
         if isinstance(run.optimizer, Muon):
             raise UserError(
                 "optim: muon needs whole matrices, and these devices hold parts of them: use adamw"
             )
         if self.tensor_size > 1:
-            for block in objective.model.blocks:
+            for block in trainable.model.blocks:
                 _split(block, self.mesh[TENSOR])
         half = run.precision == "bfloat16"
         policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32 if half else None)
-        for block in objective.model.blocks:
+        for block in trainable.model.blocks:
             fully_shard(block, mesh=self.mesh[DATA], mp_policy=policy)
-        fully_shard(objective, mesh=self.mesh[DATA], mp_policy=policy)
+        fully_shard(trainable, mesh=self.mesh[DATA], mp_policy=policy)
 
     @contextmanager
-    def sync_gradients(self, objective: Objective, last: bool) -> Iterator[None]:
+    def sync_gradients(self, trainable: Trainable, last: bool) -> Iterator[None]:
         """Gradients of all but the last reading stay where they are."""
-        module: Any = objective
+        module: Any = trainable
         assert isinstance(module, FSDPModule)
         module.set_requires_gradient_sync(last)
         yield

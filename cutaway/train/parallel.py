@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cutaway.errors import UserError
 from cutaway.train import checkpoint
 from cutaway.train.config import TrainingConfig
-from cutaway.train.loss import Objective
+from cutaway.train.trainable import Trainable
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
@@ -27,11 +27,18 @@ class Parallel:
 
     rank, size = 0, 1
     data_rank, data_size = 0, 1
+    tensor_size = 1
     device: torch.device | None = None
 
     def micro_batches(self, run: TrainingConfig) -> list[int]:
         """Where in a step's batch each reading of this process begins."""
-        whole = run.batch_size // run.micro_batch_size
+        if run.tensor_parallel != self.tensor_size:
+            ways = run.tensor_parallel
+            raise UserError(
+                f"config.tensor_parallel: {ways} devices hold each matrix, but this run has one process: start it "
+                f"with `torchrun --nproc-per-node {ways} -m cutaway pretrain ...`, or set it to 1"
+            )
+        whole = run.gradient_accumulation
         if whole % self.data_size:
             raise UserError(
                 f"config.batch_size: {run.batch_size} in micro-batches of {run.micro_batch_size} cannot be "
@@ -39,10 +46,10 @@ class Parallel:
             )
         return [n * run.micro_batch_size for n in range(self.data_rank, whole, self.data_size)]
 
-    def shard(self, objective: Objective, run: TrainingConfig) -> None:
+    def shard(self, trainable: Trainable, run: TrainingConfig) -> None:
         """Spreads a model over the devices."""
 
-    def sync_gradients(self, objective: Objective, last: bool) -> AbstractContextManager[Any]:
+    def sync_gradients(self, trainable: Trainable, last: bool) -> AbstractContextManager[Any]:
         """Around one reading: gradients need to meet after the ``last`` alone."""
         return nullcontext()
 

@@ -29,7 +29,7 @@ from cutaway.model.config import Block
 from cutaway.train.config import TrainingConfig
 from cutaway.train.flops import per_token
 
-STAYS = {"weights": 4, "gradients": 4, "AdamW's moments": 8}  # bytes a weight
+STAYS = {"weights": 4, "gradients": 4}  # bytes a weight
 SUMS_FORTH, SUMS_BACK = 2, 5  # out and down; query, key, value, gate and up
 
 
@@ -73,7 +73,12 @@ def plan(run: TrainingConfig, devices: int, flops: float, bandwidth: float) -> P
     inner = sum(block_weights(block, model.width) for block in model.blocks)
     outer = count - inner
     held = (inner / tensor + outer) / readers
+    matrices = sum(
+        math.prod(s) for n, s in model.weights().items() if n.startswith("blocks.") and len(s) == 2
+    )
+    matrices /= tensor * readers
     stays = {name: size * held for name, size in STAYS.items()}
+    stays |= run.optimizer.state_bytes(matrices, held - matrices)
     if run.ema is not None:
         stays["averaged weights"] = 4 * held
     tokens = run.micro_batch_size * model.context
@@ -83,7 +88,7 @@ def plan(run: TrainingConfig, devices: int, flops: float, bandwidth: float) -> P
     largest = max(block_weights(block, model.width) for block in model.blocks) / tensor
     passes = {
         "activations": own,
-        "logits of a chunk": 2 * 4 * min(run.loss_chunk_size, tokens) * model.vocab,
+        "logits of a chunk": 2 * 4 * min(run.objective.chunk_size, tokens) * model.vocab,
         "head's gradient": 4 * model.vocab * model.width,
     }
     if readers > 1:
