@@ -145,7 +145,7 @@ def test_advice_and_template_go_along(tmp_path: Path) -> None:
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     for target in (tmp_path / "m.gguf", tmp_path / "folder"):
         save.write(target, checkpoint())
-        with pytest.raises(UserError, match="already there"):
+        with pytest.raises(UserError, match="already exists"):
             save.write(target, checkpoint())
         save.write(target, checkpoint(scale=2.0), force=True)
         assert same_weights(load.read(target), checkpoint(scale=2.0))
@@ -204,5 +204,5 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Path
     document = json.loads(capsys.readouterr().out)
     assert document["format"] == "safetensors" and document["family"] == "llama" and document["notes"]
     assert main(["convert", str(tmp_path / "b.gguf"), str(tmp_path / "folder")]) == 2
-    assert "already there" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "c.gguf"), "--type", "Q6_K"]) == 2

@@ -96,7 +96,7 @@ def test_what_cannot_be_honoured_is_refused(source: Path, lm: LanguageModel, tmp
     with pytest.raises(UserError, match="max_tokens"):
         lm.generate("hi", max_tokens=0)
     (tmp_path / "there.gguf").write_bytes(b"precious")
-    with pytest.raises(UserError, match="already there"):
+    with pytest.raises(UserError, match="already exists"):
         lm.save(tmp_path / "there.gguf")
     assert (tmp_path / "there.gguf").read_bytes() == b"precious"
     lm.checkpoint = replace(lm.checkpoint, chat_template=None)

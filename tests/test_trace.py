@@ -11,10 +11,10 @@ from torch.testing import assert_close
 
 from cutaway import tracing
 from cutaway.errors import UserError
+from cutaway.hooks import _watchers, tap
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
-from cutaway.trace import _watchers, tap
 from tests.small import SHAPES, Bytes, decoder
 
 TEXT = list(b"what a tap hears")
@@ -253,7 +253,7 @@ def test_norms_are_the_streams_lengths() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "why"),
-    [([], "no tokens"), ([1] * 65, "65 tokens.*at most 64"), ([256], "token 256"), ([-1], "token -1")],
+    [([], "no tokens"), ([1] * 65, "65 tokens.*context holds 64"), ([256], "token 256"), ([-1], "token -1")],
 )
 def test_what_the_model_cannot_read_is_refused(ids: list[int], why: str) -> None:
     with pytest.raises(UserError, match=why):

@@ -21,7 +21,7 @@ import numpy as np
 from cutaway.data import filters, shards, sources
 from cutaway.data.shards import INDEX, Corpus, Shard
 from cutaway.errors import UserError
-from cutaway.store.files import replaced, room
+from cutaway.store.files import atomic_file, disk_errors
 
 DOCUMENTS = 20_000  # of a shard
 MOST_PARTS = 1024  # that meet by digest side by side
@@ -45,7 +45,7 @@ def prepare(
         raise UserError("Ray is not installed: pip install 'cutaway[cluster]'") from None
     place = Path(source.path)
     files = sources.files(place, source.suffixes) if place.is_dir() else [place]
-    with room(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     tasks = [{"file": n, "path": str(path)} for n, path in enumerate(files)]
     read = ray.data.from_items(tasks).flat_map(_reader(source, rules)).materialize()
@@ -70,7 +70,7 @@ def prepare(
     counts["read"] = counts.total()
     counts["duplicate"] = counts["kept"] - count
     counts["kept"] = count
-    with room(folder), replaced(folder / INDEX) as out:
+    with disk_errors(folder), atomic_file(folder / INDEX) as out:
         entry = {"made": "by a cluster", "dtype": shards.dtype(tokenizer), "counts": dict(+counts)}
         out.write(json.dumps(entry | {"shards": [asdict(shard) for shard in done]}, indent=1).encode())
     return Corpus(folder)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cutaway import store
 from cutaway.errors import OperationalError
-from cutaway.store.files import digest, room
+from cutaway.store.files import OTHER_HOME, atomic_folder, digest, disk_errors
 
 PACKAGE, VERSION = "r-cran-janeaustenr", "1.0.0-1"
 ARCHIVE = f"{PACKAGE}_{VERSION}_all.deb"
@@ -40,14 +40,14 @@ def folder(progress: store.Progress = store.silent) -> Path:
     target = store.home() / "texts" / f"austen-{VERSION}"
     if target.is_dir():
         return target
-    with room(target.parent):
+    with disk_errors(target.parent, OTHER_HOME):
         target.parent.mkdir(parents=True, exist_ok=True)
         with store.locked("austen", progress), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             if target.is_dir():
                 return target
             progress("fetching Jane Austen's novels", 0, None)
-            written = _write(_novels(_archive(Path(scratch))), Path(scratch) / "chapters")
-            shutil.move(written, target)
+            with atomic_folder(target) as made:
+                _write(_novels(_archive(Path(scratch))), made)
     return target
 
 
@@ -124,14 +124,12 @@ def _strings(data: bytes) -> list[str]:
     return lines
 
 
-def _write(novels: Iterator[str], target: Path) -> Path:
-    target.mkdir()
+def _write(novels: Iterator[str], target: Path) -> None:
     for n, novel in enumerate(novels):
         starts = [found.start() for found in CHAPTER.finditer(novel)]
         for m, (start, stop) in enumerate(zip(starts, [*starts[1:], len(novel)], strict=True)):
             text = unwrapped(novel[start:stop])
             (target / f"{n}-{m:03}.txt").write_text(text, "utf-8")
-    return target
 
 
 def unwrapped(text: str) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 
 from cutaway.data import filters, run_tokenizer, sources
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import digest, replaced, room
+from cutaway.store.files import atomic_file, digest, disk_errors
 from cutaway.tokenizer import Tokenizer
 
 INDEX = "index.json"
@@ -78,7 +78,7 @@ def prepare(
     index = folder / INDEX
     if index.is_file() and json.loads(index.read_text("utf-8"))["made"] == _plain(made):
         return Corpus(folder)
-    with room(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         index.unlink(missing_ok=True)
         counts: Counter[str] = Counter()
@@ -90,7 +90,7 @@ def prepare(
             if stray.stem not in {shard.name for shard in shards}:
                 stray.unlink()
         entry = {"made": _plain(made), "dtype": dtype(tokenizer), "counts": dict(counts)}
-        with replaced(index) as out:
+        with atomic_file(index) as out:
             out.write(json.dumps(entry | {"shards": [asdict(shard) for shard in shards]}, indent=1).encode())
     return Corpus(folder)
 
@@ -169,18 +169,18 @@ def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Sha
         starts.append(at)
         parts += [np.array([begin], np.int32), ids, np.array([] if end == begin else [end], np.int32)]
         at += len(ids) + (1 if end == begin else 2)
-    with room(folder):
+    with disk_errors(folder):
         arrays = {
             "tokens": np.concatenate(parts).astype(dtype(tokenizer)),
             "starts": np.array(starts, np.int64),
         }
         for suffix, array in arrays.items():
-            with replaced(folder / f"{name}.{suffix}") as out:
+            with atomic_file(folder / f"{name}.{suffix}") as out:
                 out.write(array.tobytes())
         sums = {suffix: hashlib.sha256(array.tobytes()).hexdigest() for suffix, array in arrays.items()}
         size = sum(len(document.encode("utf-8", "surrogatepass")) for document in documents)
         shard = Shard(name, at, len(documents), size, source, sums["tokens"], sums["starts"])
-        with replaced(done) as out:
+        with atomic_file(done) as out:
             out.write(json.dumps(asdict(shard)).encode())
     return shard
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +22,7 @@ import numpy as np
 
 from cutaway.embedding.passages import LARGEST, decoded, files, fitting, passages
 from cutaway.errors import OperationalError, UserError
+from cutaway.store.files import write
 
 Embed = Callable[[list[str]], np.ndarray]
 Fits = Callable[[str], bool]
@@ -188,8 +188,7 @@ class Index:
         with _worded(self.home):
             for stale in self.home.glob("vectors-*.usearch*"):
                 stale.unlink()
-            graph.save(f"{kept}.new")
-            os.replace(f"{kept}.new", kept)
+            write(kept, graph.save())
         return graph
 
     def close(self) -> None:

@@ -1,6 +1,4 @@
-"""Files from strangers and files of our own: opened mapped, named for what they are, replaced whole or not at
-all.
-"""
+"""Files from strangers: mapped, and named for what they are where they are something else."""
 
 from __future__ import annotations
 
@@ -8,12 +6,9 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import UserError
 from cutaway.gguf.types import U64
 
 
@@ -78,34 +73,3 @@ _MAGICS = {
     b"\x7fELF": "a program",
     b"%PDF": "a PDF",
 }
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write that takes `path`'s place when all is on disk, and vanishes if anything goes wrong."""
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
-    try:
-        with open(beside, "xb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, target)
-        _sync_folder(target.parent)
-    except FileNotFoundError:
-        raise UserError(f"{target}: cannot be written, because its folder does not exist") from None
-    except OSError as error:
-        raise OperationalError(f"{target}: could not be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.gguf.container import quoted, replacing
+from cutaway.gguf.container import quoted
 from cutaway.gguf.reader import alignment_of
 from cutaway.gguf.types import (
     ARRAY,
@@ -30,25 +32,33 @@ from cutaway.gguf.types import (
     Packed,
     packed_shape,
 )
+from cutaway.store.files import atomic_file
 
 
 def write(
-    path: str | os.PathLike[str],
+    target: str | os.PathLike[str] | io.BytesIO,
     metadata: Mapping[str, object],
     tensors: Mapping[str, Packed | Later] | Iterable[tuple[str, Packed | Later]],
     progress: Callable[[int], None] | None = None,
+    *,
+    force: bool = True,
 ) -> None:
-    """Write a GGUF version 3 file, whole or not at all; `progress` is called with the bytes written so far.
+    """Write a GGUF version 3 file, complete or not at all, or into an open file.
 
-    A Python int is stored as uint32 (int32, uint64, int64 where it does not fit), a float as float32, lists
-    of them as int32 and float32 arrays; numpy scalars and arrays keep their own width. UserError for a value
-    that GGUF cannot hold.
+    `progress` is called with the bytes written so far. `force` False refuses to replace a file. A Python int
+    is stored as uint32 (int32, uint64, int64 where it does not fit), a float as float32, lists of them as
+    int32 and float32 arrays; numpy scalars and arrays keep their own width. UserError for a value that GGUF
+    cannot hold.
     """
     pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
     named = list(cast(Iterable[tuple[str, Packed | Later]], pairs))
-    alignment = alignment_of(Path(path), metadata)
+    if isinstance(target, str | os.PathLike):
+        path, opened = Path(target), atomic_file(target, force=force)
+    else:
+        path, opened = Path("vocabulary.gguf"), nullcontext(target)
+    alignment = alignment_of(path, metadata)
     header = b"".join(_header(metadata, named, alignment))
-    with replacing(path) as out:
+    with opened as out:
         done = _pour(out, header, alignment)
         for name, tensor in named:
             packed = made(name, tensor)
@@ -70,7 +80,7 @@ def made(name: str, tensor: Packed | Later) -> Packed:
     return packed
 
 
-def _pour(out: IO[bytes], data: bytes | memoryview, alignment: int) -> int:
+def _pour(out: IO[bytes] | io.BytesIO, data: bytes | memoryview, alignment: int) -> int:
     """Write `data` and zeros up to the alignment; returns the bytes written."""
     padding = -len(data) % alignment
     out.write(data)

@@ -9,6 +9,7 @@ it is given.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,22 +19,25 @@ from torch.nn import functional as F
 from cutaway.attention.parts.mixer import Memory, Remember
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import UserError
+from cutaway.hooks import Listener, tap
 from cutaway.layers.moe import Routing
 from cutaway.model import config as conf
 from cutaway.model.block import Block
 from cutaway.position import mrope
 from cutaway.position.rope import Rotation, Turn
 from cutaway.shapes import Float, Int
-from cutaway.trace import tap
 
 
 class State:
     """What the model remembers of what it has read: one memory a layer. ``length`` counts entries, padding
-    included.
+    included. ``edit``: the listeners of a forward pass, by its first position; engines apply them.
     """
 
-    def __init__(self, blocks: list[Memory]) -> None:
+    def __init__(
+        self, blocks: list[Memory], edit: Callable[[int], Mapping[str, Listener]] | None = None
+    ) -> None:
         self.blocks = blocks
+        self.edit = edit
 
     @property
     def length(self) -> int:
@@ -54,7 +58,7 @@ class State:
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
-        return State([block.snapshot() for block in self.blocks])
+        return State([block.snapshot() for block in self.blocks], self.edit)
 
 
 class Decoder(nn.Module):

@@ -249,21 +249,21 @@ class ChatCount(Request):
 
 
 class Ablate(Request):
-    """Take a head, a layer's MLP or its attention out: its output times 1 - strength."""
+    """Multiplies the output of a head, a layer's attention, its MLP or the whole layer by 1 - strength."""
 
     kind: Literal["ablate"]
     layer: Id
-    part: Literal["head", "mlp", "attention"]
+    part: Literal["head", "attention", "mlp", "layer"] = "layer"
     head: Id | None = None
     strength: Number = 1.0
 
 
 class Patch(Request):
-    """Put in the value of another prompt, mixed by strength: 1 is wholly the other's."""
+    """Moves an activation towards that of another prompt; strength 1 replaces it."""
 
     kind: Literal["patch"]
     layer: Id
-    part: Literal["head", "mlp", "attention", "stream"] = "stream"
+    part: Literal["head", "attention", "mlp", "residual"] = "residual"
     head: Id | None = None
     text: Text | None = None
     messages: Messages | None = None
@@ -272,7 +272,7 @@ class Patch(Request):
 
 
 class Add(Request):
-    """Add a vector to the residual stream after a layer, strength times."""
+    """Adds a vector to the residual stream after a layer, strength times."""
 
     kind: Literal["add"]
     layer: Id
@@ -281,18 +281,30 @@ class Add(Request):
     strength: Number = 1.0
 
 
+class Project(Request):
+    """Removes the direction of a vector from the residual stream after a layer."""
+
+    kind: Literal["project"]
+    layer: Id
+    vector: list[Number]
+    positions: list[StrictInt] | None = None
+    strength: Number = 1.0
+
+
+ModelEdit = Annotated[Ablate | Patch | Add | Project, Field(discriminator="kind")]
+Edits = Annotated[list[ModelEdit], Field(max_length=64)]
+
+
 class Trace(Request):
-    """One reading of a text: which values, of which layers, heads and positions, after which edits."""
+    """One forward pass over a text: which values, of which layers, heads and positions, with which edits."""
 
     model: Text | None = None
     text: Text | None = None
     messages: Messages | None = None
-    values: Annotated[list[Text], Field(min_length=1, max_length=64)]
+    values: Annotated[list[Text], Field(max_length=64)] = []
     layers: list[Id] | None = None
     heads: list[Id] | None = None
     positions: list[StrictInt] | None = None
-    edits: Annotated[
-        list[Annotated[Ablate | Patch | Add, Field(discriminator="kind")]], Field(max_length=64)
-    ] = []
+    edits: Edits = []
     top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
-    format: Literal["json", "safetensors"] = "json"
+    format: Literal["json", "safetensors", "page"] = "json"

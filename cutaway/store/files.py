@@ -1,20 +1,34 @@
-"""Writing a large file so that it is whole or absent, and saying in one sentence why the disk refused it."""
+"""Writing files and folders: complete or absent, by one process at a time, replaced only where that is asked.
+
+A file or folder is written under a hidden name beside its target, flushed to the disk and renamed. A lock on
+that hidden name tells the second of two processes that write one target; what a killed process left has no
+lock, and the next write into the same folder removes it.
+"""
 
 import errno
+import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import sleep
 from typing import IO
 
-from cutaway.errors import OperationalError
+from cutaway.errors import OperationalError, UserError
+
+PART, OLD = ".cutaway-part", ".cutaway-old"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TRIES = 20  # for a lock that the sweep of another process holds for a moment
+FREE = "free some space"
+OTHER_HOME = "set CUTAWAY_HOME to another folder"
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, the bytes done, and the bytes in all (None when nobody knows)."""
+"""Called with the current activity, the bytes done, and the total (None where it is unknown)."""
 
 
 def silent(doing: str, done: int, total: int | None) -> None:
-    """The progress of callers who do not watch."""
+    """Progress that is not shown."""
 
 
 def digest(path: Path) -> str:
@@ -25,36 +39,208 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_overwrite(target: str | os.PathLike[str], force: bool) -> None:
+    """UserError if the target exists and `force` is not set: the one rule of every verb that writes.
+
+    A device, a pipe and an empty folder hold nothing that could be lost.
+    """
+    path = Path(target)
+    if force or not os.path.lexists(path) or _is_device(path):
+        return
+    if not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{target}: already exists: choose another name, or give --force to replace it")
+
+
 @contextmanager
-def room(folder: Path) -> Iterator[None]:
-    """Turn the disk's refusals under `folder` into OperationalError with one sentence."""
+def disk_errors(path: str | os.PathLike[str], remedy: str = FREE) -> Iterator[None]:
+    """Turn an OSError into one sentence: UserError for a missing folder, else OperationalError.
+
+    `remedy` says what to do about it.
+    """
     try:
         yield
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OperationalError(
-                f"the disk that holds {folder} is full: free some, or set CUTAWAY_HOME to a roomier folder"
-            ) from problem
-        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise OperationalError(
-                f"{folder} cannot be written ({problem.strerror}): set CUTAWAY_HOME to a folder that can"
-            ) from problem
-        raise OperationalError(f"{folder} cannot be written: {problem}") from problem
+        if isinstance(problem, FileNotFoundError) and not Path(path).parent.exists():
+            raise UserError(f"{path}: cannot be written: its folder does not exist") from problem
+        why = "the disk is full" if problem.errno in FULL else problem.strerror or str(problem)
+        if problem.errno in FULL or remedy != FREE:
+            why += f": {remedy}"
+        raise OperationalError(f"{path}: cannot be written: {why}") from problem
 
 
 @contextmanager
-def replaced(target: Path, sha256: str | None = None) -> Iterator[IO[bytes]]:
-    """A file to write that takes `target`'s place once it is complete, on disk and of the right checksum."""
-    part = target.with_name(target.name + ".new")
+def atomic_file(
+    target: str | os.PathLike[str],
+    *,
+    force: bool = True,
+    sha256: str | None = None,
+    remedy: str = FREE,
+) -> Iterator[IO[bytes]]:
+    """A file to write that replaces `target` once it is complete, on disk and of the right checksum.
+
+    UserError if the target exists and `force` is not set; OperationalError if the disk refuses or another
+    process writes the same target. A device or a pipe is written directly.
+    """
+    path = Path(os.path.realpath(target))
+    with disk_errors(target, remedy):
+        if _is_device(path):
+            with path.open("wb") as out:
+                yield out
+            return
+        if path.is_dir():
+            raise UserError(f"{target}: is a folder: give a file's name")
+        with _claimed(path, lambda part: part.touch()) as part:
+            check_overwrite(target, force)
+            with part.open("wb") as out:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+            if sha256 is not None and digest(part) != sha256:
+                raise OperationalError(
+                    f"{path.name} does not have the checksum that it is pinned to, so it was deleted"
+                )
+            os.replace(part, path)
+            sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(
+    target: str | os.PathLike[str], *, force: bool = True, remedy: str = FREE
+) -> Iterator[Path]:
+    """An empty folder to fill that replaces `target` once all its files are on disk.
+
+    Raises what `atomic_file` raises.
+    """
+    path = Path(os.path.realpath(target))
+    with disk_errors(target, remedy):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _claimed(path, Path.mkdir) as part:
+            _recover(path)
+            check_overwrite(target, force)
+            for left in part.iterdir():
+                _remove(left)
+            try:
+                yield part
+            except OperationalError as problem:  # of a file inside: name it by its place in the target
+                raise OperationalError(str(problem).replace(str(part), str(target))) from problem
+            for place, _, names in os.walk(part):
+                for name in names:
+                    sync(Path(place, name))
+                sync(Path(place))
+            _swap(part, path)
+            sync(path.parent)
+
+
+def write(target: str | os.PathLike[str], data: str | bytes, *, force: bool = True) -> None:
+    """Write a whole file, by `atomic_file`; text becomes UTF-8."""
+    with atomic_file(target, force=force) as out:
+        out.write(data.encode() if isinstance(data, str) else data)
+
+
+def part_of(target: Path) -> Path:
+    """The hidden path under which `target` is written."""
+    return target.with_name(f".{target.name}{PART}")
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        with part.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        if sha256 is not None and digest(part) != sha256:
-            raise OperationalError(
-                f"{target.name} does not have the checksum it is pinned to, so it was thrown away"
-            )
-        os.replace(part, target)
+        os.fsync(handle)
     finally:
-        part.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def _claimed(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """The part of `target`, new and locked; it is removed at the end if it is still there."""
+    _sweep(target.parent)
+    part = part_of(target)
+    tries, handle = TRIES, None
+    while handle is None:
+        with suppress(FileExistsError):
+            make(part)
+        handle = _locked(part)
+        if handle is None:
+            tries -= 1
+            if not tries:
+                raise OperationalError(
+                    f"{target}: another process is writing it: wait until it ends, or choose another name"
+                )
+            sleep(0.01)
+    try:
+        yield part
+    finally:
+        _remove(part)
+        os.close(handle)
+
+
+def _locked(path: Path, sure: bool = False) -> int | None:
+    """A handle that locks `path`; None where another process has the lock, or has just moved the path.
+
+    Where the file system has no locks, an OSError if the lock must be `sure`, else a handle without one.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:
+        if not sure:
+            return handle
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder; what a running process writes is locked, and stays."""
+    with suppress(OSError):
+        for stray in sorted(folder.glob(f".*{PART}")):
+            handle = _locked(stray, sure=True)
+            if handle is not None:
+                _remove(stray)
+                os.close(handle)
+        for old in sorted(folder.glob(f".*{OLD}")):
+            if old.with_name(old.name.removeprefix(".").removesuffix(OLD)).exists():
+                _remove(old)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}{OLD}")
+
+
+def _recover(target: Path) -> None:
+    """Give the target its name back where a process was killed between the two renames of `_swap`."""
+    if _old(target).exists() and not target.exists():
+        _old(target).rename(target)
+
+
+def _swap(part: Path, target: Path) -> None:
+    """The new folder takes the target's name, and only then is the old one deleted."""
+    if target.exists():
+        target.rename(_old(target))
+    try:
+        part.rename(target)
+    except OSError:
+        _recover(target)
+        raise
+    _remove(_old(target))
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

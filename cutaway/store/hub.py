@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import Progress, room
+from cutaway.store.files import OTHER_HOME, Progress, disk_errors
 
 TEXT = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "README.md", "LICENSE*"]
 # Copies of the same weights for other programs, which would double the download.
@@ -94,7 +94,7 @@ def remove(source: str) -> int | None:
     if found is None or not found.exists():
         return None
     freed = _bytes(found)
-    with room(folder):
+    with disk_errors(folder, OTHER_HOME):
         if file is None:
             shutil.rmtree(folder)
             return freed
@@ -145,7 +145,7 @@ def _in_words(repository: str) -> Iterator[None]:
 def _failed(repository: str, problem: Exception) -> Exception:
     if isinstance(problem, OSError) and problem.errno is not None:
         try:
-            with room(_cache()):
+            with disk_errors(_cache(), OTHER_HOME):
                 raise problem
         except OperationalError as failed:
             return failed

@@ -5,22 +5,25 @@ A file holds, behind a line that says what it is, the small fields of Parts as J
 the core
 lays it out. Its name is a digest of what it was made from, so that a changed tokenizer has another;
 checksums over
-both halves decide whether it is read, and one that is damaged or of another version is made anew.
+both halves decide whether it is read, and the core checks that nothing inside points outside. A file that is
+damaged, forged or of another version is made anew.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
-import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path as File
 from typing import Any, overload
 
+from cutaway.errors import OperationalError
 from cutaway.native.bpe import Core
+from cutaway.store import files
 from cutaway.tokenizer import normalize, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
@@ -31,7 +34,7 @@ try:  # hashlib's own, without the library of ciphers that hashlib loads: 4 MB
 except ImportError:
     from hashlib import blake2b
 
-VERSION = 4  # of the JSON and of the core's half, which checks itself as well
+VERSION = 5  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest
@@ -144,8 +147,11 @@ def recall(name: str, read: Callable[[], Parts]) -> tuple[Parts, Core] | None:
         return None
     if hasattr(mmap, "MADV_DONTNEED"):
         data.madvise(mmap.MADV_DONTNEED)  # all was read, to be checked: what is used comes back by itself
-    held = json.loads(small)
-    return Recalled(_small(held), held["size"], read), core
+    try:
+        held = json.loads(small)
+        return Recalled(_small(held), held["size"], read), core
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def keep(name: str, parts: Parts, laid_out: bytes) -> None:
@@ -155,13 +161,9 @@ def keep(name: str, parts: Parts, laid_out: bytes) -> None:
         return
     head = _MARK + len(small).to_bytes(4, "little") + zlib.crc32(small).to_bytes(4, "little") + small
     target = _file(name)
-    scratch = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
+    with suppress(OSError, OperationalError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(head + bytes(-len(head) % 64) + laid_out)
-        scratch.replace(target)
-    except OSError:
-        scratch.unlink(missing_ok=True)
+        files.write(target, head + bytes(-len(head) % 64) + laid_out)
 
 
 def _file(name: str) -> File:

@@ -30,6 +30,7 @@ import numpy as np
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.native import word_counter as native_count
+from cutaway.store.files import atomic_file
 from cutaway.tokenizer.word_counter import NativeTally, Tally, Words, packed, tally
 from cutaway.tokenizer.word_split import cut_by
 
@@ -166,14 +167,8 @@ class Counts:
             np.diff(words.offsets).astype("<u4").tobytes(),
             words.text.tobytes(),
         )
-        scratch = target.with_name(f"{target.name}.{os.getpid()}.new")
-        try:
-            with scratch.open("wb") as file:
-                file.writelines(parts)
-            os.replace(scratch, target)
-        except OSError as problem:
-            scratch.unlink(missing_ok=True)
-            raise OperationalError(f"{target} cannot be written: {problem.strerror or problem}") from None
+        with atomic_file(target) as out:
+            out.writelines(parts)
         return target
 
     @classmethod

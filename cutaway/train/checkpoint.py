@@ -8,9 +8,7 @@ later is noticed, said, and the checkpoint before it used. Nothing is ever unpic
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import shutil
 import warnings
@@ -26,13 +24,14 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import UserError
 from cutaway.gguf import Packed
-from cutaway.store.files import digest
+from cutaway.store.files import atomic_folder, digest
 from cutaway.weights import quant, safetensors
 
 NAME = re.compile(r"step-(\d{8})")
 SUMS, STATE = "sums.json", "state.json"
+REMEDY = "free some space and continue with --resume: the earlier checkpoints are complete"
 PART = "distributed"  # the folder in a checkpoint that many devices wrote
 Note = Callable[[str], None]
 
@@ -49,44 +48,20 @@ def write(
     refuses, and then nothing that was saved before is touched.
     """
     target = path(folder, step)
-    beside = folder / f".{target.name}.{os.getpid()}.part"
-    try:
-        beside.mkdir(parents=True)
+    with atomic_folder(target, remedy=REMEDY) as made:
         for name, tensors in parts.items():
             packed = {key: _packed(tensor) for key, tensor in tensors.items()}
-            safetensors.write(beside / f"{name}.safetensors", packed)
-        (beside / STATE).write_text(json.dumps({"step": step, **state}), "utf-8")
-        sealed(beside)
-        if target.exists():
-            shutil.rmtree(target)
-        beside.rename(target)
-        _synced(folder)
-    except OSError as problem:
-        raise refused(problem, folder) from problem
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            safetensors.write(made / f"{name}.safetensors", packed)
+        seal(made, step, state)
     return target
 
 
-def sealed(folder: Path) -> None:
-    """Brings a folder's files to the disk and writes their checksums, which make it a checkpoint."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
-    for file in files:
-        _synced(file)
+def seal(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+    """Write the state and every file's checksum, which make a folder a checkpoint."""
+    (folder / STATE).write_text(json.dumps({"step": step, **state}), "utf-8")
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
     sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
     (folder / SUMS).write_text(json.dumps(sums, indent=1), "utf-8")
-    _synced(folder / SUMS)
-    _synced(folder)
-
-
-def refused(problem: OSError, folder: Path) -> OperationalError:
-    """What the disk said, as a sentence."""
-    full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    why = "the disk is full" if full else problem.strerror or str(problem)
-    return OperationalError(
-        f"{folder}: the checkpoint could not be written ({why}); those before it are whole: make room and "
-        "go on with --resume"
-    )
 
 
 def newest(folder: Path, note: Note) -> Path | None:
@@ -174,11 +149,9 @@ def read_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Removes all but the ``keep`` newest checkpoints, and what crashes left."""
+    """Remove all but the ``keep`` newest checkpoints."""
     for old in all_in(folder)[: -keep or None]:
         shutil.rmtree(old, ignore_errors=True)
-    for stray in folder.glob(".step-*.part"):
-        shutil.rmtree(stray, ignore_errors=True)
 
 
 def _packed(tensor: Tensor) -> Packed:
@@ -188,11 +161,3 @@ def _packed(tensor: Tensor) -> Packed:
 
 def _tensor(packed: Packed) -> Tensor:
     return torch.from_numpy(np.array(quant.unpack(packed)))
-
-
-def _synced(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

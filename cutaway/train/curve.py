@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from cutaway.store.files import replaced, room
+from cutaway.store.files import atomic_file, disk_errors
 
 PAGE = "loss.html"
 METRICS = "metrics.jsonl"
@@ -59,7 +59,7 @@ def page(folder: Path) -> Path | None:
         steps, values = zip(*points, strict=True)
         figure.add_trace(plotly.Scatter(x=steps, y=values, name=name.replace("_", " ")))
     figure.update_layout(title=folder.name, xaxis_title="step", yaxis_title="loss (nats per token)")
-    with room(folder), replaced(folder / PAGE) as out:
+    with disk_errors(folder), atomic_file(folder / PAGE) as out:
         out.write(figure.to_html(include_plotlyjs=True).encode())
     return folder / PAGE
 

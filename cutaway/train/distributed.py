@@ -10,11 +10,9 @@ does not know. Gradients meet once a step, whatever is accumulated. Checkpoints 
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from torch.distributed.tensor.parallel import (
 from cutaway.attention.parts.softmax import SoftmaxAttention
 from cutaway.errors import UserError
 from cutaway.layers.mlp import MLP
+from cutaway.store.files import atomic_folder, part_of
 from cutaway.train import checkpoint
 from cutaway.train.checkpoint import PART
 from cutaway.train.config import TrainingConfig
@@ -143,21 +142,13 @@ class Distributed(Parallel):
         checksums.
         """
         target = checkpoint.path(folder, step)
-        beside = folder / f".{target.name}.part"
-        if self.rank == 0:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-        self.barrier()
-        try:
-            checkpoint.write_parts(beside / PART, _flat(parts))
+        first = atomic_folder(target, remedy=checkpoint.REMEDY)
+        with first if self.rank == 0 else nullcontext(part_of(target)) as made:
+            self.barrier()
+            checkpoint.write_parts(made / PART, _flat(parts))
             self.barrier()
             if self.rank == 0:
-                (beside / checkpoint.STATE).write_text(json.dumps({"step": step, **state}), "utf-8")
-                checkpoint.sealed(beside)
-                shutil.rmtree(target, ignore_errors=True)
-                beside.rename(target)
-        except OSError as problem:
-            raise checkpoint.refused(problem, folder) from problem
+                checkpoint.seal(made, step, state)
         self.barrier()
 
     def read(self, found: Path, parts: Parts) -> None:

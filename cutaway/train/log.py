@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.store.files import replaced, room
+from cutaway.store.files import atomic_file, disk_errors
 from cutaway.train.curve import METRICS
 
 
@@ -26,7 +26,7 @@ class Log:
     def write(self, numbers: dict[str, float | int | str]) -> None:
         """One line; ``numbers`` has the step under "step"."""
         step = int(numbers["step"])
-        with room(self.path.parent):
+        with disk_errors(self.path.parent):
             self.file.write(json.dumps(numbers) + "\n")
             self.file.flush()
         values = {
@@ -58,7 +58,7 @@ def _cut(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    with replaced(path) as out:
+    with atomic_file(path) as out:
         out.write("".join(kept).encode())
 
 

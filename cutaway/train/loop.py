@@ -275,10 +275,7 @@ class Training:
         )
         words = folder / TOKENIZER
         at_rest = Checkpoint(self.run.model, tensors, None, words, lambda: self.data.tokenizer)
-        try:
-            writer.write(folder / MODEL, at_rest, "safetensors", force=True)
-        except OSError as problem:
-            raise checkpoint.refused(problem, folder) from problem
+        writer.write(folder / MODEL, at_rest, "safetensors", force=True)
 
 
 def train(

@@ -12,7 +12,7 @@ import torch
 
 from cutaway.errors import UserError
 from cutaway.model.config import to_dict
-from cutaway.store.files import replaced, room
+from cutaway.store.files import atomic_file, disk_errors, part_of
 from cutaway.train import checkpoint, config, curve, dataset, device, git, log, loop
 from cutaway.train.config import TrainingConfig
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
@@ -99,7 +99,7 @@ def _locked(folder: Path, parallel: Parallel) -> Iterator[None]:
     import filelock
 
     made = not folder.exists()
-    with room(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / LOCK)
         try:
@@ -128,7 +128,7 @@ def _open(
         )
     if not known.is_file() and not _unfinished(folder):
         raise UserError(f"{folder}: the folder holds something else: choose another with --output")
-    with room(folder):
+    with disk_errors(folder):
         run = dataset.resolved(run, folder, callback.note)
         begun = config.read(str(known)) if known.is_file() else None
         if run.precision == "auto":
@@ -138,16 +138,17 @@ def _open(
             _check_same(begun, run, folder)
             if begun.steps != run.steps:
                 callback.note(f"The run has {run.steps} steps now; it was started with {begun.steps}.")
-        with replaced(folder / GIT) as out:
+        with atomic_file(folder / GIT) as out:
             out.write(json.dumps(git.state(Path.cwd(), run.git_diff), indent=1).encode())
         dataset.ready(run, folder, lambda _: None)
-        with replaced(known) as out:
+        with atomic_file(known) as out:
             out.write(config.write(run).encode())
 
 
 def _unfinished(folder: Path) -> bool:
     """Whether all that the folder holds was made by a run that stopped before its first step."""
-    return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", GIT, LOCK, f"{RUN}.new"}
+    parts = {part_of(folder / name).name for name in (GIT, RUN)}
+    return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", GIT, LOCK, *parts}
 
 
 def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:

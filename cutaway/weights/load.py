@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,8 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, Encoder, from_dict
-from cutaway.weights import common, families, rules, safetensors
+from cutaway.weights import families, rules, safetensors
+from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
 
@@ -97,14 +97,14 @@ def read(path: str | Path) -> Checkpoint:
 def _gguf(path: Path) -> Checkpoint:
     file = gguf.read(path)
     family = families.of_gguf(Fields(file.metadata, path))
-    fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.")
-    config = family.from_gguf(fields, file.tensors)
-    tensors = rules.load(family.GGUF, config, file.tensors, family.IGNORED_GGUF, path)
+    fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.", file.tensors)
+    config = family.from_gguf(fields)
+    tensors = rules.load(family.gguf, config, file.tensors, family.ignored_gguf, path)
     has_words = "tokenizer.ggml.tokens" in file.metadata
     return Checkpoint(
         config,
         tensors,
-        families.name_of(family),
+        family.name,
         path,
         (lambda: _tokenizer_in(path)) if has_words else None,
         Fields(file.metadata, path).text("tokenizer.chat_template", None),
@@ -134,13 +134,12 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 def _hugging_face(folder: Path) -> Checkpoint:
     fields = Fields(parsed(folder / "config.json"), folder / "config.json")
     family = families.of_hf(fields)
-    common.refuse_unsupported(fields)
     config = family.from_hf(fields)
-    theirs = _prefixed(_safetensors(folder), family.HF_PREFIX)
+    theirs = _prefixed(_safetensors(folder), family.prefix)
     if isinstance(config, Decoder):
         config, theirs = _tied(config, theirs, family)
-    tensors = rules.load(family.HF, config, theirs, family.IGNORED_HF, folder)
-    return _with_text(folder, Checkpoint(config, tensors, families.name_of(family), folder))
+    tensors = rules.load(family.hf, config, theirs, family.ignored_hf, folder)
+    return _with_text(folder, Checkpoint(config, tensors, family.name, folder))
 
 
 def _cutaway(folder: Path) -> Checkpoint:
@@ -169,13 +168,11 @@ def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:
     return {name if name.startswith("lm_head.") else prefix + name: packed for name, packed in theirs.items()}
 
 
-def _tied(
-    config: Decoder, theirs: dict[str, Packed], family: ModuleType
-) -> tuple[Decoder, dict[str, Packed]]:
+def _tied(config: Decoder, theirs: dict[str, Packed], family: Family) -> tuple[Decoder, dict[str, Packed]]:
     """A head that is in the file though the config ties it: left out if it is the embedding table, else it
     counts.
     """
-    names = {rule.ours: rule.theirs for rule in family.HF}
+    names = {rule.ours: rule.theirs for rule in family.hf}
     head, table = theirs.get(names["head.weight"]), theirs.get(names["embedding.weight"])
     if not config.tied or head is None:
         return config, theirs

@@ -171,13 +171,28 @@ def unpermute(which: str) -> How:
     )
 
 
-def _plus(packed: Packed, amount: float) -> Packed:
-    return quant.pack(quant.unpack(packed) + np.float32(amount), "F32")
+@dataclass(frozen=True, eq=False)
+class _PlusOne(Packed):
+    """w + 1 in float32, which may round, and the ``w`` that it was made of."""
+
+    w: Packed
 
 
-# Gemma's norms are stored as w where x is multiplied by w + 1; ours hold what is multiplied.
+def _plus_one(packed: Packed) -> Packed:
+    w = quant.pack(quant.unpack(packed), "F32")
+    moved = quant.pack(quant.unpack(w) + np.float32(1), "F32")
+    return _PlusOne("F32", moved.shape, moved.data, w)
+
+
+def _minus_one(packed: Packed) -> Packed:
+    return (
+        packed.w if isinstance(packed, _PlusOne) else quant.pack(quant.unpack(packed) - np.float32(1), "F32")
+    )
+
+
+# Gemma's norms are stored as w where x is multiplied by w + 1; ours hold the factor.
 plus_one = How(
-    lambda packed, _: (_plus(packed, 1.0),), lambda parts, _: _plus(parts[0], -1.0), _only, type="F32"
+    lambda packed, _: (_plus_one(packed),), lambda parts, _: _minus_one(parts[0]), _only, type="F32"
 )
 
 

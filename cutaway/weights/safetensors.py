@@ -35,9 +35,9 @@ from cutaway.gguf import (
     mapped,
     packed_shape,
     quoted,
-    replacing,
     row_bytes,
 )
+from cutaway.store.files import atomic_file
 
 STORED = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8"} | FOREIGN.keys())
 WRITTEN = ("F32", "F16", "BF16")
@@ -87,6 +87,8 @@ def write(
     tensors: Mapping[str, Packed | Later | tuple[str, tuple[int, ...], np.ndarray]],
     metadata: Mapping[str, object] | None = None,
     max_shard_bytes: int | None = None,
+    *,
+    force: bool = True,
 ) -> None:
     """Write F32, F16 and BF16 tensors, whole or not at all.
 
@@ -98,16 +100,16 @@ def write(
     planned = {name: _planned(name, tensor) for name, tensor in tensors.items()}
     shards = _shards(planned, max_shard_bytes)
     if len(shards) == 1:
-        with replacing(target) as out:
+        with atomic_file(target, force=force) as out:
             _pour(out, shards[0], texts)
         return
     names = [f"{target.stem}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     with ExitStack() as stack:
         # What is opened first takes its place last: the index appears when all it names is there.
-        index = stack.enter_context(replacing(target.with_name(f"{target.name}.index.json")))
+        index = stack.enter_context(atomic_file(target.with_name(f"{target.name}.index.json"), force=force))
         index.write(_index(names, shards))
         for name, shard in zip(names, shards, strict=True):
-            _pour(stack.enter_context(replacing(target.with_name(name))), shard, texts)
+            _pour(stack.enter_context(atomic_file(target.with_name(name), force=force)), shard, texts)
     target.unlink(missing_ok=True)
 
 

@@ -16,25 +16,24 @@ A model that no family can describe is written as a Cutaway folder: our names, a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from cutaway import gguf
 from cutaway.attention.parts.heads import Heads
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed, packed_shape
 from cutaway.model.config import Decoder, Encoder, to_dict
 from cutaway.position.scaling import Factors, Llama3
+from cutaway.store.files import atomic_folder, check_overwrite
 from cutaway.weights import common, families, quant, rules, safetensors
+from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
 from cutaway.weights.rules import WHOLE, Tensors
@@ -101,20 +100,18 @@ def write(
     if type is not None and type not in FORMATS[format]:
         raise UserError(f"{format} is not written as {type!r}: use one of {', '.join(FORMATS[format])}")
     check_free(target, format, force)
-    return (_write_gguf if format == "gguf" else _write_folder)(target, checkpoint, type, progress)
+    return (_write_gguf if format == "gguf" else _write_folder)(target, checkpoint, type, force, progress)
 
 
 def check_free(target: Path, format: str, force: bool) -> None:
     """UserError if the target is there and may not be replaced, or is no name for a model of this format."""
     if target.suffix in (".safetensors", ".bin"):
         raise UserError(f"{target}: a model is written as a folder of safetensors: give a folder's name")
-    if not target.exists() or (format != "gguf" and target.is_dir() and not any(target.iterdir())):
-        return
-    if not force:
-        raise UserError(f"{target}: is already there: choose another name, or use --force to replace it")
-    if target.is_dir() and (
-        format == "gguf" or not ((target / CONFIG).exists() or (target / "config.json").exists())
-    ):
+    check_overwrite(target, force)
+    if format == "gguf" and target.is_dir():
+        raise UserError(f"{target}: is a folder: give a file's name")
+    models = (target / CONFIG, target / "config.json")
+    if target.is_dir() and any(target.iterdir()) and not any(file.exists() for file in models):
         raise UserError(
             f"{target}: is a folder that holds no model, and is not replaced: choose another name"
         )
@@ -207,10 +204,11 @@ def _types(entries: Tensors) -> dict[str, int]:
 # ---- which family describes it -----------------------------------------------------------------------------
 
 
-def _candidates(checkpoint: Checkpoint) -> list[ModuleType]:
+def _candidates(checkpoint: Checkpoint) -> list[Family]:
     """All families of such models, the model's own first."""
-    every = [f for f in families.every() if families.describes(f, checkpoint.config)]
-    return sorted(every, key=lambda family: families.name_of(family) != checkpoint.family)
+    first = (checkpoint.family, "llama")
+    names = sorted(families.names(), key=lambda name: (name != first[0], name != first[1], name))
+    return [family for family in map(families.get, names) if family.covers(checkpoint.config)]
 
 
 def _difference(one: Any, other: Any, where: str) -> str | None:
@@ -244,8 +242,8 @@ def _levelled(config: Decoder | Encoder) -> Any:
 
 
 def _described(
-    checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder | Encoder]]
-) -> tuple[ModuleType, Any]:
+    checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Decoder | Encoder]]
+) -> tuple[Family, Any]:
     """The first family whose description of the model reads back as the model; UserError with its own
     family's reason.
     """
@@ -270,31 +268,33 @@ def _described(
 # ---- GGUF --------------------------------------------------------------------------------------------------
 
 
-def _write_gguf(target: Path, checkpoint: Checkpoint, type: str | None, progress: Progress | None) -> Saved:
+def _write_gguf(
+    target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress | None
+) -> Saved:
     notes: Counter[str] = Counter()
     config = checkpoint.config
     ours = _retyped(checkpoint.tensors, lambda name, entry: _gguf_type(name, entry, type, config, notes))
 
-    def describe(family: ModuleType) -> tuple[Any, Decoder | Encoder]:
-        theirs = rules.save(family.GGUF, config, ours)
-        extras = common.gguf_extras(config) if common.ROPE_FREQS in family.IGNORED_GGUF else {}
+    def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
+        theirs = rules.save(family.gguf, config, ours)
+        extras = common.gguf_extras(config) if common.ROPE_FREQS in family.ignored_gguf else {}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
         words = {name: _plain(value) for name, value in family.to_gguf(config).items()}
         shapes = {name: entries.later(name) for name in entries}
-        return (entries, words), family.from_gguf(Fields(words, "GGUF"), shapes)
+        return (entries, words), family.from_gguf(Fields(words, "GGUF", tensors=shapes))
 
     try:
         family, (entries, words) = _described(checkpoint, describe)
     except UserError as error:
         raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
-    architecture = family.GGUF_ARCHITECTURES[0]
+    architecture = family.gguf_name
     types = _types(entries)
     metadata = {"general.architecture": architecture, **_general(checkpoint, types)}
     metadata |= {f"{architecture}.{name}": value for name, value in words.items()}
     metadata |= _words(checkpoint, notes)
-    gguf.write(target, metadata, _counted(entries, progress))
+    gguf.write(target, metadata, _counted(entries, progress), force=force)
     nbytes = target.stat().st_size
-    return Saved(target, "gguf", families.name_of(family), types, nbytes, _told(notes))
+    return Saved(target, "gguf", family.name, types, nbytes, _told(notes))
 
 
 def _plain(value: object) -> object:
@@ -343,7 +343,9 @@ def _words(checkpoint: Checkpoint, notes: Counter[str]) -> dict[str, object]:
 # ---- folders -----------------------------------------------------------------------------------------------
 
 
-def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progress: Progress | None) -> Saved:
+def _write_folder(
+    target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress | None
+) -> Saved:
     notes: Counter[str] = Counter()
     ours = _retyped(checkpoint.tensors, lambda _, entry: entry.type if entry.type in WHOLE else type or "F32")
     unpacked = {checkpoint.tensors.later(name).type for name in ours} - WHOLE.keys()
@@ -353,54 +355,29 @@ def _write_folder(target: Path, checkpoint: Checkpoint, type: str | None, progre
             "safetensors holds no blocks"
         ] += 1
 
-    def describe(family: ModuleType) -> tuple[Any, Decoder | Encoder]:
+    def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
         entries = family.to_hf(checkpoint.config)
-        rules.bind(family.HF, checkpoint.config)
+        rules.bind(family.hf, checkpoint.config)
         return entries, family.from_hf(Fields(json.loads(json.dumps(entries)), "config.json"))
 
     try:
         family, entries = _described(checkpoint, describe)
-        theirs = rules.save(family.HF, checkpoint.config, ours)
+        theirs = rules.save(family.hf, checkpoint.config, ours)
     except UserError as error:
         notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
         family, entries, theirs = None, to_dict(checkpoint.config), ours
     if type is not None:
         theirs = _retyped(theirs, lambda *_: type)
-    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
-    try:
-        beside.mkdir(parents=True)
+    with atomic_folder(target, force=force) as folder:
         # Transformers asks for this entry in every file it opens.
-        safetensors.write(beside / "model.safetensors", _counted(theirs, progress), {"format": "pt"}, SHARD)
+        safetensors.write(folder / "model.safetensors", _counted(theirs, progress), {"format": "pt"}, SHARD)
         if family is not None:
             entries = entries | _ids(checkpoint) | {"torch_dtype": _torch_type(theirs)}
-        _write_json(beside / (CONFIG if family is None else "config.json"), entries)
-        _write_words(beside, checkpoint, notes)
-        _swap(beside, target)
-    except OSError as error:
-        raise OperationalError(f"{target}: could not be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        _write_json(folder / (CONFIG if family is None else "config.json"), entries)
+        _write_words(folder, checkpoint, notes)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    name = None if family is None else families.name_of(family)
+    name = None if family is None else family.name
     return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, _told(notes))
-
-
-def _swap(beside: Path, target: Path) -> None:
-    """The new folder takes the target's name; what was there goes only after that."""
-    if not target.exists():
-        beside.rename(target)
-        return
-    old = beside.with_suffix(".old")
-    target.rename(old)
-    try:
-        beside.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-    with suppress(OSError):
-        old.unlink(missing_ok=True)
 
 
 def _torch_type(entries: Tensors) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from cutaway.embedding.subwords import Subwords
 from cutaway.embedding.vectors import Vectors
 from cutaway.errors import OperationalError, UserError
-from cutaway.gguf import replacing
+from cutaway.store.files import atomic_file
 from cutaway.weights import quant, safetensors
 from cutaway.weights.load import Checkpoint
 
@@ -55,22 +55,24 @@ def read(path: Path, format: Format | None = None) -> Vectors:
         raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from problem
 
 
-def write(path: Path, vectors: Vectors, format: Format | None = None) -> None:
-    """Write vectors, whole or not at all; the format is the ending's: .safetensors, .bin, .vec or .w2v, and
-    GloVe's text for any other.
+def write(path: Path, vectors: Vectors, format: Format | None = None, *, force: bool = True) -> None:
+    """Write vectors, complete or not at all.
+
+    The format is the ending's: .safetensors, .bin, .vec or .w2v, and GloVe's text for any other. UserError if
+    the file exists, unless `force`.
     """
     if not np.isfinite(vectors.table).all():
         raise UserError("these vectors hold numbers that are not finite, so they are not written")
     chosen = format or ENDINGS.get(path.suffix, "glove")
     if chosen == "safetensors":
-        _write_safetensors(path, vectors)
+        _write_safetensors(path, vectors, force)
         return
     spaced = next((word for word in vectors.words if not word or re.search(r"\s", word)), None)
     if spaced is not None:
         raise UserError(
             f"the word {spaced!r} cannot stand in a {chosen} file, which puts spaces between words"
         )
-    with replacing(path) as out:
+    with atomic_file(path, force=force) as out:
         if chosen != "glove":
             out.write(f"{len(vectors)} {vectors.table.shape[1]}\n".encode())
         for word, row in zip(vectors.words, vectors.table.astype("<f4", copy=False), strict=True):
@@ -204,7 +206,7 @@ def _finite(path: Path, words: list[str], table: np.ndarray) -> np.ndarray:
     return table
 
 
-def _write_safetensors(path: Path, vectors: Vectors) -> None:
+def _write_safetensors(path: Path, vectors: Vectors, force: bool) -> None:
     table = np.ascontiguousarray(vectors.table, np.float32)
     tensors = {"table": quant.pack(table, "F32")}
     about: dict[str, str] = {MARK: "1", **_texts("words", list(vectors.words))}
@@ -213,7 +215,7 @@ def _write_safetensors(path: Path, vectors: Vectors) -> None:
         tensors["grams"] = quant.pack(np.ascontiguousarray(vectors.grams, np.float32), "F32")
         about["subwords"] = json.dumps({"least": parts.least, "most": parts.most, "buckets": parts.buckets})
         about |= _texts("used", parts.used.tolist())
-    safetensors.write(path, tensors, about)
+    safetensors.write(path, tensors, about, force=force)
 
 
 def _texts(name: str, items: list) -> dict[str, str]:

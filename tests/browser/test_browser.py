@@ -58,8 +58,8 @@ def frames(tab: Any, count: int = 3) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_kind_of_model_is_shown(opened: Opened, sheets: Any, shape: str) -> None:
-    tab = opened(sheets(shape))
+def test_every_kind_of_model_is_shown(opened: Opened, pages: Any, shape: str) -> None:
+    tab = opened(pages(shape))
     assert [part.get_attribute("id") for part in tab.locator("section").all()] == list(VIEWS)
     for view in VIEWS:
         tab.locator(f"#{view}").scroll_into_view_if_needed()
@@ -67,8 +67,8 @@ def test_every_kind_of_model_is_shown(opened: Opened, sheets: Any, shape: str) -
     assert tab.locator(".chip").count() == len(TEXT)
 
 
-def test_hovering_a_token_lights_it_everywhere(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets())
+def test_hovering_a_token_lights_it_everywhere(opened: Opened, pages: Any) -> None:
+    tab = opened(pages())
     chip(tab, 3).hover()
     frames(tab)
     lit = tab.eval_on_selector_all(".lit", "all => all.map(one => one.dataset.t)")
@@ -81,8 +81,8 @@ def test_hovering_a_token_lights_it_everywhere(opened: Opened, sheets: Any) -> N
     assert with_it != tab.evaluate(drawn), "the maps did not follow"
 
 
-def test_each_view_by_mouse(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets())
+def test_each_view_by_mouse(opened: Opened, pages: Any) -> None:
+    tab = opened(pages())
     chip(tab, 5).click()
     frames(tab)
     assert selected(tab) == 5
@@ -105,22 +105,22 @@ def test_each_view_by_mouse(opened: Opened, sheets: Any) -> None:
     heat(tab, "score").hover(position={"x": 100, "y": 60})
     assert "q × k[" in readout(tab, "score")
 
-    before = tab.locator("#turning .stack p").last.inner_text()
-    tab.locator("#turning .clocks button").nth(3).click()
+    before = tab.locator("#rope .stack p").last.inner_text()
+    tab.locator("#rope .clocks button").nth(3).click()
     frames(tab)
-    assert tab.locator("#turning .clocks button").nth(3).get_attribute("aria-pressed") == "true"
-    assert tab.locator("#turning").get_by_text("Numbers 3 and 7").is_visible() and before
+    assert tab.locator("#rope .clocks button").nth(3).get_attribute("aria-pressed") == "true"
+    assert tab.locator("#rope").get_by_text("Numbers 3 and 7").is_visible() and before
 
     tab.locator("#mlp").get_by_label("layer").select_option("2")
     frames(tab)
     assert "Layer 2" in tab.locator("#mlp p").nth(1).inner_text()
     assert value(tab, "attention", "layer") == "2"
 
-    heat(tab, "stream", 1).hover(position={"x": 50, "y": 30})
-    assert re.search(r"Layer 0, head 0: added [+−]\d", readout(tab, "stream", 1))
-    tab.locator("#stream td button").first.click()
+    heat(tab, "residual", 1).hover(position={"x": 50, "y": 30})
+    assert re.search(r"Layer 0, head 0: added [+−]\d", readout(tab, "residual", 1))
+    tab.locator("#residual td button").first.click()
     frames(tab)
-    name = tab.locator("#stream td button").first.inner_text()
+    name = tab.locator("#residual td button").first.inner_text()
     assert f"{value(tab, 'score', 'layer')}.{value(tab, 'score', 'head')}" == name
 
     heat(tab, "lens").click(position={"x": 100, "y": 28 + 22 * 2.5})
@@ -136,10 +136,10 @@ def test_each_view_by_mouse(opened: Opened, sheets: Any) -> None:
     assert tab.locator("#next p .word").inner_text() == first
 
 
-def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets())
+def test_each_view_by_keyboard(opened: Opened, pages: Any) -> None:
+    tab = opened(pages())
     tab.keyboard.press("Tab")
-    assert tab.locator(":focus").inner_text() == "Skip to the story"
+    assert tab.locator(":focus").inner_text() == "Skip to the explanation"
     tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")
     assert tab.locator("html").get_attribute("data-theme") == "dark"
@@ -154,7 +154,7 @@ def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
 
     for view, number, said in (
         ("embeddings", 0, "number"), ("attention", 0, "Layer"), ("attention", 1, "gives"), ("score", 0, "["),
-        ("stream", 0, "wrote"), ("stream", 1, "added"), ("lens", 0, "After"),
+        ("residual", 0, "wrote"), ("residual", 1, "added"), ("lens", 0, "After"),
     ):  # fmt: skip
         map_ = heat(tab, view, number)
         map_.focus()
@@ -167,16 +167,16 @@ def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
     frames(tab)
     assert (selected(tab), value(tab, "score", "at whom")) == (LAST, "1")
 
-    pair = tab.locator("#turning input")
+    pair = tab.locator("#rope input")
     pair.focus()
     tab.keyboard.press("Home")
     frames(tab)
-    assert tab.locator("#turning").get_by_text("Numbers 0 and 4").is_visible()
-    tab.locator("#turning .clocks button[tabindex='0']").focus()
+    assert tab.locator("#rope").get_by_text("Numbers 0 and 4").is_visible()
+    tab.locator("#rope .clocks button[tabindex='0']").focus()
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("Enter")
     frames(tab)
-    assert tab.locator("#turning").get_by_text("Numbers 1 and 5").is_visible()
+    assert tab.locator("#rope").get_by_text("Numbers 1 and 5").is_visible()
     assert tab.locator(":focus").get_attribute("aria-pressed") == "true", "the focus was lost"
 
     tab.locator("#mlp select").focus()
@@ -193,11 +193,11 @@ def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", ["llama", "gemma", "sandwich"])
-def test_the_numbers_are_the_models(opened: Opened, sheets: Any, shape: str) -> None:
+def test_the_numbers_are_the_models(opened: Opened, pages: Any, shape: str) -> None:
     model = decoder(shape)
     trace = Trace.of(model, Bytes(), Bytes().encode(TEXT))
-    tab = opened(sheets(shape))
-    layer, head, source = sheets(shape).facts["chosen"]
+    tab = opened(pages(shape))
+    layer, head, source = pages(shape).facts["chosen"]
     pattern = trace.attention(layer)[head, -1]
     score = float(trace[f"blocks.{layer}.attention.scores"][head, -1, source])
     cells = tab.locator("#score table").first.locator("tr.sum td:last-child").all_inner_texts()
@@ -207,15 +207,15 @@ def test_the_numbers_are_the_models(opened: Opened, sheets: Any, shape: str) -> 
     best = trace.top(14)
     chances = [cell.strip("<%") for cell in tab.locator("#next tbody td:nth-child(4)").all_inner_texts()]
     assert list(map(float, chances)) == pytest.approx([100 * one.probability for one in best], abs=0.06)
-    logit = tab.locator("#stream tr.sum td.number").first.inner_text()
+    logit = tab.locator("#residual tr.sum td.number").first.inner_text()
     assert float(logit.replace("−", "-")) == pytest.approx(float(trace.logits[-1].max()), abs=0.006)
 
 
-def test_temperature_and_top_p(opened: Opened, sheets: Any) -> None:
+def test_temperature_and_top_p(opened: Opened, pages: Any) -> None:
     logits = Trace.of(decoder(), Bytes(), Bytes().encode(TEXT)).logits[-1]
     chances = (logits.double() / 0.5).softmax(-1).sort(descending=True).values
     kept = int((chances.cumsum(0) < 0.9).sum()) + 1
-    tab = opened(sheets())
+    tab = opened(pages())
     tab.locator("#next").get_by_label("temperature").fill("0.5")
     tab.locator("#next").get_by_label("top-p").fill("0.9")
     assert (
@@ -227,33 +227,33 @@ def test_temperature_and_top_p(opened: Opened, sheets: Any) -> None:
     assert first == pytest.approx(100 * float(chances[0] / chances[:kept].sum()), abs=0.06)
 
 
-def test_what_a_token_spells_is_shown_and_never_obeyed(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets("llama", TEXT, Hostile()))
+def test_what_a_token_spells_is_shown_and_never_obeyed(opened: Opened, pages: Any) -> None:
+    tab = opened(pages("llama", TEXT, Hostile()))
     assert tab.locator("#owned").count() == 0
     assert chip(tab, 0).inner_text() == "</script><b␣id=owned>"
     assert chip(tab, 1).inner_text() == "\\u202eolleh"
     assert chip(tab, 2).inner_text() == "\\x00\\x1b[31m{{data}}"
 
 
-def test_two_stories_are_linked(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets(), sheets("gemma", "then the same"))
+def test_two_stories_are_linked(opened: Opened, pages: Any) -> None:
+    tab = opened(pages(), pages("gemma", "then the same"))
     assert tab.locator("section .panel").count() == 2 * len(VIEWS)
     tab.locator(
-        "[data-story='0'] .chip[data-t='13']"
+        "[data-explanation='0'] .chip[data-t='13']"
     ).hover()  # the last s of one stands where the other's does
     frames(tab)
-    assert set(tab.eval_on_selector_all("[data-story='1'] .lit", "all => all.map(one => one.dataset.t)")) == {
-        "9"
-    }
-    tab.locator("[data-story='1'] .chip[data-t='9']").click()
+    assert set(
+        tab.eval_on_selector_all("[data-explanation='1'] .lit", "all => all.map(one => one.dataset.t)")
+    ) == {"9"}
+    tab.locator("[data-explanation='1'] .chip[data-t='9']").click()
     frames(tab)
     assert selected(tab) == 13
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(opened: Opened, sheets: Any, width: int, scheme: str) -> None:
-    tab = opened(sheets(), width=width, color_scheme=scheme, reduced_motion="reduce")
+def test_axe_finds_no_serious_fault(opened: Opened, pages: Any, width: int, scheme: str) -> None:
+    tab = opened(pages(), width=width, color_scheme=scheme, reduced_motion="reduce")
     tab.locator("#lens summary").click()
     tab.evaluate(inputs.path("axe-core").read_text(encoding="utf-8"))
     found = tab.evaluate("axe.run()")["violations"]
@@ -266,22 +266,22 @@ def test_axe_finds_no_serious_fault(opened: Opened, sheets: Any, width: int, sch
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])
-def test_nothing_is_wider_than_the_screen(opened: Opened, sheets: Any, width: int) -> None:
-    tab = opened(sheets(), width=width)
+def test_nothing_is_wider_than_the_screen(opened: Opened, pages: Any, width: int) -> None:
+    tab = opened(pages(), width=width)
     for view in VIEWS:
         tab.locator(f"#{view}").scroll_into_view_if_needed()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, sheets: Any) -> None:
+def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, pages: Any) -> None:
     hand = "document.querySelector('.dial .hand.query').getAttribute('x2')"
-    calm = opened(sheets(), reduced_motion="reduce")
-    calm.get_by_role("button", name="Turn again").click()
+    calm = opened(pages(), reduced_motion="reduce")
+    calm.get_by_role("button", name="Rotation again").click()
     before = calm.evaluate(hand)
     frames(calm, 4)
     assert calm.evaluate(hand) == before
-    moving = opened(sheets(), reduced_motion="no-preference")
-    moving.get_by_role("button", name="Turn again").click()
+    moving = opened(pages(), reduced_motion="no-preference")
+    moving.get_by_role("button", name="Rotation again").click()
     seen = []
     for _ in range(6):
         frames(moving, 4)
@@ -290,11 +290,11 @@ def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, sheets: Any) -
 
 
 def test_a_long_text_keeps_its_strongest_heads(
-    opened: Opened, sheets: Any, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, pages: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cutaway.inspect.page_data.NEAR_BYTES", 1)
-    tab = opened(sheets("llama", "the same, again"))
-    [[layer, head]] = sheets("llama", "the same, again").facts["near"]
+    tab = opened(pages("llama", "the same, again"))
+    [[layer, head]] = pages("llama", "the same, again").facts["near"]
     tab.locator("#score").get_by_label("layer").select_option(str((layer + 1) % 3))
     frames(tab)
     assert "keeps the queries" in tab.locator("#score").inner_text()

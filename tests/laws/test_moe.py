@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from cutaway.attention import bidirectional, gqa
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, MoE
 from cutaway.layers.moe import Routing
 from cutaway.model.config import Block, Decoder, Encoder, from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.position import rope
-from cutaway.trace import tracing
 from cutaway.train.loss import load_balancing
 from cutaway.train.objectives import next_token
 from cutaway.train.trainable import Trainable, TrainingBatch

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.store.files import write as write_whole
 from cutaway.tokenizer.spec import Parts
 
 KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
@@ -54,11 +55,11 @@ def read(
     raise UserError(f"{path.name} is no tokenizer that is known: give {KNOWN}")
 
 
-def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
-    """Write a tokenizer, whole or not at all, in the format that the file's name says; returns the path.
+def save(parts: Parts, path: str | os.PathLike[str], force: bool = True) -> Path:
+    """Write a tokenizer, complete or not at all, in the format that the file's name says; returns the path.
 
-    Raises UserError for a name that says none and for what a format cannot say, OperationalError where
-    writing fails.
+    Raises UserError for a name that says none, for what a format cannot say, and for a file that exists
+    unless `force`; OperationalError where writing fails.
     """
     target = Path(path)
     target = target / "tokenizer.json" if target.is_dir() else target
@@ -66,13 +67,7 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> Path:
         raise UserError(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
     module = importlib.import_module(f"cutaway.tokenizer.formats.{WRITERS[target.suffix]}")
     data = module.write_file(parts)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(data)
-        scratch.replace(target)
-    except OSError as problem:
-        scratch.unlink(missing_ok=True)
-        raise OperationalError(f"{target} cannot be written: {problem.strerror or problem}") from None
+    write_whole(target, data, force=force)
     return target
 
 

@@ -1,8 +1,7 @@
 """A tokenizer written as GGUF metadata (`tokenizer.ggml.*`), with which llama.cpp gives the same ids."""
 
-import tempfile
+import io
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,9 @@ ARCHITECTURES = {"WordPiece": "bert", "Unigram": "t5"}
 def write_file(parts: Parts) -> bytes:
     """A GGUF file that holds a vocabulary and no model, as llama.cpp's own ggml-vocab files do."""
     about = {"general.architecture": ARCHITECTURES.get(parts.model, "llama")}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "vocabulary.gguf"
-        container.write(path, about | write(parts), {})
-        return path.read_bytes()
+    out = io.BytesIO()
+    container.write(out, about | write(parts), {})
+    return out.getvalue()
 
 
 def write(parts: Parts, size: int | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import spell
-from cutaway.tokenizer.formats.fields import Fields
+from cutaway.tokenizer.formats.fields import Fields, limited
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.pretokenize import CL100K, GPT2, O200K, Split, compiled
 from cutaway.tokenizer.spec import Parts
@@ -61,6 +61,7 @@ def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
         if not text or text in ranks or rank > HIGHEST:
             raise UserError(f"{where}: rank {rank}: the token {text!r} is empty, there already, or too high")
         ranks[text] = rank
+    limited(len(ranks), where)
     return ranks
 
 

@@ -21,6 +21,7 @@ from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.vectors import Vectors
 from cutaway.embedding.watching import Watched
 from cutaway.errors import UserError
+from cutaway.store.files import check_overwrite
 from cutaway.weights import vectors as files
 
 Flag = Parameter(negative=())
@@ -98,8 +99,7 @@ def train(
     as_json
         Print one JSON document.
     """
-    if output.exists() and not force:
-        raise UserError(f"{output} is there already: give --force to replace it, or another --output")
+    check_overwrite(output, force)
     if not output.parent.is_dir():
         raise UserError(f"{output} cannot be written, because its folder does not exist")
     _check(kind, negative, hierarchical, sample, x_max)
@@ -123,7 +123,7 @@ def train(
         if meter.model is None:
             raise
         stopped = True
-    _save(output, meter, stopped, as_json)
+    _save(output, meter, stopped, force, as_json)
     if stopped:
         raise KeyboardInterrupt
 
@@ -245,14 +245,14 @@ def _short(number: float) -> str:
     return f"{number / 1e6:.2f}M" if number >= 1e6 else f"{number / 1e3:.0f}k"
 
 
-def _save(output: Path, meter: _Meter, stopped: bool, as_json: bool) -> None:
+def _save(output: Path, meter: _Meter, stopped: bool, force: bool, as_json: bool) -> None:
     meter.end()
     assert meter.model is not None
     model, known = meter.model, meter.known
     parts = model.subwords if isinstance(model, word2vec.Model) else None
     grams = model.input[len(known) :] if isinstance(model, word2vec.Model) and parts is not None else None
     table = np.ascontiguousarray(model.vectors())
-    files.write(output, Vectors(known.words, table, parts, grams))
+    files.write(output, Vectors(known.words, table, parts, grams), force=force)
     if parts is not None and output.suffix != ".safetensors":
         console.note(
             f"{output.name} holds whole words alone; .safetensors also keeps the n-grams of new words"

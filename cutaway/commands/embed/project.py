@@ -8,10 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.embed_source import opened
+from cutaway.commands.embed.sources import opened
 from cutaway.embedding import map
 from cutaway.embedding.projection import Method
-from cutaway.errors import OperationalError
+from cutaway.store import files
 
 
 def project(
@@ -22,6 +22,7 @@ def project(
     count: int = 10_000,
     method: Method = "pca",
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
+    force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Lay words out on a plane and write the map as an HTML page that needs nothing else.
 
@@ -43,12 +44,12 @@ def project(
         pca: the two directions of largest variance; umap: who is near whom (pip install 'cutaway[umap]').
     open_page
         Open it in the browser.
+    force
+        Replace OUTPUT if it exists.
     """
+    files.check_overwrite(output, force)
     document = map.page(opened(source), Path(source).name, count, method)
-    try:
-        output.write_text(document, encoding="utf-8")
-    except OSError as problem:
-        raise OperationalError(f"{output} could not be written: {problem.strerror}") from problem
+    files.write(output, document, force=force)
     print(f"{output}: {console.size(len(document.encode()))}")
     if open_page:
         import webbrowser

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from cutaway.commands.console import note, print_json
-from cutaway.commands.tokenizer_measure import HOW, Language, Measured, declarations, measured
-from cutaway.commands.tokenizer_open import opened, text_of
-from cutaway.commands.tokenizer_text import Json, Pattern
-from cutaway.errors import OperationalError, UserError
+from cutaway.commands.tokenizer.encode import Force, Json, Pattern
+from cutaway.commands.tokenizer.measure import HOW, Language, Measured, declarations, measured
+from cutaway.commands.tokenizer_source import opened, text_of
+from cutaway.errors import UserError
+from cutaway.store import files
 
 WORST = 5
 
@@ -24,6 +25,7 @@ def compare(
     *rest: str,
     udhr: Annotated[Path | None, Parameter(help="A folder of the declarations, for parity.")] = None,
     html: Annotated[Path | None, Parameter(help="Write a page with plots here.")] = None,
+    force: Force = False,
     pattern: Pattern = None,
     as_json: Json = False,
 ) -> None:
@@ -51,6 +53,8 @@ def compare(
     if not rest:
         raise UserError("give the tokenizers, and last the file whose text they are compared on")
     *others, file = rest
+    if html is not None:
+        files.check_overwrite(html, force)
     text = text_of(None, None if file == "-" else Path(file))
     if not text:
         raise UserError(f"{file} is empty: there is nothing to compare on")
@@ -59,7 +63,7 @@ def compare(
         note(f"Note: parity needs the declarations, which are not here: {HOW}.")
     rows = [measured(name, opened(name, pattern), text, languages) for name in (first, *others)]
     if html is not None:
-        _write(html, rows, languages)
+        _write(html, rows, languages, force)
     if as_json:
         print_json([asdict(row) for row in rows])
     else:
@@ -100,7 +104,7 @@ def _worst(rows: list[Measured], languages: list[Language]) -> list[Language]:
     return sorted(spoken, key=lambda language: -min(row.parity[language.code] for row in rows))[:WORST]
 
 
-def _write(path: Path, rows: list[Measured], languages: list[Language]) -> None:
+def _write(path: Path, rows: list[Measured], languages: list[Language], force: bool) -> None:
     """One self-contained page: bytes a token of each kind of text, and parity by language."""
     try:
         import plotly.graph_objects as go
@@ -119,10 +123,7 @@ def _write(path: Path, rows: list[Measured], languages: list[Language]) -> None:
         for number, figure in enumerate(figures)
     ]
     head = '<!doctype html><meta charset="utf-8"><title>Tokenizers side by side</title>'
-    try:
-        path.write_text("\n".join([head, *parts]), encoding="utf-8")
-    except OSError as problem:
-        raise OperationalError(f"{path} cannot be written: {problem.strerror}") from None
+    files.write(path, "\n".join([head, *parts]), force=force)
 
 
 def _parities(rows: list[Measured], languages: list[Language]) -> Any:

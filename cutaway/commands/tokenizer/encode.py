@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from cutaway.commands.console import print_json
-from cutaway.commands.tokenizer_open import opened, text_of
+from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import UserError
 
 Special = Annotated[
     Literal["text", "allow", "forbid"],
     Parameter(help="What spells a control token: plain text, the token, or an error."),
 ]
+Force = Annotated[bool, Parameter(help="Replace the file if it exists.", negative=())]
 Json = Annotated[bool, Parameter(name="--json", negative=())]
 Name = Annotated[
     str,

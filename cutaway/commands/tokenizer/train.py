@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cutaway.commands import console
+from cutaway.commands.tokenizer.encode import Force
 from cutaway.errors import UserError
+from cutaway.store.files import check_overwrite
 from cutaway.tokenizer import Tokenizer, training
 from cutaway.tokenizer.word_counts import LIMIT, Counts
 
@@ -45,6 +47,7 @@ def train(
     ] = None,
     limit: Annotated[int, Parameter(help="The most distinct words kept while counting.")] = LIMIT,
     invalid: Invalid = "refuse",
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Learn a vocabulary from texts, or from the counts of their words, and write it as tokenizer.json.
@@ -55,6 +58,7 @@ def train(
 
     cutaway tokenizer train shard-*.counts --size 65536
     """
+    check_overwrite(output / "tokenizer.json" if output.is_dir() else output, force)
     with console.watched() as bar:
         counted = _counted(files, kind, pattern, special, limit, invalid, bar)
         with warnings.catch_warnings(record=True) as caught:
@@ -64,7 +68,7 @@ def train(
             tok = Tokenizer.train(counted, size, kind=kind, progress=bar, **rules)
     for warning in caught:
         console.note(f"Note: {warning.message}.")
-    path = tok.save(output)
+    path = tok.save(output, force=force)
     _note_undercount(counted)
     if as_json:
         console.print_json({"path": str(path), "kind": kind, "tokens": len(tok)} | _summary(counted))

@@ -6,9 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands.console import note
-from cutaway.commands.tokenizer_open import opened
-from cutaway.commands.tokenizer_text import Pattern
-from cutaway.errors import UserError
+from cutaway.commands.tokenizer.encode import Pattern
+from cutaway.commands.tokenizer_source import opened
 
 
 def convert(
@@ -35,10 +34,8 @@ def convert(
     target
         The file to write.
     """
-    if target.exists() and not target.is_dir() and not force:
-        raise UserError(f"{target} is there already: give --force to replace it")
     tok = opened(source, pattern)
-    path = tok.save(target)
+    path = tok.save(target, force=force)
     if path.suffix == ".tiktoken":
         note(f"Note: {path.name} holds ranks alone: give the pattern and special tokens when it is read.")
     print(f"{path}: {len(tok):,} tokens")

@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 from cutaway import lm
 from cutaway.commands import console
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import UserError
+from cutaway.store import files
 
 SHOWN = 4  # numbers of a vector that a line has room for
 
@@ -20,6 +21,7 @@ def text(
     pooling: Literal["mean", "cls", "last"] | None = None,
     truncate: Annotated[bool, Parameter(negative=())] = False,
     output: Path | None = None,
+    force: Annotated[bool, Parameter(negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Turn texts into vectors of length one: the closer in meaning, the closer to 1 their product.
@@ -46,6 +48,8 @@ def text(
         Cut off the end of a text that is longer than the model reads, which is refused otherwise.
     output
         Write the vectors to this .npy file, float32, a row a text.
+    force
+        Replace OUTPUT if it exists.
     as_json
         Print the vectors as JSON.
     """
@@ -54,9 +58,11 @@ def text(
         raise UserError('there is no text: `cutaway embed text "A first" "A second"`, or --file')
     if output is not None and output.suffix != ".npy":
         raise UserError(f"{output}: vectors are written as .npy: give such a name")
+    if output is not None:
+        files.check_overwrite(output, force)
     vectors = lm.load(console.model_path(model)).embed(every, pooling, truncate=truncate)
     if output is not None:
-        _write(output, vectors)
+        _write(output, vectors, force)
     if as_json:
         rows = [{"text": one, "vector": row.tolist()} for one, row in zip(every, vectors, strict=True)]
         console.print_json({"model": model, "size": vectors.shape[1], "texts": rows})
@@ -75,11 +81,9 @@ def _lines(file: Path) -> list[str]:
         raise UserError(f"{file}: is not UTF-8 text") from None
 
 
-def _write(output: Path, vectors: np.ndarray) -> None:
-    try:
-        np.save(output, vectors)
-    except OSError as problem:
-        raise OperationalError(f"{output}: could not be written ({problem.strerror})") from problem
+def _write(output: Path, vectors: np.ndarray, force: bool) -> None:
+    with files.atomic_file(output, force=force) as out:
+        np.save(out, vectors)
 
 
 def _table(texts: list[str], vectors: np.ndarray) -> list[str]:

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from cutaway.commands.console import print_json
-from cutaway.commands.tokenizer_open import opened, text_of
-from cutaway.commands.tokenizer_text import File, Json, Name, Pattern
+from cutaway.commands.tokenizer.encode import File, Json, Name, Pattern
+from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.introspection import Piece, pieces
 

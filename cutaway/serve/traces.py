@@ -1,0 +1,193 @@
+"""/v1/trace: a model's activations over HTTP. One forward pass over a text, with edits or without.
+
+The size of the answer follows from the values' shapes, which a forward pass over the text's first token
+shows: so it is known, and refused, before the text is read. Tokens and next tokens have the fields that
+`cutaway explain --json` gives them, and ``"format": "page"`` answers with the page's own document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from starlette.responses import JSONResponse, Response
+
+from cutaway.errors import OperationalError
+from cutaway.serve.api_error import Wrong, about
+from cutaway.serve.protocol import ModelEdit, Patch, Trace
+from cutaway.serve.service import Service
+from cutaway.weights import safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cutaway.inspect.edits import Edit
+
+BY_LAYER = (
+    "attention.q", "attention.k", "attention.v", "attention.scores", "attention.pattern", "attention.mixed",
+    "attention.out", "middle", "mlp.hidden", "out",
+)  # fmt: skip
+WHOLE = ("embed", "logits")
+BY_HEAD = (
+    "attention.q",
+    "attention.k",
+    "attention.v",
+    "attention.scores",
+    "attention.pattern",
+    "attention.mixed",
+)
+
+
+def answered(service: Service, body: Trace) -> Response:
+    """The response to a trace request."""
+    from cutaway.inspect import page_data
+    from cutaway.inspect.explanation import next_tokens
+    from cutaway.inspect.tokens import tokens
+
+    service.check_model(body.model)
+    lm, ids = service.lm, prompt(service, body.text, body.messages, "text")
+    _check_length(service, ids, "text")
+    edit = edits(service, body.edits, ids)
+    if body.format == "page":
+        trace = _traced(service, ids, page_data.names(lm.definition.model), edit)
+        document = page_data.packed([page_data.build(trace, service.name)])
+        return Response(document, media_type="application/octet-stream")
+    names = _names(body, len(lm.config.blocks))
+    cut = _Cut(body, len(ids))
+    shapes = {name: value.shape for name, value in _kept(lm.trace(ids[:1], names=names), names).items()}
+    _sized(service, shapes, cut)
+    trace = _traced(service, ids, names, edit)
+    values = {name: cut(name, value.float().cpu().numpy()) for name, value in _kept(trace, names).items()}
+    facts = {
+        "model": service.name,
+        "tokens": [asdict(token) for token in tokens(lm.tokenizer, ids)],
+        "next": [asdict(one) for one in (next_tokens(trace, body.top) if body.top else ())],
+    }
+    if body.format == "safetensors":
+        told = {name: json.dumps(value) for name, value in facts.items()}
+        return Response(safetensors.packed(values, told), media_type="application/octet-stream")
+    data = {name: {"shape": list(value.shape), "data": value.tolist()} for name, value in values.items()}
+    return JSONResponse(facts | {"values": data})
+
+
+def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Sequence[Edit]) -> Any:
+    """A trace; Wrong where edits, and OperationalError where the weights, make it NaN or infinite."""
+    trace = service.lm.trace(ids, edit=edit or None, names=names)
+    try:
+        trace.check_finite()
+    except OperationalError as error:
+        if not edit:
+            raise
+        raise Wrong(400, f"With these edits {error}", param="edits") from None
+    return trace
+
+
+def _check_length(service: Service, ids: Sequence[int], param: str) -> None:
+    most = service.limits.trace_tokens
+    if len(ids) > most:
+        raise Wrong(
+            400,
+            f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}",
+            param=param,
+            code="above_limit",
+        )
+
+
+def _names(body: Trace, layers: int) -> list[str]:
+    """The activations asked for, by their names in docs/inspect.md."""
+    if not body.values:
+        raise Wrong(400, "values is missing: name what to trace", param="values", code="missing_parameter")
+    for value in body.values:
+        if value not in BY_LAYER + WHOLE:
+            known = ", ".join(BY_LAYER + WHOLE)
+            raise Wrong(400, f"There is no value {value[:60]!r} to trace: there are {known}", param="values")
+    chosen = range(layers) if body.layers is None else sorted(set(body.layers))
+    for layer in chosen:
+        _check_layer(layer, layers, "layers")
+    names = [value for value in WHOLE if value in body.values]
+    return names + [f"blocks.{i}.{value}" for i in chosen for value in BY_LAYER if value in body.values]
+
+
+def _check_layer(layer: int, layers: int, param: str) -> None:
+    if layer >= layers:
+        raise Wrong(400, f"There is no layer {layer}: this model's are 0 to {layers - 1}", param=param)
+
+
+def _kept(trace: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: trace[name] for name in names}
+
+
+class _Cut:
+    """What of each value is told: some heads, and some of the positions that read, all that they saw."""
+
+    def __init__(self, body: Trace, length: int) -> None:
+        self.length = length
+        self.heads = None if body.heads is None else sorted(set(body.heads))
+        self.positions = None if body.positions is None else at(body.positions, length, "positions")
+
+    def shape(self, name: str, of_one: Sequence[int]) -> tuple[int, ...]:
+        """The shape told of a value, from that for a text of one token."""
+        shape = list(of_one)
+        if self.heads is not None and _by_head(name):
+            if self.heads and self.heads[-1] >= shape[0]:
+                raise Wrong(
+                    400,
+                    f"There is no head {self.heads[-1]} in {name}: it has 0 to {shape[0] - 1}",
+                    param="heads",
+                )
+            shape[0] = len(self.heads)
+        shape[-2] = self.length if self.positions is None else len(self.positions)
+        if name.endswith(("attention.scores", "attention.pattern")):
+            shape[-1] = self.length
+        return tuple(shape)
+
+    def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
+        if self.heads is not None and _by_head(name):
+            value = value[self.heads]
+        return value if self.positions is None else value[..., self.positions, :]
+
+
+def _by_head(name: str) -> bool:
+    return name.endswith(BY_HEAD)
+
+
+def _sized(service: Service, of_one: Mapping[str, Sequence[int]], cut: _Cut) -> None:
+    count = sum(int(np.prod(cut.shape(name, shape))) for name, shape in of_one.items())
+    most = service.limits.trace_numbers
+    if count > most:
+        raise Wrong(
+            400,
+            f"This asks for {count:,} numbers, and a trace tells at most {most:,}: "
+            "name fewer layers, heads or positions",
+            param="values",
+            code="above_limit",
+        )
+
+
+def at(positions: Sequence[int], length: int, param: str) -> list[int]:
+    """Positions counted from 0; negative ones were counted from the end."""
+    for position in positions:
+        if not -length <= position < length:
+            raise Wrong(
+                400, f"There is no position {position}: the text has {length} tokens, from 0", param=param
+            )
+    return [position % length for position in positions]
+
+
+def edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> list[Edit]:
+    """The edits of a request; Wrong for one that does not fit the model and the prompt's ids."""
+    from cutaway.inspect.edits import check, from_json
+
+    made: list[Edit] = []
+    for i, one in enumerate(asked):
+        fields = one.model_dump(exclude={"text", "messages"})
+        if isinstance(one, Patch):
+            fields["ids"] = prompt(service, one.text, one.messages, f"edits[{i}].text")
+            _check_length(service, fields["ids"], f"edits[{i}].text")
+        with about(f"edits[{i}]"):
+            made.append(from_json(fields))
+            check(service.lm.definition.model.config, made[-1], len(ids))
+    return made
