@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second one does
+"""Being received to stop: SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second one does
 not.
 """
 
@@ -13,10 +13,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SignalHandler:
-    """While it is entered, ``asked`` is the signal that came, or None."""
+    """While it is entered, ``received`` is the signal that came, or None."""
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> SignalHandler:
