@@ -113,10 +113,8 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
     assert checkpoint.step_of(checkpoint.all_in(folder / loop.CHECKPOINTS)[-1]) == 4
     assert main(["pretrain", str(folder), "--resume", "--steps", "3"]) == 2
     assert "fewer than the 4 steps" in capsys.readouterr().err
-    assert (
-        main(["pretrain", str(tiny), "--output", str(folder), "--resume", "--schedule.min-ratio", "0.5"]) == 2
-    )
-    assert "schedule.min_ratio was 0.1, is now 0.5" in capsys.readouterr().err
+    assert main(["pretrain", str(tiny), "--output", str(folder), "--resume", "--gradient-clip", "2"]) == 2
+    assert "gradient_clip was 1.0, is now 2.0" in capsys.readouterr().err
     assert main(["pretrain", str(folder)]) == 2
     assert "continue it with --resume" in capsys.readouterr().err
     assert "Plotly" in (folder / curve.PAGE).read_text("utf-8")

@@ -1,6 +1,4 @@
-"""Being received to stop: SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second one does
-not.
-"""
+"""SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second signal ends the run at once."""
 
 from __future__ import annotations
 
