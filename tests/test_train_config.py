@@ -1,4 +1,6 @@
-"""What a user may get wrong in a training config: each field's bounds, devices, and the spelling of options."""
+"""What a user may get wrong in a training config: each field's bounds, devices, and the spelling of
+options.
+"""
 
 import json
 import subprocess
