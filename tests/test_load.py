@@ -40,7 +40,7 @@ MIXTURE = {"llama.expert_count": 8, "llama.expert_used_count": 2}
 def config(**own: Any) -> Decoder:
     """What a config.json with these entries describes."""
     data = CONFIG | own
-    return families.of_hf(Fields(data, "config.json")).from_hf(Fields(data, "config.json"))
+    return families.of_hf(Fields(data, "config.json")).read(Fields(data, "config.json"))
 
 
 def weights(model: Decoder) -> Tensors:
@@ -66,7 +66,7 @@ def edit(folder: Path, **own: Any) -> None:
 def write_gguf(path: Path, metadata: dict[str, object], model: Decoder | None = None) -> Path:
     model = model or config()
     tensors = dict(rules.save(LLAMA.gguf, model, weights(model)))
-    words = {f"llama.{name}": value for name, value in LLAMA.to_gguf(model).items()}
+    words = {f"llama.{name}": value for name, value in LLAMA.write(model, gguf=True).items()}
     entries = {"general.architecture": "llama"} | words | metadata
     gguf.write(path, {name: value for name, value in entries.items() if value is not ...}, tensors)
     return path
@@ -264,7 +264,7 @@ ARRAYS = [
     [],
 ]
 STATED = {
-    **{f"llama.{key}": value for key, value in LLAMA.to_gguf(config()).items()},
+    **{f"llama.{key}": value for key, value in LLAMA.write(config(), gguf=True).items()},
     **dict.fromkeys(
         f"llama.{row.gguf}" for row in LLAMA.rows if isinstance(row, Only) and row.gguf and row.gguf[0] != "e"
     ),

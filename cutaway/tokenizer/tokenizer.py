@@ -101,6 +101,7 @@ class Tokenizer:
         special: Iterable[str] = (),
         *,
         kind: str = "bpe",
+        end_of_text: str | None = None,
         progress: Callable[[str, int, int | None], None] | None = None,
         **rules: Any,
     ) -> Tokenizer:
@@ -109,8 +110,9 @@ class Tokenizer:
         `kind` is "bpe", "unigram" or "wordpiece"; `rules` are those of its function in training.py:
         min_frequency, and level="byte" or "character" for BPE. `pattern` cuts text into words, a name or a
         regex ("cl100k" for BPE, "metaspace" for Unigram, "bert" for WordPiece unless given); Counts bring
-        theirs, and their special tokens. `special` tokens are no text to learn from. A RuntimeWarning tells
-        when the corpus gives less than `size`. Raises UserError for what cannot be trained on.
+        theirs, and their special tokens. `special` tokens are no text to learn from; `end_of_text` is one
+        more, and the tokenizer's `eos`, which pretraining puts between documents. A RuntimeWarning tells when
+        the corpus gives less than `size`. Raises UserError for what cannot be trained on.
         """
         from cutaway.tokenizer import training
         from cutaway.tokenizer.word_counts import Counts
@@ -118,8 +120,10 @@ class Tokenizer:
         learn, usual = training.kind(kind)
         counts = texts_or_files
         if not isinstance(counts, Counts):
-            counts = Counts.of(counts, pattern or usual, special, progress=progress)
-        return cls(learn(counts, size, progress=progress, **rules))
+            counts = Counts.of(
+                counts, pattern or usual, training.with_end(special, end_of_text), progress=progress
+            )
+        return cls(training.learned(learn, counts, size, end_of_text, progress=progress, **rules))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:

@@ -42,6 +42,12 @@ ACTIVATIONS |= {"gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 HF_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 ROPE_FREQS = "rope_freqs.weight"
 FULL, SLIDING = "full_attention", "sliding_attention"
+LLAMA3 = {
+    "factor": "factor",
+    "low_freq_factor": "low",
+    "high_freq_factor": "high",
+}  # config.json's keys, ours
+LLAMA3 |= {"original_max_position_embeddings": "original"}
 
 
 # ---- a config from settings, and settings from a config ----------------------------------------------------
@@ -160,7 +166,7 @@ def settings(config: Decoder | Encoder) -> Settings:
 class Vocab(Field):
     """The size of the vocabulary; in GGUF the rows of the embedding table, since older files have no key."""
 
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
         size = rows_of(fields, "token_embd.weight")
         meaning = f"a vocabulary of another size than the {size} rows of token_embd.weight"
         fields.only("vocab_size", (size,), meaning)
@@ -178,17 +184,16 @@ def rows_of(fields: Fields, name: str) -> int:
 class HeadSize(Field):
     """The size of a head. GGUF states it twice, and how much of it RoPE rotates."""
 
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        found = super().from_gguf(fields, known, own)
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        found = super()._from_gguf(fields, known, own)
         size = found["head_size"]
         fields.only("attention.value_length", (size,), "values of another size than keys")
         fields.only("rope.dimension_count", (size,), "partial rotary position embedding")
         return found
 
-    def to_gguf(self, known: Settings) -> Entries:
-        return dict.fromkeys(
-            ("attention.key_length", "attention.value_length", "rope.dimension_count"), known["head_size"]
-        )
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        keys = (self.gguf, "attention.value_length", "rope.dimension_count") if gguf else (self.hf,)
+        return {key: known["head_size"] for key in keys if key}
 
 
 def _even(fields: Fields, key: str) -> int:
@@ -201,7 +206,9 @@ def _even(fields: Fields, key: str) -> int:
 class Rope(Row):
     """Rotary position embedding. ``defaults`` hold its ``rope_base``."""
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {"rope": _gguf_rope(fields, known["head_size"])}
         older, newer = fields.section("rope_scaling"), fields.section("rope_parameters")
         given = older if older and older.data else newer  # transformers too reads the older layout first
         base = own.defaults["rope_base"]
@@ -211,15 +218,10 @@ class Rope(Row):
         fields.only("partial_rotary_factor", (None, 1.0), "partial rotary position embedding")
         return {"rope": hf_rope(given, known, base, fields)}
 
-    def to_hf(self, known: Settings) -> Entries:
+    def write(self, known: Settings, gguf: bool) -> Entries:
         position = known["rope"] or rope.Config(1)
-        return {"rope_theta": position.base, "rope_scaling": hf_scaling(position)}
-
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        return {"rope": _gguf_rope(fields, known["head_size"])}
-
-    def to_gguf(self, known: Settings) -> Entries:
-        position = known["rope"] or rope.Config(1)
+        if not gguf:
+            return {"rope_theta": position.base, "rope_scaling": hf_scaling(position)}
         entries: Entries = {"rope.freq_base": float(position.base)}
         match position.scaling:
             case Llama3(original=original):
@@ -250,9 +252,7 @@ def hf_rope(given: Fields | None, known: Settings, base: float, top: Fields | No
     elif kind is Llama3:
         stated = top if top and top.stated(original) else given
         scaling = Llama3(
-            factor=given.number("factor"),
-            low=given.number("low_freq_factor"),
-            high=given.number("high_freq_factor"),
+            **{LLAMA3[key]: given.number(key) for key in list(LLAMA3)[:3]},
             original=stated.integer(original) if stated.stated(original) else known["context"],
         )
     given.finish((original,), "these rotary positions have")
@@ -264,14 +264,8 @@ def hf_scaling(position: rope.Config) -> Entries | None:
     match position.scaling:
         case Linear(factor):
             return {"rope_type": "linear", "factor": factor}
-        case Llama3(factor, low, high, original):
-            return {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": original,
-            }
+        case Llama3() as scaling:
+            return {"rope_type": "llama3"} | {key: getattr(scaling, name) for key, name in LLAMA3.items()}
     return None
 
 
@@ -327,7 +321,9 @@ def gguf_extras(config: Decoder | Encoder) -> dict[str, Packed]:
 class UpperWindows(Row):
     """Sliding windows in the upper layers, or in those that ``layer_types`` lists (Qwen 2 and 3)."""
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {}
         layers, window = known["layers"], None
         if fields.flag("use_sliding_window") if fields.stated("use_sliding_window") else False:
             window = fields.integer("sliding_window", None if fields.has("sliding_window") else 4096)
@@ -341,8 +337,10 @@ class UpperWindows(Row):
             raise fields.refusal("layer_types", "names sliding layers, but use_sliding_window is not true")
         return {"windows": tuple(window if each else None for each in is_local)}
 
-    def to_hf(self, known: Settings) -> Entries:
+    def write(self, known: Settings, gguf: bool) -> Entries:
         windows = known["windows"]
+        if gguf:
+            return {}
         near = next((window for window in windows if window is not None), None)
         if near is None:
             return {"use_sliding_window": False}
@@ -357,7 +355,9 @@ class UpperWindows(Row):
 class NoWindows(UpperWindows):
     """The keys of ``UpperWindows`` where only full attention is supported (Qwen's mixtures of experts)."""
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {}
         fields.only("use_sliding_window", (False,), "a sliding window in a mixture of experts")
         fields.each_layer("layer_types", known["layers"], (FULL,))
         for key in ("sliding_window", "max_window_layers"):
@@ -368,18 +368,18 @@ class NoWindows(UpperWindows):
 class SparseLayers(Row):
     """Which layers are dense: those listed, and those between the steps (Qwen's mixtures of experts)."""
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {}
         step = fields.integer("decoder_sparse_step") if fields.stated("decoder_sparse_step") else 1
         listed = fields.get("mlp_only_layers") or []
         if not isinstance(listed, list) or any(type(n) is not int for n in listed):
             raise fields.refusal("mlp_only_layers", "should be a list of layer numbers")
         return {"dense": tuple(n in listed or (n + 1) % step != 0 for n in range(known["layers"]))}
 
-    def to_hf(self, known: Settings) -> Entries:
-        return {
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [n for n, dense in enumerate(known["dense"]) if dense],
-        }
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        dense = [n for n, each in enumerate(known["dense"]) if each]
+        return {} if gguf else {"decoder_sparse_step": 1, "mlp_only_layers": dense}
 
 
 def same_heads(known: Settings) -> int:

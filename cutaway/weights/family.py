@@ -25,16 +25,12 @@ Entries = dict[str, Any]
 class Row:
     """Some settings as keys of a config.json and of GGUF metadata; ``own`` is the family that reads them."""
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        """The settings that a file states (``fields.gguf`` says which kind); ``known`` are those before."""
         return {}
 
-    def to_hf(self, known: Settings) -> Entries:
-        return {}
-
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        return {}
-
-    def to_gguf(self, known: Settings) -> Entries:
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        """The entries of a file for these settings."""
         return {}
 
 
@@ -77,7 +73,9 @@ class Field(Row):
     each_layer: bool = False
     alias: str | None = None  # a second key of config.json for the same setting
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return self._from_gguf(fields, known, own)
         stated = [key for key in (self.hf, self.alias) if key is not None and fields.has(key)]
         values = [self._stated(fields, key, known, own) for key in stated]
         if len(values) > 1 and values[0] != values[1]:
@@ -94,13 +92,7 @@ class Field(Row):
         fields.stated(key)
         return self.kind.read(fields, key)
 
-    def to_hf(self, known: Settings) -> Entries:
-        if self.hf is None or self.name not in known:
-            return {}
-        value = known[self.name]
-        return {self.hf: None if value is None else self.kind.write(value)}
-
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if self.name in own.gguf_fixed:
             value = _value(own.gguf_fixed[self.name], known)
             if self.gguf is not None:
@@ -110,20 +102,14 @@ class Field(Row):
             return {}
         if not fields.has(self.gguf) and self.missing is not MISSING:
             return {self.name: _value(self.missing, known)}
-        return {self.name: self.kind.read(self._one(fields, known), self.gguf)}
+        source = fields.same(self.gguf, known["layers"]) if self.each_layer else fields
+        return {self.name: self.kind.read(source, self.gguf)}
 
-    def _one(self, fields: Fields, known: Settings) -> Fields:
-        """The fields with one number where GGUF repeats it for each layer."""
-        value = fields.get(self.gguf or "")
-        if not self.each_layer or getattr(value, "shape", None) != (known["layers"],):
-            return fields
-        same = set(value.tolist())  # type: ignore[attr-defined]
-        key = f"{fields.prefix}{self.gguf}"
-        return Fields({key: same.pop() if len(same) == 1 else value}, fields.where, fields.prefix)
-
-    def to_gguf(self, known: Settings) -> Entries:
-        value = known.get(self.name)
-        return {} if self.gguf is None or value is None else {self.gguf: self.kind.write(value)}
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        key, value = self.gguf if gguf else self.hf, known.get(self.name)
+        if key is None or self.name not in known or (gguf and value is None):
+            return {}
+        return {key: None if value is None else self.kind.write(value)}
 
 
 @dataclass(frozen=True)
@@ -133,13 +119,11 @@ class Present(Field):
     kind: Kind = FLAG
     absent: bool = False
 
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if self.name in own.gguf_fixed:
-            return {self.name: own.gguf_fixed[self.name]}
-        return {self.name: (self.gguf in fields.tensors) is not self.absent}
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        return {self.name: own.gguf_fixed.get(self.name, (self.gguf in fields.tensors) is not self.absent)}
 
-    def to_gguf(self, known: Settings) -> Entries:
-        return {}
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {} if gguf else super().write(known, gguf)
 
 
 @dataclass(frozen=True)
@@ -151,15 +135,17 @@ class Only(Row):
     accepted: tuple[object, ...]
     meaning: str
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if self.hf is not None:
-            fields.only(self.hf, self.accepted, self.meaning)
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        key = self.gguf if fields.gguf else self.hf
+        if key is not None:
+            fields.only(key, self.accepted, self.meaning)
         return {}
 
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if self.gguf is not None:
-            fields.only(self.gguf, self.accepted, self.meaning)
-        return {}
+
+def replaced(rows: tuple[Row, ...], *changed: Field) -> tuple[Row, ...]:
+    """The rows with those of the same names replaced, and the others of ``changed`` after them."""
+    new = {row.name: row for row in changed}
+    return (*(new.pop(getattr(row, "name", ""), row) for row in rows), *new.values())
 
 
 # Keys that change nothing a model computes: bookkeeping, training, generation and the tokenizer's ids.
@@ -233,9 +219,9 @@ class Family:
         sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
         return isinstance(config, self.config) and self.sparse == sparse
 
-    def from_hf(self, fields: Fields) -> Decoder | Encoder:
-        """The model that a config.json describes; UserError for a key that is neither read nor harmless."""
-        if quantized := fields.section("quantization_config"):
+    def read(self, fields: Fields) -> Decoder | Encoder:
+        """The model that a file describes; UserError for a key that is neither read nor harmless."""
+        if not fields.gguf and (quantized := fields.section("quantization_config")):
             method = quantized.text("quant_method", "unknown")
             raise fields.refusal(
                 "quantization_config",
@@ -244,45 +230,28 @@ class Family:
             )
         known: Settings = {"where": fields.where}
         for row in self.rows:
-            known |= row.from_hf(fields, known, self)
-        fields.finish((*HARMLESS_HF, *self.harmless), f"{self.name} models have")
-        return self._built(known, {})
+            known |= row.read(fields, known, self)
+        harmless = HARMLESS_GGUF if fields.gguf else (*HARMLESS_HF, *self.harmless)
+        fields.finish(harmless, f"{self.name} models have")
+        for name, value in {**self.fixed, **(self.gguf_fixed if fields.gguf else {})}.items():
+            known[name] = _value(value, known)
+        try:
+            return self.build(known)
+        except UserError as error:
+            raise UserError(f"{fields.where}: {error}") from None
 
-    def to_hf(self, config: Decoder | Encoder) -> Entries:
-        """The config.json of a model."""
+    def write(self, config: Decoder | Encoder, gguf: bool) -> Entries:
+        """The config.json of a model, or its GGUF metadata without the architecture before each key."""
         known = self.describe(config)
-        entries: Entries = {"architectures": [self.hf_class], "model_type": self.hf_type or self.name}
+        named = {"architectures": [self.hf_class], "model_type": self.hf_type or self.name}
+        entries: Entries = {} if gguf else named
         for row in self.rows:
-            entries |= row.to_hf(known)
-        return entries
-
-    def from_gguf(self, fields: Fields) -> Decoder | Encoder:
-        """The model that GGUF metadata describe; UserError for a key that is neither read nor harmless."""
-        known: Settings = {"where": fields.where}
-        for row in self.rows:
-            known |= row.from_gguf(fields, known, self)
-        fields.finish(HARMLESS_GGUF, f"{self.name} models have")
-        return self._built(known, self.gguf_fixed)
-
-    def to_gguf(self, config: Decoder | Encoder) -> Entries:
-        """The GGUF metadata of a model, without the architecture before each key."""
-        known = self.describe(config)
-        entries: Entries = {}
-        for row in self.rows:
-            entries |= row.to_gguf(known)
+            entries |= row.write(known, gguf)
         return entries
 
     @property
     def gguf_name(self) -> str:
         return self.architecture or self.name.replace("_", "")
-
-    def _built(self, known: Settings, more: Mapping[str, Any]) -> Decoder | Encoder:
-        for name, value in {**self.fixed, **more}.items():
-            known[name] = _value(value, known)
-        try:
-            return self.build(known)
-        except UserError as error:
-            raise UserError(f"{known['where']}: {error}") from None
 
 
 def shared(known: Settings) -> int:

@@ -23,7 +23,7 @@ Announced = Mapping[str, Packed | Later]  # weights of which only types and shap
 
 
 class Fields:
-    """Settings by key; ``prefix`` is put before each (GGUF's ``llama.``), ``tensors`` are the file's."""
+    """Settings by key; ``prefix`` is put before each (GGUF's ``llama.``), ``tensors`` are a GGUF file's."""
 
     def __init__(
         self, data: Mapping[str, object], where: object, prefix: str = "", tensors: Announced | None = None
@@ -31,7 +31,8 @@ class Fields:
         self.data = data
         self.where = where
         self.prefix = prefix
-        self.tensors: Announced = {} if tensors is None else tensors
+        self.gguf = tensors is not None
+        self.tensors: Announced = tensors or {}
         self.used: set[str] = set()
 
     def refusal(self, name: str, why: str) -> UserError:
@@ -106,6 +107,13 @@ class Fields:
         value = self.get(name)
         if self.has(name) and not any(_equal(value, one) for one in accepted):
             raise self.refusal(name, f"is {_shown(value)}: {meaning} is not supported")
+
+    def same(self, name: str, count: int) -> Fields:
+        """These fields, with one number where an array repeats it ``count`` times."""
+        value = self.get(name)
+        if not isinstance(value, np.ndarray) or value.shape != (count,) or (value != value[0]).any():
+            return self
+        return Fields({self.prefix + name: value[0]}, self.where, self.prefix, self.tensors)
 
     def stated(self, name: str) -> bool:
         """Whether the key is present; UserError if it is null."""

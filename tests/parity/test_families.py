@@ -80,7 +80,8 @@ def test_llama_cpp_does_not_open_what_is_refused(case: str, folder: Folder, tmp_
     known = {rule.theirs for rule in family.gguf}
     names = (*family.gguf, *(rule for rule in biases if rule.theirs not in known))
     tensors = rules.save(names, checkpoint.config, checkpoint.tensors)
-    entries = {f"{family.gguf_name}.{key}": value for key, value in family.to_gguf(checkpoint.config).items()}
+    words = family.write(checkpoint.config, gguf=True)
+    entries = {f"{family.gguf_name}.{key}": value for key, value in words.items()}
     metadata = {"general.architecture": family.gguf_name, **entries, **checkpoint.metadata}
     gguf.write(tmp_path / "model.gguf", metadata, {name: tensors.later(name) for name in tensors})
     with pytest.raises(RuntimeError), llama_cpp.opened(tmp_path / "model.gguf", tiny.VOCAB):

@@ -35,10 +35,10 @@ def read(whole: Fields) -> Parts:
         raise UserError(f"{whole.where}: a ByteLevel pre-tokenizer does not belong to a {kind} model")
     tokens = token_list(vocabulary, added, whole.where)
     checked(fields.get("merges", []), vocabulary, whole.where)
-    begin, end = _processor(whole)
-    for id in (begin, end):
+    begin, end, named = _processor(whole)
+    for id in (begin, end, named):
         if id is not None and not (0 <= id < len(tokens) and tokens[id]):
-            raise UserError(f"{whole.where}: the post-processor adds the id {id}, which is no token")
+            raise UserError(f"{whole.where}: the post-processor names the id {id}, which is no token")
     decoder = _words(whole) if kind in ("WordPiece", "WordLevel") else None
     fallback = fields.get("fallback", False)
     return Parts(
@@ -54,7 +54,7 @@ def read(whole: Fields) -> Parts:
         words=decoder,
         drops_first=bytewise and fields.get("unknown") is None,
         bos=begin,
-        eos=end,
+        eos=named if end is None else end,
         add_bos=begin is not None,
         add_eos=end is not None,
     )
@@ -274,21 +274,21 @@ def _named(names: list[str]) -> str:
     return "null" if not names else " + ".join(names)
 
 
-def _processor(whole: Fields) -> tuple[int | None, int | None]:
-    """The ids that go in front of a single text and behind it."""
-    begin = end = None
+def _processor(whole: Fields) -> tuple[int | None, int | None, int | None]:
+    """The ids that go in front of a single text and behind it, and the end of text that a template names."""
+    begin = end = named = None
     for entry in flat(whole, "post_processor", "processors"):
         kind = entry.kind()
         if kind == "TemplateProcessing":
-            begin, end = _template(entry)
+            begin, end, named = _template(entry)
         elif kind in ("BertProcessing", "RobertaProcessing"):
             begin, end = _pair_id(entry, "cls"), _pair_id(entry, "sep")
         elif kind != "ByteLevel":
             raise UserError(f"{entry.where}: the post-processor {kind} is not supported")
-    return begin, end
+    return begin, end, named
 
 
-def _template(entry: Fields) -> tuple[int | None, int | None]:
+def _template(entry: Fields) -> tuple[int | None, int | None, int | None]:
     sides: tuple[list[int], list[int]] = ([], [])
     after = False
     for piece in entry.subs("single"):
@@ -300,7 +300,21 @@ def _template(entry: Fields) -> tuple[int | None, int | None]:
         raise UserError(
             f"{entry.where}: a template with several tokens on one side of a text is not supported"
         )
-    return tuple(side[0] if side else None for side in sides)  # pyright: ignore[reportReturnType]
+    begin, end = (side[0] if side else None for side in sides)
+    return begin, end, _named_end(entry)
+
+
+def _named_end(entry: Fields) -> int | None:
+    """The one token that a template lists and never uses: so hf_json_write.py writes the end of text."""
+    used = {
+        piece.sub("SpecialToken").need("id", str)
+        for key in ("single", "pair")
+        for piece in entry.subs(key)
+        if piece.has("SpecialToken")
+    }
+    unused = [name for name in entry.get("special_tokens", dict, {}) if name not in used]
+    ids = _template_ids(entry, unused[0]) if len(unused) == 1 else []
+    return ids[0] if len(ids) == 1 else None
 
 
 def _template_ids(entry: Fields, name: str) -> list[int]:

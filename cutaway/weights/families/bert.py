@@ -52,7 +52,7 @@ GGUF = (
 class Segments(Field):
     """The number of segments; in GGUF the rows of their table."""
 
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
         return {"segments": common.rows_of(fields, "token_types.weight")}
 
 

@@ -10,7 +10,7 @@ from cutaway.position import rope
 from cutaway.weights import common
 from cutaway.weights.common import FULL, SLIDING
 from cutaway.weights.families import llama
-from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings, shared
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, plus_one
 
@@ -48,52 +48,50 @@ def every(pattern: int, layers: int) -> list[bool]:
 class Layers(Row):
     """Which layers are local, and their window."""
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         layers = known["layers"]
-        pattern = fields.integer("sliding_window_pattern", PATTERN)
-        kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
-        is_local = every(pattern, layers) if kinds is None else [kind == SLIDING for kind in kinds]
-        window = fields.integer("sliding_window") if fields.stated("sliding_window") else 4096
-        return {"windows": tuple(window if each else None for each in is_local)}
-
-    def to_hf(self, known: Settings) -> Entries:
-        return {
-            "sliding_window": next(filter(None, known["windows"]), 4096),
-            "layer_types": [FULL if window is None else SLIDING for window in known["windows"]],
-        }
-
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        key, layers = "attention.sliding_window_pattern", known["layers"]
-        stated = fields.get(key)
-        if isinstance(stated, np.ndarray):
-            if stated.dtype != np.bool_ or len(stated) != layers:
-                raise fields.refusal(key, f"should be a flag for each of {layers} layers")
-            is_local = stated.tolist()
+        if fields.gguf:
+            window = fields.integer("attention.sliding_window", None)
+            is_local = _flags(fields, "attention.sliding_window_pattern", layers)
         else:
-            is_local = every(fields.integer(key, PATTERN), layers)
-        window = fields.integer("attention.sliding_window", None)
+            pattern = fields.integer("sliding_window_pattern", PATTERN)
+            kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
+            is_local = every(pattern, layers) if kinds is None else [kind == SLIDING for kind in kinds]
+            window = fields.integer("sliding_window") if fields.stated("sliding_window") else 4096
         return {"windows": tuple(window if each else None for each in is_local)}
 
-    def to_gguf(self, known: Settings) -> Entries:
+    def write(self, known: Settings, gguf: bool) -> Entries:
         is_local = [window is not None for window in known["windows"]]
-        if not any(is_local):
-            return {}
-        window = {"attention.sliding_window": next(filter(None, known["windows"]))}
-        if is_local == every(PATTERN, len(is_local)):
-            return window
-        return window | {"attention.sliding_window_pattern": np.array(is_local)}
+        window = next(filter(None, known["windows"]), 4096)
+        if not gguf:
+            return {"sliding_window": window, "layer_types": [SLIDING if each else FULL for each in is_local]}
+        entries: Entries = {"attention.sliding_window": window} if any(is_local) else {}
+        if entries and is_local != every(PATTERN, len(is_local)):
+            entries["attention.sliding_window_pattern"] = np.array(is_local)
+        return entries
+
+
+def _flags(fields: Fields, key: str, layers: int) -> list[bool]:
+    """A flag for each layer, as an array of them or as a pattern."""
+    stated = fields.get(key)
+    if not isinstance(stated, np.ndarray):
+        return every(fields.integer(key, PATTERN), layers)
+    if stated.dtype != np.bool_ or len(stated) != layers:
+        raise fields.refusal(key, f"should be a flag for each of {layers} layers")
+    return stated.tolist()
 
 
 class TwoRopes(common.Rope):
     """Rotary positions of global and of local layers; the older layout scales the global ones alone."""
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            base = fields.number("rope.freq_base_swa", BASES[SLIDING], 1.0)
+            return {**super().read(fields, known, own), "local_rope": rope.Config(known["head_size"], base)}
         given, older = fields.section("rope_parameters"), fields.section("rope_scaling")
         found = {}
-        for kind, name, key in (
-            (FULL, "rope", "rope_theta"),
-            (SLIDING, "local_rope", "rope_local_base_freq"),
-        ):
+        names = {FULL: ("rope", "rope_theta"), SLIDING: ("local_rope", "rope_local_base_freq")}
+        for kind, (name, key) in names.items():
             section = given.section(kind) if given else None
             if kind == FULL and older:
                 if given and section is None:
@@ -105,18 +103,11 @@ class TwoRopes(common.Rope):
             given.finish((), "Gemma 3's rotary positions have")
         return found
 
-    def to_hf(self, known: Settings) -> Entries:
+    def write(self, known: Settings, gguf: bool) -> Entries:
         near = known["local_rope"]
-        return {**super().to_hf(known), "rope_local_base_freq": near.base if near else BASES[SLIDING]}
-
-    def from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        base = fields.number("rope.freq_base_swa", BASES[SLIDING], 1.0)
-        return {**super().from_gguf(fields, known, own), "local_rope": rope.Config(known["head_size"], base)}
-
-    def to_gguf(self, known: Settings) -> Entries:
-        near = known["local_rope"]
-        own = {"rope.freq_base_swa": float(near.base)} if near else {}
-        return {**super().to_gguf(known), **own}
+        key = "rope.freq_base_swa" if gguf else "rope_local_base_freq"
+        own = {key: float(near.base)} if near else {} if gguf else {key: BASES[SLIDING]}
+        return super().write(known, gguf) | own
 
 
 def _joined(section: Fields | None, older: Fields) -> Fields:
@@ -127,23 +118,24 @@ def _joined(section: Fields | None, older: Fields) -> Fields:
     return Fields({older.prefix + name: value for name, value in inner.items()}, older.where, older.prefix)
 
 
-def _scalar(scale: float) -> float | int:
-    scalar = scale**-2
-    return round(scalar) if abs(scalar - round(scalar)) < 1e-9 * scalar else scalar
+SCALAR = Kind(Fields.number, lambda scalar: round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar)
 
 
 class Scale(Field):
     """The factor of attention scores, 1 / sqrt(query_pre_attn_scalar)."""
 
-    def from_hf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        scalar = fields.number(self.hf or "") if fields.stated(self.hf or "") else 256.0
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {}
+        scalar = super().read(fields, known, own)["scale"]
         return {"scale": None if scalar == known["head_size"] else scalar**-0.5}
 
-    def to_hf(self, known: Settings) -> Entries:
+    def write(self, known: Settings, gguf: bool) -> Entries:
         scale = known["scale"]
-        return {"query_pre_attn_scalar": known["head_size"] if scale is None else _scalar(scale)}
+        return super().write({"scale": known["head_size"] if scale is None else scale**-2}, gguf)
 
 
+ACTIVATION = Field("activation", "hidden_activation", None, common.ACTIVATION)
 FAMILY = llama.FAMILY.but(
     "gemma3",
     "Gemma3ForCausalLM",
@@ -161,16 +153,11 @@ FAMILY = llama.FAMILY.but(
         ),
     ),
     rows=(
-        *(
-            row
-            for row in common.SIZES
-            if getattr(row, "name", "") != "activation" and type(row) is not common.Rope
-        ),
+        *(row for row in replaced(common.SIZES, ACTIVATION) if type(row) is not common.Rope),
         *common.DENSE,
         Layers(),
         TwoRopes(),
-        Field("activation", "hidden_activation", None, common.ACTIVATION),
-        Scale("scale", "query_pre_attn_scalar", None),
+        Scale("scale", "query_pre_attn_scalar", None, SCALAR),
         Field("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER, missing=None),
         *common.biases("attention_bias"),
         Only("use_bidirectional_attention", None, (False, None), "attention to later tokens"),
@@ -178,7 +165,7 @@ FAMILY = llama.FAMILY.but(
         Only("attn_logit_softcapping", None, (None,), "a bound on scores, on which engines disagree,"),
     ),
     defaults={"vocab": 262_208, "width": 2304, "heads": 8, "kv_heads": 4, "head_size": 256}
-    | {"context": 131_072, "activation": "gelu_tanh", "tied": True, "softcap": None},
+    | {"context": 131_072, "activation": "gelu_tanh", "tied": True, "softcap": None, "scale": 256.0},
     nulls={"softcap": None},
     forget=("kv_heads", "head_size"),
     fixed={"qk_norm": True, "post_norm": True, "embedding_scale": embedding_scale},
