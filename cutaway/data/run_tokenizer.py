@@ -11,7 +11,7 @@ from cutaway.errors import UserError
 from cutaway.store.files import atomic_file, digest
 from cutaway.tokenizer import Tokenizer, bpe, pretokenize
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 END = "<|end|>"
 VOCAB_MULTIPLE = 64  # an output head whose rows fill whole vectors
@@ -35,7 +35,7 @@ def of(name: str, texts: Iterable[str]) -> Tokenizer:
 def of_bytes() -> Tokenizer:
     """One token a byte; ``END`` opens every text, and so ends the one before."""
     tokens = (*bpe.BYTES, END)
-    parts = Parts(
+    parts = TokenizerSpec(
         tokens=tokens,
         vocabulary={token: id for id, token in enumerate(tokens)},
         merges=(),
