@@ -14,6 +14,7 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.spec import TokenizerSpec
 
 END = "<|end|>"
+VOCAB_MULTIPLE = 64  # an output head whose rows fill whole vectors
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -66,6 +67,21 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
     return folder
 
 
+def padded(tokens: int) -> int:
+    """The vocabulary of a model for a tokenizer of so many tokens."""
+    return tokens + -tokens % VOCAB_MULTIPLE
+
+
+def size_of(name: str) -> int | None:
+    """The padded vocabulary of a tokenizer by its name in a config; None where only the tokenizer can
+    tell.
+    """
+    if name == "bytes":
+        return padded(len(bpe.BYTES) + 1)
+    size = name.removeprefix("bpe:")
+    return padded(int(size)) if name.startswith("bpe:") and size.isdecimal() else None
+
+
 def fingerprint(folder: Path) -> str:
     """What a tokenizer's folder holds, as one digest."""
     return "".join(digest(folder / name)[:32] for name in FILES)
@@ -76,7 +92,10 @@ def ends(tokenizer: Tokenizer) -> tuple[int, int]:
     end = tokenizer.eos if tokenizer.eos is not None else tokenizer.bos
     begin = tokenizer.bos if tokenizer.bos is not None and tokenizer.add_bos else end
     if begin is None or end is None:
-        raise UserError("the tokenizer has no token that ends a text, so documents could not be told apart")
+        raise UserError(
+            "the tokenizer declares no end-of-text token, so documents cannot be separated: train one with "
+            'cutaway tokenizer train --end-of-text "<|endoftext|>"'
+        )
     return begin, end
 
 
