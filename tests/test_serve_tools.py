@@ -486,7 +486,7 @@ def test_what_a_demand_lets_be_written(text: str, fits: bool, tokenizer: Tokeniz
     properties = SCHEMAS["look"]["properties"] | {"place": {"type": "string", "maxLength": 7}}
     schemas = {"look": SCHEMAS["look"] | {"properties": properties}}
     format = dialect(template("Qwen3-Coder"), tokenizer)
-    for make in (tool_grammar.demanded, tool_grammar.optional):
+    for make in (tool_grammar.required_grammar, tool_grammar.optional_grammar):
         assert allowed(make(format, schemas, tokenizer, True).begin(tokenizer), tokenizer, text) == fits
 
 
