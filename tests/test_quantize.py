@@ -40,14 +40,14 @@ def checkpoint(
     return load.Checkpoint(config, Tensors(tensors), "mixtral" if experts else "llama", Path("tiny"))
 
 
-def types(made: quantize.Quantised) -> dict[str, str]:
+def types(made: quantize.Quantized) -> dict[str, str]:
     tensors = made.checkpoint.tensors
     return {name: tensors.later(name).type for name in tensors}
 
 
 @pytest.mark.parametrize("kind", quantize.KINDS)
 def test_which_matrix_gets_which_type(kind: str):
-    found = types(quantize.quantised(checkpoint(tied=False), kind))
+    found = types(quantize.quantized(checkpoint(tied=False), kind))
     assert found["norm.weight"] == found["blocks.0.mlp_norm.weight"] == "F32"
     assert found["embedding.weight"] == found["blocks.3.mlp.up.weight"] == kind
     assert found["head.weight"] == ("Q8_0" if kind == "Q8_0" else "Q6_K")
@@ -58,11 +58,11 @@ def test_which_matrix_gets_which_type(kind: str):
 
 
 def test_rows_that_are_not_whole_blocks_fall_back_and_it_is_said():
-    found = quantize.quantised(checkpoint(width=96, layers=1), "Q4_K")
+    found = quantize.quantized(checkpoint(width=96, layers=1), "Q4_K")
     assert types(found)["blocks.0.attention.query.weight"] == "Q5_0"
     assert types(found)["embedding.weight"] == "Q8_0"
     assert any("of 256 are Q5_0 instead of Q4_K" in note for note in found.notes)
-    found = quantize.quantised(checkpoint(width=40, layers=1), "Q4_0")
+    found = quantize.quantized(checkpoint(width=40, layers=1), "Q4_0")
     assert types(found)["blocks.0.mlp.up.weight"] == "F16"
     assert any("F16 instead of Q4_0" in note for note in found.notes)
 
@@ -73,15 +73,15 @@ def test_one_matrix_of_query_key_and_value_has_one_type(tmp_path: Path):
     weights = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
     tensors = Tensors({name: quant.pack(weight, "F32") for name, weight in weights.items()})
     small = load.Checkpoint(model.config, tensors, "gpt2", Path("tiny"))
-    made = quantize.quantised(small, "Q4_K")
+    made = quantize.quantized(small, "Q4_K")
     assert types(made)["blocks.0.attention.value.weight"] == types(made)["blocks.0.attention.query.weight"]
     assert save.write(tmp_path / "small.gguf", made.checkpoint).types["Q5_0"] > 0
 
 
 def test_experts_of_a_layer_have_one_type_and_routers_stay_whole(tmp_path: Path):
     """The file keeps all experts of a layer in one tensor, and it reads back to the bit."""
-    made = quantize.quantised(checkpoint(layers=3, experts=MoE(3, 2, 256)), "Q4_K").checkpoint
-    found = types(quantize.Quantised(made, ()))
+    made = quantize.quantized(checkpoint(layers=3, experts=MoE(3, 2, 256)), "Q4_K").checkpoint
+    found = types(quantize.Quantized(made, ()))
     downs = [{found[f"blocks.{n}.mlp.experts.{e}.down.weight"] for e in range(3)} for n in range(3)]
     assert downs == [{"Q4_K"}, {"Q4_K"}, {"Q6_K"}]
     assert {found[f"blocks.{n}.mlp.router.weight"] for n in range(3)} == {"F32"}
@@ -103,11 +103,11 @@ def test_importance_says_nothing_of_an_expert_that_no_token_came_to():
 
 
 def test_a_matrix_of_the_type_already_is_left_alone():
-    once = quantize.quantised(checkpoint(layers=1), "Q4_K").checkpoint
+    once = quantize.quantized(checkpoint(layers=1), "Q4_K").checkpoint
     name = "blocks.0.mlp.up.weight"
     kept = replace(once, tensors=Tensors({n: once.tensors[n] for n in once.tensors}))
-    assert quantize.quantised(kept, "Q4_K").checkpoint.tensors[name] is kept.tensors[name]
-    again = quantize.quantised(kept, "Q4_0")
+    assert quantize.quantized(kept, "Q4_K").checkpoint.tensors[name] is kept.tensors[name]
+    again = quantize.quantized(kept, "Q4_0")
     assert any("were Q4_K already and are rounded again to Q4_0" in note for note in again.notes)
 
 
@@ -139,7 +139,7 @@ def test_what_counts_is_kept_better():
     exact = quant.unpack(small.tensors[name])
     errors = []
     for told in (None, {name: (x**2).mean(axis=0).astype(np.float32)}):
-        made = quantize.quantised(small, "Q4_K", told).checkpoint.tensors[name]
+        made = quantize.quantized(small, "Q4_K", told).checkpoint.tensors[name]
         errors.append(float(((x @ (quant.unpack(made) - exact).T) ** 2).mean()))
     assert errors[1] < errors[0] / 4
 
@@ -227,14 +227,14 @@ def test_mistakes_are_refused_before_any_work(
     assert "Q3_X" in capsys.readouterr().err
     assert there.read_bytes() == b"mine"
     with pytest.raises(UserError, match="use one of Q8_0"):
-        quantize.quantised(load.read(short), "Q5_K")
+        quantize.quantized(load.read(short), "Q5_K")
 
 
 def test_a_weight_that_stays_as_it_is_is_looked_at_too():
     small = checkpoint(layers=1)
     entries = {name: small.tensors[name] for name in small.tensors}
     entries["norm.weight"] = quant.pack(np.full(256, np.inf, np.float32), "F32")
-    made = quantize.quantised(replace(small, tensors=Tensors(entries)), "Q4_0").checkpoint.tensors
+    made = quantize.quantized(replace(small, tensors=Tensors(entries)), "Q4_0").checkpoint.tensors
     with pytest.raises(UserError, match=r"'norm.weight' holds a number that is infinite or not a number"):
         made["norm.weight"]
 
@@ -245,9 +245,9 @@ def test_a_weight_that_cannot_be_packed_is_named_and_nothing_is_left(tmp_path: P
     broken = quant.unpack(entries["blocks.0.mlp.up.weight"]).copy()
     broken[3, 5] = np.nan
     entries["blocks.0.mlp.up.weight"] = quant.pack(broken, "F32")
-    made = quantize.quantised(replace(small, tensors=Tensors(entries)), "Q4_0")
+    made = quantize.quantized(replace(small, tensors=Tensors(entries)), "Q4_0")
     with pytest.raises(
-        UserError, match=r"'blocks.0.mlp.up.weight' cannot be quantised: A weight is infinite"
+        UserError, match=r"'blocks.0.mlp.up.weight' cannot be quantized: A weight is infinite"
     ):
         save.write(tmp_path / "broken.gguf", made.checkpoint)
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from cutaway.model.decoder import Decoder
 from cutaway.train import device, loss
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
-from tests.laws.kinds import KINDS, attention
+from tests.laws.mechanisms import KINDS, attention
 from tests.training import losses, model, training
 
 CURVE = 1e-5  # how far apart two losses may be that are summed in another order, float32, of about 5.8

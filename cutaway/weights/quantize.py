@@ -33,14 +33,14 @@ Importance = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """The checkpoint with its weights to be packed when they are asked for, and what to know about it."""
 
     checkpoint: Checkpoint
     notes: tuple[str, ...]
 
 
-def quantised(checkpoint: Checkpoint, kind: str, importance: Importance | None = None) -> Quantised:
+def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None = None) -> Quantized:
     """A checkpoint whose matrices are of the type ``kind``, one of ``KINDS``, with the exceptions above.
 
     ``importance``: by weight name, how much each column counts, as ``inspect/importance.py`` finds it; a
@@ -48,7 +48,7 @@ def quantised(checkpoint: Checkpoint, kind: str, importance: Importance | None =
     left as it is. Raises UserError for a type that is none of ``KINDS``; a weight that cannot be packed is
     refused by name when it is made."""
     if kind not in KINDS:
-        raise UserError(f"weights are not quantised to {kind!r}: use one of {', '.join(KINDS)}")
+        raise UserError(f"weights are not quantized to {kind!r}: use one of {', '.join(KINDS)}")
     notes: Counter[str] = Counter()
     alone = _alone(checkpoint)
     tensors = checkpoint.tensors
@@ -59,7 +59,7 @@ def quantised(checkpoint: Checkpoint, kind: str, importance: Importance | None =
         columns = None if importance is None else importance.get(name)
         entries[name] = Later(wanted, entry.shape, _making(tensors, name, wanted, columns))
     told = tuple(text if count == 1 else f"{count} {text}" for text, count in notes.items())
-    return Quantised(replace(checkpoint, tensors=Tensors(entries)), told)
+    return Quantized(replace(checkpoint, tensors=Tensors(entries)), told)
 
 
 def _making(tensors: Tensors, name: str, type: str, columns: np.ndarray | None) -> Callable[[], Packed]:
@@ -77,7 +77,7 @@ def _making(tensors: Tensors, name: str, type: str, columns: np.ndarray | None) 
                 else quant.pack(values, type)
             )
         except UserError as problem:
-            raise UserError(f"the weight {name!r} cannot be quantised: {problem}") from None
+            raise UserError(f"the weight {name!r} cannot be quantized: {problem}") from None
 
     return make
 
