@@ -2,10 +2,12 @@
 terminal.
 """
 
+import io
 import json
 import math
 import re
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,8 @@ from cutaway.cli import main
 from cutaway.commands import explain as verb
 from cutaway.commands import explanation_text
 from cutaway.commands.explanation_text import bar, drawn, percent, spark
-from cutaway.inspect import explanation, steering
+from cutaway.errors import UserError
+from cutaway.inspect import explanation, page_data, steering
 from cutaway.inspect.edits import Add
 from cutaway.inspect.trace import Trace
 from tests import inputs
@@ -169,6 +172,91 @@ def test_every_step_is_printed_and_fits(shape: str, width: int) -> None:
     assert [line.rstrip() for line in lines if line[:1].isdigit()] == list(STEPS)
     assert max(map(cell_len, lines)) <= min(width, explanation_text.WIDTH)
     assert "\x1b" not in text
+
+
+def test_no_number_is_cut_in_a_narrow_terminal() -> None:
+    """At 40 columns bars go and tokens shrink; every number of the wide view is there."""
+    one = told(text="the same")
+    numbers = [set(re.findall(r"[−\d.,]*\d%?", printed(one, width))) for width in (40, 200)]
+    assert numbers[0] >= {n for n in numbers[1] if "." in n}
+    assert max(map(cell_len, printed(one, 40).splitlines())) <= 40
+
+
+class Padded(Bytes):
+    """The tokenizer of a model whose table has more rows than there are tokens."""
+
+    def __len__(self) -> int:
+        return 200
+
+    def token_bytes(self, id: int) -> bytes:
+        if id >= 200:
+            raise UserError(f"{id} is no id of this vocabulary")
+        return super().token_bytes(id)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_padded_ids_are_never_shown_or_ranked(shape: str) -> None:
+    model = decoder(shape)
+    with torch.no_grad():  # the padded rows would win everywhere
+        (model.embedding if model.head is None else model.head).weight[200:] *= 10
+    trace = Trace.of(model, Padded(), Padded().encode(TEXT), page_data.names(model))
+    one = explanation.explain(trace, 300)
+    assert len(trace.top(300)) == len(one.next) == one.vocabulary == one.embeddings.table[0] == 200
+    assert sum(guess.probability for guess in trace.top(300)) == pytest.approx(1)
+    ids = [row.id for row in one.lens] + [n.id for e in one.embeddings.tokens for n in e.neighbours]
+    assert max(ids) < 200 and int(trace.lens().ids.max()) < 200
+    built = page_data.build(trace, "padded")
+    assert max(map(int, built.facts["token_texts"])) < 200
+    with pytest.raises(UserError, match="token 200 is not in this model's vocabulary of 200"):
+        Trace.of(model, Padded(), [200])
+
+
+@pytest.mark.parametrize("weight", ["blocks.1.mlp.down.weight", "embedding.weight"])
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--html", "page.html"]])
+def test_weights_with_nan_are_one_sentence(
+    small: Small, capsys, weight: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with torch.no_grad():
+        small.model.get_parameter(weight)[0, 0] = float("nan")
+    code, out, err = run(capsys, TEXT, *arguments)
+    assert code == 1 and out == "" and err.count("\n") == 1 and "NaN or infinity" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_text_may_come_from_a_file_or_standard_input(
+    small: Small, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(f"{TEXT}\n")
+    assert json.loads(run(capsys, "--file", str(file), "--json", "--threads", "1")[1])["text"] == TEXT
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(TEXT.encode())))
+    assert json.loads(run(capsys, "-", "--json")[1])["text"] == TEXT
+    assert run(capsys, TEXT, "--threads", "0")[0] == 2
+
+
+def test_a_terminal_shows_the_tokens_before_the_weights_are_there(
+    small: Small, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Small):
+        @property
+        def config(self) -> Any:
+            return small.config
+
+        @property
+        def model(self) -> Any:
+            print("LOADED")
+            return small.model
+
+    slow = Slow.__new__(Slow)
+    slow.tokenizer = small.tokenizer
+    monkeypatch.setattr(cutaway, "load", lambda path, engine: slow, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    code, out, _ = run(capsys, TEXT)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert code == 0
+    assert out.index("1  Tokens") < out.index("LOADED") < out.index("2  Embeddings")
+    assert out.count("1  Tokens") == 1
 
 
 def test_hostile_text_is_drawn_and_not_obeyed() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from cutaway.inspect import explanation, page_data
-from cutaway.inspect.edits import ablation
+from cutaway.inspect.edits import Ablate, ablation
 from cutaway.weights import quant, safetensors
 from tests import serving
 from tests.serving import Server
@@ -134,6 +135,32 @@ def test_the_page_is_the_same_document(server: Server) -> None:
     assert told["next"][0]["id"] == explained.next[0].id and set(told["next"][0]) == set(
         asdict(explained.next[0])
     )
+
+
+def test_answers_are_written_with_edits_of_their_request_alone(server: Server) -> None:
+    lm = server.service.lm
+    ablate = {"kind": "ablate", "layer": 1, "part": "mlp"}
+    body = {"prompt": TEXT, "max_tokens": 6, "temperature": 0}
+    expected = lm.generate(TEXT, max_tokens=6, temperature=0, edit=Ablate(1, "mlp")).text
+
+    def written(**more: Any) -> str:
+        answer = server.post("/v1/completions", body | more)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"][0]["text"]
+
+    usual = written()
+    with ThreadPoolExecutor(6) as pool:
+        texts = list(pool.map(lambda i: written(edits=[ablate]) if i % 2 else written(), range(6)))
+    assert texts == [usual, expected] * 3 and usual != expected
+    streamed = server.post("/v1/completions", body | {"edits": [ablate], "stream": True}).text
+    parts = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    assert "".join(part["choices"][0]["text"] for part in parts) == expected
+    messages = [{"role": "user", "content": "Hi"}]
+    chat = {"messages": messages, "max_tokens": 6, "temperature": 0, "edits": [ablate]}
+    answer = server.post("/v1/chat/completions", chat).json()["choices"][0]["message"]["content"]
+    assert answer == lm.chat(messages, max_tokens=6, temperature=0, edit=Ablate(1, "mlp")).text
+    wrong = server.post("/v1/chat/completions", chat | {"edits": [ablate | {"layer": 9}]})
+    assert wrong.status_code == 400 and "layer 9" in wrong.json()["error"]["message"]
 
 
 def test_chats_are_traced_too(server: Server) -> None:

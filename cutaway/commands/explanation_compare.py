@@ -79,7 +79,7 @@ def _cells(explanation: Explanation, position: int | None, style: str) -> tuple[
 
 
 def _next(one: Explanation, other: Explanation) -> tuple[str, RenderableType]:
-    rows = _pair(("token", "left"), ("probability", "right"), ("", "left"))
+    rows = _pair(("token", "left"), ("probability", "right"), ("", "bar"))
     for pair in zip_longest(one.next[:NEXT], other.next[:NEXT]):
         cells = [
             (token(guess.text), percent(guess.probability), Text(bar(guess.probability, BAR), ACCENT))

@@ -96,14 +96,28 @@ def print_step(number: int, step: Step, console: Console) -> None:
     console.print(Padding(Text(sentence), (0, 0, 0, 3)), width=width)
     for one in shown:
         console.print()
-        console.print(Padding(one, (0, 0, 0, 3)), width=width)
+        console.print(Padding(_fitted(one, width - 3, console), (0, 0, 0, 3)), width=width)
+
+
+def _fitted(shown: RenderableType, width: int, console: Console) -> RenderableType:
+    """A table without its bars if it is wider than so many cells."""
+    if isinstance(shown, Table) and console.measure(shown).maximum > width:
+        shown.columns[:] = [column for column in shown.columns if not column.highlight]
+    return shown
 
 
 def table(*columns: tuple[str, str]) -> Table:
-    """A bare table: (heading, "left" or "right") a column; no headings if none has one."""
+    """A bare table: (heading, side) a column; no headings if none has one.
+
+    Sides: "right" for numbers, which are never cut; "left" for text, which is; "bar" for bars, which a narrow
+    terminal leaves out.
+    """
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(name for name, _ in columns))
     for name, side in columns:
-        made.add_column(Text(name, QUIET), justify="right" if side == "right" else "left", no_wrap=True)
+        made.add_column(
+            Text(name, QUIET), justify="right" if side == "right" else "left", no_wrap=side != "left"
+        )
+        made.columns[-1].highlight = side == "bar"  # rich has no other mark of a column
     return made
 
 
@@ -129,6 +143,10 @@ def signed(value: float) -> Text:
 def number(value: float) -> str:
     """Four figures, with a minus sign."""
     return f"{value:.4g}".replace("-", "−")
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _fixed(value: float) -> str:
@@ -180,7 +198,6 @@ def _merges(merges: Sequence[Merges]) -> Iterable[RenderableType]:
     if not merges:
         return
     rows = table(("most merged", "left"), ("merges, pair by pair", "left"))
-    rows.columns[1].no_wrap = False
     for one in merges:
         pairs = (Text.assemble(drawn(left), ("+", QUIET), drawn(right)) for left, right in one.joined)
         rows.add_row(token(one.piece), Text("  ").join(pairs))
@@ -254,12 +271,13 @@ def _recurrent(explanation: Explanation) -> str:
 
 
 def _rotated(rope: RotatedPair) -> RenderableType:
-    rows = table(
-        ("", "left"), ("position", "right"), ("angle", "right"), ("before", "left"), ("after", "left")
-    )
-    for name, one in (("query", rope.query), ("key", rope.key)):
-        pairs = (f"({number(pair[0])}, {number(pair[1])})" for pair in (one.before, one.after))
-        rows.add_row(name, str(one.position), f"{math.degrees(one.angle):.1f}°", *pairs)
+    rows = table(("", "left"), ("query", "right"), ("key", "right"))
+    both = rope.query, rope.key
+    rows.add_row("position", *(str(one.position) for one in both))
+    rows.add_row("angle", *(f"{math.degrees(one.angle):.1f}°" for one in both))
+    for name in ("before", "after"):
+        pairs = (getattr(one, name) for one in both)
+        rows.add_row(name, *(f"({_short(x)}, {_short(y)})" for x, y in pairs))
     rows.title = (
         f"Rotary position embedding (RoPE): dimensions {rope.dimensions[0]} and {rope.dimensions[1]} rotate "
         f"by {math.degrees(rope.radians_per_token):.3g}° a token"
@@ -301,7 +319,7 @@ def _softmax(explanation: Explanation, score: Score) -> RenderableType:
         ("score", "right"),
         ("exp", "right"),
         ("weight", "right"),
-        ("", "left"),
+        ("", "bar"),
     )
     best = sorted((one for one in score.weights if one.visible), key=lambda one: -one.weight)
 
@@ -338,7 +356,7 @@ def _heads(explanation: Explanation) -> Step:
 
 def _strongest(explanation: Explanation, heads: Sequence[Head]) -> RenderableType:
     rows = table(
-        ("head", "left"), ("logits", "right"), ("", "left"), ("attends most to", "left"), ("weight", "right")
+        ("head", "right"), ("logits", "right"), ("", "bar"), ("attends most to", "left"), ("weight", "right")
     )
     most = max((abs(head.contribution) for head in heads), default=1) or 1
     for head in heads:
@@ -383,7 +401,7 @@ def _ruler(start: int, count: int) -> str:
 def _lens(explanation: Explanation) -> Step:
     answer = explanation.next[0]
     rows = table(
-        ("after", "right"), ("token", "left"), ("", "right"), ("", "left"), (drawn(answer.text), "right")
+        ("after", "right"), ("token", "left"), ("", "right"), ("", "bar"), (drawn(answer.text), "right")
     )
     for row in explanation.lens:
         name = row.name.removeprefix("blocks.").removesuffix(".out")
@@ -438,7 +456,7 @@ def _residual(explanation: Explanation) -> Step:
 
 def _next(explanation: Explanation) -> Step:
     rows = table(
-        ("token", "left"), ("id", "right"), ("logit", "right"), ("probability", "right"), ("", "left")
+        ("token", "left"), ("id", "right"), ("logit", "right"), ("probability", "right"), ("", "bar")
     )
     for one in explanation.next:
         logit, shown = f"{one.logit:.2f}".replace("-", "−"), Text(bar(one.probability, 30), ACCENT)
@@ -453,7 +471,7 @@ def _next(explanation: Explanation) -> Step:
 
 def _change(explanation: Explanation) -> Step:
     assert explanation.change is not None
-    rows = table(("token", "left"), ("before", "right"), ("after", "right"), ("", "left"))
+    rows = table(("token", "left"), ("before", "right"), ("after", "right"), ("", "bar"))
     for one in explanation.change.next[:CHANGED]:
         style = UP if one.after >= one.before else DOWN
         rows.add_row(

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from cutaway.errors import OperationalError
 from cutaway.serve.api_error import Wrong, about
+from cutaway.serve.chat import chat_ids
 from cutaway.serve.protocol import ModelEdit, Patch, Trace
 from cutaway.serve.service import Service
 from cutaway.weights import safetensors
@@ -71,6 +72,13 @@ def answered(service: Service, body: Trace) -> Response:
         return Response(safetensors.packed(values, told), media_type="application/octet-stream")
     data = {name: {"shape": list(value.shape), "data": value.tolist()} for name, value in values.items()}
     return JSONResponse(facts | {"values": data})
+
+
+def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
+    """The ids of the one prompt that is given, text or conversation."""
+    if (text is None) == (messages is None):
+        raise Wrong(400, "Give the prompt once: as text or as messages", param=param)
+    return chat_ids(service, messages, None) if text is None else service.lm.ids(text)
 
 
 def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Sequence[Edit]) -> Any:

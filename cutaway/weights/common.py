@@ -42,6 +42,12 @@ ACTIVATIONS |= {"gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 HF_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 ROPE_FREQS = "rope_freqs.weight"
 FULL, SLIDING = "full_attention", "sliding_attention"
+LLAMA3 = {
+    "factor": "factor",
+    "low_freq_factor": "low",
+    "high_freq_factor": "high",
+}  # config.json's keys, ours
+LLAMA3 |= {"original_max_position_embeddings": "original"}
 
 
 # ---- a config from settings, and settings from a config ----------------------------------------------------
@@ -246,9 +252,7 @@ def hf_rope(given: Fields | None, known: Settings, base: float, top: Fields | No
     elif kind is Llama3:
         stated = top if top and top.stated(original) else given
         scaling = Llama3(
-            factor=given.number("factor"),
-            low=given.number("low_freq_factor"),
-            high=given.number("high_freq_factor"),
+            **{LLAMA3[key]: given.number(key) for key in list(LLAMA3)[:3]},
             original=stated.integer(original) if stated.stated(original) else known["context"],
         )
     given.finish((original,), "these rotary positions have")
@@ -260,14 +264,8 @@ def hf_scaling(position: rope.Config) -> Entries | None:
     match position.scaling:
         case Linear(factor):
             return {"rope_type": "linear", "factor": factor}
-        case Llama3(factor, low, high, original):
-            return {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": original,
-            }
+        case Llama3() as scaling:
+            return {"rope_type": "llama3"} | {key: getattr(scaling, name) for key, name in LLAMA3.items()}
     return None
 
 

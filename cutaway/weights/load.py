@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,8 +45,8 @@ class Checkpoint:
     """A model at rest. ``tensors`` are ours by name, made when asked for; ``family`` names its file, or is
     None.
 
-    ``defaults`` are the sampling settings its makers advise, and ``eos_ids`` if they name the ids that end an
-    answer; ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
+    ``defaults`` are those of generation_config, with ``eos_ids`` if it names the ids that end an answer;
+    ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
     """
 
     config: Decoder | Encoder
@@ -184,9 +184,9 @@ def _tied(config: Decoder, theirs: dict[str, Packed], family: Family) -> tuple[D
 
 
 def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
-    """The same with what stands beside the weights: tokenizer, chat template, advice on sampling."""
-    advice = folder / "generation_config.json"
-    fields = Fields(parsed(advice) if advice.is_file() else {}, advice)
+    """The same with the tokenizer, the chat template and the generation_config defaults of the folder."""
+    path = folder / "generation_config.json"
+    fields = Fields(parsed(path) if path.is_file() else {}, path)
     defaults = _sampling(fields, 1)
     ends = fields.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
@@ -231,24 +231,13 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: is not UTF-8 text") from None
 
 
-def parsed_list(path: Path) -> list[object]:
-    """A JSON file that holds a list."""
-    data = _parsed(path)
-    if not isinstance(data, list):
-        raise UserError(f"{path}: should hold a list, but holds a {type(data).__name__}")
-    return data
-
-
-def _parsed(path: Path) -> object:
+def parsed(path: Path, kind: type = dict) -> Any:
+    """A JSON file that holds entries by name, or a list for ``kind=list``."""
     try:
-        return json.loads(_text(path))
+        data = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from None
-
-
-def parsed(path: Path) -> dict[str, object]:
-    """A JSON file that holds entries by name."""
-    data = _parsed(path)
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: should hold entries by name, but holds a {type(data).__name__}")
+    if not isinstance(data, kind):
+        wanted = "entries by name" if kind is dict else "a list"
+        raise UserError(f"{path}: should hold {wanted}, but holds a {type(data).__name__}")
     return data

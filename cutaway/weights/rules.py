@@ -53,7 +53,7 @@ class Place:
 class How:
     """``load``: theirs to ours; ``save``: ours to theirs; ``shape``: the shape of theirs, from ours.
 
-    Types pass through unchanged, unless ``type`` says in which one the result comes.
+    Types pass through unchanged, unless ``type`` names the type of the result.
     """
 
     load: Callable[[Packed, Place], Sequence[Packed]]
@@ -86,8 +86,8 @@ def _transposed(packed: Packed) -> Packed:
         raise UserError(
             f"a {packed.type} matrix cannot be transposed without unpacking it: its rows share blocks"
         )
-    turned = np.ascontiguousarray(packed.data.view(word).T)
-    return Packed(packed.type, (packed.shape[1], packed.shape[0]), turned.view(np.uint8))
+    swapped = np.ascontiguousarray(packed.data.view(word).T)
+    return Packed(packed.type, (packed.shape[1], packed.shape[0]), swapped.view(np.uint8))
 
 
 # A matrix stored [in out] (GPT-2's Conv1D) where ours is [out in].
@@ -214,7 +214,7 @@ class Tensors(Mapping):
     """Weights by name, each made when it is asked for. ``later(name)`` tells type and shape without making
     it.
 
-    A Mapping[str, Packed]; it does not say so to Python, since what checks types at run time would make
+    A Mapping[str, Packed], but not annotated as one: a runtime type checker would make
     weights to look.
     """
 

@@ -3,7 +3,7 @@
 Without a ``type`` nothing is rounded. In GGUF each weight keeps the type it has, blocks and all; a folder
 cannot hold blocks, so there they become F32, and F32, F16 and BF16 stay. Vectors (norms, biases), learned
 positions and what routes tokens to experts are always F32 in GGUF, as llama.cpp wants them. With a ``type``
-all matrices become it, and these exceptions are told in the result:
+all matrices become it, and the result notes these exceptions:
 
 - the matrix that makes the logits (the head, or the embedding table where it is the head) is Q8_0 for Q4_0
   and Q4_1;
@@ -42,7 +42,12 @@ FORMATS = {"safetensors": ("F32", "F16", "BF16"), "gguf": ("F32", "F16", "BF16",
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 FILE_TYPES |= {"Q4_K": 15, "Q6_K": 18, "BF16": 32}
 HALF = quant.HALF
-LARGEST = {"F16": HALF, "Q8_0": 127 * HALF, "Q4_0": 8 * HALF, "Q4_1": HALF}  # above it a type says infinity
+LARGEST = {
+    "F16": HALF,
+    "Q8_0": 127 * HALF,
+    "Q4_0": 8 * HALF,
+    "Q4_1": HALF,
+}  # above it a type rounds to infinity
 SHARD = 5_000_000_000
 COPIED = (  # of one Hugging Face folder into another
     "tokenizer.json",
@@ -87,7 +92,7 @@ def write(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Saved:
-    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", told from the target's name
+    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", by the target's name
     when None.
 
     ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress(done, total)`` counts
@@ -166,7 +171,7 @@ def _gguf_type(
     return type
 
 
-def _told(notes: Counter[str]) -> tuple[str, ...]:
+def _listed(notes: Counter[str]) -> tuple[str, ...]:
     return tuple(text if count == 1 else f"{count} {text}" for text, count in notes.items())
 
 
@@ -294,7 +299,7 @@ def _write_gguf(
     metadata |= _words(checkpoint, notes)
     gguf.write(target, metadata, _counted(entries, progress), force=force)
     nbytes = target.stat().st_size
-    return Saved(target, "gguf", family.name, types, nbytes, _told(notes))
+    return Saved(target, "gguf", family.name, types, nbytes, _listed(notes))
 
 
 def _plain(value: object) -> object:
@@ -302,7 +307,7 @@ def _plain(value: object) -> object:
 
 
 def _general(checkpoint: Checkpoint, types: Mapping[str, int]) -> dict[str, object]:
-    """What the source said of itself, and what is true of this file."""
+    """The source's general metadata, updated for this file."""
     kept = {
         key: checkpoint.metadata[key]
         for key in checkpoint.metadata
@@ -317,12 +322,12 @@ def _general(checkpoint: Checkpoint, types: Mapping[str, int]) -> dict[str, obje
         own["general.file_type"] = checkpoint.metadata["general.file_type"]
     if any(type not in WHOLE for type in types):
         own["general.quantization_version"] = 2
-    advice = {
+    sampling = {
         f"general.sampling.{SAMPLING[name][0]}": value
         for name, value in checkpoint.defaults.items()
         if name in SAMPLING and name != "typical_p"
     }
-    return own | advice | kept
+    return own | sampling | kept
 
 
 def _words(checkpoint: Checkpoint, notes: Counter[str]) -> dict[str, object]:
@@ -377,7 +382,7 @@ def _write_folder(
         _write_words(folder, checkpoint, notes)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     name = None if family is None else family.name
-    return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, _told(notes))
+    return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, _listed(notes))
 
 
 def _torch_type(entries: Tensors) -> str:
@@ -405,7 +410,9 @@ def _write_json(path: Path, data: object) -> None:
 
 
 def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> None:
-    """Tokenizer, chat template and advice on sampling: copied from a folder, made from a GGUF file."""
+    """Tokenizer, chat template and generation_config defaults: copied from a folder, made from a GGUF
+    file.
+    """
     if checkpoint.source.is_dir():
         for name in COPIED:
             if (checkpoint.source / name).is_file():
@@ -432,8 +439,8 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
         }
         | {f"{name}_token": tokenizer.token_text(id) for name, id in named.items() if id is not None},
     )
-    advice = {SAMPLING[name][1]: value for name, value in checkpoint.defaults.items() if name in SAMPLING}
-    sampled = {"do_sample": True} if advice else {}
+    sampling = {SAMPLING[name][1]: value for name, value in checkpoint.defaults.items() if name in SAMPLING}
+    sampled = {"do_sample": True} if sampling else {}
     _write_json(
         folder / "generation_config.json",
         {
@@ -441,6 +448,6 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
             "eos_token_id": _ends(checkpoint),
             "pad_token_id": tokenizer.pad,
             **sampled,
-            **advice,
+            **sampling,
         },
     )

@@ -55,12 +55,13 @@ def browser() -> Iterator[Any]:
 def pages() -> Callable[..., page_data.PageData]:
     """The data of a small random model, by its shape and the text."""
     made: dict[tuple, page_data.PageData] = {}
+    models: dict[str, Any] = {}
 
     def of(shape: str = "llama", text: str = TEXT, tokenizer: Bytes | None = None) -> page_data.PageData:
         known = (shape, text, type(tokenizer))
         if known not in made:
             reader = tokenizer or Bytes()
-            model = decoder(shape)
+            model = models.setdefault(shape, decoder(shape))
             trace = Trace.of(model, reader, reader.encode(text), page_data.names(model))
             made[known] = page_data.build(trace, f"small {shape}")
         return made[known]

@@ -63,7 +63,7 @@ def test_every_kind_of_model_is_shown(opened: Opened, pages: Any, shape: str) ->
     assert [part.get_attribute("id") for part in tab.locator("section").all()] == list(VIEWS)
     for view in VIEWS:
         tab.locator(f"#{view}").scroll_into_view_if_needed()
-        assert len(tab.locator(f"#{view} .said").inner_text()) > 40
+        assert len(tab.locator(f"#{view} .about").inner_text()) > 40
     assert tab.locator(".chip").count() == len(TEXT)
 
 
@@ -99,8 +99,8 @@ def test_each_view_by_mouse(opened: Opened, pages: Any) -> None:
     side = (large.bounding_box()["width"] - 96) // len(TEXT)
     large.click(position={"x": 96 + side * 2.5, "y": 74 + side * 7.5})
     frames(tab)
-    assert (selected(tab), value(tab, "score", "at whom")) == (7, "2")
-    assert "gives" in readout(tab, "attention", 1)
+    assert (selected(tab), value(tab, "score", "key")) == (7, "2")
+    assert "Attention weight" in readout(tab, "attention", 1)
 
     heat(tab, "score").hover(position={"x": 100, "y": 60})
     assert "q × k[" in readout(tab, "score")
@@ -109,7 +109,7 @@ def test_each_view_by_mouse(opened: Opened, pages: Any) -> None:
     tab.locator("#rope .clocks button").nth(3).click()
     frames(tab)
     assert tab.locator("#rope .clocks button").nth(3).get_attribute("aria-pressed") == "true"
-    assert tab.locator("#rope").get_by_text("Numbers 3 and 7").is_visible() and before
+    assert tab.locator("#rope").get_by_text("Dimensions 3 and 7").is_visible() and before
 
     tab.locator("#mlp").get_by_label("layer").select_option("2")
     frames(tab)
@@ -117,7 +117,7 @@ def test_each_view_by_mouse(opened: Opened, pages: Any) -> None:
     assert value(tab, "attention", "layer") == "2"
 
     heat(tab, "residual", 1).hover(position={"x": 50, "y": 30})
-    assert re.search(r"Layer 0, head 0: added [+−]\d", readout(tab, "residual", 1))
+    assert re.search(r"Layer 0, head 0: contribution [+−]\d", readout(tab, "residual", 1))
     tab.locator("#residual td button").first.click()
     frames(tab)
     name = tab.locator("#residual td button").first.inner_text()
@@ -130,7 +130,7 @@ def test_each_view_by_mouse(opened: Opened, pages: Any) -> None:
     assert tab.locator("#lens tbody tr").count() == 4
 
     tab.locator("#next").get_by_label("temperature").fill("0")
-    assert tab.locator("#next").get_by_text("One token may be drawn.").is_visible()
+    assert tab.locator("#next").get_by_text("One token can be sampled.").is_visible()
     tab.locator("#next button").click()
     first = tab.locator("#next tbody tr .word").first.inner_text()
     assert tab.locator("#next p .word").inner_text() == first
@@ -153,8 +153,8 @@ def test_each_view_by_keyboard(opened: Opened, pages: Any) -> None:
     chip(tab, LAST).click()
 
     for view, number, said in (
-        ("embeddings", 0, "number"), ("attention", 0, "Layer"), ("attention", 1, "gives"), ("score", 0, "["),
-        ("residual", 0, "wrote"), ("residual", 1, "added"), ("lens", 0, "After"),
+        ("embeddings", 0, "number"), ("attention", 0, "Layer"), ("attention", 1, "Attention weight"), ("score", 0, "["),
+        ("residual", 0, "output norm"), ("residual", 1, "contribution"), ("lens", 0, "After"),
     ):  # fmt: skip
         map_ = heat(tab, view, number)
         map_.focus()
@@ -165,18 +165,18 @@ def test_each_view_by_keyboard(opened: Opened, pages: Any) -> None:
     for key in ("PageDown", "Home", "ArrowRight", "Enter"):
         tab.keyboard.press(key)
     frames(tab)
-    assert (selected(tab), value(tab, "score", "at whom")) == (LAST, "1")
+    assert (selected(tab), value(tab, "score", "key")) == (LAST, "1")
 
     pair = tab.locator("#rope input")
     pair.focus()
     tab.keyboard.press("Home")
     frames(tab)
-    assert tab.locator("#rope").get_by_text("Numbers 0 and 4").is_visible()
+    assert tab.locator("#rope").get_by_text("Dimensions 0 and 4").is_visible()
     tab.locator("#rope .clocks button[tabindex='0']").focus()
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("Enter")
     frames(tab)
-    assert tab.locator("#rope").get_by_text("Numbers 1 and 5").is_visible()
+    assert tab.locator("#rope").get_by_text("Dimensions 1 and 5").is_visible()
     assert tab.locator(":focus").get_attribute("aria-pressed") == "true", "the focus was lost"
 
     tab.locator("#mlp select").focus()
@@ -220,7 +220,7 @@ def test_temperature_and_top_p(opened: Opened, pages: Any) -> None:
     tab.locator("#next").get_by_label("top-p").fill("0.9")
     assert (
         tab.locator("#next")
-        .get_by_text(f"{kept} tokens may be drawn." if kept > 1 else "One token")
+        .get_by_text(f"{kept} tokens can be sampled." if kept > 1 else "One token")
         .is_visible()
     )
     first = float(tab.locator("#next tbody td:nth-child(4)").first.inner_text().strip("%"))
@@ -276,12 +276,12 @@ def test_nothing_is_wider_than_the_screen(opened: Opened, pages: Any, width: int
 def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, pages: Any) -> None:
     hand = "document.querySelector('.dial .hand.query').getAttribute('x2')"
     calm = opened(pages(), reduced_motion="reduce")
-    calm.get_by_role("button", name="Rotation again").click()
+    calm.get_by_role("button", name="Rotate again").click()
     before = calm.evaluate(hand)
     frames(calm, 4)
     assert calm.evaluate(hand) == before
     moving = opened(pages(), reduced_motion="no-preference")
-    moving.get_by_role("button", name="Rotation again").click()
+    moving.get_by_role("button", name="Rotate again").click()
     seen = []
     for _ in range(6):
         frames(moving, 4)
@@ -292,14 +292,59 @@ def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, pages: Any) ->
 def test_a_long_text_keeps_its_strongest_heads(
     opened: Opened, pages: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cutaway.inspect.page_data.NEAR_BYTES", 1)
+    monkeypatch.setattr("cutaway.inspect.page_data.DETAIL_BYTES", 1)
     tab = opened(pages("llama", "the same, again"))
-    [[layer, head]] = pages("llama", "the same, again").facts["near"]
+    [[layer, head]] = pages("llama", "the same, again").facts["detailed"]
     tab.locator("#score").get_by_label("layer").select_option(str((layer + 1) % 3))
     frames(tab)
-    assert "keeps the queries" in tab.locator("#score").inner_text()
+    assert "keeps queries" in tab.locator("#score").inner_text()
     assert "≈" in tab.locator("#attention table").inner_text()
     tab.locator("#score button").click()
     frames(tab)
     assert value(tab, "score", "layer") == str(layer) and value(tab, "score", "head") == str(head)
     assert tab.locator("#score table").first.is_visible()
+
+
+def test_the_selected_row_is_in_sight(opened: Opened, pages: Any) -> None:
+    tab = opened(pages("llama", "thirteen tokens and many more of them"))
+    tab.locator("#tokens").scroll_into_view_if_needed()
+    frames(tab)
+    seen = """() => {
+        const box = document.querySelector('#tokens .scroll').getBoundingClientRect();
+        const row = document.querySelector('#tokens tr.chosen').getBoundingClientRect();
+        return row.top >= box.top - 1 && row.bottom <= box.bottom + 1;
+    }"""
+    assert tab.evaluate(seen)
+
+
+def test_a_phone_sees_a_pair_before_and_after(opened: Opened, pages: Any) -> None:
+    tab = opened(pages(), width=390)
+    for name in ("before", "after"):
+        box = tab.locator("#rope tr", has_text=name).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
+def test_a_predicted_space_is_shown(opened: Opened, pages: Any) -> None:
+    tab = opened(pages("llama", TEXT, Blank()))
+    assert tab.locator(".answer").inner_text() == "␣"
+
+
+class Blank(Bytes):
+    def token_bytes(self, id: int) -> bytes:
+        return b" "
+
+
+def test_two_sides_of_one_model_show_the_same_pair_and_two_models_choose_alone(
+    opened: Opened, pages: Any
+) -> None:
+    same = opened(pages(), pages("llama", "not the same"))
+    dimensions = same.locator("#rope .slider output").all_inner_texts()
+    assert len(dimensions) == 2 and dimensions[0] == dimensions[1]
+    other = opened(pages(), pages("gemma"))
+    before = other.locator("#attention [data-explanation='1']").locator("select").first.input_value()
+    other.locator("#attention [data-explanation='0'] select").first.select_option(
+        "0" if before != "0" else "1"
+    )
+    frames(other)
+    assert other.locator("#attention [data-explanation='1']").locator("select").first.input_value() == before
+    assert "do not correspond" in other.locator("#head").inner_text()

@@ -5,7 +5,7 @@
 
 from cutaway.position import learned
 from cutaway.weights import common
-from cutaway.weights.family import LAYER_COUNT, NUMBER, Family, Field, Only, Present, shared, words
+from cutaway.weights.family import LAYER_COUNT, NUMBER, Family, Field, Only, Present, Settings, shared, words
 from cutaway.weights.rules import Rule, chain, same, split, transpose
 
 QUERY_KEY_VALUE = tuple(f"blocks.{{n}}.attention.{name}" for name in ("query", "key", "value"))
@@ -46,18 +46,13 @@ GGUF = (
     Rule("blk.{n}.attn_qkv.bias", BIASES, split),
     Rule("output.weight", "head.weight", same),
 )
-DEFAULTS = {"vocab": 50257, "width": 768, "context": 1024, "layers": 12, "heads": 12, "eps": 1e-5} | {
-    "tied": True,
-    "hidden": lambda known: 4 * known["width"],
-    "activation": "gelu_tanh",
-}
-FIXED = {
-    "head_size": shared,
-    "rope": None,
-    "norm": "layer",
-    "gated": False,
-    "kv_heads": common.same_heads,
-} | {"bias": True, "out_bias": True, "mlp_bias": True}
+
+
+def hidden(known: Settings) -> int:
+    """The width of the MLP that is not stated."""
+    return 4 * known["width"]
+
+
 FAMILY = Family(
     "gpt2",
     "GPT2LMHeadModel",
@@ -81,9 +76,12 @@ FAMILY = Family(
     ),
     build=common.decoder,
     describe=common.settings,
-    defaults=DEFAULTS,
-    nulls={"hidden": DEFAULTS["hidden"]},
-    fixed=FIXED | {"position": lambda known: learned.Config(known["context"])},
+    defaults={"vocab": 50257, "width": 768, "context": 1024, "layers": 12, "heads": 12, "eps": 1e-5}
+    | {"tied": True, "hidden": hidden, "activation": "gelu_tanh"},
+    nulls={"hidden": hidden},
+    fixed={"head_size": shared, "rope": None, "norm": "layer", "gated": False, "kv_heads": common.same_heads}
+    | {"bias": True, "out_bias": True, "mlp_bias": True}
+    | {"position": lambda known: learned.Config(known["context"])},
     gguf_fixed={"activation": "gelu_tanh", "kv_heads": common.same_heads},
     prefix="transformer.",
     harmless=("n_ctx",),

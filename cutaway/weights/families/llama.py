@@ -17,14 +17,6 @@ GGUF = (
         for part in ("weight", "bias")
     ),
 )
-DEFAULTS = {"kv_heads": common.same_heads, "head_size": shared, "context": 2048, "rope_base": 10000.0} | {
-    "eps": 1e-6,
-    "activation": "silu",
-    "tied": False,
-    "bias": False,
-    "out_bias": False,
-    "mlp_bias": False,
-}
 FAMILY = Family(
     "llama",
     "LlamaForCausalLM",
@@ -38,7 +30,8 @@ FAMILY = Family(
     ),
     build=common.decoder,
     describe=common.settings,
-    defaults=DEFAULTS,
+    defaults={"kv_heads": common.same_heads, "head_size": shared, "context": 2048, "rope_base": 10000.0}
+    | {"eps": 1e-6, "activation": "silu", "tied": False, "bias": False, "out_bias": False, "mlp_bias": False},
     nulls={"kv_heads": common.same_heads, "head_size": shared},
     fixed={"norm": "rms"},
     gguf_fixed={"activation": "silu"},
