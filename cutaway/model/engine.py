@@ -1,8 +1,8 @@
 """The definition as an engine: ids in, the next token's logits out, as numpy arrays.
 
 Generation, serving and evaluation use this protocol (``generate/engine.py``) and never ask which engine
-they hold. A matrix product of another shape rounds otherwise. So a prompt is always cut at the same positions,
-and each of several texts is read by itself: its logits do not depend on the others, to the bit.
+they hold. A matrix product of another shape rounds otherwise. So a prompt is always cut at the same
+positions, and each of several texts is read by itself: its logits do not depend on the others, to the bit.
 """
 
 from __future__ import annotations
