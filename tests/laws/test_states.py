@@ -182,7 +182,7 @@ def test_a_fixed_memory_goes_back_to_now_or_to_the_start_alone() -> None:
     assert state.length == 0 and state.get("memory") is None
     read(state, 0, 4)
     assert torch.equal(state.tensors["memory"], kept.tensors["memory"])
-    with pytest.raises(UserError, match="does not carry gradients"):
+    with pytest.raises(UserError, match="carries no gradients"):
         state.keep({"memory": torch.zeros(1, requires_grad=True)}, torch.zeros(1, 1, dtype=torch.long))
 
 
@@ -198,7 +198,7 @@ def test_only_memories_of_entries_are_quantized() -> None:
 )
 def test_what_is_remembered_carries_no_gradient(make: Callable[[], LayerState]) -> None:
     entries = {"k": torch.zeros(1, 1, 1, 4, requires_grad=True)}
-    with pytest.raises(UserError, match="does not carry gradients"):
+    with pytest.raises(UserError, match="carries no gradients"):
         make().append(entries, torch.zeros(1, 1, dtype=torch.long))  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -257,7 +257,7 @@ def test_a_cross_state_is_written_once() -> None:
     state.write(_entries(pos), pos)
     copy = state.snapshot()
     assert copy.written and copy.nbytes == state.nbytes == 2 * 3 * 2 * 3 * 8
-    with pytest.raises(UserError, match="written once"):
+    with pytest.raises(UserError, match="already holds a memory"):
         state.write(_entries(pos), pos)
     state.truncate(0)
     assert state.written
