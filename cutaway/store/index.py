@@ -91,12 +91,11 @@ def _download(
             break
     if "No space left" in said:
         raise OperationalError(f"{scratch.parent}: cannot be written: the disk is full: {OTHER_HOME}")
-    why = (
-        [line for line in said.splitlines() if line.startswith("ERROR: ")] or said.splitlines() or ["silent"]
-    )
+    lines = said.splitlines() or ["no reason is given"]
+    why = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
     raise OperationalError(
-        f"pip could not get {package} {version} from the package index ({why[-1].removeprefix('ERROR: ')}): check "
-        "the network, or pip's index-url and proxy (`pip config list`)"
+        f"pip could not get {package} {version} from the package index ({why.removeprefix('ERROR: ')}): "
+        "check the network, or pip's index-url and proxy (`pip config list`)"
     )
 
 
