@@ -87,7 +87,10 @@ def test_which_types_quantising_gives(tmp_path: Path) -> None:
     assert found["blk.0.attn_q.weight"] == found["blk.1.ffn_up.weight"] == "Q4_0"
     assert found["blk.0.attn_norm.weight"] == found["output_norm.weight"] == "F32"
     assert found["blk.0.ffn_down.weight"] == "F16"
-    assert any("2 matrices whose rows are not whole blocks of 32 are F16" in note for note in saved.notes)
+    assert any(
+        "2 matrices stored as F16 instead of Q4_0 (rows not of whole blocks of 32)" in note
+        for note in saved.notes
+    )
     assert any("makes the logits is Q8_0" in note for note in saved.notes)
     assert saved.types == {"Q4_0": 12, "F32": 5, "F16": 2, "Q8_0": 1}
 
