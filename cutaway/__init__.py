@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutaway.errors import OperationalError, UserError
+    from cutaway.hooks import tracing
     from cutaway.lm import LanguageModel, load
     from cutaway.tokenizer import Tokenizer
-    from cutaway.trace import tracing
 
 __version__ = "0.1.0"
 __all__ = ["OperationalError", "LanguageModel", "UserError", "Tokenizer", "load", "tracing"]
@@ -23,7 +23,7 @@ _HOMES = {
     "UserError": "cutaway.errors",
     "Tokenizer": "cutaway.tokenizer",
     "load": "cutaway.lm",
-    "tracing": "cutaway.trace",
+    "tracing": "cutaway.hooks",
 }
 
 

@@ -70,7 +70,7 @@ def _run(arguments: list[str]) -> int:
 def _verb(name: str, arguments: list[str]) -> int:
     """Parse the verb's own arguments by its function's signature, and call it."""
     if name == "tokenizer":
-        from cutaway.commands.tokenizer_quick import quick
+        from cutaway.commands.quick_encode import quick
 
         if quick(arguments):
             return 0

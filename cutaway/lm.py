@@ -34,6 +34,7 @@ from cutaway.weights.rules import Tensors
 if TYPE_CHECKING:
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
+    from cutaway.hooks import Edit
     from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Trace
     from cutaway.model.engine import DefinitionEngine
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from cutaway.runtime.engine import RuntimeEngine
     from cutaway.runtime.reference import ReferenceEngine
     from cutaway.tokenizer.chat import Rendered
-    from cutaway.trace import Edit
     from cutaway.weights.save import Saved
 
 Prompt = str | Sequence[int]

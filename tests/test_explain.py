@@ -17,8 +17,8 @@ from rich.console import Console
 import cutaway
 from cutaway.cli import main
 from cutaway.commands import explain as verb
-from cutaway.commands import story_text
-from cutaway.commands.story_text import bar, drawn, percent, spark
+from cutaway.commands import explanation_text
+from cutaway.commands.explanation_text import bar, drawn, percent, spark
 from cutaway.inspect import explanation, steer
 from cutaway.inspect.trace import Trace
 from tests import inputs
@@ -61,7 +61,7 @@ def told(shape: str = "llama", text: str = TEXT) -> explanation.Story:
 def printed(of: explanation.Story, width: int = 80) -> str:
     console = Console(width=width, no_color=True, highlight=False)
     with console.capture() as captured:
-        story_text.show(of, "small", console)
+        explanation_text.show(of, "small", console)
     return captured.get()
 
 
@@ -163,7 +163,7 @@ def test_every_step_is_printed_and_fits(shape: str, width: int) -> None:
     text = printed(told(shape), width)
     lines = text.splitlines()
     assert [line.rstrip() for line in lines if line[:1].isdigit()] == list(STEPS)
-    assert max(map(cell_len, lines)) <= min(width, story_text.WIDTH)
+    assert max(map(cell_len, lines)) <= min(width, explanation_text.WIDTH)
     assert "\x1b" not in text
 
 

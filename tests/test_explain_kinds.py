@@ -12,11 +12,11 @@ from rich.console import Console
 from torch.testing import assert_close
 
 from cutaway.attention.parts.registry import Sizes, kind
-from cutaway.commands import story_compare, story_text
+from cutaway.commands import explanation_compare, explanation_text
 from cutaway.errors import UserError
-from cutaway.inspect import ablate, explanation, heads, page_data
+from cutaway.inspect import ablate, explanation, head_scores, page_data
+from cutaway.inspect.inputs import writers
 from cutaway.inspect.page import page
-from cutaway.inspect.reading import writers
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block
@@ -89,7 +89,7 @@ def told(made: Decoder) -> explanation.Story:
 def printed(one: explanation.Story) -> str:
     console = Console(width=90, no_color=True, highlight=False)
     with console.capture() as captured:
-        story_text.show(one, "small", console)
+        explanation_text.show(one, "small", console)
     return captured.get()
 
 
@@ -171,7 +171,7 @@ def test_every_model_has_its_story_page_and_lens(name: str) -> None:
     assert page([drawn]).startswith("<!doctype html>") or page([drawn]).startswith("<!DOCTYPE html>")
     console = Console(width=90, no_color=True)
     with console.capture() as captured:
-        story_compare.show(one, one, (name, name), console)
+        explanation_compare.show(one, one, (name, name), console)
     assert captured.get()
 
 
@@ -204,7 +204,7 @@ def test_what_looks_at_nothing_says_so() -> None:
     with pytest.raises(UserError, match="layer 0 reads the past through a memory"):
         whole(made).attention(0)
     with pytest.raises(UserError, match="layer 0 reads the past through a memory"):
-        heads.induction_scores(made, length=4, texts=1)
+        head_scores.induction_scores(made, length=4, texts=1)
     assert whole(made).attention(1).shape == (4, len(TEXT), len(TEXT))
 
 

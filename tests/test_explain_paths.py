@@ -13,12 +13,12 @@ from cutaway.attention.parts.registry import Sizes, kind
 from cutaway.cli import main
 from cutaway.commands import explain as verb
 from cutaway.errors import UserError
+from cutaway.hooks import FACTS
 from cutaway.inspect.paths import paths
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
-from cutaway.trace import FACTS
 from tests.small import Bytes
 
 SIZES = Sizes(width=32, heads=4, groups=2, key_size=8, value_size=8)

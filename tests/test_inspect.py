@@ -13,7 +13,7 @@ from cutaway import tracing
 from cutaway.attention import mha
 from cutaway.embedding.neighbours import nearest
 from cutaway.errors import UserError
-from cutaway.inspect import ablate, explanation, heads, lens, neurons, patch, steer
+from cutaway.inspect import ablate, explanation, head_scores, lens, neurons, patch, steer
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
@@ -306,8 +306,8 @@ def planted() -> Decoder:
 
 def test_a_planted_induction_head_is_found() -> None:
     model = planted()
-    induction = torch.stack(heads.induction_scores(model, length=12))
-    previous = torch.stack(heads.previous_token_scores(model, length=12))
+    induction = torch.stack(head_scores.induction_scores(model, length=12))
+    previous = torch.stack(head_scores.previous_token_scores(model, length=12))
     assert divmod(int(induction.argmax()), 4) == (1, 2)
     assert divmod(int(previous.argmax()), 4) == (0, 1)
     assert induction[1, 2] > 0.7, "not 1: a random token may also have come up earlier in its own pass"
@@ -320,7 +320,7 @@ def test_induction_heads_need_the_head_before_them() -> None:
     model = planted()
     with torch.no_grad():
         model.blocks[0].attention.out.weight.zero_()
-    assert torch.stack(heads.induction_scores(model, length=12)).max() < 0.2
+    assert torch.stack(head_scores.induction_scores(model, length=12)).max() < 0.2
 
 
 def test_neighbours_are_those_of_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import torch
 
 import cutaway
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.model.config import Encoder, from_dict, to_dict
-from cutaway.trace import tracing
 from cutaway.weights import build, load, save
 from tests import inputs
 

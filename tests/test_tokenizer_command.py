@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cutaway.cli import main
-from cutaway.commands.tokenizer_measure import declarations, parity
+from cutaway.commands.tokenizer.measure import declarations, parity
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, baselines
 from cutaway.tokenizer.introspection import partial, pieces, unreachable

@@ -11,10 +11,10 @@ from torch.testing import assert_close
 
 from cutaway import tracing
 from cutaway.errors import UserError
+from cutaway.hooks import _watchers, tap
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
-from cutaway.trace import _watchers, tap
 from tests.small import SHAPES, Bytes, decoder
 
 TEXT = list(b"what a tap hears")

@@ -22,13 +22,13 @@ from cutaway.store import files
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cutaway.hooks import Edit
     from cutaway.inspect.explanation import Story
     from cutaway.inspect.page_data import Sheet
     from cutaway.inspect.paths import Reading
     from cutaway.lm import LanguageModel
     from cutaway.model.decoder import Decoder
     from cutaway.tokenizer.chat import Rendered
-    from cutaway.trace import Edit
 
 Strength = tuple[str, float]
 
@@ -211,11 +211,11 @@ def _strength(given: str) -> Strength:
 
 
 def _print(story: Story, model: str, asked: Rendered | None) -> None:
-    from cutaway.commands import origins, story_text
+    from cutaway.commands import explanation_text, origins
 
     if asked is not None:
         _on_console(lambda console: origins.show(asked, console))
-    _on_console(lambda console: story_text.show(story, model, console))
+    _on_console(lambda console: explanation_text.show(story, model, console))
 
 
 def _on_console(show: Callable[[Console], None]) -> None:
@@ -266,17 +266,17 @@ def _paths(lm: LanguageModel, ids: list[int], model: str, as_json: bool) -> None
 
 def _reading(reading: Reading) -> dict[str, Any]:
     layers = [
-        {"layer": one.layer, "path": one.path._asdict(), "form": one.form and one.form._asdict()}
+        {"layer": one.layer, "backend": one.backend._asdict(), "form": one.form and one.form._asdict()}
         for one in reading.layers
     ]
     return {"tokens": reading.tokens, "after": reading.after, "layers": layers}
 
 
 def _print_two(stories: tuple[Story, Story], models: tuple[str, str], as_json: bool) -> None:
-    from cutaway.commands import story_compare
+    from cutaway.commands import explanation_compare
 
     if as_json:
         one, other = ({"model": model, **asdict(story)} for model, story in zip(models, stories, strict=True))
         print_json(one | {"compare": other})
     else:
-        _on_console(lambda console: story_compare.show(*stories, models, console))
+        _on_console(lambda console: explanation_compare.show(*stories, models, console))

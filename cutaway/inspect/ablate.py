@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import UserError
-from cutaway.inspect.reading import row as reading
-from cutaway.inspect.reading import writers
+from cutaway.hooks import Edit, tracing
+from cutaway.inspect.inputs import row as reading
+from cutaway.inspect.inputs import writers
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.trace import Edit, tracing
 
 
 def without(model: Decoder, parts: Iterable[str]) -> dict[str, Edit]:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cutaway.hooks import Edit
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Decoder
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
-from cutaway.trace import Edit
 from cutaway.weights.rules import Tensors
 
 

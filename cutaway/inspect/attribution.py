@@ -25,7 +25,7 @@ from cutaway.attention import gated
 from cutaway.attention.parts.differential import DifferentialAttention
 from cutaway.attention.parts.gated import GatedAttention
 from cutaway.errors import UserError
-from cutaway.inspect.reading import device, has_pattern
+from cutaway.inspect.inputs import device, has_pattern
 from cutaway.layers.norm import LayerNorm, RMSNorm
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float

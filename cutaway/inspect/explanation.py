@@ -21,9 +21,9 @@ from torch import Tensor
 from cutaway.attention.parts.visibility import Places, mask
 from cutaway.embedding.neighbours import nearest
 from cutaway.inspect.attribution import Attribution
+from cutaway.inspect.inputs import attention_names, writers
 from cutaway.inspect.lens import lens
 from cutaway.inspect.patch import patch_streams
-from cutaway.inspect.reading import attention_names, writers
 from cutaway.inspect.trace import Trace
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cutaway.inspect import explanation, neurons
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.reading import has_pattern, writers
+from cutaway.inspect.inputs import has_pattern, writers
 from cutaway.inspect.trace import Trace
 from cutaway.layers.norm import LayerNorm
 from cutaway.model.decoder import Decoder

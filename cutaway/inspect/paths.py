@@ -13,9 +13,9 @@ from typing import Any
 
 from cutaway.attention.backends import Choice
 from cutaway.errors import UserError
+from cutaway.hooks import FACTS, tracing
 from cutaway.model.decoder import Decoder, State
 from cutaway.model.engine import CHUNK, DefinitionEngine
-from cutaway.trace import FACTS, tracing
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import UserError
-from cutaway.inspect.reading import row as reading
+from cutaway.hooks import Edit, tracing
+from cutaway.inspect.inputs import row as reading
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.trace import Edit, tracing
 from cutaway.weights import quant, safetensors
 
 Vectors = Mapping[str, Float[Tensor, " d"]]

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import UserError
+from cutaway.hooks import TAPS, Edit, tracing
 from cutaway.inspect.attribution import Attribution, attribute
+from cutaway.inspect.inputs import has_pattern, row
 from cutaway.inspect.lens import Lens, lens
-from cutaway.inspect.reading import has_pattern, row
 from cutaway.inspect.show import Pattern, View
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.trace import TAPS, Edit, tracing
 
 MOST_BYTES = 2 << 30  # of attention maps: they grow with the square of the text
 

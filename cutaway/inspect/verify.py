@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.hooks import tracing
 from cutaway.model.decoder import Decoder
 from cutaway.model.engine import DefinitionEngine
-from cutaway.trace import tracing
 
 TOLERANCE = 1e-3
 ROUNDED = 0.1

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cutaway.hooks import tap
 from cutaway.layers.config import MLP as Config
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 ACTIVATIONS = {
     "silu": F.silu,

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cutaway.hooks import tap
 from cutaway.layers.config import MoE as Config
 from cutaway.layers.norm import widened
 from cutaway.shapes import Float, Int
-from cutaway.trace import tap
 
 
 class Routing(NamedTuple):

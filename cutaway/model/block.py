@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap
 from cutaway.layers.moe import MoE, Routing
 from cutaway.model.config import Block as Config
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 class Block(nn.Module):

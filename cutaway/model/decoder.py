@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from cutaway.attention.parts.mixer import Memory, Remember
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import UserError
+from cutaway.hooks import tap
 from cutaway.layers.moe import Routing
 from cutaway.model import config as conf
 from cutaway.model.block import Block
 from cutaway.position import mrope
 from cutaway.position.rope import Rotation, Turn
 from cutaway.shapes import Float, Int
-from cutaway.trace import tap
 
 
 class State:

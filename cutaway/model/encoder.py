@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap
 from cutaway.model import config as conf
 from cutaway.shapes import Float, Int
-from cutaway.trace import tap
 
 
 class Block(nn.Module):

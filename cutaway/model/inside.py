@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.state import Ring
+from cutaway.hooks import hooked, tracing
 from cutaway.model.decoder import Decoder, State
-from cutaway.trace import hooked, tracing
 
 Spot = tuple[int, int]  # a place among the ids that are read, and a layer
 

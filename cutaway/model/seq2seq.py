@@ -25,11 +25,11 @@ from cutaway.attention import bahdanau, bidirectional, cross, luong, mha
 from cutaway.attention.parts.alignment import Memory
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import UserError
+from cutaway.hooks import tap
 from cutaway.layers.config import MLP, Norm
 from cutaway.model import block, config
 from cutaway.position import sinusoidal
 from cutaway.shapes import Bool, Float, Int
-from cutaway.trace import tap
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 import cutaway
 from cutaway.errors import OperationalError, UserError
-from cutaway.serve import chat, completions, embeddings, protocol, responses, tokens, trace
+from cutaway.serve import chat, completions, embeddings, protocol, responses, tokens, traces
 from cutaway.serve.api_error import Wrong, answer, unfit, wrong
 from cutaway.serve.auth import Gate, Guard
 from cutaway.serve.service import Service
@@ -115,7 +115,7 @@ def _paths(app: FastAPI, service: Service) -> None:
     @app.post("/v1/trace", response_model=None)
     async def tracing(body: protocol.Trace) -> Response:
         """What happens inside while a text is read, with edits or without."""
-        return await service.look(trace.answered, service, body)
+        return await service.look(traces.answered, service, body)
 
     @app.post("/v1/chat/count", response_model=None)
     async def chat_count(body: protocol.ChatCount) -> Response:

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from cutaway.attention import bahdanau, luong
 from cutaway.errors import UserError
-from cutaway.trace import tracing
+from cutaway.hooks import tracing
 
 MEMORY, WORDS, QUERIES = 6, 7, 3
 CASES = {

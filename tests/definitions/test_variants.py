@@ -14,9 +14,9 @@ from torch.testing import assert_close
 from cutaway.attention import bidirectional
 from cutaway.attention.backends import MANY
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import FACTS, tracing
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
-from cutaway.trace import FACTS, tracing
 from tests.definitions.loops import Vector, apply, dot, layer_norm, read, rms, turn
 from tests.laws.kinds import SOFTMAX, attention
 

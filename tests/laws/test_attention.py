@@ -10,9 +10,9 @@ from torch.testing import assert_close
 
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.decoder import Decoder
-from cutaway.trace import tracing
 from tests.laws.kinds import CONTEXT, KINDS, VOCAB, attention, decoder, decoder_config, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

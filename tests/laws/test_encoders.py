@@ -6,10 +6,10 @@ from torch.testing import assert_close
 
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.position import alibi
-from cutaway.trace import tracing
 from tests.laws.kinds import WIDTH, attention
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

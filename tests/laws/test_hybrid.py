@@ -14,12 +14,12 @@ from torch.testing import assert_close
 
 from cutaway.attention.parts.quantised import Quantised
 from cutaway.attention.parts.recurrent import Recurrent
+from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, from_dict, to_dict
 from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope
-from cutaway.trace import tracing
 from cutaway.weights import load, quant, save
 from cutaway.weights.build import decoder as filled
 from cutaway.weights.load import Checkpoint

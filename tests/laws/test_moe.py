@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from cutaway.attention import bidirectional, gqa
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, MoE
 from cutaway.layers.moe import Routing
 from cutaway.model.config import Block, Decoder, Encoder, from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.position import rope
-from cutaway.trace import tracing
 from cutaway.train.loss import Objective, balance
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

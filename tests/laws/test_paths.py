@@ -14,8 +14,8 @@ from cutaway.attention.parts.registry import kind
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All, Causal, Places, Visibility, mask
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.position import alibi, t5
-from cutaway.trace import tracing
 from tests.laws.kinds import SOFTMAX, attention
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

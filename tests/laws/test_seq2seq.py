@@ -12,10 +12,10 @@ from torch.testing import assert_close
 
 from cutaway.attention import bahdanau, luong
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.seq2seq import Recurrent, Transformer
-from cutaway.trace import tracing
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 BEGIN, END, WORDS, TARGET = 0, 1, 11, 12

@@ -8,8 +8,8 @@ from torch import Tensor
 from cutaway.attention.backends import blocked, matmul, naive, native, sdpa
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.visibility import All
+from cutaway.hooks import tell, watched
 from cutaway.shapes import Float
-from cutaway.trace import tell, watched
 
 PATHS = {
     "naive": naive.attend,

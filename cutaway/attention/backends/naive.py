@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from cutaway.attention.parts.score import Problem
+from cutaway.hooks import tap
 from cutaway.layers.norm import widened
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 def attend(problem: Problem) -> Float[Tensor, "b h t v"]:

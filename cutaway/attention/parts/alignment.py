@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cutaway.hooks import tap
 from cutaway.layers.norm import widened
 from cutaway.shapes import Bool, Float, Int
-from cutaway.trace import tap
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from cutaway.attention.bahdanau import Config
 from cutaway.attention.parts.alignment import Memory, shares
+from cutaway.hooks import tap
 from cutaway.shapes import Float, Int
-from cutaway.trace import tap
 
 
 class Additive(nn.Module):

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from cutaway.attention.backends import Choice
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap, tell
 from cutaway.layers.norm import widened
 from cutaway.shapes import Bool, Float
-from cutaway.trace import tap, tell
 
 CHUNK = 64  # tokens that meet each other at once when a head has one gate
 ROWS_CHUNK = 16  # when each row has its own: then every pair of tokens needs a number a row

@@ -9,8 +9,8 @@ from cutaway.attention.parts.softmax import SoftmaxAttention, cut, join
 from cutaway.attention.parts.state import Cross, Entries
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import UserError
+from cutaway.hooks import tap
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 class CrossAttention(SoftmaxAttention):

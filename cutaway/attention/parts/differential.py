@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from cutaway.attention.differential import LAMBDAS, Config
 from cutaway.attention.parts.softmax import SoftmaxAttention
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap
 from cutaway.layers.norm import RMSNorm
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 class DifferentialAttention(SoftmaxAttention):

@@ -6,9 +6,9 @@ from cutaway.attention.parts.heads import Heads
 from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.softmax import SoftmaxAttention, cut, join
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 class GatedAttention(SoftmaxAttention):

@@ -12,11 +12,11 @@ from cutaway.attention.parts.delta import unit
 from cutaway.attention.parts.recurrent import Recurrent
 from cutaway.attention.parts.softmax import cut, join
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap
 from cutaway.layers.conv import ShortConv
 from cutaway.layers.norm import widened
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 class Forgetting(nn.Module):

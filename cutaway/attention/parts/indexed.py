@@ -12,9 +12,9 @@ from cutaway.attention.parts.score import Chosen
 from cutaway.attention.parts.softmax import cut
 from cutaway.attention.parts.state import Entries
 from cutaway.attention.parts.visibility import Places, mask
+from cutaway.hooks import tap, watched
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Bool, Float
-from cutaway.trace import tap, watched
 
 
 class IndexedAttention(LatentAttention):

@@ -12,9 +12,9 @@ from cutaway.attention.parts.score import Chosen, Problem
 from cutaway.attention.parts.softmax import cut, join
 from cutaway.attention.parts.state import Entries, append
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap, tell, watched
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Bool, Float
-from cutaway.trace import tap, tell, watched
 
 
 class LatentAttention(nn.Module):

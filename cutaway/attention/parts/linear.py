@@ -9,9 +9,9 @@ from cutaway.attention.parts.chunks import fade
 from cutaway.attention.parts.recurrent import Recurrent
 from cutaway.attention.parts.softmax import cut, join
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 def _taylor(x: Float[Tensor, "b h t k"]) -> Float[Tensor, "b h t f"]:

@@ -10,10 +10,10 @@ from cutaway.attention.parts.recurrent import Recurrent
 from cutaway.attention.parts.softmax import cut, join
 from cutaway.attention.parts.visibility import Places
 from cutaway.attention.retention import Config
+from cutaway.hooks import tap
 from cutaway.layers.norm import widened
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 class Retention(nn.Module):

@@ -18,9 +18,9 @@ from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.score import Problem
 from cutaway.attention.parts.state import append
 from cutaway.attention.parts.visibility import Places
+from cutaway.hooks import tap
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Float
-from cutaway.trace import tap
 
 
 class SoftmaxAttention(nn.Module):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import UserError
-from cutaway.inspect.reading import device, has_pattern
+from cutaway.hooks import tracing
+from cutaway.inspect.inputs import device, has_pattern
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.trace import tracing
 
 LENGTH = 24  # random tokens before they repeat
 TEXTS = 4

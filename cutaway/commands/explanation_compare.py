@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cutaway.commands.story_text import ACCENT, QUIET, WIDTH, bar, drawn, percent, signed, table, token
+from cutaway.commands.explanation_text import ACCENT, QUIET, WIDTH, bar, drawn, percent, signed, table, token
 
 if TYPE_CHECKING:
     from cutaway.inspect.explanation import LensRow, Story
