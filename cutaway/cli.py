@@ -4,10 +4,14 @@ The overview and the version are printed without the argument parser, so that th
 own start.
 """
 
+import contextlib
+import difflib
 import gc
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any, get_args
 
 import cutaway
 from cutaway.errors import OperationalError, UserError
@@ -16,6 +20,7 @@ VERBS = {
     "On files": {
         "pull": "Fetch a model into the cache.",
         "models": "List what is in the cache, or remove it.",
+        "info": "Print a model's card: sizes, parameters, weight types, memory.",
         "convert": "Write a model as safetensors or GGUF.",
         "quantize": "Write a model with small weights, and say what that costs.",
         "tokenizer": "Encode, decode, look into, compare, convert, train tokenizers.",
@@ -35,6 +40,7 @@ VERBS = {
         "plan": "Say what training it needs on so many devices.",
     },
 }
+FREE_OPTIONS = {"pretrain"}  # takes a config's entries as options, and names a mistyped one itself
 USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
 
@@ -50,11 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return BROKEN_PIPE
+    except OSError as problem:
+        if problem.filename is not None:
+            return _complain(f"{problem.filename}: {problem.strerror}", FAILURE)
+        _discard_output()
+        return _complain(f"standard output cannot be written: {problem.strerror or problem}", FAILURE)
+
+
+def _discard_output() -> None:
+    """Send what standard output still holds to nowhere, so that Python's shutdown does not fail on it."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(overview())
         return 0
@@ -82,19 +101,52 @@ def _verb(name: str, arguments: list[str]) -> int:
         version_flags=(),
         help_format="markdown",
         help_formatter="default" if sys.stdout.isatty() else "plain",
-        default_parameter=cyclopts.Parameter(show_default=_default),
+        default_parameter=cyclopts.Parameter(show_default=_default, converter=_convert),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
     app.command(f"cutaway.commands.{name}:{name}", name=name)
     try:
+        if name not in FREE_OPTIONS:
+            _check_options(app, name, arguments)
         app([name, *arguments], exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as problem:
         sentence = " ".join(str(problem).split()).rstrip(".")
         if isinstance(problem, cyclopts.UnusedCliTokensError):
             sentence = f"It takes no more words: {' '.join(map(repr, problem.unused_tokens or ()))}"
-        return _complain(f"{sentence} (`cutaway {name} --help` shows examples)", USER)
+        verb = " ".join(problem.command_chain or (name,))
+        return _complain(f"{sentence} (`cutaway {verb} --help` shows examples)", USER)
     return 0
+
+
+def _check_options(app: Any, name: str, arguments: list[str]) -> None:
+    """UserError for a mistyped option, which a verb that takes a text would read as its text."""
+    command, words = app[name], list(arguments)
+    while words and not words[0].startswith("-") and words[0] in command:
+        command = command[words.pop(0)]
+    if command.default_command is None:
+        return
+    options = {known: one.hint for one in command.assemble_argument_collection() for known in one.names}
+    takes_value = False
+    for word in words[: words.index("--") if "--" in words else None]:
+        option = word.partition("=")[0].replace("_", "-")
+        if not takes_value and option.startswith("--") and option not in options:
+            near = difflib.get_close_matches(option, options, n=1, cutoff=0.7)
+            if near:
+                verb = " ".join((name, *arguments[: len(arguments) - len(words)]))
+                raise UserError(f"There is no option {option} in `cutaway {verb}`: did you mean {near[0]}?")
+        takes_value = "=" not in word and options.get(option, bool) is not bool
+
+
+def _convert(hint: Any, tokens: Sequence[Any]) -> Any:
+    """An argument's value. Where a whole number is asked for, 3.5 is refused instead of rounded."""
+    import cyclopts
+
+    if int in (hint, *get_args(hint)) and float not in get_args(hint):
+        for token in tokens:
+            if not re.fullmatch(r"[+-]?\d[\d_]*|0[xob][0-9a-f_]+", token.value.strip(), re.I):
+                raise ValueError(f"{token.value!r} is not a whole number")
+    return cyclopts.convert(hint, tokens)
 
 
 def _default(value: object) -> str | None:
@@ -127,8 +179,6 @@ def overview() -> str:
 def _unknown(verb: str, known: list[str]) -> str:
     if verb.startswith("-"):
         return f"the verb comes first, and {verb} is none: `cutaway --help` lists them"
-    import difflib
-
     near = difflib.get_close_matches(verb, known, n=1)
     guess = f"did you mean `cutaway {near[0]}`? " if near else ""
     return f"there is no verb {verb}: {guess}`cutaway --help` lists them"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Value = TypeVar("Value")
-Edit = Callable[["Tensor"], "Tensor | None"]
+Listener = Callable[["Tensor"], "Tensor | None"]
 TAPS = "<taps>"  # given as a name: every tapped value, and what attention said (``*.attention.out``)
 FACTS = "<facts>"  # given as a name: what modules tell about how they compute (``*.attention.path``)
 
@@ -39,7 +39,7 @@ FACTS = "<facts>"  # given as a name: what modules tell about how they compute (
 class _Watcher:
     """Which names are kept, which are edited, and in which module the forward pass now is."""
 
-    def __init__(self, names: tuple[str, ...], edit: Mapping[str, Edit]) -> None:
+    def __init__(self, names: tuple[str, ...], edit: Mapping[str, Listener]) -> None:
         self.names = names
         self.keep_taps, self.keep_facts = TAPS in names, FACTS in names
         self.kept = _any_of(names)
@@ -79,7 +79,7 @@ def _any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
     return lambda name: match(name) is not None
 
 
-def _changed(name: str, value: Any, change: Edit) -> Any:
+def _changed(name: str, value: Any, change: Listener) -> Any:
     changed = change(value)
     if changed is None:
         return value
@@ -154,7 +154,7 @@ def hooked(hooks: Iterable[tuple[nn.Module, Before | None, After | None]]) -> It
 
 @contextmanager
 def tracing(
-    model: nn.Module, *names: str, edit: Mapping[str, Edit] | None = None
+    model: nn.Module, *names: str, edit: Mapping[str, Listener] | None = None
 ) -> Iterator[dict[str, Tensor]]:
     """Listens to a model's values by name while the block runs. A name may hold wildcards (``*.pattern``).
 

@@ -22,7 +22,7 @@ from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece, finish, generate, known
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sample import Settings
-from cutaway.generate.session import Session
+from cutaway.generate.session import Edited, Session
 from cutaway.generate.speculative import Draft, Guesser, Lookup, Speculation
 from cutaway.model.config import Decoder, Encoder
 from cutaway.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ from cutaway.weights.rules import Tensors
 if TYPE_CHECKING:
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
-    from cutaway.hooks import Edit
+    from cutaway.inspect import edits
     from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Trace
     from cutaway.model.engine import DefinitionEngine
@@ -60,19 +60,26 @@ def load(
     engine: EngineName = "auto",
     device: str = "cpu",
     dtype: str = "float32",
+    context: int | None = None,
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
     A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "runtime" the native CPU
     engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
     says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
-    in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower. Raises
-    UserError for what cannot be read as asked."""
+    in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower.
+    ``context``: hold at most so many tokens, fewer than the model could. Raises UserError for what cannot be
+    read as asked."""
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     checkpoint = reader.read(store.resolve(source, pull=True))
+    if context is not None:
+        most = checkpoint.config.context
+        if not 1 <= context <= most:
+            raise UserError(f"context is {context}: {source} holds from 1 to {most} tokens")
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, context=context))
     lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype)
     if engine == "runtime" and lm.engine_choice[0] != "runtime":
         raise UserError(f"The runtime does not run {source}, because {lm.engine_choice[1]}")
@@ -99,6 +106,11 @@ class LanguageModel:
         self.config = checkpoint.config
         self.device = device
         self.dtype = dtype
+
+    def __repr__(self) -> str:
+        config, source = self.config, self.checkpoint.source
+        shape = f"{len(config.blocks)} layers, width {config.width}, context {config.context}"
+        return f"LanguageModel({str(source)!r}, {shape}, engine={self.engine_asked!r})"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -150,7 +162,7 @@ class LanguageModel:
     def engine(self) -> AllLogits:
         """What reads ids and answers with logits."""
         self._as_decoder()
-        return self._runtime if self.engine_choice[0] == "runtime" else self._definition
+        return self._runtime if self.engine_choice[0] == "runtime" else self.definition
 
     @property
     def engine_choice(self) -> tuple[Literal["definition", "runtime"], str]:
@@ -187,7 +199,8 @@ class LanguageModel:
         return RuntimeEngine(self._as_decoder(), self.checkpoint.tensors)
 
     @cached_property
-    def _definition(self) -> DefinitionEngine:
+    def definition(self) -> DefinitionEngine:
+        """The definition as an engine: it generates where the runtime does not, and applies edits."""
         from cutaway.model.engine import DefinitionEngine
 
         return DefinitionEngine(self._built)
@@ -219,6 +232,7 @@ class LanguageModel:
         *,
         session: Session | None = None,
         speculate: Speculate = None,
+        edit: edits.Given | None = None,
         **settings: Any,
     ) -> Generation:
         """The prompt continued. Settings are those of ``generate.sample.Settings``: max_tokens, temperature,
@@ -226,9 +240,10 @@ class LanguageModel:
 
         ``speculate``: "lookup" guesses tokens from what the text said before, a smaller model of the same
         vocabulary writes ahead; the model checks several guesses in one reading. The text is distributed as
-        without (``generate/speculative.py``).
+        without (``generate/speculative.py``). ``edit``: changes of the model's activations
+        (``inspect/edits.py``) for this call alone; the definition applies them.
         """
-        return finish(self.stream(prompt, session=session, speculate=speculate, **settings))
+        return finish(self.stream(prompt, session=session, speculate=speculate, edit=edit, **settings))
 
     def stream(
         self,
@@ -236,13 +251,33 @@ class LanguageModel:
         *,
         session: Session | None = None,
         speculate: Speculate = None,
+        edit: edits.Given | None = None,
         **settings: Any,
     ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
         chosen = self.ending(Settings(**settings))
         guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
         ids = self.ids(prompt)  # before the engine is made, beside which a vocabulary being opened would lie
-        return generate(self.engine, self.tokenizer, ids, chosen, session, guessed)
+        if not edit:
+            return generate(self.engine, self.tokenizer, ids, chosen, session, guessed)
+        if session is not None:
+            raise UserError("a session keeps what was read without the edit: leave out session or edit")
+        edited = Session(self.definition, self.prepared(edit, ids))
+        return generate(self.definition, self.tokenizer, ids, chosen, edited, guessed)
+
+    def prepared(self, edit: edits.Given, ids: Sequence[int]) -> Edited:
+        """Edits for a generation that begins with ids: the listeners of each forward pass, by its position.
+
+        Raises UserError for edits that do not fit the model, and on a model loaded for the runtime alone.
+        """
+        from cutaway.inspect import edits
+
+        if self.engine_asked == "runtime":
+            raise UserError(
+                'the runtime cannot edit activations: load the model with engine="definition" or "auto"'
+            )
+        self._as_decoder()
+        return edits.prepare(self._built, edit, len(ids)).at
 
     def _guesser(self, speculate: str | LanguageModel, settings: Settings) -> Guesser:
         if speculate == "lookup":
@@ -287,13 +322,15 @@ class LanguageModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         steering: Steering = "refuse",
         session: Session | None = None,
+        edit: edits.Given | None = None,
         **settings: Any,
     ) -> Generation:
         """The assistant's answer to a conversation, through the model's own template.
 
         ``steering`` says what to do with content that changes which control tokens the template writes:
         "refuse", or "flag" to let it (docs/chat.md)."""
-        return finish(self.chat_stream(messages, tools=tools, steering=steering, session=session, **settings))
+        settings |= {"session": session, "edit": edit}
+        return finish(self.chat_stream(messages, tools=tools, steering=steering, **settings))
 
     def chat_stream(
         self,
@@ -302,11 +339,12 @@ class LanguageModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         steering: Steering = "refuse",
         session: Session | None = None,
+        edit: edits.Given | None = None,
         **settings: Any,
     ) -> Generator[Piece]:
         """The assistant's answer, a piece a token; the last piece brings the whole generation."""
         ids = self.chat_ids(messages, tools=tools, steering=steering)
-        return self.stream(ids, session=session, **settings)
+        return self.stream(ids, session=session, edit=edit, **settings)
 
     def chat_ids(
         self,
@@ -343,7 +381,7 @@ class LanguageModel:
         for what the model cannot read: nothing, ids that it does not have, more than its context.
         """
         self._as_decoder()
-        engine = self._runtime if self.engine_choice[0] == "runtime" else self._definition
+        engine = self._runtime if self.engine_choice[0] == "runtime" else self.definition
         ids = self.ids(prompt)
         if not ids:
             raise UserError("there is nothing to read: the text has no tokens")
@@ -412,20 +450,22 @@ class LanguageModel:
         return [*ids[: most - 1], ids[-1]] if self.is_encoder and self.tokenizer.add_eos else ids[:most]
 
     def trace(
-        self, text: Prompt, edit: Mapping[str, Edit] | None = None, names: Sequence[str] | None = None
+        self, text: Prompt, edit: edits.Given | None = None, names: Sequence[str] | None = None
     ) -> Trace:
-        """One reading of a text with everything inside kept, or ``names`` alone, see ``inspect.trace.Trace``;
-        ``edit`` changes values in flight.
+        """One forward pass with every activation kept, or only ``names`` (see ``inspect.trace.Trace``).
 
-        Of a model loaded with ``engine="runtime"`` these are the numbers that the runtime computes with.
+        ``edit`` changes activations (``inspect/edits.py``). Of a model loaded with ``engine="runtime"`` these
+        are the numbers that the runtime computes with.
         """
-        from cutaway.inspect import activation_quant
+        from cutaway.inspect import activation_quant, edits
         from cutaway.inspect.trace import Trace
 
-        config = self._as_decoder()
+        config, ids = self._as_decoder(), self.ids(text)
         if self.engine_asked == "runtime":
-            edit = activation_quant.edits(config, self.checkpoint.tensors, edit)
-        return Trace.of(self._built, self.tokenizer, self.ids(text), names, edit=edit)
+            rounding = activation_quant.edits(config, self.checkpoint.tensors)
+            own = edits.prepare(self._built, edit, len(ids), rounding).at() if edit else None
+            edit = activation_quant.edits(config, self.checkpoint.tensors, own)
+        return Trace.of(self._built, self.tokenizer, ids, names, edit=edit)
 
     def save(
         self,

@@ -1,8 +1,9 @@
-"""Damages GGUF and safetensors files in thousands of ways and holds the readers to their law.
+"""Damages model files in thousands of ways and holds the readers to their law.
 
 Every damaged file must either be read or be refused in one line that names it: no other exception, no crash,
 no hang, and no memory beyond twice the file's size. Each is opened in a forked child with a limited address
-space and an alarm.
+space and an alarm. Containers (GGUF, safetensors) are damaged byte by byte. In a whole GGUF model and a
+config.json of each family the settings are damaged: dropped, doubled, of another type, an array for a scalar.
 
     python scripts/mutate_files.py --count 5000 --seed 1
 """
@@ -27,17 +28,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from cutaway import gguf
 from cutaway.errors import UserError
-from cutaway.weights import safetensors
+from cutaway.weights import families, load, quant, rules, safetensors
+from cutaway.weights.fields import Fields
+from cutaway.weights.load import Checkpoint
+from cutaway.weights.rules import Tensors
 
 SECONDS = 5
 # What an interpreter may need beside the data: exceptions, allocator arenas.
-SLACK = 2 << 20
+SLACK = 4 << 20
 NASTY = (
     0,
     1,
@@ -74,6 +78,7 @@ class Layout:
     data: bytearray = field(default_factory=bytearray)
     numbers: list[tuple[int, int]] = field(default_factory=list)
     header: int = 0
+    models: list[Any] = field(default_factory=list)
 
     def structural(self) -> list[tuple[int, int]]:
         """The numbers but for the vocabulary's string lengths, of which a few stand for all."""
@@ -248,6 +253,147 @@ def _json_edited(rng: random.Random, base: Layout) -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(base.data[base.header :])
 
 
+SIZES: dict[str, Any] = {
+    "vocab": 40,
+    "width": 32,
+    "context": 64,
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_size": 8,
+    "hidden": 64,
+    "experts": 4,
+    "top_k": 2,
+    "expert_hidden": 16,
+    "shared": 16,
+    "window": None,
+    "eps": 1e-5,
+    "segments": 2,
+    "causal": True,
+    "rope_base": 1e4,
+}
+VALUES: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        1 << 31,
+        1 << 40,
+        0.0,
+        0.5,
+        1.0,
+        -1.0,
+        1e38,
+        float("nan"),
+        float("inf"),
+    ),
+    *("", "linear", "llama3", "yarn", "full_attention", "x" * 5000, "\x1b[31m\n"),
+    *([], [1, 2], [1, 1], [4, 4], [0.5, 0.25], [True, False], [False, False, True], ["a", "b"], [1] * 5000),
+)
+
+
+def _configs() -> Iterator[tuple[str, Any]]:
+    """A small model of each family."""
+    for name in families.names():
+        own = families.get(name)
+        known = {key: value for key, value in (own.defaults | SIZES).items() if not callable(value)}
+        known |= {"kv_heads": 4} if own.prefix != "model." else {}
+        entries = {"layer_types": ["sliding_attention", "full_attention"]} if name == "gemma3" else {}
+        for row in own.rows:
+            if getattr(row, "hf", None) and getattr(row, "name", None) in known and own.name != "gemma3":
+                entries |= row.write(known, gguf=False)
+            elif getattr(row, "hf", None) and getattr(row, "name", "") in SIZES:
+                entries[row.hf] = known[row.name]  # type: ignore[attr-defined]
+        yield name, own.read(Fields(entries, name))
+
+
+def _models() -> Iterator[tuple[dict[str, object], dict[str, gguf.Packed]]]:
+    """The same as the metadata and tensors of GGUF files."""
+    random = np.random.default_rng(0)
+    for name, config in _configs():
+        own, shapes = families.get(name), config.weights()
+        drawn = {key: quant.pack(random.random(shape, np.float32), "F32") for key, shape in shapes.items()}
+        words = {f"{own.gguf_name}.{key}": value for key, value in own.write(config, gguf=True).items()}
+        yield (
+            {"general.architecture": own.gguf_name, **words},
+            dict(rules.save(own.gguf, config, Tensors(drawn))),
+        )
+
+
+def _settings_edited(rng: random.Random, entries: dict[str, Any], more: tuple[str, ...]) -> dict[str, Any]:
+    """One to three keys dropped, or with another value, or of another family."""
+    entries = dict(entries)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        key = rng.choice((*entries, *more))
+        if rng.random() < 0.15:
+            entries.pop(key, None)
+        elif isinstance(entries.get(key), dict) and rng.random() < 0.7:
+            entries[key] = _settings_edited(rng, entries[key], ("rope_type", "factor", "rope_theta", "foo"))
+        else:
+            old = entries.get(key)
+            near = (old + 1, old * 2, -old) if type(old) in (int, float) else ()
+            entries[key] = rng.choice((*VALUES, *near, {"rope_type": "linear", "factor": 2.0}))
+    return entries
+
+
+def _metadata_edited(rng: random.Random, base: Layout) -> bytes:
+    metadata, tensors = rng.choice(base.models)
+    prefix = metadata["general.architecture"]
+    keys = {key.partition(".")[2] for other, _ in base.models for key in other} | set(MORE_GGUF)
+    edited = _settings_edited(rng, metadata, tuple(f"{prefix}.{key}" for key in sorted(keys)))
+    held = {key: value for key, value in edited.items() if not isinstance(value, dict | type(None))}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        try:
+            gguf.write(path, held, tensors)
+        except (UserError, OverflowError):  # a value that GGUF cannot hold, which no file has
+            gguf.write(path, metadata, tensors)
+        return path.read_bytes()
+
+
+def _config_edited(rng: random.Random, base: Layout) -> bytes:
+    keys = {key for entries in base.models for key in entries} | set(MORE_HF)
+    return json.dumps(_settings_edited(rng, rng.choice(base.models), tuple(sorted(keys)))).encode()
+
+
+MORE_GGUF = tuple(f"rope.scaling.{name}" for name in ("type", "factor", "attn_factor", "finetuned"))
+MORE_GGUF += (
+    "attention.causal",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "pooling_type",
+)
+MORE_GGUF += ("expert_count", "expert_used_count", "expert_group_count", "expert_gating_func", "logit_scale")
+MORE_GGUF += ("nextn_predict_layers", "rope.scale_linear", "rope.freq_base_swa", "final_logit_softcapping")
+MORE_HF = (
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "is_causal",
+    "layer_types",
+    "sliding_window_pattern",
+)
+MORE_HF += ("mlp_only_layers", "quantization_config", "original_max_position_embeddings", "torch_dtype")
+
+
+def model_layout(scale: int) -> Layout:
+    out = Layout()
+    out.models = list(_models())
+    return out
+
+
+def config_layout(scale: int) -> Layout:
+    out = Layout()
+    entries = [families.get(name).write(config, gguf=False) for name, config in _configs()]
+    out.models = json.loads(json.dumps(entries))
+    return out
+
+
 COMMON: tuple[Damage, ...] = (
     _truncated,
     _bits_flipped,
@@ -260,10 +406,28 @@ COMMON: tuple[Damage, ...] = (
 DAMAGES: dict[str, tuple[Damage, ...]] = {
     "gguf": (*COMMON, _numbers_replaced, _late_number_replaced, _late_number_replaced, _late_number_replaced),
     "safetensors": (*COMMON, _json_edited, _json_edited, _json_edited, _json_edited),
+    "model": (_metadata_edited,),
+    "config": (_config_edited,),
 }
-READERS: dict[str, Callable[[Path], gguf.File | dict[str, gguf.Packed]]] = {
+LAYOUTS = {
+    "gguf": gguf_layout,
+    "safetensors": safetensors_layout,
+    "model": model_layout,
+    "config": config_layout,
+}
+
+
+def _config(path: Path) -> dict[str, gguf.Packed]:
+    fields = Fields(load.parsed(path), path)
+    families.of_hf(fields).read(fields)
+    return {}
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
     "gguf": gguf.read,
     "safetensors": safetensors.read,
+    "model": load.read,
+    "config": _config,
 }
 
 
@@ -275,6 +439,8 @@ def damaged(kind: str, base: Layout, seed: int) -> bytes:
 
 def swept(kind: str, base: Layout, values: tuple[int, ...]) -> Iterator[bytes]:
     """Every structural number of the file, replaced by each of the values in turn."""
+    if kind in ("model", "config"):
+        return
     if kind == "safetensors":
         text = bytes(base.data[8 : base.header]).decode()
         for place in re.finditer(r"(?<![\w.])\d+", text):
@@ -288,7 +454,7 @@ def swept(kind: str, base: Layout, values: tuple[int, ...]) -> Iterator[bytes]:
             yield bytes(data)
 
 
-def opened(kind: str, path: Path) -> gguf.File | dict[str, gguf.Packed] | None:
+def opened(kind: str, path: Path) -> Any:
     """What the reader gives, None where it refused; AssertionError for a message that is no good."""
     try:
         return READERS[kind](path)
@@ -300,9 +466,9 @@ def opened(kind: str, path: Path) -> gguf.File | dict[str, gguf.Packed] | None:
         return None
 
 
-def touch(found: gguf.File | dict[str, gguf.Packed]) -> None:
+def touch(found: gguf.File | Checkpoint | dict[str, gguf.Packed]) -> None:
     """Look at every byte of every tensor, and at every text."""
-    for tensor in (found.tensors if isinstance(found, gguf.File) else found).values():
+    for tensor in (found if isinstance(found, dict) else found.tensors).values():
         assert int(tensor.data.sum(dtype=np.int64)) >= 0
     if isinstance(found, gguf.File):
         assert len(repr(found.metadata)) > 0
@@ -355,11 +521,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000, help="damaged files of each kind")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--kilobytes", type=int, default=1024, help="size of an undamaged file, about")
+    parser.add_argument("--kinds", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="what to damage")
     chosen = parser.parse_args()
     outcomes: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        for kind, layout in ("gguf", gguf_layout), ("safetensors", safetensors_layout):
-            base = layout(chosen.kilobytes)
+        for kind in chosen.kinds:
+            base = LAYOUTS[kind](chosen.kilobytes)
             seeds = range(chosen.seed, chosen.seed + chosen.count)
             drawn = ((f"seed {seed}", damaged(kind, base, seed)) for seed in seeds)
             every = ((f"sweep {number}", data) for number, data in enumerate(swept(kind, base, NASTY)))

@@ -56,7 +56,9 @@ def main() -> int:
     budget = parser.parse_args().budget
     lm = cutaway.load("smollm2", engine="definition")
     ids = lm.ids(TEXT)[:TOKENS]
-    document = page([page_data.draw(Trace.of(lm.model, lm.tokenizer, ids, page_data.NAMES), "smollm2")])
+    document = page(
+        [page_data.build(Trace.of(lm.model, lm.tokenizer, ids, page_data.names(lm.model)), "smollm2")]
+    )
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "page.html"
         file.write_text(document, encoding="utf-8")

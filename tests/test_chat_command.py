@@ -1,5 +1,6 @@
 """`cutaway chat` on a scripted model: turns, commands, files, a full context, Ctrl-C on a terminal."""
 
+import contextlib
 import io
 import json
 import os
@@ -28,7 +29,7 @@ class Scripted:
     engine_asked, engine_choice = "auto", ("runtime", "it is the fastest here")
 
     def __init__(self):
-        self.checkpoint = SimpleNamespace(defaults={})
+        self.checkpoint = SimpleNamespace(defaults={}, chat_template="any")
         self.asked = []
         self.options = []
         self.reason: FinishReason = "stop"
@@ -65,11 +66,13 @@ def lm(monkeypatch):
 
 @pytest.fixture
 def talk(lm, monkeypatch, capsys):
-    def run(lines: str, *words: str) -> tuple[str, str]:
+    def run(lines: str, *words: str, fails: int = 0) -> tuple[str, str]:
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
         app = App(result_action="return_value")
         app.command(verb.chat)
-        app(["chat", *words], exit_on_error=False, print_error=False)
+        said = f"{fails} of the lines could not be answered"
+        with pytest.raises(UserError, match=said) if fails else contextlib.nullcontext():
+            app(["chat", *words], exit_on_error=False, print_error=False)
         return capsys.readouterr()
 
     return run
@@ -157,7 +160,7 @@ def test_save_and_load_go_on_where_it_was(lm, talk, tmp_path):
 
 
 def test_a_save_that_fails_says_so_and_the_talk_goes_on(talk, tmp_path):
-    out, err = talk(f"/save\n/save {tmp_path}/none/x.json\nhi\n")
+    out, err = talk(f"/save\n/save {tmp_path}/none/x.json\nhi\n", fails=2)
     assert "/save needs a file's name" in err
     assert "cannot be written: its folder does not exist" in err
     assert out == "I see 1\n"
@@ -216,7 +219,7 @@ def test_interrupted_before_the_first_word_the_question_is_forgotten(lm, talk):
 
 def test_a_prompt_too_long_says_both_numbers_and_the_ways_out(lm, talk):
     lm.raises = ContextFullError(900, 512)
-    out, err = talk("hi\nyou\n")
+    out, err = talk("hi\nyou\n", fails=2)
     assert out == ""
     assert "900" in err
     assert "512" in err
@@ -240,8 +243,15 @@ def test_an_answer_cut_at_max_tokens_says_so(lm, talk):
 @pytest.mark.parametrize("error", [OperationalError("the disk is gone"), UserError("no chat template")])
 def test_an_error_is_told_and_the_talk_goes_on(lm, talk, error):
     lm.raises = error
-    _, err = talk("hi\nyou\n")
+    _, err = talk("hi\nyou\n", fails=2)
     assert err.count(str(error)) == 2
+
+
+def test_a_model_without_a_template_is_refused_before_the_first_question(lm, talk):
+    lm.checkpoint.chat_template = None
+    with pytest.raises(UserError, match="has no chat template, so it cannot chat: continue a text with"):
+        talk("hi\n")
+    assert lm.asked == []
 
 
 SLOW = textwrap.dedent("""
@@ -253,7 +263,7 @@ SLOW = textwrap.dedent("""
     from cutaway.generate.decode import Generation, Piece, Timings
 
     class Slow:
-        checkpoint = SimpleNamespace(defaults={})
+        checkpoint = SimpleNamespace(defaults={}, chat_template="any")
         engine_asked, engine_choice = "auto", ("runtime", "it is the fastest here")
 
         def session(self):

@@ -46,7 +46,10 @@ def test_nothing_heavy_is_imported_to_say_what_it_is(program: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_a_file_with_examples(capsys, verb: str) -> None:
-    module = Path(cli.__file__).with_name("commands") / f"{verb}.py"
+    commands = Path(cli.__file__).with_name("commands")
+    module = next(
+        file for file in (commands / f"{verb}.py", commands / verb / "__init__.py") if file.is_file()
+    )
     body = ast.parse(module.read_text()).body
     functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
     apps = [ast.unparse(node.targets[0]) for node in body if isinstance(node, ast.Assign)]

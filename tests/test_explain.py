@@ -2,10 +2,12 @@
 terminal.
 """
 
+import io
 import json
 import math
 import re
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,15 +21,17 @@ from cutaway.cli import main
 from cutaway.commands import explain as verb
 from cutaway.commands import explanation_text
 from cutaway.commands.explanation_text import bar, drawn, percent, spark
-from cutaway.inspect import explanation, steer
+from cutaway.errors import UserError
+from cutaway.inspect import explanation, page_data, steering
+from cutaway.inspect.edits import Add
 from cutaway.inspect.trace import Trace
 from tests import inputs
 from tests.small import SHAPES, WIDTH, Bytes, decoder
 
 TEXT = "the same the same"
 STEPS = (
-    "1  Tokens", "2  Embeddings", "3  Attention: one score by hand", "4  Strongest heads", "5  The lens",
-    "6  The residual stream", "7  The next token",
+    "1  Tokens", "2  Embeddings", "3  Attention: one score, step by step", "4  Direct logit attribution",
+    "5  Logit lens", "6  Residual stream", "7  Next token",
 )  # fmt: skip
 
 
@@ -36,9 +40,13 @@ class Small(SimpleNamespace):
 
     def __init__(self, shape: str = "llama") -> None:
         super().__init__(model=decoder(shape), tokenizer=Bytes())
+        self.config = self.model.config
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
+
+    def trace(self, ids: list[int], edit: Any = None, names: Any = None) -> Trace:
+        return Trace.of(self.model, self.tokenizer, ids, names, edit)
 
     def chat_ids(self, messages: list[dict[str, str]]) -> list[int]:
         return [0, *self.ids(messages[0]["content"]), 0]
@@ -53,12 +61,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Small:
     return model
 
 
-def told(shape: str = "llama", text: str = TEXT) -> explanation.Story:
+def told(shape: str = "llama", text: str = TEXT) -> explanation.Explanation:
     model = decoder(shape)
-    return explanation.tell(Trace.of(model, Bytes(), Bytes().encode(text), explanation.names(model)))
+    return explanation.explain(Trace.of(model, Bytes(), Bytes().encode(text), explanation.names(model)))
 
 
-def printed(of: explanation.Story, width: int = 80) -> str:
+def printed(of: explanation.Explanation, width: int = 80) -> str:
     console = Console(width=width, no_color=True, highlight=False)
     with console.capture() as captured:
         explanation_text.show(of, "small", console)
@@ -73,22 +81,22 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_score_worked_out_by_hand_is_the_models(shape: str) -> None:
     one = told(shape)
-    a, worked = one.attention, one.attention.worked
+    a, shown = one.attention, one.attention.score
     trace = Trace.of(decoder(shape), Bytes(), Bytes().encode(TEXT))
     name = f"blocks.{a.layer}.attention"
     assert a.kv_head == a.head // (a.shapes["q"][0] // a.shapes["k"][0])
-    assert worked.dot == pytest.approx(sum(q * k for q, k in zip(worked.query, worked.key, strict=True)))
-    score = worked.dot * worked.scale
-    score = score if worked.softcap is None else worked.softcap * math.tanh(score / worked.softcap)
-    assert worked.score == pytest.approx(score)
-    at = (a.head, worked.query_position)
-    assert worked.score == pytest.approx(float(trace[f"{name}.scores"][*at, worked.key_position]), abs=1e-4)
-    seen = [share for share in worked.shares if share.seen]
-    highest, total = max(share.score for share in seen), sum(share.weight for share in seen)
-    for share in worked.shares:
-        assert share.weight == pytest.approx(math.exp(share.score - highest) if share.seen else 0)
-        assert share.share == pytest.approx(share.weight / total)
-        assert share.share == pytest.approx(float(trace.attention(a.layer)[*at, share.position]), abs=1e-5)
+    assert shown.dot == pytest.approx(sum(q * k for q, k in zip(shown.query, shown.key, strict=True)))
+    score = shown.dot * shown.scale
+    score = score if shown.softcap is None else shown.softcap * math.tanh(score / shown.softcap)
+    assert shown.score == pytest.approx(score)
+    at = (a.head, shown.query_position)
+    assert shown.score == pytest.approx(float(trace[f"{name}.scores"][*at, shown.key_position]), abs=1e-4)
+    visible = [one for one in shown.weights if one.visible]
+    highest, total = max(one.score for one in visible), sum(one.exp for one in visible)
+    for one in shown.weights:
+        assert one.exp == pytest.approx(math.exp(one.score - highest) if one.visible else 0)
+        assert one.weight == pytest.approx(one.exp / total)
+        assert one.weight == pytest.approx(float(trace.attention(a.layer)[*at, one.position]), abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", ["llama", "gemma", "sandwich"])
@@ -119,31 +127,30 @@ def test_the_pair_that_is_shown_is_turned_as_it_says(shape: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_storys_parts_add_up_and_agree(shape: str) -> None:
     one = told(shape)
-    moved = one.moved
-    total = (
-        moved.embed + moved.biases + moved.rest + sum(layer.attention + layer.mlp for layer in moved.layers)
-    )
-    assert total == pytest.approx(moved.logit, abs=1e-6)
-    assert moved.id == one.next[0].id == one.lens[-1].id
-    assert moved.logit == pytest.approx(one.next[0].logit, abs=1e-5)
+    attribution = one.attribution
+    total = attribution.embed + attribution.biases + attribution.rest
+    total += sum(layer.attention + layer.mlp for layer in attribution.layers)
+    assert total == pytest.approx(attribution.logit, abs=1e-6)
+    assert attribution.id == one.next[0].id == one.lens[-1].id
+    assert attribution.logit == pytest.approx(one.next[0].logit, abs=1e-5)
     assert one.lens[-1].probability == pytest.approx(one.next[0].probability, abs=1e-5)
     assert [len(lengths) for lengths in one.norms] == [len(one.stages)] * len(TEXT)
     assert len(one.stages) == 1 + 2 * one.layers and len(one.lens) == 1 + one.layers
-    assert [abs(head.contribution) for head in moved.heads] == sorted(
-        abs(h.contribution) for h in moved.heads
+    assert [abs(head.contribution) for head in attribution.heads] == sorted(
+        abs(h.contribution) for h in attribution.heads
     )[::-1]
 
 
 def test_the_chosen_head_reads_a_token_between_the_first_and_the_last() -> None:
     trace = Trace.of(decoder(), Bytes(), Bytes().encode(TEXT))
     found = trace.attribution()
-    layer, head, source = explanation.chosen(found)
+    layer, head, source = explanation.chosen_reading(found)
     assert 0 < source < len(TEXT) - 1
     best = max(float(sources[:, 1:-1].max()) for sources in found.sources)
     assert float(found.sources[layer][head, source]) == best
     for sources in found.sources:
         sources[:, [0, -1]] = 100.0
-    assert explanation.chosen(found) == (layer, head, source)
+    assert explanation.chosen_reading(found) == (layer, head, source)
 
 
 def test_neighbours_are_rows_of_the_table() -> None:
@@ -167,6 +174,91 @@ def test_every_step_is_printed_and_fits(shape: str, width: int) -> None:
     assert "\x1b" not in text
 
 
+def test_no_number_is_cut_in_a_narrow_terminal() -> None:
+    """At 40 columns bars go and tokens shrink; every number of the wide view is there."""
+    one = told(text="the same")
+    numbers = [set(re.findall(r"[−\d.,]*\d%?", printed(one, width))) for width in (40, 200)]
+    assert numbers[0] >= {n for n in numbers[1] if "." in n}
+    assert max(map(cell_len, printed(one, 40).splitlines())) <= 40
+
+
+class Padded(Bytes):
+    """The tokenizer of a model whose table has more rows than there are tokens."""
+
+    def __len__(self) -> int:
+        return 200
+
+    def token_bytes(self, id: int) -> bytes:
+        if id >= 200:
+            raise UserError(f"{id} is no id of this vocabulary")
+        return super().token_bytes(id)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_padded_ids_are_never_shown_or_ranked(shape: str) -> None:
+    model = decoder(shape)
+    with torch.no_grad():  # the padded rows would win everywhere
+        (model.embedding if model.head is None else model.head).weight[200:] *= 10
+    trace = Trace.of(model, Padded(), Padded().encode(TEXT), page_data.names(model))
+    one = explanation.explain(trace, 300)
+    assert len(trace.top(300)) == len(one.next) == one.vocabulary == one.embeddings.table[0] == 200
+    assert sum(guess.probability for guess in trace.top(300)) == pytest.approx(1)
+    ids = [row.id for row in one.lens] + [n.id for e in one.embeddings.tokens for n in e.neighbours]
+    assert max(ids) < 200 and int(trace.lens().ids.max()) < 200
+    built = page_data.build(trace, "padded")
+    assert max(map(int, built.facts["token_texts"])) < 200
+    with pytest.raises(UserError, match="token 200 is not in this model's vocabulary of 200"):
+        Trace.of(model, Padded(), [200])
+
+
+@pytest.mark.parametrize("weight", ["blocks.1.mlp.down.weight", "embedding.weight"])
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--html", "page.html"]])
+def test_weights_with_nan_are_one_sentence(
+    small: Small, capsys, weight: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with torch.no_grad():
+        small.model.get_parameter(weight)[0, 0] = float("nan")
+    code, out, err = run(capsys, TEXT, *arguments)
+    assert code == 1 and out == "" and err.count("\n") == 1 and "NaN or infinity" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_text_may_come_from_a_file_or_standard_input(
+    small: Small, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(f"{TEXT}\n")
+    assert json.loads(run(capsys, "--file", str(file), "--json", "--threads", "1")[1])["text"] == TEXT
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(TEXT.encode())))
+    assert json.loads(run(capsys, "-", "--json")[1])["text"] == TEXT
+    assert run(capsys, TEXT, "--threads", "0")[0] == 2
+
+
+def test_a_terminal_shows_the_tokens_before_the_weights_are_there(
+    small: Small, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Small):
+        @property
+        def config(self) -> Any:
+            return small.config
+
+        @property
+        def model(self) -> Any:
+            print("LOADED")
+            return small.model
+
+    slow = Slow.__new__(Slow)
+    slow.tokenizer = small.tokenizer
+    monkeypatch.setattr(cutaway, "load", lambda path, engine: slow, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    code, out, _ = run(capsys, TEXT)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert code == 0
+    assert out.index("1  Tokens") < out.index("LOADED") < out.index("2  Embeddings")
+    assert out.count("1  Tokens") == 1
+
+
 def test_hostile_text_is_drawn_and_not_obeyed() -> None:
     text = "\x1b[31m\x07\u202e[bold]x\r\n\t [/] 北京🙂e\u0301"
     shown = printed(told(text=text))
@@ -179,17 +271,17 @@ def test_columns_line_up_whatever_the_script() -> None:
         def token_bytes(self, id: int) -> bytes:
             return ["北京", "🙂", "e\u0301", "plain", " a long token that is cut at its end"][id % 5].encode()
 
-    one = explanation.tell(Trace.of(decoder(), Words(), [5, 6, 7, 8, 9], explanation.names(decoder())))
-    rows = printed(one).split("7  The next token")[1].splitlines()
-    rows = [row for row in rows if "%" in row and "hold" not in row]
+    one = explanation.explain(Trace.of(decoder(), Words(), [5, 6, 7, 8, 9], explanation.names(decoder())))
+    rows = printed(one).split("7  Next token")[1].splitlines()
+    rows = [row for row in rows if "%" in row and "sum to" not in row]
     assert len(rows) == 10 and len({cell_len(row[: row.index("%")]) for row in rows}) == 1
 
 
 def test_one_token_is_a_story_too() -> None:
     one = told(text="a")
-    assert one.attention.worked.shares[0].share == 1
+    assert one.attention.score.weights[0].weight == 1
     text = printed(one)
-    assert "1 piece that" in text and "looks at itself" in text and "between the first" not in text
+    assert "1 piece of" in text and "attends to itself" in text and "between the first" not in text
 
 
 def test_many_tokens_are_listed_in_part_and_it_is_said() -> None:
@@ -199,7 +291,7 @@ def test_many_tokens_are_listed_in_part_and_it_is_said() -> None:
 
 def test_the_title_of_a_long_text_is_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed(told()).startswith(f"{TEXT} → ")
-    monkeypatch.setattr(story_text, "TITLE", 8)
+    monkeypatch.setattr(explanation_text, "TITLE", 8)
     assert printed(told()).startswith("…the same → ")
 
 
@@ -223,7 +315,7 @@ def test_json_is_the_whole_story(small: Small, capsys) -> None:
     assert code == 0
     assert set(document) == {
         "model", "layers", "width", "heads", "vocabulary", "text", "tokens", "merges", "embeddings",
-        "memories", "attention", "moved", "lens", "stages", "norms", "next", "change", "patch",
+        "recurrent_layers", "attention", "attribution", "lens", "stages", "norms", "next", "change", "patch",
     }  # fmt: skip
     assert document == json.loads(
         json.dumps({"model": "small", **asdict(told())} | {"next": document["next"]})
@@ -241,19 +333,19 @@ def test_a_part_is_taken_out_and_the_change_shown(small: Small, capsys) -> None:
     _, out, _ = run(capsys, TEXT, "--json", "--ablate", "1.2", "--ablate", "0")
     document = json.loads(out)
     change = document["change"]
-    assert change["what"] == ["head 1.2 taken out", "layer 0 skipped"]
+    assert change["what"] == ["head 1.2 ablated", "layer 0 ablated"]
     before = {one["id"]: one["probability"] for one in document["next"]}
     for one in change["next"]:
         assert one["before"] == pytest.approx(before.get(one["id"], one["before"]), abs=1e-6)
     assert any(abs(one["before"] - one["after"]) > 1e-3 for one in change["next"])
     _, out, _ = run(capsys, TEXT, "--ablate", "1.2")
-    assert "8  Changed" in out and "head 1.2 taken out" in out
+    assert "8  Edited" in out and "head 1.2 ablated" in out
 
 
 def test_a_steering_file_is_added(small: Small, capsys, tmp_path) -> None:
     path = tmp_path / "up.safetensors"
     torch.manual_seed(1)
-    steer.save(path, {"blocks.1.out": torch.randn(WIDTH) * 10})
+    steering.save(path, [Add(1, (torch.randn(WIDTH) * 10).tolist())])
     for strength, moves in (("0", False), ("0.8", True), ("-2", True)):
         _, out, _ = run(capsys, TEXT, "--json", "--steer", f"{path}:{strength}")
         rows = json.loads(out)["change"]["next"]
@@ -266,24 +358,24 @@ def test_a_patch_tells_where_the_answers_part(small: Small, capsys) -> None:
     patch = json.loads(out)["patch"]
     assert patch["other"] == other
     assert [token["position"] for token in patch["tokens"]] == [4, 16]
-    assert [len(token["moved"]) for token in patch["tokens"]] == [3, 3]
-    assert patch["tokens"][-1]["moved"][-1] == pytest.approx(1, abs=1e-4)
+    assert [len(token["recovered"]) for token in patch["tokens"]] == [3, 3]
+    assert patch["tokens"][-1]["recovered"][-1] == pytest.approx(1, abs=1e-4)
     _, out, _ = run(capsys, TEXT, "--patch", other)
-    assert "8  Patched" in out and other in out
+    assert "8  Activation patching" in out and other in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
         ([""], "empty"),
-        (["x" * 65], "65 tokens.*at most 64"),
+        (["x" * 65], "65 tokens.*context holds 64"),
         ([TEXT, "--top", "0"], "--top is 0"),
         ([TEXT, "--ablate", "9.1"], "no layer 9"),
-        ([TEXT, "--ablate", "heads"], "no part"),
+        ([TEXT, "--ablate", "heads"], "no part of a model"),
         ([TEXT, "--steer", "up"], "FILE:STRENGTH"),
         ([TEXT, "--steer", "up:much"], "FILE:STRENGTH"),
         ([TEXT, "--steer", "absent:1"], "no file absent"),
-        ([TEXT, "--patch", "short"], "17, the other 5"),
+        ([TEXT, "--patch", "short"], "17 tokens, the other 5"),
         ([TEXT, "--patch", TEXT], "the same"),
     ],
 )

@@ -1,6 +1,4 @@
-"""The story and the attribution of models that are not Llama: biases on scores, sinks, no position, layers
-that read through a memory, gates, differences, latents.
-"""
+"""Explanation and attribution of models that are not Llama: biases, sinks, recurrent layers, latents."""
 
 from dataclasses import asdict
 from functools import cache
@@ -14,7 +12,7 @@ from torch.testing import assert_close
 from cutaway.attention.parts.registry import Sizes, kind
 from cutaway.commands import explanation_compare, explanation_text
 from cutaway.errors import UserError
-from cutaway.inspect import ablate, explanation, head_scores, page_data
+from cutaway.inspect import causal, edits, explanation, head_scores, page_data
 from cutaway.inspect.inputs import writers
 from cutaway.inspect.page import page
 from cutaway.inspect.trace import Trace
@@ -82,11 +80,11 @@ def whole(made: Decoder) -> Trace:
 
 
 @cache
-def told(made: Decoder) -> explanation.Story:
-    return explanation.tell(Trace.of(made, Bytes(), TEXT, explanation.names(made)))
+def told(made: Decoder) -> explanation.Explanation:
+    return explanation.explain(Trace.of(made, Bytes(), TEXT, explanation.names(made)))
 
 
-def printed(one: explanation.Story) -> str:
+def printed(one: explanation.Explanation) -> str:
     console = Console(width=90, no_color=True, highlight=False)
     with console.capture() as captured:
         explanation_text.show(one, "small", console)
@@ -112,24 +110,24 @@ def test_the_worked_score_and_its_shares_are_the_models(name: str) -> None:
     made = shape(name)
     trace, one = whole(made), told(made)
     assert one.attention is not None
-    a, worked = one.attention, one.attention.worked
+    a, shown = one.attention, one.attention.score
     base = f"blocks.{a.layer}.attention"
-    at = (a.head, worked.query_position)
+    at = (a.head, shown.query_position)
     scores, pattern = trace[f"{base}.scores"][at], trace[f"{base}.pattern"][at]
-    assert worked.score == pytest.approx(float(scores[worked.key_position]), abs=1e-4)
-    for share in worked.shares:
-        assert share.score == pytest.approx(float(scores[share.position]), abs=1e-4)
-        assert share.share == pytest.approx(float(pattern[share.position]), abs=1e-5)
-        assert share.seen or share.share == 0
+    assert shown.score == pytest.approx(float(scores[shown.key_position]), abs=1e-4)
+    for each in shown.weights:
+        assert each.score == pytest.approx(float(scores[each.position]), abs=1e-4)
+        assert each.weight == pytest.approx(float(pattern[each.position]), abs=1e-5)
+        assert each.visible or each.weight == 0
     config = made.config.blocks[a.layer].attention
-    assert (worked.bias is not None) == (getattr(config, "relative", None) is not None)
-    assert (worked.sink is not None) == bool(getattr(config, "sinks", False))
-    total = sum(share.share for share in worked.shares) + (worked.sink.share if worked.sink else 0)
+    assert (shown.bias is not None) == (getattr(config, "relative", None) is not None)
+    assert (shown.sink is not None) == bool(getattr(config, "sinks", False))
+    total = sum(each.weight for each in shown.weights) + (shown.sink.weight if shown.sink else 0)
     assert total == pytest.approx(1)
-    plain = worked.dot * worked.scale
-    if worked.softcap is not None:
-        plain = worked.softcap * float(torch.tensor(plain / worked.softcap).tanh())
-    assert worked.score == pytest.approx(plain + (worked.bias or 0), abs=1e-6)
+    plain = shown.dot * shown.scale
+    if shown.softcap is not None:
+        plain = shown.softcap * float(torch.tensor(plain / shown.softcap).tanh())
+    assert shown.score == pytest.approx(plain + (shown.bias or 0), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["interleaved", "mla", "dsa", "sinks"])
@@ -154,24 +152,24 @@ def test_every_model_has_its_story_page_and_lens(name: str) -> None:
     one = told(made)
     text = printed(one)
     assert max(map(len, text.splitlines())) <= 90
-    assert one.memories == tuple(
+    assert one.recurrent_layers == tuple(
         i for i, block in enumerate(made.config.blocks) if not hasattr(block.attention, "visibility")
     )
     if name in MEMORIES:
         assert one.attention is None
-        assert "No layer here looks at tokens one by one" in " ".join(text.split())
-        assert "a memory" in text
+        assert "All layers are recurrent" in " ".join(text.split())
+        assert "recurrent" in text
     if name == "hybrid":
-        assert "Layers 0, 2 do not look at tokens one by one" in " ".join(text.split())
+        assert "Layers 0, 2 are recurrent" in " ".join(text.split())
     if name == "differential":
-        assert "reads twice" in " ".join(text.split())
-    assert ("sink, gives nothing" in text) == (name in ("sinks", "all", "differential", "hybrid"))
+        assert "differential head" in " ".join(text.split())
+    assert ("sink, no value" in text) == (name in ("sinks", "all", "differential", "hybrid"))
     asdict(one)
-    drawn = page_data.draw(Trace.of(made, Bytes(), TEXT, page_data.names(made)), name)
+    drawn = page_data.build(Trace.of(made, Bytes(), TEXT, page_data.names(made)), name)
     assert page([drawn]).startswith("<!doctype html>") or page([drawn]).startswith("<!DOCTYPE html>")
     console = Console(width=90, no_color=True)
     with console.capture() as captured:
-        explanation_compare.show(one, one, (name, name), console)
+        explanation_compare.show(one, one, (name, name), True, console)
     assert captured.get()
 
 
@@ -180,13 +178,13 @@ def test_the_page_holds_what_scores_are_made_of(name: str) -> None:
     """The page's own arithmetic, done here: q . k, the bias of the distance and the sink give the pattern."""
     made = shape(name)
     trace = whole(made)
-    drawn = page_data.draw(trace, name)
+    drawn = page_data.build(trace, name)
     for layer, facts in enumerate(drawn.facts["attention"]):
-        near = [head for at, head in drawn.facts["near"] if at == layer]
-        assert facts["memory"] != (f"pattern.{layer}" in drawn.arrays)
-        assert not (facts["memory"] and near)
+        near = [head for at, head in drawn.facts["detailed"] if at == layer]
+        assert facts["recurrent"] != (f"pattern.{layer}" in drawn.arrays)
+        assert not (facts["recurrent"] and near)
         for head in near:
-            q, k = drawn.arrays[f"q.{layer}.{head}"], drawn.arrays[f"k.{layer}.{head // facts['share']}"]
+            q, k = drawn.arrays[f"q.{layer}.{head}"], drawn.arrays[f"k.{layer}.{head // facts['group_size']}"]
             scores = torch.from_numpy(q[-1] @ k.T) * facts["scale"]
             if facts["softcap"]:
                 scores = facts["softcap"] * torch.tanh(scores / facts["softcap"])
@@ -201,16 +199,16 @@ def test_the_page_holds_what_scores_are_made_of(name: str) -> None:
 
 def test_what_looks_at_nothing_says_so() -> None:
     made = shape("hybrid")
-    with pytest.raises(UserError, match="layer 0 reads the past through a memory"):
+    with pytest.raises(UserError, match="layer 0 is recurrent"):
         whole(made).attention(0)
-    with pytest.raises(UserError, match="layer 0 reads the past through a memory"):
+    with pytest.raises(UserError, match="layer 0 is recurrent"):
         head_scores.induction_scores(made, length=4, texts=1)
     assert whole(made).attention(1).shape == (4, len(TEXT), len(TEXT))
 
 
 def test_half_of_a_differential_layers_heads_write() -> None:
     made = shape("differential")
-    assert [len(layer) for layer in ablate.head_effects(made, TEXT, 7)] == [2, 2]
-    assert ablate.without(made, ["0.1"])
-    with pytest.raises(UserError, match="0\\.0 to 0\\.1"):
-        ablate.without(made, ["0.2"])
+    assert [len(layer) for layer in causal.head_effects(made, TEXT, 7)] == [2, 2]
+    assert edits.prepare(made, edits.ablation("0.1"), 1).at()
+    with pytest.raises(UserError, match="heads 0 to 1"):
+        edits.prepare(made, edits.ablation("0.2"), 1)

@@ -92,7 +92,7 @@ def test_a_text_that_does_not_fit_is_refused(model) -> None:
 def test_the_verb(model, monkeypatch, capsys) -> None:
     class Loaded:
         def __init__(self) -> None:
-            self.model = model
+            self.model, self.config = model, model.config
 
         def ids(self, text: str) -> list[int]:
             return Bytes().encode(text)
@@ -102,10 +102,10 @@ def test_the_verb(model, monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["explain", "some text", "--paths", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [one["tokens"] for one in told["readings"]] == [9, 1]
-    assert told["readings"][0]["layers"][2]["path"]["path"] == "chunked"
+    assert [one["tokens"] for one in told["passes"]] == [9, 1]
+    assert told["passes"][0]["layers"][2]["path"]["path"] == "chunked"
     assert main(["explain", "some text", "--paths"]) == 0
     out = capsys.readouterr().out
     assert "layer 2" in out and "not recurrent" in out and max(map(len, out.splitlines())) <= 100
     assert main(["explain", "some text", "--paths", "--ablate", "0.1"]) == 2
-    assert "--paths shows how the model reads" in capsys.readouterr().err
+    assert "--paths shows backends only" in capsys.readouterr().err

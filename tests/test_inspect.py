@@ -2,6 +2,8 @@
 it does.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from cutaway import tracing
 from cutaway.attention import mha
 from cutaway.embedding.neighbours import nearest
 from cutaway.errors import UserError
-from cutaway.inspect import ablate, explanation, head_scores, lens, neurons, patch, steer
+from cutaway.hooks import Listener
+from cutaway.inspect import causal, edits, explanation, head_scores, lens, neurons, steering
+from cutaway.inspect.edits import Add, Patch
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
@@ -26,6 +30,14 @@ from tests.small import SHAPES, Bytes, decoder
 
 TEXT = list(b"all of it adds up")
 OTHER = list(b"all of us add up!")
+
+
+def _edited(model: Decoder, edit: edits.Given) -> Mapping[str, Listener]:
+    return edits.prepare(model, edit, len(TEXT)).at()
+
+
+def _without(model: Decoder, *parts: str) -> Mapping[str, Listener]:
+    return _edited(model, [edits.ablation(part) for part in parts])
 
 
 def _read(model: Decoder, ids: list[int]) -> torch.Tensor:
@@ -124,7 +136,7 @@ def test_packed_weights_are_looked_into_like_any_others() -> None:
     packed = Trace.of(model, Bytes(), TEXT)
     assert_close(packed.logits, plain.logits)
     assert abs(packed.attribution(7).rest) < 1e-4
-    assert explanation.tell(packed, 3).next == explanation.tell(plain, 3).next
+    assert explanation.explain(packed, 3).next == explanation.explain(plain, 3).next
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -153,7 +165,7 @@ def test_the_lens_reads_long_texts_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_taking_out_a_head_is_zeroing_its_slice() -> None:
     model = decoder()
-    with tracing(model, edit=ablate.without(model, ["1.2", "2.0"])):
+    with tracing(model, edit=_without(model, "1.2", "2.0")):
         without = _read(model, TEXT)
     with torch.no_grad():
         model.blocks[1].attention.out.weight[:, 16:24] = 0
@@ -166,7 +178,7 @@ def test_taking_out_a_head_is_zeroing_its_slice() -> None:
 def test_skipping_layers_is_a_model_without_them(shape: str, layers: set[int]) -> None:
     model = decoder(shape)
     layers = {layer % len(model.blocks) for layer in layers}
-    with tracing(model, edit=ablate.without(model, map(str, layers))):
+    with tracing(model, edit=_without(model, *map(str, layers))):
         without = _read(model, TEXT)
     kept = torch.nn.ModuleList(block for i, block in enumerate(model.blocks) if i not in layers)
     model.turn_of_block = [turn for i, turn in enumerate(model.turn_of_block) if i not in layers]
@@ -176,16 +188,16 @@ def test_skipping_layers_is_a_model_without_them(shape: str, layers: set[int]) -
 
 def test_neighbouring_layers_are_skipped_together() -> None:
     model = decoder()
-    with tracing(model, "embed", "blocks.2.out", edit=ablate.without(model, ["0", "1", "2"])) as seen:
+    with tracing(model, "embed", "blocks.2.out", edit=_without(model, "2", "0", "1")) as seen:
         _read(model, TEXT)
     assert torch.equal(seen["blocks.2.out"], seen["embed"])
 
 
 def test_head_effects_are_those_of_taking_out_each() -> None:
     model = decoder()
-    effects = ablate.head_effects(model, TEXT, 7)
+    effects = causal.head_effects(model, TEXT, 7)
     usual = _read(model, TEXT)[0, -1, 7]
-    with tracing(model, edit=ablate.without(model, ["1.3"])):
+    with tracing(model, edit=_without(model, "1.3")):
         without = _read(model, TEXT)[0, -1, 7]
     assert [len(layer) for layer in effects] == [4, 4, 4]
     assert_close(effects[1][3], usual - without, rtol=1e-3, atol=1e-5)
@@ -194,7 +206,11 @@ def test_head_effects_are_those_of_taking_out_each() -> None:
 @pytest.mark.parametrize("part", ["3", "1.4", "x", "1.", ".1", "-1", "1.2.3"])
 def test_parts_the_model_does_not_have_are_refused(part: str) -> None:
     with pytest.raises(UserError):
-        ablate.without(decoder(), [part])
+        _without(decoder(), part)
+
+
+def _taken(values: Mapping[str, torch.Tensor]) -> Mapping[str, Listener]:
+    return {name: lambda _, value=value: value for name, value in values.items()}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -202,11 +218,11 @@ def test_patching_everything_reproduces_the_other_text(shape: str) -> None:
     model = decoder(shape)
     with tracing(model) as other:
         theirs = _read(model, OTHER)
-    with tracing(model, edit=patch.patch(other)):
+    with tracing(model, edit=_taken(other)):
         assert torch.equal(_read(model, TEXT), theirs)
     last = f"blocks.{len(model.blocks) - 1}.out"
-    with tracing(model, edit=patch.patch({last: other[last]})):
-        assert torch.equal(_read(model, TEXT), theirs), "the last stream alone decides the logits"
+    with tracing(model, edit=_taken({last: other[last]})):
+        assert torch.equal(_read(model, TEXT), theirs), "the last residual alone decides the logits"
 
 
 def test_a_patch_at_some_positions_leaves_the_others() -> None:
@@ -215,7 +231,7 @@ def test_a_patch_at_some_positions_leaves_the_others() -> None:
         _read(model, OTHER)
     with tracing(model, "blocks.1.out") as ours:
         _read(model, TEXT)
-    with tracing(model, "blocks.1.out", edit=patch.patch(other, [3, 9])) as seen:
+    with tracing(model, "blocks.1.out", edit=_edited(model, Patch(1, OTHER, positions=[3, 9]))) as seen:
         _read(model, TEXT)
     mixed, own = seen["blocks.1.out"], ours["blocks.1.out"].clone()
     own[:, [3, 9]] = other["blocks.1.out"][:, [3, 9]]
@@ -224,47 +240,47 @@ def test_a_patch_at_some_positions_leaves_the_others() -> None:
 
 def test_patched_streams_go_all_the_way_in_the_end() -> None:
     model = decoder()
-    found = patch.patch_streams(model, TEXT, OTHER)
+    found = causal.patch_residuals(model, TEXT, OTHER)
     assert found.positions == tuple(
         i for i, (a, b) in enumerate(zip(TEXT, OTHER, strict=True)) if a != b or i == 16
     )
-    assert_close(found.moved[-1, -1], torch.tensor(1.0)), "the last token's last stream is the answer"
-    assert_close(found.moved[:-1, -1], torch.zeros(len(found.positions) - 1), rtol=0, atol=1e-4)
-    with tracing(model, "blocks.0.out") as other:
-        theirs = _read(model, OTHER)[0, -1]
+    assert_close(found.recovered[-1, -1], torch.tensor(1.0)), "the last token's last stream is the answer"
+    assert_close(found.recovered[:-1, -1], torch.zeros(len(found.positions) - 1), rtol=0, atol=1e-4)
+    theirs = _read(model, OTHER)[0, -1]
     ours = _read(model, TEXT)[0, -1]
-    with tracing(model, edit=patch.patch(other, found.positions[:1])):
+    with tracing(model, edit=_edited(model, Patch(0, OTHER, positions=found.positions[:1]))):
         logits = _read(model, TEXT)[0, -1]
     lead = [float(one[found.there] - one[found.here]) for one in (ours, logits, theirs)]
-    assert float(found.moved[0, 0]) == pytest.approx((lead[1] - lead[0]) / (lead[2] - lead[0]), abs=1e-4)
+    assert float(found.recovered[0, 0]) == pytest.approx((lead[1] - lead[0]) / (lead[2] - lead[0]), abs=1e-4)
 
 
 def test_texts_that_cannot_be_compared_are_refused() -> None:
     model = decoder()
-    with pytest.raises(UserError, match="17, the other 5"):
-        patch.patch_streams(model, TEXT, TEXT[:5])
+    with pytest.raises(UserError, match="17 tokens, the other 5"):
+        causal.patch_residuals(model, TEXT, TEXT[:5])
     with pytest.raises(UserError, match="the same"):
-        patch.patch_streams(model, TEXT, TEXT)
+        causal.patch_residuals(model, TEXT, TEXT)
 
 
 def test_a_steering_vector_is_saved_loaded_and_added(tmp_path: Path) -> None:
     model = decoder()
-    made = steer.difference(model, [TEXT, OTHER], [TEXT[:4]], layer=1)
-    streams = [Trace.of(model, Bytes(), ids)["blocks.1.out"][-1] for ids in (TEXT, OTHER, TEXT[:4])]
-    assert_close(made["blocks.1.out"], (streams[0] + streams[1]) / 2 - streams[2], rtol=1e-4, atol=1e-5)
-    steer.save(tmp_path / "up.safetensors", made)
-    loaded = steer.load(tmp_path / "up.safetensors")
-    assert list(loaded) == list(made) and torch.equal(loaded["blocks.1.out"], made["blocks.1.out"])
+    made = steering.difference(model, [TEXT, OTHER], [TEXT[:4]], layer=1)
+    residuals = [Trace.of(model, Bytes(), ids)["blocks.1.out"][-1] for ids in (TEXT, OTHER, TEXT[:4])]
+    vector = torch.tensor(made.vector)
+    assert_close(vector, (residuals[0] + residuals[1]) / 2 - residuals[2], rtol=1e-4, atol=1e-5)
+    steering.save(tmp_path / "up.safetensors", [made])
+    loaded = steering.load(tmp_path / "up.safetensors", 0.8)
+    assert loaded == (replace(made, strength=0.8),)
     with tracing(model, "blocks.1.out") as before:
         _read(model, TEXT)
-    with tracing(model, "blocks.1.out", edit=steer.steer(model, loaded, 0.8)) as after:
+    with tracing(model, "blocks.1.out", edit=_edited(model, loaded)) as after:
         _read(model, TEXT)
     moved = after["blocks.1.out"] - before["blocks.1.out"]
-    assert_close(moved, (0.8 * made["blocks.1.out"]).expand_as(moved), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="31 numbers, this model's stream 32"):
-        steer.steer(model, {"blocks.1.out": torch.zeros(31)})
+    assert_close(moved, (0.8 * vector).expand_as(moved), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="31 numbers, and this model's residual stream has 32"):
+        _edited(model, Add(1, [0.0] * 31))
     with pytest.raises(UserError, match="at least one"):
-        steer.difference(model, [TEXT], [], layer=1)
+        steering.difference(model, [TEXT], [], layer=1)
 
 
 def planted() -> Decoder:
@@ -353,9 +369,9 @@ def test_smollm2s_logits_add_up(smollm2, text: str) -> None:
 def test_the_head_that_reads_france_makes_paris(smollm2) -> None:
     trace = smollm2.trace("The capital of France is")
     assert trace.top(1)[0].token == " Paris"
-    assert explanation.chosen(trace.attribution()) == (23, 4, 3)
+    assert explanation.chosen_reading(trace.attribution()) == (23, 4, 3)
     assert float(trace.attention(23)[4, -1, 3]) > 0.8
-    without = smollm2.trace("The capital of France is", edit=ablate.without(smollm2.model, ["23.4"]))
+    without = smollm2.trace("The capital of France is", edit=edits.ablation("23.4"))
     assert trace.top(1)[0].probability > 2 * float(without.logits[-1].softmax(-1)[trace.top(1)[0].id])
 
 
@@ -365,4 +381,6 @@ def test_what_neurons_say_adds_up_to_what_the_mlp_wrote(shape: str) -> None:
     trace = Trace.of(model, Bytes(), Bytes().encode("the same"), ["blocks.*", *neurons.names(model)])
     for i, block in enumerate(model.blocks):
         wrote = trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]
-        assert torch.allclose(neurons.said(trace, i) @ neurons.ways(block).T, wrote, atol=1e-5)
+        assert torch.allclose(
+            neurons.activations(trace, i) @ neurons.output_weights(block).T, wrote, atol=1e-5
+        )

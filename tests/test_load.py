@@ -17,6 +17,7 @@ from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.position.scaling import Factors, Linear, Llama3
 from cutaway.weights import common, families, load, quant, rules, safetensors, save
+from cutaway.weights.family import Only
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
@@ -32,13 +33,14 @@ CONFIG: dict[str, Any] = {
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
 }
-FAMILY = {families.name_of(family): family for family in families.every()}
+LLAMA = families.get("llama")
+MIXTURE = {"llama.expert_count": 8, "llama.expert_used_count": 2}
 
 
 def config(**own: Any) -> Decoder:
     """What a config.json with these entries describes."""
     data = CONFIG | own
-    return families.of_hf(Fields(data, "config.json")).from_hf(Fields(data, "config.json"))
+    return families.of_hf(Fields(data, "config.json")).read(Fields(data, "config.json"))
 
 
 def weights(model: Decoder) -> Tensors:
@@ -52,9 +54,7 @@ def folder(tmp_path: Path) -> Path:
     """A small Hugging Face folder."""
     path = tmp_path / "model"
     path.mkdir()
-    safetensors.write(
-        path / "model.safetensors", dict(rules.save(FAMILY["llama"].HF, config(), weights(config())))
-    )
+    safetensors.write(path / "model.safetensors", dict(rules.save(LLAMA.hf, config(), weights(config()))))
     (path / "config.json").write_text(json.dumps(CONFIG))
     return path
 
@@ -65,8 +65,8 @@ def edit(folder: Path, **own: Any) -> None:
 
 def write_gguf(path: Path, metadata: dict[str, object], model: Decoder | None = None) -> Path:
     model = model or config()
-    tensors = dict(rules.save(FAMILY["llama"].GGUF, model, weights(model)))
-    words = {f"llama.{name}": value for name, value in FAMILY["llama"].to_gguf(model).items()}
+    tensors = dict(rules.save(LLAMA.gguf, model, weights(model)))
+    words = {f"llama.{name}": value for name, value in LLAMA.write(model, gguf=True).items()}
     entries = {"general.architecture": "llama"} | words | metadata
     gguf.write(path, {name: value for name, value in entries.items() if value is not ...}, tensors)
     return path
@@ -138,9 +138,9 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
         ({"hidden_act": "xielu"}, "hidden_act is 'xielu'"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling.type is 'yarn'"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type is 'longrope'"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "turning a part of each head"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial rotary position embedding"),
         ({"rope_parameters": [1]}, "should hold entries by name"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised by 'gptq'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by 'gptq'"),
         ({"num_hidden_layers": 2**40}, "between 1 and 10000, but is 1099511627776"),
         ({"num_hidden_layers": 0}, "between 1 and 10000, but is 0"),
         ({"num_hidden_layers": 2.0}, "should be a whole number, but is 2.0"),
@@ -203,19 +203,85 @@ def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
         ({"llama.block_count": 3}, "blk.2.* is missing"),
         ({"llama.attention.head_count": 0}, "llama.attention.head_count should be between"),
         ({"llama.attention.head_count": np.array([4, 2], np.int32)}, "head_count should be a whole number"),
-        ({"llama.rope.dimension_count": 4}, "turning a part of each head"),
+        ({"llama.rope.dimension_count": 4}, "partial rotary position embedding"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
         ({"llama.expert_count": 8}, "llama.expert_used_count is missing"),
         ({"llama.expert_count": 8, "llama.expert_used_count": 2}, "'blk.0.ffn_gate.weight' has no place"),
         ({"llama.vocab_size": 41}, "a vocabulary of another size than the 40 rows"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "epsilon should be above"),
         ({"tokenizer.chat_template": 5}, "chat_template should be a text"),
+        ({"general.architecture": np.array([1, 2], np.int32)}, "general.architecture should be a text"),
+        ({"llama.rope.scaling.attn_factor": 1.5}, "attn_factor is 1.5: scaling attention"),
+        ({"llama.attention.causal": False}, "causal is False: attention to later tokens is not supported"),
+        ({"llama.attention.causal": 1}, "causal is 1: attention to later tokens is not supported"),
+        ({"llama.expert_used_count": 2}, "expert_used_count is 2: a mixture of experts is not supported"),
+        (MIXTURE | {"llama.expert_used_count": 9}, "cannot pass 9 of 8 experts"),
+        (MIXTURE | {"llama.expert_used_count": 2**20}, "expert_used_count should be between 1 and 1024"),
+        (MIXTURE | {"llama.expert_group_count": 4}, "routing to groups of experts is not supported"),
+        ({"llama.nextn_predict_layers": 1}, "multi-token prediction is not supported"),
+        (
+            {"llama.rope.scaling.yarn_beta_fast": 32.0},
+            "yarn_beta_fast' is 32.0, and llama models have no such",
+        ),
+        (
+            {"llama.logit_scale": 0.5},
+            "'llama.logit_scale' is 0.5, and llama models have no such setting here",
+        ),
+        ({"llama.context_length": np.array([64, 64], np.int32)}, "context_length should be a whole number"),
     ],
 )
 def test_gguf_metadata_that_cannot_be_honoured(tmp_path: Path, own: dict[str, object], why: str) -> None:
     path = write_gguf(tmp_path / "model.gguf", own)
     with pytest.raises(UserError, match=why):
         load.read(path)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"factor": 2.0}, Linear(2.0)),
+        ({"factor": 2.0, "type": "linear"}, Linear(2.0)),
+        ({"factor": 2.0, "type": "none"}, None),
+        ({"type": "linear"}, None),
+        ({"attn_factor": 1.0, "finetuned": True}, None),
+    ],
+)
+def test_rope_scaling_without_a_type_is_linear(
+    tmp_path: Path, own: dict[str, object], expected: object
+) -> None:
+    entries = {f"llama.rope.scaling.{name}": value for name, value in own.items()}
+    position = load.read(write_gguf(tmp_path / "model.gguf", entries)).config.blocks[0].attention.position
+    assert position.scaling == expected
+
+
+ARRAYS = [
+    np.array([1, 2, 3], np.int32),
+    np.array([4, 4, 4], np.uint32),
+    np.array([0.5, 0.25], np.float32),
+    np.array([True, False]),
+    np.empty(0, np.float32),
+    ["a", "b"],
+    [],
+]
+STATED = {
+    **{f"llama.{key}": value for key, value in LLAMA.write(config(), gguf=True).items()},
+    **dict.fromkeys(
+        f"llama.{row.gguf}" for row in LLAMA.rows if isinstance(row, Only) and row.gguf and row.gguf[0] != "e"
+    ),
+    **dict.fromkeys(["general.architecture", "llama.rope.scale_linear"]),
+    **dict.fromkeys([f"llama.rope.scaling.{name}" for name in ("type", "factor", "attn_factor")]),
+    **dict.fromkeys(["llama.rope.scaling.original_context_length", "tokenizer.chat_template"]),
+    **dict.fromkeys([f"general.sampling.{name}" for name in ("temp", "top_k", "top_p", "penalty_repeat")]),
+}
+
+
+@pytest.mark.parametrize("key", sorted(STATED))
+def test_an_array_where_gguf_has_a_scalar_is_refused_in_a_sentence(tmp_path: Path, key: str) -> None:
+    for array in ARRAYS:
+        path = write_gguf(tmp_path / "model.gguf", {key: array})
+        with pytest.raises(UserError) as refused:
+            load.read(path)
+        assert key in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_one_number_for_every_layer_is_that_number(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def traced(shape: str = "llama", text: str = TEXT) -> Trace:
 
 
 def unpacked(document: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
-    """What a browser reads: the facts, and each story's arrays."""
+    """What a browser reads: the facts, and each explanation's arrays."""
     data = re.search(r'<script type="application/octet-stream" id="data">([^<]*)</script>', document)
     assert data is not None
     blob = zlib.decompress(base64.b64decode(data[1]))
@@ -59,9 +59,9 @@ def unpacked(document: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]
     arrays = [
         {
             name: np.frombuffer(blob, "<" + kind, int(np.prod(shape)), 4 + size + offset).reshape(shape)
-            for name, (kind, shape, offset) in story["arrays"].items()
+            for name, (kind, shape, offset) in explanation["arrays"].items()
         }
-        for story in told["stories"]
+        for explanation in told["explanations"]
     ]
     return told, arrays
 
@@ -69,8 +69,8 @@ def unpacked(document: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_holds_what_the_trace_holds(shape: str) -> None:
     trace = traced(shape)
-    told, [arrays] = unpacked(page([page_data.draw(trace, shape)]))
-    [story] = told["stories"]
+    told, [arrays] = unpacked(page([page_data.build(trace, shape)]))
+    [explanation] = told["explanations"]
     rows, columns = np.tril_indices(len(trace.ids))
     for layer, config in enumerate(trace.model.config.blocks):
         exact = trace.attention(layer).numpy()[:, rows, columns]
@@ -78,18 +78,18 @@ def test_it_holds_what_the_trace_holds(shape: str) -> None:
         assert np.abs(kept - exact).max() < 0.004
         group = config.attention.heads // config.attention.groups
         for head in range(config.attention.heads):
-            assert [layer, head] in story["near"]
+            assert [layer, head] in explanation["detailed"]
             assert np.array_equal(arrays[f"q.{layer}.{head}"], trace[f"blocks.{layer}.attention.q"][head])
             assert np.array_equal(
                 arrays[f"k.{layer}.{head // group}"], trace[f"blocks.{layer}.attention.k"][head // group]
             )
         wrote = (trace[f"blocks.{layer}.out"] - trace[f"blocks.{layer}.middle"]).norm(dim=-1)
-        assert np.allclose(arrays[f"wrote.mlp.{layer}"], wrote, atol=1e-5)
-    parts = sum(float(arrays[f"moved.{layer}"].sum()) for layer in range(story["layers"])) + float(
-        arrays["moved.mlp"].sum()
-    )
-    moved = story["moved"]
-    assert moved["embed"] + parts + moved["biases"] + moved["rest"] == pytest.approx(
+        assert np.allclose(arrays[f"mlp_norm.{layer}"], wrote, atol=1e-5)
+    parts = sum(
+        float(arrays[f"contribution.{layer}"].sum()) for layer in range(explanation["layers"])
+    ) + float(arrays["contribution.mlp"].sum())
+    attribution = explanation["attribution"]
+    assert attribution["embed"] + parts + attribution["biases"] + attribution["rest"] == pytest.approx(
         float(trace.logits[-1].max()), abs=1e-3
     )
     assert np.array_equal(arrays["lens.ids"][-1], trace.logits.argmax(-1))
@@ -97,11 +97,11 @@ def test_it_holds_what_the_trace_holds(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_the_heads_wrote_adds_up(shape: str) -> None:
+def test_the_heads_outputs_add_up(shape: str) -> None:
     trace = traced(shape)
     for i, block in enumerate(trace.model.blocks):
         out = trace[f"blocks.{i}.attention.out"]
-        heads = page_data._head_writes(block.attention.out, trace[f"blocks.{i}.attention.mixed"])
+        heads = page_data._head_outputs(block.attention.out, trace[f"blocks.{i}.attention.mixed"])
         bias = torch.zeros(()) if block.attention.out.bias is None else block.attention.out.bias
         assert torch.allclose(heads.sum(0) + bias, out, atol=1e-5)
         whole = page_data._frozen(
@@ -113,23 +113,23 @@ def test_what_the_heads_wrote_adds_up(shape: str) -> None:
         assert torch.allclose(whole + shift, after, atol=1e-4)
 
 
-def test_neurons_and_what_they_raise() -> None:
+def test_neurons_and_what_they_promote() -> None:
     trace = traced()
-    facts = page_data.draw(trace, "llama")
+    facts = page_data.build(trace, "llama")
     layer, token = 1, len(trace.ids) - 1
     hidden, down = trace[f"blocks.{layer}.mlp.hidden"][token], trace.model.blocks[layer].mlp.down.weight
     down = down.detach()
     wrote = hidden.abs() * down.norm(dim=0)
     neuron = int(wrote.argmax())
     assert facts.arrays[f"neuron.{layer}"][token, 0] == neuron
-    assert facts.arrays[f"neuron.wrote.{layer}"][token, 0] == pytest.approx(float(wrote.max()), rel=1e-5)
+    assert facts.arrays[f"neuron.norm.{layer}"][token, 0] == pytest.approx(float(wrote.max()), rel=1e-5)
     scores = trace.model.embedding.weight.detach() @ (trace.model.norm.weight.detach() * down[:, neuron])
     up, low = facts.facts["neurons"][f"{layer}.{neuron}"]
     assert up == scores.topk(5).indices.tolist() and low == (-scores).topk(5).indices.tolist()
 
 
 def test_tokens_are_linked_in_order() -> None:
-    one, other = (page_data.draw(traced(text=text), "llama") for text in ("the same", "not the same"))
+    one, other = (page_data.build(traced(text=text), "llama") for text in ("the same", "not the same"))
     assert page_data.links(one, other) == [(i, i + 4) for i in range(8)]
 
 
@@ -142,14 +142,14 @@ class Hostile(Bytes):
 
 def test_a_token_that_spells_markup_stays_text() -> None:
     trace = Trace.of(decoder(), Hostile(), Bytes().encode(TEXT), page_data.names(decoder()))
-    document = page([page_data.draw(trace, "<b>model</b>")])
+    document = page([page_data.build(trace, "<b>model</b>")])
     assert document.lower().count("</script>") == document.lower().count("<script") == 2
     assert "<img" not in document and "<b>" not in document
     assert html.unescape(re.search(r"<title>(.*?)</title>", document, re.S)[1]).startswith("</script>")
 
 
 def test_it_needs_nothing_else_and_allows_only_its_own_script() -> None:
-    document = page([page_data.draw(traced(), "llama")])
+    document = page([page_data.build(traced(), "llama")])
     assert not re.search(
         r'(src|href)=["\'](?!#)|@import|url\(|innerHTML|insertAdjacentHTML|eval\(|fetch\(', document
     )
@@ -169,10 +169,10 @@ def test_two_hundred_tokens_of_a_deep_model_stay_under_six_megabytes() -> None:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     ids = torch.randint(0, 255, (200,)).tolist()
-    document = page([page_data.draw(Trace.of(model, Wide(), ids, page_data.names(model)), "deep")])
+    document = page([page_data.build(Trace.of(model, Wide(), ids, page_data.names(model)), "deep")])
     assert len(document) < MOST
     told, [arrays] = unpacked(document)
-    assert 3 <= len(told["stories"][0]["near"]) < 270
+    assert 3 <= len(told["explanations"][0]["detailed"]) < 270
     assert len([name for name in arrays if name.startswith("pattern.")]) == 30
 
 
@@ -216,16 +216,16 @@ def test_explain_writes_the_page(loaded: Small, tmp_path: Path, capsys) -> None:
     file = tmp_path / "page.html"
     assert main(["explain", TEXT, "--html", str(file)]) == 0
     told, _ = unpacked(file.read_text(encoding="utf-8"))
-    assert told["views"] == list(VIEWS) and [one["model"] for one in told["stories"]] == ["smollm2"]
+    assert told["views"] == list(VIEWS) and [one["model"] for one in told["explanations"]] == ["smollm2"]
     assert "Wrote" in capsys.readouterr().err
-    assert main(["explain", TEXT, "--html", str(file), "--force", "--ablate", "1.2"]) == 0
-    assert main(["explain", TEXT, "--html", str(file)]) == 2
+    assert main(["explain", TEXT, "--html", str(file), "--ablate", "1.2", "--force"]) == 0
+    told, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert [one["model"] for one in told["explanations"]] == ["smollm2", "smollm2, head 1.2 ablated"]
+    assert main(["explain", TEXT, "--html", str(file), "--compare", "the other"]) == 2
     assert "give --force to replace it" in capsys.readouterr().err
+    assert main(["explain", TEXT, "--html", str(file), "--compare", "the other", "--force"]) == 0
     told, _ = unpacked(file.read_text(encoding="utf-8"))
-    assert [one["model"] for one in told["stories"]] == ["smollm2", "smollm2, head 1.2 taken out"]
-    assert main(["explain", TEXT, "--html", str(file), "--force", "--compare", "the other"]) == 0
-    told, _ = unpacked(file.read_text(encoding="utf-8"))
-    assert [one["text"] for one in told["stories"]] == [TEXT, "the other"] and told["links"]
+    assert [one["text"] for one in told["explanations"]] == [TEXT, "the other"] and told["links"]
     assert main(["explain", TEXT, "--html", str(tmp_path / "none" / "page.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
@@ -241,7 +241,7 @@ def test_explain_compares_in_the_terminal(loaded: Small, capsys) -> None:
     assert main(["explain", TEXT, "--compare", "not the same"]) == 0
     shown = capsys.readouterr().out
     assert "10 of 17 and 12 tokens are the same, in order." in shown
-    assert all(step in shown for step in ("1  Tokens", "2  The next token", "3  The lens", "4  Heads"))
+    assert all(step in shown for step in ("1  Tokens", "2  Next token", "3  Logit lens", "4  Direct"))
     assert max(map(len, shown.splitlines())) <= 80
     assert main(["explain", TEXT, "--compare-model", "another", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -253,7 +253,7 @@ def test_explain_compares_in_the_terminal(loaded: Small, capsys) -> None:
     [
         (["--compare", ""], "the other text is empty"),
         (["--compare", "x", "--ablate", "0"], "leave out --ablate"),
-        (["--patch", TEXT, "--open"], "--patch is told in the terminal"),
+        (["--patch", TEXT, "--open"], "--patch is shown in the terminal"),
     ],
 )
 def test_explain_refuses_what_does_not_go_together(

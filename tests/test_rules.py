@@ -20,7 +20,7 @@ from cutaway.weights.rules import Place, chain, plus_one, same, split, transpose
 
 ATTENTION = gqa.Config(heads=4, key_size=8, kv_heads=2, position=rope.Config(8))
 CONFIG = Decoder(vocab=32, width=32, context=16, blocks=(Block(ATTENTION, MLP(64)),) * 2)
-LLAMA = next(family for family in families.every() if families.name_of(family) == "llama")
+LLAMA = families.get("llama")
 
 
 def packed(*shape: int, type: str = "F32", seed: int = 0) -> Packed:
@@ -32,7 +32,7 @@ def model_file(config: Decoder = CONFIG) -> dict[str, Packed]:
     ours = rules.Tensors(
         {name: packed(*shape, seed=i) for i, (name, shape) in enumerate(config.weights().items())}
     )
-    return dict(rules.save(LLAMA.HF, config, ours))
+    return dict(rules.save(LLAMA.hf, config, ours))
 
 
 def test_rows_of_queries_go_from_side_by_side_to_half_split() -> None:
@@ -94,8 +94,8 @@ def test_norms_that_hold_one_less() -> None:
 
 
 def test_every_family_reads_back_what_it_writes() -> None:
-    for family in families.every():
-        for table in (family.HF, family.GGUF):
+    for family in map(families.get, families.names()):
+        for table in (family.hf, family.gguf):
             names = [rule.theirs for rule in table]
             ours = [
                 name for rule in table for name in ([rule.ours] if isinstance(rule.ours, str) else rule.ours)
@@ -107,31 +107,31 @@ def test_every_family_reads_back_what_it_writes() -> None:
 def test_a_name_that_nobody_knows() -> None:
     file = model_file() | {"model.layers.0.self_attn.g_proj.weight": packed(4)}
     with pytest.raises(UserError, match=r"g_proj.weight' has no place"):
-        rules.load(LLAMA.HF, CONFIG, file)
+        rules.load(LLAMA.hf, CONFIG, file)
 
 
 def test_a_bias_that_the_config_does_not_have() -> None:
     file = model_file() | {"model.layers.0.self_attn.q_proj.bias": packed(32)}
     with pytest.raises(UserError, match=r"q_proj.bias' has no place"):
-        rules.load(LLAMA.HF, CONFIG, file)
+        rules.load(LLAMA.hf, CONFIG, file)
 
 
 def test_a_layer_too_many() -> None:
     file = model_file(replace(CONFIG, blocks=CONFIG.blocks[:1] * 3))
     with pytest.raises(UserError, match=r"layers.2.* has no place"):
-        rules.load(LLAMA.HF, CONFIG, file)
+        rules.load(LLAMA.hf, CONFIG, file)
 
 
 def test_names_that_carry_nothing() -> None:
     file = model_file() | {"model.layers.1.self_attn.rotary_emb.inv_freq": packed(4)}
-    assert list(rules.load(LLAMA.HF, CONFIG, file, LLAMA.IGNORED_HF)) == list(CONFIG.weights())
+    assert list(rules.load(LLAMA.hf, CONFIG, file, LLAMA.ignored_hf)) == list(CONFIG.weights())
 
 
 def test_a_missing_weight() -> None:
     file = model_file()
     del file["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(UserError, match=r"layers.1.mlp.up_proj.weight' is missing"):
-        rules.load(LLAMA.HF, CONFIG, file)
+        rules.load(LLAMA.hf, CONFIG, file)
 
 
 def test_a_wrong_shape_names_both() -> None:
@@ -139,7 +139,7 @@ def test_a_wrong_shape_names_both() -> None:
     with pytest.raises(
         UserError, match=r"k_proj.weight' has the shape \(32, 32\), where the config asks for \(16, 32\)"
     ):
-        rules.load(LLAMA.HF, CONFIG, file)
+        rules.load(LLAMA.hf, CONFIG, file)
 
 
 @pytest.mark.parametrize("type", ["I32", "F64", "F8_E4M3"])
@@ -147,7 +147,7 @@ def test_types_that_are_no_weights(type: str) -> None:
     width = {"I32": 4, "F64": 8, "F8_E4M3": 1}[type]
     file = model_file() | {"model.norm.weight": Packed(type, (32,), np.zeros(32 * width, np.uint8))}
     with pytest.raises(UserError, match=f"stored as {type}, which is not read as weights"):
-        rules.load(LLAMA.HF, CONFIG, file)
+        rules.load(LLAMA.hf, CONFIG, file)
 
 
 def test_nothing_is_made_before_it_is_asked_for() -> None:

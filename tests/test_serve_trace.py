@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway.inspect.ablate import without
+from cutaway.inspect import explanation, page_data
+from cutaway.inspect.edits import Ablate, ablation
 from cutaway.weights import quant, safetensors
 from tests import serving
 from tests.serving import Server
@@ -73,7 +76,7 @@ def test_safetensors_holds_the_same(server: Server, tmp_path: Path) -> None:
 
 def test_ablating_is_what_it_is_in_python(server: Server) -> None:
     lm = server.service.lm
-    expected = lm.trace(TEXT, edit=without(lm._built, ["1.4"])).top(5)
+    expected = lm.trace(TEXT, edit=ablation("1.4")).top(5)
     told = next_of(server, edits=[{"kind": "ablate", "layer": 1, "part": "head", "head": 4}])
     assert [id for id, _ in told] == [one.id for one in expected]
     assert np.allclose([p for _, p in told], [one.probability for one in expected], atol=1e-5)
@@ -82,7 +85,7 @@ def test_ablating_is_what_it_is_in_python(server: Server) -> None:
     none = [{"kind": "ablate", "layer": 1, "part": part, "strength": 0} for part in ("mlp", "attention")]
     assert np.allclose([p for _, p in next_of(server, edits=none)], [p for _, p in usual], atol=1e-6)
     both = [{"kind": "ablate", "layer": 1, "part": part} for part in ("mlp", "attention")]
-    skipped = lm.trace(TEXT, edit=without(lm._built, ["1"])).top(5)
+    skipped = lm.trace(TEXT, edit=ablation("1")).top(5)
     assert np.allclose(
         [p for _, p in next_of(server, edits=both)], [one.probability for one in skipped], atol=1e-5
     )
@@ -90,7 +93,7 @@ def test_ablating_is_what_it_is_in_python(server: Server) -> None:
 
 def test_patching_everything_is_the_other_text(server: Server) -> None:
     other = "The capital of Spain was"
-    patch = {"kind": "patch", "layer": 1, "part": "stream", "text": other}
+    patch = {"kind": "patch", "layer": 1, "part": "residual", "text": other}
     expected = server.service.lm.trace(other).top(5)
     told = next_of(server, edits=[patch])
     assert np.allclose([p for _, p in told], [one.probability for one in expected], atol=1e-5)
@@ -112,6 +115,52 @@ def test_adding_a_vector(server: Server) -> None:
     )
     assert np.allclose(moved[2] - usual[2], 2 * np.array(vector), atol=1e-4)
     assert np.allclose(np.delete(moved, 2, 0), np.delete(usual, 2, 0))
+
+
+def test_projecting_out_a_direction(server: Server) -> None:
+    vector = np.random.default_rng(0).normal(size=576).round(3)
+    project = {"kind": "project", "layer": 0, "vector": vector.tolist()}
+    left = values(traced(server, values=["out"], layers=[0], edits=[project]))["blocks.0.out"]
+    assert np.abs(left @ vector / np.linalg.norm(vector)).max() < 1e-4
+
+
+def test_the_page_is_the_same_document(server: Server) -> None:
+    answer = server.post("/v1/trace", {"text": TEXT, "format": "page"})
+    lm = server.service.lm
+    trace = lm.trace(TEXT, names=page_data.names(lm._built))
+    assert answer.content == page_data.packed([page_data.build(trace, "two-layers")])
+    told = traced(server, values=["embed"], positions=[0])
+    explained = explanation.explain(trace)
+    assert told["tokens"] == [asdict(token) for token in explained.tokens]
+    assert told["next"][0]["id"] == explained.next[0].id and set(told["next"][0]) == set(
+        asdict(explained.next[0])
+    )
+
+
+def test_answers_are_written_with_edits_of_their_request_alone(server: Server) -> None:
+    lm = server.service.lm
+    ablate = {"kind": "ablate", "layer": 1, "part": "mlp"}
+    body = {"prompt": TEXT, "max_tokens": 6, "temperature": 0}
+    expected = lm.generate(TEXT, max_tokens=6, temperature=0, edit=Ablate(1, "mlp")).text
+
+    def written(**more: Any) -> str:
+        answer = server.post("/v1/completions", body | more)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"][0]["text"]
+
+    usual = written()
+    with ThreadPoolExecutor(6) as pool:
+        texts = list(pool.map(lambda i: written(edits=[ablate]) if i % 2 else written(), range(6)))
+    assert texts == [usual, expected] * 3 and usual != expected
+    streamed = server.post("/v1/completions", body | {"edits": [ablate], "stream": True}).text
+    parts = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    assert "".join(part["choices"][0]["text"] for part in parts) == expected
+    messages = [{"role": "user", "content": "Hi"}]
+    chat = {"messages": messages, "max_tokens": 6, "temperature": 0, "edits": [ablate]}
+    answer = server.post("/v1/chat/completions", chat).json()["choices"][0]["message"]["content"]
+    assert answer == lm.chat(messages, max_tokens=6, temperature=0, edit=Ablate(1, "mlp")).text
+    wrong = server.post("/v1/chat/completions", chat | {"edits": [ablate | {"layer": 9}]})
+    assert wrong.status_code == 400 and "layer 9" in wrong.json()["error"]["message"]
 
 
 def test_chats_are_traced_too(server: Server) -> None:
@@ -136,10 +185,26 @@ def test_asking_leaves_the_engine_that_answers(server: Server) -> None:
         ({"values": ["out"], "messages": []}, "at least 1"),
         ({"values": ["out"], "text": None}, "Give the prompt once"),
         ({"values": ["out"], "edits": [{"kind": "add", "layer": 0, "vector": [1.0]}]}, "1 numbers.*576"),
-        ({"values": ["out"], "edits": [{"kind": "ablate", "layer": 0, "part": "head"}]}, "head goes with"),
-        ({"values": ["out"], "edits": [{"kind": "ablate", "layer": 0, "part": "head", "head": 9}]}, "0 to 8"),
-        ({"values": ["out"], "edits": [{"kind": "patch", "layer": 0, "text": "x"}]}, "as many tokens"),
+        ({"values": ["out"], "edits": [{"kind": "ablate", "layer": 0, "part": "head"}]}, "goes with part"),
+        (
+            {"values": ["out"], "edits": [{"kind": "ablate", "layer": 0, "part": "head", "head": 9}]},
+            "heads 0 to 8",
+        ),
+        ({"values": ["out"], "edits": [{"kind": "patch", "layer": 0, "text": "x"}]}, "equal length"),
         ({"values": ["out"], "edits": [{"kind": "rewrite", "layer": 0}]}, "edits"),
+        ({"values": ["out"], "edits": [{"kind": "patch", "layer": 0, "text": "x " * 300}]}, "at most 100"),
+        (
+            {"values": ["out"], "edits": [{"kind": "add", "layer": 0, "vector": [1e308] * 576}]},
+            "beyond float32",
+        ),
+        (
+            {
+                "values": ["out"],
+                "edits": [{"kind": "add", "layer": 0, "vector": [1e38] * 576, "strength": 9.0}],
+            },
+            "With these edits .* NaN or infinity",
+        ),
+        ({"values": []}, "values is missing"),
     ],
 )
 def test_what_cannot_be_traced_is_refused(server: Server, body: dict[str, Any], sentence: str) -> None:

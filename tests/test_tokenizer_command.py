@@ -85,7 +85,8 @@ def test_one_line_imports_neither_the_parser_nor_a_drawing_library(small: Path) 
 def test_show(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = said(capsys, "show", "the the\x1b", "-t", small)
     assert "t + h: th e" in printed
-    assert "Ġ + the: Ġthe" in printed
+    assert "␣ + the: ␣the" in printed
+    assert "Ã" not in said(capsys, "show", "naïve", "-t", small)  # text, not the spelling of its bytes
     assert "20 74 68 65" in printed
     assert "\x1b" not in printed
     document = json.loads(said(capsys, "show", "the the", "-t", small, "--json"))

@@ -5,15 +5,21 @@ import json
 import random
 import struct
 import warnings
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cutaway.errors import UserError
-from cutaway.tokenizer import Tokenizer
+from cutaway.native import library
+from cutaway.native.bpe import Core
+from cutaway.tokenizer import Tokenizer, normalize, pretokenize
+from cutaway.tokenizer.added import any_of
 from cutaway.tokenizer.charsmap import Charsmap
+from cutaway.tokenizer.pretokenize import PATTERNS, Split, compiled
 from tests import inputs
 from tests.test_tokenizer_formats import whole
 
@@ -85,7 +91,7 @@ def test_fuzzed_tokenizer_json(tmp_path: Path) -> None:
         post_processor={
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
-            "special_tokens": {"<s>": {"ids": [260]}},
+            "special_tokens": {"<s>": {"ids": [257]}},
         },
     )
     outcomes = []
@@ -238,3 +244,184 @@ def test_fuzzed_rank_files(tmp_path: Path) -> None:
             bad[noise.randrange(len(bad))] = noise.randrange(256)
         path.write_bytes(bad)
         survives(path, pattern="gpt2")
+
+
+def refused(path: Path, made: dict[str, Any], sentence: str) -> None:
+    path.write_text(json.dumps(made))
+    with pytest.raises(UserError, match=sentence):
+        Tokenizer.load(path)
+
+
+def test_an_added_token_takes_no_id_of_the_vocabulary(tmp_path: Path) -> None:
+    """Ordinary text that spells the other one would become the control token."""
+    path = tmp_path / "tokenizer.json"
+    control = {"id": 97, "content": "<s>", "special": True}
+    refused(path, whole(added_tokens=[control]), "the added token '<s>' has the id 97, which is")
+    two = [{"id": 260, "content": "<s>"}, {"id": 261, "content": "<s>"}]
+    refused(path, whole(added_tokens=two), "the token '<s>' has two ids, 260 and 261")
+    same = [{"id": 260, "content": "<s>"}, {"id": 260, "content": "<t>"}]
+    refused(path, whole(added_tokens=same), "the added token '<t>' has the id 260, which is '<s>'")
+    refused(path, whole(added_tokens=[{"id": 300, "content": "the"}]), "two ids")
+    path.write_text(json.dumps(whole()))
+    config = {"added_tokens_decoder": {"97": {"content": "<x>", "special": True}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="'<x>' has the id 97"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_post_processor_adds_tokens_that_there_are(tmp_path: Path) -> None:
+    template = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}, {"Sequence": {}}]}
+    template |= {"special_tokens": {"x": {"ids": [99_999]}}}
+    refused(tmp_path / "tokenizer.json", whole(post_processor=template), "the id 99999, which is no token")
+
+
+def test_vocabularies_beyond_all_models(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    many = {str(id): id for id in range((1 << 20) + 1)}
+    refused(path, whole(model__vocab=many, model__merges=[]), "1,048,577 tokens; the limit is 1,048,576")
+    pieces = [["<unk>", 0.0], ["a" * 20_000, -1.0]]
+    refused(
+        path, whole(model={"type": "Unigram", "unk_id": 0, "vocab": pieces}), "20,000 characters; the limit"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["((?1)?a)*", "(?R)?a", r"\\(?P<x>a)(?&x)", "(?P<x>a)(?P>x)", "(?-1)"])
+def test_patterns_that_call_themselves(pattern: str, tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    steps = {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    refused(tmp_path / "tokenizer.json", whole(pre_tokenizer=steps), "calls itself")
+
+
+def test_slow_patterns_share_one_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten rules, each under the limit by itself, over many stretches: the clock counts all of them."""
+    clock = [0.0]
+    monkeypatch.setattr(pretokenize, "monotonic", lambda: clock[0])
+    left = []
+
+    class Slow:
+        def sub(self, new: object, text: str, timeout: float) -> str:
+            left.append(timeout)
+            clock[0] += 1.0
+            return text
+
+    path = tmp_path / "tokenizer.json"
+    rule = {"type": "Replace", "pattern": {"Regex": "a+"}, "content": "b"}
+    normalizer = {"type": "Sequence", "normalizers": [rule] * 10}
+    path.write_text(json.dumps(whole(normalizer=normalizer)))
+    tok = Tokenizer.load(path)
+    monkeypatch.setattr(normalize, "compiled", lambda pattern: Slow())
+    tok.encode("a the <x> b the")
+    assert left[:5] == pytest.approx([5, 4, 3, 2, 1], abs=0.01)
+    assert left[6:] == [0.001] * len(left[6:])  # so that the first step of `regex` ends them
+
+
+def worst_cases(pattern: str) -> list[str]:
+    """For each alternative, long runs of what it begins with and then fails on, or takes one by one."""
+    kinds = [" ", "\t", "\n", "\r", "a", "A", "ǅ", "ʰ", "日", "\u0301", "5", "!", "/", "'", "\u3000", "$"]
+    pairs = [one + other for one in kinds for other in kinds if one != other]
+    return [kind * 100_000 + end for kind in kinds for end in ("", "5", "a")] + [pair * 500 for pair in pairs]
+
+
+@pytest.mark.parametrize("name", sorted(set(PATTERNS)))
+def test_every_pattern_is_linear(name: str) -> None:
+    """A quadratic one takes minutes for a run of 100,000, of which `regex` is given twenty seconds."""
+    for pattern in PATTERNS[name]:
+        if pattern in _seen:
+            continue
+        _seen.add(pattern)
+        for text in worst_cases(pattern):
+            compiled(pattern).findall(text, timeout=20)
+
+
+_seen: set[str] = set()
+
+
+def test_the_pattern_of_deepseek_llm_cuts_as_it_is_written() -> None:
+    noise = random.Random(5)
+    steps = PATTERNS["deepseek-llm"]
+    written = [r"\s+$" if "$" in step and step.endswith("$") else step for step in steps]
+    for _ in range(3000):
+        text = "".join(noise.choices(" \t\n\r\u2028a日5!", k=noise.randrange(12)))
+        ours = pretokenize.pretokenize([Split(step) for step in steps], text)
+        assert ours == pretokenize.pretokenize([Split(step) for step in written], text)
+
+
+def test_tokens_that_share_a_beginning_are_found_in_one_look() -> None:
+    texts = {f"<unused{number}>" for number in range(6000)} | {"<", "<<", "<unused", "<unused12"}
+    texts |= {"a" * size for size in range(1, 200)}
+    pattern = any_of(texts)
+    assert pattern.findall("<unused5999><unused12<unused999999><<<" + "a" * 250) == [
+        *("<unused5999>", "<unused12", "<unused", "<<", "<"),
+        *("a" * 199, "a" * 51),
+    ]
+
+
+def test_a_forged_compiled_vocabulary_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With words of it changed under a checksum that holds: read or refused, and never out of bounds."""
+    if library.why_not():
+        pytest.skip("there is no core here")
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path / "home"))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(whole()))
+    good = Tokenizer.load(path)
+    ids = good.encode(TEXT)
+    kept = next((tmp_path / "home" / "vocabularies").glob("*.bin"))
+    data = kept.read_bytes()
+    start = len(b"cutaway vocabulary\n") + 8
+    begin = -(-(start + int.from_bytes(data[start - 8 : start - 4], "little")) // 64) * 64
+    core = np.frombuffer(data[begin:], np.uint32)
+    noise = np.random.default_rng(1)
+    opened = 0
+    for _ in range(800):
+        forged = core.copy()
+        at = noise.integers(6, len(core)) if noise.random() < 0.7 else noise.integers(6, 640)
+        strange = [0xFFFFFFFF, 0x7FFFFFFF, forged[at] ^ 1, len(core), noise.integers(1 << 32)]
+        forged[at] = noise.choice(strange)
+        held = signed(forged.tobytes())
+        try:
+            made = Core(np.frombuffer(held, np.uint8).copy())
+        except ValueError:
+            continue
+        opened += 1
+        made.encode("gpt2", TEXT)
+        made.pieces([b"the", b" the", TEXT.encode()])
+        [made.token(id) for id in range(-1, 300)]
+    assert 0 < opened < 800
+    small = json.loads(data[start : start + int.from_bytes(data[start - 8 : start - 4], "little")])
+    for change in ({"normalizer": [["Rule", {}]]}, {"added": [{"no": 1}]}, {"lead": []}, {"eot": 3}):
+        said = json.dumps(small | change).encode()
+        said = len(said).to_bytes(4, "little") + zlib.crc32(said).to_bytes(4, "little") + said
+        head = data[: start - 8] + said
+        kept.write_bytes(head + bytes(-len(head) % 64) + data[begin:])
+        assert Tokenizer.load(path).encode(TEXT) == ids
+
+
+def signed(data: bytes) -> bytes:
+    """The core's checksums over forged bytes (native/tokenizer/vocabulary.cpp)."""
+    size = header_size()
+    rest = checksum(data[size:])
+    inside = checksum(data[:16] + rest.to_bytes(8, "little") + data[24:size])
+    return data[:16] + inside.to_bytes(8, "little") + data[24:]
+
+
+def header_size() -> int:
+    return 24 + 4 * 12 + 4 * 512 + 8 * 11
+
+
+def checksum(data: bytes) -> int:
+    whole, mask = len(data) // 32 * 32, (1 << 64) - 1
+    words = np.frombuffer(data[:whole], np.uint64).reshape(-1, 4)
+    lanes = np.array([1, 2, 3, len(data)], np.uint64)
+    with np.errstate(over="ignore"):
+        for row in words:
+            lanes = (lanes ^ row) * np.uint64(0x9E3779B97F4A7C15)
+            lanes ^= lanes >> np.uint64(29)
+    out = [int(lane) for lane in lanes]
+    for i in range(whole, len(data)):
+        out[i & 3] = (out[i & 3] ^ data[i]) * 0x9E3779B97F4A7C15 & mask
+    made = 0
+    for lane in reversed(out):
+        made = (lane ^ made) * 0x9E3779B97F4A7C15 & mask
+        made ^= made >> 32
+    return made

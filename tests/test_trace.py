@@ -253,7 +253,7 @@ def test_norms_are_the_streams_lengths() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "why"),
-    [([], "no tokens"), ([1] * 65, "65 tokens.*at most 64"), ([256], "token 256"), ([-1], "token -1")],
+    [([], "no tokens"), ([1] * 65, "65 tokens.*context holds 64"), ([256], "token 256"), ([-1], "token -1")],
 )
 def test_what_the_model_cannot_read_is_refused(ids: list[int], why: str) -> None:
     with pytest.raises(UserError, match=why):

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import cutaway
 from cutaway import native
 from cutaway.cli import main
+from cutaway.data import words
 from cutaway.errors import UserError
 from cutaway.native import bpe_train as native_train
-from cutaway.tokenizer import bpe, bpe_train, training
+from cutaway.tokenizer import Tokenizer, bpe, bpe_train, training
 from cutaway.tokenizer.word_counter import packed
 from cutaway.tokenizer.word_counts import Counts
 
@@ -196,7 +198,7 @@ def test_the_command_trains_from_texts_and_from_counts(
     for kind in ("unigram", "wordpiece"):
         size = 330 if kind == "unigram" else 50
         code, out, _ = cli(
-            capsys, "train", shards[0], "--kind", kind, "--size", size, "--output", tmp_path / "d.json"
+            capsys, "train", shards[0], "--kind", kind, "--size", size, "--output", tmp_path / f"{kind}.json"
         )
         assert code == 0 and "tokens" in out
 
@@ -224,3 +226,26 @@ def test_no_merge_makes_a_byte_token_or_a_special_one() -> None:
         tok = cutaway.Tokenizer.train(texts, 400, r"\S+|\s", level="character", special=["</s>"])
     assert len(set(tok.parts.tokens)) == len(tok.parts.tokens)
     assert tok.decode(tok.encode("<0x41>A")) == "<0x41>A"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_the_end_of_text_is_kept_in_every_format(kind: str, tmp_path: Path) -> None:
+    """A name that no list knows; pretraining finds it, and `tokenizers` reads the same file."""
+    size = 270 if kind == "bpe" else 275
+    text = "the cat sat on the mat, and the dog sat on the log. " * 20
+    tok = Tokenizer.train([text], size, kind=kind, special=["<|x|>"], end_of_text="<|stop|>")
+    assert tok.token_text(tok.eos or 0) == "<|stop|>" and tok.is_special(tok.eos or 0)
+    assert words.ends(tok) == (tok.eos, tok.eos)
+    for suffix in ("json", "gguf") if kind == "bpe" else ("json",):
+        again = Tokenizer.load(tok.save(tmp_path / f"tokenizer.{suffix}"))
+        assert (again.eos, again.add_eos) == (tok.eos, False)
+        assert again.encode(text, add_special=True) == tok.encode(text)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert theirs.encode(text).ids == Tokenizer.load(tmp_path / "tokenizer.json").encode(text)
+
+
+def test_counts_without_the_end_of_text_get_it() -> None:
+    counts = Counts.of(["ab ab ab cd"], "gpt2", ["<|x|>"])
+    tok = Tokenizer.train(counts, 262, end_of_text="<|endoftext|>")
+    assert tok.special == {"<|x|>": len(tok) - 2, "<|endoftext|>": len(tok) - 1}
+    assert tok.eos == len(tok) - 1 and counts.special == ("<|x|>",)

@@ -182,6 +182,39 @@ def test_glove_counts_and_fits_as_its_twin(file: Path, monkeypatch: pytest.Monke
     assert np.abs(models[0].vectors()).max() > 0.1
 
 
+def original_cooccurrences(lines: str, window: int) -> dict[tuple[str, str], float]:
+    """What the original program's cooccur.c counts with a symmetric window: each meeting enters X twice, once
+    with the words in either role, and so twice into the same cell where a word meets itself.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for line in lines.splitlines():
+        words = line.split()
+        for j, target in enumerate(words):
+            for k in range(j - 1, max(j - 1 - window, -1), -1):
+                for cell in ((words[k], target), (target, words[k])):
+                    found[cell] = found.get(cell, 0.0) + 1.0 / (j - k)
+    return found
+
+
+@pytest.mark.parametrize("pure", [pytest.param(False, marks=built), True])
+def test_glove_counts_what_the_original_program_counts(
+    pure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "a a b\nb a a a\nc c c c b a\n"
+    (tmp_path / "corpus").write_text(lines)
+    known = corpus.vocabulary(tmp_path / "corpus", 1)
+    if pure:
+        monkeypatch.setattr(native, "available", lambda: False)
+    for window in (1, 2, 10):
+        with glove.count(tmp_path / "corpus", known, glove.Settings(window=window), 1) as counts:
+            pairs, weights = counts.part(0)
+        ours = {(known.words[i], known.words[j]): x for (i, j), x in zip(pairs, weights, strict=True)}
+        ours |= {(j, i): x for (i, j), x in ours.items()}
+        theirs = original_cooccurrences(lines, window)
+        assert ours.keys() == theirs.keys()
+        assert all(abs(ours[cell] - theirs[cell]) < 1e-6 for cell in theirs), window
+
+
 @built
 @pytest.mark.parametrize("threads", [1, 2])
 def test_gloves_counts_do_not_depend_on_memory(file: Path, threads: int, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, note_fallback
+from cutaway.commands.console import model_path, note, note_fallback, use_threads
 from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending, shown
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.decode import ContextFullError, Generation
@@ -23,12 +23,14 @@ WAYS_OUT = "/clear starts anew, /undo takes back the last question and answer."
 
 
 def chat(
-    *,
     model: str = "smollm2",
+    *,
     system: str | None = None,
     load: Path | None = None,
     allow_steering: Annotated[bool, Parameter(negative=())] = False,
     engine: Engine = "auto",
+    threads: int | None = None,
+    context: int | None = None,
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
     """Talk with a model. /help lists the commands.
@@ -39,6 +41,8 @@ def chat(
     Examples:
 
     cutaway chat --system "You answer in one sentence."
+
+    cutaway chat my-model.gguf --threads 4
 
     cutaway chat --temperature 0 --load conversation.json
 
@@ -57,13 +61,23 @@ def chat(
     engine
         What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
         fastest here.
+    threads
+        Processor threads to use; all of this machine's by default.
+    context
+        Hold this many tokens at most, where less memory is wanted than the model's whole context takes.
     """
     conversation = Conversation.read(load) if load else Conversation()
     if system is not None:
         conversation.system = system
     given = sampling.given()
     Settings(**given)  # refused before anything is loaded
-    lm: Any = cutaway.load(model_path(model), engine=engine)
+    use_threads(threads)
+    lm: Any = cutaway.load(model_path(model), engine=engine, context=context)
+    if lm.checkpoint.chat_template is None:
+        raise UserError(
+            f"{model} has no chat template, so it cannot chat: continue a text with "
+            f'`cutaway generate "..." --model {model}`'
+        )
     note_fallback(lm)
     steering = {"steering": "flag"} if allow_steering else {}
     talk = Talk(lm, conversation, _advised(lm) | {"max_tokens": None} | given | steering)
@@ -138,6 +152,7 @@ class Talk:
         self.conversation = conversation
         self.options = options
         self.ended = False
+        self.failures = 0
         self.commands: dict[str, tuple[Callable[[str], None], str]] = {
             "system": (self.system, "/system TEXT   set the system message; alone, show it"),
             "save": (
@@ -157,8 +172,11 @@ class Talk:
                 self.handle(line)
             except (UserError, OperationalError) as error:
                 note(str(error))
+                self.failures += 1
             if self.ended:
-                return
+                break
+        if self.failures and not sys.stdin.isatty():  # piped in: the exit code is all that a program sees
+            raise UserError(f"{self.failures} of the lines could not be answered")
 
     def handle(self, line: str) -> None:
         """Obey a command or answer a question."""

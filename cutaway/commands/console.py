@@ -5,6 +5,7 @@ standard error.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,15 @@ def watched(counts: bool = False) -> Iterator[store.Progress]:
         yield shown
     finally:
         shown.close()
+
+
+def use_threads(count: int | None) -> None:
+    """Limit this process to so many threads, in the native core and in PyTorch. Before either is loaded."""
+    if count is None:
+        return
+    if count < 1:
+        raise UserError(f"--threads is {count}: give a number from 1 up")
+    os.environ["CUTAWAY_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(count)
 
 
 def model_path(source: str) -> Path:

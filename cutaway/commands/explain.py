@@ -1,14 +1,14 @@
-"""`cutaway explain`: the path of a text through a model, from its bytes to the next token, with the model's
-own numbers.
-"""
+"""`cutaway explain`: what a model does with a text, from its bytes to the next token, in its own numbers."""
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,27 +16,24 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands.console import model_path, note, print_json, size
+from cutaway.commands.generate import prompt_text
 from cutaway.errors import OperationalError, UserError
 from cutaway.store import files
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cutaway.hooks import Edit
-    from cutaway.inspect.explanation import Story
-    from cutaway.inspect.page_data import Sheet
-    from cutaway.inspect.paths import Reading
+    from cutaway.inspect.edits import Edit
+    from cutaway.inspect.explanation import Explanation
+    from cutaway.inspect.page_data import PageData
     from cutaway.lm import LanguageModel
-    from cutaway.model.decoder import Decoder
-    from cutaway.tokenizer.chat import Rendered
-
-Strength = tuple[str, float]
 
 
 def explain(
-    text: str,
+    text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     /,
     *,
+    file: Path | None = None,
     model: str = "smollm2",
     chat: Annotated[bool, Parameter(negative=())] = False,
     top: int = 10,
@@ -49,9 +46,10 @@ def explain(
     html: Path | None = None,
     force: Annotated[bool, Parameter(negative=())] = False,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
+    threads: int | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Follow a text through a model: tokens, embeddings, attention, the residual stream, the next token.
+    """Explain what a model does with a text: tokens, embeddings, attention, residual stream, next token.
 
     Examples:
 
@@ -67,14 +65,16 @@ def explain(
 
     cutaway explain "The capital of France is" --compare "The capital of Italy is"
 
-    cutaway explain "2 + 2 =" --json
+    cutaway explain - --json < prompt.txt
 
     cutaway explain "The capital of France is" --paths
 
     Parameters
     ----------
     text
-        The text to follow. Control tokens spelt in it stay text.
+        The text to explain; - reads it from standard input. Control tokens spelt in it stay text.
+    file
+        Read the text from this file (without its last newline).
     model
         A model's name, a .gguf file or a folder.
     chat
@@ -82,120 +82,199 @@ def explain(
     top
         How many of the likeliest next tokens to show.
     ablate
-        Take out a head (5.3 is head 3 of layer 5) or a layer (5), and show what changes; again for more.
+        Ablate a head (5.3 is head 3 of layer 5) or a layer (5), and show what changes; again for more.
     steer
-        FILE:STRENGTH, add a steering vector so many times over, and show what changes; again for more.
+        FILE:STRENGTH, add a steering vector times the strength, and show what changes; again for more.
     patch
-        Another text of as many tokens: where in the model do the two answers part?
+        Another text of as many tokens: activation patching shows where in the model the two answers part.
     compare
         Another text, of any length: both side by side.
     compare_model
         Another model: both side by side, on this text or on the other one.
     paths
-        Show instead how each layer computes this prompt and a decoding step, and why not in another way.
+        Show instead which attention backend each layer uses for prefill and decode, and why.
     html
-        Write an interactive page to this file instead: one file that needs nothing else. A model that was
-        changed by --ablate or --steer is shown beside itself.
-    force
-        Replace the page if it exists.
+        Write an interactive page to this file: one file that needs no network. A model that was changed by
+        --ablate or --steer is shown beside the unchanged one.
     open_page
         Open the page in the browser.
+    force
+        Replace the page's file if it exists.
+    threads
+        CPU threads to compute with; all cores, if not given.
     as_json
-        Print the whole story as one JSON document, every number at full precision.
+        Print the whole explanation as one JSON document, every number at full precision.
     """
-    if not text:
-        raise UserError("there is nothing to follow: the text is empty")
-    if top < 1:
-        raise UserError(f"--top is {top}: it must be 1 or more")
-    two = compare is not None or compare_model is not None
-    if compare == "":
-        raise UserError("there is nothing to compare with: the other text is empty")
-    if two and (ablate or steer or patch is not None):
-        raise UserError("--compare shows two as they are: leave out --ablate, --steer and --patch")
-    if paths and (two or ablate or steer or patch is not None or html or open_page):
-        raise UserError("--paths shows how the model reads: leave out the options that change or draw it")
-    if patch is not None and (html or open_page):
-        raise UserError("--patch is told in the terminal: leave out --html and --open, or use --compare")
+    asked = _Asked(prompt_text(text, file), model, chat, top, ablate, steer, patch, compare, compare_model)
+    asked.check(paths, html is not None or open_page)
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads is {threads}: it must be 1 or more")
     if html is not None:
         files.check_overwrite(html, force)
-    strengths = [_strength(one) for one in steer]
-    lm = cutaway.load(model_path(model), engine="definition")
+    lm = _load(model)
+    ids = asked.ids(lm, asked.text)
+    early = sys.stdout.isatty() and not (as_json or paths or html or open_page or asked.two)
+    if early:
+        _show_tokens(lm, ids, asked)
+    with _doing("Loading PyTorch and the weights"):
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        asked.check_model(lm, ids)
+        _ = lm.model  # unpacks the weights
     if paths:
-        _paths(lm, _ids(lm, text, chat), model, as_json)
-        return
-    if html or open_page:
-        edit = _edit(lm.model, ablate, strengths)
-        sheets = [_sheet(lm, _ids(lm, text, chat), model)]
-        if edit:
-            name = f"{model}, {', '.join(_changes(ablate, strengths))}"
-            sheets.append(_sheet(lm, _ids(lm, text, chat), name, edit))
-        elif two:
-            other = _other(lm, compare_model)
-            sheets.append(_sheet(other, _ids(other, compare or text, chat), compare_model or model))
-        _page(sheets, html, open_page, force)
-        return
-    if two:
-        other = _other(lm, compare_model)
-        models = (model, compare_model or model)
-        stories = (
-            _story(lm, _ids(lm, text, chat), None, top, (), []),
-            _story(other, _ids(other, compare or text, chat), None, top, (), []),
-        )
-        _print_two(stories, models, as_json)
-        return
-    story = _story(
-        lm, _ids(lm, text, chat), None if patch is None else _ids(lm, patch, chat), top, ablate, strengths
-    )
-    if as_json:
-        print_json({"model": model, **asdict(story)})
+        _print_paths(lm, ids, asked.name, as_json)
+    elif html or open_page:
+        _write_page(asked.page_data(lm, ids), html, open_page)
+    elif asked.two:
+        _print_two(asked.both(lm, ids), asked, as_json)
     else:
-        _print(story, model, lm.chat_text([{"role": "user", "content": text}]) if chat else None)
+        with _doing("Running the model"):
+            explanation = asked.explanation(lm, ids)
+        if as_json:
+            print_json({"model": asked.name, **asdict(explanation)})
+        else:
+            _print(explanation, asked, lm, early)
 
 
-def _ids(lm: LanguageModel, text: str, chat: bool) -> list[int]:
-    return lm.chat_ids([{"role": "user", "content": text}]) if chat else lm.ids(text)
+@dataclass(frozen=True)
+class _Asked:
+    """What the user asked for, and how to compute it."""
+
+    text: str
+    model: str
+    chat: bool
+    top: int
+    ablate: tuple[str, ...]
+    steer: tuple[str, ...]
+    patch: str | None
+    compare: str | None
+    compare_model: str | None
+
+    @property
+    def two(self) -> bool:
+        """Whether two explanations are shown side by side."""
+        return self.compare is not None or self.compare_model is not None
+
+    @property
+    def name(self) -> str:
+        """The model's name for titles."""
+        return model_name(self.model)
+
+    @property
+    def other_name(self) -> str:
+        """The compared model's name."""
+        return model_name(self.compare_model or self.model)
+
+    def check(self, paths: bool, page: bool) -> None:
+        """Refuses what needs no model to be refused."""
+        if not self.text:
+            raise UserError("the text is empty: there is nothing to explain")
+        if self.top < 1:
+            raise UserError(f"--top is {self.top}: it must be 1 or more")
+        if self.compare == "":
+            raise UserError("the other text is empty: there is nothing to compare with")
+        changed = self.ablate or self.steer or self.patch is not None
+        if self.two and changed:
+            raise UserError("--compare shows two models unchanged: leave out --ablate, --steer and --patch")
+        if paths and (self.two or changed or page):
+            raise UserError(
+                "--paths shows backends only: leave out the options that change or draw the model"
+            )
+        if self.patch is not None and page:
+            raise UserError("--patch is shown in the terminal: leave out --html and --open, or use --compare")
+        for part in self.ablate:
+            if not re.fullmatch(r"\d+(\.\d+)?", part):
+                raise UserError(
+                    f"--ablate is {part!r}, which is no part of a model: 5.3 is head 3 of layer 5, 5 "
+                    "the whole layer"
+                )
+        for given in self.steer:
+            _steering(given)
+
+    def check_model(self, lm: LanguageModel, ids: Sequence[int]) -> None:
+        """Refuses, before the weights are unpacked, edits that do not fit the model."""
+        from cutaway.inspect.edits import check
+
+        config: Any = lm.config
+        for edit in self.edits():
+            check(config, edit, len(ids))
+
+    def ids(self, lm: LanguageModel, text: str) -> list[int]:
+        """The ids of a text, through the chat template if that was asked for."""
+        ids = lm.chat_ids([{"role": "user", "content": text}]) if self.chat else lm.ids(text)
+        if len(ids) > lm.config.context:
+            raise UserError(
+                f"the text has {len(ids):,} tokens, and this model's context holds {lm.config.context:,}"
+            )
+        return ids
+
+    def edits(self) -> list[Edit]:
+        """The edits of --ablate and --steer."""
+        from cutaway.inspect import edits, steering
+
+        added = [add for one in self.steer for add in steering.load(*_steering(one))]
+        return [*map(edits.ablation, self.ablate), *added]
+
+    def changes(self) -> list[str]:
+        """The edits in words."""
+        parts = (f"{'head' if '.' in part else 'layer'} {part} ablated" for part in self.ablate)
+        added = (f"{path} added {strength:g} times" for path, strength in map(_steering, self.steer))
+        return [*parts, *added]
+
+    def explanation(self, lm: LanguageModel, ids: list[int]) -> Explanation:
+        """The explanation, with what edits change and where a patch takes effect."""
+        from cutaway.inspect import explanation
+
+        trace = lm.trace(ids, names=explanation.names(lm.model))
+        made = explanation.explain(trace, self.top)
+        if edit := self.edits():
+            after = lm.trace(ids, names=("logits",), edit=edit)
+            made = replace(made, change=explanation.change(trace, after, self.changes(), self.top))
+        if self.patch is not None:
+            made = replace(made, patch=explanation.patch(trace, self.ids(lm, self.patch)))
+        return made
+
+    def both(self, lm: LanguageModel, ids: list[int]) -> tuple[Explanation, Explanation]:
+        """The two explanations to compare."""
+        other = self._other(lm)
+        with _doing("Running the model"):
+            one = self.explanation(lm, ids)
+            return one, self.explanation(other, self.ids(other, self.compare or self.text))
+
+    def page_data(self, lm: LanguageModel, ids: list[int]) -> list[PageData]:
+        """What the page shows: the model, and beside it the edited or the compared one."""
+        from cutaway.inspect import page_data
+
+        def data(lm: LanguageModel, ids: list[int], name: str, edit: list[Edit] | None = None) -> PageData:
+            return page_data.build(lm.trace(ids, names=page_data.names(lm.model), edit=edit), name)
+
+        other = self._other(lm)
+        with _doing("Running the model"):
+            pages = [data(lm, ids, self.name)]
+            if edit := self.edits():
+                pages.append(data(lm, ids, f"{self.name}, {', '.join(self.changes())}", edit))
+            elif self.two:
+                pages.append(data(other, self.ids(other, self.compare or self.text), self.other_name))
+        return pages
+
+    def _other(self, lm: LanguageModel) -> LanguageModel:
+        return lm if self.compare_model is None else _load(self.compare_model)
 
 
-def _story(
-    lm: LanguageModel,
-    ids: list[int],
-    other: list[int] | None,
-    top: int,
-    ablate: tuple[str, ...],
-    strengths: list[Strength],
-) -> Story:
-    from cutaway.inspect import explanation
-    from cutaway.inspect.trace import Trace
-
-    edit = _edit(lm.model, ablate, strengths)
-    trace = Trace.of(lm.model, lm.tokenizer, ids, explanation.names(lm.model))
-    told = explanation.tell(trace, top)
-    if edit:
-        after = Trace.of(lm.model, lm.tokenizer, ids, ("logits",), edit)
-        told = replace(told, change=explanation.changed(trace, after, _changes(ablate, strengths), top))
-    return told if other is None else replace(told, patch=explanation.patched(trace, other))
+def model_name(source: str) -> str:
+    """A model as titles show it: the last part of a file's or folder's path, another name as it is."""
+    path = Path(source)
+    return path.resolve().name.removesuffix(".gguf") if path.exists() else source
 
 
-def _edit(model: Decoder, ablate: tuple[str, ...], strengths: list[Strength]) -> dict[str, Edit]:
-    from cutaway.inspect.ablate import together, without
-    from cutaway.inspect.steer import load, steer
-
-    return together(
-        without(model, ablate), *(steer(model, load(path), strength) for path, strength in strengths)
-    )
+def _load(source: str) -> LanguageModel:
+    return cutaway.load(model_path(source), engine="definition")
 
 
-def _changes(ablate: tuple[str, ...], strengths: list[Strength]) -> list[str]:
-    """What was done to the model, in words."""
-    added = (f"{path} added {strength:g} times" for path, strength in strengths)
-    return [*map(_named, ablate), *added]
-
-
-def _named(part: str) -> str:
-    return f"head {part} taken out" if "." in part else f"layer {part} skipped"
-
-
-def _strength(given: str) -> Strength:
+def _steering(given: str) -> tuple[str, float]:
+    """The file and the strength of a --steer."""
     path, colon, strength = given.rpartition(":")
     try:
         if not colon or not path:
@@ -210,16 +289,78 @@ def _strength(given: str) -> Strength:
     return path, value
 
 
-def _print(story: Story, model: str, asked: Rendered | None) -> None:
-    from cutaway.commands import explanation_text, origins
+@contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """A spinner on standard error while something takes seconds, where a terminal shows it."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
 
-    if asked is not None:
-        _on_console(lambda console: origins.show(asked, console))
-    _on_console(lambda console: explanation_text.show(story, model, console))
+    with Console(stderr=True).status(f"{what} …"):
+        yield
 
 
-def _on_console(show: Callable[[Console], None]) -> None:
-    """What goes into a file or a pipe has no colours and no spaces at the ends of lines."""
+def _show_tokens(lm: LanguageModel, ids: Sequence[int], asked: _Asked) -> None:
+    """The title and the first step, which need no torch."""
+    from cutaway.commands import explanation_text
+
+    if asked.chat:
+        _print_origins(lm, asked.text)
+    _on_console(lambda console: explanation_text.show_tokens(lm, ids, asked.name, console))
+
+
+def _print(explanation: Explanation, asked: _Asked, lm: LanguageModel, early: bool) -> None:
+    from cutaway.commands import explanation_text
+
+    if asked.chat and not early:
+        _print_origins(lm, asked.text)
+    _on_console(lambda console: explanation_text.show(explanation, asked.name, console, early))
+
+
+def _print_origins(lm: LanguageModel, text: str) -> None:
+    from cutaway.commands import origins
+
+    rendered = lm.chat_text([{"role": "user", "content": text}])
+    _on_console(lambda console: origins.show(rendered, console))
+
+
+def _print_two(explanations: tuple[Explanation, Explanation], asked: _Asked, as_json: bool) -> None:
+    from cutaway.commands import explanation_compare
+
+    names = asked.name, asked.other_name
+    if as_json:
+        one, other = ({"model": name, **asdict(each)} for name, each in zip(names, explanations, strict=True))
+        print_json(one | {"compare": other})
+        return
+    same_model = asked.compare_model is None
+    _on_console(lambda console: explanation_compare.show(*explanations, names, same_model, console))
+
+
+def _print_paths(lm: LanguageModel, ids: list[int], name: str, as_json: bool) -> None:
+    from cutaway.commands import paths_text
+    from cutaway.inspect import paths
+
+    passes = paths.paths(lm.model, ids)
+    if as_json:
+        print_json({"model": name, "passes": [one.to_json() for one in passes]})
+    else:
+        _on_console(lambda console: paths_text.show(passes, name, console))
+
+
+def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:
+    """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
+    from cutaway.inspect.page import page
+
+    target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
+    files.write(target, page(pages))
+    note(f"Wrote {target} ({size(target.stat().st_size)}).")
+    if open_page and not webbrowser.open(target.resolve().as_uri()):
+        raise OperationalError(f"no browser could be opened: open {target} yourself")
+
+
+def _on_console(show: Callable[[Console], Any]) -> None:
+    """In a file or a pipe there are no colours and no spaces at the ends of lines."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -229,54 +370,3 @@ def _on_console(show: Callable[[Console], None]) -> None:
     with console.capture() as captured:
         show(console)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
-
-
-def _other(lm: LanguageModel, compare_model: str | None) -> LanguageModel:
-    return lm if compare_model is None else cutaway.load(model_path(compare_model), engine="definition")
-
-
-def _sheet(lm: LanguageModel, ids: list[int], name: str, edit: Mapping[str, Edit] | None = None) -> Sheet:
-    from cutaway.inspect import page_data
-    from cutaway.inspect.trace import Trace
-
-    return page_data.draw(Trace.of(lm.model, lm.tokenizer, ids, page_data.names(lm.model), edit), name)
-
-
-def _page(sheets: list[Sheet], target: Path | None, open_page: bool, force: bool) -> None:
-    """Writes the page, to a temporary file if none was named, and opens it if asked to."""
-    from cutaway.inspect.page import page
-
-    target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
-    files.write(target, page(sheets), force=force)
-    note(f"Wrote {target} ({size(target.stat().st_size)}).")
-    if open_page and not webbrowser.open(target.resolve().as_uri()):
-        raise OperationalError(f"no browser could be opened: open {target} yourself")
-
-
-def _paths(lm: LanguageModel, ids: list[int], model: str, as_json: bool) -> None:
-    from cutaway.commands import paths_text
-    from cutaway.inspect import paths
-
-    readings = paths.paths(lm.model, ids)
-    if as_json:
-        print_json({"model": model, "readings": [_reading(reading) for reading in readings]})
-    else:
-        _on_console(lambda console: paths_text.show(readings, model, console))
-
-
-def _reading(reading: Reading) -> dict[str, Any]:
-    layers = [
-        {"layer": one.layer, "backend": one.backend._asdict(), "form": one.form and one.form._asdict()}
-        for one in reading.layers
-    ]
-    return {"tokens": reading.tokens, "after": reading.after, "layers": layers}
-
-
-def _print_two(stories: tuple[Story, Story], models: tuple[str, str], as_json: bool) -> None:
-    from cutaway.commands import explanation_compare
-
-    if as_json:
-        one, other = ({"model": model, **asdict(story)} for model, story in zip(models, stories, strict=True))
-        print_json(one | {"compare": other})
-    else:
-        _on_console(lambda console: explanation_compare.show(*stories, models, console))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, note_fallback, print_json
+from cutaway.commands.console import model_path, note, note_fallback, print_json, use_threads
 from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece
 from cutaway.generate.sample import Settings
@@ -82,6 +82,8 @@ def generate(
     logprobs: int | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     engine: Engine = "auto",
+    threads: int | None = None,
+    context: int | None = None,
     speculate: Literal["lookup"] | None = None,
     draft: str | None = None,
     sampling: Sampling = NOTHING_GIVEN,
@@ -115,6 +117,10 @@ def generate(
     engine
         What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
         fastest here.
+    threads
+        Processor threads to use; all of this machine's by default.
+    context
+        Hold this many tokens at most, where less memory is wanted than the model's whole context takes.
     speculate
         lookup: guess tokens from what the text said before and check several in one reading; the text is as
         likely as without, and comes faster where it repeats itself.
@@ -126,7 +132,8 @@ def generate(
     text = prompt_text(prompt, file)
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     Settings(**options)  # refused before anything is loaded
-    lm: Any = cutaway.load(model_path(model), engine=engine)
+    use_threads(threads)
+    lm: Any = cutaway.load(model_path(model), engine=engine, context=context)
     note_fallback(lm)
     if speculate is not None or draft is not None:
         options["speculate"] = speculate or cutaway.load(model_path(str(draft)), engine=engine)

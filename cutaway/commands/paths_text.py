@@ -1,4 +1,4 @@
-"""Which way each layer computes (``inspect/paths.py``) as a terminal shows it."""
+"""Which attention backend each layer uses (``inspect/paths.py``) as a terminal shows it."""
 
 from __future__ import annotations
 
@@ -12,41 +12,35 @@ from rich.text import Text
 from cutaway.commands.explanation_text import ACCENT, QUIET, WIDTH
 
 if TYPE_CHECKING:
-    from cutaway.attention.backends import Choice
-    from cutaway.inspect.paths import Layer, Reading
+    from cutaway.inspect.paths import Layer, Pass
 
 
-def show(readings: tuple[Reading, ...], model: str, console: Console) -> None:
-    """Each reading: layers that go the same way together, the way with its reason, then the others."""
+def show(passes: tuple[Pass, ...], model: str, console: Console) -> None:
+    """Each forward pass: layers with the same backend together, the backend and why, then the others."""
     width = min(console.width, WIDTH)
-    for reading in readings:
-        console.print(Text(_heading(reading, model), "bold"), width=width)
-        for first, last, layer in reading.runs():
+    for one in passes:
+        console.print(Text(_heading(one, model), "bold"), width=width)
+        for first, last, layer in one.runs():
             named = f"layer {first}" if first == last else f"layers {first} to {last}"
-            console.print(Padding(_way(named, layer), (0, 0, 0, 2)), width=width)
+            console.print(Padding(_table(named, layer), (0, 0, 0, 2)), width=width)
         console.print()
-    told = "Reading with `cutaway explain` itself watches every pattern, which only the naive path has."
-    console.print(Text(told, QUIET), width=width)
+    naive = "`cutaway explain` itself keeps every attention map, which only the naive backend computes."
+    console.print(Text(naive, QUIET), width=width)
 
 
-def _heading(reading: Reading, model: str) -> str:
-    counted = "1 token" if reading.tokens == 1 else f"{reading.tokens:,} tokens"
-    if not reading.after:
-        return f"{model} reads {counted} of the prompt"
-    if reading.tokens == 1:
-        return f"then one token after {reading.after:,}, a decoding step"
-    return f"then the prompt's last piece, {counted} after {reading.after:,}"
+def _heading(one: Pass, model: str) -> str:
+    count = "1 token" if one.tokens == 1 else f"{one.tokens:,} tokens"
+    if not one.after:
+        return f"{model}, prefill of {count}"
+    if one.tokens == 1:
+        return f"decode: 1 token after {one.after:,}"
+    return f"prefill, last chunk: {count} after {one.after:,}"
 
 
-def _way(named: str, layer: Layer) -> Table:
+def _table(named: str, layer: Layer) -> Table:
     rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    for choice in (layer.path, layer.form):
-        if choice is not None:
-            _add(rows, named if choice is layer.path else "", choice)
+    for choice in filter(None, (layer.path, layer.form)):
+        rows.add_row(named if choice is layer.path else "", Text(choice.path, f"bold {ACCENT}"), choice.why)
+        for other, why in choice.refused.items():
+            rows.add_row("", Text(f"not {other}", QUIET), Text(why, QUIET))
     return rows
-
-
-def _add(rows: Table, named: str, choice: Choice) -> None:
-    rows.add_row(named, Text(choice.path, f"bold {ACCENT}"), choice.why)
-    for other, why in choice.refused.items():
-        rows.add_row("", Text(f"not {other}", QUIET), Text(why, QUIET))

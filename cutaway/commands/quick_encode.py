@@ -22,7 +22,7 @@ def quick(arguments: Sequence[str]) -> bool:
             return False
     if text.startswith("-") or name.startswith("-"):
         return False
-    from cutaway.commands.tokenizer_open import opened
+    from cutaway.commands.tokenizer_source import opened
 
     tok = opened(name)
     print(*(tok.encode(text) if verb == "encode" else [tok.count(text)]))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, note_fallback, size
+from cutaway.commands.console import model_path, note, note_fallback, size, use_threads
 from cutaway.commands.generate import Engine
 from cutaway.errors import OperationalError, UserError
 
@@ -19,7 +19,6 @@ HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the
 
 def serve(
     model: str = "smollm2",
-    /,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -30,6 +29,8 @@ def serve(
     name: str | None = None,
     chat_template: Path | None = None,
     engine: Engine = "auto",
+    threads: int | None = None,
+    context: int | None = None,
     max_sequences: int = 16,
     max_queue: int = 64,
     max_tokens: int | None = None,
@@ -74,6 +75,10 @@ def serve(
     engine
         What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
         fastest here.
+    threads
+        Processor threads to use; all of this machine's by default.
+    context
+        Hold this many tokens at most, where less memory is wanted than the model's whole context takes.
     max_sequences
         Answers that are written at once.
     max_queue
@@ -107,7 +112,8 @@ def serve(
         _positive({"--max-tokens": max_tokens})
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("cutaway.serve").setLevel(logging.INFO if log_prompts else logging.WARNING)
-    lm = _loaded(model, engine, chat_template)
+    use_threads(threads)
+    lm = _loaded(model, engine, context, chat_template)
     service = _service(lm, name or _own_name(model), limits, log_prompts)
     from cutaway.serve.app import build
     from cutaway.serve.auth import Gate
@@ -211,8 +217,8 @@ def _positive(options: dict[str, float]) -> None:
             raise UserError(f"{name} is {value}: it must be above 0")
 
 
-def _loaded(model: str, engine: Any, template: Path | None) -> Any:
-    lm: Any = cutaway.load(model_path(model), engine=engine)
+def _loaded(model: str, engine: Any, context: int | None, template: Path | None) -> Any:
+    lm: Any = cutaway.load(model_path(model), engine=engine, context=context)
     if template is not None:
         from dataclasses import replace
 

@@ -104,7 +104,8 @@ def meetings(file: int, ids: dict[bytes, int], window: int) -> dict[tuple[int, i
             for at, word in enumerate(known):
                 for distance, other in enumerate(known[max(0, at - window) : at][::-1], 1):
                     key = (min(word, other), max(word, other))
-                    found[key] = found.get(key, 0.0) + 1 / distance
+                    both = 2 if word == other else 1  # a word beside itself counts from both sides
+                    found[key] = found.get(key, 0.0) + both / distance
     return found
 
 

@@ -123,3 +123,14 @@ class Batched(Engine, Protocol):
     def resume(self, kept: Sequence[Any]) -> Any:
         """A state that holds these pages, the first ones of a text, or none; it writes into none of them."""
         ...
+
+
+@runtime_checkable
+class Editable(Protocol):
+    """An engine whose states may carry edits of the model's activations."""
+
+    def edited_state(self, edit: Any) -> Any:
+        """An empty state; ``edit(position)`` gives the listeners of each forward pass that it is read
+        with.
+        """
+        ...

@@ -1,12 +1,15 @@
 """An engine's state and the ids it holds, so that what was read once is not read again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.generate.engine import Engine, Rewindable
+
+Edited = Callable[[int], Mapping[str, Callable[[Any], Any]]]
+"""Changes of a model's activations: the listeners, by name, of a forward pass that begins at a position."""
 
 
 class Session:
@@ -15,8 +18,9 @@ class Session:
     After an interrupted call the state is not trusted: the next prompt is read from its beginning.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, edit: Edited | None = None) -> None:
         self.engine: Any = engine
+        self.edit = edit
         self._fresh()
 
     @property
@@ -75,7 +79,7 @@ class Session:
         return True
 
     def _fresh(self) -> None:
-        self._state = self.engine.new_state()
+        self._state = self.engine.new_state() if self.edit is None else self.engine.edited_state(self.edit)
         self._ids: list[int] = []
         self._whole = True
 

@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.hooks import Edit
+from cutaway.hooks import Listener
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Decoder
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
 from cutaway.weights.rules import Tensors
 
 
-def edits(config: Decoder, tensors: Tensors, own: Mapping[str, Edit] | None = None) -> dict[str, Edit]:
+def edits(
+    config: Decoder, tensors: Tensors, own: Mapping[str, Listener] | None = None
+) -> dict[str, Listener]:
     """The edits that make the definition compute as the runtime does, after the user's ``own``."""
-    out: dict[str, Edit] = dict(own or {})
+    out: dict[str, Listener] = dict(own or {})
     reads = {"norm": ("embedding.weight" if config.tied else "head.weight", _round_twice)}
     for n in range(len(config.blocks)):
         path = f"blocks.{n}"
@@ -52,7 +54,7 @@ def _mlp_reads(path: str, mlp: MLP | MoE) -> dict[str, tuple[str, Callable[[Tens
     return {name: (f"{path}.{weight}", _round) for name, weight in reads.items()}
 
 
-def _after(first: Edit | None, then: Edit) -> Edit:
+def _after(first: Listener | None, then: Listener) -> Listener:
     if first is None:
         return then
 

@@ -1,8 +1,8 @@
-"""What a head is for, by where it looks on a text made to tell: random tokens, twice (2209.11895, "In-context
-Learning and Induction Heads").
+"""What a head is for, by its attention on random tokens given twice (2209.11895, "In-context Learning and
+Induction Heads").
 
-On the second pass a head that has learnt to continue what it saw before looks from each token to the one that
-followed its first appearance; nothing but the repetition can tell it where that is.
+In the repetition an induction head attends from each token to the one that followed its first occurrence;
+nothing but the repetition can tell it where that is.
 """
 
 import torch
@@ -19,32 +19,35 @@ TEXTS = 4
 
 
 def induction_scores(
-    model: Decoder, length: int = LENGTH, texts: int = TEXTS, seed: int = 0
+    model: Decoder, length: int = LENGTH, texts: int = TEXTS, seed: int = 0, vocabulary: int | None = None
 ) -> tuple[Float[Tensor, " h"], ...]:
-    """For each layer, each head's mean share (0 to 1) on the token after the earlier copy of the one it
-    stands on. UserError where a layer reads through a memory and shares nothing out.
+    """For each layer, each head's mean attention weight on the token after the earlier occurrence of its own.
+
+    Tokens are drawn from the ids below ``vocabulary`` (None: all). UserError for a model with a recurrent
+    layer, which has no attention weights.
     """
-    patterns = _patterns(model, length, texts, seed)
+    patterns = _patterns(model, length, texts, seed, vocabulary)
     return tuple(p[:, :, length:].diagonal(offset=1, dim1=-2, dim2=-1).mean((0, -1)) for p in patterns)
 
 
 def previous_token_scores(
-    model: Decoder, length: int = LENGTH, texts: int = TEXTS, seed: int = 0
+    model: Decoder, length: int = LENGTH, texts: int = TEXTS, seed: int = 0, vocabulary: int | None = None
 ) -> tuple[Float[Tensor, " h"], ...]:
-    """For each layer, each head's mean share on the token just before."""
-    return tuple(
-        p.diagonal(offset=-1, dim1=-2, dim2=-1).mean((0, -1)) for p in _patterns(model, length, texts, seed)
-    )
+    """For each layer, each head's mean attention weight on the token just before."""
+    patterns = _patterns(model, length, texts, seed, vocabulary)
+    return tuple(p.diagonal(offset=-1, dim1=-2, dim2=-1).mean((0, -1)) for p in patterns)
 
 
 @torch.no_grad()
-def _patterns(model: Decoder, length: int, texts: int, seed: int) -> list[Float[Tensor, "b h t t"]]:
-    """Every layer's attention on ``texts`` rows of ``length`` random tokens, each row said twice."""
+def _patterns(
+    model: Decoder, length: int, texts: int, seed: int, vocabulary: int | None
+) -> list[Float[Tensor, "b h t t"]]:
+    """Every layer's attention weights on ``texts`` rows of ``length`` random tokens, each given twice."""
     for i, block in enumerate(model.config.blocks):
         if not has_pattern(block.attention):
-            raise UserError(f"layer {i} reads the past through a memory: no head of it looks at a token")
-    chance = torch.Generator().manual_seed(seed)
-    once = torch.randint(model.config.vocab, (texts, length), generator=chance)
+            raise UserError(f"layer {i} is recurrent: it has no attention weights")
+    generator = torch.Generator().manual_seed(seed)
+    once = torch.randint(vocabulary or model.config.vocab, (texts, length), generator=generator)
     ids = once.repeat(1, 2).to(device(model))
     pos = torch.arange(2 * length, device=ids.device).expand(texts, -1)
     with tracing(model, "*.pattern") as seen:

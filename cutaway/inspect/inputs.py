@@ -1,6 +1,4 @@
-"""A text as a model takes it: ids and positions in a batch of one, where the model is; and what there is to
-read in a layer.
-"""
+"""A text as a model's inputs, and which activations a layer has."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,28 +12,28 @@ from cutaway.shapes import Int
 
 
 def device(model: Decoder) -> torch.device:
-    """Where the model is."""
+    """The device of the model's weights."""
     return next(model.parameters()).device
 
 
 def row(model: Decoder, ids: Sequence[int]) -> tuple[Int[Tensor, "1 t"], Int[Tensor, "1 t"]]:
-    """The ids, and their positions 0, 1, 2, ..."""
+    """A batch of one: the ids, and their positions 0, 1, 2, ..."""
     here = device(model)
     return torch.tensor([list(ids)], dtype=torch.long, device=here), torch.arange(len(ids), device=here)[None]
 
 
 def has_pattern(config: Any) -> bool:
-    """Whether a layer shares its attention out over tokens; the linear family reads through a memory."""
+    """Whether a layer has attention weights; a recurrent one keeps a state instead."""
     return hasattr(config, "visibility")
 
 
 def writers(config: Any) -> int:
-    """How many heads of a layer write to the stream: of a differential layer half of those that read."""
+    """How many heads of a layer have an output: of a differential layer's attention maps half."""
     return config.heads // 2 if isinstance(config, differential.Config) else config.heads
 
 
 def attention_names(model: Decoder) -> list[str]:
-    """The values of each layer's attention that attribution and the story are made of: all that it has."""
+    """The activations of each layer's attention that attribution and the explanation need."""
     found = []
     for i, block in enumerate(model.config.blocks):
         config = block.attention

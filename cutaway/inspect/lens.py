@@ -1,8 +1,6 @@
-"""The logit lens (nostalgebraist 2020; 2303.08112 studies it): what the model would say if it stopped after
-each block.
+"""The logit lens (nostalgebraist 2020; 2303.08112): the next token if the model stopped after each block.
 
-The residual stream after a block goes through the final norm and the head, as if the later blocks wrote
-nothing.
+The residual stream after a block goes through the final norm and the head, as if later blocks added nothing.
 """
 
 from collections.abc import Mapping
@@ -14,14 +12,13 @@ from torch import Tensor
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float, Int
 
-ROWS = 256  # streams scored at once: 256 rows of 50,000 logits are 50 MB
+ROWS = 256  # residuals scored at once: 256 rows of 50,000 logits are 50 MB
 
 
 @dataclass(frozen=True)
 class Lens:
-    """The best guess after the embedding and after each block: ``names`` (n of them) say which, ``ids`` and
-    ``probabilities`` [n t] what and how sure. ``final`` [n t]: the probability, there, of what is said in the
-    end.
+    """The likeliest token after the embedding and after each block (``names``, n of them): ``ids`` and
+    ``probabilities`` [n t]. ``final`` [n t]: the probability, there, of the final answer.
     """
 
     names: tuple[str, ...]
@@ -30,27 +27,24 @@ class Lens:
     final: Float[Tensor, "n t"]
 
 
-def lens(model: Decoder, streams: Mapping[str, Float[Tensor, "t d"]]) -> Lens:
-    """Each stream's guess at every position; the last stream is the one the model answered from."""
-    rows = torch.stack(list(streams.values()))
-    said = torch.cat([_logits(model, part).argmax(-1) for part in rows[-1].split(ROWS)])
-    answers = said.expand(rows.shape[:2]).flatten()
+def lens(
+    model: Decoder, residuals: Mapping[str, Float[Tensor, "t d"]], vocabulary: int | None = None
+) -> Lens:
+    """The lens at every position, over ids below ``vocabulary``; the last residual gives the final answer."""
+    rows = torch.stack(list(residuals.values()))
+    last = torch.cat([_logits(model, part, vocabulary).argmax(-1) for part in rows[-1].split(ROWS)])
+    answers = last.expand(rows.shape[:2]).flatten()
     ids, probabilities, final = [], [], []
     for part, answer in zip(rows.flatten(0, 1).split(ROWS), answers.split(ROWS), strict=True):
-        chances = _logits(model, part).softmax(-1)
+        chances = _logits(model, part, vocabulary).softmax(-1)
         best = chances.max(-1)
         ids.append(best.indices)
         probabilities.append(best.values)
         final.append(chances.gather(-1, answer[:, None])[:, 0])
-    shape = rows.shape[:2]
-    return Lens(
-        tuple(streams),
-        torch.cat(ids).view(shape),
-        torch.cat(probabilities).view(shape),
-        torch.cat(final).view(shape),
-    )
+    columns = (torch.cat(parts).view(rows.shape[:2]) for parts in (ids, probabilities, final))
+    return Lens(tuple(residuals), *columns)
 
 
 @torch.no_grad()
-def _logits(model: Decoder, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-    return model.logits(rows[None])[0].float()
+def _logits(model: Decoder, rows: Float[Tensor, "n d"], vocabulary: int | None) -> Float[Tensor, "n v"]:
+    return model.logits(rows[None])[0, :, :vocabulary].float()

@@ -1,8 +1,8 @@
-"""The neurons of a layer as one row, whether its MLP is dense or a mixture of experts.
+"""A layer's neurons as one row, whether its MLP is dense or a mixture of experts.
 
-In a mixture the neurons of all experts stand one after the other, expert by expert, the shared one's last. A
-neuron of an expert that a token did not come to says nothing there; another says what it says times the
-expert's weight, which is what reaches the stream.
+In a mixture the neurons of all experts follow one another, expert by expert, the shared expert's last. Where
+a token is not routed to an expert, its neurons' activations are 0; elsewhere they are multiplied by the
+expert's weight, as in the layer's output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cutaway.shapes import Float
 
 
 def names(model: Decoder) -> list[str]:
-    """The values that ``said`` looks at."""
+    """The values that ``activations`` needs."""
     found: list[str] = []
     for i, block in enumerate(model.config.blocks):
         name, mlp = f"blocks.{i}.mlp", block.mlp
@@ -33,8 +33,8 @@ def names(model: Decoder) -> list[str]:
     return found
 
 
-def said(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
-    """What each neuron of a layer said at each token."""
+def activations(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
+    """The activation of each neuron of a layer at each token."""
     mlp: Any = trace.model.blocks[layer].mlp
     name = f"blocks.{layer}.mlp"
     if not isinstance(mlp, MoE):
@@ -42,7 +42,7 @@ def said(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
     choice, weights = trace[f"{name}.choice"], trace[f"{name}.weights"].float()
     parts: list[Tensor] = []
     for e in range(len(mlp.experts)):
-        hidden = trace[f"{name}.experts.{e}.hidden"].float()  # of the tokens that came to it, in their order
+        hidden = trace[f"{name}.experts.{e}.hidden"].float()  # of the tokens routed to it, in their order
         token, rank = (choice == e).nonzero(as_tuple=True)
         part = hidden.new_zeros(len(choice), hidden.shape[1])
         parts.append(part.index_add(0, token, hidden * weights[token, rank, None]))
@@ -52,10 +52,8 @@ def said(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
     return torch.cat(parts, dim=1)
 
 
-def ways(block: Any) -> Float[Tensor, "d f"]:
-    """Which way each neuron writes; of a norm that follows the MLP only its weights count, its size is no
-    neuron's own.
-    """
+def output_weights(block: Any) -> Float[Tensor, "d f"]:
+    """Each neuron's output weights, times those of a norm after the MLP, whose size is no neuron's own."""
     mlp, norm = block.mlp, block.mlp_post_norm
     mlps: list[Any] = [mlp] if not isinstance(mlp, MoE) else [*mlp.experts, *filter(None, [mlp.shared])]
     weight = torch.cat([each.down.weight.float() for each in mlps], dim=1)

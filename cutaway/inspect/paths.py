@@ -1,7 +1,7 @@
-"""Which way each layer computes a text, and why not another: what the dispatchers say when a model reads.
+"""Which attention backend each layer uses, and why not another: what the dispatchers choose for a text.
 
-The text is read as generation reads it, in pieces, with a state, and then one token more. Nothing else is
-watched: who watches a pattern has it computed by the naive path.
+The text is processed as generation does it, in chunks with a state, and then one token more. Nothing else is
+traced: to keep attention maps, attention runs on the naive backend.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cutaway.model.engine import CHUNK, DefinitionEngine
 
 @dataclass(frozen=True)
 class Layer:
-    """``path``: how what a layer reads is computed; ``form``: latent attention's own choice, else None."""
+    """``path``: the backend of a layer; ``form``: latent attention's own choice, else None."""
 
     layer: int
     path: Choice
@@ -28,35 +28,43 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One call of the model: how many tokens it read, after how many, and each layer's way."""
+class Pass:
+    """One forward pass: how many tokens it processes, after how many, and each layer's backend."""
 
     tokens: int
     after: int
     layers: tuple[Layer, ...]
 
     def runs(self) -> list[tuple[int, int, Layer]]:
-        """Neighbouring layers that go the same way: first, last, and one of them."""
+        """Neighbouring layers with the same backend: first, last, and one of them."""
         grouped = (list(run) for _, run in groupby(self.layers, key=lambda one: (one.path, one.form)))
         return [(run[0].layer, run[-1].layer, run[0]) for run in grouped]
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON's own types."""
+        layers = [
+            {"layer": one.layer, "path": one.path._asdict(), "form": one.form and one.form._asdict()}
+            for one in self.layers
+        ]
+        return {"tokens": self.tokens, "after": self.after, "layers": layers}
 
-def paths(model: Decoder, ids: Sequence[int]) -> tuple[Reading, ...]:
-    """The prompt's first piece, the last of those that follow it if there are any, and a decoding step."""
+
+def paths(model: Decoder, ids: Sequence[int]) -> tuple[Pass, ...]:
+    """The prompt's first chunk, the last of those that follow it if there are any, and a decoding step."""
     if not ids:
-        raise UserError("there is nothing to read: the text has no tokens")
+        raise UserError("the text has no tokens: give at least one")
     if len(ids) >= model.config.context:
         raise UserError(
-            f"the text has {len(ids):,} tokens and one more must fit: this model reads at most "
+            f"the text has {len(ids):,} tokens and one more must fit: this model's context holds "
             f"{model.config.context:,}"
         )
     engine, state = DefinitionEngine(model), model.new_state()
-    pieces = [ids[:CHUNK], ids[CHUNK:], ids[-1:]]
-    return tuple(_read(engine, piece, state) for piece in pieces if piece)
+    chunks = [ids[:CHUNK], ids[CHUNK:], ids[-1:]]
+    return tuple(_pass(engine, chunk, state) for chunk in chunks if chunk)
 
 
-def _read(engine: DefinitionEngine, ids: Sequence[int], state: State) -> Reading:
-    """Facts of the last piece that the engine cuts these ids into."""
+def _pass(engine: DefinitionEngine, ids: Sequence[int], state: State) -> Pass:
+    """Facts of the last chunk into which the engine cuts these ids."""
     before = state.length
     with tracing(engine.model, FACTS) as seen:
         engine.prefill(ids, state)
@@ -64,4 +72,4 @@ def _read(engine: DefinitionEngine, ids: Sequence[int], state: State) -> Reading
     facts: dict[str, Any] = dict(seen)
     names = (f"blocks.{i}.attention" for i in range(len(engine.model.blocks)))
     layers = (Layer(i, facts[f"{name}.path"], facts.get(f"{name}.form")) for i, name in enumerate(names))
-    return Reading(last, before + len(ids) - last, tuple(layers))
+    return Pass(last, before + len(ids) - last, tuple(layers))

@@ -1,6 +1,6 @@
 """The page's views as objects of a notebook: the last value of a cell draws itself.
 
-trace.show()                      # the whole story
+trace.show()                      # the whole page
 trace.show("lens", "next")        # some of its views
 trace.attention(3).show()         # one layer's attention, which is a tensor besides
 lm.map()                          # the rows of the embedding table on a plane
@@ -48,7 +48,7 @@ class View:
         """One HTML file that needs nothing else."""
         from cutaway.inspect import page, page_data
 
-        return page.page([page_data.draw(self.trace, NAME)], self.views or page.VIEWS, self.start)
+        return page.page([page_data.build(self.trace, NAME)], self.views or page.VIEWS, self.start)
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""

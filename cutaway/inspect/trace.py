@@ -1,13 +1,13 @@
-"""One reading of a text, with the model's side open: every named value, and the questions people ask of them.
+"""One forward pass over a text, with every named activation kept, and the questions people ask of it.
 
     trace = lm.trace("The capital of France is")
     trace.top(3)                    # the next token
-    trace.attention(20)             # [h t s] who looked where; .show() draws it
-    trace.lens()                    # the guess after every block
+    trace.attention(20)             # [h t s] attention weights; .show() draws them
+    trace.lens()                    # the logit lens: the next token after every block
     trace.attribution()             # which heads and MLPs made the answer
-    trace["blocks.3.mlp.hidden"]    # any value, by its name
+    trace["blocks.3.mlp.hidden"]    # any activation, by its name
 
-Nothing is computed twice: the model reads once, and a question is answered from what was kept.
+Nothing is computed twice: the model runs once, and questions are answered from what was kept.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from cutaway.errors import UserError
-from cutaway.hooks import TAPS, Edit, tracing
+from cutaway.errors import OperationalError, UserError
+from cutaway.hooks import TAPS, Listener, tracing
+from cutaway.inspect import edits
 from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.inputs import has_pattern, row
 from cutaway.inspect.lens import Lens, lens
@@ -35,13 +36,15 @@ MOST_BYTES = 2 << 30  # of attention maps: they grow with the square of the text
 class Vocabulary(Protocol):
     """What is needed of a tokenizer."""
 
+    def __len__(self) -> int: ...
+
     def token_bytes(self, id: int, /) -> bytes: ...
 
     def is_special(self, id: int, /) -> bool: ...
 
 
 class Guess(NamedTuple):
-    """A token and how likely it is to come next."""
+    """A token and its probability of coming next."""
 
     id: int
     token: str
@@ -49,11 +52,11 @@ class Guess(NamedTuple):
 
 
 class Trace(Mapping[str, Tensor]):
-    """What a model did with a text: ``ids``, ``tokens`` as people read them, ``logits`` [t v], and values by
-    name.
+    """What a model did with a text: ``ids``, ``tokens`` as text, ``logits`` [t v], and activations by name.
 
-    A value has no batch axis: ``trace["blocks.3.attention.q"]`` is [h t k]. Made by ``Trace.of`` and
-    ``lm.trace``.
+    An activation has no batch axis: ``trace["blocks.3.attention.q"]`` is [h t k]. Models may pad their table:
+    ``vocabulary`` (v) counts the ids that the tokenizer has, and no other is shown or ranked, though
+    ``trace["logits"]`` holds them. Made by ``Trace.of`` and ``lm.trace``.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class Trace(Mapping[str, Tensor]):
         self.ids = tuple(ids)
         self.tokens = [self.token(id) for id in ids]
         self.values_by_name = dict(values)
-        self.logits: Float[Tensor, "t v"] = values["logits"][0]
+        self.vocabulary = min(model.config.vocab, len(tokenizer))
+        self.logits: Float[Tensor, "t v"] = values["logits"][0][:, : self.vocabulary]
 
     @classmethod
     def of(
@@ -73,18 +77,19 @@ class Trace(Mapping[str, Tensor]):
         tokenizer: Vocabulary,
         ids: Sequence[int],
         names: Sequence[str] | None = None,
-        edit: Mapping[str, Edit] | None = None,
+        edit: edits.Given | None = None,
     ) -> Trace:
-        """Reads ids once. Keeps the project's vocabulary, or only ``names`` (wildcards allowed) and the
-        logits.
+        """Runs the model over ids once. Keeps all documented names, or only ``names`` (wildcards allowed) and
+        the logits.
 
-        ``edit`` changes values in flight, by name. Raises UserError for ids the model cannot read, for a name
-        that never appears, and for a text whose attention maps would not fit.
+        ``edit``: edits (``inspect/edits.py``) or listeners by name. Raises UserError for ids that the model
+        does not have, a name that never appears, edits that do not fit, and attention maps that would not.
         """
         names = tuple(names or (TAPS,))
-        _readable(model, ids)
-        _fits(model, len(ids), names)
-        with torch.no_grad(), tracing(model, *dict.fromkeys((*names, "logits")), edit=edit) as seen:
+        _check_ids(model, tokenizer, ids)
+        _check_size(model, len(ids), names)
+        listeners: Mapping[str, Listener] = edits.prepare(model, edit, len(ids)).at() if edit else {}
+        with torch.no_grad(), tracing(model, *dict.fromkeys((*names, "logits")), edit=listeners) as seen:
             model(*row(model, ids))
         return cls(model, tokenizer, ids, seen)
 
@@ -109,57 +114,62 @@ class Trace(Mapping[str, Tensor]):
 
     def top(self, count: int = 10, position: int = -1) -> list[Guess]:
         """The likeliest next tokens after a position, best first."""
-        self._position(position)
-        best = self.logits[position].float().softmax(-1).topk(min(count, self.logits.shape[-1]))
+        self._check_position(position)
+        best = self.logits[position].float().softmax(-1).topk(min(count, self.vocabulary))
         return [
-            Guess(id, self.token(id), chance)
-            for id, chance in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            Guess(id, self.token(id), probability)
+            for id, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
     def attention(self, layer: int) -> Float[Tensor, "h t s"]:
-        """How each head of a layer shared its attention: a row a token, over the tokens it saw. ``.show()``
-        draws it.
-        """
+        """A layer's attention weights: a row a query, a column a key. ``.show()`` draws them."""
         layer = self._layer(layer)
         if not has_pattern(self.model.config.blocks[layer].attention):
-            raise UserError(f"layer {layer} reads the past through a memory: no token looks at another there")
+            raise UserError(f"layer {layer} is recurrent: it has no attention weights")
         return Pattern.of(self[f"blocks.{layer}.attention.pattern"], self, layer)
 
     def show(self, *views: str) -> View:
         """The interactive page, or some of its views, for a notebook to draw or ``save`` to write."""
         return View(self, views)
 
-    def streams(self) -> dict[str, Float[Tensor, "t d"]]:
+    def residuals(self) -> dict[str, Float[Tensor, "t d"]]:
         """The residual stream after the embedding and after every block."""
         return {name: self[name] for name in ("embed", *(f"blocks.{i}.out" for i in range(self.layers)))}
 
     @property
     def layers(self) -> int:
-        """How many blocks the model has."""
+        """The number of blocks."""
         return len(self.model.blocks)
 
     def lens(self) -> Lens:
-        """The next-token guess after the embedding and after every block, at every position."""
-        return lens(self.model, self.streams())
+        """The logit lens: the next token after the embedding and after every block, at every position."""
+        return lens(self.model, self.residuals(), self.vocabulary)
 
     def residual_norms(self) -> dict[str, Float[Tensor, " t"]]:
-        """The length of each token's residual stream after the embedding and after each half of each
-        block.
-        """
+        """The norm of each token's residual stream after the embedding and after each half of each block."""
         halves = (f"blocks.{i}.{half}" for i in range(self.layers) for half in ("middle", "out"))
         return {name: self[name].float().norm(dim=-1) for name in ("embed", *halves)}
 
     def attribution(
         self, token: int | None = None, position: int = -1, against: int | None = None
     ) -> Attribution:
-        """Which layer, head and MLP moved a token's logit (the likeliest's, when None): the parts sum to the
-        logit.
+        """Direct logit attribution of ``token`` (None: the likeliest): all parts sum to its logit.
 
-        With ``against`` the parts sum to the lead of ``token`` over that token.
+        With ``against`` the parts sum to the logit difference of the two tokens.
         """
-        self._position(position)
+        self._check_position(position)
         token = int(self.logits[position].argmax()) if token is None else token
         return attribute(self.model, _Kept(self), token, position, against)
+
+    def check_finite(self) -> None:
+        """Raises OperationalError if an activation is NaN or infinite, naming the first."""
+        wrong = next(
+            (name for name, value in self.values_by_name.items() if not value.isfinite().all()), None
+        )
+        if wrong is not None:
+            raise OperationalError(
+                f"{wrong} holds NaN or infinity: the model's weights are damaged, or an edit is too large"
+            )
 
     def _kept(self, name: str) -> Tensor:
         if name not in self.values_by_name:
@@ -173,13 +183,13 @@ class Trace(Mapping[str, Tensor]):
             raise UserError(f"there is no layer {layer}: this model's layers are 0 to {self.layers - 1}")
         return layer % self.layers
 
-    def _position(self, position: int) -> None:
+    def _check_position(self, position: int) -> None:
         if not -len(self.ids) <= position < len(self.ids):
             raise UserError(f"there is no position {position}: the text has {len(self.ids)} tokens, from 0")
 
 
 class _Kept(Mapping[str, Tensor]):
-    """A trace's values with their batch axis; one that was not kept is UserError."""
+    """A trace's activations with their batch axis; one that was not kept is UserError."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
@@ -194,19 +204,20 @@ class _Kept(Mapping[str, Tensor]):
         return len(self.trace)
 
 
-def _readable(model: Decoder, ids: Sequence[int]) -> None:
+def _check_ids(model: Decoder, tokenizer: Vocabulary, ids: Sequence[int]) -> None:
     if not ids:
-        raise UserError("there is nothing to read: the text has no tokens")
+        raise UserError("the text has no tokens: give at least one")
     if len(ids) > model.config.context:
         raise UserError(
-            f"the text has {len(ids):,} tokens, and this model reads at most {model.config.context:,}"
+            f"the text has {len(ids):,} tokens, and this model's context holds {model.config.context:,}"
         )
-    wrong = [id for id in ids if not 0 <= id < model.config.vocab]
+    count = min(model.config.vocab, len(tokenizer))
+    wrong = [id for id in ids if not 0 <= id < count]
     if wrong:
-        raise UserError(f"token {wrong[0]} is not in this model's vocabulary of {model.config.vocab:,}")
+        raise UserError(f"token {wrong[0]} is not in this model's vocabulary of {count:,}")
 
 
-def _fits(model: Decoder, length: int, names: Sequence[str]) -> None:
+def _check_size(model: Decoder, length: int, names: Sequence[str]) -> None:
     """Refuses a text whose kept attention maps would take more than MOST_BYTES."""
     cells = sum(
         block.attention.heads

@@ -9,6 +9,7 @@ it is given.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from cutaway.attention.parts.mixer import Memory, Remember
 from cutaway.attention.parts.visibility import Places
 from cutaway.errors import UserError
-from cutaway.hooks import tap
+from cutaway.hooks import Listener, tap
 from cutaway.layers.moe import Routing
 from cutaway.model import config as conf
 from cutaway.model.block import Block
@@ -29,11 +30,14 @@ from cutaway.shapes import Float, Int
 
 class State:
     """What the model remembers of what it has read: one memory a layer. ``length`` counts entries, padding
-    included.
+    included. ``edit``: the listeners of a forward pass, by its first position; engines apply them.
     """
 
-    def __init__(self, blocks: list[Memory]) -> None:
+    def __init__(
+        self, blocks: list[Memory], edit: Callable[[int], Mapping[str, Listener]] | None = None
+    ) -> None:
         self.blocks = blocks
+        self.edit = edit
 
     @property
     def length(self) -> int:
@@ -54,7 +58,7 @@ class State:
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
-        return State([block.snapshot() for block in self.blocks])
+        return State([block.snapshot() for block in self.blocks], self.edit)
 
 
 class Decoder(nn.Module):

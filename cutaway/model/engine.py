@@ -7,7 +7,8 @@ and of several texts each is read by itself: an answer is the same to the bit wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import torch
 from cutaway.attention.parts.mixer import Memory
 from cutaway.attention.parts.paged import Paged, Pool
 from cutaway.attention.parts.state import Full
+from cutaway.hooks import Listener, tracing
 from cutaway.model import inside
 from cutaway.model.decoder import Decoder, State
 
@@ -37,6 +39,12 @@ class DefinitionEngine:
 
     def new_state(self) -> State:
         return self.model.new_state()
+
+    def edited_state(self, edit: Callable[[int], Mapping[str, Listener]]) -> State:
+        """An empty state whose every forward pass is edited: ``edit(position)`` gives its listeners."""
+        state = self.new_state()
+        state.edit = edit
+        return state
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:
@@ -120,7 +128,9 @@ class DefinitionEngine:
         start = 0 if state is None else state.length
         row = torch.tensor([list(ids)], dtype=torch.long, device=self.device)
         pos = torch.arange(start, start + len(ids), device=self.device)[None]
-        return self.model(row, pos, state, last=last)[0].float().cpu().numpy()
+        edit = None if state is None or state.edit is None else state.edit(start)
+        with tracing(self.model, edit=edit) if edit else nullcontext():
+            return self.model(row, pos, state, last=last)[0].float().cpu().numpy()
 
 
 def _paged(memory: Memory, pool: Pool) -> Memory:

@@ -37,9 +37,8 @@ class Source:
     not at
     all). Either `ranks`, one a symbol (-1: nothing merges to it), or `pairs`, (left, right, made) by
     number in
-    order of rank. `tokens` are the bytes of every id (empty: not decoded here). `byte_ids` are 256 ids or
-    empty;
-    `byte_symbols` the symbols of the 256 bytes where text is merged from bytes, else empty.
+    order of rank. `tokens` are the bytes of every id (empty: not decoded here). `byte_ids` are 256 ids,
+    -1 for none; `byte_symbols` the symbols of the 256 bytes where text is merged from bytes, else empty.
     """
 
     texts: Sequence[bytes]
@@ -72,7 +71,7 @@ def compile(source: Source) -> bytes | None:
         ranks,
         pairs,
         source.unused,
-        array("i", source.byte_ids or [-1] * 256),
+        array("i", source.byte_ids),
         array("I", source.byte_symbols or [0] * 256),
         b"".join(source.tokens),
         _starts(source.tokens),

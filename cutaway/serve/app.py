@@ -210,7 +210,6 @@ def _lifespan(service: Service) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        if service.scheduler is not None:
-            await in_a_thread(service.scheduler.drain, service.limits.drain_seconds)
+        await in_a_thread(service.close)
 
     return lifespan

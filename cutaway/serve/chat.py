@@ -105,6 +105,7 @@ def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], Dialect
             format, rules = _calls(service, body, tools)
             constraint = service.held_to(rules)
     watch = service.internals(body.internals)
+    edit = service.edit(body.edits, ids)
     alternatives = (body.top_logprobs or 0) if body.logprobs else 0
     jobs = [
         Job(
@@ -112,6 +113,7 @@ def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], Dialect
             settings=service.settings(body, most, alternatives, choice),
             constraint=constraint.fresh() if constraint is not None and choice else constraint,
             internals=watch,
+            edit=edit,
             client=client,
         )
         for choice in range(count)

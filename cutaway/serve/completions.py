@@ -74,6 +74,7 @@ def _jobs(service: Service, body: Completion, client: str) -> list[Job]:
             constraint=None if constraint is None else constraint.fresh(),
             prompt_logprobs=scored,
             internals=watch,
+            edit=service.edit(body.edits, ids),
             client=client,
         )
         for ids in texts

@@ -151,6 +151,53 @@ Messages = Annotated[list[Message], Field(min_length=1)]
 Tools = Annotated[list[Tool], Field(min_length=1, max_length=128)]
 
 
+class Ablate(Request):
+    """Multiplies the output of a head, a layer's attention, its MLP or the whole layer by 1 - strength."""
+
+    kind: Literal["ablate"]
+    layer: Id
+    part: Literal["head", "attention", "mlp", "layer"] = "layer"
+    head: Id | None = None
+    strength: Number = 1.0
+
+
+class Patch(Request):
+    """Moves an activation towards that of another prompt; strength 1 replaces it."""
+
+    kind: Literal["patch"]
+    layer: Id
+    part: Literal["head", "attention", "mlp", "residual"] = "residual"
+    head: Id | None = None
+    text: Text | None = None
+    messages: Messages | None = None
+    positions: list[StrictInt] | None = None
+    strength: Number = 1.0
+
+
+class Add(Request):
+    """Adds a vector to the residual stream after a layer, strength times."""
+
+    kind: Literal["add"]
+    layer: Id
+    vector: list[Number]
+    positions: list[StrictInt] | None = None
+    strength: Number = 1.0
+
+
+class Project(Request):
+    """Removes the direction of a vector from the residual stream after a layer."""
+
+    kind: Literal["project"]
+    layer: Id
+    vector: list[Number]
+    positions: list[StrictInt] | None = None
+    strength: Number = 1.0
+
+
+ModelEdit = Annotated[Ablate | Patch | Add | Project, Field(discriminator="kind")]
+Edits = Annotated[list[ModelEdit], Field(max_length=64)]
+
+
 class Chat(Sampling):
     messages: Messages
     max_completion_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
@@ -161,6 +208,7 @@ class Chat(Sampling):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: StrictBool | None = None
     store: Literal[False] | None = Field(None, description="Nothing is stored: true is refused.")
+    edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
 
 
 class Completion(Sampling):
@@ -168,6 +216,7 @@ class Completion(Sampling):
     echo: StrictBool | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     response_format: Format | None = Field(None, description="Cutaway's: as in chat.")
+    edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
 
 
 class Embeddings(Request):
@@ -248,51 +297,16 @@ class ChatCount(Request):
     tools: Tools | None = None
 
 
-class Ablate(Request):
-    """Take a head, a layer's MLP or its attention out: its output times 1 - strength."""
-
-    kind: Literal["ablate"]
-    layer: Id
-    part: Literal["head", "mlp", "attention"]
-    head: Id | None = None
-    strength: Number = 1.0
-
-
-class Patch(Request):
-    """Put in the value of another prompt, mixed by strength: 1 is wholly the other's."""
-
-    kind: Literal["patch"]
-    layer: Id
-    part: Literal["head", "mlp", "attention", "stream"] = "stream"
-    head: Id | None = None
-    text: Text | None = None
-    messages: Messages | None = None
-    positions: list[StrictInt] | None = None
-    strength: Number = 1.0
-
-
-class Add(Request):
-    """Add a vector to the residual stream after a layer, strength times."""
-
-    kind: Literal["add"]
-    layer: Id
-    vector: list[Number]
-    positions: list[StrictInt] | None = None
-    strength: Number = 1.0
-
-
 class Trace(Request):
-    """One reading of a text: which values, of which layers, heads and positions, after which edits."""
+    """One forward pass over a text: which values, of which layers, heads and positions, with which edits."""
 
     model: Text | None = None
     text: Text | None = None
     messages: Messages | None = None
-    values: Annotated[list[Text], Field(min_length=1, max_length=64)]
+    values: Annotated[list[Text], Field(max_length=64)] = []
     layers: list[Id] | None = None
     heads: list[Id] | None = None
     positions: list[StrictInt] | None = None
-    edits: Annotated[
-        list[Annotated[Ablate | Patch | Add, Field(discriminator="kind")]], Field(max_length=64)
-    ] = []
+    edits: Edits = []
     top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
-    format: Literal["json", "safetensors"] = "json"
+    format: Literal["json", "safetensors", "page"] = "json"

@@ -7,20 +7,24 @@ import contextlib
 import gc
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, TypeVar
 
 import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain
 from cutaway.generate import internals as inside
-from cutaway.generate.batch.request import QueueFullError
+from cutaway.generate.batch.request import Job, QueueFullError
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import checked
+from cutaway.generate.engine import Editable, Engine
 from cutaway.generate.sample import Settings
+from cutaway.generate.session import Edited
 from cutaway.lm import LanguageModel
 from cutaway.serve.api_error import Wrong, about
 from cutaway.serve.limits import Limits
@@ -38,6 +42,7 @@ from cutaway.serve.protocol import (
     Sampling,
     TextFormat,
 )
+from cutaway.tokenizer import Tokenizer
 
 Made = TypeVar("Made")
 
@@ -58,6 +63,7 @@ class Service:
     created: int = field(default_factory=lambda: int(time.time()))
     looking: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "cutaway-look"))
     post: Post = field(default_factory=Post)
+    editing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         if self.scheduler is not None:
@@ -90,6 +96,39 @@ class Service:
                 f"{self.name} is an encoder: it turns texts into vectors (/v1/embeddings) and writes none",
             )
         return self.scheduler
+
+    def writer_of(self, job: Job) -> Scheduler:
+        """The scheduler of a request: with edits, the definition's."""
+        return self.writer if job.edit is None else self.editor
+
+    @cached_property
+    def editor(self) -> Scheduler:
+        """The scheduler of requests with edits: on the definition, beside the one that answers all others."""
+        if isinstance(self.writer.engine, Editable):
+            return self.writer
+        made = Scheduler(
+            _Definition(self.lm), max_sequences=self.limits.max_sequences, max_queue=self.limits.max_queue
+        )
+        made.told = self.post.send
+        return made
+
+    def edit(self, asked: Sequence[Any] | None, ids: Sequence[int]) -> Edited | None:
+        """The edits of a request whose prompt is ids; Wrong for those that do not fit, or a runtime alone."""
+        if not asked:
+            return None
+        from cutaway.serve.traces import edits
+
+        made = edits(self, asked, ids)
+        with about("edits"), self.editing:
+            prepared = self.lm.prepared(made, ids)
+            _ = self.editor  # made here, away from the event loop
+        return prepared
+
+    def close(self) -> None:
+        """Finishes answers under way, as long as the limits say."""
+        for one in (self.scheduler, self.__dict__.get("editor")):
+            if one is not None:
+                one.drain(self.limits.drain_seconds)
 
     @property
     def context(self) -> int:
@@ -153,6 +192,24 @@ class Service:
             return None
         ends = self.lm.checkpoint.defaults.get("eos_ids", ())
         return grammar.begin(self.lm.tokenizer, ends if isinstance(ends, tuple) else ())
+
+
+@dataclass(frozen=True)
+class _Definition:
+    """A language model that answers with its definition."""
+
+    lm: LanguageModel
+
+    @property
+    def engine(self) -> Engine:
+        return self.lm.definition
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.lm.tokenizer
+
+    def ending(self, settings: Settings, /) -> Settings:
+        return self.lm.ending(settings)
 
 
 def ready(service: Service) -> None:

@@ -38,7 +38,7 @@ class Asked:
         self.tickets: list[Ticket] = []
         try:
             for job in jobs:
-                self.tickets.append(service.writer.submit(job))
+                self.tickets.append(service.writer_of(job).submit(job))
         except BaseException:
             self.close()
             raise

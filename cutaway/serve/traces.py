@@ -1,31 +1,31 @@
-"""/v1/trace: the model's inside over HTTP. One reading of a text, with edits or without, and what is asked of
-it.
+"""/v1/trace: a model's activations over HTTP. One forward pass over a text, with edits or without.
 
-How large the answer is follows from the values' shapes, which the reading of the text's first token tells: so
-it is known, and refused, before the text is read.
+The size of the answer follows from the values' shapes, which a forward pass over the text's first token
+shows: so it is known, and refused, before the text is read. Tokens and next tokens have the fields that
+`cutaway explain --json` gives them, and ``"format": "page"`` answers with the page's own document.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from starlette.responses import JSONResponse, Response
 
-from cutaway.layers.config import MoE
-from cutaway.serve import openai_format
-from cutaway.serve.api_error import Wrong
+from cutaway.errors import OperationalError
+from cutaway.serve.api_error import Wrong, about
 from cutaway.serve.chat import chat_ids
-from cutaway.serve.protocol import Ablate, Add, Patch, Trace
+from cutaway.serve.protocol import ModelEdit, Patch, Trace
 from cutaway.serve.service import Service
 from cutaway.weights import safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cutaway.trace import Edit
+    from cutaway.inspect.edits import Edit
 
 BY_LAYER = (
     "attention.q", "attention.k", "attention.v", "attention.scores", "attention.pattern", "attention.mixed",
@@ -40,45 +40,38 @@ BY_HEAD = (
     "attention.pattern",
     "attention.mixed",
 )
-EDITED = {"head": "attention.mixed", "mlp": "mlp.down", "attention": "attention.out", "stream": "out"}
-MIXED = EDITED | {"mlp": "mlp.out"}  # of a layer whose MLP is a mixture of experts
 
 
 def answered(service: Service, body: Trace) -> Response:
     """The response to a trace request."""
+    from cutaway.inspect import page_data
+    from cutaway.inspect.explanation import next_tokens
+    from cutaway.inspect.tokens import tokens
+
     service.check_model(body.model)
     lm, ids = service.lm, prompt(service, body.text, body.messages, "text")
-    if len(ids) > service.limits.trace_tokens:
-        most = service.limits.trace_tokens
-        raise Wrong(
-            400,
-            f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}",
-            param="text",
-            code="above_limit",
-        )
+    _check_length(service, ids, "text")
+    edit = edits(service, body.edits, ids)
+    if body.format == "page":
+        trace = _traced(service, ids, page_data.names(lm.definition.model), edit)
+        document = page_data.packed([page_data.build(trace, service.name)])
+        return Response(document, media_type="application/octet-stream")
     names = _names(body, len(lm.config.blocks))
     cut = _Cut(body, len(ids))
-    _sized(
-        service,
-        {name: value.shape for name, value in _kept(lm.trace(ids[:1], names=names), names).items()},
-        cut,
-    )
-    edit = edits(service, body, ids)
-    trace = lm.trace(ids, edit=edit or None, names=names)
+    shapes = {name: value.shape for name, value in _kept(lm.trace(ids[:1], names=names), names).items()}
+    _sized(service, shapes, cut)
+    trace = _traced(service, ids, names, edit)
     values = {name: cut(name, value.float().cpu().numpy()) for name, value in _kept(trace, names).items()}
-    about = {
+    facts = {
         "model": service.name,
-        "tokens": [{"id": id, "text": openai_format.spelt(lm.tokenizer, id)} for id in ids],
-        "next": [
-            {"id": one.id, "token": openai_format.spelt(lm.tokenizer, one.id), "probability": one.probability}
-            for one in (trace.top(body.top) if body.top else [])
-        ],
+        "tokens": [asdict(token) for token in tokens(lm.tokenizer, ids)],
+        "next": [asdict(one) for one in (next_tokens(trace, body.top) if body.top else ())],
     }
     if body.format == "safetensors":
-        told = {name: json.dumps(value) for name, value in about.items()}
+        told = {name: json.dumps(value) for name, value in facts.items()}
         return Response(safetensors.packed(values, told), media_type="application/octet-stream")
     data = {name: {"shape": list(value.shape), "data": value.tolist()} for name, value in values.items()}
-    return JSONResponse(about | {"values": data})
+    return JSONResponse(facts | {"values": data})
 
 
 def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
@@ -88,8 +81,33 @@ def prompt(service: Service, text: str | None, messages: Any, param: str) -> lis
     return chat_ids(service, messages, None) if text is None else service.lm.ids(text)
 
 
+def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Sequence[Edit]) -> Any:
+    """A trace; Wrong where edits, and OperationalError where the weights, make it NaN or infinite."""
+    trace = service.lm.trace(ids, edit=edit or None, names=names)
+    try:
+        trace.check_finite()
+    except OperationalError as error:
+        if not edit:
+            raise
+        raise Wrong(400, f"With these edits {error}", param="edits") from None
+    return trace
+
+
+def _check_length(service: Service, ids: Sequence[int], param: str) -> None:
+    most = service.limits.trace_tokens
+    if len(ids) > most:
+        raise Wrong(
+            400,
+            f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}",
+            param=param,
+            code="above_limit",
+        )
+
+
 def _names(body: Trace, layers: int) -> list[str]:
-    """The values asked for, in the project's vocabulary (docs/inspect.md)."""
+    """The activations asked for, by their names in docs/inspect.md."""
+    if not body.values:
+        raise Wrong(400, "values is missing: name what to trace", param="values", code="missing_parameter")
     for value in body.values:
         if value not in BY_LAYER + WHOLE:
             known = ", ".join(BY_LAYER + WHOLE)
@@ -167,85 +185,17 @@ def at(positions: Sequence[int], length: int, param: str) -> list[int]:
     return [position % length for position in positions]
 
 
-# ---- edits -------------------------------------------------------------------------------------------------
+def edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> list[Edit]:
+    """The edits of a request; Wrong for one that does not fit the model and the prompt's ids."""
+    from cutaway.inspect.edits import check, from_json
 
-
-def edits(service: Service, body: Trace, ids: Sequence[int]) -> dict[str, Edit]:
-    """The edits of a request, one after the other, as `lm.trace` takes them."""
-    from cutaway.inspect.ablate import together
-
-    return together(*(_edit(service, one, ids, f"edits[{i}]") for i, one in enumerate(body.edits)))
-
-
-def _edit(service: Service, asked: Ablate | Patch | Add, ids: Sequence[int], place: str) -> dict[str, Edit]:
-    blocks, length = service.lm.config.blocks, len(ids)
-    _check_layer(asked.layer, len(blocks), f"{place}.layer")
-    if isinstance(asked, Add):
-        return _added(asked, service.lm.config.width, length, place)
-    parts = MIXED if isinstance(blocks[asked.layer].mlp, MoE) else EDITED
-    name, head = f"blocks.{asked.layer}.{parts[asked.part]}", _head(asked, blocks[asked.layer], place)
-    if isinstance(asked, Ablate):
-        return {name: _mixing(head, slice(None), asked.strength, lambda view: view * 0)}
-    other = prompt(service, asked.text, asked.messages, f"{place}.text")
-    if asked.positions is None and len(other) != length:
-        raise Wrong(
-            400,
-            f"A patch of every position needs prompts of as many tokens: this one has {length}, the other "
-            f"{len(other)}. Name positions, or reword one of them",
-            param=f"{place}.positions",
-        )
-    where = (
-        slice(None)
-        if asked.positions is None
-        else at(asked.positions, min(length, len(other)), f"{place}.positions")
-    )
-    theirs = service.lm.trace(other, names=[name])[name]
-    theirs = theirs if head is None else theirs[head]
-    return {name: _mixing(head, where, asked.strength, lambda _: theirs[where])}
-
-
-def _head(asked: Ablate | Patch, block: Any, place: str) -> int | None:
-    """The head that is meant; Wrong for one that the layer does not have."""
-    from cutaway.inspect.reading import writers
-
-    if (asked.part == "head") != (asked.head is not None):
-        raise Wrong(400, "head goes with part 'head', and with that alone", param=f"{place}.head")
-    heads = writers(block.attention)
-    if asked.head is not None and asked.head >= heads:
-        raise Wrong(
-            400,
-            f"There is no head {asked.head}: layer {asked.layer} has 0 to {heads - 1}",
-            param=f"{place}.head",
-        )
-    return asked.head
-
-
-def _mixing(
-    head: int | None, where: list[int] | slice, strength: float, other: Callable[[Tensor], Tensor]
-) -> Edit:
-    """Moves a value [b t d], or a head of one [b h t v], at some positions towards another."""
-
-    def change(value: Tensor) -> Tensor:
-        changed = value.clone()
-        view = changed if head is None else changed[:, head]
-        view[:, where] += strength * (other(view[:, where]).to(view) - view[:, where])
-        return changed
-
-    return change
-
-
-def _added(asked: Add, width: int, length: int, place: str) -> dict[str, Edit]:
-    if len(asked.vector) != width:
-        raise Wrong(
-            400,
-            f"The vector has {len(asked.vector)} numbers, and this model's stream {width}",
-            param=f"{place}.vector",
-        )
-    where = slice(None) if asked.positions is None else at(asked.positions, length, f"{place}.positions")
-
-    def change(stream: Tensor) -> Tensor:
-        changed = stream.clone()
-        changed[:, where] += asked.strength * stream.new_tensor(asked.vector)
-        return changed
-
-    return {f"blocks.{asked.layer}.out": change}
+    made: list[Edit] = []
+    for i, one in enumerate(asked):
+        fields = one.model_dump(exclude={"text", "messages"})
+        if isinstance(one, Patch):
+            fields["ids"] = prompt(service, one.text, one.messages, f"edits[{i}].text")
+            _check_length(service, fields["ids"], f"edits[{i}].text")
+        with about(f"edits[{i}]"):
+            made.append(from_json(fields))
+            check(service.lm.definition.model.config, made[-1], len(ids))
+    return made

@@ -7,12 +7,14 @@ normalised text.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from cutaway.errors import UserError
+
+DEEPEST = 30  # groups in groups
 
 
 @cache
@@ -36,6 +38,9 @@ class AddedToken:
     normalized: bool = False
 
 
+Match = tuple[AddedToken, int, int]  # a token, and where it begins and ends
+
+
 class Finder:
     """Finds the added tokens of `spelt` (text to token): at each place the longest, from left to right."""
 
@@ -43,24 +48,38 @@ class Finder:
         self.spelt = {text: token for text, token in spelt.items() if text}
         self.pattern = any_of(self.spelt) if self.spelt else None
 
-    def split(self, text: str) -> list[str | int]:
-        """The text cut at the tokens in it, which stand as ids; no part is empty."""
-        if self.pattern is None:
+    def split(self, text: str, control: Iterable[Match] = ()) -> list[str | int]:
+        """The text cut at the tokens in it, which become ids; no part is empty.
+
+        Tokens are looked for outside `control`, whose matches are in order and do not overlap.
+        """
+        if self.pattern is None and not control:
             return [text] if text else []
         out: list[str | int] = []
-        done = place = 0
-        while found := self.pattern.search(text, place):
-            token = self.spelt[found[0]]
-            start, stop = found.span()
-            place = stop
-            if token.single_word and _beside_a_letter(text, start, stop):
-                continue
-            start, stop = stripped(token, text, done, start, stop)
+        done = 0
+        for token, start, stop in self._matches(text, control):
+            start, stop = _stripped(token, text, done, start, stop)
             _put(out, text[done:start])
             out.append(token.id)
-            done = place = stop
+            done = stop
         _put(out, text[done:])
         return out
+
+    def _matches(self, text: str, control: Iterable[Match]) -> Iterator[Match]:
+        """What is found between the matches of `control`, and those; white space beside it is not in yet."""
+        place = 0
+        for token, start, stop in control:
+            yield from self._found(text, place, start)
+            yield token, start, stop
+            place = stop
+        yield from self._found(text, place, len(text))
+
+    def _found(self, text: str, place: int, end: int) -> Iterator[Match]:
+        while self.pattern and (found := self.pattern.search(text, place, end)):
+            token = self.spelt[found[0]]
+            start, place = found.span()
+            if not token.single_word or not _beside_a_letter(text, start, place):
+                yield token, start, place
 
     def refuse(self, text: str) -> None:
         """Raises UserError, naming the token and its place, if one is in the text."""
@@ -73,19 +92,39 @@ class Finder:
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches the longest of the texts that stands at a place; texts are grouped by their first character."""
+    """Matches the longest of the texts that begins at a place."""
+    return re.compile(_alternatives(sorted(texts, key=len, reverse=True)))
+
+
+def _alternatives(texts: list[str], depth: int = 0) -> str:
+    """A pattern for texts, longest first, that looks at what several begin with once."""
     groups: dict[str, list[str]] = {}
-    for text in sorted(texts, key=len, reverse=True):
-        groups.setdefault(text[0], []).append(re.escape(text[1:]))
-    return re.compile("|".join(f"{re.escape(head)}(?:{'|'.join(tails)})" for head, tails in groups.items()))
+    for text in texts:
+        groups.setdefault(text[:1], []).append(text)
+    out = []
+    for group in groups.values():
+        size = _shared(min(group), max(group))
+        tails = [text[size:] for text in group]
+        # `re` compiles groups in groups by recursion
+        inner = _alternatives(tails, depth + 1) if depth < DEEPEST else "|".join(map(re.escape, tails))
+        out.append(re.escape(group[0][:size]) + (f"(?:{inner})" if len(group) > 1 else ""))
+    return "|".join(out)
 
 
-def stripped(token: AddedToken, text: str, done: int, start: int, stop: int) -> tuple[int, int]:
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with together."""
+    differing = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
+
+
+def _stripped(token: AddedToken, text: str, done: int, start: int, stop: int) -> tuple[int, int]:
     """Where a token found at start:stop begins and ends with the white space that it takes along."""
     if token.lstrip:
         while start > done and _class(r"\s").match(text[start - 1]):
             start -= 1
-    if token.rstrip:
+    if token.rstrip and stop < done:  # in the white space that the one before took
+        stop = done
+    elif token.rstrip:
         blanks = _class(r"\s*").match(text, stop)
         stop = blanks.end() if blanks else stop
     return start, stop

@@ -164,13 +164,24 @@ def joined(ranks: Mapping[str, int]) -> RankOf:
     return lambda pair: get(pair[0] + pair[1])
 
 
+def byte_ids(ids: Mapping[str, int]) -> dict[int, int]:
+    """The ids of the byte tokens that a vocabulary has, by their bytes."""
+    return {byte: ids[token] for byte, token in enumerate(BYTE_TOKENS) if token in ids}
+
+
+def in_bytes(text: str, ids: Mapping[int, int]) -> list[int] | None:
+    """A text in byte tokens; None where one is missing."""
+    data = text.encode()
+    return [ids[byte] for byte in data] if ids.keys() >= {*data} else None
+
+
 class BPE:
     """A vocabulary and its merges: pieces of text to ids.
 
     `ids` are the tokens that text can come to. `bytewise`: symbols are bytes, else characters. `whole`: a
     piece that is a token is that token, whatever the merges say. A character that no token covers becomes its
-    byte tokens (`fallback`), else `unknown`, once a run if `fuse`. A symbol in `unused` is cut back into what
-    it was merged from.
+    byte tokens if all of them are there (`fallback`), else `unknown`, once a run if `fuse`. A symbol in
+    `unused` is cut back into what it was merged from. Bytes in `dropped` are left out before merging.
     """
 
     def __init__(
@@ -184,6 +195,7 @@ class BPE:
         unknown: int | None = None,
         fuse: bool = False,
         unused: frozenset[str] = frozenset(),
+        dropped: frozenset[str] = frozenset(),
     ) -> None:
         self.ids = ids
         self.rank_of = rank_of
@@ -192,8 +204,8 @@ class BPE:
         self.unknown = unknown
         self.fuse = fuse
         self.unused = unused
-        found = [ids.get(token) for token in BYTE_TOKENS] if fallback else []
-        self.byte_ids = [id for id in found if id is not None] if None not in found else []
+        self.dropped = dropped
+        self.byte_ids = byte_ids(ids) if fallback else {}
         self.cache = Cache(self.encode)
 
     def spelt(self, piece: str) -> str:
@@ -203,6 +215,9 @@ class BPE:
     def symbols(self, piece: str, history: list[Pair] | None = None) -> list[str]:
         """What a piece's symbols are after all merges, which `history` receives."""
         text = self.spelt(piece)
+        if self.dropped and (absent := self.dropped.intersection(text)):
+            self._warn(min(absent))
+            text = "".join(character for character in text if character not in absent)
         if self.whole and text in self.ids:
             return [text]
         if not self.unused:
@@ -213,19 +228,20 @@ class BPE:
     def encode(self, piece: str) -> list[int]:
         """The ids of one piece. What the vocabulary has no way to write is left out, with a warning."""
         out: list[int] = []
-        fused = False
+        waiting: list[int] = []  # the unknown token, which `tokenizers` writes before the next known symbol
         for symbol in self.symbols(piece):
             id = self.ids.get(symbol)
             if id is not None:
-                out.append(id)
-            elif self.byte_ids:
-                out += [self.byte_ids[byte] for byte in symbol.encode()]
+                out += [*waiting, id]
+                waiting = []
+            elif self.byte_ids and (spelt := in_bytes(symbol, self.byte_ids)) is not None:
+                out += spelt
             elif self.unknown is None:
                 self._warn(symbol)
-            elif not (fused and self.fuse):
-                out.append(self.unknown)
-            fused = id is None
-        return out
+            else:
+                out += [] if self.fuse else waiting
+                waiting = [self.unknown]
+        return out + waiting
 
     def _warn(self, symbol: str) -> None:
         """Some vocabularies lack rare control bytes; the models' own tokenizers leave those out too."""

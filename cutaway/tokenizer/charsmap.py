@@ -17,6 +17,7 @@ from typing import Any
 
 from cutaway.errors import UserError
 
+LONGEST_ENTRY = 256  # bytes; a damaged trie can lead in circles
 _DAMAGED = "the normaliser's precompiled map of characters is damaged"
 
 
@@ -41,7 +42,7 @@ class Charsmap:
         """The entries that stand in `source` at `start`, shortest first: their sizes and replacements."""
         units, replacements = self._parts
         node = _offset(units[0])
-        for place in range(start, len(source)):
+        for place in range(start, min(len(source), start + LONGEST_ENTRY)):
             node ^= source[place]
             if node >= len(units) or units[node] & 0x800000FF != source[place]:
                 return

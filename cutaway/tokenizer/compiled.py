@@ -5,7 +5,8 @@ A file holds, behind a line that says what it is, the small fields of Parts as J
 the core
 lays it out. Its name is a digest of what it was made from, so that a changed tokenizer has another;
 checksums over
-both halves decide whether it is read, and one that is damaged or of another version is made anew.
+both halves decide whether it is read, and the core checks that nothing inside points outside. A file that is
+damaged, forged or of another version is made anew.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ try:  # hashlib's own, without the library of ciphers that hashlib loads: 4 MB
 except ImportError:
     from hashlib import blake2b
 
-VERSION = 4  # of the JSON and of the core's half, which checks itself as well
+VERSION = 5  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest
@@ -146,8 +147,11 @@ def recall(name: str, read: Callable[[], Parts]) -> tuple[Parts, Core] | None:
         return None
     if hasattr(mmap, "MADV_DONTNEED"):
         data.madvise(mmap.MADV_DONTNEED)  # all was read, to be checked: what is used comes back by itself
-    held = json.loads(small)
-    return Recalled(_small(held), held["size"], read), core
+    try:
+        held = json.loads(small)
+        return Recalled(_small(held), held["size"], read), core
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def keep(name: str, parts: Parts, laid_out: bytes) -> None:

@@ -17,16 +17,20 @@ class Lead:
     """What is taken off the front of decoded text.
 
     keep: nothing; one: one space; each: one space of every token until something is written (SentencePiece,
-    when it removes extra spaces); first: all spaces of the first token (Hugging Face's Metaspace decoder).
+    when it removes extra spaces); first: every U+2581 of the first token (Hugging Face's Metaspace decoder,
+    done by the caller's `first_of`).
     """
 
     rule: str = KEEP
 
-    def __call__(self, data: bytes, token: int, written: bool, taken: bool) -> tuple[bytes, bool]:
-        """A token's bytes without what is taken off; `token` counts from 0. The flag: a space was taken."""
-        if self.rule == FIRST:
-            return (data.replace(b" ", b""), True) if token == 0 else (data, taken)
-        if self.rule == KEEP or written or not data.startswith(b" ") or (self.rule == ONE and taken):
+    def __call__(self, data: bytes, written: bool, taken: bool) -> tuple[bytes, bool]:
+        """A token's bytes without what is taken off. The flag: a space was taken."""
+        if (
+            self.rule not in (ONE, EACH)
+            or written
+            or not data.startswith(b" ")
+            or (self.rule == ONE and taken)
+        ):
             return data, taken
         return data[1:], True
 
@@ -124,7 +128,7 @@ class Decoder:
     def _bytes(self, id: int) -> bytes:
         data = self.bytes_of(id) if self._count else self.first_of(id)
         if id != self.surface:
-            data, self._taken = self.lead(data, self._count, self._written, self._taken)
+            data, self._taken = self.lead(data, self._written, self._taken)
         self._count += 1
         self._written = self._written or bool(data)
         return data

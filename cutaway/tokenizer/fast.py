@@ -166,8 +166,7 @@ def compiled(parts: Parts, hidden: frozenset[str], tokens: list[bytes]) -> bytes
     else:
         pairs = list(_pairs(parts, number, hidden))
     unused = {parts.tokens[id] for id in parts.unused}
-    found = [parts.vocabulary.get(token) for token in bpe.BYTE_TOKENS] if parts.fallback else []
-    found = [None if token in hidden else id for token, id in zip(bpe.BYTE_TOKENS, found, strict=False)]
+    in_bytes = bpe.byte_ids(ids) if parts.fallback else {}
     return native.compile(
         Source(
             texts=texts,
@@ -176,7 +175,7 @@ def compiled(parts: Parts, hidden: frozenset[str], tokens: list[bytes]) -> bytes
             pairs=pairs,
             unused=bytes(text in unused for text in symbols),
             whole=parts.whole,
-            byte_ids=[id for id in found if id is not None] if None not in found else [],
+            byte_ids=[in_bytes.get(byte, -1) for byte in range(256)],
             byte_symbols=[number[character] for character in bpe.BYTES] if parts.bytewise else [],
             unknown=-1 if parts.bytewise or parts.unknown is None else parts.unknown,
             fuse=parts.fuse,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cutaway.errors import UserError
-from cutaway.tokenizer.pretokenize import SECONDS, compiled
+from cutaway.tokenizer.pretokenize import compiled, seconds_left, time_limit
 from cutaway.tokenizer.unicode8 import MARKS, points
 
 MOST_GROWN = 64  # times; Unicode's own forms make at most 18 characters of one
@@ -71,7 +71,7 @@ class ReplaceMatches:
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
         _room(len(text) + 1, self.new)
-        return compiled(self.pattern).sub(lambda match: self.new, text, timeout=SECONDS)
+        return compiled(self.pattern).sub(lambda match: self.new, text, timeout=seconds_left())
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,17 @@ def normalize(rules: tuple[Rule, ...], text: str, first: bool = True, last: bool
     """A text after every rule in order."""
     longest = MOST_GROWN * len(text) + 4096
     try:
-        for rule in rules:
-            text = rule(text, first, last)
-            if len(text) > longest:
-                raise UserError(
-                    f"the tokenizer's normaliser makes this text more than {MOST_GROWN} times as long"
-                )
+        with time_limit(len(text)):
+            for rule in rules:
+                text = rule(text, first, last)
+                if len(text) > longest:
+                    raise UserError(
+                        f"the tokenizer's normaliser makes this text more than {MOST_GROWN} times as long"
+                    )
     except TimeoutError:
         raise UserError("a pattern of the tokenizer's normaliser takes too long on this text") from None
+    except MemoryError:
+        raise UserError("a pattern of the tokenizer's normaliser takes too much memory here") from None
     return text
 
 

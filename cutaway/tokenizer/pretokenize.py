@@ -7,10 +7,13 @@ meaning of \\p{L}, \\p{N} and \\s is that of Unicode 16.0 (unicode.py).
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from time import monotonic
 from typing import Any
 
 from cutaway.errors import UserError
@@ -18,8 +21,8 @@ from cutaway.tokenizer.unicode import shown
 
 BEHAVIOURS = ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
 LONGEST_PATTERN = 20_000  # characters; the longest of a real model has 800
-# For one pattern over one text, plus one a megabyte: a hostile pattern ends in a sentence, not in a hang.
-SECONDS = 20.0
+# For all patterns of a file over one text, plus one a megabyte: no hostile one hangs.
+SECONDS = 5.0
 SPACE = "\u2581"  # the character that SentencePiece writes a space as
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
@@ -71,7 +74,7 @@ for _names, _patterns in (
             "[\r\n]",
             rf"\s?{_CASED_LETTERS}+",
             r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
-            r"\s+$",
+            r"(?<!\s)\s+$",  # llama.cpp's \s+$, tried once a run of white space
             _CJK_LETTERS,
             r"\p{N}+",
         ),
@@ -120,11 +123,36 @@ def named(pre: str) -> tuple["Split", ...]:
 Step = Callable[[list[str], bool], list[str]]
 
 
+_RECURSION = re.compile(r"(?<!\\)(?:\\\\)*\((?:\?(?:R|[+-]?\d|&|P>))")
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+@contextmanager
+def time_limit(characters: int) -> Iterator[None]:
+    """Bounds the time that a file's patterns take inside it, all together; the outermost limit holds."""
+    if _deadline.get() is not None:
+        yield
+        return
+    token = _deadline.set(monotonic() + SECONDS + characters / 1e6)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def seconds_left() -> float:
+    """What is left of the time limit; a new one where there is none."""
+    deadline = _deadline.get()
+    return SECONDS if deadline is None else max(deadline - monotonic(), 1e-3)
+
+
 @lru_cache(maxsize=256)
 def compiled(pattern: str) -> Any:
     """A pattern, compiled by the `regex` package. Raises UserError where it is none."""
     import regex
 
+    if _RECURSION.search(pattern):
+        raise UserError(f"the split pattern {_short(pattern)} calls itself, which no model's does")
     if len(pattern) > LONGEST_PATTERN:
         raise UserError(
             f"a split pattern has {len(pattern):,} characters; no model's has over {LONGEST_PATTERN:,}"
@@ -152,26 +180,25 @@ class Split:
             return [part for piece in pieces for part in self._parts(piece)]
         try:
             return list(chain.from_iterable([_isolated(self.pattern, piece) for piece in pieces]))
-        except TimeoutError:
-            raise self._slow() from None
+        except (TimeoutError, MemoryError) as problem:
+            raise self._slow(problem) from None
 
     def _parts(self, piece: str) -> list[str]:
         try:
             found = [
                 match.span()
-                for match in compiled(self.pattern).finditer(
-                    shown(piece), timeout=_seconds(self.pattern, piece)
-                )
+                for match in compiled(self.pattern).finditer(shown(piece), timeout=_seconds(self.pattern))
             ]
-        except TimeoutError:
-            raise self._slow() from None
+        except (TimeoutError, MemoryError) as problem:
+            raise self._slow(problem) from None
         cuts = _covering(found, len(piece), self.invert)
         if self.behaviour == "removed":
             return [piece[start:stop] for start, stop, matched in cuts if not matched]
         return _joined(piece, cuts, self.behaviour)
 
-    def _slow(self) -> UserError:
-        return UserError(f"the split pattern {_short(self.pattern)} takes too long on this text")
+    def _slow(self, problem: Exception) -> UserError:
+        what = "long" if isinstance(problem, TimeoutError) else "much memory"
+        return UserError(f"the split pattern {_short(self.pattern)} takes too {what} on this text")
 
 
 @dataclass(frozen=True)
@@ -221,14 +248,15 @@ def fused(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 def pretokenize(steps: Sequence[Step], text: str, first: bool = True) -> list[str]:
     """The pieces of a text; `first` says whether it begins what is encoded."""
     pieces = [text] if text else []
-    for step in steps:
-        pieces = step(pieces, first)
+    with time_limit(len(text)):
+        for step in steps:
+            pieces = step(pieces, first)
     return pieces
 
 
 def _isolated(pattern: str, piece: str) -> list[str]:
     """Matches and what lies between them, in order."""
-    expression, seconds, seen = compiled(pattern), _seconds(pattern, piece), shown(piece)
+    expression, seconds, seen = compiled(pattern), _seconds(pattern), shown(piece)
     if expression.groups == 0 and seen == piece:
         found = expression.findall(piece, timeout=seconds)
         if sum(map(len, found)) == len(piece) and "" not in found:  # nothing lies between them
@@ -264,9 +292,9 @@ def _joined(piece: str, cuts: list[tuple[int, int, bool]], behaviour: str) -> li
     return [piece[start:stop] for start, stop in bounds]
 
 
-def _seconds(pattern: str, piece: str) -> float | None:
+def _seconds(pattern: str) -> float | None:
     """How long a pattern may take. Ours need no limit, and keeping one makes matching three times slower."""
-    return None if pattern in _OURS else SECONDS + len(piece) / 1e6
+    return None if pattern in _OURS else seconds_left()
 
 
 _OURS = frozenset(

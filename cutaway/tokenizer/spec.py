@@ -37,7 +37,9 @@ class Parts:
 
     `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes off the front,
     `words` how tokens that are words are joined, `surface` how the unknown token reads when it is not its own
-    text.
+    text. With `verbatim`, added tokens decode to their own text (llama.cpp), else by the rules of all tokens
+    (`tokenizers`, SentencePiece). With `drops_first`, a byte without a token is left out before merging
+    (`tokenizers`), else behind it (llama.cpp).
     """
 
     tokens: Sequence[str | None]
@@ -64,6 +66,8 @@ class Parts:
     lead: Lead = NOTHING
     words: Words | None = None
     surface: str | None = None
+    verbatim: bool = False
+    drops_first: bool = False
     bos: int | None = None
     eos: int | None = None
     pad: int | None = None

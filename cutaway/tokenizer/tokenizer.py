@@ -19,11 +19,11 @@ from cutaway.errors import UserError
 from cutaway.native import library
 from cutaway.native.bpe import Core
 from cutaway.tokenizer import bpe, compiled, fast
-from cutaway.tokenizer.added import AddedToken, Finder, stripped
+from cutaway.tokenizer.added import AddedToken, Finder
 from cutaway.tokenizer.bpe import BPE, Pair
-from cutaway.tokenizer.decode import NOTHING, Decoder
+from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
-from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize
+from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize, time_limit
 from cutaway.tokenizer.spec import Parts
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Tokenizer:
         special: Iterable[str] = (),
         *,
         kind: str = "bpe",
+        end_of_text: str | None = None,
         progress: Callable[[str, int, int | None], None] | None = None,
         **rules: Any,
     ) -> Tokenizer:
@@ -109,8 +110,9 @@ class Tokenizer:
         `kind` is "bpe", "unigram" or "wordpiece"; `rules` are those of its function in training.py:
         min_frequency, and level="byte" or "character" for BPE. `pattern` cuts text into words, a name or a
         regex ("cl100k" for BPE, "metaspace" for Unigram, "bert" for WordPiece unless given); Counts bring
-        theirs, and their special tokens. `special` tokens are no text to learn from. A RuntimeWarning tells
-        when the corpus gives less than `size`. Raises UserError for what cannot be trained on.
+        theirs, and their special tokens. `special` tokens are no text to learn from; `end_of_text` is one
+        more, and the tokenizer's `eos`, which pretraining puts between documents. A RuntimeWarning tells when
+        the corpus gives less than `size`. Raises UserError for what cannot be trained on.
         """
         from cutaway.tokenizer import training
         from cutaway.tokenizer.word_counts import Counts
@@ -118,8 +120,10 @@ class Tokenizer:
         learn, usual = training.kind(kind)
         counts = texts_or_files
         if not isinstance(counts, Counts):
-            counts = Counts.of(counts, pattern or usual, special, progress=progress)
-        return cls(learn(counts, size, progress=progress, **rules))
+            counts = Counts.of(
+                counts, pattern or usual, training.with_end(special, end_of_text), progress=progress
+            )
+        return cls(training.learned(learn, counts, size, end_of_text, progress=progress, **rules))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -211,7 +215,7 @@ class Tokenizer:
         if isinstance(path, str) or path.scanner is None or special != "text":
             return None
         way = self._way(self._control)
-        if way.raw.pattern is not None or self.parts.normalizer or not texts:
+        if way.raw.pattern or way.late.pattern or self.parts.normalizer or not texts:
             return None
         try:
             given = list(map(path.given, texts)) if path.prefix else texts
@@ -230,16 +234,9 @@ class Tokenizer:
         """
         _check(text)
         way = self._way(self._control | never)
-        segments: list[str | int] = []
-        done = 0
-        for start, stop, id in control:
-            start, stop = stripped(
-                self._added.get(id, AddedToken(id, "")), text, done, max(start, done), stop
-            )
-            segments += [*way.raw.split(text[done:start]), id]
-            done = stop
-        segments += way.raw.split(text[done:])
-        return list(chain.from_iterable(way.encoded(segments)))
+        spans = [(self._added.get(id, AddedToken(id, "")), start, stop) for start, stop, id in control]
+        with time_limit(len(text)):
+            return list(chain.from_iterable(way.encoded(way.raw.split(text, spans))))
 
     def count(self, text: str, special: str = "text") -> int:
         """How many ids a text has."""
@@ -331,10 +328,11 @@ class Tokenizer:
         return f"Tokenizer({len(self):,} tokens, {len(self.special)} of them control tokens)"
 
     def _first_of(self) -> Callable[[int], bytes] | None:
-        words = self.parts.words
-        if words is None:
-            return None
-        return lambda id: words.first(self.token_text(id)).encode("utf-8", "surrogatepass")
+        if (words := self.parts.words) is not None:
+            return lambda id: words.first(self._bytes.written(id)).encode("utf-8", "surrogatepass")
+        if self.parts.lead.rule == FIRST:
+            return lambda id: self._bytes.of(self._bytes.written(id).replace(SPACE, ""), id)
+        return None
 
     @cached_property
     def _all(self) -> dict[str, int]:
@@ -385,11 +383,10 @@ class _Way:
         looked_for = [token for token in parts.added if token.id not in never]
         self.tokenizer = tokenizer
         self.parts = parts
-        self.raw = Finder(
-            {token.text: token for token in looked_for if not token.normalized or not parts.normalizer}
-        )
-        late = [token for token in looked_for if token.normalized and parts.normalizer]
-        self.late = Finder({normalize(parts.normalizer, token.text): token for token in late})
+        self.raw = Finder({token.text: token for token in looked_for if not token.normalized})
+        late = [token for token in looked_for if token.normalized]
+        with time_limit(sum(len(token.text) for token in late)):
+            self.late = Finder({normalize(parts.normalizer, token.text): token for token in late})
         self.control = tokenizer._control
         self.hides = never | self.control
 
@@ -522,6 +519,7 @@ def _bpe(parts: Parts, ids: dict[str, int], hidden: frozenset[str]) -> BPE:
         # A byte without a token is left out: it must not become the control token that some files name.
         unknown=None if parts.bytewise else parts.unknown,
         fuse=parts.fuse,
+        dropped=frozenset(bpe.BYTES).difference(parts.vocabulary) if parts.drops_first else frozenset(),
         unused=frozenset(text for text in map(parts.tokens.__getitem__, parts.unused) if text is not None),
     )
 
@@ -549,23 +547,29 @@ class _Bytes(dict[int, bytes]):
     def __missing__(self, id: int) -> bytes:
         held = vars(self.tokenizer).get("_path")
         data = None if held is None or isinstance(held, str) else held.core.token(id)
-        self[id] = data = self._of(self.tokenizer.token_text(id), id) if data is None else data
+        self[id] = data = self.of(self.written(id), id) if data is None else data
         return data
 
-    def _of(self, text: str, id: int) -> bytes:
+    def written(self, id: int) -> str:
+        """A token's text as decoding takes it: `tokenizers` keeps a normalised added token normalised."""
+        token, text = self.tokenizer._added.get(id), self.tokenizer.token_text(id)
+        return normalize(self.tokenizer.parts.normalizer, text) if token and token.normalized else text
+
+    def of(self, text: str, id: int) -> bytes:
+        """The bytes of a token that is written so."""
         parts = self.tokenizer.parts
         if parts.words is not None:
             return parts.words.later(text).encode("utf-8", "surrogatepass")
         if id == parts.unknown and parts.surface is not None:
             return parts.surface.encode()
-        if id in self.tokenizer._added:
+        if id in self.tokenizer._added and (parts.bytewise or parts.verbatim):
             return text.encode("utf-8", "surrogatepass")
         if parts.bytewise:
             data = bpe.unspell(text)
             return text.encode() if data is None else data
         if parts.fallback and text in _BYTE_OF:
             return bytes([_BYTE_OF[text]])
-        return text.replace(SPACE, " ").encode()
+        return text.replace(SPACE, " ").encode("utf-8", "surrogatepass")
 
 
 _BYTE_OF = {token: byte for byte, token in enumerate(bpe.BYTE_TOKENS)}
@@ -575,7 +579,8 @@ _BYTE_OF = {token: byte for byte, token in enumerate(bpe.BYTE_TOKENS)}
 def _whole(text: str) -> Iterator[None]:
     """Turns the core's meeting half a surrogate pair into the sentence that says where."""
     try:
-        yield
+        with time_limit(len(text)):
+            yield
     except UnicodeEncodeError:
         _check(text)
         raise

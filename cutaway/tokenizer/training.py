@@ -5,8 +5,10 @@ in the order in which it was, special tokens last (BERT's first); `size` is all 
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import replace
+from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.tokenizer import bpe_train, unigram_em, wordpiece_train
@@ -15,6 +17,7 @@ from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
 from cutaway.tokenizer.bpe_train import Progress
 from cutaway.tokenizer.decode import NOTHING, ONE, Lead
 from cutaway.tokenizer.formats import vocab_txt
+from cutaway.tokenizer.pretokenize import SPELLINGS, WHOLE, Split
 from cutaway.tokenizer.spec import ENDS, Parts
 from cutaway.tokenizer.word_counts import Counts
 from cutaway.tokenizer.word_split import BERT, METASPACE, cut_by
@@ -145,12 +148,34 @@ def kind(name: str) -> tuple[Callable[..., Parts], str]:
     return KINDS[name]
 
 
+def with_end(special: Iterable[str], end: str | None) -> tuple[str, ...]:
+    """Special tokens and the end of text, which may be one of them."""
+    texts = tuple(special)
+    return texts if end is None or end in texts else (*texts, end)
+
+
+def usual_end(kind: str, special: Iterable[str]) -> str | None:
+    """The end of text where none is asked for: a special token of a known name, else <|endoftext|>."""
+    known = (text for text in special if text in ENDS)
+    return None if kind == "wordpiece" else next(known, "<|endoftext|>")
+
+
+def learned(learn: Callable[..., Parts], counts: Counts, size: int, end: str | None, **rules: Any) -> Parts:
+    """What `learn` makes of the counts, with the end of text as its `eos`."""
+    if end is None:
+        return learn(counts, size, **rules)
+    counts = copy(counts)
+    counts.special = with_end(counts.special, end)
+    parts = learn(counts, size, **rules)
+    return replace(parts, eos=next(token.id for token in parts.added if token.text == end))
+
+
 def _say_if_fewer(parts: Parts, size: int, why: str) -> None:
     if len(parts.tokens) < size:
         warnings.warn(
             f"the corpus gives {len(parts.tokens):,} tokens and not {size:,}: {why}",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -163,6 +188,9 @@ def _bpe_parts(counts: Counts, alphabet: Sequence[str], merges: list[Pair], leve
         vocabulary={token: id for id, token in enumerate(tokens)},
         merges=merges,
         bytewise=level == BYTE,
+        # Merging comes to every learned token, so `whole` changes no ids; llama.cpp's llama-bpe has it.
+        whole=level == BYTE
+        and any(pre in WHOLE and cut.steps == tuple(map(Split, patterns)) for pre, patterns in SPELLINGS),
         fallback=level == CHARACTER,
         normalizer=cut.normalizer,
         pretokenizer=cut.steps,

@@ -11,10 +11,11 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cutaway.tokenizer.bpe import BYTE_TOKENS
+from cutaway.tokenizer.bpe import byte_ids, in_bytes
 from cutaway.tokenizer.cache import Cache
 
 PENALTY = 10.0
+LONGEST_PIECE = 1000  # characters: every length that pieces have is tried at every place
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Unigram:
     `pieces` are those that text can come to, `ids` every token's id, `worst` the score that PENALTY is
     counted from. With `single`, sums are rounded to 32 bits as SentencePiece's are, else they have 64 as in
     `tokenizers`: of nearly equal cuts each takes its own. `fallback`: an unknown character becomes its byte
-    tokens, else `unknown`.
+    tokens if all of them are there, else `unknown`.
     """
 
     def __init__(
@@ -53,9 +54,8 @@ class Unigram:
         self.unknown = unknown
         self.unknown_score = (min(pieces.values(), default=0.0) if worst is None else worst) - PENALTY
         self.single = single
-        self.reach = _reach(pieces)
-        found = [ids.get(token) for token in BYTE_TOKENS] if fallback else []
-        self.byte_ids = [id for id in found if id is not None] if None not in found else []
+        self.sizes = _sizes(pieces)
+        self.byte_ids = byte_ids(ids) if fallback else {}
         self.cache = Cache(self.encode)
 
     def encode(self, text: str) -> list[int]:
@@ -94,7 +94,10 @@ class Unigram:
         it.
         """
         covered = False
-        for stop in range(start + 1, min(len(text), start + self.reach.get(text[start], 0)) + 1):
+        for size in self.sizes.get(text[start], ()):
+            stop = start + size
+            if stop > len(text):
+                break
             score = self.pieces.get(text[start:stop])
             if score is not None:
                 covered = covered or stop == start + 1
@@ -106,15 +109,15 @@ class Unigram:
         """The ids of characters that no piece covers."""
         if not text:
             return []
-        if self.byte_ids:
-            return [self.byte_ids[byte] for byte in text.encode()]
+        if self.byte_ids and (spelt := in_bytes(text, self.byte_ids)) is not None:
+            return spelt
         return [] if self.unknown is None else [self.unknown]
 
 
-def _reach(pieces: Mapping[str, float]) -> dict[str, int]:
-    """The length of the longest piece that begins with each character."""
-    reach: dict[str, int] = {}
+def _sizes(pieces: Mapping[str, float]) -> dict[str, list[int]]:
+    """The lengths of the pieces that begin with each character, in order."""
+    sizes: dict[str, set[int]] = {}
     for piece in pieces:
-        if piece and len(piece) > reach.get(piece[0], 0):
-            reach[piece[0]] = len(piece)
-    return reach
+        if piece:
+            sizes.setdefault(piece[0], set()).add(len(piece))
+    return {first: sorted(found) for first, found in sizes.items()}

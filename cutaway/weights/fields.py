@@ -1,84 +1,84 @@
-"""A config read by name and type: a ``config.json`` or a GGUF file's metadata, written by anyone.
+"""Typed reading of untrusted settings: a ``config.json`` or a GGUF file's metadata.
 
-Each reader says what it wants; what is missing, of another type or outside sensible bounds is refused with
-its name and its value. Numbers that GGUF stores in 32 bits come back as the shortest decimal that they are.
+Each reader names the type it needs. A value that is missing, of another type or out of bounds is refused with
+its name. ``finish`` refuses the keys that no reader asked for, so that no setting is ignored silently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.gguf import Later, Packed
 
 MISSING: Any = object()
 COUNT = 1 << 31  # no size in a config is larger than this
 LAYERS = 10_000
 EXPERTS = 1024
+Announced = Mapping[str, Packed | Later]  # weights of which only types and shapes are read
 
 
 class Fields:
-    """Entries by name; ``prefix`` is put before each (GGUF's ``llama.``)."""
+    """Settings by key; ``prefix`` is put before each (GGUF's ``llama.``), ``tensors`` are a GGUF file's."""
 
-    def __init__(self, data: Mapping[str, object], where: object, prefix: str = "") -> None:
+    def __init__(
+        self, data: Mapping[str, object], where: object, prefix: str = "", tensors: Announced | None = None
+    ) -> None:
         self.data = data
         self.where = where
         self.prefix = prefix
+        self.gguf = tensors is not None
+        self.tensors: Announced = tensors or {}
+        self.used: set[str] = set()
 
     def refusal(self, name: str, why: str) -> UserError:
         return UserError(f"{self.where}: {self.prefix}{name} {why}")
 
+    def has(self, name: str) -> bool:
+        return self.prefix + name in self.data
+
     def get(self, name: str) -> object:
-        """The plain value, or None if it is absent or null."""
+        """The plain value, or None if it is absent or null; the key counts as used."""
+        self.used.add(self.prefix + name)
         return _plain(self.data.get(self.prefix + name))
 
     def integer(self, name: str, default: Any = MISSING, low: int = 1, high: int = COUNT) -> Any:
         """A whole number between ``low`` and ``high``."""
-        value = self._value(name, default, "a whole number")
-        if value is default:
-            return value
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.refusal(name, f"should be a whole number, but is {_shown(value)}")
-        if not low <= value <= high:
+        value = self._typed(name, default, int, "a whole number")
+        if value is not default and not low <= value <= high:
             raise self.refusal(name, f"should be between {low} and {high}, but is {value}")
         return value
 
     def number(self, name: str, default: Any = MISSING, low: float = 0.0, high: float = 1e30) -> Any:
         """A number above ``low`` and at most ``high``."""
-        value = self._value(name, default, "a number")
+        value = self._typed(name, default, (int, float), "a number")
         if value is default:
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.refusal(name, f"should be a number, but is {_shown(value)}")
         if not low < value <= high:
             raise self.refusal(name, f"should be above {low:g} and at most {high:g}, but is {value}")
         return float(value)
 
     def flag(self, name: str, default: Any = MISSING) -> Any:
-        value = self._value(name, default, "true or false")
-        if value is not default and not isinstance(value, bool):
-            raise self.refusal(name, f"should be true or false, but is {_shown(value)}")
-        return value
+        return self._typed(name, default, bool, "true or false")
 
     def text(self, name: str, default: Any = MISSING) -> Any:
-        value = self._value(name, default, "a text")
-        if value is not default and not isinstance(value, str):
-            raise self.refusal(name, f"should be a text, but is {_shown(value)}")
-        return value
+        return self._typed(name, default, str, "a text")
 
     def choice(self, name: str, choices: Mapping[str, Any], default: Any = MISSING) -> Any:
-        """What one of several words stands for."""
+        """The value of one of several words."""
         value = self.text(name, default)
         if value not in choices:
             raise self.refusal(
-                name, f"is {_shown(value)}, which is not supported; supported: {', '.join(choices)}"
+                name, f"is {_shown(value)}, which is not supported; supported: {_list(choices)}"
             )
         return choices[value]
 
     def section(self, name: str) -> Fields | None:
-        """The entries inside an entry, or None if it is absent."""
+        """The entries inside an entry, or None if it is absent or null."""
         value = self.get(name)
         if value is None:
             return None
@@ -87,49 +87,81 @@ class Fields:
         prefix = f"{self.prefix}{name}."
         return Fields({f"{prefix}{inner}": entry for inner, entry in value.items()}, self.where, prefix)
 
-    def only(self, name: str, accepted: object, meaning: str) -> None:
-        """Refuses an entry that is there and is not what this model can honour."""
+    def each_layer(self, name: str, layers: int, choices: Sequence[str]) -> list[str] | None:
+        """A list of one word a layer (``layer_types``), or None if it is absent or null."""
         value = self.get(name)
-        if value is not None and value != accepted:
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != layers:
+            raise self.refusal(
+                name, f"should list one word for each of {layers} layers, but is {_shown(value)}"
+            )
+        if wrong := [word for word in value if word not in choices]:
+            raise self.refusal(
+                name, f"has {_shown(wrong[0])}, which is not supported; supported: {_list(choices)}"
+            )
+        return value
+
+    def only(self, name: str, accepted: Collection[object], meaning: str) -> None:
+        """UserError if the key is present with a value that this model cannot honour."""
+        value = self.get(name)
+        if self.has(name) and not any(_equal(value, one) for one in accepted):
             raise self.refusal(name, f"is {_shown(value)}: {meaning} is not supported")
 
-    def _value(self, name: str, default: Any, wanted: str) -> Any:
+    def same(self, name: str, count: int) -> Fields:
+        """These fields, with one number where an array repeats it ``count`` times."""
         value = self.get(name)
-        if value is not None:
-            return value
-        if default is MISSING:
-            raise self.refusal(name, f"is missing: it should be {wanted}")
-        return default
+        if not isinstance(value, np.ndarray) or value.shape != (count,) or (value != value[0]).any():
+            return self
+        return Fields({self.prefix + name: value[0]}, self.where, self.prefix, self.tensors)
+
+    def stated(self, name: str) -> bool:
+        """Whether the key is present; UserError if it is null."""
+        if self.has(name) and self.get(name) is None:
+            raise self.refusal(name, "is null: give it a value, or remove the key")
+        return self.has(name)
+
+    def finish(self, harmless: Collection[str], who: str) -> None:
+        """UserError for a key that was not read, holds a value and matches no pattern in ``harmless``."""
+        for key in self.data:
+            name = key.removeprefix(self.prefix)
+            if not key.startswith(self.prefix) or key in self.used or self.data[key] is None:
+                continue
+            if not any(fnmatchcase(name, pattern) for pattern in harmless):
+                shown = f"{key!a:.80} is {_shown(_plain(self.data[key]))}"
+                raise UserError(
+                    f"{self.where}: {shown}, and {who} no such setting here: "
+                    "remove it if it does not change what the model computes"
+                )
+
+    def _typed(self, name: str, default: Any, types: type | tuple[type, ...], wanted: str) -> Any:
+        value = self.get(name)
+        if value is None:
+            if default is MISSING:
+                raise self.refusal(name, f"is missing: it should be {wanted}")
+            return default
+        if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
+            raise self.refusal(name, f"should be {wanted}, but is {_shown(value)}")
+        return value
 
 
 def _plain(value: object) -> object:
-    """Python's own numbers, and one number where an array repeats it for every layer."""
+    """Python's own numbers; a float32 becomes the shortest decimal that rounds to it."""
     if type(value) is np.float32:
         return float(str(value))
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
-        return _plain(value[0])
-    return value
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _equal(value: object, accepted: object) -> bool:
+    """Equality of plain values, where true is not 1 and an array is never a scalar."""
+    same_kind = isinstance(value, bool) == isinstance(accepted, bool)
+    return same_kind and not isinstance(value, np.ndarray) and value == accepted
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = " ".join(ascii(value[:20] if isinstance(value, list | str) else value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def each_layer(fields: Fields, name: str, layers: int, choices: Sequence[str]) -> list[str] | None:
-    """A list of one word a layer (``layer_types``), or None if it is absent."""
-    value = fields.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != layers:
-        raise fields.refusal(
-            name, f"should list one word for each of {layers} layers, but is {_shown(value)}"
-        )
-    for word in value:
-        if word not in choices:
-            raise fields.refusal(
-                name, f"has {_shown(word)}, which is not supported; supported: {', '.join(choices)}"
-            )
-    return value
+def _list(words: Collection[str]) -> str:
+    return ", ".join(words)

@@ -10,8 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +18,8 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, Encoder, from_dict
-from cutaway.weights import common, families, rules, safetensors
+from cutaway.weights import families, rules, safetensors
+from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
 
@@ -45,8 +45,8 @@ class Checkpoint:
     """A model at rest. ``tensors`` are ours by name, made when asked for; ``family`` names its file, or is
     None.
 
-    ``defaults`` are the sampling settings its makers advise, and ``eos_ids`` if they name the ids that end an
-    answer; ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
+    ``defaults`` are those of generation_config, with ``eos_ids`` if it names the ids that end an answer;
+    ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
     """
 
     config: Decoder | Encoder
@@ -97,14 +97,14 @@ def read(path: str | Path) -> Checkpoint:
 def _gguf(path: Path) -> Checkpoint:
     file = gguf.read(path)
     family = families.of_gguf(Fields(file.metadata, path))
-    fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.")
-    config = family.from_gguf(fields, file.tensors)
-    tensors = rules.load(family.GGUF, config, file.tensors, family.IGNORED_GGUF, path)
+    fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.", file.tensors)
+    config = family.read(fields)
+    tensors = rules.load(family.gguf, config, file.tensors, family.ignored_gguf, path)
     has_words = "tokenizer.ggml.tokens" in file.metadata
     return Checkpoint(
         config,
         tensors,
-        families.name_of(family),
+        family.name,
         path,
         (lambda: _tokenizer_in(path)) if has_words else None,
         Fields(file.metadata, path).text("tokenizer.chat_template", None),
@@ -134,13 +134,12 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 def _hugging_face(folder: Path) -> Checkpoint:
     fields = Fields(parsed(folder / "config.json"), folder / "config.json")
     family = families.of_hf(fields)
-    common.refuse_unsupported(fields)
-    config = family.from_hf(fields)
-    theirs = _prefixed(_safetensors(folder), family.HF_PREFIX)
+    config = family.read(fields)
+    theirs = _prefixed(_safetensors(folder), family.prefix)
     if isinstance(config, Decoder):
         config, theirs = _tied(config, theirs, family)
-    tensors = rules.load(family.HF, config, theirs, family.IGNORED_HF, folder)
-    return _with_text(folder, Checkpoint(config, tensors, families.name_of(family), folder))
+    tensors = rules.load(family.hf, config, theirs, family.ignored_hf, folder)
+    return _with_text(folder, Checkpoint(config, tensors, family.name, folder))
 
 
 def _cutaway(folder: Path) -> Checkpoint:
@@ -169,13 +168,11 @@ def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:
     return {name if name.startswith("lm_head.") else prefix + name: packed for name, packed in theirs.items()}
 
 
-def _tied(
-    config: Decoder, theirs: dict[str, Packed], family: ModuleType
-) -> tuple[Decoder, dict[str, Packed]]:
+def _tied(config: Decoder, theirs: dict[str, Packed], family: Family) -> tuple[Decoder, dict[str, Packed]]:
     """A head that is in the file though the config ties it: left out if it is the embedding table, else it
     counts.
     """
-    names = {rule.ours: rule.theirs for rule in family.HF}
+    names = {rule.ours: rule.theirs for rule in family.hf}
     head, table = theirs.get(names["head.weight"]), theirs.get(names["embedding.weight"])
     if not config.tied or head is None:
         return config, theirs
@@ -187,9 +184,9 @@ def _tied(
 
 
 def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
-    """The same with what stands beside the weights: tokenizer, chat template, advice on sampling."""
-    advice = folder / "generation_config.json"
-    fields = Fields(parsed(advice) if advice.is_file() else {}, advice)
+    """The same with the tokenizer, the chat template and the generation_config defaults of the folder."""
+    path = folder / "generation_config.json"
+    fields = Fields(parsed(path) if path.is_file() else {}, path)
     defaults = _sampling(fields, 1)
     ends = fields.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
@@ -234,24 +231,13 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: is not UTF-8 text") from None
 
 
-def parsed_list(path: Path) -> list[object]:
-    """A JSON file that holds a list."""
-    data = _parsed(path)
-    if not isinstance(data, list):
-        raise UserError(f"{path}: should hold a list, but holds a {type(data).__name__}")
-    return data
-
-
-def _parsed(path: Path) -> object:
+def parsed(path: Path, kind: type = dict) -> Any:
+    """A JSON file that holds entries by name, or a list for ``kind=list``."""
     try:
-        return json.loads(_text(path))
+        data = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from None
-
-
-def parsed(path: Path) -> dict[str, object]:
-    """A JSON file that holds entries by name."""
-    data = _parsed(path)
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: should hold entries by name, but holds a {type(data).__name__}")
+    if not isinstance(data, kind):
+        wanted = "entries by name" if kind is dict else "a list"
+        raise UserError(f"{path}: should hold {wanted}, but holds a {type(data).__name__}")
     return data

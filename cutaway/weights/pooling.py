@@ -1,6 +1,6 @@
-"""How a model's makers have a text's vector made of its tokens' vectors, where they say so.
+"""The pooling that a model states: how a text's vector is made of its tokens' vectors.
 
-A sentence-transformers folder says it in ``modules.json`` and ``1_Pooling/config.json``, a GGUF file in
+A sentence-transformers folder states it in ``modules.json`` and ``1_Pooling/config.json``, a GGUF file in
 ``ARCHITECTURE.pooling_type``.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cutaway.errors import UserError
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint, parsed, parsed_list
+from cutaway.weights.load import Checkpoint, parsed
 
 KNOWN = {
     "pooling_mode_cls_token": "cls",
@@ -25,7 +25,7 @@ def stated(checkpoint: Checkpoint) -> str | None:
     if not checkpoint.source.is_dir():
         return _in_gguf(checkpoint)
     modules = checkpoint.source / "modules.json"
-    for module in parsed_list(modules) if modules.is_file() else []:
+    for module in parsed(modules, list) if modules.is_file() else []:
         kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
         if kind not in MODULES:
             raise UserError(f"{modules}: has the module {kind!r}, and only {', '.join(MODULES)} are known")
@@ -42,7 +42,7 @@ def _in_folder(fields: Fields) -> str:
         return KNOWN[asked[0]]
     raise UserError(
         f"{fields.where}: asks for {', '.join(asked) or 'no pooling'}, and only one of {', '.join(KNOWN)} "
-        "is known: say pooling="
+        "is known: give pooling="
     )
 
 
@@ -52,5 +52,5 @@ def _in_gguf(checkpoint: Checkpoint) -> str | None:
     if kind in (None, 0):
         return None
     if kind not in GGUF:
-        raise UserError(f"{checkpoint.source}: {name} is {kind}, which is not supported: say pooling=")
+        raise UserError(f"{checkpoint.source}: {name} is {kind}, which is not supported: give pooling=")
     return GGUF[kind]

@@ -131,9 +131,8 @@ def _alone(checkpoint: Checkpoint) -> frozenset[str]:
     """The weights that the family's GGUF file keeps as matrices of their own, or with their like of other
     experts.
     """
-    family = next((f for f in families.every() if families.name_of(f) == checkpoint.family), None)
-    if family is None:
+    if checkpoint.family is None:
         return frozenset(checkpoint.tensors)
-    bound = rules.bind(family.GGUF, checkpoint.config)
+    bound = rules.bind(families.get(checkpoint.family).gguf, checkpoint.config)
     alone = [each for each in bound if len(each.ours) == 1 or each.how is rules.stack]
     return frozenset(name for each in alone for name in each.ours)

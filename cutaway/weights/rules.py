@@ -53,7 +53,7 @@ class Place:
 class How:
     """``load``: theirs to ours; ``save``: ours to theirs; ``shape``: the shape of theirs, from ours.
 
-    Types pass through unchanged, unless ``type`` says in which one the result comes.
+    Types pass through unchanged, unless ``type`` names the type of the result.
     """
 
     load: Callable[[Packed, Place], Sequence[Packed]]
@@ -86,8 +86,8 @@ def _transposed(packed: Packed) -> Packed:
         raise UserError(
             f"a {packed.type} matrix cannot be transposed without unpacking it: its rows share blocks"
         )
-    turned = np.ascontiguousarray(packed.data.view(word).T)
-    return Packed(packed.type, (packed.shape[1], packed.shape[0]), turned.view(np.uint8))
+    swapped = np.ascontiguousarray(packed.data.view(word).T)
+    return Packed(packed.type, (packed.shape[1], packed.shape[0]), swapped.view(np.uint8))
 
 
 # A matrix stored [in out] (GPT-2's Conv1D) where ours is [out in].
@@ -171,13 +171,28 @@ def unpermute(which: str) -> How:
     )
 
 
-def _plus(packed: Packed, amount: float) -> Packed:
-    return quant.pack(quant.unpack(packed) + np.float32(amount), "F32")
+@dataclass(frozen=True, eq=False)
+class _PlusOne(Packed):
+    """w + 1 in float32, which may round, and the ``w`` that it was made of."""
+
+    w: Packed
 
 
-# Gemma's norms are stored as w where x is multiplied by w + 1; ours hold what is multiplied.
+def _plus_one(packed: Packed) -> Packed:
+    w = quant.pack(quant.unpack(packed), "F32")
+    moved = quant.pack(quant.unpack(w) + np.float32(1), "F32")
+    return _PlusOne("F32", moved.shape, moved.data, w)
+
+
+def _minus_one(packed: Packed) -> Packed:
+    return (
+        packed.w if isinstance(packed, _PlusOne) else quant.pack(quant.unpack(packed) - np.float32(1), "F32")
+    )
+
+
+# Gemma's norms are stored as w where x is multiplied by w + 1; ours hold the factor.
 plus_one = How(
-    lambda packed, _: (_plus(packed, 1.0),), lambda parts, _: _plus(parts[0], -1.0), _only, type="F32"
+    lambda packed, _: (_plus_one(packed),), lambda parts, _: _minus_one(parts[0]), _only, type="F32"
 )
 
 
@@ -199,7 +214,7 @@ class Tensors(Mapping):
     """Weights by name, each made when it is asked for. ``later(name)`` tells type and shape without making
     it.
 
-    A Mapping[str, Packed]; it does not say so to Python, since what checks types at run time would make
+    A Mapping[str, Packed], but not annotated as one: a runtime type checker would make
     weights to look.
     """
 

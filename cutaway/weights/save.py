@@ -3,7 +3,7 @@
 Without a ``type`` nothing is rounded. In GGUF each weight keeps the type it has, blocks and all; a folder
 cannot hold blocks, so there they become F32, and F32, F16 and BF16 stay. Vectors (norms, biases), learned
 positions and what routes tokens to experts are always F32 in GGUF, as llama.cpp wants them. With a ``type``
-all matrices become it, and these exceptions are told in the result:
+all matrices become it, and the result notes these exceptions:
 
 - the matrix that makes the logits (the head, or the embedding table where it is the head) is Q8_0 for Q4_0
   and Q4_1;
@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from cutaway.model.config import Decoder, Encoder, to_dict
 from cutaway.position.scaling import Factors, Llama3
 from cutaway.store.files import atomic_folder, check_overwrite
 from cutaway.weights import common, families, quant, rules, safetensors
+from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
 from cutaway.weights.rules import WHOLE, Tensors
@@ -42,7 +42,12 @@ FORMATS = {"safetensors": ("F32", "F16", "BF16"), "gguf": ("F32", "F16", "BF16",
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 FILE_TYPES |= {"Q4_K": 15, "Q6_K": 18, "BF16": 32}
 HALF = quant.HALF
-LARGEST = {"F16": HALF, "Q8_0": 127 * HALF, "Q4_0": 8 * HALF, "Q4_1": HALF}  # above it a type says infinity
+LARGEST = {
+    "F16": HALF,
+    "Q8_0": 127 * HALF,
+    "Q4_0": 8 * HALF,
+    "Q4_1": HALF,
+}  # above it a type rounds to infinity
 SHARD = 5_000_000_000
 COPIED = (  # of one Hugging Face folder into another
     "tokenizer.json",
@@ -87,7 +92,7 @@ def write(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Saved:
-    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", told from the target's name
+    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", by the target's name
     when None.
 
     ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress(done, total)`` counts
@@ -208,10 +213,11 @@ def _types(entries: Tensors) -> dict[str, int]:
 # ---- which family describes it -----------------------------------------------------------------------------
 
 
-def _candidates(checkpoint: Checkpoint) -> list[ModuleType]:
+def _candidates(checkpoint: Checkpoint) -> list[Family]:
     """All families of such models, the model's own first."""
-    every = [f for f in families.every() if families.describes(f, checkpoint.config)]
-    return sorted(every, key=lambda family: families.name_of(family) != checkpoint.family)
+    first = (checkpoint.family, "llama")
+    names = sorted(families.names(), key=lambda name: (name != first[0], name != first[1], name))
+    return [family for family in map(families.get, names) if family.covers(checkpoint.config)]
 
 
 def _difference(one: Any, other: Any, where: str) -> str | None:
@@ -245,8 +251,8 @@ def _levelled(config: Decoder | Encoder) -> Any:
 
 
 def _described(
-    checkpoint: Checkpoint, describe: Callable[[ModuleType], tuple[Any, Decoder | Encoder]]
-) -> tuple[ModuleType, Any]:
+    checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Decoder | Encoder]]
+) -> tuple[Family, Any]:
     """The first family whose description of the model reads back as the model; UserError with its own
     family's reason.
     """
@@ -278,26 +284,26 @@ def _write_gguf(
     config = checkpoint.config
     ours = _retyped(checkpoint.tensors, lambda name, entry: _gguf_type(name, entry, type, config, notes))
 
-    def describe(family: ModuleType) -> tuple[Any, Decoder | Encoder]:
-        theirs = rules.save(family.GGUF, config, ours)
-        extras = common.gguf_extras(config) if common.ROPE_FREQS in family.IGNORED_GGUF else {}
+    def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
+        theirs = rules.save(family.gguf, config, ours)
+        extras = common.gguf_extras(config) if common.ROPE_FREQS in family.ignored_gguf else {}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
-        words = {name: _plain(value) for name, value in family.to_gguf(config).items()}
+        words = {name: _plain(value) for name, value in family.write(config, gguf=True).items()}
         shapes = {name: entries.later(name) for name in entries}
-        return (entries, words), family.from_gguf(Fields(words, "GGUF"), shapes)
+        return (entries, words), family.read(Fields(words, "GGUF", tensors=shapes))
 
     try:
         family, (entries, words) = _described(checkpoint, describe)
     except UserError as error:
         raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
-    architecture = family.GGUF_ARCHITECTURES[0]
+    architecture = family.gguf_name
     types = _types(entries)
     metadata = {"general.architecture": architecture, **_general(checkpoint, types)}
     metadata |= {f"{architecture}.{name}": value for name, value in words.items()}
     metadata |= _words(checkpoint, notes)
     gguf.write(target, metadata, _counted(entries, progress), force=force)
     nbytes = target.stat().st_size
-    return Saved(target, "gguf", families.name_of(family), types, nbytes, counted(notes))
+    return Saved(target, "gguf", family.name, types, nbytes, counted(notes))
 
 
 def _plain(value: object) -> object:
@@ -305,7 +311,7 @@ def _plain(value: object) -> object:
 
 
 def _general(checkpoint: Checkpoint, types: Mapping[str, int]) -> dict[str, object]:
-    """What the source said of itself, and what is true of this file."""
+    """The source's general metadata, updated for this file."""
     kept = {
         key: checkpoint.metadata[key]
         for key in checkpoint.metadata
@@ -320,12 +326,12 @@ def _general(checkpoint: Checkpoint, types: Mapping[str, int]) -> dict[str, obje
         own["general.file_type"] = checkpoint.metadata["general.file_type"]
     if any(type not in WHOLE for type in types):
         own["general.quantization_version"] = 2
-    advice = {
+    sampling = {
         f"general.sampling.{SAMPLING[name][0]}": value
         for name, value in checkpoint.defaults.items()
         if name in SAMPLING and name != "typical_p"
     }
-    return own | advice | kept
+    return own | sampling | kept
 
 
 def _words(checkpoint: Checkpoint, notes: Counter[str]) -> dict[str, object]:
@@ -358,14 +364,14 @@ def _write_folder(
             "safetensors holds no blocks"
         ] += 1
 
-    def describe(family: ModuleType) -> tuple[Any, Decoder | Encoder]:
-        entries = family.to_hf(checkpoint.config)
-        rules.bind(family.HF, checkpoint.config)
-        return entries, family.from_hf(Fields(json.loads(json.dumps(entries)), "config.json"))
+    def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
+        entries = family.write(checkpoint.config, gguf=False)
+        rules.bind(family.hf, checkpoint.config)
+        return entries, family.read(Fields(json.loads(json.dumps(entries)), "config.json"))
 
     try:
         family, entries = _described(checkpoint, describe)
-        theirs = rules.save(family.HF, checkpoint.config, ours)
+        theirs = rules.save(family.hf, checkpoint.config, ours)
     except UserError as error:
         notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
         family, entries, theirs = None, to_dict(checkpoint.config), ours
@@ -379,7 +385,7 @@ def _write_folder(
         _write_json(folder / (CONFIG if family is None else "config.json"), entries)
         _write_words(folder, checkpoint, notes)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    name = None if family is None else families.name_of(family)
+    name = None if family is None else family.name
     return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, counted(notes))
 
 
@@ -408,7 +414,9 @@ def _write_json(path: Path, data: object) -> None:
 
 
 def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> None:
-    """Tokenizer, chat template and advice on sampling: copied from a folder, made from a GGUF file."""
+    """Tokenizer, chat template and generation_config defaults: copied from a folder, made from a GGUF
+    file.
+    """
     if checkpoint.source.is_dir():
         for name in COPIED:
             if (checkpoint.source / name).is_file():
@@ -435,8 +443,8 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
         }
         | {f"{name}_token": tokenizer.token_text(id) for name, id in named.items() if id is not None},
     )
-    advice = {SAMPLING[name][1]: value for name, value in checkpoint.defaults.items() if name in SAMPLING}
-    sampled = {"do_sample": True} if advice else {}
+    sampling = {SAMPLING[name][1]: value for name, value in checkpoint.defaults.items() if name in SAMPLING}
+    sampled = {"do_sample": True} if sampling else {}
     _write_json(
         folder / "generation_config.json",
         {
@@ -444,6 +452,6 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
             "eos_token_id": _ends(checkpoint),
             "pad_token_id": tokenizer.pad,
             **sampled,
-            **advice,
+            **sampling,
         },
     )

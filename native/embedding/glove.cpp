@@ -32,6 +32,11 @@ class Pairs {
         weights_[at] += weight;
     }
 
+    // Both words stand in each other's window, so a word beside itself counts from both sides.
+    void meet(uint32_t one, uint32_t other, double weight) {
+        add(one, other, one == other ? 2 * weight : weight);
+    }
+
     int64_t size() const { return static_cast<int64_t>(size_); }
 
     // Writes all, sorted by key, and forgets them.
@@ -96,7 +101,7 @@ Found meet(Pairs& pairs, const Dictionary& words, Reader& reader, int64_t window
         const auto length = static_cast<int64_t>(line.size());
         for (int64_t distance = 1; distance <= std::min(window, length); ++distance) {
             const auto other = static_cast<uint32_t>(line[static_cast<size_t>(length - distance)]);
-            pairs.add(static_cast<uint32_t>(word), other, 1.0 / static_cast<double>(distance));
+            pairs.meet(static_cast<uint32_t>(word), other, 1.0 / static_cast<double>(distance));
         }
         line.push_back(word);
         if (length > 4 * window + 4096) line.erase(line.begin(), line.end() - window);

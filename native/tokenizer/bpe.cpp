@@ -62,7 +62,32 @@ class Encoder {
 
     // Appends the ids of one piece.
     void encode(const uint8_t* piece, size_t size, Ids& out) {
-        fused_ = false;
+        encode_known(piece, size, out);
+        write_unknown(out);
+    }
+
+    // Whether short pieces can be merged together, without asking first whether one is a token.
+    bool together() const { return header_.bytewise && !header_.tied && (header_.closed || !header_.whole); }
+
+    // The ids of a piece that was, put into `ids` unless symbols are their ids; null where a symbol is not written as
+    // itself.
+    CUTAWAY_INLINE const int32_t* take(const Together::Lane& lane, int32_t* ids) const {
+        if (header_.plain) return reinterpret_cast<const int32_t*>(lane.first());
+        int32_t least = 0;
+        for (size_t i = 0; i < lane.count; ++i) least = std::min(least, ids[i] = vocabulary_.written(lane.first()[i]));
+        return least == 0 ? ids : nullptr;
+    }
+
+  private:
+    const Vocabulary& vocabulary_;
+    const Header& header_;
+    std::vector<uint32_t> found_;
+    std::vector<uint64_t> dead_;
+    std::vector<uint64_t> known_;  // pairs of symbols, 42 bits, and whether they stay apart; one in each place
+    size_t asked_ = 0;             // without it
+    bool unknown_ = false;         // an unknown token comes before the next symbol that has an id
+
+    void encode_known(const uint8_t* piece, size_t size, Ids& out) {
         if (const uint32_t all = vocabulary_.exact(piece, size);
             all != kNone && vocabulary_.symbol(all).id >= 0 && (header_.whole || vocabulary_.reached(all))) {
             if (header_.whole || !vocabulary_.symbol(all).unused) {
@@ -85,27 +110,6 @@ class Encoder {
         }
         if (size > begin) search(piece + begin, size - begin, out);
     }
-
-    // Whether short pieces can be merged together, without asking first whether one is a token.
-    bool together() const { return header_.bytewise && !header_.tied && (header_.closed || !header_.whole); }
-
-    // The ids of a piece that was, put into `ids` unless symbols are their ids; null where a symbol is not written as
-    // itself.
-    CUTAWAY_INLINE const int32_t* take(const Together::Lane& lane, int32_t* ids) const {
-        if (header_.plain) return reinterpret_cast<const int32_t*>(lane.first());
-        int32_t least = 0;
-        for (size_t i = 0; i < lane.count; ++i) least = std::min(least, ids[i] = vocabulary_.written(lane.first()[i]));
-        return least == 0 ? ids : nullptr;
-    }
-
-  private:
-    const Vocabulary& vocabulary_;
-    const Header& header_;
-    std::vector<uint32_t> found_;
-    std::vector<uint64_t> dead_;
-    std::vector<uint64_t> known_;  // pairs of symbols, 42 bits, and whether they stay apart; one in each place
-    size_t asked_ = 0;             // without it
-    bool fused_ = false;
 
     void search(const uint8_t* piece, size_t size, Ids& out) {
         found_.clear();
@@ -207,8 +211,8 @@ class Encoder {
 
     void write(const std::vector<uint32_t>& symbols, const uint8_t* text, Ids& out) {
         if (header_.plain) {
+            if (!symbols.empty()) write_unknown(out);
             out.values.insert(out.values.end(), symbols.begin(), symbols.end());
-            fused_ = fused_ && symbols.empty();
             return;
         }
         for (const uint32_t symbol : symbols) {
@@ -225,21 +229,27 @@ class Encoder {
         } else if (one.id < 0) {
             unwritten(text, one.size, out);
         } else {
+            write_unknown(out);
             out.values.push_back(one.id);
-            fused_ = false;
         }
     }
 
-    // What has no id becomes its bytes, or the unknown token, once a run if so fused.
+    // What has no id becomes its byte tokens if all are there, else the unknown token, once a run if so fused. As in
+    // `tokenizers`, the unknown token of a run comes behind the byte tokens of what follows it.
     void unwritten(const uint8_t* text, size_t size, Ids& out) {
-        if (header_.byte_ids[0] >= 0) {
+        if (std::all_of(text, text + size, [&](uint8_t byte) { return header_.byte_ids[byte] >= 0; })) {
             for (size_t i = 0; i < size; ++i) out.values.push_back(header_.byte_ids[text[i]]);
         } else if (header_.unknown < 0) {
             out.lacking = true;
-        } else if (!(fused_ && header_.fuse)) {
-            out.values.push_back(header_.unknown);
+        } else {
+            if (!header_.fuse) write_unknown(out);
+            unknown_ = true;
         }
-        fused_ = true;
+    }
+
+    void write_unknown(Ids& out) {
+        if (unknown_) out.values.push_back(header_.unknown);
+        unknown_ = false;
     }
 };
 

@@ -197,7 +197,7 @@ class Compiler {
         // First without pairs, for the look-ups that find them; then with them, for the merges of every symbol.
         write(header, trie, symbols, table, ranks, made, byte_pairs, text_starts, text);
         Vocabulary vocabulary;
-        vocabulary.open(out.data(), out.size());
+        vocabulary.attach(out.data(), out.size());
         std::vector<Merge> merges;
         if (source.ranks) {
             merges = all_splits(source, vocabulary);
@@ -223,7 +223,7 @@ class Compiler {
             if (made[i] != made[0] + i) header.first_made = kNone;
         }
         write(header, trie, symbols, table, ranks, made, byte_pairs, text_starts, text);
-        vocabulary.open(out.data(), out.size());
+        vocabulary.attach(out.data(), out.size());
         if (header.bytewise) {
             byte_pairs.resize(1 << 16);
             for (size_t i = 0; i < byte_pairs.size(); ++i) {
@@ -258,7 +258,7 @@ class Compiler {
             if (symbol != kNone && symbols[symbol].rank > -2) node.base |= kReached;
         }
         write(header, trie, symbols, table, ranks, made, byte_pairs, text_starts, text);
-        vocabulary.open(out.data(), out.size());
+        vocabulary.attach(out.data(), out.size());
         for (uint32_t i = 0; i < source.symbols; ++i) {
             const std::string_view bytes = source.of(i);
             symbols[i].prefix = vocabulary.longest(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size() - 1)
@@ -333,7 +333,7 @@ class Compiler {
 
 }  // namespace
 
-bool Vocabulary::open(const uint8_t* data, size_t size) {
+bool Vocabulary::attach(const uint8_t* data, size_t size) {
     if (size < sizeof(Header) || reinterpret_cast<uintptr_t>(data) % 8) return false;
     header_ = reinterpret_cast<const Header*>(data);
     if (header_->magic != kMagic || header_->size != size || header_->starts[kSections] != size) return false;
@@ -356,6 +356,87 @@ bool Vocabulary::open(const uint8_t* data, size_t size) {
     text_starts_ = reinterpret_cast<const uint32_t*>(at(kTextStarts));
     text_ = at(kText);
     return true;
+}
+
+// A checksum is no signature: whoever can write the cache could have made this file. Encoding and decoding check no
+// index, so every one of them is checked here.
+bool Vocabulary::sound() const {
+    const auto in_tokens = [&](int32_t id) { return id < static_cast<int64_t>(header_->tokens); };
+    if (header_->symbols > kMostSymbols || (header_->plain && header_->symbols > header_->tokens)) return false;
+    if (room<uint32_t>(kTextStarts) <= header_->tokens || text_starts_[header_->tokens] > text_size()) return false;
+    if (!std::is_sorted(text_starts_, text_starts_ + header_->tokens + 1)) return false;
+    if (!in_tokens(header_->unknown) || !std::all_of(header_->byte_ids, header_->byte_ids + 256, in_tokens)) return false;
+    if (room<int32_t>(kWritten) < header_->symbols || !std::all_of(written_, written_ + header_->symbols, in_tokens)) {
+        return false;
+    }
+    return sound_symbols() && sound_nodes() && sound_pairs();
+}
+
+// What made a symbol is smaller and reachable; so is its prefix.
+bool Vocabulary::sound_symbols() const {
+    const uint32_t count = header_->symbols;
+    if (room<Symbol>(kSymbols) < count) return false;
+    for (const Symbol* symbol = symbols_; symbol < symbols_ + count; ++symbol) {
+        if (symbol->size == 0 || symbol->size > kLongestToken || symbol->id >= static_cast<int64_t>(header_->tokens)) {
+            return false;
+        }
+        if (symbol->prefix != kNone &&
+            (symbol->prefix >= count || symbols_[symbol->prefix].size >= symbol->size || !reached(symbol->prefix))) {
+            return false;
+        }
+        if (symbol->rank < 0) {
+            if (symbol->left != kNone) return false;
+            continue;
+        }
+        if (symbol->left >= count || symbol->right >= count || !reached(symbol->left) || !reached(symbol->right) ||
+            symbols_[symbol->left].size + symbols_[symbol->right].size != symbol->size) {
+            return false;
+        }
+    }
+    const auto is_byte = [&](uint32_t symbol) { return symbol < count && symbols_[symbol].size == 1; };
+    return !header_->bytewise || std::all_of(header_->byte_symbols, header_->byte_symbols + 256, is_byte);
+}
+
+// Every node's children are in the array, and a symbol is as many bytes as its node is deep.
+bool Vocabulary::sound_nodes() const {
+    const size_t count = room<Node>(kNodes);
+    if (count == 0 || count % 256 || room<uint32_t>(kSymbolOf) < count) return false;
+    for (size_t i = 0; i < count; ++i) {
+        if ((nodes_[i].base & kBase) >= count) return false;
+        if ((nodes_[i].base & (kEnds | kReached)) == 0) continue;
+        const uint32_t symbol = symbol_of_[i];
+        if (symbol >= header_->symbols || ((nodes_[i].base & kReached) && !reached(symbol))) return false;
+        size_t node = i, depth = 0;
+        for (; depth < symbols_[symbol].size && node != 0; ++depth) {
+            node = nodes_[node].parent;
+            if (node >= count) return false;
+        }
+        if (node != 0 || depth != symbols_[symbol].size) return false;
+    }
+    return true;
+}
+
+// A pair makes a symbol of its two sizes, and some bucket has an end.
+bool Vocabulary::sound_pairs() const {
+    if (bucket_bits_ < 1 || bucket_bits_ > 32 || room<uint64_t>(kPairs) != kBucket << bucket_bits_) return false;
+    const size_t merges = std::min(room<int32_t>(kRanks), room<uint32_t>(kMade));
+    const uint32_t symbols = header_->symbols;
+    bool ends = false;
+    for (const uint64_t* entry = pairs_; entry < pairs_ + room<uint64_t>(kPairs); ++entry) {
+        if (*entry == kNoEntry) {
+            ends = true;
+            continue;
+        }
+        const auto number = static_cast<uint32_t>(*entry & kNoNumber);
+        const uint64_t left = *entry >> 43, right = *entry >> 22 & kMostSymbols;
+        if (number >= merges || left >= symbols || right >= symbols || made(number) >= symbols) return false;
+        if (symbols_[left].size + symbols_[right].size != symbols_[made(number)].size) return false;
+    }
+    if (!ends || !header_->bytewise) return ends;
+    if (room<uint32_t>(kBytePairs) < 1 << 16) return false;
+    return std::all_of(byte_pairs_, byte_pairs_ + (1 << 16), [&](uint32_t number) {
+        return number == kNone || (number < merges && made(number) < symbols);
+    });
 }
 
 // A full bucket's pairs go on in the next.

@@ -16,6 +16,7 @@ namespace cutaway {
 
 inline constexpr uint64_t kMagic = 0x3430656270617763;  // "cwapbe04": raise it with every change of the layout
 inline constexpr uint32_t kNone = 0xFFFFFFFF;
+inline constexpr uint32_t kLongestToken = 1u << 14;  // bytes; tokenizer/fast.py compiles none longer
 
 // A node of the trie (a double array: the child by byte c is base ^ c, if that node's parent is this one).
 struct Node {
@@ -85,8 +86,10 @@ inline constexpr uint32_t kNoNumber = (1u << 22) - 1;
 // A vocabulary in memory that somebody else keeps.
 class Vocabulary {
   public:
-    // Checks the header, the bounds of every section and the checksum; false where they do not hold.
-    bool open(const uint8_t* data, size_t size);
+    // Checks the checksum and that nothing inside points outside; false where it does not hold.
+    bool open(const uint8_t* data, size_t size) { return attach(data, size) && sound(); }
+    // Without the checks of what is inside, for a layout that is being made.
+    bool attach(const uint8_t* data, size_t size);
 
     const Header& header() const { return *header_; }
     const Symbol& symbol(uint32_t symbol) const { return symbols_[symbol]; }
@@ -171,6 +174,16 @@ class Vocabulary {
     size_t text_size() const { return static_cast<size_t>(header_->starts[kSections] - header_->starts[kText]); }
 
   private:
+    bool sound() const;
+    bool sound_symbols() const;
+    bool sound_nodes() const;
+    bool sound_pairs() const;
+    // How many values of a kind a section has room for.
+    template <class T>
+    size_t room(Section section) const {
+        return static_cast<size_t>(header_->starts[section + 1] - header_->starts[section]) / sizeof(T);
+    }
+
     // What its first bucket says of a pair, unless that one is full.
     CUTAWAY_INLINE uint32_t number(const Pair& pair, uint64_t entry) const {
         if (entry == kNoEntry && pair.bucket[kBucket - 1] != kNoEntry) [[unlikely]] entry = beyond(pair);

@@ -52,17 +52,18 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def sheets() -> Callable[..., page_data.Sheet]:
-    """The sheet of a small random model, by its shape and the text."""
-    made: dict[tuple, page_data.Sheet] = {}
+def pages() -> Callable[..., page_data.PageData]:
+    """The data of a small random model, by its shape and the text."""
+    made: dict[tuple, page_data.PageData] = {}
+    models: dict[str, Any] = {}
 
-    def of(shape: str = "llama", text: str = TEXT, tokenizer: Bytes | None = None) -> page_data.Sheet:
+    def of(shape: str = "llama", text: str = TEXT, tokenizer: Bytes | None = None) -> page_data.PageData:
         known = (shape, text, type(tokenizer))
         if known not in made:
             reader = tokenizer or Bytes()
-            model = decoder(shape)
+            model = models.setdefault(shape, decoder(shape))
             trace = Trace.of(model, reader, reader.encode(text), page_data.names(model))
-            made[known] = page_data.draw(trace, f"small {shape}")
+            made[known] = page_data.build(trace, f"small {shape}")
         return made[known]
 
     return of
@@ -70,13 +71,13 @@ def sheets() -> Callable[..., page_data.Sheet]:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens the page of some sheets; whatever it complains of, or asks of a network, fails the test in the
+    """Opens the page of some pages; whatever it complains of, or asks of a network, fails the test in the
     end.
     """
     problems: list[str] = []
     contexts: list[Any] = []
 
-    def show(*shown: page_data.Sheet, width: int = 1280, height: int = 900, **context: Any) -> Any:
+    def show(*shown: page_data.PageData, width: int = 1280, height: int = 900, **context: Any) -> Any:
         file = tmp_path / f"page-{len(contexts)}.html"
         file.write_text(page_of(shown), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **context))

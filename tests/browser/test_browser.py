@@ -58,8 +58,8 @@ def frames(tab: Any, count: int = 3) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_kind_of_model_is_shown(opened: Opened, sheets: Any, shape: str) -> None:
-    tab = opened(sheets(shape))
+def test_every_kind_of_model_is_shown(opened: Opened, pages: Any, shape: str) -> None:
+    tab = opened(pages(shape))
     assert [part.get_attribute("id") for part in tab.locator("section").all()] == list(VIEWS)
     for view in VIEWS:
         tab.locator(f"#{view}").scroll_into_view_if_needed()
@@ -67,8 +67,8 @@ def test_every_kind_of_model_is_shown(opened: Opened, sheets: Any, shape: str) -
     assert tab.locator(".chip").count() == len(TEXT)
 
 
-def test_hovering_a_token_lights_it_everywhere(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets())
+def test_hovering_a_token_lights_it_everywhere(opened: Opened, pages: Any) -> None:
+    tab = opened(pages())
     chip(tab, 3).hover()
     frames(tab)
     lit = tab.eval_on_selector_all(".lit", "all => all.map(one => one.dataset.t)")
@@ -81,8 +81,8 @@ def test_hovering_a_token_lights_it_everywhere(opened: Opened, sheets: Any) -> N
     assert with_it != tab.evaluate(drawn), "the maps did not follow"
 
 
-def test_each_view_by_mouse(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets())
+def test_each_view_by_mouse(opened: Opened, pages: Any) -> None:
+    tab = opened(pages())
     chip(tab, 5).click()
     frames(tab)
     assert selected(tab) == 5
@@ -99,28 +99,28 @@ def test_each_view_by_mouse(opened: Opened, sheets: Any) -> None:
     side = (large.bounding_box()["width"] - 96) // len(TEXT)
     large.click(position={"x": 96 + side * 2.5, "y": 74 + side * 7.5})
     frames(tab)
-    assert (selected(tab), value(tab, "score", "at whom")) == (7, "2")
-    assert "gives" in readout(tab, "attention", 1)
+    assert (selected(tab), value(tab, "score", "key")) == (7, "2")
+    assert "Attention weight" in readout(tab, "attention", 1)
 
     heat(tab, "score").hover(position={"x": 100, "y": 60})
     assert "q × k[" in readout(tab, "score")
 
-    before = tab.locator("#turning .stack p").last.inner_text()
-    tab.locator("#turning .clocks button").nth(3).click()
+    before = tab.locator("#rope .stack p").last.inner_text()
+    tab.locator("#rope .clocks button").nth(3).click()
     frames(tab)
-    assert tab.locator("#turning .clocks button").nth(3).get_attribute("aria-pressed") == "true"
-    assert tab.locator("#turning").get_by_text("Numbers 3 and 7").is_visible() and before
+    assert tab.locator("#rope .clocks button").nth(3).get_attribute("aria-pressed") == "true"
+    assert tab.locator("#rope").get_by_text("Dimensions 3 and 7").is_visible() and before
 
     tab.locator("#mlp").get_by_label("layer").select_option("2")
     frames(tab)
     assert "Layer 2" in tab.locator("#mlp p").nth(1).inner_text()
     assert value(tab, "attention", "layer") == "2"
 
-    heat(tab, "stream", 1).hover(position={"x": 50, "y": 30})
-    assert re.search(r"Layer 0, head 0: added [+−]\d", readout(tab, "stream", 1))
-    tab.locator("#stream td button").first.click()
+    heat(tab, "residual", 1).hover(position={"x": 50, "y": 30})
+    assert re.search(r"Layer 0, head 0: contribution [+−]\d", readout(tab, "residual", 1))
+    tab.locator("#residual td button").first.click()
     frames(tab)
-    name = tab.locator("#stream td button").first.inner_text()
+    name = tab.locator("#residual td button").first.inner_text()
     assert f"{value(tab, 'score', 'layer')}.{value(tab, 'score', 'head')}" == name
 
     heat(tab, "lens").click(position={"x": 100, "y": 28 + 22 * 2.5})
@@ -130,16 +130,16 @@ def test_each_view_by_mouse(opened: Opened, sheets: Any) -> None:
     assert tab.locator("#lens tbody tr").count() == 4
 
     tab.locator("#next").get_by_label("temperature").fill("0")
-    assert tab.locator("#next").get_by_text("One token may be drawn.").is_visible()
+    assert tab.locator("#next").get_by_text("One token can be sampled.").is_visible()
     tab.locator("#next button").click()
     first = tab.locator("#next tbody tr .word").first.inner_text()
     assert tab.locator("#next p .word").inner_text() == first
 
 
-def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets())
+def test_each_view_by_keyboard(opened: Opened, pages: Any) -> None:
+    tab = opened(pages())
     tab.keyboard.press("Tab")
-    assert tab.locator(":focus").inner_text() == "Skip to the story"
+    assert tab.locator(":focus").inner_text() == "Skip to the explanation"
     tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")
     assert tab.locator("html").get_attribute("data-theme") == "dark"
@@ -153,8 +153,8 @@ def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
     chip(tab, LAST).click()
 
     for view, number, said in (
-        ("embeddings", 0, "number"), ("attention", 0, "Layer"), ("attention", 1, "gives"), ("score", 0, "["),
-        ("stream", 0, "wrote"), ("stream", 1, "added"), ("lens", 0, "After"),
+        ("embeddings", 0, "number"), ("attention", 0, "Layer"), ("attention", 1, "Attention weight"), ("score", 0, "["),
+        ("residual", 0, "output norm"), ("residual", 1, "contribution"), ("lens", 0, "After"),
     ):  # fmt: skip
         map_ = heat(tab, view, number)
         map_.focus()
@@ -165,18 +165,18 @@ def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
     for key in ("PageDown", "Home", "ArrowRight", "Enter"):
         tab.keyboard.press(key)
     frames(tab)
-    assert (selected(tab), value(tab, "score", "at whom")) == (LAST, "1")
+    assert (selected(tab), value(tab, "score", "key")) == (LAST, "1")
 
-    pair = tab.locator("#turning input")
+    pair = tab.locator("#rope input")
     pair.focus()
     tab.keyboard.press("Home")
     frames(tab)
-    assert tab.locator("#turning").get_by_text("Numbers 0 and 4").is_visible()
-    tab.locator("#turning .clocks button[tabindex='0']").focus()
+    assert tab.locator("#rope").get_by_text("Dimensions 0 and 4").is_visible()
+    tab.locator("#rope .clocks button[tabindex='0']").focus()
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("Enter")
     frames(tab)
-    assert tab.locator("#turning").get_by_text("Numbers 1 and 5").is_visible()
+    assert tab.locator("#rope").get_by_text("Dimensions 1 and 5").is_visible()
     assert tab.locator(":focus").get_attribute("aria-pressed") == "true", "the focus was lost"
 
     tab.locator("#mlp select").focus()
@@ -193,11 +193,11 @@ def test_each_view_by_keyboard(opened: Opened, sheets: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", ["llama", "gemma", "sandwich"])
-def test_the_numbers_are_the_models(opened: Opened, sheets: Any, shape: str) -> None:
+def test_the_numbers_are_the_models(opened: Opened, pages: Any, shape: str) -> None:
     model = decoder(shape)
     trace = Trace.of(model, Bytes(), Bytes().encode(TEXT))
-    tab = opened(sheets(shape))
-    layer, head, source = sheets(shape).facts["chosen"]
+    tab = opened(pages(shape))
+    layer, head, source = pages(shape).facts["chosen"]
     pattern = trace.attention(layer)[head, -1]
     score = float(trace[f"blocks.{layer}.attention.scores"][head, -1, source])
     cells = tab.locator("#score table").first.locator("tr.sum td:last-child").all_inner_texts()
@@ -207,53 +207,53 @@ def test_the_numbers_are_the_models(opened: Opened, sheets: Any, shape: str) -> 
     best = trace.top(14)
     chances = [cell.strip("<%") for cell in tab.locator("#next tbody td:nth-child(4)").all_inner_texts()]
     assert list(map(float, chances)) == pytest.approx([100 * one.probability for one in best], abs=0.06)
-    logit = tab.locator("#stream tr.sum td.number").first.inner_text()
+    logit = tab.locator("#residual tr.sum td.number").first.inner_text()
     assert float(logit.replace("−", "-")) == pytest.approx(float(trace.logits[-1].max()), abs=0.006)
 
 
-def test_temperature_and_top_p(opened: Opened, sheets: Any) -> None:
+def test_temperature_and_top_p(opened: Opened, pages: Any) -> None:
     logits = Trace.of(decoder(), Bytes(), Bytes().encode(TEXT)).logits[-1]
     chances = (logits.double() / 0.5).softmax(-1).sort(descending=True).values
     kept = int((chances.cumsum(0) < 0.9).sum()) + 1
-    tab = opened(sheets())
+    tab = opened(pages())
     tab.locator("#next").get_by_label("temperature").fill("0.5")
     tab.locator("#next").get_by_label("top-p").fill("0.9")
     assert (
         tab.locator("#next")
-        .get_by_text(f"{kept} tokens may be drawn." if kept > 1 else "One token")
+        .get_by_text(f"{kept} tokens can be sampled." if kept > 1 else "One token")
         .is_visible()
     )
     first = float(tab.locator("#next tbody td:nth-child(4)").first.inner_text().strip("%"))
     assert first == pytest.approx(100 * float(chances[0] / chances[:kept].sum()), abs=0.06)
 
 
-def test_what_a_token_spells_is_shown_and_never_obeyed(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets("llama", TEXT, Hostile()))
+def test_what_a_token_spells_is_shown_and_never_obeyed(opened: Opened, pages: Any) -> None:
+    tab = opened(pages("llama", TEXT, Hostile()))
     assert tab.locator("#owned").count() == 0
     assert chip(tab, 0).inner_text() == "</script><b␣id=owned>"
     assert chip(tab, 1).inner_text() == "\\u202eolleh"
     assert chip(tab, 2).inner_text() == "\\x00\\x1b[31m{{data}}"
 
 
-def test_two_stories_are_linked(opened: Opened, sheets: Any) -> None:
-    tab = opened(sheets(), sheets("gemma", "then the same"))
+def test_two_stories_are_linked(opened: Opened, pages: Any) -> None:
+    tab = opened(pages(), pages("gemma", "then the same"))
     assert tab.locator("section .panel").count() == 2 * len(VIEWS)
     tab.locator(
-        "[data-story='0'] .chip[data-t='13']"
+        "[data-explanation='0'] .chip[data-t='13']"
     ).hover()  # the last s of one stands where the other's does
     frames(tab)
-    assert set(tab.eval_on_selector_all("[data-story='1'] .lit", "all => all.map(one => one.dataset.t)")) == {
-        "9"
-    }
-    tab.locator("[data-story='1'] .chip[data-t='9']").click()
+    assert set(
+        tab.eval_on_selector_all("[data-explanation='1'] .lit", "all => all.map(one => one.dataset.t)")
+    ) == {"9"}
+    tab.locator("[data-explanation='1'] .chip[data-t='9']").click()
     frames(tab)
     assert selected(tab) == 13
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(opened: Opened, sheets: Any, width: int, scheme: str) -> None:
-    tab = opened(sheets(), width=width, color_scheme=scheme, reduced_motion="reduce")
+def test_axe_finds_no_serious_fault(opened: Opened, pages: Any, width: int, scheme: str) -> None:
+    tab = opened(pages(), width=width, color_scheme=scheme, reduced_motion="reduce")
     tab.locator("#lens summary").click()
     tab.evaluate(inputs.path("axe-core").read_text(encoding="utf-8"))
     found = tab.evaluate("axe.run()")["violations"]
@@ -266,22 +266,22 @@ def test_axe_finds_no_serious_fault(opened: Opened, sheets: Any, width: int, sch
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])
-def test_nothing_is_wider_than_the_screen(opened: Opened, sheets: Any, width: int) -> None:
-    tab = opened(sheets(), width=width)
+def test_nothing_is_wider_than_the_screen(opened: Opened, pages: Any, width: int) -> None:
+    tab = opened(pages(), width=width)
     for view in VIEWS:
         tab.locator(f"#{view}").scroll_into_view_if_needed()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, sheets: Any) -> None:
+def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, pages: Any) -> None:
     hand = "document.querySelector('.dial .hand.query').getAttribute('x2')"
-    calm = opened(sheets(), reduced_motion="reduce")
-    calm.get_by_role("button", name="Turn again").click()
+    calm = opened(pages(), reduced_motion="reduce")
+    calm.get_by_role("button", name="Rotation again").click()
     before = calm.evaluate(hand)
     frames(calm, 4)
     assert calm.evaluate(hand) == before
-    moving = opened(sheets(), reduced_motion="no-preference")
-    moving.get_by_role("button", name="Turn again").click()
+    moving = opened(pages(), reduced_motion="no-preference")
+    moving.get_by_role("button", name="Rotation again").click()
     seen = []
     for _ in range(6):
         frames(moving, 4)
@@ -290,11 +290,11 @@ def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, sheets: Any) -
 
 
 def test_a_long_text_keeps_its_strongest_heads(
-    opened: Opened, sheets: Any, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, pages: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cutaway.inspect.page_data.NEAR_BYTES", 1)
-    tab = opened(sheets("llama", "the same, again"))
-    [[layer, head]] = sheets("llama", "the same, again").facts["near"]
+    monkeypatch.setattr("cutaway.inspect.page_data.DETAIL_BYTES", 1)
+    tab = opened(pages("llama", "the same, again"))
+    [[layer, head]] = pages("llama", "the same, again").facts["detailed"]
     tab.locator("#score").get_by_label("layer").select_option(str((layer + 1) % 3))
     frames(tab)
     assert "keeps the queries" in tab.locator("#score").inner_text()
@@ -303,3 +303,48 @@ def test_a_long_text_keeps_its_strongest_heads(
     frames(tab)
     assert value(tab, "score", "layer") == str(layer) and value(tab, "score", "head") == str(head)
     assert tab.locator("#score table").first.is_visible()
+
+
+def test_the_selected_row_is_in_sight(opened: Opened, pages: Any) -> None:
+    tab = opened(pages("llama", "thirteen tokens and many more of them"))
+    tab.locator("#tokens").scroll_into_view_if_needed()
+    frames(tab)
+    seen = """() => {
+        const box = document.querySelector('#tokens .scroll').getBoundingClientRect();
+        const row = document.querySelector('#tokens tr.chosen').getBoundingClientRect();
+        return row.top >= box.top - 1 && row.bottom <= box.bottom + 1;
+    }"""
+    assert tab.evaluate(seen)
+
+
+def test_a_phone_sees_a_pair_before_and_after(opened: Opened, pages: Any) -> None:
+    tab = opened(pages(), width=390)
+    for name in ("before", "after"):
+        box = tab.locator("#rope tr", has_text=name).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
+def test_a_predicted_space_is_shown(opened: Opened, pages: Any) -> None:
+    tab = opened(pages("llama", TEXT, Blank()))
+    assert tab.locator(".answer").inner_text() == "␣"
+
+
+class Blank(Bytes):
+    def token_bytes(self, id: int) -> bytes:
+        return b" "
+
+
+def test_two_sides_of_one_model_show_the_same_pair_and_two_models_choose_alone(
+    opened: Opened, pages: Any
+) -> None:
+    same = opened(pages(), pages("llama", "not the same"))
+    dimensions = same.locator("#rope .slider output").all_inner_texts()
+    assert len(dimensions) == 2 and dimensions[0] == dimensions[1]
+    other = opened(pages(), pages("gemma"))
+    before = other.locator("#attention [data-explanation='1']").get_by_label("layer").input_value()
+    other.locator("#attention [data-explanation='0']").get_by_label("layer").select_option(
+        "0" if before != "0" else "1"
+    )
+    frames(other)
+    assert other.locator("#attention [data-explanation='1']").get_by_label("layer").input_value() == before
+    assert "do not correspond" in other.locator("#head").inner_text()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from cutaway import gguf
 from cutaway.errors import UserError
-from cutaway.weights import load, save
+from cutaway.weights import common, families, load, rules, safetensors, save
 from tests import llama_cpp
 from tests.parity import tiny
 
@@ -34,6 +35,9 @@ def test_both_directions(case: str, folder: Folder, tmp_path: Path) -> None:
     assert save.write(tmp_path / "ours", checkpoint).format == "safetensors"
     assert distance(tiny.reopened(tmp_path / "ours"), expected) < EXACT
     assert load.read(tmp_path / "ours").config == checkpoint.config
+    first, second = (safetensors.read(at) for at in (folder(case), tmp_path / "ours"))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name].data, second[name].data) for name in first)
 
 
 @pytest.mark.parametrize("case", BOTH_WAYS)
@@ -60,9 +64,28 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", sorted(tiny.NOT_IN_GGUF))
 def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be written as GGUF: .*would become"):
+    with pytest.raises(
+        UserError, match=r"cannot be written as GGUF: .*(would become|no name for|is not supported)"
+    ):
         save.write(tmp_path / "model.gguf", load.read(folder(case)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("case", sorted(tiny.UNOPENED))
+def test_llama_cpp_does_not_open_what_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
+    """Written against the refusal, with a name for every weight, the file is one that llama.cpp rejects."""
+    checkpoint = tiny.worded(load.read(folder(case)))
+    family = families.get(checkpoint.family or "")
+    biases = common.pairs(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT, parts=("bias",))
+    known = {rule.theirs for rule in family.gguf}
+    names = (*family.gguf, *(rule for rule in biases if rule.theirs not in known))
+    tensors = rules.save(names, checkpoint.config, checkpoint.tensors)
+    words = family.write(checkpoint.config, gguf=True)
+    entries = {f"{family.gguf_name}.{key}": value for key, value in words.items()}
+    metadata = {"general.architecture": family.gguf_name, **entries, **checkpoint.metadata}
+    gguf.write(tmp_path / "model.gguf", metadata, {name: tensors.later(name) for name in tensors})
+    with pytest.raises(RuntimeError), llama_cpp.opened(tmp_path / "model.gguf", tiny.VOCAB):
+        pass
 
 
 @pytest.mark.parametrize("case", IN_GGUF)
@@ -75,6 +98,17 @@ def test_llama_cpp_reads_what_was_written(case: str, folder: Folder, tmp_path: P
         for length in (1, 12, 40):
             found = scores(tiny.IDS[0, :length].tolist())
             assert np.abs(found - expected[length - 1]).max() < tolerance
+
+
+def test_llama_cpp_takes_a_factor_without_a_type_for_linear(folder: Folder, tmp_path: Path) -> None:
+    checkpoint = tiny.worded(load.read(folder("llama")))
+    words = {**checkpoint.metadata, "llama.rope.scaling.factor": np.float32(2)}
+    save.write(tmp_path / "plain.gguf", checkpoint)
+    file = gguf.read(tmp_path / "plain.gguf")
+    gguf.write(tmp_path / "model.gguf", {**file.metadata, **words}, file.tensors)
+    expected = torch.log_softmax(tiny.ours(load.read(tmp_path / "model.gguf"))[0, -1].double(), dim=-1)
+    with llama_cpp.opened(tmp_path / "model.gguf", tiny.VOCAB) as scores:
+        assert np.abs(scores(tiny.IDS[0].tolist()) - expected.numpy()).max() < SILU
 
 
 @pytest.mark.parametrize(
@@ -97,7 +131,8 @@ def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:
         rope = data.pop("rope_parameters")
         far, near = rope.get("full_attention", rope), rope.get("sliding_attention")
         data["rope_theta"] = far.pop("rope_theta")
-        data["rope_scaling"] = {"type": far.pop("rope_type"), **far}
+        # transformers reads the older word too, but not in Gemma 3's configs
+        data["rope_scaling"] = {"rope_type" if near else "type": far.pop("rope_type"), **far}
         if near:
             data["rope_local_base_freq"] = near["rope_theta"]
         (older / "config.json").write_text(json.dumps(data))

@@ -95,12 +95,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         GEMMA | {"layer_types": ["full_attention", "sliding_attention"], "final_logit_softcapping": 3.0},
     ),
     "gemma3-scaled": ("Gemma3TextConfig", GEMMA | {"query_pre_attn_scalar": 20}),
+    "qwen2-head": ("Qwen2Config", {"head_dim": 32}),
+    "qwen2-moe-head": ("Qwen2MoeConfig", QWEN_MOE | {"head_dim": 32}),
+    "qwen2-moe-tied": ("Qwen2MoeConfig", QWEN_MOE | {"tie_word_embeddings": True}),
+    "qwen3-bias": ("Qwen3Config", {"head_dim": 32, "attention_bias": True}),
+    "gemma3-bias": ("Gemma3TextConfig", GEMMA | {"attention_bias": True}),
     "gpt2": (
         "GPT2Config",
         {"vocab_size": VOCAB, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4, "eos_token_id": 1},
     ),
 }
-NOT_IN_GGUF = {  # llama.cpp has no words for what they do
+UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}
+NOT_IN_GGUF = {  # llama.cpp has no words for what they do, or does not open them
+    *(UNOPENED - {"qwen2-head"}),  # which is written as the llama that it equals
     "mistral",
     "qwen2-window",
     "gemma3-scaled",

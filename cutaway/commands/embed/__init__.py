@@ -3,13 +3,13 @@
 from cyclopts import App
 
 VERBS = {
-    "train": ("embed_train:train", "Learn word vectors from a text."),
-    "neighbors": ("embed_ask:neighbors", "The words nearest to one."),
-    "analogy": ("embed_ask:analogy", "What is to C as B is to A."),
-    "evaluate": ("embed_evaluate:evaluate", "Vectors against people's judgements and analogies."),
-    "project": ("embed_project:project", "A map of the vectors, as a page."),
-    "text": ("embed_text:text", "Texts as vectors."),
-    "search": ("embed_search:search", "Find passages in a folder of your own."),
+    "train": ("train:train", "Learn word vectors from a text."),
+    "neighbors": ("neighbors:neighbors", "The words nearest to one."),
+    "analogy": ("neighbors:analogy", "What is to C as B is to A."),
+    "evaluate": ("evaluate:evaluate", "Vectors against people's judgements and analogies."),
+    "project": ("project:project", "A map of the vectors, as a page."),
+    "text": ("text:text", "Texts as vectors."),
+    "search": ("search:search", "Find passages in a folder of your own."),
 }
 HELP = """Train word vectors, and walk around in them or in a model's own embedding table.
 
@@ -27,4 +27,4 @@ cutaway embed analogy smollm2 " man" " king" " woman"
 
 embed = App(name="embed", help=HELP, help_epilogue=EXAMPLES, version_flags=())
 for _name, (_place, _about) in VERBS.items():
-    embed.command(f"cutaway.commands.{_place}", name=_name, help=_about)
+    embed.command(f"cutaway.commands.embed.{_place}", name=_name, help=_about)

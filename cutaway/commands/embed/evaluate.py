@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.embed_source import opened
+from cutaway.commands.embed.sources import opened
 from cutaway.embedding import evaluate as sets
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.embed_source import known, opened
+from cutaway.commands.embed.sources import known, opened
 from cutaway.embedding import neighbours
 from cutaway.errors import UserError
 

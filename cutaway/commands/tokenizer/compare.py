@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from cutaway.commands.console import note, print_json
-from cutaway.commands.tokenizer_measure import HOW, Language, Measured, declarations, measured
-from cutaway.commands.tokenizer_open import opened, text_of
-from cutaway.commands.tokenizer_text import Force, Json, Pattern
+from cutaway.commands.tokenizer.encode import Force, Json, Pattern
+from cutaway.commands.tokenizer.measure import HOW, Language, Measured, declarations, measured
+from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import UserError
 from cutaway.store import files
 

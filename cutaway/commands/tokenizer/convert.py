@@ -6,8 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands.console import note
-from cutaway.commands.tokenizer_open import opened
-from cutaway.commands.tokenizer_text import Pattern
+from cutaway.commands.tokenizer.encode import Pattern
+from cutaway.commands.tokenizer_source import opened
 
 
 def convert(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from cutaway.commands.console import print_json
-from cutaway.commands.tokenizer_open import opened, text_of
+from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import UserError
 
 Special = Annotated[

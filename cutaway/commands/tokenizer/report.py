@@ -6,8 +6,8 @@ import numpy as np
 from cyclopts import Parameter
 
 from cutaway.commands.console import model_path, print_json
-from cutaway.commands.tokenizer_open import opened
-from cutaway.commands.tokenizer_text import Json, Pattern
+from cutaway.commands.tokenizer.encode import Json, Pattern
+from cutaway.commands.tokenizer_source import opened
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.introspection import partial, unreachable

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from cutaway.commands.console import print_json
-from cutaway.commands.tokenizer_open import opened, text_of
-from cutaway.commands.tokenizer_text import File, Json, Name, Pattern
-from cutaway.tokenizer import Tokenizer
+from cutaway.commands.tokenizer.encode import File, Json, Name, Pattern
+from cutaway.commands.tokenizer_source import opened, text_of
+from cutaway.tokenizer import Tokenizer, bpe
 from cutaway.tokenizer.introspection import Piece, pieces
 
 if TYPE_CHECKING:
@@ -73,12 +73,12 @@ def _document(tok: Tokenizer, piece: Piece) -> dict:
 
 
 def _coloured(tok: Tokenizer, found: list[Piece]) -> "Text":
-    """The tokens in the vocabulary's spelling, no two neighbours of one colour."""
+    """The tokens as text, no two neighbours of one colour."""
     from rich.text import Text
 
     out = Text()
     for number, id in enumerate(id for piece in found for id in piece.ids):
-        out.append(_visible(tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
+        out.append(_display(tok, tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
     return out
 
 
@@ -88,17 +88,25 @@ def _lines(tok: Tokenizer, piece: Piece) -> list["Text"]:
     lines = []
     for number, id in enumerate(piece.ids):
         line = Text(f"{id:>8}  ", style="dim")
-        line.append(_visible(tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
+        line.append(_display(tok, tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
         line.append(f"  {tok.token_bytes(id).hex(' ')}", style="dim")
         lines.append(line)
     for (left, right), state in zip(piece.merges, piece.states()[1:], strict=True):
-        lines.append(Text(f"          {_visible(left)} + {_visible(right)}: ", style="dim"))
-        lines[-1].append(_visible(" ".join(state)), style="")
+        lines.append(Text(f"          {_display(tok, left)} + {_display(tok, right)}: ", style="dim"))
+        lines[-1].append(" ".join(_display(tok, symbol) for symbol in state), style="")
     for edge in piece.path:
         token = _visible(piece.text[edge.start : edge.stop])
         unknown = "" if edge.known else "  unknown"
         lines.append(Text(f"          {token}  {edge.score:.4f}{unknown}", style="dim"))
     return lines
+
+
+def _display(tok: Tokenizer, symbol: str) -> str:
+    """A symbol of a byte-level vocabulary as the text it stands for, a space as U+2423."""
+    data = bpe.unspell(symbol) if tok.parts.bytewise and symbol not in tok.added else None
+    if data is None:
+        return _visible(symbol)
+    return _visible(data.decode("utf-8", "backslashreplace")).replace(" ", "\u2423")
 
 
 def _visible(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.tokenizer_text import Force
+from cutaway.commands.tokenizer.encode import Force
 from cutaway.errors import UserError
 from cutaway.store.files import check_overwrite
 from cutaway.tokenizer import Tokenizer, training
@@ -39,6 +39,10 @@ def train(
     kind: Kind = "bpe",
     pattern: Pattern = None,
     special: Special = None,
+    end_of_text: Annotated[
+        str | None,
+        Parameter(help='The token that ends a text ("" for none): usually <|endoftext|>.'),
+    ] = None,
     level: Annotated[
         Literal["byte", "character"], Parameter(help="What BPE starts from; rare characters become bytes.")
     ] = "byte",
@@ -65,7 +69,8 @@ def train(
             warnings.simplefilter("always")
             rules: dict[str, Any] = {"level": level} if kind == "bpe" else {}
             rules |= {} if min_frequency is None else {"min_frequency": min_frequency}
-            tok = Tokenizer.train(counted, size, kind=kind, progress=bar, **rules)
+            end = training.usual_end(kind, counted.special) if end_of_text is None else end_of_text or None
+            tok = Tokenizer.train(counted, size, kind=kind, end_of_text=end, progress=bar, **rules)
     for warning in caught:
         console.note(f"Note: {warning.message}.")
     path = tok.save(output, force=force)

@@ -10,6 +10,7 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.generate.decode import Constraint, Piece
 from cutaway.generate.internals import Internals
 from cutaway.generate.sample import Settings
+from cutaway.generate.session import Edited
 
 Event = Piece | Exception
 Scored = tuple[float, tuple[tuple[int, float], ...]]  # a log-probability, and the best (id, log-probability)
@@ -45,6 +46,7 @@ class Job:
     constraint: Constraint | None = None
     prompt_logprobs: int | None = None
     internals: Internals | None = None
+    edit: Edited | None = None  # of the model's activations, for an engine that is Editable
     client: str = ""
 
 

@@ -26,7 +26,7 @@ from cutaway.generate.batch.queue import Queue
 from cutaway.generate.batch.request import Cancelled, Closing, Job, QueueFullError, Ticket
 from cutaway.generate.batch.sequence import Answer
 from cutaway.generate.decode import Piece, Run, TokenizerProtocol, checked
-from cutaway.generate.engine import Batched, Engine
+from cutaway.generate.engine import Batched, Editable, Engine
 from cutaway.generate.sample import Settings
 
 __all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFullError", "Scheduler", "Ticket"]
@@ -128,6 +128,8 @@ class Scheduler:
         """Takes a request. From any thread. Raises UserError for one that cannot be honoured
         (ContextFullError for a prompt that does not fit), QueueFullError, Closing.
         """
+        if job.edit is not None and not isinstance(self.engine, Editable):
+            raise UserError("This engine cannot edit activations: only the definition can")
         settings = self.lm.ending(job.settings)
         settings.check(self.engine.vocab)
         ids = checked(job.ids, self.lm.tokenizer, self.engine)

@@ -20,7 +20,9 @@ class Answer:
     """Made when its request is taken; ``begin`` when its turn has come."""
 
     def __init__(self, ticket: Ticket, run: Run, engine: Batched) -> None:
-        self.ticket, self.run, self.engine = ticket, run, engine
+        self.ticket, self.run = ticket, run
+        self.engine: Any = engine
+        self.edit = ticket.job.edit
         self.prompt = run.prompt_ids
         self.state: Any = None
         self.shared = 0  # ids of the prompt that others had read
@@ -42,7 +44,10 @@ class Answer:
 
     def begin(self) -> None:
         self._began = time.perf_counter()
-        self.state = self.engine.resume([])
+        if self.edit is None:
+            self.state = self.engine.resume([])
+        else:
+            self.state = self.engine.edited_state(self.edit)
 
     # ---- the prompt ----------------------------------------------------------------------------------------
 
@@ -51,6 +56,8 @@ class Answer:
         """The key of the page that is being read, None where it is not to be shared: one that the prompt does
         not fill, or whose ids' own log-probabilities are wanted.
         """
+        if self.edit is not None:  # its activations are its own
+            return None
         page = len(self._keys)
         end = (page + 1) * self.engine.page
         if self.ticket.job.prompt_logprobs is not None or end >= len(self.prompt):
@@ -75,6 +82,8 @@ class Answer:
         """Lets others have the pages that it has filled. Where reading must be cut in one way, those of
         prompts.
         """
+        if self.edit is not None:
+            return
         size, grid = self.engine.page, self.engine.grid
         full = (self.state.length if grid == 1 else min(self.state.length, len(self.prompt))) // size
         for page in range(len(self._pages), full):

@@ -1,4 +1,4 @@
-// Elements and text: nothing that a model or a text says is ever read as markup.
+// Elements and text: no text of a model or a user is ever read as markup.
 
 const NAMED = { " ": "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r" };
 const UNSEEN = /[\p{C}\p{Z}]/u;
@@ -33,13 +33,13 @@ function fill(element, attributes, children) {
 }
 
 // A token of the text: lights up with every other mention of it.
-function tokenOf(story, t) {
-  return make("bdi", { class: "token", "data-t": t }, ...spaced(story.tokenText(t)));
+function tokenOf(explanation, t) {
+  return make("bdi", { class: "token", "data-t": t }, ...spaced(explanation.tokenText(t)));
 }
 
 // A token of the vocabulary.
-function word(story, id) {
-  return make("bdi", { class: "word" }, ...spaced(story.spelt[id]));
+function word(explanation, id) {
+  return make("bdi", { class: "word" }, ...spaced(explanation.token_texts[id]));
 }
 
 function spaced(text) {
@@ -69,9 +69,9 @@ function signed(value) {
   return text.startsWith("−") ? text : `+${text}`;
 }
 
-function percent(share) {
-  if (share > 0 && share < 0.0005) return "<0.1%";
-  return `${(share * 100).toFixed(1)}%`;
+function percent(part) {
+  if (part > 0 && part < 0.0005) return "<0.1%";
+  return `${(part * 100).toFixed(1)}%`;
 }
 
 function count(value) {
@@ -95,10 +95,18 @@ function scrolling(name, ...children) {
   return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, ...children);
 }
 
-function bar(share, other = null) {
+function bar(part, other = null) {
   return make("span", { class: "bar", "aria-hidden": "true" },
     other === null ? null : make("i", { class: "ghost", css: { width: `${100 * other}%` } }),
-    make("i", { css: { width: `${Math.max(0, Math.min(100, 100 * share))}%` } }));
+    make("i", { css: { width: `${Math.max(0, Math.min(100, 100 * part))}%` } }));
+}
+
+// Marks the chosen row of a scrolling table, and scrolls to it.
+function choose(box, rows, index) {
+  rows.forEach((row, i) => row.classList.toggle("chosen", i === index));
+  const { offsetTop: top, offsetHeight: height } = rows[index];
+  if (top - height < box.scrollTop) box.scrollTop = top - height;
+  if (top + height > box.scrollTop + box.clientHeight) box.scrollTop = top + height - box.clientHeight;
 }
 
 let labels = 0;

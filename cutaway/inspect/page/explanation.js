@@ -1,24 +1,24 @@
-// A story: what the model did with one text. Reads the page's block of data; every number on the page comes from here.
+// What the model did with one text. Reads the page's block of data; every number on the page comes from here.
 
 const TYPES = { f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array, i1: Int8Array };
 
 async function unpack(base64) {
   const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const buffer = await new Response(stream).arrayBuffer();
+  const inflated = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const buffer = await new Response(inflated).arrayBuffer();
   const size = new DataView(buffer).getUint32(0, true);
-  const told = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
-  told.stories = told.stories.map((facts) => new Story(facts, buffer, 4 + size));
-  return told;
+  const data = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
+  data.explanations = data.explanations.map((facts) => new Explanation(facts, buffer, 4 + size));
+  return data;
 }
 
-class Story {
+class Explanation {
   constructor(facts, buffer, start) {
     Object.assign(this, facts);
     this.length = facts.tokens.length;
     this.buffer = buffer;
     this.start = start;
-    this.nearHeads = new Set(facts.near.map(([layer, head]) => `${layer}.${head}`));
+    this.detailedHeads = new Set(facts.detailed.map(([layer, head]) => `${layer}.${head}`));
   }
 
   has(name) {
@@ -38,16 +38,16 @@ class Story {
   }
 
   tokenText(t) {
-    return this.spelt[this.tokens[t][0]];
+    return this.tokens[t].text;
   }
 
   get mostHeads() {
     return Math.max(...this.heads);
   }
 
-  // The share that token q gives to token s, as the page keeps it: to within half a percent, or 7 in a long text.
-  share(layer, head, q, s) {
-    if (s > q || this.attention[layer].memory) return 0;
+  // The attention weight of query q for key s, as kept: to within half a percent, or 7 in a long text.
+  keptWeight(layer, head, q, s) {
+    if (s > q || this.attention[layer].recurrent) return 0;
     const { cells, width, levels } = this.pattern(layer);
     const at = (q * (q + 1)) / 2 + s;
     const code = levels === 255 ? cells[head * width + at] : (cells[head * width + (at >> 1)] >> (at & 1 ? 0 : 4)) & 15;
@@ -60,13 +60,13 @@ class Story {
     return { cells: this.array(`pattern.${layer}`), width, levels: width === whole ? 255 : 15 };
   }
 
-  isNear(layer, head) {
-    return this.nearHeads.has(`${layer}.${head}`);
+  isDetailed(layer, head) {
+    return this.detailedHeads.has(`${layer}.${head}`);
   }
 
   // Query of token q, key and value of token s.
   vectors(layer, head, q, s) {
-    const group = Math.floor(head / this.attention[layer].share);
+    const group = Math.floor(head / this.attention[layer].group_size);
     return {
       group,
       q: this.row(`q.${layer}.${head}`, q),
@@ -75,37 +75,37 @@ class Story {
     };
   }
 
-  sees(layer, q, s) {
-    return this.has(`seen.${layer}`) ? this.row(`seen.${layer}`, q)[s] === 1 : s <= q;
+  visible(layer, q, s) {
+    return this.has(`visible.${layer}`) ? this.row(`visible.${layer}`, q)[s] === 1 : s <= q;
   }
 
-  // What this layer adds to the score of a token so many back, null where it adds nothing.
+  // What this layer adds to the score of a key so many tokens back, null where it adds nothing.
   bias(layer, head, back) {
     return this.has(`bias.${layer}`) ? this.row(`bias.${layer}`, head)[back] : null;
   }
 
-  // The softmax of a near head's row, worked out from its queries and keys.
+  // The softmax of a detailed head's row, computed from its queries and keys.
   softmax(layer, head, q) {
     const { scale, softcap } = this.attention[layer];
     const scores = [];
     for (let s = 0; s <= q; s++) {
       const pair = this.vectors(layer, head, q, s);
       const raw = dot(pair.q, pair.k) * scale;
-      const bounded = (softcap ? softcap * Math.tanh(raw / softcap) : raw) + (this.bias(layer, head, q - s) ?? 0);
-      scores.push(this.sees(layer, q, s) ? bounded : -Infinity);
+      const capped = (softcap ? softcap * Math.tanh(raw / softcap) : raw) + (this.bias(layer, head, q - s) ?? 0);
+      scores.push(this.visible(layer, q, s) ? capped : -Infinity);
     }
     const sink = this.has(`sinks.${layer}`) ? this.array(`sinks.${layer}`)[head] : null;
     const best = Math.max(...scores, sink ?? -Infinity);
-    const weights = scores.map((score) => Math.exp(score - best));
-    const spent = sink === null ? 0 : Math.exp(sink - best);
-    const sum = weights.reduce((a, b) => a + b, spent);
-    return { scores, best, weights, sum, sink, spent, shares: weights.map((weight) => weight / sum) };
+    const exps = scores.map((score) => Math.exp(score - best));
+    const sinkExp = sink === null ? 0 : Math.exp(sink - best);
+    const sum = exps.reduce((a, b) => a + b, sinkExp);
+    return { scores, best, exps, sum, sink, sinkExp, weights: exps.map((one) => one / sum) };
   }
 
-  // What a row of attention gives each token: exact for a near head, as kept for another.
-  shares(layer, head, q) {
-    if (this.isNear(layer, head)) return this.softmax(layer, head, q).shares;
-    return Array.from({ length: q + 1 }, (_, s) => this.share(layer, head, q, s));
+  // A query's attention weights: exact for a detailed head, as kept for another.
+  weights(layer, head, q) {
+    if (this.isDetailed(layer, head)) return this.softmax(layer, head, q).weights;
+    return Array.from({ length: q + 1 }, (_, s) => this.keptWeight(layer, head, q, s));
   }
 }
 

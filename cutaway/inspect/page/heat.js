@@ -23,19 +23,20 @@ function palette() {
   return colours;
 }
 
-// A share from 0 to 1, its square root as the colour: small shares are seen.
-function shade(share) {
-  return palette().upCss[Math.round(255 * Math.sqrt(Math.max(0, Math.min(1, share))))];
+// A part from 0 to 1, its square root as the colour, so that small ones are visible.
+function shade(part) {
+  return palette().upCss[Math.round(255 * Math.sqrt(Math.max(0, Math.min(1, part))))];
 }
 
-// A signed number against the largest: warm above nothing, cool below.
+// A signed number relative to the largest: warm is positive, cool negative.
 function twoSided(value, largest) {
   const at = Math.round(255 * Math.sqrt(Math.min(1, Math.abs(value) / (largest || 1))));
   return palette()[value >= 0 ? "upCss" : "downCss"][at];
 }
 
 // options: name, rows, columns, size() -> {width, height, left, top}, colour(r, c) or paint(pen, x, y, w, h, r, c),
-// text(r, c), rowName(r), columnName(c), rowToken(r), columnToken(c), say(r, c), pick(r, c), chosen() -> [r, c].
+// text(r, c), rowName(r), columnName(c), rowToken(r), columnToken(c), say(r, c), pick(r, c), chosen() -> [r, c],
+// chosenRow() -> r.
 function heat(state, options) {
   const base = make("canvas");
   const over = make("canvas");
@@ -128,7 +129,7 @@ function heat(state, options) {
     for (let r = view.fromRow; r < view.toRow; r++) {
       for (let c = view.fromColumn; c < view.toColumn; c++) {
         const { text, colour, strong } = options.text(r, c);
-      drawing.font = strong ? `600 ${font}` : font;
+        drawing.font = strong ? `600 ${font}` : font;
         drawing.fillStyle = colour;
         drawing.fillText(clipped(drawing, text, size.width - 12), x(c) + 6, y(r) + size.height / 2);
       }
@@ -176,6 +177,7 @@ function heat(state, options) {
       if (t !== null) lit(drawing, t);
       const chosen = options.chosen?.();
       if (chosen) outline(drawing, chosen, 2, ink);
+      if (options.chosenRow) outlineRow(drawing, options.chosenRow(), ink);
       if (cursor) outline(drawing, cursor, 1.5, accent);
     });
   }
@@ -201,6 +203,12 @@ function heat(state, options) {
     drawing.lineWidth = width;
     drawing.strokeStyle = colour;
     drawing.strokeRect(x(c) - 0.5, y(r) - 0.5, size.width, size.height);
+  }
+
+  function outlineRow(drawing, r, colour) {
+    drawing.lineWidth = 2;
+    drawing.strokeStyle = colour;
+    drawing.strokeRect(x(0), y(r) - 0.5, grid.columns * size.width, size.height);
   }
 
   function moveTo(r, c, scroll) {
@@ -266,6 +274,8 @@ function heat(state, options) {
 
   const update = () => {
     layout();
+    const chosen = options.chosen?.() ?? (options.chosenRow ? [options.chosenRow(), 0] : null);
+    if (chosen) reveal(...chosen);
     paint();
   };
   new ResizeObserver(() => state.page.later(`${readout.id}-size`, update)).observe(whole);

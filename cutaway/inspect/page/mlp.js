@@ -1,37 +1,37 @@
-// The MLP: the neurons that wrote most for a token, and the tokens they raise and lower.
+// The MLP: a token's neurons of largest output norm, and the tokens they promote.
 
 const mlp = {
   title: "Neurons",
-  said: () => "Between readings each token is worked on alone: of a layer's neurons these wrote most into its stream, "
-    + "and these are the tokens whose scores that raises.",
+  about: () => "After attention an MLP transforms each token alone. These are the layer's neurons with the largest output "
+    + "norm, their activations, and the tokens whose logits they raise directly.",
   build(state) {
-    const { story } = state;
+    const { explanation } = state;
     const layer = select("layer", (value) => state.set({ layer: value }));
-    const said = make("p", {});
+    const summary = make("p", {});
     const rows = make("div", {});
     const update = () => {
-      options(layer.input, Array.from({ length: story.layers }, (_, i) => String(i)), state.layer);
-      said.replaceChildren("Layer ", String(state.layer), ", at ", tokenOf(story, state.token), ": its MLP wrote a vector ",
-        make("strong", {}, number(story.array(`wrote.mlp.${state.layer}`)[state.token])), " long.");
+      options(layer.input, Array.from({ length: explanation.layers }, (_, i) => String(i)), state.layer);
+      summary.replaceChildren("Layer ", String(state.layer), ", at ", tokenOf(explanation, state.token), ": output norm of the MLP ",
+        make("strong", {}, number(explanation.array(`mlp_norm.${state.layer}`)[state.token])), ".");
       rows.replaceChildren(scrolling("Strongest neurons", neuronTable(state)));
     };
-    return { whole: make("div", { class: "stack" }, make("div", { class: "chooser" }, layer.whole), said, rows), update };
+    return { whole: make("div", { class: "stack" }, make("div", { class: "chooser" }, layer.whole), summary, rows), update };
   },
 };
 
 function neuronTable(state) {
-  const { story, layer, token } = state;
-  const [ids, saying, wrote] = [`neuron.${layer}`, `neuron.said.${layer}`, `neuron.wrote.${layer}`]
-    .map((name) => story.row(name, token));
+  const { explanation, layer, token } = state;
+  const [ids, activations, norms] = [`neuron.${layer}`, `neuron.activation.${layer}`, `neuron.norm.${layer}`]
+    .map((name) => explanation.row(name, token));
   const rows = [...ids].map((id, i) => {
-    const both = story.neurons[`${layer}.${id}`];
-    const raised = both?.[saying[i] >= 0 ? 0 : 1] ?? [];
+    const both = explanation.neurons[`${layer}.${id}`];
+    const promoted = both?.[activations[i] >= 0 ? 0 : 1] ?? [];
     return [
-      String(id), fixed(saying[i]), fixed(wrote[i]), bar(wrote[i] / wrote[0]),
-      raised.length ? make("span", { class: "words" }, raised.map((one) => word(story, one)))
+      String(id), fixed(activations[i]), fixed(norms[i]), bar(norms[i] / norms[0]),
+      promoted.length ? make("span", { class: "words" }, promoted.map((one) => word(explanation, one)))
         : make("span", { class: "quiet" }, "not kept"),
     ];
   });
   return table("The strongest neurons",
-    [["neuron", "right"], ["said", "right"], ["wrote", "right"], ["", "left"], ["raises", "left"]], rows);
+    [["neuron", "right"], ["activation", "right"], ["output norm", "right"], ["", "left"], ["promotes", "left"]], rows);
 }

@@ -1,13 +1,13 @@
-// The next token: the scores of all of them, with temperature and top-p to play with.
+// The next token: the logits of all of them, with temperature and top-p to play with.
 
 const LISTED = 14;
 
 const next = {
-  title: "The next token",
-  said: ({ vocabulary }) => `The last token's vector becomes ${count(vocabulary)} scores, and softmax makes them chances; `
+  title: "Next token",
+  about: ({ vocabulary }) => `The last residual becomes ${count(vocabulary)} logits, and softmax makes them probabilities; `
     + "temperature flattens or sharpens them, top-p keeps the likeliest.",
   build(state) {
-    const { story } = state;
+    const { explanation } = state;
     let [temperature, topP] = [1, 1];
     const drawnSoFar = [];
     const heat = slider("temperature", { min: 0, max: 2, step: 0.05, value: 1 }, (value) => {
@@ -22,21 +22,21 @@ const next = {
     const rows = make("div", {});
     const drawnList = make("p", { class: "words", "aria-live": "polite" });
     const draw = make("button", { type: "button", class: "small", click: () => {
-      drawnSoFar.push(drawOne(story, temperature, topP));
+      drawnSoFar.push(drawOne(explanation, temperature, topP));
       drawnList.replaceChildren(...drawnSoFar.slice(-24));
-    } }, "Draw a token");
+    } }, "Sample a token");
     const update = () => {
-      const plain = chances(story, 1, 1);
-      const now = chances(story, temperature, topP);
+      const plain = probabilities(explanation, 1, 1);
+      const now = probabilities(explanation, temperature, topP);
       heat.shown.textContent = temperature.toFixed(2);
       nucleus.shown.textContent = topP.toFixed(2);
-      kept.textContent = now.kept === 1 ? "One token may be drawn." : `${count(now.kept)} tokens may be drawn.`;
-      const listed = story.choices.slice(0, LISTED).map((id, i) => ({
+      kept.textContent = now.kept === 1 ? "One token can be sampled." : `${count(now.kept)} tokens can be sampled.`;
+      const listed = explanation.next_ids.slice(0, LISTED).map((id, i) => ({
         attributes: { class: i < now.kept ? "" : "out" },
-        cells: [word(story, id), String(id), fixed(story.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])],
+        cells: [word(explanation, id), String(id), fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])],
       }));
       rows.replaceChildren(table("The likeliest next tokens",
-        [["token", "left"], ["id", "right"], ["score", "right"], ["chance", "right"], ["", "left"]], listed));
+        [["token", "left"], ["id", "right"], ["logit", "right"], ["probability", "right"], ["", "left"]], listed));
     };
     const whole = make("div", { class: "two" },
       make("div", { class: "stack" }, heat.whole, nucleus.whole, kept, make("div", { class: "chooser" }, draw), drawnList),
@@ -45,9 +45,9 @@ const next = {
   },
 };
 
-// The chances of the named tokens, how many tokens top-p keeps, and the weight of all that are kept.
-function chances(story, temperature, topP) {
-  const [named, rest, [low, high]] = ["logits", "rest", "rest.range"].map((name) => story.array(name));
+// The probabilities of the named tokens, how many tokens top-p keeps, and the weight of those.
+function probabilities(explanation, temperature, topP) {
+  const [named, rest, [low, high]] = ["logits", "rest", "rest.range"].map((name) => explanation.array(name));
   if (temperature === 0) {
     return { first: [...named].map((_, i) => (i === 0 ? 1 : 0)), kept: 1, weights: [1], total: 1 };
   }
@@ -62,10 +62,10 @@ function chances(story, temperature, topP) {
   return { first: [...named].map((_, i) => (i < kept ? weights[i] / total : 0)), kept, weights, total };
 }
 
-function drawOne(story, temperature, topP) {
-  const { weights, total, kept } = chances(story, temperature, topP);
+function drawOne(explanation, temperature, topP) {
+  const { weights, total, kept } = probabilities(explanation, temperature, topP);
   let left = Math.random() * total;
   let i = 0;
   while (i < kept - 1 && left >= weights[i]) left -= weights[i++];
-  return i < story.choices.length ? word(story, story.choices[i]) : make("span", { class: "quiet" }, `the ${count(i + 1)}th`);
+  return i < explanation.next_ids.length ? word(explanation, explanation.next_ids[i]) : make("span", { class: "quiet" }, `the ${count(i + 1)}th`);
 }

@@ -1,22 +1,22 @@
-// RoPE: the pairs of a query and a key as clock hands, turned by their real angles.
+// RoPE: the pairs of a query and a key as clock hands, rotated by their real angles.
 
 const SWEEP = 1100; // milliseconds
 
-const turning = {
-  title: "Position, by turning",
-  said: ({ attention: layers }) => (layers.some(({ turn }) => turn)
-    ? "Before query and key meet, each pair of their numbers is turned by an angle that grows with the token's position, "
-      + "so that the score feels only how far apart the two are."
-    : "This model turns nothing: its positions were added to the embeddings."),
+const rope = {
+  title: "Rotary position embedding (RoPE)",
+  about: ({ attention: layers }) => (layers.some(({ rope: one }) => one)
+    ? "Each pair of dimensions of a query and a key is rotated by an angle that grows with the token's position, "
+      + "so that their dot product depends only on the distance."
+    : "This model has no RoPE: its positions come in another way."),
   build(state) {
-    const { story } = state;
-    const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }, false));
+    const { explanation } = state;
+    const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }));
     const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img" });
-    const facts = make("div", { class: "stack" });
+    const detail = make("div", { class: "stack" });
     const clocks = make("div", { class: "clocks", role: "group", "aria-label": "Every pair" });
-    const again = make("button", { type: "button", class: "small", click: () => sweep() }, "Turn again");
+    const again = make("button", { type: "button", class: "small", click: () => sweep() }, "Rotate again");
     const figure = make("div", { class: "two" },
-      make("div", { class: "dial-whole" }, dial, make("div", { class: "chooser" }, pair.whole, again)), facts);
+      make("div", { class: "dial-whole" }, dial, make("div", { class: "chooser" }, pair.whole, again)), detail);
     const none = make("p", { class: "quiet" });
     roving(clocks);
     let shown = null;
@@ -35,23 +35,22 @@ const turning = {
     }
 
     const update = () => {
-      const turn = story.attention[state.layer].turn;
-      const possible = turn !== null && story.isNear(state.layer, state.head);
+      const facts = explanation.attention[state.layer].rope;
+      const possible = facts !== null && explanation.isDetailed(state.layer, state.head);
       figure.hidden = clocks.hidden = !possible;
       none.hidden = possible;
-      none.textContent = turn === null ? "In this layer nothing is turned."
-        : `The pairs of head ${state.layer}.${state.head} are not in this page: choose one of the heads above that are.`;
+      none.textContent = facts === null ? "This layer has no RoPE."
+        : `The page does not keep head ${state.layer}.${state.head} in detail: choose one of the heads above.`;
       if (!possible) return;
-      const pairs = turnedPairs(state, turn);
-      const best = pairs.reduce((a, b) => (Math.abs(b.change) > Math.abs(a.change) ? b : a)).index;
-      const index = Math.min(state.pair ?? best, pairs.length - 1);
+      const pairs = rotatedPairs(state, facts);
+      const index = Math.min(state.pair ?? strongestPair(state.page.leader(state)), pairs.length - 1);
       const what = [state.layer, state.head, state.token, state.source, index].join();
       if (shown?.what === what) return;
       shown = { ...pairs[index], what };
       pair.input.max = pairs.length - 1;
       pair.input.value = index;
       pair.shown.textContent = `${shown.dimensions.join(" and ")}`;
-      describe(dial, facts, state, shown);
+      describe(dial, detail, state, shown);
       clockFaces(clocks, state, pairs, index);
       sweep();
     };
@@ -59,23 +58,30 @@ const turning = {
   },
 };
 
-// Every pair of the chosen query and key: after turning as the model has it, before as it is turned back.
-function turnedPairs(state, turn) {
-  const { q, k } = state.story.vectors(state.layer, state.head, state.token, state.source);
-  const half = turn.radians.length;
-  return turn.radians.map((speed, index) => {
-    const places = turn.interleaved ? [2 * index, 2 * index + 1] : [index, index + half];
-    const dimensions = places.map((place) => place + turn.first);
-    const query = turnOf(q, dimensions, state.token, speed, turn.magnitude);
-    const key = turnOf(k, dimensions, state.source, speed, turn.magnitude);
+// The pair whose rotation changes the score most.
+function strongestPair(state) {
+  const facts = state.explanation.attention[state.layer].rope;
+  if (facts === null || !state.explanation.isDetailed(state.layer, state.head)) return 0;
+  return rotatedPairs(state, facts).reduce((a, b) => (Math.abs(b.change) > Math.abs(a.change) ? b : a)).index;
+}
+
+// Every pair of the chosen query and key: after the rotation as the model has it, before as it is rotated back.
+function rotatedPairs(state, facts) {
+  const { q, k } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
+  const half = facts.radians.length;
+  return facts.radians.map((frequency, index) => {
+    const places = facts.interleaved ? [2 * index, 2 * index + 1] : [index, index + half];
+    const dimensions = places.map((place) => place + facts.first);
+    const query = rotation(q, dimensions, state.token, frequency, facts.magnitude);
+    const key = rotation(k, dimensions, state.source, frequency, facts.magnitude);
     const after = query.after[0] * key.after[0] + query.after[1] * key.after[1];
     const before = query.before[0] * key.before[0] + query.before[1] * key.before[1];
-    return { index, dimensions, speed, query, key, before, after, change: after - before };
+    return { index, dimensions, frequency, query, key, before, after, change: after - before };
   });
 }
 
-function turnOf(vector, [i, j], position, speed, magnitude) {
-  const angle = position * speed;
+function rotation(vector, [i, j], position, frequency, magnitude) {
+  const angle = position * frequency;
   const [x, y] = [vector[i], vector[j]];
   const [cos, sin] = [Math.cos(angle) / magnitude, Math.sin(angle) / magnitude];
   return { position, angle, after: [x, y], before: [x * cos + y * sin, y * cos - x * sin] };
@@ -83,7 +89,7 @@ function turnOf(vector, [i, j], position, speed, magnitude) {
 
 const degrees = (radians) => `${minus(((radians * 180) / Math.PI).toFixed(1))}°`;
 
-// The hands of the dial when this part of the turn is done.
+// The hands of the dial when this part of the rotation is done.
 function hands(dial, shown, done) {
   const longest = Math.max(...["query", "key"].map((one) => Math.hypot(...shown[one].after)), 1e-9);
   for (const one of ["query", "key"]) {
@@ -97,7 +103,7 @@ function hands(dial, shown, done) {
   }
 }
 
-// The way a hand went: whole turns are drawn as a spiral.
+// The path of a hand: whole rotations are drawn as a spiral.
 function arc(start, angle, radius) {
   const steps = Math.max(2, Math.ceil(Math.abs(angle) / 0.1));
   const rounds = Math.min(Math.abs(angle) / (2 * Math.PI), 40);
@@ -108,8 +114,8 @@ function arc(start, angle, radius) {
   }).join("");
 }
 
-function describe(dial, facts, state, shown) {
-  const { story } = state;
+function describe(dial, detail, state, shown) {
+  const { explanation } = state;
   const longest = Math.max(...["query", "key"].map((one) => Math.hypot(...shown[one].after)), 1e-9);
   const ghost = (one) => {
     const [x, y] = shown[one].before.map((value) => (value / longest) * 100);
@@ -121,20 +127,20 @@ function describe(dial, facts, state, shown) {
   const parts = ["key", "query"].flatMap((one) => [
     ghost(one), draw("path", { class: `arc ${one}` }), draw("line", { class: `hand ${one}`, x1: 0, y1: 0 })]);
   dial.replaceChildren(draw("circle", { r: 104, class: "face" }), ...ticks, ...parts, draw("circle", { r: 2.5, class: "pin" }));
-  dial.setAttribute("aria-label", `The query's pair turned by ${degrees(shown.query.angle)}, the key's by ${degrees(shown.key.angle)}`);
-  const rows = [["query", state.token], ["key", state.source]].map(([one, t]) => ({
-    attributes: { class: "row", "data-t": t },
-    cells: [
-      make("span", { class: `key-line ${one}` }, one), tokenOf(story, t), String(t), degrees(shown[one].angle),
-      pairText(shown[one].before), pairText(shown[one].after),
-    ],
-  }));
-  facts.replaceChildren(
-    make("p", {}, `Numbers ${shown.dimensions.join(" and ")} turn by ${degrees(shown.speed)} a token. The two tokens are `
-      + `${state.token - state.source} apart, so between the hands ${degrees(shown.query.angle - shown.key.angle)} were added.`),
-    scrolling("The turned pair", table("The selected pair before and after it is turned",
-      [["", "left"], ["token", "left"], ["position", "right"], ["turned", "right"], ["before", "right"], ["after", "right"]], rows)),
-    make("p", {}, "This pair's part of q · k goes from ", make("strong", {}, fixed(shown.before)), " to ",
+  dial.setAttribute("aria-label", `The query's pair rotated by ${degrees(shown.query.angle)}, the key's by ${degrees(shown.key.angle)}`);
+  const sides = [["query", state.token], ["key", state.source]];
+  const row = (name, cell) => [name, ...sides.map(cell)];
+  detail.replaceChildren(
+    make("p", {}, `Dimensions ${shown.dimensions.join(" and ")} rotate by ${degrees(shown.frequency)} a token. The tokens are `
+      + `${state.token - state.source} apart, so the angle between query and key changes by ${degrees(shown.query.angle - shown.key.angle)}.`),
+    table("The selected pair before and after its rotation", [["", "left"], ["query", "right"], ["key", "right"]], [
+      row("token", ([one, t]) => make("span", { class: `key-line ${one}`, "data-t": t }, tokenOf(explanation, t))),
+      row("position", ([, t]) => String(t)),
+      row("angle", ([one]) => degrees(shown[one].angle)),
+      row("before", ([one]) => pairText(shown[one].before)),
+      row("after", ([one]) => pairText(shown[one].after)),
+    ]),
+    make("p", {}, "This pair's part of q · k changes from ", make("strong", {}, fixed(shown.before)), " to ",
       make("strong", {}, fixed(shown.after)), "."),
   );
 }
@@ -148,7 +154,7 @@ function clockFaces(clocks, state, pairs, index) {
       class: name, x1: 0, y1: 0, x2: length * Math.cos(angle), y2: -length * Math.sin(angle) });
     return make("button", {
       type: "button", tabindex: one.index === index ? "0" : "-1", "aria-pressed": String(one.index === index),
-      "aria-label": `pair ${one.index}, ${degrees(one.speed)} a token`, click: () => state.set({ pair: one.index }, false),
+      "aria-label": `pair ${one.index}, ${degrees(one.frequency)} a token`, click: () => state.set({ pair: one.index }),
     }, draw("svg", { viewBox: "-12 -12 24 24", "aria-hidden": "true" }, draw("circle", { r: 10.5, class: "face" }),
       hand("hand key", one.key.angle, 7), hand("hand query", one.query.angle, 9)));
   }));

@@ -1,54 +1,54 @@
-// Query, key, value: one share of attention worked out with the numbers of the model.
+// Query, key, value: one attention weight, computed step by step with the numbers of the model.
 
 const PRODUCTS = 4;
 const SHOWN = 8;
 
 const score = {
   title: "Query, key, value",
-  said: () => "One share of that attention by hand: the query of the token that looks times the key of the one it looks at, "
-    + "scaled, against the same for all the others.",
+  about: () => "One attention weight, step by step: the dot product of a token's query and another's key, scaled, "
+    + "then softmax over the scores of all keys.",
   build(state) {
-    const { story } = state;
-    const query = select("who looks", (value) => state.set({ token: value }));
-    const key = select("at whom", (value) => state.set({ source: value }));
+    const { explanation } = state;
+    const query = select("query", (value) => state.set({ token: value }));
+    const key = select("key", (value) => state.set({ source: value }));
     const work = make("div", { class: "stack" });
     const strips = vectorStrips(state);
     const update = () => {
-      const texts = story.tokens.map((_, t) => `${t}  ${drawn(story.tokenText(t))}`);
+      const texts = explanation.tokens.map((_, t) => `${t}  ${drawn(explanation.tokenText(t))}`);
       options(query.input, texts, state.token);
       options(key.input, texts.slice(0, state.token + 1), state.source);
-      const near = story.isNear(state.layer, state.head);
-      strips.whole.hidden = !near;
-      work.replaceChildren(...(near ? working(state) : [farAway(state)]));
-      if (near) strips.update();
+      const detailed = explanation.isDetailed(state.layer, state.head);
+      strips.whole.hidden = !detailed;
+      work.replaceChildren(...(detailed ? working(state) : [otherHeads(state)]));
+      if (detailed) strips.update();
     };
     const chooser = make("div", { class: "chooser" }, headChooser(state), query.whole, key.whole);
     return { whole: make("div", { class: "stack" }, chooser, strips.whole, work), update, hover: strips.hover };
   },
 };
 
-function farAway(state) {
-  const { near, attention: layers } = state.story;
-  if (layers[state.layer].memory) return make("p", { class: "quiet" }, MEMORY);
-  const buttons = near.map(([layer, head]) =>
+function otherHeads(state) {
+  const { detailed, attention: layers } = state.explanation;
+  if (layers[state.layer].recurrent) return make("p", { class: "quiet" }, RECURRENT);
+  const buttons = detailed.map(([layer, head]) =>
     make("button", { type: "button", class: "small", click: () => state.set({ layer, head }) }, `${layer}.${head}`));
   return make("div", {},
-    make("p", {}, `For a text this long the page keeps the queries, keys and values of the ${near.length} heads that moved the answer most:`),
+    make("p", {}, `For a text this long the page keeps queries, keys and values of the ${detailed.length} heads with the largest contributions:`),
     make("p", { class: "buttons" }, buttons));
 }
 
 function vectorStrips(state) {
   const names = ["query", "key", "q × k", "value"];
   const parts = () => {
-    if (!state.story.isNear(state.layer, state.head)) return [[], [], [], []];
-    const { q, k, v } = state.story.vectors(state.layer, state.head, state.token, state.source);
+    if (!state.explanation.isDetailed(state.layer, state.head)) return [[], [], [], []];
+    const { q, k, v } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
     return [q, k, q.map((one, i) => one * k[i]), v];
   };
   let now = [[], [], [], []];
   let largest = [];
   const map = heat(state, {
     name: "Query, key, their products and the value, number by number",
-    hint: "One column a number of the head: query, key, their products, and the value that is passed on.",
+    hint: "A column a dimension of the head: query, key, their products, and the value.",
     rows: () => 4,
     columns: () => Math.max(...now.map((one) => one.length)),
     size(width) {
@@ -69,67 +69,66 @@ function vectorStrips(state) {
 }
 
 function working(state) {
-  const { story, layer, head, token, source } = state;
-  const { q, k, group } = story.vectors(layer, head, token, source);
-  const { scale, softcap, share } = story.attention[layer];
+  const { explanation, layer, head, token, source } = state;
+  const { q, k, group } = explanation.vectors(layer, head, token, source);
+  const { scale, softcap, group_size: groupSize } = explanation.attention[layer];
   const products = [...q].map((one, i) => [one * k[i], i]).sort((a, b) => Math.abs(b[0]) - Math.abs(a[0]));
   const whole = dot(q, k);
   const first = products.slice(0, PRODUCTS);
   const rest = whole - first.reduce((sum, [product]) => sum + product, 0);
-  const found = story.softmax(layer, head, token);
-  const bias = story.bias(layer, head, token - source);
-  const added = bias === null ? "" : `, ${signed(bias)} for being ${token - source} apart`;
+  const found = explanation.softmax(layer, head, token);
+  const bias = explanation.bias(layer, head, token - source);
+  const added = bias === null ? "" : `, ${signed(bias)} for a distance of ${token - source}`;
   const rows = first.map(([product, i]) => [`q[${i}] × k[${i}]`, `${number(q[i])} × ${number(k[i])}`, fixed(product)]);
   rows.push([`the other ${products.length - first.length}`, "", fixed(rest)]);
   rows.push({ attributes: { class: "sum" }, cells: ["q · k", "", fixed(whole)] });
   rows.push({
     attributes: { class: "sum" },
-    cells: ["score", `× ${number(scale)}${softcap ? `, bounded to ±${number(softcap)}` : ""}${added}`, fixed(found.scores[source])],
+    cells: ["score", `× ${number(scale)}${softcap ? `, soft-capped at ±${number(softcap)}` : ""}${added}`, fixed(found.scores[source])],
   });
-  const weight = found.weights[source];
-  const seen = found.scores[source] > -Infinity;
-  const line = seen
-    ? `exp(${fixed(found.scores[source])} − ${fixed(found.best)}) = ${number(weight)}, out of ${number(found.sum)} for all: `
-    : "It lies outside what this layer sees: ";
+  const visible = found.scores[source] > -Infinity;
+  const line = visible
+    ? `exp(${fixed(found.scores[source])} − ${fixed(found.best)}) = ${number(found.exps[source])}, divided by the sum ${number(found.sum)}: `
+    : "This layer's mask hides the key: ";
   return [
     make("div", { class: "two even" },
       make("div", {}, make("h3", {}, "The score"),
         table("The score, step by step", [["", "left"], ["", "right"], ["", "right"]], rows),
-        share > 1 ? make("p", { class: "quiet" }, `Head ${head} shares the keys and values of group ${group}.`) : null,
-        story.attention[layer].reads > 1
-          ? make("p", { class: "quiet" }, "The head reads twice; this is the first reading, from which the second is taken.") : null),
-      make("div", {}, make("h3", {}, "Its share"),
-        make("p", { class: "formula" }, line, make("strong", {}, percent(found.shares[source]))),
+        groupSize > 1 ? make("p", { class: "quiet" }, `Grouped-query attention: head ${head} uses key-value head ${group}.`) : null,
+        explanation.attention[layer].maps > 1
+          ? make("p", { class: "quiet" }, "A differential head: this is its first attention map, from which the second is subtracted.") : null),
+      make("div", {}, make("h3", {}, "The attention weight"),
+        make("p", { class: "formula" }, line, make("strong", {}, percent(found.weights[source]))),
         softmaxTable(state, found))),
   ];
 }
 
 function softmaxTable(state, found) {
-  const { story, source } = state;
-  const order = found.shares.map((share, s) => [share, s]).sort((a, b) => b[0] - a[0]);
+  const { explanation, source } = state;
+  const order = found.weights.map((weight, s) => [weight, s]).sort((a, b) => b[0] - a[0]);
   const shown = order.slice(0, SHOWN).map(([, s]) => s);
   if (!shown.includes(source)) shown[shown.length - 1] = source;
   shown.sort((a, b) => a - b);
   const rows = shown.map((s) => ({
     attributes: { "data-t": s, class: s === source ? "row chosen" : "row" },
     cells: [
-      tokenOf(story, s),
-      found.scores[s] > -Infinity ? fixed(found.scores[s]) : "unseen",
-      fixed(found.weights[s], 4), percent(found.shares[s]), bar(found.shares[s]),
+      tokenOf(explanation, s),
+      found.scores[s] > -Infinity ? fixed(found.scores[s]) : "masked",
+      fixed(found.exps[s], 4), percent(found.weights[s]), bar(found.weights[s]),
     ],
   }));
   const left = order.length - shown.length;
   if (left) {
     const known = new Set(shown);
     const others = order.filter(([, s]) => !known.has(s));
-    const share = others.reduce((sum, [one]) => sum + one, 0);
-    const weight = others.reduce((sum, [, s]) => sum + found.weights[s], 0);
-    rows.push([`${left} more`, "", fixed(weight, 4), percent(share), bar(share)]);
+    const weight = others.reduce((sum, [one]) => sum + one, 0);
+    const exp = others.reduce((sum, [, s]) => sum + found.exps[s], 0);
+    rows.push([`${left} more`, "", fixed(exp, 4), percent(weight), bar(weight)]);
   }
   if (found.sink !== null) {
-    const share = found.spent / found.sum;
-    rows.push(["the sink, which gives nothing", fixed(found.sink), fixed(found.spent, 4), percent(share), bar(share)]);
+    const weight = found.sinkExp / found.sum;
+    rows.push(["attention sink, no value", fixed(found.sink), fixed(found.sinkExp, 4), percent(weight), bar(weight)]);
   }
   return table("The softmax of the row",
-    [["token", "left"], ["score", "right"], ["exp", "right"], ["share", "right"], ["", "left"]], rows);
+    [["token", "left"], ["score", "right"], ["exp", "right"], ["weight", "right"], ["", "left"]], rows);
 }

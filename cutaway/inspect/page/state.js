@@ -1,21 +1,22 @@
 // What is selected, and what the pointer or the focus is on. A view says how it follows; each follows once a frame.
 
 class State {
-  constructor(story, index, page) {
-    this.story = story;
+  constructor(explanation, index, page) {
+    this.explanation = explanation;
     this.index = index;
     this.page = page;
     this.views = [];
     this.hovered = null;
-    const [layer, head, source] = story.chosen;
-    this.token = story.length - 1;
+    const [layer, head, source] = explanation.chosen;
+    this.token = explanation.length - 1;
     Object.assign(this, { layer, head, source, pair: null });
   }
 
-  // Selects; a layer and a head are selected in the other story too, where it has them, and so is a linked token.
+  // Selects. A linked token is selected in the other explanation too; so are a layer, a head and a pair, if the
+  // model is the same: the heads of two models do not correspond.
   set(change, linked = true) {
     Object.assign(this, change);
-    this.head = Math.min(this.head, this.story.heads[this.layer] - 1);
+    this.head = Math.min(this.head, this.explanation.heads[this.layer] - 1);
     this.source = Math.min(this.source, this.token);
     if (linked) this.page.follow(this, change);
     this.page.later(`update-${this.index}`, () => this.views.forEach((view) => view.update()));
@@ -25,7 +26,7 @@ class State {
     if (this.hovered === t) return;
     this.hovered = t;
     this.page.later(`hover-${this.index}`, () => {
-      const root = document.querySelectorAll(`[data-story="${this.index}"]`);
+      const root = document.querySelectorAll(`[data-explanation="${this.index}"]`);
       root.forEach((part) => part.querySelectorAll(".lit").forEach((one) => one.classList.remove("lit")));
       if (this.hovered !== null) {
         root.forEach((part) => part.querySelectorAll(`[data-t="${this.hovered}"]`)
@@ -37,11 +38,11 @@ class State {
 }
 
 class Page {
-  constructor(told) {
-    this.told = told;
-    this.states = told.stories.map((story, i) => new State(story, i, this));
+  constructor(data) {
+    this.data = data;
+    this.states = data.explanations.map((explanation, i) => new State(explanation, i, this));
     this.waiting = new Map();
-    this.links = [new Map(told.links), new Map(told.links.map(([a, b]) => [b, a]))];
+    this.links = [new Map(data.links), new Map(data.links.map(([a, b]) => [b, a]))];
   }
 
   // Runs a task in the next frame, once, however often it was asked for.
@@ -60,12 +61,18 @@ class Page {
     return this.states[1 - state.index];
   }
 
+  // Whose choice of a RoPE pair holds where none is chosen: the first explanation's, of two of one model.
+  leader(state) {
+    return this.data.same_model ? this.states[0] : state;
+  }
+
   follow(state, change) {
     const other = this.other(state);
     if (!other) return;
     const same = {};
-    if ("layer" in change && change.layer < other.story.layers) same.layer = change.layer;
-    if ("head" in change && change.head < other.story.heads[same.layer ?? other.layer]) same.head = change.head;
+    if (this.data.same_model) {
+      for (const name of ["layer", "head", "pair"]) if (name in change) same[name] = change[name];
+    }
     for (const name of ["token", "source"]) {
       const there = name in change ? this.links[state.index].get(change[name]) : undefined;
       if (there !== undefined) same[name] = there;
@@ -82,8 +89,8 @@ class Page {
   listen() {
     const heard = (event) => {
       const at = event.target.closest?.("[data-t]");
-      const story = at?.closest("[data-story]");
-      if (story) this.hover(this.states[story.dataset.story], Number(at.dataset.t));
+      const explanation = at?.closest("[data-explanation]");
+      if (explanation) this.hover(this.states[explanation.dataset.explanation], Number(at.dataset.t));
       else if (!event.target.closest?.(".heat")) this.states.forEach((state) => state.hover(null));
     };
     document.addEventListener("pointerover", heard);

@@ -2,30 +2,31 @@
 
 const tokens = {
   title: "Tokens",
-  said: () => "The text is cut into pieces that the vocabulary knows; from here on the model sees only their numbers.",
+  about: () => "The tokenizer cuts the text into pieces of its vocabulary; from here on the model sees only their ids.",
   build(state) {
-    const { story } = state;
-    const near = make("div", { class: "near" });
-    const rows = story.tokens.map(([id, bytes, special], t) => ({
+    const { explanation } = state;
+    const detail = make("div", {});
+    const rows = explanation.tokens.map(({ id, bytes, special }, t) => ({
       attributes: { "data-t": t, class: "row" },
-      cells: [String(t), tokenOf(story, t), String(id), bytes, special ? "control token" : ""],
+      cells: [String(t), tokenOf(explanation, t), String(id), bytes, special ? "control token" : ""],
     }));
-    const all = table("Every token of the text",
-      [["", "right"], ["token", "left"], ["id", "right"], ["bytes", "left"], ["", "left"]], rows);
+    const all = scrolling("All tokens", table("Every token of the text",
+      [["", "right"], ["token", "left"], ["id", "right"], ["bytes", "left"], ["", "left"]], rows));
     const update = () => {
-      const [id, bytes] = story.tokens[state.token];
-      const piece = story.merges.find(({ from, to }) => from <= state.token && state.token <= to);
-      near.replaceChildren(
-        make("p", { class: "big", "data-t": state.token }, tokenOf(story, state.token)),
+      const { id, bytes } = explanation.tokens[state.token];
+      const piece = explanation.merges.find(({ from, to }) => from <= state.token && state.token <= to);
+      detail.replaceChildren(
+        make("p", { class: "big", "data-t": state.token }, tokenOf(explanation, state.token)),
         make("dl", { class: "facts" },
           make("div", {}, make("dt", {}, "id"), make("dd", {}, count(id))),
           make("div", {}, make("dt", {}, "bytes"), make("dd", { class: "bytes" },
             bytes.split(" ").map((byte) => make("span", {}, byte)))),
         ),
-        piece ? merging(piece) : make("p", { class: "quiet" }, "A token that took no merging."),
+        piece ? merging(piece) : make("p", { class: "quiet" }, "A token without merges."),
       );
+      choose(all, all.querySelectorAll("tbody tr"), state.token);
     };
-    return { whole: make("div", { class: "two" }, near, scrolling("All tokens", all)), update };
+    return { whole: make("div", { class: "two" }, detail, all), update };
   },
 };
 

@@ -10,6 +10,13 @@ from typing import Any, TypeVar
 from cutaway.errors import UserError
 
 T = TypeVar("T")
+MOST_TOKENS = 1 << 20  # the largest vocabulary of a published model has 901,629
+
+
+def limited(count: int, where: str, what: str = "tokens", most: int = MOST_TOKENS) -> None:
+    """Raises UserError for a vocabulary that would fill the memory."""
+    if count > most:
+        raise UserError(f"{where} holds {count:,} {what}; the limit is {most:,}")
 
 
 def parsed(data: bytes, name: str) -> "Fields":

@@ -15,11 +15,13 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import Pair
 from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.decode import KEEP, ONE, Lead, Words
+from cutaway.tokenizer.formats.fields import limited
 from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.normalize import Prepend, Replace, ReplaceMatches, Rule
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
 from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.unigram import LONGEST_PIECE, PENALTY
 from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
 K = "tokenizer.ggml."
@@ -41,12 +43,13 @@ def read(metadata: Mapping[str, Any]) -> Parts:
             f"the GGUF tokenizer model {model!r} is not supported; supported are {', '.join(readers)}"
         )
     tokens = _tokens(metadata)
-    kinds = _numbers(metadata, "token_type", len(tokens), NORMAL)
+    kinds = _reclassified(tokens, _numbers(metadata, "token_type", len(tokens), NORMAL))
     common: dict[str, Any] = {
         "tokens": tokens,
         "vocabulary": _vocabulary(tokens),
         "added": _added(tokens, kinds),
         "unused": frozenset(id for id, kind in enumerate(kinds) if kind == UNUSED),
+        "verbatim": True,
         "chat_template": _text(metadata, "tokenizer.chat_template"),
         **{field: _id(metadata, key, len(tokens)) for field, key in IDS.items()},
         "eot": tuple(id for key in ("eot", "eom") if (id := _id(metadata, key, len(tokens))) is not None),
@@ -139,25 +142,31 @@ def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     """
     tokens, kinds = common["tokens"], common.pop("kinds")
     scores = np.asarray(_numbers(metadata, "scores", len(tokens), 0.0), np.float32).tolist()
+    if max(map(len, tokens)) > LONGEST_PIECE:
+        raise UserError(
+            f"the GGUF file holds a piece of over {LONGEST_PIECE:,} characters, which is the limit"
+        )
     prefix = _typed(metadata, "add_space_prefix", bool, True)
     squeeze = _typed(metadata, "remove_extra_whitespaces", bool, True)
     rules: list[Rule] = []
     charsmap = _bytes(metadata, "precompiled_charsmap")
-    users = [id for id, kind in enumerate(kinds) if kind == USER]
-    kept = tuple(tokens[id] for id in users)
+    kept = tuple(text for text, kind in zip(tokens, kinds, strict=True) if kind == USER)
     rules += [Charsmap(charsmap, kept).checked()] if charsmap else []
     rules += SQUEEZED if squeeze else []
     rules += [Prepend(SPACE)] if prefix else []
-    pieces, worst = sentencepiece.pieces(tokens, scores, kinds)
-    common["added"] = tuple(token for token in common["added"] if token.special)
+    found = list(zip(tokens, scores, kinds, strict=True))
+    worst = min((score for _, score, kind in found if kind == NORMAL), default=0.0)
     return Parts(
         **common,
-        users=frozenset(users),
         model="Unigram",
-        pieces=pieces,
-        worst=worst,
+        # llama.cpp has no score for user-defined symbols, and matches unused ones.
+        pieces={
+            text: 0.0 if kind == USER else score
+            for text, score, kind in found
+            if kind in (NORMAL, USER, UNUSED)
+        },
+        worst=float(np.float32(worst) - np.float32(PENALTY)) + PENALTY,  # it takes the penalty off in 32 bits
         scores=scores,
-        single=True,
         bytewise=False,
         fallback=BYTE in kinds,
         fuse=True,
@@ -172,7 +181,31 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
     tokens = metadata.get(K + "tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
         raise UserError("the GGUF file's tokenizer.ggml.tokens is not a list of texts")
+    limited(len(tokens), "the GGUF file")
     return tokens
+
+
+# llama.cpp makes these control tokens for their names: ends of a turn or a text, and what frames fill-in-the-
+# middle. Otherwise plain text that spells one would become its id.
+_CONTROL_NAMES = """
+<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s>
+<|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>
+<｜end▁of▁sentence｜> [e~[ <|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE>
+<|code_prefix|> <|prefix|> <|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF>
+<|code_suffix|> <|suffix|> <|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID>
+<|code_middle|> <|middle|> <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|>
+<fim-repo> <REPO> <reponame> <|file_sep|>
+"""
+CONTROL_NAMES = frozenset(_CONTROL_NAMES.split())
+
+
+def _reclassified(tokens: list[str], kinds: list[Any]) -> list[Any]:
+    """The kinds of tokens, those in CONTROL_NAMES made control tokens; Gemma 4 has `</s>` as plain text."""
+    named = CONTROL_NAMES - {"</s>"} if "<|tool_response>" in tokens else CONTROL_NAMES
+    return [
+        CONTROL if text in named and kind in (NORMAL, USER) else kind
+        for text, kind in zip(tokens, kinds, strict=True)
+    ]
 
 
 def _vocabulary(tokens: list[str]) -> dict[str, int]:

@@ -13,11 +13,12 @@ from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
 from cutaway.tokenizer.decode import FIRST, KEEP, ONE, Lead, Words
-from cutaway.tokenizer.formats.fields import Fields
+from cutaway.tokenizer.formats.fields import MOST_TOKENS, Fields, limited
 from cutaway.tokenizer.formats.hf_rules import flat, normalizer, pattern, pretokenizer, replacement, scheme
 from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.unigram import LONGEST_PIECE
 from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 
 
@@ -34,7 +35,10 @@ def read(whole: Fields) -> Parts:
         raise UserError(f"{whole.where}: a ByteLevel pre-tokenizer does not belong to a {kind} model")
     tokens = token_list(vocabulary, added, whole.where)
     checked(fields.get("merges", []), vocabulary, whole.where)
-    begin, end = _processor(whole)
+    begin, end, named = _processor(whole)
+    for id in (begin, end, named):
+        if id is not None and not (0 <= id < len(tokens) and tokens[id]):
+            raise UserError(f"{whole.where}: the post-processor names the id {id}, which is no token")
     decoder = _words(whole) if kind in ("WordPiece", "WordLevel") else None
     fallback = fields.get("fallback", False)
     return Parts(
@@ -48,8 +52,9 @@ def read(whole: Fields) -> Parts:
         added=added,
         lead=Lead() if decoder else _decoder(whole, bytewise, fallback, vocabulary),
         words=decoder,
+        drops_first=bytewise and fields.get("unknown") is None,
         bos=begin,
-        eos=end,
+        eos=named if end is None else end,
         add_bos=begin is not None,
         add_eos=end is not None,
     )
@@ -92,6 +97,7 @@ def _wordlevel(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
 
 def _unigram(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     pieces: dict[str, float] = {}
+    limited(len(model.need("vocab", list)), model.where)
     for i, piece in enumerate(model.need("vocab", list)):
         match piece:
             case [str(text), float() | int() as score] if abs(score) < _HIGHEST_SCORE and text not in pieces:
@@ -101,6 +107,9 @@ def _unigram(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     unknown = model.get("unk_id", int, -1)
     if model.has("unk_id") and not 0 <= unknown < len(pieces):
         raise UserError(f"{model.where}: unk_id is {unknown}, and there are {len(pieces):,} pieces")
+    longest = max(map(len, pieces), default=0)
+    if longest > LONGEST_PIECE:
+        raise UserError(f"{model.where}: a piece has {longest:,} characters; the limit is {LONGEST_PIECE:,}")
     return {text: id for id, text in enumerate(pieces)}, {
         "pieces": pieces,
         "worst": min(pieces.values(), default=0.0),
@@ -112,7 +121,7 @@ def _unigram(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
 
 
 _MODELS = {"BPE": _bpe, "WordPiece": _wordpiece, "Unigram": _unigram, "WordLevel": _wordlevel}
-_LONGEST_WORD = 10_000  # characters; cutting takes a time that grows with its square
+_LONGEST_WORD = 1_000  # characters; cutting takes a time that grows with its square
 _HIGHEST_SCORE = 1e30  # scores are logarithms of probabilities
 
 
@@ -133,17 +142,27 @@ def _needed_unknown(model: Fields, vocabulary: Mapping[str, int], usual: str) ->
 def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where: str) -> list[str | None]:
     """Texts by id, None where an id has none.
 
-    Raises UserError for ids that are taken twice or far out of reach.
+    Raises UserError for an id that two texts have, a text with two ids, and ids far out of reach.
     """
     texts: dict[int, str] = {}
     for text, id in vocabulary.items():
         if texts.setdefault(id, text) != text:
             raise UserError(f"{where}: {texts[id]!r} and {text!r} have the same id {id}")
     for token in added:
-        texts[token.id] = token.text
+        if texts.setdefault(token.id, token.text) != token.text:
+            raise UserError(
+                f"{where}: the added token {token.text!r} has the id {token.id}, which is {texts[token.id]!r}"
+            )
+    limited(len(texts), where)
     top = max(texts, default=-1)
     if min(texts, default=0) < 0 or top > 2 * len(texts) + 100_000:
         raise UserError(f"{where}: ids run from {min(texts)} to {top:,} for {len(texts):,} tokens")
+    ids = dict(vocabulary)
+    for token in added:
+        if ids.setdefault(token.text, token.id) != token.id:
+            raise UserError(
+                f"{where}: the token {token.text!r} has two ids, {ids[token.text]} and {token.id}"
+            )
     tokens: list[str | None] = [None] * (top + 1)
     for id, text in texts.items():
         tokens[id] = text
@@ -152,6 +171,7 @@ def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where
 
 def _vocabulary(model: Fields) -> dict[str, int]:
     vocabulary = model.need("vocab", dict)
+    limited(len(vocabulary), model.where)
     for text, id in vocabulary.items():
         if type(id) is not int:
             raise UserError(f"{model.where}: the id of {text!r} is {id!r}, not a whole number")
@@ -160,7 +180,9 @@ def _vocabulary(model: Fields) -> dict[str, int]:
 
 def _merges(model: Fields) -> list[Pair]:
     out: list[Pair] = []
-    for i, merge in enumerate(model.need("merges", list)):
+    merges = model.need("merges", list)
+    limited(len(merges), model.where, "merges", 4 * MOST_TOKENS)
+    for i, merge in enumerate(merges):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if (
             not isinstance(pair, list)
@@ -252,21 +274,21 @@ def _named(names: list[str]) -> str:
     return "null" if not names else " + ".join(names)
 
 
-def _processor(whole: Fields) -> tuple[int | None, int | None]:
-    """The ids that go in front of a single text and behind it."""
-    begin = end = None
+def _processor(whole: Fields) -> tuple[int | None, int | None, int | None]:
+    """The ids that go in front of a single text and behind it, and the end of text that a template names."""
+    begin = end = named = None
     for entry in flat(whole, "post_processor", "processors"):
         kind = entry.kind()
         if kind == "TemplateProcessing":
-            begin, end = _template(entry)
+            begin, end, named = _template(entry)
         elif kind in ("BertProcessing", "RobertaProcessing"):
             begin, end = _pair_id(entry, "cls"), _pair_id(entry, "sep")
         elif kind != "ByteLevel":
             raise UserError(f"{entry.where}: the post-processor {kind} is not supported")
-    return begin, end
+    return begin, end, named
 
 
-def _template(entry: Fields) -> tuple[int | None, int | None]:
+def _template(entry: Fields) -> tuple[int | None, int | None, int | None]:
     sides: tuple[list[int], list[int]] = ([], [])
     after = False
     for piece in entry.subs("single"):
@@ -278,7 +300,21 @@ def _template(entry: Fields) -> tuple[int | None, int | None]:
         raise UserError(
             f"{entry.where}: a template with several tokens on one side of a text is not supported"
         )
-    return tuple(side[0] if side else None for side in sides)  # pyright: ignore[reportReturnType]
+    begin, end = (side[0] if side else None for side in sides)
+    return begin, end, _named_end(entry)
+
+
+def _named_end(entry: Fields) -> int | None:
+    """The one token that a template lists and never uses: so hf_json_write.py writes the end of text."""
+    used = {
+        piece.sub("SpecialToken").need("id", str)
+        for key in ("single", "pair")
+        for piece in entry.subs(key)
+        if piece.has("SpecialToken")
+    }
+    unused = [name for name in entry.get("special_tokens", dict, {}) if name not in used]
+    ids = _template_ids(entry, unused[0]) if len(unused) == 1 else []
+    return ids[0] if len(ids) == 1 else None
 
 
 def _template_ids(entry: Fields, name: str) -> list[int]:

@@ -228,33 +228,27 @@ def _write_decoder(parts: Parts) -> dict[str, Any] | None:
 
 
 def _write_processor(parts: Parts) -> dict[str, Any] | None:
+    """What goes around a text; a template lists the end of text even where no text gets it."""
     begin = parts.bos if parts.add_bos else None
     end = parts.eos if parts.add_eos else None
-    if begin is None and end is None:
-        return (
-            {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
-            if (parts.bytewise)
-            else None
-        )
-    around = [
-        [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": 0}}]
+    listed = {parts.tokens[id]: id for id in (begin, end, parts.eos) if id is not None}
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    processors = [level] if parts.bytewise and begin is end is None else []
+    if listed:
+        first, second = _around(parts, begin, end, "A", 0), _around(parts, begin, end, "B", 1)
+        special = {name: {"id": name, "ids": [id], "tokens": [name]} for name, id in listed.items()}
+        template = {"single": first, "pair": [*first, *second], "special_tokens": special}
+        processors.append({"type": "TemplateProcessing", **template})
+    return _sequence(processors, "processors")
+
+
+def _around(parts: Parts, begin: int | None, end: int | None, text: str, kind: int) -> list[dict[str, Any]]:
+    """A text of a template between the tokens that it gets."""
+    before, behind = (
+        [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": kind}}]
         for id in (begin, end)
-    ]
-    second = [
-        [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": 1}}]
-        for id in (begin, end)
-    ]
-    first = [*around[0], {"Sequence": {"id": "A", "type_id": 0}}, *around[1]]
-    names = [parts.tokens[id] for id in (begin, end) if id is not None]
-    return {
-        "type": "TemplateProcessing",
-        "single": first,
-        "pair": [*first, *second[0], {"Sequence": {"id": "B", "type_id": 1}}, *second[1]],
-        "special_tokens": {
-            name: {"id": name, "ids": [id], "tokens": [name]}
-            for name, id in zip(names, [id for id in (begin, end) if id is not None], strict=True)
-        },
-    }
+    )
+    return [*before, {"Sequence": {"id": text, "type_id": kind}}, *behind]
 
 
 def _sequence(entries: list[dict[str, Any]], inner: str) -> dict[str, Any] | None:

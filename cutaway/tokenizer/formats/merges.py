@@ -6,6 +6,8 @@ from cutaway.errors import UserError
 from cutaway.tokenizer.bpe import Pair
 from cutaway.tokenizer.spec import Parts
 
+LONGEST_TOKEN = 4096  # characters; finding the splits of one takes a time that grows with its square
+
 
 def checked(merges: list[Pair], vocabulary: Mapping[str, int], where: str) -> list[Pair]:
     """The merges themselves. Raises UserError for one that makes no token."""
@@ -26,6 +28,9 @@ def all_splits(parts: Parts) -> list[Pair]:
     if parts.ranks is None:
         raise UserError("this vocabulary has neither merges nor ranks")
     hidden = {token.id for token in parts.added if token.special}
+    longest = max(map(len, parts.ranks), default=0)
+    if longest > LONGEST_TOKEN:
+        raise UserError(f"a token has {longest:,} characters; merges are found for {LONGEST_TOKEN:,} at most")
     ranks = {text: rank for text, rank in parts.ranks.items() if parts.vocabulary.get(text) not in hidden}
     pairs: list[tuple[int, int, int, Pair]] = []
     for text, rank in ranks.items():

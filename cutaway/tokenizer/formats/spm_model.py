@@ -12,10 +12,12 @@ from cutaway.tokenizer import sentencepiece
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.decode import EACH, KEEP, ONE, Lead
+from cutaway.tokenizer.formats.fields import limited
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace, Rule
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.sentencepiece import CONTROL, NORMAL, UNKNOWN, UNUSED, USER
 from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.unigram import LONGEST_PIECE
 
 MODELS = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
 
@@ -32,7 +34,10 @@ def read(data: bytes, name: str) -> Parts:
         raise UserError(f"{name}: treat_whitespace_as_suffix is not supported")
     if not pieces:
         raise UserError(f"{name} holds no pieces")
+    limited(len(pieces), name)
     tokens = [text for text, _, _ in pieces]
+    if kind == "Unigram" and max(map(len, tokens)) > LONGEST_PIECE:
+        raise UserError(f"{name} holds a piece of more than {LONGEST_PIECE:,} characters, which is the limit")
     kinds = [kind for _, _, kind in pieces]
     vocabulary = {text: id for id, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import spell
-from cutaway.tokenizer.formats.fields import Fields
+from cutaway.tokenizer.formats.fields import Fields, limited
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.pretokenize import CL100K, GPT2, O200K, Split, compiled
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import ENDS, Parts
 
 PATTERNS = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
 HIGHEST = 10_000_000  # no vocabulary is a tenth as large
@@ -61,6 +61,7 @@ def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
         if not text or text in ranks or rank > HIGHEST:
             raise UserError(f"{where}: rank {rank}: the token {text!r} is empty, there already, or too high")
         ranks[text] = rank
+    limited(len(ranks), where)
     return ranks
 
 
@@ -73,7 +74,7 @@ def _parts(ranks: dict[str, int], special: Mapping[str, int], pattern: str, wher
     clash: Iterable[str] = (token.text for token in added if token.id in taken)
     for text in clash:
         raise UserError(f"{where}: the special token {text!r} has an id that is a rank")
-    end = special.get("<|endoftext|>")
+    end = next((id for text, id in special.items() if text in ENDS), None)
     return Parts(
         tokens=token_list(ranks, added, where),
         vocabulary=ranks,

@@ -7,7 +7,7 @@ lower case if no token has a capital letter.
 from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Words
-from cutaway.tokenizer.formats.fields import Fields
+from cutaway.tokenizer.formats.fields import Fields, limited
 from cutaway.tokenizer.spec import Parts
 from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
@@ -17,6 +17,7 @@ CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def read(data: bytes, name: str, config: Fields | None = None) -> Parts:
     """The parts of a vocab.txt, cleaned as `config` says. Raises UserError for what is none."""
     tokens = _lines(data, name)
+    limited(len(tokens), name)
     vocabulary = {text: id for id, text in enumerate(tokens)}
     if "[UNK]" not in vocabulary:
         raise UserError(f"{name} is no tokenizer that is known: a vocabulary of words has a line [UNK]")

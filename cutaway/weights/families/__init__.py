@@ -1,63 +1,57 @@
 """Families of models: one file each, and the folder is the registry.
 
-A family is a module that imports no torch and has
-
-``HF_TYPES``, ``GGUF_ARCHITECTURES``   what configs call it; the first architecture is written
-``HF``, ``GGUF``                       its tables of weight names, see ``weights/rules.py``
-``HF_PREFIX``                          what stands before its names, and is left out by files without a head
-``IGNORED_HF``, ``IGNORED_GGUF``       names that carry nothing the config does not
-``from_hf``, ``to_hf``                 the config from and to a Hugging Face config.json
-``from_gguf``, ``to_gguf``             the config from and to GGUF metadata, without their prefix
-``DESCRIBES``                          the class of its configs, where they are not decoders
-``SPARSE``                             True where its blocks are mixtures of experts
+A file is named as the ``model_type`` of its configs and holds ``FAMILY`` (``weights/family.py``); it imports
+no torch. ``ALIASES``, a tuple of plain words on a line of its own, holds the other names in config.json and
+GGUF files. The line is read without importing the file, so that only the family of a model is imported.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
-from types import ModuleType
+import re
+from functools import cache
+from pathlib import Path
 
-from cutaway.layers.config import MoE
-from cutaway.model.config import Decoder, Encoder
+from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 
-
-def every() -> list[ModuleType]:
-    """All families."""
-    names = sorted(found.name for found in pkgutil.iter_modules(__path__))
-    return [importlib.import_module(f"{__name__}.{name}") for name in names]
+ALIASES = re.compile(r"^ALIASES = (\(.*\))$", re.MULTILINE)
 
 
-def of_hf(fields: Fields) -> ModuleType:
+def names() -> dict[str, tuple[str, ...]]:
+    """Each family's file and its aliases."""
+    return _names(tuple(__path__))
+
+
+@cache
+def _names(folders: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for module in sorted(pkgutil.iter_modules(folders), key=lambda module: module.name):
+        path = Path(module.module_finder.path, f"{module.name}.py")  # type: ignore[union-attr]
+        line = ALIASES.search(path.read_text("utf-8"))
+        found[module.name] = ast.literal_eval(line[1]) if line else ()
+    return found
+
+
+def get(name: str) -> Family:
+    """The family of this file."""
+    return importlib.import_module(f"{__name__}.{name}").FAMILY
+
+
+def of_hf(fields: Fields) -> Family:
     """The family of a config.json, by its ``model_type``; UserError if there is none."""
-    return fields.choice("model_type", {word: family for family in every() for word in family.HF_TYPES})
+    known = {alias: name for name, aliases in names().items() for alias in aliases if alias not in names()}
+    return get(fields.choice("model_type", dict(zip(names(), names(), strict=True)) | known))
 
 
-def of_gguf(fields: Fields) -> ModuleType:
-    """The family of a GGUF file, by its ``general.architecture`` and whether it has experts; UserError if
-    there is none.
-    """
-    words: dict[str, list[ModuleType]] = {}
-    for family in every():
-        for word in family.GGUF_ARCHITECTURES:
-            words.setdefault(word, []).append(family)
-    found = fields.choice("general.architecture", words)
-    experts = fields.integer(f"{fields.text('general.architecture')}.expert_count", 0, low=0)
-    return next((family for family in found if is_sparse(family) == bool(experts)), found[0])
-
-
-def is_sparse(family: ModuleType) -> bool:
-    """Whether its blocks are mixtures of experts."""
-    return getattr(family, "SPARSE", False)
-
-
-def name_of(family: ModuleType) -> str:
-    """What it is called here: the name of its file."""
-    return family.__name__.rsplit(".", 1)[1]
-
-
-def describes(family: ModuleType, config: Decoder | Encoder) -> bool:
-    """Whether models of this family have such configs."""
-    sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
-    return isinstance(config, getattr(family, "DESCRIBES", Decoder)) and is_sparse(family) == sparse
+def of_gguf(fields: Fields) -> Family:
+    """The family of a GGUF file, by its architecture and whether it has experts, or UserError."""
+    words: dict[str, list[str]] = {}
+    for name, aliases in names().items():
+        for word in {name.replace("_", ""), *aliases}:
+            words.setdefault(word, []).append(name)
+    found = [get(name) for name in fields.choice("general.architecture", words)]
+    sparse = bool(fields.integer(f"{fields.text('general.architecture')}.expert_count", 0, low=0))
+    return next((family for family in found if family.sparse == sparse), found[0])

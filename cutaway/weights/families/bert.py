@@ -1,22 +1,18 @@
-"""BERT (1810.04805) and what has its shape: MiniLM (2002.10957), BGE, E5, GTE.
+"""BERT (1810.04805) and models of its shape: MiniLM (2002.10957), BGE, E5, GTE.
 
-What BERT was pretrained with (the pooler and the heads that guess words and next sentences) belongs to those
-tasks and is not read: the model is the encoder, and what it gives are the vectors of its tokens.
+The pooler and the heads of its pretraining (masked words, next sentences) belong to those tasks and are not
+read: the model is the encoder, and its outputs are the vectors of the tokens.
 """
 
 from cutaway.attention import bidirectional
-from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Encoder
 from cutaway.weights import common
+from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Family, Field, Only, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, same
 
-DESCRIBES = Encoder
-HF_TYPES = ("bert",)
-GGUF_ARCHITECTURES = ("bert",)
-HF_PREFIX = "bert."
-IGNORED_HF = ("bert.embeddings.position_ids", "bert.pooler.*", "cls.*", "bert.cls.*")
+HF = ("bert.embeddings.position_ids", "bert.pooler.*", "cls.*", "bert.cls.*")
 IGNORED_GGUF = ("cls.*",)
 
 HF = (
@@ -53,82 +49,54 @@ GGUF = (
 )
 
 
-def from_hf(fields: Fields) -> Encoder:
-    fields.only("position_embedding_type", "absolute", "another kind of positions")
-    fields.only("is_decoder", False, "BERT as a decoder")
-    fields.only("add_cross_attention", False, "cross-attention")
-    return _encoder(
-        fields,
-        vocab=fields.integer("vocab_size", 30522),
-        width=fields.integer("hidden_size", 768),
-        context=fields.integer("max_position_embeddings", 512),
-        segments=fields.integer("type_vocab_size", 2),
-        layers=fields.integer("num_hidden_layers", 12, high=common.LAYERS),
-        heads=fields.integer("num_attention_heads", 12),
-        mlp=MLP(
-            fields.integer("intermediate_size", 3072),
-            fields.choice("hidden_act", common.ACTIVATIONS, "gelu"),
-            gated=False,
-            bias=True,
-        ),
-        eps=fields.number("layer_norm_eps", 1e-12),
+class Segments(Field):
+    """The number of segments; in GGUF the rows of their table."""
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        return {"segments": common.rows_of(fields, "token_types.weight")}
+
+
+def encoder(known: Settings) -> Encoder:
+    """The encoder of these settings."""
+    heads, norm = known["heads"], Norm("layer", known["eps"])
+    attention = bidirectional.Config(
+        heads=heads, kv_heads=heads, key_size=shared(known), bias=True, out_bias=True
     )
+    mlp = MLP(known["hidden"], known["activation"], gated=False, bias=True)
+    blocks = (Block(attention, mlp, norm),) * known["layers"]
+    return Encoder(known["vocab"], known["width"], known["context"], blocks, norm, known["segments"])
 
 
-def _encoder(
-    fields: Fields,
-    *,
-    vocab: int,
-    width: int,
-    context: int,
-    segments: int,
-    layers: int,
-    heads: int,
-    mlp: MLP,
-    eps: float,
-) -> Encoder:
-    size, norm = common.shared(fields, width, heads), Norm("layer", eps)
-    attention = bidirectional.Config(heads=heads, kv_heads=heads, key_size=size, bias=True, out_bias=True)
-    return Encoder(vocab, width, context, (Block(attention, mlp, norm),) * layers, norm, segments)
-
-
-def to_hf(config: Encoder) -> dict[str, object]:
-    block = config.blocks[0]
-    return {
-        "architectures": ["BertModel"],
-        "model_type": "bert",
-        "vocab_size": config.vocab,
-        "hidden_size": config.width,
-        "max_position_embeddings": config.context,
-        "type_vocab_size": config.segments,
-        "num_hidden_layers": len(config.blocks),
-        "num_attention_heads": block.attention.heads,
-        "intermediate_size": block.mlp.hidden,
-        "hidden_act": common.HF_ACTIVATIONS[block.mlp.activation],
-        "layer_norm_eps": block.norm.eps,
-        "position_embedding_type": "absolute",
-    }
-
-
-def from_gguf(fields: Fields, tensors: common.Announced) -> Encoder:
-    fields.only("attention.causal", False, "BERT that reads the past alone")
-    heads = fields.integer("attention.head_count")
-    fields.only("attention.head_count_kv", heads, "fewer key-value heads than query heads")
-    kinds = tensors.get("token_types.weight")
-    if kinds is None or not kinds.shape:
-        raise UserError(f"{fields.where}: the weight 'token_types.weight' is missing")
-    return _encoder(
-        fields,
-        vocab=common.gguf_vocab(fields, tensors),
-        width=fields.integer("embedding_length"),
-        context=fields.integer("context_length"),
-        segments=kinds.shape[0],
-        layers=common.gguf_layers(fields),
-        heads=heads,
-        mlp=MLP(fields.integer("feed_forward_length"), "gelu", gated=False, bias=True),
-        eps=fields.number("attention.layer_norm_epsilon"),
-    )
-
-
-def to_gguf(config: Encoder) -> dict[str, object]:
-    return {**common.gguf_sizes(config), "attention.causal": False}
+FAMILY = Family(
+    "bert",
+    "BertModel",
+    hf=HF,
+    gguf=GGUF,
+    rows=(
+        Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
+        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        Field("width", "hidden_size", "embedding_length"),
+        Field("context", "max_position_embeddings", "context_length"),
+        Segments("segments", "type_vocab_size", None),
+        Field("heads", "num_attention_heads", "attention.head_count", each_layer=True),
+        Field("kv_heads", None, "attention.head_count_kv"),
+        Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True),
+        Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
+        Field("activation", "hidden_act", None, common.ACTIVATION),
+        Field("causal", None, "attention.causal", FLAG),
+        Only("position_embedding_type", None, ("absolute",), "another kind of positions"),
+        Only("is_decoder", None, (False,), "BERT as a decoder"),
+        *common.ONE_MLP,
+        *common.ANY,
+    ),
+    build=encoder,
+    describe=common.settings,
+    defaults={"vocab": 30522, "width": 768, "hidden": 3072, "layers": 12, "heads": 12, "context": 512}
+    | {"segments": 2, "eps": 1e-12, "activation": "gelu"},
+    gguf_fixed={"activation": "gelu", "causal": False, "kv_heads": common.same_heads},
+    config=Encoder,
+    prefix="bert.",
+    harmless=("tie_word_embeddings", "gradient_checkpointing"),
+    ignored_hf=("bert.embeddings.position_ids", "bert.pooler.*", "cls.*", "bert.cls.*"),
+    ignored_gguf=("cls.*",),
+)

@@ -1,223 +1,175 @@
-"""Gemma 3, text (2503.19786): five local layers to one global, norms before and after each half, normed
-heads.
+"""Gemma 3, text (2503.19786): five local layers to one global, norms before and after each half.
 
-Local and global layers turn by different bases, embeddings are scaled by the root of the width, and a file's
-norms hold w where x is multiplied by w + 1.
+Local and global layers have rotary bases of their own, embeddings are scaled by the root of the width, and a
+folder's norms hold w where x is multiplied by w + 1.
 """
-
-from __future__ import annotations
 
 import numpy as np
 
-from cutaway.attention.parts.heads import Heads
-from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.weights import common
-from cutaway.weights.fields import Fields, each_layer
+from cutaway.weights.common import FULL, SLIDING
+from cutaway.weights.families import llama
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced, shared
+from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, plus_one
 
-HF_TYPES = ("gemma3_text",)
-GGUF_ARCHITECTURES = ("gemma3",)
-HF_PREFIX = "model."
-IGNORED_HF = ("model.layers.*.self_attn.rotary_emb.inv_freq",)
-IGNORED_GGUF = ()
+ALIASES = ("gemma3_text",)
 
-NORMS = {
-    "model.layers.{n}.input_layernorm": "blocks.{n}.attention_norm",
-    "model.layers.{n}.post_attention_layernorm": "blocks.{n}.attention_post_norm",
-    "model.layers.{n}.pre_feedforward_layernorm": "blocks.{n}.mlp_norm",
-    "model.layers.{n}.post_feedforward_layernorm": "blocks.{n}.mlp_post_norm",
-    "model.layers.{n}.self_attn.q_norm": "blocks.{n}.attention.query_norm",
-    "model.layers.{n}.self_attn.k_norm": "blocks.{n}.attention.key_norm",
-    "model.norm": "norm",
-}
-HF = (
-    *common.HF_DECODER,
-    *(Rule(f"{theirs}.weight", f"{ours}.weight", plus_one) for theirs, ours in NORMS.items()),
+NORMS = (
+    ("model.layers.{n}.input_layernorm", "blocks.{n}.attention_norm"),
+    ("model.layers.{n}.post_attention_layernorm", "blocks.{n}.attention_post_norm"),
+    ("model.layers.{n}.pre_feedforward_layernorm", "blocks.{n}.mlp_norm"),
+    ("model.layers.{n}.post_feedforward_layernorm", "blocks.{n}.mlp_post_norm"),
+    ("model.layers.{n}.self_attn.q_norm", "blocks.{n}.attention.query_norm"),
+    ("model.layers.{n}.self_attn.k_norm", "blocks.{n}.attention.key_norm"),
+    ("model.norm", "norm"),
 )
-GGUF = (
-    *common.GGUF_DECODER,
-    *common.GGUF_QUERY_KEY,
-    *common.pairs(
-        ("blk.{n}.attn_q_norm", "blocks.{n}.attention.query_norm"),
-        ("blk.{n}.attn_k_norm", "blocks.{n}.attention.key_norm"),
-        ("blk.{n}.post_attention_norm", "blocks.{n}.attention_post_norm"),
-        ("blk.{n}.post_ffw_norm", "blocks.{n}.mlp_post_norm"),
-        parts=("weight",),
-    ),
-)
-SLIDING, FULL = "sliding_attention", "full_attention"
+NORMED = {f"{theirs}.weight" for theirs, _ in NORMS}
 PATTERN = 6  # every sixth layer is global unless the config says otherwise
-LOCAL_BASE, GLOBAL_BASE = 10_000.0, 1_000_000.0
+BASES = {SLIDING: 10_000.0, FULL: 1_000_000.0}
 
 
-def from_hf(fields: Fields) -> Decoder:
-    fields.only("use_bidirectional_attention", False, "attention to what comes later")
-    # Transformers reads this entry of Gemma 2's and then leaves it out of the equation.
-    fields.only(
-        "attn_logit_softcapping", None, "a bound on Gemma 3's attention scores, which no engine agrees on,"
-    )
-    size = fields.integer("head_dim", 256)
-    norm = Norm("rms", fields.number("rms_norm_eps", 1e-6))
-    layers = common.hf_layers(fields)
-    kinds = each_layer(fields, "layer_types", layers, (SLIDING, FULL))
-    pattern = fields.integer("sliding_window_pattern", fields.integer("_sliding_window_pattern", PATTERN))
-    kinds = kinds or [SLIDING if is_local else FULL for is_local in _every(pattern, layers)]
-    mlp = MLP(
-        fields.integer("intermediate_size"),
-        fields.choice("hidden_activation", common.ACTIVATIONS, "gelu_pytorch_tanh"),
-    )
-
-    def attention(window: int | None, position: rope.Config) -> Heads:
-        scalar = fields.number("query_pre_attn_scalar", 256.0)
-        return common.heads(
-            fields.integer("num_attention_heads", 8),
-            fields.integer("num_key_value_heads", 4),
-            window,
-            key_size=size,
-            position=position,
-            scale=None if scalar == size else scalar**-0.5,
-            qk_norm=norm,
-            bias=fields.flag("attention_bias", False),
-            out_bias=fields.flag("attention_bias", False),
-        )
-
-    near, far = _positions(fields, size)
-    blocks = {
-        SLIDING: lambda: Block(attention(fields.integer("sliding_window", 4096), near), mlp, norm, True),
-        FULL: lambda: Block(attention(None, far), mlp, norm, True),
-    }
-    made = {kind: blocks[kind]() for kind in set(kinds)}
-    width = fields.integer("hidden_size", 2304)
-    return Decoder(
-        vocab=fields.integer("vocab_size", 262_208),
-        width=width,
-        context=fields.integer("max_position_embeddings", 131_072),
-        blocks=tuple(made[kind] for kind in kinds),
-        norm=norm,
-        tied=fields.flag("tie_word_embeddings", True),
-        embedding_scale=_embedding_scale(width),
-        softcap=fields.number("final_logit_softcapping", None),
-    )
-
-
-def _embedding_scale(width: int) -> float:
+def embedding_scale(known: Settings) -> float:
     """The root of the width, as float32 holds it."""
-    return float(np.float32(width**0.5))
+    return float(np.float32(known["width"] ** 0.5))
 
 
-def _positions(fields: Fields, size: int) -> tuple[rope.Config, rope.Config]:
-    """Of local and of global layers. Only the global ones are ever stretched in the older layout."""
-    parameters = fields.section("rope_parameters")
-    if parameters is None:
-        near = rope.Config(size, fields.number("rope_local_base_freq", LOCAL_BASE, 1.0))
-        return near, common.hf_rope(fields, size, GLOBAL_BASE)
-    each = []
-    for kind, base in ((SLIDING, LOCAL_BASE), (FULL, GLOBAL_BASE)):
-        inner = parameters.section(kind)
-        if inner is None:
-            each.append(rope.Config(size, base))
-        else:
-            each.append(rope.Config(size, inner.number("rope_theta", base, 1.0), common.hf_scaling(inner)))
-    return each[0], each[1]
+def gguf_scale(known: Settings) -> float | None:
+    """The largest model, which llama.cpp tells by its layers, scales scores by width / heads."""
+    return shared(known) ** -0.5 if known["layers"] == 62 else None
 
 
-def _one_of_each(config: Decoder) -> tuple[Heads | None, Heads | None]:
-    """A local and a global layer's attention, where there are such."""
-    local = next((b.attention for b in config.blocks if common.window_of(b.attention) is not None), None)
-    full = next((b.attention for b in config.blocks if common.window_of(b.attention) is None), None)
-    return local, full
-
-
-def to_hf(config: Decoder) -> dict[str, object]:
-    block = config.blocks[0]
-    attention = block.attention
-    near, far = _one_of_each(config)
-    window = common.window_of(near) if near else None
-    return {
-        "architectures": ["Gemma3ForCausalLM"],
-        "model_type": "gemma3_text",
-        **common.hf_sizes(config),
-        "rope_local_base_freq": near.position.base if near and near.position else LOCAL_BASE,
-        "rope_theta": far.position.base if far and far.position else GLOBAL_BASE,
-        "rope_scaling": common.hf_scaling_entry(far.position) if far and far.position else None,
-        "sliding_window": window or 4096,
-        "layer_types": [FULL if common.window_of(b.attention) is None else SLIDING for b in config.blocks],
-        "query_pre_attn_scalar": _scalar(attention),
-        "final_logit_softcapping": config.softcap,
-        "hidden_activation": common.HF_ACTIVATIONS[block.mlp.activation],
-        "attention_bias": attention.bias,
-    }
-
-
-def _scalar(attention: Heads) -> float | int:
-    if attention.scale is None:
-        return attention.key_size
-    scalar = attention.scale**-2
-    return round(scalar) if abs(scalar - round(scalar)) < 1e-9 * scalar else scalar
-
-
-def from_gguf(fields: Fields, tensors: common.Announced) -> Decoder:
-    norm = Norm("rms", fields.number("attention.layer_norm_rms_epsilon"))
-    window = fields.integer("attention.sliding_window", None)
-    layers = common.gguf_layers(fields)
-    width, count = fields.integer("embedding_length"), fields.integer("attention.head_count")
-    # llama.cpp knows the largest model, whose scores are scaled by another size, by its number of layers.
-    scale = common.shared(fields, width, count) ** -0.5 if layers == 62 else None
-    plain = rope.Config(
-        common.gguf_head_size(fields, width, count), fields.number("rope.freq_base_swa", LOCAL_BASE)
-    )
-    attention = common.gguf_heads(fields, tensors, qk_norm=norm, scale=scale)
-    near = (
-        common.gguf_heads(fields, tensors, window, qk_norm=norm, scale=scale, position=plain)
-        if window
-        else attention
-    )
-    decoder = common.gguf_decoder(fields, tensors, attention, "gelu_tanh", post_norm=True)
-    blocks = tuple(
-        Block(near if is_local else attention, block.mlp, norm, True)
-        for block, is_local in zip(decoder.blocks, _pattern(fields, layers), strict=True)
-    )
-    return Decoder(
-        decoder.vocab,
-        width,
-        decoder.context,
-        blocks,
-        norm,
-        decoder.tied,
-        embedding_scale=_embedding_scale(width),
-        softcap=fields.number("final_logit_softcapping", None),
-    )
-
-
-def _pattern(fields: Fields, layers: int) -> list[bool]:
-    """Which layers are local: a list, or how many layers from one global layer to the next."""
-    stated = fields.data.get(f"{fields.prefix}attention.sliding_window_pattern")
-    if isinstance(stated, np.ndarray):
-        if stated.dtype != np.bool_ or len(stated) != layers:
-            raise fields.refusal(
-                "attention.sliding_window_pattern", f"should be a flag for each of {layers} layers"
-            )
-        return stated.tolist()
-    return _every(fields.integer("attention.sliding_window_pattern", PATTERN), layers)
-
-
-def _every(pattern: int, layers: int) -> list[bool]:
+def every(pattern: int, layers: int) -> list[bool]:
     """Which layers are local if every ``pattern``-th is global."""
     return [bool((n + 1) % pattern) for n in range(layers)]
 
 
-def to_gguf(config: Decoder) -> dict[str, object]:
-    near, far = _one_of_each(config)
-    shown = far or near
-    own: dict[str, object] = {}
-    if near is not None and near.position is not None:
-        own["attention.sliding_window"] = common.window_of(near)
-        own["rope.freq_base_swa"] = float(near.position.base)
-        is_local = [common.window_of(b.attention) is not None for b in config.blocks]
-        if is_local != _every(PATTERN, len(is_local)):
-            own["attention.sliding_window_pattern"] = np.array(is_local)
-    if config.softcap is not None:
-        own["final_logit_softcapping"] = config.softcap
-    return {**common.gguf_sizes(config, shown), **own}
+class Layers(Row):
+    """Which layers are local, and their window."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        layers = known["layers"]
+        if fields.gguf:
+            window = fields.integer("attention.sliding_window", None)
+            is_local = _flags(fields, "attention.sliding_window_pattern", layers)
+        else:
+            pattern = fields.integer("sliding_window_pattern", PATTERN)
+            kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
+            is_local = every(pattern, layers) if kinds is None else [kind == SLIDING for kind in kinds]
+            window = fields.integer("sliding_window") if fields.stated("sliding_window") else 4096
+        return {"windows": tuple(window if each else None for each in is_local)}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        is_local = [window is not None for window in known["windows"]]
+        window = next(filter(None, known["windows"]), 4096)
+        if not gguf:
+            return {"sliding_window": window, "layer_types": [SLIDING if each else FULL for each in is_local]}
+        entries: Entries = {"attention.sliding_window": window} if any(is_local) else {}
+        if entries and is_local != every(PATTERN, len(is_local)):
+            entries["attention.sliding_window_pattern"] = np.array(is_local)
+        return entries
+
+
+def _flags(fields: Fields, key: str, layers: int) -> list[bool]:
+    """A flag for each layer, as an array of them or as a pattern."""
+    stated = fields.get(key)
+    if not isinstance(stated, np.ndarray):
+        return every(fields.integer(key, PATTERN), layers)
+    if stated.dtype != np.bool_ or len(stated) != layers:
+        raise fields.refusal(key, f"should be a flag for each of {layers} layers")
+    return stated.tolist()
+
+
+class TwoRopes(common.Rope):
+    """Rotary positions of global and of local layers; the older layout scales the global ones alone."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            base = fields.number("rope.freq_base_swa", BASES[SLIDING], 1.0)
+            return {**super().read(fields, known, own), "local_rope": rope.Config(known["head_size"], base)}
+        given, older = fields.section("rope_parameters"), fields.section("rope_scaling")
+        found = {}
+        names = {FULL: ("rope", "rope_theta"), SLIDING: ("local_rope", "rope_local_base_freq")}
+        for kind, (name, key) in names.items():
+            section = given.section(kind) if given else None
+            if kind == FULL and older:
+                if given and section is None:
+                    raise fields.refusal("rope_scaling", f"is there, but rope_parameters has no {FULL}")
+                section = _joined(section, older)
+            base = fields.number(key, low=1.0) if fields.stated(key) else BASES[kind]
+            found[name] = common.hf_rope(section, known, base)
+        if given:
+            given.finish((), "Gemma 3's rotary positions have")
+        return found
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        near = known["local_rope"]
+        key = "rope.freq_base_swa" if gguf else "rope_local_base_freq"
+        own = {key: float(near.base)} if near else {} if gguf else {key: BASES[SLIDING]}
+        return super().write(known, gguf) | own
+
+
+def _joined(section: Fields | None, older: Fields) -> Fields:
+    """The entries of both layouts; the older one overrides, but a ``rope_type`` hides its ``type``."""
+    stated = section or Fields({"rope_type": "default"}, older.where)
+    inner = {key.removeprefix(stated.prefix): value for key, value in stated.data.items()}
+    inner |= {key.removeprefix(older.prefix): value for key, value in older.data.items()}
+    return Fields({older.prefix + name: value for name, value in inner.items()}, older.where, older.prefix)
+
+
+SCALAR = Kind(Fields.number, lambda scalar: round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar)
+
+
+class Scale(Field):
+    """The factor of attention scores, 1 / sqrt(query_pre_attn_scalar)."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {}
+        scalar = super().read(fields, known, own)["scale"]
+        return {"scale": None if scalar == known["head_size"] else scalar**-0.5}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        scale = known["scale"]
+        return super().write({"scale": known["head_size"] if scale is None else scale**-2}, gguf)
+
+
+ACTIVATION = Field("activation", "hidden_activation", None, common.ACTIVATION)
+FAMILY = llama.FAMILY.but(
+    "gemma3",
+    "Gemma3ForCausalLM",
+    hf_type="gemma3_text",
+    hf=(
+        *(rule for rule in common.HF_DECODER if rule.theirs not in NORMED),
+        *(Rule(f"{theirs}.weight", f"{ours}.weight", plus_one) for theirs, ours in NORMS),
+    ),
+    gguf=(
+        *common.GGUF_PLAIN,
+        *common.GGUF_QK_NORM,
+        *common.weights(
+            ("blk.{n}.post_attention_norm", "blocks.{n}.attention_post_norm"),
+            ("blk.{n}.post_ffw_norm", "blocks.{n}.mlp_post_norm"),
+        ),
+    ),
+    rows=(
+        *(row for row in replaced(common.SIZES, ACTIVATION) if type(row) is not common.Rope),
+        *common.DENSE,
+        Layers(),
+        TwoRopes(),
+        Scale("scale", "query_pre_attn_scalar", None, SCALAR),
+        Field("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER, missing=None),
+        *common.biases("attention_bias"),
+        Only("use_bidirectional_attention", None, (False, None), "attention to later tokens"),
+        # Transformers reads this key of Gemma 2's and then leaves it out of the equation.
+        Only("attn_logit_softcapping", None, (None,), "a bound on scores, on which engines disagree,"),
+    ),
+    defaults={"vocab": 262_208, "width": 2304, "heads": 8, "kv_heads": 4, "head_size": 256}
+    | {"context": 131_072, "activation": "gelu_tanh", "tied": True, "softcap": None, "scale": 256.0},
+    nulls={"softcap": None},
+    forget=("kv_heads", "head_size"),
+    fixed={"qk_norm": True, "post_norm": True, "embedding_scale": embedding_scale},
+    gguf_fixed={"activation": "gelu_tanh", "scale": gguf_scale},
+    harmless=("_sliding_window_pattern",),
+    ignored_gguf=(),
+)

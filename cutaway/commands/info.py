@@ -1,0 +1,123 @@
+"""`cutaway info MODEL`: the model's card, read from its files; no weight is unpacked and no torch
+imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from cutaway import store
+from cutaway.commands.console import model_path, print_json, size
+from cutaway.model.config import Decoder
+from cutaway.weights import load
+from cutaway.weights.load import Checkpoint
+
+CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
+
+
+def info(
+    model: str = "smollm2",
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Print a model's card: family, sizes, parameters, context, weight types, tokenizer, template, memory.
+
+    Examples:
+
+    cutaway info
+
+    cutaway info my-model.gguf --json
+
+    Parameters
+    ----------
+    model
+        A model's name, a .gguf file or a folder.
+    as_json
+        Print the card as JSON.
+    """
+    path = model_path(model)
+    card = _card(model, path, load.read(path))
+    if as_json:
+        print_json(card)
+        return
+    for name, text in _lines(card).items():
+        print(f"{name:<14}{text}")
+
+
+def _card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    config, shapes = checkpoint.config, checkpoint.config.weights()
+    types, stored = Counter[str](), 0
+    for weight in shapes:
+        packed = checkpoint.tensors[weight]
+        types[packed.type] += math.prod(shapes[weight])
+        stored += packed.data.nbytes
+    named = store.NAMES.get(name)
+    attention = config.blocks[0].attention
+    card: dict[str, Any] = {
+        "model": name,
+        "path": str(path),
+        "family": checkpoint.family or "none: Cutaway's own config",
+        "kind": "decoder" if isinstance(config, Decoder) else "encoder",
+        "layers": len(config.blocks),
+        "width": config.width,
+        "query_heads": getattr(attention, "heads", None),
+        "kv_heads": getattr(attention, "groups", None),
+        "head_dim": getattr(attention, "key_size", None),
+        "mlp_width": getattr(config.blocks[0].mlp, "hidden", None),
+        "vocabulary": config.vocab,
+        "context": config.context,
+        "parameters": sum(map(math.prod, shapes.values())),
+        "weight_types": dict(types.most_common()),
+        "weight_bytes": stored,
+        "tokenizer": None,
+        "tokens": None,
+        "chat_template": checkpoint.chat_template is not None,
+        "licence": named.licence if named else checkpoint.metadata.get("general.license"),
+    }
+    if checkpoint.read_tokenizer is not None:
+        tokenizer = checkpoint.tokenizer
+        card |= {"tokenizer": type(tokenizer.plain.model).__name__, "tokens": len(tokenizer)}
+    if isinstance(config, Decoder):
+        per_token = config.bytes_per_token(CACHE_ENTRY_BYTES)
+        card |= {
+            "kv_cache_bytes_per_token": per_token,
+            "memory_bytes": {
+                "empty": stored,
+                "2,048 tokens": stored + per_token * min(2048, config.context),
+                "whole context": stored + per_token * config.context,
+            },
+        }
+    return card
+
+
+def _lines(card: dict[str, Any]) -> dict[str, str]:
+    whole = card["parameters"]
+    heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads of {card['head_dim']}"
+    types = ", ".join(f"{type} {100 * n / whole:.0f}%" for type, n in card["weight_types"].items())
+    tokenizer = f"{card['tokenizer']}, {card['tokens']:,} tokens" if card["tokenizer"] else "none"
+    lines = {
+        "model": f"{card['model']} ({card['path']})",
+        "family": card["family"],
+        "architecture": f"{card['kind']}, {card['layers']} layers of width {card['width']}"
+        + (heads if card["query_heads"] else "")
+        + (f", MLP width {card['mlp_width']}" if card["mlp_width"] else ""),
+        "parameters": f"{whole:,}",
+        "weights": f"{size(card['weight_bytes'])}: {types}",
+        "vocabulary": f"{card['vocabulary']:,} (tokenizer: {tokenizer})",
+        "context": f"{card['context']:,} tokens",
+        "chat template": "yes" if card["chat_template"] else "no",
+        "licence": card["licence"] or "not stated in its files",
+    }
+    if "memory_bytes" in card:
+        memory = card["memory_bytes"]
+        lines["KV cache"] = f"{size(card['kv_cache_bytes_per_token'])} per token"
+        lines["memory"] = (
+            f"{size(memory['2,048 tokens'])} with 2,048 tokens, "
+            f"{size(memory['whole context'])} with the whole context"
+        )
+    return lines

@@ -1,0 +1,140 @@
+"""Every key of every family's config.json, dropped, nulled and edited, against transformers.
+
+The law: a config is refused, or the logits are those of transformers. What transformers refuses may be read
+only if the key is one that changes nothing.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutaway.errors import UserError
+from cutaway.weights import load
+from tests.parity import tiny
+from tests.parity.test_families import EXACT, distance
+
+Folder = Callable[[str], Path]
+CASES = (
+    "llama",
+    "llama3",
+    "mistral",
+    "mixtral",
+    "qwen2-window",
+    "qwen3",
+    "qwen2-moe-mixed",
+    "qwen3-moe",
+    "gpt2",
+)
+CASES += ("gemma3-odd",)
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+EXTRA: list[dict[str, Any]] = [  # keys that configs have in other places, or that other families have
+    {"is_causal": False},
+    {"is_causal": None},
+    {"rope_theta": 5e5},
+    {"rope_theta": 5e5, "rope_parameters": None},
+    {"rope_theta": None, "rope_parameters": None},
+    {"rope_scaling": LINEAR},
+    {"rope_scaling": LINEAR, "rope_parameters": None, "rope_theta": 5e5},
+    {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None},
+    {"rope_scaling": LINEAR | {"rope_theta": 1e3}},
+    {"rope_scaling": {}},
+    {"rope_parameters": {}},
+    {"rope_parameters": LINEAR},
+    {"rope_parameters": {"rope_theta": None, "rope_type": "default"}},
+    {"rope_parameters": {"rope_theta": 1e3}},
+    {"rope_parameters": {"rope_type": "default", "factor": 4.0}},
+    {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3}},
+    {"rope_parameters": {"rope_type": "llama3", **LLAMA3}, "original_max_position_embeddings": 32},
+    {"rope_parameters": {"full_attention": LINEAR | {"rope_theta": 1e3}}},
+    {
+        "rope_parameters": {"sliding_attention": {"rope_theta": 1e3, "rope_type": "default"}},
+        "rope_theta": 5e4,
+    },
+    {"rope_local_base_freq": 1e3},
+    {"rope_local_base_freq": 1e3, "rope_parameters": None},
+    {"original_max_position_embeddings": 16},
+    {"partial_rotary_factor": 0.5},
+    {"sliding_window": 4},
+    {"layer_types": ["full_attention", "full_attention"]},
+    {"layer_types": ["sliding_attention", "full_attention"]},
+    {"sliding_window_pattern": 2},
+    {"sliding_window_pattern": 2, "layer_types": None},
+    {"_sliding_window_pattern": 2, "layer_types": None},
+    {"use_sliding_window": False},
+    {"num_experts": 5},
+    {"num_local_experts": 6},
+    {"head_dim": 8},
+    {"attention_bias": True},
+    {"tie_word_embeddings": True},
+    {"logit_scale": 2.0},
+    {"hidden_size": 64, "n_embd": 64},
+    {"attn_logit_softcapping": 5.0},
+    {"unsloth_fixed": True},
+]
+
+
+def edited(value: Any) -> Any:
+    """A likely other value."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 2
+        case float():
+            return value * 1.5 + 0.25
+        case "silu" | "gelu_new" | "gelu_pytorch_tanh":
+            return "relu"
+        case str():
+            return value + "x"
+        case list():
+            return value[:-1]
+        case None:
+            return 8
+    return {key: edited(entry) if isinstance(entry, float | int) else entry for key, entry in value.items()}
+
+
+def changes(base: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The base config, changed in one way after another; ``...`` drops a key."""
+    for key, value in base.items():
+        if key in ("model_type", "architectures", "transformers_version", "dtype", "vocab_size"):
+            continue
+        for other in (..., None, edited(value)):
+            yield {key: other}
+    yield from EXTRA
+
+
+def judged(folder: Path) -> Any:
+    """Transformers' logits, or None where it refuses or draws a weight at random."""
+    try:
+        return tiny.reopened(folder)
+    except Exception:
+        return None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_key_is_that_of_transformers_or_refused(case: str, folder: Folder, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder(case), model)
+    base = json.loads((model / "config.json").read_text())
+    plain = load.read(model)
+    expected, read = tiny.ours(plain), 0
+    for change in changes(base):
+        data = {key: value for key, value in (base | change).items() if value is not ...}
+        (model / "config.json").write_text(json.dumps(data))
+        try:
+            found = load.read(model)
+            logits = expected if found.config == plain.config else tiny.ours(found)
+        except UserError:
+            continue
+        read += 1
+        theirs = judged(model)
+        if theirs is None:
+            assert found.config == plain.config, f"{change} is refused by transformers"
+        else:
+            assert distance(logits, theirs) < EXACT, f"{change} is read otherwise"
+    assert read > 20
