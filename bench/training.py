@@ -146,16 +146,17 @@ def _batches(asked: argparse.Namespace) -> Iterator[Any]:
 
 
 def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[float]:
+    import numpy as np
     import torch
 
     from cutaway.attention import mha
-    from cutaway.data.packing import Rows
-    from cutaway.data.text import Source
+    from cutaway.data.packing import Batch
+    from cutaway.data.sources import Source
     from cutaway.layers.config import MLP, Norm
     from cutaway.model.config import Block, Decoder
     from cutaway.position import learned
-    from cutaway.train.config import Data, Run
-    from cutaway.train.loop import Text, Training
+    from cutaway.train.config import DataConfig, TrainingConfig
+    from cutaway.train.loop import Dataset, Training
 
     heads = mha.Config(heads=asked.heads, key_size=asked.width // asked.heads)
     block = Block(heads, MLP(4 * asked.width, activation="gelu", gated=False), Norm("layer"))
@@ -167,12 +168,12 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
         Norm("layer"),
         position=learned.Config(asked.context),
     )
-    run = Run(
+    run = TrainingConfig(
         model,
-        Data((Source(""),)),
+        DataConfig((Source(""),)),
         steps=10_000,
-        batch=asked.rows,
-        rows=asked.rows,
+        batch_size=asked.rows,
+        micro_batch_size=asked.rows,
         threads=asked.threads,
         compile="always" if compiled else "never",
         precision="bfloat16" if bf16 else "float32",
@@ -182,13 +183,14 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
     class Same:
         """The rows that all get."""
 
-        def batch(self, first: int, count: int) -> Rows:
+        def batch(self, first: int, count: int) -> Batch:
             ids, targets = (x.numpy() for x in next(batches))
             pos = torch.arange(asked.context).expand(asked.rows, -1).numpy()
-            return Rows(ids, targets, pos, pos * 0)
+            weights = np.ones(ids.shape, np.float32)
+            return Batch(ids, targets, pos, pos * 0, weights)
 
     lengths = torch.ones(asked.vocab, dtype=torch.int64)
-    training = Training(run, Text(Same(), None, lengths, None), note=lambda _: None)  # type: ignore[arg-type]
+    training = Training(run, Dataset(Same(), None, lengths, None), note=lambda _: None)  # type: ignore[arg-type]
     while True:
         yield training.advance()["loss"]
 
@@ -210,9 +212,9 @@ def _nanogpt(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
         bias=False,
     )
     model = GPT(config)
-    optimiser = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
     ready = torch.compile(model) if compiled else model
-    yield from _stepped(ready, lambda ids, targets: ready(ids, targets)[1], optimiser, bf16, asked)
+    yield from _stepped(ready, lambda ids, targets: ready(ids, targets)[1], optimizer, bf16, asked)
 
 
 def _litgpt(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[float]:
@@ -236,20 +238,20 @@ def _litgpt(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[f
         parallel_residual=False,
     )
     model = GPT(config)
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
     yield from _stepped(
         model,
         lambda ids, targets: chunked_cross_entropy(model(ids), targets, chunk_size=0),
-        optimiser,
+        optimizer,
         bf16,
         asked,
     )
 
 
 def _stepped(
-    model: Any, loss_of: Callable[..., Any], optimiser: Any, bf16: bool, asked: argparse.Namespace
+    model: Any, loss_of: Callable[..., Any], optimizer: Any, bf16: bool, asked: argparse.Namespace
 ) -> Iterator[float]:
     import torch
 
@@ -258,8 +260,8 @@ def _stepped(
             loss = loss_of(ids, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         yield float(loss)
 
 
@@ -340,7 +342,7 @@ def _print(found: dict[str, dict[str, Any]], peaks: dict[str, float], asked: arg
     for name, numbers in found.items():
         if "error" not in numbers:
             numbers["gflops"] = numbers["tokens_per_second"] * flops / 1e9
-            numbers["peak_share"] = numbers["gflops"] * 1e9 / peaks[_type(name)]
+            numbers["mfu"] = numbers["gflops"] * 1e9 / peaks[_type(name)]
     if asked.json:
         reached = {one: peak / 1e9 for one, peak in peaks.items()}
         machine = {"peak_gflops": reached, "threads": asked.threads, "cpu": os.uname().machine}
@@ -357,7 +359,7 @@ def _print(found: dict[str, dict[str, Any]], peaks: dict[str, float], asked: arg
             print(f"{name:24}{numbers['error'][:80]}")
             continue
         print(
-            f"{name:24}{numbers['tokens_per_second']:10,.0f}{numbers['gflops']:10.0f}{numbers['peak_share']:9.0%}"
+            f"{name:24}{numbers['tokens_per_second']:10,.0f}{numbers['gflops']:10.0f}{numbers['mfu']:9.0%}"
             f"{numbers['peak_memory_mb']:11,.0f}{numbers['first_step_seconds']:14.1f}"
         )
 

@@ -36,7 +36,7 @@ from cutaway.tokenizer.formats import spm_write
 from cutaway.tokenizer.introspection import pieces
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace
 from cutaway.tokenizer.sentencepiece import ranks
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.unicode import stand_ins
 
 SECONDS = 10
@@ -129,14 +129,14 @@ def charsmap() -> bytes:
     return (4).to_bytes(4, "little") + bytes(4) + b"\0"
 
 
-def scored(model: str) -> Parts:
+def scored(model: str) -> TokenizerSpec:
     """The parts of a small SentencePiece model."""
     tokens = ["<unk>", "<s>", *BYTE_TOKENS, *letters()]
     vocabulary = {text: id for id, text in enumerate(tokens)}
     scores = [-float(len(tokens) - len(text)) for text in tokens]
     pieces = dict(zip(letters(), scores[-len(letters()) :], strict=True))
     unigram = {"pieces": pieces, "worst": min(pieces.values()), "single": True}
-    return Parts(
+    return TokenizerSpec(
         tokens=tokens,
         vocabulary=vocabulary,
         model=model,  # pyright: ignore[reportArgumentType]

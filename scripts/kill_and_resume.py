@@ -26,8 +26,8 @@ def main() -> int:
     moments = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        every = config.Every(save=3, evaluate=10, sample=0, keep=2)
-        tiny = run(folder_of_text(home / "texts"), model=model(0), average=0.99, steps=600, every=every)
+        every = config.Intervals(save=3, evaluate=10, sample=0, keep_checkpoints=2)
+        tiny = run(folder_of_text(home / "texts"), model=model(0), ema=0.99, steps=600, intervals=every)
         (home / "tiny.yaml").write_text(config.write(tiny))
         start = time.monotonic()
         assert _trained(home, "unbroken").wait() == 0
@@ -44,7 +44,7 @@ def main() -> int:
                 process.kill()
                 process.wait()
                 done += 1
-                found = checkpoint.every(home / "killed" / "checkpoints")
+                found = checkpoint.all_in(home / "killed" / "checkpoints")
                 left = list((home / "killed" / "checkpoints").glob(".*")) if found else []
                 print(
                     f"kill {done:2} after {wait:4.1f} s: newest {found[-1].name if found else 'none'}"
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def _trained(home: Path, name: str) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "cutaway", "pretrain", "tiny.yaml", "--out", name, "--resume"]
+    words = [sys.executable, "-m", "cutaway", "pretrain", "tiny.yaml", "--output", name, "--resume"]
     return subprocess.Popen(words, cwd=home, stderr=subprocess.DEVNULL, env=None)
 
 

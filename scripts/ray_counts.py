@@ -10,12 +10,12 @@ from pathlib import Path
 
 from cutaway.errors import UserError
 from cutaway.tokenizer import ray_counts
-from cutaway.tokenizer.word_counts import Counts
+from cutaway.tokenizer.word_counts import WordCounts
 
 
 def main(files: list[Path]) -> None:
     start = time.perf_counter()
-    alone = Counts.of(files, "gpt2", ["<|end|>"])
+    alone = WordCounts.of(files, "gpt2", ["<|end|>"])
     middle = time.perf_counter()
     together = ray_counts.of(files, "gpt2", ["<|end|>"])
     end = time.perf_counter()

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 import cutaway
-from cutaway.data import clean, cluster, shards, words
-from cutaway.data.text import Source
+from cutaway.data import cluster, filters, run_tokenizer, shards
+from cutaway.data.sources import Source
 
 
 def main() -> int:
@@ -22,8 +22,8 @@ def main() -> int:
         home = Path(scratch)
         shutil.copytree(Path(cutaway.__file__).parent / "data", home / "text" / "a")
         shutil.copytree(home / "text" / "a", home / "text" / "b")
-        vocabulary = words.save(words.of_bytes(), home / "words")
-        source, rules = Source(str(home / "text"), suffixes=(".py",)), clean.Clean(min_characters=200)
+        vocabulary = run_tokenizer.save(run_tokenizer.of_bytes(), home / "words")
+        source, rules = Source(str(home / "text"), suffixes=(".py",)), filters.Filters(min_characters=200)
         here = shards.prepare(source, vocabulary, home / "here", rules=rules, workers=1)
         ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
         there = cluster.prepare(source, vocabulary, home / "there", rules=rules, documents=4)

@@ -29,28 +29,29 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--tensor", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--micro_batch_size", type=int, default=1)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--resume", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    own = run(batch=4, rows=asked.rows, tensor_parallel=asked.tensor, average=0.9)
-    with distributed.joined(own) as world:
-        training = Training(own, text(), world, note=lambda _: None)
+    own = run(batch_size=4, micro_batch_size=asked.micro_batch_size, tensor_parallel=asked.tensor, ema=0.9)
+    with distributed.joined(own) as parallel:
+        training = Training(own, text(), parallel, note=lambda _: None)
         if asked.resume:
             training.restore(asked.resume)
         with Counted() as spoken:
             curve = losses(training, STEPS)
-        held_out = training.evaluate(4)
+        validation = training.evaluate(4)
         if asked.save:
             training.save(asked.save)
         weights = {
-            n: world.whole(p.detach()).double().square().sum().item() for p, n in training.names.items()
+            n: parallel.full_tensor(p.detach()).double().square().sum().item()
+            for p, n in training.names.items()
         }
-        if world.rank == 0:
+        if parallel.rank == 0:
             asked.out.write_text(
                 json.dumps(
-                    {"losses": curve, "held_out": held_out, "weights": weights, "spoken": spoken.counts}
+                    {"losses": curve, "validation": validation, "weights": weights, "spoken": spoken.counts}
                 )
             )
 

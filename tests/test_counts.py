@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.tokenizer import word_counts as counting
-from cutaway.tokenizer.word_counter import NativeTally, Tally, tally
-from cutaway.tokenizer.word_counts import Counts
+from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, tally
+from cutaway.tokenizer.word_counts import WordCounts
 from cutaway.tokenizer.word_split import METASPACE, cut_by
 
 TEXT = (
@@ -55,7 +55,7 @@ def test_the_words_of_a_file_are_those_of_its_text(pattern: str, tmp_path: Path,
     file.write_text(text, encoding="utf-8", newline="")
     want = by_definition(text, pattern)
     for threads in (1, 3):
-        counts = Counts.of(file, pattern, threads=threads)
+        counts = WordCounts.of(file, pattern, threads=threads)
         assert counts.words == want
         assert counts.bytes == len(text.encode())
         assert (counts.documents, counts.undercount, counts.total()) == (1, 0, sum(want.values()))
@@ -74,8 +74,8 @@ def test_the_blocks_are_many_and_small(tmp_path: Path, small_blocks: None) -> No
 @given(st.text(max_size=300), st.sampled_from(NAMED))
 def test_native_tallies_are_the_twins(text: str, pattern: str) -> None:
     cut = cut_by(pattern)
-    ours, twin = tally(cut), Tally(cut)
-    assert isinstance(ours, NativeTally)
+    ours, twin = tally(cut), WordCounter(cut)
+    assert isinstance(ours, NativeWordCounter)
     for _ in range(2):
         ours.add(text.encode(), 2)
         twin.add(text.encode())
@@ -102,7 +102,7 @@ def test_long_texts_are_the_same_on_every_number_of_threads() -> None:
 
 def test_words_of_every_length_are_kept_apart() -> None:
     words = ["a" * length + end for length in range(40) for end in ("", "b", "\0", "\0\0") if length or end]
-    counts = Counts("o200k")
+    counts = WordCounts("o200k")
     for word in words:
         counts.add(word)
     for word in words:
@@ -117,8 +117,8 @@ def test_words_of_every_length_are_kept_apart() -> None:
 @given(st.lists(st.text(alphabet="ab <|end|>\n", max_size=40), max_size=6), st.randoms())
 def test_shards_add_up_in_any_order(texts: list[str], generator: random.Random) -> None:
     special = ("<|end|>",)
-    whole = Counts.of(texts, "cl100k", special)
-    shards = [Counts.of([text], "cl100k", special) for text in texts] or [Counts("cl100k", special)]
+    whole = WordCounts.of(texts, "cl100k", special)
+    shards = [WordCounts.of([text], "cl100k", special) for text in texts] or [WordCounts("cl100k", special)]
     generator.shuffle(shards)
     merged = shards[0].merge(*shards[1:])
     assert merged.words == whole.words
@@ -127,7 +127,7 @@ def test_shards_add_up_in_any_order(texts: list[str], generator: random.Random) 
 
 
 def test_special_tokens_are_no_text_to_learn_from() -> None:
-    counts = Counts.of("one<|end|>two<|end|> three", special=["<|end|>"])
+    counts = WordCounts.of("one<|end|>two<|end|> three", special=["<|end|>"])
     assert counts.words == {"one": 1, "two": 1, " three": 1}
 
 
@@ -136,20 +136,20 @@ def test_no_block_ends_in_a_special_token(tmp_path: Path, small_blocks: None) ->
     file = tmp_path / "text"
     file.write_text("one two, six three\n" * 2000)
     special = ("e two",)
-    assert Counts.of(file, "cl100k", special).words == by_definition(file.read_text(), "cl100k", special)
+    assert WordCounts.of(file, "cl100k", special).words == by_definition(file.read_text(), "cl100k", special)
 
 
 def test_metaspace_counts_lines() -> None:
-    assert Counts.of(" a  b\nc\n", METASPACE).words == {"▁a": 1, "▁b": 1, "▁c": 1}
+    assert WordCounts.of(" a  b\nc\n", METASPACE).words == {"▁a": 1, "▁b": 1, "▁c": 1}
 
 
 def test_counts_round_trip_and_equal_counts_are_equal_files(tmp_path: Path) -> None:
     texts = [shuffled(seed, 50) for seed in range(4)]
-    one = Counts.of(texts, "gpt2", ["<s>"]).save(tmp_path / "one")
-    two = Counts.of(texts[::-1], "gpt2", ["<s>"], threads=3).save(tmp_path / "two")
+    one = WordCounts.of(texts, "gpt2", ["<s>"]).save(tmp_path / "one")
+    two = WordCounts.of(texts[::-1], "gpt2", ["<s>"], threads=3).save(tmp_path / "two")
     assert one.read_bytes() == two.read_bytes()
-    back = Counts.load(one)
-    assert back.words == Counts.of(texts, "gpt2", ["<s>"]).words
+    back = WordCounts.load(one)
+    assert back.words == WordCounts.of(texts, "gpt2", ["<s>"]).words
     assert (back.pattern, back.special, back.documents) == ("gpt2", ("<s>",), 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
@@ -159,12 +159,14 @@ def test_past_the_limit_no_count_is_further_off_than_it_says() -> None:
     words = [f" w{int(generator.paretovariate(0.6)) % 5000}x" for _ in range(20_000)]
     texts = ["".join(words[i : i + 100]) for i in range(0, len(words), 100)]
     pattern = r" w\d+x"
-    exact, bounded = Counts.of(texts, pattern), Counts.of(texts, pattern, limit=300)
+    exact, bounded = WordCounts.of(texts, pattern), WordCounts.of(texts, pattern, limit=300)
     assert exact.undercount == 0 and len(exact) > 600
     assert len(bounded) <= 300 and bounded.undercount > 0
     for word, count in exact.words.items():
         assert count - bounded.undercount <= bounded.words.get(word, 0) <= count
-    halves = Counts.of(texts[:100], pattern, limit=300).merge(Counts.of(texts[100:], pattern, limit=300))
+    halves = WordCounts.of(texts[:100], pattern, limit=300).merge(
+        WordCounts.of(texts[100:], pattern, limit=300)
+    )
     for word, count in exact.words.items():
         assert count - halves.undercount <= halves.words.get(word, 0) <= count
 
@@ -177,7 +179,7 @@ def test_counting_goes_on_where_it_stopped(tmp_path: Path, small_blocks: None) -
     files = [tmp_path / f"{i}.txt" for i in range(3)]
     for i, file in enumerate(files):
         file.write_text(shuffled(i, 700), encoding="utf-8", newline="")
-    whole = Counts.of(files, "gpt2")
+    whole = WordCounts.of(files, "gpt2")
     stops = random.Random(7)
 
     def stopping(doing: str, done: int, total: int | None) -> None:
@@ -187,30 +189,30 @@ def test_counting_goes_on_where_it_stopped(tmp_path: Path, small_blocks: None) -
     kept, tries = tmp_path / "kept", 0
     while True:
         try:
-            again = Counts.of(files, "gpt2", resume=kept, progress=stopping)
+            again = WordCounts.of(files, "gpt2", resume=kept, progress=stopping)
             break
         except Stop:
             tries += 1
     assert tries > 3
-    assert again.words == whole.words == Counts.load(kept).words
+    assert again.words == whole.words == WordCounts.load(kept).words
     assert (again.bytes, again.documents) == (whole.bytes, whole.documents)
-    assert Counts.of(files, "gpt2", resume=kept).words == whole.words  # nothing is counted twice
+    assert WordCounts.of(files, "gpt2", resume=kept).words == whole.words  # nothing is counted twice
     with pytest.raises(UserError, match="another pattern"):
-        Counts.of(files, "cl100k", resume=kept)
+        WordCounts.of(files, "cl100k", resume=kept)
     files[0].write_text("other", encoding="utf-8")
     with pytest.raises(UserError, match="has changed"):
-        Counts.of(files, "gpt2", resume=kept)
+        WordCounts.of(files, "gpt2", resume=kept)
 
 
 def test_ctrl_c_waits_for_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = Counts(CUSTOM)
-    add = Tally.add
+    counts = WordCounts(CUSTOM)
+    add = WordCounter.add
 
-    def interrupted(self: Tally, text: bytes, threads: int | None = None) -> None:
+    def interrupted(self: WordCounter, text: bytes, threads: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         add(self, text, threads)
 
-    monkeypatch.setattr(Tally, "add", interrupted)
+    monkeypatch.setattr(WordCounter, "add", interrupted)
     # Tests that run in the background are started with Ctrl-C ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -226,11 +228,11 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     file = tmp_path / "bad"
     file.write_bytes(b"abc \xff def \xe4\xb8")
     with pytest.raises(UserError, match=r"not UTF-8 at byte 4 \(0xFF\)"):
-        Counts.of(file)
+        WordCounts.of(file)
     want = by_definition("abc \ufffd def \ufffd", "cl100k")
-    assert Counts.of(file, invalid="replace").words == want
+    assert WordCounts.of(file, invalid="replace").words == want
     with pytest.raises(UserError, match="surrogate"):
-        Counts.of("a\ud800")
+        WordCounts.of("a\ud800")
 
 
 @pytest.mark.skipif(native.why_not() is not None, reason="the twin alone is there")
@@ -249,7 +251,7 @@ def test_native_finds_the_first_bad_byte(data: bytes, text: str) -> None:
 def test_empty_files_and_texts(tmp_path: Path) -> None:
     file = tmp_path / "empty"
     file.touch()
-    counts = Counts.of([file, "", "\0"])
+    counts = WordCounts.of([file, "", "\0"])
     assert counts.words == {"\0": 1}
     assert counts.documents == 2 + len(list(tmp_path.iterdir())) - 1
 
@@ -258,25 +260,25 @@ def test_mistakes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(UserError, match="pathlib"):
-        Counts.of(["a.txt"])
+        WordCounts.of(["a.txt"])
     with pytest.raises(UserError, match="no pattern named"):
-        Counts.of("x", "cl1000k")
+        WordCounts.of("x", "cl1000k")
     with pytest.raises(UserError, match="cannot be used"):
-        Counts.of("x", "(((")
+        WordCounts.of("x", "(((")
     with pytest.raises(UserError, match="texts"):
-        Counts.of(iter([3]))  # type: ignore[list-item]
+        WordCounts.of(iter([3]))  # type: ignore[list-item]
     with pytest.raises(UserError, match="do not add"):
-        Counts("gpt2").merge(Counts("cl100k"))
+        WordCounts("gpt2").merge(WordCounts("cl100k"))
     with pytest.raises(UserError, match="distinct words"):
-        Counts(limit=0)
+        WordCounts(limit=0)
     with pytest.raises(UserError, match="twice"):
-        Counts(special=("a", "a"))
+        WordCounts(special=("a", "a"))
     with pytest.raises(OperationalError, match="cannot be read"):
-        Counts.of(tmp_path / "missing")
+        WordCounts.of(tmp_path / "missing")
 
 
 def test_damaged_counts_are_refused(tmp_path: Path) -> None:
-    good = Counts.of([shuffled(1, 30)], "gpt2").save(tmp_path / "good").read_bytes()
+    good = WordCounts.of([shuffled(1, 30)], "gpt2").save(tmp_path / "good").read_bytes()
     bad = tmp_path / "bad"
     generator = random.Random(11)
     for _ in range(300):
@@ -288,11 +290,11 @@ def test_damaged_counts_are_refused(tmp_path: Path) -> None:
                 data[generator.randrange(len(data))] = generator.randrange(256)
         bad.write_bytes(bytes(data))
         try:
-            Counts.load(bad)  # a changed count is a count
+            WordCounts.load(bad)  # a changed count is a count
         except UserError:
             continue
     for header in ({"version": 2}, [], {"words": -1}):
         encoded = json.dumps(header).encode()
         bad.write_bytes(counting.MAGIC + struct.pack("<Q", len(encoded)) + encoded)
         with pytest.raises(UserError):
-            Counts.load(bad)
+            WordCounts.load(bad)

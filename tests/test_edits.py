@@ -169,3 +169,8 @@ def test_the_runtime_refuses_edits() -> None:
     lm = cutaway.load(inputs.path("smollm2"), engine="runtime")
     with pytest.raises(UserError, match="the runtime cannot edit"):
         lm.generate("Hi", edit=Ablate(0))
+
+
+def test_a_model_shows_what_it_is(smollm2: Any) -> None:
+    shown = repr(smollm2)
+    assert shown.startswith("LanguageModel(") and "30 layers, width 576" in shown and "engine='auto'" in shown

@@ -19,7 +19,7 @@ from cutaway.errors import UserError
 from cutaway.native.bpe import Core
 from cutaway.tokenizer import Tokenizer, bpe, compiled, fast
 from cutaway.tokenizer.pretokenize import GPT2, PrefixSpace, Split
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from tests import inputs
 from tests.test_scan import MARKED, wild
 
@@ -46,7 +46,7 @@ def small(merges: list[tuple[str, str]] | None, ranks: list[str] | None, **more:
     tokens = list(dict.fromkeys([*bpe.BYTES, *texts]))
     vocabulary = {text: id for id, text in enumerate(tokens)}
     return Tokenizer(
-        Parts(
+        TokenizerSpec(
             tokens=tokens,
             vocabulary=vocabulary,
             merges=merges,

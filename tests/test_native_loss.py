@@ -21,9 +21,9 @@ def test_the_loss_and_its_gradient(type: torch.dtype, vocab: int, z: float) -> N
     logits[0] *= 50  # nothing overflows
     targets = torch.randint(0, vocab, (37,), generator=draw)
     targets[:2] = torch.tensor([0, vocab - 1])
-    grad, of_target, totals = loss.slope(logits.double(), targets, z)
+    grad, of_target, totals = loss.logits_grad(logits.double(), targets, z)
     taken = logits.clone()
-    found, found_target, found_totals = loss._slope(taken, targets, z, None)
+    found, found_target, found_totals = loss._logits_grad(taken, targets, z, None)
     assert found is taken
     assert_close(found_target.double(), of_target)
     assert_close(found_totals.double(), totals, rtol=1e-6, atol=1e-6)
@@ -37,7 +37,7 @@ def test_a_logit_that_is_no_number_is_not_lost(type: torch.dtype) -> None:
     """A run stops at such a loss: it must be seen."""
     logits = torch.zeros(3, 40, dtype=type)
     logits[1, 7] = torch.nan
-    _, _, totals = loss._slope(logits, torch.zeros(3, dtype=torch.int64), 0.0, None)
+    _, _, totals = loss._logits_grad(logits, torch.zeros(3, dtype=torch.int64), 0.0, None)
     assert totals.isfinite().tolist() == [True, False, True]
 
 
@@ -45,7 +45,7 @@ def test_a_logit_that_is_no_number_is_not_lost(type: torch.dtype) -> None:
 @pytest.mark.parametrize("target", [-1, 40])
 def test_a_target_that_is_no_id_is_an_error(target: int) -> None:
     with pytest.raises(IndexError, match="outside the model's 0 to 39"):
-        loss._slope(torch.zeros(3, 40), torch.tensor([0, target, 1]), 0.0, None)
+        loss._logits_grad(torch.zeros(3, 40), torch.tensor([0, target, 1]), 0.0, None)
 
 
 @built

@@ -20,7 +20,7 @@ from cutaway.model.config import Block as BlockConfig
 from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.train import plan
-from cutaway.train.distributed import Devices
+from cutaway.train.distributed import Distributed
 from cutaway.train.loop import Training
 from tests.training import run, text
 
@@ -46,11 +46,11 @@ def test_what_a_block_keeps_is_what_autograd_saves(mlp: MLP | MoE) -> None:
         return tensor
 
     from cutaway.attention.parts.visibility import Places
-    from cutaway.position.rope import Turn
+    from cutaway.position.rope import RotaryEmbedding
 
     x = torch.randn(rows, context, 128, requires_grad=True)
     pos = torch.arange(context).expand(rows, -1)
-    rotation = Turn(HEADS.position).rotation(pos)  # type: ignore[arg-type]
+    rotation = RotaryEmbedding(HEADS.position).rotation(pos)  # type: ignore[arg-type]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out, _ = block(x, Places(pos), rotation, True, None)
     measured = sum(kept.values()) / (rows * context * 4)
@@ -80,10 +80,12 @@ class _Sent(TorchDispatchMode):
 
 @pytest.mark.parametrize(("devices", "tensor", "rows"), [(4, 1, 2), (8, 1, 1), (8, 2, 2)])
 def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, rows: int) -> None:
-    own = run(model=MODEL, batch=devices // tensor * rows * 2, rows=rows, tensor_parallel=tensor)
+    own = run(
+        model=MODEL, batch_size=devices // tensor * rows * 2, micro_batch_size=rows, tensor_parallel=tensor
+    )
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=devices)
     try:
-        made = Training(own, text(), Devices("cpu", tensor), note=lambda _: None)
+        made = Training(own, text(), Distributed("cpu", tensor), note=lambda _: None)
         held = sum(p.to_local().numel() for p in made.names)  # type: ignore[attr-defined]
         with _Sent() as sent:
             made._gradient()
@@ -105,14 +107,14 @@ def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, 
 
 
 def test_a_sparse_model_is_cut_over_devices_and_its_matrices_are_not() -> None:
-    own = run(model=replace(MODEL, blocks=(BlockConfig(HEADS, MLPS[2]),)), batch=8, rows=2)
+    own = run(model=replace(MODEL, blocks=(BlockConfig(HEADS, MLPS[2]),)), batch_size=8, micro_batch_size=2)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     try:
-        made = Training(own, text(), Devices("cpu"), note=lambda _: None)
+        made = Training(own, text(), Distributed("cpu"), note=lambda _: None)
         made._gradient()
         assert all(p.grad is not None for p in made.names)
         with pytest.raises(UserError, match="tensor_parallel: MoE is not cut over devices: use 1"):
-            Training(replace(own, tensor_parallel=2), text(), Devices("cpu", 2), note=lambda _: None)
+            Training(replace(own, tensor_parallel=2), text(), Distributed("cpu", 2), note=lambda _: None)
     finally:
         dist.destroy_process_group()
 
@@ -132,7 +134,7 @@ def test_of_experts_a_token_passes_a_few() -> None:
 
 def test_recomputing_keeps_less_and_works_more() -> None:
     plain = run(model=replace(MODEL, context=512))
-    again = replace(plain, recompute=True)
+    again = replace(plain, activation_checkpointing=True)
     one, other = (plan.plan(each, 1, 1e12, 1e9) for each in (plain, again))
     assert other.passes["activations"] < one.passes["activations"] / 2
     assert other.flops == pytest.approx(one.flops * 4 / 3)
@@ -144,5 +146,5 @@ def test_the_command_prints_and_refuses(capsys: pytest.CaptureFixture[str]) -> N
     assert 0.9e9 < found["weights"] < 1.4e9
     assert main(["plan", "1b", "--devices", "8"]) == 0
     assert "scattering gradients" in capsys.readouterr().out
-    assert main(["plan", "1b", "--devices", "3", "--tensor_parallel", "2"]) == 2
+    assert main(["plan", "1b", "--devices", "3", "--tensor-parallel", "2"]) == 2
     assert "cannot be grouped" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, bpe, cache, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import EACH, FIRST, KEEP, ONE, Lead
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from tests import inputs
 
 tried = settings(max_examples=200, deadline=None)
@@ -207,8 +207,8 @@ def test_encode_parts_never_makes_what_it_is_told_not_to() -> None:
         "added": (AddedToken(2, "ab"),),
     }
     for parts in (
-        Parts(**common, merges=[("a", "b"), ("ab", "a")]),
-        Parts(**common, ranks=vocabulary, whole=True),
+        TokenizerSpec(**common, merges=[("a", "b"), ("ab", "a")]),
+        TokenizerSpec(**common, ranks=vocabulary, whole=True),
     ):
         tok = Tokenizer(parts)
         assert tok.encode_parts("ab", [], never=frozenset()) == [2]
@@ -326,7 +326,9 @@ def test_control_tokens_are_left_out_of_decoded_text_on_request(smollm2: Tokeniz
 def test_what_is_taken_off_the_front(rule: str, ids: list[int], expected: str) -> None:
     texts = ["▁", "▁a", "▁b", "▁▁", "a▁b"]
     vocabulary = {text: id for id, text in enumerate(texts)}
-    tok = Tokenizer(Parts(tokens=texts, vocabulary=vocabulary, ranks={}, bytewise=False, lead=Lead(rule)))
+    tok = Tokenizer(
+        TokenizerSpec(tokens=texts, vocabulary=vocabulary, ranks={}, bytewise=False, lead=Lead(rule))
+    )
     assert tok.decode(ids) == expected
 
 

@@ -13,7 +13,7 @@ from cutaway.commands.tokenizer.measure import declarations, parity
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, baselines
 from cutaway.tokenizer.introspection import partial, pieces, unreachable
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from tests import inputs
 from tests.test_tokenizer_formats import whole
 
@@ -117,7 +117,7 @@ def test_pieces_are_the_ids(small: Path) -> None:
 def test_unreachable_and_partial_tokens() -> None:
     vocabulary = {text: id for id, text in enumerate(["a", "b", "c", "ab", "abc", "bc", "Ã", "©", "Ã©"])}
     merges = [("a", "b"), ("b", "c"), ("Ã", "©")]
-    tok = Tokenizer(Parts(tokens=list(vocabulary), vocabulary=vocabulary, merges=merges))
+    tok = Tokenizer(TokenizerSpec(tokens=list(vocabulary), vocabulary=vocabulary, merges=merges))
     assert [tok.token_text(id) for id in unreachable(tok)] == ["abc"]
     assert [tok.token_text(id) for id in partial(tok)] == ["Ã", "©"]
     minilm = Tokenizer.load(inputs.path("minilm"))

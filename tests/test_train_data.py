@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutaway.data import clean, packing, shards, words
-from cutaway.data.text import Source, documents
+from cutaway.data import filters, packing, run_tokenizer, shards
+from cutaway.data.sources import Source, documents
 from cutaway.errors import OperationalError, UserError
 from tests.training import Stream, folder_of_text
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return words.save(words.of_bytes(), tmp_path_factory.mktemp("words"))
+    return run_tokenizer.save(run_tokenizer.of_bytes(), tmp_path_factory.mktemp("words"))
 
 
 # ---- sources -----------------------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ def test_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_what_is_dropped_is_counted_by_its_name() -> None:
     texts = ["good text here", "good text here", "", None, "x" * 50, "1 2 3 4", "a\na\na\na"]
     counts: Counter[str] = Counter()
-    rules = clean.Clean(letters=0.6, word_length=20, repeated_lines=0.5)
-    assert list(clean.kept(texts, rules, counts)) == ["good text here"]
+    rules = filters.Filters(letters=0.6, word_length=20, repeated_lines=0.5)
+    assert list(filters.kept(texts, rules, counts)) == ["good text here"]
     assert counts == Counter(
         read=7, kept=1, duplicate=1, empty=1, not_text=1, word_length=1, letters=1, repeated_lines=1
     )
@@ -91,7 +91,7 @@ def test_near_duplicates_are_found_and_different_texts_kept() -> None:
     text = " ".join(f"word{n}" for n in range(300))
     other = " ".join(f"term{n}" for n in range(300))
     counts: Counter[str] = Counter()
-    kept = list(clean.kept([text, text + " end", other], clean.Clean(near=0.8), counts))
+    kept = list(filters.kept([text, text + " end", other], filters.Filters(near=0.8), counts))
     assert kept == [text, other]
     assert counts["near_duplicate"] == 1
 
@@ -125,8 +125,8 @@ def test_a_killed_job_makes_again_only_what_is_missing(
     (tmp_path / "s" / shards.INDEX).unlink()
     (tmp_path / "s" / "00001.tokens").write_bytes(b"half")
     made: list[int] = []
-    encode = shards.words.ends
-    monkeypatch.setattr(shards.words, "ends", lambda words: made.append(1) or encode(words))
+    encode = shards.run_tokenizer.ends
+    monkeypatch.setattr(shards.run_tokenizer, "ends", lambda words: made.append(1) or encode(words))
     assert (prepare().read(0, 3000)[0] == whole).all()
     assert len(made) == 1
     prepare()

@@ -1,4 +1,4 @@
-"""A step is the step: gradients, optimisers and losses equal plain torch's, and each saving of memory or time
+"""A step is the step: gradients, optimizers and losses equal plain torch's, and each saving of memory or time
 leaves the curve where it was.
 """
 
@@ -6,17 +6,22 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from cutaway.errors import OperationalError
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
 from cutaway.train import device, loss
+from cutaway.train.loop import Training
+from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
+from cutaway.train.trainable import TrainingBatch
 from tests.laws.kinds import KINDS, attention
-from tests.training import losses, model, training
+from tests.training import losses, model, run, text, training
 
 CURVE = 1e-5  # how far apart two losses may be that are summed in another order, float32, of about 5.8
 
@@ -48,13 +53,15 @@ def _plain_gradients(made: Any) -> list[torch.Tensor]:
     """Of one step's batch, through the model's own forward and torch's cross-entropy, all at once."""
     twin = Decoder(made.run.model)
     twin.load_state_dict(made.model.state_dict())
-    rows = made.text.train.batch(made.step * made.run.batch, made.run.batch)
+    rows = made.data.train.batch(made.step * made.run.batch_size, made.run.batch_size)
     ids, targets, pos, documents = map(torch.from_numpy, (rows.ids, rows.targets, rows.pos, rows.documents))
     F.cross_entropy(twin(ids, pos, documents=documents).flatten(0, 1), targets.flatten()).backward()
     return [parameter.grad for parameter in twin.parameters()]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("changes", [{}, {"rows": 1}, {"recompute": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"micro_batch_size": 1}, {"activation_checkpointing": True}], ids=str
+)
 def test_gradients_are_plain_torchs(changes: dict[str, Any]) -> None:
     made = training(**changes)
     expected = _plain_gradients(made)
@@ -63,18 +70,18 @@ def test_gradients_are_plain_torchs(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(found.grad, wanted, atol=1e-6, rtol=1e-4)
 
 
-# ---- one step of each optimiser ----------------------------------------------------------------------------
+# ---- one step of each optimizer ----------------------------------------------------------------------------
 
 
 def test_a_step_of_adamw_is_the_papers() -> None:
-    optim = AdamW(rate=0.01, betas=(0.8, 0.9), eps=1e-8, decay=0.1)
-    made = training(optim=optim, schedule=Linear(), clip=0.5)
+    optimizer = AdamW(learning_rate=0.01, betas=(0.8, 0.9), eps=1e-8, weight_decay=0.1)
+    made = training(optimizer=optimizer, schedule=Linear(), gradient_clip=0.5)
     before = [p.detach().double() for p in made.names]
     grads = [g.double() for g in _plain_gradients(made)]
     length = math.sqrt(sum(float(g.square().sum()) for g in grads))
     assert length > 0.5
     numbers = made.advance()
-    assert numbers["gradient"] == pytest.approx(length, rel=1e-4)
+    assert numbers["gradient_norm"] == pytest.approx(length, rel=1e-4)
     for p, w, g in zip(made.names, before, grads, strict=True):
         g = g * 0.5 / length
         m, v = 0.2 * g / (1 - 0.8), 0.1 * g * g / (1 - 0.9)
@@ -85,7 +92,7 @@ def test_a_step_of_adamw_is_the_papers() -> None:
 
 
 def test_a_step_of_muon_is_an_orthogonal_matrix() -> None:
-    made = training(optim=Muon(rate=0.01, decay=0.0), schedule=Linear())
+    made = training(optimizer=Muon(learning_rate=0.01, weight_decay=0.0), schedule=Linear())
     before = [p.detach().clone() for p in made.names]
     grads = _plain_gradients(made)
     made.advance()
@@ -104,9 +111,9 @@ def test_a_step_of_muon_is_an_orthogonal_matrix() -> None:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (Cosine(warmup=2, floor=0.1), [0.5, 1.0, 1.0, 0.868198, 0.55, 0.231802]),
-        (Linear(warmup=2), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-        (WSD(warmup=2, decay=0.5), [0.5, 1.0, 1.0, 1.0, 1.0, 1 - math.sqrt(0.5)]),
+        (Cosine(warmup_steps=2, min_ratio=0.1), [0.5, 1.0, 1.0, 0.868198, 0.55, 0.231802]),
+        (Linear(warmup_steps=2), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        (WSD(warmup_steps=2, decay_ratio=0.5), [0.5, 1.0, 1.0, 1.0, 1.0, 1 - math.sqrt(0.5)]),
     ],
 )
 def test_schedules(schedule: Any, expected: list[float]) -> None:
@@ -114,12 +121,12 @@ def test_schedules(schedule: Any, expected: list[float]) -> None:
 
 
 def test_the_average_is_the_weights_average() -> None:
-    made = training(average=0.75)
+    made = training(ema=0.75)
     expected = [p.detach().clone() for p in made.names]
     for _ in range(3):
         made.advance()
         expected = [0.75 * mean + 0.25 * p.detach() for mean, p in zip(expected, made.names, strict=True)]
-    torch.testing.assert_close(made.average, expected)
+    torch.testing.assert_close(made.ema, expected)
     own = [p.detach().clone() for p in made.names]
     with made.averaged():
         torch.testing.assert_close([p.detach() for p in made.names], expected)
@@ -139,7 +146,15 @@ def test_the_curve_falls(curve: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rows": 2}, {"rows": 1}, {"recompute": True}, {"loss_rows": 5}, {"loss_rows": 1000}], ids=str
+    "changes",
+    [
+        {"micro_batch_size": 2},
+        {"micro_batch_size": 1},
+        {"activation_checkpointing": True},
+        {"objective": next_token.Config(chunk_size=5)},
+        {"objective": next_token.Config(chunk_size=1000)},
+    ],
+    ids=str,
 )
 def test_the_curve_is_the_same_however_a_step_is_cut(curve: list[float], changes: dict[str, Any]) -> None:
     assert losses(training(**changes), 6) == pytest.approx(curve, abs=CURVE)
@@ -147,8 +162,9 @@ def test_the_curve_is_the_same_however_a_step_is_cut(curve: list[float], changes
 
 def test_packed_documents_give_the_losses_they_have_alone() -> None:
     made = training()
-    rows = made.text.train.batch(0, 4)
-    together = float(made._losses(rows)[1].detach())
+    rows = made.data.train.batch(0, 4)
+    batch = TrainingBatch.of(rows, made.device)
+    together = float(made.trainable(batch)[1]["cross_entropy"])
     alone = 0.0
     twin = made.model
     for ids, targets, documents in zip(rows.ids, rows.targets, rows.documents, strict=True):
@@ -162,7 +178,7 @@ def test_packed_documents_give_the_losses_they_have_alone() -> None:
 
 
 def test_half_precision_and_z_loss_train_too() -> None:
-    made = training(precision="bfloat16", z_loss=1e-4)
+    made = training(precision="bfloat16", objective=next_token.Config(z_loss=1e-4))
     curve = losses(made, 6)
     assert curve[-1] < curve[0] - 0.02
     assert made.model.embedding.weight.dtype == torch.float32
@@ -212,11 +228,93 @@ def test_a_mixture_of_experts_trains() -> None:
     """Its loss is the text's and the balance's; the text's falls, and no expert takes everything."""
     mlp = MoE(4, 1, 32)
     blocks = tuple(replace(block, mlp=mlp) for block in model().blocks)
-    made = training(model=replace(model(), blocks=blocks), steps=40, balance=0.1)
+    made = training(
+        model=replace(model(), blocks=blocks), steps=40, objective=next_token.Config(router_aux_loss=0.1)
+    )
     first, *_, last = (made.advance() for _ in range(40))
-    assert last["entropy"] < first["entropy"] - 0.5
+    assert last["cross_entropy"] < first["cross_entropy"] - 0.5
     with torch.no_grad():
         ids, pos = torch.arange(16)[None], torch.arange(16)[None]
         _, routings = made.model.routed(ids, pos)
-    uneven = sum(float(loss.balance(routing, pos >= 0)) for routing in routings)
-    assert last["loss"] - last["entropy"] == pytest.approx(0.1 * uneven, abs=0.1) and uneven < 3
+    uneven = sum(float(loss.load_balancing(routing, pos >= 0)) for routing in routings)
+    assert last["loss"] - last["cross_entropy"] == pytest.approx(0.1 * uneven, abs=0.1) and uneven < 3
+
+
+# ---- loss weights, frozen weights, the loop beside plain torch ---------------------------------------------
+
+
+def _plain_losses(made: Training, steps: int) -> list[float]:
+    """The losses of the same steps by a loop of ten lines: two independent paths, equal to the bit."""
+    torch.manual_seed(made.run.seed)
+    model = Decoder(made.run.model)
+    (optimizer,) = made.run.optimizer.build(list(model.named_parameters()))
+    peak, found = made.run.optimizer.learning_rate, []
+    for step in range(steps):
+        rows = made.data.train.batch(step * made.run.batch_size, made.run.batch_size)
+        ids, targets, pos, documents = map(
+            torch.from_numpy, (rows.ids, rows.targets, rows.pos, rows.documents)
+        )
+        hidden = model.norm(model.stream(ids, pos, documents=documents)).flatten(0, 1)
+        total, _ = loss.chunked(hidden, model.embedding.weight, targets.flatten(), 24)
+        (total * (1 / targets.numel())).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = peak * made.run.schedule.factor(step, made.run.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(float(total) / targets.numel())
+    return found
+
+
+def test_five_steps_are_a_plain_loops_to_the_bit() -> None:
+    made = training(gradient_clip=1.0)
+    assert losses(made, 5) == _plain_losses(made, 5)
+
+
+def _reweighted(made: Training, weigh: Any) -> None:
+    """Give every batch of a run other loss weights."""
+    plain = made.data.train.batch
+    made.data.train.batch = lambda first, count: weigh(plain(first, count))  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_target_of_weight_0_is_not_trained(size: int) -> None:
+    """Gradients are those of the mean over weighted targets of the whole step, however it is accumulated."""
+    made = training(micro_batch_size=size)
+    weights = (np.arange(4 * 16).reshape(4, 16) % 3 == 0).astype(np.float32)
+    weights[0] = 0
+    weights[1] *= 0.5
+    counter = iter(range(0, 4, size))
+    _reweighted(made, lambda rows: replace(rows, loss_weights=weights[(n := next(counter)) : n + size]))
+    made._gradient()
+    twin = Decoder(made.run.model)
+    twin.load_state_dict(made.model.state_dict())
+    total = torch.zeros(())
+    for n in range(4):
+        row = made.data.train.read(n)
+        ids, targets, pos, documents = map(torch.from_numpy, (row.ids, row.targets, row.pos, row.documents))
+        each = F.cross_entropy(twin(ids, pos, documents=documents)[0], targets[0], reduction="none")
+        total = total + (each * torch.from_numpy(weights[n])).sum()
+    (total / float(weights.sum())).backward()
+    for parameter, expected in zip(made.names, twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    made = training()
+    _reweighted(made, lambda rows: replace(rows, loss_weights=rows.loss_weights * 0))
+    with pytest.raises(OperationalError, match="every loss weight is 0"):
+        made.advance()
+
+
+def test_a_given_models_frozen_weights_stay() -> None:
+    base = Decoder(model())
+    for name, parameter in base.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    before = {name: p.detach().clone() for name, p in base.named_parameters()}
+    made = Training(run(ema=0.5), text(), note=lambda _: None, model=base)
+    curve = losses(made, 4)
+    assert curve[-1] < curve[0]
+    assert all("norm" in name for name in made.names.values())
+    assert all(torch.equal(p, before[name]) != p.requires_grad for name, p in made.model.named_parameters())
+    assert set(made.state()["weights"]) == set(made.names.values())

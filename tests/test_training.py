@@ -19,7 +19,7 @@ from cutaway.errors import UserError
 from cutaway.native import bpe_train as native_train
 from cutaway.tokenizer import Tokenizer, bpe, bpe_train, training
 from cutaway.tokenizer.word_counter import packed
-from cutaway.tokenizer.word_counts import Counts
+from cutaway.tokenizer.word_counts import WordCounts
 
 built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 CORPORA = st.dictionaries(st.text(alphabet="abc", min_size=1, max_size=24), st.integers(1, 9), max_size=8)
@@ -146,7 +146,7 @@ def test_training_on_texts_files_and_counts_is_the_same(tmp_path: Path) -> None:
     file.write_text("".join(TEXTS), encoding="utf-8")
     one = cutaway.Tokenizer.train("".join(TEXTS), 290)
     two = cutaway.Tokenizer.train(file, 290)
-    three = cutaway.Tokenizer.train(Counts.load(Counts.of([file]).save(tmp_path / "counts")), 290)
+    three = cutaway.Tokenizer.train(WordCounts.load(WordCounts.of([file]).save(tmp_path / "counts")), 290)
     assert one.parts == two.parts == three.parts
 
 
@@ -213,7 +213,7 @@ def test_mistakes_are_refused() -> None:
 
 
 def test_rare_characters_fall_back_to_bytes() -> None:
-    counts = Counts.of(["aaaa bbbb cccc " * 9 + "d"], "metaspace")
+    counts = WordCounts.of(["aaaa bbbb cccc " * 9 + "d"], "metaspace")
     parts = training.bpe(counts, 256 + 4 + 3, level="character", alphabet=4)
     tok = cutaway.Tokenizer(parts)
     assert [tok.token_text(id) for id in tok.encode("d")][-1] == "<0x64>"
@@ -245,7 +245,7 @@ def test_the_end_of_text_is_kept_in_every_format(kind: str, tmp_path: Path) -> N
 
 
 def test_counts_without_the_end_of_text_get_it() -> None:
-    counts = Counts.of(["ab ab ab cd"], "gpt2", ["<|x|>"])
+    counts = WordCounts.of(["ab ab ab cd"], "gpt2", ["<|x|>"])
     tok = Tokenizer.train(counts, 262, end_of_text="<|endoftext|>")
     assert tok.special == {"<|x|>": len(tok) - 2, "<|endoftext|>": len(tok) - 1}
     assert tok.eos == len(tok) - 1 and counts.special == ("<|x|>",)

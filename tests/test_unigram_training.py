@@ -21,7 +21,7 @@ from tokenizers import models, pre_tokenizers, trainers
 import cutaway
 from cutaway.errors import UserError
 from cutaway.tokenizer import unigram_em, wordpiece_train
-from cutaway.tokenizer.word_counts import Counts
+from cutaway.tokenizer.word_counts import WordCounts
 from tests import inputs
 
 WORDS = st.dictionaries(
@@ -62,7 +62,7 @@ def test_expectations_are_those_of_all_cuts(words: dict[str, int], seed: int) ->
 
 
 def test_the_likelihood_never_falls() -> None:
-    words = Counts.of(novel().read_text(encoding="utf-8")[:40_000], "metaspace").words
+    words = WordCounts.of(novel().read_text(encoding="utf-8")[:40_000], "metaspace").words
     pieces = unigram_em.seed(words, 3000, 2)
     before = -math.inf
     for _ in range(6):
@@ -93,7 +93,7 @@ def test_loss_is_what_leaving_a_piece_out_costs() -> None:
 def test_pieces_beside_sentencepiece() -> None:
     """As many pieces from the same text: at least its likelihood, and within 1% of its compression."""
     text = re.sub(r"\r\n", "\n", novel().read_text(encoding="utf-8"))[:40_000]
-    counts = Counts.of(text, "metaspace")
+    counts = WordCounts.of(text, "metaspace")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text.splitlines()),
@@ -157,7 +157,7 @@ def test_they_become_tokenizers(kind: str, tmp_path: Path) -> None:
 
 def test_wordpiece_merges_are_hugging_faces_where_no_tie_decides() -> None:
     """Their ids of characters inside words are in random order, so ties fall anyhow: until the first."""
-    counts = Counts.of(novel(), "bert")
+    counts = WordCounts.of(novel(), "bert")
     size = 400
     ours = wordpiece_train.train(counts.words, size)
     judge = Judge(models.WordPiece(unk_token="[UNK]"))

@@ -1,4 +1,6 @@
-"""Small training runs: a model of a few thousand weights, rows of random tokens, and who looks on."""
+"""Small training runs: a model of a few thousand weights, rows of random tokens, and a callback that keeps
+what it hears.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,14 +11,15 @@ import numpy as np
 import torch
 
 from cutaway.attention import gqa
-from cutaway.data import words
+from cutaway.data import run_tokenizer
 from cutaway.data.packing import Mixture, Span
-from cutaway.data.text import Source
+from cutaway.data.sources import Source
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
-from cutaway.train.config import Data, Every, Run
-from cutaway.train.loop import Text, Training
+from cutaway.train.config import DataConfig, Intervals, TrainingConfig
+from cutaway.train.loop import Dataset, Training
+from cutaway.train.objectives import next_token
 
 VOCAB, CONTEXT = 320, 16
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune. "
@@ -28,17 +31,17 @@ def model(vocab: int = VOCAB, context: int = CONTEXT, attention: Any = None) -> 
     return Decoder(vocab, 32, context, (Block(attention or own, MLP(48)),) * 2)
 
 
-def run(folder: Path | None = None, **changes: Any) -> Run:
+def run(folder: Path | None = None, **changes: Any) -> TrainingConfig:
     """Eight steps of four rows on ``folder``."""
-    plain = Run(
+    plain = TrainingConfig(
         model=model(),
-        data=Data((Source(str(folder or ".")),), held_out=0.2),
+        data=DataConfig((Source(str(folder or ".")),), validation_fraction=0.2),
         steps=8,
-        batch=4,
-        rows=4,
+        batch_size=4,
+        micro_batch_size=4,
         compile="never",
-        loss_rows=24,
-        every=Every(evaluate=4, save=2, sample=0, evaluate_rows=4),
+        objective=next_token.Config(chunk_size=24),
+        intervals=Intervals(evaluate=4, save=2, sample=0, evaluate_sequences=4),
     )
     return replace(plain, **changes)
 
@@ -62,12 +65,12 @@ class Stream:
         return self.ids[start:stop], self.starts[np.searchsorted(self.starts, places, side="right") - 1]
 
 
-def text(context: int = CONTEXT, longest: int | None = 30, seed: int = 0, vocab: int = VOCAB) -> Text:
+def text(context: int = CONTEXT, longest: int | None = 30, seed: int = 0, vocab: int = VOCAB) -> Dataset:
     """Rows of a random stream."""
     stream = Stream(longest=longest)
     train = Mixture([Span(stream, 0, 3200, context, seed)], [1.0], seed)
     lengths = torch.ones(vocab, dtype=torch.int64)
-    return Text(train, Span(stream, 3200, 4000, context, seed), lengths, words.of_bytes())
+    return Dataset(train, Span(stream, 3200, 4000, context, seed), lengths, run_tokenizer.of_bytes())
 
 
 def training(seed: int = 0, longest: int | None = 30, **changes: Any) -> Training:
@@ -81,12 +84,12 @@ def losses(made: Training, steps: int) -> list[float]:
 
 
 class Quiet:
-    """Looks on and keeps what it was told; ``at`` is called after every step."""
+    """Keeps what it hears; ``at`` is called after every step."""
 
     def __init__(self, at: Callable[[int], None] = lambda step: None) -> None:
         self.notes: list[str] = []
         self.steps: list[dict[str, float]] = []
-        self.held_out: list[dict[str, float]] = []
+        self.validation: list[dict[str, float]] = []
         self.at = at
 
     def note(self, text: str) -> None:
@@ -97,10 +100,7 @@ class Quiet:
         self.at(int(numbers["step"]))
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:
-        self.held_out.append(numbers)
-
-    def sample(self, step: int, model: Any, tokenizer: Any) -> list[str]:
-        return []
+        self.validation.append(numbers)
 
 
 def folder_of_text(folder: Path) -> Path:

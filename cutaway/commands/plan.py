@@ -1,4 +1,4 @@
-"""`cutaway plan`: what training a model needs on so many devices, before a device is touched."""
+"""`cutaway plan`: the memory, communication and time that training needs, computed without a device."""
 
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
+from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
 from cutaway.train import config
 from cutaway.train import plan as paper
@@ -30,7 +31,7 @@ def plan(
 
     cutaway plan 1b --devices 8
 
-    cutaway plan 1b --devices 16 --tensor-parallel 2 --rows 8
+    cutaway plan 1b --devices 16 --tensor-parallel 2 --micro-batch-size 8
 
     cutaway plan mine.yaml --devices 4 --flops 1e14 --bandwidth 2.5e10
 
@@ -41,22 +42,22 @@ def plan(
     changes
         Changes to its entries, written --name.of.entry VALUE.
     """
-    run = config.read(source, [change.replace("-parallel", "_parallel") for change in changes])
+    run = config.read(source, changes)
     if not run.model.vocab:
-        size = run.data.tokenizer.removeprefix("bpe:")
-        if not size.isdecimal():
+        vocab = run_tokenizer.size_of(run.data.tokenizer)
+        if vocab is None:
             raise UserError(
-                "plan: the vocabulary's size is not known before its tokenizer: give --model.vocab SIZE"
+                f"plan: the vocabulary of {run.data.tokenizer} is unknown until it is loaded: give --model.vocab SIZE"
             )
-        run = replace(run, model=replace(run.model, vocab=int(size)))
+        run = replace(run, model=replace(run.model, vocab=vocab))
     made = paper.plan(run, devices, flops, bandwidth)
     if as_json:
         console.print_json(asdict(made) | {"memory": made.memory, "seconds": made.seconds})
         return
-    tokens = run.batch * run.model.context
-    passed = "" if made.active == made.weights else f", of which a token passes {made.active:,},"
+    tokens = run.batch_size * run.model.context
+    active = "" if made.active == made.weights else f" ({made.active:,} active per token)"
     work = f"{tokens:,} tokens a step, {run.steps:,} steps"
-    print(f"{made.weights:,} weights{passed} on {devices} devices, {work}")
+    print(f"{made.weights:,} weights{active} on {devices} device{'s' * (devices > 1)}, {work}")
     print(f"\nOf each device's memory, {console.size(made.memory)}:")
     for name, size in (made.stays | made.passes).items():
         print(f"  {name:<22}{console.size(size):>8}")
@@ -71,4 +72,4 @@ def plan(
 
 
 def _long(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    return f"{seconds:.2g} s" if seconds < 10 else str(timedelta(seconds=round(seconds)))

@@ -1,19 +1,18 @@
-"""`cutaway pretrain`: from a folder of text to a model, told while it happens."""
+"""`cutaway pretrain`: from a folder of text to a model."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.train import config
-
-if TYPE_CHECKING:
-    from cutaway.model.decoder import Decoder
+from cutaway.train import config, curve
+from cutaway.weights.load import RUN
 
 PLAIN_LINES = 20  # of a whole run, where no cursor can move
 
@@ -22,51 +21,75 @@ def pretrain(
     source: str,
     /,
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    out: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
-    resume: Annotated[bool, Parameter(help="Go on with the run that is in the folder.", negative=())] = False,
+    output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
+    resume: Annotated[bool, Parameter(help="Continue the run that the folder holds.", negative=())] = False,
 ) -> None:
-    """Train a model from text: SOURCE is a YAML file, or a preset: nano, book, 10m, 100m, 1b.
+    """Train a model from text: SOURCE is a YAML file, a preset (nano, book, 10m, 100m, 1b) or a run's folder.
 
-    What comes out is a folder with the resolved config, the state of git, the tokenizer, metrics.jsonl,
-    checkpoints and the model; every other verb opens it: `cutaway generate "She was" --model runs/nano`.
-    Ctrl-C and SIGTERM save first, and --resume goes on, bit for bit on one device. Under `torchrun` the work
-    is shared by all its processes.
+    The run's folder holds the config, the commit, the tokenizer, metrics.jsonl, loss.html, checkpoints and
+    the
+    model; every other verb opens it: `cutaway generate "She was" --model runs/nano`. Ctrl-C and SIGTERM save
+    first; --resume continues, bit for bit on one device, and with more --steps extends the run. `torchrun`
+    splits the work over its processes.
 
     Examples:
 
     cutaway pretrain nano
 
-    cutaway pretrain book --out my-book
+    cutaway pretrain book --output my-book
 
-    cutaway pretrain mine.yaml --optim.rate 3e-4 --model.blocks.0.times 12
+    cutaway pretrain runs/nano --resume --steps 1200
+
+    cutaway pretrain mine.yaml --optimizer.learning-rate 3e-4 --model.blocks.0.times 12
 
     torchrun --nproc-per-node 8 -m cutaway pretrain 1b --data.sources.0.path corpus/
 
     Parameters
     ----------
     source
-        A YAML file, or a preset's name.
+        A YAML file, a preset's name, or with --resume a run's folder.
     changes
-        Changes to its entries, written --name.of.entry VALUE.
+        Changes to the config, written --name.of.entry VALUE; docs/pretraining.md lists the entries.
     """
     run = config.read(source, changes)
-    folder = out or Path("runs") / Path(source).stem
+    folder = output or _folder(source)
+    if resume and (folder / RUN).is_file() and not any(c.split("=")[0] == "--steps" for c in changes):
+        run = replace(run, steps=config.read(str(folder / RUN)).steps)
     from cutaway.train import distributed
     from cutaway.train.run import pretrain as train
 
-    with distributed.joined(run) as world:
-        watch = _Watch(run, shown=world.rank == 0)
+    with distributed.joined(run) as parallel:
+        progress = _Progress(run, shown=parallel.rank == 0)
         try:
-            train(run, folder, watch, resume=resume, world=world)
+            train(run, folder, progress, resume=resume, parallel=parallel)
         finally:
-            watch.close()
-        watch.note(f'{folder}: trained. `cutaway generate "..." --model {folder}` continues a text.')
+            progress.close()
+        _finished(folder, progress)
 
 
-class _Watch:
-    """What a person sees of a run: a line that moves on a terminal, a few plain lines elsewhere."""
+def _folder(source: str) -> Path:
+    """Where a run goes that is given no folder: the one that SOURCE itself is or lies in, else runs/NAME."""
+    path = Path(source)
+    if source not in config.presets():
+        if (path / RUN).is_file():
+            return path
+        if path.name == RUN:
+            return path.parent
+    return Path("runs") / path.stem
 
-    def __init__(self, run: config.Run, shown: bool) -> None:
+
+def _finished(folder: Path, progress: _Progress) -> None:
+    for name, points in curve.read(folder).items():
+        if len(points) > 1:
+            progress.note(f"{name.replace('_', ' ')}\n{curve.text(points)}")
+    page = f" {folder / curve.PAGE} shows the loss." if (folder / curve.PAGE).is_file() else ""
+    progress.note(f'{folder}: trained.{page} `cutaway generate "..." --model {folder}` continues a text.')
+
+
+class _Progress:
+    """A run's progress: a line that moves on a terminal, a few plain lines elsewhere."""
+
+    def __init__(self, run: config.TrainingConfig, shown: bool) -> None:
         self.run, self.shown = run, shown
         self.bar = _bar(run.steps) if shown and sys.stderr.isatty() else None
         self.seconds = 0.0
@@ -81,46 +104,30 @@ class _Watch:
             self.bar[0].console.print(text, markup=False, highlight=False)
 
     def step(self, numbers: dict[str, float], steps: int) -> None:
-        """The step's numbers, where the last ones stood."""
+        """The step's figures, in place of the last step's."""
         step = int(numbers["step"])
-        tokens = self.run.batch * self.run.model.context
+        tokens = self.run.batch_size * self.run.model.context
         seconds = tokens / numbers["tokens_per_second"]
         self.seconds = 0.9 * self.seconds + 0.1 * seconds if self.seconds else seconds
         left = timedelta(seconds=round((steps - step) * self.seconds))
-        said = (
-            f"loss {numbers['loss']:.3f}  {numbers['bits_per_byte']:.3f} bits/byte  "
-            f"{tokens / self.seconds:,.0f} tokens/s  {numbers['flops'] / 1e9:,.0f} GFLOP/s "
-            f"({numbers['peak_share']:.0%} of peak)  {left} left"
+        bits = f"  {numbers['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in numbers else ""
+        line = (
+            f"loss {numbers['loss']:.3f}{bits}  {tokens / self.seconds:,.0f} tokens/s  "
+            f"{numbers['flops_per_second'] / 1e9:,.0f} GFLOP/s ({numbers['mfu']:.0%} of peak)  {left} left"
         )
         if self.bar is not None:
-            self.bar[0].update(self.bar[1], completed=step, description=said)
+            self.bar[0].update(self.bar[1], total=steps, completed=step, description=line)
         elif step in (1, steps) or step % max(1, steps // PLAIN_LINES) == 0:
-            self.note(f"step {step}/{steps}  {said}")
+            self.note(f"step {step}/{steps}  {line}")
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:
-        """How well text is read that was never trained on."""
-        loss, bits = numbers["held_out_loss"], numbers["held_out_bits_per_byte"]
-        self.note(f"step {step}: held-out loss {loss:.3f}, {bits:.3f} bits/byte")
-
-    def sample(self, step: int, model: Decoder, tokenizer: Any) -> list[str]:
-        """What the model writes after each of the run's prompts."""
-        from cutaway.generate.decode import finish, generate
-        from cutaway.generate.sample import Settings
-        from cutaway.model.engine import DefinitionEngine
-
-        room = min(self.run.every.sample_tokens, model.config.context // 2)
-        settings = Settings(max_tokens=room, temperature=0.8, top_p=0.95, seed=step)
-        begin = tokenizer.bos if tokenizer.bos is not None else tokenizer.eos
-        texts = []
-        for prompt in self.run.prompts:
-            ids = [begin, *tokenizer.encode(prompt)]
-            said = prompt + finish(generate(DefinitionEngine(model), tokenizer, ids, settings)).text
-            self.note(f"step {step}: {said!r}")
-            texts.append(said)
-        return texts
+        """The loss on text that is never trained on."""
+        name = "validation_bits_per_byte"
+        bits = f", {numbers[name]:.3f} bits/byte" if name in numbers else ""
+        self.note(f"step {step}: validation loss {numbers['validation_loss']:.3f}{bits}")
 
     def close(self) -> None:
-        """Leaves the last line standing."""
+        """Leave the last line on the screen."""
         if self.bar is not None:
             self.bar[0].stop()
 
@@ -132,4 +139,4 @@ def _bar(steps: int) -> Any:
     columns = MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}")
     bar = Progress(*columns, console=Console(stderr=True))
     bar.start()
-    return bar, bar.add_task("beginning", total=steps)
+    return bar, bar.add_task("starting", total=steps)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.data import clean, shards, text
+from cutaway.data import filters, shards, sources
 from cutaway.data.shards import INDEX, Corpus, Shard
 from cutaway.errors import UserError
 from cutaway.store.files import atomic_file, disk_errors
@@ -28,15 +28,15 @@ MOST_PARTS = 1024  # that meet by digest side by side
 
 
 def prepare(
-    source: text.Source,
+    source: sources.Source,
     tokenizer: Path,
     folder: Path,
     *,
-    rules: clean.Clean | None = None,
+    rules: filters.Filters | None = None,
     documents: int = DOCUMENTS,
 ) -> Corpus:
     """The source, cleaned and tokenised into ``folder`` by the Ray cluster this process is connected to."""
-    rules = rules or clean.Clean()
+    rules = rules or filters.Filters()
     if rules.near is not None:
         raise UserError("clean.near: near-duplicates are not looked for over a cluster: leave it out there")
     try:
@@ -44,7 +44,7 @@ def prepare(
     except ImportError:
         raise UserError("Ray is not installed: pip install 'cutaway[cluster]'") from None
     place = Path(source.path)
-    files = text.files(place, source.suffixes) if place.is_dir() else [place]
+    files = sources.files(place, source.suffixes) if place.is_dir() else [place]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     tasks = [{"file": n, "path": str(path)} for n, path in enumerate(files)]
@@ -76,14 +76,14 @@ def prepare(
     return Corpus(folder)
 
 
-def _reader(source: text.Source, rules: clean.Clean) -> Any:
+def _reader(source: sources.Source, rules: filters.Filters) -> Any:
     """Of a file, its documents, each with where it stands and why it is dropped, if it is."""
     alone = replace(rules, exact=False, near=None)
 
     def read(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for place, document in enumerate(text.documents(replace(source, path=row["path"]))):
+        for place, document in enumerate(sources.documents(replace(source, path=row["path"]))):
             counts: Counter[str] = Counter()
-            kept = next(clean.kept([document], alone, counts), None)
+            kept = next(filters.kept([document], alone, counts), None)
             reason = next(name for name in counts if name != "read")
             data = (kept or "").encode("utf-8", "surrogatepass")
             yield {

@@ -1,4 +1,4 @@
-"""Rows for training, as a function of (seed, step): which tokens a step reads needs no file and no memory.
+"""Batches for training, as a function of (seed, step): which tokens a step reads needs no file and no memory.
 
 The stream of a source is cut into rows of ``context`` tokens and one more, the last target. Each epoch the
 cut is shifted by a random amount and the rows are read in a random order: a permutation that is computed for
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Protocol, runtime_checkable
 
@@ -33,13 +33,18 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """int64 [b t] each: ids, what follows each of them, positions, and the document each belongs to."""
+class Batch:
+    """[b t] each: int64 ids, their targets, positions and documents, and the float32 weight of each
+    target's loss.
+
+    A target with weight 0 is not trained on.
+    """
 
     ids: np.ndarray
     targets: np.ndarray
     pos: np.ndarray
     documents: np.ndarray
+    loss_weights: np.ndarray
 
     @property
     def whole(self) -> bool:
@@ -86,20 +91,21 @@ class Span:
                 f"{stop - start:,} tokens do not fill one row of {context}: give more text, or less context"
             )
 
-    def read(self, n: int) -> Rows:
+    def read(self, n: int) -> Batch:
         """The n-th row of the run; after ``rows`` of them a new epoch begins, cut and ordered anew."""
         epoch, place = divmod(n, self.rows)
         row = permuted(place, self.rows, number(self.seed, "order", epoch))
         shift = number(self.seed, "shift", epoch) % self.context
         return self.at(self.start + shift + row * self.context)
 
-    def at(self, first: int) -> Rows:
+    def at(self, first: int) -> Batch:
         """The row that begins at this token of the stream."""
         ids, begins = self.stream.read(first, first + self.context + 1)
         places = np.arange(first, first + self.context)
         begins = np.maximum(begins[:-1], first)
         documents = np.cumsum(np.concatenate(([0], begins[1:] != begins[:-1])))
-        return Rows(*(x[None] for x in (ids[:-1], ids[1:], places - begins, documents)))
+        weights = np.ones(self.context, np.float32)
+        return Batch(*(x[None] for x in (ids[:-1], ids[1:], places - begins, documents, weights)))
 
 
 class Mixture:
@@ -114,7 +120,7 @@ class Mixture:
         self.quota = shares(weights, CYCLE)
         self._cycle = cache(self._drawn)
 
-    def read(self, n: int) -> Rows:
+    def read(self, n: int) -> Batch:
         """The n-th row of the run."""
         if len(self.spans) == 1:
             return self.spans[0].read(n)
@@ -124,7 +130,7 @@ class Mixture:
         before = int((order[:place] == source).sum())
         return self.spans[source].read(cycle * self.quota[source] + before)
 
-    def batch(self, first: int, count: int) -> Rows:
+    def batch(self, first: int, count: int) -> Batch:
         """``count`` rows of the run from the ``first`` on."""
         return stacked([self.read(n) for n in range(first, first + count)])
 
@@ -135,10 +141,9 @@ class Mixture:
         return order[[permuted(place, CYCLE, seed) for place in range(CYCLE)]]
 
 
-def stacked(rows: Sequence[Rows]) -> Rows:
+def stacked(rows: Sequence[Batch]) -> Batch:
     """Rows as one batch."""
-    names = ("ids", "targets", "pos", "documents")
-    return Rows(*(np.concatenate([getattr(row, name) for row in rows]) for name in names))
+    return Batch(*(np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(Batch)))
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:

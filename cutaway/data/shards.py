@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.data import clean, text, words
+from cutaway.data import filters, run_tokenizer, sources
 from cutaway.errors import OperationalError, UserError
 from cutaway.store.files import atomic_file, digest, disk_errors
 from cutaway.tokenizer import Tokenizer
@@ -55,24 +55,24 @@ class Shard:
 
 
 def prepare(
-    source: text.Source,
+    source: sources.Source,
     tokenizer: Path,
     folder: Path,
     *,
-    rules: clean.Clean | None = None,
+    rules: filters.Filters | None = None,
     workers: int | None = None,
     shard_characters: int = SHARD_CHARACTERS,
     progress: Progress | None = None,
 ) -> Corpus:
     """The source, cleaned and tokenised into ``folder``; what an earlier call has written is used again.
 
-    ``tokenizer`` is a folder that ``words.save`` wrote. Raises UserError for a source without text,
+    ``tokenizer`` is a folder that ``run_tokenizer.save`` wrote. Raises UserError for a source without text,
     OperationalError if the disk is full.
     """
     made = {
         "source": asdict(source),
-        "rules": asdict(rules or clean.Clean()),
-        "tokenizer": words.fingerprint(tokenizer),
+        "rules": asdict(rules or filters.Filters()),
+        "tokenizer": run_tokenizer.fingerprint(tokenizer),
     }
     made["files"] = _stamp(source)
     index = folder / INDEX
@@ -82,7 +82,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         index.unlink(missing_ok=True)
         counts: Counter[str] = Counter()
-        texts = clean.kept(text.documents(source), rules or clean.Clean(), counts)
+        texts = filters.kept(sources.documents(source), rules or filters.Filters(), counts)
         shards = _shards(texts, tokenizer, folder, workers, shard_characters, counts, progress)
         if not shards:
             raise UserError(f"{source.path}: no document is left to train on ({_told(counts)})")
@@ -160,7 +160,7 @@ def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Sha
     if found is not None and found.source == source:
         return found
     vocabulary = _loaded(str(tokenizer))
-    begin, end = words.ends(vocabulary)
+    begin, end = run_tokenizer.ends(vocabulary)
     parts: list[np.ndarray] = []
     starts: list[int] = []
     at = 0
@@ -209,17 +209,17 @@ def dtype(tokenizer: Path) -> str:
 
 
 def _digest(documents: list[str], tokenizer: Path) -> str:
-    seen = hashlib.sha256(words.fingerprint(tokenizer).encode())
+    seen = hashlib.sha256(run_tokenizer.fingerprint(tokenizer).encode())
     for document in documents:
         data = document.encode("utf-8", "surrogatepass")
         seen.update(len(data).to_bytes(8, "little") + data)
     return seen.hexdigest()
 
 
-def _stamp(source: text.Source) -> list[list[object]]:
+def _stamp(source: sources.Source) -> list[list[object]]:
     """What shows that local files have not changed since they were read: names, sizes and times."""
     path = Path(source.path).expanduser()
-    if source.path.startswith(text.HUB) or not path.exists():
+    if source.path.startswith(sources.HUB) or not path.exists():
         return []
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]

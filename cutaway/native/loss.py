@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     logs: int
 
 
-def slope(of: Rows, z: float, by: Workers) -> None:
+def logits_grad(of: Rows, z: float, by: Workers) -> None:
     """Logits become the gradient by them; the caller vouches for every address, and that targets are ids."""
     call = function(
         "cutaway_loss", POINTER, INT, LONG, LONG, POINTER, ctypes.c_float, POINTER, POINTER, INT, POINTER

@@ -1,4 +1,4 @@
-"""Counting the distinct words of a corpus (native/tokenizer/word_counter.cpp); its twin is `Tally` of
+"""Counting the distinct words of a corpus (native/tokenizer/word_counter.cpp); its twin is `WordCounter` of
 tokenizer/word_counter.py.
 """
 
@@ -15,7 +15,7 @@ from cutaway.native.scan import SCANNERS
 _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
-class Tally:
+class WordCounter:
     """Distinct words, as UTF-8, with their counts."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from cutaway.tokenizer.bpe import BYTES
 from cutaway.tokenizer.cache import Cache
 from cutaway.tokenizer.decode import Words
 from cutaway.tokenizer.pretokenize import Split
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 WORD = r"\w+|[^\w\s]+"
 UNKNOWN = "<unk>"
@@ -31,7 +31,7 @@ class WordLevel:
         return [self.ids.get(word, self.unknown)]
 
 
-def words(texts: Iterable[str], size: int) -> Parts:
+def words(texts: Iterable[str], size: int) -> TokenizerSpec:
     """The `size` - 1 most frequent words of some texts, and the unknown one; of equally frequent ones the
     first met.
     """
@@ -41,7 +41,7 @@ def words(texts: Iterable[str], size: int) -> Parts:
 
     counts = Counter(word for text in texts for word in regex.findall(WORD, text) if word != UNKNOWN)
     tokens = [UNKNOWN, *(word for word, _ in counts.most_common(size - 1))]
-    return Parts(
+    return TokenizerSpec(
         tokens=tokens,
         vocabulary={text: id for id, text in enumerate(tokens)},
         model="WordLevel",
@@ -52,10 +52,10 @@ def words(texts: Iterable[str], size: int) -> Parts:
     )
 
 
-def characters(texts: Iterable[str]) -> Parts:
+def characters(texts: Iterable[str]) -> TokenizerSpec:
     """Every character of some texts, in the order of Unicode, behind the unknown one."""
     tokens = [UNKNOWN, *sorted(set().union(*texts))]
-    return Parts(
+    return TokenizerSpec(
         tokens=tokens,
         vocabulary={text: id for id, text in enumerate(tokens)},
         merges=(),
@@ -64,7 +64,7 @@ def characters(texts: Iterable[str]) -> Parts:
     )
 
 
-def bytewise() -> Parts:
+def bytewise() -> TokenizerSpec:
     """The 256 bytes: id and byte are the same number."""
     tokens = [BYTES[byte] for byte in range(256)]
-    return Parts(tokens=tokens, vocabulary={text: id for id, text in enumerate(tokens)}, merges=())
+    return TokenizerSpec(tokens=tokens, vocabulary={text: id for id, text in enumerate(tokens)}, merges=())

@@ -1,12 +1,9 @@
-"""Compiled vocabularies on disk: opened by being mapped, in milliseconds, without the tokenizer's own file
-being read.
+"""Compiled vocabularies on disk: mapped in milliseconds, without the tokenizer's own file being read.
 
-A file holds, behind a line that says what it is, the small fields of Parts as JSON and the vocabulary as
-the core
-lays it out. Its name is a digest of what it was made from, so that a changed tokenizer has another;
-checksums over
-both halves decide whether it is read, and the core checks that nothing inside points outside. A file that is
-damaged, forged or of another version is made anew.
+A file holds a line that says what it is, the small fields of TokenizerSpec as JSON, and the vocabulary in the
+core's layout. Its name is a digest of its source, so that a changed tokenizer has another. Checksums guard
+both halves, and the core checks that nothing inside points outside. A damaged or forged file, or one of
+another version, is made anew.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from cutaway.store import files
 from cutaway.tokenizer import normalize, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 try:  # hashlib's own, without the library of ciphers that hashlib loads: 4 MB
     from _blake2 import blake2b
@@ -75,22 +72,20 @@ class Texts(Sequence[str | None]):
         return self.read()[index]
 
 
-class Recalled(Parts):
-    """Parts of which the small fields come from a compiled file; the large ones are read when they are
-    asked for.
-    """
+class Recalled(TokenizerSpec):
+    """A TokenizerSpec from a compiled file; its large fields are read from the source at first use."""
 
-    def __init__(self, small: Mapping[str, Any], size: int, read: Callable[[], Parts]) -> None:
+    def __init__(self, small: Mapping[str, Any], size: int, read: Callable[[], TokenizerSpec]) -> None:
         vars(self).update(small, tokens=Texts(size, lambda: self._whole.tokens), _read=read)
 
     @cached_property
-    def _whole(self) -> Parts:
+    def _whole(self) -> TokenizerSpec:
         return vars(self)["_read"]()
 
     def __eq__(self, other: object) -> bool:
         return self._whole == (other._whole if isinstance(other, Recalled) else other)
 
-    __hash__ = Parts.__hash__
+    __hash__ = TokenizerSpec.__hash__
 
 
 for _name in HEAVY[1:]:
@@ -129,7 +124,7 @@ def digest_of(metadata: Mapping[str, Any]) -> str | None:
     return blake2b(repr((VERSION, "metadata")).encode() + said.encode(), digest_size=32).hexdigest()
 
 
-def recall(name: str, read: Callable[[], Parts]) -> tuple[Parts, Core] | None:
+def recall(name: str, read: Callable[[], TokenizerSpec]) -> tuple[TokenizerSpec, Core] | None:
     """The tokenizer kept under a name, and its open vocabulary; None where there is none that is whole."""
     try:
         with _file(name).open("rb") as file:
@@ -154,7 +149,7 @@ def recall(name: str, read: Callable[[], Parts]) -> tuple[Parts, Core] | None:
         return None
 
 
-def keep(name: str, parts: Parts, laid_out: bytes) -> None:
+def keep(name: str, parts: TokenizerSpec, laid_out: bytes) -> None:
     """Keeps a tokenizer under a name, whole or not at all. A cache that cannot be written is done without."""
     small = _said(parts)
     if small is None:
@@ -172,13 +167,15 @@ def _file(name: str) -> File:
     return store.home() / "vocabularies" / f"{name}.bin"
 
 
-def _said(parts: Parts) -> bytes | None:
+def _said(parts: TokenizerSpec) -> bytes | None:
     """The small fields as JSON; None where a rule or a step is of a kind that is not written."""
     if parts.words is not None or any(
         type(one).__name__ not in _RULES for one in (*parts.normalizer, *parts.pretokenizer)
     ):
         return None
-    said = {field.name: getattr(parts, field.name) for field in fields(Parts) if field.name not in HEAVY}
+    said = {
+        field.name: getattr(parts, field.name) for field in fields(TokenizerSpec) if field.name not in HEAVY
+    }
     for name in ("normalizer", "pretokenizer"):
         said[name] = [[type(one).__name__, asdict(one)] for one in said[name]]
     said["added"] = [asdict(token) for token in parts.added]

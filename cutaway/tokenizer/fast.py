@@ -29,7 +29,7 @@ from cutaway.tokenizer.pretokenize import (
     fused,
     pretokenize,
 )
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,7 +132,7 @@ class Path:
         return self.core.pieces([piece.encode() for piece in pretokenize(self.steps, text, first) if piece])
 
 
-def why_not(parts: Parts) -> str | None:
+def why_not(parts: TokenizerSpec) -> str | None:
     """Why a tokenizer has no fast path, in a sentence; None when it can have one."""
     if (absent := library.why_not()) is not None:
         return absent
@@ -145,7 +145,7 @@ def why_not(parts: Parts) -> str | None:
     return None
 
 
-def compiled(parts: Parts, hidden: frozenset[str], tokens: list[bytes]) -> bytes | None:
+def compiled(parts: TokenizerSpec, hidden: frozenset[str], tokens: list[bytes]) -> bytes | None:
     """The vocabulary laid out for the core, without the tokens in `hidden`; `tokens` are every id's bytes.
 
     None where its ids or its merges are of a kind that the layout cannot say.
@@ -184,7 +184,7 @@ def compiled(parts: Parts, hidden: frozenset[str], tokens: list[bytes]) -> bytes
     )
 
 
-def _bytes(parts: Parts, text: str) -> bytes | None:
+def _bytes(parts: TokenizerSpec, text: str) -> bytes | None:
     """What a symbol is in a text; None where no text comes to it."""
     if parts.bytewise:
         return bpe.unspell(text)
@@ -194,7 +194,7 @@ def _bytes(parts: Parts, text: str) -> bytes | None:
         return None
 
 
-def _base(parts: Parts, ids: Mapping[str, int], hidden: frozenset[str]) -> dict[str, bytes]:
+def _base(parts: TokenizerSpec, ids: Mapping[str, int], hidden: frozenset[str]) -> dict[str, bytes]:
     """The symbols that merging begins with: bytes, or the characters that tokens are made of."""
     if parts.bytewise:
         return {character: bytes([byte]) for byte, character in enumerate(bpe.BYTES)}
@@ -202,7 +202,7 @@ def _base(parts: Parts, ids: Mapping[str, int], hidden: frozenset[str]) -> dict[
     return {one: data for one in characters if (data := _bytes(parts, one)) is not None}
 
 
-def _pairs(parts: Parts, number: Mapping[str, int], hidden: frozenset[str]) -> Iterable[int]:
+def _pairs(parts: TokenizerSpec, number: Mapping[str, int], hidden: frozenset[str]) -> Iterable[int]:
     for left, right in parts.merges or ():
         made = left + right
         if made not in hidden and left in number and right in number and made in number:

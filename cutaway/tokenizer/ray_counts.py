@@ -1,9 +1,9 @@
 """Counting on Ray Data: a corpus larger than a machine, its files counted where they lie, the counts added
 up.
 
-A block of paths becomes one block of counts, as the bytes of `Counts.save`; pairs of those are merged until
-one is left, so that no machine holds more than a few shards' distinct words. The result is that of
-`Counts.of`, as counts add up in any order.
+A block of paths becomes one block of counts, as the bytes of `WordCounts.save`. Pairs are merged until one is
+left, so that no machine holds more than a few shards' distinct words. The result is that of
+`WordCounts.of`, as counts add up in any order.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.tokenizer.word_counts import LIMIT, Counts
+from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
 TOGETHER = 8  # counts that one task merges
 
@@ -25,8 +25,8 @@ def of(
     *,
     limit: int = LIMIT,
     invalid: str = "refuse",
-) -> Counts:
-    """`Counts.of` files that every worker can read, on the Ray cluster there is, else on this machine.
+) -> WordCounts:
+    """`WordCounts.of` files that every worker can read, on the Ray cluster there is, else on this machine.
 
     Raises UserError without Ray, and what counting raises.
     """
@@ -36,15 +36,15 @@ def of(
         raise UserError("counting on Ray needs it: pip install 'cutaway[ray]'") from None
     paths = [str(Path(file).resolve()) for file in files]
     special = tuple(special)
-    Counts(pattern, special, limit)  # what is wrong with these is said here, not by a worker
+    WordCounts(pattern, special, limit)  # what is wrong with these is said here, not by a worker
     if not paths:
         raise UserError("there is nothing to count: give files")
 
     def counted(batch: Any) -> Any:
-        """Counts, or why there are none: Ray would give the sentence back amid its own."""
+        """WordCounts, or why there are none: Ray would give the sentence back amid its own."""
         files = [Path(path) for path in batch["item"]]
         try:
-            counts = Counts.of(files, pattern, special, limit=limit, invalid=invalid)
+            counts = WordCounts.of(files, pattern, special, limit=limit, invalid=invalid)
         except (UserError, OperationalError) as problem:
             return {"counts": [b""], "problem": [str(problem)]}
         return {"counts": [packed(counts)], "problem": [""]}
@@ -63,15 +63,15 @@ def of(
     return unpacked(data.take(1)[0]["counts"])
 
 
-def packed(counts: Counts) -> bytes:
+def packed(counts: WordCounts) -> bytes:
     """Counts as the bytes of their file."""
     with tempfile.TemporaryDirectory() as folder:
         return counts.save(Path(folder) / "counts").read_bytes()
 
 
-def unpacked(data: bytes) -> Counts:
+def unpacked(data: bytes) -> WordCounts:
     """Counts from the bytes of their file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "counts"
         path.write_bytes(data)
-        return Counts.load(path)
+        return WordCounts.load(path)

@@ -21,7 +21,7 @@ ENDS = frozenset(_ENDS.split())
 
 
 @dataclass(frozen=True)
-class Parts:
+class TokenizerSpec:
     """A tokenizer's vocabulary and rules.
 
     `model` says which algorithm makes tokens of a piece. `tokens` is every token's text by id (None where an

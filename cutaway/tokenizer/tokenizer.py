@@ -24,7 +24,7 @@ from cutaway.tokenizer.bpe import BPE, Pair
 from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
 from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize, time_limit
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from cutaway.tokenizer.baselines import WordLevel
     from cutaway.tokenizer.unigram import Unigram
-    from cutaway.tokenizer.word_counts import Counts
+    from cutaway.tokenizer.word_counts import WordCounts
     from cutaway.tokenizer.wordpiece import WordPiece
 
 MODES = ("text", "allow", "forbid")
@@ -47,7 +47,7 @@ class Tokenizer:
     prompts have them.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: TokenizerSpec) -> None:
         self.parts = parts
         self.bos, self.eos, self.pad, self.unknown = parts.bos, parts.eos, parts.pad, parts.unknown
         self.add_bos, self.add_eos = parts.add_bos, parts.add_eos
@@ -75,13 +75,13 @@ class Tokenizer:
         """
         from cutaway.tokenizer import formats
 
-        def read() -> Parts:
+        def read() -> TokenizerSpec:
             return formats.read(source, pattern, special)
 
         return cls._opened(formats.digest(source, pattern, special), read)
 
     @classmethod
-    def _opened(cls, name: str | None, read: Callable[[], Parts]) -> Tokenizer:
+    def _opened(cls, name: str | None, read: Callable[[], TokenizerSpec]) -> Tokenizer:
         """The tokenizer kept compiled under a name, else what `read` gives, to be kept once compiled."""
         recalled = None if name is None or library.why_not() else compiled.recall(name, read)
         if recalled is None:
@@ -95,7 +95,7 @@ class Tokenizer:
     @classmethod
     def train(
         cls,
-        texts_or_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Counts,
+        texts_or_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | WordCounts,
         size: int = 32768,
         pattern: str | None = None,
         special: Iterable[str] = (),
@@ -105,22 +105,22 @@ class Tokenizer:
         progress: Callable[[str, int, int | None], None] | None = None,
         **rules: Any,
     ) -> Tokenizer:
-        """A vocabulary of `size` tokens, learned from texts (str), files (pathlib.Path) or Counts.
+        """A vocabulary of `size` tokens, learned from texts (str), files (pathlib.Path) or WordCounts.
 
         `kind` is "bpe", "unigram" or "wordpiece"; `rules` are those of its function in training.py:
         min_frequency, and level="byte" or "character" for BPE. `pattern` cuts text into words, a name or a
-        regex ("cl100k" for BPE, "metaspace" for Unigram, "bert" for WordPiece unless given); Counts bring
+        regex ("cl100k" for BPE, "metaspace" for Unigram, "bert" for WordPiece unless given); WordCounts bring
         theirs, and their special tokens. `special` tokens are no text to learn from; `end_of_text` is one
         more, and the tokenizer's `eos`, which pretraining puts between documents. A RuntimeWarning tells when
         the corpus gives less than `size`. Raises UserError for what cannot be trained on.
         """
         from cutaway.tokenizer import training
-        from cutaway.tokenizer.word_counts import Counts
+        from cutaway.tokenizer.word_counts import WordCounts
 
         learn, usual = training.kind(kind)
         counts = texts_or_files
-        if not isinstance(counts, Counts):
-            counts = Counts.of(
+        if not isinstance(counts, WordCounts):
+            counts = WordCounts.of(
                 counts, pattern or usual, training.with_end(special, end_of_text), progress=progress
             )
         return cls(training.learned(learn, counts, size, end_of_text, progress=progress, **rules))
@@ -472,7 +472,7 @@ class _Way:
         return pieces if self.words is None else list(chain.from_iterable(map(self.words, pieces)))
 
 
-def _model(parts: Parts, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | WordLevel:
+def _model(parts: TokenizerSpec, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | WordLevel:
     ids = dict(parts.vocabulary)
     for text in hidden:
         del ids[text]
@@ -491,7 +491,7 @@ def _model(parts: Parts, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | 
     return _bpe(parts, ids, hidden)
 
 
-def _unigram(parts: Parts, ids: dict[str, int], hidden: frozenset[str]) -> Unigram:
+def _unigram(parts: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> Unigram:
     from cutaway.tokenizer.unigram import Unigram
 
     pieces = {text: score for text, score in (parts.pieces or {}).items() if text not in hidden}
@@ -505,7 +505,7 @@ def _unigram(parts: Parts, ids: dict[str, int], hidden: frozenset[str]) -> Unigr
     )
 
 
-def _bpe(parts: Parts, ids: dict[str, int], hidden: frozenset[str]) -> BPE:
+def _bpe(parts: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> BPE:
     if parts.merges is not None:
         rank_of = bpe.listed(parts.merges, parts.vocabulary, hidden)
     else:
@@ -524,7 +524,7 @@ def _bpe(parts: Parts, ids: dict[str, int], hidden: frozenset[str]) -> BPE:
     )
 
 
-def _words(parts: Parts) -> Callable[[str], list[str]] | None:
+def _words(parts: TokenizerSpec) -> Callable[[str], list[str]] | None:
     """Cuts a text that the model would take as one piece at the spaces that no token reaches across.
 
     The ids stay the same and pieces are met again. None where pieces are bytes, or no token is a space.

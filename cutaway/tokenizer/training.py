@@ -18,8 +18,8 @@ from cutaway.tokenizer.bpe_train import Progress
 from cutaway.tokenizer.decode import NOTHING, ONE, Lead
 from cutaway.tokenizer.formats import vocab_txt
 from cutaway.tokenizer.pretokenize import SPELLINGS, WHOLE, Split
-from cutaway.tokenizer.spec import ENDS, Parts
-from cutaway.tokenizer.word_counts import Counts
+from cutaway.tokenizer.spec import ENDS, TokenizerSpec
+from cutaway.tokenizer.word_counts import WordCounts
 from cutaway.tokenizer.word_split import BERT, METASPACE, cut_by
 
 BYTE, CHARACTER = "byte", "character"
@@ -27,14 +27,14 @@ UNKNOWN = "<unk>"
 
 
 def bpe(
-    counts: Counts,
+    counts: WordCounts,
     size: int = 32768,
     *,
     level: str = BYTE,
     min_frequency: int = 1,
     alphabet: int | None = None,
     progress: Progress | None = None,
-) -> Parts:
+) -> TokenizerSpec:
     """A byte pair vocabulary of `size` tokens with the special tokens that `counts` left out.
 
     `level` is "byte" or "character"; then a character that is not in the alphabet (all of the corpus, or the
@@ -67,13 +67,13 @@ def bpe(
 
 
 def unigram(
-    counts: Counts,
+    counts: WordCounts,
     size: int = 32768,
     *,
     min_frequency: int = 2,
     seeds: int = unigram_em.SEEDS,
     progress: Progress | None = None,
-) -> Parts:
+) -> TokenizerSpec:
     """A Unigram vocabulary of `size` tokens: <unk>, the byte tokens, the pieces, and the special tokens.
 
     Pieces start as the substrings of words seen `min_frequency` times, `seeds` at most. A RuntimeWarning
@@ -88,7 +88,7 @@ def unigram(
     tokens = [*fixed, *pieces]
     cut = cut_by(counts.pattern)
     added = special_tokens(counts.special, len(tokens))
-    parts = Parts(
+    parts = TokenizerSpec(
         tokens=[*tokens, *counts.special],
         vocabulary={token: id for id, token in enumerate(tokens)},
         model="Unigram",
@@ -110,13 +110,13 @@ def unigram(
 
 
 def wordpiece(
-    counts: Counts,
+    counts: WordCounts,
     size: int = 32768,
     *,
     rule: str = wordpiece_train.FREQUENCY,
     min_frequency: int = 1,
     progress: Progress | None = None,
-) -> Parts:
+) -> TokenizerSpec:
     """A WordPiece vocabulary of `size` tokens with BERT's control tokens, and the special ones of `counts`.
 
     `rule` is "frequency" or "likelihood" (wordpiece_train.py). Raises UserError for counts that were not
@@ -134,14 +134,14 @@ def wordpiece(
     return replace(parts, added=tuple(added))
 
 
-KINDS: dict[str, tuple[Callable[..., Parts], str]] = {
+KINDS: dict[str, tuple[Callable[..., TokenizerSpec], str]] = {
     "bpe": (bpe, "cl100k"),
     "unigram": (unigram, METASPACE),
     "wordpiece": (wordpiece, "bert"),
 }
 
 
-def kind(name: str) -> tuple[Callable[..., Parts], str]:
+def kind(name: str) -> tuple[Callable[..., TokenizerSpec], str]:
     """The function that learns a kind of vocabulary, and the pattern that it usually goes with."""
     if name not in KINDS:
         raise UserError(f"there is no kind of vocabulary {name!r}: known are {', '.join(KINDS)}")
@@ -160,7 +160,9 @@ def usual_end(kind: str, special: Iterable[str]) -> str | None:
     return None if kind == "wordpiece" else next(known, "<|endoftext|>")
 
 
-def learned(learn: Callable[..., Parts], counts: Counts, size: int, end: str | None, **rules: Any) -> Parts:
+def learned(
+    learn: Callable[..., TokenizerSpec], counts: WordCounts, size: int, end: str | None, **rules: Any
+) -> TokenizerSpec:
     """What `learn` makes of the counts, with the end of text as its `eos`."""
     if end is None:
         return learn(counts, size, **rules)
@@ -170,7 +172,7 @@ def learned(learn: Callable[..., Parts], counts: Counts, size: int, end: str | N
     return replace(parts, eos=next(token.id for token in parts.added if token.text == end))
 
 
-def _say_if_fewer(parts: Parts, size: int, why: str) -> None:
+def _say_if_fewer(parts: TokenizerSpec, size: int, why: str) -> None:
     if len(parts.tokens) < size:
         warnings.warn(
             f"the corpus gives {len(parts.tokens):,} tokens and not {size:,}: {why}",
@@ -179,11 +181,11 @@ def _say_if_fewer(parts: Parts, size: int, why: str) -> None:
         )
 
 
-def _bpe_parts(counts: Counts, alphabet: Sequence[str], merges: list[Pair], level: str) -> Parts:
+def _bpe_parts(counts: WordCounts, alphabet: Sequence[str], merges: list[Pair], level: str) -> TokenizerSpec:
     tokens = [*alphabet, *(left + right for left, right in merges)]
     cut = cut_by(counts.pattern)
     added = special_tokens(counts.special, len(tokens))
-    return Parts(
+    return TokenizerSpec(
         tokens=[*tokens, *counts.special],
         vocabulary={token: id for id, token in enumerate(tokens)},
         merges=merges,

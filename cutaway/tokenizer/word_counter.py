@@ -35,7 +35,7 @@ class Words(NamedTuple):
 _LOOKED_AT = 1 << 16
 
 
-class Tally:
+class WordCounter:
     """Counts in a Python dictionary: the definition of the native tally, and what any pattern can use."""
 
     def __init__(self, cut: Cut) -> None:
@@ -83,11 +83,11 @@ class Tally:
         return len(self.table)
 
 
-class NativeTally:
+class NativeWordCounter:
     """Counts in the native core, which scans the text by itself; special tokens are cut out before."""
 
     def __init__(self, cut: Cut, scanner: str) -> None:
-        self.cut, self.scanner, self.table = cut, scanner, native_count.Tally()
+        self.cut, self.scanner, self.table = cut, scanner, native_count.WordCounter()
 
     def add(self, text: bytes, threads: int | None = None) -> None:
         """Count the words of a text in UTF-8, on several threads."""
@@ -102,16 +102,16 @@ class NativeTally:
         self.table.put(*words)
 
     def boundary(self, text: bytes) -> int:
-        """As `Tally.boundary`, though not always the last; special tokens are left whole."""
+        """As `WordCounter.boundary`, though not always the last; special tokens are left whole."""
         special = [token.encode() for token in self.cut.special]
         place = native_count.safe_cut(self.scanner, text, len(text) - max(map(len, special), default=1))
         across = any(
             token in text[max(place + 1 - len(token), 0) : place + len(token) - 1] for token in special
         )
-        return place if place and not across else Tally(self.cut).boundary(text)
+        return place if place and not across else WordCounter(self.cut).boundary(text)
 
     def prune(self, limit: int) -> int:
-        """As `Tally.prune`."""
+        """As `WordCounter.prune`."""
         return self.table.prune(limit)
 
     def words(self) -> Words:
@@ -122,12 +122,12 @@ class NativeTally:
         return len(self.table)
 
 
-def tally(cut: Cut) -> Tally | NativeTally:
+def tally(cut: Cut) -> WordCounter | NativeWordCounter:
     """An empty tally for a cut, native where it can be."""
     scanner = None if cut.lines or cut.normalizer else SCANNED.get(fused(cut.steps))
     if scanner is None or not native.available():
-        return Tally(cut)
-    return NativeTally(cut, scanner)
+        return WordCounter(cut)
+    return NativeWordCounter(cut, scanner)
 
 
 def packed(counts: Mapping[bytes, int]) -> Words:

@@ -31,7 +31,7 @@ from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.native import word_counter as native_count
 from cutaway.store.files import atomic_file
-from cutaway.tokenizer.word_counter import NativeTally, Tally, Words, packed, tally
+from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, tally
 from cutaway.tokenizer.word_split import cut_by
 
 Source = str | os.PathLike[str]
@@ -44,7 +44,7 @@ VERSION = 1
 
 
 @dataclass
-class Counts:
+class WordCounts:
     """The words of a corpus as `pattern` cuts it, without the texts in `special`.
 
     `documents` and `bytes` are how much was counted, `undercount` how much too low a count can be, `done` how
@@ -79,7 +79,7 @@ class Counts:
         resume: os.PathLike[str] | str | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
-    ) -> Counts:
+    ) -> WordCounts:
         """Count texts (str) and files (paths) as `pattern` cuts them: a name such as "cl100k", or a regex.
 
         What spells a `special` token is left out, as nothing is to be learned across it. Files are UTF-8;
@@ -90,7 +90,7 @@ class Counts:
         """
         counts = cls(pattern, tuple(special), limit)
         if resume is not None and Path(resume).exists():
-            counts = _resumed(counts, Counts.load(resume))
+            counts = _resumed(counts, WordCounts.load(resume))
         counts.threads = threads
         if invalid not in ("refuse", "replace"):
             raise UserError(f'invalid is "refuse" or "replace", not {invalid!r}')
@@ -111,9 +111,9 @@ class Counts:
             self._add(_encoded(text))
             self.documents += 1
 
-    def merge(self, *others: Counts) -> Counts:
+    def merge(self, *others: WordCounts) -> WordCounts:
         """The counts of all shards together. Raises UserError for shards that were cut in another way."""
-        out = Counts(self.pattern, self.special, self.limit)
+        out = WordCounts(self.pattern, self.special, self.limit)
         for shard in (self, *others):
             if (shard.pattern, shard.special) != (self.pattern, self.special):
                 raise UserError(
@@ -172,7 +172,7 @@ class Counts:
         return target
 
     @classmethod
-    def load(cls, path: os.PathLike[str] | str) -> Counts:
+    def load(cls, path: os.PathLike[str] | str) -> WordCounts:
         """Read what `save` wrote. Raises UserError for a file that is none or is damaged."""
         try:
             data = Path(path).read_bytes()
@@ -214,7 +214,7 @@ class Counts:
 class _Keeper:
     """Saves counts to a file from time to time, if there is one."""
 
-    def __init__(self, counts: Counts, path: Path | None) -> None:
+    def __init__(self, counts: WordCounts, path: Path | None) -> None:
         self.counts, self.path, self.saved = counts, path, time.monotonic()
 
     def keep_now_and_then(self) -> None:
@@ -300,7 +300,9 @@ def _known(path: Path) -> tuple[str, int, int]:
 BLOCK = 1 << 22  # bytes
 
 
-def _blocks(path: Path, start: int, words: Tally | NativeTally, invalid: str) -> Iterator[tuple[bytes, int]]:
+def _blocks(
+    path: Path, start: int, words: WordCounter | NativeWordCounter, invalid: str
+) -> Iterator[tuple[bytes, int]]:
     """A file's text from a byte on, as UTF-8 in blocks, each with the byte of the file at which it ends."""
     try:
         with path.open("rb") as file:
@@ -339,7 +341,7 @@ def _utf8(data: bytes, path: Path, at: int, invalid: str) -> bytes:
     return data
 
 
-def _resumed(asked: Counts, found: Counts) -> Counts:
+def _resumed(asked: WordCounts, found: WordCounts) -> WordCounts:
     if (asked.pattern, asked.special, asked.limit) != (found.pattern, found.special, found.limit):
         raise UserError(
             "the counts to go on with were made with another pattern, other special tokens or another limit: "
@@ -348,7 +350,7 @@ def _resumed(asked: Counts, found: Counts) -> Counts:
     return found
 
 
-def _read(data: bytes, name: str) -> Counts:
+def _read(data: bytes, name: str) -> WordCounts:
     if data[:8] != MAGIC or len(data) < 16:
         raise UserError(f"{name} holds no counts: `cutaway tokenizer count-words` writes them")
     (size,) = struct.unpack_from("<Q", data, 8)
@@ -365,7 +367,7 @@ def _read(data: bytes, name: str) -> Counts:
     begins = spelt[offsets[:-1]] & 0xC0 != 0x80
     if not _is_utf8(spelt.tobytes()) or not begins.all():
         raise UserError(f"{name} is damaged: a word is not UTF-8")
-    out = Counts(
+    out = WordCounts(
         header["pattern"],
         tuple(header["special"]),
         header["limit"],

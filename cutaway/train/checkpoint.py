@@ -66,7 +66,7 @@ def seal(folder: Path, step: int, state: Mapping[str, Any]) -> None:
 
 def newest(folder: Path, note: Note) -> Path | None:
     """The newest checkpoint that reads whole, or None; each one that does not is said."""
-    for found in reversed(every(folder)):
+    for found in reversed(all_in(folder)):
         fault = damage(found)
         if fault is None:
             return found
@@ -74,7 +74,7 @@ def newest(folder: Path, note: Note) -> Path | None:
     return None
 
 
-def every(folder: Path) -> list[Path]:
+def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first, whole or not."""
     if not folder.is_dir():
         return []
@@ -150,7 +150,7 @@ def read_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the ``keep`` newest checkpoints."""
-    for old in every(folder)[: -keep or None]:
+    for old in all_in(folder)[: -keep or None]:
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -2,7 +2,8 @@
 torch.
 
 ``read`` takes a file, or the name of a preset in ``train/presets``, and changes to it as a command line gives
-them: ``--optim.rate 3e-4``, ``--model.blocks.0.times=4``. Everything unknown is refused by its path.
+them: ``--optimizer.learning-rate 3e-4``, ``--model.blocks.0.times=4``. An unknown entry is a UserError that
+names its path.
 """
 
 from __future__ import annotations
@@ -14,98 +15,124 @@ from typing import Any, Literal
 
 import yaml
 
-from cutaway.data.clean import Clean
-from cutaway.data.text import Source
+from cutaway.data import bounds
+from cutaway.data.filters import Filters
+from cutaway.data.sources import Source
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, from_dict, to_dict
+from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
+from cutaway.weights.load import RUN
 
 PRESETS = Path(__file__).parent / "presets"
+SIZES = ("heads", "kv_heads", "key_size", "hidden", "experts", "top_k")  # of a block's parts
 NOVELS = "novels"  # the path of a source that means the six novels Cutaway knows how to fetch
 
 
 @dataclass(frozen=True)
-class Data:
+class DataConfig:
     """What is read. ``tokenizer``: "bytes", "bpe:SIZE" (trained on the text), a file, or a model's name.
 
-    ``held_out`` is the share at the end of each source that is never trained on. ``workers`` tokenise side by
-    side (None: a process a core). ``folder`` keeps the tokens (None: in the run's folder).
+    ``validation_fraction``: the last part of each source, which is never trained on. ``workers``: processes
+    that tokenise (None: one a core). ``folder`` keeps the tokens (None: in the run's folder).
     """
 
     sources: tuple[Source, ...]
     tokenizer: str = "bytes"
-    clean: Clean = Clean()
-    held_out: float = 0.05
+    filters: Filters = Filters()
+    validation_fraction: float = 0.05
     workers: int | None = None
     folder: str | None = None
 
+    def __post_init__(self) -> None:
+        bounds.check(self, "data.", validation_fraction="[0, 1)", workers="[1, inf)")
+
 
 @dataclass(frozen=True)
-class Every:
+class Intervals:
     """How often, in steps, and how much. ``keep``: how many checkpoints stay. 0 means never."""
 
     log: int = 1
     evaluate: int = 100
     save: int = 100
     sample: int = 100
-    keep: int = 2
-    evaluate_rows: int = 64
+    keep_checkpoints: int = 2
+    evaluate_sequences: int = 64
     sample_tokens: int = 60
+
+    def __post_init__(self) -> None:
+        never = ("log", "evaluate", "save", "sample", "keep_checkpoints")
+        counts = dict.fromkeys(("evaluate_sequences", "sample_tokens"), "[1, inf)")
+        bounds.check(self, "intervals.", **dict.fromkeys(never, "[0, inf)"), **counts)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training run. ``batch`` rows of the model's context make a step, ``rows`` of them are read at a
-    time.
+class TrainingConfig:
+    """One training run. A step trains on ``batch_size`` sequences of the model's context.
 
-    What is added up over ``batch / (rows * devices)`` readings is one step's gradient, so that the result
-    does not depend on how many devices share the work. ``clip`` bounds the gradient's length. ``average``
-    is the decay of a moving average of the weights, which is then what is evaluated and exported.
-    ``recompute`` keeps only what enters each block and computes the rest again on the way back
-    (1604.06174). ``balance`` weighs the loss that keeps the experts of sparse layers evenly used, over the
-    rows that are read at a time (2101.03961). ``loss_rows`` tokens at a time pass the head. ``precision`` is
-    that of matrix products: "auto" measures which is the faster one here, and the run's folder then says
-    which it was. ``compile``:
-    "auto" uses torch.compile where there is a C++ compiler. ``tensor_parallel`` devices share each matrix.
+    ``micro_batch_size`` sequences pass the model at a time; a step accumulates their gradients, so that the
+    result does not depend on the number of devices. ``gradient_clip`` bounds the gradient's norm. ``ema`` is
+    the decay of an exponential moving average of the weights, which is then evaluated and exported.
+    ``activation_checkpointing`` keeps each block's input and recomputes the rest in the backward pass
+    (1604.06174). ``precision`` is that of matrix products: "auto" measures which is faster here, and run.yaml
+    records the choice. ``compile`` "auto" uses torch.compile where there is a C++ compiler and the run is
+    long
+    enough to pay it back. ``tensor_parallel`` devices hold each matrix together. ``git_diff`` stores what
+    differs from the commit, which runs git.
     """
 
     model: Decoder
-    data: Data
+    data: DataConfig
     steps: int
-    batch: int
-    rows: int
-    optim: AdamW | Muon = field(default=AdamW(), metadata={"variants": "cutaway.train.optim"})
+    batch_size: int
+    micro_batch_size: int
+    objective: next_token.Config = field(
+        default=next_token.Config(), metadata={"variants": "cutaway.train.objectives"}
+    )
+    optimizer: AdamW | Muon = field(default=AdamW(), metadata={"variants": "cutaway.train.optim"})
     schedule: Cosine | Linear | WSD = field(default=Cosine(), metadata={"variants": "cutaway.train.schedule"})
-    clip: float | None = 1.0
-    z_loss: float = 0.0
-    balance: float = 0.01
-    average: float | None = None
+    gradient_clip: float | None = 1.0
+    ema: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    recompute: bool = False
-    loss_rows: int = 512
+    activation_checkpointing: bool = False
     compile: Literal["auto", "always", "never"] = "auto"
     device: str = "auto"
     threads: int | None = None
     tensor_parallel: int = 1
     seed: int = 0
-    every: Every = Every()
+    intervals: Intervals = Intervals()
     tensorboard: bool = False
     wandb: str | None = None
     prompts: tuple[str, ...] = ("",)
+    git_diff: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "rows", "loss_rows", "tensor_parallel"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.{name}: expected a number above zero, found {getattr(self, name)}")
-        if self.batch % self.rows:
+        least_one = ("steps", "batch_size", "micro_batch_size", "tensor_parallel")
+        bounds.check(
+            self,
+            "",
+            **dict.fromkeys(least_one, "[1, inf)"),
+            gradient_clip="(0, inf)",
+            ema="(0, 1)",
+            threads="[1, 4096]",
+            seed="[0, 18446744073709551615]",
+        )
+        if self.batch_size % self.micro_batch_size:
             raise UserError(
-                f"config.batch: {self.batch} rows are not whole readings of {self.rows}: change one"
+                f"config.batch_size: {self.batch_size} is not a multiple of config.micro_batch_size, "
+                f"{self.micro_batch_size}: change one of them"
             )
-        if not 0 <= self.data.held_out < 1:
-            raise UserError(f"config.data.held_out: expected a share from 0 to 1, found {self.data.held_out}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise UserError(f"config.average: expected a decay between 0 and 1, found {self.average}")
+        bounds.check(self.model, "model.", vocab="[0, inf)", width="[1, inf)", context="[1, inf)")
+        for n, block in enumerate(self.model.blocks):
+            for part in ("attention", "mlp"):
+                sizes = {name: "[1, inf)" for name in SIZES if hasattr(getattr(block, part), name)}
+                bounds.check(getattr(block, part), f"model.blocks[{n}].{part}.", **sizes)
+
+    @property
+    def gradient_accumulation(self) -> int:
+        """How many micro-batches make a step, over all devices."""
+        return self.batch_size // self.micro_batch_size
 
 
 def presets() -> list[str]:
@@ -113,11 +140,12 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read(source: str, changes: Sequence[str] = ()) -> Run:
+def read(source: str, changes: Sequence[str] = ()) -> TrainingConfig:
     """The run that a YAML file or a preset describes, with a command line's changes."""
     path = PRESETS / f"{source}.yaml" if source in presets() else Path(source)
+    path = path / RUN if (path / RUN).is_file() else path
     if not path.is_file():
-        raise UserError(f"{source}: is no file, and no preset; presets are {', '.join(presets())}")
+        raise UserError(f"{source}: is neither a file nor a preset; presets are {', '.join(presets())}")
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -128,10 +156,10 @@ def read(source: str, changes: Sequence[str] = ()) -> Run:
         _put(data, name, value)
     if isinstance(data.get("model"), dict):
         data["model"].setdefault("vocab", 0)  # 0: as many as the tokenizer has
-    return from_dict(data, Run)
+    return from_dict(data, TrainingConfig)
 
 
-def write(run: Run) -> str:
+def write(run: TrainingConfig) -> str:
     """The run as YAML, which reads back equal."""
     return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
 
@@ -143,13 +171,15 @@ def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) < 3:
-            raise UserError(f"{word!r}: changes are written --name.of.entry value")
+            raise UserError(f"{word!r}: write changes as --name.of.entry VALUE")
         name, given, value = word[2:].partition("=")
         if not given:
             if not words or words[0].startswith("--"):
                 raise UserError(f"{word}: has no value: write {word} VALUE")
             value = words.pop(0)
-        pairs.append((name, _value(value, name)))
+        if "_" in name:
+            raise UserError(f"--{name}: options are spelt with dashes: write --{name.replace('_', '-')}")
+        pairs.append((name.replace("-", "_"), _value(value, name)))
     return pairs
 
 
@@ -157,7 +187,7 @@ def _value(text: str, name: str) -> Any:
     try:
         return float(text) if _is_scientific(text) else yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UserError(f"--{name}: {text!r} is no value of YAML") from None
+        raise UserError(f"--{name}: {text!r} is not a YAML value") from None
 
 
 def _is_scientific(text: str) -> bool:
@@ -168,8 +198,8 @@ def _is_scientific(text: str) -> bool:
 
 def _put(data: Any, name: str, value: Any) -> None:
     """Sets an entry by its dotted name; entries that are not there yet are made."""
-    *way, last = name.split(".")
-    for part in way:
+    *parents, last = name.split(".")
+    for part in parents:
         data = _entry(data, part, name)
     if isinstance(data, list):
         data[_index(data, last, name)] = value
@@ -186,5 +216,7 @@ def _entry(data: Any, part: str, name: str) -> Any:
 
 def _index(data: list[Any], part: str, name: str) -> int:
     if not part.isdecimal() or int(part) >= len(data):
-        raise UserError(f"--{name}: {part} is no place in a list of {len(data)}")
+        raise UserError(
+            f"--{name}: index {part} is out of range: the list has {len(data)} items (0 to {len(data) - 1})"
+        )
     return int(part)

@@ -4,6 +4,7 @@ which rows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -11,19 +12,18 @@ from pathlib import Path
 
 import torch
 
-from cutaway.data import clean, novels, packing, shards, text, words
+from cutaway.data import filters, novels, packing, run_tokenizer, shards, sources
 from cutaway.data.shards import Corpus
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
-from cutaway.train.config import NOVELS, Data, Run
-from cutaway.train.loop import TOKENIZER, Text
+from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
+from cutaway.train.loop import TOKENIZER, Dataset
 
-VOCAB_MULTIPLE = 64  # a head whose rows fill whole vectors
 TRAINED_ON = 20_000  # documents that a tokenizer is trained on at most
 Note = Callable[[str], None]
 
 
-def resolved(run: Run, folder: Path, note: Note) -> Run:
+def resolved(run: TrainingConfig, folder: Path, note: Note) -> TrainingConfig:
     """The run with every source a place on this machine, its tokenizer in ``folder``, and the vocabulary
     known.
     """
@@ -34,20 +34,20 @@ def resolved(run: Run, folder: Path, note: Note) -> Run:
         raise UserError("config.data.sources: names no source of text")
     data = replace(run.data, sources=sources)
     tokenizer = _tokenizer(data, folder / TOKENIZER, note)
-    wanted = len(tokenizer) + -len(tokenizer) % VOCAB_MULTIPLE
-    vocab = run.model.vocab or wanted
+    run_tokenizer.ends(tokenizer)
+    vocab = run.model.vocab or run_tokenizer.padded(len(tokenizer))
     if vocab < len(tokenizer):
         raise UserError(f"config.model.vocab: {vocab} is fewer than the tokenizer's {len(tokenizer)} tokens")
     return replace(run, data=data, model=replace(run.model, vocab=vocab))
 
 
-def ready(run: Run, folder: Path, note: Note) -> Text:
+def ready(run: TrainingConfig, folder: Path, note: Note) -> Dataset:
     """The rows of a resolved run; what is not tokenised yet is, and what cleaning dropped is said."""
     home = Path(run.data.folder) if run.data.folder else folder / "data"
     corpora = []
     for n, source in enumerate(run.data.sources):
         corpus = shards.prepare(
-            source, folder / TOKENIZER, home / str(n), rules=run.data.clean, workers=run.data.workers
+            source, folder / TOKENIZER, home / str(n), rules=run.data.filters, workers=run.data.workers
         )
         dropped = {name: count for name, count in corpus.counts.items() if name not in ("read", "kept")}
         said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items())
@@ -58,33 +58,38 @@ def ready(run: Run, folder: Path, note: Note) -> Text:
         corpora.append(corpus)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     lengths = torch.zeros(run.model.vocab, dtype=torch.int64)
-    lengths[: len(tokenizer)] = torch.tensor(words.lengths(tokenizer))
+    lengths[: len(tokenizer)] = torch.tensor(run_tokenizer.lengths(tokenizer))
     context, seed = run.model.context, run.seed
-    cuts = [corpus.tokens - round(corpus.tokens * run.data.held_out) for corpus in corpora]
+    cuts = [corpus.tokens - round(corpus.tokens * run.data.validation_fraction) for corpus in corpora]
     spans = [
         packing.Span(corpus, 0, cut, context, packing.number(seed, "source", n))
         for n, (corpus, cut) in enumerate(zip(corpora, cuts, strict=True))
     ]
     mixture = packing.Mixture(spans, _weights(run.data, spans), seed)
-    return Text(mixture, _held_out(corpora, cuts, context), lengths, tokenizer)
+    return Dataset(mixture, _held_out(corpora, cuts, context), lengths, tokenizer)
 
 
-def _tokenizer(data: Data, folder: Path, note: Note) -> Tokenizer:
-    if not (folder / words.FILES[1]).is_file():
+def _tokenizer(data: DataConfig, folder: Path, note: Note) -> Tokenizer:
+    if not (folder / run_tokenizer.FILES[1]).is_file():
         if data.tokenizer.startswith("bpe:"):
             note(f"Training a tokenizer ({data.tokenizer}) on the text.")
-        words.save(words.of(data.tokenizer, islice(_cleaned(data), TRAINED_ON)), folder)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always", RuntimeWarning)
+            made = run_tokenizer.of(data.tokenizer, islice(_cleaned(data), TRAINED_ON))
+        for warning in heard:
+            note(f"config.data.tokenizer: {warning.message}")
+        run_tokenizer.save(made, folder)
     return Tokenizer.load(folder)
 
 
-def _cleaned(data: Data) -> Iterator[str]:
+def _cleaned(data: DataConfig) -> Iterator[str]:
     from collections import Counter
 
     for source in data.sources:
-        yield from clean.kept(text.documents(source), data.clean, Counter())
+        yield from filters.kept(sources.documents(source), data.filters, Counter())
 
 
-def _weights(data: Data, spans: list[packing.Span]) -> list[float]:
+def _weights(data: DataConfig, spans: list[packing.Span]) -> list[float]:
     """Each source's share: as given, or by its length where none is."""
     given = [source.weight for source in data.sources]
     if all(weight is None for weight in given):

@@ -11,16 +11,27 @@ from functools import cache
 
 import torch
 
+from cutaway.errors import UserError
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 SIZE = {"cpu": 1024, "cuda": 8192}
 FASTER = 1.3  # how many times float32's speed bf16 must reach to be worth its rounding
 
 
 def device(wanted: str) -> torch.device:
-    """The device of that name; "auto" is the first GPU, else the CPU."""
-    if wanted != "auto":
-        return torch.device(wanted)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of that name; "auto" is the first GPU, else the CPU. UserError if there is no such
+    device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError):
+        there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+        raise UserError(
+            f"config.device: there is no device {wanted!r} here: use auto, or one of {', '.join(there)}"
+        ) from None
+    return torch.device(wanted)
 
 
 def compiler() -> str | None:

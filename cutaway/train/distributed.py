@@ -1,4 +1,4 @@
-"""The world of many devices, started by torchrun: each holds a part of every weight and reads its own rows.
+"""Many devices, started by torchrun: each holds a part of every weight and reads its own rows.
 
 Two ways of sharing that multiply: ``fully_shard`` (FSDP2; 1910.02054) cuts every weight over the devices
 that read different rows, and gathers a block's weights when it is their turn; tensor parallelism
@@ -36,29 +36,29 @@ from cutaway.layers.mlp import MLP
 from cutaway.store.files import atomic_folder, part_of
 from cutaway.train import checkpoint
 from cutaway.train.checkpoint import PART
-from cutaway.train.config import Run
-from cutaway.train.loss import Objective
+from cutaway.train.config import TrainingConfig
 from cutaway.train.optim import Muon
-from cutaway.train.parallel import ALONE, Parts, World
+from cutaway.train.parallel import SINGLE_PROCESS, Parallel, Parts
+from cutaway.train.trainable import Trainable
 
 DATA, TENSOR = "data", "tensor"
 
 
 @contextmanager
-def joined(run: Run) -> Iterator[World]:
-    """The world that torchrun made of this process, until the end; one process without it."""
+def joined(run: TrainingConfig) -> Iterator[Parallel]:
+    """The process group that torchrun started; without torchrun a single process."""
     if "RANK" not in os.environ:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     gpu = run.device in ("auto", "cuda") and torch.cuda.is_available()
     dist.init_process_group("nccl" if gpu else "gloo")
     try:
-        yield Devices("cuda" if gpu else "cpu", run.tensor_parallel)
+        yield Distributed("cuda" if gpu else "cpu", run.tensor_parallel)
     finally:
         dist.destroy_process_group()
 
 
-class Devices(World):
+class Distributed(Parallel):
     """The processes of the default group, as a grid: ``tensor`` neighbours share matrices, the rest read
     rows.
     """
@@ -77,36 +77,36 @@ class Devices(World):
         if kind == "cuda":
             torch.cuda.set_device(self.device)
 
-    def shard(self, objective: Objective, run: Run) -> None:
+    def shard(self, trainable: Trainable, run: TrainingConfig) -> None:
         """Cuts every weight over the devices. All start equal, made from one seed."""
-        if isinstance(run.optim, Muon):
+        if isinstance(run.optimizer, Muon):
             raise UserError(
                 "optim: muon needs whole matrices, and these devices hold parts of them: use adamw"
             )
         if self.tensor_size > 1:
-            for block in objective.model.blocks:
+            for block in trainable.model.blocks:
                 _split(block, self.mesh[TENSOR])
         half = run.precision == "bfloat16"
         policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32 if half else None)
-        for block in objective.model.blocks:
+        for block in trainable.model.blocks:
             fully_shard(block, mesh=self.mesh[DATA], mp_policy=policy)
-        fully_shard(objective, mesh=self.mesh[DATA], mp_policy=policy)
+        fully_shard(trainable, mesh=self.mesh[DATA], mp_policy=policy)
 
     @contextmanager
-    def synced(self, objective: Objective, last: bool) -> Iterator[None]:
+    def sync_gradients(self, trainable: Trainable, last: bool) -> Iterator[None]:
         """Gradients of all but the last reading stay where they are."""
-        module: Any = objective
+        module: Any = trainable
         assert isinstance(module, FSDPModule)
         module.set_requires_gradient_sync(last)
         yield
 
-    def summed(self, numbers: Tensor) -> Tensor:
+    def all_reduce(self, numbers: Tensor) -> Tensor:
         """These numbers added up over who reads different rows."""
         total = numbers.to(self.device)
         dist.all_reduce(total, group=self.mesh.get_group(DATA))
         return total.cpu()
 
-    def clip(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
+    def clip_gradients(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
         """The length of the whole gradient, which is shortened to ``bound`` if it is longer."""
         squares = torch.zeros(2, dtype=torch.float64, device=self.device)  # of what is split, and what is not
         for parameter in parameters:
@@ -123,17 +123,17 @@ class Devices(World):
                     parameter.grad.to_local().mul_(bound / (length + 1e-6))
         return length
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
         dist.barrier()
 
-    def agreed(self, asked: int | None) -> int | None:
+    def any_signal(self, asked: int | None) -> int | None:
         """The signal that any process was sent."""
         told = torch.tensor(asked or 0, device=self.device)
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return int(told) or None
 
-    def whole(self, tensor: Tensor) -> Tensor:
+    def full_tensor(self, tensor: Tensor) -> Tensor:
         """A tensor with the parts that other devices hold."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -144,15 +144,15 @@ class Devices(World):
         target = checkpoint.path(folder, step)
         first = atomic_folder(target, remedy=checkpoint.REMEDY)
         with first if self.rank == 0 else nullcontext(part_of(target)) as made:
-            self.wait()
+            self.barrier()
             checkpoint.write_parts(made / PART, _flat(parts))
-            self.wait()
+            self.barrier()
             if self.rank == 0:
                 checkpoint.seal(made, step, state)
-        self.wait()
+        self.barrier()
 
     def read(self, found: Path, parts: Parts) -> None:
-        """Fills the tensors of ``parts`` from a checkpoint, whichever world wrote it."""
+        """Fills the tensors of ``parts`` from a checkpoint, however many processes wrote it."""
         if (found / PART).is_dir():
             checkpoint.read_parts(found / PART, _flat(parts))
             return

@@ -1,23 +1,18 @@
-"""What a run leaves to be read: metrics.jsonl always, TensorBoard and Weights & Biases when asked for."""
+"""The log of a run: metrics.jsonl always, TensorBoard and Weights & Biases if the config says so."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import cutaway
 from cutaway.errors import UserError
 from cutaway.store.files import atomic_file, disk_errors
-
-METRICS = "metrics.jsonl"
+from cutaway.train.curve import METRICS
 
 
 class Log:
-    """Lines of numbers by name, one a step. A run that goes on from ``step`` drops what was written after
-    it.
-    """
+    """Lines of numbers by name, one a step. A run that continues after ``step`` drops later lines."""
 
     def __init__(
         self, folder: Path, step: int, tensorboard: bool, wandb: str | None, run: dict[str, Any]
@@ -81,21 +76,3 @@ def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
     except ImportError:
         raise UserError("Weights & Biases is not installed: pip install wandb") from None
     return wandb.init(project=project, dir=folder, config=run, resume="allow", id=folder.name)
-
-
-def git_state(where: Path) -> dict[str, Any]:
-    """The commit that ``where`` stands at and what was changed since; Cutaway's version either way."""
-    known: dict[str, Any] = {"cutaway": cutaway.__version__}
-    commit = _git(where, "rev-parse", "HEAD")
-    if commit is None:
-        return known
-    changed = _git(where, "status", "--porcelain", "--untracked-files=no") or ""
-    return known | {"commit": commit, "changed": changed.splitlines(), "diff": _git(where, "diff", "HEAD")}
-
-
-def _git(where: Path, *words: str) -> str | None:
-    try:
-        said = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return said.stdout.strip() if said.returncode == 0 else None

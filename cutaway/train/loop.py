@@ -1,8 +1,7 @@
-"""The loop: rows in, gradient, step; and around it evaluation, samples, checkpoints and a clean end.
+"""The loop: micro-batches in, gradient, step; and around it evaluation, samples, checkpoints and a clean end.
 
-Everything that a step does is a function of the weights, the optimiser's state, the seed and the step's
-number. A run that was stopped therefore goes on to the same weights, bit for bit on one device, as one
-that was not.
+A step is a function of the weights, the optimizer's state, the seed and the step's number. A run that was
+stopped therefore continues to the same weights, bit for bit on one device, as one that was not.
 """
 
 from __future__ import annotations
@@ -22,31 +21,37 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from cutaway.data.packing import Mixture, Rows, Span
+from cutaway.data import run_tokenizer
+from cutaway.data.packing import Mixture, Span
 from cutaway.errors import OperationalError, UserError
+from cutaway.generate.decode import finish, generate
+from cutaway.generate.sample import Settings as SamplingParams
 from cutaway.model.decoder import Decoder
+from cutaway.model.engine import DefinitionEngine
 from cutaway.tokenizer import Tokenizer
 from cutaway.train import checkpoint, device
-from cutaway.train.config import Run
+from cutaway.train.config import TrainingConfig
 from cutaway.train.flops import per_token
 from cutaway.train.log import Log
-from cutaway.train.loss import Objective
-from cutaway.train.parallel import ALONE, World
-from cutaway.train.signals import Stopper, leave
+from cutaway.train.parallel import SINGLE_PROCESS, Parallel
+from cutaway.train.signals import SignalHandler, exit_by_signal
+from cutaway.train.trainable import Trainable, TrainingBatch
 from cutaway.weights import quant
 from cutaway.weights import save as writer
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
 CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model", "tokenizer"
+EAGER_UTILIZATION = 0.4  # of the peak, without torch.compile
+COMPILE_PAYS = 600  # seconds of a run from which the time to compile is earned back
 
 
 @runtime_checkable
-class Watch(Protocol):
-    """Who looks on. All are called on the first device's process alone."""
+class Callback(Protocol):
+    """What hears of a run's progress, on the first process alone."""
 
     def note(self, text: str) -> None:
-        """Something to know, once."""
+        """A line for the user."""
         ...
 
     def step(self, numbers: dict[str, float | int], steps: int) -> None:
@@ -54,161 +59,177 @@ class Watch(Protocol):
         ...
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:
-        """Held-out text was read."""
-        ...
-
-    def sample(self, step: int, model: Decoder, tokenizer: Tokenizer) -> list[str]:
-        """The texts that the model writes now."""
+        """The validation loss is known."""
         ...
 
 
 @dataclass(frozen=True)
-class Text:
-    """What a run reads: rows to train on, rows held out (None if there are none), and each id's bytes."""
+class Dataset:
+    """Sequences to train on and to validate on (None: there are none), and the bytes of text of each id."""
 
     train: Mixture
-    held_out: Span | None
+    validation: Span | None
     lengths: Tensor
     tokenizer: Tokenizer
 
 
 class Training:
-    """A run in memory: the model, its optimisers and their average, after ``step`` steps."""
+    """A run in memory after ``step`` steps: the model, its optimizers and the moving average of its weights.
 
-    def __init__(self, run: Run, text: Text, world: World = ALONE, note: checkpoint.Note = print) -> None:
-        self.device = world.device or device.device(run.device)
+    ``model`` None is a new one, made from the config and the seed. Parameters of a given model that
+    require no gradient stay as they are, and are no part of a checkpoint.
+    """
+
+    def __init__(
+        self,
+        run: TrainingConfig,
+        data: Dataset,
+        parallel: Parallel = SINGLE_PROCESS,
+        note: checkpoint.Note = print,
+        model: Decoder | None = None,
+    ) -> None:
+        self.micro_batches = parallel.micro_batches(run)
+        self.device = parallel.device or device.device(run.device)
         run = replace(run, precision=device.precision(run.precision, self.device))
-        self.run, self.text, self.world = run, text, world
+        self.run, self.data, self.parallel = run, data, parallel
         self.step = 0
         torch.manual_seed(run.seed)
         if run.threads is not None:
             torch.set_num_threads(run.threads)
-        self.model = Decoder(run.model).to(self.device).train()
-        self.objective = Objective(self.model, run.loss_rows, run.z_loss, run.balance)
-        if run.recompute:
-            _recompute(self.model)
-        if world.size > 1:
-            world.shard(self.objective, run)
-        _compile(self.objective, run, world, note)
-        self.names = {parameter: name for name, parameter in self.model.named_parameters()}
-        self.optimisers = run.optim.build([(name, p) for p, name in self.names.items()])
-        self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
-        self.average = None if run.average is None else [p.detach().clone() for p in self.names]
-        self.readings = world.readings(run)
+        self.model = (Decoder(run.model) if model is None else model).to(self.device).train()
+        self.trainable = Trainable(self.model, run.objective, data.lengths.to(self.device))
+        if run.activation_checkpointing:
+            _checkpoint_activations(self.model)
+        if parallel.size > 1:
+            parallel.shard(self.trainable, run)
+        _compile(self.trainable, run, parallel, self.device, note)
+        self.names = {p: name for name, p in self.model.named_parameters() if p.requires_grad}
+        if not self.names:
+            raise UserError("the model has no parameter to train: each of them is frozen")
+        self.optimizers = run.optimizer.build([(name, p) for p, name in self.names.items()])
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.ema = None if run.ema is None else [p.detach().clone() for p in self.names]
 
     # ---- a step --------------------------------------------------------------------------------------------
 
     def advance(self) -> dict[str, float]:
-        """One step: its loss, bits per byte, gradient length and rate. OperationalError, and nothing
-        changed, if the loss or the gradient is no number.
+        """One step: its loss, what the objective reports, gradient norm and learning rate.
+        OperationalError, and nothing changed, if the loss or the gradient is NaN or infinite.
         """
-        loss, entropy, size = self._gradient()
-        length = self.world.clip(list(self.names), self.run.clip)
-        if not (math.isfinite(loss) and math.isfinite(length)):
-            what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's length is {length}"
+        numbers = self._gradient()
+        norm = self.parallel.clip_gradients(list(self.names), self.run.gradient_clip)
+        if not (math.isfinite(numbers["loss"]) and math.isfinite(norm)):
+            what = "gradient norm" if math.isfinite(numbers["loss"]) else "loss"
+            value = norm if what == "gradient norm" else numbers["loss"]
             raise OperationalError(
-                f"step {self.step + 1}: the {what}, so the run stops; nothing of this step was kept. "
-                "Lower optim.rate, or bound the gradient with clip, and then go on with --resume"
+                f"step {self.step + 1}: the {what} is {value}, so the run stops and keeps nothing of this step. "
+                "Lower optimizer.learning-rate or gradient-clip, then continue with --resume"
             )
         factor = self.run.schedule.factor(self.step, self.run.steps)
-        for optimiser, rates in zip(self.optimisers, self.rates, strict=True):
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        if self.average is not None and self.run.average is not None:
-            for mean, parameter in zip(self.average, self.names, strict=True):
-                mean.lerp_(parameter.detach(), 1 - self.run.average)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None and self.run.ema is not None:
+            for mean, parameter in zip(self.ema, self.names, strict=True):
+                mean.lerp_(parameter.detach(), 1 - self.run.ema)
         self.step += 1
         if self.device.type == "cpu":
-            device.keep_memory()  # once a step was made: what compiling it took is given back
-        return {
-            "loss": loss,
-            "entropy": entropy,
-            "bits_per_byte": entropy * self.run.batch * self.run.model.context / math.log(2) / max(size, 1),
-            "gradient": length,
-            "rate": self.rates[0][0] * factor,
-        }
+            device.keep_memory()  # after a step, so that what compiling took is given back
+        return numbers | {"gradient_norm": norm, "learning_rate": self.rates[0][0] * factor}
 
-    def _gradient(self) -> tuple[float, float, int]:
-        """Goes back from every reading of this step: loss and cross-entropy a token, and the bytes they
-        stand for.
-        """
-        totals = torch.zeros(3, dtype=torch.float64)
-        tokens = self.run.batch * self.run.model.context
-        first = self.step * self.run.batch
-        for n, at in enumerate(self.readings):
-            rows = self.text.train.batch(first + at, self.run.rows)
-            with self.world.synced(self.objective, last=n == len(self.readings) - 1):
-                loss, entropy = self._losses(rows)
-                (loss * (self.world.data_size / tokens)).backward()
-            totals += torch.stack([loss.detach().double().cpu(), entropy.double().cpu(), self._bytes(rows)])
-        totals = self.world.summed(totals)
-        return float(totals[0]) / tokens, float(totals[1]) / tokens, int(totals[2])
+    def _gradient(self) -> dict[str, float]:
+        """Forward and backward over this step's micro-batches: the loss, and what the objective reports."""
+        first, size = self.step * self.run.batch_size, self.run.micro_batch_size
+        batches = [
+            TrainingBatch.of(self.data.train.batch(first + at, size), self.device)
+            for at in self.micro_batches
+        ]
+        own = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
+        weight = float(self.parallel.all_reduce(own))
+        if not weight:
+            raise OperationalError(f"step {self.step + 1}: every loss weight is 0, so nothing can be trained")
+        sums: dict[str, Tensor] = {}
+        for n, batch in enumerate(batches):
+            with self.parallel.sync_gradients(self.trainable, last=n == len(batches) - 1), self._autocast():
+                loss, extra = self.trainable(batch)
+            with self.parallel.sync_gradients(self.trainable, last=n == len(batches) - 1):
+                (loss * (self.parallel.data_size / weight)).backward()
+            _add(sums, loss, extra)
+        return self._report(sums, weight)
 
-    def _losses(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        ids, targets, pos, documents = (
-            torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (rows.ids, rows.targets, rows.pos, rows.documents)
-        )
-        with self._precision():
-            return self.objective(ids, targets, pos, None if rows.whole else documents)
+    def _report(self, sums: dict[str, Tensor], weight: float) -> dict[str, float]:
+        """Figures a token over every process."""
+        totals = self.parallel.all_reduce(torch.stack(list(sums.values()))).tolist()
+        named = dict(zip(sums, totals, strict=True))
+        return {"loss": named.pop("loss") / weight, **self.run.objective.report(named, weight)}
 
-    def _precision(self) -> Any:
-        """bf16 matrix products over float32 weights; sharded weights are rounded by ``fully_shard``
-        instead.
-        """
-        if self.run.precision == "float32" or self.world.size > 1:
+    def _autocast(self) -> Any:
+        """bf16 matrix products over float32 weights; ``fully_shard`` rounds sharded weights by itself."""
+        if self.run.precision == "float32" or self.parallel.size > 1:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _bytes(self, rows: Rows) -> Tensor:
-        return self.text.lengths[torch.from_numpy(rows.targets)].sum().double()
+    # ---- evaluation ----------------------------------------------------------------------------------------
 
-    # ---- what it is worth ----------------------------------------------------------------------------------
-
-    def evaluate(self, rows: int) -> dict[str, float]:
-        """Cross-entropy a token and bits per byte on the first ``rows`` held-out rows, with averaged
-        weights if there are.
+    def evaluate(self, sequences: int) -> dict[str, float]:
+        """What the objective reports on the first validation sequences, with the averaged weights if there
+        are.
         """
-        span = self.text.held_out
+        span = self.data.validation
         if span is None:
             return {}
-        totals = torch.zeros(3, dtype=torch.float64)
-        numbers = range(self.world.data_rank, min(rows, span.rows), self.world.data_size)
-        with torch.no_grad(), self.averaged():
-            self.model.eval()
+        sums: dict[str, Tensor] = {}
+        weight = torch.zeros(1, dtype=torch.float64)
+        numbers = range(self.parallel.data_rank, min(sequences, span.rows), self.parallel.data_size)
+        with torch.no_grad(), self._evaluating():
             for n in numbers:
-                row = span.at(span.start + n * span.context)
-                _, entropy = self._losses(row)
-                totals += torch.stack([entropy.double().cpu(), torch.tensor(1.0).double(), self._bytes(row)])
-            self.model.train()
-        nats, count, size = self.world.summed(totals).tolist()
-        tokens = count * span.context
-        return {"held_out_loss": nats / tokens, "held_out_bits_per_byte": nats / math.log(2) / max(size, 1)}
+                batch = TrainingBatch.of(span.at(span.start + n * span.context), self.device)
+                with self._autocast():
+                    _add(sums, *self.trainable(batch))
+                weight += batch.weight
+        report = self._report(sums, float(self.parallel.all_reduce(weight)))
+        return {f"validation_{name}": value for name, value in report.items()}
 
-    def sampled(self, watch: Watch) -> list[str]:
-        """What the model writes now; it is not trained meanwhile, and no random number of the run is used."""
-        with torch.no_grad(), self.averaged():
-            self.model.eval()
-            texts = watch.sample(self.step, self.model, self.text.tokenizer)
-            self.model.train()
+    def sample(self) -> list[str]:
+        """A continuation of each of the run's prompts; no random number of the run is used."""
+        tokenizer, intervals = self.data.tokenizer, self.run.intervals
+        length = min(intervals.sample_tokens, self.run.model.context // 2)
+        params = SamplingParams(max_tokens=length, temperature=0.8, top_p=0.95, seed=self.step)
+        begin, _ = run_tokenizer.ends(tokenizer)
+        texts = []
+        with torch.no_grad(), self._evaluating():
+            engine = DefinitionEngine(self.model)
+            for prompt in self.run.prompts:
+                ids = [begin, *tokenizer.encode(prompt)]
+                texts.append(prompt + finish(generate(engine, tokenizer, ids, params)).text)
         return texts
 
     @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The model as it is evaluated: with averaged weights, and not in training mode."""
+        with self.averaged():
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train()
+
+    @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model with its averaged weights, where it has such."""
-        if self.average is None:
+        """The model with its averaged weights, if it has them."""
+        if self.ema is None:
             yield
             return
         own = [p.detach().clone() for p in self.names]
-        _copy(self.average, self.names)
+        _copy(self.ema, self.names)
         try:
             yield
         finally:
             _copy(own, self.names)
 
-    # ---- rest and return -----------------------------------------------------------------------------------
+    # ---- checkpoints ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor that the next step depends on, by part and name."""
@@ -217,25 +238,25 @@ class Training:
         }
         moments: dict[str, Tensor] = {}
         names: dict[Tensor, str] = {**self.names}
-        for optimiser in self.optimisers:
-            for parameter, entries in optimiser.state.items():
+        for optimizer in self.optimizers:
+            for parameter, entries in optimizer.state.items():
                 moments |= {f"{names[parameter]}.{key}": value for key, value in entries.items()}
-        parts["optimiser"] = moments
-        if self.average is not None:
-            parts["average"] = dict(zip(self.names.values(), self.average, strict=True))
+        parts["optimizer"] = moments
+        if self.ema is not None:
+            parts["ema"] = dict(zip(self.names.values(), self.ema, strict=True))
         return parts
 
     def save(self, folder: Path) -> None:
         """A checkpoint in ``folder``."""
         random = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
-        self.world.write(folder, self.step, self.state(), {"random": random})
+        self.parallel.write(folder, self.step, self.state(), {"random": random})
 
     def restore(self, found: Path) -> None:
-        """Takes a checkpoint up: weights, optimisers, average, random state, and the place in the data."""
+        """Continue from a checkpoint: weights, optimizers, average, random state, and the step."""
         state = checkpoint.state(found)
-        for optimiser in self.optimisers:
-            _begin(optimiser)
-        self.world.read(found, self.state())
+        for optimizer in self.optimizers:
+            _begin(optimizer)
+        self.parallel.read(found, self.state())
         self.step = int(state["step"])
         torch.set_rng_state(
             torch.from_numpy(np.frombuffer(base64.b64decode(state["random"]), np.uint8).copy())
@@ -243,87 +264,108 @@ class Training:
 
     def export(self, folder: Path) -> None:
         """The model as a folder that ``cutaway.load`` opens, and transformers where a family describes it."""
-        weights = list(self.names) if self.average is None else self.average
-        whole = {n: self.world.whole(p.detach()) for n, p in zip(self.names.values(), weights, strict=True)}
-        if self.world.rank:
+        values = {name: p.detach() for name, p in self.model.named_parameters()}
+        if self.ema is not None:
+            values |= dict(zip(self.names.values(), self.ema, strict=True))
+        whole = {name: self.parallel.full_tensor(value) for name, value in values.items()}
+        if self.parallel.rank:
             return
         tensors = Tensors(
             {name: quant.pack(tensor.float().cpu().numpy(), "F32") for name, tensor in whole.items()}
         )
         words = folder / TOKENIZER
-        at_rest = Checkpoint(self.run.model, tensors, None, words, lambda: self.text.tokenizer)
+        at_rest = Checkpoint(self.run.model, tensors, None, words, lambda: self.data.tokenizer)
         writer.write(folder / MODEL, at_rest, "safetensors", force=True)
 
 
 def train(
-    training: Training, folder: Path, log: Log | None, watch: Watch, stopper: Stopper, peak: float
+    training: Training, folder: Path, log: Log | None, callback: Callback, signals: SignalHandler, peak: float
 ) -> None:
-    """The steps that are left, with what is due between them. Ends as asked by a signal, a checkpoint
-    written.
-    """
-    run, world = training.run, training.world
-    tokens = run.batch * run.model.context
+    """The steps that are left, with what is due between them. A signal ends them after a checkpoint."""
+    run, parallel = training.run, training.parallel
+    tokens = run.batch_size * run.model.context
     flops = per_token(run.model)
     while training.step < run.steps:
         start = time.perf_counter()
         numbers = training.advance()
-        seconds = time.perf_counter() - start
+        speed = tokens / (time.perf_counter() - start)
         step = training.step
-        speed = tokens / seconds
-        numbers |= {"tokens_per_second": speed, "flops": speed * flops, "peak_share": speed * flops / peak}
-        if log is not None and _due(step, run.every.log, run.steps):
-            log.write({"step": step, **numbers})
-            watch.step({"step": step, **numbers}, run.steps)
-        _look(training, log, watch)
-        asked = world.agreed(stopper.asked)
-        if asked is not None or _due(step, run.every.save, run.steps):
+        peak = max(peak, speed * flops)  # a noisy machine: a step may be faster than the measured product
+        speeds = {"tokens_per_second": speed, "flops_per_second": speed * flops, "mfu": speed * flops / peak}
+        numbers = {"step": step, **numbers, **speeds}
+        if log is not None and _due(step, run.intervals.log, run.steps):
+            log.write(numbers)
+            callback.step(numbers, run.steps)
+        _evaluate(training, log, callback)
+        received = parallel.any_signal(signals.received)
+        if received is not None or _due(step, run.intervals.save, run.steps):
             training.save(folder / CHECKPOINTS)
             training.export(folder)
             if log is not None:
-                checkpoint.prune(folder / CHECKPOINTS, run.every.keep)
-        if asked is not None:
-            watch.note(f"Stopped as asked after step {step}, which is saved: go on with --resume.")
-            leave(asked)
+                checkpoint.prune(folder / CHECKPOINTS, run.intervals.keep_checkpoints)
+        if received is not None:
+            callback.note(f"Stopped by a signal after step {step}, which is saved: continue with --resume.")
+            exit_by_signal(received)
 
 
-def _look(training: Training, log: Log | None, watch: Watch) -> None:
-    """Reads held-out text and lets the model write, where either is due."""
+def _evaluate(training: Training, log: Log | None, callback: Callback) -> None:
+    """Validation loss and samples, where either is due."""
     run, step = training.run, training.step
-    found = training.evaluate(run.every.evaluate_rows) if _due(step, run.every.evaluate, run.steps) else {}
-    if log is not None and found:
-        log.write({"step": step, **found})
-        watch.evaluated(step, found)
-    if log is not None and training.world.size == 1 and _due(step, run.every.sample, run.steps):
-        for text in training.sampled(watch):
+    if _due(step, run.intervals.evaluate, run.steps):
+        found = training.evaluate(run.intervals.evaluate_sequences)
+        if log is not None and found:
+            log.write({"step": step, **found})
+            callback.evaluated(step, found)
+    if log is not None and training.parallel.size == 1 and _due(step, run.intervals.sample, run.steps):
+        for text in training.sample():
             log.write({"step": step, "sample": text})
+            callback.note(f"step {step}: {text!r}")
 
 
-def _due(step: int, every: int, last: int) -> bool:
-    """Whether something that happens every so many steps happens now; at the end everything does."""
-    return bool(every) and (step % every == 0 or step == last)
+def _due(step: int, interval: int, last: int) -> bool:
+    """Whether something with this interval happens after this step; after the last one everything does."""
+    return bool(interval) and (step % interval == 0 or step == last)
 
 
-def _recompute(model: Decoder) -> None:
-    """Blocks that keep only what enters them, and compute the rest again on the way back."""
+def _add(sums: dict[str, Tensor], loss: Tensor, extra: dict[str, Tensor]) -> None:
+    for name, value in {"loss": loss, **extra}.items():
+        sums[name] = sums.get(name, 0) + value.detach().double().cpu()
+
+
+def _checkpoint_activations(model: Decoder) -> None:
+    """Blocks that keep their input alone, and recompute the rest in the backward pass."""
     for block in model.blocks:
         block.forward = partial(recomputed, block.forward, use_reentrant=False)
 
 
-def _compile(objective: Objective, run: Run, world: World, note: checkpoint.Note) -> None:
+def _compile(
+    trainable: Trainable, run: TrainingConfig, parallel: Parallel, on: torch.device, note: checkpoint.Note
+) -> None:
     found = device.compiler()
-    if run.compile == "never" or (run.compile == "auto" and found is None):
-        if run.compile == "auto":
-            note("There is no C++ compiler here, so torch.compile is not used: the same numbers, slower.")
+    if run.compile == "never":
         return
     if found is None:
-        raise UserError(
-            "compile: always, but there is no C++ compiler here: install g++, or use compile: never"
-        )
-    if world.size > 1:  # what gathers a block's weights stands between blocks, and cannot be compiled
-        for block in objective.model.blocks:
+        if run.compile == "always":
+            raise UserError(
+                "config.compile: always, but there is no C++ compiler: install g++, or use --compile never"
+            )
+        note("There is no C++ compiler, so torch.compile is not used: the same numbers, slower.")
+        return
+    if run.compile == "auto":
+        flops = run.steps * run.batch_size * run.model.context * per_token(run.model)
+        seconds = flops / parallel.size / (EAGER_UTILIZATION * device.peak(on, run.precision))
+        if seconds < COMPILE_PAYS:
+            note(
+                f"The run takes about {max(1, round(seconds / 60))} min, too short to pay back torch.compile: "
+                "not compiled (--compile always does)."
+            )
+            return
+    note("torch.compile compiles the model during the first step, which takes a minute or two.")
+    if parallel.size > 1:  # gathering a block's weights happens between blocks and cannot be compiled
+        for block in trainable.model.blocks:
             block.compile()
         return
-    objective.routed = torch.compile(objective.model.routed, dynamic=False)
+    trainable.routed = torch.compile(trainable.model.routed, dynamic=False)
 
 
 def _copy(values: Iterable[Tensor], into: Iterable[nn.Parameter]) -> None:
@@ -332,15 +374,13 @@ def _copy(values: Iterable[Tensor], into: Iterable[nn.Parameter]) -> None:
             parameter.copy_(value)
 
 
-def _begin(optimiser: torch.optim.Optimizer) -> None:
-    """Makes an optimiser's state, as its first step would, without moving a weight: there is then a place for
-    what is read.
-    """
-    for group in optimiser.param_groups:
+def _begin(optimizer: torch.optim.Optimizer) -> None:
+    """An optimizer's state as its first step makes it, without moving a weight: tensors to read into."""
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if isinstance(optimiser, torch.optim.Muon):
-                optimiser.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+            if isinstance(optimizer, torch.optim.Muon):
+                optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
             else:
                 zeros = torch.zeros_like(parameter), torch.zeros_like(parameter)
                 step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                optimiser.state[parameter] = {"step": step, "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
+                optimizer.state[parameter] = {"step": step, "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}

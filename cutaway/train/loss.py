@@ -1,20 +1,17 @@
-"""The loss of a batch, next to the model and not inside it: the model never sees a target.
+"""Cross-entropy without the matrix of all logits, and the load-balancing loss; ``objectives`` put them
+together.
 
-    loss = -log softmax(logits)[target] + z (log sum exp logits)^2
+    loss = w (-log softmax(logits)[target] + z (log sum exp logits)^2)
 
-The second term, z-loss, keeps the logits' sum from drifting (PaLM, 2204.02311). The matrix of all logits
-is the largest tensor of a small model's step; here it never stands whole. Rows are taken a chunk at a
-time: their logits, their loss, and at once their gradient, as in 2410.10989, so that nothing of a chunk
-outlives it. ``plain`` is the definition and judges it. Where there is a native core, the gradient even takes
-the place of the logits (native/train/loss.cpp).
+The logits are the largest tensor of a small model's step, so they are computed a chunk of rows at a time,
+and each chunk's gradient at once (2410.10989). ``plain`` is the reference. Where there is a native core the
+gradient takes the place of the logits (native/train/loss.cpp).
 
-A sparse layer adds a loss of its own, so that its router does not send all tokens to a few experts, which
-would then learn all there is to learn and be chosen even more (2101.03961, equations 4 to 6):
+Load balancing keeps a router from sending all tokens to a few experts (2101.03961, equations 4 to 6):
 
-    balance = E sum over experts e of f_e P_e      f_e: e's share of what was chosen, P_e: its mean score
+    E sum over experts e of f_e P_e      f_e: fraction of the choices that fell on e, P_e: its mean score
 
-which is 1 where all experts are chosen alike. f has no gradient; P's lowers the scores of those that are
-chosen most.
+It is 1 where all experts are chosen equally. f has no gradient; P's lowers the scores of the most chosen.
 """
 
 from __future__ import annotations
@@ -22,13 +19,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cutaway.layers.moe import Routing
 from cutaway.layers.norm import widened
 from cutaway.layers.workers import KERNELS, TYPES, workers
-from cutaway.model.decoder import Decoder
 from cutaway.native import loss as native_loss
 from cutaway.shapes import Bool, Float, Int
 
@@ -47,12 +43,15 @@ def chunked(
     chunk: int,
     z: float = 0.0,
     softcap: float | None = None,
+    weights: Float[Tensor, "n"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The same of logits = x weight^T, bounded by ``softcap``: to go back from, and without z's share."""
-    return _Chunked.apply(x, weight, targets, chunk, z, softcap)  # type: ignore[return-value]
+    """The loss of logits = x weight^T, bounded by ``softcap``, each row times its ``weights`` (None: 1);
+    and its cross-entropy alone, which has no gradient.
+    """
+    return _Chunked.apply(x, weight, targets, chunk, z, softcap, weights)  # type: ignore[return-value]
 
 
-def balance(routing: Routing, real: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
+def load_balancing(routing: Routing, real: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
     """How unevenly a layer's experts were used by the tokens that are ``real`` and no padding: 1 is even."""
     experts = routing.scores.shape[-1]
     counts = (routing.choice[..., None] == torch.arange(experts, device=real.device)).sum(dim=(0, 1, 2))
@@ -65,7 +64,14 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, chunk: int, z: float, softcap: float | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunk: int,
+        z: float,
+        softcap: float | None,
+        weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         kind = x.device.type
         narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -79,11 +85,16 @@ class _Chunked(torch.autograd.Function):
             entropy = loss.clone()
             for start in range(0, len(x), chunk):
                 rows, wanted = read[start : start + chunk], targets[start : start + chunk]
-                grad, of_target, totals = _slope(rows @ head.T, wanted, z, softcap)
-                entropy += (totals - of_target).sum()
-                loss += z * totals.square().sum()
+                grad, of_target, totals = _logits_grad(rows @ head.T, wanted, z, softcap)
+                row_weights = None if weights is None else weights[start : start + chunk]
+                entropy += _weighted(totals - of_target, row_weights).sum()
+                loss += z * _weighted(totals.square(), row_weights).sum()
                 if grad_x is not None:
                     torch.mm(grad, head, out=grad_x[start : start + chunk])
+                    if row_weights is not None:
+                        grad_x[start : start + chunk] *= row_weights[:, None]
+                if row_weights is not None:
+                    rows = (rows * row_weights[:, None]).to(rows.dtype)
                 if grad.dtype == grad_weight.dtype:
                     grad_weight.addmm_(grad.T, rows)
                 else:
@@ -96,11 +107,15 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_x, grad_weight = ctx.saved_tensors
         scale = grads[0]
-        # In place: these gradients are nobody else's, and a copy of the head's would cost its size again.
-        return None if grad_x is None else grad_x.mul_(scale), grad_weight.mul_(scale), None, None, None, None
+        # In place: nothing else holds these gradients, and a copy of the head's would double its memory.
+        return None if grad_x is None else grad_x.mul_(scale), grad_weight.mul_(scale), *[None] * 5
 
 
-def _slope(
+def _weighted(x: Tensor, weights: Tensor | None) -> Tensor:
+    return x if weights is None else x * weights
+
+
+def _logits_grad(
     logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float, softcap: float | None
 ) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"]]:
     """The loss' gradient by some rows of logits, which may take their place; each row's logit of its target,
@@ -108,14 +123,14 @@ def _slope(
     """
     fits = logits.device.type == "cpu" and logits.dtype in TYPES
     if KERNELS and fits and softcap is None:
-        return logits, *torch.ops.cutaway.slope_(logits, targets, z)
-    return slope(logits, targets, z, softcap)
+        return logits, *torch.ops.cutaway.logits_grad_(logits, targets, z)
+    return logits_grad(logits, targets, z, softcap)
 
 
-def slope(
+def logits_grad(
     logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float, softcap: float | None = None
 ) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """``_slope`` by torch: the native core's twin, for every type and with a soft-cap."""
+    """``_logits_grad`` by torch: the native core's twin, for every type and with a soft-cap."""
     wanted, kind = targets[:, None], logits.dtype
     logits = widened(logits)
     if softcap is not None:
@@ -133,14 +148,12 @@ def slope(
     return grad.to(kind), of_target[:, 0], total[:, 0]
 
 
-def _slope_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, Tensor]:
-    """``slope`` by the native core: logits, which lie row after row, become the gradient. Raises IndexError
-    for a target that is no id, as torch does.
-    """
+def _logits_grad_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, Tensor]:
+    """``logits_grad`` by the native core, in place of contiguous logits; IndexError for a bad target."""
     targets, (count, size) = targets.contiguous(), logits.shape
     if count and not 0 <= int(targets.min()) <= int(targets.max()) < size:
         raise IndexError(f"a target lies outside the model's 0 to {size - 1}")
-    of_target, totals = _slope_shapes(logits, targets, z)
+    of_target, totals = _logits_grad_shapes(logits, targets, z)
     rows = native_loss.Rows(
         logits=logits.data_ptr(),
         bf16=logits.dtype == torch.bfloat16,
@@ -150,46 +163,16 @@ def _slope_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Tensor, 
         of_target=of_target.data_ptr(),
         logs=totals.data_ptr(),
     )
-    native_loss.slope(rows, z, workers())
+    native_loss.logits_grad(rows, z, workers())
     return of_target, totals
 
 
-def _slope_shapes(logits: Tensor, targets: Tensor, _: float) -> tuple[Tensor, Tensor]:
+def _logits_grad_shapes(logits: Tensor, targets: Tensor, _: float) -> tuple[Tensor, Tensor]:
     made = logits.new_empty(targets.shape, dtype=torch.float32)
     return made, torch.empty_like(made)
 
 
 _LIBRARY = torch.library.Library("cutaway", "FRAGMENT")
-_LIBRARY.define("slope_(Tensor(a!) logits, Tensor targets, float z) -> (Tensor, Tensor)")
-_LIBRARY.impl("slope_", _slope_in_place, "CPU")
-torch.library.register_fake("cutaway::slope_", _slope_shapes, lib=_LIBRARY)
-
-
-class Objective(nn.Module):
-    """A model with its loss: a batch in, the sum of its losses out, ready to go back from.
-
-    One module, so that what wraps modules (``fully_shard``) sees the whole of a step.
-    """
-
-    def __init__(self, model: Decoder, chunk: int, z: float = 0.0, balance: float = 0.0) -> None:
-        super().__init__()
-        self.model = model
-        self.chunk, self.z, self.balance = chunk, z, balance
-        self.routed = model.routed
-
-    def forward(
-        self,
-        ids: Int[Tensor, "b t"],
-        targets: Int[Tensor, "b t"],
-        pos: Int[Tensor, "b t"],
-        documents: Int[Tensor, "b t"] | None,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The sum of the losses, and of the cross-entropies alone; ``documents`` None: each row is one. The
-        experts' balance over all these rows counts once a token, for each sparse layer.
-        """
-        x, routings = self.routed(ids, pos, documents=documents, in_order=documents is None)
-        x = self.model.norm(x).flatten(0, 1)
-        weight = self.model.embedding.weight if self.model.head is None else self.model.head.weight
-        loss, entropy = chunked(x, weight, targets.flatten(), self.chunk, self.z, self.model.config.softcap)
-        uneven = [balance(routing, pos >= 0) for routing in routings]
-        return loss + self.balance * targets.numel() * sum(uneven), entropy
+_LIBRARY.define("logits_grad_(Tensor(a!) logits, Tensor targets, float z) -> (Tensor, Tensor)")
+_LIBRARY.impl("logits_grad_", _logits_grad_in_place, "CPU")
+torch.library.register_fake("cutaway::logits_grad_", _logits_grad_shapes, lib=_LIBRARY)

@@ -1,10 +1,10 @@
-"""The optimisers as data, and how they are built: AdamW over all weights, or Muon over matrices and AdamW
+"""The optimizers as data, and how they are built: AdamW over all weights, or Muon over matrices and AdamW
 over the rest.
 
-    AdamW (1711.05101)   m = b1 m + (1-b1) g    v = b2 v + (1-b2) g^2    w -= rate (m / (sqrt v + eps) +
-    decay w) Muon (2502.16982)    m = b m + g            w -= rate (orthogonal(g + b m) + decay w)
+    AdamW (1711.05101)  m = b1 m + (1-b1) g   v = b2 v + (1-b2) g^2   w -= lr (m / (sqrt v + eps) + decay w)
+    Muon (2502.16982)   m = b m + g           w -= lr (orthogonal(g + b m) + decay w)
 
-Only matrices decay: a norm's or a bias' pull towards zero has no use. Both are torch's own implementations.
+Weight decay applies to matrices alone: norms and biases gain nothing from it. Both are torch's own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cutaway.data import bounds
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,52 +23,73 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdamW:
-    """``rate`` is the largest step, which the schedule scales; ``betas`` how long each average remembers."""
+    """``learning_rate`` is the peak, which the schedule scales; ``betas`` are the decays of both averages."""
 
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     betas: tuple[float, ...] = (0.9, 0.95)
     eps: float = 1e-8
-    decay: float = 0.1
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2:
+            raise UserError(f"config.optimizer.betas: expected two numbers, found {list(self.betas)}")
+        bounds.check(
+            self,
+            "optimizer.",
+            learning_rate="(0, inf)",
+            betas="[0, 1)",
+            eps="(0, inf)",
+            weight_decay="[0, inf)",
+        )
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[Optimizer]:
-        """The optimisers of these parameters."""
+        """The optimizer of these parameters."""
         import torch
 
         parameters = [parameter for _, parameter in named]
         groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.decay},
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        if len(self.betas) != 2:
-            raise UserError(f"optim.betas: expected two numbers, found {list(self.betas)}")
-        betas = self.betas[0], self.betas[1]
         groups = [group for group in groups if group["params"]]
-        return [torch.optim.AdamW(groups, lr=self.rate, betas=betas, eps=self.eps, fused=True)]
+        betas = self.betas[0], self.betas[1]
+        return [torch.optim.AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.eps, fused=True)]
+
+    def state_bytes(self, matrices: float, others: float) -> dict[str, float]:
+        """Bytes of state for so many weights in the blocks' matrices, and elsewhere."""
+        return {"AdamW's moments": 8 * (matrices + others)}
 
 
 @dataclass(frozen=True)
 class Muon:
-    """Muon with ``rate`` for the matrices inside the blocks; embedding, head and vectors are AdamW's.
+    """Muon for the matrices inside the blocks; ``adamw`` trains embedding, head and vectors.
 
-    Its step is scaled to the size of AdamW's (0.2 sqrt(max(rows, columns))), so that one rate serves both.
+    Its step has the scale of AdamW's (0.2 sqrt(max(rows, columns))), so that one learning rate suits both.
     """
 
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     momentum: float = 0.95
-    decay: float = 0.1
-    others: AdamW = AdamW()
+    weight_decay: float = 0.1
+    adamw: AdamW = AdamW()
+
+    def __post_init__(self) -> None:
+        bounds.check(self, "optimizer.", learning_rate="(0, inf)", momentum="[0, 1)", weight_decay="[0, inf)")
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[Optimizer]:
-        """The optimisers of these parameters, Muon's first."""
+        """The optimizers of these parameters, Muon's first."""
         import torch
 
         named = list(named)
         matrices = {name for name, p in named if p.ndim == 2 and ".blocks." in f".{name}"}
         muon = torch.optim.Muon(
             [p for name, p in named if name in matrices],
-            lr=self.rate,
+            lr=self.learning_rate,
             momentum=self.momentum,
-            weight_decay=self.decay,
+            weight_decay=self.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
-        return [muon, *self.others.build((name, p) for name, p in named if name not in matrices)]
+        return [muon, *self.adamw.build((name, p) for name, p in named if name not in matrices)]
+
+    def state_bytes(self, matrices: float, others: float) -> dict[str, float]:
+        """Bytes of state for so many weights in the blocks' matrices, and elsewhere."""
+        return {"Muon's momentum": 4 * matrices, **self.adamw.state_bytes(0, others)}

@@ -1,5 +1,5 @@
 """Who shares the work: here one process with one device, which shares it with nobody. ``distributed.py``
-is the world of many, and answers the same questions.
+has the same interface for many processes.
 """
 
 from __future__ import annotations
@@ -14,43 +14,50 @@ from torch import Tensor, nn
 
 from cutaway.errors import UserError
 from cutaway.train import checkpoint
-from cutaway.train.config import Run
-from cutaway.train.loss import Objective
+from cutaway.train.config import TrainingConfig
+from cutaway.train.trainable import Trainable
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
 
-class World:
+class Parallel:
     """One process. ``data_rank`` of ``data_size`` read different rows; ``device`` None leaves it to the
     run.
     """
 
     rank, size = 0, 1
     data_rank, data_size = 0, 1
+    tensor_size = 1
     device: torch.device | None = None
 
-    def readings(self, run: Run) -> list[int]:
+    def micro_batches(self, run: TrainingConfig) -> list[int]:
         """Where in a step's batch each reading of this process begins."""
-        whole = run.batch // run.rows
+        if run.tensor_parallel != self.tensor_size:
+            ways = run.tensor_parallel
+            raise UserError(
+                f"config.tensor_parallel: {ways} devices hold each matrix, but this run has one process: start it "
+                f"with `torchrun --nproc-per-node {ways} -m cutaway pretrain ...`, or set it to 1"
+            )
+        whole = run.gradient_accumulation
         if whole % self.data_size:
             raise UserError(
-                f"config.batch: {run.batch} rows in readings of {run.rows} cannot be shared evenly by "
-                f"{self.data_size} devices: change batch or rows"
+                f"config.batch_size: {run.batch_size} in micro-batches of {run.micro_batch_size} cannot be "
+                f"split evenly over {self.data_size} devices: change batch_size or micro_batch_size"
             )
-        return [n * run.rows for n in range(self.data_rank, whole, self.data_size)]
+        return [n * run.micro_batch_size for n in range(self.data_rank, whole, self.data_size)]
 
-    def shard(self, objective: Objective, run: Run) -> None:
+    def shard(self, trainable: Trainable, run: TrainingConfig) -> None:
         """Spreads a model over the devices."""
 
-    def synced(self, objective: Objective, last: bool) -> AbstractContextManager[Any]:
+    def sync_gradients(self, trainable: Trainable, last: bool) -> AbstractContextManager[Any]:
         """Around one reading: gradients need to meet after the ``last`` alone."""
         return nullcontext()
 
-    def summed(self, numbers: Tensor) -> Tensor:
+    def all_reduce(self, numbers: Tensor) -> Tensor:
         """These numbers added up over who reads different rows."""
         return numbers
 
-    def clip(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
+    def clip_gradients(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
         """The length of the whole gradient, which is shortened to ``bound`` if it is longer."""
         grads = [p.grad for p in parameters if p.grad is not None]
         length = torch.nn.utils.get_total_norm(grads)
@@ -58,14 +65,14 @@ class World:
             torch.nn.utils.clip_grads_with_norm_(parameters, bound, length)
         return float(length)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
 
-    def agreed(self, asked: int | None) -> int | None:
+    def any_signal(self, asked: int | None) -> int | None:
         """The signal that any process was sent."""
         return asked
 
-    def whole(self, tensor: Tensor) -> Tensor:
+    def full_tensor(self, tensor: Tensor) -> Tensor:
         """A tensor with the parts that other devices hold."""
         return tensor
 
@@ -74,8 +81,8 @@ class World:
         checkpoint.write(folder, step, parts, state)
 
     def read(self, found: Path, parts: Parts) -> None:
-        """Fills the tensors of ``parts`` from a checkpoint, whichever world wrote it."""
+        """Fills the tensors of ``parts`` from a checkpoint, however many processes wrote it."""
         checkpoint.fill(found, parts)
 
 
-ALONE = World()
+SINGLE_PROCESS = Parallel()

@@ -26,10 +26,10 @@ from cutaway.attention.parts.heads import Heads
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block
-from cutaway.train.config import Run
+from cutaway.train.config import TrainingConfig
 from cutaway.train.flops import per_token
 
-STAYS = {"weights": 4, "gradients": 4, "AdamW's moments": 8}  # bytes a weight
+STAYS = {"weights": 4, "gradients": 4}  # bytes a weight
 SUMS_FORTH, SUMS_BACK = 2, 5  # out and down; query, key, value, gate and up
 
 
@@ -59,7 +59,7 @@ class Plan:
         return max(self.computing, self.moving), self.computing + self.moving
 
 
-def plan(run: Run, devices: int, flops: float, bandwidth: float) -> Plan:
+def plan(run: TrainingConfig, devices: int, flops: float, bandwidth: float) -> Plan:
     """Of a run on ``devices`` that each reach ``flops`` operations and ``bandwidth`` bytes a second."""
     if devices < 1 or devices % run.tensor_parallel:
         raise UserError(
@@ -67,23 +67,28 @@ def plan(run: Run, devices: int, flops: float, bandwidth: float) -> Plan:
         )
     model, tensor = run.model, run.tensor_parallel
     readers = devices // tensor
-    readings = math.ceil(run.batch / (run.rows * readers))
+    micro_batches = math.ceil(run.batch_size / (run.micro_batch_size * readers))
     count = sum(math.prod(shape) for shape in model.weights().values())
     active = sum(math.prod(shape) for shape in model.active().values())
     inner = sum(block_weights(block, model.width) for block in model.blocks)
     outer = count - inner
     held = (inner / tensor + outer) / readers
+    matrices = sum(
+        math.prod(s) for n, s in model.weights().items() if n.startswith("blocks.") and len(s) == 2
+    )
+    matrices /= tensor * readers
     stays = {name: size * held for name, size in STAYS.items()}
-    if run.average is not None:
+    stays |= run.optimizer.state_bytes(matrices, held - matrices)
+    if run.ema is not None:
         stays["averaged weights"] = 4 * held
-    tokens = run.rows * model.context
+    tokens = run.micro_batch_size * model.context
     kept = [activations(block, model.width, tensor) for block in model.blocks]
-    own = 4 * tokens * (len(kept) * model.width + max(kept) if run.recompute else sum(kept))
+    own = 4 * tokens * (len(kept) * model.width + max(kept) if run.activation_checkpointing else sum(kept))
     width = 2 if run.precision == "bfloat16" else 4
     largest = max(block_weights(block, model.width) for block in model.blocks) / tensor
     passes = {
         "activations": own,
-        "logits of a chunk": 2 * 4 * min(run.loss_rows, tokens) * model.vocab,
+        "logits of a chunk": 2 * 4 * min(run.objective.chunk_size, tokens) * model.vocab,
         "head's gradient": 4 * model.vocab * model.width,
     }
     if readers > 1:
@@ -91,12 +96,18 @@ def plan(run: Run, devices: int, flops: float, bandwidth: float) -> Plan:
     moves = {}
     share = (readers - 1) / readers
     if readers > 1:
-        moves["gathering weights"] = readings * width * share * (2 * inner / tensor + outer)
+        moves["gathering weights"] = micro_batches * width * share * (2 * inner / tensor + outer)
         moves["scattering gradients"] = 4 * share * (inner / tensor + outer)
     if tensor > 1:
-        sums = (SUMS_FORTH + SUMS_BACK) * len(model.blocks) * readings
+        sums = (SUMS_FORTH + SUMS_BACK) * len(model.blocks) * micro_batches
         moves["sums of the stream"] = sums * 2 * (tensor - 1) / tensor * width * tokens * model.width
-    work = run.batch * model.context * per_token(model) * (4 / 3 if run.recompute else 1) / devices
+    work = (
+        run.batch_size
+        * model.context
+        * per_token(model)
+        * (4 / 3 if run.activation_checkpointing else 1)
+        / devices
+    )
     return Plan(
         devices,
         count,

@@ -1,112 +1,188 @@
-"""A run from its config to its end: the folder, the text, the weights, the steps, each found again by
---resume.
-"""
+"""A run from its config to its end: the folder, the data, the weights, the steps; --resume continues each."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+
+import torch
 
 from cutaway.errors import UserError
 from cutaway.model.config import to_dict
 from cutaway.store.files import atomic_file, disk_errors, part_of
-from cutaway.train import checkpoint, config, dataset, device, log, loop
-from cutaway.train.config import Run
-from cutaway.train.parallel import ALONE, World
-from cutaway.train.signals import Stopper
+from cutaway.train import checkpoint, config, curve, dataset, device, git, log, loop
+from cutaway.train.config import TrainingConfig
+from cutaway.train.parallel import SINGLE_PROCESS, Parallel
+from cutaway.train.signals import SignalHandler
 from cutaway.weights.load import RUN
 
-# What may differ when a run goes on: none of it enters the weights.
-FREE = ("every", "device", "threads", "tensorboard", "wandb", "prompts", "compile")
-GIT = "git.json"
+# What may differ when a run continues: none of it enters the weights.
+FREE = ("intervals", "device", "threads", "tensorboard", "wandb", "prompts", "compile", "git_diff")
+GIT, LOCK = "git.json", ".lock"
+SHOWN = 8  # differences that an error lists
 
 
 def pretrain(
-    run: Run, folder: Path, watch: loop.Watch, *, resume: bool = False, world: World = ALONE
+    run: TrainingConfig,
+    folder: Path,
+    callback: loop.Callback,
+    *,
+    resume: bool = False,
+    parallel: Parallel = SINGLE_PROCESS,
 ) -> None:
-    """Trains what ``run`` says into ``folder``, which afterwards is a model that ``cutaway.load`` opens.
+    """Train ``run`` into ``folder``, which is then a model that ``cutaway.load`` opens.
 
-    UserError if the folder holds another run, or this one without ``resume``. Raises KeyboardInterrupt or
-    SystemExit after a signal, when a checkpoint is written.
+    UserError if the folder holds another run, this one without ``resume``, or one that another process
+    trains. KeyboardInterrupt or SystemExit after a signal, once a checkpoint is written. ``resume`` with more
+    ``steps`` extends a run.
     """
-    if world.rank == 0:
-        _open(run, folder, resume, watch)
-    world.wait()
-    run = replace(config.read(str(folder / RUN)), **{name: getattr(run, name) for name in FREE})
-    with Stopper() as stopper:
-        ready = dataset.ready(run, folder, watch.note)
-        training = loop.Training(run, ready, world, watch.note)
-        found = checkpoint.newest(folder / loop.CHECKPOINTS, watch.note) if resume else None
-        if found is not None:
-            training.restore(found)
-            watch.note(f"Going on after step {training.step}.")
-        elif resume:
-            watch.note("There is no checkpoint yet, so the run begins at its beginning.")
-        peak = device.peak(training.device, training.run.precision)
-        weights = sum(p.numel() for p in training.model.parameters())
-        watch.note(
-            f"{weights:,} weights; matrix products in {training.run.precision} reach "
-            f"{peak / 1e9:,.0f} GFLOP/s on {training.device}."
+    parallel.micro_batches(run)
+    where = device.device(run.device)
+    with _locked(folder, parallel):
+        if parallel.rank == 0:
+            _open(run, folder, resume, callback, where)
+        parallel.barrier()
+        settings = {name: getattr(run, name) for name in FREE}
+        run = replace(config.read(str(folder / RUN)), **settings)
+        with SignalHandler() as signals:
+            _train(run, folder, callback, resume, parallel, signals)
+
+
+def _train(
+    run: TrainingConfig,
+    folder: Path,
+    callback: loop.Callback,
+    resume: bool,
+    parallel: Parallel,
+    signals: SignalHandler,
+) -> None:
+    data = dataset.ready(run, folder, callback.note)
+    training = loop.Training(run, data, parallel, callback.note)
+    found = checkpoint.newest(folder / loop.CHECKPOINTS, callback.note) if resume else None
+    if found is not None:
+        training.restore(found)
+        callback.note(f"Continuing after step {training.step}.")
+    elif resume:
+        callback.note("There is no checkpoint yet, so the run starts at its first step.")
+    peak = device.peak(training.device, training.run.precision)
+    weights = sum(p.numel() for p in training.model.parameters())
+    callback.note(
+        f"{weights:,} weights; matrix products in {training.run.precision} reach "
+        f"{peak / 1e9:,.0f} GFLOP/s on {training.device}."
+    )
+    if training.device.type == "cpu" and torch.get_num_threads() > 1:
+        callback.note(
+            f"{torch.get_num_threads()} threads: another number of threads adds in another order and rounds "
+            "otherwise; --threads 1 repeats a run bit for bit on any machine of this kind."
         )
-        lines = None
-        if world.rank == 0:
-            lines = log.Log(folder, training.step, run.tensorboard, run.wandb, to_dict(run))
+    lines = None
+    if parallel.rank == 0:
+        lines = log.Log(folder, training.step, run.tensorboard, run.wandb, to_dict(run))
+    try:
+        loop.train(training, folder, lines, callback, signals, peak)
+    finally:
+        if lines is not None:
+            lines.close()
+    if parallel.rank == 0:
+        curve.page(folder)
+
+
+@contextmanager
+def _locked(folder: Path, parallel: Parallel) -> Iterator[None]:
+    """Keep other processes from training into the folder at the same time."""
+    if parallel.rank:
+        yield
+        return
+    import filelock
+
+    made = not folder.exists()
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK)
         try:
-            loop.train(training, folder, lines, watch, stopper, peak)
-        finally:
-            if lines is not None:
-                lines.close()
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"{folder}: another process trains this run: wait for it, or choose another folder with --output"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        (folder / LOCK).unlink(missing_ok=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def _open(run: Run, folder: Path, resume: bool, watch: loop.Watch) -> None:
-    """Makes the folder of a new run, or checks that the one to go on with is this one."""
+def _open(
+    run: TrainingConfig, folder: Path, resume: bool, callback: loop.Callback, where: torch.device
+) -> None:
+    """Set up the folder of a new run, or check that the run to continue is this one."""
     known = folder / RUN
     if known.is_file() and not resume:
         raise UserError(
-            f"{folder}: already holds a run: go on with --resume, or choose another folder with --out"
+            f"{folder}: already holds a run: continue it with --resume, or choose another folder with --output"
         )
-    if not known.is_file() and folder.is_dir() and any(folder.iterdir()) and not _unfinished(folder):
-        raise UserError(f"{folder}: is a folder that holds something else: choose another with --out")
+    if not known.is_file() and not _unfinished(folder):
+        raise UserError(f"{folder}: the folder holds something else: choose another with --output")
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        run = dataset.resolved(run, folder, watch.note)
+        run = dataset.resolved(run, folder, callback.note)
         begun = config.read(str(known)) if known.is_file() else None
-        run = _settled(run, begun)
+        if run.precision == "auto":
+            chosen = device.precision("auto", where) if begun is None else begun.precision
+            run = replace(run, precision=chosen)
         if begun is not None:
-            _same(begun, run, folder)
+            _check_same(begun, run, folder)
+            if begun.steps != run.steps:
+                callback.note(f"The run has {run.steps} steps now; it was started with {begun.steps}.")
         with atomic_file(folder / GIT) as out:
-            out.write(json.dumps(log.git_state(Path.cwd()), indent=1).encode())
+            out.write(json.dumps(git.state(Path.cwd(), run.git_diff), indent=1).encode())
         dataset.ready(run, folder, lambda _: None)
         with atomic_file(known) as out:
             out.write(config.write(run).encode())
 
 
 def _unfinished(folder: Path) -> bool:
-    """Whether all there is was made by a run that stopped before it began to train."""
-    left = {path.name for path in folder.iterdir()}
-    return left <= {loop.TOKENIZER, "data", GIT, part_of(folder / GIT).name, part_of(folder / RUN).name}
+    """Whether all that the folder holds was made by a run that stopped before its first step."""
+    parts = {part_of(folder / name).name for name in (GIT, RUN)}
+    return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", GIT, LOCK, *parts}
 
 
-def _settled(run: Run, begun: Run | None) -> Run:
-    """The run with a precision of its own where it leaves it open: the one that it was begun with, or this
-    machine's.
-    """
-    if run.precision == "auto" and begun is not None:
-        return replace(run, precision=begun.precision)
-    return replace(run, precision=device.precision(run.precision, device.device(run.device)))
+def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:
+    """UserError that lists what differs, field by field; steps may grow beyond the newest checkpoint."""
+    before, now = _flat(old), _flat(new)
+    free = (*FREE, "steps")
+    differ = [
+        f"{name} was {before.get(name, 'unset')}, is now {now.get(name, 'unset')}"
+        for name in sorted(before.keys() | now.keys())
+        if name.partition(".")[0] not in free and before.get(name) != now.get(name)
+    ]
+    if differ:
+        more = f", and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
+        raise UserError(
+            f"{folder}: the run was started with another config: {'; '.join(differ[:SHOWN])}{more}. Continue it "
+            "with the old values, or start a new run with --output"
+        )
+    saved = checkpoint.all_in(folder / loop.CHECKPOINTS)
+    if saved and checkpoint.step_of(saved[-1]) > new.steps:
+        done = checkpoint.step_of(saved[-1])
+        raise UserError(f"config.steps: {new.steps} is fewer than the {done} steps that {folder} has done")
 
 
-def _same(old: Run, new: Run, folder: Path) -> None:
-    for entry in fields(Run):
-        one, other = getattr(old, entry.name), getattr(new, entry.name)
-        if entry.name not in FREE and one != other:
-            raise UserError(
-                f"{folder}: was begun with another {entry.name} ({_short(one)}, now {_short(other)}): a "
-                "run goes on with what it began with; choose another folder with --out"
-            )
-
-
-def _short(value: object) -> str:
-    said = str(value)
-    return said if len(said) < 60 else f"{said[:57]}..."
+def _flat(value: object, name: str = "") -> dict[str, object]:
+    """A config's values by their dotted names."""
+    if is_dataclass(value):
+        inner = [(f.name, getattr(value, f.name)) for f in fields(value)]
+        own: dict[str, object] = {
+            f"{name}.kind".lstrip("."): f"{type(value).__module__.rpartition('.')[2]}.{type(value).__name__}"
+        }
+    elif isinstance(value, tuple) and any(map(is_dataclass, value)):
+        inner, own = [(str(n), item) for n, item in enumerate(value)], {}
+    else:
+        return {name: value}
+    for part, item in inner:
+        own |= _flat(item, f"{name}.{part}".lstrip("."))
+    return own

@@ -1,6 +1,4 @@
-"""Being asked to stop: SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second one does
-not.
-"""
+"""SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second signal ends the run at once."""
 
 from __future__ import annotations
 
@@ -12,14 +10,14 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopper:
-    """While it is entered, ``asked`` is the signal that came, or None."""
+class SignalHandler:
+    """While it is entered, ``received`` is the signal that came, or None."""
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stopper:
+    def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():  # elsewhere no handler can be set
             self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
         return self
@@ -29,12 +27,12 @@ class Stopper:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
-            leave(number)
-        self.asked = number
+        if self.received is not None:
+            exit_by_signal(number)
+        self.received = number
 
 
-def leave(number: int) -> None:
+def exit_by_signal(number: int) -> None:
     """Ends the program as the signal would have: Ctrl-C as such, SIGTERM with the exit code that shells
     know.
     """

@@ -20,7 +20,7 @@ namespace {
 
 struct Functions {
     float (*logits_grad)(float* row, int64_t size, int64_t target, float z);
-    float (*slope_bf16)(uint16_t* row, int64_t size, int64_t target, float z);
+    float (*logits_grad_bf16)(uint16_t* row, int64_t size, int64_t target, float z);
 };
 
 #define CUTAWAY_KERNELS "train/loss.inc"
@@ -49,7 +49,7 @@ CUTAWAY_API void cutaway_loss(void* logits, int32_t bf16, int64_t rows, int64_t 
     const auto& table = chosen();
     const Threads by{threads, parallel};
     if (bf16 != 0) {
-        each_row(static_cast<uint16_t*>(logits), rows, size, targets, z, of_target, logs, by, table.slope_bf16);
+        each_row(static_cast<uint16_t*>(logits), rows, size, targets, z, of_target, logs, by, table.logits_grad_bf16);
     } else {
         each_row(static_cast<float*>(logits), rows, size, targets, z, of_target, logs, by, table.logits_grad);
     }

@@ -63,7 +63,7 @@ def test_every_kind_of_model_is_shown(opened: Opened, pages: Any, shape: str) ->
     assert [part.get_attribute("id") for part in tab.locator("section").all()] == list(VIEWS)
     for view in VIEWS:
         tab.locator(f"#{view}").scroll_into_view_if_needed()
-        assert len(tab.locator(f"#{view} .said").inner_text()) > 40
+        assert len(tab.locator(f"#{view} .about").inner_text()) > 40
     assert tab.locator(".chip").count() == len(TEXT)
 
 
@@ -276,12 +276,12 @@ def test_nothing_is_wider_than_the_screen(opened: Opened, pages: Any, width: int
 def test_the_dial_sweeps_unless_motion_is_reduced(opened: Opened, pages: Any) -> None:
     hand = "document.querySelector('.dial .hand.query').getAttribute('x2')"
     calm = opened(pages(), reduced_motion="reduce")
-    calm.get_by_role("button", name="Rotation again").click()
+    calm.get_by_role("button", name="Rotate again").click()
     before = calm.evaluate(hand)
     frames(calm, 4)
     assert calm.evaluate(hand) == before
     moving = opened(pages(), reduced_motion="no-preference")
-    moving.get_by_role("button", name="Rotation again").click()
+    moving.get_by_role("button", name="Rotate again").click()
     seen = []
     for _ in range(6):
         frames(moving, 4)
@@ -297,7 +297,7 @@ def test_a_long_text_keeps_its_strongest_heads(
     [[layer, head]] = pages("llama", "the same, again").facts["detailed"]
     tab.locator("#score").get_by_label("layer").select_option(str((layer + 1) % 3))
     frames(tab)
-    assert "keeps the queries" in tab.locator("#score").inner_text()
+    assert "keeps queries" in tab.locator("#score").inner_text()
     assert "≈" in tab.locator("#attention table").inner_text()
     tab.locator("#score button").click()
     frames(tab)
@@ -341,10 +341,10 @@ def test_two_sides_of_one_model_show_the_same_pair_and_two_models_choose_alone(
     dimensions = same.locator("#rope .slider output").all_inner_texts()
     assert len(dimensions) == 2 and dimensions[0] == dimensions[1]
     other = opened(pages(), pages("gemma"))
-    before = other.locator("#attention [data-explanation='1']").get_by_label("layer").input_value()
-    other.locator("#attention [data-explanation='0']").get_by_label("layer").select_option(
+    before = other.locator("#attention [data-explanation='1']").locator("select").first.input_value()
+    other.locator("#attention [data-explanation='0'] select").first.select_option(
         "0" if before != "0" else "1"
     )
     frames(other)
-    assert other.locator("#attention [data-explanation='1']").get_by_label("layer").input_value() == before
+    assert other.locator("#attention [data-explanation='1']").locator("select").first.input_value() == before
     assert "do not correspond" in other.locator("#head").inner_text()

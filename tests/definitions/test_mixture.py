@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from cutaway.layers.config import MLP, MoE
 from cutaway.layers.moe import Routing
-from cutaway.train.loss import balance
+from cutaway.train.loss import load_balancing
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 WIDTH = 6
@@ -93,9 +93,11 @@ def test_the_balance_is_its_equation() -> None:
                 for e in range(4):
                     mean[e] += float(scores[b, t, e]) / 11
     expected = 4 * sum(a * b for a, b in zip(f, mean, strict=True))
-    assert_close(balance(Routing(scores, choice), real), torch.tensor(expected, dtype=torch.float64), **TIGHT)
+    assert_close(
+        load_balancing(Routing(scores, choice), real), torch.tensor(expected, dtype=torch.float64), **TIGHT
+    )
     even = torch.full((1, 4, 4), 0.25)
     turns = torch.arange(4)[None, :, None]
-    assert float(balance(Routing(even, turns), torch.ones(1, 4, dtype=torch.bool))) == 1.0
+    assert float(load_balancing(Routing(even, turns), torch.ones(1, 4, dtype=torch.bool))) == 1.0
     one = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(1, 4, 4)
-    assert float(balance(Routing(one, 0 * turns), torch.ones(1, 4, dtype=torch.bool))) == 4.0
+    assert float(load_balancing(Routing(one, 0 * turns), torch.ones(1, 4, dtype=torch.bool))) == 4.0

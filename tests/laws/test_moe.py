@@ -16,7 +16,9 @@ from cutaway.layers.moe import Routing
 from cutaway.model.config import Block, Decoder, Encoder, from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.position import rope
-from cutaway.train.loss import Objective, balance
+from cutaway.train.loss import load_balancing
+from cutaway.train.objectives import next_token
+from cutaway.train.trainable import Trainable, TrainingBatch
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 SPARSE = MoE(4, 2, 12, shared=10, shared_gate=True)
@@ -111,7 +113,7 @@ def test_gradients_check(normalised: bool) -> None:
     def said(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
         named = dict(zip(dict(layer.named_parameters()), weights, strict=True))
         out, routing = torch.func.functional_call(layer, named, (x, pos))
-        return torch.cat((out.flatten(), balance(routing, pos >= 0)[None]))
+        return torch.cat((out.flatten(), load_balancing(routing, pos >= 0)[None]))
 
     assert torch.autograd.gradcheck(said, (x, *layer.parameters()))
 
@@ -131,11 +133,13 @@ def test_the_balance_is_part_of_the_loss_and_of_nothing_else() -> None:
     model, (ids, pos) = _model(), _text(2, 8)
     targets = ids.roll(-1, dims=1)
     with torch.no_grad():
-        plain, entropy = Objective(model, 1024)(ids, targets, pos, None)
-        loss, same = Objective(model, 1024, balance=0.5)(ids, targets, pos, None)
+        batch, sizes = TrainingBatch(ids, targets, pos, None, None, 16.0), torch.ones(37)
+        plain, sums = Trainable(model, next_token.Config(router_aux_loss=0.0), sizes)(batch)
+        loss, again = Trainable(model, next_token.Config(router_aux_loss=0.5), sizes)(batch)
+        entropy, same = sums["cross_entropy"], again["cross_entropy"]
         _, routings = model.routed(ids, pos)
     assert len(routings) == 2 and float(same) == float(entropy) == pytest.approx(float(plain))
-    uneven = sum(float(balance(routing, pos >= 0)) for routing in routings)
+    uneven = sum(float(load_balancing(routing, pos >= 0)) for routing in routings)
     assert float(loss) == pytest.approx(float(plain) + 0.5 * 16 * uneven)
 
 
@@ -150,7 +154,7 @@ def test_balanced_experts_are_used_alike() -> None:
 
     def uneven() -> torch.Tensor:
         _, routing = layer(x, pos)
-        return balance(Routing(*routing), pos >= 0)
+        return load_balancing(Routing(*routing), pos >= 0)
 
     before = float(uneven().detach())
     for _ in range(60):

@@ -27,7 +27,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from tests import inputs
 
 DECLARATION = """All human beings are born free and equal in dignity and rights.
@@ -291,7 +291,9 @@ def test_ranks_that_would_merge_otherwise_are_not_written(tmp_path: Path) -> Non
     """The merges make "abc" of "a" and "bc"; ranks would make it of "ab" and "c"."""
     tokens = [*"abc", "ab", "bc", "abc"]
     merges = [("a", "b"), ("b", "c"), ("a", "bc")]
-    parts = Parts(tokens=tokens, vocabulary={text: id for id, text in enumerate(tokens)}, merges=merges)
+    parts = TokenizerSpec(
+        tokens=tokens, vocabulary={text: id for id, text in enumerate(tokens)}, merges=merges
+    )
     with pytest.raises(UserError, match="of other parts"):
         Tokenizer(parts).save(tmp_path / "x.tiktoken")
     with pytest.raises(UserError, match="another order"):

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Judge
 import cutaway
 from cutaway.tokenizer import bpe_train
 from cutaway.tokenizer.pretokenize import CL100K
-from cutaway.tokenizer.word_counts import Counts
+from cutaway.tokenizer.word_counts import WordCounts
 from tests import inputs
 
 
@@ -36,7 +36,7 @@ def judged(texts: Sequence[str], size: int, rarest: int) -> list[tuple[str, str]
 
 
 def learned(texts: Sequence[str], size: int, rarest: int) -> list[tuple[str, str]]:
-    corpus = bpe_train.spelt_in_bytes(Counts.of(texts).arrays())
+    corpus = bpe_train.spelt_in_bytes(WordCounts.of(texts).arrays())
     return bpe_train.learn(corpus, size, rarest)
 
 
@@ -69,5 +69,5 @@ def test_character_level_merges_are_those_of_hugging_face(size: int) -> None:
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     judge.train_from_iterator(lines, trainer)
     theirs = [tuple(pair) for pair in json.loads(judge.to_str())["model"]["merges"]]
-    corpus = bpe_train.spelt_in_characters(Counts.of(["\n".join(lines)], "metaspace").arrays())
+    corpus = bpe_train.spelt_in_characters(WordCounts.of(["\n".join(lines)], "metaspace").arrays())
     assert bpe_train.learn(corpus, size) == theirs

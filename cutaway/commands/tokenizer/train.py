@@ -14,7 +14,7 @@ from cutaway.commands.tokenizer.encode import Force
 from cutaway.errors import UserError
 from cutaway.store.files import check_overwrite
 from cutaway.tokenizer import Tokenizer, training
-from cutaway.tokenizer.word_counts import LIMIT, Counts
+from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
 Kind = Literal["bpe", "unigram", "wordpiece"]
 Files = Annotated[tuple[Path, ...], Parameter(help="Texts in UTF-8, or counts that `count-words` wrote.")]
@@ -113,7 +113,7 @@ def count_words(
         counted.save(output)
     else:
         with console.watched() as bar:
-            counted = Counts.of(
+            counted = WordCounts.of(
                 files,
                 pattern or "cl100k",
                 special or (),
@@ -137,13 +137,13 @@ def _counted(
     limit: int,
     invalid: str,
     progress: Callable[[str, int, int | None], None],
-) -> Counts:
+) -> WordCounts:
     """The words of files, or the sum of the counts in them."""
     if not files:
         raise UserError("there is nothing to train on: give files")
-    are_counts = [Counts.is_file(file) for file in files]
+    are_counts = [WordCounts.is_file(file) for file in files]
     if not any(are_counts):
-        return Counts.of(
+        return WordCounts.of(
             files,
             pattern or training.kind(kind)[1],
             special or (),
@@ -159,11 +159,11 @@ def _counted(
         raise UserError(
             "counts bring their own pattern and special tokens: leave --pattern and --special out"
         )
-    first, *others = (Counts.load(file) for file in files)
+    first, *others = (WordCounts.load(file) for file in files)
     return first.merge(*others)
 
 
-def _note_undercount(counted: Counts) -> None:
+def _note_undercount(counted: WordCounts) -> None:
     if counted.undercount:
         console.note(
             f"Note: there were more distinct words than {counted.limit:,}: rare ones were dropped, and a "
@@ -171,7 +171,7 @@ def _note_undercount(counted: Counts) -> None:
         )
 
 
-def _summary(counted: Counts) -> dict[str, int | str]:
+def _summary(counted: WordCounts) -> dict[str, int | str]:
     return {
         "pattern": counted.pattern,
         "words": counted.total(),

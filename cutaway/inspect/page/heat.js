@@ -274,8 +274,7 @@ function heat(state, options) {
 
   const update = () => {
     layout();
-    const chosen = options.chosen?.() ?? (options.chosenRow ? [options.chosenRow(), 0] : null);
-    if (chosen) reveal(...chosen);
+    if (options.chosenRow) reveal(options.chosenRow(), 0);
     paint();
   };
   new ResizeObserver(() => state.page.later(`${readout.id}-size`, update)).observe(whole);

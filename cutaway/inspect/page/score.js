@@ -33,7 +33,7 @@ function otherHeads(state) {
   const buttons = detailed.map(([layer, head]) =>
     make("button", { type: "button", class: "small", click: () => state.set({ layer, head }) }, `${layer}.${head}`));
   return make("div", {},
-    make("p", {}, `For a text this long the page keeps queries, keys and values of the ${detailed.length} heads with the largest contributions:`),
+    make("p", {}, `For a text this long the page keeps queries, keys and values of the ${detailed.length === 1 ? "head" : `${detailed.length} heads`} with the largest contribution:`),
     make("p", { class: "buttons" }, buttons));
 }
 

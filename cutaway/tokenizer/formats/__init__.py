@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.store.files import write as write_whole
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
 PARTS = (".json", ".model", ".txt", ".jinja", ".gguf")  # what a folder's tokenizer can be spread over
@@ -22,7 +22,7 @@ WRITERS = {
 
 def read(
     source: str | os.PathLike[str], pattern: str | None = None, special: Mapping[str, int] | None = None
-) -> Parts:
+) -> TokenizerSpec:
     """The tokenizer at a path or of a model's name.
 
     Raises UserError for what is no tokenizer, OperationalError if reading fails.
@@ -55,7 +55,7 @@ def read(
     raise UserError(f"{path.name} is no tokenizer that is known: give {KNOWN}")
 
 
-def save(parts: Parts, path: str | os.PathLike[str], force: bool = True) -> Path:
+def save(parts: TokenizerSpec, path: str | os.PathLike[str], force: bool = True) -> Path:
     """Write a tokenizer, complete or not at all, in the format that the file's name says; returns the path.
 
     Raises UserError for a name that says none, for what a format cannot say, and for a file that exists
@@ -96,7 +96,7 @@ def contents(path: Path) -> bytes:
         raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
 
 
-def _read_folder(folder: Path) -> Parts:
+def _read_folder(folder: Path) -> TokenizerSpec:
     from cutaway.tokenizer.formats import folder as hugging_face
 
     if (folder / "tokenizer.json").is_file():
@@ -115,7 +115,7 @@ def _read_folder(folder: Path) -> Parts:
     raise UserError(f"{folder} holds no tokenizer.json, tokenizer.model or vocab.txt: give {KNOWN}")
 
 
-def _read_json(data: bytes, name: str) -> Parts:
+def _read_json(data: bytes, name: str) -> TokenizerSpec:
     from cutaway.tokenizer.formats import hf_json, tiktoken
     from cutaway.tokenizer.formats.fields import parsed
 

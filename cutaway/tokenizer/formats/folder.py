@@ -14,13 +14,13 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.formats import contents, vocab_txt
 from cutaway.tokenizer.formats.fields import Fields, parsed
 from cutaway.tokenizer.formats.hf_json import token_list
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": "unk_token"}
 
 
-def completed(parts: Parts, folder: Path) -> Parts:
-    """Parts with what the folder's other files say.
+def completed(parts: TokenizerSpec, folder: Path) -> TokenizerSpec:
+    """The spec with what the folder's other files say.
 
     Raises UserError for a file that is not what it should be.
     """
@@ -45,7 +45,7 @@ def completed(parts: Parts, folder: Path) -> Parts:
     )
 
 
-def wordpiece(folder: Path) -> Parts:
+def wordpiece(folder: Path) -> TokenizerSpec:
     """The parts of a folder with a vocab.txt."""
     path = folder / "vocab.txt"
     parts = vocab_txt.read(contents(path), path.name, _optional(folder, "tokenizer_config.json"))
@@ -66,13 +66,13 @@ def _token(fields: Fields, key: str) -> str | None:
     return value
 
 
-def _id_of(parts: Parts, text: str) -> int | None:
+def _id_of(parts: TokenizerSpec, text: str) -> int | None:
     added = next((token.id for token in parts.added if token.text == text), None)
     return parts.vocabulary.get(text) if added is None else added
 
 
-def _with_added(parts: Parts, config: Fields) -> Parts:
-    """Parts with the tokens that only tokenizer_config.json adds."""
+def _with_added(parts: TokenizerSpec, config: Fields) -> TokenizerSpec:
+    """The spec with the tokens that only tokenizer_config.json adds."""
     known = {token.id for token in parts.added}
     extra = []
     for id, entry in config.get("added_tokens_decoder", dict, {}).items():
@@ -94,7 +94,7 @@ def _added(entry: Fields, id: int) -> AddedToken:
     return AddedToken(id, entry.need("content", str), special, normalized=normalized, **flags)
 
 
-def _as_control(parts: Parts, id: int, text: str) -> Parts:
+def _as_control(parts: TokenizerSpec, id: int, text: str) -> TokenizerSpec:
     """A token that has a role is a control token, even where the tokenizer's own file does not list it."""
     if any(token.id == id for token in parts.added):
         return parts

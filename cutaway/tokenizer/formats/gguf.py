@@ -20,7 +20,7 @@ from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.normalize import Prepend, Replace, ReplaceMatches, Rule
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.unigram import LONGEST_PIECE, PENALTY
 from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
@@ -29,7 +29,7 @@ K = "tokenizer.ggml."
 SQUEEZED = (ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \Z", ""))
 
 
-def read(metadata: Mapping[str, Any]) -> Parts:
+def read(metadata: Mapping[str, Any]) -> TokenizerSpec:
     """The parts of the tokenizer in a GGUF file's metadata.
 
     Raises UserError for what is not supported, by name.
@@ -61,10 +61,10 @@ SEPARATOR = ("seperator", "separator", "eos")  # the first as the specification 
 IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unknown": "unknown"}
 
 
-def _bytewise(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+def _bytewise(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpec:
     pre = _typed(metadata, "pre", str, "default")
     begins = pre in pretokenize.BEGINS
-    return Parts(
+    return TokenizerSpec(
         **common,
         merges=checked(_merges(metadata), common["vocabulary"], "the GGUF file"),
         pretokenizer=pretokenize.named(pre),
@@ -75,9 +75,9 @@ def _bytewise(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     )
 
 
-def _characters(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+def _characters(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpec:
     """Gemma 4: merges over characters, a space written as U+2581."""
-    return Parts(
+    return TokenizerSpec(
         **common,
         merges=checked(_merges(metadata), common["vocabulary"], "the GGUF file"),
         bytewise=False,
@@ -90,13 +90,13 @@ def _characters(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     )
 
 
-def _scored(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+def _scored(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpec:
     """SentencePiece's BPE, in llama.cpp's form: every stretch between special tokens begins with a space."""
     tokens = common["tokens"]
     prefix = _typed(metadata, "add_space_prefix", bool, True)
     escape = Replace(" ", pretokenize.SPACE)
     scores = [float(score) for score in _numbers(metadata, "scores", len(tokens), 0.0)]
-    return Parts(
+    return TokenizerSpec(
         **common,
         ranks=sentencepiece.ranks(tokens, scores),
         scores=scores,
@@ -109,7 +109,7 @@ def _scored(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     )
 
 
-def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpec:
     """BERT: tokens that begin a word are written with U+2581 in front, those that go on without."""
     tokens = [_wordpiece_spelling(token) for token in common["tokens"]]
     if common["unknown"] is None:
@@ -118,7 +118,7 @@ def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     begin, end = (_first_id(metadata, keys, size) for keys in (("cls", "bos"), SEPARATOR))
     vocabulary = _vocabulary(tokens)
     common |= {"tokens": tokens, "vocabulary": vocabulary, "bos": begin, "eos": end}
-    return Parts(
+    return TokenizerSpec(
         **common,
         model="WordPiece",
         bytewise=False,
@@ -136,7 +136,7 @@ def _wordpiece_spelling(token: str) -> str:
     return token if token.startswith("[") and token.endswith("]") else CONTINUES + token
 
 
-def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
+def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpec:
     """SentencePiece's Unigram, in llama.cpp's form: every stretch between special tokens is normalised by
     itself.
     """
@@ -156,7 +156,7 @@ def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> Parts:
     rules += [Prepend(SPACE)] if prefix else []
     found = list(zip(tokens, scores, kinds, strict=True))
     worst = min((score for _, score, kind in found if kind == NORMAL), default=0.0)
-    return Parts(
+    return TokenizerSpec(
         **common,
         model="Unigram",
         # llama.cpp has no score for user-defined symbols, and matches unused ones.
@@ -249,7 +249,7 @@ def _id(metadata: Mapping[str, Any], key: str, size: int) -> int | None:
     value = metadata.get(f"{K}{key}_token_id")
     if value is None:
         return None
-    if isinstance(value, (bool, str)) or not np.issubdtype(np.asarray(value).dtype, np.integer):
+    if isinstance(value, (bool, str)) or np.ndim(value) or not np.issubdtype(type(value), np.integer):
         raise UserError(f"the GGUF file's {K}{key}_token_id is {value!r}, not an id")
     if not 0 <= int(value) < size:
         return None  # files say so for "none"

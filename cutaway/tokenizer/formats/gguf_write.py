@@ -16,13 +16,13 @@ from cutaway.tokenizer.formats.merges import all_splits
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Prepend, Replace, Unicode
 from cutaway.tokenizer.pretokenize import SPACE, Split
 from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
 ARCHITECTURES = {"WordPiece": "bert", "Unigram": "t5"}
 
 
-def write_file(parts: Parts) -> bytes:
+def write_file(parts: TokenizerSpec) -> bytes:
     """A GGUF file that holds a vocabulary and no model, as llama.cpp's own ggml-vocab files do."""
     about = {"general.architecture": ARCHITECTURES.get(parts.model, "llama")}
     out = io.BytesIO()
@@ -30,8 +30,8 @@ def write_file(parts: Parts) -> bytes:
     return out.getvalue()
 
 
-def write(parts: Parts, size: int | None = None) -> dict[str, Any]:
-    """Parts as GGUF metadata; vocabularies are filled up to `size` tokens.
+def write(parts: TokenizerSpec, size: int | None = None) -> dict[str, Any]:
+    """The spec as GGUF metadata; vocabularies are filled up to `size` tokens.
 
     Raises UserError for what GGUF cannot say.
     """
@@ -54,7 +54,7 @@ def write(parts: Parts, size: int | None = None) -> dict[str, Any]:
     return out
 
 
-def _write_model(parts: Parts) -> dict[str, Any]:
+def _write_model(parts: TokenizerSpec) -> dict[str, Any]:
     """What belongs to one of llama.cpp's kinds of tokenizer."""
     if parts.model == "WordPiece":
         return _write_wordpiece(parts)
@@ -71,7 +71,7 @@ def _write_model(parts: Parts) -> dict[str, Any]:
     return _write_scored(parts)
 
 
-def _write_wordpiece(parts: Parts) -> dict[str, Any]:
+def _write_wordpiece(parts: TokenizerSpec) -> dict[str, Any]:
     """BERT, which llama.cpp cleans in one way."""
     if (parts.normalizer, parts.pretokenizer) != ((BertNormalizer(),), (BertPreTokenizer(),)):
         raise UserError("llama.cpp cleans and cuts text for a bert as the uncased BERT does, unlike this one")
@@ -83,7 +83,7 @@ def _write_wordpiece(parts: Parts) -> dict[str, Any]:
     return {K + "model": "bert", K + "pre": "default", K + "token_type_count": np.uint32(2), **named}
 
 
-def _write_unigram(parts: Parts) -> dict[str, Any]:
+def _write_unigram(parts: TokenizerSpec) -> dict[str, Any]:
     """SentencePiece's Unigram: its map of characters, and what happens to spaces."""
     rules = list(parts.normalizer)
     charsmap = rules.pop(0).data if rules and isinstance(rules[0], Charsmap) else b""
@@ -104,7 +104,7 @@ _UNIGRAM_RULES = [
 ]
 
 
-def _pre(parts: Parts) -> str:
+def _pre(parts: TokenizerSpec) -> str:
     """The name that llama.cpp knows the pre-tokeniser by."""
     if parts.pre is not None:
         return parts.pre
@@ -118,7 +118,7 @@ def _pre(parts: Parts) -> str:
     )
 
 
-def _only(parts: Parts, allowed: tuple[Any, ...]) -> None:
+def _only(parts: TokenizerSpec, allowed: tuple[Any, ...]) -> None:
     """Raises UserError for a normaliser that is lost; NFC, which GGUF has no field for either, is what
     Qwen's files lose.
     """
@@ -132,7 +132,7 @@ def _only(parts: Parts, allowed: tuple[Any, ...]) -> None:
         )
 
 
-def _write_scored(parts: Parts) -> dict[str, Any]:
+def _write_scored(parts: TokenizerSpec) -> dict[str, Any]:
     """SentencePiece's BPE: scores, and whether a space goes in front."""
     space = pretokenize.SPACE
     ways: dict[tuple[Any, ...], bool] = {
@@ -151,12 +151,12 @@ def _write_scored(parts: Parts) -> dict[str, Any]:
     return {K + "model": "llama", K + "pre": "default", K + "add_space_prefix": ways[parts.normalizer]}
 
 
-def _lines(parts: Parts) -> list[str]:
+def _lines(parts: TokenizerSpec) -> list[str]:
     pairs = parts.merges if parts.merges is not None else all_splits(parts)
     return [f"{left} {right}" for left, right in pairs]
 
 
-def _spelt(parts: Parts) -> list[str | None]:
+def _spelt(parts: TokenizerSpec) -> list[str | None]:
     """Every token's text in GGUF's spelling: BERT's words begin with U+2581, their parts with nothing."""
     if parts.model != "WordPiece":
         return list(parts.tokens)
@@ -176,7 +176,7 @@ def _filled(tokens: list[str | None], count: int) -> list[str]:
     return [f"[PAD{id}]" if text is None else text for id, text in enumerate(texts)]
 
 
-def _kinds(parts: Parts, count: int) -> np.ndarray:
+def _kinds(parts: TokenizerSpec, count: int) -> np.ndarray:
     """Every token's kind, int32 [count]."""
     kinds = np.full(count, NORMAL, np.int32)
     if parts.fallback:
@@ -191,5 +191,5 @@ def _kinds(parts: Parts, count: int) -> np.ndarray:
     return kinds
 
 
-def _eot(parts: Parts) -> list[int]:
+def _eot(parts: TokenizerSpec) -> list[int]:
     return [id for id in parts.ends() if id != parts.eos and id in parts.eot][:2]

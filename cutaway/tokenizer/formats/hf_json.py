@@ -17,12 +17,12 @@ from cutaway.tokenizer.formats.fields import MOST_TOKENS, Fields, limited
 from cutaway.tokenizer.formats.hf_rules import flat, normalizer, pattern, pretokenizer, replacement, scheme
 from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.pretokenize import SPACE
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.unigram import LONGEST_PIECE
 from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 
 
-def read(whole: Fields) -> Parts:
+def read(whole: Fields) -> TokenizerSpec:
     """The parts of a tokenizer.json. Raises UserError for what is not supported, by name."""
     model = whole.sub("model")
     kind = model.get("type", str, "BPE" if model.has("merges") else "none")
@@ -41,7 +41,7 @@ def read(whole: Fields) -> Parts:
             raise UserError(f"{whole.where}: the post-processor names the id {id}, which is no token")
     decoder = _words(whole) if kind in ("WordPiece", "WordLevel") else None
     fallback = fields.get("fallback", False)
-    return Parts(
+    return TokenizerSpec(
         tokens=tokens,
         vocabulary=vocabulary,
         model=kind,  # pyright: ignore[reportArgumentType]

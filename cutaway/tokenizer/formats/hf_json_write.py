@@ -14,17 +14,17 @@ from cutaway.tokenizer.formats.hf_rules import BEHAVIOURS, PUNCTUATION, WHITESPA
 from cutaway.tokenizer.formats.merges import all_splits
 from cutaway.tokenizer.normalize import Rule
 from cutaway.tokenizer.pretokenize import GPT2, SPACE, Metaspace, PrefixSpace, Split, Step
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 
-def write_file(parts: Parts) -> bytes:
-    """Parts as a tokenizer.json. Raises UserError for what the format cannot say."""
+def write_file(parts: TokenizerSpec) -> bytes:
+    """The spec as a tokenizer.json. Raises UserError for what the format cannot say."""
     return json.dumps(write(parts), ensure_ascii=False, indent=2).encode()
 
 
-def write(parts: Parts) -> dict[str, Any]:
-    """Parts as the object of a tokenizer.json. Raises UserError for what the format cannot say."""
+def write(parts: TokenizerSpec) -> dict[str, Any]:
+    """The spec as the object of a tokenizer.json. Raises UserError for what the format cannot say."""
     if parts.unused:
         raise UserError("tokenizer.json cannot say that a token is unused, as this vocabulary does")
     models = {"BPE": _write_bpe, "WordPiece": _write_wordpiece, "Unigram": _write_unigram}
@@ -43,7 +43,7 @@ def write(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _write_bpe(parts: Parts) -> dict[str, Any]:
+def _write_bpe(parts: TokenizerSpec) -> dict[str, Any]:
     unknown = None if parts.unknown is None else parts.tokens[parts.unknown]
     merges = parts.merges if parts.merges is not None else all_splits(parts)
     return {
@@ -60,7 +60,7 @@ def _write_bpe(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _write_wordpiece(parts: Parts) -> dict[str, Any]:
+def _write_wordpiece(parts: TokenizerSpec) -> dict[str, Any]:
     return {
         "type": "WordPiece",
         "unk_token": _unknown(parts),
@@ -70,7 +70,7 @@ def _write_wordpiece(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _write_wordlevel(parts: Parts) -> dict[str, Any]:
+def _write_wordlevel(parts: TokenizerSpec) -> dict[str, Any]:
     return {
         "type": "WordLevel",
         "vocab": _in_order(_written_vocabulary(parts)),
@@ -78,7 +78,7 @@ def _write_wordlevel(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _write_unigram(parts: Parts) -> dict[str, Any]:
+def _write_unigram(parts: TokenizerSpec) -> dict[str, Any]:
     """Unigram's list of pieces and scores; `tokenizers` counts the penalty from the worst of all scores.
 
     What text cannot come to (control tokens, bytes) gets the score 0, so that it is not the worst.
@@ -97,7 +97,7 @@ def _write_unigram(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _unknown(parts: Parts) -> str:
+def _unknown(parts: TokenizerSpec) -> str:
     text = None if parts.unknown is None else parts.tokens[parts.unknown]
     if text is None:
         raise UserError(f"tokenizer.json needs an unknown token for a {parts.model} vocabulary")
@@ -108,7 +108,7 @@ def _in_order(vocabulary: dict[str, int]) -> dict[str, int]:
     return dict(sorted(vocabulary.items(), key=lambda item: item[1]))
 
 
-def _written_vocabulary(parts: Parts) -> dict[str, int]:
+def _written_vocabulary(parts: TokenizerSpec) -> dict[str, int]:
     """The model's vocabulary, with the added tokens where they would not get their own ids otherwise.
 
     The reader gives an added token that the vocabulary lacks the next free id, whatever its entry says.
@@ -125,7 +125,7 @@ def _write_added(token: AddedToken) -> dict[str, Any]:
     return {"id": token.id, "content": token.text, **{flag: getattr(token, flag) for flag in flags}}
 
 
-def _write_rules(parts: Parts) -> list[dict[str, Any]]:
+def _write_rules(parts: TokenizerSpec) -> list[dict[str, Any]]:
     """The normalisers.
 
     SentencePiece's, which know where a text begins, can be said where nothing cuts the text.
@@ -168,7 +168,7 @@ def _write_simple(rule: Rule) -> dict[str, Any]:
     raise UserError(f"tokenizer.json cannot say what the normaliser {type(rule).__name__} does")
 
 
-def _write_steps(parts: Parts) -> list[dict[str, Any]]:
+def _write_steps(parts: TokenizerSpec) -> list[dict[str, Any]]:
     steps = list(parts.pretokenizer)
     last = []
     if parts.bytewise:
@@ -211,7 +211,7 @@ def _behaviour(ours: str) -> str:
     return next(name for name, known in BEHAVIOURS.items() if known == ours)
 
 
-def _write_decoder(parts: Parts) -> dict[str, Any] | None:
+def _write_decoder(parts: TokenizerSpec) -> dict[str, Any] | None:
     if parts.words is not None:
         fields = {"prefix": parts.words.continues, "cleanup": parts.words.cleanup}
         return None if parts.words == Words() else {"type": "WordPiece", **fields}
@@ -227,7 +227,7 @@ def _write_decoder(parts: Parts) -> dict[str, Any] | None:
     return {"type": "Sequence", "decoders": decoders}
 
 
-def _write_processor(parts: Parts) -> dict[str, Any] | None:
+def _write_processor(parts: TokenizerSpec) -> dict[str, Any] | None:
     """What goes around a text; a template lists the end of text even where no text gets it."""
     begin = parts.bos if parts.add_bos else None
     end = parts.eos if parts.add_eos else None
@@ -242,7 +242,9 @@ def _write_processor(parts: Parts) -> dict[str, Any] | None:
     return _sequence(processors, "processors")
 
 
-def _around(parts: Parts, begin: int | None, end: int | None, text: str, kind: int) -> list[dict[str, Any]]:
+def _around(
+    parts: TokenizerSpec, begin: int | None, end: int | None, text: str, kind: int
+) -> list[dict[str, Any]]:
     """A text of a template between the tokens that it gets."""
     before, behind = (
         [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": kind}}]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from cutaway.errors import UserError
 from cutaway.tokenizer.bpe import Pair
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 LONGEST_TOKEN = 4096  # characters; finding the splits of one takes a time that grows with its square
 
@@ -19,7 +19,7 @@ def checked(merges: list[Pair], vocabulary: Mapping[str, int], where: str) -> li
     return merges
 
 
-def all_splits(parts: Parts) -> list[Pair]:
+def all_splits(parts: TokenizerSpec) -> list[Pair]:
     """Pairs in the order in which the ranks would merge them; of equal ranks, the longest left side first.
 
     That comes to "the leftmost first" for runs of one character. Where two pairs of one token overlap

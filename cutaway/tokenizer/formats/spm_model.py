@@ -16,13 +16,13 @@ from cutaway.tokenizer.formats.fields import limited
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace, Rule
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.sentencepiece import CONTROL, NORMAL, UNKNOWN, UNUSED, USER
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.unigram import LONGEST_PIECE
 
 MODELS = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
 
 
-def read(data: bytes, name: str) -> Parts:
+def read(data: bytes, name: str) -> TokenizerSpec:
     """The parts of a .model file. Raises UserError for what is none, or not supported, by name."""
     pieces, trainer, normalizer = _model(data, name)
     kind = MODELS.get(trainer.get(3, 1), "unknown")
@@ -50,7 +50,7 @@ def read(data: bytes, name: str) -> Parts:
     roles = {role: _role(trainer, field, default, vocabulary) for role, (field, default) in ROLES.items()}
     if UNKNOWN in kinds:
         roles["unknown"] = kinds.index(UNKNOWN)
-    return Parts(
+    return TokenizerSpec(
         tokens=tokens,
         vocabulary=vocabulary,
         **_scored(kind, tokens, scores, kinds),

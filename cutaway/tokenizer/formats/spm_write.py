@@ -8,13 +8,13 @@ from cutaway.tokenizer.charsmap import Charsmap
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace, Rule
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 KINDS = {"Unigram": 1, "BPE": 2}
 
 
-def write_file(parts: Parts) -> bytes:
-    """Parts as a .model file. Raises UserError for what SentencePiece cannot say."""
+def write_file(parts: TokenizerSpec) -> bytes:
+    """The spec as a .model file. Raises UserError for what SentencePiece cannot say."""
     if parts.bytewise or parts.model not in KINDS:
         named = "byte-level BPE" if parts.bytewise else parts.model
         raise UserError(f"a .model file holds SentencePiece's BPE or Unigram, and this is {named}")
@@ -31,7 +31,7 @@ def write_file(parts: Parts) -> bytes:
     return pieces + _message(2, _trainer(parts)) + _message(3, _normalizer(parts))
 
 
-def kinds(parts: Parts) -> list[int]:
+def kinds(parts: TokenizerSpec) -> list[int]:
     """The kind of every piece."""
     out = [NORMAL] * len(parts.tokens)
     if parts.fallback:
@@ -55,7 +55,7 @@ def _piece(text: str, score: float, kind: int) -> bytes:
     return _message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + kept
 
 
-def _trainer(parts: Parts) -> bytes:
+def _trainer(parts: TokenizerSpec) -> bytes:
     out = _number(3, KINDS[parts.model]) + _number(4, len(parts.tokens)) + _number(35, parts.fallback)
     out += _message(44, parts.surface.encode()) if parts.surface is not None else b""
     roles = ((40, 45, parts.unknown), (41, 46, parts.bos), (42, 47, parts.eos), (43, 48, parts.pad))
@@ -65,7 +65,7 @@ def _trainer(parts: Parts) -> bytes:
     return out
 
 
-def _normalizer(parts: Parts) -> bytes:
+def _normalizer(parts: TokenizerSpec) -> bytes:
     """SentencePiece's four steps, each of which may be left out. Raises UserError for any other
     normaliser.
     """

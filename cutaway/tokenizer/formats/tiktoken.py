@@ -14,13 +14,13 @@ from cutaway.tokenizer.bpe import spell
 from cutaway.tokenizer.formats.fields import Fields, limited
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.pretokenize import CL100K, GPT2, O200K, Split, compiled
-from cutaway.tokenizer.spec import ENDS, Parts
+from cutaway.tokenizer.spec import ENDS, TokenizerSpec
 
 PATTERNS = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
 HIGHEST = 10_000_000  # no vocabulary is a tenth as large
 
 
-def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]) -> Parts:
+def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]) -> TokenizerSpec:
     """The parts of a rank file. Raises UserError for what is none, or without a pattern."""
     if pattern is None:
         raise UserError(
@@ -34,7 +34,7 @@ def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]
     return _parts(ranks, special, PATTERNS.get(pattern, pattern), name)
 
 
-def read_encoder(whole: Fields) -> Parts:
+def read_encoder(whole: Fields) -> TokenizerSpec:
     """The parts of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank,
     tokens".
     """
@@ -65,7 +65,7 @@ def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
     return ranks
 
 
-def _parts(ranks: dict[str, int], special: Mapping[str, int], pattern: str, where: str) -> Parts:
+def _parts(ranks: dict[str, int], special: Mapping[str, int], pattern: str, where: str) -> TokenizerSpec:
     if not ranks:
         raise UserError(f"{where} holds no tokens")
     compiled(pattern)
@@ -75,7 +75,7 @@ def _parts(ranks: dict[str, int], special: Mapping[str, int], pattern: str, wher
     for text in clash:
         raise UserError(f"{where}: the special token {text!r} has an id that is a rank")
     end = next((id for text, id in special.items() if text in ENDS), None)
-    return Parts(
+    return TokenizerSpec(
         tokens=token_list(ranks, added, where),
         vocabulary=ranks,
         ranks=ranks,

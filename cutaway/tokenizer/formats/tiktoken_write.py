@@ -7,11 +7,11 @@ import base64
 
 from cutaway.errors import UserError
 from cutaway.tokenizer.bpe import joined, merge, unspell
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 
-def write_file(parts: Parts) -> bytes:
-    """Parts as a rank file. Raises UserError where ranks would not give the same ids."""
+def write_file(parts: TokenizerSpec) -> bytes:
+    """The spec as a rank file. Raises UserError where ranks would not give the same ids."""
     if parts.model != "BPE" or not parts.bytewise:
         named = "BPE over characters" if parts.model == "BPE" else parts.model
         raise UserError(f"a rank file holds byte-level BPE, and this is {named}")
@@ -24,7 +24,7 @@ def write_file(parts: Parts) -> bytes:
     return b"".join(base64.b64encode(_bytes(text)) + b" %d\n" % rank for text, rank in ranks.items())
 
 
-def _ranks(parts: Parts) -> dict[str, int]:
+def _ranks(parts: TokenizerSpec) -> dict[str, int]:
     """The tokens that text can come to, in the order of their ids, which are the ranks."""
     control = {token.id for token in parts.added if token.special}
     tokens = {text: id for text, id in parts.vocabulary.items() if id not in control}
@@ -37,7 +37,7 @@ def _ranks(parts: Parts) -> dict[str, int]:
     return ranks
 
 
-def _agree(parts: Parts, ranks: dict[str, int]) -> None:
+def _agree(parts: TokenizerSpec, ranks: dict[str, int]) -> None:
     """Raises UserError unless ranks and merges come to the same tokens, which holds if they do for every
     token.
 

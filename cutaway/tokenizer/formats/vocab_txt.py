@@ -8,13 +8,13 @@ from cutaway.errors import UserError
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Words
 from cutaway.tokenizer.formats.fields import Fields, limited
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.wordpiece import CONTINUES, BertNormalizer, BertPreTokenizer
 
 CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def read(data: bytes, name: str, config: Fields | None = None) -> Parts:
+def read(data: bytes, name: str, config: Fields | None = None) -> TokenizerSpec:
     """The parts of a vocab.txt, cleaned as `config` says. Raises UserError for what is none."""
     tokens = _lines(data, name)
     limited(len(tokens), name)
@@ -27,11 +27,11 @@ def read(data: bytes, name: str, config: Fields | None = None) -> Parts:
     return bert(tokens, _normalizer(tokens, config or Fields({}, name)))
 
 
-def bert(tokens: list[str], normalizer: BertNormalizer) -> Parts:
+def bert(tokens: list[str], normalizer: BertNormalizer) -> TokenizerSpec:
     """The parts of a BERT with these tokens, in WordPiece's spelling; [UNK] is one of them."""
     vocabulary = {text: id for id, text in enumerate(tokens)}
     begin, end = vocabulary.get("[CLS]"), vocabulary.get("[SEP]")
-    return Parts(
+    return TokenizerSpec(
         tokens=tokens,
         vocabulary=vocabulary,
         model="WordPiece",
@@ -51,8 +51,8 @@ def bert(tokens: list[str], normalizer: BertNormalizer) -> Parts:
     )
 
 
-def write_file(parts: Parts) -> bytes:
-    """Parts as a vocab.txt. Raises UserError where BERT's cleaning would not give the same ids."""
+def write_file(parts: TokenizerSpec) -> bytes:
+    """The spec as a vocab.txt. Raises UserError where BERT's cleaning would not give the same ids."""
     if parts.model != "WordPiece" or parts.continues != CONTINUES:
         raise UserError(
             f"vocab.txt is for WordPiece with {CONTINUES!r}, and this is a {parts.model} vocabulary"

@@ -11,9 +11,10 @@ from cutaway.errors import UserError
 from cutaway.store.files import atomic_file, digest
 from cutaway.tokenizer import Tokenizer, bpe, pretokenize
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.spec import Parts
+from cutaway.tokenizer.spec import TokenizerSpec
 
 END = "<|end|>"
+VOCAB_MULTIPLE = 64  # an output head whose rows fill whole vectors
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -34,7 +35,7 @@ def of(name: str, texts: Iterable[str]) -> Tokenizer:
 def of_bytes() -> Tokenizer:
     """One token a byte; ``END`` opens every text, and so ends the one before."""
     tokens = (*bpe.BYTES, END)
-    parts = Parts(
+    parts = TokenizerSpec(
         tokens=tokens,
         vocabulary={token: id for id, token in enumerate(tokens)},
         merges=(),
@@ -66,6 +67,21 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
     return folder
 
 
+def padded(tokens: int) -> int:
+    """The vocabulary of a model for a tokenizer of so many tokens."""
+    return tokens + -tokens % VOCAB_MULTIPLE
+
+
+def size_of(name: str) -> int | None:
+    """The padded vocabulary of a tokenizer by its name in a config; None where only the tokenizer can
+    tell.
+    """
+    if name == "bytes":
+        return padded(len(bpe.BYTES) + 1)
+    size = name.removeprefix("bpe:")
+    return padded(int(size)) if name.startswith("bpe:") and size.isdecimal() else None
+
+
 def fingerprint(folder: Path) -> str:
     """What a tokenizer's folder holds, as one digest."""
     return "".join(digest(folder / name)[:32] for name in FILES)
@@ -76,7 +92,10 @@ def ends(tokenizer: Tokenizer) -> tuple[int, int]:
     end = tokenizer.eos if tokenizer.eos is not None else tokenizer.bos
     begin = tokenizer.bos if tokenizer.bos is not None and tokenizer.add_bos else end
     if begin is None or end is None:
-        raise UserError("the tokenizer has no token that ends a text, so documents could not be told apart")
+        raise UserError(
+            "the tokenizer declares no end-of-text token, so documents cannot be separated: train one with "
+            'cutaway tokenizer train --end-of-text "<|endoftext|>"'
+        )
     return begin, end
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cutaway.data import bounds
 from cutaway.errors import OperationalError, UserError
 
 HUB = "hub:"  # before the name of a dataset on Hugging Face
@@ -29,7 +30,7 @@ class Source:
 
     ``field`` names the column that holds the text in JSONL, parquet and datasets; ``split`` and ``subset``
     choose within a dataset; ``suffixes`` keeps only files of these endings in a folder. ``weight`` is the
-    source's share in a mixture; when no source has one, each counts by its length.
+    source's weight in a mixture; when no source has one, each counts by its length.
     """
 
     path: str
@@ -38,6 +39,9 @@ class Source:
     subset: str | None = None
     suffixes: tuple[str, ...] = ()
     weight: float | None = None
+
+    def __post_init__(self) -> None:
+        bounds.check(self, "data.sources.", weight="(0, inf)")
 
 
 def documents(source: Source) -> Iterator[str | None]:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
+from cutaway.data import bounds
 from cutaway.errors import UserError
 
 SHINGLE = 5  # words that make one element of the set that MinHash compares
@@ -20,12 +21,13 @@ PERMUTATIONS = 128
 
 
 @dataclass(frozen=True)
-class Clean:
+class Filters:
     """Which rules apply; a rule that is None does not.
 
     ``near`` is the Jaccard similarity of 5-word shingles from which a document counts as one already seen;
-    ``exact`` drops documents equal to the letter. ``letters`` is the least share of letters among what is not
-    space, ``repeated_lines`` the largest share of lines that stood before, ``word_length`` the largest mean.
+    ``exact`` drops documents equal to the letter. ``letters`` is the least fraction of letters among
+    characters that are not space, ``repeated_lines`` the largest fraction of repeated lines,
+    ``word_length`` the largest mean length of a word.
     """
 
     exact: bool = True
@@ -35,6 +37,11 @@ class Clean:
     letters: float | None = None
     repeated_lines: float | None = None
     word_length: float | None = None
+
+    def __post_init__(self) -> None:
+        lengths = dict.fromkeys(("min_characters", "max_characters"), "[0, inf)")
+        ratios = dict.fromkeys(("letters", "repeated_lines"), "[0, 1]")
+        bounds.check(self, "data.filters.", near="(0, 1)", word_length="(0, inf)", **lengths, **ratios)
 
 
 def min_characters(text: str, least: float) -> bool:
@@ -70,7 +77,7 @@ RULES: dict[str, Callable[[str, float], bool]] = {
 }
 
 
-def kept(texts: Iterable[str | None], rules: Clean, counts: Counter[str]) -> Iterator[str]:
+def kept(texts: Iterable[str | None], rules: Filters, counts: Counter[str]) -> Iterator[str]:
     """The documents that pass, in order. ``counts`` gains "read", "kept" and the name of each reason to
     drop.
     """
@@ -114,8 +121,6 @@ class _Near:
             from datasketch import MinHash, MinHashLSH
         except ImportError:
             raise UserError("near-duplicates need a library: pip install 'cutaway[data]'") from None
-        if not 0 < threshold < 1:
-            raise UserError(f"clean.near: expected a similarity between 0 and 1, found {threshold}")
         self.sketch = MinHash
         self.index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
         self.count = 0

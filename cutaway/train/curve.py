@@ -1,0 +1,71 @@
+"""The loss curve of a run, from its metrics.jsonl: as text for a terminal and as a page by plotly. Imports
+no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from cutaway.store.files import atomic_file, disk_errors
+
+PAGE = "loss.html"
+METRICS = "metrics.jsonl"
+LEVELS = " ▁▂▃▄▅▆▇█"
+Points = list[tuple[int, float]]
+
+
+def read(folder: Path) -> dict[str, Points]:
+    """Loss and validation loss by step; those that were never measured are left out."""
+    curves: dict[str, Points] = {"loss": [], "validation_loss": []}
+    path = folder / METRICS
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        numbers = json.loads(line)
+        for name, points in curves.items():
+            if name in numbers:
+                points.append((numbers["step"], numbers[name]))
+    return {name: points for name, points in curves.items() if points}
+
+
+def text(points: Points, width: int = 60, height: int = 6) -> str:
+    """A curve as lines of block characters, the axes' ends beside it."""
+    values = _means([value for _, value in points], width)
+    low, high = min(values), max(values)
+    scale = (height * 8 - 1) / (high - low) if high > low else 0.0
+    eighths = [1 + round((value - low) * scale) for value in values]
+    rows = []
+    for row in reversed(range(height)):
+        label = f"{high:8.3f}" if row == height - 1 else f"{low:8.3f}" if row == 0 else " " * 8
+        rows.append(f"{label} │" + "".join(LEVELS[min(8, max(0, n - 8 * row))] for n in eighths))
+    first, last = str(points[0][0]), str(points[-1][0])
+    return "\n".join([*rows, f"{'step':>8}  {first}{last:>{max(1, len(values) - len(first))}}"])
+
+
+def page(folder: Path) -> Path | None:
+    """Write the run's loss.html, which needs no network; None where nothing was logged or plotly is
+    missing.
+    """
+    curves = read(folder)
+    try:
+        import plotly.graph_objects as plotly
+    except ImportError:
+        return None
+    if not curves:
+        return None
+    figure = plotly.Figure()
+    for name, points in curves.items():
+        steps, values = zip(*points, strict=True)
+        figure.add_trace(plotly.Scatter(x=steps, y=values, name=name.replace("_", " ")))
+    figure.update_layout(title=folder.name, xaxis_title="step", yaxis_title="loss (nats per token)")
+    with disk_errors(folder), atomic_file(folder / PAGE) as out:
+        out.write(figure.to_html(include_plotlyjs=True).encode())
+    return folder / PAGE
+
+
+def _means(values: Sequence[float], width: int) -> list[float]:
+    """At most ``width`` means of neighbours."""
+    count = min(width, len(values))
+    ends = [round(n * len(values) / count) for n in range(count + 1)]
+    return [sum(values[a:b]) / (b - a) for a, b in pairwise(ends)]

@@ -1,0 +1,72 @@
+"""The model to train with its objective, as one module: what wraps modules (``fully_shard``) sees the
+whole step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.data.packing import Batch
+from cutaway.layers.moe import Routing
+from cutaway.model.decoder import Decoder
+from cutaway.shapes import Float, Int
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """A micro-batch on its device. ``documents`` is None where each row is one document, ``loss_weights``
+    where all are 1; ``weight`` is their sum.
+    """
+
+    ids: Int[Tensor, "b t"]
+    targets: Int[Tensor, "b t"]
+    pos: Int[Tensor, "b t"]
+    documents: Int[Tensor, "b t"] | None
+    loss_weights: Float[Tensor, "b t"] | None
+    weight: float
+
+    @staticmethod
+    def of(batch: Batch, device: torch.device) -> TrainingBatch:
+        """A batch of numpy arrays, moved."""
+
+        def moved(array: Any) -> Tensor:
+            return torch.from_numpy(array).to(device, non_blocking=True)
+
+        return TrainingBatch(
+            moved(batch.ids),
+            moved(batch.targets),
+            moved(batch.pos),
+            None if batch.whole else moved(batch.documents),
+            None if (batch.loss_weights == 1).all() else moved(batch.loss_weights),
+            float(batch.loss_weights.sum(dtype="float64")),
+        )
+
+
+class Trainable(nn.Module):
+    """A model and what training minimises. Parameters that do not require a gradient are frozen."""
+
+    def __init__(self, model: Decoder, objective: Any, token_bytes: Tensor) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+        self.token_bytes = token_bytes  # how many bytes of text each id decodes to
+        self.routed = model.routed
+
+    def forward(self, batch: TrainingBatch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The objective's weighted sum of losses, and the sums that it reports."""
+        return self.objective.loss(self, batch)
+
+    def hidden(self, batch: TrainingBatch) -> tuple[Float[Tensor, "b t d"], tuple[Routing, ...]]:
+        """What the head reads, and where sparse layers sent the tokens."""
+        x, routings = self.routed(
+            batch.ids, batch.pos, documents=batch.documents, in_order=batch.documents is None
+        )
+        return self.model.norm(x), routings
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix of the output head [v d]."""
+        return self.model.embedding.weight if self.model.head is None else self.model.head.weight

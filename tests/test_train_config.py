@@ -1,0 +1,193 @@
+"""What a user may get wrong in a training config: each field's bounds, devices, and the spelling of
+options.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from cutaway.cli import main
+from cutaway.data.filters import Filters
+from cutaway.data.sources import Source
+from cutaway.errors import UserError
+from cutaway.train import checkpoint, config, curve, git, loop
+from cutaway.train import run as training_run
+from cutaway.train.config import Intervals, TrainingConfig
+from cutaway.train.objectives import next_token
+from cutaway.train.optim import AdamW, Muon
+from cutaway.train.schedule import WSD, Cosine, Linear
+from tests.training import Quiet, folder_of_text, model, run
+
+WHOLE = (
+    run(),
+    AdamW(),
+    Muon(),
+    Cosine(),
+    Linear(),
+    WSD(),
+    next_token.Config(),
+    Intervals(),
+    run().data,
+    Source("x"),
+    Filters(),
+)
+NUMBERS = [
+    (each, field.name)
+    for each in WHOLE
+    for field in fields(each)
+    if {int, float}
+    & {get_type_hints(type(each))[field.name], *get_args(get_type_hints(type(each))[field.name])}
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), NUMBERS, ids=lambda x: x if isinstance(x, str) else type(x).__name__
+)
+def test_every_number_has_bounds(config: Any, name: str) -> None:
+    """No field takes a negative number, NaN or infinity, and the error names it."""
+    plain = getattr(config, name)
+    hint = get_type_hints(type(config))[name]
+    real = float in {hint, *get_args(hint)}
+    for bad in (-1.0, float("nan"), float("inf")) if real else (-1,):
+        with pytest.raises(UserError, match=rf"{name}: expected a number"):
+            replace(config, **{name: (bad, bad) if isinstance(plain, tuple) else bad})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--device", "gpu"], "there is no device 'gpu' here: use auto, or one of cpu"),
+        (["--device", "cuda:77"], "there is no device 'cuda:77' here"),
+        (
+            ["--optimizer.learning-rate=-1"],
+            "config.optimizer.learning_rate: expected a number above 0, found -1",
+        ),
+        (["--threads=-1"], "config.threads: expected a number of at least 1"),
+        (["--model.context", "0"], "config.model.context: expected a number of at least 1, found 0"),
+        (["--model.blocks.0.mlp.hidden", "0"], "hidden: expected a number of at least 1, found 0"),
+        (["--tensor-parallel", "2"], "torchrun --nproc-per-node 2"),
+        (
+            ["--optimizer.learning_rate", "1"],
+            "options are spelt with dashes: write --optimizer.learning-rate",
+        ),
+    ],
+)
+def test_a_mistake_is_a_sentence(
+    changes: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", "nano", "--output", str(tmp_path / "r"), *changes]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_every_entry_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "pretraining.md").read_text("utf-8")
+    for each in WHOLE:
+        for field in fields(each):
+            assert f"`{field.name}`" in page, f"{type(each).__name__}.{field.name}"
+
+
+# ---- continuing --------------------------------------------------------------------------------------------
+
+
+def _tiny(texts: Path) -> TrainingConfig:
+    plain = run(texts, model=model(0), steps=2)
+    return replace(plain, data=replace(plain.data, workers=1))
+
+
+def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_extended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny, folder = tmp_path / "tiny.yaml", tmp_path / "r"
+    tiny.write_text(config.write(_tiny(folder_of_text(tmp_path / "t"))))
+    assert main(["pretrain", str(tiny), "--output", str(folder)]) == 0
+    assert "loss_" not in capsys.readouterr().err
+    for source in ([str(tiny), "--output", str(folder)], [str(folder)], [str(folder / "run.yaml")]):
+        assert main(["pretrain", *source, "--resume"]) == 0
+        assert "Continuing after step 2." in capsys.readouterr().err
+    assert main(["pretrain", str(folder), "--resume", "--steps", "4"]) == 0
+    assert "4 steps now; it was started with 2" in capsys.readouterr().err
+    assert checkpoint.step_of(checkpoint.all_in(folder / loop.CHECKPOINTS)[-1]) == 4
+    assert main(["pretrain", str(folder), "--resume", "--steps", "3"]) == 2
+    assert "fewer than the 4 steps" in capsys.readouterr().err
+    assert main(["pretrain", str(tiny), "--output", str(folder), "--resume", "--gradient-clip", "2"]) == 2
+    assert "gradient_clip was 1.0, is now 2.0" in capsys.readouterr().err
+    assert main(["pretrain", str(folder)]) == 2
+    assert "continue it with --resume" in capsys.readouterr().err
+    assert "Plotly" in (folder / curve.PAGE).read_text("utf-8")
+    assert "step" in curve.text(curve.read(folder)["loss"])
+
+
+def test_one_folder_one_process(tmp_path: Path) -> None:
+    texts = folder_of_text(tmp_path / "t")
+    seen: list[str] = []
+
+    def second(step: int) -> None:
+        with pytest.raises(UserError, match="another process trains this run") as error:
+            training_run.pretrain(_tiny(texts), tmp_path / "r", Quiet(), resume=True)
+        seen.append(str(error.value))
+
+    training_run.pretrain(_tiny(texts), tmp_path / "r", Quiet(second))
+    assert len(seen) == 2
+
+
+# ---- the commit, read and not asked for --------------------------------------------------------------------
+
+
+def test_the_commit_is_read_without_running_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git_of(*words: str) -> str:
+        alone = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path), *words]
+        return subprocess.run(alone, check=True, capture_output=True, text=True).stdout.strip()
+
+    git_of("init", "-q")
+    assert git.commit(tmp_path) is None
+    (tmp_path / "a").write_text("1")
+    git_of("add", "a")
+    git_of("commit", "-qm", "one")
+    (tmp_path / "a").write_text("2")
+    expected = git_of("rev-parse", "HEAD")
+    assert "+2" in git.state(tmp_path, diff=True)["diff"]
+    git_of("worktree", "add", "-q", str(tmp_path / "w"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a program was run"))
+    assert git.state(tmp_path / "w", diff=False)["commit"] == expected
+    monkeypatch.undo()
+    git_of("pack-refs", "--all")
+    assert git.commit(tmp_path) == git.commit(tmp_path / "w") == expected
+
+
+# ---- plan --------------------------------------------------------------------------------------------------
+
+
+def test_plan_knows_the_optimizer_the_vocabulary_and_short_times(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "book", "--json"]) == 0
+    stays = json.loads(capsys.readouterr().out)["stays"]
+    assert 0 < stays["Muon's momentum"] < stays["weights"]
+    assert stays["AdamW's moments"] == 2 * (stays["weights"] - stays["Muon's momentum"])
+    assert main(["plan", "nano"]) == 0
+    out = capsys.readouterr().out
+    assert "0:00:00" not in out and " s if moving" in out
+    assert main(["plan", "nano", "--batch_size", "8"]) == 2
+    assert "write --batch-size" in capsys.readouterr().err
+
+
+def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.training import text
+
+    monkeypatch.setattr(loop.device, "compiler", lambda: "c++")
+    notes: list[str] = []
+    made = loop.Training(run(compile="auto"), text(), note=notes.append)
+    assert "too short to pay back torch.compile" in notes[0]
+    assert made.trainable.routed == made.model.routed
+    monkeypatch.setattr(loop, "COMPILE_PAYS", 0)
+    loop.Training(run(compile="auto"), text(), note=notes.append)
+    assert "torch.compile compiles the model" in notes[1]
+
+
+def test_config_and_torch_stay_apart() -> None:
+    code = "import sys, cutaway.train.config, cutaway.train.curve; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
