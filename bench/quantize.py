@@ -142,7 +142,7 @@ def compare(asked: argparse.Namespace, folder: Path) -> None:
 
 def ours(checkpoint: load.Checkpoint, by: quantize.Importance | None) -> Writer:
     return lambda type, target: save.write(
-        target, quantize.quantised(checkpoint, type, by).checkpoint, "gguf", force=True
+        target, quantize.quantized(checkpoint, type, by).checkpoint, "gguf", force=True
     )
 
 
