@@ -80,7 +80,7 @@ def test_blocks_become_float32_in_a_folder_without_loss(type: str, tmp_path: Pat
         assert np.array_equal(quant.unpack(first.tensors[name]), quant.unpack(second.tensors[name]))
 
 
-def test_which_types_quantising_gives(tmp_path: Path) -> None:
+def test_which_types_quantizing_gives(tmp_path: Path) -> None:
     saved = save.write(tmp_path / "m.gguf", checkpoint(), type="Q4_0")
     found = types(tmp_path / "m.gguf")
     assert found["token_embd.weight"] == "Q8_0"

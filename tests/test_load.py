@@ -150,7 +150,7 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
         ({"hidden_size": -32}, "hidden_size should be between"),
         ({"hidden_size": 2**62}, "hidden_size should be between"),
         ({"num_attention_heads": 5}, "32 cannot be shared evenly by 5 heads"),
-        ({"num_key_value_heads": 3}, "4 query heads cannot share 3"),
+        ({"num_key_value_heads": 3}, "kv_heads is 3, it must divide heads (4)"),
         ({"head_dim": 7}, "must be even"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps should be above"),
         ({"rms_norm_eps": -1}, "rms_norm_eps should be above"),

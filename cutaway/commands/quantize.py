@@ -60,7 +60,7 @@ def quantize(
     text
         Measure on this text; 20 KB say enough, each window of 512 tokens takes seconds.
     measure
-        Say what quantising costs; both models are read over the text.
+        Say what quantizing costs; both models are read over the text.
     force
         Replace the output if it exists, and quantize even where the weights do not get smaller.
     as_json
@@ -69,7 +69,7 @@ def quantize(
     path = console.model_path(source)
     target = output or Path(f"{path.stem}-{type}.gguf")
     if target.suffix != ".gguf":
-        raise UserError(f"{target}: quantised weights are written as GGUF: give a name that ends in .gguf")
+        raise UserError(f"{target}: quantized weights are written as GGUF: give a name that ends in .gguf")
     texts = {each: _read(each) for each in (calibration, text) if each is not None}  # before long work
     save.check_free(target, "gguf", force)
     checkpoint = load.read(path)

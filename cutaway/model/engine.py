@@ -1,8 +1,8 @@
-"""The definition as an engine: it reads ids and answers with the next token's logits, as numpy arrays.
+"""The definition as an engine: ids in, the next token's logits out, as numpy arrays.
 
-Generation, serving and evaluation speak to this protocol (``generate/engine.py``) and never ask which engine
-they hold. A matrix product of another shape rounds otherwise, so a prompt is always cut at the same places,
-and of several texts each is read by itself: an answer is the same to the bit whatever is read beside it.
+Generation, serving and evaluation use this protocol (``generate/engine.py``) and never ask which engine
+they hold. A matrix product of another shape rounds otherwise. So a prompt is always cut at the same
+positions, and each of several texts is read by itself: its logits do not depend on the others, to the bit.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.paged import Paged, Pool
-from cutaway.attention.parts.state import Full
+from cutaway.attention.common.mixer import LayerState
+from cutaway.attention.state import Full
+from cutaway.attention.state.paged import Paged, Pool
 from cutaway.hooks import Listener, tracing
 from cutaway.model import inside
 from cutaway.model.decoder import Decoder, State
+from cutaway.model.nan import nan_error
 
 CHUNK = 512  # tokens read at once: bounds what a long prompt needs beside its state
 
@@ -72,7 +73,7 @@ class DefinitionEngine:
         self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]
     ) -> np.ndarray:
         """Reads some ids of each text, each into its own state: float32 [n v], the logits after those that
-        are wanted, by their places among all ids.
+        are wanted, by their positions among all ids.
         """
         return self.watch(texts, states, wanted, [self.layers - 1] * len(wanted), [])[0]
 
@@ -130,11 +131,14 @@ class DefinitionEngine:
         pos = torch.arange(start, start + len(ids), device=self.device)[None]
         edit = None if state is None or state.edit is None else state.edit(start)
         with tracing(self.model, edit=edit) if edit else nullcontext():
-            return self.model(row, pos, state, last=last)[0].float().cpu().numpy()
+            logits = self.model(row, pos, state, last=last)[0].float().cpu().numpy()
+        if np.isnan(logits.max()):
+            raise nan_error(self.model, lambda: self.model(row, pos))
+        return logits
 
 
-def _paged(memory: Memory, pool: Pool) -> Memory:
-    return Paged(pool) if isinstance(memory, Full) else memory
+def _paged(state: LayerState, pool: Pool) -> LayerState:
+    return Paged(pool) if isinstance(state, Full) else state
 
 
 def _chunks(ids: Sequence[int], start: int) -> Iterator[Sequence[int]]:

@@ -230,7 +230,7 @@ READERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-# Writing. Each takes float32 [n block] and gives uint8 [n bytes], as ggml's reference quantiser does.
+# Writing. Each takes float32 [n block] and gives uint8 [n bytes], as ggml's reference quantizer does.
 
 
 def write_f32(blocks: np.ndarray) -> np.ndarray:

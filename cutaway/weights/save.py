@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from cutaway import gguf
-from cutaway.attention.parts.heads import Heads
+from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed, packed_shape
 from cutaway.model.config import Decoder, Encoder, to_dict

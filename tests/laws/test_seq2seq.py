@@ -88,8 +88,8 @@ def test_padding_changes_nothing(case: str) -> None:
     model = _model(case)
     (source, source_pos), (ids, pos) = _text(1, 5, WORDS), _text(1, 6, TARGET, seed=1)
     plain = model(source, source_pos, ids, pos)
-    for places in ([-1, -1, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, -1], [0, -1, 1, 2, -1, 3, 4]):
-        where = torch.tensor(places)[None]
+    for positions in ([-1, -1, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, -1], [0, -1, 1, 2, -1, 3, 4]):
+        where = torch.tensor(positions)[None]
         padded = torch.where(where >= 0, source.gather(1, where.clamp(min=0)), 3)
         assert_close(model(padded, where, ids, pos), plain, **TIGHT)
     where = torch.tensor([-1, 0, 1, -1, 2, 3, 4, 5])[None]
