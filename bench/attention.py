@@ -31,8 +31,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from cutaway.attention import mla
-from cutaway.attention.parts.registry import Sizes, kind, kinds
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.registry import Sizes, kind, kinds
+from cutaway.attention.common.visibility import Positions
 
 SIZES = Sizes(width=512, heads=8, groups=2, key_size=64, value_size=64)
 OPTIONS = {
@@ -158,7 +158,7 @@ def prefill(name: str, n: int) -> Point:
 
 def reader(name: str, n: int) -> Callable[[], Any]:
     """Reads n random tokens with one layer of this kind."""
-    x, places = torch.randn(1, n, SIZES.width), Places(torch.arange(n)[None])
+    x, places = torch.randn(1, n, SIZES.width), Positions(torch.arange(n)[None])
     if name == "torch":
         projected = [torch.nn.Linear(SIZES.width, SIZES.width, bias=False) for _ in range(4)]
         return lambda: _torchs(x, projected)
@@ -177,7 +177,7 @@ def _torchs(x: torch.Tensor, projected: list[Any]) -> torch.Tensor:
 def _config(name: str) -> Any:
     """The mechanism with this benchmark's sizes and options."""
     if name == "deepseek":  # a layer of DeepSeek-V2-Lite
-        return mla.Config(heads=16, key_size=128, turned_size=64, latent=512)
+        return mla.Config(heads=16, key_size=128, rope_dim=64, latent=512)
     if name == "near":
         return kind("bidirectional").like(SIZES, {"reach": 128, "globals": 2})
     found = kind("mha" if name in ("naive", "torch") else name)
@@ -197,9 +197,9 @@ def decode(name: str, n: int) -> Point:
 
     def read() -> None:
         if name == "cross":
-            module(step, Places(torch.tensor([[next(at)]])), None, None, state)
+            module(step, Positions(torch.tensor([[next(at)]])), None, None, state)
         else:
-            module(step, Places(torch.tensor([[next(at)]])), None, False, state)
+            module(step, Positions(torch.tensor([[next(at)]])), None, False, state)
 
     read()
     point = {"seconds": best(read), "state": held}
@@ -228,7 +228,7 @@ def _fill(name: str, module: Any, config: Any, state: Any, n: int) -> None:
         (state.write if name == "cross" else state.append)(entries, pos)
         return
     for at in pos.split(1024, dim=1):
-        module(torch.randn(1, at.shape[1], SIZES.width), Places(at), None, False, state)
+        module(torch.randn(1, at.shape[1], SIZES.width), Positions(at), None, False, state)
 
 
 def best(run: Callable[[], Any], *before: float) -> float:

@@ -1,12 +1,12 @@
-"""What quantising costs: our quantiser beside llama.cpp's, same types and text, with and without calibration.
+"""What quantizing costs: our quantizer beside llama.cpp's, same types and text, with and without calibration.
 
     python bench/quantize.py --llama DIR [--types Q4_0 Q4_K ...] [--windows 4] [--folder DIR]
 
 DIR holds llama-quantize, and llama-imatrix for the calibrated rows. The model is SmolLM2, whose file is Q4_1
-already: its weights lie on sixteen levels a block, which another quantiser may fall on or miss by luck. So it
+already: its weights lie on sixteen levels a block, which another quantizer may fall on or miss by luck. So it
 is first rewritten as F32 with its channels rescaled, which changes no logit and takes every weight off its
 level: each norm's channel is multiplied by some s from 0.8 to 1.25 and the columns that read it divided, and
-so for the rows of value and up and the columns of out and down. Both quantisers get this file.
+so for the rows of value and up and the columns of out and down. Both quantizers get this file.
 
 Every file is read by the runtime, which rounds activations to 8 bits for packed types; --engine definition
 leaves that out, so that the weights alone count, and takes some times longer. The text is held out from
@@ -101,7 +101,7 @@ def run(*command: object) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our quantiser beside llama.cpp's.")
+    parser = argparse.ArgumentParser(description="Our quantizer beside llama.cpp's.")
     parser.add_argument("--llama", type=Path, required=True)
     parser.add_argument("--types", nargs="+", choices=THEIRS, default=list(THEIRS))
     parser.add_argument("--windows", type=int, default=4, help="of each of the two texts")
@@ -142,7 +142,7 @@ def compare(asked: argparse.Namespace, folder: Path) -> None:
 
 def ours(checkpoint: load.Checkpoint, by: quantize.Importance | None) -> Writer:
     return lambda type, target: save.write(
-        target, quantize.quantised(checkpoint, type, by).checkpoint, "gguf", force=True
+        target, quantize.quantized(checkpoint, type, by).checkpoint, "gguf", force=True
     )
 
 
@@ -153,7 +153,7 @@ def theirs(llama: Path, source: Path, *options: object) -> Writer:
 
 
 def calibrated(llama: Path, lm: LanguageModel, text: str, folder: Path) -> dict[str, Writer]:
-    """Both quantisers, told by the same text what counts."""
+    """Both quantizers, told by the same text what counts."""
     words, seen, matrix = (folder / name for name in ("calibration.txt", "seen.npz", "imatrix.gguf"))
     source = folder / "reference.gguf"
     words.write_text(text, "utf-8")

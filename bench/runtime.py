@@ -128,11 +128,11 @@ def made(folder: Path, llama_bench: Path | None) -> list[Path]:
     """The default model, and where there is a llama-quantize, the same in other types."""
     default = store.resolve("smollm2", pull=True)
     out = [default]
-    quantise = llama_bench and llama_bench.with_name("llama-quantize")
-    if quantise and quantise.exists():
+    quantize = llama_bench and llama_bench.with_name("llama-quantize")
+    if quantize and quantize.exists():
         for type in "Q4_0", "Q8_0", "BF16":
             out.append(folder / f"{default.name.split('.')[0]}.{type}.gguf")
-            said([quantise, "--allow-requantize", default, out[-1], type])
+            said([quantize, "--allow-requantize", default, out[-1], type])
     return out
 
 

@@ -160,7 +160,7 @@ def _forget_models() -> None:
     """A model that is made once and kept is reached by the test that makes it and by those that only read it:
     while lines are recorded, each makes its own.
     """
-    kinds = importlib.import_module("tests.laws.kinds")
+    kinds = importlib.import_module("tests.laws.mechanisms")
     for name, made in list(vars(kinds).items()):
         if hasattr(made, "cache_clear"):
             setattr(kinds, name, made.__wrapped__)

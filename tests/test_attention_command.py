@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.attention.parts.cost import at
-from cutaway.attention.parts.indexed import best
-from cutaway.attention.parts.mask_plot import draw
-from cutaway.attention.parts.registry import Sizes, kind, kinds
-from cutaway.attention.parts.visibility import Places, mask
+from cutaway.attention import dsa
+from cutaway.attention.common.cost import at
+from cutaway.attention.common.mask_plot import draw
+from cutaway.attention.common.registry import Sizes, kind, kinds
+from cutaway.attention.common.visibility import Positions, mask
 from cutaway.cli import main
 from cutaway.commands import attention as verb
 from cutaway.errors import UserError
-from tests.laws.kinds import ALL, KINDS, SOFTMAX, attention
+from tests.laws.mechanisms import ALL, KINDS, SOFTMAX, attention
 from tests.small import decoder
 
 SIZES = Sizes(width=32, heads=4, groups=2, key_size=8, value_size=8)
@@ -72,7 +72,7 @@ def test_what_it_says_a_token_costs_is_what_the_state_takes(capsys, small) -> No
     for name in KINDS:
         config, row = kind(name).like(SIZES, {}), rows[name]
         module, state = config.build(32).eval(), config.state()
-        module(torch.randn(1, 40, 32), Places(torch.arange(40)[None]), None, True, state)
+        module(torch.randn(1, 40, 32), Positions(torch.arange(40)[None]), None, True, state)
         held = min(40, row["holds"] or 40)
         assert state.nbytes == row["bytes_per_token"] * held + row.get("state_bytes", 0), name
         assert row["at"]["state"] * 4 == state.nbytes, f"the formula of {name} says the same"
@@ -85,7 +85,7 @@ def test_ring_and_growing_memories_follow_the_formula(name: str) -> None:
     x, pos = torch.randn(1, 30, 32), torch.arange(30)[None]
     with torch.no_grad():
         for t in range(0, 30, 6):
-            module(x[:, t : t + 6], Places(pos[:, t : t + 6]), None, t == 0, state)
+            module(x[:, t : t + 6], Positions(pos[:, t : t + 6]), None, t == 0, state)
     assert at(kind(name).cost.state, config, n=30) * 4 == state.nbytes
 
 
@@ -95,14 +95,14 @@ def test_the_cost_is_that_of_the_pairs_that_are_seen(name: str, tokens: int) -> 
     sizes = {"window": 64, "first": 4, "globals": 8, "chunk": 64, "summary": 4, "stride": 32, "block": 16}
     own = {n: sizes[n] for n in kind(name).usual if n in sizes}
     config = kind(name).like(SIZES, own | ({"reach": 32, "globals": 4} if name == "bidirectional" else {}))
-    here = Places(torch.arange(tokens)[None])
+    here = Positions(torch.arange(tokens)[None])
     pairs = int(mask(config.visibility, here, here).sum())
     values = config.values * (2 if name == "differential" else 1)
     counted = pairs * config.heads * (config.key_size + values)
     told = at(kind(name).cost.prefill, config, n=tokens, s=tokens)
     assert 0.9 * counted < told < 1.25 * counted
     if kind(name).cost.decode is not None:
-        last = int(mask(config.visibility, Places(here.pos[:, -1:]), here).sum())
+        last = int(mask(config.visibility, Positions(here.pos[:, -1:]), here).sum())
         told = at(kind(name).cost.decode or "", config, n=tokens, s=tokens)
         assert 0.9 < told / (last * config.heads * (config.key_size + values)) < 1.6
 
@@ -140,7 +140,7 @@ def test_what_does_not_fit_a_model_says_so(capsys, small, monkeypatch) -> None:
 )  # fmt: skip
 def test_the_drawing_is_the_mechanisms_own_visibility(capsys, arguments, options) -> None:
     config = kind(arguments[0]).like(SIZES, options)
-    here = Places(torch.arange(11)[None])
+    here = Positions(torch.arange(11)[None])
     expected = mask(config.visibility, here, here)[0]
     told = shown(capsys, *arguments, "--length", "11")
     assert torch.equal(torch.tensor(told["seen"]).bool(), expected)
@@ -156,7 +156,7 @@ def test_every_mechanism_is_drawn_or_says_why_not(capsys, name: str) -> None:
     assert told["said"] and kind(name).story == told["story"]
     assert (told["seen"] is None) == (name not in SOFTMAX and kind(name).reads != "memory")
     if told["seen"] is None:
-        assert "only through a memory" in told["said"]
+        assert "only through a recurrent state" in told["said"]
     elif kind(name).usual and name not in ("mla", "bahdanau"):
         assert sum(map(sum, told["seen"])) < 78, "options are drawn to scale: something is hidden"
 
@@ -169,7 +169,7 @@ def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
     assert shown(capsys, "dsa", "--top-k", "3", "--seed", "2")["seen"] != told["seen"]
     scores = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(1))
     causal = torch.ones(12, 12).tril().bool()
-    assert torch.equal(rows.bool(), best(scores.masked_fill(~causal, -torch.inf), 3)[0] & causal)
+    assert torch.equal(rows.bool(), dsa.best(scores.masked_fill(~causal, -torch.inf), 3)[0] & causal)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
         (["locl"], "did you mean local"),
         (["local", "--chunk", "3"], "local has no option --chunk; it has --window"),
         (["local", "--window", "x"], "local: --window: expected int, found 'x'"),
-        (["local", "--window", "0"], "sees nothing"),
-        (["fixed", "--summary", "9", "--chunk", "3"], "cannot sum up a chunk"),
+        (["local", "--window", "0"], "window is 0, it must be 1 or more"),
+        (["fixed", "--summary", "9", "--chunk", "3"], "it must be at most chunk"),
         (["local", "--length", "0"], "a drawing holds 1 to 128"),
         (["local", "--length", "x"], "--length"),
         ([], "KIND"),
@@ -205,10 +205,10 @@ def test_tokens_must_be_some(capsys, small) -> None:
 def test_an_option_without_a_usual_value_is_asked_for(monkeypatch) -> None:
     local = kind("local")
     monkeypatch.delattr(local.module, "USUAL")
-    with pytest.raises(UserError, match="local needs window"):
+    with pytest.raises(UserError, match="local needs a value for window"):
         local.like(SIZES, {})
 
 
 def test_a_picture_says_what_causal_attention_sees() -> None:
-    said = draw(kind("local").config(heads=1, kv_heads=1, key_size=2, window=2), 6).said
+    said = draw(kind("local").config(heads=1, kv_heads=1, key_size=2, window=2), 6).caption
     assert said == "11 of 6² pairs are seen; plain causal attention sees 21."

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from cutaway.attention import dsa
 from cutaway.attention.backends import blocked, naive, sdpa
-from cutaway.attention.parts import indexed
-from cutaway.attention.parts.registry import Sizes, kind
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.registry import Sizes, kind
+from cutaway.attention.common.visibility import Positions
 from cutaway.position import alibi, t5
-from tests.laws.kinds import SOFTMAX
+from tests.laws.mechanisms import SOFTMAX
 
 SIZES = Sizes(width=16, heads=2, groups=2, key_size=8, value_size=8)
 TOKENS = 1280
 OPTIONS = {
     "window": 32, "first": 2, "globals": 2, "chunk": 64, "summary": 4, "stride": 16, "block": 16, "random": 2,
-    "latent": 12, "turned_size": 4, "index_size": 8, "index_heads": 2, "top_k": 8,
+    "latent": 12, "rope_dim": 4, "index_size": 8, "index_heads": 2, "top_k": 8,
 }  # fmt: skip
 ADDED: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -41,16 +41,18 @@ def _module(name: str, how: str) -> Any:
     return found.like(SIZES, {n: OPTIONS[n] for n in found.usual} | added).build(16).eval()
 
 
-def _read(module: Any, name: str, x: torch.Tensor, places: Places) -> torch.Tensor:
+def _read(module: Any, name: str, x: torch.Tensor, positions: Positions) -> torch.Tensor:
     with torch.no_grad():
-        return module(x, places, x, places) if name == "cross" else module(x, places, None, False, None)
+        return (
+            module(x, positions, x, positions) if name == "cross" else module(x, positions, None, False, None)
+        )
 
 
 @pytest.mark.parametrize(("name", "how"), _cases())
 def test_no_tensor_grows_with_the_square(monkeypatch: pytest.MonkeyPatch, name: str, how: str) -> None:
     most = 2 * SIZES.heads * blocked.BLOCK * (TOKENS + 1)
     assert most < TOKENS**2
-    kernel, scores, best = sdpa.scaled_dot_product_attention, naive.tap, indexed.best
+    kernel, scores, best = sdpa.scaled_dot_product_attention, naive.tap, dsa.best
 
     def checked(q, k, v, *, attn_mask=None, **rest):
         assert k.shape[-1] == v.shape[-1], "torch's kernel would hold every score"
@@ -67,9 +69,9 @@ def test_no_tensor_grows_with_the_square(monkeypatch: pytest.MonkeyPatch, name: 
 
     monkeypatch.setattr(sdpa, "scaled_dot_product_attention", checked)
     monkeypatch.setattr(naive, "tap", small(scores))
-    monkeypatch.setattr(indexed, "best", small(best))
-    places = Places(torch.arange(TOKENS)[None])
-    _read(_module(name, how), name, torch.randn(1, TOKENS, 16), places)
+    monkeypatch.setattr(dsa, "best", small(best))
+    positions = Positions(torch.arange(TOKENS)[None])
+    _read(_module(name, how), name, torch.randn(1, TOKENS, 16), positions)
 
 
 @pytest.mark.parametrize("name", ["fixed", "strided", "dsa", "bidirectional"])
@@ -78,14 +80,16 @@ def test_far_and_thin_patterns_read_the_same_in_blocks(monkeypatch: pytest.Monke
     module, x = _module(name, "plain"), torch.randn(1, TOKENS, 16)
     pos = torch.arange(TOKENS)[None].clone()
     pos[0, 40:45] = -1
-    ours = _read(module, name, x, Places(pos))
+    ours = _read(module, name, x, Positions(pos))
     monkeypatch.setattr("cutaway.attention.backends.choose", lambda problem: ("naive", "the judge"))
-    assert_close(ours, _read(module, name, x, Places(pos)), rtol=1e-4, atol=1e-5)
+    assert_close(ours, _read(module, name, x, Positions(pos)), rtol=1e-4, atol=1e-5)
 
 
 def test_keys_that_no_query_sees_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[int] = []
     real = sdpa.attend
     monkeypatch.setattr(sdpa, "attend", lambda problem: (met.append(problem.k.shape[2]), real(problem))[1])
-    _read(_module("fixed", "plain"), "fixed", torch.randn(1, TOKENS, 16), Places(torch.arange(TOKENS)[None]))
+    _read(
+        _module("fixed", "plain"), "fixed", torch.randn(1, TOKENS, 16), Positions(torch.arange(TOKENS)[None])
+    )
     assert max(met) <= blocked.FAR * blocked.BLOCK and met[-1] < TOKENS / 4

@@ -80,14 +80,17 @@ def test_blocks_become_float32_in_a_folder_without_loss(type: str, tmp_path: Pat
         assert np.array_equal(quant.unpack(first.tensors[name]), quant.unpack(second.tensors[name]))
 
 
-def test_which_types_quantising_gives(tmp_path: Path) -> None:
+def test_which_types_quantizing_gives(tmp_path: Path) -> None:
     saved = save.write(tmp_path / "m.gguf", checkpoint(), type="Q4_0")
     found = types(tmp_path / "m.gguf")
     assert found["token_embd.weight"] == "Q8_0"
     assert found["blk.0.attn_q.weight"] == found["blk.1.ffn_up.weight"] == "Q4_0"
     assert found["blk.0.attn_norm.weight"] == found["output_norm.weight"] == "F32"
     assert found["blk.0.ffn_down.weight"] == "F16"
-    assert any("2 matrices whose rows are not whole blocks of 32 are F16" in note for note in saved.notes)
+    assert any(
+        "2 matrices stored as F16 instead of Q4_0 (rows not of whole blocks of 32)" in note
+        for note in saved.notes
+    )
     assert any("makes the logits is Q8_0" in note for note in saved.notes)
     assert saved.types == {"Q4_0": 12, "F32": 5, "F16": 2, "Q8_0": 1}
 
@@ -100,7 +103,7 @@ def test_an_untied_table_is_like_any_matrix_and_the_head_is_not(tmp_path: Path) 
 
 def test_rounding_what_was_rounded_is_said(tmp_path: Path) -> None:
     saved = save.write(tmp_path / "m.gguf", checkpoint(type="Q8_0"), type="Q4_0")
-    assert any("were Q8_0 already and are rounded again to Q4_0" in note for note in saved.notes)
+    assert any("rounded again, from Q8_0 to Q4_0" in note for note in saved.notes)
 
 
 def test_a_number_that_a_type_cannot_hold(tmp_path: Path) -> None:
@@ -197,9 +200,9 @@ def test_progress_counts_every_byte(tmp_path: Path) -> None:
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Path) -> None:
     save.write(tmp_path / "a.gguf", checkpoint())
-    assert main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"), "--type", "Q4_0"]) == 0
+    assert main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"), "--type", "q4_0"]) == 0
     said = capsys.readouterr()
-    assert "12 Q4_0" in said.out and "are F16 instead of Q4_0" in said.err
+    assert "12 Q4_0" in said.out and "as F16 instead of Q4_0" in said.err
     assert main(["convert", str(tmp_path / "b.gguf"), str(tmp_path / "folder"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["format"] == "safetensors" and document["family"] == "llama" and document["notes"]

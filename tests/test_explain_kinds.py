@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch.testing import assert_close
 
-from cutaway.attention.parts.registry import Sizes, kind
+from cutaway.attention.common.registry import Sizes, kind
 from cutaway.commands import explanation_compare, explanation_text
 from cutaway.errors import UserError
 from cutaway.inspect import causal, edits, explanation, head_scores, page_data
@@ -25,7 +25,7 @@ from tests.small import Bytes
 
 TEXT = list(b"the same the same")
 SIZES = Sizes(width=32, heads=4, groups=2, key_size=8, value_size=8)
-SMALL = {"latent": 12, "turned_size": 4, "top_k": 3, "window": 5, "first": 1, "chunk": 6, "globals": 1,
+SMALL = {"latent": 12, "rope_dim": 4, "top_k": 3, "window": 5, "first": 1, "chunk": 6, "globals": 1,
          "block": 2, "random": 1, "stride": 3, "summary": 1, "index_heads": 2, "index_size": 8}  # fmt: skip
 PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
     "alibi": ("gqa", {"relative": alibi.Config()}),

@@ -80,8 +80,8 @@ def test_each_heads_part_is_what_it_wrote(shape: str) -> None:
     block = model.blocks[layer]
     row = (model.embedding if model.head is None else model.head).weight[9].double()
     for head in range(4):
-        alone = torch.zeros_like(trace[f"blocks.{layer}.attention.mixed"])[:, position]
-        alone[head] = trace[f"blocks.{layer}.attention.mixed"][head, position]
+        alone = torch.zeros_like(trace[f"blocks.{layer}.attention.z"])[:, position]
+        alone[head] = trace[f"blocks.{layer}.attention.z"][head, position]
         wrote = block.attention.out.weight @ alone.flatten()
         wrote = _frozen(block.attention_post_norm, wrote, trace[f"blocks.{layer}.attention.out"][position])
         last = trace[f"blocks.{len(model.blocks) - 1}.out"][position]
@@ -117,7 +117,7 @@ def test_what_an_edit_wrote_is_told_apart_from_the_heads() -> None:
     model = decoder()
     cut = Trace.of(model, Bytes(), TEXT, edit={"blocks.1.attention.out": torch.zeros_like}).attribution(3)
     assert abs(cut.rest) > 1e-2, "heads mixed, and an edit took what they wrote"
-    whole = Trace.of(model, Bytes(), TEXT, edit={"blocks.1.attention.mixed": torch.zeros_like}).attribution(3)
+    whole = Trace.of(model, Bytes(), TEXT, edit={"blocks.1.attention.z": torch.zeros_like}).attribution(3)
     assert abs(whole.rest) < 1e-4 and (whole.heads[1] == 0).all()
 
 
@@ -181,7 +181,7 @@ def test_skipping_layers_is_a_model_without_them(shape: str, layers: set[int]) -
     with tracing(model, edit=_without(model, *map(str, layers))):
         without = _read(model, TEXT)
     kept = torch.nn.ModuleList(block for i, block in enumerate(model.blocks) if i not in layers)
-    model.turn_of_block = [turn for i, turn in enumerate(model.turn_of_block) if i not in layers]
+    model.rotary_of_block = [rotary for i, rotary in enumerate(model.rotary_of_block) if i not in layers]
     model.blocks = kept
     assert_close(without, _read(model, TEXT))
 

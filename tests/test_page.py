@@ -101,7 +101,7 @@ def test_the_heads_outputs_add_up(shape: str) -> None:
     trace = traced(shape)
     for i, block in enumerate(trace.model.blocks):
         out = trace[f"blocks.{i}.attention.out"]
-        heads = page_data._head_outputs(block.attention.out, trace[f"blocks.{i}.attention.mixed"])
+        heads = page_data._head_outputs(block.attention.out, trace[f"blocks.{i}.attention.z"])
         bias = torch.zeros(()) if block.attention.out.bias is None else block.attention.out.bias
         assert torch.allclose(heads.sum(0) + bias, out, atol=1e-5)
         whole = page_data._frozen(

@@ -45,14 +45,14 @@ def test_what_a_block_keeps_is_what_autograd_saves(mlp: MLP | MoE) -> None:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    from cutaway.attention.parts.visibility import Places
+    from cutaway.attention.common.visibility import Positions
     from cutaway.position.rope import RotaryEmbedding
 
     x = torch.randn(rows, context, 128, requires_grad=True)
     pos = torch.arange(context).expand(rows, -1)
     rotation = RotaryEmbedding(HEADS.position).rotation(pos)  # type: ignore[arg-type]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out, _ = block(x, Places(pos), rotation, True, None)
+        out, _ = block(x, Positions(pos), rotation, True, None)
     measured = sum(kept.values()) / (rows * context * 4)
     assert plan.activations(config, 128) == pytest.approx(measured, rel=0.05)
     assert out.shape == x.shape

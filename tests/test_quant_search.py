@@ -1,5 +1,5 @@
 """Fitted blocks: kernels and twin give the same bits, other readers read them, and they cost less than what
-ggml's reference quantiser makes."""
+ggml's reference quantizer makes."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,14 +42,14 @@ def checkpoint(
     return load.Checkpoint(config, Tensors(tensors), "mixtral" if experts else "llama", Path("tiny"))
 
 
-def types(made: quantize.Quantised) -> dict[str, str]:
+def types(made: quantize.Quantized) -> dict[str, str]:
     tensors = made.checkpoint.tensors
     return {name: tensors.later(name).type for name in tensors}
 
 
 @pytest.mark.parametrize("kind", quantize.KINDS)
 def test_which_matrix_gets_which_type(kind: str):
-    found = types(quantize.quantised(checkpoint(tied=False), kind))
+    found = types(quantize.quantized(checkpoint(tied=False), kind))
     assert found["norm.weight"] == found["blocks.0.mlp_norm.weight"] == "F32"
     assert found["embedding.weight"] == found["blocks.3.mlp.up.weight"] == kind
     assert found["head.weight"] == ("Q8_0" if kind == "Q8_0" else "Q6_K")
@@ -58,11 +60,11 @@ def test_which_matrix_gets_which_type(kind: str):
 
 
 def test_rows_that_are_not_whole_blocks_fall_back_and_it_is_said():
-    found = quantize.quantised(checkpoint(width=96, layers=1), "Q4_K")
+    found = quantize.quantized(checkpoint(width=96, layers=1), "Q4_K")
     assert types(found)["blocks.0.attention.query.weight"] == "Q5_0"
     assert types(found)["embedding.weight"] == "Q8_0"
-    assert any("of 256 are Q5_0 instead of Q4_K" in note for note in found.notes)
-    found = quantize.quantised(checkpoint(width=40, layers=1), "Q4_0")
+    assert any("as Q5_0 instead of Q4_K (rows not of whole blocks of 256)" in note for note in found.notes)
+    found = quantize.quantized(checkpoint(width=40, layers=1), "Q4_0")
     assert types(found)["blocks.0.mlp.up.weight"] == "F16"
     assert any("F16 instead of Q4_0" in note for note in found.notes)
 
@@ -73,15 +75,15 @@ def test_one_matrix_of_query_key_and_value_has_one_type(tmp_path: Path):
     weights = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
     tensors = Tensors({name: quant.pack(weight, "F32") for name, weight in weights.items()})
     small = load.Checkpoint(model.config, tensors, "gpt2", Path("tiny"))
-    made = quantize.quantised(small, "Q4_K")
+    made = quantize.quantized(small, "Q4_K")
     assert types(made)["blocks.0.attention.value.weight"] == types(made)["blocks.0.attention.query.weight"]
     assert save.write(tmp_path / "small.gguf", made.checkpoint).types["Q5_0"] > 0
 
 
 def test_experts_of_a_layer_have_one_type_and_routers_stay_whole(tmp_path: Path):
     """The file keeps all experts of a layer in one tensor, and it reads back to the bit."""
-    made = quantize.quantised(checkpoint(layers=3, experts=MoE(3, 2, 256)), "Q4_K").checkpoint
-    found = types(quantize.Quantised(made, ()))
+    made = quantize.quantized(checkpoint(layers=3, experts=MoE(3, 2, 256)), "Q4_K").checkpoint
+    found = types(quantize.Quantized(made, ()))
     downs = [{found[f"blocks.{n}.mlp.experts.{e}.down.weight"] for e in range(3)} for n in range(3)]
     assert downs == [{"Q4_K"}, {"Q4_K"}, {"Q6_K"}]
     assert {found[f"blocks.{n}.mlp.router.weight"] for n in range(3)} == {"F32"}
@@ -103,12 +105,12 @@ def test_importance_says_nothing_of_an_expert_that_no_token_came_to():
 
 
 def test_a_matrix_of_the_type_already_is_left_alone():
-    once = quantize.quantised(checkpoint(layers=1), "Q4_K").checkpoint
+    once = quantize.quantized(checkpoint(layers=1), "Q4_K").checkpoint
     name = "blocks.0.mlp.up.weight"
     kept = replace(once, tensors=Tensors({n: once.tensors[n] for n in once.tensors}))
-    assert quantize.quantised(kept, "Q4_K").checkpoint.tensors[name] is kept.tensors[name]
-    again = quantize.quantised(kept, "Q4_0")
-    assert any("were Q4_K already and are rounded again to Q4_0" in note for note in again.notes)
+    assert quantize.quantized(kept, "Q4_K").checkpoint.tensors[name] is kept.tensors[name]
+    again = quantize.quantized(kept, "Q4_0")
+    assert any(re.fullmatch(r"[2-9]\d* matrices rounded again, from Q4_K to Q4_0", n) for n in again.notes)
 
 
 def test_importance_is_the_mean_square_of_inputs():
@@ -139,7 +141,7 @@ def test_what_counts_is_kept_better():
     exact = quant.unpack(small.tensors[name])
     errors = []
     for told in (None, {name: (x**2).mean(axis=0).astype(np.float32)}):
-        made = quantize.quantised(small, "Q4_K", told).checkpoint.tensors[name]
+        made = quantize.quantized(small, "Q4_K", told).checkpoint.tensors[name]
         errors.append(float(((x @ (quant.unpack(made) - exact).T) ** 2).mean()))
     assert errors[1] < errors[0] / 4
 
@@ -159,7 +161,7 @@ def test_the_command_writes_measures_and_says(
     monkeypatch.chdir(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 60)
-    words = ["quantize", str(short), "--type", "Q4_K"]
+    words = ["quantize", str(short), "--type", "q4_k", "--force"]
     measured = ["--text", str(text), "--calibration", str(text), "--json"]
     assert cli.main([*words, *measured]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -172,7 +174,7 @@ def test_the_command_writes_measures_and_says(
     assert cli.main([*words, "-o", "plain.gguf", "--no-measure"]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("plain.gguf: ") and "was " in said.out and "Q5_0" in said.out
-    assert "rows are not whole blocks of 256" in said.err
+    assert "rows not of whole blocks of 256" in said.err
     assert Path("plain.gguf").read_bytes() != Path("two-layers-Q4_K.gguf").read_bytes()
 
 
@@ -180,7 +182,7 @@ def test_the_command_writes_measures_and_says(
 def test_llama_cpp_gives_what_was_written_our_logits(short: Path, tmp_path: Path, kind: str):
     """Both engines round what a matrix reads to eight bits, each in its own way, and agree but for that."""
     path = tmp_path / "small.gguf"
-    assert cli.main(["quantize", str(short), "--type", kind, "-o", str(path), "--no-measure"]) == 0
+    assert cli.main(["quantize", str(short), "--type", kind, "-o", str(path), "--no-measure", "--force"]) == 0
     lm = cutaway.load(path, engine="definition")
     ids = lm.ids("The capital of France is")
     ours = lm.logits(ids)[-1].astype(np.float64)
@@ -188,6 +190,37 @@ def test_llama_cpp_gives_what_was_written_our_logits(short: Path, tmp_path: Path
         scores = theirs(ids)
     apart = (ours - ours.mean()) - (scores - scores.mean())  # log-probabilities are logits but for a constant
     assert np.sqrt(np.mean(apart**2)) < ROUNDED * ours.std(), kind
+
+
+def test_what_gets_no_smaller_is_refused_without_force(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["quantize", str(short), "--type", "Q8_0", "-o", str(tmp_path / "out.gguf"), "--no-measure"]
+    assert cli.main(words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"its weights take [\d,]+ bytes \(.*Q4_1.*\) and would take [\d,]+ as Q8_0", said)
+    assert "give --force" in said and not (tmp_path / "out.gguf").exists()
+    assert cli.main([*words, "--force"]) == 0
+
+
+def test_a_folder_has_a_size_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    save.write(tmp_path / "run" / "model", checkpoint(layers=1))
+    made = tmp_path / "run" / "model"
+    words = ["quantize", str(made), "--type", "q8_0", "-o", str(tmp_path / "out.gguf"), "--no-measure"]
+    assert cli.main([*words, "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)["bytes_before"]
+    assert before == save.stored_bytes(load.read(made).tensors) > 0
+
+
+def test_a_note_about_matrices_begins_with_how_many():
+    notes = Counter(
+        {"matrices rounded again": 1, "matrices stored as F16": 3, "the model has no tokenizer": 1}
+    )
+    assert save.counted(notes) == (
+        "1 matrix rounded again",
+        "3 matrices stored as F16",
+        "no tokenizer",
+    )
 
 
 def test_a_cost_is_told_in_a_line():
@@ -212,7 +245,7 @@ def test_mistakes_are_refused_before_any_work(
     short_text.write_text("Too little.")
     base = ["quantize", str(short), "--type", "Q4_0"]
     for more, sentence in (
-        (["-o", str(there)], "already there"),
+        (["-o", str(there)], "already exists"),
         (["-o", "folder"], "ends in .gguf"),
         (["--text", "absent.txt"], "absent.txt: cannot be read"),
         (["--calibration", str(broken)], "not UTF-8"),
@@ -227,14 +260,14 @@ def test_mistakes_are_refused_before_any_work(
     assert "Q3_X" in capsys.readouterr().err
     assert there.read_bytes() == b"mine"
     with pytest.raises(UserError, match="use one of Q8_0"):
-        quantize.quantised(load.read(short), "Q5_K")
+        quantize.quantized(load.read(short), "Q5_K")
 
 
 def test_a_weight_that_stays_as_it_is_is_looked_at_too():
     small = checkpoint(layers=1)
     entries = {name: small.tensors[name] for name in small.tensors}
     entries["norm.weight"] = quant.pack(np.full(256, np.inf, np.float32), "F32")
-    made = quantize.quantised(replace(small, tensors=Tensors(entries)), "Q4_0").checkpoint.tensors
+    made = quantize.quantized(replace(small, tensors=Tensors(entries)), "Q4_0").checkpoint.tensors
     with pytest.raises(UserError, match=r"'norm.weight' holds a number that is infinite or not a number"):
         made["norm.weight"]
 
@@ -245,9 +278,9 @@ def test_a_weight_that_cannot_be_packed_is_named_and_nothing_is_left(tmp_path: P
     broken = quant.unpack(entries["blocks.0.mlp.up.weight"]).copy()
     broken[3, 5] = np.nan
     entries["blocks.0.mlp.up.weight"] = quant.pack(broken, "F32")
-    made = quantize.quantised(replace(small, tensors=Tensors(entries)), "Q4_0")
+    made = quantize.quantized(replace(small, tensors=Tensors(entries)), "Q4_0")
     with pytest.raises(
-        UserError, match=r"'blocks.0.mlp.up.weight' cannot be quantised: A weight is infinite"
+        UserError, match=r"'blocks.0.mlp.up.weight' cannot be quantized: A weight is infinite"
     ):
         save.write(tmp_path / "broken.gguf", made.checkpoint)
     assert list(tmp_path.iterdir()) == []

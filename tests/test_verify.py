@@ -66,7 +66,7 @@ def test_a_swapped_head_is_found_in_its_layer(lm: LanguageModel) -> None:
 def test_a_wrong_rope_base_is_found_in_the_first_layer(lm: LanguageModel) -> None:
     from cutaway.position import rope
 
-    lm.model.turns = [rope.Turn(rope.Config(64, base=10_000.0))]
+    lm.model.rotary = [rope.RotaryEmbedding(rope.Config(64, base=10_000.0))]
     assert _verdict(lm).differs_from == "blocks.0.out"
 
 

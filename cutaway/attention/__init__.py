@@ -1,13 +1,18 @@
 """Attention: one file a mechanism, and the folder is the registry: ``attention/local.py`` is ``kind: local``.
 
-A mechanism's ``Config`` is a frozen dataclass that imports no torch, so that the CPU engine can read it too.
-It has
+A file opens with the mechanism's story, whose first paragraph ``cutaway attention`` prints. It states its
+``COST`` (``common/cost.py``) and, where it has options without a default, what is ``USUAL``. Its ``Config``
+is a frozen dataclass with
 
 ``build(width)``        the torch module whose forward is the mechanism's equation
-``weights(width)``      the shape of each weight by name, so that a file is checked before anything is made
-``state()``             an empty memory for one sequence or batch, see ``parts/state.py``
-``bytes_per_token(n)``  what that memory costs a token, for entries of n bytes
+``weights(width)``      the shape of each weight by name, known before anything is allocated
+``state()``             an empty KV cache or recurrent state for one batch (``state/``)
+``bytes_per_token(n)``  the cache bytes of a token, for entries of n bytes
 
-The file opens with the mechanism's story, whose first paragraph is told by ``cutaway attention``, and states
-its ``COST`` (``parts/cost.py``) and, where it has options that must be chosen, what is ``USUAL``.
+A file that only changes who sees whom (``local``, ``chunked``, ...) imports no torch, because the CPU runtime
+and the weight loader read it too; they import no other. The rest import torch and are imported when a config
+names them. A new mechanism is one new file: the registry, configs, laws and commands find it by its name.
+
+``common/`` has what mechanisms share, ``state/`` what they keep of a text, ``backends/`` the ways to compute
+softmax attention.
 """

@@ -2,8 +2,8 @@
 
     e[t s] = v . tanh(W q[t] + U h[s])    p[t s] = softmax over s of e[t s]    c[t] = sum_s p[t s] h[s]
 
-Until then an encoder squeezed a sentence into one vector and the decoder lived off it. Here the decoder,
-about to write word t and in state q[t], asks every source word h[s] how well it fits, and reads their mixture
+Until then an encoder squeezed a sentence into one vector, and the decoder had nothing else. Here the decoder
+compares its state q[t] with every source word h[s] before it writes word t, and reads their weighted sum
 c[t]. U h[s] is the same for all t and is computed once.
 
 It reads the memory of an encoder (``model/seq2seq.py``), not its own past: it is not a layer of a decoder
@@ -13,14 +13,17 @@ alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from cutaway.attention.parts.cost import Cost
-from cutaway.errors import UserError
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
+from cutaway.attention.common.alignment import Memory, attention_weights
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.mixer import weight_shapes
+from cutaway.bounds import Bounded, Count
+from cutaway.hooks import tap
+from cutaway.shapes import Float, Int
 
 COST = Cost(
     prefill="n s (size + d)",
@@ -32,36 +35,44 @@ USUAL = {"size": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """``size``: how many numbers W q and U h are compared in."""
+class Config(Bounded):
+    """``size``: the length of W q and U h."""
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
+    attends_first: ClassVar[bool] = (
+        True  # with the state before the next word; what it reads makes the state after
+    )
 
-    size: int
+    size: Count
 
-    looks_first = True  # the state before the next word asks, and what it read makes the state after
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(
-                f"attention: queries and keys cannot be compared in {self.size} numbers, it must be 1 or more"
-            )
-
-    def build(self, query: int, memory: int) -> nn.Module:
+    def build(self, query: int, memory: int) -> Additive:
         """The module for queries and a memory of these sizes."""
-        from cutaway.attention.parts.bahdanau import Additive
-
         return Additive(self, query, memory)
 
-    def weights(self, query: int, memory: int) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight by its name."""
-        return {
-            "query.weight": (self.size, query),
-            "key.weight": (self.size, memory),
-            "key.bias": (self.size,),
-            "score.weight": (1, self.size),
-        }
+    weights = weight_shapes
 
     def bytes_per_token(self, memory: int, entry: int) -> int:
         """Bytes of one source word, for numbers of ``entry`` bytes: h, and U h."""
         return (memory + self.size) * entry
+
+
+class Additive(nn.Module):
+    """Taps ``scores`` and ``pattern`` [b t s]."""
+
+    def __init__(self, config: Config, query: int, memory: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(query, config.size, bias=False)
+        self.key = nn.Linear(memory, config.size)
+        self.score = nn.Linear(config.size, 1, bias=False)
+
+    def remember(self, values: Float[Tensor, "b s m"], pos: Int[Tensor, "b s"]) -> Memory:
+        """The source with its keys U h, which all queries share."""
+        return Memory(values, self.key(values), pos)
+
+    def forward(
+        self, query: Float[Tensor, "b t q"], memory: Memory
+    ) -> tuple[Float[Tensor, "b t m"], Float[Tensor, "b t s"]]:
+        """c and p of each query."""
+        e = self.score(torch.tanh(self.query(query)[:, :, None] + memory.keys[:, None]))[..., 0]
+        p = tap("pattern", attention_weights(e, memory.seen).to(query.dtype))
+        return p @ memory.values, p

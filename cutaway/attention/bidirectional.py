@@ -1,7 +1,7 @@
-"""Attention of an encoder: a token reads on both sides, all of the text or ``reach`` tokens each way
+"""Attention of an encoder: a token reads both sides, all of the text or ``reach`` tokens each way
 (1810.04805, 2004.05150).
 
-An encoder has the whole text before it, so nothing is remembered and nothing is decoded: it has no state.
+An encoder has the whole text before it. It decodes nothing, so it has no cache and no state.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention import gqa
-from cutaway.attention.parts.cost import Cost
-from cutaway.attention.parts.visibility import All, Global, Near, Visibility
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.visibility import All, Global, Near, Visibility
+from cutaway.bounds import Natural
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
-    from cutaway.attention.parts.mixer import Memory
+    from cutaway.attention.common.mixer import LayerState
 
 
 COST = Cost(
@@ -34,13 +35,8 @@ class Config(gqa.Config):
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "all"
 
-    reach: int | None = None
-    globals: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reach is not None and self.reach < 0:
-            raise UserError(f"attention: a reach of {self.reach} sees nothing, it must be 0 or more")
+    reach: Natural | None = None
+    globals: Natural = 0
 
     @property
     def visibility(self) -> Visibility:
@@ -48,11 +44,9 @@ class Config(gqa.Config):
             return All()
         return Near(self.reach) | Global(self.globals) if self.globals else Near(self.reach)
 
-    def state(self) -> Memory:
-        raise UserError(
-            "attention: a token of an encoder reads what comes after it, so there is nothing to go on from"
-        )
+    def state(self) -> LayerState:
+        raise UserError("attention: an encoder reads the whole text at once, it has no state to decode from")
 
     def bytes_per_token(self, entry: int) -> int:
-        """Nothing is remembered."""
+        """None: an encoder has no cache."""
         return 0

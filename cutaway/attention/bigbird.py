@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cutaway.attention import gqa
-from cutaway.attention.parts.cost import Cost
-from cutaway.attention.parts.visibility import Causal, Global, Random, Visibility, Window
-from cutaway.errors import UserError
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.visibility import Causal, Global, Random, Visibility, Window
+from cutaway.bounds import Count, Natural
 
 COST = Cost(
     prefill="n min(n, window + globals + random block) h (k + v)",
@@ -29,19 +29,11 @@ class Config(gqa.Config):
     block of queries.
     """
 
-    window: int
-    globals: int
-    block: int
-    random: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("window", "globals", "block", "random"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"attention: {name} of {getattr(self, name)} sees nothing, it must be 1 or more"
-                )
+    window: Count
+    globals: Count
+    block: Count
+    random: Count
+    seed: Natural = 0
 
     @property
     def visibility(self) -> Visibility:

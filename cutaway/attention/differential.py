@@ -1,29 +1,33 @@
-"""Differential attention (2410.05258): each head reads twice, and what both readings share is taken away as
-noise.
+"""Differential attention (2410.05258): each head attends twice, and the difference cancels the noise that
+both attention maps have in common.
 
-    o_h = (softmax(q1 k1') - lambda softmax(q2 k2')) v        out = W_o (1 - l0) [RMS(o_1) ... RMS(o_n)]
+    z_h = (softmax(q1 k1') - lambda softmax(q2 k2')) v        out = W_o (1 - l0) [RMS(z_1) ... RMS(z_n)]
     lambda = exp(a1 . b1) - exp(a2 . b2) + l0
 
-As in an amplifier that listens to the difference of two wires. The first half of the query heads are the
-q1, the second half their q2; so with keys; a value is two of the value heads side by side. l0 = 0.8 - 0.6
+As in an amplifier that takes the difference of two wires. The first half of the query heads are the q1, the
+second half their q2; so with keys; a value is two of the value heads side by side. l0 = 0.8 - 0.6
 exp(-0.3 layer), layers counted from 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from cutaway.attention import gqa
-from cutaway.attention.parts.cost import Cost
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.mixer import weight_shapes
+from cutaway.attention.common.softmax import SoftmaxAttention
+from cutaway.attention.common.visibility import Positions
+from cutaway.bounds import Fraction, Positive
 from cutaway.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
+from cutaway.hooks import tap
+from cutaway.layers.norm import RMSNorm
+from cutaway.shapes import Float
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
-
-
 COST = Cost(
     prefill="n² h (k + 2 v) / 2",
     memory="n h (2 k + 4 v)",
@@ -36,8 +40,8 @@ COST = Cost(
 class Config(gqa.Config):
     """``heads`` and ``kv_heads`` count both halves; ``lambda_start`` is l0, ``eps`` the norm's."""
 
-    lambda_start: float = 0.8
-    eps: float = 1e-5
+    lambda_start: Fraction = 0.8
+    eps: Positive = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,12 +50,40 @@ class Config(gqa.Config):
                 f"attention: differential heads come in pairs: {self.heads} over {self.kv_heads} do not"
             )
 
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.parts.differential import DifferentialAttention
-
+    def build(self, width: int) -> DifferentialAttention:
         return DifferentialAttention(self, width)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight by its name."""
-        own = dict.fromkeys(LAMBDAS, (self.key_size,)) | {"head_norm.weight": (2 * self.values,)}
-        return super().weights(width) | own
+        return weight_shapes(self, width)
+
+
+class DifferentialAttention(SoftmaxAttention):
+    """The heads of ``q``, ``k``, ``v``, ``scores`` and ``pattern`` are both halves; ``z`` [b h/2 t 2v] is
+    their difference. Taps ``lambda``, a single number, besides.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__(config, width)
+        self.start = config.lambda_start
+        for name in LAMBDAS:
+            self.register_parameter(name, nn.Parameter(torch.randn(config.key_size) * 0.1))
+        self.head_norm = RMSNorm(2 * config.values, config.eps)
+
+    def attend(
+        self,
+        q: Float[Tensor, "b h t k"],
+        k: Float[Tensor, "b g s k"],
+        v: Float[Tensor, "b g s v"],
+        query: Positions,
+        key: Positions,
+        in_order: bool,
+    ) -> Float[Tensor, "b _ t _"]:
+        pairs = torch.cat(v.chunk(2, dim=1), dim=-1)
+        one, two = (
+            super().attend(q, k, torch.cat((pairs, pairs), dim=1), query, key, in_order).chunk(2, dim=1)
+        )
+        return (1 - self.start) * self.head_norm(one - tap("lambda", self._lambda()) * two)
+
+    def _lambda(self) -> Float[Tensor, ""]:
+        a1, b1, a2, b2 = (self.get_parameter(name) for name in LAMBDAS)
+        return (a1 * b1).sum().exp() - (a2 * b2).sum().exp() + self.start

@@ -1,51 +1,54 @@
-"""DeepSeek sparse attention (DeepSeek-V3.2, 2512.02556): a light indexer picks the keys that latent attention
-then reads.
+"""DeepSeek sparse attention (DeepSeek-V3.2, 2512.02556): a light indexer chooses the keys that latent
+attention then reads.
 
     I[t s] = sum_h w[t h] relu(q_h[t] . k[s] / sqrt(e)) / sqrt(n)        n index heads of size e over one key
 
-Token t reads the ``top_k`` keys s with the highest I[t s] among those it may see; of equal ones, those that
-came first. Scoring is still n^2, but with few small heads and no values; reading is n k. The indexer turns
-its heads half-split where mla turns interleaved pairs. Its choice has no gradient: it is trained to predict
-where full attention looks.
+Token t reads the ``top_k`` keys s with the highest I[t s] among those it may see; of equal ones, the earlier.
+Scoring is still n^2, but with few small heads and no values; reading is n k. The indexer rotates its heads
+half-split where mla rotates interleaved pairs. Its choice has no gradient: it is trained to predict where
+full attention looks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from cutaway.attention import mla
-from cutaway.attention.parts.cost import Cost
+from cutaway.attention.backends import MANY
+from cutaway.attention.backends.inputs import Chosen
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.softmax import cut
+from cutaway.attention.common.visibility import Positions, mask
+from cutaway.attention.state import Entries
+from cutaway.bounds import Count
 from cutaway.errors import UserError
+from cutaway.hooks import tap, watched
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
-
-INDEX_NORM = Norm("layer", 1e-6)
-
+from cutaway.position.rope import Rotation, rotate
+from cutaway.shapes import Bool, Float
 
 COST = Cost(
-    prefill="n² index_heads index_size / 2 + n min(n, top_k) h (k + turned_size + v) + n latent h (k + v)",
-    memory="2 n h (k + turned_size + v) + n (index_heads + 1) index_size",
-    decode="n index_heads index_size + min(n, top_k) h (2 latent + turned_size) + h latent (k + v)",
-    state="n (latent + turned_size + index_size)",
+    prefill="n² index_heads index_size / 2 + n min(n, top_k) h (k + rope_dim + v) + n latent h (k + v)",
+    memory="2 n h (k + rope_dim + v) + n (index_heads + 1) index_size",
+    decode="n index_heads index_size + min(n, top_k) h (2 latent + rope_dim) + h latent (k + v)",
+    state="n (latent + rope_dim + index_size)",
 )
-USUAL = {"latent": "4 k", "turned_size": "k / 2", "index_heads": "h / 2", "index_size": "k", "top_k": 2048}
+USUAL = {"latent": "4 k", "rope_dim": "k / 2", "index_heads": "h / 2", "index_size": "k", "top_k": 2048}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(mla.Config):
     """``index_heads`` heads of ``index_size`` choose ``top_k`` keys for all heads of latent attention."""
 
-    index_heads: int
-    index_size: int
-    top_k: int
+    index_heads: Count
+    index_size: Count
+    top_k: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.top_k < 1:
-            raise UserError(f"attention: choosing {self.top_k} keys reads nothing, top_k must be 1 or more")
         if self.position is not None and self.position.size > self.index_size:
             raise UserError(
                 f"attention: {self.position.size} dimensions do not fit index heads of {self.index_size}"
@@ -53,21 +56,88 @@ class Config(mla.Config):
 
     @property
     def entries(self) -> dict[str, tuple[int, int]]:
-        """What is remembered of a token: its latent, and the indexer's key."""
+        """What the cache keeps of a token: its latent, and the indexer's key."""
         return {**super().entries, "index": (1, self.index_size)}
 
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.parts.indexed import IndexedAttention
+    def build(self, width: int) -> SparseLatentAttention:
+        return SparseLatentAttention(self, width)
 
-        return IndexedAttention(self, width)
 
-    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight by its name."""
-        asked = width if self.query_latent is None else self.query_latent
-        own = {
-            "index_query.weight": (self.index_heads * self.index_size, asked),
-            "index_key.weight": (self.index_size, width),
-            "index_share.weight": (self.index_heads, width),
-        }
-        own |= {f"index_norm.{name}": shape for name, shape in INDEX_NORM.weights(self.index_size).items()}
-        return super().weights(width) | own
+class SparseLatentAttention(mla.LatentAttention):
+    """Taps ``index`` [b t s], the indexer's scores before the mask, and ``chosen`` [b t s], the keys each
+    query reads, besides what latent attention taps. Many queries that nobody watches choose a block at a
+    time.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__(config, width)
+        self.top_k, self.index_heads = config.top_k, config.index_heads
+        asked = width if config.query_latent is None else config.query_latent
+        self.index_query = nn.Linear(asked, config.index_heads * config.index_size, bias=False)
+        self.index_key = nn.Linear(width, config.index_size, bias=False)
+        self.index_norm = Norm("layer", 1e-6).build(config.index_size)
+        self.index_share = nn.Linear(width, config.index_heads, bias=False)
+
+    def more(self, x: Float[Tensor, "b t d"]) -> Entries:
+        return {"index": self.index_norm(self.index_key(x))[:, None]}
+
+    def rotated(self, entries: Entries, rotation: Rotation | None) -> Entries:
+        return {**super().rotated(entries, rotation), "index": _half_split(entries["index"], rotation)}
+
+    @torch.no_grad()
+    def chosen(
+        self,
+        x: Float[Tensor, "b t d"],
+        query_latent: Float[Tensor, "b t n"],
+        entries: Entries,
+        query: Positions,
+        key: Positions,
+        rotation: Rotation | None,
+    ) -> Bool[Tensor, "b t s"] | Chosen:
+        q = _half_split(cut(self.index_query(query_latent), self.index_heads), rotation)
+        w = (self.index_share(x) * self.index_heads**-0.5).transpose(1, 2)
+
+        @torch.no_grad()
+        def choose(rows: slice) -> Bool[Tensor, "b t s"]:
+            fits = (q[:, :, rows] @ entries["index"].transpose(-2, -1) * q.shape[-1] ** -0.5).relu()
+            index = tap("index", (w[:, :, rows, None] * fits).sum(1))
+            documents = None if query.documents is None else query.documents[:, rows]
+            visible = mask(self.config.visibility, Positions(query.pos[:, rows], documents), key)
+            return tap("chosen", visible & best(index.masked_fill(~visible, -torch.inf), self.top_k))
+
+        watches = watched("index", "chosen", "scores", "pattern")
+        return choose if q.shape[2] >= MANY and not watches else choose(slice(None))
+
+    def attend(
+        self,
+        q: Float[Tensor, "b h t k"],
+        entries: Entries,
+        query: Positions,
+        key: Positions,
+        in_order: bool,
+        chosen: Bool[Tensor, "b t s"] | Chosen | None,
+    ) -> Float[Tensor, "b h t v"]:
+        """A single query reads only the latents it chose; many queries have a mask."""
+        alone = q.shape[2] == 1 and key.pos.shape[1] > self.top_k and not watched("scores", "pattern")
+        if not isinstance(chosen, Tensor) or not alone:
+            return super().attend(q, entries, query, key, in_order, chosen)
+        kept = chosen[:, 0].long().topk(self.top_k, dim=-1).indices
+        latent = entries["latent"]
+        latent = latent.gather(2, kept[:, None, :, None].expand(-1, -1, -1, latent.shape[-1]))
+        documents = None if key.documents is None else key.documents.gather(1, kept)
+        there = Positions(key.pos.gather(1, kept), documents)
+        return super().attend(q, {"latent": latent}, query, there, False, None)
+
+
+def best(scores: Float[Tensor, "b t s"], count: int) -> Bool[Tensor, "b t s"]:
+    """True at the ``count`` highest scores of each row; of equal ones at the earliest."""
+    if count >= scores.shape[-1]:
+        return torch.ones_like(scores, dtype=torch.bool)
+    least = scores.topk(count, dim=-1).values[..., -1:]
+    above, equal = scores > least, scores == least
+    return above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+
+
+def _half_split(x: Float[Tensor, "b h t k"], rotation: Rotation | None) -> Float[Tensor, "b h t k"]:
+    """Rotates the first dimensions of each index head."""
+    return x if rotation is None else rotate(x, rotation._replace(interleaved=False))

@@ -1,15 +1,16 @@
 """Fixed attention of the Sparse Transformer (1904.10509): the token's own chunk, and the last few tokens of
 every earlier.
 
-Those few learn to sum their chunk up for everyone after them. With chunks near sqrt(n) a token reads about
+Those few learn to summarize their chunk for all later tokens. With chunks near sqrt(n) a token reads about
 2 sqrt(n) others.
 """
 
 from dataclasses import dataclass
 
 from cutaway.attention import gqa
-from cutaway.attention.parts.cost import Cost
-from cutaway.attention.parts.visibility import Causal, Chunk, Columns, Visibility
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.visibility import Causal, Chunk, Columns, Visibility
+from cutaway.bounds import Count
 from cutaway.errors import UserError
 
 COST = Cost(
@@ -25,13 +26,13 @@ USUAL = {"chunk": 128, "summary": 8}
 class Config(gqa.Config):
     """Chunks of ``chunk`` tokens, of which the last ``summary`` are seen by all that follow."""
 
-    chunk: int
-    summary: int
+    chunk: Count
+    summary: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.summary <= self.chunk:
-            raise UserError(f"attention: {self.summary} tokens cannot sum up a chunk of {self.chunk}")
+        if self.summary > self.chunk:
+            raise UserError(f"attention: summary is {self.summary}, it must be at most chunk ({self.chunk})")
 
     @property
     def visibility(self) -> Visibility:

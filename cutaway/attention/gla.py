@@ -1,24 +1,30 @@
-"""Gated linear attention (GLA, 2312.06635): each row of the memory fades as the token says.
+"""Gated linear attention (GLA, 2312.06635): each token decides how far each row of the state decays.
 
-    S = diag(a) S + k v'      o = q' S / sqrt(k)      a = sigmoid(W_2 W_1 x + b)^(1 / 16)
-    out = W_o [silu(W_r x) * norm(o)]                 each head normed alone
+    S = diag(a) S + k v'      z = q' S / sqrt(k)      a = sigmoid(W_2 W_1 x + b)^(1 / 16)
+    out = W_o [silu(W_r x) * norm(z)]                 each head normed alone
 
-Where retention forgets at a fixed pace, this decides at each token what to let go of. The sixteenth root
-keeps the gates near 1, or nothing would be remembered for long.
+Retention forgets at a fixed rate; this decides at each token what to forget. The sixteenth root keeps the
+gates near 1, or nothing would be kept for long.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from cutaway.attention.parts.cost import Cost
-from cutaway.attention.parts.recurrent import Recurring
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.linear_recurrence import LinearConfig, gated_linear
+from cutaway.attention.common.softmax import cut, join
+from cutaway.attention.common.visibility import Positions
+from cutaway.attention.state.recurrent import Recurrent
+from cutaway.bounds import Count, Positive
+from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
-
+from cutaway.layers.norm import widened
+from cutaway.position.rope import Rotation
+from cutaway.shapes import Float
 
 COST = Cost(
     prefill="n h (16 (2 k + v) + 2 k v)",
@@ -29,29 +35,49 @@ COST = Cost(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Recurring):
+class Config(LinearConfig):
     """``rank``: the size between W_1 and W_2; ``temperature``: the root; ``norm`` is each head's."""
 
-    rank: int = 16
-    temperature: float = 16.0
+    rank: Count = 16
+    temperature: Positive = 16.0
     norm: Norm = Norm()
 
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.parts.gla import GatedLinearAttention
-
+    def build(self, width: int) -> GatedLinearAttention:
         return GatedLinearAttention(self, width)
 
-    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight by its name."""
-        key, value = self.heads * self.key_size, self.heads * self.values
-        shapes = {
-            "query.weight": (key, width),
-            "key.weight": (key, width),
-            "value.weight": (value, width),
-            "forget_down.weight": (self.rank, width),
-            "forget_up.weight": (key, self.rank),
-            "forget_up.bias": (key,),
-            "gate.weight": (value, width),
-            "out.weight": (width, value),
-        }
-        return shapes | {f"norm.{name}": shape for name, shape in self.norm.weights(self.values).items()}
+
+class GatedLinearAttention(nn.Module):
+    """Taps ``q`` and ``k`` [b h t k], ``log_a`` [b h t k] the logarithm of the gates, ``v`` [b h t v], ``S``
+    [b h k v], ``z`` [b h t v], and ``out_input``, z normed and gated.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.query = nn.Linear(width, config.heads * config.key_size, bias=False)
+        self.key = nn.Linear(width, config.heads * config.key_size, bias=False)
+        self.value = nn.Linear(width, config.heads * config.values, bias=False)
+        self.forget_down = nn.Linear(width, config.rank, bias=False)
+        self.forget_up = nn.Linear(config.rank, config.heads * config.key_size)
+        self.gate = nn.Linear(width, config.heads * config.values, bias=False)
+        self.norm = config.norm.build(config.values)
+        self.out = nn.Linear(config.heads * config.values, width, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        positions: Positions,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: Recurrent | None,
+    ) -> Float[Tensor, "b t d"]:
+        heads = self.config.heads
+        q, k = tap("q", cut(self.query(x), heads)), tap("k", cut(self.key(x), heads))
+        v = tap("v", cut(self.value(x), heads))
+        forget = widened(cut(self.forget_up(self.forget_down(x)), heads))
+        log_a = tap("log_a", F.logsigmoid(forget) / self.config.temperature)
+        z, S = gated_linear(q * q.shape[-1] ** -0.5, k, v, log_a, positions, state and state.get("S"))
+        if state is not None:
+            state.keep({"S": S}, positions.pos)
+        normed = self.norm(tap("z", z))
+        return self.out(join(tap("out_input", cut(F.silu(self.gate(x)), heads) * normed)))

@@ -2,7 +2,7 @@
 everyone.
 
 The window makes time grow with n w; the global tokens carry what is far in two steps, through themselves.
-As a decoder reads it: nobody sees what comes later, so the global tokens are read by all and read what is
+This is the decoder's form: no token sees later ones, so the global tokens are read by all and read what is
 before them. In an encoder the same pattern is ``bidirectional`` with a ``reach`` and ``globals``.
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import local
-from cutaway.attention.parts.cost import Cost
-from cutaway.attention.parts.visibility import Causal, Global, Visibility, Window
-from cutaway.errors import UserError
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.visibility import Causal, Global, Visibility, Window
+from cutaway.bounds import Count
 
 if TYPE_CHECKING:
-    from cutaway.attention.parts.state import Ring
+    from cutaway.attention.state import Ring
 
 
 COST = Cost(
@@ -33,18 +33,13 @@ USUAL = {"window": 512, "globals": 64}
 class Config(local.Config):
     """A window, and the first ``globals`` tokens."""
 
-    globals: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.globals < 1:
-            raise UserError(f"attention: {self.globals} global tokens are none: that is local attention")
+    globals: Count
 
     @property
     def visibility(self) -> Visibility:
         return Causal() & (Window(self.window) | Global(self.globals))
 
     def state(self) -> Ring:
-        from cutaway.attention.parts.state import Ring
+        from cutaway.attention.state import Ring
 
         return Ring(self.window, self.globals)

@@ -2,17 +2,17 @@
 
     o_h = softmax(q_h k_h' / sqrt(k)) v_h        out = W_o [o_1 ... o_h]
 
-Each token remembers 2 h k numbers in each layer, which is what mqa, gqa and mla set out to shrink.
+The KV cache holds 2 h k numbers of each token in each layer, which mqa, gqa and mla reduce.
 """
 
 from dataclasses import dataclass
 
-from cutaway.attention.parts.cost import SOFTMAX
-from cutaway.attention.parts.heads import Heads
+from cutaway.attention.common.cost import SOFTMAX
+from cutaway.attention.common.heads import Heads
 
 COST = SOFTMAX
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Heads):
-    """All of it is in ``Heads``: as many key-value heads as query heads, causal, everything remembered."""
+    """``Heads`` as it is: as many key-value heads as query heads, causal, with a full KV cache."""

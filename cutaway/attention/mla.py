@@ -1,67 +1,74 @@
-"""Multi-head latent attention (DeepSeek-V2, 2405.04434): keys and values are read out of one small vector a
-token.
+"""Multi-head latent attention (DeepSeek-V2, 2405.04434): all heads read their keys and values out of one
+small latent vector a token.
 
-    c = RMS(W_c x)    kr = RoPE(W_kr x)        what is remembered: c and kr, for all heads together
+    c = RMS(W_c x)    kr = RoPE(W_kr x)        the cache holds c and kr, for all heads together
     k_h = [W_uk,h c ; kr]    v_h = W_uv,h c    q_h = [W_q,h x ; RoPE(W_qr,h x)]
 
-The cache is that of a single head of size c + kr, and yet every head has keys and values of its own.
-Position sits in kr alone, because a turned key could not be taken apart into W_uk and c. And it must be:
-since q . (W_uk c) = (W_uk' q) . c, a decoder turns W_uk to the query's side and reads the latents as they
-lie, all heads the same ones ("absorbed"); over a long prompt reading keys and values out ("expanded") costs
+The cache is that of a single head of size c + kr, and yet every head has keys and values of its own. Position
+is in kr alone, because a rotated key could not be taken apart into W_uk and c. That matters because
+q . (W_uk c) = (W_uk' q) . c: a decoder moves W_uk to the query's side and attends to the latents themselves,
+the same for all heads ("absorbed"). Over a long prompt, computing keys and values first ("expanded") costs
 less. Both are this equation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from cutaway.attention.parts.cost import Cost
-from cutaway.attention.parts.visibility import Causal, Visibility
+import torch
+from torch import Tensor, nn
+
+from cutaway.attention.backends import Choice, attend
+from cutaway.attention.backends.inputs import AttentionInputs, Chosen
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.mixer import LayerState, weight_shapes
+from cutaway.attention.common.softmax import cut, join
+from cutaway.attention.common.visibility import Causal, Positions, Visibility
+from cutaway.attention.state import Entries, Full, append
+from cutaway.bounds import Bounded, Count, Positive
 from cutaway.errors import UserError
+from cutaway.hooks import tap, tell, watched
 from cutaway.layers.config import Norm
 from cutaway.position import rope
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from cutaway.attention.parts.mixer import Memory
-
+from cutaway.position.rope import Rotation, rotate
+from cutaway.shapes import Bool, Float
 
 COST = Cost(
-    prefill="n² h (k + turned_size + v) / 2 + n latent h (k + v)",
-    memory="2 n h (k + turned_size + v)",
-    decode="n h (2 latent + turned_size) + h latent (k + v)",
-    state="n (latent + turned_size)",
+    prefill="n² h (k + rope_dim + v) / 2 + n latent h (k + v)",
+    memory="2 n h (k + rope_dim + v)",
+    decode="n h (2 latent + rope_dim) + h latent (k + v)",
+    state="n (latent + rope_dim)",
 )
-USUAL = {"latent": "4 k", "turned_size": "k / 2"}
+USUAL = {"latent": "4 k", "rope_dim": "k / 2"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """``latent``: the size of c; ``turned_size`` that of kr; ``key_size`` and ``value_size`` what a head
-    reads out of c.
+class Config(Bounded):
+    """``latent``: the size of c; ``rope_dim`` that of kr; ``key_size`` and ``value_size`` what a head reads
+    out of c.
 
-    ``query_latent``: queries too come out of a normed latent of this size, straight from x when None.
-    ``scale`` is 1/sqrt(key_size + turned_size) when None.
+    ``query_latent``: queries come out of a normed latent of this size too, straight from x when None.
+    ``scale`` is 1/sqrt(key_size + rope_dim) when None.
     """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
 
-    heads: int
-    key_size: int
-    turned_size: int
-    latent: int
-    value_size: int | None = None
-    query_latent: int | None = None
+    heads: Count
+    key_size: Count
+    rope_dim: Count
+    latent: Count
+    value_size: Count | None = None
+    query_latent: Count | None = None
     position: rope.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
     norm: Norm = Norm(eps=1e-6)
-    scale: float | None = None
+    scale: Positive | None = None
 
     def __post_init__(self) -> None:
-        if self.position is not None and self.position.size > self.turned_size:
+        super().__post_init__()
+        if self.position is not None and self.position.size > self.rope_dim:
             raise UserError(
-                f"attention: {self.position.size} dimensions cannot be turned, kr has {self.turned_size}"
+                f"attention: {self.position.size} dimensions cannot be rotated, kr has {self.rope_dim}"
             )
 
     @property
@@ -75,46 +82,172 @@ class Config:
 
     @property
     def entries(self) -> dict[str, tuple[int, int]]:
-        """What is remembered of a token: one head, c and kr side by side."""
-        return {"latent": (1, self.latent + self.turned_size)}
+        """What the cache keeps of a token: one head, c and kr side by side."""
+        return {"latent": (1, self.latent + self.rope_dim)}
 
     def absorbs(self, queries: int, keys: int) -> bool:
-        """Whether reading the latents as they lie takes fewer multiplications than reading keys and
-        values out first.
-        """
+        """Whether attending to the latents multiplies less than computing keys and values first."""
         sizes, latent = self.key_size + self.values, self.latent
-        expanded = keys * latent * sizes + queries * keys * (sizes + self.turned_size)
-        absorbed = queries * latent * sizes + queries * keys * (2 * latent + self.turned_size)
+        expanded = keys * latent * sizes + queries * keys * (sizes + self.rope_dim)
+        absorbed = queries * latent * sizes + queries * keys * (2 * latent + self.rope_dim)
         return absorbed < expanded
 
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.parts.latent import LatentAttention
-
+    def build(self, width: int) -> LatentAttention:
         return LatentAttention(self, width)
 
-    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight by its name."""
-        rows = self.heads * (self.key_size + self.turned_size)
-        out = {
-            "down.weight": (self.latent + self.turned_size, width),
-            "key_up.weight": (self.heads * self.key_size, self.latent),
-            "value_up.weight": (self.heads * self.values, self.latent),
-            "out.weight": (width, self.heads * self.values),
-        }
-        out |= {f"latent_norm.{name}": shape for name, shape in self.norm.weights(self.latent).items()}
-        if self.query_latent is None:
-            return out | {"query.weight": (rows, width)}
-        out |= {f"query_norm.{name}": shape for name, shape in self.norm.weights(self.query_latent).items()}
-        return out | {
-            "query_down.weight": (self.query_latent, width),
-            "query.weight": (rows, self.query_latent),
-        }
+    weights = weight_shapes
 
-    def state(self) -> Memory:
-        from cutaway.attention.parts.state import Full
-
+    def state(self) -> LayerState:
         return Full()
 
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one token in this layer, for numbers of ``entry`` bytes."""
         return sum(heads * size for heads, size in self.entries.values()) * entry
+
+
+class LatentAttention(nn.Module):
+    """Taps ``latent`` [b 1 s c+kr]; ``q`` [b h t k], ``k`` [b h s k] and ``v`` [b h s v] of the expanded
+    form, which a listener to them selects; ``z`` [b h t v]; the backend taps ``scores`` and ``pattern``.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        heads, size = config.heads, config.key_size + config.rope_dim
+        asked = width if config.query_latent is None else config.query_latent
+        self.query_down = (
+            nn.Identity() if config.query_latent is None else nn.Linear(width, asked, bias=False)
+        )
+        self.query_norm = nn.Identity() if config.query_latent is None else config.norm.build(asked)
+        self.query = nn.Linear(asked, heads * size, bias=False)
+        self.down = nn.Linear(width, config.latent + config.rope_dim, bias=False)
+        self.latent_norm = config.norm.build(config.latent)
+        self.key_up = nn.Linear(config.latent, heads * config.key_size, bias=False)
+        self.value_up = nn.Linear(config.latent, heads * config.values, bias=False)
+        self.out = nn.Linear(heads * config.values, width, bias=False)
+        self.grows = config.position is not None and config.position.grows
+        self.scale = size**-0.5 if config.scale is None else config.scale
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        positions: Positions,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: LayerState | None,
+    ) -> Float[Tensor, "b t d"]:
+        query_latent = self.query_norm(self.query_down(x))
+        q = self._rotated(cut(self.query(query_latent), self.config.heads), rotation)
+        c, kr = self.down(x).split((self.config.latent, self.config.rope_dim), dim=-1)
+        entries: Entries = {"latent": torch.cat((self.latent_norm(c), kr), dim=-1)[:, None], **self.more(x)}
+        key_positions, key_rotation = positions, rotation
+        if not self.grows:
+            entries, key_rotation = self.rotated(entries, rotation), None
+        if state is not None:
+            entries, key_pos = append(state, entries, positions.pos)
+            key_positions, key_rotation = Positions(key_pos), key_rotation and key_rotation.at(key_pos)
+        entries = self.rotated(entries, key_rotation)
+        chosen = self.chosen(x, query_latent, entries, positions, key_positions, rotation)
+        return self.out(join(tap("z", self.attend(q, entries, positions, key_positions, in_order, chosen))))
+
+    def more(self, x: Float[Tensor, "b t d"]) -> Entries:
+        """Further entries that the cache keeps of a token."""
+        return {}
+
+    def rotated(self, entries: Entries, rotation: Rotation | None) -> Entries:
+        """The entries, rotated by their tokens' positions."""
+        return {"latent": self._rotated(entries["latent"], rotation)}
+
+    def chosen(
+        self,
+        x: Float[Tensor, "b t d"],
+        query_latent: Float[Tensor, "b t n"],
+        entries: Entries,
+        query: Positions,
+        key: Positions,
+        rotation: Rotation | None,
+    ) -> Bool[Tensor, "b t s"] | Chosen | None:
+        """Which of its visible keys a query reads: all of them."""
+        return None
+
+    def attend(
+        self,
+        q: Float[Tensor, "b h t k"],
+        entries: Entries,
+        query: Positions,
+        key: Positions,
+        in_order: bool,
+        chosen: Bool[Tensor, "b t s"] | Chosen | None,
+    ) -> Float[Tensor, "b h t v"]:
+        """z, by the cheaper of the two forms. Tells ``form``, a ``Choice``."""
+        latent = tap("latent", entries["latent"])
+        queries, keys = q.shape[2], latent.shape[2]
+        absorbs = self.config.absorbs(queries, keys) and not watched("q", "k", "v")
+        tell("form", lambda: _form(absorbs, queries, keys))
+        form = self.absorbed if absorbs else self.expanded
+        return form(q, latent, query, key, in_order, chosen)
+
+    def expanded(
+        self,
+        q: Float[Tensor, "b h t k"],
+        latent: Float[Tensor, "b 1 s c"],
+        query: Positions,
+        key: Positions,
+        in_order: bool = False,
+        chosen: Bool[Tensor, "b t s"] | Chosen | None = None,
+    ) -> Float[Tensor, "b h t v"]:
+        """Compute the keys and values of every head, then attend to them."""
+        c, kr = latent[:, 0].split((self.config.latent, self.config.rope_dim), dim=-1)
+        heads = self.config.heads
+        k = torch.cat((cut(self.key_up(c), heads), kr[:, None].expand(-1, heads, -1, -1)), dim=-1)
+        v = cut(self.value_up(c), heads)
+        return self._softmax(tap("q", q), tap("k", k), tap("v", v), query, key, in_order, chosen)
+
+    def absorbed(
+        self,
+        q: Float[Tensor, "b h t k"],
+        latent: Float[Tensor, "b 1 s c"],
+        query: Positions,
+        key: Positions,
+        in_order: bool = False,
+        chosen: Bool[Tensor, "b t s"] | Chosen | None = None,
+    ) -> Float[Tensor, "b h t v"]:
+        """Move W_uk to the query: all heads read one key head, whose values are a part of it."""
+        size = self.config.latent
+        plain, rotated = q.split((self.config.key_size, self.config.rope_dim), dim=-1)
+        up = self.key_up.weight.unflatten(0, (self.config.heads, -1))
+        q = torch.cat((plain @ up, rotated), dim=-1)
+        read = self._softmax(q, latent, latent[..., :size], query, key, in_order, chosen)
+        return read @ self.value_up.weight.unflatten(0, (self.config.heads, -1)).transpose(-2, -1)
+
+    def _softmax(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        query: Positions,
+        key: Positions,
+        in_order: bool,
+        chosen: Tensor | Chosen | None,
+    ) -> Tensor:
+        rule = self.config.visibility
+        return attend(
+            AttentionInputs(q, k, v, query, key, rule, self.scale, in_order=in_order, chosen=chosen)
+        )
+
+    def _rotated(self, x: Float[Tensor, "b h t k"], rotation: Rotation | None) -> Float[Tensor, "b h t k"]:
+        """Rotates the last dimensions of a head, which are those of kr."""
+        if rotation is None:
+            return x
+        plain, last = x.split((x.shape[-1] - self.config.rope_dim, self.config.rope_dim), dim=-1)
+        return torch.cat((plain, rotate(last, rotation)), dim=-1)
+
+
+def _form(absorbs: bool, queries: int, keys: int) -> Choice:
+    """The form for so many queries and keys, and why not the other."""
+    counted = f"{queries:,} against {keys:,} keys"
+    if absorbs:
+        refused = {"expanded": "it would compute keys and values of every head from every latent first"}
+        return Choice("absorbed", f"{counted}: moving the queries to the latents multiplies less", refused)
+    refused = {"absorbed": "every query would meet latents, which are longer than keys"}
+    return Choice("expanded", f"{counted}: computing keys and values first multiplies less", refused)

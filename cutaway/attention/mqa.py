@@ -1,12 +1,13 @@
 """Multi-query attention (1911.02150): all query heads read one shared key head and one value head.
 
-The cache is h times smaller than that of mha, and decoding, which is bound by reading it, faster by as much;
-quality drops a little, which is why gqa stands between the two."""
+The KV cache is h times smaller than that of mha, and decoding, which is bound by reading it, faster by as
+much; quality drops a little, so gqa has a few key-value heads instead.
+"""
 
 from dataclasses import dataclass
 
-from cutaway.attention.parts.cost import SOFTMAX
-from cutaway.attention.parts.heads import Heads
+from cutaway.attention.common.cost import SOFTMAX
+from cutaway.attention.common.heads import Heads
 
 COST = SOFTMAX
 

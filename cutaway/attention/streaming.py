@@ -1,10 +1,10 @@
 """A window that keeps the first tokens (StreamingLLM, 2309.17453): what came first serves as a sink for
 attention.
 
-Softmax must spend all of its attention somewhere, and models learn to leave what is not needed at the first
-tokens. A plain window drops them once the text outgrows it, and the model breaks down; kept, it reads on
-without end in constant memory. Positions here stay those of the text; the paper renumbers what is left in
-the window, which matters past the length that the model was trained to.
+The attention weights of a softmax sum to 1, and models learn to leave what they do not need at the first
+tokens. A plain window drops those tokens once the text outgrows it, and the model breaks down; with them it
+reads on without end in constant memory. Positions here stay those of the text; the paper renumbers what is
+left in the window, which matters past the length that the model was trained to.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutaway.attention import local
-from cutaway.attention.parts.cost import Cost
-from cutaway.attention.parts.visibility import Causal, Sink, Visibility, Window
-from cutaway.errors import UserError
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.visibility import Causal, Sink, Visibility, Window
+from cutaway.bounds import Count
 
 if TYPE_CHECKING:
-    from cutaway.attention.parts.state import Ring
+    from cutaway.attention.state import Ring
 
 
 COST = Cost(
@@ -34,20 +34,13 @@ USUAL = {"window": 1020, "first": 4}
 class Config(local.Config):
     """The ``first`` tokens, and a window."""
 
-    first: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.first < 1:
-            raise UserError(
-                f"attention: keeping the first {self.first} tokens keeps none: that is local attention"
-            )
+    first: Count
 
     @property
     def visibility(self) -> Visibility:
         return Causal() & (Window(self.window) | Sink(self.first))
 
     def state(self) -> Ring:
-        from cutaway.attention.parts.state import Ring
+        from cutaway.attention.state import Ring
 
         return Ring(self.window, self.first)

@@ -9,9 +9,9 @@ heads of its own or merges them, as here.
 from dataclasses import dataclass
 
 from cutaway.attention import gqa
-from cutaway.attention.parts.cost import Cost
-from cutaway.attention.parts.visibility import Causal, Stride, Visibility, Window
-from cutaway.errors import UserError
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.visibility import Causal, Stride, Visibility, Window
+from cutaway.bounds import Count
 
 COST = Cost(
     prefill="n (min(n, stride) + n / (2 stride)) h (k + v)",
@@ -26,12 +26,7 @@ USUAL = {"stride": 128}
 class Config(gqa.Config):
     """``stride``: both the window and the step."""
 
-    stride: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.stride < 1:
-            raise UserError(f"attention: a stride of {self.stride} leads nowhere, it must be 1 or more")
+    stride: Count
 
     @property
     def visibility(self) -> Visibility:

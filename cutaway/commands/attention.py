@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from cutaway.attention.parts import registry as registry
-from cutaway.attention.parts.cost import at
-from cutaway.attention.parts.registry import Kind, Sizes
+from cutaway.attention.common import registry as registry
+from cutaway.attention.common.cost import at
+from cutaway.attention.common.registry import Kind, Sizes
 from cutaway.commands.console import model_path, print_json, size
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cutaway.attention.parts.mask_plot import Picture
+    from cutaway.attention.common.mask_plot import MaskPlot
 
 attention = App(name="attention", result_action="return_value")
 LONGEST = 128  # tokens that a drawing holds
@@ -118,14 +118,16 @@ def show(
     chosen = _parsed(found, options | ({"seed": str(seed)} if "seed" in _options(found) else {}))
     config = found.like(SMALL, _to_scale(found, length, chosen) | chosen)
 
-    from cutaway.attention.parts.mask_plot import draw
+    from cutaway.attention.common.mask_plot import draw
 
     picture = draw(config, length, seed)
     own = [*found.usual, *found.config.__annotations__, *chosen]
     told = {name: getattr(config, name) for name in _options(found) if name in own}
     if as_json:
         seen = None if picture.seen is None else [[int(cell) for cell in row] for row in picture.seen]
-        print_json({"kind": kind, "story": found.story, "options": told, "said": picture.said, "seen": seen})
+        print_json(
+            {"kind": kind, "story": found.story, "options": told, "said": picture.caption, "seen": seen}
+        )
     else:
         _on_console(lambda console: _draw(found, told, picture, console))
 
@@ -169,9 +171,9 @@ def _bytes(config: Any, sizes: Sizes, bits: int) -> dict[str, int | None]:
     if bits >= 16:
         each = config.bytes_per_token(bits // 8)
     else:
-        from cutaway.attention.parts.quantised import Quantised
+        from cutaway.attention.state.quantized import Quantized
 
-        each = Quantised.bytes_per_token(config.entries, bits)
+        each = Quantized.bytes_per_token(config.entries, bits)
     return {"bytes_per_token": each, "holds": getattr(config.state(), "size", None)}
 
 
@@ -297,7 +299,7 @@ def _count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _draw(kind: Kind, options: Mapping[str, Any], picture: Picture, console: Console) -> None:
+def _draw(kind: Kind, options: Mapping[str, Any], picture: MaskPlot, console: Console) -> None:
     from rich.text import Text
 
     width = min(console.width, 100)
@@ -309,10 +311,10 @@ def _draw(kind: Kind, options: Mapping[str, Any], picture: Picture, console: Con
         console.print()
         _matrix(picture, console)
     console.print()
-    console.print(Text(picture.said), width=width)
+    console.print(Text(picture.caption), width=width)
 
 
-def _matrix(picture: Picture, console: Console) -> None:
+def _matrix(picture: MaskPlot, console: Console) -> None:
     """A line a token that looks, a cell a token that is looked at."""
     from rich.text import Text
 

@@ -7,7 +7,7 @@ standard error.
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,19 @@ def size(count: float) -> str:
         del units[0]
     unit = units[0]
     return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+
+
+def any_case(*names: str) -> Callable[[object, Sequence[Any]], str]:
+    """A converter of options whose values are `names`, typed in any case."""
+    known = {name.upper(): name for name in names}
+
+    def convert(_: object, tokens: Sequence[Any]) -> str:
+        word = str(tokens[0].value)
+        if word.upper() not in known:
+            raise ValueError(f"{word} is none of {', '.join(names)}")
+        return known[word.upper()]
+
+    return convert
 
 
 def interactive() -> bool:

@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -20,9 +20,13 @@ def convert(
     /,
     *,
     type: Annotated[
-        Type | None, Parameter(help="What matrices are stored as; without it nothing is rounded.")
+        Type | None,
+        Parameter(
+            help="What matrices are stored as; without it nothing is rounded.",
+            converter=console.any_case(*get_args(Type)),
+        ),
     ] = None,
-    force: Annotated[bool, Parameter(help="Replace TARGET if it is there.", negative=())] = False,
+    force: Annotated[bool, Parameter(help="Replace TARGET if it exists.", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
 ) -> None:
     """Write a model in another format: TARGET ending in .gguf is a GGUF file, anything else a folder of

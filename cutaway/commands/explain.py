@@ -42,7 +42,7 @@ def explain(
     patch: str | None = None,
     compare: str | None = None,
     compare_model: str | None = None,
-    paths: Annotated[bool, Parameter(negative=())] = False,
+    backends: Annotated[bool, Parameter(negative=())] = False,
     html: Path | None = None,
     force: Annotated[bool, Parameter(negative=())] = False,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
@@ -67,7 +67,7 @@ def explain(
 
     cutaway explain - --json < prompt.txt
 
-    cutaway explain "The capital of France is" --paths
+    cutaway explain "The capital of France is" --backends
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def explain(
         Another text, of any length: both side by side.
     compare_model
         Another model: both side by side, on this text or on the other one.
-    paths
+    backends
         Show instead which attention backend each layer uses for prefill and decode, and why.
     html
         Write an interactive page to this file: one file that needs no network. A model that was changed by
@@ -106,14 +106,14 @@ def explain(
         Print the whole explanation as one JSON document, every number at full precision.
     """
     asked = _Asked(prompt_text(text, file), model, chat, top, ablate, steer, patch, compare, compare_model)
-    asked.check(paths, html is not None or open_page)
+    asked.check(backends, html is not None or open_page)
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: it must be 1 or more")
     if html is not None:
         files.check_overwrite(html, force)
     lm = _load(model)
     ids = asked.ids(lm, asked.text)
-    early = sys.stdout.isatty() and not (as_json or paths or html or open_page or asked.two)
+    early = sys.stdout.isatty() and not (as_json or backends or html or open_page or asked.two)
     if early:
         _show_tokens(lm, ids, asked)
     with _doing("Loading PyTorch and the weights"):
@@ -123,7 +123,7 @@ def explain(
             torch.set_num_threads(threads)
         asked.check_model(lm, ids)
         _ = lm.model  # unpacks the weights
-    if paths:
+    if backends:
         _print_paths(lm, ids, asked.name, as_json)
     elif html or open_page:
         _write_page(asked.page_data(lm, ids), html, open_page)
@@ -167,7 +167,7 @@ class _Asked:
         """The compared model's name."""
         return model_name(self.compare_model or self.model)
 
-    def check(self, paths: bool, page: bool) -> None:
+    def check(self, backends: bool, page: bool) -> None:
         """Refuses what needs no model to be refused."""
         if not self.text:
             raise UserError("the text is empty: there is nothing to explain")
@@ -178,9 +178,9 @@ class _Asked:
         changed = self.ablate or self.steer or self.patch is not None
         if self.two and changed:
             raise UserError("--compare shows two models unchanged: leave out --ablate, --steer and --patch")
-        if paths and (self.two or changed or page):
+        if backends and (self.two or changed or page):
             raise UserError(
-                "--paths shows backends only: leave out the options that change or draw the model"
+                "--backends shows backends only: leave out the options that change or draw the model"
             )
         if self.patch is not None and page:
             raise UserError("--patch is shown in the terminal: leave out --html and --open, or use --compare")
@@ -338,14 +338,14 @@ def _print_two(explanations: tuple[Explanation, Explanation], asked: _Asked, as_
 
 
 def _print_paths(lm: LanguageModel, ids: list[int], name: str, as_json: bool) -> None:
-    from cutaway.commands import paths_text
-    from cutaway.inspect import paths
+    from cutaway.commands import backends_text
+    from cutaway.inspect import backends
 
-    passes = paths.paths(lm.model, ids)
+    passes = backends.backends(lm.model, ids)
     if as_json:
         print_json({"model": name, "passes": [one.to_json() for one in passes]})
     else:
-        _on_console(lambda console: paths_text.show(passes, name, console))
+        _on_console(lambda console: backends_text.show(passes, name, console))
 
 
 def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:

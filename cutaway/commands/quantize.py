@@ -16,7 +16,9 @@ from cutaway.evaluate.perplexity import Divergence
 from cutaway.weights import load, save
 from cutaway.weights import quantize as quantizing
 
-Kind = Literal["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"]
+Kind = Annotated[
+    Literal["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"], Parameter(converter=console.any_case(*quantizing.KINDS))
+]
 SAMPLES = 4  # windows that the model writes itself where no text is given
 
 
@@ -41,7 +43,7 @@ def quantize(
 
     Examples:
 
-    cutaway quantize smollm2 --type Q4_K
+    cutaway quantize my-model --type Q4_K
 
     cutaway quantize my-model --type Q4_0 --calibration train.txt --text held-out.txt --output small.gguf
 
@@ -58,31 +60,32 @@ def quantize(
     text
         Measure on this text; 20 KB say enough, each window of 512 tokens takes seconds.
     measure
-        Say what quantising costs; both models are read over the text.
+        Say what quantizing costs; both models are read over the text.
     force
-        Replace the output if it is there.
+        Replace the output if it exists, and quantize even where the weights do not get smaller.
     as_json
         Print one JSON document.
     """
     path = console.model_path(source)
     target = output or Path(f"{path.stem}-{type}.gguf")
     if target.suffix != ".gguf":
-        raise UserError(f"{target}: quantised weights are written as GGUF: give a name that ends in .gguf")
+        raise UserError(f"{target}: quantized weights are written as GGUF: give a name that ends in .gguf")
     texts = {each: _read(each) for each in (calibration, text) if each is not None}  # before long work
     save.check_free(target, "gguf", force)
     checkpoint = load.read(path)
+    if not force:
+        planned = quantizing.quantized(checkpoint, type).checkpoint
+        quantizing.check_smaller(source, checkpoint.tensors, planned.tensors, type)
     measured = _to_measure(path, text, texts) if measure else None
     with console.watched(counts=True) as bar:
         seen = (
             None if calibration is None else _importance(path, texts[calibration], _steps(bar, "Calibrating"))
         )
-        made = quantizing.quantised(checkpoint, type, seen)
+        made = quantizing.quantized(checkpoint, type, seen)
         progress = _steps(bar, f"Writing {target}")
         saved = save.write(target, made.checkpoint, "gguf", force=force, progress=progress)
         cost = _cost(*measured, target, bar) if measured else None
-    before = (
-        path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.glob("*.safetensors"))
-    )
+    before = path.stat().st_size if path.is_file() else save.stored_bytes(checkpoint.tensors)
     if as_json:
         console.print_json(_document(saved, made.notes, before, cost))
         return

@@ -1,7 +1,7 @@
 """GloVe (Pennington, Socher and Manning, EMNLP 2014): vectors whose products are the logarithms of how often
-words meet.
+words co-occur.
 
-    X_ij: how often j stands within a window of i, each meeting weighing 1 / distance
+    X_ij: how often j stands within a window of i, each co-occurrence weighing 1 / distance
     J = sum f(X_ij) (w_i . c_j + b_i + d_j - log X_ij)^2 / 2,    f(x) = min(1, (x / x_max)^0.75)
 
 Each count is fitted from both sides, in random order, by AdaGrad; a word's vector is w + c. X is symmetric
@@ -28,7 +28,7 @@ from cutaway.embedding import corpus
 from cutaway.embedding.corpus import Vocabulary
 from cutaway.errors import UserError
 from cutaway.native.corpus import Dictionary
-from cutaway.native.glove import BYTES_PER_PAIR, Meetings, fit
+from cutaway.native.glove import BYTES_PER_PAIR, Cooccurrences, fit
 from cutaway.native.word2vec import table, whole
 from cutaway.shapes import Float, Int
 
@@ -93,8 +93,8 @@ def begin(vocabulary: Vocabulary, settings: Settings) -> Model:
     )
 
 
-def meetings(file: int, ids: dict[bytes, int], window: int) -> dict[tuple[int, int], float]:
-    """How often words met in an open file, by (smaller, larger) number: the twin of
+def cooccurrences(file: int, ids: dict[bytes, int], window: int) -> dict[tuple[int, int], float]:
+    """How often words co-occur in an open file, by (smaller, larger) number: the reference implementation of
     native/embedding/glove.cpp's count.
     """
     found: dict[tuple[int, int], float] = {}
@@ -115,7 +115,7 @@ def loss(w: np.ndarray, c: np.ndarray, b: np.float32, d: np.float32, x: float, m
 
 
 def weight(x: np.float32, most: float) -> np.float32:
-    """f(x): rare meetings say little, and frequent ones no more than ``most`` do."""
+    """f(x): a rare co-occurrence weighs little, a frequent one at most as much as ``most`` of them."""
     return (x / np.float32(most)) ** POWER if x < most else np.float32(1)
 
 
@@ -128,16 +128,16 @@ def fit_twin(model: Model, pairs: Int[np.ndarray, "n 2"], counts: Float[np.ndarr
 
 def _fit_one(model: Model, i: int, j: int, x: np.float32) -> None:
     (W, C, W2, C2), (B, D, B2, D2), rate = model.tables, model.biases, np.float32(model.settings.rate)
-    slope = weight(x, model.settings.most) * (W[i] @ C[j] + B[i] + D[j] - np.log(x))
-    dw, dc = slope * C[j], slope * W[i]
+    gradient = weight(x, model.settings.most) * (W[i] @ C[j] + B[i] + D[j] - np.log(x))
+    dw, dc = gradient * C[j], gradient * W[i]
     W[i] -= rate * dw / np.sqrt(W2[i])
     C[j] -= rate * dc / np.sqrt(C2[j])
-    B[i] -= rate * slope / np.sqrt(B2[i])
-    D[j] -= rate * slope / np.sqrt(D2[j])
+    B[i] -= rate * gradient / np.sqrt(B2[i])
+    D[j] -= rate * gradient / np.sqrt(D2[j])
     W2[i] += dw**2
     C2[j] += dc**2
-    B2[i] += slope**2
-    D2[j] += slope**2
+    B2[i] += gradient**2
+    D2[j] += gradient**2
 
 
 @dataclass
@@ -199,7 +199,7 @@ Run = tuple[np.ndarray, np.ndarray]  # keys uint64, sorted, and weights
 def _runs(
     file: int, words: list[bytes], settings: Settings, threads: int, folder: Path, progress: corpus.Progress
 ) -> Iterator[Run]:
-    with Dictionary(words) as dictionary, Meetings(dictionary, settings.window, threads) as met:
+    with Dictionary(words) as dictionary, Cooccurrences(dictionary, settings.window, threads) as met:
         pieces, step = corpus.pieces(file), BATCH * threads
         for first in range(0, pieces, step):
             met.add(file, first, min(first + step, pieces))
@@ -212,7 +212,7 @@ def _runs(
 def _runs_twin(
     file: int, words: list[bytes], settings: Settings, threads: int, folder: Path, progress: corpus.Progress
 ) -> Iterator[Run]:
-    found = meetings(file, {word: id for id, word in enumerate(words)}, settings.window)
+    found = cooccurrences(file, {word: id for id, word in enumerate(words)}, settings.window)
     ordered = sorted(found)
     keys = np.array([(i << 32) | j for i, j in ordered], np.uint64)
     yield keys, np.array([found[key] for key in ordered], np.float64)

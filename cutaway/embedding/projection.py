@@ -18,7 +18,7 @@ ROWS = 1 << 14
 
 
 class Plane(NamedTuple):
-    """Where each row lies [v 2], and the share of the variance the plane keeps (NaN for UMAP)."""
+    """Each row's place on the plane [v 2], and the part of the variance the plane keeps (NaN for UMAP)."""
 
     points: np.ndarray
     kept: float

@@ -25,7 +25,7 @@ class Moment:
 
     step: int
     length: float
-    turned: float
+    cosine: float
     near: tuple[Near, ...]
 
 
@@ -47,9 +47,9 @@ class Watched:
             row = rows[self.rows[name]].astype(np.float64)
             first, length = self.first.setdefault(name, row.copy()), float(np.linalg.norm(row))
             size = length * float(np.linalg.norm(first))
-            turned = float(row @ first) / size if size else 0.0
+            same = float(row @ first) / size if size else 0.0
             found = tuple(Near(self.words[int(id)], cosine) for id, cosine in zip(near, how, strict=True))
-            self.moments.setdefault(name, []).append(Moment(step, length, turned, found))
+            self.moments.setdefault(name, []).append(Moment(step, length, same, found))
 
     def __str__(self) -> str:
         return "\n".join(line for name in self.moments for line in [name, *map(_line, self.moments[name])])
@@ -58,7 +58,7 @@ class Watched:
 def _line(moment: Moment) -> str:
     near = ", ".join(f"{word} {cosine:.2f}" for word, cosine in moment.near)
     return (
-        f"  {moment.step:>10}  length {moment.length:.2f}  cosine with its start {moment.turned:+.2f}  {near}"
+        f"  {moment.step:>10}  length {moment.length:.2f}  cosine with its start {moment.cosine:+.2f}  {near}"
     )
 
 

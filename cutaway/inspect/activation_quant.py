@@ -30,7 +30,7 @@ def edits(
     for n in range(len(config.blocks)):
         path = f"blocks.{n}"
         reads[f"{path}.attention_norm"] = (f"{path}.attention.query.weight", _round)
-        reads[f"{path}.attention.mixed"] = (f"{path}.attention.out.weight", _round_heads)
+        reads[f"{path}.attention.z"] = (f"{path}.attention.out.weight", _round_heads)
         reads |= _mlp_reads(path, config.blocks[n].mlp)
         for name in "k", "v":
             out[f"{path}.attention.{name}"] = _after(out.get(f"{path}.attention.{name}"), _halved)
@@ -46,7 +46,7 @@ def _mlp_reads(path: str, mlp: MLP | MoE) -> dict[str, tuple[str, Callable[[Tens
     if isinstance(mlp, MLP):
         reads = {f"{path}.mlp_norm": "mlp.up.weight", f"{path}.mlp.hidden": "mlp.down.weight"}
     else:
-        reads = {f"{path}.mlp.read": "mlp.experts.0.up.weight"}
+        reads = {f"{path}.mlp.input": "mlp.experts.0.up.weight"}
         reads |= {
             f"{path}.mlp.experts.{e}.hidden": f"mlp.experts.{e}.down.weight" for e in range(mlp.experts)
         }

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.attention import gated
-from cutaway.attention.parts.differential import DifferentialAttention
-from cutaway.attention.parts.gated import GatedAttention
+from cutaway.attention.differential import DifferentialAttention
+from cutaway.attention.gated import GatedAttention
 from cutaway.errors import UserError
 from cutaway.inspect.inputs import device, has_pattern
 from cutaway.layers.norm import LayerNorm, RMSNorm
@@ -99,7 +99,7 @@ def attribute(
         writes = block.attention.out.weight.to(inner).T @ inner
         config = model.config.blocks[i].attention
         own = isinstance(config, gated.Config) or not has_pattern(config)  # what W_o is given is not mixed
-        given = seen[f"blocks.{i}.attention.{'given' if own else 'mixed'}"][0, :, position].double()
+        given = seen[f"blocks.{i}.attention.{'out_input' if own else 'z'}"][0, :, position].double()
         writes = writes.view_as(given)
         heads.append((given * writes).sum(-1))
         split = _by_source(block.attention, seen, i, position, writes) if has_pattern(config) else None

@@ -42,7 +42,7 @@ def head_effects(model: Decoder, ids: Sequence[int], token: int) -> tuple[Float[
     effects = []
     for layer, block in enumerate(model.config.blocks):
         heads = writers(block.attention)
-        with tracing(model, edit={f"blocks.{layer}.attention.mixed": _without_own_head}):
+        with tracing(model, edit={f"blocks.{layer}.attention.z": _without_own_head}):
             logits = model(ids_row.expand(heads, -1), pos.expand(heads, -1), last=True)
         effects.append(usual - logits[:, -1, token])
     return tuple(effects)

@@ -239,7 +239,7 @@ def _value(model: Decoder, edit: Ablate | Patch) -> str:
     """The name in a layer of the activation that an edit changes."""
     if edit.part == "mlp":
         return "mlp.out" if isinstance(model.config.blocks[edit.layer].mlp, MoE) else "mlp.down"
-    return {"head": "attention.mixed", "attention": "attention.out", "residual": "out"}[edit.part]
+    return {"head": "attention.z", "attention": "attention.out", "residual": "out"}[edit.part]
 
 
 def _moved(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.attention.parts.visibility import Places, mask
+from cutaway.attention.common.visibility import Positions, mask
 from cutaway.embedding.neighbours import nearest
 from cutaway.errors import OperationalError
 from cutaway.inspect import tokens
@@ -426,13 +426,13 @@ def visible_keys(trace: Trace, layer: int) -> Bool[Tensor, "t s"]:
     name = f"blocks.{layer}.attention.chosen"
     if name in trace:
         return trace[name]
-    places = Places(torch.arange(len(trace.ids))[None])
+    places = Positions(torch.arange(len(trace.ids))[None])
     return mask(trace.model.config.blocks[layer].attention.visibility, places, places)[0]
 
 
 def first_rotated(config: Any) -> int:
     """Where in a head the rotated dimensions begin: latent attention rotates its last ones."""
-    return getattr(config, "key_size", 0) if hasattr(config, "turned_size") else 0
+    return getattr(config, "key_size", 0) if hasattr(config, "rope_dim") else 0
 
 
 def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> RotatedPair:

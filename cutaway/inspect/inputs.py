@@ -37,9 +37,9 @@ def attention_names(model: Decoder) -> list[str]:
     found = []
     for i, block in enumerate(model.config.blocks):
         config = block.attention
-        names = ["q", "k", "v", "mixed", "out"]
-        names += ["pattern"] if has_pattern(config) else ["given"]
-        names += ["gate", "given"] if isinstance(config, gated.Config) else []
+        names = ["q", "k", "v", "z", "out"]
+        names += ["pattern"] if has_pattern(config) else ["out_input"]
+        names += ["gate", "out_input"] if isinstance(config, gated.Config) else []
         names += ["lambda"] if isinstance(config, differential.Config) else []
         names += ["chosen"] if hasattr(config, "top_k") else []
         found += [f"blocks.{i}.attention.{name}" for name in names]

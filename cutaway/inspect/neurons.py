@@ -27,7 +27,7 @@ def names(model: Decoder) -> list[str]:
         if isinstance(mlp, MLP):
             found.append(f"{name}.hidden")
             continue
-        found += [f"{name}.choice", f"{name}.weights", f"{name}.experts.*.hidden"]
+        found += [f"{name}.expert_indices", f"{name}.expert_weights", f"{name}.experts.*.hidden"]
         found += [f"{name}.shared.hidden"] if mlp.shared else []
         found += [f"{name}.shared_gate"] if mlp.shared_gate else []
     return found
@@ -39,12 +39,12 @@ def activations(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
     name = f"blocks.{layer}.mlp"
     if not isinstance(mlp, MoE):
         return trace[f"{name}.hidden"].float()
-    choice, weights = trace[f"{name}.choice"], trace[f"{name}.weights"].float()
+    expert_indices, weights = trace[f"{name}.expert_indices"], trace[f"{name}.expert_weights"].float()
     parts: list[Tensor] = []
     for e in range(len(mlp.experts)):
         hidden = trace[f"{name}.experts.{e}.hidden"].float()  # of the tokens routed to it, in their order
-        token, rank = (choice == e).nonzero(as_tuple=True)
-        part = hidden.new_zeros(len(choice), hidden.shape[1])
+        token, rank = (expert_indices == e).nonzero(as_tuple=True)
+        part = hidden.new_zeros(len(expert_indices), hidden.shape[1])
         parts.append(part.index_add(0, token, hidden * weights[token, rank, None]))
     if mlp.shared is not None:
         gate = 1.0 if mlp.shared_gate is None else trace[f"{name}.shared_gate"].float().sigmoid()

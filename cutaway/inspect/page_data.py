@@ -262,8 +262,8 @@ class _Builder:
         """The output norm of each head [t h] and MLP [t], and their contributions to the answer's logit."""
         for i, block in enumerate(self.blocks):
             name = f"blocks.{i}"
-            given = f"{name}.attention.given"
-            given = given if given in self.trace else f"{name}.attention.mixed"
+            given = f"{name}.attention.out_input"
+            given = given if given in self.trace else f"{name}.attention.z"
             heads = _head_outputs(block.attention.out, self.trace[given].float())
             heads = _frozen(block.attention_post_norm, self.trace[f"{name}.attention.out"].float(), heads)
             self.keep(f"head_norm.{i}", heads.norm(dim=-1).T)

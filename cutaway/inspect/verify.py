@@ -114,7 +114,7 @@ def against_llama_cpp(
 ) -> Verdict:
     """Our last logits and greedy continuation against llama.cpp's.
 
-    llama.cpp rounds activations to 8 bits where weights are quantised, so its logits are off by a few
+    llama.cpp rounds activations to 8 bits where weights are quantized, so its logits are off by a few
     hundredths: ``ROUNDED`` is the tolerance."""
     scores, followed = _llama_cpp(source, ids, len(ours), engine.vocab)
     mine, theirs = torch.from_numpy(engine.logits(ids)[-1]).double(), torch.from_numpy(scores)

@@ -1,3 +1,1 @@
-"""The parts between attention and the residual stream: norms, MLPs, mixtures of them, and matrices that stay
-packed.
-"""
+"""The layers around attention: norms, MLPs, mixtures of experts, and packed weight matrices."""

@@ -1,10 +1,11 @@
-"""What a norm, an MLP and a mixture of MLPs are, as data. Imports no torch; ``build`` makes the module."""
+"""The configs of a norm, an MLP and a mixture of experts. Imports no torch; ``build`` makes the module."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from cutaway.bounds import Bounded, Count, Natural, Positive
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -12,11 +13,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Norm:
+class Norm(Bounded):
     """Root-mean-square norm (1910.07467) or layer norm (1607.06450), with the epsilon inside the root."""
 
     kind: Literal["rms", "layer"] = "rms"
-    eps: float = 1e-5
+    eps: Positive = 1e-5
 
     def build(self, width: int) -> nn.Module:
         from cutaway.layers.norm import LayerNorm, RMSNorm
@@ -32,10 +33,10 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(Bounded):
     """Two matrices around an activation, or three when gated (SwiGLU and its kin, 2002.05202)."""
 
-    hidden: int
+    hidden: Count
     activation: Activation = "silu"
     gated: bool = True
     bias: bool = False
@@ -54,37 +55,39 @@ class MLP:
 
 
 @dataclass(frozen=True)
-class MoE:
-    """``experts`` MLPs of ``hidden`` neurons, of which each token passes ``top_k`` (layers/moe.py).
+class MoE(Bounded):
+    """``experts`` MLPs of ``hidden`` neurons, of which the router sends each token to ``top_k``
+    (layers/moe.py).
 
-    ``normalised``: the weights of those that were chosen sum to 1 (Mixtral), or they are the shares that the
-    router gave them among all (Qwen2-MoE). ``shared`` neurons, if any, form one more MLP that every token
-    passes (DeepSeekMoE), times a gate of its own if ``shared_gate`` (Qwen2-MoE).
+    ``normalised``: the weights of a token's experts sum to 1 (Mixtral), or they are the router's
+    probabilities among all experts (Qwen2-MoE). ``shared`` neurons, if any, form one more MLP that every
+    token passes (DeepSeekMoE), times a gate of its own if ``shared_gate`` (Qwen2-MoE).
     """
 
-    experts: int
-    top_k: int
-    hidden: int
+    experts: Count
+    top_k: Count
+    hidden: Count
     activation: Activation = "silu"
     gated: bool = True
     normalised: bool = True
-    shared: int = 0
+    shared: Natural = 0
     shared_gate: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.top_k <= self.experts:
-            raise UserError(f"mlp: a token cannot pass {self.top_k} of {self.experts} experts")
+        super().__post_init__()
+        if self.top_k > self.experts:
+            raise UserError(f"layers: top_k is {self.top_k}, it must be at most experts ({self.experts})")
         if self.shared_gate and not self.shared:
-            raise UserError("mlp: shared_gate is the gate of a shared expert, and there is none: set shared")
+            raise UserError("layers: shared_gate needs a shared expert: set shared to its hidden size")
 
     @property
     def expert(self) -> MLP:
-        """What one expert is."""
+        """The config of one expert."""
         return MLP(self.hidden, self.activation, self.gated)
 
     @property
     def common(self) -> MLP | None:
-        """The expert that every token passes, if there is one."""
+        """The config of the shared expert, if there is one."""
         return MLP(self.shared, self.activation, self.gated) if self.shared else None
 
     def build(self, width: int) -> nn.Module:

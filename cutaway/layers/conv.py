@@ -1,8 +1,8 @@
-"""The short convolution: each channel mixes with its own last few values (H3, 2212.14052).
+"""The short convolution: each channel is mixed with its own last few values (H3, 2212.14052).
 
     y[t] = b + sum_j w[j] x[t - size + 1 + j]        j = 0 .. size - 1, each channel alone, nothing after t
 
-A recurrence folds tokens in one by one and cannot compare neighbours; this is what lets it see "B after A".
+A recurrence adds tokens one by one and cannot compare neighbours; the convolution lets it see "B after A".
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from cutaway.shapes import Float, Int
 
 
 class ShortConv(nn.Module):
-    """Causal and depthwise. Padding (a position of -1) is stepped over: what follows it sees what came before
-    it.
-    """
+    """Causal and depthwise. Padding (a position of -1) is skipped: the next token sees the last real one."""
 
     def __init__(self, channels: int, size: int, bias: bool) -> None:
         super().__init__()
@@ -31,15 +29,14 @@ class ShortConv(nn.Module):
         in_order: bool,
         tail: Float[Tensor, "b m n"] | None,
     ) -> tuple[Float[Tensor, "b t n"], Float[Tensor, "b m n"]]:
-        """``tail``: the last size - 1 values read before, None before the first. Returns y and the tail after
-        x.
+        """``tail``: the last size - 1 values before x, None at the beginning. Returns y and the tail after x.
 
         ``in_order`` promises that there is neither padding nor more than one document.
         """
         if in_order:
             line, y = self._convolved(x, None, tail)
             return y, line[:, x.shape[1] :]
-        # Real tokens first, in their order; padding follows, and goes back to its places afterwards.
+        # Real tokens first, in their order, then padding; afterwards all return to their places.
         order = (pos < 0).to(torch.uint8).argsort(dim=1, stable=True)
         documents = None if documents is None else documents.gather(1, order)
         line, y = self._convolved(_take(x, order), documents, tail)
@@ -47,7 +44,7 @@ class ShortConv(nn.Module):
         return _take(y, order.argsort(dim=1)), _take(line, ends)
 
     def _convolved(self, x: Tensor, documents: Tensor | None, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The line [b m+t n] that was read, tail first, and y."""
+        """The input line [b m+t n], tail first, and y."""
         t, before = x.shape[1], self.weight.shape[1] - 1
         line = torch.cat((x.new_zeros(x.shape[0], before, x.shape[2]) if tail is None else tail, x), dim=1)
         y = line[:, before:] * self.weight[:, before]
@@ -61,5 +58,5 @@ class ShortConv(nn.Module):
 
 
 def _take(x: Float[Tensor, "b s n"], index: Int[Tensor, "b t"]) -> Float[Tensor, "b t n"]:
-    """The rows of x at these places."""
+    """The rows of x at these indices."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

@@ -1,4 +1,4 @@
-"""The MLP of a block: what a token does with what attention brought it, neuron by neuron."""
+"""The MLP of a block: it works on each token alone, neuron by neuron."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +18,7 @@ ACTIVATIONS = {
 class MLP(nn.Module):
     """down(act(up x)), or gated down(act(gate x) * up x) (2002.05202).
 
-    Taps ``hidden`` [... f]: what each neuron says just before ``down``.
+    Taps ``hidden`` [... f]: each neuron's activation, the input of ``down``.
     """
 
     def __init__(self, config: Config, width: int) -> None:

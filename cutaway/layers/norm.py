@@ -1,4 +1,4 @@
-"""Norms: each token's vector is brought to a fixed size before a block reads it."""
+"""Norms: each token's vector is scaled to a fixed size before a block reads it."""
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +8,13 @@ from cutaway.shapes import Float
 
 
 def widened(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """x in float32, or as it is when it is wider: sums over a row need the room."""
+    """x in float32, or as it is when it is wider: sums over a row need the precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class RMSNorm(nn.Module):
-    """y = w x / sqrt(mean(x^2) + eps): size without the mean (1910.07467). Computed in float32 at least,
-    returned in x's type.
+    """y = w x / sqrt(mean(x^2) + eps): no mean is subtracted (1910.07467). Computed in float32 at
+    least, returned in x's type.
     """
 
     def __init__(self, width: int, eps: float) -> None:

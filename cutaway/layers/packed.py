@@ -1,9 +1,9 @@
-"""Matrices that stay as small as they are on disk: the numbers are unpacked for each use and dropped after
-it.
+"""Weight matrices that stay packed in memory: each use unpacks the numbers and drops them.
 
-A model loaded with ``dtype="packed"`` has these in place of its linear layers and its embedding table. The
-logits are the same to the last bit as those of the unpacked model; memory is that of the file, and each step
-pays for unpacking."""
+A model loaded with ``dtype="packed"`` has these in place of its linear layers and its embedding table. Its
+logits equal those of the unpacked model bit for bit; its memory is that of the file, and each step pays for
+unpacking.
+"""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ Unpack = Callable[[Packed], np.ndarray]
 
 
 class PackedLinear(nn.Module):
-    """y = x W' + b with W [out in] in its file's own type; ``unpack`` turns it into float32."""
+    """y = x W' + b with W [out in] in the file's own type; ``unpack`` converts it to float32."""
 
     bias: Tensor | None
 
@@ -38,7 +38,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedEmbedding(nn.Module):
-    """Row lookup in a table [n d] in its file's own type: only the rows asked for are unpacked."""
+    """Row lookup in a table [n d] in the file's own type: only the rows looked up are unpacked."""
 
     def __init__(self, packed: Packed, unpack: Unpack) -> None:
         super().__init__()

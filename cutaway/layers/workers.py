@@ -1,4 +1,4 @@
-"""Torch's operations in the native core: whether it has kernels for them here, and whose threads work."""
+"""Whether the native core has kernels for torch's operations here, and which threads run them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from cutaway import native
 from cutaway.native.host import Workers, parallel_of
 
-TYPES = (torch.float32, torch.bfloat16)  # that kernels of these operations read
-# Known once: a compiler does not follow the library's door.
+TYPES = (torch.float32, torch.bfloat16)  # that these kernels read
+# A constant, because torch.compile cannot trace a call into the library.
 KERNELS = native.isa() not in ("twin", "portable")
 TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
 
 
 def workers() -> Workers:
-    """As many threads as torch uses, and its own where they are OpenMP's: between torch's operations those
-    wait awake, and others would have to share their cores.
+    """As many threads as torch uses, and torch's own if they are OpenMP's: those spin between operations, so
+    that a second pool would compete with them for the cores.
     """
     return Workers(torch.get_num_threads(), parallel_of(TORCH))

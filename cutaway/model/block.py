@@ -1,12 +1,12 @@
-"""A block: attention moves information between tokens, the MLP works on each token alone, both add to the
-stream.
+"""A block: attention moves information between tokens, the MLP works on each token alone, and both add to the
+residual stream.
 """
 
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.mixer import LayerState
+from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
 from cutaway.layers.moe import MoE, Routing
 from cutaway.model.config import Block as Config
@@ -17,8 +17,8 @@ from cutaway.shapes import Float
 class Block(nn.Module):
     """middle = x + attention(norm(x)); out = middle + mlp(norm(middle)).
 
-    Taps ``middle`` and ``out`` [b t d]: the residual stream after each half. A sparse MLP also tells where it
-    sent the tokens.
+    Taps ``middle`` and ``out`` [b t d]: the residual stream after each half. A mixture of experts also
+    returns its routing.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -33,24 +33,22 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t d"],
-        places: Places,
+        positions: Positions,
         rotation: Rotation | None,
         in_order: bool,
-        state: Memory | None,
+        state: LayerState | None,
     ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
-        read = self.attention(_cast_once(self.attention_norm(x)), places, rotation, in_order, state)
-        middle = tap("middle", x + self.attention_post_norm(read))
+        attended = self.attention(_cast_once(self.attention_norm(x)), positions, rotation, in_order, state)
+        middle = tap("middle", x + self.attention_post_norm(attended))
         normed, routing = _cast_once(self.mlp_norm(middle)), None
         if isinstance(self.mlp, MoE):
-            wrote, routing = self.mlp(normed, places.pos)
+            output, routing = self.mlp(normed, positions.pos)
         else:
-            wrote = self.mlp(normed)
-        return tap("out", middle + self.mlp_post_norm(wrote)), routing
+            output = self.mlp(normed)
+        return tap("out", middle + self.mlp_post_norm(output)), routing
 
 
 def _cast_once(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """x in the type that autocast, where it is on, makes products in: each projection that reads x would
-    cast it for itself, and autograd would keep every copy.
-    """
+    """x in autocast's type: otherwise each projection casts x, and autograd keeps each copy."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

@@ -1,8 +1,8 @@
-"""What a model is, as data: frozen dataclasses that go to YAML or JSON and come back equal. Imports no torch.
+"""A model's config: frozen dataclasses that go to YAML or JSON and come back equal. Imports no torch.
 
-Layers are a tuple of blocks, so a hybrid stack (five local, one global) is data too. In a file a part that
-has variants says which by ``kind``, the name of its file: ``attention: {kind: gqa, heads: 9, ...}``. Equal
-neighbouring blocks are written once, with how often: ``{times: 30, attention: ..., mlp: ...}``. An MLP is
+Layers are a tuple of blocks, so a hybrid stack (five local, one global) is data too. In a file, ``kind``
+names the variant of a part, which is the name of its file: ``attention: {kind: gqa, heads: 9, ...}``. Equal
+neighbouring blocks are written once, with their number: ``{times: 30, attention: ..., mlp: ...}``. An MLP is
 dense unless it says ``kind: moe``.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from itertools import groupby
 from typing import Any
 
-from cutaway.attention.parts.mixer import Mixer
+from cutaway.attention.common.mixer import Mixer
+from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive
 from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE, Norm
@@ -24,21 +24,22 @@ from cutaway.position import learned, sinusoidal
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Bounded):
     """One layer: x += attention(norm(x)), then x += mlp(norm(x)).
 
-    ``post_norm`` also norms what attention and the MLP say before it is added (Gemma's sandwich).
+    ``post_norm`` also norms the outputs of attention and MLP before they are added (Gemma's sandwich).
     """
 
-    attention: Any = field(metadata={"variants": "cutaway.attention"})  # a Mixer, of which files read more
+    attention: Any = field(metadata={"variants": "cutaway.attention"})
     mlp: MLP | MoE
     norm: Norm = Norm()
     post_norm: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attention, Mixer) or getattr(self.attention, "reads", "past") == "memory":
+        super().__post_init__()
+        if not isinstance(self.attention, Mixer) or self.attention.reads == "memory":
             raise UserError(
-                f"a block cannot hold {_kind(self.attention)}: it does not read the text it is part of"
+                f"model: a block cannot have {_kind(self.attention)} attention: it reads an encoder's memory"
             )
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
@@ -54,35 +55,36 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Decoder:
+class Decoder(Bounded):
     """A stack of blocks between an embedding table and a head that scores every token of the vocabulary.
 
-    ``context``: how many positions the model was made for; ``tied``: the head is the embedding table;
-    ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned positions (GPT-2) or
-    sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2); ``table`` holds rows in another way
-    than as one matrix of them all (``cutaway/embedding/tables``).
+    ``vocab`` is 0 where a run takes it from its tokenizer; ``context``: the most positions; ``tied``: the
+    head is the embedding table; ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned
+    positions (GPT-2) or sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2); ``table``:
+    another form of the embedding than one matrix (``cutaway/embedding/tables``).
     """
 
-    vocab: int
-    width: int
-    context: int
+    vocab: Natural
+    width: Count
+    context: Count
     blocks: tuple[Block, ...]
     norm: Norm = Norm()
     tied: bool = True
-    embedding_scale: float = 1.0
+    embedding_scale: Positive = 1.0
     position: learned.Config | sinusoidal.Config | None = field(
         default=None, metadata={"variants": "cutaway.position"}
     )
-    softcap: float | None = None
+    softcap: Positive | None = None
     table: lowrank.Config | hashed.Config | None = field(
         default=None, metadata={"variants": "cutaway.embedding.tables"}
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for block in self.blocks:
-            if getattr(block.attention, "reads", "past") != "past":
+            if block.attention.reads != "past":
                 raise UserError(
-                    f"a decoder cannot hold {_kind(block.attention)}: it reads what is not yet written"
+                    f"model: a decoder cannot have {_kind(block.attention)} attention: it reads later tokens"
                 )
 
     def bytes_per_token(self, entry: int) -> int:
@@ -90,7 +92,7 @@ class Decoder:
         return sum(block.attention.bytes_per_token(entry) for block in self.blocks)
 
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight by its name: what a file must hold, known before anything is allocated."""
+        """The shape of each weight by its name, known before anything is allocated."""
         plain = {"weight": (self.vocab, self.width)}
         rows = plain if self.table is None else self.table.weights(self.vocab, self.width)
         out = {f"embedding.{name}": shape for name, shape in rows.items()}
@@ -102,9 +104,7 @@ class Decoder:
         return out if self.tied else out | {"head.weight": (self.vocab, self.width)}
 
     def active(self) -> dict[str, tuple[int, ...]]:
-        """The weights that one token passes: of a layer's experts, which are all of one size, the first stand
-        for those that it is sent to.
-        """
+        """The weights that one token passes: of a layer's equal experts, the first ``top_k``."""
         idle = tuple(
             f"blocks.{n}.mlp.experts.{e}."
             for n, block in enumerate(self.blocks)
@@ -115,34 +115,38 @@ class Decoder:
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """A stack of blocks that reads a whole text, both ways, and gives a vector for each token (1810.04805).
+class Encoder(Bounded):
+    """A stack of blocks that reads a whole text, both sides, and gives a vector for each token (1810.04805).
 
-    Each norm stands behind a sum, x = norm(x + attention(x)), and a first one behind the embeddings: those of
-    the token, of its place (``context`` of them), and of its part of the text (``segments`` of them).
+    Each norm follows a sum, x = norm(x + attention(x)); the first follows the sum of the embeddings of the
+    token, of its position (``context`` of them), and of its part of the text (``segments`` of them).
     """
 
-    vocab: int
-    width: int
-    context: int
+    vocab: Count
+    width: Count
+    context: Count
     blocks: tuple[Block, ...]
     norm: Norm = Norm("layer", 1e-12)
-    segments: int = 2
+    segments: Count = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for block in self.blocks:
-            if getattr(block.attention, "reads", "past") != "all" or block.post_norm:
-                raise UserError(f"an encoder cannot hold {_kind(block.attention)}: its blocks read both ways")
+            if block.attention.reads != "all" or block.post_norm:
+                raise UserError(
+                    f"model: an encoder needs attention that reads both sides and no post_norm, not "
+                    f"{_kind(block.attention)}"
+                )
             if not isinstance(block.mlp, MLP):
-                raise UserError(f"an encoder cannot hold {_kind(block.mlp)}: its blocks have dense MLPs")
+                raise UserError(f"model: an encoder needs dense MLPs, not {_kind(block.mlp)}")
 
     @property
     def position(self) -> learned.Config:
-        """One learned vector for each place."""
+        """One learned vector for each position."""
         return learned.Config(self.context)
 
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight by its name: what a file must hold, known before anything is allocated."""
+        """The shape of each weight by its name, known before anything is allocated."""
         out = {"embedding.weight": (self.vocab, self.width), "segment.weight": (self.segments, self.width)}
         out |= {f"position.{name}": shape for name, shape in self.position.weights(self.width).items()}
         out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
@@ -152,24 +156,22 @@ class Encoder:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
 
 
 def _classes(hint: Any) -> dict[str, type]:
-    """The config classes that a type allows, by kind; the first is meant where a file says no kind."""
+    """The config classes that a type allows, by kind; the first is the default."""
     found = [typing.cast(type, choice) for choice in _choices(hint) if is_dataclass(choice)]
     return {choice.__name__.lower(): choice for choice in found}
 
 
 def _unusual(hint: Any) -> list[type]:
-    """Those whose kind must be said."""
+    """All but the default: a file must name their kind."""
     return list(_classes(hint).values())[1:]
 
 
 def to_dict(config: Any) -> Any:
-    """Plain dictionaries, lists and numbers, ready for JSON or YAML. Values that equal their default are left
-    out.
-    """
+    """Plain dictionaries, lists and numbers for JSON or YAML, without the values that equal their default."""
     if not is_dataclass(config):
         return [to_dict(item) for item in config] if isinstance(config, tuple) else config
     out: dict[str, Any] = {}
@@ -188,9 +190,7 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
-    """The dataclass that ``to_dict`` wrote. Unknown, missing or ill-typed entries are UserError by their
-    path.
-    """
+    """The dataclass that ``to_dict`` wrote. UserError for an unknown, missing or wrong entry."""
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected entries by name, found {data!r}")
     hints = typing.get_type_hints(cls)
@@ -279,7 +279,9 @@ def _variant(home: str, kind: Any, where: str) -> type:
                 return found.Config
     else:
         classes = {
-            n.lower(): c for n, c in vars(module).items() if isinstance(c, type) and c.__module__ == home
+            n.lower(): c
+            for n, c in vars(module).items()
+            if isinstance(c, type) and is_dataclass(c) and c.__module__ == home
         }
         if kind in classes:
             return classes[kind]

@@ -3,7 +3,7 @@ GPT-2).
 
     x = embed(ids)        for each block: x = block(x)        logits = head(norm(x))
 
-It sees ids and positions, and never a target, a tokenizer or a file. What it read before is in the ``State``
+It sees ids and positions, and never a target, a tokenizer or a file. Earlier tokens are in the ``State`` that
 it is given.
 """
 
@@ -16,25 +16,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cutaway.attention.parts.mixer import Memory, Remember
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.mixer import LayerState, Wrap
+from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.hooks import Listener, tap
 from cutaway.layers.moe import Routing
 from cutaway.model import config as conf
 from cutaway.model.block import Block
 from cutaway.position import mrope
-from cutaway.position.rope import Rotation, Turn
+from cutaway.position.rope import RotaryEmbedding, Rotation
 from cutaway.shapes import Float, Int
 
 
 class State:
-    """What the model remembers of what it has read: one memory a layer. ``length`` counts entries, padding
-    included. ``edit``: the listeners of a forward pass, by its first position; engines apply them.
+    """The KV caches and recurrent states of all layers. ``length`` counts entries, padding included.
+
+    ``edit``: the listeners of a forward pass, by its first position; engines apply them.
     """
 
     def __init__(
-        self, blocks: list[Memory], edit: Callable[[int], Mapping[str, Listener]] | None = None
+        self, blocks: list[LayerState], edit: Callable[[int], Mapping[str, Listener]] | None = None
     ) -> None:
         self.blocks = blocks
         self.edit = edit
@@ -48,16 +49,16 @@ class State:
         return sum(block.nbytes for block in self.blocks)
 
     def truncate(self, length: int) -> None:
-        """Forgets all after the first ``length`` entries; UserError, and nothing done, if a window has
-        dropped what it needs.
+        """Drop everything after the first ``length`` entries. UserError, before anything is dropped, if a
+        layer no longer has them all.
         """
         if not all(block.can_truncate(length) for block in self.blocks):
-            raise UserError(f"what was read before token {length} is no longer kept: read the text again")
+            raise UserError(f"the state no longer holds the first {length} tokens: read the text again")
         for block in self.blocks:
             block.truncate(length)
 
     def snapshot(self) -> State:
-        """A copy that what is read later does not touch."""
+        """A copy that later tokens do not change."""
         return State([block.snapshot() for block in self.blocks], self.edit)
 
 
@@ -77,19 +78,19 @@ class Decoder(nn.Module):
         self.norm = config.norm.build(config.width)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
         positions = [block.attention.position for block in config.blocks]
-        turns = list(dict.fromkeys(position for position in positions if position is not None))
-        self.turns = [Turn(position) for position in turns]
-        self.turn_of_block = [None if position is None else turns.index(position) for position in positions]
+        distinct = list(dict.fromkeys(position for position in positions if position is not None))
+        self.rotary = [RotaryEmbedding(position) for position in distinct]
+        self.rotary_of_block = [
+            None if position is None else distinct.index(position) for position in positions
+        ]
         self.apply(_start)
 
-    def new_state(self, remember: Remember | None = None) -> State:
-        """An empty memory, for one batch.
-
-        ``remember`` makes of each layer's memory one that stores the same in another way: ``Quantised`` for
-        instance.
+    def new_state(self, wrap: Wrap | None = None) -> State:
+        """An empty state, for one batch. ``wrap`` stores each layer's state in another way
+        (``Quantized.of(8)``).
         """
         own = [block.attention.state() for block in self.config.blocks]
-        return State(own if remember is None else [remember(memory) for memory in own])
+        return State(own if wrap is None else [wrap(state) for state in own])
 
     def forward(
         self,
@@ -103,8 +104,8 @@ class Decoder(nn.Module):
         """Logits at every position, n = t, or only at the last if ``last``, n = 1.
 
         ``pos`` are absolute positions, -1 for padding; ``documents`` keeps texts packed into one row apart,
-        and cannot be had together with a ``state``. ``axes`` are the coordinates by which M-RoPE turns pieces
-        of images (2409.12191), those of text where it is not given; ``pos`` still says who comes before whom.
+        and excludes a ``state``. ``axes`` are the coordinates by which M-RoPE rotates patches of images
+        (2409.12191), those of text by default; ``pos`` still orders the tokens.
         """
         x = self.stream(ids, pos, state, documents, axes=axes)
         return self.logits(x[:, -1:] if last else x)
@@ -120,7 +121,7 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """The residual stream after the last block, from which ``logits`` is one norm and one matrix away.
 
-        ``in_order`` promises that every row is 0, 1, 2, ..., so that nothing need be looked at; None looks.
+        ``in_order`` promises that every row is 0, 1, 2, ..., so that no mask is needed; None checks.
         """
         return self.routed(ids, pos, state, documents, in_order, axes)[0]
 
@@ -133,26 +134,24 @@ class Decoder(nn.Module):
         in_order: bool | None = None,
         axes: Int[Tensor, "a b t"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], tuple[Routing, ...]]:
-        """The stream, and where each sparse layer sent the tokens: what training balances its experts by."""
+        """The residual stream, and the routing of each mixture of experts, which training balances."""
         if state is not None and documents is not None:
-            raise UserError("packed documents are for training: read each with a state of its own instead")
-        places = Places(pos, documents)
+            raise UserError("packed documents cannot share a state: give each document a state of its own")
+        positions = Positions(pos, documents)
         x = self._embedded(ids, pos)
         rotations = self._rotations(pos, axes)
         if in_order is None:
             in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
         routings: list[Routing] = []
         for i, block in enumerate(self.blocks):
-            memory = None if state is None else state.blocks[i]
-            x, routing = block(x, places, rotations[i], in_order, memory)
+            layer_state = None if state is None else state.blocks[i]
+            x, routing = block(x, positions, rotations[i], in_order, layer_state)
             if routing is not None:
                 routings.append(routing)
         return x, tuple(routings)
 
     def logits(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
-        """What the head makes of a residual stream: of the last block's, or of an earlier one's (the
-        lens).
-        """
+        """The head's logits of a residual stream: the last block's, or an earlier one's (the logit lens)."""
         x = self.norm(x)
         logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         if self.config.softcap is not None:
@@ -169,22 +168,22 @@ class Decoder(nn.Module):
 
     def _rotations(self, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None) -> list[Rotation | None]:
         """Each block's rotation; blocks with the same positions share one."""
-        if axes is not None and not any(isinstance(turn.config, mrope.Config) for turn in self.turns):
-            raise UserError("this model turns by one position: it has no use for axes, which are M-RoPE's")
-        made = [_rotation(turn, pos, axes) for turn in self.turns]
-        return [None if turn is None else made[turn] for turn in self.turn_of_block]
+        if axes is not None and not any(isinstance(one.config, mrope.Config) for one in self.rotary):
+            raise UserError("axes are for M-RoPE: this model rotates by one position a token")
+        made = [_rotation(rotary, pos, axes) for rotary in self.rotary]
+        return [None if n is None else made[n] for n in self.rotary_of_block]
 
 
-def _rotation(turn: Turn, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None) -> Rotation:
-    if axes is not None and isinstance(turn.config, mrope.Config):
-        return mrope.rotation(turn.config, axes)
-    return turn.rotation(pos)
+def _rotation(
+    rotary: RotaryEmbedding, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None
+) -> Rotation:
+    if axes is not None and isinstance(rotary.config, mrope.Config):
+        return mrope.rotation(rotary.config, axes)
+    return rotary.rotation(pos)
 
 
 def _start(module: nn.Module) -> None:
-    """Where training begins: matrices normal with deviation 0.02, biases zero (GPT-2); norms keep their
-    ones.
-    """
+    """The weights that training starts from: matrices normal with deviation 0.02, biases zero (GPT-2)."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -192,7 +191,7 @@ def _start(module: nn.Module) -> None:
 
 
 def _in_order(pos: Int[Tensor, "b t"]) -> bool:
-    """Whether every row is 0, 1, 2, ...: then causal attention needs no mask. Not asked while compiling."""
+    """Whether every row is 0, 1, 2, ...: then causal attention needs no mask. False while compiling."""
     if torch.compiler.is_compiling():
         return False
     return bool((pos == torch.arange(pos.shape[1], device=pos.device)).all())

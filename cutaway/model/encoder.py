@@ -1,9 +1,9 @@
-"""The encoder: token ids in, a vector for each token out, made with all of the text in view (1810.04805).
+"""The encoder: token ids in, a vector for each token out, with all of the text in view (1810.04805).
 
     x = norm(token + position + segment)        for each block: x = block(x)
 
-Where a decoder's norms stand before each half of a block, these stand behind it, as in the first transformer
-(1706.03762): nothing runs past them, so the last block's word is the result.
+A decoder's norms come before each half of a block; these come after it, as in the first transformer
+(1706.03762). Nothing bypasses them, so the last block's output is the result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
 from cutaway.model import config as conf
 from cutaway.shapes import Float, Int
@@ -27,9 +27,11 @@ class Block(nn.Module):
         self.mlp = config.mlp.build(width)
         self.mlp_norm = config.norm.build(width)
 
-    def forward(self, x: Float[Tensor, "b t d"], places: Places, in_order: bool) -> Float[Tensor, "b t d"]:
-        read = self.attention(x, places, None, in_order, None)
-        middle = tap("middle", self.attention_norm(x + read))
+    def forward(
+        self, x: Float[Tensor, "b t d"], positions: Positions, in_order: bool
+    ) -> Float[Tensor, "b t d"]:
+        attended = self.attention(x, positions, None, in_order, None)
+        middle = tap("middle", self.attention_norm(x + attended))
         return tap("out", self.mlp_norm(middle + self.mlp(middle)))
 
 
@@ -52,16 +54,16 @@ class Encoder(nn.Module):
         segments: Int[Tensor, "b t"] | None = None,
         in_order: bool | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """The vectors of the last block. ``pos`` are absolute positions, -1 for padding; ``segments`` say in
-        which part of the text a token is, the first where they are not given.
+        """The last block's output. ``pos`` are absolute positions, -1 for padding; ``segments``: the part of
+        the text that a token is in, the first by default.
 
-        ``in_order`` promises that every row is 0, 1, 2, ..., so that nothing need be masked; None looks.
+        ``in_order`` promises that every row is 0, 1, 2, ..., so that no mask is needed; None checks.
         """
         if in_order is None:
             in_order = bool((pos == torch.arange(pos.shape[1], device=pos.device)).all())
         kind = self.segment.weight[0] if segments is None else self.segment(segments)
         x = tap("embed", self.norm(self.embedding(ids) + self.position(pos.clamp(min=0)) + kind))
-        places = Places(pos)
+        positions = Positions(pos)
         for block in self.blocks:
-            x = block(x, places, in_order)
+            x = block(x, positions, in_order)
         return x

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.state import Ring
+from cutaway.attention.common.mixer import LayerState
+from cutaway.attention.state import Ring
 from cutaway.hooks import hooked, tracing
 from cutaway.model.decoder import Decoder, State
 
@@ -29,7 +29,7 @@ class Found:
         self._model = model
         self.streams: dict[int, Tensor] = {}
         self.inputs: dict[int, tuple[Any, ...]] = {}
-        self.memories: dict[int, Memory] = {}
+        self.memories: dict[int, LayerState] = {}
 
     def lens(self, at: int, layer: int) -> np.ndarray:
         """float32 [v]: what the head makes of the stream behind a layer."""
@@ -41,8 +41,8 @@ class Found:
         before = self.memories[layer].snapshot()
         length = before.length + at + 1
         keys = None
-        if isinstance(before, Ring) and before.places.numel():
-            keys = before.places[0].tolist()
+        if isinstance(before, Ring) and before.positions.numel():
+            keys = before.positions[0].tolist()
         *rest, _ = self.inputs[layer]
         with tracing(attention, "pattern") as seen:
             attention(*rest, before)

@@ -1,9 +1,9 @@
-"""One vector for a whole text, out of the vectors of its tokens (Sentence-BERT, 1908.10084).
+"""One vector for a whole text, from the vectors of its tokens (Sentence-BERT, 1908.10084).
 
     mean   the average of the tokens        cls   the first token's        last   the last token's
 
-Texts are read a batch at a time, those of like length together, so that little of a batch is padding; what
-padding there is changes no vector. Ids in, vectors out: nothing here knows a tokenizer.
+Texts of like length share a batch, so that little of it is padding; padding changes no vector. Ids in,
+vectors out: no tokenizer is involved.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from cutaway.model.decoder import Decoder
 from cutaway.model.encoder import Encoder
+from cutaway.model.nan import nan_error
 from cutaway.shapes import Float, Int
 
 Pooling = Literal["mean", "cls", "last"]
-Told = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 def vectors(
@@ -30,11 +31,11 @@ def vectors(
     pooling: Pooling,
     normalise: bool = True,
     batch: int = 32,
-    progress: Told | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
-    """float32 [n d]: a vector for each row of ids, of length one if ``normalise``.
+    """float32 [n d]: a vector for each row of ids, of norm one if ``normalise``.
 
-    ``batch`` rows are read at once; ``progress(done, n)`` is told after each batch.
+    ``batch`` rows are read at once; ``progress(done, n)`` is called after each batch.
     """
     out = np.empty((len(rows), model.config.width), np.float32)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
@@ -46,13 +47,15 @@ def vectors(
             x = _hidden(model, ids.to(device), pos := pos.to(device), even)
             pooled = pool(x, pos, pooling).float()
             out[chosen] = (F.normalize(pooled, dim=-1) if normalise else pooled).cpu().numpy()
+            if np.isnan(out[chosen]).any():
+                raise nan_error(model, lambda ids=ids, pos=pos: _hidden(model, ids.to(device), pos, False))
             if progress is not None:
                 progress(start + len(chosen), len(order))
     return out
 
 
 def pool(x: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"], pooling: Pooling) -> Float[Tensor, "b d"]:
-    """A row's tokens as one vector; padding (a position of -1), which comes behind, has no part in it."""
+    """A row's tokens as one vector, without the padding at its end (positions of -1)."""
     if pooling == "cls":
         return x[:, 0]
     real = pos >= 0
@@ -62,17 +65,17 @@ def pool(x: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"], pooling: Pooling) -
 
 
 def _hidden(model: Encoder | Decoder, ids: Tensor, pos: Tensor, even: bool) -> Float[Tensor, "b t d"]:
-    """The vectors of the tokens as the model leaves them: of a decoder, those that its head would read."""
+    """The model's token vectors: of a decoder, the input of its head."""
     if isinstance(model, Encoder):
         return model(ids, pos, in_order=even)
     return model.norm(model.stream(ids, pos, in_order=even))
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"], bool]:
-    """Ids and positions with padding behind, and whether there is none."""
+    """Ids and positions with padding at the end, and whether there is none."""
     lengths = np.array([len(row) for row in rows])
-    places = np.arange(lengths.max())
-    real = places < lengths[:, None]
+    positions = np.arange(lengths.max())
+    real = positions < lengths[:, None]
     ids = np.zeros(real.shape, np.int64)
     ids[real] = np.concatenate([np.asarray(row, np.int64) for row in rows])
-    return torch.from_numpy(ids), torch.from_numpy(np.where(real, places, -1)), bool(real.all())
+    return torch.from_numpy(ids), torch.from_numpy(np.where(real, positions, -1)), bool(real.all())

@@ -3,10 +3,10 @@
     memory = encode(source)                     once
     logits = decode(target so far, memory)      what the next word may be
 
-``Recurrent`` (1406.1078, 1409.0473, 1508.04025): a GRU reads the source in both directions and leaves a
-vector a word; a second GRU writes the target word by word, and before or after each step looks at those
-vectors through its attention. ``Transformer`` (1706.03762): blocks of self-attention read the source all at
-once; the target's blocks look back at themselves and, by cross-attention, at the source.
+``Recurrent`` (1406.1078, 1409.0473, 1508.04025): a GRU reads the source in both directions and outputs a
+vector a word; a second GRU writes the target word by word, and before or after each step attends to those
+vectors. ``Transformer`` (1706.03762): blocks of self-attention read the whole source at
+once; the target's blocks attend to the target so far and, by cross-attention, to the source.
 
 Both read ids and explicit positions, -1 for padding, and neither sees a loss. ``start`` reads a source;
 ``read`` then reads target ids, all at once in training or one by one while writing, and gives the same logits
@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.attention import bahdanau, bidirectional, cross, luong, mha
-from cutaway.attention.parts.alignment import Memory
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.alignment import Memory
+from cutaway.attention.common.visibility import Positions
+from cutaway.bounds import Bounded, Count
 from cutaway.errors import UserError
 from cutaway.hooks import tap
 from cutaway.layers.config import MLP, Norm
@@ -33,46 +34,48 @@ from cutaway.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recurrent:
-    """``source`` and ``target`` are vocabularies; ``hidden`` the size of the decoder's state, half of it a
-    direction in the encoder. Without ``attention`` all the decoder has of the source is one vector, as before
-    2014.
+class Recurrent(Bounded):
+    """``source`` and ``target``: vocabulary sizes; ``hidden``: the size of the decoder's state, half of it
+    for each direction of the encoder. Without ``attention`` the decoder has one vector of the source, as
+    before 2014.
     """
 
-    source: int
-    target: int
-    width: int
-    hidden: int
+    source: Count
+    target: Count
+    width: Count
+    hidden: Count
     attention: bahdanau.Config | luong.Config | None = field(
         default=None, metadata={"variants": "cutaway.attention"}
     )
 
     def __post_init__(self) -> None:
-        if self.hidden < 2 or self.hidden % 2:
-            raise UserError(f"seq2seq: a hidden size of {self.hidden} cannot be split between two directions")
+        super().__post_init__()
+        if self.hidden % 2:
+            raise UserError(f"model: hidden is {self.hidden}, it must be even: each direction has half")
 
     def build(self) -> RecurrentSeq2Seq:
         return RecurrentSeq2Seq(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transformer:
-    """``source`` and ``target`` are vocabularies; as many ``layers`` read as write. ``width`` is even
-    and cut into ``heads``; positions are sines and cosines, as in the paper.
+class Transformer(Bounded):
+    """``source`` and ``target``: vocabulary sizes; encoder and decoder have ``layers`` each. Positions are
+    sines and cosines, as in the paper.
     """
 
-    source: int
-    target: int
-    width: int
-    layers: int
-    heads: int
+    source: Count
+    target: Count
+    width: Count
+    layers: Count
+    heads: Count
     mlp: MLP
     norm: Norm = Norm()
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.width % self.heads or self.width % 2:
+        super().__post_init__()
+        if self.width % self.heads or self.width % 2:
             raise UserError(
-                f"seq2seq: a width of {self.width} must be even and cut into {self.heads} heads evenly"
+                f"model: width is {self.width}, it must be even and a multiple of heads ({self.heads})"
             )
 
     @property
@@ -84,7 +87,7 @@ class Transformer:
 
 
 class GRU(nn.Module):
-    """A gated recurrent unit (1406.1078): each number of the state is kept or replaced as its gate says.
+    """A gated recurrent unit (1406.1078): a gate keeps or replaces each number of the state.
 
         z = sigmoid(W_z [x, h])   r = sigmoid(W_r [x, h])   n = tanh(W x + r * (U h))   h = z h + (1 - z) n
 
@@ -114,9 +117,7 @@ class GRU(nn.Module):
 
 @dataclass
 class RecurrentState:
-    """What the writer holds: its ``hidden`` state, what it last read (``feed``), and the source. ``length``
-    counts entries.
-    """
+    """The decoder's ``hidden`` state, its last output (``feed``), the source, and the entries so far."""
 
     hidden: Float[Tensor, "b n"]
     feed: Float[Tensor, "b n"]
@@ -124,23 +125,23 @@ class RecurrentState:
     length: int = 0
 
     def snapshot(self) -> RecurrentState:
-        """A copy that later reading does not touch: reading replaces tensors, it never changes them."""
+        """A copy that later words do not change: tensors are replaced, never written into."""
         return RecurrentState(self.hidden, self.feed, self.memory, self.length)
 
 
 class Writer(nn.Module):
-    """The recurrent decoder. Taps ``pattern`` [b t s], whose row t is where it looked for word t + 1; each
-    step's own scores and pattern are tapped in ``attention``.
+    """The recurrent decoder. Taps ``pattern`` [b t s], whose row t has the attention weights for word t + 1;
+    each step's own scores and pattern are tapped in ``attention``.
 
-        Bahdanau   c = look(h)   h = gru([y, c], h)          Luong   h = gru([y, o], h)   c = look(h)
-        o = tanh(W [h, c])       logits = W_o o
+        Bahdanau   c = attend(h)   h = gru([y, c], h)          Luong   h = gru([y, o], h)   c = attend(h)
+        o = tanh(W [h, c])         logits = W_o o
 
-    y is the word just written. Without attention c is the encoder's last state, always.
+    y is the word just written. Without attention c is always the encoder's last state.
     """
 
     def __init__(self, config: Recurrent) -> None:
         super().__init__()
-        self.looks_first = config.attention is None or config.attention.looks_first
+        self.attends_first = config.attention is None or config.attention.attends_first
         self.embedding = nn.Embedding(config.target, config.width)
         self.attention = (
             None if config.attention is None else config.attention.build(config.hidden, config.hidden)
@@ -152,26 +153,26 @@ class Writer(nn.Module):
     def forward(
         self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"], state: RecurrentState
     ) -> Float[Tensor, "b t v"]:
-        said, patterns = [], []
+        outputs, patterns = [], []
         for t, y in enumerate(self.embedding(ids).unbind(1)):
             real = pos[:, t] >= 0
-            if self.looks_first:
-                c, pattern = self._look(state.hidden, state)
+            if self.attends_first:
+                c, pattern = self._attend(state.hidden, state)
                 state.hidden = self.gru.step(torch.cat((y, c), -1), real, state.hidden)
             else:
                 state.hidden = self.gru.step(torch.cat((y, state.feed), -1), real, state.hidden)
-                c, pattern = self._look(state.hidden, state)
+                c, pattern = self._attend(state.hidden, state)
             o = torch.tanh(self.read(torch.cat((state.hidden, c), -1)))
-            if not self.looks_first:
+            if not self.attends_first:
                 state.feed = torch.where(real[:, None], o, state.feed)
-            said.append(o)
+            outputs.append(o)
             patterns.append(pattern)
         state.length += ids.shape[1]
         if self.attention is not None:
             tap("pattern", torch.cat(patterns, dim=1))
-        return self.head(torch.stack(said, dim=1))
+        return self.head(torch.stack(outputs, dim=1))
 
-    def _look(
+    def _attend(
         self, h: Float[Tensor, "b n"], state: RecurrentState
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b 1 s"] | None]:
         if self.attention is None:
@@ -195,7 +196,7 @@ class RecurrentSeq2Seq(nn.Module):
         self.writer = Writer(config)
 
     def start(self, ids: Int[Tensor, "b s"], pos: Int[Tensor, "b s"]) -> RecurrentState:
-        """Reads a source; what comes back is ready to read the target's first word."""
+        """Read a source: the state before the target's first word."""
         x = self.embedding(ids)
         there, back = self.forwards(x, pos), self.backwards(x, pos, backwards=True)
         values = tap("memory", torch.cat((there, back), dim=-1))
@@ -208,7 +209,7 @@ class RecurrentSeq2Seq(nn.Module):
     def read(
         self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"], state: RecurrentState
     ) -> Float[Tensor, "b t v"]:
-        """Reads target words after those that the state has read: logits of the word after each."""
+        """Read target words after those in the state: logits of the word after each."""
         return tap("logits", self.writer(ids, pos, state))
 
     def forward(
@@ -224,10 +225,10 @@ class RecurrentSeq2Seq(nn.Module):
 
 @dataclass
 class TransformerState:
-    """What the writer holds: the source, and what each layer remembers of the target and of the source."""
+    """The source, and each layer's KV caches of the target (``own``) and of the source (``crossed``)."""
 
     memory: Float[Tensor, "b s d"]
-    places: Places
+    positions: Positions
     own: list[Any]
     crossed: list[Any]
 
@@ -236,9 +237,9 @@ class TransformerState:
         return self.own[0].length if self.own else 0
 
     def snapshot(self) -> TransformerState:
-        """A copy that later reading does not touch."""
+        """A copy that later words do not change."""
         own, crossed = ([held.snapshot() for held in each] for each in (self.own, self.crossed))
-        return TransformerState(self.memory, self.places, own, crossed)
+        return TransformerState(self.memory, self.positions, own, crossed)
 
 
 class WriterBlock(nn.Module):
@@ -258,14 +259,16 @@ class WriterBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t d"],
-        places: Places,
+        positions: Positions,
         memory: Float[Tensor, "b s d"],
-        memory_places: Places,
+        memory_positions: Positions,
         own: Any,
         crossed: Any,
     ) -> Float[Tensor, "b t d"]:
-        x = x + self.attention(self.attention_norm(x), places, None, False, own)
-        middle = tap("middle", x + self.cross(self.cross_norm(x), places, memory, memory_places, crossed))
+        x = x + self.attention(self.attention_norm(x), positions, None, False, own)
+        middle = tap(
+            "middle", x + self.cross(self.cross_norm(x), positions, memory, memory_positions, crossed)
+        )
         return tap("out", middle + self.mlp(self.mlp_norm(middle)))
 
 
@@ -298,22 +301,20 @@ class TransformerSeq2Seq(nn.Module):
         """A vector for each word of the source."""
         x = self._placed(self.source(ids), pos)
         for each in self.reader:
-            x, _ = each(x, Places(pos), None, False, None)
+            x, _ = each(x, Positions(pos), None, False, None)
         return tap("memory", self.reader_norm(x))
 
     def start(self, ids: Int[Tensor, "b s"], pos: Int[Tensor, "b s"]) -> TransformerState:
-        """Reads a source; what comes back is ready to read the target's first word. For writing, not for
-        training.
-        """
+        """Read a source: the state before the target's first word. For inference, not for training."""
         own = [self.writing.state() for _ in self.writer]
         crossed = [self.crossing.state() for _ in self.writer]
-        return TransformerState(self.encode(ids, pos), Places(pos), own, crossed)
+        return TransformerState(self.encode(ids, pos), Positions(pos), own, crossed)
 
     def read(
         self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"], state: TransformerState
     ) -> Float[Tensor, "b t v"]:
-        """Reads target words after those that the state has read: logits of the word after each."""
-        return self._read(ids, pos, state.memory, state.places, state.own, state.crossed)
+        """Read target words after those in the state: logits of the word after each."""
+        return self._read(ids, pos, state.memory, state.positions, state.own, state.crossed)
 
     def forward(
         self,
@@ -324,18 +325,18 @@ class TransformerSeq2Seq(nn.Module):
     ) -> Float[Tensor, "b t v"]:
         """Logits of the word after each of ``ids``, all given at once (teacher forcing)."""
         none: list[Any] = [None] * len(self.writer)
-        return self._read(ids, pos, self.encode(source, source_pos), Places(source_pos), none, none)
+        return self._read(ids, pos, self.encode(source, source_pos), Positions(source_pos), none, none)
 
     def _read(
         self,
         ids: Tensor,
         pos: Tensor,
         memory: Tensor,
-        memory_places: Places,
+        memory_positions: Positions,
         own: list[Any],
         crossed: list[Any],
     ) -> Float[Tensor, "b t v"]:
         x = self._placed(self.target(ids), pos)
         for i, each in enumerate(self.writer):
-            x = each(x, Places(pos), memory, memory_places, own[i], crossed[i])
+            x = each(x, Positions(pos), memory, memory_positions, own[i], crossed[i])
         return tap("logits", self.head(self.norm(x)))

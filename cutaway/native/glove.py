@@ -1,5 +1,5 @@
-"""Counting how words meet, and fitting vectors to it (native/embedding/glove.cpp); its twin is
-cutaway/embedding/glove.py.
+"""Counting co-occurrences, and fitting vectors to it (native/embedding/glove.cpp); its reference
+implementation is cutaway/embedding/glove.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cutaway.native.word2vec import padded
 BYTES_PER_PAIR = 48  # of the hash table, half full, and of the copy that is sorted
 
 
-class Meetings:
+class Cooccurrences:
     """Counts pairs of words in memory; `take` empties it."""
 
     def __init__(self, words: Dictionary, window: int, threads: int) -> None:
@@ -52,7 +52,7 @@ class Meetings:
         complain(call(self._handle, worker, keys.ctypes.data, weights.ctypes.data), 0)
         return keys, weights
 
-    def __enter__(self) -> Meetings:
+    def __enter__(self) -> Cooccurrences:
         return self
 
     def __exit__(self, *_: object) -> None:

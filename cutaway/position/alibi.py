@@ -1,5 +1,4 @@
-"""Attention with linear biases (2108.12409): a score is lowered by the distance between query and key,
-nothing is turned.
+"""Attention with linear biases (2108.12409): the distance between query and key lowers their score.
 
     score[i j] += -slope_h |i - j|        slope_h = 2^(-8 h / heads) for h = 1 ... heads
 
@@ -22,7 +21,7 @@ class Config:
     """Nothing to choose."""
 
     def slopes(self, heads: int) -> list[float]:
-        """How much a score falls a token, for each head."""
+        """The slope of each head."""
         power = 1 << (heads.bit_length() - 1)
         slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
         between = [2 ** (-8 * (h + 1) / (2 * power)) for h in range(0, 2 * power, 2)]

@@ -1,6 +1,4 @@
-"""What alibi and t5 add to scores, as modules: positions of queries and keys in, a number for each
-pair and head out.
-"""
+"""The modules of alibi and t5: positions of queries and keys in, what is added to each score out."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ class Alibi(nn.Module):
 
 
 class Buckets(nn.Embedding):
-    """The number that each head learned for the bucket of j - i."""
+    """The learned number of each head for the bucket of j - i."""
 
     def __init__(self, config: t5.Config, heads: int) -> None:
         super().__init__(config.buckets, heads)
@@ -38,7 +36,7 @@ class Buckets(nn.Embedding):
         return super().forward(bucket).permute(0, 3, 1, 2)
 
     def bucket(self, offset: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """Which bucket a key falls in that is so many tokens after the query."""
+        """The bucket of a key that is ``offset`` tokens after the query."""
         buckets, first = self.config.buckets, 0
         if self.config.both_ways:
             buckets //= 2

@@ -1,21 +1,21 @@
-"""Learned positions: one trained vector for each place, added to the token's embedding (1705.03122,
-GPT-2).
-"""
+"""Learned positions (1705.03122, GPT-2): one trained vector a position, added to the token's embedding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cutaway.bounds import Bounded, Count
+
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
-class Config:
-    """``size``: how many places the table has; a position past it does not exist."""
+class Config(Bounded):
+    """``size``: how many positions the table has; a position past it does not exist."""
 
-    size: int
+    size: Count
 
     def build(self, width: int) -> nn.Module:
         from torch import nn

@@ -1,9 +1,9 @@
-"""Rotary position (2104.09864): each pair of a query or key is turned by an angle that grows with its
-position.
+"""Rotary position embedding (RoPE, 2104.09864): each pair of a query or key is rotated by an angle that grows
+with its position.
 
 The score of a query at m and a key at n then depends on m - n alone: R(m)q . R(n)k = q . R(n - m)k. Pair i of
-a head of size k turns by base^(-2i/k) radians a token. In the half-split layout the pair is dimensions (i, i
-+ k/2), in the interleaved one (2i, 2i + 1); a fixed permutation of the rows of W_q and W_k makes one the
+a head of size k rotates by base^(-2i/k) radians a token. In the half-split layout the pair is dimensions (i,
+i + k/2), in the interleaved one (2i, 2i + 1); a fixed permutation of the rows of W_q and W_k makes one the
 other.
 """
 
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cutaway.bounds import Bounded, Count, Positive
+from cutaway.errors import UserError
 from cutaway.position.scaling import GROWING, Scaling
 
 if TYPE_CHECKING:
@@ -23,28 +25,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
-    """``size``: how many leading dimensions of the head are turned; the others pass unchanged."""
+class Config(Bounded):
+    """``size``: how many leading dimensions of the head are rotated; the others pass unchanged."""
 
-    size: int
-    base: float = 10000.0
+    size: Count
+    base: Positive = 10000.0
     scaling: Scaling | None = field(default=None, metadata={"variants": "cutaway.position.scaling"})
     interleaved: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size % 2:
+            raise UserError(f"position: size is {self.size}, it must be even: dimensions rotate in pairs")
+
     @property
     def grows(self) -> bool:
-        """Whether the frequencies change as the text grows, so that nothing read before can be reused
-        exactly.
-        """
+        """Whether the frequencies change as the text grows, so that cached keys rotate anew."""
         return isinstance(self.scaling, GROWING)
 
     @property
     def magnitude(self) -> float:
-        """What cosine and sine are multiplied by."""
+        """The factor of cosine and sine."""
         return 1.0 if self.scaling is None else self.scaling.magnitude
 
     def frequencies(self, length: int = 0) -> np.ndarray:
-        """Radians a token for each pair, float64 [size / 2]; of a text of this length where that matters."""
+        """Radians a token for each pair, float64 [size / 2], in a text of this length."""
         plain = self.base ** (-np.arange(0, self.size, 2, dtype=np.float64) / self.size)
         if self.scaling is None:
             return plain
@@ -54,7 +59,7 @@ class Config:
 
 
 class Rotation(NamedTuple):
-    """By how far each pair of each position is turned, and at which frequencies ``radians``."""
+    """Cosine and sine of the angle of each pair at each position; ``radians``: the frequencies."""
 
     cos: Float[Tensor, "b 1 t r"]
     sin: Float[Tensor, "b 1 t r"]
@@ -63,16 +68,14 @@ class Rotation(NamedTuple):
     interleaved: bool
 
     def at(self, pos: Int[Tensor, "b s"]) -> Rotation:
-        """The same frequencies at other positions. Angles are float64: in float32 they are off by 1e-4 at
-        4,000.
-        """
+        """The same frequencies at other positions. Angles are float64: float32 is off by 1e-4 at 4,000."""
         angles = pos[:, None, :, None].to(self.radians.dtype) * self.radians
         cos, sin = angles.cos() * self.magnitude, angles.sin() * self.magnitude
         return self._replace(cos=cos, sin=sin)
 
 
-class Turn:
-    """A config made ready to turn: its numbers as plain floats, once and for all calls."""
+class RotaryEmbedding:
+    """A config with its frequencies computed once, as plain floats."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -80,7 +83,7 @@ class Turn:
         self.radians = tuple(unscaled.frequencies().tolist())
 
     def rotation(self, pos: Int[Tensor, "b t"]) -> Rotation:
-        """The rotation of these positions, in a text that ends with the last of them."""
+        """The rotation at these positions, in a text that ends with the last of them."""
         import torch
 
         radians = torch.tensor(self.radians, dtype=torch.float64, device=pos.device)
@@ -90,15 +93,15 @@ class Turn:
 
 
 def rotate(x: Float[Tensor, "b h t k"], rotation: Rotation) -> Float[Tensor, "b h t k"]:
-    """Turns each pair of x by its angle."""
+    """Rotates each pair of x by its angle."""
     import torch
 
     cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
     half = cos.shape[-1]
-    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    pairs, rest = x[..., : 2 * half], x[..., 2 * half :]
     if rotation.interleaved:
-        first, second = turned[..., 0::2], turned[..., 1::2]
-        pairs = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
-        return torch.cat((pairs.flatten(-2), rest), dim=-1)
-    first, second = turned[..., :half], turned[..., half:]
+        first, second = pairs[..., 0::2], pairs[..., 1::2]
+        rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        return torch.cat((rotated.flatten(-2), rest), dim=-1)
+    first, second = pairs[..., :half], pairs[..., half:]
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)

@@ -1,10 +1,8 @@
-"""How RoPE's frequencies are stretched so that a model reads further than it was trained to. Imports no
-torch.
+"""RoPE scaling: slower frequencies let a model read further than it was trained to. Imports no torch.
 
-A scaling with ``stretch`` is the same for every text. One with ``at`` depends on how long the text has
-become: its keys turn differently as the text grows, so what was read before is not what would be read now,
-and no cache can make "continued" equal "read again" past the ``original`` length. Its type says so, and a
-state then keeps keys unturned.
+A scaling with ``stretch`` is the same for every text. One with ``at`` depends on the text's length: its keys
+rotate differently as the text grows, and past the ``original`` length no cache can make "continued" equal
+"read again". Its type says so, and a KV cache then holds keys before rotation.
 """
 
 from __future__ import annotations
@@ -15,54 +13,58 @@ from typing import Any
 
 import numpy as np
 
+from cutaway.bounds import Bounded, Count, Fraction, Positive
+from cutaway.errors import UserError
 
-@dataclass(frozen=True)
-class Linear:
-    """Position interpolation (2306.15595): every position is divided by ``factor``."""
 
-    factor: float
+class _Scaling(Bounded):
+    """``magnitude``: what cosine and sine are multiplied by."""
 
     @property
     def magnitude(self) -> float:
         return 1.0
+
+
+@dataclass(frozen=True)
+class Linear(_Scaling):
+    """Position interpolation (2306.15595): every position is divided by ``factor``."""
+
+    factor: Positive
 
     def stretch(self, frequencies: np.ndarray) -> np.ndarray:
         return frequencies / self.factor
 
 
 @dataclass(frozen=True)
-class NTK:
+class NTK(_Scaling):
     """A larger base, base * factor^(d / (d - 2)): the slowest pair is interpolated, the fastest hardly
     touched.
     """
 
-    factor: float
-
-    @property
-    def magnitude(self) -> float:
-        return 1.0
+    factor: Positive
 
     def stretch(self, frequencies: np.ndarray) -> np.ndarray:
         return frequencies * self.factor ** -_ramp(len(frequencies))
 
 
 @dataclass(frozen=True)
-class Llama3:
+class Llama3(_Scaling):
     """Llama 3.1's scaling (2407.21783): slow pairs are interpolated, fast pairs kept, those between are
     blended.
 
-    A pair that turns fewer than ``low`` times in the ``original`` context is slowed by ``factor``; one that
-    turns more than ``high`` times is left alone.
+    A pair of fewer than ``low`` turns in the ``original`` context is slowed by ``factor``; one of more than
+    ``high`` turns is kept.
     """
 
-    factor: float
-    low: float
-    high: float
-    original: int
+    factor: Positive
+    low: Positive
+    high: Positive
+    original: Count
 
-    @property
-    def magnitude(self) -> float:
-        return 1.0
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.high <= self.low:
+            raise UserError(f"position: high is {self.high}, it must be more than low ({self.low})")
 
     def stretch(self, frequencies: np.ndarray) -> np.ndarray:
         turns = self.original * frequencies / (2 * np.pi)
@@ -71,21 +73,21 @@ class Llama3:
 
 
 @dataclass(frozen=True)
-class YaRN:
+class YaRN(_Scaling):
     """YaRN (2309.00071): as Llama 3's, but blended evenly over the pairs' indices, and scores sharpened by
     length.
 
-    Pairs that turn more than ``fast`` times in the ``original`` context are kept, those under ``slow`` times
+    Pairs of more than ``fast`` turns in the ``original`` context are kept, those under ``slow`` turns are
     slowed by ``factor``. Cosine and sine are multiplied by ``magnitude``: 0.1 ln factor + 1, or ``attention``
     where it is given (DeepSeek: the ratio of ``sharpening`` by its two mscale numbers). ``whole`` widens the
     blend to whole pairs.
     """
 
-    factor: float
-    original: int
-    fast: float = 32.0
-    slow: float = 1.0
-    attention: float | None = None
+    factor: Positive
+    original: Count
+    fast: Positive = 32.0
+    slow: Positive = 1.0
+    attention: Positive | None = None
     whole: bool = True
 
     @property
@@ -102,57 +104,44 @@ class YaRN:
         return (1 - slowed) * frequencies + slowed * frequencies / self.factor
 
     def _pair(self, frequencies: np.ndarray, turns: float) -> float:
-        """The index, not whole, of the pair that turns so many times in the original context."""
+        """The index, a fraction, of the pair with so many turns in the original context."""
         step = math.log(frequencies[0] / frequencies[1])
         return math.log(self.original * frequencies[0] / (turns * 2 * math.pi)) / step
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factors(_Scaling):
     """A divisor for each pair, as a file states them (GGUF's ``rope_freqs`` tensor)."""
 
-    divisors: tuple[float, ...]
-
-    @property
-    def magnitude(self) -> float:
-        return 1.0
+    divisors: tuple[Positive, ...]
 
     def stretch(self, frequencies: np.ndarray) -> np.ndarray:
         return frequencies / np.asarray(self.divisors)
 
 
 @dataclass(frozen=True)
-class Proportional:
-    """Only the fastest ``share`` of all pairs turns, the others stand still (Gemma 4). ``factor`` slows those
-    that turn.
+class Proportional(_Scaling):
+    """Only the fastest ``share`` of all pairs rotates (Gemma 4), slowed by ``factor``.
 
     Not a partial rotation: the pairs are (i, i + k/2) and the exponents 2i/k of the whole head.
     """
 
-    share: float
-    factor: float = 1.0
-
-    @property
-    def magnitude(self) -> float:
-        return 1.0
+    share: Fraction
+    factor: Positive = 1.0
 
     def stretch(self, frequencies: np.ndarray) -> np.ndarray:
-        turning = np.arange(len(frequencies)) < int(self.share * len(frequencies))
-        return np.where(turning, frequencies / self.factor, 0.0)
+        rotating = np.arange(len(frequencies)) < int(self.share * len(frequencies))
+        return np.where(rotating, frequencies / self.factor, 0.0)
 
 
 @dataclass(frozen=True)
-class DynamicNTK:
+class DynamicNTK(_Scaling):
     """NTK whose factor grows with the text: f length / original - (f - 1) once it is longer than
     ``original``.
     """
 
-    factor: float
-    original: int
-
-    @property
-    def magnitude(self) -> float:
-        return 1.0
+    factor: Positive
+    original: Count
 
     def at(self, frequencies: Any, length: Any) -> Any:
         """Frequencies [r] for a text of this length, numbers or tensors alike."""
@@ -162,18 +151,18 @@ class DynamicNTK:
 
 
 @dataclass(frozen=True)
-class LongRoPE:
-    """LongRoPE (2402.13753): searched divisors for each pair, one set up to ``original`` tokens and one past
-    them.
+class LongRoPE(_Scaling):
+    """LongRoPE (2402.13753): searched divisors of each pair, ``short`` up to ``original`` tokens, ``long``
+    past them.
 
     Cosine and sine are multiplied by sqrt(1 + ln factor / ln original), or ``attention`` where it is given.
     """
 
-    short: tuple[float, ...]
-    long: tuple[float, ...]
-    original: int
-    factor: float
-    attention: float | None = None
+    short: tuple[Positive, ...]
+    long: tuple[Positive, ...]
+    original: Count
+    factor: Positive
+    attention: Positive | None = None
 
     @property
     def magnitude(self) -> float:
@@ -193,12 +182,12 @@ GROWING = DynamicNTK | LongRoPE
 
 
 def sharpening(factor: float, mscale: float = 1.0) -> float:
-    """YaRN's answer to softer scores in longer texts: 0.1 mscale ln factor + 1."""
+    """YaRN's factor against softer scores in longer texts: 0.1 mscale ln factor + 1."""
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _ramp(pairs: int) -> np.ndarray:
-    """2i / (d - 2) for each pair i of d = 2 pairs: by which power of a factor its frequency falls."""
+    """2i / (d - 2) for each pair i of d dimensions: its frequency falls by this power of the factor."""
     return np.arange(pairs, dtype=np.float64) / max(pairs - 1, 1)
 
 

@@ -1,9 +1,9 @@
-"""Sinusoidal positions (1706.03762): each place is a vector of sines and cosines, added to the token's
-embedding.
+"""Sinusoidal positions (1706.03762): a vector of sines and cosines is added to the token's embedding.
 
     p[2i] = sin(pos / base^(2i/d))        p[2i + 1] = cos(pos / base^(2i/d))
 
-Nothing is learned, so no place is out of range. Some models (Marian) put all sines first, then all cosines.
+Nothing is learned, so no position is out of range. Some models (Marian) put all sines first, then all
+cosines.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cutaway.bounds import Bounded, Positive
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
-    """``interleaved``: sine and cosine in turn, as in the paper; else the sines in the first half."""
+class Config(Bounded):
+    """``interleaved``: sine and cosine alternate, as in the paper; else the sines are in the first half."""
 
-    base: float = 10000.0
+    base: Positive = 10000.0
     interleaved: bool = True
 
     def build(self, width: int) -> nn.Module:
         from torch import Tensor, arange, float64, get_default_dtype, nn, stack
 
         if width % 2:
-            raise UserError(f"position: sines and cosines come in pairs, a width of {width} is odd")
+            raise UserError(f"position: width is {width}, it must be even: sines and cosines come in pairs")
         config = self
 
         class Sinusoids(nn.Module):

@@ -11,17 +11,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cutaway.bounds import Bounded, Count
+from cutaway.errors import UserError
+
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Bounded):
     """``both_ways``: half of the buckets are for keys that come after the query (encoders)."""
 
-    buckets: int = 32
-    distance: int = 128
+    buckets: Count = 32
+    distance: Count = 128
     both_ways: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = 4 if self.both_ways else 2
+        if self.buckets < least:
+            raise UserError(f"position: buckets is {self.buckets}, it must be {least} or more")
+        exact = self.buckets // least
+        if self.distance <= exact:
+            raise UserError(f"position: distance is {self.distance}, it must be more than {exact}")
 
     def build(self, heads: int) -> nn.Module:
         from cutaway.position.bias import Buckets

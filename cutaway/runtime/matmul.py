@@ -36,7 +36,7 @@ class Rounded(NamedTuple):
         return (self.q * self.scale[..., None]).reshape(n, groups * size).astype(np.float32)
 
 
-def quantise(x: np.ndarray) -> Rounded:
+def quantize(x: np.ndarray) -> Rounded:
     """Vectors float32 [n d] rounded to eight bits; the last group is filled up with zeros."""
     n, size = x.shape
     groups = np.zeros((n, -(-size // GROUP) * GROUP), np.float32)
@@ -60,7 +60,7 @@ def rounded(x: np.ndarray, type: str) -> np.ndarray:
         return x
     if type == "BF16":
         return quant.read_bf16(quant.write_bf16(np.ascontiguousarray(x, np.float32)))
-    return quantise(x).values[:, : x.shape[1]]
+    return quantize(x).values[:, : x.shape[1]]
 
 
 def twice_rounded(x: np.ndarray, type: str) -> np.ndarray:
@@ -83,7 +83,7 @@ def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """float32 [n rows]: W x for vectors float32 [n columns], as the kernels compute it."""
     if not reads_eight_bits(packed.type):
         return rounded(x, packed.type) @ quant.unpack_twin(packed).T
-    vectors = quantise(x)
+    vectors = quantize(x)
     weights, scale, least = _whole(packed)
     groups, parts = vectors.q.shape[1], weights.shape[1]
     share = parts // groups  # 2 where sixteen weights have a scale of their own

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.edits import Edit
 
 BY_LAYER = (
-    "attention.q", "attention.k", "attention.v", "attention.scores", "attention.pattern", "attention.mixed",
+    "attention.q", "attention.k", "attention.v", "attention.scores", "attention.pattern", "attention.z",
     "attention.out", "middle", "mlp.hidden", "out",
 )  # fmt: skip
 WHOLE = ("embed", "logits")
@@ -38,7 +38,7 @@ BY_HEAD = (
     "attention.v",
     "attention.scores",
     "attention.pattern",
-    "attention.mixed",
+    "attention.z",
 )
 
 

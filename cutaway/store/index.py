@@ -12,8 +12,6 @@ from pathlib import Path
 from cutaway.errors import OperationalError, UserError
 from cutaway.store.files import OTHER_HOME, Progress, digest, disk_errors, silent
 
-UNREACHABLE = ("Retrying (Retry(", "connection error", "Max retries exceeded")
-BROKEN = ("IncompleteRead", "Connection broken", "Read timed out")
 TRIES = 3
 
 
@@ -89,18 +87,15 @@ def _download(
         said = _watched(process, scratch, limit, progress)
         if process.returncode == 0 and (scratch / filename).is_file():
             return scratch / filename
-        if not any(sign in said for sign in BROKEN):
+        if "No matching distribution" in said:
             break
     if "No space left" in said:
         raise OperationalError(f"{scratch.parent}: cannot be written: the disk is full: {OTHER_HOME}")
-    if any(sign in said for sign in (*UNREACHABLE, *BROKEN)):
-        raise OperationalError(
-            f"the package index could not be reached, so {package} {version} was not fetched: check the "
-            "network, or pip's index-url and proxy (`pip config list`)"
-        )
+    lines = said.splitlines() or ["no reason is given"]
+    why = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
     raise OperationalError(
-        f"the package index does not give {package} {version}: "
-        f"run `pip download --no-deps {package}=={version}` to see why"
+        f"pip could not get {package} {version} from the package index ({why.removeprefix('ERROR: ')}): "
+        "check the network, or pip's index-url and proxy (`pip config list`)"
     )
 
 
@@ -113,7 +108,7 @@ def _watched(process: subprocess.Popen[str], scratch: Path, limit: int, progress
                     return "".join(process.communicate(timeout=0.2))
                 except subprocess.TimeoutExpired:
                     largest = _largest(scratch)
-                    progress("downloading", largest, None)
+                    progress("downloading with pip", largest, None)
                 if largest > limit:
                     raise OperationalError(
                         f"the package index sends more than the {limit:,} bytes that the pinned file has at "

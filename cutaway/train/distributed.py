@@ -30,7 +30,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from cutaway.attention.parts.softmax import SoftmaxAttention
+from cutaway.attention.common.softmax import SoftmaxAttention
 from cutaway.errors import UserError
 from cutaway.layers.mlp import MLP
 from cutaway.store.files import atomic_folder, part_of

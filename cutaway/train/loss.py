@@ -54,7 +54,9 @@ def chunked(
 def load_balancing(routing: Routing, real: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
     """How unevenly a layer's experts were used by the tokens that are ``real`` and no padding: 1 is even."""
     experts = routing.scores.shape[-1]
-    counts = (routing.choice[..., None] == torch.arange(experts, device=real.device)).sum(dim=(0, 1, 2))
+    counts = (routing.expert_indices[..., None] == torch.arange(experts, device=real.device)).sum(
+        dim=(0, 1, 2)
+    )
     means = (routing.scores * real[..., None]).sum(dim=(0, 1)) / real.sum()
     return experts * (counts.to(means.dtype) / counts.sum() * means).sum()
 

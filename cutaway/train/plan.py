@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from cutaway.attention.parts.heads import Heads
+from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.attention import gqa, local, mha, mqa
-from cutaway.attention.parts.heads import Heads
+from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, made
 from cutaway.layers.config import MLP, MoE, Norm

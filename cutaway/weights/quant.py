@@ -8,7 +8,7 @@ faster, and serve when they are there. All numbers in a block are little-endian;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -40,8 +40,7 @@ def unpack_twin(packed: Packed) -> np.ndarray:
 
 def pack(array: np.ndarray, type: str) -> Packed:
     """The float32 array packed as a type; refuses rows not of whole blocks and types it cannot write."""
-    if type not in WRITERS:
-        raise UserError(f"Cutaway does not write weights as {type!r}; it writes {', '.join(WRITERS)}.")
+    type = type_named(type, WRITERS, "weights are not written as")
     if array.dtype != np.float32:
         raise UserError(f"Only float32 arrays are packed, not {array.dtype}; convert it first.")
     block, row = TYPES[type].block, array.shape[-1] if array.shape else 1
@@ -54,6 +53,14 @@ def pack(array: np.ndarray, type: str) -> Packed:
     with np.errstate(all="ignore"):  # the writers divide by zero scales on purpose, and refuse what overflows
         packed = WRITERS[type](blocks)
     return Packed(type, array.shape, packed.reshape(packed_shape(type, array.shape)))
+
+
+def type_named(name: str, allowed: Iterable[str], wrong: str = "there is no weight type") -> str:
+    """The type that a name means, in any case; UserError, which begins with `wrong`, for any other."""
+    types = {one.upper(): one for one in allowed}
+    if name.upper() not in types:
+        raise UserError(f"{wrong} {name!r}: use one of {', '.join(types.values())}")
+    return types[name.upper()]
 
 
 def _reader(packed: Packed) -> Callable[[np.ndarray], np.ndarray]:
@@ -223,7 +230,7 @@ READERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-# Writing. Each takes float32 [n block] and gives uint8 [n bytes], as ggml's reference quantiser does.
+# Writing. Each takes float32 [n block] and gives uint8 [n bytes], as ggml's reference quantizer does.
 
 
 def write_f32(blocks: np.ndarray) -> np.ndarray:

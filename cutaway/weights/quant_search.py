@@ -3,7 +3,7 @@
     cost = sum over the block of w (x - packed x)^2
 
 w says how much each column counts: the mean square of what a calibration text sends through it
-(inspect/importance.py), or 1. ggml's reference quantiser (weights/quant.py) takes the scale from the largest
+(inspect/importance.py), or 1. ggml's reference quantizer (weights/quant.py) takes the scale from the largest
 value; here several are tried. Given a scale, the nearest whole numbers q are best; given the q, the best
 scale solves a linear equation; so each try rounds, solves, and rounds again, and the cheapest counts.
 Super-blocks (Q4_K, Q6_K) have groups whose scales are whole numbers themselves: these move to a neighbour

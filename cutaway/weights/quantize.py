@@ -25,7 +25,9 @@ from cutaway.gguf import TYPES, Later, Packed
 from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import families, quant, quant_search, rules
 from cutaway.weights.load import Checkpoint
+from cutaway.weights.quant import type_named
 from cutaway.weights.rules import WHOLE, Tensors
+from cutaway.weights.save import counted, stored_bytes
 
 KINDS = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 SMALLER = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}  # for rows that are not whole blocks of 256
@@ -33,22 +35,21 @@ Importance = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """The checkpoint with its weights to be packed when they are asked for, and what to know about it."""
 
     checkpoint: Checkpoint
     notes: tuple[str, ...]
 
 
-def quantised(checkpoint: Checkpoint, kind: str, importance: Importance | None = None) -> Quantised:
+def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None = None) -> Quantized:
     """A checkpoint whose matrices are of the type ``kind``, one of ``KINDS``, with the exceptions above.
 
     ``importance``: by weight name, how much each column counts, as ``inspect/importance.py`` finds it; a
     matrix that it does not name counts all columns the same. A matrix that is stored as its type already is
     left as it is. Raises UserError for a type that is none of ``KINDS``; a weight that cannot be packed is
     refused by name when it is made."""
-    if kind not in KINDS:
-        raise UserError(f"weights are not quantised to {kind!r}: use one of {', '.join(KINDS)}")
+    kind = type_named(kind, KINDS)
     notes: Counter[str] = Counter()
     alone = _alone(checkpoint)
     tensors = checkpoint.tensors
@@ -58,8 +59,18 @@ def quantised(checkpoint: Checkpoint, kind: str, importance: Importance | None =
         wanted = _type(name, entry, kind, checkpoint.config, alone, notes)
         columns = None if importance is None else importance.get(name)
         entries[name] = Later(wanted, entry.shape, _making(tensors, name, wanted, columns))
-    told = tuple(text if count == 1 else f"{count} {text}" for text, count in notes.items())
-    return Quantised(replace(checkpoint, tensors=Tensors(entries)), told)
+    return Quantized(replace(checkpoint, tensors=Tensors(entries)), counted(notes))
+
+
+def check_smaller(source: object, before: Tensors, after: Tensors, kind: str) -> None:
+    """UserError if the weights do not get smaller: they would only be rounded once more."""
+    old, new = stored_bytes(before), stored_bytes(after)
+    if new >= old:
+        types = ", ".join(sorted({before.later(name).type for name in before} - {"F32"}) or ["F32"])
+        raise UserError(
+            f"{source}: its weights take {old:,} bytes ({types}) and would take {new:,} as {kind}: nothing "
+            "is gained, and each is rounded again; choose a smaller type, or give --force"
+        )
 
 
 def _making(tensors: Tensors, name: str, type: str, columns: np.ndarray | None) -> Callable[[], Packed]:
@@ -77,7 +88,7 @@ def _making(tensors: Tensors, name: str, type: str, columns: np.ndarray | None) 
                 else quant.pack(values, type)
             )
         except UserError as problem:
-            raise UserError(f"the weight {name!r} cannot be quantised: {problem}") from None
+            raise UserError(f"the weight {name!r} cannot be quantized: {problem}") from None
 
     return make
 
@@ -102,9 +113,9 @@ def _type(
     fitting = fitting if columns % TYPES[fitting].block == 0 else "F16"
     if fitting != wanted:
         block = TYPES[wanted].block
-        notes[f"matrices whose rows are not whole blocks of {block} are {fitting} instead of {wanted}"] += 1
+        notes[f"matrices stored as {fitting} instead of {wanted} (rows not of whole blocks of {block})"] += 1
     if entry.type not in WHOLE and entry.type != fitting:
-        notes[f"matrices were {entry.type} already and are rounded again to {fitting}"] += 1
+        notes[f"matrices rounded again, from {entry.type} to {fitting}"] += 1
     return fitting
 
 

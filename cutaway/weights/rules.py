@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from cutaway.attention.parts.heads import Heads
+from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import FOREIGN, TYPES, Later, Packed, quoted
 from cutaway.layers.config import MoE

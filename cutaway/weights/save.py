@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from cutaway import gguf
-from cutaway.attention.parts.heads import Heads
+from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed, packed_shape
 from cutaway.model.config import Decoder, Encoder, to_dict
@@ -99,11 +99,10 @@ def write(
     bytes. UserError if the target exists (unless ``force``), or if the format cannot describe the model.
     """
     target = Path(target)
-    format = format or ("gguf" if target.suffix == ".gguf" else "safetensors")
+    format = (format or ("gguf" if target.suffix == ".gguf" else "safetensors")).lower()
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r} to write: use {' or '.join(FORMATS)}")
-    if type is not None and type not in FORMATS[format]:
-        raise UserError(f"{format} is not written as {type!r}: use one of {', '.join(FORMATS[format])}")
+    type = None if type is None else quant.type_named(type, FORMATS[format], f"{format} is not written as")
     check_free(target, format, force)
     return (_write_gguf if format == "gguf" else _write_folder)(target, checkpoint, type, force, progress)
 
@@ -163,19 +162,24 @@ def _gguf_type(
         type = "Q8_0"
     if entry.shape[-1] % TYPES[type].block:
         notes[
-            f"matrices whose rows are not whole blocks of {TYPES[type].block} are F16 instead of {type}"
+            f"matrices stored as F16 instead of {type} (rows not of whole blocks of {TYPES[type].block})"
         ] += 1
         type = "F16"
     if entry.type not in WHOLE and entry.type != type:
-        notes[f"matrices were {entry.type} already and are rounded again to {type}"] += 1
+        notes[f"matrices rounded again, from {entry.type} to {type}"] += 1
     return type
 
 
-def _listed(notes: Counter[str]) -> tuple[str, ...]:
-    return tuple(text if count == 1 else f"{count} {text}" for text, count in notes.items())
+def counted(notes: Counter[str]) -> tuple[str, ...]:
+    """Notes as sentences; one about matrices begins with how many."""
+    told = {
+        text: text if count > 1 else text.replace("matrices", "matrix", 1) for text, count in notes.items()
+    }
+    return tuple(f"{notes[t]} {told[t]}" if t.startswith("matrices") else told[t] for t in notes)
 
 
-def _nbytes(entries: Tensors) -> int:
+def stored_bytes(entries: Tensors) -> int:
+    """The bytes that weights have as they are stored."""
     return sum(
         int(np.prod(packed_shape(e.type, e.shape), dtype=np.int64)) for e in map(entries.later, entries)
     )
@@ -185,7 +189,7 @@ def _counted(entries: Tensors, progress: Progress | None) -> dict[str, Packed | 
     """The same, telling how far it is whenever one is made."""
     if progress is None:
         return {name: entries.later(name) for name in entries}
-    done, total = 0, _nbytes(entries)
+    done, total = 0, stored_bytes(entries)
 
     def later(name: str) -> Later:
         entry = entries.later(name)
@@ -299,7 +303,7 @@ def _write_gguf(
     metadata |= _words(checkpoint, notes)
     gguf.write(target, metadata, _counted(entries, progress), force=force)
     nbytes = target.stat().st_size
-    return Saved(target, "gguf", family.name, types, nbytes, _listed(notes))
+    return Saved(target, "gguf", family.name, types, nbytes, counted(notes))
 
 
 def _plain(value: object) -> object:
@@ -382,7 +386,7 @@ def _write_folder(
         _write_words(folder, checkpoint, notes)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     name = None if family is None else family.name
-    return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, _listed(notes))
+    return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, counted(notes))
 
 
 def _torch_type(entries: Tensors) -> str:

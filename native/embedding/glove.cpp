@@ -83,7 +83,7 @@ class Pairs {
     size_t size_ = 0;
 };
 
-struct Meetings {
+struct Cooccurrences {
     std::vector<Pairs> workers;
     int64_t window;
 };
@@ -176,18 +176,18 @@ FitSome path() {
 
 using namespace cutaway;
 
-CUTAWAY_API Meetings* cutaway_cooccurrence_new(int64_t window, int32_t threads) {
+CUTAWAY_API Cooccurrences* cutaway_cooccurrence_new(int64_t window, int32_t threads) {
     try {
-        return new Meetings{std::vector<Pairs>(static_cast<size_t>(threads)), window};
+        return new Cooccurrences{std::vector<Pairs>(static_cast<size_t>(threads)), window};
     } catch (const std::bad_alloc&) {
         return nullptr;
     }
 }
 
-CUTAWAY_API void cutaway_cooccurrence_free(Meetings* meetings) { delete meetings; }
+CUTAWAY_API void cutaway_cooccurrence_free(Cooccurrences* meetings) { delete meetings; }
 
 // Counts in the pieces [first, last). 0, or the Found that stopped it, `where` in the file; -1 when memory is short.
-CUTAWAY_API int32_t cutaway_cooccurrence_add(Meetings* meetings, const Dictionary* words, int32_t file, int64_t first,
+CUTAWAY_API int32_t cutaway_cooccurrence_add(Cooccurrences* meetings, const Dictionary* words, int32_t file, int64_t first,
                                          int64_t last, int64_t* where) {
     std::atomic<int64_t> next{first}, place{0};
     std::atomic<int32_t> status{0};
@@ -209,12 +209,12 @@ CUTAWAY_API int32_t cutaway_cooccurrence_add(Meetings* meetings, const Dictionar
 }
 
 // How many pairs a worker holds.
-CUTAWAY_API int64_t cutaway_cooccurrence_size(const Meetings* meetings, int32_t worker) {
+CUTAWAY_API int64_t cutaway_cooccurrence_size(const Cooccurrences* meetings, int32_t worker) {
     return meetings->workers[static_cast<size_t>(worker)].size();
 }
 
 // A worker's pairs, sorted, which it then forgets. -1 when memory is short.
-CUTAWAY_API int32_t cutaway_cooccurrence_take(Meetings* meetings, int32_t worker, uint64_t* keys, double* weights) {
+CUTAWAY_API int32_t cutaway_cooccurrence_take(Cooccurrences* meetings, int32_t worker, uint64_t* keys, double* weights) {
     try {
         meetings->workers[static_cast<size_t>(worker)].take(keys, weights);
         return 0;

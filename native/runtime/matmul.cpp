@@ -109,6 +109,6 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
 // step does with one matrix, for its tests. Vectors are given as `Vectors` of their own memory.
 CUTAWAY_API void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out) {
     using namespace cutaway;
-    quantise({in->x, in->width, 0, tokens}, 0, in->width / kGroup, *in);
+    quantize({in->x, in->width, 0, tokens}, 0, in->width / kGroup, *in);
     multiply(*matrix, *in, tokens, 0, matrix->panel_count(), out, matrix->panel_count() * kPanel);
 }

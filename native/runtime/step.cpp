@@ -91,8 +91,8 @@ class Scratch {
 
 thread_local Scratch::Kept Scratch::kept_;
 
-void quantise_vector(const Vectors& of, int64_t token) {
-    quantise({of.x + token * of.width, of.width, token, 1}, 0, of.width / kGroup, of);
+void quantize_vector(const Vectors& of, int64_t token) {
+    quantize({of.x + token * of.width, of.width, token, 1}, 0, of.width / kGroup, of);
 }
 
 // Tokens of one sequence that look together, over all of its pages, or over one (page >= 0).
@@ -474,7 +474,7 @@ class Step {
     // The stream, normed, for the next matrices.
     void read(int64_t token, const float* norm, float eps) {
         rms_norm(x_ + token * width_stride_, norm, model_.width, eps, in_.x + token * in_.width);
-        quantise_vector(in_, token);
+        quantize_vector(in_, token);
     }
 
     // The output of attention or of the MLP is added to the residual stream.
@@ -506,7 +506,7 @@ class Step {
         };
         and_tokens(worker, look, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
-            quantise({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
+            quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
         watch(layer, index, worker);
         const auto say = [&](const auto& then) { multiply(worker, out_rows(layer), then); };
@@ -751,7 +751,7 @@ class Step {
         neurons(gated ? mlp.gate : mlp.up, in, count, group, inside, path);
         if (gated) neurons(mlp.up, in, count, group, beside, path);
         activate(activation, inside, gated ? beside : nullptr, count * kGroup);
-        if (!mlp.down.reads_floats()) return quantise({inside, kGroup, 0, count}, group, group + 1, out);
+        if (!mlp.down.reads_floats()) return quantize({inside, kGroup, 0, count}, group, group + 1, out);
         for (int64_t i = 0; i < count; ++i) {
             std::copy_n(inside + i * kGroup, kGroup, out.x + i * out.width + group * kGroup);
         }
@@ -848,7 +848,7 @@ class Step {
         for (int64_t i = 0; i < by.count; ++i) {
             const int64_t token = token_of_[static_cast<size_t>(by.first + i)];
             std::copy_n(in_.x + token * in_.width, in_.width, own.x + i * own.width);
-            quantise_vector(own, i);
+            quantize_vector(own, i);
         }
     }
 
@@ -875,14 +875,14 @@ class Step {
             const float* x = (kept_ == nullptr ? x_ + reading_.wanted[i] * width_stride_ : kept_ + i * width_stride_);
             float* normed = last_.x + parts * i * last_.width;
             rms_norm(x, model_.norm, model_.width, model_.eps, normed);
-            quantise_vector(last_, parts * i);
+            quantize_vector(last_, parts * i);
             if (parts == 1) return;
             const int8_t* q = last_.q + parts * i * last_.width;
             for (int64_t at = 0; at < last_.width; ++at) {
                 const float scale = last_.scale[at / kGroup * last_.count + parts * i];
                 normed[last_.width + at] = normed[at] - static_cast<float>(q[at]) * scale;
             }
-            quantise_vector(last_, parts * i + 1);
+            quantize_vector(last_, parts * i + 1);
         });
         arrive(worker);
         const int64_t piece = reading_.wanted_count > 8 ? 4 : 16;

@@ -19,7 +19,7 @@ namespace {
 
 struct Functions {
     decltype(&cutaway::rms_norm) rms_norm;
-    decltype(&cutaway::quantise) quantise;
+    decltype(&cutaway::quantize) quantize;
     decltype(&cutaway::activate) activate;
     decltype(&cutaway::turn) turn;
 };
@@ -33,8 +33,8 @@ void rms_norm(const float* x, const float* weight, int64_t size, float eps, floa
     chosen().rms_norm(x, weight, size, eps, y);
 }
 
-void quantise(const Numbers& from, int64_t first, int64_t last, const Vectors& to) {
-    chosen().quantise(from, first, last, to);
+void quantize(const Numbers& from, int64_t first, int64_t last, const Vectors& to) {
+    chosen().quantize(from, first, last, to);
 }
 
 void activate(int32_t activation, float* y, const float* up, int64_t size) {

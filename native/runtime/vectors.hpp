@@ -19,7 +19,7 @@ struct Numbers {
 };
 
 // Groups [first, last) of some vectors: x, the numbers of the first of them and on, to all that is rounded.
-void quantise(const Numbers& from, int64_t first, int64_t last, const Vectors& to);
+void quantize(const Numbers& from, int64_t first, int64_t last, const Vectors& to);
 
 // y = act(y) up, or act(y) where up is null.
 void activate(int32_t activation, float* y, const float* up, int64_t size);

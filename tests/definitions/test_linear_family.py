@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts import chunks
-from cutaway.attention.parts.delta import unit
-from cutaway.attention.parts.gated_delta import Forgetting
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common import linear_recurrence
+from cutaway.attention.common.visibility import Positions
+from cutaway.attention.delta import unit
+from cutaway.attention.gated_delta import Decay
 from cutaway.errors import UserError
 from cutaway.layers.conv import ShortConv
 from cutaway.position import rope
@@ -142,8 +142,8 @@ def _delta(config: Any, w: Weights, x: list[Array]) -> list[Array]:
             v = np.split(v_, config.heads)[h]
             beta = _sigmoid(w["beta.weight"][h] @ u)
             if gated:
-                dt = math.log1p(math.exp(w["forget.weight"][h] @ u + w["fading.dt_bias"][h]))
-                memory[h] = math.exp(-math.exp(w["fading.A_log"][h]) * dt) * memory[h]
+                dt = math.log1p(math.exp(w["forget.weight"][h] @ u + w["decay.dt_bias"][h]))
+                memory[h] = math.exp(-math.exp(w["decay.A_log"][h]) * dt) * memory[h]
             memory[h] = memory[h] - beta * np.outer(k, k @ memory[h]) + beta * np.outer(k, v)
             gathered.append(
                 _rms(q @ memory[h] / math.sqrt(config.key_size), w["norm.weight"], config.norm.eps)
@@ -169,8 +169,8 @@ def _mamba2(config: Any, w: Weights, x: list[Array]) -> list[Array]:
             g = h * config.groups // config.heads
             b, c = np.split(k_, config.groups)[g], np.split(q_, config.groups)[g]
             v = np.split(v_, config.heads)[h]
-            dt = math.log1p(math.exp(project("step", u)[h] + w["fading.dt_bias"][h]))
-            memory[h] = math.exp(-dt * math.exp(w["fading.A_log"][h])) * memory[h] + dt * np.outer(b, v)
+            dt = math.log1p(math.exp(project("step", u)[h] + w["decay.dt_bias"][h]))
+            memory[h] = math.exp(-dt * math.exp(w["decay.A_log"][h])) * memory[h] + dt * np.outer(b, v)
             gathered.append(c @ memory[h] + w["D"][h] * v)
         gated = np.concatenate(gathered) * _silu(project("gate", u))
         weights = np.split(w["norm"], config.groups)
@@ -219,8 +219,8 @@ def test_each_is_its_equation(case: str, chunk: int) -> None:
     state, parts = config.state(), []
     for t in range(0, TOKENS, chunk):
         pos = torch.arange(t, t + chunk)[None]
-        rotation = None if config.position is None else rope.Turn(config.position).rotation(pos)
-        parts.append(module(x[:, t : t + chunk], Places(pos), rotation, False, state))
+        rotation = None if config.position is None else rope.RotaryEmbedding(config.position).rotation(pos)
+        parts.append(module(x[:, t : t + chunk], Positions(pos), rotation, False, state))
     assert_close(torch.cat(parts, dim=1)[0], torch.from_numpy(expected), rtol=1e-10, atol=1e-10)
 
 
@@ -231,14 +231,14 @@ def test_the_memory_does_not_grow(case: str) -> None:
     state = config.state()
     for t in range(TOKENS):
         pos = torch.full((1, 1), t)
-        rotation = None if config.position is None else rope.Turn(config.position).rotation(pos)
-        module(x[:, t : t + 1], Places(pos), rotation, False, state)
+        rotation = None if config.position is None else rope.RotaryEmbedding(config.position).rotation(pos)
+        module(x[:, t : t + 1], Positions(pos), rotation, False, state)
         assert state.nbytes == config.state_bytes(8)
     assert state.length == TOKENS
     assert config.bytes_per_token(2) == 0
     half = config.build(WIDTH).bfloat16()
     state = config.state()
-    out = half(x.bfloat16(), Places(torch.arange(TOKENS)[None]), None, True, state)
+    out = half(x.bfloat16(), Positions(torch.arange(TOKENS)[None]), None, True, state)
     assert out.dtype == torch.bfloat16
     assert state.nbytes == config.state_bytes(2)
 
@@ -252,8 +252,8 @@ def test_packed_with_padding_between_equals_separate(case: str) -> None:
     documents = torch.tensor([[9, 4, 4, 9, 4, 7, 9, 7, 7]])
 
     def read(x: torch.Tensor, pos: torch.Tensor, documents: torch.Tensor | None) -> torch.Tensor:
-        rotation = None if config.position is None else rope.Turn(config.position).rotation(pos)
-        return module(x, Places(pos, documents), rotation, False, None)
+        rotation = None if config.position is None else rope.RotaryEmbedding(config.position).rotation(pos)
+        return module(x, Positions(pos, documents), rotation, False, None)
 
     packed = read(x, pos, documents)
     assert packed.isfinite().all()
@@ -280,13 +280,13 @@ def _inputs(
     k = normal(5)
     made = {"q": normal(5), "k": k / k.norm(dim=-1, keepdim=True), "v": normal(4)}
     made |= {"beta": normal(1).sigmoid(), "log_a": log_a.expand(2, 3, tokens, size).clone()}
-    made["memory"] = torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64)
+    made["S"] = torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64)
     return {name: value.to(dtype).requires_grad_() for name, value in made.items()}
 
 
 GATES = ["open", "usual", "shut", "mixed"]
-CHOICES = [(rule, gates) for rule in ("fade", "delta") for gates in GATES] + [
-    ("fade", f"{gates} rows") for gates in GATES[1:]
+CHOICES = [(rule, gates) for rule in ("gated_linear", "delta") for gates in GATES] + [
+    ("gated_linear", f"{gates} rows") for gates in GATES[1:]
 ]
 
 
@@ -295,8 +295,8 @@ CHOICES = [(rule, gates) for rule in ("fade", "delta") for gates in GATES] + [
 def test_chunked_equals_recurrent(rule: str, gates: str, tokens: int) -> None:
     """Values, memory and every gradient."""
     inputs = _inputs(tokens, gates, seed=tokens)
-    forms = chunks.FADE if rule == "fade" else chunks.DELTA
-    if rule == "fade":
+    forms = linear_recurrence.GATED_LINEAR if rule == "gated_linear" else linear_recurrence.DELTA
+    if rule == "gated_linear":
         del inputs["beta"]
     true, mine = forms["recurrent"](**inputs), forms["chunked"](**inputs)
     weights = [torch.randn_like(value) for value in true]
@@ -317,9 +317,9 @@ def test_chunked_equals_recurrent(rule: str, gates: str, tokens: int) -> None:
 @pytest.mark.parametrize(("rule", "gates"), CHOICES)
 def test_float32_stays_close_over_a_long_text(rule: str, gates: str) -> None:
     """Where k exp(-G) overflows: 64 tokens at -2 are e^128, past what float32 holds."""
-    forms = chunks.FADE if rule == "fade" else chunks.DELTA
+    forms = linear_recurrence.GATED_LINEAR if rule == "gated_linear" else linear_recurrence.DELTA
     inputs = _inputs(700, gates, seed=3)
-    if rule == "fade":
+    if rule == "gated_linear":
         del inputs["beta"]
     true = forms["recurrent"](**inputs)[0]
     mine = forms["chunked"](**{name: value.float() for name, value in inputs.items()})[0]
@@ -330,13 +330,13 @@ def test_float32_stays_close_over_a_long_text(rule: str, gates: str) -> None:
 def test_gradient_checks() -> None:
     inputs = {name: value[:1, :1] for name, value in _inputs(4, "usual", seed=0).items()}
     inputs = {name: value.detach().requires_grad_() for name, value in inputs.items()}
-    assert torch.autograd.gradcheck(chunks.delta_chunked, tuple(inputs.values()))
+    assert torch.autograd.gradcheck(linear_recurrence.delta_chunked, tuple(inputs.values()))
     rows = {
         name: value[:1, :1].detach().requires_grad_()
         for name, value in _inputs(4, "usual rows", seed=0).items()
     }
     del rows["beta"]
-    assert torch.autograd.gradcheck(chunks.fade_chunked, tuple(rows.values()))
+    assert torch.autograd.gradcheck(linear_recurrence.gated_linear_chunked, tuple(rows.values()))
 
 
 def test_a_shut_gate_has_a_gradient() -> None:
@@ -344,10 +344,12 @@ def test_a_shut_gate_has_a_gradient() -> None:
     inputs = _inputs(20, "usual", seed=1)
     leaves = {name: inputs[name] for name in ("q", "k", "v", "log_a", "beta")}
     documents = torch.tensor([0] * 7 + [1] * 13).expand(2, -1)
-    places = Places(torch.arange(20).expand(2, -1), documents)
+    positions = Positions(torch.arange(20).expand(2, -1), documents)
     for read, _ in (
-        chunks.delta(**leaves, places=places, memory=None),
-        chunks.fade(**{n: x for n, x in leaves.items() if n != "beta"}, places=places, memory=None),
+        linear_recurrence.delta(**leaves, positions=positions, S=None),
+        linear_recurrence.gated_linear(
+            **{n: x for n, x in leaves.items() if n != "beta"}, positions=positions, S=None
+        ),
     ):
         alone = torch.autograd.grad(read[:, :, 7:].sum(), inputs["v"], retain_graph=True)[0]
         assert (alone[:, :, :7] == 0).all()
@@ -361,18 +363,18 @@ def test_a_shut_gate_has_a_gradient() -> None:
 def test_a_memory_carried_in_is_that_of_the_first_document() -> None:
     """Padding before it begins no document, whatever number it bears."""
     inputs = _inputs(6, "usual", seed=4)
-    memory, beta = inputs.pop("memory"), inputs.pop("beta")
+    memory, beta = inputs.pop("S"), inputs.pop("beta")
     pos, documents = torch.tensor([[-1, -1, 0, 1, 2, 3]] * 2), torch.tensor([[9, 9, 4, 4, 4, 4]] * 2)
     alone = {name: value[:, :, 2:] for name, value in inputs.items()}
-    there = Places(pos[:, 2:])
+    there = Positions(pos[:, 2:])
     for ours, true in (
         (
-            chunks.fade(**inputs, places=Places(pos, documents), memory=memory),
-            chunks.fade(**alone, places=there, memory=memory),
+            linear_recurrence.gated_linear(**inputs, positions=Positions(pos, documents), S=memory),
+            linear_recurrence.gated_linear(**alone, positions=there, S=memory),
         ),
         (
-            chunks.delta(**inputs, beta=beta, places=Places(pos, documents), memory=memory),
-            chunks.delta(**alone, beta=beta[:, :, 2:], places=there, memory=memory),
+            linear_recurrence.delta(**inputs, beta=beta, positions=Positions(pos, documents), S=memory),
+            linear_recurrence.delta(**alone, beta=beta[:, :, 2:], positions=there, S=memory),
         ),
     ):
         assert_close(ours[0][:, :, 2:], true[0], rtol=1e-9, atol=1e-9)
@@ -385,10 +387,12 @@ def test_a_chunk_is_as_long_as_its_gates_allow(
     gates: str, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One gate a head needs no number for each row of each pair, and reads four times as much at once."""
-    monkeypatch.setattr(chunks, other, None)
+    monkeypatch.setattr(linear_recurrence, other, None)
     inputs = _inputs(3, gates, seed=0)
     del inputs["beta"]
-    assert_close(chunks.fade_chunked(**inputs), chunks.fade_recurrent(**inputs))
+    assert_close(
+        linear_recurrence.gated_linear_chunked(**inputs), linear_recurrence.gated_linear_recurrent(**inputs)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -403,18 +407,18 @@ def test_the_delta_rule_recalls_what_it_was_told_last() -> None:
     told = torch.cat((keys, keys[:, :, :1]), dim=2)
     values = torch.arange(10.0, dtype=torch.float64).reshape(1, 1, 5, 2)
     always, open_ = torch.ones(1, 1, 5, 1, dtype=torch.float64), torch.zeros(1, 1, 5, 1, dtype=torch.float64)
-    places = Places(torch.arange(5)[None])
-    _, memory = chunks.delta(told, told, values, always, open_, places, None)
+    positions = Positions(torch.arange(5)[None])
+    _, memory = linear_recurrence.delta(told, told, values, always, open_, positions, None)
     assert_close(keys @ memory, values[:, :, [4, 1, 2, 3]])
-    _, summed = chunks.fade(told, told, values, open_, places, None)
+    _, summed = linear_recurrence.gated_linear(told, told, values, open_, positions, None)
     assert_close(keys[:, :, :1] @ summed, values[:, :, :1] + values[:, :, 4:])
 
 
 def test_a_key_that_is_not_normed_breaks_the_delta_rule() -> None:
     """Why k is brought to length 1: the same text without it is past float32's range."""
     inputs = _inputs(200, "open", seed=0, dtype=torch.float32)
-    safe = chunks.delta_recurrent(**inputs)[0]
-    wild = chunks.delta_recurrent(**inputs | {"k": inputs["k"] * 3})[0]
+    safe = linear_recurrence.delta_recurrent(**inputs)[0]
+    wild = linear_recurrence.delta_recurrent(**inputs | {"k": inputs["k"] * 3})[0]
     assert safe.abs().max() < 100
     assert not wild.isfinite().all() or wild.abs().max() > 1e20
 
@@ -439,9 +443,9 @@ def test_what_cannot_be_is_refused() -> None:
 
     with pytest.raises(UserError, match="cannot grow"):
         retention.Config(heads=2, key_size=4, position=rope.Config(4, scaling=DynamicNTK(2.0, 16)))
-    with pytest.raises(UserError, match="evenly"):
+    with pytest.raises(UserError, match="must divide"):
         gated_delta.Config(heads=4, key_size=4, key_heads=3)
-    with pytest.raises(UserError, match="evenly"):
+    with pytest.raises(UserError, match="must divide"):
         mamba2.Config(heads=4, key_size=4, groups=3)
     with pytest.raises(UserError, match="1 or more"):
         mamba2.Config(heads=4, key_size=4, conv=0)
@@ -449,12 +453,16 @@ def test_what_cannot_be_is_refused() -> None:
         retention.Config(heads=0, key_size=4)
     config, module, x = _made("gla")
     with pytest.raises(UserError, match="gradients"):
-        module(x, Places(torch.arange(TOKENS)[None]), None, True, config.state())
+        module(x, Positions(torch.arange(TOKENS)[None]), None, True, config.state())
 
 
 def test_the_form_is_named_with_its_reason() -> None:
-    assert [chunks.choose(tokens)[0] for tokens in (1, 2, 500)] == ["recurrent", "chunked", "chunked"]
-    assert all(chunks.choose(tokens)[1] for tokens in (1, 2))
+    assert [linear_recurrence.choose(tokens)[0] for tokens in (1, 2, 500)] == [
+        "recurrent",
+        "chunked",
+        "chunked",
+    ]
+    assert all(linear_recurrence.choose(tokens)[1] for tokens in (1, 2))
 
 
 def test_a_short_convolution_begins_as_torchs_does() -> None:
@@ -467,7 +475,7 @@ def test_a_short_convolution_begins_as_torchs_does() -> None:
 
 def test_forgetting_begins_between_a_few_tokens_and_a_thousand() -> None:
     torch.manual_seed(0)
-    begun = Forgetting(5000)
+    begun = Decay(5000)
     steps, rates = torch.nn.functional.softplus(begun.dt_bias), begun.A_log.exp()
     assert 0.001 <= steps.min() * 1.0001 < 0.0011 and 0.09 < steps.max() * 0.9999 <= 0.1
     assert 1 <= rates.min() < 1.1 and 15.9 < rates.max() <= 16.001

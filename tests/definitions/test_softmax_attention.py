@@ -7,11 +7,11 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention import gqa, mha, mqa
-from cutaway.attention.parts.visibility import Causal, Places, Sink, Visibility, Window, mask
+from cutaway.attention.common.visibility import Causal, Positions, Sink, Visibility, Window, mask
 from cutaway.layers.config import Norm
 from cutaway.position import rope
 from cutaway.position.scaling import Linear, Llama3
-from tests.laws.kinds import KINDS, attention
+from tests.laws.mechanisms import KINDS, attention
 
 
 def _rms(vector: list[float], weight: list[float], eps: float) -> list[float]:
@@ -78,8 +78,8 @@ def test_attention_is_its_equation(kind: str) -> None:
     module.key_norm.weight.copy_(torch.rand(8))
     x = torch.randn(1, 9, 12, dtype=torch.float64)
     pos = torch.arange(9)[None]
-    rotation = rope.Turn(config.position).rotation(pos)
-    ours = module(x, Places(pos), rotation, False, None)
+    rotation = rope.RotaryEmbedding(config.position).rotation(pos)
+    ours = module(x, Positions(pos), rotation, False, None)
     window = getattr(config, "window", 9)
     assert_close(
         ours[0], torch.tensor(_loop(config, module, x[0].tolist(), window, 50.0), dtype=torch.float64)
@@ -104,7 +104,7 @@ def test_rope_is_relative(offset: int) -> None:
     q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
 
     def score(start: int) -> torch.Tensor:
-        turns = [rope.Turn(config).rotation(torch.tensor([[p]])) for p in (start + offset, start)]
+        turns = [rope.RotaryEmbedding(config).rotation(torch.tensor([[p]])) for p in (start + offset, start)]
         return (rope.rotate(q, turns[0]) * rope.rotate(k, turns[1])).sum()
 
     for start in (10, 1000, 100_000):
@@ -113,7 +113,7 @@ def test_rope_is_relative(offset: int) -> None:
 
 def test_rope_leaves_the_rest_of_the_head() -> None:
     x = torch.randn(1, 2, 3, 16)
-    turned = rope.rotate(x, rope.Turn(rope.Config(6)).rotation(torch.arange(3)[None]))
+    turned = rope.rotate(x, rope.RotaryEmbedding(rope.Config(6)).rotation(torch.arange(3)[None]))
     assert torch.equal(turned[..., 6:], x[..., 6:])
     assert_close(turned[..., :6].norm(dim=-1), x[..., :6].norm(dim=-1))
 
@@ -147,7 +147,7 @@ def test_visibility_is_its_rule(name: str) -> None:
     rule: Visibility = RULES[name][0]
     pos = torch.tensor([[-1, 0, 1, 2, 5, 6, -1], [0, 1, 2, 3, 4, 5, 6]])
     documents = torch.tensor([[0] * 7, [0, 0, 0, 0, 1, 1, 1]])
-    dense = mask(rule, Places(pos, documents), Places(pos, documents))
+    dense = mask(rule, Positions(pos, documents), Positions(pos, documents))
     for b in range(2):
         for i, t in enumerate(pos[b].tolist()):
             for j, s in enumerate(pos[b].tolist()):

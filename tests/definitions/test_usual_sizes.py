@@ -2,7 +2,7 @@
 
 import pytest
 
-from cutaway.attention.parts.registry import Sizes, kind
+from cutaway.attention.common.registry import Sizes, kind
 from cutaway.layers.config import Norm
 
 DEEPSEEK = Sizes(width=7168, heads=128, groups=128, key_size=128, value_size=128)
@@ -15,12 +15,12 @@ PUBLISHED = {
     "chunked": (DEEPSEEK, {"chunk": 8192}),  # Llama 4
     "dsa": (
         DEEPSEEK,
-        {"latent": 512, "turned_size": 64, "index_heads": 64, "index_size": 128, "top_k": 2048},
+        {"latent": 512, "rope_dim": 64, "index_heads": 64, "index_size": 128, "top_k": 2048},
     ),
     "fixed": (DEEPSEEK, {"chunk": 128, "summary": 8}),  # 1904.10509: l = 128, c = 8
     "local": (DEEPSEEK, {"window": 1024}),  # Gemma 3
     "longformer": (DEEPSEEK, {"window": 512, "globals": 64}),  # 2004.05150: windows of 512
-    "mla": (DEEPSEEK, {"latent": 512, "turned_size": 64}),  # DeepSeek-V2 and V3
+    "mla": (DEEPSEEK, {"latent": 512, "rope_dim": 64}),  # DeepSeek-V2 and V3
     "streaming": (DEEPSEEK, {"window": 1020, "first": 4}),  # 2309.17453: 4 + 1020
     "strided": (DEEPSEEK, {"stride": 128}),  # 1904.10509: l = 128
 }
@@ -35,7 +35,7 @@ def test_sizes_are_the_published_ones(name: str) -> None:
 def test_sizes_never_come_to_nothing() -> None:
     one = Sizes(width=4, heads=1, groups=1, key_size=1, value_size=1)
     assert kind("dsa").usual_in(one) == {
-        "latent": 4, "turned_size": 1, "index_heads": 1, "index_size": 1, "top_k": 2048,
+        "latent": 4, "rope_dim": 1, "index_heads": 1, "index_size": 1, "top_k": 2048,
     }  # fmt: skip
 
 
@@ -45,4 +45,4 @@ def test_gated_delta_is_qwen3_nexts() -> None:
 
 
 def test_mla_norms_latents_as_deepseek_does() -> None:
-    assert kind("mla").config(heads=2, key_size=4, turned_size=2, latent=8).norm == Norm(eps=1e-6)
+    assert kind("mla").config(heads=2, key_size=4, rope_dim=2, latent=8).norm == Norm(eps=1e-6)

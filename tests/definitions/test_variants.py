@@ -13,12 +13,12 @@ from torch.testing import assert_close
 
 from cutaway.attention import bidirectional
 from cutaway.attention.backends import MANY
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import FACTS, tracing
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
 from tests.definitions.loops import Vector, apply, dot, layer_norm, read, rms, turn
-from tests.laws.kinds import SOFTMAX, attention
+from tests.laws.mechanisms import SOFTMAX, attention
 
 N, WIDTH, BASE = 13, 12, 50.0
 POS = torch.arange(N)[None]
@@ -86,8 +86,8 @@ def _x() -> torch.Tensor:
 
 
 def _said(module: nn.Module, config: Any) -> torch.Tensor:
-    rotation = None if config.position is None else rope.Turn(config.position).rotation(POS)
-    return module(_x(), Places(POS), rotation, False, None)[0]
+    rotation = None if config.position is None else rope.RotaryEmbedding(config.position).rotation(POS)
+    return module(_x(), Positions(POS), rotation, False, None)[0]
 
 
 def _bias(config: Any, module: Any, h: int, i: int, j: int) -> float:
@@ -214,7 +214,7 @@ def test_latent_attention_is_its_equation(kind: str, query_latent: int | None) -
         asked = token
         if query_latent is not None:
             asked = rms(apply(module.query_down.weight, token), module.query_norm.weight, config.norm.eps)
-        flat, whole = apply(module.query.weight, asked), size + config.turned_size
+        flat, whole = apply(module.query.weight, asked), size + config.rope_dim
         heads = [flat[h * whole : (h + 1) * whole] for h in range(config.heads)]
         q.append([head[:size] + turn(head[size:], position_of, BASE, True) for head in heads])
         if kind == "dsa":
@@ -234,8 +234,7 @@ def test_latent_attention_is_its_equation(kind: str, query_latent: int | None) -
             up_k = module.key_up.weight[h * size : (h + 1) * size]
             up_v = module.value_up.weight[h * 5 : (h + 1) * 5]
             scores = {
-                j: dot(q[i][h], apply(up_k, c[j]) + kr[j]) / math.sqrt(size + config.turned_size)
-                for j in seen
+                j: dot(q[i][h], apply(up_k, c[j]) + kr[j]) / math.sqrt(size + config.rope_dim) for j in seen
             }
             gathered += read(scores, lambda s, up_v=up_v: apply(up_v, c[s]))
         out.append(apply(module.out.weight, gathered))
@@ -252,24 +251,22 @@ def test_absorbed_and_expanded_are_the_same(queries: int) -> None:
         1,
         config.heads,
         queries,
-        config.key_size + config.turned_size,
+        config.key_size + config.rope_dim,
         dtype=torch.float64,
         generator=generator,
     )
-    latent = torch.randn(
-        1, 1, N, config.latent + config.turned_size, dtype=torch.float64, generator=generator
-    )
-    places = Places(POS[:, N - queries :]), Places(POS)
-    expanded = module.expanded(q, latent, *places, False)
-    assert_close(module.expanded(q, latent, *places), expanded)
-    assert_close(module.absorbed(q, latent, *places), expanded)
+    latent = torch.randn(1, 1, N, config.latent + config.rope_dim, dtype=torch.float64, generator=generator)
+    positions = Positions(POS[:, N - queries :]), Positions(POS)
+    expanded = module.expanded(q, latent, *positions, False)
+    assert_close(module.expanded(q, latent, *positions), expanded)
+    assert_close(module.absorbed(q, latent, *positions), expanded)
     assert config.absorbs(1, 4096) and not config.absorbs(4096, 4096)
 
 
 def test_the_cheaper_form_multiplies_less() -> None:
     """Counted a product of matrices at a time, for one head."""
     config = attention("mla", value_size=5)
-    size, value, turned, latent = config.key_size, 5, config.turned_size, config.latent
+    size, value, turned, latent = config.key_size, 5, config.rope_dim, config.latent
     forms = set()
     for queries, keys in ((q, k) for q in range(1, 40) for k in range(q, 40)):
         reads = keys * latent * size + keys * latent * value  # keys and values out of latents
@@ -287,11 +284,11 @@ def test_the_form_is_chosen_by_how_many_ask_how_many(queries: int) -> None:
     config = attention("mla")
     module, state = _made(config), config.state()
     if queries < N:
-        module(_x()[:, :-queries], Places(POS[:, :-queries]), None, False, state)
+        module(_x()[:, :-queries], Positions(POS[:, :-queries]), None, False, state)
     with tracing(module, FACTS) as seen:
-        module(_x()[:, -queries:], Places(POS[:, -queries:]), None, False, state)
+        module(_x()[:, -queries:], Positions(POS[:, -queries:]), None, False, state)
     form: Any = seen["form"]
-    assert form.path == ("absorbed" if config.absorbs(queries, N) else "expanded")
+    assert form.backend == ("absorbed" if config.absorbs(queries, N) else "expanded")
     assert form.why.startswith(f"{queries} against {N} keys")
 
 
@@ -302,7 +299,7 @@ def test_cross_attention_is_its_equation() -> None:
     x, memory = _x()[0].tolist(), torch.randn(1, 6, 9, dtype=torch.float64)
     q = _heads(module, config, x, "query", 4)
     k, v = (_heads(module, config, memory[0].tolist(), part, 2) for part in ("key", "value"))
-    there = Places(torch.tensor([[0, 1, 2, 3, -1, -1]]))
+    there = Positions(torch.tensor([[0, 1, 2, 3, -1, -1]]))
     out = []
     for i in range(N):
         gathered: Vector = []
@@ -311,12 +308,12 @@ def test_cross_attention_is_its_equation() -> None:
             gathered += read(scores, lambda s, h=h: v[s][h // 2])
         out.append(apply(module.out.weight, gathered))
     expected = torch.tensor(out, dtype=torch.float64)
-    assert_close(module(_x(), Places(POS), memory, there)[0], expected)
+    assert_close(module(_x(), Positions(POS), memory, there)[0], expected)
     state = config.state()
     for start, end in ((0, 4), (4, 13)):
         given = (memory, there) if start == 0 else (None, None)
         assert_close(
-            module(_x()[:, start:end], Places(POS[:, start:end]), *given, state)[0], expected[start:end]
+            module(_x()[:, start:end], Positions(POS[:, start:end]), *given, state)[0], expected[start:end]
         )
     assert state.nbytes == 6 * config.bytes_per_token(8)
 
@@ -327,12 +324,12 @@ def test_who_watches_a_long_text_sees_the_whole_index() -> None:
     config = attention("dsa")
     torch.manual_seed(0)
     module, n = config.build(WIDTH).double(), MANY + 5
-    x, places = torch.randn(1, n, WIDTH, dtype=torch.float64), Places(torch.arange(n)[None])
+    x, positions = torch.randn(1, n, WIDTH, dtype=torch.float64), Positions(torch.arange(n)[None])
     with tracing(module, "index", "chosen") as seen:
-        watched = module(x, places, None, True, None)
+        watched = module(x, positions, None, True, None)
     assert seen["index"].shape == seen["chosen"].shape == (1, n, n)
     assert (seen["chosen"].sum(-1)[0] == torch.arange(1, n + 1).clamp(max=config.top_k)).all()
-    assert_close(module(x, places, None, True, None), watched, rtol=1e-9, atol=1e-9)
+    assert_close(module(x, positions, None, True, None), watched, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
@@ -343,7 +340,7 @@ def test_the_index_is_its_equation() -> None:
     x, heads, size = _x()[0].tolist(), config.index_heads, config.index_size
     assert heads > 1
     with tracing(module) as seen:
-        module(_x(), Places(POS), None, False, None)
+        module(_x(), Positions(POS), None, False, None)
     norm, expected = module.index_norm, torch.zeros(N, N, dtype=torch.float64)
     for s in range(N):
         key = layer_norm(apply(module.index_key.weight, x[s]), norm.weight, norm.bias, norm.eps)

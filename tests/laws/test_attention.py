@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.decoder import Decoder
-from tests.laws.kinds import CONTEXT, KINDS, VOCAB, attention, decoder, decoder_config, text
+from tests.laws.mechanisms import CONTEXT, KINDS, VOCAB, attention, decoder, decoder_config, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
-WIDE = {"memory", "log_a", "dt"}  # of a recurrence: what is summed up over a whole text, and how it fades
+WIDE = {"S", "log_a", "dt"}  # of a recurrence: what is summed up over a whole text, and how it fades
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -170,8 +170,8 @@ def test_snapshot_keeps_and_truncate_forgets(kind: str) -> None:
 def test_gradients(kind: str) -> None:
     module = attention(kind).build(8).double()
     x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
-    places = Places(torch.arange(5)[None])
-    assert torch.autograd.gradcheck(lambda x: module(x, places, None, True, None), (x,))
+    positions = Positions(torch.arange(5)[None])
+    assert torch.autograd.gradcheck(lambda x: module(x, positions, None, True, None), (x,))
 
 
 def test_config_round_trips(kind: str) -> None:

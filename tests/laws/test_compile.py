@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cutaway.attention.backends import PATHS, choose, native
-from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import Causal, Places
-from tests.laws.kinds import KINDS, decoder, text
+from cutaway.attention.backends import BACKENDS, choose, native
+from cutaway.attention.backends.inputs import AttentionInputs
+from cutaway.attention.common.visibility import Causal, Positions
+from tests.laws.mechanisms import KINDS, decoder, text
 
 
 def test_every_kind_compiles_whole() -> None:
@@ -55,12 +55,14 @@ def _there_and_back(path: str) -> None:
     made = [torch.randn(2, 4, 200, 8, generator=draw).bfloat16().requires_grad_() for _ in range(3)]
     pos = torch.arange(200).expand(2, -1)
     for documents in (None, pos // 70):
-        places = Places(pos, documents)
+        positions = Positions(pos, documents)
 
-        def read(q: Tensor, k: Tensor, v: Tensor, places: Places = places) -> Tensor:
-            problem = Problem(q, k, v, places, places, Causal(), 0.3, in_order=places.documents is None)
-            assert choose(problem)[0] == path
-            return PATHS[path](problem)
+        def read(q: Tensor, k: Tensor, v: Tensor, positions: Positions = positions) -> Tensor:
+            inputs = AttentionInputs(
+                q, k, v, positions, positions, Causal(), 0.3, in_order=positions.documents is None
+            )
+            assert choose(inputs)[0] == path
+            return BACKENDS[path](inputs)
 
         out, plain = torch.compile(read, fullgraph=True, backend="aot_eager")(*made), read(*made)
         assert_close(out, plain)

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.position import alibi
-from tests.laws.kinds import WIDTH, attention
+from tests.laws.mechanisms import WIDTH, attention
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -26,14 +26,14 @@ def test_an_encoder_reads_both_ways_and_no_padding(reach: int | None) -> None:
     config = attention("bidirectional", reach=reach, globals=1)
     module = config.build(WIDTH).double()
     x, pos = _text(9)
-    alone = module(x, Places(pos), None, True, None)
+    alone = module(x, Positions(pos), None, True, None)
     changed = x.clone()
     changed[:, 8] += 1
-    after = module(changed, Places(pos), None, True, None)
+    after = module(changed, Positions(pos), None, True, None)
     assert (after - alone).abs().amax(-1)[0, 5 if reach else 0] > 1e-6
     padded, padded_pos = torch.cat((x, x[:, :2]), dim=1), torch.cat((pos, torch.full((1, 2), -1)), dim=1)
-    assert_close(module(padded, Places(padded_pos), None, False, None)[:, :9], alone, **TIGHT)
-    with pytest.raises(UserError, match="nothing to go on from"):
+    assert_close(module(padded, Positions(padded_pos), None, False, None)[:, :9], alone, **TIGHT)
+    with pytest.raises(UserError, match="no state to decode from"):
         config.state()
     assert config.bytes_per_token(2) == 0
 
@@ -48,23 +48,25 @@ def test_the_config_round_trips_and_knows_every_weight(kind: str) -> None:
 
 
 def test_a_decoder_refuses_what_does_not_read_the_past() -> None:
-    with pytest.raises(UserError, match="a block cannot hold cross"):
+    with pytest.raises(UserError, match="a block cannot have cross"):
         Block(attention=attention("cross"), mlp=MLP(8))
-    with pytest.raises(UserError, match="a block cannot hold bahdanau"):
+    with pytest.raises(UserError, match="a block cannot have bahdanau"):
         Block(attention=attention("bahdanau"), mlp=MLP(8))
     block = Block(attention=attention("bidirectional"), mlp=MLP(8))
-    with pytest.raises(UserError, match="a decoder cannot hold bidirectional"):
+    with pytest.raises(UserError, match="a decoder cannot have bidirectional"):
         Decoder(vocab=5, width=8, context=8, blocks=(block,))
 
 
 def test_gradients() -> None:
-    places = Places(torch.arange(5)[None])
+    positions = Positions(torch.arange(5)[None])
     x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
     memory = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
     encoder = attention("bidirectional").build(8).double()
-    assert torch.autograd.gradcheck(lambda x: encoder(x, places, None, True, None), (x,))
+    assert torch.autograd.gradcheck(lambda x: encoder(x, positions, None, True, None), (x,))
     reader = attention("cross").build(8).double()
-    assert torch.autograd.gradcheck(lambda x, memory: reader(x, places, memory, places, None), (x, memory))
+    assert torch.autograd.gradcheck(
+        lambda x, memory: reader(x, positions, memory, positions, None), (x, memory)
+    )
 
 
 @torch.no_grad()
@@ -72,15 +74,15 @@ def test_a_memory_must_be_there_and_its_padding_is_not_read() -> None:
     module = attention("cross").build(WIDTH).double()
     x, pos = _text(4)
     memory, there = _text(6)
-    with pytest.raises(UserError, match="no memory"):
-        module(x, Places(pos), None, None)
-    with pytest.raises(UserError, match="no memory"):
-        module(x, Places(pos), memory, None)
-    with pytest.raises(UserError, match="no memory"):
-        module(x, Places(pos), None, Places(there))
-    shorter = module(x, Places(pos), memory[:, :4], Places(there[:, :4]))
+    with pytest.raises(UserError, match="pass the encoder's memory"):
+        module(x, Positions(pos), None, None)
+    with pytest.raises(UserError, match="pass the encoder's memory"):
+        module(x, Positions(pos), memory, None)
+    with pytest.raises(UserError, match="pass the encoder's memory"):
+        module(x, Positions(pos), None, Positions(there))
+    shorter = module(x, Positions(pos), memory[:, :4], Positions(there[:, :4]))
     there = torch.where(there < 4, there, -1)
-    assert_close(module(x, Places(pos), memory, Places(there)), shorter, **TIGHT)
+    assert_close(module(x, Positions(pos), memory, Positions(there)), shorter, **TIGHT)
     with pytest.raises(UserError, match="takes no position"):
         attention("cross", relative=alibi.Config())
 
@@ -89,11 +91,11 @@ def test_a_memory_must_be_there_and_its_padding_is_not_read() -> None:
 def test_watching_an_encoder_changes_nothing() -> None:
     module = attention("bidirectional").build(WIDTH).double()
     x, pos = _text(7)
-    plain = module(x, Places(pos), None, True, None)
+    plain = module(x, Positions(pos), None, True, None)
     with tracing(module) as seen:
-        watched = module(x, Places(pos), None, True, None)
+        watched = module(x, Positions(pos), None, True, None)
     assert_close(watched, plain, **TIGHT)
-    assert {"q", "k", "v", "scores", "pattern", "mixed"} <= set(seen)
+    assert {"q", "k", "v", "scores", "pattern", "z"} <= set(seen)
 
 
 @torch.no_grad()
@@ -102,8 +104,8 @@ def test_packed_for_an_encoder_equals_separate(reach: int | None) -> None:
     module = attention("bidirectional", reach=reach, globals=1).build(WIDTH).double()
     (one, one_pos), (two, two_pos) = _text(5), _text(8)
     pos, documents = torch.cat((one_pos, two_pos), dim=1), torch.tensor([[0] * 5 + [1] * 8])
-    packed = module(torch.cat((one, two), dim=1), Places(pos, documents), None, False, None)
-    apart = [module(x, Places(p), None, True, None) for x, p in ((one, one_pos), (two, two_pos))]
+    packed = module(torch.cat((one, two), dim=1), Positions(pos, documents), None, False, None)
+    apart = [module(x, Positions(p), None, True, None) for x, p in ((one, one_pos), (two, two_pos))]
     assert_close(packed, torch.cat(apart, dim=1), **TIGHT)
 
 
@@ -112,14 +114,14 @@ def test_a_memory_read_once_is_remembered() -> None:
     config = attention("cross")
     module, state = config.build(WIDTH).double(), config.state()
     (x, pos), (memory, there) = _text(6), _text(4)
-    whole = module(x, Places(pos), memory, Places(there))
+    whole = module(x, Positions(pos), memory, Positions(there))
     assert whole.shape == x.shape
-    first = module(x[:, :2], Places(pos[:, :2]), memory, Places(there), state)
+    first = module(x[:, :2], Positions(pos[:, :2]), memory, Positions(there), state)
     kept = state.snapshot()
-    rest = module(x[:, 2:], Places(pos[:, 2:]), None, None, kept)
+    rest = module(x[:, 2:], Positions(pos[:, 2:]), None, None, kept)
     assert_close(torch.cat((first, rest), dim=1), whole, **TIGHT)
     with tracing(module) as seen:
-        assert_close(module(x, Places(pos), memory, Places(there)), whole, **TIGHT)
+        assert_close(module(x, Positions(pos), memory, Positions(there)), whole, **TIGHT)
     assert {"q", "k", "v", "pattern"} <= set(seen)
 
 
@@ -130,5 +132,9 @@ def test_weights_round_trip(kind: str) -> None:
     module, copy = config.build(WIDTH).double(), config.build(WIDTH).double()
     copy.load_state_dict(module.state_dict())
     x, pos = _text(5)
-    call = (x, Places(pos), None, True, None) if kind == "bidirectional" else (x, Places(pos), x, Places(pos))
+    call = (
+        (x, Positions(pos), None, True, None)
+        if kind == "bidirectional"
+        else (x, Positions(pos), x, Positions(pos))
+    )
     assert torch.equal(copy(*call), module(*call))

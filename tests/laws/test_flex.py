@@ -14,14 +14,14 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention.backends import blocked, flex, naive
-from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import All, Causal, Places, Sink, Window
+from cutaway.attention.backends.inputs import AttentionInputs
+from cutaway.attention.common.visibility import All, Causal, Positions, Sink, Window
 from cutaway.errors import OperationalError, UserError
 
 N, LONG = 40, 300  # within a block of 128, and over three
 
 
-def _problem(n: int = N, **changes: Any) -> Problem:
+def _problem(n: int = N, **changes: Any) -> AttentionInputs:
     generator = torch.Generator().manual_seed(0)
     pos = torch.arange(n).expand(2, -1).clone()
     pos[0, :5] = -1
@@ -30,8 +30,12 @@ def _problem(n: int = N, **changes: Any) -> Problem:
         for name, heads in (("q", 4), ("k", 2), ("v", 2))
     }
     rule = Causal() & (Window(6) | Sink(2))
-    return Problem(
-        **(made | {"query": Places(pos), "key": Places(pos), "visibility": rule, "scale": 0.3} | changes)
+    return AttentionInputs(
+        **(
+            made
+            | {"query": Positions(pos), "key": Positions(pos), "visibility": rule, "scale": 0.3}
+            | changes
+        )
     )
 
 
@@ -80,10 +84,10 @@ def test_it_is_given_the_blocks_in_reach(monkeypatch: pytest.MonkeyPatch) -> Non
     few = torch.arange(500).expand(2, -1) // torch.tensor([[500], [140]])
     for documents in (None, few):
         for rule in (Causal() & Window(20), Causal() & (Window(20) | Sink(2)), All()):
-            places = replace(_problem(n=500).key, documents=documents)
-            problem = _problem(n=500, query=places, key=places, visibility=rule)
-            flex.attend(problem)
-            reach = blocked.reachable(problem, flex.BLOCK).expand(2, 1, -1, -1)
+            positions = replace(_problem(n=500).key, documents=documents)
+            inputs = _problem(n=500, query=positions, key=positions, visibility=rule)
+            flex.attend(inputs)
+            reach = blocked.reachable(inputs, flex.BLOCK).expand(2, 1, -1, -1)
             assert torch.equal(given.pop().to_dense() > 0, reach)
 
 
@@ -109,9 +113,9 @@ def _main() -> None:
     vars(flex)["_compiled"] = lambda: flex_attention
     documents = torch.arange(LONG).expand(2, -1) // 70
     for name, apart in (("window", None), ("documents", documents)):
-        places = replace(_problem(n=LONG).key, documents=apart)
-        problem = _problem(n=LONG, query=places, key=places)
-        assert_close(flex.attend(problem), naive.attend(problem), rtol=1e-5, atol=1e-5)
+        positions = replace(_problem(n=LONG).key, documents=apart)
+        inputs = _problem(n=LONG, query=positions, key=positions)
+        assert_close(flex.attend(inputs), naive.attend(inputs), rtol=1e-5, atol=1e-5)
         print(name)
 
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from cutaway.attention.parts.quantised import Quantised
-from cutaway.attention.parts.recurrent import Recurrent
+from cutaway.attention.state.quantized import Quantized
+from cutaway.attention.state.recurrent import Recurrent
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, from_dict, to_dict
@@ -39,7 +39,7 @@ MIXERS = (
     _attention("gqa", kv_heads=2, **TURN),
     _attention("local", kv_heads=1, window=5, **TURN),
     _attention("linear", value_size=6),
-    _attention("mla", latent=12, turned_size=8, **TURN),
+    _attention("mla", latent=12, rope_dim=8, **TURN),
     _attention("gated_delta", key_heads=2),
     _attention("mamba2", groups=2),
     _attention("retention", **TURN),
@@ -104,8 +104,8 @@ def test_left_padded_equals_unpadded_and_watched_equals_unwatched() -> None:
     ids, pos = _text(2, LENGTH)
     plain = model(ids, pos)
     padded = torch.cat((torch.zeros(2, 5, dtype=torch.long), ids), dim=1)
-    places = torch.cat((torch.full((2, 5), -1), pos), dim=1)
-    assert_close(model(padded, places)[:, 5:], plain, **TIGHT)
+    positions = torch.cat((torch.full((2, 5), -1), pos), dim=1)
+    assert_close(model(padded, positions)[:, 5:], plain, **TIGHT)
     with tracing(model, "*"):
         assert_close(model(ids, pos), plain, **TIGHT)
 
@@ -126,16 +126,16 @@ def test_cached_equals_reread(seed: int) -> None:
 
 
 @torch.no_grad()
-def test_quantised_it_keeps_its_recurrences_as_they_are() -> None:
+def test_quantized_it_keeps_its_recurrences_as_they_are() -> None:
     model = _model()
     ids, pos = _text(2, LENGTH)
-    state = model.new_state(Quantised.of(8))
+    state = model.new_state(Quantized.of(8))
     parts = [model(ids[:, i : i + 7], pos[:, i : i + 7], state) for i in range(0, LENGTH, 7)]
-    at_once = model(ids, pos, model.new_state(Quantised.of(8)))
+    at_once = model(ids, pos, model.new_state(Quantized.of(8)))
     assert_close(torch.cat(parts, dim=1), at_once, **TIGHT)
     assert (at_once - model(ids, pos)).abs().max() > 0
     kinds = [type(memory) for memory in state.blocks]
-    assert kinds == [*[Quantised] * 2, Recurrent, Quantised, *[Recurrent] * 5]
+    assert kinds == [*[Quantized] * 2, Recurrent, Quantized, *[Recurrent] * 5]
 
 
 @torch.no_grad()

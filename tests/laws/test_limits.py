@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cutaway.attention.parts.paged import Pool
-from cutaway.attention.parts.quantised import Quantised
-from cutaway.attention.parts.state import Full
+from cutaway.attention.state import Full
+from cutaway.attention.state.paged import Pool
+from cutaway.attention.state.quantized import Quantized
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block
@@ -17,7 +17,7 @@ from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.decoder import Decoder
 from cutaway.position import mrope, rope, sinusoidal, t5
 from cutaway.position.scaling import DynamicNTK, YaRN
-from tests.laws.kinds import ALL, WIDTH, attention
+from tests.laws.mechanisms import ALL, WIDTH, attention
 
 # Fields that must be 1 at least, in whatever kind has them.
 COUNTS = ("window", "first", "chunk", "summary", "stride", "globals", "block", "random", "top_k", "conv")
@@ -57,7 +57,7 @@ def test_heads_are_shared_evenly(kind: str, name: str) -> None:
             attention(kind, **{name: count})
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ALL if hasattr(attention(kind), "memory")])
+@pytest.mark.parametrize("kind", [kind for kind in ALL if hasattr(attention(kind), "state_shape")])
 def test_a_memory_holds_something(kind: str) -> None:
     for name in ("heads", "key_size", "value_size"):
         shared = {"key_heads": 1, "groups": 1, "position": None}
@@ -73,13 +73,13 @@ def _refused(match: str, make: Any) -> None:
 
 def test_the_others_have_limits_of_their_own() -> None:
     assert attention("fixed", chunk=3, summary=3)
-    _refused("sum up", lambda: attention("fixed", chunk=3, summary=4))
+    _refused("at most chunk", lambda: attention("fixed", chunk=3, summary=4))
     assert attention("bidirectional", reach=0)
     _refused("reach", lambda: attention("bidirectional", reach=-1))
     assert attention("delta", conv=0).tail == 0
     _refused("conv", lambda: attention("delta", conv=-1))
-    assert attention("mla", turned_size=8, position=rope.Config(8))
-    _refused("cannot be turned", lambda: attention("mla", turned_size=8, position=rope.Config(10)))
+    assert attention("mla", rope_dim=8, position=rope.Config(8))
+    _refused("cannot be rotated", lambda: attention("mla", rope_dim=8, position=rope.Config(10)))
     assert attention("dsa", index_size=8, position=rope.Config(8))
     _refused("do not fit", lambda: attention("dsa", index_size=6, position=rope.Config(8)))
     _refused("pairs|even", lambda: attention("differential", heads=6, kv_heads=3))
@@ -97,14 +97,14 @@ def test_the_others_have_limits_of_their_own() -> None:
     assert Pool(1).page == 1
     _refused("holds nothing", lambda: Pool(0))
     for bits in (3, 5, 7, 9, 16):
-        _refused("8 or 4 bits", lambda bits=bits: Quantised(Full(), bits))
+        _refused("8 or 4 bits", lambda bits=bits: Quantized(Full(), bits))
 
 
 def test_what_is_left_out_is_what_the_papers_and_models_have() -> None:
     assert t5.Config() == t5.Config(buckets=32, distance=128, both_ways=False)
     assert rope.Config(8) == rope.Config(8, base=10_000.0, interleaved=False)
     assert YaRN(4.0, 64) == YaRN(4.0, 64, fast=32.0, slow=1.0, attention=None, whole=True)
-    assert Quantised(Full()).bits == 8
+    assert Quantized(Full()).bits == 8
 
 
 @torch.no_grad()

@@ -1,4 +1,6 @@
-"""Laws of sparse layers beyond those that every stack obeys (tests/laws/kinds.py has one in each stack)."""
+"""Laws of sparse layers beyond those that every stack obeys (tests/laws/mechanisms.py has one in each
+stack).
+"""
 
 import subprocess
 import sys
@@ -49,11 +51,11 @@ def test_dense_and_sparse_layers_are_told_apart_by_kind() -> None:
     data["blocks"][1]["mlp"]["kind"] = "norm"
     with pytest.raises(UserError, match=r"config.blocks\[1\].mlp.kind: there is no 'norm'; known: mlp, moe"):
         from_dict(data)
-    with pytest.raises(UserError, match="cannot pass 3 of 2 experts"):
+    with pytest.raises(UserError, match="top_k is 3, it must be at most experts"):
         MoE(2, 3, 4)
-    with pytest.raises(UserError, match="there is none: set shared"):
+    with pytest.raises(UserError, match="needs a shared expert"):
         MoE(2, 1, 4, shared_gate=True)
-    with pytest.raises(UserError, match="an encoder cannot hold moe"):
+    with pytest.raises(UserError, match="an encoder needs dense MLPs, not moe"):
         Encoder(37, 32, 64, (Block(bidirectional.Config(heads=4, kv_heads=4, key_size=8), SPARSE),))
 
 
@@ -61,14 +63,14 @@ def test_dense_and_sparse_layers_are_told_apart_by_kind() -> None:
 def test_padding_goes_to_no_expert() -> None:
     model, (ids, pos) = _model(), _text(1, 9)
     padded = torch.cat((torch.zeros(1, 4, dtype=torch.long), ids), dim=1)
-    places = torch.cat((torch.full((1, 4), -1), pos), dim=1)
-    names = "blocks.*.mlp.choice", "blocks.0.mlp.experts.*.hidden"
+    positions = torch.cat((torch.full((1, 4), -1), pos), dim=1)
+    names = "blocks.*.mlp.expert_indices", "blocks.0.mlp.experts.*.hidden"
     with tracing(model, *names) as seen:
-        out = model(padded, places)
+        out = model(padded, positions)
     with tracing(model, *names) as alone:
         assert_close(out[:, 4:], model(ids, pos), **TIGHT)
     for name in alone:
-        if name.endswith("choice"):
+        if name.endswith("expert_indices"):
             assert (seen[name][:, :4] == -1).all() and torch.equal(seen[name][:, 4:], alone[name])
         else:
             assert_close(seen[name], alone[name], **TIGHT)
@@ -82,7 +84,7 @@ def test_of_equal_scores_the_first_wins() -> None:
     layer.router.weight[4] = 1.0
     x = torch.rand(1, 5, 8) + 0.1
     _, routing = layer(x, torch.arange(5)[None])
-    assert (routing.choice == torch.tensor([4, 0, 1])).all()
+    assert (routing.expert_indices == torch.tensor([4, 0, 1])).all()
 
 
 @torch.no_grad()
@@ -90,14 +92,18 @@ def test_a_listener_sees_and_changes_the_choice() -> None:
     model, (ids, pos) = _model(), _text(2, 7)
     with tracing(model, "blocks.0.mlp.*") as seen:
         plain = model(ids, pos)
-    scores, choice, weights = (seen[f"blocks.0.mlp.{name}"] for name in ("scores", "choice", "weights"))
+    scores, expert_indices, weights = (
+        seen[f"blocks.0.mlp.{name}"] for name in ("scores", "expert_indices", "expert_weights")
+    )
     assert_close(scores.sum(-1), torch.ones(2, 7, dtype=torch.float64))
-    assert torch.equal(choice, scores.topk(2).indices)
+    assert torch.equal(expert_indices, scores.topk(2).indices)
     assert_close(weights.sum(-1), torch.ones(2, 7, dtype=torch.float64))
-    with tracing(model, "blocks.0.mlp.weights", edit={"blocks.0.mlp.choice": lambda c: c.flip(-1)}) as turned:
+    with tracing(
+        model, "blocks.0.mlp.expert_weights", edit={"blocks.0.mlp.expert_indices": lambda c: c.flip(-1)}
+    ) as turned:
         assert_close(model(ids, pos), plain, **TIGHT)
-    assert_close(turned["blocks.0.mlp.weights"], weights.flip(-1), **TIGHT)
-    with tracing(model, "blocks.0.mlp.out", edit={"blocks.0.mlp.weights": lambda w: w * 0}) as silent:
+    assert_close(turned["blocks.0.mlp.expert_weights"], weights.flip(-1), **TIGHT)
+    with tracing(model, "blocks.0.mlp.out", edit={"blocks.0.mlp.expert_weights": lambda w: w * 0}) as silent:
         assert not torch.allclose(model(ids, pos), plain)
     common = torch.sigmoid(seen["blocks.0.mlp.shared_gate"]) * seen["blocks.0.mlp.shared.down"]
     assert_close(silent["blocks.0.mlp.out"], common, **TIGHT)

@@ -27,7 +27,7 @@ from cutaway.position.scaling import (
     Scaling,
     YaRN,
 )
-from tests.laws.kinds import KINDS, VOCAB, WIDTH, attention, text
+from tests.laws.mechanisms import KINDS, VOCAB, WIDTH, attention, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 ORIGINAL = 16
@@ -92,7 +92,7 @@ def test_sinusoids_are_the_papers() -> None:
                 at = (2 * i, 2 * i + 1) if interleaved else (i, i + 3)
                 for where, expected in zip(at, (math.sin(angle), math.cos(angle)), strict=True):
                     assert made[0, n, where].item() == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(UserError, match="odd"):
+    with pytest.raises(UserError, match="must be even"):
         sinusoidal.Config().build(5)
 
 
@@ -153,7 +153,7 @@ def test_turning_is_multiplying_complex_numbers(name: str, length: int, interlea
     """However a text is scaled: by magnitude e^(i position frequency), and the rest of a head by 1."""
     config = rope.Config(8, base=100.0, scaling=SCALINGS[name], interleaved=interleaved)
     x = torch.randn(2, 3, length, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    turned = rope.rotate(x, rope.Turn(config).rotation(torch.arange(length).expand(2, -1)))
+    turned = rope.rotate(x, rope.RotaryEmbedding(config).rotation(torch.arange(length).expand(2, -1)))
     assert torch.equal(turned[..., 8:], x[..., 8:])
     first, second = (slice(0, 8, 2), slice(1, 8, 2)) if interleaved else (slice(0, 4), slice(4, 8))
     angles = np.arange(length)[:, None] * config.frequencies(length)

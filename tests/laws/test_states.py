@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.paged import ROOM, Paged, Pool
-from cutaway.attention.parts.quantised import GROUP, Quantised, pack, unpack
-from cutaway.attention.parts.recurrent import Recurrent
-from cutaway.attention.parts.state import Cross, Full, Ring
+from cutaway.attention.common.mixer import LayerState
+from cutaway.attention.state import Cross, Full, Ring
+from cutaway.attention.state.paged import FIRST_PAGES, Paged, Pool
+from cutaway.attention.state.quantized import GROUP, Quantized, pack, unpack
+from cutaway.attention.state.recurrent import Recurrent
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder, State
-from tests.laws.kinds import KINDS, SOFTMAX, attention, decoder, text
+from tests.laws.mechanisms import KINDS, SOFTMAX, attention, decoder, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 FULL = [kind for kind in KINDS if kind in SOFTMAX and isinstance(attention(kind).state(), Full)]
 
 
 def _read(
-    model: Decoder, cuts: list[int], remember: Callable[[Memory], Memory] | None = None
+    model: Decoder, cuts: list[int], remember: Callable[[LayerState], LayerState] | None = None
 ) -> torch.Tensor:
     ids, pos = text(2, 40)
     state = model.new_state(remember)
@@ -40,11 +40,11 @@ def _entries(pos: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"k": pos[:, None, :, None].double().expand(-1, 2, -1, 3) + 0.5}
 
 
-def _append(state: Memory, start: int, end: int) -> torch.Tensor:
+def _append(state: LayerState, start: int, end: int) -> torch.Tensor:
     pos = torch.arange(start, end).expand(2, -1)
-    entries, places = state.append(_entries(pos), pos)  # pyright: ignore[reportAttributeAccessIssue]
-    assert torch.equal(entries["k"], _entries(places)["k"])
-    return places
+    entries, positions = state.append(_entries(pos), pos)  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.equal(entries["k"], _entries(positions)["k"])
+    return positions
 
 
 def test_pages_are_shared_until_someone_writes() -> None:
@@ -79,10 +79,10 @@ def test_a_state_of_another_batch_is_refused() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in SOFTMAX])
-def test_quantised_in_pieces_equals_quantised_at_once(kind: str, bits: int) -> None:
+def test_quantized_in_pieces_equals_quantized_at_once(kind: str, bits: int) -> None:
     model = decoder(kind)
-    whole = _read(model, [], Quantised.of(bits))
-    assert_close(_read(model, [1, 9, 20], Quantised.of(bits)), whole, **TIGHT)
+    whole = _read(model, [], Quantized.of(bits))
+    assert_close(_read(model, [1, 9, 20], Quantized.of(bits)), whole, **TIGHT)
     error = (whole - _read(model, [])).abs().max()
     assert error > 0
     if kind != "dsa":  # whose choice of keys may change
@@ -92,12 +92,12 @@ def test_quantised_in_pieces_equals_quantised_at_once(kind: str, bits: int) -> N
 @torch.no_grad()
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("kind", ["gqa", "mla", "dsa", "streaming"])
-def test_quantised_bytes_are_known_before(kind: str, bits: int) -> None:
+def test_quantized_bytes_are_known_before(kind: str, bits: int) -> None:
     model = decoder(kind)
     ids, pos = text(1, 3)
-    state = model.new_state(Quantised.of(bits))
+    state = model.new_state(Quantized.of(bits))
     model(ids, pos, state)
-    expected = [Quantised.bytes_per_token(block.attention.entries, bits) for block in model.config.blocks]
+    expected = [Quantized.bytes_per_token(block.attention.entries, bits) for block in model.config.blocks]
     assert state.nbytes == 3 * sum(expected)
 
 
@@ -121,30 +121,30 @@ def test_the_error_of_a_number_is_half_a_step(bits: int, typical: float, size: i
 
 def test_only_eight_or_four_bits() -> None:
     with pytest.raises(UserError, match="8 or 4 bits"):
-        Quantised(Full(), 5)
+        Quantized(Full(), 5)
 
 
 @pytest.mark.parametrize(
     "make",
-    [Full, lambda: Ring(4), lambda: Ring(4, 2), lambda: Paged(Pool(3)), lambda: Quantised(Full(), 8)],
-    ids=["full", "ring", "ring and first", "paged", "quantised"],
+    [Full, lambda: Ring(4), lambda: Ring(4, 2), lambda: Paged(Pool(3)), lambda: Quantized(Full(), 8)],
+    ids=["full", "ring", "ring and first", "paged", "quantized"],
 )
-def test_a_snapshot_is_apart_and_truncation_forgets(make: Callable[[], Memory]) -> None:
-    def places(state: Memory, start: int, end: int) -> list[int]:
+def test_a_snapshot_is_apart_and_truncation_forgets(make: Callable[[], LayerState]) -> None:
+    def positions(state: LayerState, start: int, end: int) -> list[int]:
         pos = torch.arange(start, end).expand(2, -1)
         return state.append(_entries(pos), pos)[1][0].tolist()  # pyright: ignore[reportAttributeAccessIssue]
 
     state = make()
-    places(state, 0, 3)
+    positions(state, 0, 3)
     kept = state.snapshot()
-    assert places(state, 3, 4) == [0, 1, 2, 3]
-    assert places(kept, 7, 8) == [0, 1, 2, 7]
+    assert positions(state, 3, 4) == [0, 1, 2, 3]
+    assert positions(kept, 7, 8) == [0, 1, 2, 7]
     assert state.can_truncate(2)
     state.truncate(2)
-    assert state.length == 2 and places(state, 2, 3) == [0, 1, 2]
+    assert state.length == 2 and positions(state, 2, 3) == [0, 1, 2]
     for i in range(3, 20):
-        places(state, i, i + 1)
-    left = places(state, 20, 21)
+        positions(state, i, i + 1)
+    left = positions(state, 20, 21)
     if isinstance(state, Ring):
         assert left == [*range(state.first), *range(20 - state.window, 21)]
         assert not state.can_truncate(5)
@@ -182,23 +182,23 @@ def test_a_fixed_memory_goes_back_to_now_or_to_the_start_alone() -> None:
     assert state.length == 0 and state.get("memory") is None
     read(state, 0, 4)
     assert torch.equal(state.tensors["memory"], kept.tensors["memory"])
-    with pytest.raises(UserError, match="does not carry gradients"):
+    with pytest.raises(UserError, match="carries no gradients"):
         state.keep({"memory": torch.zeros(1, requires_grad=True)}, torch.zeros(1, 1, dtype=torch.long))
 
 
-def test_only_memories_of_entries_are_quantised() -> None:
-    remember = Quantised.of(8)
-    assert isinstance(remember(Full()), Quantised) and isinstance(remember(Ring(3)), Quantised)
+def test_only_memories_of_entries_are_quantized() -> None:
+    remember = Quantized.of(8)
+    assert isinstance(remember(Full()), Quantized) and isinstance(remember(Ring(3)), Quantized)
     for other in (Recurrent(), Cross()):
         assert remember(other) is other
 
 
 @pytest.mark.parametrize(
-    "make", [Full, lambda: Ring(4), lambda: Paged(Pool(3)), lambda: Quantised(Full(), 8)]
+    "make", [Full, lambda: Ring(4), lambda: Paged(Pool(3)), lambda: Quantized(Full(), 8)]
 )
-def test_what_is_remembered_carries_no_gradient(make: Callable[[], Memory]) -> None:
+def test_what_is_remembered_carries_no_gradient(make: Callable[[], LayerState]) -> None:
     entries = {"k": torch.zeros(1, 1, 1, 4, requires_grad=True)}
-    with pytest.raises(UserError, match="does not carry gradients"):
+    with pytest.raises(UserError, match="carries no gradients"):
         make().append(entries, torch.zeros(1, 1, dtype=torch.long))  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -207,7 +207,7 @@ def test_what_is_remembered_carries_no_gradient(make: Callable[[], Memory]) -> N
 def test_a_state_of_another_kind_is_refused(kind: str) -> None:
     """Attention over entries refuses a recurrence's memory, instead of crashing on it."""
     model = decoder(kind)
-    with pytest.raises(UserError, match="Recurrent remembers no entries"):
+    with pytest.raises(UserError, match="Recurrent stores no entries"):
         model(*text(1, 3), model.new_state(lambda _: Recurrent()))
 
 
@@ -215,21 +215,21 @@ def test_a_full_state_doubles_its_memory() -> None:
     state = Full()
     for start, end, room in ((0, 3, 64), (3, 64, 64), (64, 65, 128), (65, 400, 400), (400, 401, 800)):
         _append(state, start, end)
-        assert state.places.shape[1] == room == state.buffers["k"].shape[2]
+        assert state.positions.shape[1] == room == state.buffers["k"].shape[2]
     assert state.nbytes == 2 * 401 * 2 * 3 * 8
 
 
 def test_a_pool_grows_and_gives_pages_again() -> None:
     pool = Pool(2)
     one, two = Paged(pool), Paged(pool)
-    _append(one, 0, 2 * ROOM)
-    assert len(pool.users) == 2 * ROOM == sum(pool.users)  # two rows, a page for two tokens
+    _append(one, 0, 2 * FIRST_PAGES)
+    assert len(pool.users) == 2 * FIRST_PAGES == sum(pool.users)  # two rows, a page for two tokens
     _append(two, 0, 1)
-    assert len(pool.users) == 4 * ROOM and sum(pool.users) == 2 * ROOM + 2
+    assert len(pool.users) == 4 * FIRST_PAGES and sum(pool.users) == 2 * FIRST_PAGES + 2
     one.truncate(5)
     assert sum(pool.users) == 2 * 3 + 2
     _append(two, 1, 20)
-    assert len(pool.users) == 4 * ROOM and sum(pool.users) == 2 * 3 + 2 * 10
+    assert len(pool.users) == 4 * FIRST_PAGES and sum(pool.users) == 2 * 3 + 2 * 10
     assert one.can_truncate(0) and one.length == 5
     one.truncate(7)
     assert one.length == 5
@@ -243,12 +243,12 @@ def test_a_models_state_is_as_long_as_its_first_layers() -> None:
 
 def test_a_pool_grows_by_what_is_missing() -> None:
     pool, pos = Pool(2), torch.arange(2).expand(2, -1)
-    pages = pool.take(ROOM + 4, _entries(pos), pos)
-    assert len(pages) == len(pool.users) == ROOM + 4  # at least so many as are asked for
+    pages = pool.take(FIRST_PAGES + 4, _entries(pos), pos)
+    assert len(pages) == len(pool.users) == FIRST_PAGES + 4  # at least so many as are asked for
     for page in pages[:5]:
         pool.users[page] = 0
-    assert len(pool.take(2 * ROOM, _entries(pos), pos)) == 2 * ROOM
-    assert len(pool.users) == (ROOM + 4) + (2 * ROOM - 5)  # five were free
+    assert len(pool.take(2 * FIRST_PAGES, _entries(pos), pos)) == 2 * FIRST_PAGES
+    assert len(pool.users) == (FIRST_PAGES + 4) + (2 * FIRST_PAGES - 5)  # five were free
 
 
 def test_a_cross_state_is_written_once() -> None:
@@ -257,7 +257,7 @@ def test_a_cross_state_is_written_once() -> None:
     state.write(_entries(pos), pos)
     copy = state.snapshot()
     assert copy.written and copy.nbytes == state.nbytes == 2 * 3 * 2 * 3 * 8
-    with pytest.raises(UserError, match="written once"):
+    with pytest.raises(UserError, match="already holds a memory"):
         state.write(_entries(pos), pos)
     state.truncate(0)
     assert state.written

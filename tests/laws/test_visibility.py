@@ -6,8 +6,18 @@ from dataclasses import fields
 import pytest
 import torch
 
-from cutaway.attention.parts import visibility
-from cutaway.attention.parts.visibility import And, Causal, Global, Or, Places, Span, Visibility, Window, mask
+from cutaway.attention.common import visibility
+from cutaway.attention.common.visibility import (
+    And,
+    Causal,
+    Global,
+    Or,
+    Positions,
+    Span,
+    Visibility,
+    Window,
+    mask,
+)
 
 SIZES = {"summary": 2, "seed": 3, "count": 2}
 PARTS = {"left": Causal(), "right": Window(4)}
@@ -97,10 +107,10 @@ def test_rules_are_joined() -> None:
 def test_padding_and_other_documents_are_hidden(name: str) -> None:
     pos = torch.tensor([[-1, 0, 1, 2, 3, 0, 1, 2]])
     documents = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
-    whole = mask(RULES[name], Places(pos), Places(pos))
+    whole = mask(RULES[name], Positions(pos), Positions(pos))
     assert not whole[:, 0].any() and not whole[:, :, 0].any()
-    apart = mask(RULES[name], Places(pos, documents), Places(pos, documents))
+    apart = mask(RULES[name], Positions(pos, documents), Positions(pos, documents))
     same = documents[:, :, None] == documents[:, None]
     assert torch.equal(apart, whole & same)
     for one, other in ((None, documents), (documents, None)):
-        assert torch.equal(mask(RULES[name], Places(pos, one), Places(pos, other)), whole)
+        assert torch.equal(mask(RULES[name], Positions(pos, one), Positions(pos, other)), whole)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cutaway.attention import bidirectional, cross, differential, dsa, gated, gqa, local, mha, mla
-from cutaway.attention.parts.visibility import Causal, Global, Near, Places, mask
+from cutaway.attention.common.visibility import Causal, Global, Near, Positions, mask
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, mrope, rope, t5
 from cutaway.position.scaling import YaRN, sharpening
@@ -42,13 +42,13 @@ def _module(file: str, name: str, config: Any, **arguments: Any) -> nn.Module:
 
 
 def _cos_sin(size: int, scaling: Any = None) -> tuple[Tensor, Tensor]:
-    turned = rope.Turn(rope.Config(size, scaling=scaling)).rotation(POS)
+    turned = rope.RotaryEmbedding(rope.Config(size, scaling=scaling)).rotation(POS)
     cos, sin = (torch.cat((half, half), dim=-1)[:, 0] for half in (turned.cos, turned.sin))
     return cos, sin
 
 
 def _dense(rule: Any = None) -> Tensor:
-    seen = mask(rule or Causal(), Places(POS), Places(POS))[:, None]
+    seen = mask(rule or Causal(), Positions(POS), Positions(POS))[:, None]
     return torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, torch.finfo(torch.float64).min)
 
 
@@ -72,12 +72,12 @@ def _ours(config: Any, theirs: nn.Module, names: dict[str, str], by_pieces: bool
 
 
 def _said(module: nn.Module, config: Any, by_pieces: bool = False) -> Tensor:
-    turn = None if config.position is None else rope.Turn(config.position)
+    turn = None if config.position is None else rope.RotaryEmbedding(config.position)
     state, out = config.state() if by_pieces else None, []
     for start in range(0, LENGTH, 5 if by_pieces else LENGTH):
         part = slice(start, start + 5 if by_pieces else LENGTH)
         rotation = turn and turn.rotation(POS[:, part])
-        out.append(module(_x()[:, part], Places(POS[:, part]), rotation, False, state))
+        out.append(module(_x()[:, part], Positions(POS[:, part]), rotation, False, state))
     return torch.cat(out, dim=1)
 
 
@@ -177,7 +177,7 @@ LATENT = {
     "qk_nope_head_dim": 6,
     "v_head_dim": 5,
 }
-MLA = {"heads": 4, "key_size": 6, "turned_size": 4, "latent": 12, "value_size": 5}
+MLA = {"heads": 4, "key_size": 6, "rope_dim": 4, "latent": 12, "value_size": 5}
 MLA_NAMES = {
     "q_proj": "query",
     "q_a_proj": "query_down",
@@ -288,7 +288,7 @@ def test_cross_attention_equals_t5() -> None:
     _take(ours, theirs, T5_NAMES)
     memory = _x()[:, :7] * 2
     expected = theirs(_x(), key_value_states=memory)[0]
-    assert_close(ours(_x(), Places(POS), memory, Places(POS[:, :7])), expected)
+    assert_close(ours(_x(), Positions(POS), memory, Positions(POS[:, :7])), expected)
 
 
 @torch.no_grad()
@@ -313,7 +313,7 @@ def test_alibi_equals_bloom(heads: int) -> None:
         names = ("query", "key", "value")
         weights |= {f"{name}.{part}": row.flatten(0, 1) for name, row in zip(names, rows, strict=True)}
     ours.load_state_dict(weights)
-    assert_close(ours(x, Places(POS), None, True, None), expected, rtol=1e-5, atol=1e-5)
+    assert_close(ours(x, Positions(POS), None, True, None), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_m_rope_equals_qwen2_vl() -> None:
@@ -328,7 +328,7 @@ def test_m_rope_equals_qwen2_vl() -> None:
     assert_close(ours.cos[:, 0], cos[..., :8], rtol=1e-5, atol=1e-5)
     assert_close(ours.sin[:, 0], sin[..., :8], rtol=1e-5, atol=1e-5)
     text = axes[:1].expand(3, -1, -1)
-    assert torch.equal(mrope.rotation(config, text).cos, rope.Turn(config).rotation(axes[0]).cos)
+    assert torch.equal(mrope.rotation(config, text).cos, rope.RotaryEmbedding(config).rotation(axes[0]).cos)
 
 
 @torch.no_grad()
@@ -363,4 +363,4 @@ def test_window_and_globals_see_what_longformer_sees() -> None:
         for p in ("weight", "bias")
     }
     ours.load_state_dict(weights | {"out.weight": torch.eye(WIDTH)})
-    assert_close(ours(_x().float(), Places(POS), None, False, None), expected, rtol=1e-4, atol=1e-4)
+    assert_close(ours(_x().float(), Positions(POS), None, False, None), expected, rtol=1e-4, atol=1e-4)

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from cutaway.attention import chunked, gqa
 from cutaway.attention.backends import blocked, naive, sdpa
-from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import Places, Random, Visibility
+from cutaway.attention.backends.inputs import AttentionInputs
+from cutaway.attention.common.visibility import Positions, Random, Visibility
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block
@@ -159,12 +159,12 @@ def test_random_blocks_equal_bigbird(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (
         getattr(theirs, name)(x).unflatten(-1, (4, 8)).transpose(1, 2) for name in ("query", "key", "value")
     )
-    places = Places(torch.where(there > 0, torch.arange(length), -1))
-    problem = Problem(
-        q=q, k=k, v=v, query=places, key=places, visibility=Layout(Given(SIZE, 1, 0)), scale=8**-0.5
+    positions = Positions(torch.where(there > 0, torch.arange(length), -1))
+    inputs = AttentionInputs(
+        q=q, k=k, v=v, query=positions, key=positions, visibility=Layout(Given(SIZE, 1, 0)), scale=8**-0.5
     )
-    for path in (naive.attend, sdpa.attend, blocked.attend, lambda problem: blocked.attend(problem, SIZE)):
-        ours = path(problem).transpose(1, 2).flatten(2)
+    for path in (naive.attend, sdpa.attend, blocked.attend, lambda inputs: blocked.attend(inputs, SIZE)):
+        ours = path(inputs).transpose(1, 2).flatten(2)
         assert_close(ours[0], expected[0])
         assert_close(ours[1, :-3], expected[1, :-3])
 

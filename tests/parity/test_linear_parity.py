@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.attention import gated_delta, mamba2
-from cutaway.attention.parts import chunks
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.common import linear_recurrence
+from cutaway.attention.common.visibility import Positions
 
 transformers = pytest.importorskip("transformers")
 
@@ -46,7 +46,7 @@ def test_the_gated_delta_rule(form: str, judge: str) -> None:
     )
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     g, beta = (x.transpose(1, 2)[..., None] for x in (g, beta))
-    mine, memory = chunks.DELTA[form](q * 8**-0.5, k, v, beta, g, memory)
+    mine, memory = linear_recurrence.DELTA[form](q * 8**-0.5, k, v, beta, g, memory)
     assert_close(mine, true.transpose(1, 2), **CLOSE)
     assert_close(memory, after, **CLOSE)
 
@@ -63,7 +63,7 @@ def test_the_state_space_dual(form: str) -> None:
     k, q = (part.repeat_interleave(2, dim=2).transpose(1, 2) for part in (b, c))
     step = dt.transpose(1, 2)[..., None]
     v = step * x.transpose(1, 2)
-    mine, memory = chunks.FADE[form](q, k, v, step * a[:, None, None], memory.mT)
+    mine, memory = linear_recurrence.GATED_LINEAR[form](q, k, v, step * a[:, None, None], memory.mT)
     assert_close(mine, true.transpose(1, 2), **CLOSE)
     assert_close(memory, after.mT, **CLOSE)
 
@@ -73,7 +73,7 @@ def _read(ours: torch.nn.Module, config: Any, x: torch.Tensor, cuts: list[int]) 
     parts = []
     for start, end in zip([0, *cuts], [*cuts, x.shape[1]], strict=True):
         pos = torch.arange(start, end).expand(x.shape[0], -1)
-        parts.append(ours(x[:, start:end], Places(pos), None, start == 0, state))
+        parts.append(ours(x[:, start:end], Positions(pos), None, start == 0, state))
     return torch.cat(parts, dim=1)
 
 
@@ -104,8 +104,8 @@ def test_qwen3_next_layer(key_heads: int) -> None:
     }
     filled = {f"{name}.weight": weight.flatten(0, 1) for name, weight in weights.items()}
     filled |= {
-        "fading.A_log": theirs.A_log,
-        "fading.dt_bias": theirs.dt_bias,
+        "decay.A_log": theirs.A_log,
+        "decay.dt_bias": theirs.dt_bias,
         "norm.weight": theirs.norm.weight,
     }
     filled |= {"conv.weight": theirs.conv1d.weight[:, 0], "out.weight": theirs.out_proj.weight}
@@ -136,8 +136,8 @@ def test_mamba2_layer(groups: int) -> None:
     ours = config.build(32).eval()
     rows = {"gate": 64, "value": 64, "key": 8 * groups, "query": 8 * groups, "step": 4}
     filled = {
-        "fading.A_log": theirs.A_log,
-        "fading.dt_bias": theirs.dt_bias,
+        "decay.A_log": theirs.A_log,
+        "decay.dt_bias": theirs.dt_bias,
         "D": theirs.D,
         "norm": theirs.norm.weight,
     }

@@ -1,8 +1,7 @@
 """Attention in blocks: a block of queries meets only the blocks of keys that one of them may see.
 
-For a window, for packed documents and for sparse patterns time then grows with what is seen and not with
-n^2, and whatever is seen, no mask or bias larger than one block's stands in memory. It needs no compiler, and
-its gradient is that of its parts.
+For a window, packed documents and sparse patterns, time grows with what is seen and not with n^2, and no mask
+or bias is larger than one block's. It needs no compiler, and its gradient is that of its parts.
 """
 
 from __future__ import annotations
@@ -14,43 +13,43 @@ import torch
 from torch import Tensor
 
 from cutaway.attention.backends import matmul, naive, native, sdpa
-from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import All, Causal, Places, Span
+from cutaway.attention.backends.inputs import AttentionInputs
+from cutaway.attention.common.visibility import All, Causal, Positions, Span
 from cutaway.shapes import Bool, Float, Int
 
 BLOCK = 64
-FAR = 16  # blocks of keys in reach from which single keys are looked at
+FAR = 16  # blocks of keys in reach from which single hidden keys are dropped
 NOWHERE = 2**40  # above every position: where a block of padding begins, so that it is never in reach
 
 
-def attend(problem: Problem, block: int = BLOCK) -> Float[Tensor, "b h t v"]:
+def attend(inputs: AttentionInputs, block: int = BLOCK) -> Float[Tensor, "b h t v"]:
     """The blocks of queries one after another, each against the keys in its reach."""
-    inner, size, parts = sdpa.attend, problem.v.shape[-1], []
-    if problem.softcap is not None:
+    inner, size, parts = sdpa.attend, inputs.v.shape[-1], []
+    if inputs.softcap is not None:
         inner = naive.attend
-    elif native.pays(problem):
+    elif native.pays(inputs):
         inner = native.attend
-    elif matmul.pays(problem):
+    elif matmul.pays(inputs):
         inner = matmul.attend
     elif block > sdpa.FEW:
-        problem = sdpa.evened(problem)
-    for i, reach in enumerate(reachable(problem, block).tolist()):
+        inputs = sdpa.evened(inputs)
+    for i, reach in enumerate(reachable(inputs, block).tolist()):
         rows = slice(i * block, (i + 1) * block)
         runs = list(_runs(reach, block))
         if runs:
-            parts.append(inner(_thinned(_part(problem, rows, runs))))
+            parts.append(inner(_thinned(_part(inputs, rows, runs))))
         else:
-            parts.append(problem.q[:, :, rows, :1].expand(-1, -1, -1, problem.v.shape[-1]) * 0)
+            parts.append(inputs.q[:, :, rows, :1].expand(-1, -1, -1, inputs.v.shape[-1]) * 0)
     return torch.cat(parts, dim=2)[..., :size]
 
 
-def reachable(problem: Problem, block: int = BLOCK) -> Bool[Tensor, "m n"]:
+def reachable(inputs: AttentionInputs, block: int = BLOCK) -> Bool[Tensor, "m n"]:
     """Whether any query of block m may see any key of block n, in any row of the batch."""
-    i, j = _spans(problem.query.pos, block), _spans(problem.key.pos, block)
+    i, j = _spans(inputs.query.pos, block), _spans(inputs.key.pos, block)
     i, j = Span(i.low[:, :, None], i.high[:, :, None]), Span(j.low[:, None, :], j.high[:, None, :])
-    may = problem.visibility.may(i, j) & (i.high >= 0) & (j.high >= 0)
-    if problem.query.documents is not None and problem.key.documents is not None:
-        asks, told = _spans(problem.query.documents, block), _spans(problem.key.documents, block)
+    may = inputs.visibility.may(i, j) & (i.high >= 0) & (j.high >= 0)
+    if inputs.query.documents is not None and inputs.key.documents is not None:
+        asks, told = _spans(inputs.query.documents, block), _spans(inputs.key.documents, block)
         may &= (asks.low[:, :, None] <= told.high[:, None]) & (told.low[:, None] <= asks.high[:, :, None])
     return may.any(0)
 
@@ -64,7 +63,7 @@ def _spans(numbers: Int[Tensor, "b n"], block: int) -> Span:
 
 
 def _runs(reach: list[bool], block: int) -> Iterator[slice]:
-    """The stretches of keys that are in reach."""
+    """The runs of keys that are in reach."""
     start = None
     for n, near in enumerate([*reach, False]):
         if near and start is None:
@@ -74,22 +73,22 @@ def _runs(reach: list[bool], block: int) -> Iterator[slice]:
             start = None
 
 
-def _part(problem: Problem, rows: slice, runs: list[slice]) -> Problem:
-    """The same problem for these queries and keys alone."""
-    chosen = problem.chosen_by(rows)
+def _part(inputs: AttentionInputs, rows: slice, runs: list[slice]) -> AttentionInputs:
+    """The same inputs for these queries and keys alone."""
+    chosen = inputs.chosen_by(rows)
     return replace(
-        problem,
-        q=problem.q[:, :, rows],
-        k=_joined([problem.k[:, :, run] for run in runs], 2),
-        v=_joined([problem.v[:, :, run] for run in runs], 2),
-        query=_places(problem.query, [rows]),
-        key=_places(problem.key, runs),
+        inputs,
+        q=inputs.q[:, :, rows],
+        k=_joined([inputs.k[:, :, run] for run in runs], 2),
+        v=_joined([inputs.v[:, :, run] for run in runs], 2),
+        query=_positions(inputs.query, [rows]),
+        key=_positions(inputs.key, runs),
         in_order=False,
         chosen=None if chosen is None else _joined([chosen[:, :, run] for run in runs], 2),
     )
 
 
-def _thinned(part: Problem) -> Problem:
+def _thinned(part: AttentionInputs) -> AttentionInputs:
     """Without the keys that no query here sees, where the reach is long and they are more than half of it: a
     pattern may have something to see in every block, and little in each.
     """
@@ -104,17 +103,17 @@ def _thinned(part: Problem) -> Problem:
         part,
         k=part.k[:, :, kept],
         v=part.v[:, :, kept],
-        key=Places(part.key.pos[:, kept], None if documents is None else documents[:, kept]),
+        key=Positions(part.key.pos[:, kept], None if documents is None else documents[:, kept]),
         chosen=None if chosen is None else chosen[:, :, kept],
     )
 
 
-def _places(places: Places, runs: list[slice]) -> Places:
-    documents = places.documents
+def _positions(positions: Positions, runs: list[slice]) -> Positions:
+    documents = positions.documents
     kept = None if documents is None else _joined([documents[:, run] for run in runs], 1)
-    return Places(_joined([places.pos[:, run] for run in runs], 1), kept)
+    return Positions(_joined([positions.pos[:, run] for run in runs], 1), kept)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    """Laid end to end; a single part is not copied."""
+    """Concatenated; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

@@ -1,9 +1,9 @@
-"""Attention by torch's FlexAttention, compiled for the rule at hand: for who asks for it and has a C++
+"""Attention by torch's FlexAttention, compiled for each rule: it runs only when called, and needs a C++
 compiler.
 
-It computes the same blocks as ``blocked``, in one kernel. On a CPU it has no backward pass. Past a number
-of shapes torch gives up compiling and, with no more than a line in a log, holds every score in memory; here
-that is an error.
+It computes the same blocks as ``blocked``, in one kernel. On a CPU it has no backward pass. Past a number of
+shapes torch stops compiling and holds every score in memory, with only a line in a log; here that is an
+error.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from cutaway.attention.backends import blocked
-from cutaway.attention.parts.score import Problem
+from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.errors import OperationalError, UserError
 from cutaway.shapes import Float
 
 BLOCK = 128  # what torch's kernels are tuned for
 
 
-def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
+def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     """UserError where it cannot serve, with the reason; OperationalError if torch would fall back."""
-    reason = why_not(problem)
+    reason = why_not(inputs)
     if reason is not None:
-        raise UserError(f"flex attention: {reason}; the blocked path needs none of it")
+        raise UserError(f"flex attention: {reason}; the blocked backend needs none of it")
     try:
         return _compiled()(
-            problem.q,
-            problem.k,
-            problem.v,
-            block_mask=_blocks(problem),
-            scale=problem.scale,
+            inputs.q,
+            inputs.k,
+            inputs.v,
+            block_mask=_blocks(inputs),
+            scale=inputs.scale,
             enable_gqa=True,  # which also serves as many key heads as query heads
         )
     except FailOnRecompileLimitHit as error:
@@ -44,20 +44,20 @@ def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
         ) from error
 
 
-def why_not(problem: Problem) -> str | None:
-    """Why this path cannot compute this problem, or None."""
-    cpu = problem.q.device.type == "cpu"
+def why_not(inputs: AttentionInputs) -> str | None:
+    """Why this backend cannot compute these inputs, or None."""
+    cpu = inputs.q.device.type == "cpu"
     if cpu and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return "there is no C++ compiler"
-    if cpu and torch.is_grad_enabled() and any(x.requires_grad for x in (problem.q, problem.k, problem.v)):
+    if cpu and torch.is_grad_enabled() and any(x.requires_grad for x in (inputs.q, inputs.k, inputs.v)):
         return "it has no backward pass on a CPU"
-    if problem.q.dtype == torch.float64:
+    if inputs.q.dtype == torch.float64:
         return "it has no float64"
     odd = {
-        "a soft-cap": problem.softcap,
-        "a bias": problem.bias,
-        "sinks": problem.sinks,
-        "chosen keys": problem.chosen,
+        "a soft-cap": inputs.softcap,
+        "a bias": inputs.bias,
+        "sinks": inputs.sinks,
+        "chosen keys": inputs.chosen,
     }
     for name, value in odd.items():
         if value is not None:
@@ -73,11 +73,11 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
-def _blocks(problem: Problem) -> Any:
+def _blocks(inputs: AttentionInputs) -> Any:
     """The blocks in reach, and the rule inside them."""
     from torch.nn.attention.flex_attention import BlockMask
 
-    query, key, rule = problem.query, problem.key, problem.visibility
+    query, key, rule = inputs.query, inputs.key, inputs.visibility
     asked, told = query.documents, key.documents
 
     def sees(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -85,8 +85,8 @@ def _blocks(problem: Problem) -> Any:
         seen = rule.sees(i, j) & (i >= 0) & (j >= 0)
         return seen if asked is None or told is None else seen & (asked[b, t] == told[b, s])
 
-    reach = blocked.reachable(problem, BLOCK).expand(problem.q.shape[0], 1, -1, -1)
+    reach = blocked.reachable(inputs, BLOCK).expand(inputs.q.shape[0], 1, -1, -1)
     count = reach.sum(-1).int()
     order = reach.int().argsort(dim=-1, descending=True, stable=True).int()
-    lengths = problem.q.shape[2], problem.k.shape[2]
+    lengths = inputs.q.shape[2], inputs.k.shape[2]
     return BlockMask.from_kv_blocks(count, order, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=lengths)

@@ -1,9 +1,9 @@
 """Attention by plain matrix products, a block of queries at a time, for training in bf16 on a CPU.
 
-torch's fused kernel for a CPU keeps scores in float32 and spends twice the time on them that these products
-take with bf16 arithmetic, on the way back above all. Here scores are rounded to the type of what made them,
-as in the naive path. Only one block of queries has its scores in memory, those of keys that no query of a
-causal block may see are not made, and the way back makes the pattern again.
+torch's fused kernel for a CPU keeps scores in float32 and takes twice the time of these bf16 products, most
+of it in the backward pass. Here scores are rounded to the type of q and k, as in the naive backend. Only one
+block of queries has its scores in memory, keys that no query of a causal block may see have none, and the
+backward pass recomputes the pattern.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.backends.sdpa import unmasked
-from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import Causal
+from cutaway.attention.common.visibility import Causal
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Float
 
 BLOCK = 128
 
 
-def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
+def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     """UserError where something is done to scores but hiding them."""
-    reason = why_not(problem)
+    reason = why_not(inputs)
     if reason is not None:
-        raise UserError(f"attention by matrix products: {reason}; the naive path does all of it")
-    seen = None if unmasked(problem) else problem.seen()
-    causal = seen is None and problem.visibility == Causal()
-    out: Any = _Products.apply(problem.q, problem.k, problem.v, seen, causal, problem.scale)
+        raise UserError(f"attention by matrix products: {reason}; the naive backend does all of it")
+    seen = None if unmasked(inputs) else inputs.seen()
+    causal = seen is None and inputs.visibility == Causal()
+    out: Any = _Products.apply(inputs.q, inputs.k, inputs.v, seen, causal, inputs.scale)
     return out
 
 
-def why_not(problem: Problem) -> str | None:
-    """Why this path cannot compute this problem, or None."""
-    odd = {"a soft-cap": problem.softcap, "a bias": problem.bias, "sinks": problem.sinks}
+def why_not(inputs: AttentionInputs) -> str | None:
+    """Why this backend cannot compute these inputs, or None."""
+    odd = {"a soft-cap": inputs.softcap, "a bias": inputs.bias, "sinks": inputs.sinks}
     for name, value in odd.items():
         if value is not None:
-            return f"{name} would need a way back that is not written here"
+            return f"{name} needs a backward pass that is not written here"
     return None
 
 
-def pays(problem: Problem) -> bool:
-    """Whether this path is the faster one: bf16 on a CPU, with a way back."""
-    if problem.q.dtype != torch.bfloat16 or problem.q.device.type != "cpu" or why_not(problem) is not None:
+def pays(inputs: AttentionInputs) -> bool:
+    """Whether this backend is the faster one: bf16 training on a CPU."""
+    if inputs.q.dtype != torch.bfloat16 or inputs.q.device.type != "cpu" or why_not(inputs) is not None:
         return False
-    return goes_back(problem)
+    return needs_gradients(inputs)
 
 
-def goes_back(problem: Problem) -> bool:
-    """Whether gradients will be asked for."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in (problem.q, problem.k, problem.v))
+def needs_gradients(inputs: AttentionInputs) -> bool:
+    """Whether autograd will need gradients of q, k or v."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in (inputs.q, inputs.k, inputs.v))
 
 
 class _Products(torch.autograd.Function):
@@ -84,12 +84,12 @@ class _Products(torch.autograd.Function):
         grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
         for rows, keys in _blocks(q, k, ctx.causal):
             p = _pattern(q, k, seen, ctx.causal, rows, keys)
-            asked, grad = _together(q, k.shape[1], rows), _together(grads[0], k.shape[1], rows)
+            query, grad = _together(q, k.shape[1], rows), _together(grads[0], k.shape[1], rows)
             grad_v[:, :, keys] += p.mT @ grad
-            slope = grad @ v[:, :, keys].mT
-            slope = torch.ops.aten._softmax_backward_data(slope, p, -1, p.dtype)
-            grad_q[:, :, rows] = _apart(slope @ k[:, :, keys], q.shape[1]) * ctx.scale
-            grad_k[:, :, keys] += slope.mT @ asked
+            grad_p = grad @ v[:, :, keys].mT
+            grad_p = torch.ops.aten._softmax_backward_data(grad_p, p, -1, p.dtype)
+            grad_q[:, :, rows] = _apart(grad_p @ k[:, :, keys], q.shape[1]) * ctx.scale
+            grad_k[:, :, keys] += grad_p.mT @ query
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
 
 
@@ -142,6 +142,6 @@ def _apart(x: Float[Tensor, "b g n k"], heads: int) -> Float[Tensor, "b h m k"]:
 
 
 def _like(q: Float[Tensor, "b h t k"], size: int) -> Float[Tensor, "b h t v"]:
-    """Room for a vector of each query; the heads of a token are neighbours, as where they come from."""
+    """A buffer for one vector a query; the heads of a token are neighbours, as in the projections."""
     b, h, t, _ = q.shape
     return q.new_empty(b, t, h, size).transpose(1, 2)

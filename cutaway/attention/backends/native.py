@@ -1,9 +1,9 @@
-"""Attention by the native core, for training on a CPU: a block of queries meets a tile of keys, and scores
-never stand in memory (2205.14135).
+"""Attention by the native core, for training on a CPU: a block of queries meets a tile of keys, and the
+scores are never in memory (2205.14135).
 
-torch's fused kernel for a CPU takes half as long again in float32 and three times as long in bf16, whose
-scores and sums are floats here all the same. To torch it is one operation with a way back of its own: a
-compiler cannot look into it, so that it neither keeps the pattern for the way back nor makes it twice.
+torch's fused kernel for a CPU takes half as long again in float32, and three times as long in bf16, whose
+scores and sums are floats here too. For torch it is one operation with its own backward pass: the compiler
+cannot look into it, so that it neither keeps the pattern for the backward pass nor computes it twice.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ import torch
 from torch import Tensor
 
 from cutaway.attention.backends import matmul
+from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.backends.sdpa import unmasked
-from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import Causal
+from cutaway.attention.common.visibility import Causal
 from cutaway.errors import UserError
 from cutaway.layers.workers import KERNELS, TYPES, workers
 from cutaway.native import train_attention
 from cutaway.shapes import Bool, Float
 
 
-def attend(problem: Problem) -> Float[Tensor, "b h t v"]:
+def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     """UserError where something is done to scores but hiding them, and where there are no kernels for it."""
-    reason = why_not(problem)
+    reason = why_not(inputs)
     if reason is not None:
-        raise UserError(f"attention by the native core: {reason}; the naive path does all of it")
-    seen = None if unmasked(problem) else problem.seen()
-    causal = seen is None and problem.visibility == Causal()
-    return torch.ops.cutaway.attend(problem.q, problem.k, problem.v, seen, causal, problem.scale)[0]
+        raise UserError(f"attention by the native core: {reason}; the naive backend does all of it")
+    seen = None if unmasked(inputs) else inputs.seen()
+    causal = seen is None and inputs.visibility == Causal()
+    return torch.ops.cutaway.attend(inputs.q, inputs.k, inputs.v, seen, causal, inputs.scale)[0]
 
 
-def why_not(problem: Problem) -> str | None:
-    """Why this path cannot compute this problem, or None."""
-    q, k, v = problem.q, problem.k, problem.v
+def why_not(inputs: AttentionInputs) -> str | None:
+    """Why this backend cannot compute these inputs, or None."""
+    q, k, v = inputs.q, inputs.k, inputs.v
     if q.device.type != "cpu" or q.dtype not in TYPES or not q.dtype == k.dtype == v.dtype:
         return f"it is for float32 or bfloat16 on a CPU, and this is {q.dtype}, {k.dtype} on {q.device}"
     if not KERNELS:
         return "there is no native core, or it has no instructions of this processor's to use"
-    return matmul.why_not(problem)
+    return matmul.why_not(inputs)
 
 
-def pays(problem: Problem) -> bool:
-    """Whether this path is the fastest one: there is a way back, whose time is most of it."""
-    return matmul.goes_back(problem) and why_not(problem) is None
+def pays(inputs: AttentionInputs) -> bool:
+    """Whether this backend is the fastest one: in training, where the backward pass is most of the time."""
+    return matmul.needs_gradients(inputs) and why_not(inputs) is None
 
 
 def _attend(
@@ -56,7 +56,7 @@ def _attend(
     causal: bool,
     scale: float,
 ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h t"]]:
-    """What each query gathers, and the logarithm of the sum of its scores' exponentials."""
+    """z, and the logarithm of the sum of each query's exponentiated scores."""
     out, logs = _attend_shapes(q, k, v, seen, causal, scale)
     _run(train_attention.attend, {"q": q, "k": k, "v": v, "out": out}, logs, seen, causal, scale)
     return out, logs
@@ -66,7 +66,7 @@ def _attend_shapes(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, causal:
     return _like(q, v.shape[-1]), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
-def _back(
+def _backward_heads(
     grad: Float[Tensor, "b h t v"],
     q: Float[Tensor, "b h t k"],
     k: Float[Tensor, "b g s k"],
@@ -78,19 +78,19 @@ def _back(
     scale: float,
 ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b g s k"], Float[Tensor, "b g s v"]]:
     """The gradients of q, k and v."""
-    grads = _back_shapes(grad, q, k, v, out, logs, seen, causal, scale)
+    grads = _backward_shapes(grad, q, k, v, out, logs, seen, causal, scale)
     made = dict(zip(("grad_q", "grad_k", "grad_v"), grads, strict=True))
     tensors = {"q": q, "k": k, "v": v, "out": out, "grad_out": grad, **made}
     _run(train_attention.back, tensors, logs, seen, causal, scale)
     return grads
 
 
-def _back_shapes(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_shapes(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
 
 
 def _like(x: Float[Tensor, "b h t k"], size: int) -> Float[Tensor, "b h t v"]:
-    """Room for a vector of each; the heads of a token are neighbours, as where they come from and go to."""
+    """A buffer for one vector each; the heads of a token are neighbours, as in the projections."""
     b, h, t, _ = x.shape
     return x.new_empty(b, t, h, size).transpose(1, 2)
 
@@ -105,16 +105,16 @@ def _run(
     b, h, t, size = q.shape
     if seen is not None:
         seen = seen.expand(b, 1, t, k.shape[2]).contiguous()
-    problem = train_attention.Heads(b, h, k.shape[1], t, k.shape[2], size, v.shape[3])
+    inputs = train_attention.Heads(b, h, k.shape[1], t, k.shape[2], size, v.shape[3])
     for name, x in tensors.items():
-        setattr(problem, name, train_attention.Vectors(x.data_ptr(), *x.stride()[:3]))
-    problem.seen = None if seen is None else seen.data_ptr()
-    problem.logs, problem.scale = logs.data_ptr(), scale
-    problem.bf16, problem.causal = q.dtype == torch.bfloat16, causal
+        setattr(inputs, name, train_attention.Vectors(x.data_ptr(), *x.stride()[:3]))
+    inputs.seen = None if seen is None else seen.data_ptr()
+    inputs.logs, inputs.scale = logs.data_ptr(), scale
+    inputs.bf16, inputs.causal = q.dtype == torch.bfloat16, causal
     by = workers()
-    room = torch.empty(by.threads * train_attention.scratch(problem), dtype=torch.float32)
-    problem.scratch = room.data_ptr()
-    what(problem, by)
+    room = torch.empty(by.threads * train_attention.scratch(inputs), dtype=torch.float32)
+    inputs.scratch = room.data_ptr()
+    what(inputs, by)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -122,9 +122,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(q, k, v, *output, seen)
 
 
-def _way_back(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, out, logs, seen = ctx.saved_tensors
-    grads = torch.ops.cutaway.attend_back(grad, q, k, v, out, logs, seen, ctx.causal, ctx.scale)
+    grads = torch.ops.cutaway.attend_backward(grad, q, k, v, out, logs, seen, ctx.causal, ctx.scale)
     return *grads, None, None, None
 
 
@@ -133,11 +133,11 @@ _LIBRARY.define(
     "attend(Tensor q, Tensor k, Tensor v, Tensor? seen, bool causal, float scale) -> (Tensor, Tensor)"
 )
 _LIBRARY.define(
-    "attend_back(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor logs, Tensor? seen, "
+    "attend_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor logs, Tensor? seen, "
     "bool causal, float scale) -> (Tensor, Tensor, Tensor)"
 )
 _LIBRARY.impl("attend", _attend, "CPU")
-_LIBRARY.impl("attend_back", _back, "CPU")
+_LIBRARY.impl("attend_backward", _backward_heads, "CPU")
 torch.library.register_fake("cutaway::attend", _attend_shapes, lib=_LIBRARY)
-torch.library.register_fake("cutaway::attend_back", _back_shapes, lib=_LIBRARY)
-torch.library.register_autograd("cutaway::attend", _way_back, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_fake("cutaway::attend_backward", _backward_shapes, lib=_LIBRARY)
+torch.library.register_autograd("cutaway::attend", _backward, setup_context=_keep, lib=_LIBRARY)

@@ -169,7 +169,7 @@ def _watched(words: tuple[str, ...], known: Vocabulary) -> Watched | None:
 
 def _glove(file: Path, known: Vocabulary, settings: glove.Settings, threads: int, meter: _Meter) -> None:
     with glove.count(file, known, settings, threads) as counts:
-        console.note(f"{len(counts):,} pairs of words meet")
+        console.note(f"{len(counts):,} pairs of words co-occur")
         glove.train(known, counts, settings, threads=threads, watch=meter.pairs)
 
 
@@ -288,7 +288,7 @@ def _moments(watched: Watched | None) -> dict:
             {
                 "step": one.step,
                 "length": one.length,
-                "turned": one.turned,
+                "cosine": one.cosine,
                 "near": [near._asdict() for near in one.near],
             }
             for one in moments

@@ -10,22 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.errors import UserError
+from cutaway.bounds import Bounded, Count
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Bounded):
     """``buckets``: how many rows there are; ``hashes``: how many make a token's."""
 
-    buckets: int
-    hashes: int = 2
-
-    def __post_init__(self) -> None:
-        if self.buckets < 1 or self.hashes < 1:
-            raise UserError(f"{self.hashes} hashes into {self.buckets} buckets hold nothing: give 1 or more")
+    buckets: Count
+    hashes: Count = 2
 
     def build(self, vocab: int, width: int) -> nn.Module:
         from cutaway.embedding.tables.modules import Hashed

@@ -8,21 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.errors import UserError
+from cutaway.bounds import Bounded, Count
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Bounded):
     """``rank``: numbers a token."""
 
-    rank: int
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"a table of rank {self.rank} holds nothing: give 1 or more")
+    rank: Count
 
     def build(self, vocab: int, width: int) -> nn.Module:
         from cutaway.embedding.tables.modules import LowRank

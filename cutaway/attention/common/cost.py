@@ -1,10 +1,10 @@
-"""What a mechanism costs, as formulas that people read and ``at`` works out. Imports no torch.
+"""What a mechanism costs, as formulas that people read and ``at`` evaluates. Imports no torch.
 
     n tokens read     s tokens of another text     d model width     h query heads   g key-value heads
     k key size        v value size                 f features        and a mechanism's own options by name
 
-Counted are multiplications of what the mechanism lets a token see; the matrices that make queries, keys and
-values, and bring back what was read, cost the same in all of them and are left out.
+They count the multiplications of what a token may see; the query, key, value and output matrices cost the
+same in all mechanisms and are left out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cost:
-    """``prefill``: multiplications to read n tokens; ``memory``: numbers held meanwhile; ``decode``:
-    multiplications to read one more, None where nothing is ever decoded; ``state``: numbers remembered of n
-    tokens.
+    """``prefill``: multiplications for n tokens; ``memory``: numbers held meanwhile; ``decode``:
+    multiplications for the next token, None where nothing is decoded; ``state``: numbers that the cache holds
+    of n tokens.
     """
 
     prefill: str
@@ -43,12 +43,12 @@ def at(formula: str, config: Any = None, **letters: float) -> float:
         names = {"h": "heads", "g": "groups", "k": "key_size", "v": "values"}
         known |= {letter: getattr(config, name) for letter, name in names.items() if hasattr(config, name)}
         known |= {f.name: getattr(config, f.name) for f in fields(config)}
-        known["f"] = getattr(config, "memory", (0, 0, 0))[1]
+        known["f"] = getattr(config, "state_shape", (0, 0, 0))[1]
     known |= letters
     known = {name: math.inf if value is None else value for name, value in known.items()}
     return float(eval(_python(formula), {"__builtins__": {}}, known))
 
 
 def _python(formula: str) -> str:
-    """What stands side by side is multiplied."""
+    """Factors are written side by side: "2 h k" is 2 * h * k."""
     return re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", formula.replace("²", "**2"))

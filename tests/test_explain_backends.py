@@ -1,4 +1,4 @@
-"""`cutaway explain --paths`: what it says is what the dispatchers do, layer by layer, and why."""
+"""`cutaway explain --backends`: what it says is what the dispatchers do, layer by layer, and why."""
 
 import json
 
@@ -8,13 +8,13 @@ import torch
 import cutaway
 from cutaway import tracing
 from cutaway.attention import backends as dispatch
-from cutaway.attention.parts import chunks
-from cutaway.attention.parts.registry import Sizes, kind
+from cutaway.attention.common import linear_recurrence
+from cutaway.attention.common.registry import Sizes, kind
 from cutaway.cli import main
 from cutaway.commands import explain as verb
 from cutaway.errors import UserError
 from cutaway.hooks import FACTS
-from cutaway.inspect.paths import paths
+from cutaway.inspect.backends import backends
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
@@ -35,58 +35,58 @@ def model() -> Decoder:
 
 
 def test_it_tells_what_is_really_computed(model, monkeypatch) -> None:
-    """Each path that runs writes its name down: the same names in the same order."""
+    """Each backend that runs writes its name down: the same names in the same order."""
     ran: list[str] = []
-    real = {**dispatch.PATHS}
-    for name, path in real.items():
+    real = {**dispatch.BACKENDS}
+    for name, backend in real.items():
         monkeypatch.setitem(
-            dispatch.PATHS, name, lambda problem, n=name, p=path: (ran.append(n), p(problem))[1]
+            dispatch.BACKENDS, name, lambda inputs, n=name, p=backend: (ran.append(n), p(inputs))[1]
         )
-    for table in (chunks.FADE, chunks.DELTA):
+    for table in (linear_recurrence.GATED_LINEAR, linear_recurrence.DELTA):
         for name, form in {**table}.items():
             monkeypatch.setitem(table, name, lambda *a, n=name, f=form: (ran.append(n), f(*a))[1])
-    prompt, step = paths(model, list(range(200)))
-    told = [layer.path.path for reading in (prompt, step) for layer in reading.layers]
+    prompt, step = backends(model, list(range(200)))
+    told = [layer.backend.backend for reading in (prompt, step) for layer in reading.layers]
     assert told == ran
     assert (prompt.tokens, prompt.after, step.tokens, step.after) == (200, 0, 1, 200)
     assert told[len(LAYERS) :][2] == "recurrent" and told[2] == "chunked"
-    assert [reading.layers[3].form.path for reading in (prompt, step)] == ["expanded", "absorbed"]
+    assert [reading.layers[3].form.backend for reading in (prompt, step)] == ["expanded", "absorbed"]
     assert prompt.layers[0].form is None
 
 
 def test_every_other_way_has_its_reason(model) -> None:
-    for reading in paths(model, list(range(200)) * 4):
+    for reading in backends(model, list(range(200)) * 4):
         for layer in reading.layers:
             known = {"naive", "sdpa", "blocked", "products", "native", "flex"}
             if LAYERS[layer.layer] in ("linear", "gated_delta"):
                 known = {"recurrent", "chunked"}
-            assert {layer.path.path, *layer.path.refused} == known
-            assert layer.path.why and all(layer.path.refused.values())
+            assert {layer.backend.backend, *layer.backend.refused} == known
+            assert layer.backend.why and all(layer.backend.refused.values())
 
 
 def test_a_long_prompt_is_told_in_its_pieces(model) -> None:
-    first, last, step = paths(model, [7] * 1100)
+    first, last, step = backends(model, [7] * 1100)
     assert [(one.tokens, one.after) for one in (first, last, step)] == [(512, 0), (76, 1024), (1, 1100)]
-    assert [first.layers[i].path.path for i in (0, 1, 8)] == ["sdpa", "blocked", "blocked"]
-    assert first.layers[8].path.refused["sdpa"] == "torch's fused kernel has no soft-cap"
-    assert step.layers[8].path.path == "naive"
+    assert [first.layers[i].backend.backend for i in (0, 1, 8)] == ["sdpa", "blocked", "blocked"]
+    assert first.layers[8].backend.refused["sdpa"] == "torch's fused kernel has no soft-cap"
+    assert step.layers[8].backend.backend == "naive"
 
 
 def test_facts_are_kept_for_who_asks_alone(model) -> None:
     row, pos = torch.tensor([[1, 2, 3]]), torch.arange(3)[None]
     with torch.no_grad(), tracing(model) as seen:
         model(row, pos)
-    assert not any(name.endswith(".path") for name in seen)
+    assert not any(name.endswith(".backend") for name in seen)
     with torch.no_grad(), tracing(model, FACTS) as seen:
         model(row, pos)
-    assert {name.rpartition(".")[2] for name in seen} == {"path", "form"}
+    assert {name.rpartition(".")[2] for name in seen} == {"backend", "form"}
 
 
 def test_a_text_that_does_not_fit_is_refused(model) -> None:
     with pytest.raises(UserError, match="one more must fit"):
-        paths(model, [1] * 2048)
+        backends(model, [1] * 2048)
     with pytest.raises(UserError, match="no tokens"):
-        paths(model, [])
+        backends(model, [])
 
 
 def test_the_verb(model, monkeypatch, capsys) -> None:
@@ -98,14 +98,14 @@ def test_the_verb(model, monkeypatch, capsys) -> None:
             return Bytes().encode(text)
 
     monkeypatch.setattr(verb, "model_path", lambda source: source)
-    monkeypatch.setattr(cutaway, "load", lambda path, engine: Loaded(), raising=False)
+    monkeypatch.setattr(cutaway, "load", lambda backend, engine: Loaded(), raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    assert main(["explain", "some text", "--paths", "--json"]) == 0
+    assert main(["explain", "some text", "--backends", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["tokens"] for one in told["passes"]] == [9, 1]
-    assert told["passes"][0]["layers"][2]["path"]["path"] == "chunked"
-    assert main(["explain", "some text", "--paths"]) == 0
+    assert told["passes"][0]["layers"][2]["backend"]["backend"] == "chunked"
+    assert main(["explain", "some text", "--backends"]) == 0
     out = capsys.readouterr().out
     assert "layer 2" in out and "not recurrent" in out and max(map(len, out.splitlines())) <= 100
-    assert main(["explain", "some text", "--paths", "--ablate", "0.1"]) == 2
-    assert "--paths shows backends only" in capsys.readouterr().err
+    assert main(["explain", "some text", "--backends", "--ablate", "0.1"]) == 2
+    assert "--backends shows backends only" in capsys.readouterr().err

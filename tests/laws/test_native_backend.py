@@ -17,11 +17,11 @@ from torch.testing import assert_close
 
 from cutaway import native as core
 from cutaway.attention.backends import blocked, choose, naive, native
-from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.visibility import All, Causal, Places
+from cutaway.attention.backends.inputs import AttentionInputs
+from cutaway.attention.common.visibility import All, Causal, Positions
 from cutaway.errors import UserError
 from cutaway.position import alibi
-from tests.laws.kinds import SOFTMAX, attention
+from tests.laws.mechanisms import SOFTMAX, attention
 
 built = pytest.mark.skipif(not native.KERNELS, reason=core.why_not() or "no kernels for this processor")
 NEAR = {torch.float32: 2e-5, torch.bfloat16: 2e-2}  # of the largest number
@@ -29,7 +29,7 @@ TYPES = pytest.mark.parametrize("type", NEAR, ids=str)
 SHAPES = [(16, 16, 4, 2, 8, 6), (1, 16, 4, 1, 8, 8), (77, 77, 3, 3, 40, 16), (300, 300, 2, 1, 64, 64)]
 
 
-def _problem(t: int, s: int, h: int, g: int, size: int, values: int, **changes: Any) -> Problem:
+def _problem(t: int, s: int, h: int, g: int, size: int, values: int, **changes: Any) -> AttentionInputs:
     """Some rows begin with padding."""
     draw = torch.Generator().manual_seed(t)
     made: dict[str, Any] = {
@@ -38,15 +38,20 @@ def _problem(t: int, s: int, h: int, g: int, size: int, values: int, **changes: 
     }
     pos = torch.arange(s).expand(2, -1).clone()
     pos[0, :3] = -1
-    places = {"query": Places(pos[:, s - t :]), "key": Places(pos), "visibility": Causal(), "scale": 0.4}
-    return Problem(**(made | places | changes))
+    positions = {
+        "query": Positions(pos[:, s - t :]),
+        "key": Positions(pos),
+        "visibility": Causal(),
+        "scale": 0.4,
+    }
+    return AttentionInputs(**(made | positions | changes))
 
 
-def _compare(problem: Problem, type: torch.dtype = torch.float32, more: float = 1.0) -> None:
+def _compare(inputs: AttentionInputs, type: torch.dtype = torch.float32, more: float = 1.0) -> None:
     """What comes out and every gradient, against float64 numbers that were rounded to the type before."""
-    ours = {name: getattr(problem, name).detach().to(type).requires_grad_() for name in "qkv"}
+    ours = {name: getattr(inputs, name).detach().to(type).requires_grad_() for name in "qkv"}
     true = {name: x.detach().double().requires_grad_() for name, x in ours.items()}
-    out, judge = native.attend(replace(problem, **ours)), naive.attend(replace(problem, **true))
+    out, judge = native.attend(replace(inputs, **ours)), naive.attend(replace(inputs, **true))
     assert out.dtype == type
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(type)
     back = torch.autograd.grad((out * weights).sum(), list(ours.values()))
@@ -69,28 +74,30 @@ def test_every_kind_is_what_the_naive_path_says(kind: str, type: torch.dtype) ->
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_in_order_and_with_a_mask(shape: tuple[int, ...], type: torch.dtype) -> None:
     t, s = shape[:2]
-    places = Places(torch.arange(s).expand(2, -1))
+    positions = Positions(torch.arange(s).expand(2, -1))
     for visibility in (Causal(), All()):
         _compare(_problem(*shape, visibility=visibility), type)
         if t == s:
-            _compare(_problem(*shape, visibility=visibility, query=places, key=places, in_order=True), type)
+            _compare(
+                _problem(*shape, visibility=visibility, query=positions, key=positions, in_order=True), type
+            )
 
 
 @built
 @TYPES
 def test_documents_and_chosen_keys(type: torch.dtype) -> None:
     pos = torch.arange(300).expand(2, -1)
-    places = Places(pos, pos // 70)
+    positions = Positions(pos, pos // 70)
     chosen = torch.rand(2, 300, 300, generator=torch.Generator().manual_seed(3)) < 0.2
-    for changes in ({"query": places, "key": places}, {"chosen": chosen}):
+    for changes in ({"query": positions, "key": positions}, {"chosen": chosen}):
         _compare(_problem(*SHAPES[-1], **changes), type)
 
 
 @built
 def test_what_sees_nothing_is_zero_and_so_are_its_gradients() -> None:
-    problem = _problem(*SHAPES[0])
-    made = {name: getattr(problem, name).float().requires_grad_() for name in "qkv"}
-    out = native.attend(replace(problem, **made))
+    inputs = _problem(*SHAPES[0])
+    made = {name: getattr(inputs, name).float().requires_grad_() for name in "qkv"}
+    out = native.attend(replace(inputs, **made))
     assert (out[0, :, :3] == 0).all() and out.isfinite().all()
     q, k, v = torch.autograd.grad(out.square().sum(), list(made.values()))
     for gradient in (q, k, v):
@@ -100,16 +107,16 @@ def test_what_sees_nothing_is_zero_and_so_are_its_gradients() -> None:
 
 @built
 def test_great_scores_overflow_nothing() -> None:
-    problem = _problem(*SHAPES[2])
-    _compare(replace(problem, q=problem.q * 30), more=10.0)  # what float32 leaves of scores in the hundreds
+    inputs = _problem(*SHAPES[2])
+    _compare(replace(inputs, q=inputs.q * 30), more=10.0)  # what float32 leaves of scores in the hundreds
 
 
 @built
 @pytest.mark.parametrize("name", ["q", "k", "v"])
 def test_what_is_no_number_is_not_lost(name: str) -> None:
     """Whatever sees it has none either, as on the naive path: a run that went wrong stops."""
-    problem = _problem(*SHAPES[2])
-    wide = replace(problem, **{each: getattr(problem, each).float() for each in "qkv"})
+    inputs = _problem(*SHAPES[2])
+    wide = replace(inputs, **{each: getattr(inputs, each).float() for each in "qkv"})
     getattr(wide, name)[1, 2, 40, 3] = torch.nan
     for path in (native.attend, naive.attend):
         lost = path(wide)[1, 2].isnan().any(-1)
@@ -127,11 +134,11 @@ def _layouts(x: Tensor) -> Iterator[Tensor]:
 
 @built
 def test_any_layout() -> None:
-    problem = _problem(*SHAPES[2])
+    inputs = _problem(*SHAPES[2])
     for name in "qkv":
-        for laid in _layouts(getattr(problem, name)):
+        for laid in _layouts(getattr(inputs, name)):
             numbers = {name: laid.float()}
-            wide = replace(problem, **{each: getattr(problem, each).float() for each in "qkv"})
+            wide = replace(inputs, **{each: getattr(inputs, each).float() for each in "qkv"})
             ours = native.attend(replace(wide, **numbers))
             assert_close(ours, naive.attend(replace(wide, **numbers)), rtol=0, atol=1e-5)
 
@@ -139,10 +146,10 @@ def test_any_layout() -> None:
 @built
 def test_a_gradient_that_is_one_number_everywhere() -> None:
     """As ``sum`` gives it: a tensor whose steps are all zero."""
-    problem = _problem(*SHAPES[2])
+    inputs = _problem(*SHAPES[2])
     for path in (native.attend, naive.attend):
-        made = [getattr(problem, name).float().requires_grad_() for name in "qkv"]
-        path(replace(problem, **dict(zip("qkv", made, strict=True)))).sum().backward()
+        made = [getattr(inputs, name).float().requires_grad_() for name in "qkv"]
+        path(replace(inputs, **dict(zip("qkv", made, strict=True)))).sum().backward()
         if path is native.attend:
             ours = [x.grad for x in made]
     for mine, x in zip(ours, made, strict=True):
@@ -151,13 +158,13 @@ def test_a_gradient_that_is_one_number_everywhere() -> None:
 
 @built
 def test_threads_change_no_bit() -> None:
-    problem = _problem(*SHAPES[2])
-    made = [getattr(problem, name).float().requires_grad_() for name in "qkv"]
+    inputs = _problem(*SHAPES[2])
+    made = [getattr(inputs, name).float().requires_grad_() for name in "qkv"]
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            out = native.attend(replace(problem, **dict(zip("qkv", made, strict=True))))
+            out = native.attend(replace(inputs, **dict(zip("qkv", made, strict=True))))
             found.append([out, *torch.autograd.grad(out.square().sum(), made)])
     finally:
         torch.set_num_threads(before)
@@ -197,14 +204,14 @@ def test_every_instruction_set(isa: str) -> None:
 
 
 def test_it_is_chosen_where_there_is_a_way_back() -> None:
-    places = Places(torch.arange(16).expand(2, -1))
-    wide = _problem(*SHAPES[0], query=places, key=places, in_order=True)
+    positions = Positions(torch.arange(16).expand(2, -1))
+    wide = _problem(*SHAPES[0], query=positions, key=positions, in_order=True)
     made = {name: getattr(wide, name).float().requires_grad_() for name in "qkv"}
-    problem = replace(wide, **made)
-    assert (choose(problem)[0] == "native") == native.KERNELS
+    inputs = replace(wide, **made)
+    assert (choose(inputs)[0] == "native") == native.KERNELS
     with torch.no_grad():
-        assert choose(problem)[0] == "sdpa"
-    assert choose(replace(problem, softcap=5.0))[0] == "naive"
+        assert choose(inputs)[0] == "sdpa"
+    assert choose(replace(inputs, softcap=5.0))[0] == "naive"
     assert choose(replace(wide, q=wide.q.clone().requires_grad_()))[0] == "sdpa", "no float64"
 
 
@@ -232,9 +239,9 @@ def test_blocks_go_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     real = native.attend
     monkeypatch.setattr(native, "attend", lambda part: (ran.append(part.k.shape[2]), real(part))[1])
-    long = Places(torch.arange(96).expand(1, -1), torch.arange(96).expand(1, -1) // 32)
+    long = Positions(torch.arange(96).expand(1, -1), torch.arange(96).expand(1, -1) // 32)
     made = {name: torch.randn(1, 2, 96, 8).requires_grad_() for name in "qkv"}
-    problem = Problem(**made, query=long, key=long, visibility=Causal(), scale=0.4)
-    out = blocked.attend(problem, 32)
+    inputs = AttentionInputs(**made, query=long, key=long, visibility=Causal(), scale=0.4)
+    out = blocked.attend(inputs, 32)
     assert ran == [32, 32, 32]
-    assert_close(out, naive.attend(problem), rtol=0, atol=1e-5)
+    assert_close(out, naive.attend(inputs), rtol=0, atol=1e-5)

@@ -1,12 +1,12 @@
-"""Who may see whom, as a value: ``Causal() & Window(256)``. A path can read its structure and skip what is
-hidden; ``mask`` lowers it to a dense [b t s] boolean, which is the definition.
+"""Attention masks as values: ``Causal() & Window(256)``. A backend can match the structure and skip hidden
+blocks; ``mask`` lowers it to a dense [b t s] boolean, which is the definition.
 
-A rule says two things. ``sees(i, j)``: whether the query at position i sees the key at position j. ``may(i,
-j)``: whether any query in a span of positions might see any key in another, so that a path need not look at
-pairs of spans where none does. ``may`` can say yes too often, never no wrongly. Both work on whole tensors,
-whose axes broadcast.
+A rule has two functions. ``sees(i, j)``: whether the query at position i sees the key at position j. ``may(i,
+j)``: whether any query in one span of positions might see any key in another, so that a backend can skip
+pairs of spans where none does. ``may`` may err towards True, never towards False. Both broadcast over
+tensors.
 
-Positions are absolute; a position of -1 is padding, which nobody sees and which sees nobody. Imports no
+Positions are absolute; a position of -1 is padding, which sees nothing and is seen by nothing. Imports no
 torch.
 """
 
@@ -23,24 +23,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where tokens stand: ``pos`` Int[b n], and the document each belongs to when several are packed in a
-    row.
-    """
+class Positions:
+    """Tokens' positions ``pos`` Int[b n], and their ``documents`` where several are packed in a row."""
 
     pos: Int[Tensor, "b n"]
     documents: Int[Tensor, "b n"] | None = None
 
 
 class Span(NamedTuple):
-    """Neighbouring tokens: the lowest and the highest of their positions."""
+    """A run of tokens: the lowest and the highest of their positions."""
 
     low: Int[Tensor, "..."]
     high: Int[Tensor, "..."]
 
 
 class Visibility(ABC):
-    """A rule; ``&`` sees what both see, ``|`` what either sees."""
+    """A rule; ``&`` is what both see, ``|`` what either sees."""
 
     def __and__(self, other: Visibility) -> And:
         return And(self, other)
@@ -54,7 +52,7 @@ class Visibility(ABC):
 
     @abstractmethod
     def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
-        """Whether any query in span i might see any key in span j; never no wrongly."""
+        """Whether any query in span i might see any key in span j; never wrongly False."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Or(Visibility):
 
 @dataclass(frozen=True)
 class All(Visibility):
-    """Everyone sees everyone: an encoder, and a decoder that reads an encoder's memory."""
+    """Every token sees every token: an encoder, and cross-attention."""
 
     def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
         return (i == i) & (j == j)
@@ -94,7 +92,7 @@ class All(Visibility):
 
 @dataclass(frozen=True)
 class Causal(Visibility):
-    """A token sees itself and what came before."""
+    """A token sees itself and earlier tokens."""
 
     def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
         return j <= i
@@ -131,7 +129,7 @@ class Near(Visibility):
 
 @dataclass(frozen=True)
 class Sink(Visibility):
-    """Everyone sees the first ``size`` positions (2309.17453)."""
+    """Every token sees the first ``size`` positions (2309.17453)."""
 
     size: int
 
@@ -144,7 +142,7 @@ class Sink(Visibility):
 
 @dataclass(frozen=True)
 class Global(Visibility):
-    """The first ``size`` positions see everyone and are seen by everyone (2004.05150)."""
+    """The first ``size`` positions see all tokens and are seen by all (2004.05150)."""
 
     size: int
 
@@ -157,7 +155,7 @@ class Global(Visibility):
 
 @dataclass(frozen=True)
 class Chunk(Visibility):
-    """Tokens see those of their own chunk of ``size`` positions."""
+    """A token sees its own chunk of ``size`` positions."""
 
     size: int
 
@@ -170,7 +168,7 @@ class Chunk(Visibility):
 
 @dataclass(frozen=True)
 class Stride(Visibility):
-    """A token sees those a whole number of strides away (1904.10509)."""
+    """A token sees tokens a whole number of strides away (1904.10509)."""
 
     size: int
 
@@ -184,7 +182,7 @@ class Stride(Visibility):
 
 @dataclass(frozen=True)
 class Columns(Visibility):
-    """Everyone sees the last ``summary`` positions of every chunk of ``size`` (1904.10509)."""
+    """Every token sees the last ``summary`` positions of every chunk of ``size`` (1904.10509)."""
 
     size: int
     summary: int
@@ -201,8 +199,8 @@ class Columns(Visibility):
 class Random(Visibility):
     """Each block of ``size`` queries sees ``count`` earlier blocks, drawn by the ``seed`` (2007.14062).
 
-    A draw is a function of the block's number, so that it is the same however much of a text is at hand; two
-    draws may fall on the same block.
+    A draw is a function of the block's number alone, so that it does not change while a text grows; two draws
+    may choose the same block.
     """
 
     size: int
@@ -226,7 +224,7 @@ class Random(Visibility):
         return found
 
     def _drawn(self, block: Int[Tensor, "..."], n: int) -> Int[Tensor, "..."]:
-        """The n-th block that this one reads: below it, or itself if it is the first."""
+        """The n-th block that this one sees: an earlier one, or itself if it is the first."""
         prime = 2**31 - 1  # a product of two numbers below it still fits in 64 bits
         x = (block * 7919 + n * 104_729 + self.seed * 1_299_709 + 1) % prime
         for _ in range(2):
@@ -234,8 +232,8 @@ class Random(Visibility):
         return x % block.clamp(min=1)
 
 
-def mask(visibility: Visibility, query: Places, key: Places) -> Bool[Tensor, "b t s"]:
-    """True where query t sees key s: the rule, and not padding, and the same document."""
+def mask(visibility: Visibility, query: Positions, key: Positions) -> Bool[Tensor, "b t s"]:
+    """True where query t sees key s: by the rule, no padding, and in the same document."""
     i, j = query.pos[:, :, None], key.pos[:, None, :]
     seen = visibility.sees(i, j) & (j >= 0) & (i >= 0)
     if query.documents is None or key.documents is None:

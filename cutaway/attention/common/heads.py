@@ -1,46 +1,56 @@
-"""What every softmax attention over heads states about itself: ``softmax.py`` as data. Imports no torch."""
+"""The config that all softmax attention over heads shares; ``softmax.py`` is its module. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cutaway.attention.parts.visibility import Causal, Visibility
+from cutaway.attention.common.visibility import Causal, Visibility
+from cutaway.bounds import Bounded, Count, Positive
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from cutaway.attention.parts.mixer import Memory
+    from cutaway.attention.common.mixer import LayerState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heads:
-    """Query heads, the size of a head, and what is done to it on the way.
+class Heads(Bounded):
+    """Query heads, the size of a head, and what is done to queries, keys and scores.
 
     ``value_size`` is ``key_size`` when None; ``scale`` multiplies scores, 1/sqrt(key_size) when None;
-    ``qk_norm`` norms query and key before they are turned, each head by itself (Qwen 3, Gemma 3) or all heads
-    as one vector (OLMo 2), as ``qk_norm_over`` says; ``softcap`` bounds scores (Gemma 2); ``sinks`` are
-    learned scores, one a head, that take a share of attention and give nothing (GPT-OSS); ``bias`` is on
-    query, key and value, ``out_bias`` on the output. ``position`` turns queries and keys, ``relative`` adds
-    to their scores what depends on their distance.
+    ``qk_norm`` norms query and key before they are rotated, each head by itself (Qwen 3, Gemma 3) or all
+    heads as one vector (OLMo 2), as ``qk_norm_over`` says; ``softcap`` bounds scores (Gemma 2); ``sinks`` are
+    learned scores, one a head, that take attention and give nothing (GPT-OSS); ``bias`` is on query, key and
+    value, ``out_bias`` on the output. ``position`` rotates queries and keys, ``relative`` adds to their
+    scores what depends on their distance.
     """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
 
-    heads: int
-    key_size: int
-    value_size: int | None = None
+    heads: Count
+    key_size: Count
+    value_size: Count | None = None
     position: rope.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
     relative: alibi.Config | t5.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
-    scale: float | None = None
-    softcap: float | None = None
+    scale: Positive | None = None
+    softcap: Positive | None = None
     qk_norm: Norm | None = None
     qk_norm_over: Literal["head", "width"] = "head"
     sinks: bool = False
     bias: bool = False
     out_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.position is not None and self.position.size > self.key_size:
+            raise UserError(
+                f"attention: position.size is {self.position.size}, it must be at most key_size "
+                f"({self.key_size})"
+            )
 
     @property
     def groups(self) -> int:
@@ -57,7 +67,7 @@ class Heads:
         return Causal()
 
     def build(self, width: int) -> nn.Module:
-        from cutaway.attention.parts.softmax import SoftmaxAttention
+        from cutaway.attention.common.softmax import SoftmaxAttention
 
         return SoftmaxAttention(self, width)
 
@@ -85,18 +95,18 @@ class Heads:
 
     @property
     def normed(self) -> dict[str, int]:
-        """How many numbers each norm of queries and keys takes as one vector."""
+        """The size of the vectors that the norms of queries and keys take."""
         if self.qk_norm_over == "head":
             return {"query_norm": self.key_size, "key_norm": self.key_size}
         return {"query_norm": self.heads * self.key_size, "key_norm": self.groups * self.key_size}
 
     @property
     def entries(self) -> dict[str, tuple[int, int]]:
-        """What is remembered of a token: the heads and the size of each entry by its name."""
+        """What the cache keeps of a token: the heads and the size of each entry, by name."""
         return {"k": (self.groups, self.key_size), "v": (self.groups, self.values)}
 
-    def state(self) -> Memory:
-        from cutaway.attention.parts.state import Full
+    def state(self) -> LayerState:
+        from cutaway.attention.state import Full
 
         return Full()
 

@@ -1,48 +1,45 @@
-"""A state whose entries are kept in 8 or 4 bits a number; it wraps any other and looks the same from outside.
+"""A KV cache of 8 or 4 bits a number; it wraps any other and has the same interface.
 
     x ~ low + step * code        codes to 255 or 15, low and step float16 for each 32 numbers
 
-Each vector of each head is cut into groups along itself, so that a token's codes do not depend on its
-neighbours: reading a text in pieces gives what reading it at once gives. What comes back has the type that
-went in. A number is off by at most half a step of its group's range / 255 or / 15, and by the float16 of
-low and step.
+Groups are cut along each head's vector, so that a token's codes do not depend on its neighbours: reading a
+text in pieces gives the same as reading it at once. Entries come back in the type they had. A number is off
+by at most half a step, which is its group's range / 255 or / 15, and by the float16 of low and step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.state import Entries, Store
+from cutaway.attention.common.mixer import LayerState, Wrap
+from cutaway.attention.state import Entries, Store
 from cutaway.errors import UserError
 from cutaway.shapes import Int
 
 GROUP = 32
 
 
-class Quantised:
-    """``inner`` remembers codes instead of numbers. UserError unless ``bits`` are 8 or 4."""
+class Quantized:
+    """``inner`` stores codes instead of numbers. UserError unless ``bits`` are 8 or 4."""
 
     def __init__(self, inner: Store, bits: int = 8) -> None:
         if bits not in (4, 8):
-            raise UserError(f"a state keeps 8 or 4 bits a number, not {bits}")
+            raise UserError(f"a quantized state has 8 or 4 bits a number, not {bits}")
         self.inner, self.bits = inner, bits
 
     @classmethod
-    def of(cls, bits: int) -> Callable[[Memory], Memory]:
-        """For ``Decoder.new_state``: every memory of entries in so many bits, other memories as they are."""
+    def of(cls, bits: int) -> Wrap:
+        """For ``Decoder.new_state``: every KV cache in so many bits, recurrent states as they are."""
         return partial(_wrapped, bits=bits)
 
     @staticmethod
     def bytes_per_token(entries: Mapping[str, tuple[int, int]], bits: int) -> int:
-        """Cache bytes of one token whose entries are so many heads of such a size (a config's
-        ``entries``).
-        """
+        """Cache bytes of one token with these entries (a config's ``entries``): heads and size by name."""
         return sum(
             heads * (_padded(size) * bits // 8 + _padded(size) // GROUP * 4)
             for heads, size in entries.values()
@@ -60,13 +57,13 @@ class Quantised:
         packed: Entries = {}
         for name, entry in entries.items():
             packed[f"{name}.codes"], packed[f"{name}.scales"] = pack(entry, self.bits)
-        kept, places = self.inner.append(packed, pos)
+        kept, positions = self.inner.append(packed, pos)
         return {
             name: unpack(kept[f"{name}.codes"], kept[f"{name}.scales"], self.bits, entry.shape[-1]).to(
                 entry.dtype
             )
             for name, entry in entries.items()
-        }, places
+        }, positions
 
     def can_truncate(self, length: int) -> bool:
         return self.inner.can_truncate(length)
@@ -74,12 +71,12 @@ class Quantised:
     def truncate(self, length: int) -> None:
         self.inner.truncate(length)
 
-    def snapshot(self) -> Quantised:
-        return Quantised(self.inner.snapshot(), self.bits)
+    def snapshot(self) -> Quantized:
+        return Quantized(self.inner.snapshot(), self.bits)
 
 
-def _wrapped(memory: Memory, bits: int) -> Memory:
-    return Quantised(memory, bits) if isinstance(memory, Store) else memory
+def _wrapped(state: LayerState, bits: int) -> LayerState:
+    return Quantized(state, bits) if isinstance(state, Store) else state
 
 
 def _padded(size: int) -> int:
@@ -87,9 +84,7 @@ def _padded(size: int) -> int:
 
 
 def pack(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Codes uint8 [... bytes] and scales float16 [... 2 groups]: every group's low, then every
-    group's step.
-    """
+    """Codes uint8 [... bytes] and scales float16 [... 2 groups]: every group's low, then every step."""
     groups = pad(x.float(), (0, -x.shape[-1] % GROUP), mode="constant").unflatten(-1, (-1, GROUP))
     size = x.shape[-1]
     if size % GROUP:  # zeros that fill the last group up must not widen its range

@@ -23,7 +23,7 @@ SIZES = {
     "kv_heads": 2,
     "key_size": 8,
     "window": 5,
-    "turned_size": 8,
+    "rope_dim": 8,
     "latent": 12,
     "index_size": 8,
     "index_heads": 2,

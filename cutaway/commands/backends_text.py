@@ -1,4 +1,4 @@
-"""Which attention backend each layer uses (``inspect/paths.py``) as a terminal shows it."""
+"""Which attention backend each layer uses (``inspect/backends.py``) as a terminal shows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from cutaway.commands.explanation_text import ACCENT, QUIET, WIDTH
 
 if TYPE_CHECKING:
-    from cutaway.inspect.paths import Layer, Pass
+    from cutaway.inspect.backends import Layer, Pass
 
 
 def show(passes: tuple[Pass, ...], model: str, console: Console) -> None:
@@ -39,8 +39,10 @@ def _heading(one: Pass, model: str) -> str:
 
 def _table(named: str, layer: Layer) -> Table:
     rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    for choice in filter(None, (layer.path, layer.form)):
-        rows.add_row(named if choice is layer.path else "", Text(choice.path, f"bold {ACCENT}"), choice.why)
+    for choice in filter(None, (layer.backend, layer.form)):
+        rows.add_row(
+            named if choice is layer.backend else "", Text(choice.backend, f"bold {ACCENT}"), choice.why
+        )
         for other, why in choice.refused.items():
             rows.add_row("", Text(f"not {other}", QUIET), Text(why, QUIET))
     return rows

@@ -1,4 +1,4 @@
-"""What the attentions of 2014 and 2015 share: a memory to look at, and scores that become shares of it."""
+"""What the attentions of 2014 and 2015 share: the encoder's memory, and attention weights over it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cutaway.shapes import Bool, Float, Int
 
 @dataclass(frozen=True)
 class Memory:
-    """What an encoder left: ``values`` h, ``keys`` what is computed of them once, ``pos`` their places, -1
-    for padding.
+    """An encoder's output: ``values`` h, ``keys`` computed from them once, ``pos`` their positions, -1 for
+    padding.
     """
 
     values: Float[Tensor, "b s m"]
@@ -27,7 +27,9 @@ class Memory:
         return (self.pos >= 0)[:, None]
 
 
-def shares(scores: Float[Tensor, "b t s"], seen: Bool[Tensor, "b t_or_1 s"]) -> Float[Tensor, "b t s"]:
-    """A softmax over what is seen; a query that sees nothing gets zeros. Taps ``scores`` as they come."""
+def attention_weights(
+    scores: Float[Tensor, "b t s"], seen: Bool[Tensor, "b t_or_1 s"]
+) -> Float[Tensor, "b t s"]:
+    """A softmax over what is seen; a query that sees nothing gets zeros. Taps ``scores`` before the mask."""
     scores = widened(tap("scores", scores)).masked_fill(~seen, -torch.inf)
     return torch.where(seen.any(-1, keepdim=True), torch.softmax(scores, dim=-1), 0.0)

@@ -1,10 +1,9 @@
-"""Softmax attention as a module: mha, mqa, gqa, local and the sparse kinds are this equation over different
-data.
+"""Softmax attention as a module: mha, mqa, gqa, local and the sparse kinds differ in their config alone.
 
-    q = W_q x   k = W_k x   v = W_v x        cut into heads; q and k normed if the model does so, then turned
-    out = W_o [attend(q, k, v)]              attend is the softmax of score.py
+    q = W_q x   k = W_k x   v = W_v x        cut into heads; q and k normed if the model does so, then rotated
+    out = W_o [attend(q, k, v)]              attend is the softmax of backends/inputs.py
 
-Query, key and value come from three matrices that could run side by side: none reads another's result.
+Query, key and value come from three matrices that can run side by side: none reads another's result.
 """
 
 from __future__ import annotations
@@ -13,22 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.attention.backends import attend
-from cutaway.attention.parts.heads import Heads
-from cutaway.attention.parts.mixer import Memory
-from cutaway.attention.parts.score import Problem
-from cutaway.attention.parts.state import append
-from cutaway.attention.parts.visibility import Places
+from cutaway.attention.backends.inputs import AttentionInputs
+from cutaway.attention.common.heads import Heads
+from cutaway.attention.common.mixer import LayerState
+from cutaway.attention.common.visibility import Positions
+from cutaway.attention.state import append
 from cutaway.hooks import tap
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Float
 
 
 class SoftmaxAttention(nn.Module):
-    """Taps ``q`` [b h t k], ``k`` [b g s k] and ``v`` [b g t v] as the scores see them, ``mixed`` [b h t v]
-    what each head gathered; the path taps ``scores`` and ``pattern``.
+    """Taps ``q`` [b h t k], ``k`` [b g s k] and ``v`` [b g t v] as the scores see them, and ``z`` [b h t v],
+    each head's weighted sum of values; the backend taps ``scores`` and ``pattern``.
 
-    Keys are remembered turned, except where their turning changes as the text grows: then all are turned
-    anew.
+    The cache holds rotated keys, except where the rotation changes as the text grows: then it holds them as
+    they are, and each call rotates all.
     """
 
     def __init__(self, config: Heads, width: int) -> None:
@@ -49,48 +48,47 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t d"],
-        places: Places,
+        positions: Positions,
         rotation: Rotation | None,
         in_order: bool,
-        state: Memory | None,
+        state: LayerState | None,
     ) -> Float[Tensor, "b t d"]:
-        return self.out(self.gathered(x, places, rotation, in_order, state))
+        return self.out(join(self.z(x, positions, rotation, in_order, state)))
 
-    def gathered(
+    def z(
         self,
         x: Float[Tensor, "b t d"],
-        places: Places,
+        positions: Positions,
         rotation: Rotation | None,
         in_order: bool,
-        state: Memory | None,
-    ) -> Float[Tensor, "b t n"]:
-        """What the heads read, laid end to end: all of the mechanism but the matrix that brings it back."""
+        state: LayerState | None,
+    ) -> Float[Tensor, "b _ t _"]:
+        """Each head's weighted sum of values: all of the mechanism but the output matrix."""
         q = self._normed(self.query_norm, self.query(x), self.config.heads)
         k = self._normed(self.key_norm, self.key(x), self.config.groups)
         v = tap("v", cut(self.value(x), self.config.groups))
-        key_places, key_rotation = places, rotation
+        key_positions, key_rotation = positions, rotation
         if rotation is not None and not self.grows:
             k, key_rotation = rotate(k, rotation), None
         if state is not None:
-            entries, key_pos = append(state, {"k": k, "v": v}, places.pos)
-            k, v, key_places = entries["k"], entries["v"], Places(key_pos)
+            entries, key_pos = append(state, {"k": k, "v": v}, positions.pos)
+            k, v, key_positions = entries["k"], entries["v"], Positions(key_pos)
             key_rotation = key_rotation and key_rotation.at(key_pos)
         q = tap("q", q if rotation is None else rotate(q, rotation))
         k = tap("k", k if key_rotation is None else rotate(k, key_rotation))
-        return join(tap("mixed", self.mixed(q, k, v, places, key_places, in_order)))
+        return tap("z", self.attend(q, k, v, positions, key_positions, in_order))
 
-    def mixed(
+    def attend(
         self,
         q: Float[Tensor, "b h t k"],
         k: Float[Tensor, "b g s k"],
         v: Float[Tensor, "b g s v"],
-        query: Places,
-        key: Places,
+        query: Positions,
+        key: Positions,
         in_order: bool,
     ) -> Float[Tensor, "b h t v"]:
-        """What each head gathers."""
         return attend(
-            Problem(
+            AttentionInputs(
                 q=q,
                 k=k,
                 v=v,
@@ -111,10 +109,10 @@ class SoftmaxAttention(nn.Module):
 
 
 def cut(x: Float[Tensor, "b t n"], heads: int) -> Float[Tensor, "b h t k"]:
-    """One vector a token becomes one vector a head."""
+    """Each token's vector cut into one vector a head."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def join(x: Float[Tensor, "b h t v"]) -> Float[Tensor, "b t n"]:
-    """The heads' vectors laid end to end."""
+    """The heads' vectors concatenated."""
     return x.transpose(1, 2).flatten(2)

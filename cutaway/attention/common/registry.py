@@ -1,5 +1,5 @@
-"""The folder as a registry: which mechanisms there are, what each says of itself, and what it would be in a
-model of given sizes. Imports no torch.
+"""The folder as a registry: which mechanisms there are, what each costs, and its config in a model of given
+sizes. Imports a mechanism's file, and torch with it, only for that mechanism.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import cutaway.attention
-from cutaway.attention.parts.cost import Cost, at
+from cutaway.attention.common.cost import Cost, at
 from cutaway.errors import UserError
 
 
 class Sizes(NamedTuple):
-    """What a mechanism takes over from the model it is put in."""
+    """The sizes of a model that a mechanism takes over."""
 
     width: int
     heads: int
@@ -44,7 +44,7 @@ class Kind:
 
     @property
     def usual(self) -> Mapping[str, int | str]:
-        """What the options that must be chosen usually are: numbers, or formulas of the sizes."""
+        """Usual values of the options without a default: numbers, or formulas of the sizes."""
         return getattr(self.module, "USUAL", {})
 
     @property
@@ -63,8 +63,8 @@ class Kind:
         return {name: max(1, int(at(str(value), **letters))) for name, value in self.usual.items()}
 
     def like(self, sizes: Sizes, options: Mapping[str, Any]) -> Any:
-        """Its config in a model of these sizes, with these options where they are given and the usual ones
-        where an option must be chosen. UserError if the sizes or options do not fit it.
+        """Its config in a model of these sizes: these options, and usual values for the others without a
+        default. UserError if the sizes or options do not fit it.
         """
         known = {f.name: f for f in fields(self.config)}
         given = {"heads": sizes.heads, "kv_heads": sizes.groups, "key_size": sizes.key_size}
@@ -74,27 +74,27 @@ class Kind:
         chosen = given | self.usual_in(sizes) | dict(options)
         missing = [n for n, f in known.items() if n not in chosen and f.default is MISSING]
         if missing:
-            raise UserError(f"{self.name} needs {' and '.join(missing)}: say how much")
+            raise UserError(f"{self.name} needs a value for {' and '.join(missing)}")
         return self.config(**chosen)
+
+
+def names() -> list[str]:
+    """Every mechanism's name: the files of the folder, none of which is imported."""
+    return sorted(
+        module.name for module in pkgutil.iter_modules(cutaway.attention.__path__) if not module.ispkg
+    )
 
 
 def kinds() -> list[Kind]:
     """Every mechanism, by name."""
-    found = (_kind(module.name) for module in pkgutil.iter_modules(cutaway.attention.__path__))
-    return sorted(filter(None, found), key=lambda kind: kind.name)
+    return [kind(name) for name in names()]
 
 
 def kind(name: str) -> Kind:
     """The mechanism of this name. UserError if there is none."""
-    known = {one.name: one for one in kinds()}
+    known = names()
     if name in known:
-        return known[name]
+        return Kind(name, importlib.import_module(f"cutaway.attention.{name}"))
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     raise UserError(f"there is no mechanism {name!r}: {guess}`cutaway attention` lists all {len(known)}")
-
-
-def _kind(name: str) -> Kind | None:
-    """A file of the folder, if a mechanism is in it."""
-    module = importlib.import_module(f"cutaway.attention.{name}")
-    return Kind(name, module) if hasattr(module, "Config") else None

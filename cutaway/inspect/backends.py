@@ -20,10 +20,10 @@ from cutaway.model.engine import CHUNK, DefinitionEngine
 
 @dataclass(frozen=True)
 class Layer:
-    """``path``: the backend of a layer; ``form``: latent attention's own choice, else None."""
+    """``backend``: the backend of a layer; ``form``: latent attention's own choice, else None."""
 
     layer: int
-    path: Choice
+    backend: Choice
     form: Choice | None
 
 
@@ -37,19 +37,19 @@ class Pass:
 
     def runs(self) -> list[tuple[int, int, Layer]]:
         """Neighbouring layers with the same backend: first, last, and one of them."""
-        grouped = (list(run) for _, run in groupby(self.layers, key=lambda one: (one.path, one.form)))
+        grouped = (list(run) for _, run in groupby(self.layers, key=lambda one: (one.backend, one.form)))
         return [(run[0].layer, run[-1].layer, run[0]) for run in grouped]
 
     def to_json(self) -> dict[str, Any]:
         """JSON's own types."""
         layers = [
-            {"layer": one.layer, "path": one.path._asdict(), "form": one.form and one.form._asdict()}
+            {"layer": one.layer, "backend": one.backend._asdict(), "form": one.form and one.form._asdict()}
             for one in self.layers
         ]
         return {"tokens": self.tokens, "after": self.after, "layers": layers}
 
 
-def paths(model: Decoder, ids: Sequence[int]) -> tuple[Pass, ...]:
+def backends(model: Decoder, ids: Sequence[int]) -> tuple[Pass, ...]:
     """The prompt's first chunk, the last of those that follow it if there are any, and a decoding step."""
     if not ids:
         raise UserError("the text has no tokens: give at least one")
@@ -71,5 +71,5 @@ def _pass(engine: DefinitionEngine, ids: Sequence[int], state: State) -> Pass:
     last = (len(ids) - 1) % CHUNK + 1
     facts: dict[str, Any] = dict(seen)
     names = (f"blocks.{i}.attention" for i in range(len(engine.model.blocks)))
-    layers = (Layer(i, facts[f"{name}.path"], facts.get(f"{name}.form")) for i, name in enumerate(names))
+    layers = (Layer(i, facts[f"{name}.backend"], facts.get(f"{name}.form")) for i, name in enumerate(names))
     return Pass(last, before + len(ids) - last, tuple(layers))

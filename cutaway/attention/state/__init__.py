@@ -1,21 +1,22 @@
-"""What a layer remembers of the tokens it has read, so that the next one need not read them again.
+"""The KV cache of a layer: what later tokens need of earlier ones, so that no token is computed twice.
 
-    entries, places = state.append({"k": k, "v": v}, pos)
+    entries, positions = state.append({"k": k, "v": v}, pos)
 
 Entries are named tensors [b g t e], so that every mechanism stores what it needs: mha its keys and values,
-mla one latent. ``pos`` Int[b t] are absolute, -1 for padding. What comes back is everything a query of this
-call may need, old and new; keeping old keys for others is the visibility's matter, not the state's. A state
-is for reading, not for training: it takes no tensor that needs a gradient.
+mla one latent. ``pos`` Int[b t] are absolute, -1 for padding. ``append`` returns everything that a query of
+this call may need, old and new; the visibility masks the rest. A state is for inference: it takes no tensor
+that needs a gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from cutaway.attention.parts.mixer import Memory
+from cutaway.attention.common.mixer import LayerState
 from cutaway.errors import UserError
 from cutaway.shapes import Int
 
@@ -23,41 +24,42 @@ Entries = dict[str, Tensor]  # [b g t e]
 
 
 @runtime_checkable
-class Store(Memory, Protocol):
-    """A memory of entries: Full, Ring, and what stores the same in another way (paged.py, quantised.py)."""
+class Store(LayerState, Protocol):
+    """A state of entries: Full, Ring, and what stores the same in another way (paged.py, quantized.py)."""
 
     def append(self, entries: Entries, pos: Int[Tensor, "b t"]) -> tuple[Entries, Int[Tensor, "b s"]]:
-        """Remembers these, and returns what a query of this call may need, with its positions."""
+        """Store these, and return what a query of this call may need, with its positions."""
         ...
 
     def snapshot(self) -> Store: ...
 
 
-def append(state: Memory, entries: Entries, pos: Int[Tensor, "b t"]) -> tuple[Entries, Int[Tensor, "b s"]]:
-    """``state.append``, for a memory of entries. UserError if they carry gradients, or if it is of another
-    kind.
-    """
+def append(
+    state: LayerState, entries: Entries, pos: Int[Tensor, "b t"]
+) -> tuple[Entries, Int[Tensor, "b s"]]:
+    """``state.append``. UserError if the state is of another kind, or if entries carry gradients."""
     if not isinstance(state, Store):
         raise UserError(
-            f"attention: {type(state).__name__} remembers no entries of tokens: give the layer its own state"
+            f"attention: {type(state).__name__} stores no entries of tokens: give the layer its own state"
         )
     refuse_gradients(entries)
     return state.append(entries, pos)
 
 
-def refuse_gradients(entries: Entries) -> None:
+def refuse_gradients(entries: Mapping[str, Tensor]) -> None:
+    """UserError if a tensor carries a gradient."""
     if torch.is_grad_enabled() and any(entry.requires_grad for entry in entries.values()):
         raise UserError(
-            "a state does not carry gradients: read with it under torch.no_grad(), train without it"
+            "a state carries no gradients: run the model under torch.no_grad(), or train without a state"
         )
 
 
 class Full:
-    """Remembers every token. Memory doubles when it is full, so that appending stays cheap."""
+    """Keeps every token. Buffers double when they are full, so that appending stays cheap."""
 
     def __init__(self) -> None:
         self.buffers: Entries = {}
-        self.places = torch.empty(0, 0, dtype=torch.long)
+        self.positions = torch.empty(0, 0, dtype=torch.long)
         self.length = 0
 
     def append(self, entries: Entries, pos: Int[Tensor, "b t"]) -> tuple[Entries, Int[Tensor, "b s"]]:
@@ -66,46 +68,46 @@ class Full:
         self._reserve(entries, pos, end)
         for name, entry in entries.items():
             self.buffers[name][:, :, self.length : end] = entry
-        self.places[:, self.length : end] = pos
+        self.positions[:, self.length : end] = pos
         self.length = end
         return self._view()
 
     def _view(self) -> tuple[Entries, Int[Tensor, "b s"]]:
-        return {name: kept[:, :, : self.length] for name, kept in self.buffers.items()}, self.places[
+        return {name: kept[:, :, : self.length] for name, kept in self.buffers.items()}, self.positions[
             :, : self.length
         ]
 
     def _reserve(self, entries: Entries, pos: Int[Tensor, "b t"], end: int) -> None:
-        room = self.places.shape[1]
+        room = self.positions.shape[1]
         if end <= room:
             return
         room = max(end, 2 * room, 64)
-        old, old_places = self._view()
+        old, old_positions = self._view()
         b = pos.shape[0]
-        self.places = pos.new_full((b, room), -1)
+        self.positions = pos.new_full((b, room), -1)
         self.buffers = {
             name: entry.new_zeros(b, entry.shape[1], room, entry.shape[3]) for name, entry in entries.items()
         }
         if not self.length:
             return
-        self.places[:, : self.length] = old_places
+        self.positions[:, : self.length] = old_positions
         for name, entry in old.items():
             self.buffers[name][:, :, : self.length] = entry
 
     def can_truncate(self, length: int) -> bool:
-        """Whether the state of ``length`` entries ago can be had back: always."""
+        """Always."""
         return True
 
     def truncate(self, length: int) -> None:
-        """Forgets everything after the first ``length`` entries."""
+        """Drop everything after the first ``length`` entries."""
         self.length = min(length, self.length)
 
     def snapshot(self) -> Full:
-        """A copy that later appends do not touch."""
+        """A copy that later tokens do not change."""
         copy = Full()
-        entries, places = self._view()
+        entries, positions = self._view()
         copy.buffers = {name: entry.clone() for name, entry in entries.items()}
-        copy.places, copy.length = places.clone(), self.length
+        copy.positions, copy.length = positions.clone(), self.length
         return copy
 
     @property
@@ -115,22 +117,21 @@ class Full:
 
 
 class Ring:
-    """Remembers the last ``window`` tokens of each row, and the ``first`` ones if a mechanism never lets go
-    of them.
+    """Keeps the last ``window`` tokens of each row, and the ``first`` ones if a mechanism never drops them.
 
-    A chunk longer than the window is returned whole before the old is dropped, since its first queries need
-    it.
+    ``append`` returns old and new together before it drops the old, since the first queries of a long chunk
+    need them.
     """
 
     def __init__(self, window: int, first: int = 0) -> None:
         self.window, self.first = window, first
         self.buffers: Entries = {}
-        self.places = torch.empty(0, 0, dtype=torch.long)
+        self.positions = torch.empty(0, 0, dtype=torch.long)
         self.length = 0
 
     @property
     def size(self) -> int:
-        """How many tokens it holds at most."""
+        """The most tokens it holds."""
         return self.window + self.first
 
     def append(self, entries: Entries, pos: Int[Tensor, "b t"]) -> tuple[Entries, Int[Tensor, "b s"]]:
@@ -138,47 +139,39 @@ class Ring:
         self.length += pos.shape[1]
         if self.buffers:
             entries = {name: torch.cat((self.buffers[name], entry), dim=2) for name, entry in entries.items()}
-            pos = torch.cat((self.places, pos), dim=1)
-        self.buffers, self.places = entries, pos
+            pos = torch.cat((self.positions, pos), dim=1)
+        self.buffers, self.positions = entries, pos
         if pos.shape[1] > self.size:
             self._drop()
         return entries, pos
 
     def _drop(self) -> None:
-        """Keeps the highest positions of each row, wherever padding put them, and the first; in the order
-        they came.
-        """
-        pos = self.places
-        worth = torch.where((pos >= 0) & (pos < self.first), pos.max() + 1, pos)
-        kept = worth.argsort(dim=1, stable=True)[:, -self.size :].sort(dim=1).values
-        self.places = pos.gather(1, kept)
+        """Keep the highest positions of each row, wherever its padding is, and the first, in order."""
+        pos = self.positions
+        rank = torch.where((pos >= 0) & (pos < self.first), pos.max() + 1, pos)
+        kept = rank.argsort(dim=1, stable=True)[:, -self.size :].sort(dim=1).values
+        self.positions = pos.gather(1, kept)
         self.buffers = {
             name: entry.gather(2, kept[:, None, :, None].expand(-1, entry.shape[1], -1, entry.shape[3]))
             for name, entry in self.buffers.items()
         }
 
     def can_truncate(self, length: int) -> bool:
-        """Whether the state of ``length`` entries ago can be had back: not once the window has dropped what
-        it held.
-        """
+        """Whether the first ``length`` entries are all still here: the window may have dropped some."""
         return length >= self.length or self.length <= self.size
 
     def truncate(self, length: int) -> None:
-        """Forgets everything after the first ``length`` entries; ``can_truncate`` says whether that is
-        possible.
-        """
+        """Drop everything after the first ``length`` entries, if ``can_truncate``."""
         if length >= self.length:
             return
-        self.places = self.places[:, :length]
+        self.positions = self.positions[:, :length]
         self.buffers = {name: entry[:, :, :length] for name, entry in self.buffers.items()}
         self.length = length
 
     def snapshot(self) -> Ring:
-        """A copy that later appends do not touch. Appending never writes in place, so the tensors are
-        shared.
-        """
+        """A copy that later tokens do not change. Tensors are replaced, never written into."""
         copy = Ring(self.window, self.first)
-        copy.buffers, copy.places, copy.length = dict(self.buffers), self.places, self.length
+        copy.buffers, copy.positions, copy.length = dict(self.buffers), self.positions, self.length
         return copy
 
     @property
@@ -187,13 +180,11 @@ class Ring:
 
 
 class Cross:
-    """What a decoder remembers of the memory it reads: written once, then only read. It does not grow with
-    the text.
-    """
+    """The keys and values of an encoder's memory: written once, they do not grow with the text."""
 
     def __init__(self) -> None:
         self.entries: Entries = {}
-        self.places = torch.empty(0, 0, dtype=torch.long)
+        self.positions = torch.empty(0, 0, dtype=torch.long)
         self.length = 0
 
     @property
@@ -201,23 +192,23 @@ class Cross:
         return bool(self.entries)
 
     def write(self, entries: Entries, pos: Int[Tensor, "b s"]) -> None:
-        """UserError the second time: a state is for one memory."""
+        """UserError if it is written already: a state is for one memory."""
         refuse_gradients(entries)
         if self.written:
-            raise UserError("a cross-attention state is written once: make a new one for another memory")
-        self.entries, self.places, self.length = entries, pos, pos.shape[1]
+            raise UserError("this cross-attention state already holds a memory: make a new one for another")
+        self.entries, self.positions, self.length = entries, pos, pos.shape[1]
 
     def can_truncate(self, length: int) -> bool:
-        """Always: what was read of a text does not change the memory it was read beside."""
+        """Always: the memory does not depend on the text being written."""
         return True
 
     def truncate(self, length: int) -> None:
-        """Nothing to forget: the memory is not part of the text."""
+        """Nothing to drop: the memory is not part of the text."""
 
     def snapshot(self) -> Cross:
-        """A copy. Nothing is ever written into the tensors, so they are shared."""
+        """A copy that shares the tensors: they are never written into."""
         copy = Cross()
-        copy.entries, copy.places, copy.length = self.entries, self.places, self.length
+        copy.entries, copy.positions, copy.length = self.entries, self.positions, self.length
         return copy
 
     @property

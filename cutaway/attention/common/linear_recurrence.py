@@ -1,0 +1,247 @@
+"""The recurrences of the linear family, each in two forms that compute the same.
+
+    gated linear   S = diag(a) S + k v'                      linear, retention, gla, mamba2
+    delta rule     S = a S;  S = S + beta k (v - k' S)'      delta, gated_delta
+    o = q' S                                                 S [k v]: one head's state, with the token's write
+
+The *recurrent* form is that loop, token by token: the definition, and how one new token is read. The
+*chunked* form reads many tokens at once. Inside a chunk they meet each other as in attention, each pair
+decayed by the product of the gates between them; what came before the chunk is in the state alone. Time and
+space grow with the length, not with its square, and almost all of it is matrix products.
+
+Gates are logarithms, ``log_a`` [b h t n], n = 1 for one a head, n = k for one a row of the state. The decay
+between two tokens is the exponential of a sum of their logarithms, each sum taken on its own and never as a
+difference of two longer ones. So a gate may be closed: nothing overflows, no digits are lost, and
+log_a = -inf, at the first token of a document packed behind another, forgets all before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cutaway.attention.backends import Choice
+from cutaway.attention.common.mixer import weight_shapes
+from cutaway.attention.common.visibility import Positions
+from cutaway.attention.state.recurrent import Recurrent
+from cutaway.bounds import Bounded, Count
+from cutaway.hooks import tap, tell
+from cutaway.layers.norm import widened
+from cutaway.position import rope
+from cutaway.shapes import Bool, Float
+
+CHUNK = 64  # tokens that meet each other at once when a head has one gate
+ROWS_CHUNK = 16  # when each row has its own: then every pair of tokens needs a number a row
+
+State = Float[Tensor, "b h k v"]
+Read = tuple[Float[Tensor, "b h t v"], State]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(Bounded):
+    """``heads`` states of ``key_size`` rows and ``value_size`` columns, ``key_size`` when None.
+
+    The next token costs the same whether ten or a million came before it, and nothing that was written into
+    the state can be taken out again: it can only decay or be overwritten. A recurrence knows the order of
+    what it read, so most of them take no position.
+    """
+
+    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
+
+    heads: Count
+    key_size: Count
+    value_size: Count | None = None
+
+    @property
+    def position(self) -> rope.Config | None:
+        return None
+
+    @property
+    def values(self) -> int:
+        """The size of a value."""
+        return self.key_size if self.value_size is None else self.value_size
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """The shape of S: heads, rows, columns."""
+        return self.heads, self.key_size, self.values
+
+    @property
+    def tail(self) -> int:
+        """How many numbers the short convolution keeps."""
+        return 0
+
+    weights = weight_shapes
+
+    def state(self) -> Recurrent:
+        return Recurrent()
+
+    def bytes_per_token(self, entry: int) -> int:
+        """Cache bytes of one more token: none."""
+        return 0
+
+    def state_bytes(self, entry: int) -> int:
+        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes.
+
+        S is kept in float32 at least: a sum over a long text needs the room.
+        """
+        heads, rows, columns = self.state_shape
+        return heads * rows * columns * max(entry, 4) + self.tail * entry
+
+
+def choose(tokens: int) -> tuple[str, str]:
+    """The name of the form that reads this many tokens, and why."""
+    if tokens == 1:
+        return "recurrent", "one token: a step of the recurrence is all there is to do"
+    return "chunked", "several tokens: a chunk of them is read by matrix products"
+
+
+def explained(tokens: int) -> Choice:
+    """The choice, and why it is not the other form."""
+    form, why = choose(tokens)
+    refused = {
+        "recurrent": f"it would take {tokens:,} steps, one after another; it is there to judge the other",
+        "chunked": "one token has no others to meet inside a chunk",
+    }
+    return Choice(form, why, {name: reason for name, reason in refused.items() if name != form})
+
+
+def gated_linear(
+    q: Float[Tensor, "b h t k"],
+    k: Float[Tensor, "b h t k"],
+    v: Float[Tensor, "b h t v"],
+    log_a: Float[Tensor, "b h t n"],
+    positions: Positions,
+    S: State | None,
+) -> Read:
+    """What each token reads, and S after the last. Taps ``S`` [b h k v], tells ``backend``."""
+    q, k, log_a = _masked(q, k, log_a, positions)
+    form, _ = choose(q.shape[2])
+    tell("backend", lambda: explained(q.shape[2]))
+    read, S = GATED_LINEAR[form](widened(q), widened(k), widened(v), widened(log_a), _start(k, v, S))
+    return read.to(v.dtype), tap("S", S)
+
+
+def delta(
+    q: Float[Tensor, "b h t k"],
+    k: Float[Tensor, "b h t k"],
+    v: Float[Tensor, "b h t v"],
+    beta: Float[Tensor, "b h t 1"],
+    log_a: Float[Tensor, "b h t 1"],
+    positions: Positions,
+    S: State | None,
+) -> Read:
+    """What each token reads, and S after the last. Taps ``S`` [b h k v], tells ``backend``.
+
+    k must have norm 1 or less, or S grows without bound.
+    """
+    q, k, log_a = _masked(q, k, log_a, positions)
+    form, _ = choose(q.shape[2])
+    tell("backend", lambda: explained(q.shape[2]))
+    read, S = DELTA[form](widened(q), widened(k), widened(v), widened(beta), widened(log_a), _start(k, v, S))
+    return read.to(v.dtype), tap("S", S)
+
+
+def gated_linear_recurrent(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, S: State) -> Read:
+    """Token by token: the definition."""
+    reads = []
+    for t in range(q.shape[2]):
+        S = log_a[:, :, t, :, None].exp() * S + k[:, :, t, :, None] * v[:, :, t, None, :]
+        reads.append(_read(q, t, S))
+    return torch.stack(reads, dim=2), S
+
+
+def delta_recurrent(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor, S: State) -> Read:
+    """Token by token: the definition."""
+    reads = []
+    for t in range(q.shape[2]):
+        S = log_a[:, :, t, :, None].exp() * S
+        wrong = v[:, :, t] - _read(k, t, S)
+        S = S + (beta[:, :, t] * k[:, :, t])[..., None] * wrong[:, :, None, :]
+        reads.append(_read(q, t, S))
+    return torch.stack(reads, dim=2), S
+
+
+def gated_linear_chunked(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, S: State) -> Read:
+    """A chunk of tokens at a time."""
+    one_gate = log_a.shape[-1] == 1
+    reads = []
+    for part in _parts(q.shape[2], CHUNK if one_gate else ROWS_CHUNK):
+        q_, k_, v_, log = q[:, :, part], k[:, :, part], v[:, :, part], log_a[:, :, part]
+        pairs = between(log.transpose(-2, -1))  # [b h n c c]
+        since, until = log.cumsum(-2).exp(), pairs[..., -1, :].transpose(-2, -1)  # [b h c n]
+        if one_gate:
+            scores = q_ @ k_.transpose(-2, -1) * pairs[:, :, 0]
+        else:
+            scores = torch.einsum("bhik,bhjk,bhkij->bhij", q_, k_, pairs)
+        reads.append((since * q_) @ S + scores @ v_)
+        S = since[:, :, -1, :, None] * S + (until * k_).transpose(-2, -1) @ v_
+    return torch.cat(reads, dim=2), S
+
+
+def delta_chunked(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor, S: State) -> Read:
+    """A chunk of tokens at a time.
+
+    What token i really writes is u_i = beta_i (v_i - what S returns for k_i), and S already holds the u of
+    the tokens before it: a triangular system, solved for all tokens of the chunk at once (2406.06484).
+    """
+    reads = []
+    for part in _parts(q.shape[2], CHUNK):
+        q_, k_, v_, beta_ = q[:, :, part], k[:, :, part], v[:, :, part], beta[:, :, part]
+        log = log_a[:, :, part]
+        pairs = between(log[..., 0])  # [b h c c]
+        since, until = log.cumsum(-2).exp(), pairs[..., -1, :, None]  # [b h c 1]
+        overlap = beta_ * (k_ @ k_.transpose(-2, -1)) * pairs
+        wrong = beta_ * (v_ - (since * k_) @ S)
+        u = torch.linalg.solve_triangular(overlap, wrong, upper=False, unitriangular=True)
+        reads.append((since * q_) @ S + (q_ @ k_.transpose(-2, -1) * pairs) @ u)
+        S = since[:, :, -1, :, None] * S + (until * k_).transpose(-2, -1) @ u
+    return torch.cat(reads, dim=2), S
+
+
+GATED_LINEAR = {"recurrent": gated_linear_recurrent, "chunked": gated_linear_chunked}
+DELTA = {"recurrent": delta_recurrent, "chunked": delta_chunked}
+
+
+def between(log_a: Float[Tensor, "... c"]) -> Float[Tensor, "... c c"]:
+    """How much of what token j wrote is left when token i reads, prod a over j < l <= i; 0 where j comes
+    after i.
+    """
+    c = log_a.shape[-1]
+    later = torch.ones(c, c, dtype=torch.bool, device=log_a.device).tril(-1)  # [l j]: l after j
+    sums = log_a[..., :, None].expand(*log_a.shape, c).masked_fill(~later, 0.0).cumsum(-2)
+    return sums.masked_fill(later.transpose(0, 1), -torch.inf).exp()
+
+
+def _read(q: Tensor, t: int, S: State) -> Float[Tensor, "b h v"]:
+    return (q[:, :, t, None, :] @ S)[:, :, 0]
+
+
+def _parts(tokens: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, tokens, size)]
+
+
+def _start(k: Tensor, v: Tensor, S: State | None) -> State:
+    return widened(v).new_zeros(k.shape[0], k.shape[1], k.shape[3], v.shape[3]) if S is None else S
+
+
+def _masked(q: Tensor, k: Tensor, log_a: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+    """Padding neither reads, writes nor decays; the first token of a document forgets what came before."""
+    real = (positions.pos >= 0)[:, None, :, None]
+    q, k, log_a = q * real, k * real, log_a.masked_fill(~real, 0.0)
+    if positions.documents is not None:
+        log_a = log_a.masked_fill(_document_starts(positions)[:, None, :, None], -torch.inf)
+    return q, k, log_a
+
+
+def _document_starts(positions: Positions) -> Bool[Tensor, "b t"]:
+    """Which tokens follow, padding aside, a token of another document."""
+    real, documents = positions.pos >= 0, positions.documents
+    assert documents is not None
+    at = torch.arange(real.shape[1], device=real.device).expand(real.shape)
+    last = torch.where(real, at, -1).cummax(dim=1).values
+    before = torch.cat((last.new_full((last.shape[0], 1), -1), last[:, :-1]), dim=1)
+    return real & (before >= 0) & (documents != documents.gather(1, before.clamp(min=0)))

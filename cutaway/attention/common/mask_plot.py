@@ -1,0 +1,56 @@
+"""Who sees whom, as a matrix to draw: a mechanism's own mask, and in words what a mask cannot show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cutaway.attention import dsa, luong
+from cutaway.attention.common.linear_recurrence import LinearConfig
+from cutaway.attention.common.visibility import Positions, mask
+
+
+@dataclass(frozen=True)
+class MaskPlot:
+    """``seen`` [t][s], None where the past is seen through a recurrent state; ``caption``: what it shows."""
+
+    seen: list[list[bool]] | None
+    caption: str
+
+
+def draw(config: Any, length: int, seed: int = 0) -> MaskPlot:
+    """The matrix of so many tokens; ``seed`` draws an example where what is seen depends on the text."""
+    if isinstance(config, LinearConfig):
+        heads, rows, columns = config.state_shape
+        return MaskPlot(
+            None,
+            "Every earlier token is seen, but only through a recurrent state: each head sums what it read "
+            f"into one matrix (here {heads} of {rows} × {columns}, a row for each number or feature of a key), "
+            "so there is no matrix of who sees whom.",
+        )
+    if config.reads == "memory":
+        caption = (
+            "Rows are tokens of the text that is written, columns those of the other text: all are seen."
+        )
+        if isinstance(config, luong.Config) and config.window is not None:
+            caption += (
+                f" Each query then predicts a place, and reads only {config.window} tokens to either side of "
+                "it: which they are depends on the text."
+            )
+        return MaskPlot(torch.ones(length, length, dtype=torch.bool).tolist(), caption)
+    here = Positions(torch.arange(length)[None])
+    seen = mask(config.visibility, here, here)[0]
+    caption = ""
+    if isinstance(config, dsa.Config):
+        chance = torch.Generator().manual_seed(seed)
+        scores = torch.rand(1, length, length, generator=chance).masked_fill(~seen, -torch.inf)
+        seen = seen & dsa.best(scores, config.top_k)[0]
+        caption = (
+            f"An example: which {config.top_k} tokens are read depends on the text, here the indexer's "
+            f"scores are random (seed {seed}). "
+        )
+    pairs, causal = int(seen.sum()), length * (length + 1) // 2
+    caption += f"{pairs:,} of {length:,}² pairs are seen; plain causal attention sees {causal:,}."
+    return MaskPlot(seen.tolist(), caption)

@@ -1,1 +1,0 @@
-"""What mechanisms share: who sees whom, how scores are computed, what is remembered."""

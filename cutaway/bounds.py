@@ -1,0 +1,76 @@
+"""The range of each field of a config: ``heads: Count`` is a whole number of 1 or more. Imports no torch.
+
+A config that inherits ``Bounded`` checks every field when it is made, so that a file, an option and Python
+code get the same error.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from cutaway.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A finite number of at least ``low`` (above it if ``above``) and at most ``high``."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        return (
+            math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+        )
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"from {self.low:g} to {self.high:g}"
+        return f"more than {self.low:g}" if self.above else f"{self.low:g} or more"
+
+
+Count = Annotated[int, Bound(1)]
+Natural = Annotated[int, Bound(0)]
+Positive = Annotated[float, Bound(0, above=True)]
+NonNegative = Annotated[float, Bound(0)]
+Fraction = Annotated[float, Bound(0, 1)]
+
+
+class Bounded:
+    """A dataclass whose numbers keep within the bounds of their types, and whose words are those it lists."""
+
+    def __post_init__(self) -> None:
+        for name, hint in bounds_of(type(self)).items():
+            check(getattr(self, name), hint, f"{type(self).__module__.split('.')[1]}: {name}")
+
+
+@cache
+def bounds_of(cls: type) -> dict[str, Any]:
+    """The type of each field, bounds included."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: hints[f.name] for f in fields(cls)}  # type: ignore[arg-type]
+
+
+def check(value: Any, hint: Any, where: str) -> None:
+    """UserError if a number of this type is out of its bounds, or a word is not one of its choices."""
+    if value is None:
+        return
+    for option in typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,):
+        origin, inner = typing.get_origin(option), typing.get_args(option)
+        if origin is tuple and isinstance(value, tuple):
+            for i, item in enumerate(value):
+                check(item, inner[0], f"{where}[{i}]")
+        elif origin is Literal and value not in inner:
+            raise UserError(f"{where} is {value!r}, it must be {' or '.join(map(repr, inner))}")
+        elif origin is Annotated and isinstance(value, int | float):
+            for bound in inner[1:]:
+                if not bound.holds(value):
+                    raise UserError(f"{where} is {value}, it must be {bound}")
+
+
+UNIONS = (typing.Union, type(int | None))

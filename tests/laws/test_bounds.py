@@ -1,0 +1,99 @@
+"""Every number in every config has bounds, and what is out of them is one sentence that names the field."""
+
+import importlib
+import math
+import pkgutil
+import typing
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from cutaway import layers, position
+from cutaway.attention import gqa
+from cutaway.attention.common.registry import kind, names
+from cutaway.bounds import UNIONS, Bound, Bounded, bounds_of, check
+from cutaway.embedding import tables
+from cutaway.errors import UserError
+from cutaway.layers.config import MLP
+from cutaway.model import config as model
+from cutaway.model import seq2seq
+from tests.laws.mechanisms import attention
+
+
+def _own(module: Any) -> list[type]:
+    """The config classes that a module defines."""
+    mine = (c for c in vars(module).values() if isinstance(c, type) and is_dataclass(c))
+    return [c for c in mine if c.__module__ == module.__name__ and issubclass(c, Bounded)]
+
+
+def _files(package: Any) -> list[Any]:
+    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg)
+    return [importlib.import_module(f"{package.__name__}.{name}") for name in found]
+
+
+MODULES = [*_files(position), *_files(layers), *_files(tables), model, seq2seq]
+CONFIGS = [kind(name).config for name in names()] + [c for module in MODULES for c in _own(module)]
+BLOCK = model.Block(gqa.Config(heads=2, kv_heads=1, key_size=4), MLP(8))
+REQUIRED: dict[str, Any] = {
+    "attention": BLOCK.attention, "mlp": MLP(8), "blocks": (BLOCK,), "sections": (1, 1, 2), "size": 8, "low": 1.0,
+    "high": 4.0, "share": 0.5, "divisors": (1.0, 2.0), "short": (1.0,), "long": (1.0,), "source": 9, "target": 9,
+    "width": 8, "hidden": 8, "heads": 2, "experts": 4, "top_k": 2, "factor": 2.0, "original": 8,
+}  # fmt: skip
+
+
+def _made(cls: type, **changes: Any) -> Any:
+    name = cls.__module__.rpartition(".")[2]
+    if cls.__name__ == "Config" and name in names():
+        return attention(name, **changes)
+    required = {f.name: REQUIRED.get(f.name, 4) for f in fields(cls) if f.default is MISSING}  # type: ignore[arg-type]
+    if cls is model.Encoder:
+        required["blocks"] = (model.Block(attention("bidirectional"), MLP(8)),)
+    return cls(**(required | changes))
+
+
+def _options(hint: Any) -> list[Any]:
+    """What a field's type allows, and what a tuple of it holds."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+    inner = [typing.get_args(o)[0] for o in options if typing.get_origin(o) is tuple]
+    return [*(o for o in options if typing.get_origin(o) is not tuple), *inner]
+
+
+def _outside(bound: Bound, number: type) -> list[Any]:
+    low = [bound.low] if bound.above else [bound.low - 1]
+    high = [bound.high + 1] if math.isfinite(bound.high) else []
+    return [number(value) for value in low + high] + ([math.nan, math.inf] if number is float else [])
+
+
+FIELDS = [(cls, name, hint) for cls in CONFIGS for name, hint in bounds_of(cls).items()]
+IDS = [f"{cls.__module__.removeprefix('cutaway.')}.{cls.__name__}.{name}" for cls, name, _ in FIELDS]
+
+
+def test_all_configs_are_found() -> None:
+    assert set(typing.get_args(position.scaling.Scaling)) < set(CONFIGS)
+    assert {model.Block, model.Decoder, model.Encoder, seq2seq.Recurrent, seq2seq.Transformer} < set(CONFIGS)
+    assert {MLP, layers.config.MoE, layers.config.Norm} < set(CONFIGS) and len(CONFIGS) > 45
+
+
+@pytest.mark.parametrize(("cls", "name", "hint"), FIELDS, ids=IDS)
+def test_every_field_has_bounds(cls: type, name: str, hint: Any) -> None:
+    _made(cls)
+    for option in _options(hint):
+        assert option not in (int, float), (
+            f"{name} is a number without bounds: give it a type of cutaway/bounds.py"
+        )
+        if typing.get_origin(option) is Literal:
+            with pytest.raises(UserError, match=f"{name} is 'no such word', it must be "):
+                check(
+                    "no such word", hint, name
+                )  # making the config fails in these tests' type checks already
+        if typing.get_origin(option) is Annotated:
+            number, bound = typing.get_args(option)
+            for value in _outside(bound, number):
+                _refused(cls, name, (value,) if isinstance(getattr(_made(cls), name), tuple) else value)
+
+
+def _refused(cls: type, name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^\w+: {name}(\[0\])? is .*, it must be ") as raised:
+        _made(cls, **{name: value})
+    assert "\n" not in str(raised.value)
