@@ -1,5 +1,5 @@
-"""Counting co-occurrences, and fitting vectors to it (native/embedding/glove.cpp); its reference implementation is
-cutaway/embedding/glove.py.
+"""Counting co-occurrences, and fitting vectors to it (native/embedding/glove.cpp); its reference
+implementation is cutaway/embedding/glove.py.
 """
 
 from __future__ import annotations
