@@ -178,8 +178,8 @@ def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
         (["locl"], "did you mean local"),
         (["local", "--chunk", "3"], "local has no option --chunk; it has --window"),
         (["local", "--window", "x"], "local: --window: expected int, found 'x'"),
-        (["local", "--window", "0"], "sees nothing"),
-        (["fixed", "--summary", "9", "--chunk", "3"], "cannot sum up a chunk"),
+        (["local", "--window", "0"], "window is 0, it must be 1 or more"),
+        (["fixed", "--summary", "9", "--chunk", "3"], "it must be at most chunk"),
         (["local", "--length", "0"], "a drawing holds 1 to 128"),
         (["local", "--length", "x"], "--length"),
         ([], "KIND"),
@@ -205,10 +205,10 @@ def test_tokens_must_be_some(capsys, small) -> None:
 def test_an_option_without_a_usual_value_is_asked_for(monkeypatch) -> None:
     local = kind("local")
     monkeypatch.delattr(local.module, "USUAL")
-    with pytest.raises(UserError, match="local needs window"):
+    with pytest.raises(UserError, match="local needs a value for window"):
         local.like(SIZES, {})
 
 
 def test_a_picture_says_what_causal_attention_sees() -> None:
-    said = draw(kind("local").config(heads=1, kv_heads=1, key_size=2, window=2), 6).said
+    said = draw(kind("local").config(heads=1, kv_heads=1, key_size=2, window=2), 6).caption
     assert said == "11 of 6² pairs are seen; plain causal attention sees 21."

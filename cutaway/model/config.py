@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from cutaway.attention.common.mixer import Mixer
-from cutaway.bounds import UNIONS, Bounded, Count, Positive
+from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive
 from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE, Norm
@@ -58,13 +58,13 @@ class Block(Bounded):
 class Decoder(Bounded):
     """A stack of blocks between an embedding table and a head that scores every token of the vocabulary.
 
-    ``context``: the most positions; ``tied``: the head is the embedding table; ``embedding_scale`` multiplies
-    embeddings (Gemma); ``position`` adds learned positions (GPT-2) or sinusoids; ``softcap`` bounds logits to
-    c tanh(logit / c) (Gemma 2); ``table``: another form of the embedding than one matrix
-    (``cutaway/embedding/tables``).
+    ``vocab`` is 0 where a run takes it from its tokenizer; ``context``: the most positions; ``tied``: the
+    head is the embedding table; ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned
+    positions (GPT-2) or sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2); ``table``:
+    another form of the embedding than one matrix (``cutaway/embedding/tables``).
     """
 
-    vocab: Count
+    vocab: Natural
     width: Count
     context: Count
     blocks: tuple[Block, ...]

@@ -33,7 +33,7 @@ def test_an_encoder_reads_both_ways_and_no_padding(reach: int | None) -> None:
     assert (after - alone).abs().amax(-1)[0, 5 if reach else 0] > 1e-6
     padded, padded_pos = torch.cat((x, x[:, :2]), dim=1), torch.cat((pos, torch.full((1, 2), -1)), dim=1)
     assert_close(module(padded, Positions(padded_pos), None, False, None)[:, :9], alone, **TIGHT)
-    with pytest.raises(UserError, match="nothing to go on from"):
+    with pytest.raises(UserError, match="no state to decode from"):
         config.state()
     assert config.bytes_per_token(2) == 0
 
@@ -48,12 +48,12 @@ def test_the_config_round_trips_and_knows_every_weight(kind: str) -> None:
 
 
 def test_a_decoder_refuses_what_does_not_read_the_past() -> None:
-    with pytest.raises(UserError, match="a block cannot hold cross"):
+    with pytest.raises(UserError, match="a block cannot have cross"):
         Block(attention=attention("cross"), mlp=MLP(8))
-    with pytest.raises(UserError, match="a block cannot hold bahdanau"):
+    with pytest.raises(UserError, match="a block cannot have bahdanau"):
         Block(attention=attention("bahdanau"), mlp=MLP(8))
     block = Block(attention=attention("bidirectional"), mlp=MLP(8))
-    with pytest.raises(UserError, match="a decoder cannot hold bidirectional"):
+    with pytest.raises(UserError, match="a decoder cannot have bidirectional"):
         Decoder(vocab=5, width=8, context=8, blocks=(block,))
 
 
@@ -74,11 +74,11 @@ def test_a_memory_must_be_there_and_its_padding_is_not_read() -> None:
     module = attention("cross").build(WIDTH).double()
     x, pos = _text(4)
     memory, there = _text(6)
-    with pytest.raises(UserError, match="no memory"):
+    with pytest.raises(UserError, match="pass the encoder's memory"):
         module(x, Positions(pos), None, None)
-    with pytest.raises(UserError, match="no memory"):
+    with pytest.raises(UserError, match="pass the encoder's memory"):
         module(x, Positions(pos), memory, None)
-    with pytest.raises(UserError, match="no memory"):
+    with pytest.raises(UserError, match="pass the encoder's memory"):
         module(x, Positions(pos), None, Positions(there))
     shorter = module(x, Positions(pos), memory[:, :4], Positions(there[:, :4]))
     there = torch.where(there < 4, there, -1)

@@ -92,7 +92,7 @@ def test_sinusoids_are_the_papers() -> None:
                 at = (2 * i, 2 * i + 1) if interleaved else (i, i + 3)
                 for where, expected in zip(at, (math.sin(angle), math.cos(angle)), strict=True):
                     assert made[0, n, where].item() == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(UserError, match="odd"):
+    with pytest.raises(UserError, match="must be even"):
         sinusoidal.Config().build(5)
 
 

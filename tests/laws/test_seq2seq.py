@@ -215,12 +215,12 @@ def test_it_learns_to_reverse(case: str) -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(UserError, match="two directions"):
+    with pytest.raises(UserError, match="each direction has half"):
         Recurrent(source=3, target=3, width=4, hidden=5)
-    with pytest.raises(UserError, match="evenly"):
+    with pytest.raises(UserError, match="a multiple of heads"):
         Transformer(source=3, target=3, width=6, layers=1, heads=4, mlp=MLP(4))
     with pytest.raises(UserError, match="width"):
         Transformer(source=3, target=3, width=9, layers=1, heads=3, mlp=MLP(4))
     for none in (0, -2):
-        with pytest.raises(UserError, match=f"{none} heads"):
+        with pytest.raises(UserError, match=f"heads is {none}"):
             Transformer(source=3, target=3, width=4, layers=1, heads=none, mlp=MLP(4))

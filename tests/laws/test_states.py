@@ -257,7 +257,7 @@ def test_a_cross_state_is_written_once() -> None:
     state.write(_entries(pos), pos)
     copy = state.snapshot()
     assert copy.written and copy.nbytes == state.nbytes == 2 * 3 * 2 * 3 * 8
-    with pytest.raises(UserError, match="written once"):
+    with pytest.raises(UserError, match="already holds a memory"):
         state.write(_entries(pos), pos)
     state.truncate(0)
     assert state.written
