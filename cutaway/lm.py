@@ -21,9 +21,9 @@ from cutaway import store
 from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece, finish, generate, known
 from cutaway.generate.engine import AllLogits
-from cutaway.generate.sample import Settings
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Edited, Session
-from cutaway.generate.speculative import Draft, Guesser, Lookup, Speculation
+from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Speculation
 from cutaway.model.config import Decoder, Encoder
 from cutaway.tokenizer import Tokenizer
 from cutaway.weights import load as reader
@@ -235,8 +235,7 @@ class LanguageModel:
         edit: edits.Given | None = None,
         **settings: Any,
     ) -> Generation:
-        """The prompt continued. Settings are those of ``generate.sample.Settings``: max_tokens, temperature,
-        seed, ...
+        """Continues the prompt. ``settings`` are the fields of ``SamplingParams``: max_tokens, seed, ...
 
         ``speculate``: "lookup" guesses tokens from what the text said before, a smaller model of the same
         vocabulary writes ahead; the model checks several guesses in one reading. The text is distributed as
@@ -255,7 +254,7 @@ class LanguageModel:
         **settings: Any,
     ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
-        chosen = self.ending(Settings(**settings))
+        chosen = self.ending(SamplingParams(**settings))
         guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
         ids = self.ids(prompt)  # before the engine is made, beside which a vocabulary being opened would lie
         if not edit:
@@ -279,9 +278,9 @@ class LanguageModel:
         self._as_decoder()
         return edits.prepare(self._built, edit, len(ids)).at
 
-    def _guesser(self, speculate: str | LanguageModel, settings: Settings) -> Guesser:
+    def _guesser(self, speculate: str | LanguageModel, settings: SamplingParams) -> Proposer:
         if speculate == "lookup":
-            return Lookup()
+            return PromptLookup()
         if not isinstance(speculate, LanguageModel):
             raise UserError(f'speculate is {speculate!r}: use "lookup" or a smaller model')
         draft = speculate.engine
@@ -290,7 +289,7 @@ class LanguageModel:
                 f"{speculate.checkpoint.source} cannot write ahead for {self.checkpoint.source}: "
                 f"it has {draft.vocab} ids, and {self.engine.vocab} are needed"
             )
-        return Draft(draft, len(self.tokenizer), settings)
+        return DraftModel(draft, len(self.tokenizer), settings)
 
     def first_layers(self, count: int) -> LanguageModel:
         """This model with its first layers alone, then its last norm and head: what it would say early.
@@ -308,7 +307,7 @@ class LanguageModel:
         shallow = replace(self.checkpoint, config=config, tensors=tensors)
         return LanguageModel(shallow, engine=self.engine_asked, device=self.device, dtype=self.dtype)
 
-    def ending(self, settings: Settings) -> Settings:
+    def ending(self, settings: SamplingParams) -> SamplingParams:
         """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""
         ends = self.checkpoint.defaults.get("eos_ids", ())
         if settings.ignore_eos or not isinstance(ends, tuple):

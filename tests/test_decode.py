@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cutaway.errors import UserError
 from cutaway.generate.decode import ContextFullError, Piece, StopScan, finish, generate
-from cutaway.generate.sample import Settings
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 
 END = 256
@@ -145,7 +145,7 @@ class WordStream:
 
 
 def run(text: str | bytes, **options) -> tuple[list[Piece], str]:
-    pieces = list(generate(Scripted(text), Bytes(), [7], Settings(**options)))
+    pieces = list(generate(Scripted(text), Bytes(), [7], SamplingParams(**options)))
     return pieces, "".join(piece.text for piece in pieces)
 
 
@@ -175,7 +175,7 @@ def test_a_character_that_never_completes_is_shown_at_the_end():
 
 def test_max_tokens_ends_with_length_and_reads_no_more_than_it_needs():
     engine = Scripted("abcdef")
-    done = finish(generate(engine, Bytes(), [7], Settings(max_tokens=3)))
+    done = finish(generate(engine, Bytes(), [7], SamplingParams(max_tokens=3)))
     assert (done.text, done.finish_reason, done.stop) == ("abc", "length", None)
     assert engine.reads == [1, 1, 1]
 
@@ -185,7 +185,7 @@ def test_max_tokens_ends_with_length_and_reads_no_more_than_it_needs():
 )
 def test_a_full_context_says_so(max_tokens, reason):
     engine = Hashing(max_context=10)
-    done = finish(generate(engine, Bytes(), [1, 2, 3, 4], Settings(max_tokens=max_tokens)))
+    done = finish(generate(engine, Bytes(), [1, 2, 3, 4], SamplingParams(max_tokens=max_tokens)))
     assert (len(done.ids), done.finish_reason) == (6, reason)
     assert done.max_context == 10
 
@@ -193,23 +193,23 @@ def test_a_full_context_says_so(max_tokens, reason):
 @pytest.mark.parametrize("length", [10, 11, 400])
 def test_a_prompt_that_fills_the_context_is_refused_at_once_with_both_numbers(length):
     with pytest.raises(ContextFullError, match=rf"{length} ids .* holds 10\b") as refused:
-        generate(Hashing(max_context=10), Bytes(), [1] * length, Settings())
+        generate(Hashing(max_context=10), Bytes(), [1] * length, SamplingParams())
     assert (refused.value.length, refused.value.max_context) == (length, 10)
-    assert len(finish(generate(Hashing(max_context=10), Bytes(), [1] * 9, Settings())).ids) == 1
+    assert len(finish(generate(Hashing(max_context=10), Bytes(), [1] * 9, SamplingParams())).ids) == 1
 
 
 def test_an_empty_prompt_begins_with_bos_or_is_refused():
     with pytest.raises(UserError, match="prompt is empty"):
-        generate(Hashing(), Bytes(), [], Settings())
+        generate(Hashing(), Bytes(), [], SamplingParams())
     tokenizer = Bytes()
     tokenizer.bos = 0
-    assert finish(generate(Hashing(), tokenizer, [], Settings(max_tokens=1))).prompt_ids == (0,)
+    assert finish(generate(Hashing(), tokenizer, [], SamplingParams(max_tokens=1))).prompt_ids == (0,)
 
 
 @pytest.mark.parametrize("id", [-1, VOCAB])
 def test_an_id_outside_the_vocabulary_is_refused(id):
     with pytest.raises(UserError, match=f"id {id} at position 1 .* 0 to 256"):
-        generate(Hashing(), Bytes(), [3, id], Settings())
+        generate(Hashing(), Bytes(), [3, id], SamplingParams())
 
 
 def test_stop_ids_end_without_being_said_and_ignore_eos_goes_past_the_end():
@@ -247,7 +247,7 @@ def test_a_stop_string_inside_a_token_is_cut_inside_it():
             super().__init__(b"")
             self.script = [1, 2, 3, 4]
 
-    done = finish(generate(Engine(), Words(words), [0], Settings(stop=[". "])))
+    done = finish(generate(Engine(), Words(words), [0], SamplingParams(stop=[". "])))
     assert (done.text, done.ids) == ("Hello world", (1, 2, 3))
 
 
@@ -289,7 +289,7 @@ def test_logprobs_are_of_the_untouched_distribution():
 
 def test_one_seed_gives_one_text():
     def ids(seed):
-        options = Settings(temperature=1.0, top_p=0.9, seed=seed, max_tokens=20)
+        options = SamplingParams(temperature=1.0, top_p=0.9, seed=seed, max_tokens=20)
         return finish(generate(Hashing(), Bytes(), [1, 2], options)).ids
 
     assert ids(3) == ids(3)
@@ -301,12 +301,12 @@ def test_a_repetition_penalty_sees_the_prompt_and_the_answer():
         def after(self, ids):
             return np.linspace(2, 1, VOCAB, dtype=np.float32)
 
-    done = finish(generate(Flat(), Bytes(), [0, 1], Settings(repetition_penalty=10.0, max_tokens=3)))
+    done = finish(generate(Flat(), Bytes(), [0, 1], SamplingParams(repetition_penalty=10.0, max_tokens=3)))
     assert done.ids == (2, 3, 4)
 
 
 def answer(engine: Hashing, prompt: Sequence[int], session: Session | None) -> tuple[int, ...]:
-    return finish(generate(engine, Bytes(), prompt, Settings(max_tokens=5), session)).ids
+    return finish(generate(engine, Bytes(), prompt, SamplingParams(max_tokens=5), session)).ids
 
 
 @pytest.mark.parametrize("state", [Held, Window])
@@ -325,7 +325,7 @@ def test_a_session_reads_only_what_is_new():
     first = answer(engine, [1, 2, 3], session)
     assert session.ids == (1, 2, 3, *first[:-1])
     engine.reads.clear()
-    done = finish(generate(engine, Bytes(), [1, 2, 3, *first, 9], Settings(max_tokens=1), session))
+    done = finish(generate(engine, Bytes(), [1, 2, 3, *first, 9], SamplingParams(max_tokens=1), session))
     assert engine.reads == [2]
     assert done.timings.prefill_tokens == 2
     engine.reads.clear()
@@ -375,7 +375,7 @@ def test_a_state_interrupted_between_its_layers_is_not_trusted_though_its_length
 def test_closing_the_pieces_early_leaves_a_usable_session():
     engine = Hashing()
     session = Session(engine)
-    pieces = generate(engine, Bytes(), [1, 2, 3], Settings(), session)
+    pieces = generate(engine, Bytes(), [1, 2, 3], SamplingParams(), session)
     said = [next(pieces).id for _ in range(3)]
     pieces.close()
     prompt = [1, 2, 3, *(id for id in said if id is not None), 9]
@@ -392,7 +392,7 @@ def test_an_id_that_is_no_token_is_never_chosen():
             return np.arange(8, dtype=np.float32)
 
     words = ["a", "b", "c"]
-    done = finish(generate(Padded(), Words(words), [7, 0], Settings(max_tokens=2, logprobs=3)))
+    done = finish(generate(Padded(), Words(words), [7, 0], SamplingParams(max_tokens=2, logprobs=3)))
     assert done.ids == (2, 2)
     assert [id for id, _ in done.top_logprobs[0]] == [2, 1, 0]
     judged = np.log(np.exp(2) / np.exp([0, 1, 2]).sum())
@@ -414,19 +414,21 @@ def test_the_answer_is_what_it_adds_to_the_prompt():
         def stream(self):
             return Led()
 
-    assert finish(generate(Scripted(" Paris"), Leading(), [7], Settings())).text == " Paris"
+    assert finish(generate(Scripted(" Paris"), Leading(), [7], SamplingParams())).text == " Paris"
     half = Scripted(b"\x98\x95!", prompt=2)
-    assert finish(generate(half, Bytes(), [32, 0xE2], Settings())).text == "☕!"
+    assert finish(generate(half, Bytes(), [32, 0xE2], SamplingParams())).text == "☕!"
 
 
 def test_timings_count_what_was_read():
-    done = finish(generate(Scripted("abcdef", prompt=3), Bytes(), [7, 7, 7], Settings()))
+    done = finish(generate(Scripted("abcdef", prompt=3), Bytes(), [7, 7, 7], SamplingParams()))
     timings = done.timings
     assert (timings.prefill_tokens, timings.decode_tokens) == (3, 6)
     assert timings.prefill_tokens_per_second > 0
     assert timings.decode_tokens_per_second > 0
     assert timings.first_token_seconds >= timings.prefill_seconds > 0
     assert (
-        finish(generate(Scripted("a"), Bytes(), [7], Settings(max_tokens=1))).timings.decode_tokens_per_second
+        finish(
+            generate(Scripted("a"), Bytes(), [7], SamplingParams(max_tokens=1))
+        ).timings.decode_tokens_per_second
         == 0
     )

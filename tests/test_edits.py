@@ -10,7 +10,6 @@ from torch.testing import assert_close
 import cutaway
 from cutaway.errors import UserError
 from cutaway.generate.decode import finish, generate
-from cutaway.generate.sample import Settings
 from cutaway.generate.session import Session
 from cutaway.inspect import edits
 from cutaway.inspect.edits import Ablate, Add, Patch, Project

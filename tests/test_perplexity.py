@@ -98,7 +98,7 @@ def test_reading_each_is_reading_one_by_one(one: DefinitionEngine):
     assert isinstance(one, AllLogits)
     state = one.new_state()
     one.prefill(IDS[:5], state)
-    many = one.read_each(IDS[5:12], state)
+    many = one.prefill_all_logits(IDS[5:12], state)
     assert state.length == 12
     assert np.allclose(many, one.logits(IDS[:12])[5:], atol=1e-5)
 
@@ -136,7 +136,7 @@ def test_other_mistakes_are_refused(one: DefinitionEngine):
 
 def test_logits_that_are_no_numbers_fail(one: DefinitionEngine):
     class Broken(DefinitionEngine):
-        def read_each(self, ids, state):
+        def prefill_all_logits(self, ids, state):
             return np.full((len(ids), self.vocab), np.nan, np.float32)
 
     with pytest.raises(OperationalError, match="not all numbers"):

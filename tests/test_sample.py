@@ -11,7 +11,8 @@ from transformers.generation import logits_process as theirs
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate import sample
-from cutaway.generate.sample import History, Settings
+from cutaway.generate.sample import History
+from cutaway.generate.sampling_params import SamplingParams
 
 NOTHING = History([])
 seeds = st.integers(0, 2**32 - 1)
@@ -108,7 +109,7 @@ def test_repetition_penalty_is_transformers_over_prompt_and_answer(seed, penalty
 
 
 def test_the_whole_chain_is_transformers_in_its_order():
-    chosen = Settings(
+    chosen = SamplingParams(
         logit_bias={3: 2.5, 5: -1.0},
         repetition_penalty=1.3,
         temperature=0.7,
@@ -159,15 +160,15 @@ def test_top_p_of_nothing_keeps_the_best_token():
 
 def test_greedy_takes_the_lowest_of_equal_ids_and_obeys_bias_and_penalties():
     logits = np.array([0.0, 2.0, 2.0, 1.0], dtype=np.float32)
-    assert sample.Chooser(Settings())(logits, NOTHING) == 1
-    assert sample.Chooser(Settings(logit_bias={1: -math.inf}))(logits, NOTHING) == 2
-    assert sample.Chooser(Settings(repetition_penalty=3.0))(logits, History([1, 2])) == 3
-    assert sample.Chooser(Settings(typical_p=0.01, top_k=1))(logits, NOTHING) == 1
+    assert sample.Sampler(SamplingParams())(logits, NOTHING) == 1
+    assert sample.Sampler(SamplingParams(logit_bias={1: -math.inf}))(logits, NOTHING) == 2
+    assert sample.Sampler(SamplingParams(repetition_penalty=3.0))(logits, History([1, 2])) == 3
+    assert sample.Sampler(SamplingParams(typical_p=0.01, top_k=1))(logits, NOTHING) == 1
 
 
 def test_draws_follow_the_distribution():
     logits = np.array([1.0, 0.0, -1.0, -np.inf, 2.0, -3.0], dtype=np.float32)
-    choose = sample.Chooser(Settings(temperature=1.0, seed=7))
+    choose = sample.Sampler(SamplingParams(temperature=1.0, seed=7))
     draws = 40_000
     seen = np.bincount([choose(logits, NOTHING) for _ in range(draws)], minlength=6)
     expected = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum() * draws
@@ -181,7 +182,7 @@ def test_one_seed_gives_one_sequence_everywhere():
     logits = (np.arange(1000) * 37 % 101 / 25).astype(np.float32)
 
     def ids(seed):
-        choose = sample.Chooser(Settings(temperature=1.0, top_p=0.95, seed=seed))
+        choose = sample.Sampler(SamplingParams(temperature=1.0, top_p=0.95, seed=seed))
         return [choose(logits, NOTHING) for _ in range(8)]
 
     assert ids(11) == ids(11) == [130, 499, 602, 30, 149, 930, 68, 131]
@@ -201,7 +202,7 @@ def test_draws_at_the_ends_are_tokens_with_a_probability(uniform, id):
 
 @pytest.mark.parametrize("value", [1e-300, 1e-38, 1e-6])
 def test_a_tiny_temperature_is_greedy_without_a_warning(value):
-    choose = sample.Chooser(Settings(temperature=value, seed=1))
+    choose = sample.Sampler(SamplingParams(temperature=value, seed=1))
     logits = random_logits(5, 1000)
     assert {choose(logits, NOTHING) for _ in range(20)} == {int(logits.argmax())}
 
@@ -231,12 +232,12 @@ def test_the_kth_largest_is_that_of_a_full_sort(seed, size, data):
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_broken_logits_fail_and_a_ban_on_everything_is_refused(broken, temperature):
-    choose = sample.Chooser(Settings(temperature=temperature))
+    choose = sample.Sampler(SamplingParams(temperature=temperature))
     with pytest.raises(OperationalError, match="logits hold"):
         choose(np.array([0.0, broken, 1.0], dtype=np.float32), NOTHING)
-    bans = Settings(temperature=temperature, logit_bias={0: -math.inf, 1: -math.inf})
+    bans = SamplingParams(temperature=temperature, logit_bias={0: -math.inf, 1: -math.inf})
     with pytest.raises(UserError, match="bans every one"):
-        sample.Chooser(bans)(np.zeros(2, dtype=np.float32), NOTHING)
+        sample.Sampler(bans)(np.zeros(2, dtype=np.float32), NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_broken_logits_fail_and_a_ban_on_everything_is_refused(broken, temperatu
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(option, value, range):
-    untyped = Settings()  # as from JSON: past the types that the tests check
+    untyped = SamplingParams()  # as from JSON: past the types that the tests check
     vars(untyped)[option] = value
     with pytest.raises(UserError) as refused:
         untyped.__post_init__()
@@ -276,13 +277,13 @@ def test_a_setting_out_of_range_is_refused_by_name(option, value, range):
 
 def test_ids_outside_the_vocabulary_are_refused():
     with pytest.raises(UserError, match=r"logit_bias names the id 10: .* 0 to 9"):
-        Settings(logit_bias={10: 1.0}).check(10)
+        SamplingParams(logit_bias={10: 1.0}).check(10)
     with pytest.raises(UserError, match="stop_ids names the id 12"):
-        Settings(stop_ids=[12]).check(10)
+        SamplingParams(stop_ids=[12]).check(10)
     with pytest.raises(UserError, match="10 tokens"):
-        Settings(logprobs=11).check(10)
-    Settings(logit_bias={9: 1.0}, stop_ids=[0], logprobs=10).check(10)
+        SamplingParams(logprobs=11).check(10)
+    SamplingParams(logit_bias={9: 1.0}, stop_ids=[0], logprobs=10).check(10)
 
 
 def test_one_stop_string_may_stand_alone():
-    assert Settings(stop="end").stop == ("end",)
+    assert SamplingParams(stop="end").stop == ("end",)

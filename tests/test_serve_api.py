@@ -547,7 +547,7 @@ def test_head_tells_what_get_does_but_the_body(server: Server, path: str) -> Non
 def test_who_goes_away_is_not_answered_on(server: Server, stream: bool) -> None:
     scheduler = server.service.scheduler
     assert scheduler is not None
-    before = scheduler.figures().cancelled
+    before = scheduler.stats().cancelled
     body = json.dumps({"prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": stream}).encode()
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as gone:
@@ -555,9 +555,9 @@ def test_who_goes_away_is_not_answered_on(server: Server, stream: bool) -> None:
             b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         )
-        until(lambda: scheduler.figures().running > 0)
-    until(lambda: scheduler.figures().running == 0)
-    assert scheduler.figures().cancelled == before + 1
+        until(lambda: scheduler.stats().running > 0)
+    until(lambda: scheduler.stats().running == 0)
+    assert scheduler.stats().cancelled == before + 1
 
 
 def until(true: Any) -> None:

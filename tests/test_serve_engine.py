@@ -17,22 +17,23 @@ import pytest
 
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
-from cutaway.generate.batch.prefill_budget import LEAST, STRETCH, Pace
-from cutaway.generate.batch.prefix_cache import Prefixes
+from cutaway.generate.batch.prefill_budget import LEAST, STRETCH, PrefillBudget
+from cutaway.generate.batch.prefix_cache import PrefixCache
 from cutaway.generate.batch.scheduler import (
     AHEAD,
     LOW,
-    Cancelled,
-    Closing,
-    Job,
     QueueFullError,
+    Request,
+    RequestCancelledError,
+    ResponseStream,
     Scheduler,
-    Ticket,
+    ShuttingDownError,
 )
 from cutaway.generate.decode import ContextFullError, Generation, Piece, finish, generate
 from cutaway.generate.internals import Internals
-from cutaway.generate.sample import Settings, log_softmax
-from cutaway.serve.loop_bridge import Post
+from cutaway.generate.sample import log_softmax
+from cutaway.generate.sampling_params import SamplingParams
+from cutaway.serve.loop_bridge import LoopBridge
 from tests import test_runtime as tiny
 from tests.test_decode import END, VOCAB, Bytes, Hashing, Held
 
@@ -109,7 +110,7 @@ class Model:
     def __init__(self, engine: Any, tokenizer: Any) -> None:
         self.engine, self.tokenizer = engine, tokenizer
 
-    def ending(self, settings: Settings) -> Settings:
+    def ending(self, settings: SamplingParams) -> SamplingParams:
         return settings
 
 
@@ -133,13 +134,13 @@ def scheduler(engine: Any, tokenizer: Any = None, **limits: Any) -> Iterator[Sch
         made.close()
 
 
-def job(ids: Sequence[int], **options: Any) -> Job:
-    of_job = {
+def request(ids: Sequence[int], **options: Any) -> Request:
+    of_request = {
         name: options.pop(name)
         for name in ("client", "constraint", "prompt_logprobs", "internals")
         if name in options
     }
-    return Job(tuple(ids), Settings(**options), **of_job)
+    return Request(tuple(ids), SamplingParams(**options), **of_request)
 
 
 def said(of: Generation) -> tuple:
@@ -149,16 +150,16 @@ def said(of: Generation) -> tuple:
 # ---- as if it were alone -----------------------------------------------------------------------------------
 
 
-def some_jobs(count: int, seed: int, begins: Sequence[int], longest: int) -> list[Job]:
+def some_jobs(count: int, seed: int, begins: Sequence[int], longest: int) -> list[Request]:
     """Greedy and random ones, of all lengths, some that begin alike."""
     dice = random.Random(seed)
     begin = [dice.randrange(100) for _ in range(280)]
-    jobs = []
+    requests = []
     for n in range(count):
         own = [dice.randrange(100) for _ in range(dice.choice((1, 2, 9, 60)))]
         ids = begin[: dice.choice(begins)] + own
-        jobs.append(
-            job(
+        requests.append(
+            request(
                 ids,
                 max_tokens=dice.choice((1, 3, longest)),
                 temperature=dice.choice((0, 0.7, 1.3)),
@@ -169,7 +170,7 @@ def some_jobs(count: int, seed: int, begins: Sequence[int], longest: int) -> lis
                 stop=["a"] if n % 3 == 0 else [],
             )
         )
-    return jobs
+    return requests
 
 
 def engine(name: str) -> Any:
@@ -182,51 +183,51 @@ def engine(name: str) -> Any:
 @pytest.mark.parametrize("name", ["runtime", "definition"])
 def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
     reads, dice = engine(name), random.Random(7)
-    jobs = (
+    requests = (
         some_jobs(20, 1, (0, 128, 129, 200, 280), 12) if name == "runtime" else some_jobs(5, 3, (0, 130), 4)
     )
-    alone = [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in jobs]
+    alone = [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests]
     with scheduler(reads, Words(), max_sequences=5, prefill_chunk=50) as serves:
         found: dict[int, tuple] = {}
 
         def ask(n: int) -> None:
-            gone = serves.submit(jobs[(n * 7) % len(jobs)])
-            ticket = serves.submit(jobs[n])
+            gone = serves.submit(requests[(n * 7) % len(requests)])
+            stream = serves.submit(requests[n])
             if n % 2:
                 next(iter(gone))
             gone.cancel()
-            found[n] = said(finish(ticket))
+            found[n] = said(finish(stream))
 
-        threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(jobs))]
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(requests))]
         dice.shuffle(threads)
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        figures = serves.figures()
-    assert [found[n] for n in range(len(jobs))] == alone
-    assert figures.shared_tokens > 0
+        figures = serves.stats()
+    assert [found[n] for n in range(len(requests))] == alone
+    assert figures.cached_tokens > 0
     assert (figures.running, figures.queued, figures.failed, figures.pages_used) == (0, 0, 0, 0)
-    assert figures.finished + figures.cancelled == 2 * len(jobs)
+    assert figures.finished + figures.cancelled == 2 * len(requests)
 
 
 @needs_core
 @pytest.mark.parametrize("name", ["runtime", "definition"])
 def test_sharing_what_texts_have_in_common_changes_no_bit(name: str):
     reads, begin = engine(name), tiny.IDS[:258]
-    jobs = [job([*begin, n], max_tokens=3, temperature=1, seed=n, logprobs=101) for n in range(3)]
+    requests = [request([*begin, n], max_tokens=3, temperature=1, seed=n, logprobs=101) for n in range(3)]
     with scheduler(reads, Words(), state_bytes=reads.page_bytes * 3, max_sequences=1) as apart:
         alone = []
-        for each in jobs:  # the other prompt takes all pages, so that nothing is kept
-            finish(apart.submit(job(tiny.IDS[::-1][:290], max_tokens=2)))
+        for each in requests:  # the other prompt takes all pages, so that nothing is kept
+            finish(apart.submit(request(tiny.IDS[::-1][:290], max_tokens=2)))
             alone.append(said(finish(apart.submit(each))))
-        assert apart.figures().shared_tokens == 0
+        assert apart.stats().cached_tokens == 0
     with scheduler(reads, Words(), prefill_chunk=1000) as together:
-        tickets = [together.submit(each) for each in jobs]
-        assert [said(finish(ticket)) for ticket in tickets] == alone
-        assert [said(finish(together.submit(each))) for each in jobs] == alone
-        assert together.figures().shared_tokens == 256 * 5
-    assert [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in jobs] == alone
+        streams = [together.submit(each) for each in requests]
+        assert [said(finish(stream)) for stream in streams] == alone
+        assert [said(finish(together.submit(each))) for each in requests] == alone
+        assert together.stats().cached_tokens == 256 * 5
+    assert [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests] == alone
 
 
 @needs_core
@@ -247,15 +248,15 @@ def test_a_text_that_goes_back_into_a_borrowed_page_writes_into_its_own():
 def test_the_prompts_own_probabilities(name: str):
     reads, ids = engine(name), tiny.IDS[:150]
     with scheduler(reads, Words(), prefill_chunk=40) as serves:
-        finish(serves.submit(job(ids, max_tokens=1)))  # its pages are kept, and of no use here
-        ticket = serves.submit(job(ids, max_tokens=3, prompt_logprobs=2))
-        finish(ticket)
-        assert finish(serves.submit(job(ids, max_tokens=3))).ids == finish(ticket).ids
+        finish(serves.submit(request(ids, max_tokens=1)))  # its pages are kept, and of no use here
+        stream = serves.submit(request(ids, max_tokens=3, prompt_logprobs=2))
+        finish(stream)
+        assert finish(serves.submit(request(ids, max_tokens=3))).ids == finish(stream).ids
     expected = log_softmax_rows(reads.logits(ids))
-    assert ticket.prompt_logprobs[0] is None
-    assert len(ticket.prompt_logprobs) == len(ids)
+    assert stream.prompt_logprobs[0] is None
+    assert len(stream.prompt_logprobs) == len(ids)
     for at in range(1, len(ids)):
-        value, best = ticket.prompt_logprobs[at]  # type: ignore[misc]
+        value, best = stream.prompt_logprobs[at]  # type: ignore[misc]
         assert value == pytest.approx(expected[at - 1, ids[at]], abs=1e-4)
         assert [id for id, _ in best] == np.argsort(-expected[at - 1], kind="stable")[:2].tolist()
 
@@ -269,15 +270,15 @@ def test_a_page_that_several_texts_begin_with_is_read_once(grid: int):
     reads = Paged(grid, gated=True)
     begin = list(range(1, 15))
     with scheduler(reads, max_sequences=6) as serves:
-        first = serves.submit(job([9], max_tokens=1))
+        first = serves.submit(request([9], max_tokens=1))
         assert reads.entered.acquire(timeout=10)
-        tickets = [serves.submit(job([*begin, 100 + n], max_tokens=2)) for n in range(4)]
+        streams = [serves.submit(request([*begin, 100 + n], max_tokens=2)) for n in range(4)]
         reads.gate.release(1000)
         finish(first)
-        for n, ticket in enumerate(tickets):
-            alone = finish(generate(Paged(), Bytes(), [*begin, 100 + n], Settings(max_tokens=2)))
-            assert said(finish(ticket)) == said(alone)
-        assert serves.figures().shared_tokens == 3 * 12
+        for n, stream in enumerate(streams):
+            alone = finish(generate(Paged(), Bytes(), [*begin, 100 + n], SamplingParams(max_tokens=2)))
+            assert said(finish(stream)) == said(alone)
+        assert serves.stats().cached_tokens == 3 * 12
     read = [id for call in reads.calls for text in call for id in text]
     assert sum(id in begin[:12] for id in read if id != 9) == 11 + read.count(1) - 1
 
@@ -286,25 +287,23 @@ def test_pages_alike_after_different_beginnings_are_not_the_same():
     one, other, same, last = [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]
     with scheduler(Paged()) as serves:
         for ids in ([*one, *same, 17], [*other, *last, 17], [*other, *same, 17], [*other, *same]):
-            alone = finish(generate(Paged(), Bytes(), ids, Settings(max_tokens=3)))
-            assert said(finish(serves.submit(job(ids, max_tokens=3)))) == said(alone)
-        assert (
-            serves.figures().shared_tokens == 4 + 4
-        )  # of the last, not its last page: an id is left to read
+            alone = finish(generate(Paged(), Bytes(), ids, SamplingParams(max_tokens=3)))
+            assert said(finish(serves.submit(request(ids, max_tokens=3)))) == said(alone)
+        assert serves.stats().cached_tokens == 4 + 4  # of the last, not its last page: an id is left to read
 
 
 def test_an_answers_pages_serve_the_next_turn():
     with scheduler(Paged()) as serves:
-        first = finish(serves.submit(job(range(6), max_tokens=8, ignore_eos=True)))
+        first = finish(serves.submit(request(range(6), max_tokens=8, ignore_eos=True)))
         turn = [*range(6), *first.ids, 1, 2]
-        assert said(finish(serves.submit(job(turn, max_tokens=2)))) == said(
-            finish(generate(Paged(), Bytes(), turn, Settings(max_tokens=2)))
+        assert said(finish(serves.submit(request(turn, max_tokens=2)))) == said(
+            finish(generate(Paged(), Bytes(), turn, SamplingParams(max_tokens=2)))
         )
-        assert serves.figures().shared_tokens == 12
+        assert serves.stats().cached_tokens == 12
     with scheduler(Paged(grid=4)) as serves:  # what was read one by one is not what is read at once
-        finish(serves.submit(job(range(6), max_tokens=8, ignore_eos=True)))
-        finish(serves.submit(job(turn, max_tokens=2)))
-        assert serves.figures().shared_tokens == 4
+        finish(serves.submit(request(range(6), max_tokens=8, ignore_eos=True)))
+        finish(serves.submit(request(turn, max_tokens=2)))
+        assert serves.stats().cached_tokens == 4
 
 
 # ---- looking inside ----------------------------------------------------------------------------------------
@@ -352,12 +351,12 @@ def test_internals_come_with_each_token_and_change_none(name: str):
     reads = engine(name)
     looks = Internals(layers=(2, 0), lens=3)
     with scheduler(reads, Words()) as serves:
-        plain = finish(serves.submit(job(tiny.IDS[:140], max_tokens=4)))
-        beside = serves.submit(job(tiny.IDS[:9], max_tokens=4, prompt_logprobs=1))
-        watched = serves.submit(job(tiny.IDS[:140], max_tokens=4, internals=looks))
-        later = serves.submit(job(tiny.IDS[5:20], max_tokens=4))
+        plain = finish(serves.submit(request(tiny.IDS[:140], max_tokens=4)))
+        beside = serves.submit(request(tiny.IDS[:9], max_tokens=4, prompt_logprobs=1))
+        watched = serves.submit(request(tiny.IDS[:140], max_tokens=4, internals=looks))
+        later = serves.submit(request(tiny.IDS[5:20], max_tokens=4))
         pieces = list(watched)
-        alone = finish(generate(reads, Words(), tiny.IDS[5:20], Settings(max_tokens=4)))
+        alone = finish(generate(reads, Words(), tiny.IDS[5:20], SamplingParams(max_tokens=4)))
         assert said(finish(later)) == said(alone)
         assert said(pieces[-1].generation) == said(plain)
         assert all(piece.inside == () for piece in beside)
@@ -387,12 +386,12 @@ def test_internals_come_with_each_token_and_change_none(name: str):
 )
 def test_internals_that_are_not_there_are_refused(looks: Internals, words: str):
     with scheduler(Paged()) as serves, pytest.raises(UserError, match=words):
-        serves.submit(job([1], internals=looks))
+        serves.submit(request([1], internals=looks))
 
 
 def test_nobody_is_watched_unasked():
     with scheduler(Paged()) as serves:  # whose watch() raises
-        assert len(finish(serves.submit(job([1], max_tokens=2))).ids) == 2
+        assert len(finish(serves.submit(request([1], max_tokens=2))).ids) == 2
 
 
 # ---- who waits for whom ------------------------------------------------------------------------------------
@@ -401,17 +400,17 @@ def test_nobody_is_watched_unasked():
 def test_as_many_run_and_wait_as_may():
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=2, max_queue=3) as serves:
-        tickets = [serves.submit(job([n], max_tokens=1)) for n in range(5)]
+        streams = [serves.submit(request([n], max_tokens=1)) for n in range(5)]
         with pytest.raises(QueueFullError, match="2 requests run and 3 wait"):
-            serves.submit(job([9]))
-        tickets[4].cancel()
+            serves.submit(request([9]))
+        streams[4].cancel()
         reads.gate.release(1000)
-        for ticket in tickets[:4]:
-            finish(ticket)
-        with pytest.raises(Cancelled):
-            finish(tickets[4])
-        assert len(finish(serves.submit(job([9], max_tokens=2))).ids) == 2
-        assert serves.figures().refused == 1
+        for stream in streams[:4]:
+            finish(stream)
+        with pytest.raises(RequestCancelledError):
+            finish(streams[4])
+        assert len(finish(serves.submit(request([9], max_tokens=2))).ids) == 2
+        assert serves.stats().refused == 1
 
 
 def test_clients_take_turns():
@@ -420,8 +419,8 @@ def test_clients_take_turns():
     with scheduler(reads, max_sequences=1) as serves:
         for n, client in enumerate("aaaabb"):
             name = f"{client}{n}"
-            ticket = serves.submit(job([n], max_tokens=1, client=client))
-            ticket.subscribe(lambda event, name=name: ended.append(name) if event.generation else None)
+            stream = serves.submit(request([n], max_tokens=1, client=client))
+            stream.subscribe(lambda event, name=name: ended.append(name) if event.generation else None)
         reads.gate.release(1000)
         serves.drain(10)
     assert ended == ["a0", "a1", "b4", "a2", "b5", "a3"] or ended == ["a0", "b4", "a1", "b5", "a2", "a3"]
@@ -431,11 +430,11 @@ def test_a_long_prompt_stops_nobody():
     """Each step that reads of the long prompt brings everyone else a token, and reads no more than it may."""
     reads = Paged(max_context=400, gated=True)
     with scheduler(reads, prefill_chunk=24) as serves:
-        others = [serves.submit(job([n], max_tokens=300, ignore_eos=True)) for n in range(3)]
+        others = [serves.submit(request([n], max_tokens=300, ignore_eos=True)) for n in range(3)]
         assert reads.entered.acquire(timeout=10)
         for _ in range(3):
             reads.pass_step()
-        long = serves.submit(job([7] * 200, max_tokens=1))
+        long = serves.submit(request([7] * 200, max_tokens=1))
         before = len(reads.calls)
         reads.gate.release(1000)
         finish(long)
@@ -453,7 +452,7 @@ def test_a_long_prompt_stops_nobody():
 def test_all_tokens_of_a_step_are_chosen_before_any_is_told():
     engine, chosen = Paged(gated=True), []
     with scheduler(engine) as made:
-        tickets = [made.submit(job([n + 1], max_tokens=5, ignore_eos=True)) for n in range(3)]
+        streams = [made.submit(request([n + 1], max_tokens=5, ignore_eos=True)) for n in range(3)]
 
         def told(piece: Piece) -> None:
             if piece.id is not None:
@@ -463,18 +462,18 @@ def test_all_tokens_of_a_step_are_chosen_before_any_is_told():
         while len(made._running) < 3:
             engine.pass_step()
         answers = list(made._running)
-        for ticket in tickets:
-            ticket.subscribe(told)
+        for stream in streams:
+            stream.subscribe(told)
         chosen.clear()
         engine.pass_step()
         assert len(chosen) == 3 and chosen[0] == chosen[1] == chosen[2]
 
 
 def test_who_listens_is_woken_once_a_step_and_for_the_last_of_it():
-    engine, tickets, heard = Paged(gated=True), [], []
+    engine, streams, heard = Paged(gated=True), [], []
     with scheduler(engine) as made:
-        made.told = lambda: heard.append([len(ticket._events) for ticket in tickets])
-        tickets += [made.submit(job([n + 1], max_tokens=3, ignore_eos=True)) for n in range(3)]
+        made.told = lambda: heard.append([len(stream._events) for stream in streams])
+        streams += [made.submit(request([n + 1], max_tokens=3, ignore_eos=True)) for n in range(3)]
         assert engine.entered.acquire(timeout=10)
         while len(made._running) < 3:
             engine.pass_step()
@@ -482,15 +481,15 @@ def test_who_listens_is_woken_once_a_step_and_for_the_last_of_it():
         engine.pass_step()
         assert len(heard) == 1
         engine.gate.release(10**6)
-        for ticket in tickets:
-            finish(ticket)
+        for stream in streams:
+            finish(stream)
         made.drain(10)
     assert heard[-1] == [4, 4, 4]  # three tokens and the end of each, though no step came after
 
 
 def test_events_come_to_the_loop_in_their_order_and_wake_it_once() -> None:
     async def heard() -> tuple[list[int], int]:
-        post, queue, woken = Post(), asyncio.Queue(), []
+        post, queue, woken = LoopBridge(), asyncio.Queue(), []
         post.put(queue, 0)
         post.send()  # nobody listens yet
         post.deliver()
@@ -525,7 +524,7 @@ def test_memory_is_made_ahead_when_the_server_starts_and_after_steps() -> None:
     engine, others = Makes(), set(threading.enumerate())  # a server of other tests may still run
     with scheduler(engine, max_sequences=3) as made:
         assert engine.asked.get(timeout=10) == 3 * AHEAD
-        finish(made.submit(job([1, 2], max_tokens=2)))
+        finish(made.submit(request([1, 2], max_tokens=2)))
         assert engine.asked.get(timeout=10) in (3 * AHEAD, 3 * LOW)
         (making,) = [t for t in {*threading.enumerate()} - others if t.name == "cutaway-pages"]
     making.join(10)
@@ -535,9 +534,9 @@ def test_memory_is_made_ahead_when_the_server_starts_and_after_steps() -> None:
 def test_short_prompts_do_not_wait_for_a_long_one():
     reads = Paged(max_context=400, gated=True)
     with scheduler(reads, prefill_chunk=16) as serves:
-        long = serves.submit(job([7] * 300, max_tokens=1))
+        long = serves.submit(request([7] * 300, max_tokens=1))
         assert reads.entered.acquire(timeout=10)
-        short = serves.submit(job([8, 9, 10], max_tokens=1))
+        short = serves.submit(request([8, 9, 10], max_tokens=1))
         reads.gate.release(4)  # of the nineteen or so that the long one takes
         finish(short)
         assert not long.ended
@@ -549,22 +548,22 @@ def test_what_is_kept_stays_within_its_room():
     reads = Paged()
     with scheduler(reads, state_bytes=4 * 8, max_sequences=4) as serves:
         for n in range(6):
-            finish(serves.submit(job([n] * 13, max_tokens=4)))
-            figures = serves.figures()
+            finish(serves.submit(request([n] * 13, max_tokens=4)))
+            figures = serves.stats()
             assert figures.pages_kept <= figures.pages_total == 8
         with pytest.raises(UserError, match="need 10 pages of state, and there is room for 8"):
-            serves.submit(job([1] * 13, max_tokens=25))
-        tickets = [
-            serves.submit(job([n] * 13, max_tokens=12)) for n in range(5)
+            serves.submit(request([1] * 13, max_tokens=25))
+        streams = [
+            serves.submit(request([n] * 13, max_tokens=12)) for n in range(5)
         ]  # six pages each: one by one
-        for n, ticket in enumerate(tickets):
-            assert said(finish(ticket)) == said(
-                finish(generate(Paged(), Bytes(), [n] * 13, Settings(max_tokens=12)))
+        for n, stream in enumerate(streams):
+            assert said(finish(stream)) == said(
+                finish(generate(Paged(), Bytes(), [n] * 13, SamplingParams(max_tokens=12)))
             )
 
 
 def test_prefixes_let_go_of_the_end_before_the_beginning():
-    kept = Prefixes(3)
+    kept = PrefixCache(3)
     kept.add([b"a"], 1)
     kept.add([b"a", b"b"], 2)
     kept.add([b"a", b"b", b"c"], 3)
@@ -575,7 +574,7 @@ def test_prefixes_let_go_of_the_end_before_the_beginning():
 
 
 def test_the_pace_keeps_a_step_within_its_stretch():
-    pace = Pace(256)
+    pace = PrefillBudget(256)
     assert pace.allowed(0) == 256
     for _ in range(50):
         pace.saw(4, 0, 0.030)
@@ -592,43 +591,43 @@ def test_the_pace_keeps_a_step_within_its_stretch():
 def test_a_cancelled_answer_is_in_no_further_step():
     reads = Paged(gated=True)
     with scheduler(reads) as serves:
-        gone = serves.submit(job([5], max_tokens=50, ignore_eos=True))
+        gone = serves.submit(request([5], max_tokens=50, ignore_eos=True))
         assert reads.entered.acquire(timeout=10)
-        stays = serves.submit(job([6], max_tokens=6, ignore_eos=True))
+        stays = serves.submit(request([6], max_tokens=6, ignore_eos=True))
         for _ in range(2):
             reads.pass_step()
         gone.cancel()
         before = len(reads.calls)
         reads.gate.release(1000)
-        with pytest.raises(Cancelled):
+        with pytest.raises(RequestCancelledError):
             finish(gone)
-        alone = finish(generate(Paged(), Bytes(), [6], Settings(max_tokens=6, ignore_eos=True)))
+        alone = finish(generate(Paged(), Bytes(), [6], SamplingParams(max_tokens=6, ignore_eos=True)))
         assert said(finish(stays)) == said(alone)
         assert all(len(call) == 1 for call in reads.calls[before:])
-        assert serves.figures().cancelled == 1
+        assert serves.stats().cancelled == 1
         gone.cancel()
         stays.cancel()
 
 
 def test_a_drained_scheduler_ends_what_it_has_and_takes_nothing():
     with scheduler(Paged()) as serves:
-        tickets = [serves.submit(job([n], max_tokens=20, ignore_eos=True)) for n in range(20)]
+        streams = [serves.submit(request([n], max_tokens=20, ignore_eos=True)) for n in range(20)]
         serves.drain(30)
-        assert all(len(finish(ticket).ids) == 20 for ticket in tickets)
-        with pytest.raises(Closing):
-            serves.submit(job([1]))
+        assert all(len(finish(stream).ids) == 20 for stream in streams)
+        with pytest.raises(ShuttingDownError):
+            serves.submit(request([1]))
 
 
 def test_what_does_not_end_in_time_is_stopped():
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=1) as serves:
-        tickets = [serves.submit(job([n], max_tokens=20)) for n in range(3)]
+        streams = [serves.submit(request([n], max_tokens=20)) for n in range(3)]
         assert reads.entered.acquire(timeout=10)
         threading.Timer(0.2, reads.gate.release, (1000,)).start()
         serves.drain(0)
-        for ticket in tickets:
-            with pytest.raises(Cancelled, match="the server stops"):
-                finish(ticket)
+        for stream in streams:
+            with pytest.raises(RequestCancelledError, match="the server stops"):
+                finish(stream)
 
 
 # ---- what goes wrong ---------------------------------------------------------------------------------------
@@ -636,20 +635,20 @@ def test_what_does_not_end_in_time_is_stopped():
 
 def test_a_step_that_fails_ends_its_requests_only():
     with scheduler(Paged(), max_sequences=1) as serves:
-        broken = serves.submit(job([1, POISON], max_tokens=3))
-        fine = serves.submit(job([1], max_tokens=3))
+        broken = serves.submit(request([1, POISON], max_tokens=3))
+        fine = serves.submit(request([1], max_tokens=3))
         with pytest.raises(MemoryError, match="no memory for this"):
             finish(broken)
         assert len(finish(fine).ids) == 3
-        assert serves.figures().failed == 1
+        assert serves.stats().failed == 1
 
 
 def test_logits_that_are_no_numbers_end_one_request():
     with scheduler(Paged()) as serves:
-        tickets = [serves.submit(job([id], max_tokens=3)) for id in (1, NOTHING, 2)]
+        streams = [serves.submit(request([id], max_tokens=3)) for id in (1, NOTHING, 2)]
         with pytest.raises(OperationalError, match="broken"):
-            finish(tickets[1])
-        assert [len(finish(tickets[n]).ids) for n in (0, 2)] == [3, 3]
+            finish(streams[1])
+        assert [len(finish(streams[n]).ids) for n in (0, 2)] == [3, 3]
 
 
 class Only:
@@ -673,9 +672,9 @@ class Only:
 
 def test_a_constraint_shapes_its_own_answer():
     with scheduler(Paged()) as serves:
-        bound = serves.submit(job([1], temperature=1, seed=0, constraint=Only(b"yes"), logprobs=1))
-        free = serves.submit(job([1], max_tokens=3))
-        broken = serves.submit(job([1], constraint=Only([])))
+        bound = serves.submit(request([1], temperature=1, seed=0, constraint=Only(b"yes"), logprobs=1))
+        free = serves.submit(request([1], max_tokens=3))
+        broken = serves.submit(request([1], constraint=Only([])))
         done = finish(bound)
         assert (done.text, done.finish_reason, done.stop) == ("yes", "stop", None)
         logits = Paged().after([1])
@@ -683,19 +682,21 @@ def test_a_constraint_shapes_its_own_answer():
         assert done.top_logprobs[0][0][0] == int(
             np.argmax(logits)
         )  # of the model itself, whatever is allowed
-        assert said(finish(free)) == said(finish(generate(Paged(), Bytes(), [1], Settings(max_tokens=3))))
+        assert said(finish(free)) == said(
+            finish(generate(Paged(), Bytes(), [1], SamplingParams(max_tokens=3)))
+        )
         with pytest.raises(IndexError):
             finish(broken)
 
 
 def test_who_subscribes_late_hears_everything_in_order():
     with scheduler(Paged()) as serves:
-        ticket = serves.submit(job([1], max_tokens=5))
-        pieces = list(ticket)
+        stream = serves.submit(request([1], max_tokens=5))
+        pieces = list(stream)
         heard: list[Piece | Exception] = []
-        ticket.subscribe(heard.append)
+        stream.subscribe(heard.append)
         assert heard == pieces
-        assert list(ticket) == pieces
+        assert list(stream) == pieces
 
 
 def test_a_listener_that_raises_stops_its_request():
@@ -704,12 +705,12 @@ def test_a_listener_that_raises_stops_its_request():
 
     reads = Paged(gated=True)
     with scheduler(reads) as serves:
-        ticket = serves.submit(job([1], max_tokens=40, ignore_eos=True))
-        ticket.subscribe(deaf)
+        stream = serves.submit(request([1], max_tokens=40, ignore_eos=True))
+        stream.subscribe(deaf)
         reads.gate.release(1000)
-        with pytest.raises(Cancelled):
-            finish(ticket)
-        assert len(finish(serves.submit(job([2], max_tokens=2))).ids) == 2
+        with pytest.raises(RequestCancelledError):
+            finish(stream)
+        assert len(finish(serves.submit(request([2], max_tokens=2))).ids) == 2
 
 
 @pytest.mark.parametrize(
@@ -724,12 +725,12 @@ def test_a_listener_that_raises_stops_its_request():
 def test_what_cannot_be_honoured_is_refused_at_once(ids, options, error, words):
     with scheduler(Paged()) as serves:
         with pytest.raises(error, match=words):
-            serves.submit(job(ids, **options))
-        assert serves.figures().queued == 0
+            serves.submit(request(ids, **options))
+        assert serves.stats().queued == 0
 
 
 def test_an_engine_for_one_text_is_refused():
     with pytest.raises(UserError, match="reads one text only"):
         Scheduler(Model(Hashing(), Bytes()))
     assert END in Bytes.eos_ids
-    assert not Ticket(job([1])).ended
+    assert not ResponseStream(request([1])).ended

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import serving
-from tests.serving import Gate, Server
+from tests.serving import AccessPolicy, Server
 
 KEY = "correct horse battery"
 
@@ -18,14 +18,14 @@ KEY = "correct horse battery"
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Small limits, two origins and a short time for bodies."""
-    gate = Gate(origins=("http://good.example",), body_bytes=2000, body_seconds=1.0)
+    gate = AccessPolicy(origins=("http://good.example",), body_bytes=2000, body_seconds=1.0)
     with serving.running(serving.model(), gate, max_sequences=1, max_queue=1, request_seconds=1.0) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Server]:
-    with serving.running(serving.model(), Gate(hosts=None, key=KEY)) as server:
+    with serving.running(serving.model(), AccessPolicy(hosts=None, key=KEY)) as server:
         yield server
 
 
@@ -120,7 +120,7 @@ def test_a_full_queue_and_an_answer_that_takes_too_long(server: Server) -> None:
     assert scheduler is not None
     body = {"prompt": "x", "max_tokens": 8000, "ignore_eos": True, "n": 2, "stream": True}
     with serving.httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=30) as going:
-        while scheduler.figures().running + scheduler.figures().queued < 2:
+        while scheduler.stats().running + scheduler.stats().queued < 2:
             time.sleep(0.01)
         full = server.post("/v1/completions", {"prompt": "x"})
         assert code(full) == (429, "queue_full") and int(full.headers["retry-after"]) > 0
@@ -128,7 +128,7 @@ def test_a_full_queue_and_an_answer_that_takes_too_long(server: Server) -> None:
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "too_slow"  # and no [DONE]
     late = server.post("/v1/completions", body | {"n": 1, "stream": False})
     assert code(late) == (504, "too_slow")
-    while scheduler.figures().running:
+    while scheduler.stats().running:
         time.sleep(0.01)
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from cutaway.generate.batch.prefill_budget import LATEST, LEAST, STRETCH, Pace
+from cutaway.generate.batch.prefill_budget import LATEST, LEAST, STRETCH, PrefillBudget
 
 
 def steps(an_id: float, grows: float = 0.0, held_up: float = 0.0, most: int = 256, length: int = 1500):
@@ -15,7 +15,7 @@ def steps(an_id: float, grows: float = 0.0, held_up: float = 0.0, most: int = 25
     A step takes 8 ms, and `an_id` for each of the prompt, which grows by `grows` times over the prompt; one
     in ten is held up by `held_up`. The answers were alone for a while before.
     """
-    dice, pace = random.Random(0), Pace(most)
+    dice, pace = random.Random(0), PrefillBudget(most)
 
     def seconds(ids: int, at: int) -> float:
         return 0.008 + ids * an_id * (1 + grows * at / length) + held_up * (dice.random() < 0.1)
@@ -55,7 +55,7 @@ def test_prompts_are_read_on_where_an_id_takes_longer_than_there_is_room_for() -
 
 @pytest.mark.parametrize("an_id", [0.0, 0.00001])
 def test_what_the_last_prompt_took_is_not_relied_on_at_the_next(an_id: float) -> None:
-    pace = Pace(256)
+    pace = PrefillBudget(256)
     for _ in range(40):
         pace.saw(4, 0, 0.008)
     for _ in range(40):
@@ -77,7 +77,7 @@ def test_steps_read_more_while_they_have_room() -> None:
 
 
 def test_nobody_waits_for_a_prompt_that_is_read_alone() -> None:
-    pace = Pace(256)
+    pace = PrefillBudget(256)
     pace.saw(4, 0, 0.008)
     pace.saw(4, 4, 0.012)
     pace.saw(0, 256, 0.2)
@@ -85,7 +85,7 @@ def test_nobody_waits_for_a_prompt_that_is_read_alone() -> None:
 
 
 def test_nothing_is_known_at_first_and_nobody_waits() -> None:
-    pace = Pace(256)
+    pace = PrefillBudget(256)
     assert pace.allowed(0) == 256 and pace.allowed(3) == LEAST
     pace.saw(0, 256, 0.1)  # nobody waited: says nothing about what an id adds beside answers
     assert pace.allowed(3) == LEAST
@@ -94,11 +94,11 @@ def test_nothing_is_known_at_first_and_nobody_waits() -> None:
     pace.saw(2, 0, 0.010)
     pace.saw(3, 16, 0.014)
     assert pace.allowed(3) == int((STRETCH - 1) * 0.010 / (0.004 / 16))
-    assert Pace(1).allowed(0) == 1 and Pace(1).allowed(1) == 1
+    assert PrefillBudget(1).allowed(0) == 1 and PrefillBudget(1).allowed(1) == 1
 
 
 def test_steps_that_read_and_took_no_longer_are_no_reason_to_stop() -> None:
-    pace = Pace(256)
+    pace = PrefillBudget(256)
     pace.saw(4, 0, 0.02)
     for seconds in (0.02, 0.01, 0.02, 0.03):  # the usual step was slower than most that read
         pace.saw(4, 16, seconds)

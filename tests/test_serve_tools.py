@@ -119,7 +119,7 @@ CALL = '<tool_call>\n{"name": "look", "arguments": %s'
 def test_arguments_are_told_as_they_were_written(
     text: str, said: str, arguments: str, whole: bool, tokenizer: Tokenizer
 ) -> None:
-    listening = parser.Listening(dialect(template(), tokenizer), SCHEMAS)
+    listening = parser.StreamingParser(dialect(template(), tokenizer), SCHEMAS)
     heard = [*listening.push(text), *listening.finish()]
     assert parser.gathered(heard) == (said, [parser.Call("look", arguments)])
     assert listening.whole == whole
@@ -148,10 +148,10 @@ def test_however_an_answer_is_cut_it_reads_the_same(
         "Hm.",
     ]
     text = "".join(data.draw(strategies.lists(strategies.sampled_from(parts), max_size=7)))
-    whole = parser.Listening(format, SCHEMAS)
+    whole = parser.StreamingParser(format, SCHEMAS)
     told = parser.gathered([*whole.push(text), *whole.finish()])
     cuts = data.draw(strategies.lists(strategies.integers(0, len(text)), max_size=30).map(sorted))
-    cut = parser.Listening(format, SCHEMAS)
+    cut = parser.StreamingParser(format, SCHEMAS)
     heard = [one for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True) for one in cut.push(text[i:j])]
     heard += cut.finish()
     assert parser.gathered(heard) == told and cut.whole == whole.whole
@@ -160,7 +160,7 @@ def test_however_an_answer_is_cut_it_reads_the_same(
 
 
 def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
-    listening = parser.Listening(dialect(template(), tokenizer), SCHEMAS)
+    listening = parser.StreamingParser(dialect(template(), tokenizer), SCHEMAS)
     written = [
         "Hm. ",
         "<tool",
@@ -172,10 +172,11 @@ def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
         "}\n</tool_",
     ]
     written += ["call>\n", '<tool_call>{"name":"stop","arguments":{}', "}</tool_call>"]
-    look, stop = parser.Begun("look"), parser.Begun("stop")
+    look, stop = parser.CallStarted("look"), parser.CallStarted("stop")
     assert [listening.push(part) for part in written] == [
-        ["Hm."], [], [], [], [look, parser.More('{"pl')], [parser.More('ace": "a')], [parser.More('"}')], [],
-        [], [stop, parser.More("{}")], [],
+        ["Hm."], [], [], [], [look, parser.ArgumentsDelta('{"pl')],
+        [parser.ArgumentsDelta('ace": "a')], [parser.ArgumentsDelta('"}')], [],
+        [], [stop, parser.ArgumentsDelta("{}")], [],
     ]  # fmt: skip
     assert listening.finish() == [] and listening.whole
 
@@ -185,7 +186,7 @@ def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
 def test_random_tokens_under_a_demand_are_calls(name: str, several: bool, tokenizer: Tokenizer) -> None:
     format = dialect(template(name), tokenizer)
     for seed in range(4):
-        constraint = tool_grammar.demanded(format, SCHEMAS, tokenizer, several).begin(tokenizer)
+        constraint = tool_grammar.required_grammar(format, SCHEMAS, tokenizer, several).begin(tokenizer)
         text, ended = drawn(constraint, tokenizer, seed, most=150, eager=True)
         if not ended:
             continue
@@ -210,7 +211,7 @@ def test_strict_arguments_are_kept_to_only_where_a_call_is_made(several: bool, t
         "<tool_call> what": False,
     }
     for text, fits in follows.items():
-        constraint = tool_grammar.optional(format, SCHEMAS, tokenizer, several).begin(tokenizer)
+        constraint = tool_grammar.optional_grammar(format, SCHEMAS, tokenizer, several).begin(tokenizer)
         assert allowed(constraint, tokenizer, text) == fits, text
 
 
@@ -430,7 +431,7 @@ def test_a_list_of_calls_without_a_mark(tokenizer: Tokenizer) -> None:
         ("stop", {}),
     ]
     assert parser.parse(format, f"I would: {text}", SCHEMAS)[1] == []
-    listening = parser.Listening(format, SCHEMAS)
+    listening = parser.StreamingParser(format, SCHEMAS)
     assert [listening.push(part) for part in ("[", text[1:])] == [[], []]
     assert parser.gathered(listening.finish()) == ("", calls)
 
@@ -454,7 +455,7 @@ def test_random_tokens_under_a_demand_are_calls_with_marks(name: str, tokenizer:
     format = replace(dialect(template(name), tokenizer), thought=None)  # which at random would have no end
     ends = 0
     for seed in range(6):
-        constraint = tool_grammar.demanded(format, schemas, tokenizer, True).begin(tokenizer)
+        constraint = tool_grammar.required_grammar(format, schemas, tokenizer, True).begin(tokenizer)
         text, ended = drawn(constraint, tokenizer, seed, most=150, eager=True)
         said, calls = parser.parse(format, text, schemas) if ended else ("", [])
         assert bool(calls) == ended and said == ""
@@ -499,7 +500,9 @@ def test_what_a_demand_lets_be_written(text: str, fits: bool, tokenizer: Tokeniz
 )
 def test_what_a_demand_cannot_hold_is_named(schema: Any, named: str, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match=named):
-        tool_grammar.demanded(dialect(template("Qwen3-Coder"), tokenizer), {"f": schema}, tokenizer, True)
+        tool_grammar.required_grammar(
+            dialect(template("Qwen3-Coder"), tokenizer), {"f": schema}, tokenizer, True
+        )
 
 
 SPECIAL = """{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}<repo_name>
@@ -513,7 +516,7 @@ def test_marks_that_are_control_tokens_are_demanded_as_tokens(tokenizer: Tokeniz
     text = "<repo_name>look<file_sep>place=<filename>{}<filename><file_sep>n=22<issue_start>"
     said, (call,) = parser.parse(format, text.format("a <b>"), SCHEMAS)
     assert said == "" and json.loads(call.arguments) == {"place": "a <b>", "n": 22}
-    grammar = tool_grammar.demanded(format, SCHEMAS, tokenizer, False)
+    grammar = tool_grammar.required_grammar(format, SCHEMAS, tokenizer, False)
     for place, fits in (("a <b>", True), ("<issue_start>", False)):
         ids = tokenizer.encode(text.format(place), special="allow")
         assert allowed(grammar.begin(tokenizer), tokenizer, ids) == fits
@@ -535,7 +538,7 @@ def test_marks_that_are_control_tokens_are_demanded_as_tokens(tokenizer: Tokeniz
 def test_a_thought_may_come_before_a_demanded_call(name: str, thoughts: Any, tokenizer: Tokenizer) -> None:
     format = dialect(template(name), tokenizer)
     assert format.arguments is not None
-    grammar = tool_grammar.demanded(format, SCHEMAS, tokenizer, True)
+    grammar = tool_grammar.required_grammar(format, SCHEMAS, tokenizer, True)
     call = format.head + "stop" + format.arguments.spelt({}) + format.tail
     for thought, fits in thoughts.items():
         constraint = grammar.begin(tokenizer)
@@ -561,4 +564,4 @@ def test_templates_that_know_no_tools_are_refused(tokenizer: Tokenizer) -> None:
 def test_a_call_is_not_demanded_inside_a_thought(tokenizer: Tokenizer) -> None:
     format = dialect(template("Qwen-QwQ-32B"), tokenizer)
     with pytest.raises(UserError, match="begins an answer with a thought"):
-        tool_grammar.demanded(format, SCHEMAS, tokenizer, True)
+        tool_grammar.required_grammar(format, SCHEMAS, tokenizer, True)

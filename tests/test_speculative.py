@@ -15,9 +15,10 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import speculative
 from cutaway.generate.decode import finish, generate
-from cutaway.generate.sample import Chooser, History, Settings
+from cutaway.generate.sample import History, Sampler
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
-from cutaway.generate.speculative import Draft, Guess, Lookup, Speculation, residual, verified
+from cutaway.generate.speculative import DraftModel, PromptLookup, Proposal, Speculation, residual, verified
 from cutaway.lm import LanguageModel
 from cutaway.model.engine import DefinitionEngine
 from tests import inputs
@@ -52,7 +53,7 @@ class Table:
     def step(self, id, state) -> np.ndarray:
         return self.prefill([id], state)
 
-    def read_each(self, ids, state) -> np.ndarray:
+    def prefill_all_logits(self, ids, state) -> np.ndarray:
         state.length += len(ids)
         return self.logits[list(ids)]
 
@@ -64,13 +65,13 @@ class Three(Bytes):
 
 def written(seed: int, length: int, guesser=None, **options) -> tuple[int, ...]:
     """A text of the table's, guessed ahead by something."""
-    settings = Settings(max_tokens=length, seed=seed, ignore_eos=True, temperature=1.0, **options)
+    settings = SamplingParams(max_tokens=length, seed=seed, ignore_eos=True, temperature=1.0, **options)
     guess = None if guesser is None else Speculation(guesser(settings))
     return finish(generate(Table(), Three(), [0], settings, speculation=guess)).ids
 
 
-def draft(settings: Settings) -> Draft:
-    return Draft(Table(shift=1.2), 3, settings)
+def draft(settings: SamplingParams) -> DraftModel:
+    return DraftModel(Table(shift=1.2), 3, settings)
 
 
 def surprising(counts: np.ndarray, expected: np.ndarray) -> float:
@@ -124,8 +125,8 @@ def test_the_rule_gives_the_models_distribution():
 
 def test_one_choice_follows_the_rule():
     """`verified` itself, many times at one place, with the cuts on."""
-    settings = Settings(temperature=0.7, top_k=4, seed=3)
-    chooser = Chooser(settings)
+    settings = SamplingParams(temperature=0.7, top_k=4, seed=3)
+    chooser = Sampler(settings)
     generator = np.random.default_rng(1)
     logits = generator.normal(size=6).astype(np.float32)
     wanted = speculative.probabilities(chooser.shaped(logits, History([0])))
@@ -142,13 +143,13 @@ def test_one_choice_follows_the_rule():
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.3, "top_p": 0.9}, {"top_k": 1}])
 @pytest.mark.parametrize("guesser", ["lookup", "draft"])
 def test_a_guess_without_chance_gives_the_same_text(guesser: str, options: dict):
-    """Lookup gives the same text for every seed; a draft does where choices are greedy."""
+    """PromptLookup gives the same text for every seed; a draft does where choices are greedy."""
     if guesser == "draft" and "top_p" in options:
         options = options | {"temperature": 0}
     model, small = (DefinitionEngine(decoder(seed=seed)) for seed in (0, 1))
-    settings = Settings(max_tokens=40, ignore_eos=True, repetition_penalty=1.1, seed=5, **options)
+    settings = SamplingParams(max_tokens=40, ignore_eos=True, repetition_penalty=1.1, seed=5, **options)
     plain = finish(generate(model, Bytes(), PROMPT, settings))
-    guess = Speculation(Lookup() if guesser == "lookup" else Draft(small, 256, settings))
+    guess = Speculation(PromptLookup() if guesser == "lookup" else DraftModel(small, 256, settings))
     session = Session(model)
     ahead = finish(generate(model, Bytes(), PROMPT, settings, session, guess))
     assert ahead.ids == plain.ids
@@ -163,26 +164,26 @@ def test_a_guess_without_chance_gives_the_same_text(guesser: str, options: dict)
 
 def test_the_model_as_its_own_draft_is_always_right():
     model = DefinitionEngine(decoder())
-    settings = Settings(max_tokens=30, ignore_eos=True)
-    guess = Speculation(Draft(DefinitionEngine(decoder()), 256, settings))
+    settings = SamplingParams(max_tokens=30, ignore_eos=True)
+    guess = Speculation(DraftModel(DefinitionEngine(decoder()), 256, settings))
     done = finish(generate(model, Bytes(), PROMPT, settings, speculation=guess))
     assert done.timings.acceptance == 1
     assert len(done.ids) == 30
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 11])
-@pytest.mark.parametrize("guesser", [None, draft, lambda settings: Lookup()])
+@pytest.mark.parametrize("guesser", [None, draft, lambda settings: PromptLookup()])
 def test_limits_are_kept(guesser, limit: int):
     assert len(written(1, limit, guesser)) == limit
 
 
 def test_a_stop_inside_accepted_guesses_ends_the_text():
     class Certain:
-        def guess(self, history: History, count: int) -> Guess:
-            return Guess([int(id) for id in PLAIN.ids[len(history.ids) - len(PROMPT) :]][:count])
+        def guess(self, history: History, count: int) -> Proposal:
+            return Proposal([int(id) for id in PLAIN.ids[len(history.ids) - len(PROMPT) :]][:count])
 
     model = DefinitionEngine(decoder())
-    settings = Settings(max_tokens=30, ignore_eos=True)
+    settings = SamplingParams(max_tokens=30, ignore_eos=True)
     PLAIN = finish(generate(model, Bytes(), PROMPT, settings))
     end = replace(settings, stop_ids=(PLAIN.ids[6],))
     expected = finish(generate(model, Bytes(), PROMPT, end))
@@ -196,14 +197,14 @@ def test_a_stop_inside_accepted_guesses_ends_the_text():
 def test_the_context_is_not_overrun():
     """The text fills it exactly, guesses or not."""
     model = DefinitionEngine(decoder())
-    settings = Settings(max_tokens=None, ignore_eos=True)
+    settings = SamplingParams(max_tokens=None, ignore_eos=True)
     plain = finish(generate(model, Bytes(), PROMPT, settings))
-    ahead = finish(generate(model, Bytes(), PROMPT, settings, speculation=Speculation(Lookup())))
+    ahead = finish(generate(model, Bytes(), PROMPT, settings, speculation=Speculation(PromptLookup())))
     assert (ahead.ids, ahead.finish_reason) == (plain.ids, "context")
 
 
 def test_lookup_finds_the_longest_and_the_latest():
-    look = Lookup()
+    look = PromptLookup()
     assert look.guess(History([1, 2, 3, 9, 1, 2, 3]), 2).ids == [9, 1]
     assert look.guess(History([2, 3, 7, 2, 3, 8, 2, 3]), 1).ids == [8]
     assert look.guess(History([2, 3, 8, 2, 3]), 5).ids == [8, 2, 3, 8, 2]
@@ -215,7 +216,7 @@ def test_lookup_finds_the_longest_and_the_latest():
 
 
 def test_how_many_are_guessed_follows_how_they_fared():
-    guess = Speculation(Lookup())
+    guess = Speculation(PromptLookup())
     history = History([7] * 200)
     start = len(guess.guess(history, 100).ids)
     guess.learn(start, start)
@@ -237,7 +238,7 @@ def test_a_state_that_cannot_forget_is_read_again():
 
     session = Session(Fixed())
     session.read([0, 1, 2])
-    session.read_each([1, 1])
+    session.prefill_all_logits([1, 1])
     session.forget(4)
     assert session.ids == (0, 1, 2, 1)
     assert session.step(2).shape == (3,)
@@ -249,7 +250,7 @@ def test_engines_that_cannot_check_are_refused():
         new_state = prefill = step = Table.step
 
     with pytest.raises(UserError, match="cannot check guesses"):
-        generate(Plain(), Three(), [0], Settings(), speculation=Speculation(Lookup()))
+        generate(Plain(), Three(), [0], SamplingParams(), speculation=Speculation(PromptLookup()))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from cutaway.commands.console import model_path, note, note_fallback, use_thread
 from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending, shown
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.decode import ContextFullError, Generation
-from cutaway.generate.sample import Settings
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.store import files
 
 DEFAULTS = {"temperature": 0.2, "top_p": 0.9}  # where the model brings no temperature of its own
@@ -70,7 +70,7 @@ def chat(
     if system is not None:
         conversation.system = system
     given = sampling.given()
-    Settings(**given)  # refused before anything is loaded
+    SamplingParams(**given)  # refused before anything is loaded
     use_threads(threads)
     lm: Any = cutaway.load(model_path(model), engine=engine, context=context)
     if lm.checkpoint.chat_template is None:
@@ -255,7 +255,7 @@ class Talk:
 
 def _advised(lm: Any) -> dict[str, Any]:
     """The sampling settings that come with the model, over ours where it brings no temperature."""
-    known = {option.name for option in fields(Settings)}
+    known = {option.name for option in fields(SamplingParams)}
     advice = {name: value for name, value in lm.checkpoint.defaults.items() if name in known}
     return advice if "temperature" in advice else DEFAULTS | advice
 

@@ -14,7 +14,7 @@ import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, print_json, use_threads
 from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece
-from cutaway.generate.sample import Settings
+from cutaway.generate.sampling_params import SamplingParams
 
 Engine = Literal["auto", "definition", "runtime"]
 Style = Literal["text", "table", "nothing"]
@@ -131,7 +131,7 @@ def generate(
         raise UserError("--speculate lookup and --draft are two ways to guess: give one of them")
     text = prompt_text(prompt, file)
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
-    Settings(**options)  # refused before anything is loaded
+    SamplingParams(**options)  # refused before anything is loaded
     use_threads(threads)
     lm: Any = cutaway.load(model_path(model), engine=engine, context=context)
     note_fallback(lm)

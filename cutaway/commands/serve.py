@@ -116,13 +116,13 @@ def serve(
     lm = _loaded(model, engine, context, chat_template)
     service = _service(lm, name or _own_name(model), limits, log_prompts)
     from cutaway.serve.app import build
-    from cutaway.serve.auth import Gate
+    from cutaway.serve.auth import AccessPolicy
     from cutaway.serve.service import ready
 
     ready(service)
     hosts = None if key is not None or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
     named = None if hosts is None else (*hosts, *(one.lower() for one in allow_host))
-    gate = Gate(named, cors, key, limits.body_bytes, limits.body_seconds)
+    gate = AccessPolicy(named, cors, key, limits.body_bytes, limits.body_seconds)
     config = uvicorn.Config(
         build(service, gate),
         host=host,
@@ -156,7 +156,7 @@ def greeting(service: Any, address: str, locked: bool) -> str:
         lines.append(f"  model    an encoder of {blocks} layers, {lm.config.width} numbers a text, {context}")
     else:
         engine, why = lm.engine_choice
-        figures = service.scheduler.figures()
+        figures = service.scheduler.stats()
         waiting, state = limits.max_queue, size(figures.pages_total * figures.page_bytes)
         lines += [
             f"  model    {blocks} layers, {context}",

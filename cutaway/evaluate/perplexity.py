@@ -149,7 +149,7 @@ def scores(engine: AllLogits, window: Sequence[int]) -> np.ndarray:
     half = len(window) // 2
     state = engine.new_state()
     engine.prefill(window[:half], state)
-    logits = engine.read_each(window[half:-1], state)
+    logits = engine.prefill_all_logits(window[half:-1], state)
     if not np.isfinite(logits).all():
         raise OperationalError("The model's logits are not all numbers: its weights or its input are broken")
     return logits

@@ -14,8 +14,9 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.generate.engine import AllLogits, Engine
-from cutaway.generate.internals import Inside
-from cutaway.generate.sample import Chooser, History, Settings, logprobs, of_tokens
+from cutaway.generate.internals import LayerInternals
+from cutaway.generate.sample import History, Sampler, logprobs, mask_padding
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import Speculation, verified
 
@@ -138,14 +139,16 @@ class Piece:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     generation: Generation | None = None
-    inside: tuple[Inside, ...] = ()  # what was watched (generate/internals.py) where the token was chosen
+    inside: tuple[
+        LayerInternals, ...
+    ] = ()  # what was watched (generate/internals.py) where the token was chosen
 
 
 def generate(
     engine: Engine,
     tokenizer: TokenizerProtocol,
     prompt_ids: Sequence[int],
-    settings: Settings,
+    settings: SamplingParams,
     state: Session | None = None,
     speculation: Speculation | None = None,
 ) -> Generator[Piece, None, None]:
@@ -224,14 +227,14 @@ class Run:
         engine: Engine,
         tokenizer: TokenizerProtocol,
         prompt_ids: tuple[int, ...],
-        settings: Settings,
+        settings: SamplingParams,
         constraint: Constraint | None = None,
     ) -> None:
         self.prompt_ids = prompt_ids
         self.constraint = constraint
         self.max_context = engine.max_context
         self.alternatives = settings.logprobs
-        self.choose = Chooser(settings)
+        self.choose = Sampler(settings)
         self.history = History(prompt_ids)
         self.words = len(tokenizer)
         self.stream = tokenizer.stream()
@@ -256,12 +259,12 @@ class Run:
         logits: np.ndarray,
         guess: int | None = None,
         share: np.ndarray | None = None,
-        inside: tuple[Inside, ...] = (),
+        inside: tuple[LayerInternals, ...] = (),
     ) -> Piece | None:
         """Choose from the logits [v]; the piece to show, or None where the choice is an end token.
 
         ``guess`` was proposed, drawn from ``share`` (speculative.py); ``inside`` was watched meanwhile."""
-        logits = of_tokens(logits, self.words)
+        logits = mask_padding(logits, self.words)
         allowed = self._allowed(logits)
         if guess is None:
             id = self.choose(allowed, self.history)
@@ -345,7 +348,7 @@ def _guessed(run: Run, session: Session, speculation: Speculation) -> Iterator[P
         ids, shares = speculation.guess(run.history, run.left - 1)
         session.forget(len(run.history.ids) - 1)  # guesses that were read and did not hold
         held = 0
-        for n, logits in enumerate(session.read_each([run.history.last, *ids])):
+        for n, logits in enumerate(session.prefill_all_logits([run.history.last, *ids])):
             if n == len(ids):
                 guess, share = None, None
             else:

@@ -60,13 +60,13 @@ class Engine(Protocol):
 class AllLogits(Engine, Protocol):
     """An engine that answers at every id that it reads: what is checked or scored is read in one call."""
 
-    def read_each(self, ids: Sequence[int], state: Any) -> np.ndarray:
+    def prefill_all_logits(self, ids: Sequence[int], state: Any) -> np.ndarray:
         """Read one or more ids after those that are there: float32 [k v], the logits after each of them."""
         ...
 
 
 @runtime_checkable
-class Batched(Engine, Protocol):
+class BatchedEngine(Engine, Protocol):
     """An engine that reads several texts in one call, and whose states share what texts have in common.
 
     What is read of a text does not depend, to the bit, on what is read beside it, nor on where it is cut into
@@ -94,10 +94,10 @@ class Batched(Engine, Protocol):
         ...
 
     def read(
-        self, texts: Sequence[Sequence[int]], states: Sequence[Any], wanted: Sequence[int]
+        self, texts: Sequence[Sequence[int]], states: Sequence[Any], logits_at: Sequence[int]
     ) -> np.ndarray:
-        """Read some ids of each text, each into its own state: float32 [n v], the logits after those ids that
-        are wanted, by their places among all that are read. A state whose reading failed is not to be used.
+        """Read some ids of each text, each into its own state: float32 [n v], the logits after the ids at
+        the indices `logits_at` among all that are read. A state whose call failed must not be used again.
         """
         ...
 
@@ -105,14 +105,14 @@ class Batched(Engine, Protocol):
         self,
         texts: Sequence[Sequence[int]],
         states: Sequence[Any],
-        wanted: Sequence[int],
+        logits_at: Sequence[int],
         after: Sequence[int],
-        watched: Sequence[tuple[int, int]],
+        attention_at: Sequence[tuple[int, int]],
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Read as `read` does, to the bit, and look inside. The logits are what the head makes of the stream
-        behind the layers `after`, one for each that is wanted (the logit lens; behind the last layer it is
-        what the model says). Of each of `watched`, a place among the ids and a layer, come the attention's
-        weights over its text, float32 [h s], whose rows sum to 1.
+        """Read as `read` does, to the bit, and look inside. The logits are the head's output on the residual
+        stream after the layers `after`, one for each of `logits_at` (the logit lens; after the last layer
+        these are the model's logits). For each (index among the ids, layer) in `attention_at` it returns the
+        attention weights over its text, float32 [h s], whose rows sum to 1.
         """
         ...
 

@@ -4,6 +4,7 @@ What compiles here within the bounds costs the server no more than that when it 
 """
 
 import json
+from typing import Any
 
 from cutaway.helper import Bounds, Helper
 
@@ -38,7 +39,7 @@ def answer(request: dict) -> dict:
     limits = LLParserLimits(**LIMITS)
     try:
         if kind == "schema":
-            options: dict = COMPACT
+            options: Any = COMPACT
             compiled = LLMatcher.grammar_from_json_schema(text, overrides=options)
         else:
             make = LLMatcher.grammar_from_regex if kind == "regex" else LLMatcher.grammar_from_lark

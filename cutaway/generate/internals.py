@@ -50,7 +50,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Inside:
+class LayerInternals:
     """One layer at one token. ``lens`` are (id, probability), the most probable first; ``entropy`` the
     lens's, None where it was not asked for.
     """
@@ -61,11 +61,11 @@ class Inside:
     entropy: float | None
 
 
-def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens: int) -> Inside:
+def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens: int) -> LayerInternals:
     """Attention weights float32 [h s] and the lens's logits float32 [v], in short."""
     heads = () if pattern is None else _heads(pattern)
     if logits is None:
-        return Inside(layer, heads, (), None)
+        return LayerInternals(layer, heads, (), None)
     shifted = np.subtract(logits, logits.max())
     if shifted.min() == -np.inf:
         np.maximum(shifted, np.float32(-1e4), out=shifted)  # e^-1e4 is 0, and 0 times it too
@@ -73,7 +73,7 @@ def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens
     total = float(weights.sum())  # pairwise: float32 is enough
     best = largest(logits, lens)[:lens]
     entropy = math.log(total) - float(weights @ shifted) / total
-    return Inside(layer, heads, tuple((int(id), float(weights[id]) / total) for id in best), entropy)
+    return LayerInternals(layer, heads, tuple((int(id), float(weights[id]) / total) for id in best), entropy)
 
 
 def _heads(pattern: np.ndarray) -> tuple[Head, ...]:

@@ -45,10 +45,10 @@ class Session:
         self._whole = True
         return logits
 
-    def read_each(self, ids: Sequence[int]) -> np.ndarray:
+    def prefill_all_logits(self, ids: Sequence[int]) -> np.ndarray:
         """Read more ids, by an engine that ``AllLogits``: logits float32 [k v] after each of them."""
         self._whole = False
-        logits = self.engine.read_each(ids, self._state)
+        logits = self.engine.prefill_all_logits(ids, self._state)
         self._ids.extend(ids)
         self._whole = True
         return logits

@@ -4,14 +4,14 @@ guesses in one call.
 A reading of five tokens costs little more than one of one, since the weights are read from memory once. Two
 guessers:
 
-- `Lookup` (prompt lookup, after 2304.04487): the text's last few tokens occurred before, so what followed
-  them then may follow now. It costs nothing, and is for texts that repeat themselves: code, lists.
-- `Draft`: a smaller model of the same vocabulary writes ahead (2211.17192, 2302.01318).
+- `PromptLookup` (prompt lookup, after 2304.04487): the text's last few tokens occurred before, so what
+  followed them then may follow now. It costs nothing, and is for texts that repeat themselves: code, lists.
+- `DraftModel`: a smaller model of the same vocabulary writes ahead (2211.17192, 2302.01318).
 
-The text is distributed as if the model had written alone. A guess that is certain of itself (`Lookup`, or any
-at temperature 0) is checked by choosing as always and comparing: the same seed gives the same text as without
-guesses. A token drawn from the draft's distribution q is accepted with probability min(1, p / q), p being the
-model's, and where it is not, another is drawn from what p has over q:
+The text is distributed as if the model had written alone. A guess that is certain of itself (`PromptLookup`,
+or any at temperature 0) is checked by choosing as always and comparing: the same seed gives the same text as
+without guesses. A token drawn from the draft's distribution q is accepted with probability min(1, p / q), p
+being the model's, and where it is not, another is drawn from what p has over q:
 
     sum over draws from q:  q min(1, p / q) + P(none accepted) (p - q)+ / sum (p - q)+  =  p
 """
@@ -24,14 +24,15 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from cutaway.generate.engine import Engine
-from cutaway.generate.sample import Chooser, History, Settings, draw, of_tokens
+from cutaway.generate.sample import History, Sampler, draw, mask_padding
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 
 FIRST, MOST = 4, 16  # guesses of a first reading, and of any
 LONGEST, SHORTEST = 4, 2  # tokens at the end that must have occurred before
 
 
-class Guess(NamedTuple):
+class Proposal(NamedTuple):
     """Tokens that may come next; ``shares``: for each, the distribution float64 [v] that it was drawn from,
     or None where there was no chance in it.
     """
@@ -41,51 +42,51 @@ class Guess(NamedTuple):
 
 
 @runtime_checkable
-class Guesser(Protocol):
+class Proposer(Protocol):
     """Something that guesses how a text goes on."""
 
-    def guess(self, history: History, count: int) -> Guess:
+    def guess(self, history: History, count: int) -> Proposal:
         """At most this many tokens; none where there is nothing to go by."""
         ...
 
 
-class Lookup:
+class PromptLookup:
     """What followed the text's last tokens where they occurred before: the longest match, the latest of
     them.
     """
 
-    def guess(self, history: History, count: int) -> Guess:
+    def guess(self, history: History, count: int) -> Proposal:
         ids = history.ids
         for length in range(min(LONGEST, len(ids) - 1), SHORTEST - 1, -1):
             found = np.lib.stride_tricks.sliding_window_view(ids[:-1], length) == ids[-length:]
             starts = np.flatnonzero(found.all(axis=1))
             if len(starts):
                 after = ids[int(starts[-1]) + length :]
-                return Guess(np.resize(after, count).tolist())  # what ends the text is taken to begin again
-        return Guess([])
+                return Proposal(np.resize(after, count).tolist())  # the match repeats if it is too short
+        return Proposal([])
 
 
-class Draft:
+class DraftModel:
     """A smaller model that writes ahead, choosing as the text's own settings say."""
 
-    def __init__(self, engine: Engine, words: int, settings: Settings) -> None:
+    def __init__(self, engine: Engine, words: int, settings: SamplingParams) -> None:
         self.session = Session(engine)
         self.words = words
         entropy = np.random.SeedSequence(settings.seed).spawn(1)[0]  # its own chances, not the model's
-        self.chooser = Chooser(settings, entropy)
+        self.chooser = Sampler(settings, entropy)
 
-    def guess(self, history: History, count: int) -> Guess:
+    def guess(self, history: History, count: int) -> Proposal:
         ahead, ids, shares = history.copy(), [], []
         count = min(count, self.session.engine.max_context - len(ahead.ids))
         if count < 1:
-            return Guess([])
+            return Proposal([])
         logits, _ = self.session.read(ahead.ids.tolist())
         while True:
-            shaped = self.chooser.shaped(of_tokens(logits, self.words), ahead)
+            shaped = self.chooser.shaped(mask_padding(logits, self.words), ahead)
             ids.append(self.chooser.pick(shaped))
             shares.append(probabilities(shaped))
             if len(ids) == count:
-                return Guess(ids, None if self.chooser.greedy else shares)
+                return Proposal(ids, None if self.chooser.greedy else shares)
             ahead.append(ids[-1])
             logits = self.session.step(ids[-1])
 
@@ -95,15 +96,15 @@ class Speculation:
     after others.
     """
 
-    def __init__(self, guesser: Guesser) -> None:
+    def __init__(self, guesser: Proposer) -> None:
         self.guesser = guesser
         self.count = FIRST
         self.drafted = self.accepted = 0
 
-    def guess(self, history: History, room: int) -> Guess:
+    def guess(self, history: History, room: int) -> Proposal:
         """Tokens that may come next, no more than there is room for."""
         count = min(self.count, room)
-        return self.guesser.guess(history, count) if count > 0 else Guess([])
+        return self.guesser.guess(history, count) if count > 0 else Proposal([])
 
     def learn(self, drafted: int, accepted: int) -> None:
         """Take note of how many guesses of a reading held."""
@@ -113,7 +114,7 @@ class Speculation:
 
 
 def verified(
-    chooser: Chooser, logits: np.ndarray, history: History, id: int, share: np.ndarray | None
+    chooser: Sampler, logits: np.ndarray, history: History, id: int, share: np.ndarray | None
 ) -> int:
     """The next id by the model's logits [v], where ``id`` was guessed: it, or another."""
     if share is None:

@@ -59,7 +59,7 @@ class DefinitionEngine:
         return self.prefill([id], state)
 
     @torch.inference_mode()
-    def read_each(self, ids: Sequence[int], state: State) -> np.ndarray:
+    def prefill_all_logits(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
         starts = range(0, len(ids), CHUNK)
         return np.concatenate([self._read(ids[at : at + CHUNK], state, last=False) for at in starts])
@@ -70,35 +70,35 @@ class DefinitionEngine:
         return self._read(ids, None, last=False)
 
     def read(
-        self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]
+        self, texts: Sequence[Sequence[int]], states: Sequence[State], logits_at: Sequence[int]
     ) -> np.ndarray:
-        """Reads some ids of each text, each into its own state: float32 [n v], the logits after those that
-        are wanted, by their positions among all ids.
+        """Reads some ids of each text, each into its own state: float32 [n v], the logits after the ids at
+        the indices ``logits_at`` among all ids.
         """
-        return self.watch(texts, states, wanted, [self.layers - 1] * len(wanted), [])[0]
+        return self.watch(texts, states, logits_at, [self.layers - 1] * len(logits_at), [])[0]
 
     @torch.inference_mode()
     def watch(
         self,
         texts: Sequence[Sequence[int]],
         states: Sequence[State],
-        wanted: Sequence[int],
+        logits_at: Sequence[int],
         after: Sequence[int],
-        watched: Sequence[tuple[int, int]],
+        attention_at: Sequence[tuple[int, int]],
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Reads as ``read`` does, and looks inside: logits are those after the layers ``after``, one for each
-        that is wanted (the logit lens), and of each of ``watched``, a place and a layer, come the attention's
-        weights float32 [h s] over its text. Raises UserError for a mechanism that has no such weights.
+        """Reads as ``read`` does, and looks inside: the logits after the layers ``after``, one for each of
+        ``logits_at`` (the logit lens), and the attention weights float32 [h s] of each (index, layer) in
+        ``attention_at``. Raises UserError for a mechanism that has no such weights.
         """
         logits: dict[tuple[int, int], np.ndarray] = {}
         patterns: dict[tuple[int, int], np.ndarray] = {}
-        start, rows = 0, list(zip(wanted, after, strict=True))
+        start, rows = 0, list(zip(logits_at, after, strict=True))
         for text, state in zip(texts, states, strict=True):
             for chunk in _chunks(text, state.length):
                 here = range(start, start + len(chunk))
                 start += len(chunk)
                 asked = [(at - here.start, layer) for at, layer in rows if at in here]
-                looks = [(at - here.start, layer) for at, layer in watched if at in here]
+                looks = [(at - here.start, layer) for at, layer in attention_at if at in here]
                 with inside.watching(self.model, asked, looks, state) as found:
                     spoken = {at for at, layer in asked if layer == self.layers - 1}
                     said = self._read(chunk, state, last=spoken <= {len(chunk) - 1})
@@ -108,7 +108,9 @@ class DefinitionEngine:
                 for at, layer in looks:
                     patterns[at + here.start, layer] = found.pattern(at, layer)
         none = np.empty((0, self.vocab), np.float32)
-        return np.stack([logits[row] for row in rows]) if rows else none, [patterns[look] for look in watched]
+        return np.stack([logits[row] for row in rows]) if rows else none, [
+            patterns[look] for look in attention_at
+        ]
 
     def keep(self, state: State, page: int) -> State:
         """The state as it is at the end of its last page, for others to continue."""

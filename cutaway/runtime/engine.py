@@ -181,9 +181,9 @@ class RuntimeEngine:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position, the logits of what comes next."""
-        return self.read_each(ids, self.new_state())
+        return self.prefill_all_logits(ids, self.new_state())
 
-    def read_each(self, ids: Sequence[int], state: State) -> np.ndarray:
+    def prefill_all_logits(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
         parts = []
         for start in range(0, len(ids), CHUNK):
@@ -202,25 +202,25 @@ class RuntimeEngine:
         return state
 
     def read(
-        self, texts: Sequence[Sequence[int]], states: Sequence[State], wanted: Sequence[int]
+        self, texts: Sequence[Sequence[int]], states: Sequence[State], logits_at: Sequence[int]
     ) -> np.ndarray:
-        """Reads some ids of each text, each into its own state: float32 [n v], the logits after those that
-        are wanted, by their places among all ids. Neither what is read beside a text nor where it is cut
+        """Reads some ids of each text, each into its own state: float32 [n v], the logits after the ids at
+        the indices ``logits_at`` among all ids. Neither what is read beside a text nor where it is cut
         changes a bit.
         """
-        return self.watch(texts, states, wanted)[0]
+        return self.watch(texts, states, logits_at)[0]
 
     def watch(
         self,
         texts: Sequence[Sequence[int]],
         states: Sequence[State],
-        wanted: Sequence[int],
+        logits_at: Sequence[int],
         after: Sequence[int] | None = None,
-        watched: Sequence[tuple[int, int]] = (),
+        attention_at: Sequence[tuple[int, int]] = (),
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Reads as ``read`` does, and looks inside: logits are those after the layers ``after``, one for each
-        that is wanted (the logit lens), and of each of ``watched``, a place and a layer, come the attention's
-        weights float32 [h s] over its text.
+        """Reads as ``read`` does, and looks inside: the logits after the layers ``after``, one for each of
+        ``logits_at`` (the logit lens), and the attention weights float32 [h s] of each (index, layer) in
+        ``attention_at``.
         """
         if len({id(state) for state in states}) < len(states):
             raise UserError("Two texts cannot be read into one state")
@@ -233,10 +233,10 @@ class RuntimeEngine:
             starts,
             np.array([state.length for state in states], np.int32),
             [state.addresses for state in states],
-            np.array(wanted, np.int32),
+            np.array(logits_at, np.int32),
             self.threads,
             None if after is None else np.array(after, np.int32),
-            watched,
+            attention_at,
         )
         for text, state in zip(texts, states, strict=True):
             state.length += len(text)

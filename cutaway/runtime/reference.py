@@ -94,14 +94,14 @@ class ReferenceEngine:
         """Reads one id of each of several texts: float32 [b v]."""
         return np.stack([self.step(id, state) for id, state in zip(ids, states, strict=True)])
 
-    def read_each(self, ids: Sequence[int], state: State) -> np.ndarray:
+    def prefill_all_logits(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
         chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
         return np.concatenate([self._head(self._read(chunk, state)) for chunk in chunks])
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [t v]: at each position, the logits of what comes next."""
-        return self.read_each(ids, self.new_state())
+        return self.prefill_all_logits(ids, self.new_state())
 
     def _read(self, ids: Sequence[int], state: State) -> np.ndarray:
         """float32 [t d]: the stream behind the last block, the ids' keys and values being in the state."""

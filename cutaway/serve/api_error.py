@@ -13,14 +13,14 @@ from typing import Any
 from starlette.responses import Response
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.generate.batch.request import Cancelled, Closing, QueueFullError
+from cutaway.generate.batch.request import QueueFullError, RequestCancelledError, ShuttingDownError
 from cutaway.generate.decode import ContextFullError
 
 INVALID = "invalid_request_error"
 SOON = "5"  # seconds after which a full server may be asked again
 
 
-class Wrong(Exception):
+class APIError(Exception):
     """A request that is not honoured: why, and the field of the request that it is about."""
 
     def __init__(
@@ -42,23 +42,23 @@ class Wrong(Exception):
         return {"error": error}
 
 
-def wrong(problem: Exception) -> Wrong:
+def wrong(problem: Exception) -> APIError:
     """What became of a request, as an answer to it. A fault of ours says nothing of its inside."""
-    if isinstance(problem, Wrong):
+    if isinstance(problem, APIError):
         return problem
     if isinstance(problem, ContextFullError):
-        return Wrong(400, str(problem), param="messages", code="context_length_exceeded")
+        return APIError(400, str(problem), param="messages", code="context_length_exceeded")
     if isinstance(problem, QueueFullError):
-        return Wrong(429, str(problem), type="rate_limit_error", code="queue_full")
-    if isinstance(problem, Closing):
-        return Wrong(503, str(problem), type="server_error", code="stopping")
-    if isinstance(problem, Cancelled):
-        return Wrong(503, str(problem), type="server_error", code="cancelled")
+        return APIError(429, str(problem), type="rate_limit_error", code="queue_full")
+    if isinstance(problem, ShuttingDownError):
+        return APIError(503, str(problem), type="server_error", code="stopping")
+    if isinstance(problem, RequestCancelledError):
+        return APIError(503, str(problem), type="server_error", code="cancelled")
     if isinstance(problem, UserError):
-        return Wrong(400, _capital(str(problem)))
+        return APIError(400, _capital(str(problem)))
     if isinstance(problem, OperationalError):
-        return Wrong(500, _capital(str(problem)), type="server_error")
-    return Wrong(
+        return APIError(500, _capital(str(problem)), type="server_error")
+    return APIError(
         500, "The server made a mistake; its log says which", type="server_error", code="internal_error"
     )
 
@@ -69,26 +69,28 @@ def about(param: str) -> Iterator[None]:
     try:
         yield
     except ContextFullError as problem:
-        raise Wrong(400, str(problem), param=param, code="context_length_exceeded") from None
+        raise APIError(400, str(problem), param=param, code="context_length_exceeded") from None
     except UserError as problem:
         said = str(problem)
-        raise Wrong(400, said if said.startswith(param) else _capital(said), param=param) from None
+        raise APIError(400, said if said.startswith(param) else _capital(said), param=param) from None
 
 
-def unfit(errors: Sequence[Any]) -> Wrong:
+def unfit(errors: Sequence[Any]) -> APIError:
     """A body that does not fit its schema, by the first of pydantic's findings, unknown fields first."""
     first = min(errors, key=_order)
     place = [part for part in first["loc"] if part != "body"]
     where = _place(place)
     if first["type"] == "extra_forbidden":
         message = f"{where} is not supported here: leave it out"
-        return Wrong(400, message, param=where, code="unknown_parameter")
+        return APIError(400, message, param=where, code="unknown_parameter")
     if first["type"] == "json_invalid":
-        return Wrong(400, "The body is not JSON", code="invalid_json")
+        return APIError(400, "The body is not JSON", code="invalid_json")
     if first["type"] == "missing":
-        return Wrong(400, f"{where or 'The body'} is missing", param=where or None, code="missing_parameter")
+        return APIError(
+            400, f"{where or 'The body'} is missing", param=where or None, code="missing_parameter"
+        )
     said = first["msg"].removeprefix("Value error, ")
-    return Wrong(400, f"{where or 'The body'}: {said}", param=where or None, code="invalid_value")
+    return APIError(400, f"{where or 'The body'}: {said}", param=where or None, code="invalid_value")
 
 
 def _order(error: Any) -> int:
@@ -102,7 +104,7 @@ def _order(error: Any) -> int:
     return 3 if error["type"].endswith("_type") else 2
 
 
-def answer(problem: Wrong) -> Response:
+def answer(problem: APIError) -> Response:
     """The HTTP answer. Its JSON is ASCII, so that what a request spelt can be told back whatever it was."""
     headers = {"Retry-After": SOON} if problem.status in (429, 503) else None
     content = json.dumps(problem.body).encode()

@@ -11,17 +11,18 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response
 
 import cutaway
 from cutaway.errors import OperationalError, UserError
 from cutaway.serve import chat, completions, embeddings, protocol, responses, tokens, traces
-from cutaway.serve.api_error import Wrong, answer, unfit, wrong
-from cutaway.serve.auth import Gate, Guard
+from cutaway.serve.api_error import APIError, answer, unfit, wrong
+from cutaway.serve.auth import AccessPolicy, AuthMiddleware
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import in_a_thread
 
@@ -45,7 +46,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys(
 )
 
 
-def build(service: Service, gate: Gate) -> Any:
+def build(service: Service, gate: AccessPolicy) -> Any:
     """The ASGI application. When it is shut down, answers under way are finished first."""
     app = FastAPI(
         title="Cutaway",
@@ -59,7 +60,7 @@ def build(service: Service, gate: Gate) -> Any:
     )
     _paths(app, service)
     _refusals(app)
-    guarded: Any = Guard(_counted(app, service), gate)
+    guarded: Any = AuthMiddleware(_counted(app, service), gate)
     if gate.origins:
         guarded = CORSMiddleware(
             guarded,
@@ -93,17 +94,17 @@ def _paths(app: FastAPI, service: Service) -> None:
         return _model(service)
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(body: protocol.Chat, request: Request) -> Response:
+    async def chat_completions(body: protocol.Chat, request: HTTPRequest) -> Response:
         """A conversation's next answer."""
         return await chat.chat(service, body, request)
 
     @app.post("/v1/completions", response_model=None)
-    async def text_completions(body: protocol.Completion, request: Request) -> Response:
+    async def text_completions(body: protocol.Completion, request: HTTPRequest) -> Response:
         """Texts, continued."""
         return await completions.completion(service, body, request)
 
     @app.post("/v1/responses", response_model=None)
-    async def text_responses(body: protocol.Responses, request: Request) -> Response:
+    async def text_responses(body: protocol.Responses, request: HTTPRequest) -> Response:
         """OpenAI's Responses, text alone."""
         return await responses.respond(service, body, request)
 
@@ -143,25 +144,27 @@ def _refusals(app: FastAPI) -> None:
     """Everything that is not honoured is told in one form."""
 
     @app.exception_handler(RequestValidationError)
-    async def _(_request: Request, problem: RequestValidationError) -> Response:
+    async def _(_request: HTTPRequest, problem: RequestValidationError) -> Response:
         return answer(unfit(problem.errors()))
 
     @app.exception_handler(HTTPException)
-    async def _(request: Request, problem: HTTPException) -> Response:
+    async def _(request: HTTPRequest, problem: HTTPException) -> Response:
         if problem.status_code == 404:
-            told = Wrong(404, f"There is no {request.url.path[:100]!r} here", code="not_found")
+            told = APIError(404, f"There is no {request.url.path[:100]!r} here", code="not_found")
         elif problem.status_code == 405:
-            told = Wrong(405, f"{request.url.path} does not take {request.method}", code="method_not_allowed")
+            told = APIError(
+                405, f"{request.url.path} does not take {request.method}", code="method_not_allowed"
+            )
         else:
-            told = Wrong(problem.status_code, str(problem.detail))
+            told = APIError(problem.status_code, str(problem.detail))
         response = answer(told)
         response.headers.update(problem.headers or {})
         return response
 
-    async def told(_request: Request, problem: Exception) -> Response:
+    async def told(_request: HTTPRequest, problem: Exception) -> Response:
         return answer(wrong(problem))
 
-    for kind in (Wrong, UserError, OperationalError, Exception):  # the last is also written to the log
+    for kind in (APIError, UserError, OperationalError, Exception):  # the last is also written to the log
         app.add_exception_handler(kind, told)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cutaway.serve.api_error import Wrong, answer
+from cutaway.serve.api_error import APIError, answer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = ("/health",)  # told to everyone, so that what starts and watches a server needs no key
@@ -33,7 +33,7 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Gate:
+class AccessPolicy:
     """``hosts`` a request may name (None: any), ``origins`` whose pages may ask, the ``key`` to be known."""
 
     hosts: tuple[str, ...] | None = LOOPBACK
@@ -43,10 +43,10 @@ class Gate:
     body_seconds: float = 30.0
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI middleware that lets through what the gate allows, with its body read and counted."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, gate: AccessPolicy) -> None:
         self.app, self.gate = app, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +65,7 @@ class Guard:
             headers = Headers(scope=scope)
             self._who(scope, headers)
             body = await self._body(headers, receive) if scope["method"] == "POST" else b""
-        except Wrong as problem:
+        except APIError as problem:
             await answer(problem)(scope, receive, sealed)
             return
         await self.app(scope, _again(body, receive), sealed)
@@ -74,14 +74,14 @@ class Guard:
         """Refuses a host that is not meant, a page of another site, and who does not know the key."""
         host = headers.get("host", "")
         if self.gate.hosts is not None and _name(host) not in self.gate.hosts:
-            raise Wrong(
+            raise APIError(
                 403,
                 f"This server does not answer for the host {host[:100]!r}: name it with --allow-host",
                 code="wrong_host",
             )
         origin = headers.get("origin")
         if origin is not None and not self._same_site(origin, host):
-            raise Wrong(
+            raise APIError(
                 403,
                 f"Pages of {origin[:100]!r} may not ask this server: name them with --cors",
                 code="wrong_origin",
@@ -91,7 +91,7 @@ class Guard:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not _same(given.strip(), self.gate.key):
-            raise Wrong(
+            raise APIError(
                 401,
                 "This server needs its API key, as the header Authorization: Bearer KEY",
                 type="authentication_error",
@@ -104,7 +104,7 @@ class Guard:
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body, if it is JSON by its own word, short enough and there in time."""
         if not re.match(r"application/json\s*(;|$)", headers.get("content-type", ""), re.I):
-            raise Wrong(415, "The body must be JSON: send Content-Type: application/json", code="not_json")
+            raise APIError(415, "The body must be JSON: send Content-Type: application/json", code="not_json")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:19]) > self.gate.body_bytes:
             raise self._too_long()
@@ -114,7 +114,7 @@ class Guard:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Wrong(400, "The body ended before its end", code="cut_short")
+                        raise APIError(400, "The body ended before its end", code="cut_short")
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self.gate.body_bytes:
@@ -123,10 +123,12 @@ class Guard:
                         return b"".join(parts)
         except TimeoutError:
             seconds = self.gate.body_seconds
-            raise Wrong(408, f"The body did not arrive within {seconds:g} seconds", code="too_slow") from None
+            raise APIError(
+                408, f"The body did not arrive within {seconds:g} seconds", code="too_slow"
+            ) from None
 
-    def _too_long(self) -> Wrong:
-        return Wrong(413, f"A body may have {self.gate.body_bytes:,} bytes at most", code="body_too_large")
+    def _too_long(self) -> APIError:
+        return APIError(413, f"A body may have {self.gate.body_bytes:,} bytes at most", code="body_too_large")
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -8,31 +8,31 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response
 
 from cutaway.generate import constrain
-from cutaway.generate.batch.scheduler import Job
+from cutaway.generate.batch.scheduler import Request
 from cutaway.generate.decode import Generation, Piece
 from cutaway.serve import openai_format
-from cutaway.serve.api_error import Wrong, about
+from cutaway.serve.api_error import APIError, about
 from cutaway.serve.protocol import Chat, Message, NamedTool, Tool
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
 from cutaway.serve.tool_calls import parser as calling
 from cutaway.serve.tool_calls import tool_grammar
-from cutaway.serve.tool_calls.tool_format import Dialect, dialect
+from cutaway.serve.tool_calls.tool_format import ToolFormat, dialect
 
 
-async def chat(service: Service, body: Chat, request: HttpRequest) -> Response:
+async def chat(service: Service, body: Chat, http: HTTPRequest) -> Response:
     """Answers a chat request."""
-    jobs, format = await in_a_thread(_jobs, service, body, client_of(request))
-    asked = Asked(service, jobs)
+    requests, format = await in_a_thread(_requests, service, body, client_of(http))
+    asked = Asked(service, requests)
     talk = Talk(service, body, format, asked)
     if body.stream:
         return events(asked, talk.chunks(), service.limits.request_seconds)
     try:
-        return await while_there(request, talk.whole())
+        return await while_there(http, talk.whole())
     finally:
         asked.close()
 
@@ -55,7 +55,9 @@ def _message(message: Message, i: int) -> dict[str, Any]:
         content = "\n".join(part.text for part in content)
     if content is None:
         if not message.tool_calls:
-            raise Wrong(400, f"messages[{i}] says nothing: give it content", param=f"messages[{i}].content")
+            raise APIError(
+                400, f"messages[{i}] says nothing: give it content", param=f"messages[{i}].content"
+            )
         content = ""
     plain: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
@@ -79,12 +81,14 @@ def _called(call: Any, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise Wrong(400, f"{place}.function.arguments is no JSON object", param=f"{place}.function.arguments")
+        raise APIError(
+            400, f"{place}.function.arguments is no JSON object", param=f"{place}.function.arguments"
+        )
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id or "call00000", "type": "function", "function": function}
 
 
-def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], Dialect | None]:
+def _requests(service: Service, body: Chat, client: str) -> tuple[list[Request], ToolFormat | None]:
     """What is asked of the engine for each choice, and how the answer writes calls, if it may make any."""
     service.check_model(body.model)
     _agree(body)
@@ -95,7 +99,7 @@ def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], Dialect
     given = ("max_completion_tokens", body.max_completion_tokens)
     param, most = ("max_tokens", body.max_tokens) if given[1] is None else given
     if most == 0:
-        raise Wrong(400, f"{param} is 0: an answer has at least one token", param=param)
+        raise APIError(400, f"{param} is 0: an answer has at least one token", param=param)
     most = service.limits.tokens(most, len(ids), service.context, param)
     service.check_ids(ids, "messages")
     if tools is None:
@@ -107,8 +111,8 @@ def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], Dialect
     watch = service.internals(body.internals)
     edit = service.edit(body.edits, ids)
     alternatives = (body.top_logprobs or 0) if body.logprobs else 0
-    jobs = [
-        Job(
+    requests = [
+        Request(
             ids=ids,
             settings=service.settings(body, most, alternatives, choice),
             constraint=constraint.fresh() if constraint is not None and choice else constraint,
@@ -118,56 +122,60 @@ def _jobs(service: Service, body: Chat, client: str) -> tuple[list[Job], Dialect
         )
         for choice in range(count)
     ]
-    return jobs, format
+    return requests, format
 
 
 def _agree(body: Chat) -> None:
     """Refuses fields that contradict each other."""
     if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise Wrong(
+        raise APIError(
             400,
             "max_tokens and max_completion_tokens are two names of one thing: give one",
             param="max_tokens",
         )
     if body.top_logprobs is not None and not body.logprobs:
-        raise Wrong(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+        raise APIError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
-        raise Wrong(400, "stream_options needs stream to be true", param="stream_options")
+        raise APIError(400, "stream_options needs stream to be true", param="stream_options")
     if body.tools is None:
         for name in ("tool_choice", "parallel_tool_calls"):
             if getattr(body, name) not in (None, "none", "auto"):
-                raise Wrong(400, f"{name} needs tools", param=name)
+                raise APIError(400, f"{name} needs tools", param=name)
     elif (
         body.response_format is not None
         and body.response_format.type != "text"
         and body.tool_choice != "none"
     ):
-        raise Wrong(
+        raise APIError(
             400,
             "response_format and tools cannot both say what the answer is: use tool_choice 'none'",
             param="response_format",
         )
 
 
-def _calls(service: Service, body: Chat, tools: Sequence[Tool]) -> tuple[Dialect, constrain.Grammar | None]:
+def _calls(
+    service: Service, body: Chat, tools: Sequence[Tool]
+) -> tuple[ToolFormat, constrain.Grammar | None]:
     """How the template writes calls, and what an answer is held to where a call is demanded."""
     lm, choice = service.lm, body.tool_choice
     format = dialect(lm.checkpoint.chat_template or "", lm.tokenizer)
     schemas = _schemas(tools)
     if len(schemas) < len(tools):
-        raise Wrong(400, "two of the tools have the same name", param="tools")
+        raise APIError(400, "two of the tools have the same name", param="tools")
     several = body.parallel_tool_calls is not False
     if isinstance(choice, NamedTool):
         name = choice.function.name
         if name not in schemas:
-            raise Wrong(
+            raise APIError(
                 400, f"tool_choice names {name[:64]!r}, which is not among the tools", param="tool_choice"
             )
-        return format, tool_grammar.demanded(format, {name: schemas[name]}, lm.tokenizer, several=False)
+        return format, tool_grammar.required_grammar(
+            format, {name: schemas[name]}, lm.tokenizer, several=False
+        )
     if choice == "required":
-        return format, tool_grammar.demanded(format, schemas, lm.tokenizer, several)
+        return format, tool_grammar.required_grammar(format, schemas, lm.tokenizer, several)
     if any(tool.function.strict for tool in tools) or not several:
-        free = tool_grammar.optional(format, schemas, lm.tokenizer, several)
+        free = tool_grammar.optional_grammar(format, schemas, lm.tokenizer, several)
         return format, free
     return format, None
 
@@ -183,12 +191,12 @@ class Talk:
 
     service: Service
     body: Chat
-    format: Dialect | None
+    format: ToolFormat | None
     asked: Asked
 
     async def whole(self) -> Response:
         """The answers when all are finished."""
-        pieces: list[list[Piece]] = [[] for _ in self.asked.tickets]
+        pieces: list[list[Piece]] = [[] for _ in self.asked.streams]
         async for i, piece in self.asked:
             pieces[i].append(piece)
         done = [_done(own) for own in pieces]
@@ -202,7 +210,7 @@ class Talk:
         head = self._head("chat.completion.chunk")
         counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
-        speakers = [_Speaker(self, i) for i in range(len(self.asked.tickets))]
+        speakers = [_Speaker(self, i) for i in range(len(self.asked.streams))]
         done: dict[int, Generation] = {}
         for speaker in speakers:
             yield head | {"choices": [speaker.choice({"role": "assistant", "content": ""})]} | tail
@@ -227,7 +235,7 @@ class Talk:
     def _choice(self, i: int, pieces: Sequence[Piece], done: Generation) -> dict[str, Any]:
         said, calls, whole = done.text, [], False
         if self.format is not None:
-            listening = calling.Listening(self.format, _schemas(self.body.tools))
+            listening = calling.StreamingParser(self.format, _schemas(self.body.tools))
             said, calls = calling.gathered([*listening.push(said), *listening.finish()])
             whole = listening.whole
         message: dict[str, Any] = {
@@ -261,14 +269,14 @@ class _Speaker:
         self.calls = 0
         self.listening = None
         if talk.format is not None:
-            self.listening = calling.Listening(talk.format, _schemas(talk.body.tools))
+            self.listening = calling.StreamingParser(talk.format, _schemas(talk.body.tools))
 
     def choice(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         return {"index": self.i, "delta": delta, "logprobs": None, "finish_reason": finish}
 
     def said(self, piece: Piece) -> list[dict[str, Any]]:
         """The chunks' choices that a piece brings; the first has what is told of its token."""
-        heard: list[calling.Heard] = [piece.text] if piece.text else []
+        heard: list[calling.ParserEvent] = [piece.text] if piece.text else []
         if self.listening is not None:
             heard = self.listening.push(piece.text)
             heard += self.listening.finish() if piece.generation is not None else []
@@ -292,11 +300,11 @@ class _Speaker:
             about["internals"] = [openai_format.looked(tokenizer, piece)]
         return about
 
-    def _delta(self, heard: calling.Heard) -> dict[str, Any]:
+    def _delta(self, heard: calling.ParserEvent) -> dict[str, Any]:
         """Words, a call that begins, or more of its arguments."""
         if isinstance(heard, str):
             return {"content": heard}
-        if isinstance(heard, calling.Begun):
+        if isinstance(heard, calling.CallStarted):
             self.calls += 1
             more = _call(calling.Call(heard.name, ""))
         else:

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response
 
 from cutaway.generate.batch.request import Scored
-from cutaway.generate.batch.scheduler import Job
+from cutaway.generate.batch.scheduler import Request
 from cutaway.generate.decode import Generation, Piece
 from cutaway.serve import openai_format
-from cutaway.serve.api_error import Wrong
+from cutaway.serve.api_error import APIError
 from cutaway.serve.protocol import Completion
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
@@ -22,15 +22,15 @@ from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while
 USUAL = 16  # OpenAI's max_tokens where a completion names none
 
 
-async def completion(service: Service, body: Completion, request: HttpRequest) -> Response:
+async def completion(service: Service, body: Completion, http: HTTPRequest) -> Response:
     """Answers a completion request."""
-    jobs = await in_a_thread(_jobs, service, body, client_of(request))
-    asked = Asked(service, jobs)
+    requests = await in_a_thread(_requests, service, body, client_of(http))
+    asked = Asked(service, requests)
     writing = Writing(service, body, asked)
     if body.stream:
         return events(asked, writing.chunks(), service.limits.request_seconds)
     try:
-        return await while_there(request, writing.whole())
+        return await while_there(http, writing.whole())
     finally:
         asked.close()
 
@@ -42,21 +42,21 @@ def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[li
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
     if not given:
-        raise Wrong(400, f"{param} is empty: give at least one text", param=param)
+        raise APIError(400, f"{param} is empty: give at least one text", param=param)
     return [service.lm.ids(one) for one in given]
 
 
-def _jobs(service: Service, body: Completion, client: str) -> list[Job]:
+def _requests(service: Service, body: Completion, client: str) -> list[Request]:
     service.check_model(body.model)
     if body.stream_options is not None and not body.stream:
-        raise Wrong(400, "stream_options needs stream to be true", param="stream_options")
+        raise APIError(400, "stream_options needs stream to be true", param="stream_options")
     context = service.context
     texts, count = prompts(service, body.prompt, "prompt"), body.n or 1
     service.limits.of_texts(len(texts), "prompt")
     service.limits.of_choices(count, "n")
     asked = USUAL if body.max_tokens is None else body.max_tokens
     if asked == 0 and not body.echo:
-        raise Wrong(
+        raise APIError(
             400,
             "max_tokens is 0: an answer has at least one token, unless the prompt is echoed",
             param="max_tokens",
@@ -68,7 +68,7 @@ def _jobs(service: Service, body: Completion, client: str) -> list[Job]:
     constraint = service.constraint(body.response_format, "response_format")
     scored = body.logprobs if body.echo else None
     return [
-        Job(
+        Request(
             ids=tuple(ids),
             settings=service.settings(body, max(asked, 1), body.logprobs or 0, choice),
             constraint=None if constraint is None else constraint.fresh(),
@@ -92,7 +92,7 @@ class Writing:
 
     async def whole(self) -> Response:
         """The texts when all are finished."""
-        pieces: list[list[Piece]] = [[] for _ in self.asked.tickets]
+        pieces: list[list[Piece]] = [[] for _ in self.asked.streams]
         async for i, piece in self.asked:
             pieces[i].append(piece)
         done = [own[-1].generation for own in pieces]
@@ -107,7 +107,7 @@ class Writing:
         counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
         begun: set[int] = set()
-        offsets = [0] * len(self.asked.tickets)
+        offsets = [0] * len(self.asked.streams)
         async for i, piece in self.asked:
             told = [] if self.body.max_tokens == 0 else [piece]
             first = i not in begun
@@ -139,14 +139,14 @@ class Writing:
         """A choice, or what some pieces add to it: with ``echo`` after the prompt. ``offsets`` tells each
         choice how many characters its tokens had so far.
         """
-        tokenizer, ticket = self.service.lm.tokenizer, self.asked.tickets[i]
+        tokenizer, stream = self.service.lm.tokenizer, self.asked.streams[i]
         text = "".join(piece.text for piece in pieces)
         chosen = [piece for piece in pieces if piece.id is not None]
         scored: list[tuple[int, Scored | None]] = []
         if echo:
-            text = tokenizer.decode(ticket.job.ids) + text
+            text = tokenizer.decode(stream.request.ids) + text
             if self.body.logprobs is not None:
-                scored += zip(ticket.job.ids, ticket.prompt_logprobs, strict=True)
+                scored += zip(stream.request.ids, stream.prompt_logprobs, strict=True)
         scored += [
             (piece.id, (piece.logprob or 0.0, piece.top_logprobs)) for piece in chosen if piece.id is not None
         ]

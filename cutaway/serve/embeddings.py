@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.serve.api_error import Wrong, about
+from cutaway.serve.api_error import APIError, about
 from cutaway.serve.completions import prompts
 from cutaway.serve.protocol import Embeddings
 from cutaway.serve.service import Service
@@ -21,13 +21,13 @@ def embed(service: Service, body: Embeddings) -> dict[str, Any]:
     service.limits.of_texts(len(given) if given and not isinstance(given[0], int) else 1, "input")
     rows, width = prompts(service, body.input, "input"), service.lm.config.width
     if body.dimensions not in (None, width):
-        raise Wrong(
+        raise APIError(
             400,
             f"This model's vectors have {width} numbers, and no other length: leave dimensions out",
             param="dimensions",
         )
     if body.pooling is None and not service.lm.is_encoder:
-        raise Wrong(
+        raise APIError(
             400,
             f"{service.name} is a decoder, not made to turn texts into vectors: say how to pool its tokens, "
             "by mean, cls or last",

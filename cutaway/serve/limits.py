@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cutaway.serve.api_error import Wrong
+from cutaway.serve.api_error import APIError
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Limits:
     trace_numbers: int = 4_000_000
 
     def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:
-        """How many tokens an answer to so long a prompt may have; Wrong where that is fewer than asked."""
+        """How many tokens an answer to so long a prompt may have; APIError where that is fewer than asked."""
         if asked is not None and prompt + asked > context:
-            raise Wrong(
+            raise APIError(
                 400,
                 f"This model's context holds {context} tokens, and you asked for {prompt + asked}: "
                 f"{prompt} in the prompt and {asked} of answer. Ask for less of either",
@@ -35,7 +35,7 @@ class Limits:
             )
         most = self.max_tokens
         if asked is not None and most is not None and asked > most:
-            raise Wrong(
+            raise APIError(
                 400,
                 f"{param} is {asked}, and this server answers with at most {most}",
                 param=param,
@@ -53,7 +53,7 @@ class Limits:
 
     def _at_most(self, count: int, most: int, what: str, param: str) -> None:
         if count > most:
-            raise Wrong(
+            raise APIError(
                 400,
                 f"This asks for {count} {what}, and one request may ask for {most}",
                 param=param,

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 
-class Post:
+class LoopBridge:
     """Events on their way to the queues of one event loop. ``put`` and ``send`` may be called by any thread,
     ``deliver`` by the loop's own.
     """

@@ -22,7 +22,7 @@ GAUGES = {
 }
 COUNTERS = {
     "prompt_tokens": "Tokens of the prompts that were read",
-    "shared_tokens": "Of those, tokens taken over from a text that began alike",
+    "cached_tokens": "Of those, tokens taken over from a text that began alike",
     "generated_tokens": "Tokens written",
     "finished": "Answers that came to their end",
     "cancelled": "Answers that were stopped",
@@ -69,7 +69,7 @@ class _Engine(Collector):
         self.scheduler = scheduler
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        figures = self.scheduler.figures()
+        figures = self.scheduler.stats()
         for name, about in GAUGES.items():
             yield GaugeMetricFamily(f"cutaway_{name}", about, value=getattr(figures, name))
         for name, about in COUNTERS.items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cutaway.generate.decode import Generation, Piece
-from cutaway.generate.internals import Inside
+from cutaway.generate.internals import LayerInternals
 from cutaway.tokenizer import Tokenizer
 
 IMPOSSIBLE = -9999.0  # how OpenAI writes the logarithm of zero, which JSON has no number for
@@ -50,7 +50,7 @@ def looked(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
     return {"id": piece.id, "layers": [_layer(tokenizer, one) for one in piece.inside]}
 
 
-def _layer(tokenizer: Tokenizer, one: Inside) -> dict[str, Any]:
+def _layer(tokenizer: Tokenizer, one: LayerInternals) -> dict[str, Any]:
     heads = [
         {"entropy": head.entropy, "positions": [{"position": at, "weight": w} for at, w in head.positions]}
         for head in one.heads

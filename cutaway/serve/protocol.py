@@ -17,19 +17,19 @@ Text = StrictStr
 Object = dict[str, Any]
 
 
-class Request(BaseModel):
+class StrictModel(BaseModel):
     """A JSON object with these fields and no others."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-class StreamOptions(Request):
+class StreamOptions(StrictModel):
     include_usage: StrictBool | None = Field(
         None, description="A last chunk tells how many tokens there were."
     )
 
 
-class Internals(Request):
+class Internals(StrictModel):
     """Cutaway's: what is to be seen of the inside at each token (docs/serving.md)."""
 
     layers: list[Id] = Field(min_length=1, max_length=1024)
@@ -37,7 +37,7 @@ class Internals(Request):
     lens: Annotated[StrictInt, Field(ge=0, le=100)] = 5
 
 
-class Sampling(Request):
+class Sampling(StrictModel):
     """How to choose tokens and when to stop: what chat and completions share."""
 
     model: Text | None = Field(None, description="The name under which the model is served.")
@@ -63,34 +63,34 @@ class Sampling(Request):
     internals: Internals | None = None
 
 
-class Schema(Request):
+class Schema(StrictModel):
     name: Text
     description: Text | None = None
     schema_: Object | None = Field(None, alias="schema")
     strict: StrictBool | None = None
 
 
-class TextFormat(Request):
+class TextFormat(StrictModel):
     type: Literal["text"]
 
 
-class JsonObject(Request):
+class JsonObject(StrictModel):
     type: Literal["json_object"]
 
 
-class JsonSchema(Request):
+class JsonSchema(StrictModel):
     type: Literal["json_schema"]
     json_schema: Schema
 
 
-class Regex(Request):
+class Regex(StrictModel):
     """Cutaway's: an answer that matches a regular expression from end to end."""
 
     type: Literal["regex"]
     regex: Text
 
 
-class LarkGrammar(Request):
+class LarkGrammar(StrictModel):
     """Cutaway's: an answer of a context-free grammar in Lark's notation."""
 
     type: Literal["grammar"]
@@ -100,23 +100,23 @@ class LarkGrammar(Request):
 Format = Annotated[TextFormat | JsonObject | JsonSchema | Regex | LarkGrammar, Field(discriminator="type")]
 
 
-class Called(Request):
+class Called(StrictModel):
     name: Text
     arguments: Text
 
 
-class ToolCall(Request):
+class ToolCall(StrictModel):
     id: Text | None = None
     type: Literal["function"] = "function"
     function: Called
 
 
-class TextPart(Request):
+class TextPart(StrictModel):
     type: Literal["text"]
     text: Text
 
 
-class Message(Request):
+class Message(StrictModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
     name: Text | None = None
@@ -126,23 +126,23 @@ class Message(Request):
     refusal: None = None
 
 
-class Function(Request):
+class Function(StrictModel):
     name: Annotated[Text, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     description: Text | None = None
     parameters: Object | None = None
     strict: StrictBool | None = None
 
 
-class Tool(Request):
+class Tool(StrictModel):
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(Request):
+class NamedFunction(StrictModel):
     name: Text
 
 
-class NamedTool(Request):
+class NamedTool(StrictModel):
     type: Literal["function"]
     function: NamedFunction
 
@@ -151,7 +151,7 @@ Messages = Annotated[list[Message], Field(min_length=1)]
 Tools = Annotated[list[Tool], Field(min_length=1, max_length=128)]
 
 
-class Ablate(Request):
+class Ablate(StrictModel):
     """Multiplies the output of a head, a layer's attention, its MLP or the whole layer by 1 - strength."""
 
     kind: Literal["ablate"]
@@ -161,7 +161,7 @@ class Ablate(Request):
     strength: Number = 1.0
 
 
-class Patch(Request):
+class Patch(StrictModel):
     """Moves an activation towards that of another prompt; strength 1 replaces it."""
 
     kind: Literal["patch"]
@@ -174,7 +174,7 @@ class Patch(Request):
     strength: Number = 1.0
 
 
-class Add(Request):
+class Add(StrictModel):
     """Adds a vector to the residual stream after a layer, strength times."""
 
     kind: Literal["add"]
@@ -184,7 +184,7 @@ class Add(Request):
     strength: Number = 1.0
 
 
-class Project(Request):
+class Project(StrictModel):
     """Removes the direction of a vector from the residual stream after a layer."""
 
     kind: Literal["project"]
@@ -219,7 +219,7 @@ class Completion(Sampling):
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
 
 
-class Embeddings(Request):
+class Embeddings(StrictModel):
     model: Text | None = None
     input: Text | list[Text] | list[Id] | list[list[Id]]
     encoding_format: Literal["float", "base64"] | None = None
@@ -230,14 +230,14 @@ class Embeddings(Request):
     )
 
 
-class InputText(Request):
+class InputText(StrictModel):
     type: Literal["input_text", "output_text", "text"]
     text: Text
     annotations: list[Any] | None = Field(None, max_length=0)
     logprobs: list[Any] | None = Field(None, max_length=0)
 
 
-class InputMessage(Request):
+class InputMessage(StrictModel):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[InputText]
@@ -245,7 +245,7 @@ class InputMessage(Request):
     status: Text | None = None
 
 
-class ResponseSchema(Request):
+class ResponseSchema(StrictModel):
     type: Literal["json_schema"]
     name: Text
     description: Text | None = None
@@ -253,14 +253,14 @@ class ResponseSchema(Request):
     strict: StrictBool | None = None
 
 
-class ResponseText(Request):
+class ResponseText(StrictModel):
     format: (
         Annotated[TextFormat | JsonObject | ResponseSchema | Regex | LarkGrammar, Field(discriminator="type")]
         | None
     ) = None
 
 
-class Responses(Request):
+class Responses(StrictModel):
     """OpenAI's Responses, as far as it is text in and text out and nothing is stored."""
 
     model: Text | None = None
@@ -277,7 +277,7 @@ class Responses(Request):
     user: Text | None = None
 
 
-class Tokenize(Request):
+class Tokenize(StrictModel):
     model: Text | None = None
     text: Text
     special: Literal["text", "allow", "forbid"] = Field(
@@ -286,18 +286,18 @@ class Tokenize(Request):
     add_special: StrictBool = Field(False, description="Put around it what the model's inputs have.")
 
 
-class Detokenize(Request):
+class Detokenize(StrictModel):
     model: Text | None = None
     ids: list[Id]
 
 
-class ChatCount(Request):
+class ChatCount(StrictModel):
     model: Text | None = None
     messages: Messages
     tools: Tools | None = None
 
 
-class Trace(Request):
+class Trace(StrictModel):
     """One forward pass over a text: which values, of which layers, heads and positions, with which edits."""
 
     model: Text | None = None

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response
 
-from cutaway.generate.batch.scheduler import Job
+from cutaway.generate.batch.scheduler import Request
 from cutaway.generate.decode import Generation
 from cutaway.serve import openai_format
 from cutaway.serve.api_error import about
@@ -19,22 +19,22 @@ from cutaway.serve.service import Service
 from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
 
 
-async def respond(service: Service, body: Responses, request: HttpRequest) -> Response:
+async def respond(service: Service, body: Responses, http: HTTPRequest) -> Response:
     """Answers a request for a response."""
-    job = await in_a_thread(_job, service, body, client_of(request))
-    asked = Asked(service, [job])
+    request = await in_a_thread(_request, service, body, client_of(http))
+    asked = Asked(service, [request])
     responding = Responding(
         service, body, asked, openai_format.named("resp"), openai_format.named("msg"), int(time.time())
     )
     if body.stream:
         return events(asked, responding.events(), service.limits.request_seconds, named=True)
     try:
-        return await while_there(request, responding.whole())
+        return await while_there(http, responding.whole())
     finally:
         asked.close()
 
 
-def _job(service: Service, body: Responses, client: str) -> Job:
+def _request(service: Service, body: Responses, client: str) -> Request:
     service.check_model(body.model)
     messages = [] if body.instructions is None else [{"role": "system", "content": body.instructions}]
     if isinstance(body.input, str):
@@ -47,7 +47,7 @@ def _job(service: Service, body: Responses, client: str) -> Job:
     service.check_ids(ids, "input")
     sampling = Sampling.model_validate({"temperature": body.temperature, "top_p": body.top_p})
     constraint = service.constraint(body.text.format if body.text else None, "text.format")
-    return Job(ids, service.settings(sampling, most, 0, 0), constraint, client=client)
+    return Request(ids, service.settings(sampling, most, 0, 0), constraint, client=client)
 
 
 def _message(given: Any) -> dict[str, str]:
@@ -126,11 +126,11 @@ class Responding:
             "parallel_tool_calls": False,
             "previous_response_id": None,
             "store": False,
-            "temperature": self.asked.tickets[0].job.settings.temperature,
+            "temperature": self.asked.streams[0].request.settings.temperature,
             "text": {"format": self._format()},
             "tool_choice": "none",
             "tools": [],
-            "top_p": self.asked.tickets[0].job.settings.top_p,
+            "top_p": self.asked.streams[0].request.settings.top_p,
             "truncation": "disabled",
             "usage": usage,
         }

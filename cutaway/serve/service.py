@@ -19,16 +19,16 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain
 from cutaway.generate import internals as inside
-from cutaway.generate.batch.request import Job, QueueFullError
+from cutaway.generate.batch.request import QueueFullError, Request
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import checked
 from cutaway.generate.engine import Editable, Engine
-from cutaway.generate.sample import Settings
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Edited
 from cutaway.lm import LanguageModel
-from cutaway.serve.api_error import Wrong, about
+from cutaway.serve.api_error import APIError, about
 from cutaway.serve.limits import Limits
-from cutaway.serve.loop_bridge import Post
+from cutaway.serve.loop_bridge import LoopBridge
 from cutaway.serve.metrics import Metrics
 from cutaway.serve.protocol import (
     Format,
@@ -37,9 +37,9 @@ from cutaway.serve.protocol import (
     JsonSchema,
     LarkGrammar,
     Regex,
-    Request,
     ResponseSchema,
     Sampling,
+    StrictModel,
     TextFormat,
 )
 from cutaway.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ class Service:
     log_prompts: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     looking: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "cutaway-look"))
-    post: Post = field(default_factory=Post)
+    post: LoopBridge = field(default_factory=LoopBridge)
     editing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -82,24 +82,24 @@ class Service:
             )
         return await asyncio.get_running_loop().run_in_executor(self.looking, work, *arguments)
 
-    def note_answer(self, body: Request, answers: Sequence[Any]) -> None:
+    def note_answer(self, body: StrictModel, answers: Sequence[Any]) -> None:
         """Writes a request and its answers to the log, if the server was told to."""
         if self.log_prompts:
             log.info("%s %s", body.model_dump_json(exclude_none=True), json.dumps(answers))
 
     @property
     def writer(self) -> Scheduler:
-        """The engine that writes; Wrong for a model that writes nothing."""
+        """The engine that writes; APIError for a model that writes nothing."""
         if self.scheduler is None:
-            raise Wrong(
+            raise APIError(
                 400,
                 f"{self.name} is an encoder: it turns texts into vectors (/v1/embeddings) and writes none",
             )
         return self.scheduler
 
-    def writer_of(self, job: Job) -> Scheduler:
+    def writer_of(self, request: Request) -> Scheduler:
         """The scheduler of a request: with edits, the definition's."""
-        return self.writer if job.edit is None else self.editor
+        return self.writer if request.edit is None else self.editor
 
     @cached_property
     def editor(self) -> Scheduler:
@@ -113,7 +113,9 @@ class Service:
         return made
 
     def edit(self, asked: Sequence[Any] | None, ids: Sequence[int]) -> Edited | None:
-        """The edits of a request whose prompt is ids; Wrong for those that do not fit, or a runtime alone."""
+        """The edits of a request whose prompt is ids; APIError for those that do not fit, or a runtime
+        alone.
+        """
         if not asked:
             return None
         from cutaway.serve.traces import edits
@@ -138,14 +140,16 @@ class Service:
     def check_model(self, asked: str | None) -> None:
         """Refuses the name of another model."""
         if asked is not None and asked != self.name:
-            raise Wrong(
+            raise APIError(
                 404,
                 f"There is no model {asked[:100]!r} here: this server has {self.name!r}",
                 param="model",
                 code="model_not_found",
             )
 
-    def settings(self, body: Sampling, max_tokens: int | None, alternatives: int, choice: int) -> Settings:
+    def settings(
+        self, body: Sampling, max_tokens: int | None, alternatives: int, choice: int
+    ) -> SamplingParams:
         """How the engine is to choose, for one of a request's answers: as told, else as the model's makers
         advise, else as OpenAI does. Each answer has random numbers of its own, the first those of the
         request's seed.
@@ -154,8 +158,8 @@ class Service:
         told = {name: value for name in SAMPLERS if (value := getattr(body, name)) is not None}
         stops = _stops(body.stop)
         if "" in stops:
-            raise Wrong(400, "stop has an empty text, which would end every answer", param="stop")
-        settings = Settings(
+            raise APIError(400, "stop has an empty text, which would end every answer", param="stop")
+        settings = SamplingParams(
             **({"temperature": 1.0} | advice | told),  # pyright: ignore[reportArgumentType]
             max_tokens=max_tokens,
             logit_bias=_bias(body.logit_bias or {}),
@@ -173,7 +177,7 @@ class Service:
             checked(ids, self.lm.tokenizer, self.writer.engine)
 
     def internals(self, asked: Internals | None) -> inside.Internals | None:
-        """What is to be watched; Wrong for layers that the model does not have."""
+        """What is to be watched; APIError for layers that the model does not have."""
         if asked is None:
             return None
         watch = inside.Internals(tuple(asked.layers), asked.attention, asked.lens)
@@ -208,7 +212,7 @@ class _Definition:
     def tokenizer(self) -> Tokenizer:
         return self.lm.tokenizer
 
-    def ending(self, settings: Settings, /) -> Settings:
+    def ending(self, settings: SamplingParams, /) -> SamplingParams:
         return self.lm.ending(settings)
 
 
@@ -236,7 +240,7 @@ def ready(service: Service) -> None:
 SAMPLERS = tuple(
     name
     for name in Sampling.model_fields
-    if name in {option.name for option in fields(Settings)}
+    if name in {option.name for option in fields(SamplingParams)}
     and name not in ("max_tokens", "logit_bias", "stop", "seed")
 )
 
@@ -259,14 +263,16 @@ def _bias(asked: dict[str, float]) -> dict[int, float]:
     """Ids by their numbers; at -100, OpenAI's lower bound, a token is banned whatever its logit."""
     for id in asked:
         if not (id.isascii() and id.isdecimal() and len(id) < 10):
-            raise Wrong(400, f"logit_bias names {id[:40]!r}: it must name ids of tokens", param="logit_bias")
+            raise APIError(
+                400, f"logit_bias names {id[:40]!r}: it must name ids of tokens", param="logit_bias"
+            )
     return {int(id): float("-inf") if value <= -100 else value for id, value in asked.items()}
 
 
 def _stops(asked: str | Sequence[str] | None) -> Sequence[str]:
     stops = [] if asked is None else [asked] if isinstance(asked, str) else asked
     if len(stops) > MOST_STOPS:
-        raise Wrong(
+        raise APIError(
             400, f"stop has {len(stops)} texts, and at most {MOST_STOPS} are looked for", param="stop"
         )
     return stops

@@ -16,12 +16,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from functools import partial
 from typing import Any, TypeVar
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.generate.batch.scheduler import Job, Ticket
+from cutaway.generate.batch.scheduler import Request, ResponseStream
 from cutaway.generate.decode import Piece
-from cutaway.serve.api_error import Wrong, wrong
+from cutaway.serve.api_error import APIError, wrong
 from cutaway.serve.service import Service
 
 Made = TypeVar("Made")
@@ -33,12 +33,12 @@ class Asked:
     whatever is still under way is cancelled.
     """
 
-    def __init__(self, service: Service, jobs: Iterable[Job]) -> None:
+    def __init__(self, service: Service, requests: Iterable[Request]) -> None:
         self.service = service
-        self.tickets: list[Ticket] = []
+        self.streams: list[ResponseStream] = []
         try:
-            for job in jobs:
-                self.tickets.append(service.writer_of(job).submit(job))
+            for request in requests:
+                self.streams.append(service.writer_of(request).submit(request))
         except BaseException:
             self.close()
             raise
@@ -46,16 +46,16 @@ class Asked:
 
     def close(self) -> None:
         """Stops what is still under way."""
-        for ticket in self.tickets:
-            if not ticket.ended:
-                ticket.cancel()
+        for stream in self.streams:
+            if not stream.ended:
+                stream.cancel()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
-        for i, ticket in enumerate(self.tickets):
-            ticket.subscribe(partial(self._tell, queue, i))
+        for i, stream in enumerate(self.streams):
+            stream.subscribe(partial(self._tell, queue, i))
         self.service.post.deliver()
-        going, first = len(self.tickets), True
+        going, first = len(self.streams), True
         deadline = self.began + self.service.limits.request_seconds
         while going:
             i, event = await self._next(queue, deadline)
@@ -76,7 +76,7 @@ class Asked:
                 return await queue.get()
         except TimeoutError:
             seconds = self.service.limits.request_seconds
-            raise Wrong(
+            raise APIError(
                 504, f"The answer took more than {seconds:g} seconds", type="server_error", code="too_slow"
             ) from None
 
@@ -88,7 +88,7 @@ async def in_a_thread(work: Callable[..., Made], *arguments: Any) -> Made:
     return await asyncio.to_thread(work, *arguments)
 
 
-async def while_there(request: HttpRequest, work: Coroutine[Any, Any, Response]) -> Response:
+async def while_there(request: HTTPRequest, work: Coroutine[Any, Any, Response]) -> Response:
     """The work's response, unless the client goes away first: then the work is cancelled."""
     doing = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(request))
@@ -104,7 +104,7 @@ async def while_there(request: HttpRequest, work: Coroutine[Any, Any, Response])
                 await task
 
 
-async def _gone(request: HttpRequest) -> None:
+async def _gone(request: HTTPRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -147,6 +147,6 @@ def tokens_of(pieces: Sequence[Piece]) -> int:
     return sum(piece.id is not None for piece in pieces)
 
 
-def client_of(request: HttpRequest) -> str:
+def client_of(request: HTTPRequest) -> str:
     """Whose requests wait behind each other."""
     return request.client.host if request.client else ""

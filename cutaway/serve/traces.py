@@ -16,7 +16,7 @@ import numpy as np
 from starlette.responses import JSONResponse, Response
 
 from cutaway.errors import OperationalError
-from cutaway.serve.api_error import Wrong, about
+from cutaway.serve.api_error import APIError, about
 from cutaway.serve.chat import chat_ids
 from cutaway.serve.protocol import ModelEdit, Patch, Trace
 from cutaway.serve.service import Service
@@ -77,26 +77,26 @@ def answered(service: Service, body: Trace) -> Response:
 def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
     """The ids of the one prompt that is given, text or conversation."""
     if (text is None) == (messages is None):
-        raise Wrong(400, "Give the prompt once: as text or as messages", param=param)
+        raise APIError(400, "Give the prompt once: as text or as messages", param=param)
     return chat_ids(service, messages, None) if text is None else service.lm.ids(text)
 
 
 def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Sequence[Edit]) -> Any:
-    """A trace; Wrong where edits, and OperationalError where the weights, make it NaN or infinite."""
+    """A trace; APIError where edits, and OperationalError where the weights, make it NaN or infinite."""
     trace = service.lm.trace(ids, edit=edit or None, names=names)
     try:
         trace.check_finite()
     except OperationalError as error:
         if not edit:
             raise
-        raise Wrong(400, f"With these edits {error}", param="edits") from None
+        raise APIError(400, f"With these edits {error}", param="edits") from None
     return trace
 
 
 def _check_length(service: Service, ids: Sequence[int], param: str) -> None:
     most = service.limits.trace_tokens
     if len(ids) > most:
-        raise Wrong(
+        raise APIError(
             400,
             f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}",
             param=param,
@@ -107,11 +107,13 @@ def _check_length(service: Service, ids: Sequence[int], param: str) -> None:
 def _names(body: Trace, layers: int) -> list[str]:
     """The activations asked for, by their names in docs/inspect.md."""
     if not body.values:
-        raise Wrong(400, "values is missing: name what to trace", param="values", code="missing_parameter")
+        raise APIError(400, "values is missing: name what to trace", param="values", code="missing_parameter")
     for value in body.values:
         if value not in BY_LAYER + WHOLE:
             known = ", ".join(BY_LAYER + WHOLE)
-            raise Wrong(400, f"There is no value {value[:60]!r} to trace: there are {known}", param="values")
+            raise APIError(
+                400, f"There is no value {value[:60]!r} to trace: there are {known}", param="values"
+            )
     chosen = range(layers) if body.layers is None else sorted(set(body.layers))
     for layer in chosen:
         _check_layer(layer, layers, "layers")
@@ -121,7 +123,7 @@ def _names(body: Trace, layers: int) -> list[str]:
 
 def _check_layer(layer: int, layers: int, param: str) -> None:
     if layer >= layers:
-        raise Wrong(400, f"There is no layer {layer}: this model's are 0 to {layers - 1}", param=param)
+        raise APIError(400, f"There is no layer {layer}: this model's are 0 to {layers - 1}", param=param)
 
 
 def _kept(trace: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
@@ -141,7 +143,7 @@ class _Cut:
         shape = list(of_one)
         if self.heads is not None and _by_head(name):
             if self.heads and self.heads[-1] >= shape[0]:
-                raise Wrong(
+                raise APIError(
                     400,
                     f"There is no head {self.heads[-1]} in {name}: it has 0 to {shape[0] - 1}",
                     param="heads",
@@ -166,7 +168,7 @@ def _sized(service: Service, of_one: Mapping[str, Sequence[int]], cut: _Cut) -> 
     count = sum(int(np.prod(cut.shape(name, shape))) for name, shape in of_one.items())
     most = service.limits.trace_numbers
     if count > most:
-        raise Wrong(
+        raise APIError(
             400,
             f"This asks for {count:,} numbers, and a trace tells at most {most:,}: "
             "name fewer layers, heads or positions",
@@ -179,14 +181,14 @@ def at(positions: Sequence[int], length: int, param: str) -> list[int]:
     """Positions counted from 0; negative ones were counted from the end."""
     for position in positions:
         if not -length <= position < length:
-            raise Wrong(
+            raise APIError(
                 400, f"There is no position {position}: the text has {length} tokens, from 0", param=param
             )
     return [position % length for position in positions]
 
 
 def edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> list[Edit]:
-    """The edits of a request; Wrong for one that does not fit the model and the prompt's ids."""
+    """The edits of a request; APIError for one that does not fit the model and the prompt's ids."""
     from cutaway.inspect.edits import check, from_json
 
     made: list[Edit] = []

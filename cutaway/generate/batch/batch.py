@@ -9,9 +9,9 @@ from itertools import islice
 import numpy as np
 
 from cutaway.generate.batch.sequence import Answer
-from cutaway.generate.decode import of_tokens
-from cutaway.generate.engine import Batched
-from cutaway.generate.internals import Inside, Internals, seen
+from cutaway.generate.decode import mask_padding
+from cutaway.generate.engine import BatchedEngine
+from cutaway.generate.internals import Internals, LayerInternals, seen
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Part:
     patterns: Sequence[np.ndarray] = ()
 
     @property
-    def inside(self) -> tuple[Inside, ...]:
+    def inside(self) -> tuple[LayerInternals, ...]:
         """What was seen at the last id, in short."""
         if self.watched is None:
             return ()
@@ -37,7 +37,7 @@ class Part:
             seen(
                 layer,
                 self.patterns[n] if self.patterns else None,
-                of_tokens(self.lens[n], self.answer.run.words) if self.lens else None,
+                mask_padding(self.lens[n], self.answer.run.words) if self.lens else None,
                 self.watched.lens,
             )
             for n, layer in enumerate(self.watched.layers)
@@ -49,7 +49,7 @@ class Part:
         whose own log-probabilities are asked for.
         """
         count, end = len(self.ids), self.answer.state.length + len(self.ids)
-        if self.answer.ticket.job.prompt_logprobs is not None and end <= len(self.answer.prompt):
+        if self.answer.stream.request.prompt_logprobs is not None and end <= len(self.answer.prompt):
             return range(count)
         return range(count - 1, count) if end >= len(self.answer.prompt) else range(0)
 
@@ -57,10 +57,10 @@ class Part:
     def internals(self) -> Internals | None:
         """What is watched at the last id, None where no token is chosen after it."""
         chosen = self.answer.state.length + len(self.ids) >= len(self.answer.prompt)
-        return self.answer.ticket.job.internals if chosen else None
+        return self.answer.stream.request.internals if chosen else None
 
 
-def read(engine: Batched, parts: Sequence[Part]) -> None:
+def read(engine: BatchedEngine, parts: Sequence[Part]) -> None:
     """One call of the engine. It looks inside only where somebody asked it to."""
     rows: list[int] = []
     after: list[int] = []

@@ -12,7 +12,7 @@ LEAST = 2  # ids of prompts a step reads in any case, so that none waits for eve
 USUAL, LATEST = 15, 9  # steps whose median is what one takes alone, and what an id adds where reading is now
 
 
-class Pace:
+class PrefillBudget:
     """Learns from each step what a token of an answer and an id of a prompt take here.
 
     Medians, because a step that the machine held up says nothing about the next; and no leaps, because what

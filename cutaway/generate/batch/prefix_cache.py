@@ -23,7 +23,7 @@ def key(before: bytes, ids: Sequence[int]) -> bytes:
     return blake2b(before + np.asarray(ids, np.int64).tobytes(), digest_size=16).digest()
 
 
-class Prefixes:
+class PrefixCache:
     """Pages by their keys, at most ``room`` of them."""
 
     def __init__(self, room: int) -> None:

@@ -18,7 +18,7 @@ class Queue:
         return sum(map(len, self._clients.values()))
 
     def add(self, answer: Answer) -> None:
-        self._clients.setdefault(answer.ticket.job.client, deque()).append(answer)
+        self._clients.setdefault(answer.stream.request.client, deque()).append(answer)
 
     def first(self) -> Answer | None:
         """Whose turn it is."""

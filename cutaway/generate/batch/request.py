@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.decode import Constraint, Piece
 from cutaway.generate.internals import Internals
-from cutaway.generate.sample import Settings
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Edited
 
 Event = Piece | Exception
 Scored = tuple[float, tuple[tuple[int, float], ...]]  # a log-probability, and the best (id, log-probability)
 
 
-class Cancelled(OperationalError):
+class RequestCancelledError(OperationalError):
     """The answer was stopped before its end."""
 
     def __init__(self, why: str = "whoever asked for it cancelled it") -> None:
@@ -27,7 +27,7 @@ class QueueFullError(UserError):
     """As many requests run and wait as may."""
 
 
-class Closing(UserError):
+class ShuttingDownError(UserError):
     """No new request is taken: the server is about to stop."""
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Closing(UserError):
 
 
 @dataclass(frozen=True)
-class Job:
+class Request:
     """What one request asks of the engine. Requests of one ``client`` wait behind each other, not before
     those of others; ``prompt_logprobs`` asks for the log-probabilities of the prompt's ids too, with so many
     alternatives.
     """
 
     ids: tuple[int, ...]
-    settings: Settings
+    settings: SamplingParams
     constraint: Constraint | None = None
     prompt_logprobs: int | None = None
     internals: Internals | None = None
@@ -50,16 +50,17 @@ class Job:
     client: str = ""
 
 
-class Ticket:
+class ResponseStream:
     """One request's answer: iterate for its pieces, the last of which brings the Generation.
 
-    What goes wrong is raised where the pieces end, Cancelled after ``cancel``. ``subscribe`` is the other way
+    What goes wrong is raised where the pieces end, RequestCancelledError after ``cancel``. ``subscribe``
+    is the other way
     to hear of them. ``prompt_logprobs``, where they were asked for, are there before the first piece: one a
     prompt id, None for the first, which nothing comes before.
     """
 
-    def __init__(self, job: Job, wake: Callable[[], None] = lambda: None) -> None:
-        self.job = job
+    def __init__(self, request: Request, wake: Callable[[], None] = lambda: None) -> None:
+        self.request = request
         self.prompt_logprobs: list[Scored | None] = []
         self.cancelled = False
         self._wake = wake

@@ -20,16 +20,30 @@ from typing import Protocol, runtime_checkable
 
 from cutaway.errors import UserError
 from cutaway.generate.batch.batch import Part, read
-from cutaway.generate.batch.prefill_budget import Pace
-from cutaway.generate.batch.prefix_cache import Prefixes
+from cutaway.generate.batch.prefill_budget import PrefillBudget
+from cutaway.generate.batch.prefix_cache import PrefixCache
 from cutaway.generate.batch.queue import Queue
-from cutaway.generate.batch.request import Cancelled, Closing, Job, QueueFullError, Ticket
+from cutaway.generate.batch.request import (
+    QueueFullError,
+    Request,
+    RequestCancelledError,
+    ResponseStream,
+    ShuttingDownError,
+)
 from cutaway.generate.batch.sequence import Answer
 from cutaway.generate.decode import Piece, Run, TokenizerProtocol, checked
-from cutaway.generate.engine import Batched, Editable, Engine
-from cutaway.generate.sample import Settings
+from cutaway.generate.engine import BatchedEngine, Editable, Engine
+from cutaway.generate.sampling_params import SamplingParams
 
-__all__ = ["Cancelled", "Closing", "Figures", "Job", "QueueFullError", "Scheduler", "Ticket"]
+__all__ = [
+    "RequestCancelledError",
+    "ShuttingDownError",
+    "SchedulerStats",
+    "Request",
+    "QueueFullError",
+    "Scheduler",
+    "ResponseStream",
+]
 
 
 AHEAD, LOW = 4, 1  # pages made ahead for each request that may run: while none does, and while some do
@@ -46,7 +60,7 @@ class Model(Protocol):
     @property
     def tokenizer(self) -> TokenizerProtocol: ...
 
-    def ending(self, settings: Settings, /) -> Settings: ...
+    def ending(self, settings: SamplingParams, /) -> SamplingParams: ...
 
 
 @runtime_checkable
@@ -57,7 +71,7 @@ class MakesAhead(Protocol):
 
 
 @dataclass(frozen=True)
-class Figures:
+class SchedulerStats:
     """What the engine does now, and what it has done since it began."""
 
     running: int
@@ -69,7 +83,7 @@ class Figures:
     pages_kept: int  # of what was read, for texts that begin alike
     page_bytes: int
     prompt_tokens: int  # of the prompts that were read
-    shared_tokens: int  # of those, taken over from a text that began alike
+    cached_tokens: int  # of those, taken over from a text that began alike
     generated_tokens: int
     finished: int
     cancelled: int
@@ -98,15 +112,15 @@ class Scheduler:
         prefill_chunk: int = 256,
         state_bytes: int | None = None,
     ) -> None:
-        if not isinstance(lm.engine, Batched):
+        if not isinstance(lm.engine, BatchedEngine):
             raise UserError("This engine reads one text only: it cannot serve several at once")
         if min(max_sequences, prefill_chunk) < 1 or max_queue < 0:
             raise UserError("max_sequences and prefill_chunk must be 1 or more, and max_queue 0 or more")
         self.lm, self.engine = lm, lm.engine
         self.max_sequences, self.max_queue = max_sequences, max_queue
         self._pages = _room(self.engine, max_sequences, state_bytes)
-        self._prefixes = Prefixes(self._pages)
-        self._pace = Pace(prefill_chunk)
+        self._prefixes = PrefixCache(self._pages)
+        self._pace = PrefillBudget(prefill_chunk)
         self._queue = Queue()
         self._running: list[Answer] = []
         self._counts: Counter[str] = Counter()
@@ -124,20 +138,20 @@ class Scheduler:
 
     # ---- for everyone --------------------------------------------------------------------------------------
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, request: Request) -> ResponseStream:
         """Takes a request. From any thread. Raises UserError for one that cannot be honoured
-        (ContextFullError for a prompt that does not fit), QueueFullError, Closing.
+        (ContextFullError for a prompt that does not fit), QueueFullError, ShuttingDownError.
         """
-        if job.edit is not None and not isinstance(self.engine, Editable):
+        if request.edit is not None and not isinstance(self.engine, Editable):
             raise UserError("This engine cannot edit activations: only the definition can")
-        settings = self.lm.ending(job.settings)
+        settings = self.lm.ending(request.settings)
         settings.check(self.engine.vocab)
-        ids = checked(job.ids, self.lm.tokenizer, self.engine)
-        if job.internals is not None:
-            job.internals.check(self.engine.layers, len(self.lm.tokenizer))
-        ticket = Ticket(job, self._notify)
-        run = Run(self.engine, self.lm.tokenizer, ids, settings, job.constraint)
-        answer = Answer(ticket, run, self.engine)
+        ids = checked(request.ids, self.lm.tokenizer, self.engine)
+        if request.internals is not None:
+            request.internals.check(self.engine.layers, len(self.lm.tokenizer))
+        stream = ResponseStream(request, self._notify)
+        run = Run(self.engine, self.lm.tokenizer, ids, settings, request.constraint)
+        answer = Answer(stream, run, self.engine)
         if answer.pages_needed > self._pages:
             raise UserError(
                 f"The prompt of {len(ids)} ids and an answer of up to {run.limit} need "
@@ -146,7 +160,7 @@ class Scheduler:
             )
         with self._wake:
             if self._closing:
-                raise Closing
+                raise ShuttingDownError
             waiting = len(self._queue) + len(self._running)
             if waiting >= self.max_sequences + self.max_queue:
                 self._counts["refused"] += 1
@@ -156,13 +170,13 @@ class Scheduler:
                 )
             self._queue.add(answer)
             self._wake.notify_all()
-        return ticket
+        return stream
 
-    def figures(self) -> Figures:
+    def stats(self) -> SchedulerStats:
         """What it does now. From any thread."""
         with self._wake:
             counts = self._counts
-            return Figures(
+            return SchedulerStats(
                 running=len(self._running),
                 queued=len(self._queue),
                 max_sequences=self.max_sequences,
@@ -181,8 +195,8 @@ class Scheduler:
             self._closing = True
             self._wake.wait_for(lambda: not self._running and not len(self._queue), seconds)
             for answer in (*self._running, *self._queue.remove(lambda answer: True)):
-                answer.ticket.cancelled = True
-                answer.ticket.tell(Cancelled("the server stops"))
+                answer.stream.cancelled = True
+                answer.stream.tell(RequestCancelledError("the server stops"))
             self._wake.notify_all()
         self.told()
         if threading.current_thread() is not self._thread:
@@ -254,7 +268,7 @@ class Scheduler:
         self._running = [answer for answer in self._running if not _cancelled(answer)]
         for answer in gone:
             self._counts["cancelled"] += 1
-            answer.ticket.tell(Cancelled())
+            answer.stream.tell(RequestCancelledError())
 
     def _step(self) -> None:
         """One call of the engine, and what follows from it for each text that it read."""
@@ -304,7 +318,7 @@ class Scheduler:
         answer = part.answer
         answer.keep(self._prefixes)
         if answer.state.length - len(part.ids) < len(answer.prompt) <= answer.state.length:
-            self._count(prompt_tokens=len(answer.prompt), shared_tokens=answer.shared)
+            self._count(prompt_tokens=len(answer.prompt), cached_tokens=answer.shared)
 
     def _tell(self, answer: Answer, said: list[Piece] | Exception) -> None:
         """What a text says is told; at its end it leaves."""
@@ -316,13 +330,13 @@ class Scheduler:
             self._leave(answer)
             self._count(finished=1)
         for piece in said:
-            answer.ticket.tell(piece)
+            answer.stream.tell(piece)
 
     def _end_all(self, answers: Sequence[Answer], error: Exception) -> None:
         for answer in answers:
             self._leave(answer)
             self._count(failed=1)
-            answer.ticket.tell(error)
+            answer.stream.tell(error)
 
     def _leave(self, answer: Answer) -> None:
         with self._wake:
@@ -336,7 +350,7 @@ class Scheduler:
 
 _COUNTED = (
     "prompt_tokens",
-    "shared_tokens",
+    "cached_tokens",
     "generated_tokens",
     "finished",
     "cancelled",
@@ -352,7 +366,7 @@ def _say(part: Part) -> list[Piece] | Exception:
     assert logits is not None
     start = answer.state.length - len(part.ids)
     try:
-        if answer.ticket.job.prompt_logprobs is not None and start < len(answer.prompt):
+        if answer.stream.request.prompt_logprobs is not None and start < len(answer.prompt):
             answer.score(start, logits)
         return answer.take(logits[-1], part.inside) if answer.decoding else []
     except Exception as error:
@@ -360,10 +374,10 @@ def _say(part: Part) -> list[Piece] | Exception:
 
 
 def _cancelled(answer: Answer) -> bool:
-    return answer.ticket.cancelled
+    return answer.stream.cancelled
 
 
-def _room(engine: Batched, sequences: int, state_bytes: int | None) -> int:
+def _room(engine: BatchedEngine, sequences: int, state_bytes: int | None) -> int:
     """How many pages may be in use."""
     if state_bytes is None:
         whole = -(-engine.max_context // engine.page) * sequences

@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.generate.batch.prefix_cache import ROOT, Prefixes, key
-from cutaway.generate.batch.request import Ticket
-from cutaway.generate.decode import Piece, Run, Timings, of_tokens
-from cutaway.generate.engine import Batched
-from cutaway.generate.internals import Inside
+from cutaway.generate.batch.prefix_cache import ROOT, PrefixCache, key
+from cutaway.generate.batch.request import ResponseStream
+from cutaway.generate.decode import Piece, Run, Timings, mask_padding
+from cutaway.generate.engine import BatchedEngine
+from cutaway.generate.internals import LayerInternals
 from cutaway.generate.sample import logprobs
 
 
 class Answer:
     """Made when its request is taken; ``begin`` when its turn has come."""
 
-    def __init__(self, ticket: Ticket, run: Run, engine: Batched) -> None:
-        self.ticket, self.run = ticket, run
+    def __init__(self, stream: ResponseStream, run: Run, engine: BatchedEngine) -> None:
+        self.stream, self.run = stream, run
         self.engine: Any = engine
-        self.edit = ticket.job.edit
+        self.edit = stream.request.edit
         self.prompt = run.prompt_ids
         self.state: Any = None
         self.shared = 0  # ids of the prompt that others had read
@@ -60,11 +60,11 @@ class Answer:
             return None
         page = len(self._keys)
         end = (page + 1) * self.engine.page
-        if self.ticket.job.prompt_logprobs is not None or end >= len(self.prompt):
+        if self.stream.request.prompt_logprobs is not None or end >= len(self.prompt):
             return None
         return key(self._keys[-1] if page else ROOT, self.prompt[end - self.engine.page : end])
 
-    def share(self, prefixes: Prefixes) -> None:
+    def share(self, prefixes: PrefixCache) -> None:
         """Takes over the pages that another text with this beginning has read, if it stands before one."""
         before = len(self._pages)
         if self.state.length != before * self.engine.page:
@@ -78,7 +78,7 @@ class Answer:
         self.state = self.engine.resume(self._pages)
         self.shared += (len(self._pages) - before) * self.engine.page
 
-    def keep(self, prefixes: Prefixes) -> None:
+    def keep(self, prefixes: PrefixCache) -> None:
         """Lets others have the pages that it has filled. Where reading must be cut in one way, those of
         prompts.
         """
@@ -101,13 +101,13 @@ class Answer:
 
     def score(self, start: int, logits: np.ndarray) -> None:
         """The log-probabilities of the prompt's ids from position start + 1 on, each by the row before it."""
-        asked, told = self.ticket.job.prompt_logprobs or 0, self.ticket.prompt_logprobs
+        asked, told = self.stream.request.prompt_logprobs or 0, self.stream.prompt_logprobs
         if start == 0:
             told.append(None)
         for row, id in zip(logits, self.prompt[start + 1 :], strict=False):
-            told.append(logprobs(of_tokens(row, self.run.words), id, asked))
+            told.append(logprobs(mask_padding(row, self.run.words), id, asked))
 
-    def take(self, logits: np.ndarray, inside: tuple[Inside, ...]) -> list[Piece]:
+    def take(self, logits: np.ndarray, inside: tuple[LayerInternals, ...]) -> list[Piece]:
         """Chooses from the logits [v]: the pieces to show, the last with the generation if it is at its
         end.
         """

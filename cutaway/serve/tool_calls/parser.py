@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from cutaway.serve.tool_calls.delimiters import loose
-from cutaway.serve.tool_calls.tool_format import Dialect
+from cutaway.serve.tool_calls.tool_format import ToolFormat
 
 Schemas = Mapping[str, Mapping[str, Any] | None]  # tools by name, with the schemas of their arguments
 NAMED = re.compile(r"[a-zA-Z0-9_.-]+")
@@ -32,49 +32,49 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Begun:
+class CallStarted:
     """A call begins, of the tool of this name."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class More:
+class ArgumentsDelta:
     """More of the arguments of the call that began last."""
 
     arguments: str
 
 
-Heard = str | Begun | More  # words are said as they are
+ParserEvent = str | CallStarted | ArgumentsDelta  # words are said as they are
 
 
-def parse(format: Dialect, text: str, tools: Schemas) -> tuple[str, list[Call]]:
+def parse(format: ToolFormat, text: str, tools: Schemas) -> tuple[str, list[Call]]:
     """What a whole answer says, and the calls it makes."""
-    listening = Listening(format, tools)
+    listening = StreamingParser(format, tools)
     return gathered([*listening.push(text), *listening.finish()])
 
 
-def gathered(heard: Sequence[Heard]) -> tuple[str, list[Call]]:
+def gathered(heard: Sequence[ParserEvent]) -> tuple[str, list[Call]]:
     """All words, and all calls with their arguments."""
     said, calls = "", []
     for one in heard:
         if isinstance(one, str):
             said += one
-        elif isinstance(one, Begun):
+        elif isinstance(one, CallStarted):
             calls.append(Call(one.name, ""))
         else:
             calls[-1] = Call(calls[-1].name, calls[-1].arguments + one.arguments)
     return said, calls
 
 
-class Listening:
+class StreamingParser:
     """An answer as it comes. However it is cut into pieces, what is heard adds up to the same.
 
     What may become a call is held back until it is one, or until the end, where it is words. White space
     around calls is not said: words after them begin a line.
     """
 
-    def __init__(self, format: Dialect, tools: Schemas) -> None:
+    def __init__(self, format: ToolFormat, tools: Schemas) -> None:
         self.format, self.tools = format, tools
         self.calls = 0  # that have begun
         self._text = ""
@@ -88,12 +88,12 @@ class Listening:
         """Whether it made calls, and the arguments of all came to their end."""
         return self.calls > 0 and self._writing is None
 
-    def push(self, text: str) -> list[Heard]:
+    def push(self, text: str) -> list[ParserEvent]:
         """More of the answer: what is heard by it."""
         self._text += text
         return self._heard(ended=False)
 
-    def finish(self) -> list[Heard]:
+    def finish(self) -> list[ParserEvent]:
         """The rest, now that nothing follows."""
         heard = self._heard(ended=True)
         if self._writing is not None:
@@ -102,8 +102,8 @@ class Listening:
             return [*heard, *self._say(self._text[self._told :])]
         return [*heard, *self._say(self._after_calls())]
 
-    def _heard(self, ended: bool) -> list[Heard]:
-        heard: list[Heard] = []
+    def _heard(self, ended: bool) -> list[ParserEvent]:
+        heard: list[ParserEvent] = []
         if not self._marked:
             words = self._text[self._told : self._end_of_words(ended)].rstrip()
             self._told += len(words)
@@ -114,7 +114,7 @@ class Listening:
             heard += self._one_by_one()
         return heard
 
-    def _say(self, words: str) -> list[Heard]:
+    def _say(self, words: str) -> list[ParserEvent]:
         self._spoke = self._spoke or words != ""
         return [words] if words else []
 
@@ -141,7 +141,7 @@ class Listening:
 
     # ---- arguments in JSON ---------------------------------------------------------------------------------
 
-    def _objects(self) -> Iterator[Heard]:
+    def _objects(self) -> Iterator[ParserEvent]:
         """What there is of calls and of their arguments."""
         while True:
             if self._writing is None:
@@ -150,11 +150,11 @@ class Listening:
                     return
                 name, self._told = begun
                 self.calls, self._writing = self.calls + 1, _Object()
-                yield Begun(name)
+                yield CallStarted(name)
             start, end = self._told, self._writing.end(self._text, self._told)
             self._told = len(self._text) if end is None else end
             if self._told > start:
-                yield More(self._text[start : self._told])
+                yield ArgumentsDelta(self._text[start : self._told])
             if end is None:
                 return
             self._writing = None
@@ -182,7 +182,7 @@ class Listening:
 
     # ---- arguments one by one ------------------------------------------------------------------------------
 
-    def _one_by_one(self) -> list[Heard]:
+    def _one_by_one(self) -> list[ParserEvent]:
         """All calls, none if one of them is not whole."""
         format, text, heard = self.format, self._text, []
         place = _after(text, self._told, format.opening)
@@ -191,7 +191,7 @@ class Listening:
             if read is None:
                 return []
             call, place = read
-            heard += [Begun(call.name), More(call.arguments)]
+            heard += [CallStarted(call.name), ArgumentsDelta(call.arguments)]
             following = None if format.between is None else _after(text, place, format.between)
             if _after(text, following, format.head) is None:
                 break
@@ -235,7 +235,7 @@ class _Object:
         return None
 
 
-def _thought_end(format: Dialect, text: str, ended: bool) -> int | None:
+def _thought_end(format: ToolFormat, text: str, ended: bool) -> int | None:
     """Where the thought is over that an answer begins with, 0 where it has none or never ends; None while
     that is not known.
     """
@@ -248,7 +248,7 @@ def _thought_end(format: Dialect, text: str, ended: bool) -> int | None:
     return None if begin.startswith(words) and not ended else 0
 
 
-def _called(format: Dialect, text: str, place: int | None) -> tuple[str, int] | None:
+def _called(format: ToolFormat, text: str, place: int | None) -> tuple[str, int] | None:
     """The name of the call whose head stands at a place, and where its arguments begin."""
     start = _after(text, place, format.head)
     name = None if start is None else NAMED.match(text, start)

@@ -37,7 +37,7 @@ class Thought:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class ToolFormat:
     """What stands around calls: opening HEAD name MIDDLE arguments TAIL between HEAD ... TAIL closing.
 
     ``arguments`` is None where they are one JSON object. ``forced`` tells whether it is known how an answer
@@ -69,7 +69,7 @@ class Dialect:
 
 
 @lru_cache(maxsize=32)
-def dialect(template: str, tokenizer: Tokenizer) -> Dialect:
+def dialect(template: str, tokenizer: Tokenizer) -> ToolFormat:
     """The format of a template. UserError for one that knows no tools, fails on calls or leaves them out."""
     probe = _Probe(template, tokenizer)
     whole = probe.calls(1, GIVEN)
@@ -165,7 +165,7 @@ def _given(arguments: Marked) -> str:
     return re.escape(arguments.spelt(GIVEN)).replace(NAME, f"(?:{'|'.join(NAMES)})")
 
 
-def _around(probe: _Probe, one: str, given: re.Pattern[str]) -> Dialect:
+def _around(probe: _Probe, one: str, given: re.Pattern[str]) -> ToolFormat:
     """What stands around the names of calls and their arguments, of which ``given`` is a pattern."""
     two, three = (probe.answer(probe.tried(count, GIVEN)) for count in (2, 3))
     said = probe.answer(probe.tried(1, GIVEN, said=WORD))
@@ -173,7 +173,7 @@ def _around(probe: _Probe, one: str, given: re.Pattern[str]) -> Dialect:
     begin, end = next((found.span() for found in [given.search(one, name)] if found), (name, name))
     lead, middle = _lead(one[:name], said), one[name + len(NAMES[0]) : begin]
     after = _without_ending(one[end:], probe.tokenizer)
-    single = Dialect("", lead, middle, after, None, "", forced=False)
+    single = ToolFormat("", lead, middle, after, None, "", forced=False)
     first = given.search(two)
     second = -1 if first is None else two.find(NAMES[1], first.end())
     if first is None or second < 0 or given.search(two, second) is None:
@@ -182,7 +182,7 @@ def _around(probe: _Probe, one: str, given: re.Pattern[str]) -> Dialect:
     tail = tail_of(after, joint, probe.special)
     head = head_of(lead, joint[len(tail) :], probe.special)
     opening, between = lead[: len(lead) - len(head)], joint[len(tail) : len(joint) - len(head)]
-    several = Dialect(opening, head, middle, tail, between, after[len(tail) :], forced=False)
+    several = ToolFormat(opening, head, middle, tail, between, after[len(tail) :], forced=False)
     return several if _spelt(several) in given.sub(ANY, three) else single
 
 
@@ -200,7 +200,7 @@ def _without_ending(after: str, tokenizer: Tokenizer) -> str:
     return after[: min(ends, default=len(after))].rstrip()
 
 
-def _thought(probe: _Probe, found: Dialect) -> tuple[Thought | None, bool]:
+def _thought(probe: _Probe, found: ToolFormat) -> tuple[Thought | None, bool]:
     """What stands around a thought that may come before a call, None where the template shows none; and
     whether the question's text ends with one that is over.
     """
@@ -223,7 +223,7 @@ def _tool(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": "x", "parameters": parameters}}
 
 
-def _spelt(format: Dialect) -> str:
+def _spelt(format: ToolFormat) -> str:
     """All the examples' calls in a format, ANY for the arguments of each."""
     calls = [f"{format.head}{name}{format.middle}{ANY}{format.tail}" for name in NAMES]
     return format.opening + (format.between or "").join(calls) + format.closing

@@ -13,7 +13,7 @@ from cutaway.serve import json_schema
 from cutaway.serve.tool_calls.arguments import KEY, NAME, TEXT, Form, Marked
 from cutaway.serve.tool_calls.delimiters import COUNT, ID
 from cutaway.serve.tool_calls.parser import Schemas
-from cutaway.serve.tool_calls.tool_format import Dialect
+from cutaway.serve.tool_calls.tool_format import ToolFormat
 from cutaway.tokenizer import Tokenizer
 
 STANDING = {ID: "/[a-zA-Z0-9]{9}/", COUNT: "/[0-9]{1,3}/"}
@@ -23,7 +23,9 @@ SAID = {"description", "title", "default", "examples", "$schema", "$defs", "defi
 LENGTHS = {"type", "minLength", "maxLength"}  # what a text's schema is held to
 
 
-def demanded(format: Dialect, tools: Schemas, tokenizer: Tokenizer, several: bool) -> constrain.Grammar:
+def required_grammar(
+    format: ToolFormat, tools: Schemas, tokenizer: Tokenizer, several: bool
+) -> constrain.Grammar:
     """The grammar of an answer that is calls of these tools, after a thought where the format has one.
 
     UserError for a template whose answers begin with a thought that nobody knows the end of, and for schemas
@@ -44,7 +46,9 @@ def demanded(format: Dialect, tools: Schemas, tokenizer: Tokenizer, several: boo
     return constrain.lark("\n".join(["%llguidance {}", start, *rules, *spell.terminals]))
 
 
-def optional(format: Dialect, tools: Schemas, tokenizer: Tokenizer, several: bool) -> constrain.Grammar:
+def optional_grammar(
+    format: ToolFormat, tools: Schemas, tokenizer: Tokenizer, several: bool
+) -> constrain.Grammar:
     """The grammar of an answer that is free until it makes a call, which is then one of these tools' with the
     arguments that its schema allows; unless ``several``, that call is its end.
     """
@@ -66,7 +70,7 @@ def optional(format: Dialect, tools: Schemas, tokenizer: Tokenizer, several: boo
     return constrain.lark("\n".join(["%llguidance {}", whole, trigger, block, rules]))
 
 
-def _calls(format: Dialect, tools: Schemas, spell: Speller, several: bool) -> str:
+def _calls(format: ToolFormat, tools: Schemas, spell: Speller, several: bool) -> str:
     """The rule `calls`: all of an answer's calls after the opening."""
     more = f"({spell(format.between)} call)*" if several and format.between is not None else ""
     rules = [f"calls: call {more} {spell(format.closing)}"]
