@@ -139,7 +139,7 @@ def _run(one: tuple[str, str, int], threads: int, answer: Any) -> None:
     name, what, n = one
     with torch.inference_mode(), ExitStack() as stack:
         if name == "naive":
-            stack.enter_context(mock.patch.object(paths, "choose", return_value=("naive", "asked for")))
+            stack.enter_context(mock.patch("cutaway.attention.backends.choose", return_value=("naive", "asked for")))
         answer.send(prefill(name, n) if what == "prefill" else decode(name, n))
 
 

@@ -128,7 +128,11 @@ def test_models_tells_what_is_there(home: Path, capsys, monkeypatch) -> None:
     assert [(row["name"], row["bytes"], row["path"]) for row in document["cached"]] == [
         ("smollm2", model.bytes, str(path))
     ]
-    assert json.loads(run(capsys, "pull", "smollm2", "--json")[1]) == {"name": "smollm2", "path": str(path)}
+    assert json.loads(run(capsys, "pull", "smollm2", "--json")[1]) == {
+        "name": "smollm2",
+        "path": str(path),
+        "revision": None,
+    }
     assert json.loads(run(capsys, "models", "--remove", "smollm2", "--json")[1])["freed"] == model.bytes
     assert not path.exists()
 

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import cutaway
 from cutaway.errors import UserError
 from cutaway.generate.decode import finish, generate
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.inspect import edits
 from cutaway.inspect.edits import Ablate, Add, Patch, Project
@@ -76,7 +77,7 @@ def test_an_edited_generation_is_the_greedy_loop_by_hand(shape: str, edit: edits
     for _ in range(6):
         logits = Trace.of(model, Bytes(), by_hand, ["logits"], prepared.at()).logits[-1]
         by_hand.append(int(logits.argmax()))
-    settings = Settings(max_tokens=6, ignore_eos=True)
+    settings = SamplingParams(max_tokens=6, ignore_eos=True)
     session = Session(engine, prepared.at)
     assert list(finish(generate(engine, Words(), TEXT, settings, session)).ids) == by_hand[len(TEXT) :]
     again = Trace.of(model, Bytes(), [*by_hand[:-1], 7], ["logits"], prepared.at())
