@@ -30,7 +30,7 @@ from unittest import mock
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from cutaway.attention import mla
+from cutaway.attention import backends, mla
 from cutaway.attention.common.registry import Sizes, kind, kinds
 from cutaway.attention.common.visibility import Positions
 
@@ -139,7 +139,7 @@ def _run(one: tuple[str, str, int], threads: int, answer: Any) -> None:
     name, what, n = one
     with torch.inference_mode(), ExitStack() as stack:
         if name == "naive":
-            stack.enter_context(mock.patch("cutaway.attention.backends.choose", return_value=("naive", "asked for")))
+            stack.enter_context(mock.patch.object(backends, "choose", return_value=("naive", "asked for")))
         answer.send(prefill(name, n) if what == "prefill" else decode(name, n))
 
 

@@ -7,7 +7,7 @@ two seconds to set up. A process that has torch imported forks for each fault, s
 Verdicts are kept: run it again and only what is new, or survived other tests, is tried.
 
     python scripts/mutate_attention.py --sample 600 --seed 1        # minutes; without --sample every fault
-    python scripts/mutate_attention.py --sample 600 --seed 1 --only parts/paged
+    python scripts/mutate_attention.py --sample 600 --seed 1 --only state/paged
 
 A survivor that cannot be caught, because the program means the same with it, is listed by its key with the
 reason in docs/results/mutation.md. Leaves with 1 if one survives that is not.
@@ -51,7 +51,7 @@ SECONDS = 240  # after so long a fault counts as caught: the program hangs
 # Tests in processes of their own, whose lines are not seen: run last, for faults in what they are about.
 UNSEEN = {
     "flex.py": "tests/laws/test_flex.py::test_it_computes_what_the_naive_path_does",
-    "paths/__init__.py": "tests/laws/test_compile.py::test_every_kind_compiles_whole",
+    "backends/__init__.py": "tests/laws/test_compile.py::test_every_kind_compiles_whole",
     "model/decoder.py": "tests/laws/test_compile.py::test_every_kind_compiles_whole",
 }
 SLOW = "test_it_learns_to_reverse"  # left out: seconds a fault, and others reach the same lines
