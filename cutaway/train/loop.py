@@ -25,7 +25,7 @@ from cutaway.data import run_tokenizer
 from cutaway.data.packing import Mixture, Span
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.decode import finish, generate
-from cutaway.generate.sampling_params import SamplingParams as SamplingParams
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder
 from cutaway.model.engine import DefinitionEngine
 from cutaway.tokenizer import Tokenizer
