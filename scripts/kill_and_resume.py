@@ -1,5 +1,6 @@
 """A training run is killed with SIGKILL at 20 random moments and resumed each time. Every tensor of its last
-checkpoint equals, to the bit, that of a run that was never interrupted. Takes about four minutes on two cores.
+checkpoint equals, to the bit, that of a run that was never interrupted. Takes about four minutes on two
+cores.
 
     python scripts/kill_and_resume.py [--kills 20] [--steps 600] [--seed 0]
 """
