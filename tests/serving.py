@@ -23,6 +23,7 @@ httpx = pytest.importorskip("httpx2")
 from cutaway.generate.batch.scheduler import Scheduler  # noqa: E402
 from cutaway.serve.app import build  # noqa: E402
 from cutaway.serve.auth import AccessPolicy  # noqa: E402
+from cutaway.serve.connections import Connections, protocol  # noqa: E402
 from cutaway.serve.limits import Limits  # noqa: E402
 from cutaway.serve.metrics import Metrics  # noqa: E402
 from cutaway.serve.service import Service  # noqa: E402
@@ -63,7 +64,12 @@ class Server:
 
 
 @contextmanager
-def running(lm: LanguageModel, gate: AccessPolicy | None = None, **limits: Any) -> Iterator[Server]:
+def running(
+    lm: LanguageModel,
+    gate: AccessPolicy | None = None,
+    connections: Connections | None = None,
+    **limits: Any,
+) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
     scheduler = None
@@ -71,7 +77,8 @@ def running(lm: LanguageModel, gate: AccessPolicy | None = None, **limits: Any) 
         scheduler = Scheduler(lm, max_sequences=bounds.max_sequences, max_queue=bounds.max_queue)
     service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler))
     app = build(service, gate or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds))
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5)
+    http: Any = protocol(connections or Connections())
+    config = uvicorn.Config(app, port=0, http=http, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

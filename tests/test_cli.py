@@ -1,12 +1,14 @@
 """The command line: what it prints where, its exit codes, and that it is quick to say what it is."""
 
 import ast
+import hashlib
 import importlib
 import io
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,21 +112,27 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_models_tells_what_is_there(home: Path, capsys) -> None:
+def test_models_tells_what_is_there(home: Path, capsys, monkeypatch) -> None:
     code, out, _ = run(capsys, "models")
     assert code == 0 and "`cutaway pull smollm2` fetches it" in out
     model = store.NAMES["smollm2"]
     path = home / "models" / "smollm2" / model.file
     path.parent.mkdir(parents=True)
-    with path.open("wb") as file:
-        file.truncate(model.bytes)
+    path.write_bytes(bytes(model.bytes))
+    assert "`cutaway pull smollm2` fetches it" in run(capsys, "models")[1], "other bytes of the same size"
+    pinned = replace(model, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(store.NAMES, "smollm2", pinned)
     code, out, _ = run(capsys, "models")
     assert code == 0 and out.startswith("smollm2  98 MB  Apache-2.0") and str(path) in out
     document = json.loads(run(capsys, "models", "--json")[1])
     assert [(row["name"], row["bytes"], row["path"]) for row in document["cached"]] == [
         ("smollm2", model.bytes, str(path))
     ]
-    assert json.loads(run(capsys, "pull", "smollm2", "--json")[1]) == {"name": "smollm2", "path": str(path)}
+    assert json.loads(run(capsys, "pull", "smollm2", "--json")[1]) == {
+        "name": "smollm2",
+        "path": str(path),
+        "revision": None,
+    }
     assert json.loads(run(capsys, "models", "--remove", "smollm2", "--json")[1])["freed"] == model.bytes
     assert not path.exists()
 

@@ -72,8 +72,11 @@ def test_it_starts_answers_and_finishes_what_it_began_when_told_to_stop(started:
     [
         (["--host", "0.0.0.0"], "can be reached by others"),
         (["--host", "192.168.1.1", "--api-key", "short"], "8 or more"),
-        (["--max-sequences", "0"], "must be above 0"),
-        (["--timeout", "-1"], "must be above 0"),
+        (["--max-sequences", "0"], "number above 0"),
+        (["--timeout", "-1"], "number above 0"),
+        (["--timeout", "nan"], "--timeout is nan"),
+        (["--drain", "inf"], "--drain is inf"),
+        (["--api-key", " " * 9], "without spaces"),
         (["--chat-template", "no-such-file"], "cannot be read"),
     ],
 )
@@ -109,9 +112,9 @@ import sys, cutaway, cutaway.serve.app
 from cutaway.commands.serve import _service
 from cutaway.serve.limits import Limits
 from cutaway.serve.protocol import Completion
-from cutaway.generate.batch.request import Job
+from cutaway.generate.batch.request import Request
 service = _service(cutaway.load({str(inputs.path("smollm2"))!r}), "x", Limits(), False)
-list(service.scheduler.submit(Job((5, 6), service.settings(Completion(prompt="x"), 2, 0, 0))))
+list(service.scheduler.submit(Request((5, 6), service.settings(Completion(prompt="x"), 2, 0, 0))))
 service.scheduler.close()
 print("torch" in sys.modules)
 """

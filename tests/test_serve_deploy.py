@@ -21,7 +21,10 @@ def test_options_and_variables_are_there(name: str) -> None:
     assert name == "compose.yaml" or begun
     assert {option for line in begun for option in re.findall(r"--[a-z-]+", line)} <= OPTIONS
     code = "".join(path.read_text() for path in (ROOT / "cutaway").rglob("*.py"))
-    used = set(re.findall(r"\bCUTAWAY_[A-Z_]+", text)) - {"CUTAWAY_OPTIONS"}  # the unit's own
+    used = set(re.findall(r"\bCUTAWAY_[A-Z_]+", text)) - {
+        "CUTAWAY_OPTIONS",
+        "CUTAWAY_MEMORY",
+    }  # deploy/'s own
     assert used and all(variable in code for variable in used)
 
 
@@ -57,3 +60,14 @@ def test_the_composition_fits_together() -> None:
     assert unit is not None and int(unit[1]) > drain
     mounted = {volume.partition(":")[0] for one in services.values() for volume in one["volumes"]}
     assert mounted == set(made["volumes"])
+
+
+def test_memory_processes_and_images_can_be_limited_and_pinned() -> None:
+    made = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values()
+    assert all({"mem_limit", "pids_limit"} <= set(service) for service in made)
+    unit = (DEPLOY / "cutaway.service").read_text()
+    assert re.search(r"^MemoryMax=", unit, re.M) and re.search(r"^TasksMax=", unit, re.M)
+    pinned = r"\$\{[A-Z]+_IMAGE(:-[^}]+)?\}"
+    images = re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.M)
+    images += [service["image"] for service in made if "image" in service]
+    assert len(images) == 3 and all(re.fullmatch(pinned, image) for image in images)

@@ -38,7 +38,9 @@ REQUESTS = [
     trace(TEXT),
     trace("Another text, of another length, that only this client may see"),
     trace(TEXT, edits=[{"kind": "ablate", "layer": 0, "part": "mlp"}]),
-    trace(TEXT, edits=[{"kind": "patch", "layer": 0, "part": "stream", "text": "The capital of Spain was"}]),
+    trace(
+        TEXT, edits=[{"kind": "patch", "layer": 0, "part": "residual", "text": "The capital of Spain was"}]
+    ),
     ("/v1/embeddings", {"input": [TEXT, "a second text"], "pooling": "mean"}),
 ]
 

@@ -483,6 +483,19 @@ def test_hub_repository(fake_hub: Server) -> None:
     assert store.find("org/name") is None
 
 
+def test_hub_revision_is_pinned_and_shown(fake_hub: Server) -> None:
+    about = fake_hub.pages["/api/models/org/name"]
+    for named in ("v1", REVISION):
+        fake_hub.pages[f"/api/models/org/name/revision/{named}"] = about
+    said: list[str] = []
+    path = store.pull("org/name@v1", lambda doing, *_: said.append(doing))
+    assert path.name == store.revision(path) == REVISION and any(REVISION in one for one in said)
+    assert store.find(f"org/name@{REVISION}") == path == store.find("org/name@v1")
+    assert store.find("org/name") is None and store.find("org/name@v2") is None
+    assert store.pull(f"org/name@{REVISION}:small.gguf").read_bytes() == REPOSITORY["small.gguf"]
+    assert store.remove(f"org/name@{REVISION}") and store.find("org/name@v1") is None
+
+
 @pytest.mark.parametrize("source", ["org/name:small.gguf", "org/name/small.gguf"])
 def test_hub_file(fake_hub: Server, source: str) -> None:
     path = store.pull(source)

@@ -68,8 +68,8 @@ def test_every_number_has_bounds(config: Any, name: str) -> None:
             "config.optimizer.learning_rate: expected a number above 0, found -1",
         ),
         (["--threads=-1"], "config.threads: expected a number of at least 1"),
-        (["--model.context", "0"], "config.model.context: expected a number of at least 1, found 0"),
-        (["--model.blocks.0.mlp.hidden", "0"], "hidden: expected a number of at least 1, found 0"),
+        (["--model.context", "0"], "context is 0, it must be 1 or more"),
+        (["--model.blocks.0.mlp.hidden", "0"], "hidden is 0, it must be 1 or more"),
         (["--tensor-parallel", "2"], "torchrun --nproc-per-node 2"),
         (
             ["--optimizer.learning_rate", "1"],

@@ -262,7 +262,7 @@ def _plain_losses(made: Training, steps: int) -> list[float]:
             group["lr"] = peak * made.run.schedule.factor(step, made.run.steps)
         optimizer.step()
         optimizer.zero_grad()
-        found.append(float(total) / targets.numel())
+        found.append(float(total.detach()) / targets.numel())
     return found
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import cutaway
 from cutaway import native
 from cutaway.cli import main
-from cutaway.data import words
+from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
 from cutaway.native import bpe_train as native_train
 from cutaway.tokenizer import Tokenizer, bpe, bpe_train, training
@@ -235,7 +235,7 @@ def test_the_end_of_text_is_kept_in_every_format(kind: str, tmp_path: Path) -> N
     text = "the cat sat on the mat, and the dog sat on the log. " * 20
     tok = Tokenizer.train([text], size, kind=kind, special=["<|x|>"], end_of_text="<|stop|>")
     assert tok.token_text(tok.eos or 0) == "<|stop|>" and tok.is_special(tok.eos or 0)
-    assert words.ends(tok) == (tok.eos, tok.eos)
+    assert run_tokenizer.ends(tok) == (tok.eos, tok.eos)
     for suffix in ("json", "gguf") if kind == "bpe" else ("json",):
         again = Tokenizer.load(tok.save(tmp_path / f"tokenizer.{suffix}"))
         assert (again.eos, again.add_eos) == (tok.eos, False)

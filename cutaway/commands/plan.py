@@ -47,7 +47,8 @@ def plan(
         vocab = run_tokenizer.size_of(run.data.tokenizer)
         if vocab is None:
             raise UserError(
-                f"plan: the vocabulary of {run.data.tokenizer} is unknown until it is loaded: give --model.vocab SIZE"
+                f"plan: the vocabulary of {run.data.tokenizer} is unknown until it is loaded: "
+                f"give --model.vocab SIZE"
             )
         run = replace(run, model=replace(run.model, vocab=vocab))
     made = paper.plan(run, devices, flops, bandwidth)

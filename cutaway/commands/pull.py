@@ -28,15 +28,18 @@ def pull(
 
     cutaway pull Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf
 
+    cutaway pull Qwen/Qwen3-0.6B@c1899de289a04d12100db370d81485cdf75e47ca
+
     Parameters
     ----------
     name
-        A known name, ORG/NAME, or ORG/NAME:FILE.gguf.
+        A known name, ORG/NAME, ORG/NAME:FILE.gguf, or either with @REVISION after NAME: a branch, a tag, or a
+        commit, which pins the files.
     as_json
-        Print the model's name and path as JSON.
+        Print the model's name, path and revision as JSON.
     """
     path = console.pull(name)
     if as_json:
-        console.print_json({"name": name, "path": path})
+        console.print_json({"name": name, "path": path, "revision": store.revision(path)})
     else:
         print(path)

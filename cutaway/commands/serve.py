@@ -1,6 +1,6 @@
 """`cutaway serve`: a model behind OpenAI's API, for this machine alone unless told otherwise."""
 
-import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -107,17 +107,23 @@ def serve(
         request_seconds=timeout,
         drain_seconds=drain,
     )
-    _positive({"--max-sequences": max_sequences, "--max-body": max_body, "--timeout": timeout})
-    if max_tokens is not None:
-        _positive({"--max-tokens": max_tokens})
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("cutaway.serve").setLevel(logging.INFO if log_prompts else logging.WARNING)
+    positive: dict[str, float] = {
+        "--max-sequences": max_sequences,
+        "--max-body": max_body,
+        "--timeout": timeout,
+    }
+    _bounded(positive | ({} if max_tokens is None else {"--max-tokens": max_tokens}), above=True)
+    _bounded({"--max-queue": max_queue, "--drain": drain}, above=False)
+    from cutaway.serve import bounded_log
+    from cutaway.serve.app import build
+    from cutaway.serve.auth import AccessPolicy
+    from cutaway.serve.connections import Connections, most_connections, protocol
+    from cutaway.serve.service import ready
+
+    bounded_log.install(log_prompts)
     use_threads(threads)
     lm = _loaded(model, engine, context, chat_template)
     service = _service(lm, name or _own_name(model), limits, log_prompts)
-    from cutaway.serve.app import build
-    from cutaway.serve.auth import AccessPolicy
-    from cutaway.serve.service import ready
 
     ready(service)
     hosts = None if key is not None or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
@@ -127,11 +133,13 @@ def serve(
         build(service, gate),
         host=host,
         port=port,
+        http=protocol(Connections(most_connections(1024))),
+        ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=1024,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, int(drain)),
         h11_max_incomplete_event_size=64 * 1024,
@@ -187,8 +195,9 @@ def _curl(service: Any, address: str, locked: bool) -> list[str]:
 
 def _safe(host: str, key: str | None, unsafe: bool) -> None:
     """Refuses to open the server to others without a key, unless that is said."""
-    if key is not None and (len(key) < 8 or not key.isascii() or not key.isprintable()):
-        raise UserError("The API key must be 8 or more printable ASCII characters")
+    plain = key is None or (key.isascii() and key.isprintable() and key == key.strip())
+    if key is not None and (len(key) < 8 or not plain):
+        raise UserError("The API key must be 8 or more printable ASCII characters, without spaces around it")
     if host not in LOOPBACK and key is None and not unsafe:
         raise UserError(
             f"{host} can be reached by others: set CUTAWAY_API_KEY or --api-key so that only who knows the "
@@ -211,10 +220,11 @@ def _libraries() -> Any:
     return uvicorn
 
 
-def _positive(options: dict[str, float]) -> None:
+def _bounded(options: dict[str, float], above: bool) -> None:
+    """Refuses options that are not finite, or not `above` (else: at least) 0."""
     for name, value in options.items():
-        if value <= 0:
-            raise UserError(f"{name} is {value}: it must be above 0")
+        if not 0 <= value < math.inf or (above and value == 0):
+            raise UserError(f"{name} is {value}: give a number {'above' if above else 'of at least'} 0")
 
 
 def _loaded(model: str, engine: Any, context: int | None, template: Path | None) -> Any:
@@ -233,10 +243,13 @@ def _loaded(model: str, engine: Any, context: int | None, template: Path | None)
 
 
 def _service(lm: Any, name: str, limits: Any, log_prompts: bool) -> Any:
+    from dataclasses import replace
+
     from cutaway.generate.batch.scheduler import Scheduler
     from cutaway.serve.metrics import Metrics
     from cutaway.serve.service import Service
 
+    lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
     scheduler = None
     if not lm.is_encoder:
         scheduler = Scheduler(lm, max_sequences=limits.max_sequences, max_queue=limits.max_queue)
@@ -255,7 +268,8 @@ def _bound(config: Any) -> Any:
     import socket
 
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY on sockets that name the protocol: without it keep-alive answers wait 40 ms
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((config.host, config.port))

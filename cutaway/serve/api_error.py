@@ -80,11 +80,10 @@ def unfit(errors: Sequence[Any]) -> APIError:
     first = min(errors, key=_order)
     place = [part for part in first["loc"] if part != "body"]
     where = _place(place)
-    if first["type"] == "extra_forbidden":
+    if first["type"] == "unknown_field":
+        where = _place([*place, "field"])[: -len("field")] + first["ctx"]["field"][:100]
         message = f"{where} is not supported here: leave it out"
         return APIError(400, message, param=where, code="unknown_parameter")
-    if first["type"] == "json_invalid":
-        return APIError(400, "The body is not JSON", code="invalid_json")
     if first["type"] == "missing":
         return APIError(
             400, f"{where or 'The body'} is missing", param=where or None, code="missing_parameter"
@@ -99,7 +98,7 @@ def _order(error: Any) -> int:
     """
     if error["type"] in ("literal_error", "union_tag_invalid") and error["loc"][-1] == "type":
         return 0
-    if error["type"] == "extra_forbidden":
+    if error["type"] == "unknown_field":
         return 1
     return 3 if error["type"].endswith("_type") else 2
 

@@ -5,6 +5,7 @@ The OpenAPI document at /openapi.json is made of the same schemas that requests 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -12,19 +13,29 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 import cutaway
 from cutaway.errors import OperationalError, UserError
-from cutaway.serve import chat, completions, embeddings, protocol, responses, tokens, traces
-from cutaway.serve.api_error import APIError, answer, unfit, wrong
+from cutaway.serve import (
+    bounded_log,
+    chat,
+    completions,
+    embeddings,
+    json_body,
+    protocol,
+    responses,
+    tokens,
+    traces,
+)
+from cutaway.serve.api_error import APIError, answer, wrong
 from cutaway.serve.auth import AccessPolicy, AuthMiddleware
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import in_a_thread
+from cutaway.serve.streaming import client_of, while_there
 
 log = logging.getLogger("cutaway.serve")
 ERROR = {"description": "Not honoured; the body says why", "content": {"application/json": {"schema": {
@@ -59,6 +70,7 @@ def build(service: Service, gate: AccessPolicy) -> Any:
         separate_input_output_schemas=False,
     )
     _paths(app, service)
+    _document(app)
     _refusals(app)
     guarded: Any = AuthMiddleware(_counted(app, service), gate)
     if gate.origins:
@@ -93,45 +105,86 @@ def _paths(app: FastAPI, service: Service) -> None:
         service.check_model(model)
         return _model(service)
 
+    async def read(model: type[json_body.Model], http: HTTPRequest) -> json_body.Model:
+        raw, client = await http.body(), client_of(http)
+        return await service.preparing.run(client, service.limits.body_seconds, json_body.parsed, model, raw)
+
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(body: protocol.Chat, request: HTTPRequest) -> Response:
+    async def chat_completions(http: HTTPRequest) -> Response:
         """A conversation's next answer."""
-        return await chat.chat(service, body, request)
+        return await chat.chat(service, await read(protocol.Chat, http), http)
 
     @app.post("/v1/completions", response_model=None)
-    async def text_completions(body: protocol.Completion, request: HTTPRequest) -> Response:
+    async def text_completions(http: HTTPRequest) -> Response:
         """Texts, continued."""
-        return await completions.completion(service, body, request)
+        return await completions.completion(service, await read(protocol.Completion, http), http)
 
     @app.post("/v1/responses", response_model=None)
-    async def text_responses(body: protocol.Responses, request: HTTPRequest) -> Response:
+    async def text_responses(http: HTTPRequest) -> Response:
         """OpenAI's Responses, text alone."""
-        return await responses.respond(service, body, request)
+        return await responses.respond(service, await read(protocol.Responses, http), http)
 
     @app.post("/v1/embeddings", response_model=None)
-    async def embedding(body: protocol.Embeddings) -> Response:
+    async def embedding(http: HTTPRequest) -> Response:
         """Texts as vectors."""
-        return JSONResponse(await service.look(embeddings.embed, service, body))
+        body = await read(protocol.Embeddings, http)
+        return await while_there(http, service.look(client_of(http), embeddings.embed, body))
 
     @app.post("/v1/trace", response_model=None)
-    async def tracing(body: protocol.Trace) -> Response:
-        """What happens inside while a text is read, with edits or without."""
-        return await service.look(traces.answered, service, body)
+    async def tracing(http: HTTPRequest) -> Response:
+        """Values inside the model while it reads a text, with edits or without."""
+        body = await read(protocol.Trace, http)
+        return await while_there(http, service.look(client_of(http), traces.answered, body))
 
     @app.post("/v1/chat/count", response_model=None)
-    async def chat_count(body: protocol.ChatCount) -> Response:
+    async def chat_count(http: HTTPRequest) -> Response:
         """How many tokens a conversation has."""
-        return JSONResponse(await in_a_thread(tokens.count, service, body))
+        return await service.prepare(client_of(http), tokens.count, await read(protocol.ChatCount, http))
 
     @app.post("/tokenize", response_model=None)
-    async def tokenize(body: protocol.Tokenize) -> Response:
+    async def tokenize(http: HTTPRequest) -> Response:
         """A text as ids."""
-        return JSONResponse(await in_a_thread(tokens.tokenize, service, body))
+        return await service.prepare(client_of(http), tokens.tokenize, await read(protocol.Tokenize, http))
 
     @app.post("/detokenize", response_model=None)
-    async def detokenize(body: protocol.Detokenize) -> Response:
+    async def detokenize(http: HTTPRequest) -> Response:
         """Ids as text."""
-        return JSONResponse(await in_a_thread(tokens.detokenize, service, body))
+        return await service.prepare(
+            client_of(http), tokens.detokenize, await read(protocol.Detokenize, http)
+        )
+
+
+BODIES: dict[str, type[protocol.StrictModel]] = {
+    "/v1/chat/completions": protocol.Chat,
+    "/v1/completions": protocol.Completion,
+    "/v1/responses": protocol.Responses,
+    "/v1/embeddings": protocol.Embeddings,
+    "/v1/trace": protocol.Trace,
+    "/v1/chat/count": protocol.ChatCount,
+    "/tokenize": protocol.Tokenize,
+    "/detokenize": protocol.Detokenize,
+}
+
+
+def _document(app: FastAPI) -> None:
+    """Adds the bodies to the OpenAPI document: FastAPI, which would check them on the event loop, does not
+    know them.
+    """
+    usual = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = usual()
+            template = "#/components/schemas/{model}"
+            modes: Any = [(model, "validation") for model in BODIES.values()]
+            schemas, shared = models_json_schema(modes, ref_template=template)
+            made.setdefault("components", {}).setdefault("schemas", {}).update(shared["$defs"])
+            for path, model in BODIES.items():
+                content = {"application/json": {"schema": schemas[model, "validation"]}}
+                made["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+        return app.openapi_schema or usual()
+
+    app.openapi = document
 
 
 def _model(service: Service) -> dict[str, Any]:
@@ -142,10 +195,6 @@ def _model(service: Service) -> dict[str, Any]:
 
 def _refusals(app: FastAPI) -> None:
     """Everything that is not honoured is told in one form."""
-
-    @app.exception_handler(RequestValidationError)
-    async def _(_request: HTTPRequest, problem: RequestValidationError) -> Response:
-        return answer(unfit(problem.errors()))
 
     @app.exception_handler(HTTPException)
     async def _(request: HTTPRequest, problem: HTTPException) -> Response:
@@ -212,7 +261,8 @@ def _heads(app: Any) -> Any:
 def _lifespan(service: Service) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(bounded_log.quiet_loop)
         yield
-        await in_a_thread(service.close)
+        await asyncio.to_thread(service.close)
 
     return lifespan

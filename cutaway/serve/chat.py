@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -9,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cutaway.generate import constrain
 from cutaway.generate.batch.scheduler import Request
 from cutaway.generate.decode import Generation, Piece
-from cutaway.serve import openai_format
+from cutaway.serve import json_body, openai_format
 from cutaway.serve.api_error import APIError, about
 from cutaway.serve.protocol import Chat, Message, NamedTool, Tool
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
+from cutaway.serve.streaming import Asked, client_of, events, while_there
 from cutaway.serve.tool_calls import parser as calling
 from cutaway.serve.tool_calls import tool_grammar
 from cutaway.serve.tool_calls.tool_format import ToolFormat, dialect
@@ -26,7 +27,13 @@ from cutaway.serve.tool_calls.tool_format import ToolFormat, dialect
 
 async def chat(service: Service, body: Chat, http: HTTPRequest) -> Response:
     """Answers a chat request."""
-    requests, format = await in_a_thread(_requests, service, body, client_of(http))
+    requests, format = await service.prepare(
+        client_of(http),
+        _requests,
+        body,
+        client_of(http),
+        grammar=body.response_format is not None or body.tools is not None,
+    )
     asked = Asked(service, requests)
     talk = Talk(service, body, format, asked)
     if body.stream:
@@ -199,11 +206,14 @@ class Talk:
         pieces: list[list[Piece]] = [[] for _ in self.asked.streams]
         async for i, piece in self.asked:
             pieces[i].append(piece)
+        return await asyncio.to_thread(self._answer, pieces)
+
+    def _answer(self, pieces: Sequence[Sequence[Piece]]) -> Response:
         done = [_done(own) for own in pieces]
         choices = [self._choice(i, own, made) for i, (own, made) in enumerate(zip(pieces, done, strict=True))]
         head = self._head("chat.completion")
         self.service.note_answer(self.body, [choice["message"] for choice in choices])
-        return JSONResponse(head | {"choices": choices, "usage": openai_format.usage(done, done[:1])})
+        return json_body.answer(head | {"choices": choices, "usage": openai_format.usage(done, done[:1])})
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Chunks of the answers as they are written."""

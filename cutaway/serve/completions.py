@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cutaway.generate.batch.request import Scored
 from cutaway.generate.batch.scheduler import Request
 from cutaway.generate.decode import Generation, Piece
-from cutaway.serve import openai_format
+from cutaway.serve import json_body, openai_format
 from cutaway.serve.api_error import APIError
 from cutaway.serve.protocol import Completion
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
+from cutaway.serve.streaming import Asked, client_of, events, while_there
 
 USUAL = 16  # OpenAI's max_tokens where a completion names none
 
 
 async def completion(service: Service, body: Completion, http: HTTPRequest) -> Response:
     """Answers a completion request."""
-    requests = await in_a_thread(_requests, service, body, client_of(http))
+    requests = await service.prepare(
+        client_of(http), _requests, body, client_of(http), grammar=body.response_format is not None
+    )
     asked = Asked(service, requests)
     writing = Writing(service, body, asked)
     if body.stream:
@@ -95,11 +98,14 @@ class Writing:
         pieces: list[list[Piece]] = [[] for _ in self.asked.streams]
         async for i, piece in self.asked:
             pieces[i].append(piece)
+        return await asyncio.to_thread(self._answer, pieces)
+
+    def _answer(self, pieces: Sequence[Sequence[Piece]]) -> Response:
         done = [own[-1].generation for own in pieces]
         made = [one for one in done if one is not None]
         choices = [self._choice(i, own, one) for i, (own, one) in enumerate(zip(pieces, made, strict=True))]
         self.service.note_answer(self.body, [choice["text"] for choice in choices])
-        return JSONResponse(self._head() | {"choices": choices, "usage": self._usage(made)})
+        return json_body.answer(self._head() | {"choices": choices, "usage": self._usage(made)})
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Chunks of the texts as they are written; with echo the prompt comes first."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from starlette.responses import Response
 
+from cutaway.serve import json_body
 from cutaway.serve.api_error import APIError, about
 from cutaway.serve.completions import prompts
+from cutaway.serve.fair_pool import stoppable
 from cutaway.serve.protocol import Embeddings
 from cutaway.serve.service import Service
 
+TOKENS = 8192  # read at once: bounds the memory of long texts
 
-def embed(service: Service, body: Embeddings) -> dict[str, Any]:
+
+def embed(service: Service, body: Embeddings) -> Response:
     """A vector of length 1 for each text. UserError for texts that the model cannot read whole."""
     service.check_model(body.model)
     given: Any = [body.input] if isinstance(body.input, str) else body.input
@@ -33,23 +37,26 @@ def embed(service: Service, body: Embeddings) -> dict[str, Any]:
             "by mean, cls or last",
             param="pooling",
         )
-    with about("input"):
-        vectors = service.lm.embed(rows, body.pooling)
-    told = _base64 if body.encoding_format == "base64" else _numbers
+    at_once = max(1, TOKENS // max(1, *map(len, rows)))
+    with about("input"), stoppable(service.lm._built):
+        vectors = service.lm.embed(rows, body.pooling, batch=min(32, at_once))
     data = [
-        {"object": "embedding", "index": i, "embedding": told(vector)} for i, vector in enumerate(vectors)
+        {
+            "object": "embedding",
+            "index": i,
+            "embedding": _base64(vector) if body.encoding_format == "base64" else vector,
+        }
+        for i, vector in enumerate(vectors)
     ]
     read = sum(map(len, rows))
-    return {
-        "object": "list",
-        "data": data,
-        "model": service.name,
-        "usage": {"prompt_tokens": read, "total_tokens": read},
-    }
-
-
-def _numbers(vector: np.ndarray) -> Sequence[float]:
-    return vector.tolist()
+    return json_body.answer(
+        {
+            "object": "list",
+            "data": data,
+            "model": service.name,
+            "usage": {"prompt_tokens": read, "total_tokens": read},
+        }
+    )
 
 
 def _base64(vector: np.ndarray) -> str:

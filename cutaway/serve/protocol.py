@@ -7,20 +7,90 @@ same as leaving a field out. Values are checked for their types and ranges here,
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Id = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Text = StrictStr
 Object = dict[str, Any]
+MOST_TEXTS = 1024  # of one request; a server allows fewer (limits.py)
+Fast: Any = Field(fail_fast=True)  # refuses a list for its first wrong item, not for a million of them
+
+
+def _branch(value: Any) -> str | None:
+    """Which branch of a union a value is of, by its type alone: no other branch is tried."""
+    if isinstance(value, str):
+        return "str"
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else ""
+    if isinstance(first, int):
+        return "list[int]"
+    return "list[list]" if isinstance(first, list) else "list[items]"
+
+
+def _text_or(what: str) -> Discriminator:
+    return Discriminator(_branch, custom_error_type="wrong_type", custom_error_message=f"give {what}")
+
+
+Prompts = Annotated[
+    Annotated[Text, Tag("str")]
+    | Annotated[list[Text], Fast, Field(max_length=MOST_TEXTS), Tag("list[items]")]
+    | Annotated[list[Id], Fast, Tag("list[int]")]
+    | Annotated[list[Annotated[list[Id], Fast]], Fast, Field(max_length=MOST_TEXTS), Tag("list[list]")],
+    _text_or("a text, a list of texts, a list of ids, or a list of lists of ids"),
+]
+Texts = Annotated[
+    Annotated[Text, Tag("str")] | Annotated[list[Text], Fast, Tag("list[items]")],
+    _text_or("a text or a list of texts"),
+]
+
+
+def _biases(value: Any) -> Any:
+    """Refuses a logit_bias for its first wrong value: each of 100,000 would be listed."""
+    if isinstance(value, Mapping):
+        for id, bias in value.items():
+            if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+                message = "{id} must have a number from -100 to 100"
+                raise PydanticCustomError("wrong_bias", message, {"id": str(id)[:40]})
+    return value
 
 
 class StrictModel(BaseModel):
     """A JSON object with these fields and no others."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """Refuses a wrong type, else the first unknown field, before the others are looked at."""
+        if isinstance(value, dict):
+            kinds = get_args(cls.model_fields["type"].annotation) if "type" in cls.model_fields else ()
+            if kinds and "type" in value and value["type"] not in kinds:
+                return {"type": value["type"]}
+            names = {field.alias or name for name, field in cls.model_fields.items()}
+            for name in value:
+                if name not in names:
+                    raise PydanticCustomError(
+                        "unknown_field", "is not supported", {"field": ascii(name)[1:-1]}
+                    )
+        return value
 
 
 class StreamOptions(StrictModel):
@@ -32,7 +102,7 @@ class StreamOptions(StrictModel):
 class Internals(StrictModel):
     """Cutaway's: what is to be seen of the inside at each token (docs/serving.md)."""
 
-    layers: list[Id] = Field(min_length=1, max_length=1024)
+    layers: Annotated[list[Id], Fast] = Field(min_length=1, max_length=1024)
     attention: StrictBool = True
     lens: Annotated[StrictInt, Field(ge=0, le=100)] = 5
 
@@ -46,9 +116,11 @@ class Sampling(StrictModel):
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], BeforeValidator(_biases)] | None
+    ) = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | list[Text] | None = Field(None, description="At most 16 texts before which the answer ends.")
+    stop: Texts | None = Field(None, description="At most 16 texts before which the answer ends.")
     n: Annotated[StrictInt, Field(ge=1)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
@@ -118,10 +190,16 @@ class TextPart(StrictModel):
 
 class Message(StrictModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[TextPart] | None = None
+    content: (
+        Annotated[
+            Annotated[Text, Tag("str")] | Annotated[list[TextPart], Fast, Tag("list[items]")],
+            _text_or("a text or a list of its parts"),
+        ]
+        | None
+    ) = None
     name: Text | None = None
     reasoning_content: Text | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Fast] | None = None
     tool_call_id: Text | None = None
     refusal: None = None
 
@@ -147,8 +225,8 @@ class NamedTool(StrictModel):
     function: NamedFunction
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
-Tools = Annotated[list[Tool], Field(min_length=1, max_length=128)]
+Messages = Annotated[list[Message], Fast, Field(min_length=1)]
+Tools = Annotated[list[Tool], Fast, Field(min_length=1, max_length=128)]
 
 
 class Ablate(StrictModel):
@@ -170,7 +248,7 @@ class Patch(StrictModel):
     head: Id | None = None
     text: Text | None = None
     messages: Messages | None = None
-    positions: list[StrictInt] | None = None
+    positions: Annotated[list[StrictInt], Fast] | None = None
     strength: Number = 1.0
 
 
@@ -179,8 +257,8 @@ class Add(StrictModel):
 
     kind: Literal["add"]
     layer: Id
-    vector: list[Number]
-    positions: list[StrictInt] | None = None
+    vector: Annotated[list[Number], Fast]
+    positions: Annotated[list[StrictInt], Fast] | None = None
     strength: Number = 1.0
 
 
@@ -189,13 +267,13 @@ class Project(StrictModel):
 
     kind: Literal["project"]
     layer: Id
-    vector: list[Number]
-    positions: list[StrictInt] | None = None
+    vector: Annotated[list[Number], Fast]
+    positions: Annotated[list[StrictInt], Fast] | None = None
     strength: Number = 1.0
 
 
 ModelEdit = Annotated[Ablate | Patch | Add | Project, Field(discriminator="kind")]
-Edits = Annotated[list[ModelEdit], Field(max_length=64)]
+Edits = Annotated[list[ModelEdit], Fast, Field(max_length=64)]
 
 
 class Chat(Sampling):
@@ -212,7 +290,7 @@ class Chat(Sampling):
 
 
 class Completion(Sampling):
-    prompt: Text | list[Text] | list[Id] | list[list[Id]]
+    prompt: Prompts
     echo: StrictBool | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     response_format: Format | None = Field(None, description="Cutaway's: as in chat.")
@@ -221,7 +299,7 @@ class Completion(Sampling):
 
 class Embeddings(StrictModel):
     model: Text | None = None
-    input: Text | list[Text] | list[Id] | list[list[Id]]
+    input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
     user: Text | None = None
@@ -240,7 +318,10 @@ class InputText(StrictModel):
 class InputMessage(StrictModel):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[InputText]
+    content: Annotated[
+        Annotated[Text, Tag("str")] | Annotated[list[InputText], Fast, Tag("list[items]")],
+        _text_or("a text or a list of its parts"),
+    ]
     id: Text | None = None
     status: Text | None = None
 
@@ -264,7 +345,11 @@ class Responses(StrictModel):
     """OpenAI's Responses, as far as it is text in and text out and nothing is stored."""
 
     model: Text | None = None
-    input: Text | Annotated[list[InputMessage], Field(min_length=1)]
+    input: Annotated[
+        Annotated[Text, Tag("str")]
+        | Annotated[list[InputMessage], Fast, Field(min_length=1), Tag("list[items]")],
+        _text_or("a text or a list of messages"),
+    ]
     instructions: Text | None = None
     max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
@@ -288,7 +373,7 @@ class Tokenize(StrictModel):
 
 class Detokenize(StrictModel):
     model: Text | None = None
-    ids: list[Id]
+    ids: Annotated[list[Id], Fast]
 
 
 class ChatCount(StrictModel):
@@ -303,10 +388,10 @@ class Trace(StrictModel):
     model: Text | None = None
     text: Text | None = None
     messages: Messages | None = None
-    values: Annotated[list[Text], Field(max_length=64)] = []
-    layers: list[Id] | None = None
-    heads: list[Id] | None = None
-    positions: list[StrictInt] | None = None
+    values: Annotated[list[Text], Fast, Field(max_length=64)] = []
+    layers: Annotated[list[Id], Fast] | None = None
+    heads: Annotated[list[Id], Fast] | None = None
+    positions: Annotated[list[StrictInt], Fast] | None = None
     edits: Edits = []
     top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
     format: Literal["json", "safetensors", "page"] = "json"

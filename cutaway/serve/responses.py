@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cutaway.generate.batch.scheduler import Request
 from cutaway.generate.decode import Generation
-from cutaway.serve import openai_format
+from cutaway.serve import json_body, openai_format
 from cutaway.serve.api_error import about
 from cutaway.serve.protocol import Responses, Sampling
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import Asked, client_of, events, in_a_thread, while_there
+from cutaway.serve.streaming import Asked, client_of, events, while_there
 
 
 async def respond(service: Service, body: Responses, http: HTTPRequest) -> Response:
     """Answers a request for a response."""
-    request = await in_a_thread(_request, service, body, client_of(http))
+    request = await service.prepare(
+        client_of(http), _request, body, client_of(http), grammar=body.text is not None
+    )
     asked = Asked(service, [request])
     responding = Responding(
         service, body, asked, openai_format.named("resp"), openai_format.named("msg"), int(time.time())
@@ -75,7 +77,7 @@ class Responding:
             done = piece.generation
         assert done is not None, "the last piece brings the generation"
         self.service.note_answer(self.body, [done.text])
-        return JSONResponse(self._response(done))
+        return json_body.answer(self._response(done))
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The response's events, numbered, as it is written."""

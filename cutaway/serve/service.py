@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import json
@@ -10,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,7 +17,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain
 from cutaway.generate import internals as inside
-from cutaway.generate.batch.request import QueueFullError, Request
+from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import checked
 from cutaway.generate.engine import Editable, Engine
@@ -27,6 +25,8 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Edited
 from cutaway.lm import LanguageModel
 from cutaway.serve.api_error import APIError, about
+from cutaway.serve.bounded_log import PROMPTS
+from cutaway.serve.fair_pool import FairPool
 from cutaway.serve.limits import Limits
 from cutaway.serve.loop_bridge import LoopBridge
 from cutaway.serve.metrics import Metrics
@@ -46,7 +46,7 @@ from cutaway.tokenizer import Tokenizer
 
 Made = TypeVar("Made")
 
-log = logging.getLogger("cutaway.serve")
+log = logging.getLogger(PROMPTS)
 MOST_STOPS = 16
 
 
@@ -61,11 +61,15 @@ class Service:
     metrics: Metrics
     log_prompts: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
-    looking: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "cutaway-look"))
     post: LoopBridge = field(default_factory=LoopBridge)
+
+    preparing: FairPool = field(default_factory=lambda: FairPool(4, "cutaway-prepare", 256))
+    compiling: FairPool = field(default_factory=lambda: FairPool(1, "cutaway-compile", 64))
+    looking: FairPool = field(init=False)
     editing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "looking", FairPool(1, "cutaway-look", max(1, self.limits.max_queue)))
         if self.scheduler is not None:
             self.scheduler.told = self.post.send
 
@@ -74,13 +78,18 @@ class Service:
         """What OpenAI's clients are told of the system that answered."""
         return f"cutaway-{cutaway.__version__}"
 
-    async def look(self, work: Callable[..., Made], *arguments: Any) -> Made:
-        """Work with the definition: one request at a time, and no more waiting than may."""
-        if self.looking._work_queue.qsize() >= self.limits.max_queue:
-            raise QueueFullError(
-                f"{self.limits.max_queue} requests wait, which is as many as may: ask again in a while"
-            )
-        return await asyncio.get_running_loop().run_in_executor(self.looking, work, *arguments)
+    async def prepare(
+        self, client: str, work: Callable[..., Made], *arguments: Any, grammar: bool = False
+    ) -> Made:
+        """Work on a request's text away from the event loop; with ``grammar`` one request at a time, so that
+        costly grammars delay none but each other.
+        """
+        pool = self.compiling if grammar else self.preparing
+        return await pool.run(client, self.limits.request_seconds, work, self, *arguments)
+
+    async def look(self, client: str, work: Callable[..., Made], *arguments: Any) -> Made:
+        """Work with the definition, one request at a time."""
+        return await self.looking.run(client, self.limits.request_seconds, work, self, *arguments)
 
     def note_answer(self, body: StrictModel, answers: Sequence[Any]) -> None:
         """Writes a request and its answers to the log, if the server was told to."""
@@ -113,9 +122,7 @@ class Service:
         return made
 
     def edit(self, asked: Sequence[Any] | None, ids: Sequence[int]) -> Edited | None:
-        """The edits of a request whose prompt is ids; APIError for those that do not fit, or a runtime
-        alone.
-        """
+        """A request's edits for this prompt; APIError where they fit neither the model nor its engine."""
         if not asked:
             return None
         from cutaway.serve.traces import edits

@@ -1,8 +1,8 @@
 """From the engine's thread to a request's coroutine: pieces as they come, an end to the work if nobody waits.
 
-The engine tells each event to the event loop (post.py), where one queue joins a request's answers in the
-order in which their tokens were chosen. When the client goes away, or the time is up, every answer is
-cancelled, which the engine sees before its next step.
+The engine's thread hands each event to the event loop (loop_bridge.py), where one queue joins a request's
+answers in the order in which their tokens were chosen. When the client goes away, or the time is up, every
+answer is cancelled, which the engine sees before its next step.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -24,7 +24,6 @@ from cutaway.generate.decode import Piece
 from cutaway.serve.api_error import APIError, wrong
 from cutaway.serve.service import Service
 
-Made = TypeVar("Made")
 log = logging.getLogger("cutaway.serve")
 
 
@@ -79,13 +78,6 @@ class Asked:
             raise APIError(
                 504, f"The answer took more than {seconds:g} seconds", type="server_error", code="too_slow"
             ) from None
-
-
-async def in_a_thread(work: Callable[..., Made], *arguments: Any) -> Made:
-    """Work that takes more than a moment, away from the event loop; what the schema, the tokenizer and the
-    template do with a stranger's text.
-    """
-    return await asyncio.to_thread(work, *arguments)
 
 
 async def while_there(request: HTTPRequest, work: Coroutine[Any, Any, Response]) -> Response:

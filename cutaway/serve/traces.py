@@ -13,11 +13,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cutaway.errors import OperationalError
+from cutaway.serve import json_body
 from cutaway.serve.api_error import APIError, about
 from cutaway.serve.chat import chat_ids
+from cutaway.serve.fair_pool import stoppable
 from cutaway.serve.protocol import ModelEdit, Patch, Trace
 from cutaway.serve.service import Service
 from cutaway.weights import safetensors
@@ -44,18 +46,23 @@ BY_HEAD = (
 
 def answered(service: Service, body: Trace) -> Response:
     """The response to a trace request."""
+    service.check_model(body.model)
+    with stoppable(service.lm.definition.model):
+        return _answered(service, body)
+
+
+def _answered(service: Service, body: Trace) -> Response:
     from cutaway.inspect import page_data
     from cutaway.inspect.explanation import next_tokens
     from cutaway.inspect.tokens import tokens
 
-    service.check_model(body.model)
     lm, ids = service.lm, prompt(service, body.text, body.messages, "text")
     _check_length(service, ids, "text")
     edit = edits(service, body.edits, ids)
     if body.format == "page":
         trace = _traced(service, ids, page_data.names(lm.definition.model), edit)
         document = page_data.packed([page_data.build(trace, service.name)])
-        return Response(document, media_type="application/octet-stream")
+        return json_body.Body(document, "application/octet-stream")
     names = _names(body, len(lm.config.blocks))
     cut = _Cut(body, len(ids))
     shapes = {name: value.shape for name, value in _kept(lm.trace(ids[:1], names=names), names).items()}
@@ -69,9 +76,9 @@ def answered(service: Service, body: Trace) -> Response:
     }
     if body.format == "safetensors":
         told = {name: json.dumps(value) for name, value in facts.items()}
-        return Response(safetensors.packed(values, told), media_type="application/octet-stream")
-    data = {name: {"shape": list(value.shape), "data": value.tolist()} for name, value in values.items()}
-    return JSONResponse(facts | {"values": data})
+        return json_body.Body(safetensors.packed(values, told), "application/octet-stream")
+    data = {name: {"shape": list(value.shape), "data": value} for name, value in values.items()}
+    return json_body.answer(facts | {"values": data})
 
 
 def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
@@ -179,6 +186,8 @@ def _sized(service: Service, of_one: Mapping[str, Sequence[int]], cut: _Cut) -> 
 
 def at(positions: Sequence[int], length: int, param: str) -> list[int]:
     """Positions counted from 0; negative ones were counted from the end."""
+    if len(positions) > length:
+        raise APIError(400, f"{len(positions):,} positions, and the text has {length} tokens", param=param)
     for position in positions:
         if not -length <= position < length:
             raise APIError(

@@ -35,6 +35,7 @@ __all__ = [
     "pull",
     "remove",
     "resolve",
+    "revision",
     "silent",
 ]
 
@@ -120,7 +121,7 @@ NAMES = {
 
 # What a user who types one of these means is a file, never a model's name.
 SUFFIXES = (".gguf", ".safetensors", ".json", ".model", ".tiktoken", ".txt", ".bin", ".pt", ".pth")
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:[:/](?P<file>[^:]+\.gguf))?")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w.-]+)?(?:[:/](?P<file>[^:]+\.gguf))?")
 
 
 def home() -> Path:
@@ -134,9 +135,16 @@ def home() -> Path:
 
 
 def is_hub(source: str) -> bool:
-    """Whether `source` is spelt as on Hugging Face: ORG/NAME, ORG/NAME:FILE.gguf or ORG/NAME/FILE.gguf."""
+    """Whether `source` is spelt as on Hugging Face: ORG/NAME[@REVISION], and :FILE.gguf or /FILE.gguf."""
     spelt = REPOSITORY.fullmatch(source)
     return spelt is not None and (spelt["file"] is not None or not source.endswith(SUFFIXES))
+
+
+def revision(path: Path) -> str | None:
+    """The Hugging Face commit that a path of the cache was fetched at, None for other models."""
+    from cutaway.store import hub
+
+    return hub.revision(path)
 
 
 def find(name: str) -> Path | None:

@@ -26,9 +26,11 @@ Row = tuple[str, Path, int, str, datetime]
 
 
 def find(source: str) -> Path | None:
-    """The snapshot folder (or the one .gguf) of ORG/NAME when all its weights are in the cache, else None."""
-    repository, file = _spelt(source)
-    snapshot = _snapshot(_cache() / _folder(repository))
+    """The snapshot folder (or the one .gguf) of ORG/NAME, at a revision where one is named, when all its
+    weights are in the cache, else None.
+    """
+    repository, revision, file = _spelt(source)
+    snapshot = _snapshot(_cache() / _folder(repository), revision)
     if snapshot is None:
         return None
     if file is not None:
@@ -38,12 +40,14 @@ def find(source: str) -> Path | None:
 
 
 def pull(source: str, progress: Progress) -> Path:
-    """Fetch ORG/NAME (its safetensors and what belongs to them) or one of its .gguf files; the path."""
+    """Fetch ORG/NAME (its safetensors and what belongs to them) or one of its .gguf files, at the branch, tag
+    or commit that is named; the path.
+    """
     import huggingface_hub
 
-    repository, file = _spelt(source)
+    repository, revision, file = _spelt(source)
     progress(f"asking Hugging Face for {repository}", 0, None)
-    offered = _listing(repository)
+    offered = _listing(repository, revision)
     if file is not None and file not in offered:
         raise UserError(f"{repository} has no file {file}{_ggufs(repository, offered)}")
     if not any(fnmatch(name, file or "*.safetensors") for name in offered):
@@ -52,17 +56,18 @@ def pull(source: str, progress: Progress) -> Path:
         )
     with _in_words(repository):
         snapshot = huggingface_hub.snapshot_download(
-            repository, allow_patterns=_patterns(file), ignore_patterns=COPIES
+            repository, revision=revision, allow_patterns=_patterns(file), ignore_patterns=COPIES
         )
+    progress(f"{repository} is at revision {Path(snapshot).name}", 0, None)
     return Path(snapshot, file or "")
 
 
 def size(source: str) -> int:
     """How many bytes the files have that a pull of `source` takes."""
-    repository, file = _spelt(source)
+    repository, revision, file = _spelt(source)
     return sum(
         count
-        for name, count in _listing(repository).items()
+        for name, count in _listing(repository, revision).items()
         if any(fnmatch(name, wanted) for wanted in _patterns(file))
         and not any(fnmatch(name, copy) for copy in COPIES)
     )
@@ -88,15 +93,15 @@ def cached() -> list[Row]:
 
 def remove(source: str) -> int | None:
     """Delete ORG/NAME, or one .gguf of it, from the shared cache; the bytes freed, None if it is absent."""
-    repository, file = _spelt(source)
+    repository, revision, file = _spelt(source)
     folder = _cache() / _folder(repository)
-    found = find(source) if file else folder
+    found = find(source) if file or revision else folder
     if found is None or not found.exists():
         return None
     freed = _bytes(found)
     with disk_errors(folder, OTHER_HOME):
         if file is None:
-            shutil.rmtree(folder)
+            shutil.rmtree(found)
             return freed
         blob = found.resolve()
         found.unlink()
@@ -108,12 +113,18 @@ def _patterns(file: str | None) -> list[str]:
     return [file or "*.safetensors", *TEXT]
 
 
-def _listing(repository: str) -> dict[str, int]:
+def revision(path: Path) -> str | None:
+    """The commit that a file or folder of the shared cache was fetched at, None for one outside of it."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
+
+
+def _listing(repository: str, revision: str | None) -> dict[str, int]:
     """The repository's files and their bytes."""
     import huggingface_hub
 
     with _in_words(repository):
-        about = huggingface_hub.HfApi().model_info(repository, files_metadata=True)
+        about = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
     return {file.rfilename: file.size or 0 for file in about.siblings or ()}
 
 
@@ -169,13 +180,14 @@ def _ggufs(repository: str, offered: dict[str, int]) -> str:
     return f": name one of its .gguf files, as in {repository}:{files[0]} (it has {shown})"
 
 
-def _spelt(source: str) -> tuple[str, str | None]:
-    """The repository, and the .gguf file in it, that `source` names."""
+def _spelt(source: str) -> tuple[str, str | None, str | None]:
+    """The repository, its revision, and the .gguf file in it, that `source` names."""
     organisation, _, rest = source.partition("/")
     name, *file = re.split("[:/]", rest, maxsplit=1)
     if file and ".." in Path(file[0]).parts:
         raise UserError(f"{source}: a file inside a repository is named without ..")
-    return f"{organisation}/{name}", file[0] if file else None
+    name, _, revision = name.partition("@")
+    return f"{organisation}/{name}", revision or None, file[0] if file else None
 
 
 def _cache() -> Path:
@@ -189,11 +201,13 @@ def _folder(repository: str) -> str:
     return "models--" + repository.replace("/", "--")
 
 
-def _snapshot(folder: Path) -> Path | None:
-    main = folder / "refs" / "main"
-    if not main.is_file():
+def _snapshot(folder: Path, revision: str | None = None) -> Path | None:
+    """The folder of a branch, a tag or a commit; of the branch main, where none is named."""
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    if commit is None:
         return None
-    snapshot = folder / "snapshots" / main.read_text().strip()
+    snapshot = folder / "snapshots" / commit
     return snapshot if snapshot.is_dir() else None
 
 

@@ -26,7 +26,6 @@ from cutaway.train.schedule import WSD, Cosine, Linear
 from cutaway.weights.load import RUN
 
 PRESETS = Path(__file__).parent / "presets"
-SIZES = ("heads", "kv_heads", "key_size", "hidden", "experts", "top_k")  # of a block's parts
 NOVELS = "novels"  # the path of a source that means the six novels Cutaway knows how to fetch
 
 
@@ -123,11 +122,6 @@ class TrainingConfig:
                 f"config.batch_size: {self.batch_size} is not a multiple of config.micro_batch_size, "
                 f"{self.micro_batch_size}: change one of them"
             )
-        bounds.check(self.model, "model.", vocab="[0, inf)", width="[1, inf)", context="[1, inf)")
-        for n, block in enumerate(self.model.blocks):
-            for part in ("attention", "mlp"):
-                sizes = {name: "[1, inf)" for name in SIZES if hasattr(getattr(block, part), name)}
-                bounds.check(getattr(block, part), f"model.blocks[{n}].{part}.", **sizes)
 
     @property
     def gradient_accumulation(self) -> int:

@@ -25,7 +25,7 @@ from cutaway.data import run_tokenizer
 from cutaway.data.packing import Mixture, Span
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.decode import finish, generate
-from cutaway.generate.sampling_params import SamplingParams as SamplingParams
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder
 from cutaway.model.engine import DefinitionEngine
 from cutaway.tokenizer import Tokenizer
@@ -122,7 +122,8 @@ class Training:
             what = "gradient norm" if math.isfinite(numbers["loss"]) else "loss"
             value = norm if what == "gradient norm" else numbers["loss"]
             raise OperationalError(
-                f"step {self.step + 1}: the {what} is {value}, so the run stops and keeps nothing of this step. "
+                f"step {self.step + 1}: the {what} is {value}, so the run stops and "
+                f"keeps nothing of this step. "
                 "Lower optimizer.learning-rate or gradient-clip, then continue with --resume"
             )
         factor = self.run.schedule.factor(self.step, self.run.steps)
@@ -356,7 +357,8 @@ def _compile(
         seconds = flops / parallel.size / (EAGER_UTILIZATION * device.peak(on, run.precision))
         if seconds < COMPILE_PAYS:
             note(
-                f"The run takes about {max(1, round(seconds / 60))} min, too short to pay back torch.compile: "
+                f"The run takes about {max(1, round(seconds / 60))} min, too short to pay "
+                f"back torch.compile: "
                 "not compiled (--compile always does)."
             )
             return

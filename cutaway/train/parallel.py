@@ -35,7 +35,8 @@ class Parallel:
         if run.tensor_parallel != self.tensor_size:
             ways = run.tensor_parallel
             raise UserError(
-                f"config.tensor_parallel: {ways} devices hold each matrix, but this run has one process: start it "
+                f"config.tensor_parallel: {ways} devices hold each matrix, but this run has one process: "
+                f"start it "
                 f"with `torchrun --nproc-per-node {ways} -m cutaway pretrain ...`, or set it to 1"
             )
         whole = run.gradient_accumulation

@@ -106,7 +106,8 @@ def _locked(folder: Path, parallel: Parallel) -> Iterator[None]:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(
-                f"{folder}: another process trains this run: wait for it, or choose another folder with --output"
+                f"{folder}: another process trains this run: wait for it, or "
+                f"choose another folder with --output"
             ) from None
     try:
         yield
@@ -124,7 +125,8 @@ def _open(
     known = folder / RUN
     if known.is_file() and not resume:
         raise UserError(
-            f"{folder}: already holds a run: continue it with --resume, or choose another folder with --output"
+            f"{folder}: already holds a run: continue it with --resume, or choose another "
+            f"folder with --output"
         )
     if not known.is_file() and not _unfinished(folder):
         raise UserError(f"{folder}: the folder holds something else: choose another with --output")
@@ -163,7 +165,8 @@ def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:
     if differ:
         more = f", and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
         raise UserError(
-            f"{folder}: the run was started with another config: {'; '.join(differ[:SHOWN])}{more}. Continue it "
+            f"{folder}: the run was started with another config: {'; '.join(differ[:SHOWN])}{more}. "
+            f"Continue it "
             "with the old values, or start a new run with --output"
         )
     saved = checkpoint.all_in(folder / loop.CHECKPOINTS)

@@ -153,7 +153,8 @@ def test_each_view_by_keyboard(opened: Opened, pages: Any) -> None:
     chip(tab, LAST).click()
 
     for view, number, said in (
-        ("embeddings", 0, "number"), ("attention", 0, "Layer"), ("attention", 1, "Attention weight"), ("score", 0, "["),
+        ("embeddings", 0, "number"),
+        ("attention", 0, "Layer"), ("attention", 1, "Attention weight"), ("score", 0, "["),
         ("residual", 0, "output norm"), ("residual", 1, "contribution"), ("lens", 0, "After"),
     ):  # fmt: skip
         map_ = heat(tab, view, number)

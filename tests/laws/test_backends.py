@@ -76,7 +76,7 @@ def test_every_path_equals_the_naive_one(kind: str, path: str, scores: str) -> N
     for queries in (1, 16):
         inputs = _problem(kind, queries, seed=queries, scores=scores)
         if scores in REFUSED.get(path, ()):
-            with pytest.raises(UserError, match=r"cannot bound scores|way back that is not written"):
+            with pytest.raises(UserError, match=r"cannot bound scores|backward pass that is not written"):
                 FAST[path](inputs)
             continue
         judge, ours = naive.attend(inputs), FAST[path](inputs)

@@ -227,7 +227,7 @@ def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     if native.KERNELS:
         for changes in odd:
-            with pytest.raises(UserError, match="way back that is not written"):
+            with pytest.raises(UserError, match="backward pass that is not written"):
                 native.attend(replace(single, **changes))
     monkeypatch.setattr(native, "KERNELS", False)
     with pytest.raises(UserError, match="no native core"):

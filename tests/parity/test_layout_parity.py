@@ -204,8 +204,8 @@ def test_axes_that_mean_nothing_are_refused() -> None:
     ids, pos = _ids()
     turned = mrope.Config(size=8, sections=(1, 2, 1))
     model = Decoder(Config(VOCAB, WIDTH, 64, (Block(gqa.Config(**HEADS, position=turned), MLP(8)),)))
-    with pytest.raises(UserError, match="3 sections turn by as many axes, not by 2"):
+    with pytest.raises(UserError, match="3 sections need as many axes, not 2"):
         model(ids, pos, axes=AXES[:2])
     plain = Decoder(Config(VOCAB, WIDTH, 64, (Block(gqa.Config(**HEADS, position=rope.Config(8)), MLP(8)),)))
-    with pytest.raises(UserError, match="no use for axes"):
+    with pytest.raises(UserError, match="axes are for M-RoPE"):
         plain(ids, pos, axes=AXES)

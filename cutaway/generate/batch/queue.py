@@ -1,42 +1,50 @@
-"""Who is next: clients take turns, and the requests of one are served in the order they came."""
+"""A fair queue: clients take turns, and the requests of one are served in the order they came."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from cutaway.generate.batch.sequence import Answer
+Item = TypeVar("Item")
 
 
-class Queue:
-    """Requests that wait. One client's many never stand before another's one."""
+class Queue(Generic[Item]):
+    """Requests that wait. One client's many never delay another's one by more than a turn."""
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[str, deque[Answer]] = OrderedDict()
+        self._clients: OrderedDict[str, deque[Item]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(map(len, self._clients.values()))
 
-    def add(self, answer: Answer) -> None:
-        self._clients.setdefault(answer.stream.request.client, deque()).append(answer)
+    def count(self, client: str) -> int:
+        """How many requests of a client wait."""
+        return len(self._clients.get(client, ()))
 
-    def first(self) -> Answer | None:
-        """Whose turn it is."""
+    def add(self, client: str, item: Item) -> None:
+        """Append a client's request."""
+        self._clients.setdefault(client, deque()).append(item)
+
+    def first(self) -> Item | None:
+        """The next request, None if there is none."""
         return next(iter(self._clients.values()))[0] if self._clients else None
 
-    def pop(self) -> Answer:
-        """Takes out whose turn it is; its client goes behind the others."""
+    def pop(self) -> Item:
+        """Take the next request out; its client goes behind the others."""
         client, own = self._clients.popitem(last=False)
-        answer = own.popleft()
+        item = own.popleft()
         if own:
             self._clients[client] = own
-        return answer
+        return item
 
-    def remove(self, gone: Callable[[Answer], bool]) -> list[Answer]:
-        """Takes out those that are gone."""
-        found = [answer for own in self._clients.values() for answer in own if gone(answer)]
+    def remove(self, gone: Callable[[Item], bool]) -> list[Item]:
+        """Take out the requests that are gone."""
+        found: list[Item] = []
         for client, own in list(self._clients.items()):
-            kept = deque(answer for answer in own if answer not in found)
+            kept: deque[Item] = deque()
+            for item in own:
+                (found if gone(item) else kept).append(item)
             if kept:
                 self._clients[client] = kept
             else:

@@ -121,7 +121,7 @@ class Scheduler:
         self._pages = _room(self.engine, max_sequences, state_bytes)
         self._prefixes = PrefixCache(self._pages)
         self._pace = PrefillBudget(prefill_chunk)
-        self._queue = Queue()
+        self._queue: Queue[Answer] = Queue()
         self._running: list[Answer] = []
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
@@ -168,7 +168,7 @@ class Scheduler:
                     f"{self.max_sequences} requests run and {self.max_queue} wait, which is as many as may: "
                     "ask again in a while"
                 )
-            self._queue.add(answer)
+            self._queue.add(request.client, answer)
             self._wake.notify_all()
         return stream
 

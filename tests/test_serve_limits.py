@@ -1,0 +1,178 @@
+"""What one client may cost another: bodies, work in threads, connections and the log, each within bounds."""
+
+import asyncio
+import io
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from tests import serving
+from tests.serving import Server
+
+from cutaway.commands.serve import _bound  # isort: skip
+from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
+from cutaway.serve import bounded_log, json_body, protocol  # isort: skip
+from cutaway.serve.api_error import APIError  # isort: skip
+from cutaway.serve.connections import Connections  # isort: skip
+from cutaway.serve.fair_pool import FairPool, check_stopped  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    connections = Connections(of_client=4, head_seconds=0.5)
+    with serving.running(serving.model(), connections=connections, trace_tokens=20) as server:
+        yield server
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        (protocol.Completion, {"prompt": [1] * 50_000 + ["x"]}),
+        (protocol.Completion, {"prompt": ["x"] * 100 + [1] * 50_000}),
+        (protocol.Completion, {"prompt": [["x"]] * 50_000}),
+        (protocol.Completion, {"prompt": "x", "stop": [1] * 50_000}),
+        (protocol.Chat, said("x") | {f"field {i}": 1 for i in range(50_000)}),
+        (protocol.Chat, said("x") | {"logit_bias": {str(i): "x" for i in range(50_000)}}),
+        (protocol.Chat, {"messages": [{"role": "nobody"}] * 50_000}),
+        (protocol.Chat, {"messages": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
+        (protocol.Responses, {"input": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
+        (protocol.Trace, {"text": "x", "values": ["out"], "positions": ["x"] * 50_000}),
+    ],
+)
+def test_a_large_wrong_body_has_few_errors(model: Any, body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as problem:
+        model.model_validate(body)
+    assert problem.value.error_count() <= 2
+    with pytest.raises(APIError) as told:
+        json_body.parsed(model, json.dumps(body).encode())
+    assert told.value.status == 400 and len(str(told.value)) < 400
+
+
+def test_bodies_are_checked_away_from_the_event_loop(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    usual = json_body.parsed
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return usual(*arguments)
+
+    monkeypatch.setattr(json_body, "parsed", noted)
+    assert server.post("/tokenize", {"text": "x"}).status_code == 200
+    assert threads and threads[0].startswith("cutaway-prepare")
+
+
+def test_answers_in_pieces_are_json() -> None:
+    arrays = {"a": np.arange(6000, dtype=np.float32).reshape(2, 3000), "b": np.zeros((0, 3))}
+    told = {"list": [1, "é\ud800", None, {}], "empty": [], "nested": arrays, "number": 1.5}
+    wanted = json.loads(json.dumps(told, default=lambda array: array.tolist()).replace("\\ud800", "?"))
+    assert json.loads(json_body.answer(told).content) == wanted
+
+
+def test_clients_take_turns_and_work_that_nobody_waits_for_ends() -> None:
+    pool, order = FairPool(1, "test", 8), []
+    blocked, begun, stopped = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        blocked.wait()
+
+    def endless() -> None:
+        begun.set()
+        try:
+            while True:
+                check_stopped()
+        except RequestCancelledError:
+            stopped.set()
+            raise
+
+    async def work() -> None:
+        first = asyncio.create_task(pool.run("a", 60, block))
+        await asyncio.to_thread(begun.wait)
+        waiting = [asyncio.create_task(pool.run("a", 60, order.append, f"a{i}")) for i in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError):
+            await pool.run("a", 60, order.append, "too many")
+        waiting.append(asyncio.create_task(pool.run("b", 60, order.append, "b")))
+        await asyncio.sleep(0)
+        waiting.pop(1).cancel()
+        await asyncio.sleep(0)
+        blocked.set()
+        await asyncio.gather(first, *waiting)
+        assert order == ["a0", "b", "a2", "a3"]
+        with pytest.raises(APIError, match="took more than"):
+            await pool.run("a", 0.01, endless)
+        await asyncio.to_thread(stopped.wait)
+        begun.clear()
+        stopped.clear()
+        gone = asyncio.create_task(pool.run("a", 60, endless))
+        await asyncio.to_thread(begun.wait)
+        gone.cancel()
+        await asyncio.to_thread(stopped.wait)
+
+    asyncio.run(work())
+
+
+def test_a_patchs_text_keeps_to_the_limit_of_traces(server: Server) -> None:
+    patch = {"kind": "patch", "layer": 0, "text": "x " * 100, "positions": [0]}
+    answer = server.post("/v1/trace", {"text": "x", "values": ["out"], "edits": [patch]})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "edits[0].text"
+    huge = {"kind": "add", "layer": 0, "vector": [1e308] * 576}
+    answer = server.post("/v1/trace", {"text": "x", "values": ["out"], "edits": [huge]})
+    assert answer.status_code == 400 and "beyond float32" in answer.text
+
+
+def test_silent_connections_are_closed_and_never_keep_others_out(server: Server) -> None:
+    port = int(server.url.rpartition(":")[2])
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(12)]
+    try:
+        assert server.get("/health").status_code == 200
+        silent[-1].sendall(b"GET /health HTTP/1.1\r\nHost: ")  # and no more of it
+        assert silent[-1].recv(100).startswith(b"HTTP/1.1 408")
+    finally:
+        for one in silent:
+            one.close()
+
+
+def test_only_connections_without_a_request_give_way() -> None:
+    def connection(address: str, waiting: bool) -> Any:
+        transport = SimpleNamespace(abort=lambda: closed.append(address))
+        return type("Connection", (), {"address": address, "waiting": waiting, "transport": transport})()
+
+    closed: list[str] = []
+    connections = Connections(most=4, of_client=3)
+    assert all(connections.admit(connection("a", waiting=False)) for _ in range(3))
+    assert not connections.admit(connection("a", waiting=True)) and not closed
+    assert connections.admit(connection("b", waiting=True)) and len(connections) == 4
+    assert not connections.admit(connection("c", waiting=True)) and not closed
+    other = Connections(most=9, of_client=2)
+    assert all(other.admit(connection("a", waiting=True)) for _ in range(5)) and closed == ["a"] * 3
+
+
+def test_the_log_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    handler = bounded_log.BoundedHandler()
+    monkeypatch.setattr(handler, "stream", written)
+    for i in range(1000):
+        handler.handle(logging.makeLogRecord({"name": "x", "msg": f"{i} \x1b[2J" + "long " * 5000}))
+    text = written.getvalue()
+    assert len(text) < 70 * 2500 and "\x1b" not in text and text.count("characters left out") == 60
+    handler.handle(logging.makeLogRecord({"name": bounded_log.PROMPTS, "msg": "p" * 9000}))
+    assert "p" * 9000 in written.getvalue()
+
+
+def test_the_bound_socket_names_its_protocol() -> None:
+    made = _bound(SimpleNamespace(host="127.0.0.1", port=0, backlog=1))
+    with made:
+        assert made.proto == socket.IPPROTO_TCP  # which asyncio needs to set TCP_NODELAY
