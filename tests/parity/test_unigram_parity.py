@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -221,7 +222,8 @@ def test_a_written_model_gives_sentencepiece_the_same_ids(name: str, tmp_path: P
 def test_gguf_both_ways(name: str, tmp_path: Path) -> None:
     tok = both(name)[0]
     again = Tokenizer.load(tok.save(tmp_path / "x.gguf"))
-    assert differing(tok.encode, again.encode) == []
+    same_sums = Tokenizer(replace(tok.parts, single=False))  # GGUF's are summed in 64 bits, as llama.cpp does
+    assert differing(same_sums.encode, again.encode) == []
     once_more = Tokenizer.load(again.save(tmp_path / "y.gguf"))
     assert once_more.parts == again.parts
 
