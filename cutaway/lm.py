@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 import numpy as np
 
@@ -49,6 +49,7 @@ Message = Mapping[str, Any]
 Steering = Literal["refuse", "flag"]
 EngineName = Literal["auto", "definition", "runtime"]
 ENGINES = ("auto", "definition", "runtime")
+Limited = TypeVar("Limited", "DefinitionEngine", "RuntimeEngine", "ReferenceEngine")
 Speculate = Union[Literal["lookup"], "LanguageModel", None]
 POOLINGS = ("mean", "cls", "last")
 DTYPES = ("float32", "bfloat16", "float16", "packed")
@@ -75,12 +76,7 @@ def load(
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     checkpoint = reader.read(store.resolve(source, pull=True))
-    if context is not None:
-        most = checkpoint.config.context
-        if not 1 <= context <= most:
-            raise UserError(f"context is {context}: {source} holds from 1 to {most} tokens")
-        checkpoint = replace(checkpoint, config=replace(checkpoint.config, context=context))
-    lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype)
+    lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype, context=context)
     if engine == "runtime" and lm.engine_choice[0] != "runtime":
         raise UserError(f"The runtime does not run {source}, because {lm.engine_choice[1]}")
     return lm
@@ -100,16 +96,21 @@ class LanguageModel:
         engine: EngineName = "auto",
         device: str = "cpu",
         dtype: str = "float32",
+        context: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.engine_asked: EngineName = engine
         self.config = checkpoint.config
+        most = self.config.context
+        self.context = most if context is None else context
+        if not 1 <= self.context <= most:
+            raise UserError(f"context is {context}: {checkpoint.source} holds from 1 to {most} tokens")
         self.device = device
         self.dtype = dtype
 
     def __repr__(self) -> str:
         config, source = self.config, self.checkpoint.source
-        shape = f"{len(config.blocks)} layers, width {config.width}, context {config.context}"
+        shape = f"{len(config.blocks)} layers, width {config.width}, context {self.context}"
         return f"LanguageModel({str(source)!r}, {shape}, engine={self.engine_asked!r})"
 
     @cached_property
@@ -193,17 +194,22 @@ class LanguageModel:
         if not native.available():
             from cutaway.runtime.reference import ReferenceEngine
 
-            return ReferenceEngine(self._as_decoder(), self.checkpoint.tensors)
+            return self._limited(ReferenceEngine(self._as_decoder(), self.checkpoint.tensors))
         from cutaway.runtime.engine import RuntimeEngine
 
-        return RuntimeEngine(self._as_decoder(), self.checkpoint.tensors)
+        return self._limited(RuntimeEngine(self._as_decoder(), self.checkpoint.tensors))
 
     @cached_property
     def definition(self) -> DefinitionEngine:
         """The definition as an engine: it generates where the runtime does not, and applies edits."""
         from cutaway.model.engine import DefinitionEngine
 
-        return DefinitionEngine(self._built)
+        return self._limited(DefinitionEngine(self._built))
+
+    def _limited(self, engine: Limited) -> Limited:
+        """The engine, which holds no more tokens than this object was asked to."""
+        engine.max_context = self.context
+        return engine
 
     def ids(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects
@@ -305,7 +311,9 @@ class LanguageModel:
         config = replace(config, blocks=config.blocks[:count])
         tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
         shallow = replace(self.checkpoint, config=config, tensors=tensors)
-        return LanguageModel(shallow, engine=self.engine_asked, device=self.device, dtype=self.dtype)
+        return LanguageModel(
+            shallow, engine=self.engine_asked, device=self.device, dtype=self.dtype, context=self.context
+        )
 
     def ending(self, settings: SamplingParams) -> SamplingParams:
         """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""
@@ -433,7 +441,7 @@ class LanguageModel:
 
     def _row(self, i: int, text: Prompt, truncate: bool) -> list[int]:
         """The ids of text number ``i``, at most as many as the model reads."""
-        ids, most = self.ids(text), self.config.context
+        ids, most = self.ids(text), self.context
         if not ids:
             raise UserError(f"text {i} has no token, so there is nothing to make a vector of")
         if wrong := [id for id in ids if not 0 <= id < self.config.vocab]:

@@ -68,10 +68,13 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(line: list[str]) -> 
     assert done.stderr == "cutaway: standard output cannot be written: No space left on device\n"
 
 
-def test_a_shorter_context_is_held_to() -> None:
+def test_a_shorter_context_is_held_to(tmp_path: Path) -> None:
     lm = cutaway.load(inputs.path("smollm2"), context=16)
     assert lm.engine.max_context == 16
     assert lm.generate("The capital of France is", max_tokens=40).finish_reason == "context"
+    assert cutaway.load(inputs.path("smollm2"), engine="definition", context=16).engine.max_context == 16
+    saved = cutaway.load(lm.save(tmp_path / "saved").path)
+    assert saved.config.context == 8192, "what is written is the model, not how it was run"
     with pytest.raises(UserError, match=r"context is 9000: .* holds from 1 to 8192 tokens"):
         cutaway.load(inputs.path("smollm2"), context=9000)
 

@@ -397,6 +397,9 @@ def test_an_id_that_is_no_token_is_never_chosen():
     assert [id for id, _ in done.top_logprobs[0]] == [2, 1, 0]
     judged = np.log(np.exp(2) / np.exp([0, 1, 2]).sum())
     assert done.logprobs[0] == pytest.approx(judged, abs=1e-6)
+    for asked, refusal in (({"logprobs": 4}, "has 3 tokens"), ({"logit_bias": {3: 1.0}}, "from 0 to 2")):
+        with pytest.raises(UserError, match=refusal):
+            generate(Padded(), Words(words), [0], SamplingParams(**asked))
 
 
 def test_the_answer_is_what_it_adds_to_the_prompt():

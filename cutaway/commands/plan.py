@@ -48,7 +48,7 @@ def plan(
         if vocab is None:
             raise UserError(
                 f"plan: the vocabulary of {run.data.tokenizer} is unknown until it is loaded: "
-                f"give --model.vocab SIZE"
+                "give --model.vocab SIZE"
             )
         run = replace(run, model=replace(run.model, vocab=vocab))
     made = paper.plan(run, devices, flops, bandwidth)

@@ -27,10 +27,9 @@ def pretrain(
     """Train a model from text: SOURCE is a YAML file, a preset (nano, book, 10m, 100m, 1b) or a run's folder.
 
     The run's folder holds the config, the commit, the tokenizer, metrics.jsonl, loss.html, checkpoints and
-    the
-    model; every other verb opens it: `cutaway generate "She was" --model runs/nano`. Ctrl-C and SIGTERM save
-    first; --resume continues, bit for bit on one device, and with more --steps extends the run. `torchrun`
-    splits the work over its processes.
+    the model; every other verb opens it: `cutaway generate "She was" --model runs/nano`. Ctrl-C and SIGTERM
+    save first; --resume continues, bit for bit on one device, and with more --steps extends the run.
+    `torchrun` splits the work over its processes.
 
     Examples:
 

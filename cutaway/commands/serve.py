@@ -159,7 +159,7 @@ def greeting(service: Any, address: str, locked: bool) -> str:
     """What is said when the server is ready: where, what, how much, and a line to try it with."""
     lm, limits = service.lm, service.limits
     lines = [f"Cutaway {cutaway.__version__} serves {service.name} on {address}"]
-    blocks, context = len(lm.config.blocks), f"{lm.config.context:,} tokens of context"
+    blocks, context = len(lm.config.blocks), f"{lm.context:,} tokens of context"
     if service.scheduler is None:
         lines.append(f"  model    an encoder of {blocks} layers, {lm.config.width} numbers a text, {context}")
     else:

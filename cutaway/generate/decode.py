@@ -156,15 +156,19 @@ def generate(
 
     ``speculation`` guesses tokens ahead, which changes the speed and not the text's distribution. An empty
     prompt begins with the tokenizer's BOS. Raises UserError at once where there is none, for an id outside
-    the
-    vocabulary, for a prompt that fills the context (ContextFullError), and for guesses that the engine cannot
-    check.
+    the vocabulary, for a prompt that fills the context (ContextFullError), and for guesses that the engine
+    cannot check.
     """
-    settings.check(engine.vocab)
+    settings.check(shown_ids(engine, tokenizer))
     if speculation is not None and not isinstance(engine, AllLogits):
         raise UserError("This engine does not read several tokens at once, so it cannot check guesses")
     ids = checked(prompt_ids, tokenizer, engine)
     return _pieces(Run(engine, tokenizer, ids, settings), state or Session(engine), speculation)
+
+
+def shown_ids(engine: Engine, tokenizer: TokenizerProtocol) -> int:
+    """How many ids are tokens. A model's table may be padded past its tokenizer's last id."""
+    return min(engine.vocab, len(tokenizer))
 
 
 def finish(pieces: Iterable[Piece]) -> Generation:

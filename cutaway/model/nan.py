@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from cutaway.errors import OperationalError
+from cutaway.hooks import hooked
 
 
 def nan_error(model: nn.Module, run: Callable[[], object]) -> OperationalError:
     """Run the model once more, and name the first layer whose output is NaN."""
     first: list[str] = []
 
-    def watch(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            x: Tensor = output[0] if isinstance(output, tuple) else output
-            if x.isnan().any():
-                first.append(name)
+    def watch(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        x: Tensor = output[0] if isinstance(output, tuple) else output
+        if x.isnan().any():
+            first.append(name)
 
-        return hook
-
-    blocks: Any = model.blocks
-    named = {"the embedding": model.embedding} | {f"layer {n}": block for n, block in enumerate(blocks)}
-    with ExitStack() as hooks:
-        for name, module in named.items():
-            hooks.callback(module.register_forward_hook(watch(name)).remove)  # type: ignore[union-attr]
+    parts: Any = model  # a Decoder or an Encoder
+    named = [("the embedding", parts.embedding)]
+    named += [(f"layer {n}", block) for n, block in enumerate(parts.blocks)]
+    with hooked((module, None, partial(watch, name)) for name, module in named):
         run()
     where = first[0] if first else "the output head"
     return OperationalError(

@@ -5,9 +5,8 @@
 A vector is rounded once for all matrices that read it: scale = max |x| / 127 of each 32 numbers, q = x /
 scale to the nearest. Sums of products are whole numbers and exact; the groups are added in their order in
 float32. native/runtime/matmul.cpp gives the same bits, on every instruction set, for every type but the
-floats: F32
-and F16 read vectors as they are, and BF16 reads them as bfloat16, whose products are exact; the kernels add
-those in one order on every instruction set, numpy here in its own."""
+floats: F32 and F16 read vectors as they are, and BF16 reads them as bfloat16, whose products are exact; the
+kernels add those in one order on every instruction set, numpy here in its own."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def _document(app: FastAPI) -> None:
 
 
 def _model(service: Service) -> dict[str, Any]:
-    context = service.lm.config.context if service.scheduler is None else service.context
+    context = service.lm.context if service.scheduler is None else service.context
     about = {"id": service.name, "object": "model", "created": service.created, "owned_by": "cutaway"}
     return about | {"max_model_len": context}
 

@@ -19,7 +19,7 @@ from cutaway.generate import constrain
 from cutaway.generate import internals as inside
 from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import Scheduler
-from cutaway.generate.decode import checked
+from cutaway.generate.decode import checked, shown_ids
 from cutaway.generate.engine import Editable, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Edited
@@ -175,7 +175,7 @@ class Service:
             logprobs=alternatives,
         )
         with about("logit_bias"):
-            settings.check(self.writer.engine.vocab)
+            settings.check(shown_ids(self.writer.engine, self.lm.tokenizer))
         return settings
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
@@ -189,7 +189,7 @@ class Service:
             return None
         watch = inside.Internals(tuple(asked.layers), asked.attention, asked.lens)
         with about("internals"):
-            watch.check(len(self.lm.config.blocks), self.writer.engine.vocab)
+            watch.check(len(self.lm.config.blocks), shown_ids(self.writer.engine, self.lm.tokenizer))
         return watch
 
     def constraint(self, asked: Format | ResponseSchema | None, param: str) -> constrain.Constraint | None:

@@ -122,9 +122,8 @@ class Training:
             what = "gradient norm" if math.isfinite(numbers["loss"]) else "loss"
             value = norm if what == "gradient norm" else numbers["loss"]
             raise OperationalError(
-                f"step {self.step + 1}: the {what} is {value}, so the run stops and "
-                f"keeps nothing of this step. "
-                "Lower optimizer.learning-rate or gradient-clip, then continue with --resume"
+                f"step {self.step + 1}: the {what} is {value}, so the run stops and keeps nothing of this "
+                "step. Lower optimizer.learning-rate or gradient-clip, then continue with --resume"
             )
         factor = self.run.schedule.factor(self.step, self.run.steps)
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
@@ -153,9 +152,9 @@ class Training:
             raise OperationalError(f"step {self.step + 1}: every loss weight is 0, so nothing can be trained")
         sums: dict[str, Tensor] = {}
         for n, batch in enumerate(batches):
-            with self.parallel.sync_gradients(self.trainable, last=n == len(batches) - 1), self._autocast():
-                loss, extra = self.trainable(batch)
             with self.parallel.sync_gradients(self.trainable, last=n == len(batches) - 1):
+                with self._autocast():
+                    loss, extra = self.trainable(batch)
                 (loss * (self.parallel.data_size / weight)).backward()
             _add(sums, loss, extra)
         return self._report(sums, weight)
@@ -357,9 +356,8 @@ def _compile(
         seconds = flops / parallel.size / (EAGER_UTILIZATION * device.peak(on, run.precision))
         if seconds < COMPILE_PAYS:
             note(
-                f"The run takes about {max(1, round(seconds / 60))} min, too short to pay "
-                f"back torch.compile: "
-                "not compiled (--compile always does)."
+                f"The run takes about {max(1, round(seconds / 60))} min: too short to pay back torch.compile: "
+                "it is not compiled (--compile always compiles it)."
             )
             return
     note("torch.compile compiles the model during the first step, which takes a minute or two.")

@@ -36,8 +36,7 @@ class Parallel:
             ways = run.tensor_parallel
             raise UserError(
                 f"config.tensor_parallel: {ways} devices hold each matrix, but this run has one process: "
-                f"start it "
-                f"with `torchrun --nproc-per-node {ways} -m cutaway pretrain ...`, or set it to 1"
+                f"start it with `torchrun --nproc-per-node {ways} -m cutaway pretrain ...`, or set it to 1"
             )
         whole = run.gradient_accumulation
         if whole % self.data_size:

@@ -106,15 +106,15 @@ def _locked(folder: Path, parallel: Parallel) -> Iterator[None]:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(
-                f"{folder}: another process trains this run: wait for it, or "
-                f"choose another folder with --output"
+                f"{folder}: another process trains this run: wait for it, or choose another folder with "
+                "--output"
             ) from None
     try:
         yield
     finally:
-        lock.release()
-        (folder / LOCK).unlink(missing_ok=True)
-        if made and not any(folder.iterdir()):
+        lock.release()  # the file stays: a process that waits for it must find the same one
+        if made and [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
             folder.rmdir()
 
 
@@ -125,8 +125,8 @@ def _open(
     known = folder / RUN
     if known.is_file() and not resume:
         raise UserError(
-            f"{folder}: already holds a run: continue it with --resume, or choose another "
-            f"folder with --output"
+            f"{folder}: already holds a run: continue it with --resume, or choose another folder with "
+            "--output"
         )
     if not known.is_file() and not _unfinished(folder):
         raise UserError(f"{folder}: the folder holds something else: choose another with --output")
@@ -166,8 +166,7 @@ def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:
         more = f", and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
         raise UserError(
             f"{folder}: the run was started with another config: {'; '.join(differ[:SHOWN])}{more}. "
-            f"Continue it "
-            "with the old values, or start a new run with --output"
+            "Continue it with the old values, or start a new run with --output"
         )
     saved = checkpoint.all_in(folder / loop.CHECKPOINTS)
     if saved and checkpoint.step_of(saved[-1]) > new.steps:

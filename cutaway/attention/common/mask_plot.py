@@ -28,7 +28,7 @@ def draw(config: Any, length: int, seed: int = 0) -> MaskPlot:
             None,
             "Every earlier token is seen, but only through a recurrent state: each head sums what it read "
             f"into one matrix (here {heads} of {rows} × {columns}, a row for each number or feature of a "
-            f"key), "
+            "key), "
             "so there is no matrix of who sees whom.",
         )
     if config.reads == "memory":

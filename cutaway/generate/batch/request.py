@@ -53,10 +53,9 @@ class Request:
 class ResponseStream:
     """One request's answer: iterate for its pieces, the last of which brings the Generation.
 
-    What goes wrong is raised where the pieces end, RequestCancelledError after ``cancel``. ``subscribe``
-    is the other way
-    to hear of them. ``prompt_logprobs``, where they were asked for, are there before the first piece: one a
-    prompt id, None for the first, which nothing comes before.
+    What goes wrong is raised where the pieces end, RequestCancelledError after ``cancel``. ``subscribe`` is
+    the other way to hear of them. ``prompt_logprobs``, where they were asked for, are there before the first
+    piece: one a prompt id, None for the first, which nothing comes before.
     """
 
     def __init__(self, request: Request, wake: Callable[[], None] = lambda: None) -> None:

@@ -31,7 +31,7 @@ from cutaway.generate.batch.request import (
     ShuttingDownError,
 )
 from cutaway.generate.batch.sequence import Answer
-from cutaway.generate.decode import Piece, Run, TokenizerProtocol, checked
+from cutaway.generate.decode import Piece, Run, TokenizerProtocol, checked, shown_ids
 from cutaway.generate.engine import BatchedEngine, Editable, Engine
 from cutaway.generate.sampling_params import SamplingParams
 
@@ -145,10 +145,10 @@ class Scheduler:
         if request.edit is not None and not isinstance(self.engine, Editable):
             raise UserError("This engine cannot edit activations: only the definition can")
         settings = self.lm.ending(request.settings)
-        settings.check(self.engine.vocab)
+        settings.check(shown_ids(self.engine, self.lm.tokenizer))
         ids = checked(request.ids, self.lm.tokenizer, self.engine)
         if request.internals is not None:
-            request.internals.check(self.engine.layers, len(self.lm.tokenizer))
+            request.internals.check(self.engine.layers, shown_ids(self.engine, self.lm.tokenizer))
         stream = ResponseStream(request, self._notify)
         run = Run(self.engine, self.lm.tokenizer, ids, settings, request.constraint)
         answer = Answer(stream, run, self.engine)
