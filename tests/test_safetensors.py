@@ -306,8 +306,8 @@ REFUSALS = {
     "surrogate": (container('{"\\ud800":{}}'), "not valid Unicode"),
     "escape": (container('{"\\q":{}}'), "not valid Unicode"),
     "metadata number": (container('{"__metadata__":{"a":1}}'), "not a JSON text"),
-    "metadata list": (container('{"__metadata__":[]}'), "'{' was expected"),
-    "metadata twice": (container('{"__metadata__":{},"__metadata__":{}}'), "__metadata__ is there twice"),
+    "metadata list": (container('{"__metadata__":[]}'), "'__metadata__' is neither texts"),
+    "metadata twice": (container('{"__metadata__":{},"__metadata__":{}}'), "'__metadata__' is there twice"),
     "metadata key": (container('{"__metadata__":{"a":"","a":""}}'), "'a' is there twice"),
     "control name": (container("{" + entry("a\n\x1b[2J", "F5", [1], 0, 1) + "}", 1), r"'a\\n\\x1b\[2J'"),
 }

@@ -1,10 +1,10 @@
 """The safetensors container, read and written: one file, or shards and the index that names them.
 
 A file is eight bytes of header length, a JSON header naming each tensor's type, shape and place, and the
-bytes (the format section of the safetensors README). The header's grammar is small and is scanned strictly,
-entry by entry: parsing a stranger's JSON whole may take many times its size. Opening allocates at most twice
-the file's size, plus about a kilobyte for each of at most 65,536 tensors and room for one metadata value of
-at most 4 MiB.
+bytes (the format section of the safetensors README). A header parsed whole may take many times its size, so
+each entry is found in place by a regular expression and parsed by itself. Opening allocates at most twice the
+file's size, plus about a kilobyte for each of at most 65,536 tensors and room for one metadata value of at
+most 4 MiB.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -48,13 +49,20 @@ MAX_HEADER = 100_000_000
 MAX_TEXT = 1 << 22
 MAX_FLAT = 4096
 MAX_DIMS = 32
+METADATA = "__metadata__"
 
 _LENGTH = struct.Struct("<Q")
-_SPACE = re.compile(rb"[ \t\r\n]*+")
-_TEXT = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\.)*+"')
-# An object without objects inside it: what describes a tensor.
-_FLAT = re.compile(rb'\{(?:[^{}"]++|"[^"\\]*+")*+\}')
-_SCALAR = re.compile(rb'[-+.0-9a-zA-Z]++|"[^"\\]*+"')
+_SPACE, _TEXT = r"[ \t\r\n]*+", r'"(?:[^"\\\x00-\x1f]++|\\.)*+"'
+# A value: a text, a number or a word, or an object that holds no other.
+_VALUE = rf'{_TEXT}|[-+.\w]++|\{{(?:[^{{}}"]++|{_TEXT})*+\}}'
+# Each part is optional, so that an error can name the first that is missing.
+_PAIR = re.compile(rf"{_SPACE}({_TEXT})?+{_SPACE}(:)?+{_SPACE}({_VALUE})?+{_SPACE}([,}}])?+{_SPACE}".encode())
+_OPENED = re.compile(rf"{_SPACE}\{{{_SPACE}(\}}{_SPACE})?+".encode())
+_KINDS: dict[type, str] = {
+    str: f"not a JSON text of at most {MAX_TEXT} bytes",
+    dict: f"neither texts nor a tensor's description of at most {MAX_FLAT} bytes",
+}
+Parsed = TypeVar("Parsed", str, dict)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Packed]:
@@ -75,10 +83,11 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     source = _source(Path(path))
     if source.name.endswith(".index.json"):
         source = source.parent / min(_weight_map(source).values())
+    buffer = mapped(source)
     found: dict[str, str] = {}
-    scanner, _ = _header(source, mapped(source))
-    for _ in _entries(scanner, found):
-        pass
+    for name, span in _pairs(source, buffer, _header(source, buffer), MAX_NAMED + 1, _KINDS[dict]):
+        if name == METADATA:
+            found = dict(_texts(source, buffer, span, MAX_NAMED))
     return found
 
 
@@ -171,23 +180,17 @@ def _weight_map(index: Path) -> dict[str, str]:
     buffer = mapped(index)
     if len(buffer) > MAX_HEADER:
         raise UserError(f"{index}: is {len(buffer)} bytes long; an index of at most {MAX_HEADER} is read")
-    scanner = _Scanner(index, buffer, 0, len(buffer))
     where: dict[str, str] = {}
-    seen: set[str] = set()
-    for section in scanner.pairs():
-        if section in seen:
-            raise scanner.refusal(f"{quoted(section)} is there twice")
-        seen.add(section)
+    for section, span in _pairs(
+        index, buffer, slice(0, len(buffer)), MAX_NAMED, "not JSON that an index holds"
+    ):
         if section == "weight_map":
-            where.update(scanner.texts("a tensor", MAX_INDEXED))
-        else:
-            scanner.flat_or_scalar(section)
-    scanner.finish()
+            where = dict(_texts(index, buffer, span, MAX_INDEXED))
     if not where:
-        raise scanner.refusal("has no weight_map, so it is not an index of safetensors shards")
+        raise UserError(f"{index}: has no weight_map, so it is not an index of safetensors shards")
     for shard in set(where.values()):
         if not re.fullmatch(r"[^/\\:\x00]+", shard) or shard in (".", ".."):
-            raise scanner.refusal(f"names the shard {quoted(shard)}, which is not a plain file name")
+            raise UserError(f"{index}: names the shard {quoted(shard)}, which is not a plain file name")
     return where
 
 
@@ -196,15 +199,18 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _read_file(path: Path) -> dict[str, Packed]:
     buffer = mapped(path)
-    scanner, base = _header(path, buffer)
-    data = np.frombuffer(buffer, np.uint8)[base:]
+    header = _header(path, buffer)
+    data = np.frombuffer(buffer, np.uint8)[header.stop :]
     tensors: dict[str, Packed] = {}
     spans: list[tuple[int, int, str]] = []
-    for name, entry in _entries(scanner, None):
-        if name in tensors:
-            raise UserError(f"{path}: the tensor {quoted(name)} is there twice")
+    for name, span in _pairs(path, buffer, header, MAX_NAMED + 1, _KINDS[dict]):
+        if name == METADATA:
+            for _ in _texts(path, buffer, span, MAX_NAMED):
+                pass  # checked, and not kept
+            continue
         if len(tensors) == MAX_NAMED:
             raise UserError(f"{path}: has more than {MAX_NAMED} tensors; split it into shards")
+        entry = _parsed(path, buffer, span, f"the entry {quoted(name)}", dict)
         type, shape, start, stop = _checked(path, name, entry, len(data))
         tensors[name] = Packed(type, shape, data[start:stop].reshape(packed_shape(type, shape)))
         spans.append((start, stop, name))
@@ -212,36 +218,20 @@ def _read_file(path: Path) -> dict[str, Packed]:
     return tensors
 
 
-def _entries(scanner: _Scanner, texts: dict[str, str] | None) -> Iterator[tuple[str, dict[str, object]]]:
-    """Each tensor's name and description; what `__metadata__` holds goes into `texts`, if it is wanted."""
-    metadata_seen = False
-    for name in scanner.pairs():
-        if name != "__metadata__":
-            yield name, scanner.flat(name)
-            continue
-        if metadata_seen:
-            raise scanner.refusal("__metadata__ is there twice")
-        metadata_seen = True
-        for key, value in scanner.texts("a metadata value", MAX_NAMED):
-            if texts is not None:
-                texts[key] = value
-    scanner.finish()
-
-
-def _header(path: Path, buffer: mmap.mmap) -> tuple[_Scanner, int]:
+def _header(path: Path, buffer: mmap.mmap) -> slice:
+    """Where the header is."""
     size = len(buffer)
     length = _LENGTH.unpack_from(buffer)[0] if size >= 8 else 0
     if size < 8 or buffer[8:9] != b"{" or length > MAX_HEADER:
         head = buffer[:1024]
-        kind = looks_like(head)
         if buffer[8:9] == b"{" and not head.startswith((b"GGUF", b"PK")):
             raise UserError(f"{path}: claims a header of {length} bytes; at most {MAX_HEADER} are read")
-        raise UserError(f"{path}: is not a safetensors file; it looks like {kind}")
+        raise UserError(f"{path}: is not a safetensors file; it looks like {looks_like(head)}")
     if length > size - 8:
         raise UserError(
             f"{path}: claims a header of {length} bytes but {size - 8} follow; it is cut short, get it again"
         )
-    return _Scanner(path, buffer, 8, 8 + length), 8 + length
+    return slice(8, 8 + length)
 
 
 def _checked(
@@ -299,102 +289,64 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
         )
 
 
-class _Scanner:
-    """A strict reader of the two JSON shapes there are: objects of texts, and objects of flat objects."""
+# ---- JSON --------------------------------------------------------------------------------------------------
 
-    def __init__(self, path: Path, buffer: mmap.mmap, start: int, stop: int):
-        self.path, self.buffer, self.at, self.stop = path, buffer, start, stop
 
-    def refusal(self, why: str) -> UserError:
-        return UserError(f"{self.path}: {why}")
+def _pairs(path: Path, buffer: mmap.mmap, span: slice, limit: int, kind: str) -> Iterator[tuple[str, slice]]:
+    """The keys of the JSON object that fills `span`, each at most once, and where their values are."""
+    opened = _OPENED.match(buffer, span.start, span.stop)
+    if opened is None:
+        raise UserError(f"{path}: the JSON is broken at byte {span.start}, where '{{' was expected")
+    at, sign = opened.end(), b"}" if opened[1] else b","
+    seen: set[str] = set()
+    while sign == b",":
+        match = _PAIR.match(buffer, at, span.stop)
+        if match is None or match.start(1) < 0:
+            raise UserError(f"{path}: the name at byte {at} is not a JSON text")
+        key, colon, value, after = (slice(*match.span(i)) for i in range(1, 5))
+        name = _parsed(path, buffer, key, f"the name at byte {at}", str)
+        if name in seen:
+            raise UserError(f"{path}: {quoted(name)} is there twice")
+        if len(seen) == limit:
+            raise UserError(f"{path}: has more than {limit} entries in one JSON object")
+        seen.add(name)
+        if value.start < 0 <= colon.start:
+            raise UserError(f"{path}: the entry {quoted(name)} is {kind}")
+        if colon.start < 0 or after.start < 0:
+            raise UserError(f"{path}: the JSON is broken at byte {max(key.stop, value.stop)}")
+        yield name, value
+        at, sign = match.end(), match[4]
+    if at != span.stop:
+        raise UserError(f"{path}: there is something after the JSON ends, at byte {at}")
 
-    def pairs(self) -> Iterator[str]:
-        """The keys of an object; the caller takes each key's value before asking for the next key."""
-        self._expect(b"{")
-        if self._accept(b"}"):
-            return
-        while True:
-            key = self._text("a name")
-            self._expect(b":")
-            yield key
-            if not self._accept(b","):
-                break
-        self._expect(b"}")
 
-    def texts(self, what: str, limit: int) -> Iterator[tuple[str, str]]:
-        """The entries of an object of texts."""
-        seen: set[str] = set()
-        for key in self.pairs():
-            if key in seen:
-                raise self.refusal(f"{what} named {quoted(key)} is there twice")
-            if len(seen) == limit:
-                raise self.refusal(f"has more than {limit} entries of this kind: {what}")
-            seen.add(key)
-            yield key, self._text(f"{what} named {quoted(key)}")
+def _texts(path: Path, buffer: mmap.mmap, span: slice, limit: int) -> Iterator[tuple[str, str]]:
+    """The pairs of an object of texts."""
+    for key, value in _pairs(path, buffer, span, limit, _KINDS[str]):
+        yield key, _parsed(path, buffer, value, f"the entry {quoted(key)}", str)
 
-    def flat(self, name: str) -> dict[str, object]:
-        """Read one small object without objects inside it."""
-        self._skip_space()
-        match = _FLAT.match(self.buffer, self.at, min(self.stop, self.at + MAX_FLAT))
-        value = self._small(match.group(), name) if match else None
-        if match is None or not isinstance(value, dict):
-            raise self.refusal(f"the header's entry {quoted(name)} is not a tensor's description")
-        self.at = match.end()
-        return value
 
-    def flat_or_scalar(self, name: str) -> None:
-        """Step over a value that nobody needs."""
-        self._skip_space()
-        window = min(self.stop, self.at + MAX_FLAT)
-        match = _FLAT.match(self.buffer, self.at, window) or _SCALAR.match(self.buffer, self.at, window)
-        if match is None:
-            raise self.refusal(f"the value of {quoted(name)} is not JSON that an index holds")
-        self._small(match.group(), name)
-        self.at = match.end()
-
-    def finish(self) -> None:
-        self._skip_space()
-        if self.at != self.stop:
-            raise self.refusal(f"there is something after the JSON ends, at byte {self.at}")
-
-    def _small(self, data: bytes, name: str) -> object:
+def _parsed(path: Path, buffer: mmap.mmap, span: slice, what: str, kind: type[Parsed]) -> Parsed:
+    """A text or a tensor's description, without surrogates and doubled keys."""
+    if span.stop - span.start <= (MAX_TEXT if kind is str else MAX_FLAT):
         try:
-            return json.loads(str(data, "utf-8"), object_pairs_hook=self._unique)
+            value = json.loads(
+                str(buffer[span], "utf-8"), object_pairs_hook=partial(_unique, f"{path}: {what}")
+            )
+            if isinstance(value, str):
+                value.encode()
         except (ValueError, RecursionError):
-            raise self.refusal(f"the entry {quoted(name)} is not JSON") from None
+            raise UserError(f"{path}: {what} is not JSON, or not valid Unicode text") from None
+        if isinstance(value, kind):
+            return value
+    raise UserError(f"{path}: {what} is {_KINDS[kind]}")
 
-    def _unique(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise self.refusal("a tensor's description has the same key twice")
-        return found
 
-    def _text(self, what: str) -> str:
-        self._skip_space()
-        match = _TEXT.match(self.buffer, self.at, min(self.stop, self.at + MAX_TEXT))
-        if match is None:
-            raise self.refusal(f"{what} at byte {self.at} is not a JSON text of at most {MAX_TEXT} bytes")
-        self.at = match.end()
-        try:
-            text = json.loads(str(match.group(), "utf-8"))
-            text.encode()
-        except ValueError:
-            raise self.refusal(f"{what} at byte {match.start()} is not valid Unicode text") from None
-        return text
-
-    def _skip_space(self) -> None:
-        match = _SPACE.match(self.buffer, self.at, self.stop)
-        self.at = match.end() if match else self.at
-
-    def _accept(self, sign: bytes) -> bool:
-        self._skip_space()
-        found = self.at < self.stop and self.buffer[self.at : self.at + 1] == sign
-        self.at += found
-        return found
-
-    def _expect(self, sign: bytes) -> None:
-        if not self._accept(sign):
-            raise self.refusal(f"the JSON is broken at byte {self.at}, where {sign.decode()!r} was expected")
+def _unique(what: str, pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise UserError(f"{what} has the same key twice")
+    return found
 
 
 # ---- writing -----------------------------------------------------------------------------------------------
@@ -411,7 +363,7 @@ def _texts_only(target: Path, metadata: Mapping[str, object]) -> dict[str, str]:
 
 def _planned(name: str, tensor: Packed | Later | tuple[str, tuple[int, ...], np.ndarray]) -> Packed | Later:
     type = tensor[0] if isinstance(tensor, tuple) else tensor.type
-    if name == "__metadata__":
+    if name == METADATA:
         raise UserError("no tensor can be named __metadata__ in safetensors")
     if type not in WRITTEN:
         raise UserError(
@@ -456,7 +408,7 @@ def _index(names: list[str], shards: list[dict[str, Packed | Later]]) -> bytes:
 def _pour(out: IO[bytes] | io.BytesIO, tensors: dict[str, Packed | Later], texts: dict[str, str]) -> None:
     # Wide types first keeps every tensor aligned to its own width.
     ordered = sorted(tensors.items(), key=lambda item: -TYPES[item[1].type].bytes)
-    header: dict[str, object] = {"__metadata__": texts} if texts else {}
+    header: dict[str, object] = {METADATA: texts} if texts else {}
     at = 0
     for name, tensor in ordered:
         stop = at + _nbytes(tensor)
