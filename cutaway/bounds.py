@@ -17,21 +17,25 @@ from cutaway.errors import UserError
 
 @dataclass(frozen=True)
 class Bound:
-    """A finite number of at least ``low`` (above it if ``above``) and at most ``high``."""
+    """A finite number from ``low`` to ``high``; ``above`` and ``below`` leave out the end itself."""
 
     low: float
     high: float = math.inf
     above: bool = False
+    below: bool = False
 
     def holds(self, value: float) -> bool:
-        return (
-            math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
-        )
+        """NaN and infinity are outside every bound."""
+        low = value > self.low if self.above else value >= self.low
+        return low and (value < self.high if self.below else value <= self.high) and math.isfinite(value)
 
     def __str__(self) -> str:
-        if self.high < math.inf:
-            return f"from {self.low:g} to {self.high:g}"
-        return f"more than {self.low:g}" if self.above else f"{self.low:g} or more"
+        low = f"more than {self.low}" if self.above else f"{self.low} or more"
+        if self.high == math.inf:
+            return low
+        if self.above or self.below:
+            return f"{low} and {'less than' if self.below else 'at most'} {self.high}"
+        return f"from {self.low} to {self.high}"
 
 
 Count = Annotated[int, Bound(1)]
@@ -39,6 +43,8 @@ Natural = Annotated[int, Bound(0)]
 Positive = Annotated[float, Bound(0, above=True)]
 NonNegative = Annotated[float, Bound(0)]
 Fraction = Annotated[float, Bound(0, 1)]
+Decay = Annotated[float, Bound(0, 1, below=True)]
+Inner = Annotated[float, Bound(0, 1, above=True, below=True)]
 
 
 class Bounded:
@@ -46,7 +52,7 @@ class Bounded:
 
     def __post_init__(self) -> None:
         for name, hint in bounds_of(type(self)).items():
-            check(getattr(self, name), hint, f"{type(self).__module__.split('.')[1]}: {name}")
+            check(getattr(self, name), hint, f"{type(self).__module__.split('.')[1]}.{name}")
 
 
 @cache
@@ -66,11 +72,11 @@ def check(value: Any, hint: Any, where: str) -> None:
             for i, item in enumerate(value):
                 check(item, inner[0], f"{where}[{i}]")
         elif origin is Literal and value not in inner:
-            raise UserError(f"{where} is {value!r}, it must be {' or '.join(map(repr, inner))}")
+            raise UserError(f"{where} is {value!r}; it must be {' or '.join(map(repr, inner))}")
         elif origin is Annotated and isinstance(value, int | float):
             for bound in inner[1:]:
                 if not bound.holds(value):
-                    raise UserError(f"{where} is {value}, it must be {bound}")
+                    raise UserError(f"{where} is {value}; it must be {bound}")
 
 
 UNIONS = (typing.Union, type(int | None))

@@ -177,8 +177,8 @@ def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
     [
         (["locl"], "did you mean local"),
         (["local", "--chunk", "3"], "local has no option --chunk; it has --window"),
-        (["local", "--window", "x"], "local: --window: expected int, found 'x'"),
-        (["local", "--window", "0"], "window is 0, it must be 1 or more"),
+        (["local", "--window", "x"], "local: --window is 'x'; it must be int"),
+        (["local", "--window", "0"], "window is 0; it must be 1 or more"),
         (["fixed", "--summary", "9", "--chunk", "3"], "it must be at most chunk"),
         (["local", "--length", "0"], "a drawing holds 1 to 128"),
         (["local", "--length", "x"], "--length"),

@@ -215,7 +215,7 @@ def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
         ({"llama.attention.causal": False}, "causal is False: attention to later tokens is not supported"),
         ({"llama.attention.causal": 1}, "causal is 1: attention to later tokens is not supported"),
         ({"llama.expert_used_count": 2}, "expert_used_count is 2: a mixture of experts is not supported"),
-        (MIXTURE | {"llama.expert_used_count": 9}, "top_k is 9, it must be at most experts"),
+        (MIXTURE | {"llama.expert_used_count": 9}, "top_k is 9; it must be at most experts"),
         (MIXTURE | {"llama.expert_used_count": 2**20}, "expert_used_count should be between 1 and 1024"),
         (MIXTURE | {"llama.expert_group_count": 4}, "routing to groups of experts is not supported"),
         ({"llama.nextn_predict_layers": 1}, "multi-token prediction is not supported"),

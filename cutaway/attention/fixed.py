@@ -32,7 +32,7 @@ class Config(gqa.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.summary > self.chunk:
-            raise UserError(f"attention: summary is {self.summary}, it must be at most chunk ({self.chunk})")
+            raise UserError(f"attention.summary is {self.summary}; it must be at most chunk ({self.chunk})")
 
     @property
     def visibility(self) -> Visibility:

@@ -22,7 +22,7 @@ class Config(Heads):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.heads % self.kv_heads:
-            raise UserError(f"attention: kv_heads is {self.kv_heads}, it must divide heads ({self.heads})")
+            raise UserError(f"attention.kv_heads is {self.kv_heads}; it must divide heads ({self.heads})")
 
     @property
     def groups(self) -> int:

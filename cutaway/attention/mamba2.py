@@ -54,7 +54,7 @@ class Config(LinearConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.heads % self.groups:
-            raise UserError(f"attention: groups is {self.groups}, it must divide heads ({self.heads})")
+            raise UserError(f"attention.groups is {self.groups}; it must divide heads ({self.heads})")
 
     @property
     def channels(self) -> int:

@@ -51,7 +51,7 @@ class Config(LinearConfig):
             )
         if self.position is not None and self.position.size > self.key_size:
             raise UserError(
-                f"attention: position.size is {self.position.size}, it must be at most key_size "
+                f"attention.position.size is {self.position.size}; it must be at most key_size "
                 f"({self.key_size})"
             )
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
-from cutaway.data import bounds
+from cutaway.bounds import Bounded, Fraction, Inner, Natural, Positive
 from cutaway.errors import UserError
 
 SHINGLE = 5  # words that make one element of the set that MinHash compares
@@ -21,7 +21,7 @@ PERMUTATIONS = 128
 
 
 @dataclass(frozen=True)
-class Filters:
+class Filters(Bounded):
     """Which rules apply; a rule that is None does not.
 
     ``near`` is the Jaccard similarity of 5-word shingles from which a document counts as one already seen;
@@ -31,17 +31,12 @@ class Filters:
     """
 
     exact: bool = True
-    near: float | None = None
-    min_characters: int | None = None
-    max_characters: int | None = None
-    letters: float | None = None
-    repeated_lines: float | None = None
-    word_length: float | None = None
-
-    def __post_init__(self) -> None:
-        lengths = dict.fromkeys(("min_characters", "max_characters"), "[0, inf)")
-        ratios = dict.fromkeys(("letters", "repeated_lines"), "[0, 1]")
-        bounds.check(self, "data.filters.", near="(0, 1)", word_length="(0, inf)", **lengths, **ratios)
+    near: Inner | None = None
+    min_characters: Natural | None = None
+    max_characters: Natural | None = None
+    letters: Fraction | None = None
+    repeated_lines: Fraction | None = None
+    word_length: Positive | None = None
 
 
 def min_characters(text: str, least: float) -> bool:

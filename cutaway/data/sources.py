@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutaway.data import bounds
+from cutaway.bounds import Bounded, Positive
 from cutaway.errors import OperationalError, UserError
 
 HUB = "hub:"  # before the name of a dataset on Hugging Face
@@ -25,7 +25,7 @@ LINES = (".jsonl", ".jsonl.gz", ".ndjson")
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Bounded):
     """One place of text: a file, a folder (every text file in it is a document), or ``hub:ORG/NAME``.
 
     ``field`` names the column that holds the text in JSONL, parquet and datasets; ``split`` and ``subset``
@@ -38,10 +38,7 @@ class Source:
     split: str = "train"
     subset: str | None = None
     suffixes: tuple[str, ...] = ()
-    weight: float | None = None
-
-    def __post_init__(self) -> None:
-        bounds.check(self, "data.sources.", weight="(0, inf)")
+    weight: Positive | None = None
 
 
 def documents(source: Source) -> Iterator[str | None]:

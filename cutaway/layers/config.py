@@ -76,7 +76,7 @@ class MoE(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top_k > self.experts:
-            raise UserError(f"layers: top_k is {self.top_k}, it must be at most experts ({self.experts})")
+            raise UserError(f"layers.top_k is {self.top_k}; it must be at most experts ({self.experts})")
         if self.shared_gate and not self.shared:
             raise UserError("layers: shared_gate needs a shared expert: set shared to its hidden size")
 

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from cutaway.attention.common.mixer import Mixer
-from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive
+from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check
 from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE, Norm
@@ -192,7 +192,7 @@ def to_dict(config: Any) -> Any:
 def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
     """The dataclass that ``to_dict`` wrote. UserError for an unknown, missing or wrong entry."""
     if not isinstance(data, dict):
-        raise UserError(f"{where}: expected entries by name, found {data!r}")
+        raise UserError(f"{where} is {data!r}; it must be entries by name")
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     for name in data:
@@ -201,9 +201,12 @@ def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
     for name, f in known.items():
         if name not in data and f.default is MISSING and f.default_factory is MISSING:
             raise UserError(f"{where}.{name}: is missing")
-    return cls(
-        **{name: _entry(known[name], hints[name], value, f"{where}.{name}") for name, value in data.items()}
-    )
+    values = {
+        name: _entry(known[name], hints[name], value, f"{where}.{name}") for name, value in data.items()
+    }
+    for name, value in values.items():
+        check(value, bounds_of(cls)[name], f"{where}.{name}")
+    return cls(**values)
 
 
 def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
@@ -213,7 +216,7 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
         return None
     if "variants" in f.metadata:
         if not isinstance(value, dict) or "kind" not in value:
-            raise UserError(f"{where}: expected an entry with a kind, found {value!r}")
+            raise UserError(f"{where} is {value!r}; it must be an entry with a kind")
         cls = _variant(f.metadata["variants"], value["kind"], where)
         return from_dict({name: v for name, v in value.items() if name != "kind"}, cls, where)
     classes = _classes(hint)
@@ -245,19 +248,19 @@ def _plain(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         if isinstance(choice, type) and type(value) is choice:
             return value
     names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
-    raise UserError(f"{where}: expected {names}, found {value!r}")
+    raise UserError(f"{where} is {value!r}; it must be {names}")
 
 
 def _blocks(value: Any, where: str) -> tuple[Block, ...]:
     if not isinstance(value, list):
-        raise UserError(f"{where}: expected a list of blocks, found {value!r}")
+        raise UserError(f"{where} is {value!r}; it must be a list of blocks")
     blocks: list[Block] = []
     for i, entry in enumerate(value):
         if not isinstance(entry, dict):
-            raise UserError(f"{where}[{i}]: expected a block, found {entry!r}")
+            raise UserError(f"{where}[{i}] is {entry!r}; it must be a block")
         times = entry.get("times", 1)
         if type(times) is not int or not 1 <= times <= 10_000:
-            raise UserError(f"{where}[{i}].times: expected a number from 1 to 10000, found {times!r}")
+            raise UserError(f"{where}[{i}].times is {times!r}; it must be from 1 to 10000")
         block = from_dict({k: v for k, v in entry.items() if k != "times"}, Block, f"{where}[{i}]")
         blocks += [block] * times
     return tuple(blocks)

@@ -51,7 +51,7 @@ class Recurrent(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hidden % 2:
-            raise UserError(f"model: hidden is {self.hidden}, it must be even: each direction has half")
+            raise UserError(f"model.hidden is {self.hidden}; it must be even: each direction has half")
 
     def build(self) -> RecurrentSeq2Seq:
         return RecurrentSeq2Seq(self)
@@ -75,7 +75,7 @@ class Transformer(Bounded):
         super().__post_init__()
         if self.width % self.heads or self.width % 2:
             raise UserError(
-                f"model: width is {self.width}, it must be even and a multiple of heads ({self.heads})"
+                f"model.width is {self.width}; it must be even and a multiple of heads ({self.heads})"
             )
 
     @property

@@ -36,7 +36,7 @@ class Config(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size % 2:
-            raise UserError(f"position: size is {self.size}, it must be even: dimensions rotate in pairs")
+            raise UserError(f"position.size is {self.size}; it must be even: dimensions rotate in pairs")
 
     @property
     def grows(self) -> bool:

@@ -64,7 +64,7 @@ class Llama3(_Scaling):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.high <= self.low:
-            raise UserError(f"position: high is {self.high}, it must be more than low ({self.low})")
+            raise UserError(f"position.high is {self.high}; it must be more than low ({self.low})")
 
     def stretch(self, frequencies: np.ndarray) -> np.ndarray:
         turns = self.original * frequencies / (2 * np.pi)

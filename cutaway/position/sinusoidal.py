@@ -29,7 +29,7 @@ class Config(Bounded):
         from torch import Tensor, arange, float64, get_default_dtype, nn, stack
 
         if width % 2:
-            raise UserError(f"position: width is {width}, it must be even: sines and cosines come in pairs")
+            raise UserError(f"position.width is {width}; it must be even: sines and cosines come in pairs")
         config = self
 
         class Sinusoids(nn.Module):

@@ -30,10 +30,10 @@ class Config(Bounded):
         super().__post_init__()
         least = 4 if self.both_ways else 2
         if self.buckets < least:
-            raise UserError(f"position: buckets is {self.buckets}, it must be {least} or more")
+            raise UserError(f"position.buckets is {self.buckets}; it must be {least} or more")
         exact = self.buckets // least
         if self.distance <= exact:
-            raise UserError(f"position: distance is {self.distance}, it must be more than {exact}")
+            raise UserError(f"position.distance is {self.distance}; it must be more than {exact}")
 
     def build(self, heads: int) -> nn.Module:
         from cutaway.position.bias import Buckets

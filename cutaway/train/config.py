@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
-from cutaway.data import bounds
+from cutaway.bounds import Bound, Bounded, Count, Decay, Inner, Natural, Positive
 from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
 from cutaway.errors import UserError
@@ -30,7 +30,7 @@ NOVELS = "novels"  # the path of a source that means the six novels Cutaway know
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Bounded):
     """What is read. ``tokenizer``: "bytes", "bpe:SIZE" (trained on the text), a file, or a model's name.
 
     ``validation_fraction``: the last part of each source, which is never trained on. ``workers``: processes
@@ -40,34 +40,26 @@ class DataConfig:
     sources: tuple[Source, ...]
     tokenizer: str = "bytes"
     filters: Filters = Filters()
-    validation_fraction: float = 0.05
-    workers: int | None = None
+    validation_fraction: Decay = 0.05
+    workers: Count | None = None
     folder: str | None = None
 
-    def __post_init__(self) -> None:
-        bounds.check(self, "data.", validation_fraction="[0, 1)", workers="[1, inf)")
-
 
 @dataclass(frozen=True)
-class Intervals:
+class Intervals(Bounded):
     """How often, in steps, and how much. ``keep``: how many checkpoints stay. 0 means never."""
 
-    log: int = 1
-    evaluate: int = 100
-    save: int = 100
-    sample: int = 100
-    keep_checkpoints: int = 2
-    evaluate_sequences: int = 64
-    sample_tokens: int = 60
-
-    def __post_init__(self) -> None:
-        never = ("log", "evaluate", "save", "sample", "keep_checkpoints")
-        counts = dict.fromkeys(("evaluate_sequences", "sample_tokens"), "[1, inf)")
-        bounds.check(self, "intervals.", **dict.fromkeys(never, "[0, inf)"), **counts)
+    log: Natural = 1
+    evaluate: Natural = 100
+    save: Natural = 100
+    sample: Natural = 100
+    keep_checkpoints: Natural = 2
+    evaluate_sequences: Count = 64
+    sample_tokens: Count = 60
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Bounded):
     """One training run. A step trains on ``batch_size`` sequences of the model's context.
 
     ``micro_batch_size`` sequences pass the model at a time; a step accumulates their gradients, so that the
@@ -82,23 +74,23 @@ class TrainingConfig:
 
     model: Decoder
     data: DataConfig
-    steps: int
-    batch_size: int
-    micro_batch_size: int
+    steps: Count
+    batch_size: Count
+    micro_batch_size: Count
     objective: next_token.Config = field(
         default=next_token.Config(), metadata={"variants": "cutaway.train.objectives"}
     )
     optimizer: AdamW | Muon = field(default=AdamW(), metadata={"variants": "cutaway.train.optim"})
     schedule: Cosine | Linear | WSD = field(default=Cosine(), metadata={"variants": "cutaway.train.schedule"})
-    gradient_clip: float | None = 1.0
-    ema: float | None = None
+    gradient_clip: Positive | None = 1.0
+    ema: Inner | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     activation_checkpointing: bool = False
     compile: Literal["auto", "always", "never"] = "auto"
     device: str = "auto"
-    threads: int | None = None
-    tensor_parallel: int = 1
-    seed: int = 0
+    threads: Annotated[int, Bound(1, 4096)] | None = None
+    tensor_parallel: Count = 1
+    seed: Annotated[int, Bound(0, 2**64 - 1)] = 0
     intervals: Intervals = Intervals()
     tensorboard: bool = False
     wandb: str | None = None
@@ -106,20 +98,11 @@ class TrainingConfig:
     git_diff: bool = False
 
     def __post_init__(self) -> None:
-        least_one = ("steps", "batch_size", "micro_batch_size", "tensor_parallel")
-        bounds.check(
-            self,
-            "",
-            **dict.fromkeys(least_one, "[1, inf)"),
-            gradient_clip="(0, inf)",
-            ema="(0, 1)",
-            threads="[1, 4096]",
-            seed="[0, 18446744073709551615]",
-        )
+        super().__post_init__()
         if self.batch_size % self.micro_batch_size:
             raise UserError(
-                f"config.batch_size: {self.batch_size} is not a multiple of config.micro_batch_size, "
-                f"{self.micro_batch_size}: change one of them"
+                f"config.batch_size is {self.batch_size}; it must be a multiple of config.micro_batch_size, "
+                f"{self.micro_batch_size}"
             )
 
     @property
@@ -144,7 +127,7 @@ def read(source: str, changes: Sequence[str] = ()) -> TrainingConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: expected entries by name")
+        raise UserError(f"{path}: must hold entries by name")
     for name, value in _pairs(changes):
         _put(data, name, value)
     if isinstance(data.get("model"), dict):

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.data import bounds
+from cutaway.bounds import Bounded, Decay, NonNegative, Positive
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,25 +22,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(Bounded):
     """``learning_rate`` is the peak, which the schedule scales; ``betas`` are the decays of both averages."""
 
-    learning_rate: float = 1e-3
-    betas: tuple[float, ...] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
+    learning_rate: Positive = 1e-3
+    betas: tuple[Decay, ...] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.betas) != 2:
-            raise UserError(f"config.optimizer.betas: expected two numbers, found {list(self.betas)}")
-        bounds.check(
-            self,
-            "optimizer.",
-            learning_rate="(0, inf)",
-            betas="[0, 1)",
-            eps="(0, inf)",
-            weight_decay="[0, inf)",
-        )
+            raise UserError(f"config.optimizer.betas is {list(self.betas)}; it must be two numbers")
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[Optimizer]:
         """The optimizer of these parameters."""
@@ -61,19 +54,16 @@ class AdamW:
 
 
 @dataclass(frozen=True)
-class Muon:
+class Muon(Bounded):
     """Muon for the matrices inside the blocks; ``adamw`` trains embedding, head and vectors.
 
     Its step has the scale of AdamW's (0.2 sqrt(max(rows, columns))), so that one learning rate suits both.
     """
 
-    learning_rate: float = 1e-3
-    momentum: float = 0.95
-    weight_decay: float = 0.1
+    learning_rate: Positive = 1e-3
+    momentum: Decay = 0.95
+    weight_decay: NonNegative = 0.1
     adamw: AdamW = AdamW()
-
-    def __post_init__(self) -> None:
-        bounds.check(self, "optimizer.", learning_rate="(0, inf)", momentum="[0, 1)", weight_decay="[0, inf)")
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[Optimizer]:
         """The optimizers of these parameters, Muon's first."""

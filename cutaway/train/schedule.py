@@ -10,18 +10,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cutaway.data import bounds
+from cutaway.bounds import Bounded, Fraction, Natural
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Bounded):
     """Half a cosine from 1 down to ``min_ratio`` (1608.03983)."""
 
-    warmup_steps: int = 0
-    min_ratio: float = 0.1
-
-    def __post_init__(self) -> None:
-        bounds.check(self, "schedule.", warmup_steps="[0, inf)", min_ratio="[0, 1]")
+    warmup_steps: Natural = 0
+    min_ratio: Fraction = 0.1
 
     def factor(self, step: int, steps: int) -> float:
         """The factor of step 0, 1, ..., ``steps`` - 1."""
@@ -32,14 +29,11 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Bounded):
     """A straight line from 1 down to ``min_ratio`` (2502.15938 finds that 0 is best)."""
 
-    warmup_steps: int = 0
-    min_ratio: float = 0.0
-
-    def __post_init__(self) -> None:
-        bounds.check(self, "schedule.", warmup_steps="[0, inf)", min_ratio="[0, 1]")
+    warmup_steps: Natural = 0
+    min_ratio: Fraction = 0.0
 
     def factor(self, step: int, steps: int) -> float:
         """The factor of step 0, 1, ..., ``steps`` - 1."""
@@ -47,19 +41,16 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class WSD:
+class WSD(Bounded):
     """Warm up, stay constant, and decay over the last ``decay_ratio`` of the steps (2404.06395).
 
     A run that has not begun to decay can be extended without loss. The decay is 1 - sqrt, which 2405.18392
     finds best.
     """
 
-    warmup_steps: int = 0
-    decay_ratio: float = 0.2
-    min_ratio: float = 0.0
-
-    def __post_init__(self) -> None:
-        bounds.check(self, "schedule.", warmup_steps="[0, inf)", min_ratio="[0, 1]", decay_ratio="[0, 1]")
+    warmup_steps: Natural = 0
+    decay_ratio: Fraction = 0.2
+    min_ratio: Fraction = 0.0
 
     def factor(self, step: int, steps: int) -> float:
         """The factor of step 0, 1, ..., ``steps`` - 1."""

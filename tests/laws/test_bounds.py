@@ -84,7 +84,7 @@ def test_every_field_has_bounds(cls: type, name: str, hint: Any) -> None:
             f"{name} is a number without bounds: give it a type of cutaway/bounds.py"
         )
         if typing.get_origin(option) is Literal:
-            with pytest.raises(UserError, match=f"{name} is 'no such word', it must be "):
+            with pytest.raises(UserError, match=f"{name} is 'no such word'; it must be "):
                 check(
                     "no such word", hint, name
                 )  # making the config fails in these tests' type checks already
@@ -95,6 +95,6 @@ def test_every_field_has_bounds(cls: type, name: str, hint: Any) -> None:
 
 
 def _refused(cls: type, name: str, value: Any) -> None:
-    with pytest.raises(UserError, match=rf"^\w+: {name}(\[0\])? is .*, it must be ") as raised:
+    with pytest.raises(UserError, match=rf"^\w+\.{name}(\[0\])? is .*; it must be ") as raised:
         _made(cls, **{name: value})
     assert "\n" not in str(raised.value)

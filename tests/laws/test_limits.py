@@ -34,7 +34,7 @@ COUNTED = [
 def test_one_is_the_least(kind: str, name: str) -> None:
     least = {name: 1} | ({"summary": 1} if name == "chunk" else {})
     assert getattr(attention(kind, **least), name) == 1
-    with pytest.raises(UserError, match="attention:"):
+    with pytest.raises(UserError, match="attention\\."):
         attention(kind, **(least | {name: 0}))
 
 
@@ -53,7 +53,7 @@ def test_heads_are_shared_evenly(kind: str, name: str) -> None:
         config = attention(kind, **{name: count})
         assert config.groups == count and sum(w.numel() for w in config.build(WIDTH).parameters())
     for count in (0, 3, 8):
-        with pytest.raises(UserError, match="attention:"):
+        with pytest.raises(UserError, match="attention\\."):
             attention(kind, **{name: count})
 
 

@@ -51,7 +51,7 @@ def test_dense_and_sparse_layers_are_told_apart_by_kind() -> None:
     data["blocks"][1]["mlp"]["kind"] = "norm"
     with pytest.raises(UserError, match=r"config.blocks\[1\].mlp.kind: there is no 'norm'; known: mlp, moe"):
         from_dict(data)
-    with pytest.raises(UserError, match="top_k is 3, it must be at most experts"):
+    with pytest.raises(UserError, match="top_k is 3; it must be at most experts"):
         MoE(2, 3, 4)
     with pytest.raises(UserError, match="needs a shared expert"):
         MoE(2, 1, 4, shared_gate=True)

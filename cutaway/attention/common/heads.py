@@ -48,7 +48,7 @@ class Heads(Bounded):
         super().__post_init__()
         if self.position is not None and self.position.size > self.key_size:
             raise UserError(
-                f"attention: position.size is {self.position.size}, it must be at most key_size "
+                f"attention.position.size is {self.position.size}; it must be at most key_size "
                 f"({self.key_size})"
             )
 

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.data import bounds
+from cutaway.bounds import Bounded, Count, NonNegative
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,17 +22,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Bounded):
     """``chunk_size`` tokens at a time pass the head; ``router_aux_loss`` weighs load balancing in a
     micro-batch.
     """
 
-    z_loss: float = 0.0
-    router_aux_loss: float = 0.01
-    chunk_size: int = 512
-
-    def __post_init__(self) -> None:
-        bounds.check(self, "objective.", z_loss="[0, inf)", router_aux_loss="[0, inf)", chunk_size="[1, inf)")
+    z_loss: NonNegative = 0.0
+    router_aux_loss: NonNegative = 0.01
+    chunk_size: Count = 512
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of a micro-batch's losses, and the sums that ``report`` reads."""
