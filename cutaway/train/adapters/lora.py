@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cutaway.data import bounds
+from cutaway.bounds import Bounded, Count, Decay, Positive
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.train.adapters import MATRICES, Matrix, freeze, matrices
@@ -23,17 +23,14 @@ from cutaway.weights.adapters import LowRank
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Bounded):
     """``targets`` are names of matrices in a block; ``rank_stabilised`` divides alpha by sqrt(rank)."""
 
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: Decay = 0.0
     rank_stabilised: bool = False
     targets: tuple[str, ...] = MATRICES
-
-    def __post_init__(self) -> None:
-        bounds.check(self, "adapter.", rank="[1, inf)", alpha="(0, inf)", dropout="[0, 1)")
 
     @property
     def scale(self) -> float:
