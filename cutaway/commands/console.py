@@ -4,10 +4,11 @@ Standard output belongs to the answer, so that it can be piped; everything said 
 standard error.
 """
 
+import codecs
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,41 @@ def model_path(source: str) -> Path:
     if not agrees(f"{source} is not on this machine. Fetch {size(hub.size(source))} from Hugging Face?"):
         raise UserError(f"{source} was not fetched")
     return pull(source)
+
+
+def text_files(paths: Iterable[Path]) -> list[Path]:
+    """The files that a verb was given; a folder stands for the text files in it and below, by name.
+
+    How many those are is said. Raises UserError for a folder without any, and for a path that is not there.
+    """
+    from cutaway.data import sources
+
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file or folder")
+        if not path.is_dir():
+            found.append(path)
+            continue
+        every = sources.files(path, ())
+        texts = [file for file in every if _is_text(file)]
+        if not texts:
+            raise UserError(f"{path}: holds no text file, nor does a folder in it")
+        others = f", {len(every) - len(texts):,} skipped as no text" if len(texts) < len(every) else ""
+        note(f"{path}: {len(texts):,} text files{others}")
+        found += texts
+    return found
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file begins as UTF-8 text does; an empty one holds none."""
+    with file.open("rb") as opened:
+        head = opened.read(1 << 16)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return head != b"" and b"\0" not in head
 
 
 def pull(source: str) -> Path:

@@ -15,16 +15,17 @@ def opened(source: str, pattern: str | None = None) -> Tokenizer:
 
 
 def text_of(text: str | None, file: Path | None) -> str:
-    """The text of an argument, else of a file, else of standard input. UserError unless it is UTF-8."""
+    """The text of an argument, a file, or standard input (no file, or "-"); UserError unless it is UTF-8."""
     if text is not None and file is not None:
         raise UserError(f"both a text and --file {file} were given: give one")
     if text is not None:
         return text
-    name = "standard input" if file is None else str(file)
+    piped = file is None or str(file) == "-"
+    name = "standard input" if piped else str(file)
     if file is None and sys.stdin.isatty():
         raise UserError("no text was given: give it as an argument, with --file, or on standard input")
     try:
-        data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        data = sys.stdin.buffer.read() if piped else file.read_bytes()
         return data.decode()
     except OSError as problem:
         raise UserError(f"{name} cannot be read: {problem.strerror}") from None
