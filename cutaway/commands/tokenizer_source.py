@@ -20,12 +20,12 @@ def text_of(text: str | None, file: Path | None) -> str:
         raise UserError(f"both a text and --file {file} were given: give one")
     if text is not None:
         return text
-    piped = file is None or str(file) == "-"
-    name = "standard input" if piped else str(file)
     if file is None and sys.stdin.isatty():
         raise UserError("no text was given: give it as an argument, with --file, or on standard input")
+    file = None if str(file) == "-" else file
+    name = "standard input" if file is None else str(file)
     try:
-        data = sys.stdin.buffer.read() if piped else file.read_bytes()
+        data = sys.stdin.buffer.read() if file is None else file.read_bytes()
         return data.decode()
     except OSError as problem:
         raise UserError(f"{name} cannot be read: {problem.strerror}") from None
