@@ -75,12 +75,11 @@ def test_text_goes_to_standard_output_and_nothing_else_does(lm, capsys):
     assert lm.loaded == [(("at/smollm2",), {"engine": "auto", "context": None})]
 
 
-def test_on_a_terminal_control_characters_are_drawn_and_speed_is_told(lm, monkeypatch):
+def test_on_a_terminal_speed_is_told(lm, monkeypatch):
     out, err = Terminal(), Terminal()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", err)
     run("x")
-    assert out.getvalue() == "Paris␛[31m!\n"
     assert "3 tokens at 8.0/s" in err.getvalue()
     assert "prompt 4 tokens at 8.0/s" in err.getvalue()
 

@@ -4,6 +4,8 @@ Standard output belongs to the answer, so that it can be piped; everything said 
 standard error.
 """
 
+from __future__ import annotations
+
 import codecs
 import json
 import os
@@ -11,15 +13,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutaway import store
-from cutaway.errors import UserError
+from cutaway.errors import UserError, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def note(text: str) -> None:
     """Say one line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def note_fallback(lm: Any) -> None:
@@ -32,6 +37,30 @@ def note_fallback(lm: Any) -> None:
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output, for programs."""
     print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def screen(**options: Any) -> Console:
+    """A rich console for text from strangers: its styles act on the terminal, the text cannot."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Screen(Console):
+        def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
+            for text, style, control in super().render(*what, **how):
+                yield Segment(text if control else visible(text), style, control)
+
+    return Screen(highlight=False, **options)
+
+
+def on_screen(show: Callable[[Console], Any]) -> None:
+    """Show on standard output: in a file or a pipe without colours and spaces at the ends of lines."""
+    console = screen()
+    if console.is_terminal:
+        show(console)
+        return
+    with console.capture() as captured:
+        show(console)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
 
 
 def size(count: float) -> str:
@@ -172,7 +201,6 @@ class _Bar:
     """One bar a step, with what is done and the time left; a step of unknown length is a spinner."""
 
     def __init__(self, counts: bool = False) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -191,7 +219,7 @@ class _Bar:
             BarColumn(),
             *much,
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=screen(stderr=True),
             transient=True,
         )
         self.steps: dict[str, Any] = {}

@@ -168,11 +168,6 @@ def prompt_text(prompt: str | None, file: Path | None) -> str:
         raise UserError(f"The prompt in {where} cannot be read: {error.strerror}") from None
 
 
-def shown(text: str) -> str:
-    """Text fit for where standard output goes: on a terminal, control characters are drawn and not obeyed."""
-    return text.translate(_DRAWN) if sys.stdout.isatty() else text
-
-
 def note_ending(done: Generation) -> None:
     """Say so on standard error if the text ended because the context is full."""
     if done.finish_reason == "context":
@@ -206,7 +201,7 @@ def _show(pieces: Iterable[Piece], lm: Any, style: Style) -> Generation:
         for piece in pieces:
             done = piece.generation
             if style == "text":
-                sys.stdout.write(shown(piece.text))
+                sys.stdout.write(piece.text)
                 sys.stdout.flush()
             elif style == "table" and piece.id is not None:
                 print(_row(piece, lm), flush=True)
@@ -266,8 +261,3 @@ def _bias(text: str) -> tuple[int, float]:
         return int(id), float(value)
     except ValueError:
         raise UserError(f"--logit-bias is {text!r}: it must be ID=NUMBER, such as 42=-5") from None
-
-
-# Control characters as their pictures (ESC as ␛), all but tab and newline; those above ASCII as U+FFFD.
-_DRAWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
-_DRAWN |= dict.fromkeys(range(128, 160), 0xFFFD)

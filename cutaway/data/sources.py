@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.bounds import Bounded, Positive
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, quoted
 
 HUB = "hub:"  # before the name of a dataset on Hugging Face
 PASSED_OVER = frozenset({"node_modules", "__pycache__", "build", "dist", "site-packages"})
@@ -115,7 +115,7 @@ def _entry(row: Any, field: str, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
         raise UserError(
-            f"{where} has no text called {field!r} (it has: {there}): name the column with `field`"
+            f"{where} has no text called {quoted(field)} (it has: {there}): name the column with `field`"
         )
     return row[field]
 
@@ -131,7 +131,7 @@ def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: is not a parquet file ({error})") from None
     if field not in table.schema_arrow.names:
         there = ", ".join(table.schema_arrow.names)
-        raise UserError(f"{path}: has no column {field!r} (it has: {there}): name it with `field`")
+        raise UserError(f"{path}: has no column {quoted(field)} (it has: {there}): name it with `field`")
     for batch in table.iter_batches(columns=[field]):
         yield from batch.to_pylist()
 

@@ -8,7 +8,7 @@ from re import Pattern
 
 import regex
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.added import any_of
 from cutaway.tokenizer.normalize import OneSpace, Rule, normalize
 from cutaway.tokenizer.pretokenize import (
@@ -103,7 +103,7 @@ def cut_by(pattern: str, special: Iterable[str] = ()) -> Cut:
     if _NAME.fullmatch(pattern):
         names = ", ".join([*TIKTOKEN, METASPACE, *BERT, *sorted(PATTERNS)])
         raise UserError(
-            f"there is no pattern named {pattern!r}: give a regular expression, or one of {names}"
+            f"there is no pattern named {quoted(pattern)}: give a regular expression, or one of {names}"
         )
     compiled(pattern)
     return Cut((Split(pattern),), special)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
@@ -251,18 +251,20 @@ class _Meter:
 class _Line:
     """One line that is written over on a terminal; elsewhere a line an epoch."""
 
-    shown: bool = False
+    status: Any = None
 
     def show(self, text: str, new: bool) -> None:
         if sys.stderr.isatty():
-            print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
-            self.shown = True
+            if self.status is None:
+                self.status = console.screen(stderr=True).status(text)
+                self.status.start()
+            self.status.update(text)
         elif new:
             console.note(text)
 
     def end(self) -> None:
-        if self.shown:
-            print(file=sys.stderr)
+        if self.status is not None:
+            self.status.stop()
 
 
 def _short(number: float) -> str:
