@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cutaway import store
-from cutaway.errors import UserError
-from cutaway.gguf import Later, Packed, quoted
+from cutaway.errors import UserError, quoted
+from cutaway.gguf import Later, Packed
 from cutaway.store.files import atomic_folder
 from cutaway.weights import families, quant, rules, safetensors
 from cutaway.weights.load import ADAPTER as CONFIG
