@@ -64,7 +64,8 @@ def _code(arguments: list[str]) -> int:
         return BROKEN_PIPE
     except OSError as problem:
         if problem.filename is not None:
-            return _complain(f"{problem.filename}: {problem.strerror}", FAILURE)
+            absent = isinstance(problem, FileNotFoundError)
+            return _complain(f"{problem.filename}: {problem.strerror}", USER if absent else FAILURE)
         _discard_output()
         return _complain(f"standard output cannot be written: {problem.strerror or problem}", FAILURE)
 

@@ -182,7 +182,7 @@ def test_a_prompt_that_cannot_be_had_is_refused_before_the_model_is_loaded(lm, t
         run("x", "--temprature", "1")
     with pytest.raises(CycloptsError):
         run("--temprature", "1", "x")
-    with pytest.raises(UserError, match=r"none\.txt cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"none\.txt: there is no such file"):
         run("--file", str(tmp_path / "none.txt"))
     (tmp_path / "latin").write_bytes(b"ab\xff")
     with pytest.raises(UserError, match="not UTF-8: byte 2"):

@@ -59,7 +59,7 @@ def test_files_and_standard_input(small: Path, tmp_path: Path, capsys: pytest.Ca
         )
         assert done.stdout == printed
     assert "is not UTF-8" in refused(capsys, "encode", "--file", _binary(tmp_path), "-t", small)
-    assert "cannot be read" in refused(capsys, "encode", "--file", tmp_path / "none", "-t", small)
+    assert "there is no such file" in refused(capsys, "encode", "--file", tmp_path / "none", "-t", small)
     assert "give one" in refused(capsys, "encode", "x", "--file", tmp_path / "a.txt", "-t", small)
     assert "at character 0" in refused(capsys, "encode", "<s>", "--special", "forbid", "-t", small)
     assert "is no id" in refused(capsys, "decode", 9999, "-t", small)

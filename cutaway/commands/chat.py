@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, note_fallback, use_threads
+from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
 from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.generate.decode import ContextFullError, Generation
@@ -128,9 +128,7 @@ class Conversation:
     def read(cls, path: Path) -> "Conversation":
         """A conversation that `save` wrote; UserError says which message does not fit."""
         try:
-            messages = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+            messages = json.loads(read_text(path))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: {error}") from None
         conversation = cls()

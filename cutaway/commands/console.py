@@ -137,6 +137,20 @@ def model_path(source: str) -> Path:
     return pull(source)
 
 
+def read_text(file: Path | None) -> str:
+    """The text of a file, or (for None and "-") of standard input. UserError unless it is there and UTF-8."""
+    piped = file is None or str(file) == "-"
+    name = "standard input" if piped else str(file)
+    try:
+        return (sys.stdin.buffer.read() if piped else Path(name).read_bytes()).decode()
+    except FileNotFoundError:
+        raise UserError(f"{name}: there is no such file") from None
+    except OSError as problem:
+        raise UserError(f"{name} cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{name} is not UTF-8: byte {problem.start:,} is wrong") from None
+
+
 def text_files(paths: Iterable[Path]) -> list[Path]:
     """The files that a verb was given; a folder stands for the text files in it and below, by name.
 

@@ -108,7 +108,7 @@ def explain(
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: it must be 1 or more")
     if html is not None:
-        files.check_overwrite(html, force)
+        files.check_file(html, force)
     lm = _load(model)
     ids = asked.ids(lm, asked.text)
     early = sys.stdout.isatty() and not (as_json or backends or html or open_page or asked.two)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, note_fallback, print_json, use_threads
+from cutaway.commands.console import model_path, note, note_fallback, print_json, read_text, use_threads
 from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
@@ -158,14 +158,7 @@ def prompt_text(prompt: str | None, file: Path | None) -> str:
         raise UserError(f'There is no option {prompt}: if it is the prompt, give it through --file or "-"')
     if prompt is not None and prompt != "-":
         return prompt
-    where = "standard input" if file is None else str(file)
-    try:
-        raw = sys.stdin.buffer.read() if file is None else file.read_bytes()
-        return raw.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise UserError(f"The prompt in {where} is not UTF-8: byte {error.start} is wrong") from None
-    except OSError as error:
-        raise UserError(f"The prompt in {where} cannot be read: {error.strerror}") from None
+    return read_text(file).removesuffix("\n").removesuffix("\r")
 
 
 def note_ending(done: Generation) -> None:

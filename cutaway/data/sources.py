@@ -41,14 +41,20 @@ class Source(Bounded):
     weight: Positive | None = None
 
 
+def check_exists(source: Source) -> None:
+    """UserError for a file or folder that is not there; datasets of the hub are not looked for."""
+    path = Path(source.path).expanduser()
+    if not source.path.startswith(HUB) and not path.exists():
+        raise UserError(f"{path}: there is no such file or folder to read text from")
+
+
 def documents(source: Source) -> Iterator[str | None]:
     """The texts of a source, in their order; None for a file that is not text, so that it can be counted."""
     if source.path.startswith(HUB):
         yield from _column(_streamed(source.path[len(HUB) :], source), source, source.path)
         return
+    check_exists(source)
     path = Path(source.path).expanduser()
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder to read text from")
     if path.is_dir() and (path / "dataset_info.json").is_file():
         yield from _column(_saved(path), source, str(path))
         return

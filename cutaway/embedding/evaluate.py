@@ -134,7 +134,7 @@ def _folded(vectors: Vectors) -> dict[str, int]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
-        raise UserError(f"{path} is not a file")
+        raise UserError(f"{path}: there is no such file")
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

@@ -120,7 +120,7 @@ NAMES = {
 }
 
 # What a user who types one of these means is a file, never a model's name.
-SUFFIXES = (".gguf", ".safetensors", ".json", ".model", ".tiktoken", ".txt", ".bin", ".pt", ".pth")
+SUFFIXES = (".gguf", ".safetensors", ".json", ".model", ".tiktoken", ".txt", ".vec", ".bin", ".pt", ".pth")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w.-]+)?(?:[:/](?P<file>[^:]+\.gguf))?")
 
 

@@ -24,7 +24,7 @@ from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.vectors import Vectors
 from cutaway.embedding.watching import Watched
 from cutaway.errors import UserError
-from cutaway.store.files import check_overwrite, disk_errors
+from cutaway.store.files import check_file, disk_errors
 from cutaway.weights import vectors as files
 
 Flag = Parameter(negative=())
@@ -103,9 +103,7 @@ def train(
     as_json
         Print one JSON document.
     """
-    check_overwrite(output, force)
-    if not output.parent.is_dir():
-        raise UserError(f"{output} cannot be written, because its folder does not exist")
+    check_file(output, force)
     _check(kind, negative, hierarchical, sample, x_max)
     count = native.threads() if threads is None else threads
     with _joined(file) as text:

@@ -52,14 +52,15 @@ def compare(
     if not tokenizers:
         raise UserError("give the tokenizers: cutaway tokenizer compare smollm2 tokenizer.json")
     if html is not None:
-        files.check_overwrite(html, force)
+        files.check_file(html, force)
     text = "\n".join(SAMPLES.values()) if file is None else text_of(None, file)
     if not text:
         raise UserError(f"{file} is empty: there is nothing to compare on")
     languages = declarations(udhr)
+    made = {name: opened(name, pattern) for name in tokenizers}
     if not languages and not as_json:
         note(f"Note: parity needs the declarations, which are not here: {advice()}.")
-    rows = [measured(name, opened(name, pattern), text, languages) for name in tokenizers]
+    rows = [measured(name, tok, text, languages) for name, tok in made.items()]
     if html is not None:
         _write(html, rows, languages, force)
     if as_json:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.tokenizer.encode import Force
 from cutaway.errors import UserError
-from cutaway.store.files import check_overwrite
+from cutaway.store.files import check_file
 from cutaway.tokenizer import Tokenizer, training
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
@@ -70,7 +70,7 @@ def train(
     cutaway tokenizer train shard-*.counts --size 65536
     """
     files = tuple(console.text_files(files))
-    check_overwrite(output / "tokenizer.json" if output.is_dir() else output, force)
+    check_file(output / "tokenizer.json" if output.is_dir() else output, force)
     with console.watched() as bar:
         counted = _counted(files, kind, pattern, special, limit, invalid, bar)
         with warnings.catch_warnings(record=True) as caught:
@@ -115,6 +115,7 @@ def count_words(
     cutaway tokenizer count-words s3-mount/*.txt --output corpus.counts --ray
     """
     files = tuple(console.text_files(files))
+    check_file(output, force=True)  # what is there is gone on from
     if ray:
         from cutaway.tokenizer import ray_counts
 
