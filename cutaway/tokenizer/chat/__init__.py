@@ -98,6 +98,11 @@ def render(
         steering=steering,
         **variables,
     )
+    return encoded(rendered, template, tokenizer=tokenizer)
+
+
+def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list[int]:
+    """The ids of a rendered conversation. Raises UserError for a tokenizer that chats can be forged with."""
     control = _dialect(template, tokenizer).ids
     ids = tokenizer.encode_parts(rendered.text, rendered.control, never=control)
     if [id for id in ids if id in control] != [id for _, _, id in rendered.control]:
