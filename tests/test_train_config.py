@@ -132,10 +132,10 @@ def test_one_folder_one_process(tmp_path: Path) -> None:
 
     def second(step: int) -> None:
         with pytest.raises(UserError, match="another process trains this run") as error:
-            training_run.pretrain(_tiny(texts), tmp_path / "r", Quiet(), resume=True)
+            training_run.train(_tiny(texts), tmp_path / "r", Quiet(), resume=True)
         seen.append(str(error.value))
 
-    training_run.pretrain(_tiny(texts), tmp_path / "r", Quiet(second))
+    training_run.train(_tiny(texts), tmp_path / "r", Quiet(second))
     assert len(seen) == 2
 
 

@@ -35,10 +35,6 @@ from cutaway.train.log import Log
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.signals import SignalHandler, exit_by_signal
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import quant
-from cutaway.weights import save as writer
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
 
 CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model", "tokenizer"
 EAGER_UTILIZATION = 0.4  # of the peak, without torch.compile
@@ -200,7 +196,7 @@ class Training:
     def sample(self) -> list[str]:
         """A continuation of each of the run's prompts; no random number of the run is used."""
         tokenizer, intervals = self.data.tokenizer, self.run.intervals
-        length = min(intervals.sample_tokens, self.run.model.context // 2)
+        length = min(intervals.sample_tokens, self.run.width // 2)
         params = SamplingParams(max_tokens=length, temperature=0.8, top_p=0.95, seed=self.step)
         texts = []
         with torch.no_grad(), self._evaluating():
@@ -267,7 +263,7 @@ class Training:
         )
 
     def trained(self) -> dict[str, Tensor]:
-        """Every weight by name, averaged where there is an average, with the parts that other devices hold."""
+        """Every weight by name, averaged if there is an average, with what other devices hold of it."""
         values = {name: p.detach() for name, p in self.model.named_parameters()}
         if self.ema is not None:
             values |= dict(zip(self.names.values(), self.ema, strict=True))
