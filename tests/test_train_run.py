@@ -231,7 +231,7 @@ def test_every_preset_reads_and_writes_back() -> None:
     [
         (["--optimizer.learning-rat", "1"], "config.optimizer.learning_rat: there is no such entry"),
         (["--optimizer.kind", "sgd"], "config.optimizer.kind: there is no 'sgd'"),
-        (["--batch-size", "5"], "not a multiple"),
+        (["--batch-size", "5"], "must be a multiple"),
         (["--model.blocks.3.times", "2"], "out of range: the list has 1 items"),
         (["--steps"], "has no value"),
         (["steps", "4"], "--name.of.entry VALUE"),
