@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast
 
 import numpy as np
 
@@ -264,8 +264,8 @@ class LanguageModel:
         """
         from cutaway.generate.batch.scheduler import generate_batch
 
-        params = SamplingParams(**settings)
-        return generate_batch(self, list(map(self.ids, prompts)), params, max_sequences=max_sequences)
+        model, params = cast(Any, self), SamplingParams(**settings)
+        return generate_batch(model, map(self.ids, prompts), params, max_sequences=max_sequences)
 
     def stream(
         self,

@@ -82,4 +82,8 @@ def test_a_prompt_runs_through_the_listed_files() -> None:
     used = {file for file in files if file.startswith(("generate/", "runtime/", "lm.py"))}
     assert used == listed(used, names)
     if lm.engine_choice[0] == "runtime":  # speculative.py runs where it is asked for, request.py holds data
-        assert set(names) - used <= {"generate/speculative.py", "generate/batch/request.py", "tokenizer/tokenizer.py"}
+        assert set(names) - used <= {
+            "generate/speculative.py",
+            "generate/batch/request.py",
+            "tokenizer/tokenizer.py",
+        }

@@ -199,8 +199,8 @@ def _check_access(host: str, keys: tuple[str, ...], unsafe: bool) -> None:
             raise UserError("API keys must be 8 or more printable ASCII characters, without spaces around")
     if host not in LOOPBACK and not keys and not unsafe:
         raise UserError(
-            f"{host} can be reached by others: set CUTAWAY_API_KEY or --api-key so that only clients with the "
-            "key can connect, or say --unsafe-no-key"
+            f"{host} can be reached by others: set CUTAWAY_API_KEY or --api-key so that only clients with "
+            "the key can connect, or say --unsafe-no-key"
         )
 
 

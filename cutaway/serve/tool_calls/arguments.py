@@ -1,7 +1,7 @@
 """Tool arguments that each have their own tags: `<parameter=place>here</parameter>`, `place='here'`.
 
 The tags are detected like the rest of a format (tool_format.py), from calls with one argument and with two
-and from values of each type: strings may have tags of their own (quotes, `string="true"`), or be bare, so that
+and from values of each type: strings may have tags of their own (quotes, `string="true"`) or be bare, so that
 only the tool's schema decides whether 7 is a number. A string ends at its closing tag if what follows may
 follow, so that `</parameter>` inside of it is part of it; a string that holds everything that could follow
 cannot be told from its end.
