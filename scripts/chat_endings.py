@@ -7,6 +7,7 @@ row come four times or more. 10 minutes on two cores.
 """
 
 from collections import Counter
+from typing import Any
 
 import cutaway
 from cutaway.commands.chat import defaults
@@ -44,8 +45,8 @@ def loops(ids: tuple[int, ...]) -> bool:
 
 def main() -> None:
     """Print one line for each of both settings."""
-    lm = cutaway.load("smollm2")
-    usual = defaults(lm)
+    lm: Any = cutaway.load("smollm2")
+    usual: dict[str, Any] = defaults(lm)
     for settings in (usual | {"repetition_penalty": 1.0}, usual):
         ended, looped = 0, 0
         for seed, question in enumerate(QUESTIONS):

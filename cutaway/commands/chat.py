@@ -18,8 +18,8 @@ from cutaway.generate.decode import ContextFullError, Generation
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.store import files
 
-# Where the model brings no temperature of its own. Without the penalty small models repeat themselves until the
-# context is full (docs/results/spine.md).
+# Where the model brings no temperature of its own. Without the penalty small models repeat themselves until
+# the context is full (docs/results/spine.md).
 DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
 MAX_TOKENS = 1024  # of an answer
 WAYS_OUT = "/clear starts anew, /undo takes back the last question and answer."
