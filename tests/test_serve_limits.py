@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +147,29 @@ def test_silent_connections_are_closed_and_never_keep_others_out(server: Server)
     finally:
         for one in silent:
             one.close()
+
+
+def test_a_body_that_breaks_off_is_refused_without_a_traceback(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [caplog.handler])
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as broken:
+        broken.sendall(head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+        assert broken.recv(1000).startswith(b"HTTP/1.1 400")
+    time.sleep(0.2)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_tools_that_are_nested_too_deep_are_the_clients_fault(server: Server) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(400):
+        schema = {"type": "object", "properties": {"a": schema}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": tools}
+    for path in ("/v1/chat/count", "/v1/chat/completions"):
+        answer = server.post(path, body)
+        assert answer.status_code == 400 and "nested more than 100 deep" in answer.text
 
 
 def test_only_connections_without_a_request_give_way() -> None:
