@@ -172,6 +172,17 @@ def test_tools_that_are_nested_too_deep_are_the_clients_fault(server: Server) ->
         assert answer.status_code == 400 and "nested more than 100 deep" in answer.text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grammar_that_cannot_be_followed_to_its_end_is_the_clients_fault(
+    server: Server, stream: bool
+) -> None:
+    endless = {"type": "grammar", "grammar": "start: /a/ start"}
+    body = {"prompt": "a", "max_tokens": 8, "response_format": endless, "stream": stream}
+    answer = server.post("/v1/completions", body)
+    assert "could not be followed on" in answer.text and "invalid_request_error" in answer.text
+    assert answer.status_code == (200 if stream else 400)
+
+
 def test_only_connections_without_a_request_give_way() -> None:
     def connection(address: str, waiting: bool) -> Any:
         transport = SimpleNamespace(abort=lambda: closed.append(address))
