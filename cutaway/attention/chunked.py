@@ -5,19 +5,12 @@ Unlike a window it forgets all at once: the first token of a chunk sees only its
 between the chunked ones carry what is older. Time grows with n c, and the cache stops growing at c tokens.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.visibility import Causal, Chunk, Visibility
 from cutaway.bounds import Count
-
-if TYPE_CHECKING:
-    from cutaway.attention.state import Ring
-
 
 COST = Cost(
     prefill="n min(n, chunk) h (k + v) / 2",
@@ -38,7 +31,6 @@ class Config(gqa.Config):
     def visibility(self) -> Visibility:
         return Causal() & Chunk(self.chunk)
 
-    def state(self) -> Ring:
-        from cutaway.attention.state import Ring
-
-        return Ring(self.chunk)
+    @property
+    def held(self) -> tuple[int, int]:
+        return self.chunk, 0

@@ -15,19 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import LinearConfig, delta
-from cutaway.attention.common.softmax import cut, join
-from cutaway.attention.common.visibility import Positions
-from cutaway.attention.state.recurrent import Recurrent
+from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, delta
+from cutaway.attention.common.softmax import cut
 from cutaway.bounds import Natural
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
 from cutaway.layers.conv import ShortConv
 from cutaway.layers.norm import widened
-from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 
 COST = Cost(
@@ -40,65 +36,33 @@ COST = Cost(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LinearConfig):
-    """``conv``: how many tokens the short convolution over q, k and v sees, no convolution when 0; ``norm``
-    is on each head's output.
-    """
+    """``conv``: tokens that the short convolution over q, k and v sees, 0 for none; ``norm``: each head's."""
 
     conv: Natural = 4
     norm: Norm = Norm()
-
-    @property
-    def channels(self) -> int:
-        """How many numbers of a token are convolved: query, key and value, in this order."""
-        return self.heads * (2 * self.key_size + self.values)
-
-    @property
-    def tail(self) -> int:
-        return self.channels * max(self.conv - 1, 0)
 
     def build(self, width: int) -> DeltaNet:
         return DeltaNet(self, width)
 
 
-class DeltaNet(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k] at norm 1, ``v`` [b h t v], ``beta`` [b h t 1], ``S`` [b h k v], ``z``
-    [b h t v], and ``out_input``, z normed.
-    """
+class DeltaNet(LinearMixer):
+    """``q`` and ``k`` have norm 1. Taps ``beta`` [b h t 1] besides."""
 
     def __init__(self, config: Config, width: int) -> None:
-        super().__init__()
-        self.config = config
-        self.query = nn.Linear(width, config.heads * config.key_size, bias=False)
-        self.key = nn.Linear(width, config.heads * config.key_size, bias=False)
-        self.value = nn.Linear(width, config.heads * config.values, bias=False)
+        super().__init__(config, width)
         self.beta = nn.Linear(width, config.heads, bias=False)
         self.conv = ShortConv(config.channels, config.conv, bias=False) if config.conv else None
         self.norm = config.norm.build(config.values)
-        self.out = nn.Linear(config.heads * config.values, width, bias=False)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: Recurrent | None,
-    ) -> Float[Tensor, "b t d"]:
-        heads, key = self.config.heads, self.config.heads * self.config.key_size
-        qkv, kept = torch.cat((self.query(x), self.key(x), self.value(x)), dim=-1), {}
-        if self.conv is not None:
-            qkv, kept["tail"] = self.conv(
-                qkv, positions.pos, positions.documents, in_order, state and state.get("tail")
-            )
-        sizes = (key, key, qkv.shape[-1] - 2 * key)
-        q, k, v = (cut(part, heads) for part in F.silu(qkv).split(sizes, dim=-1))
+    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
+        heads = self.config.heads
+        parts, kept = self.convolved((self.query(x), self.key(x), self.value(x)), call)
+        q, k, v = (cut(part, heads) for part in parts)
         q, k, v = tap("q", unit(q)), tap("k", unit(k)), tap("v", v)
         beta = tap("beta", cut(self.beta(x), heads).sigmoid())
         scaled, open_ = q * q.shape[-1] ** -0.5, torch.zeros_like(beta)
-        z, kept["S"] = delta(scaled, k, v, beta, open_, positions, state and state.get("S"))
-        if state is not None:
-            state.keep(kept, positions.pos)
-        return self.out(join(tap("out_input", self.norm(tap("z", z)))))
+        z, kept["S"] = delta(scaled, k, v, beta, open_, call.positions, call.past.get("S"))
+        return z, kept
 
 
 def unit(x: Float[Tensor, "... k"]) -> Float[Tensor, "... k"]:

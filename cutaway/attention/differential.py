@@ -12,6 +12,7 @@ exp(-0.3 layer), layers counted from 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from cutaway.attention import gqa
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.mixer import weight_shapes
 from cutaway.attention.common.softmax import SoftmaxAttention
-from cutaway.attention.common.visibility import Positions
 from cutaway.bounds import Fraction, Positive
 from cutaway.errors import UserError
 from cutaway.hooks import tap
@@ -58,8 +58,10 @@ class Config(gqa.Config):
 
 
 class DifferentialAttention(SoftmaxAttention):
-    """The heads of ``q``, ``k``, ``v``, ``scores`` and ``pattern`` are both halves; ``z`` [b h/2 t 2v] is
-    their difference. Taps ``lambda``, a single number, besides.
+    """Taps ``lambda``, a single number, besides.
+
+    The heads of ``q``, ``k``, ``v``, ``scores`` and ``pattern`` are both halves; ``z`` [b h/2 t 2v] is their
+    difference.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -74,14 +76,10 @@ class DifferentialAttention(SoftmaxAttention):
         q: Float[Tensor, "b h t k"],
         k: Float[Tensor, "b g s k"],
         v: Float[Tensor, "b g s v"],
-        query: Positions,
-        key: Positions,
-        in_order: bool,
+        *where: Any,
     ) -> Float[Tensor, "b _ t _"]:
         pairs = torch.cat(v.chunk(2, dim=1), dim=-1)
-        one, two = (
-            super().attend(q, k, torch.cat((pairs, pairs), dim=1), query, key, in_order).chunk(2, dim=1)
-        )
+        one, two = super().attend(q, k, torch.cat((pairs, pairs), dim=1), *where).chunk(2, dim=1)
         return (1 - self.start) * self.head_norm(one - tap("lambda", self._lambda()) * two)
 
     def _lambda(self) -> Float[Tensor, ""]:

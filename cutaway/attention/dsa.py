@@ -64,9 +64,10 @@ class Config(mla.Config):
 
 
 class SparseLatentAttention(mla.LatentAttention):
-    """Taps ``index`` [b t s], the indexer's scores before the mask, and ``chosen`` [b t s], the keys each
-    query reads, besides what latent attention taps. Many queries that nobody watches choose a block at a
-    time.
+    """Latent attention of the keys that the indexer chooses.
+
+    Taps ``index`` [b t s], the indexer's scores before the mask, and ``chosen`` [b t s], the keys each query
+    reads, besides. Many queries without a listener choose a block at a time.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -76,7 +77,7 @@ class SparseLatentAttention(mla.LatentAttention):
         self.index_query = nn.Linear(asked, config.index_heads * config.index_size, bias=False)
         self.index_key = nn.Linear(width, config.index_size, bias=False)
         self.index_norm = Norm("layer", 1e-6).build(config.index_size)
-        self.index_share = nn.Linear(width, config.index_heads, bias=False)
+        self.index_weight = nn.Linear(width, config.index_heads, bias=False)
 
     def more(self, x: Float[Tensor, "b t d"]) -> Entries:
         return {"index": self.index_norm(self.index_key(x))[:, None]}
@@ -90,12 +91,12 @@ class SparseLatentAttention(mla.LatentAttention):
         x: Float[Tensor, "b t d"],
         query_latent: Float[Tensor, "b t n"],
         entries: Entries,
-        query: Positions,
-        key: Positions,
+        where: mla.Where,
         rotation: Rotation | None,
     ) -> Bool[Tensor, "b t s"] | Chosen:
+        query, key = where.query, where.key
         q = _half_split(cut(self.index_query(query_latent), self.index_heads), rotation)
-        w = (self.index_share(x) * self.index_heads**-0.5).transpose(1, 2)
+        w = (self.index_weight(x) * self.index_heads**-0.5).transpose(1, 2)
 
         @torch.no_grad()
         def choose(rows: slice) -> Bool[Tensor, "b t s"]:
@@ -109,24 +110,19 @@ class SparseLatentAttention(mla.LatentAttention):
         return choose if q.shape[2] >= MANY and not watches else choose(slice(None))
 
     def attend(
-        self,
-        q: Float[Tensor, "b h t k"],
-        entries: Entries,
-        query: Positions,
-        key: Positions,
-        in_order: bool,
-        chosen: Bool[Tensor, "b t s"] | Chosen | None,
+        self, q: Float[Tensor, "b h t k"], entries: Entries, where: mla.Where
     ) -> Float[Tensor, "b h t v"]:
         """A single query reads only the latents it chose; many queries have a mask."""
+        key, chosen = where.key, where.chosen
         alone = q.shape[2] == 1 and key.pos.shape[1] > self.top_k and not watched("scores", "pattern")
         if not isinstance(chosen, Tensor) or not alone:
-            return super().attend(q, entries, query, key, in_order, chosen)
+            return super().attend(q, entries, where)
         kept = chosen[:, 0].long().topk(self.top_k, dim=-1).indices
         latent = entries["latent"]
         latent = latent.gather(2, kept[:, None, :, None].expand(-1, -1, -1, latent.shape[-1]))
         documents = None if key.documents is None else key.documents.gather(1, kept)
         there = Positions(key.pos.gather(1, kept), documents)
-        return super().attend(q, {"latent": latent}, query, there, False, None)
+        return super().attend(q, {"latent": latent}, mla.Where(where.query, there))
 
 
 def best(scores: Float[Tensor, "b t s"], count: int) -> Bool[Tensor, "b t s"]:

@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import SOFTMAX
-from cutaway.attention.common.mixer import LayerState, weight_shapes
+from cutaway.attention.common.mixer import weight_shapes
 from cutaway.attention.common.softmax import SoftmaxAttention, cut, join
-from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
-from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 
 COST = SOFTMAX
@@ -36,22 +34,13 @@ class Config(gqa.Config):
 
 
 class GatedAttention(SoftmaxAttention):
-    """Taps ``gate`` [b t h*v], from 0 to 1, and ``out_input`` [b h t v], z times the gate, besides what every
-    softmax attention taps.
-    """
+    """Taps ``gate`` [b t h*v], from 0 to 1, and ``out_input`` [b h t v], z times the gate, besides."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)
         self.gate = nn.Linear(width, config.heads * config.values, config.bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: LayerState | None,
-    ) -> Float[Tensor, "b t d"]:
+    def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
+        """z times the gate."""
         gate = tap("gate", self.gate(x).sigmoid())
-        gated = gate * join(self.z(x, positions, rotation, in_order, state))
-        return self.out(join(tap("out_input", cut(gated, self.config.heads))))
+        return tap("out_input", cut(gate * join(z), self.config.heads))

@@ -19,18 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import LinearConfig, delta
-from cutaway.attention.common.softmax import cut, join
-from cutaway.attention.common.visibility import Positions
+from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, delta
+from cutaway.attention.common.softmax import cut
 from cutaway.attention.delta import unit
-from cutaway.attention.state.recurrent import Recurrent
 from cutaway.bounds import Count
 from cutaway.errors import UserError
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
 from cutaway.layers.conv import ShortConv
 from cutaway.layers.norm import widened
-from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 
 COST = Cost(
@@ -43,8 +40,9 @@ COST = Cost(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LinearConfig):
-    """``heads`` value heads; ``key_heads`` query and key heads, a divisor of ``heads``, as many when None;
-    ``conv``: how many tokens the short convolution over q, k and v sees; ``norm`` is on each head's output.
+    """``key_heads`` query and key heads, a divisor of the ``heads`` value heads, as many when None.
+
+    ``conv``: tokens that the short convolution over q, k and v sees; ``norm``: each head's.
     """
 
     key_heads: Count | None = None
@@ -61,65 +59,36 @@ class Config(LinearConfig):
         """How many query and key heads there are."""
         return self.heads if self.key_heads is None else self.key_heads
 
-    @property
-    def channels(self) -> int:
-        """How many numbers of a token are convolved: query, key and value, in this order."""
-        return 2 * self.groups * self.key_size + self.heads * self.values
-
-    @property
-    def tail(self) -> int:
-        return self.channels * (self.conv - 1)
-
     def build(self, width: int) -> GatedDeltaNet:
         return GatedDeltaNet(self, width)
 
 
-class GatedDeltaNet(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k] at norm 1, ``v`` [b h t v], ``beta`` and ``log_a`` [b h t 1], ``S`` [b h
-    k v], ``z`` [b h t v], and ``out_input``, z normed and gated.
-    """
+class GatedDeltaNet(LinearMixer):
+    """``q`` and ``k`` have norm 1. Taps ``beta`` and ``log_a`` [b h t 1] besides."""
 
     def __init__(self, config: Config, width: int) -> None:
-        super().__init__()
-        self.config = config
-        self.query = nn.Linear(width, config.groups * config.key_size, bias=False)
-        self.key = nn.Linear(width, config.groups * config.key_size, bias=False)
-        self.value = nn.Linear(width, config.heads * config.values, bias=False)
+        super().__init__(config, width)
         self.beta = nn.Linear(width, config.heads, bias=False)
         self.forget = nn.Linear(width, config.heads, bias=False)
         self.decay = Decay(config.heads)
         self.gate = nn.Linear(width, config.heads * config.values, bias=False)
         self.conv = ShortConv(config.channels, config.conv, bias=False)
         self.norm = config.norm.build(config.values)
-        self.out = nn.Linear(config.heads * config.values, width, bias=False)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: Recurrent | None,
-    ) -> Float[Tensor, "b t d"]:
+    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
         heads, groups = self.config.heads, self.config.groups
-        qkv = torch.cat((self.query(x), self.key(x), self.value(x)), dim=-1)
-        qkv, tail = self.conv(qkv, positions.pos, positions.documents, in_order, state and state.get("tail"))
-        key = groups * self.config.key_size
-        q, k, v = F.silu(qkv).split((key, key, heads * self.config.values), dim=-1)
+        (q, k, v), kept = self.convolved((self.query(x), self.key(x), self.value(x)), call)
         q, k = (unit(cut(part, groups)).repeat_interleave(heads // groups, dim=1) for part in (q, k))
         q, k, v = tap("q", q), tap("k", k), tap("v", cut(v, heads))
         beta = tap("beta", cut(self.beta(x), heads).sigmoid())
         log_a = tap("log_a", self.decay(self.forget(x))[0])
-        z, S = delta(q * q.shape[-1] ** -0.5, k, v, beta, log_a, positions, state and state.get("S"))
-        if state is not None:
-            state.keep({"S": S, "tail": tail}, positions.pos)
-        normed = self.norm(tap("z", z))
-        return self.out(join(tap("out_input", cut(F.silu(self.gate(x)), heads) * normed)))
+        scaled = q * q.shape[-1] ** -0.5
+        z, kept["S"] = delta(scaled, k, v, beta, log_a, call.positions, call.past.get("S"))
+        return z, kept
 
 
 class Decay(nn.Module):
-    """log a = -dt exp(A_log), dt = softplus(x + dt_bias): the longer a token's step, the more S forgets
-    (Mamba).
+    """log a = -dt exp(A_log), dt = softplus(x + dt_bias): a longer step forgets more of S (Mamba).
 
     It starts with exp(A_log) between 1 and 16 and steps between 0.001 and 0.1, so that heads keep from a few
     to a thousand tokens.

@@ -15,15 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import LinearConfig, gated_linear
-from cutaway.attention.common.softmax import cut, join
-from cutaway.attention.common.visibility import Positions
-from cutaway.attention.state.recurrent import Recurrent
+from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, gated_linear
+from cutaway.attention.common.softmax import cut
 from cutaway.bounds import Count, Positive
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
 from cutaway.layers.norm import widened
-from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 
 COST = Cost(
@@ -46,38 +43,21 @@ class Config(LinearConfig):
         return GatedLinearAttention(self, width)
 
 
-class GatedLinearAttention(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k], ``log_a`` [b h t k] the logarithm of the gates, ``v`` [b h t v], ``S``
-    [b h k v], ``z`` [b h t v], and ``out_input``, z normed and gated.
-    """
+class GatedLinearAttention(LinearMixer):
+    """Taps ``log_a`` [b h t k], the logarithm of the gates, besides."""
 
     def __init__(self, config: Config, width: int) -> None:
-        super().__init__()
-        self.config = config
-        self.query = nn.Linear(width, config.heads * config.key_size, bias=False)
-        self.key = nn.Linear(width, config.heads * config.key_size, bias=False)
-        self.value = nn.Linear(width, config.heads * config.values, bias=False)
+        super().__init__(config, width)
         self.forget_down = nn.Linear(width, config.rank, bias=False)
         self.forget_up = nn.Linear(config.rank, config.heads * config.key_size)
         self.gate = nn.Linear(width, config.heads * config.values, bias=False)
         self.norm = config.norm.build(config.values)
-        self.out = nn.Linear(config.heads * config.values, width, bias=False)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: Recurrent | None,
-    ) -> Float[Tensor, "b t d"]:
+    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
         heads = self.config.heads
         q, k = tap("q", cut(self.query(x), heads)), tap("k", cut(self.key(x), heads))
         v = tap("v", cut(self.value(x), heads))
         forget = widened(cut(self.forget_up(self.forget_down(x)), heads))
         log_a = tap("log_a", F.logsigmoid(forget) / self.config.temperature)
-        z, S = gated_linear(q * q.shape[-1] ** -0.5, k, v, log_a, positions, state and state.get("S"))
-        if state is not None:
-            state.keep({"S": S}, positions.pos)
-        normed = self.norm(tap("z", z))
-        return self.out(join(tap("out_input", cut(F.silu(self.gate(x)), heads) * normed)))
+        z, S = gated_linear(q * q.shape[-1] ** -0.5, k, v, log_a, call.positions, call.past.get("S"))
+        return z, {"S": S}

@@ -17,16 +17,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import LinearConfig, gated_linear
-from cutaway.attention.common.softmax import cut, join
-from cutaway.attention.common.visibility import Positions
-from cutaway.attention.state.recurrent import Recurrent
+from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, gated_linear
+from cutaway.attention.common.softmax import cut
 from cutaway.hooks import tap
-from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 
 COST = Cost(
@@ -53,39 +50,23 @@ class Config(LinearConfig):
         return LinearAttention(self, width)
 
 
-class LinearAttention(nn.Module):
-    """Taps ``q`` and ``k`` [b h t f] as features, ``v`` [b h t v], ``S`` [b h f v+1], and ``z`` [b h t v],
-    what each head read (the paper's o), as ``out_input`` too.
-    """
+class LinearAttention(LinearMixer):
+    """``q`` and ``k`` are features [b h t f], ``S`` is [b h f v+1], ``z`` the paper's o."""
 
     def __init__(self, config: Config, width: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, width)
         self.phi = PHI[config.feature]
-        self.query = nn.Linear(width, config.heads * config.key_size, bias=False)
-        self.key = nn.Linear(width, config.heads * config.key_size, bias=False)
-        self.value = nn.Linear(width, config.heads * config.values, bias=False)
-        self.out = nn.Linear(config.heads * config.values, width, bias=False)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: Recurrent | None,
-    ) -> Float[Tensor, "b t d"]:
+    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
         heads = self.config.heads
         q = tap("q", self.phi(cut(self.query(x), heads)))
         k = tap("k", self.phi(cut(self.key(x), heads)))
         v = tap("v", cut(self.value(x), heads))
         ones = torch.ones_like(v[..., :1])
         values, open_ = torch.cat((v, ones), -1), torch.zeros_like(ones)
-        read, S = gated_linear(q, k, values, open_, positions, state and state.get("S"))
-        if state is not None:
-            state.keep({"S": S}, positions.pos)
+        read, S = gated_linear(q, k, values, open_, call.positions, call.past.get("S"))
         weight = torch.where(read[..., -1:] > 0, read[..., -1:], 1.0)  # a token that sees nothing read zero
-        return self.out(join(tap("out_input", tap("z", read[..., :-1] / weight))))
+        return read[..., :-1] / weight, {"S": S}
 
 
 def _taylor(x: Float[Tensor, "b h t k"]) -> Float[Tensor, "b h t f"]:

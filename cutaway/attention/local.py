@@ -5,19 +5,12 @@ Time grows with n w instead of n^2, and the cache stops growing at w tokens. Wha
 arrives through the layers below, w tokens a layer. Gemma 3 has five local layers to one global.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.visibility import Causal, Visibility, Window
 from cutaway.bounds import Count
-
-if TYPE_CHECKING:
-    from cutaway.attention.state import Ring
-
 
 COST = Cost(
     prefill="n min(n, window) h (k + v)",
@@ -38,7 +31,6 @@ class Config(gqa.Config):
     def visibility(self) -> Visibility:
         return Causal() & Window(self.window)
 
-    def state(self) -> Ring:
-        from cutaway.attention.state import Ring
-
-        return Ring(self.window)
+    @property
+    def held(self) -> tuple[int, int]:
+        return self.window, 0

@@ -6,19 +6,12 @@ This is the decoder's form: no token sees later ones, so the global tokens are r
 before them. In an encoder the same pattern is ``bidirectional`` with a ``reach`` and ``globals``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention import local
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.visibility import Causal, Global, Visibility, Window
 from cutaway.bounds import Count
-
-if TYPE_CHECKING:
-    from cutaway.attention.state import Ring
-
 
 COST = Cost(
     prefill="n min(n, window + globals) h (k + v)",
@@ -39,7 +32,6 @@ class Config(local.Config):
     def visibility(self) -> Visibility:
         return Causal() & (Window(self.window) | Global(self.globals))
 
-    def state(self) -> Ring:
-        from cutaway.attention.state import Ring
-
-        return Ring(self.window, self.globals)
+    @property
+    def held(self) -> tuple[int, int]:
+        return self.window, self.globals

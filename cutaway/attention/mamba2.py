@@ -17,17 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import LinearConfig, gated_linear
+from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, gated_linear
 from cutaway.attention.common.softmax import cut, join
-from cutaway.attention.common.visibility import Positions
 from cutaway.attention.gated_delta import Decay
-from cutaway.attention.state.recurrent import Recurrent
 from cutaway.bounds import Count, Positive
 from cutaway.errors import UserError
 from cutaway.hooks import tap
 from cutaway.layers.conv import ShortConv
 from cutaway.layers.norm import widened
-from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 
 COST = Cost(
@@ -40,9 +37,9 @@ COST = Cost(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LinearConfig):
-    """``groups`` of heads with one B and C each, a divisor of ``heads``; ``conv``: how many tokens the short
-    convolution sees; ``bias`` is on the projections; ``eps`` is the output norm's, which norms each group
-    alone.
+    """``groups`` of heads with one B and C each, a divisor of ``heads``; ``conv``: tokens that it sees.
+
+    ``bias`` is on the projections; ``eps`` is the output norm's, which norms each group alone.
     """
 
     groups: Count = 1
@@ -56,64 +53,35 @@ class Config(LinearConfig):
         if self.heads % self.groups:
             raise UserError(f"attention.groups is {self.groups}; it must divide heads ({self.heads})")
 
-    @property
-    def channels(self) -> int:
-        """How many numbers of a token are convolved: x, B and C, in this order."""
-        return self.heads * self.values + 2 * self.groups * self.key_size
-
-    @property
-    def tail(self) -> int:
-        return self.channels * (self.conv - 1)
-
     def build(self, width: int) -> Mamba2:
         return Mamba2(self, width)
 
 
-class Mamba2(nn.Module):
-    """Taps ``q`` (C) and ``k`` (B) [b h t k], ``v`` (x) [b h t v], ``log_a`` and ``dt`` [b h t 1], ``S``
-    [b h k v], ``z`` (y) [b h t v] with D x, and ``out_input``, y gated and normed.
-    """
+class Mamba2(LinearMixer):
+    """``q`` is C, ``k`` B, ``v`` x, and ``z`` y with D x. Taps ``log_a`` and ``dt`` [b h t 1] besides."""
 
     def __init__(self, config: Config, width: int) -> None:
-        super().__init__()
-        self.config = config
-        self.value = nn.Linear(width, config.heads * config.values, config.bias)
-        self.key = nn.Linear(width, config.groups * config.key_size, config.bias)
-        self.query = nn.Linear(width, config.groups * config.key_size, config.bias)
+        super().__init__(config, width, config.bias)
         self.step = nn.Linear(width, config.heads, config.bias)
         self.gate = nn.Linear(width, config.heads * config.values, config.bias)
         self.conv = ShortConv(config.channels, config.conv, config.conv_bias)
         self.decay = Decay(config.heads)
         self.D = nn.Parameter(torch.ones(config.heads))
         self.norm = nn.Parameter(torch.ones(config.heads * config.values))
-        self.out = nn.Linear(config.heads * config.values, width, config.bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: Recurrent | None,
-    ) -> Float[Tensor, "b t d"]:
+    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
         heads, groups = self.config.heads, self.config.groups
-        vkq = torch.cat((self.value(x), self.key(x), self.query(x)), dim=-1)
-        vkq, tail = self.conv(vkq, positions.pos, positions.documents, in_order, state and state.get("tail"))
-        key = groups * self.config.key_size
-        v, k, q = F.silu(vkq).split((heads * self.config.values, key, key), dim=-1)
+        (v, k, q), kept = self.convolved((self.value(x), self.key(x), self.query(x)), call)
         q, k = (cut(part, groups).repeat_interleave(heads // groups, dim=1) for part in (q, k))
         q, k, v = tap("q", q), tap("k", k), tap("v", cut(v, heads))
         log_a, dt = self.decay(self.step(x))
         log_a, dt = tap("log_a", log_a), tap("dt", dt)
-        read, S = gated_linear(q, k, dt * v, log_a, positions, state and state.get("S"))
-        if state is not None:
-            state.keep({"S": S, "tail": tail}, positions.pos)
-        y = tap("z", (read + self.D[:, None, None] * v).to(x.dtype))
-        normed = self._normed(join(y) * F.silu(self.gate(x)))
-        return self.out(join(tap("out_input", cut(normed, heads))))
+        read, kept["S"] = gated_linear(q, k, dt * v, log_a, call.positions, call.past.get("S"))
+        return (read + self.D[:, None, None] * v).to(x.dtype), kept
 
-    def _normed(self, y: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
-        """Each group at a root mean square of 1, then each channel scaled."""
+    def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
+        """y gated, each group at a root mean square of 1, then each channel scaled."""
+        y = join(z) * F.silu(self.gate(x))
         wide = widened(y).unflatten(-1, (self.config.groups, -1))
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.config.eps)
-        return (wide.flatten(-2) * self.norm).to(y.dtype)
+        return cut((wide.flatten(-2) * self.norm).to(y.dtype), self.config.heads)

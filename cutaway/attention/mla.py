@@ -14,7 +14,7 @@ less. Both are this equation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,7 @@ USUAL = {"latent": "4 k", "rope_dim": "k / 2"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Bounded):
-    """``latent``: the size of c; ``rope_dim`` that of kr; ``key_size`` and ``value_size`` what a head reads
-    out of c.
+    """``latent`` is the size of c, ``rope_dim`` of kr, ``key_size`` and ``value_size`` of a head's.
 
     ``query_latent``: queries come out of a normed latent of this size too, straight from x when None.
     ``scale`` is 1/sqrt(key_size + rope_dim) when None.
@@ -105,9 +104,20 @@ class Config(Bounded):
         return sum(heads * size for heads, size in self.entries.values()) * entry
 
 
+class Where(NamedTuple):
+    """Which keys each query reads, as ``AttentionInputs`` has it."""
+
+    query: Positions
+    key: Positions
+    in_order: bool = False
+    chosen: Bool[Tensor, "b t s"] | Chosen | None = None
+
+
 class LatentAttention(nn.Module):
-    """Taps ``latent`` [b 1 s c+kr]; ``q`` [b h t k], ``k`` [b h s k] and ``v`` [b h s v] of the expanded
-    form, which a listener to them selects; ``z`` [b h t v]; the backend taps ``scores`` and ``pattern``.
+    """Both forms of the equation; ``attend`` takes the cheaper one.
+
+    Taps ``latent`` [b 1 s c+kr]; ``q`` [b h t k], ``k`` [b h s k] and ``v`` [b h s v] of the expanded form,
+    which a listener to them selects; ``z`` [b h t v]; the backend taps ``scores`` and ``pattern``.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -147,8 +157,9 @@ class LatentAttention(nn.Module):
             entries, key_pos = append(state, entries, positions.pos)
             key_positions, key_rotation = Positions(key_pos), key_rotation and key_rotation.at(key_pos)
         entries = self.rotated(entries, key_rotation)
-        chosen = self.chosen(x, query_latent, entries, positions, key_positions, rotation)
-        return self.out(join(tap("z", self.attend(q, entries, positions, key_positions, in_order, chosen))))
+        where = Where(positions, key_positions, in_order)
+        where = where._replace(chosen=self.chosen(x, query_latent, entries, where, rotation))
+        return self.out(join(tap("z", self.attend(q, entries, where))))
 
     def more(self, x: Float[Tensor, "b t d"]) -> Entries:
         """Further entries that the cache keeps of a token."""
@@ -163,77 +174,44 @@ class LatentAttention(nn.Module):
         x: Float[Tensor, "b t d"],
         query_latent: Float[Tensor, "b t n"],
         entries: Entries,
-        query: Positions,
-        key: Positions,
+        where: Where,
         rotation: Rotation | None,
     ) -> Bool[Tensor, "b t s"] | Chosen | None:
         """Which of its visible keys a query reads: all of them."""
         return None
 
-    def attend(
-        self,
-        q: Float[Tensor, "b h t k"],
-        entries: Entries,
-        query: Positions,
-        key: Positions,
-        in_order: bool,
-        chosen: Bool[Tensor, "b t s"] | Chosen | None,
-    ) -> Float[Tensor, "b h t v"]:
+    def attend(self, q: Float[Tensor, "b h t k"], entries: Entries, where: Where) -> Float[Tensor, "b h t v"]:
         """z, by the cheaper of the two forms. Tells ``form``, a ``Choice``."""
         latent = tap("latent", entries["latent"])
         queries, keys = q.shape[2], latent.shape[2]
         absorbs = self.config.absorbs(queries, keys) and not watched("q", "k", "v")
         tell("form", lambda: _form(absorbs, queries, keys))
-        form = self.absorbed if absorbs else self.expanded
-        return form(q, latent, query, key, in_order, chosen)
+        return (self.absorbed if absorbs else self.expanded)(q, latent, where)
 
     def expanded(
-        self,
-        q: Float[Tensor, "b h t k"],
-        latent: Float[Tensor, "b 1 s c"],
-        query: Positions,
-        key: Positions,
-        in_order: bool = False,
-        chosen: Bool[Tensor, "b t s"] | Chosen | None = None,
+        self, q: Float[Tensor, "b h t k"], latent: Float[Tensor, "b 1 s c"], where: Where
     ) -> Float[Tensor, "b h t v"]:
         """Compute the keys and values of every head, then attend to them."""
         c, kr = latent[:, 0].split((self.config.latent, self.config.rope_dim), dim=-1)
         heads = self.config.heads
         k = torch.cat((cut(self.key_up(c), heads), kr[:, None].expand(-1, heads, -1, -1)), dim=-1)
         v = cut(self.value_up(c), heads)
-        return self._softmax(tap("q", q), tap("k", k), tap("v", v), query, key, in_order, chosen)
+        return self._softmax(tap("q", q), tap("k", k), tap("v", v), where)
 
     def absorbed(
-        self,
-        q: Float[Tensor, "b h t k"],
-        latent: Float[Tensor, "b 1 s c"],
-        query: Positions,
-        key: Positions,
-        in_order: bool = False,
-        chosen: Bool[Tensor, "b t s"] | Chosen | None = None,
+        self, q: Float[Tensor, "b h t k"], latent: Float[Tensor, "b 1 s c"], where: Where
     ) -> Float[Tensor, "b h t v"]:
         """Move W_uk to the query: all heads read one key head, whose values are a part of it."""
         size = self.config.latent
         plain, rotated = q.split((self.config.key_size, self.config.rope_dim), dim=-1)
         up = self.key_up.weight.unflatten(0, (self.config.heads, -1))
         q = torch.cat((plain @ up, rotated), dim=-1)
-        read = self._softmax(q, latent, latent[..., :size], query, key, in_order, chosen)
+        read = self._softmax(q, latent, latent[..., :size], where)
         return read @ self.value_up.weight.unflatten(0, (self.config.heads, -1)).transpose(-2, -1)
 
-    def _softmax(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        query: Positions,
-        key: Positions,
-        in_order: bool,
-        chosen: Tensor | Chosen | None,
-    ) -> Tensor:
+    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, where: Where) -> Tensor:
         rule = self.config.visibility
-        return attend(
-            AttentionInputs(q, k, v, query, key, rule, self.scale, in_order=in_order, chosen=chosen)
-        )
+        return attend(AttentionInputs(q, k, v, visibility=rule, scale=self.scale, **where._asdict()))
 
     def _rotated(self, x: Float[Tensor, "b h t k"], rotation: Rotation | None) -> Float[Tensor, "b h t k"]:
         """Rotates the last dimensions of a head, which are those of kr."""

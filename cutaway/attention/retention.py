@@ -13,19 +13,16 @@ import math
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import LinearConfig, gated_linear
-from cutaway.attention.common.softmax import cut, join
-from cutaway.attention.common.visibility import Positions
-from cutaway.attention.state.recurrent import Recurrent
+from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, gated_linear
+from cutaway.attention.common.softmax import cut
 from cutaway.errors import UserError
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
 from cutaway.layers.norm import widened
 from cutaway.position import rope
-from cutaway.position.rope import Rotation, rotate
+from cutaway.position.rope import rotate
 from cutaway.shapes import Float
 
 COST = Cost(
@@ -59,38 +56,21 @@ class Config(LinearConfig):
         return Retention(self, width)
 
 
-class Retention(nn.Module):
-    """Taps ``q`` and ``k`` [b h t k] rotated, ``v`` [b h t v], ``S`` [b h k v], ``z`` [b h t v], and
-    ``out_input``, z normed and gated.
-    """
+class Retention(LinearMixer):
+    """``q`` and ``k`` are rotated."""
 
     def __init__(self, config: Config, width: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, width)
         self.log_gamma = [math.log1p(-(2.0 ** (-5 - h))) for h in range(config.heads)]
-        self.query = nn.Linear(width, config.heads * config.key_size, bias=False)
-        self.key = nn.Linear(width, config.heads * config.key_size, bias=False)
-        self.value = nn.Linear(width, config.heads * config.values, bias=False)
         self.gate = nn.Linear(width, config.heads * config.values, bias=False)
         self.norm = config.norm.build(config.values)
-        self.out = nn.Linear(config.heads * config.values, width, bias=False)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: Recurrent | None,
-    ) -> Float[Tensor, "b t d"]:
+    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
         heads = self.config.heads
         q, k = cut(self.query(x), heads), cut(self.key(x), heads)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        if call.rotation is not None:
+            q, k = rotate(q, call.rotation), rotate(k, call.rotation)
         q, k, v = tap("q", q), tap("k", k), tap("v", cut(self.value(x), heads))
         log_a = widened(v).new_tensor(self.log_gamma)[None, :, None, None].expand(*v.shape[:3], 1)
-        z, S = gated_linear(q * q.shape[-1] ** -0.5, k, v, log_a, positions, state and state.get("S"))
-        if state is not None:
-            state.keep({"S": S}, positions.pos)
-        normed = self.norm(tap("z", z))
-        return self.out(join(tap("out_input", cut(F.silu(self.gate(x)), heads) * normed)))
+        z, S = gated_linear(q * q.shape[-1] ** -0.5, k, v, log_a, call.positions, call.past.get("S"))
+        return z, {"S": S}

@@ -7,19 +7,12 @@ reads on without end in constant memory. Positions here stay those of the text; 
 left in the window, which matters past the length that the model was trained to.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention import local
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.visibility import Causal, Sink, Visibility, Window
 from cutaway.bounds import Count
-
-if TYPE_CHECKING:
-    from cutaway.attention.state import Ring
-
 
 COST = Cost(
     prefill="n min(n, window + first) h (k + v)",
@@ -40,7 +33,6 @@ class Config(local.Config):
     def visibility(self) -> Visibility:
         return Causal() & (Window(self.window) | Sink(self.first))
 
-    def state(self) -> Ring:
-        from cutaway.attention.state import Ring
-
-        return Ring(self.window, self.first)
+    @property
+    def held(self) -> tuple[int, int]:
+        return self.window, self.first

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from cutaway.attention import bidirectional
 from cutaway.attention.backends import MANY
 from cutaway.attention.common.visibility import Positions
+from cutaway.attention.mla import Where
 from cutaway.hooks import FACTS, tracing
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
@@ -222,7 +223,7 @@ def test_latent_attention_is_its_equation(kind: str, query_latent: int | None) -
             key = layer_norm(apply(module.index_key.weight, token), norm.weight, norm.bias, norm.eps)
             index_k.append(turn(key, position_of, BASE, False))
             index_q.append(turn(apply(module.index_query.weight, asked), position_of, BASE, False))
-            index_w.append(apply(module.index_share.weight, token)[0])
+            index_w.append(apply(module.index_weight.weight, token)[0])
     out = []
     for i in range(N):
         seen = list(range(i + 1))
@@ -256,10 +257,8 @@ def test_absorbed_and_expanded_are_the_same(queries: int) -> None:
         generator=generator,
     )
     latent = torch.randn(1, 1, N, config.latent + config.rope_dim, dtype=torch.float64, generator=generator)
-    positions = Positions(POS[:, N - queries :]), Positions(POS)
-    expanded = module.expanded(q, latent, *positions, False)
-    assert_close(module.expanded(q, latent, *positions), expanded)
-    assert_close(module.absorbed(q, latent, *positions), expanded)
+    where = Where(Positions(POS[:, N - queries :]), Positions(POS))
+    assert_close(module.absorbed(q, latent, where), module.expanded(q, latent, where))
     assert config.absorbs(1, 4096) and not config.absorbs(4096, 4096)
 
 
@@ -345,7 +344,7 @@ def test_the_index_is_its_equation() -> None:
     for s in range(N):
         key = layer_norm(apply(module.index_key.weight, x[s]), norm.weight, norm.bias, norm.eps)
         for t in range(N):
-            query, share = apply(module.index_query.weight, x[t]), apply(module.index_share.weight, x[t])
+            query, share = apply(module.index_query.weight, x[t]), apply(module.index_weight.weight, x[t])
             for h in range(heads):
                 fits = max(dot(query[h * size : (h + 1) * size], key) / math.sqrt(size), 0.0)
                 expected[t, s] += share[h] / math.sqrt(heads) * fits

@@ -189,7 +189,7 @@ MLA_NAMES = {
     "indexer.wq_b": "index_query",
     "indexer.wk": "index_key",
     "indexer.k_norm": "index_norm",
-    "indexer.weights_proj": "index_share",
+    "indexer.weights_proj": "index_weight",
 }
 
 

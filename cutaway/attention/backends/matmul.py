@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cutaway.attention.backends.inputs import AttentionInputs
-from cutaway.attention.backends.sdpa import unmasked
-from cutaway.attention.common.visibility import Causal
+from cutaway.attention.backends.sdpa import masking
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Float
 
@@ -29,8 +28,7 @@ def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     reason = why_not(inputs)
     if reason is not None:
         raise UserError(f"attention by matrix products: {reason}; the naive backend does all of it")
-    seen = None if unmasked(inputs) else inputs.seen()
-    causal = seen is None and inputs.visibility == Causal()
+    seen, causal = masking(inputs)
     out: Any = _Products.apply(inputs.q, inputs.k, inputs.v, seen, causal, inputs.scale)
     return out
 
@@ -67,7 +65,7 @@ class _Products(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, causal: bool, scale: float
     ) -> Tensor:
         q, k, v = q * scale, k.contiguous(), v.contiguous()
-        out = _like(q, v.shape[-1])
+        out = like(q, v.shape[-1])
         for rows, keys in _blocks(q, k, causal):
             p = _pattern(q, k, seen, causal, rows, keys)
             out[:, :, rows] = _apart(p @ v[:, :, keys], q.shape[1])
@@ -79,9 +77,9 @@ class _Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, seen = ctx.saved_tensors
-        grad_q = _like(q, q.shape[-1])
+        grad_q = like(q, q.shape[-1])
         wide = torch.promote_types(q.dtype, torch.float32)  # sums over blocks
-        grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
+        grad_k, grad_v = torch.zeroslike(k, dtype=wide), torch.zeroslike(v, dtype=wide)
         for rows, keys in _blocks(q, k, ctx.causal):
             p = _pattern(q, k, seen, ctx.causal, rows, keys)
             query, grad = _together(q, k.shape[1], rows), _together(grads[0], k.shape[1], rows)
@@ -141,7 +139,7 @@ def _apart(x: Float[Tensor, "b g n k"], heads: int) -> Float[Tensor, "b h m k"]:
     return x.unflatten(2, (heads // x.shape[1], -1)).flatten(1, 2)
 
 
-def _like(q: Float[Tensor, "b h t k"], size: int) -> Float[Tensor, "b h t v"]:
+def like(q: Float[Tensor, "b h t k"], size: int) -> Float[Tensor, "b h t v"]:
     """A buffer for one vector a query; the heads of a token are neighbours, as in the projections."""
     b, h, t, _ = q.shape
     return q.new_empty(b, t, h, size).transpose(1, 2)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from cutaway.attention.backends import matmul
 from cutaway.attention.backends.inputs import AttentionInputs
-from cutaway.attention.backends.sdpa import unmasked
-from cutaway.attention.common.visibility import Causal
+from cutaway.attention.backends.sdpa import masking
 from cutaway.errors import UserError
 from cutaway.layers.workers import KERNELS, TYPES, workers
 from cutaway.native import train_attention
@@ -28,8 +27,7 @@ def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     reason = why_not(inputs)
     if reason is not None:
         raise UserError(f"attention by the native core: {reason}; the naive backend does all of it")
-    seen = None if unmasked(inputs) else inputs.seen()
-    causal = seen is None and inputs.visibility == Causal()
+    seen, causal = masking(inputs)
     return torch.ops.cutaway.attend(inputs.q, inputs.k, inputs.v, seen, causal, inputs.scale)[0]
 
 
@@ -63,7 +61,7 @@ def _attend(
 
 
 def _attend_shapes(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, causal: bool, scale: float) -> Any:
-    return _like(q, v.shape[-1]), q.new_empty(q.shape[:3], dtype=torch.float32)
+    return matmul.like(q, v.shape[-1]), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 def _backward_heads(
@@ -86,13 +84,7 @@ def _backward_heads(
 
 
 def _backward_shapes(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
-
-
-def _like(x: Float[Tensor, "b h t k"], size: int) -> Float[Tensor, "b h t v"]:
-    """A buffer for one vector each; the heads of a token are neighbours, as in the projections."""
-    b, h, t, _ = x.shape
-    return x.new_empty(b, t, h, size).transpose(1, 2)
+    return matmul.like(q, q.shape[-1]), matmul.like(k, k.shape[-1]), matmul.like(v, v.shape[-1])
 
 
 def _run(

@@ -9,7 +9,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.common.visibility import All, Causal
 from cutaway.errors import UserError
-from cutaway.shapes import Float
+from cutaway.shapes import Bool, Float
 
 FEW = 8  # the most queries of a decoding step
 
@@ -23,9 +23,13 @@ def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
         inputs = evened(inputs)
     if inputs.bias is not None or inputs.sinks is not None:
         return _added(inputs)[..., :size]
+    return _kernel(inputs, inputs.k, inputs.v, *masking(inputs))[..., :size]
+
+
+def masking(inputs: AttentionInputs) -> tuple[Bool[Tensor, "b 1 t s"] | None, bool]:
+    """The mask, None where none is needed; and whether causality then has to be kept without one."""
     seen = None if unmasked(inputs) else inputs.seen()
-    causal = seen is None and inputs.visibility == Causal()
-    return _kernel(inputs, inputs.k, inputs.v, seen, causal)[..., :size]
+    return seen, seen is None and inputs.visibility == Causal()
 
 
 def unmasked(inputs: AttentionInputs) -> bool:

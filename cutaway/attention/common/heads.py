@@ -105,10 +105,15 @@ class Heads(Bounded):
         """What the cache keeps of a token: the heads and the size of each entry, by name."""
         return {"k": (self.groups, self.key_size), "v": (self.groups, self.values)}
 
-    def state(self) -> LayerState:
-        from cutaway.attention.state import Full
+    @property
+    def held(self) -> tuple[int, int] | None:
+        """How many of the last tokens and of the first the cache holds; None: all."""
+        return None
 
-        return Full()
+    def state(self) -> LayerState:
+        from cutaway.attention.state import Full, Ring
+
+        return Full() if self.held is None else Ring(*self.held)
 
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one token in this layer, for numbers of ``entry`` bytes: g (k + v) each."""

@@ -17,20 +17,24 @@ log_a = -inf, at the first token of a document packed behind another, forgets al
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cutaway.attention.backends import Choice
 from cutaway.attention.common.mixer import weight_shapes
+from cutaway.attention.common.softmax import cut, join
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.state.recurrent import Recurrent
 from cutaway.bounds import Bounded, Count
 from cutaway.hooks import tap, tell
 from cutaway.layers.norm import widened
 from cutaway.position import rope
+from cutaway.position.rope import Rotation
 from cutaway.shapes import Bool, Float
 
 CHUNK = 64  # tokens that meet each other at once when a head has one gate
@@ -70,9 +74,14 @@ class LinearConfig(Bounded):
         return self.heads, self.key_size, self.values
 
     @property
+    def channels(self) -> int:
+        """How many numbers of a token a short convolution reads: its queries, keys and values."""
+        return 2 * getattr(self, "groups", self.heads) * self.key_size + self.heads * self.values
+
+    @property
     def tail(self) -> int:
-        """How many numbers the short convolution keeps."""
-        return 0
+        """How many numbers the short convolution keeps; 0 without one."""
+        return self.channels * max(getattr(self, "conv", 0) - 1, 0)
 
     weights = weight_shapes
 
@@ -90,6 +99,68 @@ class LinearConfig(Bounded):
         """
         heads, rows, columns = self.state_shape
         return heads * rows * columns * max(entry, 4) + self.tail * entry
+
+
+class Call(NamedTuple):
+    """One forward pass: where its tokens are, and ``past``, the state's tensors before it."""
+
+    positions: Positions
+    rotation: Rotation | None
+    in_order: bool
+    past: Mapping[str, Tensor]
+
+
+Mixed = tuple[Float[Tensor, "b h t v"], dict[str, Tensor]]
+
+
+class LinearMixer(nn.Module):
+    """The steps that the family shares; a mechanism's ``mix`` computes z.
+
+    Taps ``q`` and ``k`` [b h t k], ``v`` [b h t v], ``S`` [b h k v], ``z`` [b h t v], which each head reads,
+    and ``out_input`` [b h t v], z normed and gated, which W_o multiplies.
+    """
+
+    def __init__(self, config: Any, width: int, bias: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        keys, values = getattr(config, "groups", config.heads) * config.key_size, config.heads * config.values
+        self.query = nn.Linear(width, keys, bias)
+        self.key = nn.Linear(width, keys, bias)
+        self.value = nn.Linear(width, values, bias)
+        self.out = nn.Linear(values, width, bias)
+        self.norm: Any = nn.Identity()
+        self.gate: Any = None
+        self.conv: Any = None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        positions: Positions,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: Recurrent | None,
+    ) -> Float[Tensor, "b t d"]:
+        z, kept = self.mix(x, Call(positions, rotation, in_order, {} if state is None else state.tensors))
+        if state is not None:
+            state.keep(kept, positions.pos)
+        return self.out(join(tap("out_input", self.output(x, tap("z", z)))))
+
+    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
+        """z, and the tensors that the state keeps: ``S``, and a convolution's ``tail``."""
+        raise NotImplementedError
+
+    def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
+        """Each head normed alone, times silu(gate(x)) where there is a gate."""
+        z = self.norm(z)
+        return z if self.gate is None else cut(F.silu(self.gate(x)), self.config.heads) * z
+
+    def convolved(self, parts: Sequence[Tensor], call: Call) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+        """silu(conv(part)) of each part [b t n], and the convolution's tail to keep."""
+        joined, kept = torch.cat(tuple(parts), dim=-1), {}
+        if self.conv is not None:
+            (pos, documents), tail = (call.positions.pos, call.positions.documents), call.past.get("tail")
+            joined, kept["tail"] = self.conv(joined, pos, documents, call.in_order, tail)
+        return F.silu(joined).split([part.shape[-1] for part in parts], dim=-1), kept
 
 
 def choose(tokens: int) -> tuple[str, str]:

@@ -23,7 +23,9 @@ from cutaway.shapes import Float
 
 
 class SoftmaxAttention(nn.Module):
-    """Taps ``q`` [b h t k], ``k`` [b g s k] and ``v`` [b g t v] as the scores see them, and ``z`` [b h t v],
+    """The heads of ``Heads``; a mechanism overrides what it changes.
+
+    Taps ``q`` [b h t k], ``k`` [b g s k] and ``v`` [b g t v] as the scores see them, and ``z`` [b h t v],
     each head's weighted sum of values; the backend taps ``scores`` and ``pattern``.
 
     The cache holds rotated keys, except where the rotation changes as the text grows: then it holds them as
@@ -53,17 +55,6 @@ class SoftmaxAttention(nn.Module):
         in_order: bool,
         state: LayerState | None,
     ) -> Float[Tensor, "b t d"]:
-        return self.out(join(self.z(x, positions, rotation, in_order, state)))
-
-    def z(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: LayerState | None,
-    ) -> Float[Tensor, "b _ t _"]:
-        """Each head's weighted sum of values: all of the mechanism but the output matrix."""
         q = self._normed(self.query_norm, self.query(x), self.config.heads)
         k = self._normed(self.key_norm, self.key(x), self.config.groups)
         v = tap("v", cut(self.value(x), self.config.groups))
@@ -76,7 +67,12 @@ class SoftmaxAttention(nn.Module):
             key_rotation = key_rotation and key_rotation.at(key_pos)
         q = tap("q", q if rotation is None else rotate(q, rotation))
         k = tap("k", k if key_rotation is None else rotate(k, key_rotation))
-        return tap("z", self.attend(q, k, v, positions, key_positions, in_order))
+        z = tap("z", self.attend(q, k, v, positions, key_positions, in_order))
+        return self.out(join(self.output(x, z)))
+
+    def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
+        """What the output matrix multiplies: z, where a mechanism does nothing to it."""
+        return z
 
     def attend(
         self,
@@ -89,15 +85,7 @@ class SoftmaxAttention(nn.Module):
     ) -> Float[Tensor, "b h t v"]:
         return attend(
             AttentionInputs(
-                q=q,
-                k=k,
-                v=v,
-                query=query,
-                key=key,
-                visibility=self.config.visibility,
-                scale=self.scale,
-                softcap=self.config.softcap,
-                in_order=in_order,
+                *(q, k, v, query, key, self.config.visibility, self.scale, self.config.softcap, in_order),
                 bias=self.relative,
                 sinks=self.sinks,
             )
