@@ -56,12 +56,12 @@ def test_every_mechanism_of_the_folder_is_listed(capsys, small) -> None:
     code, out, err = run(capsys)
     assert code == 0 and max(map(len, out.splitlines())) <= 100
     for name in ALL:
-        assert f"\n{name}  {kind(name).story[:30]}" in f"\n{out}"
+        assert f"\n{name}  {kind(name).summary[:30]}" in f"\n{out}"
 
 
 def test_a_file_without_its_cost_is_noticed() -> None:
     for one in kinds():
-        assert one.cost.prefill and one.story.endswith("."), one.name
+        assert one.cost.prefill and one.summary.endswith("."), one.name
         one.like(SIZES, {})
 
 
@@ -153,10 +153,10 @@ def test_the_drawing_is_the_mechanisms_own_visibility(capsys, arguments, options
 @pytest.mark.parametrize("name", ALL)
 def test_every_mechanism_is_drawn_or_says_why_not(capsys, name: str) -> None:
     told = shown(capsys, name)
-    assert told["said"] and kind(name).story == told["story"]
+    assert told["caption"] and kind(name).summary == told["summary"]
     assert (told["seen"] is None) == (name not in SOFTMAX and kind(name).reads != "memory")
     if told["seen"] is None:
-        assert "only through a recurrent state" in told["said"]
+        assert "only through a recurrent state" in told["caption"]
     elif kind(name).usual and name not in ("mla", "bahdanau"):
         assert sum(map(sum, told["seen"])) < 78, "options are drawn to scale: something is hidden"
 
@@ -165,7 +165,7 @@ def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
     told = shown(capsys, "dsa", "--top-k", "3", "--seed", "1")
     rows = torch.tensor(told["seen"])
     assert rows.sum(1).tolist() == [min(i + 1, 3) for i in range(12)]
-    assert (rows.triu(1) == 0).all() and told["said"].startswith("An example")
+    assert (rows.triu(1) == 0).all() and told["caption"].startswith("An example")
     assert shown(capsys, "dsa", "--top-k", "3", "--seed", "2")["seen"] != told["seen"]
     scores = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(1))
     causal = torch.ones(12, 12).tril().bool()

@@ -13,7 +13,7 @@ from cutaway.attention.common.registry import Sizes, kind
 from cutaway.commands import explanation_compare, explanation_text
 from cutaway.errors import UserError
 from cutaway.inspect import causal, edits, explanation, head_scores, page_data
-from cutaway.inspect.inputs import writers
+from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.page import page
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP, Norm
@@ -99,7 +99,7 @@ def test_parts_add_up_and_split_over_the_tokens_read(name: str, position: int) -
     assert abs(found.rest) < 1e-4 * max(1, abs(found.logit))
     for i, (parts, sources) in enumerate(zip(found.heads, found.sources, strict=True)):
         config = made.config.blocks[i].attention
-        assert len(parts) == writers(config)
+        assert len(parts) == output_heads(config)
         assert (sources is None) == (not hasattr(config, "visibility"))
         if sources is not None:
             assert_close(sources.sum(-1), parts, rtol=1e-4, atol=1e-5)

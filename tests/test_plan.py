@@ -101,7 +101,7 @@ def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, 
         share * sent.bytes["_reduce_scatter_base_"], rel=0.01
     )
     if tensor > 1:
-        assert expected.moves["sums of the stream"] == pytest.approx(
+        assert expected.moves["residual stream sums"] == pytest.approx(
             2 * (tensor - 1) / tensor * sent.bytes["allreduce_"], rel=0.01
         )
 

@@ -254,7 +254,7 @@ def _plain_losses(made: Training, steps: int) -> list[float]:
         ids, targets, pos, documents = map(
             torch.from_numpy, (rows.ids, rows.targets, rows.pos, rows.documents)
         )
-        hidden = model.norm(model.stream(ids, pos, documents=documents)).flatten(0, 1)
+        hidden = model.norm(model.routed(ids, pos, documents=documents)[0]).flatten(0, 1)
         total, _ = loss.chunked(hidden, model.embedding.weight, targets.flatten(), 24)
         (total * (1 / targets.numel())).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

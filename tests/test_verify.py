@@ -53,7 +53,7 @@ def test_a_sound_model_agrees(lm: LanguageModel) -> None:
         "blocks.2.out",
         "logits",
     ]
-    assert max(layer.share for layer in verdict.layers) < 1e-4
+    assert max(layer.relative for layer in verdict.layers) < 1e-4
 
 
 def test_a_swapped_head_is_found_in_its_layer(lm: LanguageModel) -> None:

@@ -166,7 +166,7 @@ def test_gloves_step_is_adagrads_with_autograds_gradient():
 
 
 @built
-def test_glove_counts_and_fits_as_its_twin(file: Path, monkeypatch: pytest.MonkeyPatch):
+def test_glove_counts_and_fits_as_its_reference(file: Path, monkeypatch: pytest.MonkeyPatch):
     known = corpus.vocabulary(file, 3)
     settings = glove.Settings(dim=19, window=4, epochs=2, most=5)
     models, sums = [], []
@@ -250,7 +250,7 @@ def test_counting_and_pieces_are_the_twins(seed: int, tmp_path: Path):
     expected = {word: data.split().count(word) for word in set(data.split())}
     with corpus.opened(path) as file:
         assert corpus.pieces(file) > 2
-        for count in (corpus._count, corpus._count_twin):
+        for count in (corpus._count, corpus._count_reference):
             for threads in (1, 3):
                 assert dict(zip(*count(file, threads, lambda done: None), strict=True)) == expected
         lines = [line for piece in range(corpus.pieces(file)) for line in corpus.lines(file, piece)]
@@ -268,7 +268,7 @@ def test_a_word_at_a_pieces_border(offset: int, tmp_path: Path):
             for line in corpus.lines(file, piece)
             for word in line
         ]
-        counted = dict(zip(*corpus._count_twin(file, 1, lambda done: None), strict=True))
+        counted = dict(zip(*corpus._count_reference(file, 1, lambda done: None), strict=True))
     assert found == path.read_bytes().split() and counted[b"borderline"] == 3
 
 

@@ -1,6 +1,6 @@
 """Attention: one file a mechanism, and the folder is the registry: ``attention/local.py`` is ``kind: local``.
 
-A file opens with the mechanism's story, whose first paragraph ``cutaway attention`` prints. It states its
+A file's docstring explains the mechanism; ``cutaway attention`` prints its summary. The file states its
 ``COST`` (``common/cost.py``) and, where it has options without a default, what is ``USUAL``. Its ``Config``
 is a frozen dataclass with
 
@@ -9,8 +9,8 @@ is a frozen dataclass with
 ``state()``             an empty KV cache or recurrent state for one batch (``state/``)
 ``bytes_per_token(n)``  the cache bytes of a token, for entries of n bytes
 
-A file that only changes who sees whom (``local``, ``chunked``, ...) imports no torch, because the CPU runtime
-and the weight loader read it too; they import no other. The rest import torch and are imported when a config
+A file that only changes the mask (``local``, ``chunked``, ...) imports no torch, because the CPU runtime and
+the weight loader read it too; they import no other. The rest import torch and are imported when a config
 names them. A new mechanism is one new file: the registry, configs, laws and commands find it by its name.
 
 ``common/`` has what mechanisms share, ``state/`` what they keep of a text, ``backends/`` the ways to compute

@@ -39,9 +39,7 @@ class Config(Bounded):
     """``size``: the length of W q and U h."""
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
-    attends_first: ClassVar[bool] = (
-        True  # with the state before the next word; what it reads makes the state after
-    )
+    attends_first: ClassVar[bool] = True  # with the state before the next word, which c then updates
 
     size: Count
 

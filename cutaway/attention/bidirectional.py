@@ -1,5 +1,4 @@
-"""Attention of an encoder: a token reads both sides, all of the text or ``reach`` tokens each way
-(1810.04805, 2004.05150).
+"""Attention of an encoder (1810.04805, 2004.05150): a token attends to both sides, all of it or a reach.
 
 An encoder has the whole text before it. It decodes nothing, so it has no cache and no state.
 """
@@ -29,9 +28,7 @@ COST = Cost(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(gqa.Config):
-    """``reach``: how far to either side, everything when None; the first ``globals`` tokens see and
-    are seen by all.
-    """
+    """``reach``: tokens to either side, None for all; the first ``globals`` see and are seen by all."""
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "all"
 

@@ -1,5 +1,4 @@
-"""BigBird (2007.14062): a window, global tokens at the start, and for each block of tokens a few earlier
-blocks at random.
+"""BigBird (2007.14062): a window, global tokens at the start, and random earlier blocks of tokens.
 
 Random links make any two tokens meet after few layers, as in a small world. The draw is a function of the
 seed and of the block's number alone: the same while a text grows, and the same on every machine.
@@ -25,9 +24,7 @@ USUAL = {"window": 192, "globals": 128, "block": 64, "random": 3}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(gqa.Config):
-    """A window, the first ``globals`` tokens, and ``random`` blocks of ``block`` tokens for each
-    block of queries.
-    """
+    """A window, the first ``globals`` tokens, and ``random`` blocks for each block of ``block`` queries."""
 
     window: Count
     globals: Count

@@ -1,5 +1,6 @@
-"""Chunked attention (Llama 4): the text is cut at every multiple of ``chunk``, and a token reads its own
-chunk alone.
+"""Chunked attention (Llama 4): the text is cut into chunks, and a token attends to its own alone.
+
+A chunk ends at every multiple of ``chunk``.
 
 Unlike a window it forgets all at once: the first token of a chunk sees only itself. Layers of full attention
 between the chunked ones carry what is older. Time grows with n c, and the cache stops growing at c tokens.

@@ -1,5 +1,4 @@
-"""Cross-attention (1706.03762): queries come from the text being written, keys and values from an encoder's
-memory of another.
+"""Cross-attention (1706.03762): queries of one text, keys and values of an encoder's output of another.
 
     q = W_q x    k = W_k m    v = W_v m        every token of x may read every token of the memory m
 
@@ -35,9 +34,7 @@ COST = Cost(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(gqa.Config):
-    """``bytes_per_token`` counts tokens of the memory. ``memory_width`` is the memory's width, the text's own
-    when None.
-    """
+    """``memory_width``: of the encoder's output, None for the same; bytes are of a token of that output."""
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
 

@@ -1,5 +1,6 @@
-"""Differential attention (2410.05258): each head attends twice, and the difference cancels the noise that
-both attention maps have in common.
+"""Differential attention (2410.05258): each head attends twice, and the difference cancels noise.
+
+The noise is what both attention maps have in common.
 
     z_h = (softmax(q1 k1') - lambda softmax(q2 k2')) v        out = W_o (1 - l0) [RMS(z_1) ... RMS(z_n)]
     lambda = exp(a1 . b1) - exp(a2 . b2) + l0

@@ -1,10 +1,9 @@
-"""DeepSeek sparse attention (DeepSeek-V3.2, 2512.02556): a light indexer chooses the keys that latent
-attention then reads.
+"""DeepSeek sparse attention (DeepSeek-V3.2, 2512.02556): an indexer chooses latent attention's keys.
 
     I[t s] = sum_h w[t h] relu(q_h[t] . k[s] / sqrt(e)) / sqrt(n)        n index heads of size e over one key
 
-Token t reads the ``top_k`` keys s with the highest I[t s] among those it may see; of equal ones, the earlier.
-Scoring is still n^2, but with few small heads and no values; reading is n k. The indexer rotates its heads
+Token t attends to the ``top_k`` keys s with the highest I[t s] among those it sees; of ties, the earlier.
+Scoring is still n^2, but with few small heads and no values; attention is n k. The indexer rotates its heads
 half-split where mla rotates interleaved pairs. Its choice has no gradient: it is trained to predict where
 full attention looks.
 """

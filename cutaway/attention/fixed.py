@@ -1,5 +1,4 @@
-"""Fixed attention of the Sparse Transformer (1904.10509): the token's own chunk, and the last few tokens of
-every earlier.
+"""Fixed attention (Sparse Transformer, 1904.10509): its own chunk, and the end of every earlier one.
 
 Those few learn to summarize their chunk for all later tokens. With chunks near sqrt(n) a token reads about
 2 sqrt(n) others.

@@ -1,4 +1,4 @@
-"""Gated attention (2505.06708, Qwen3-Next): a learned gate scales each number that the heads read.
+"""Gated attention (2505.06708, Qwen3-Next): a learned gate scales each number of the heads' outputs.
 
     out = W_o ( [z_1 ... z_h] * sigmoid(W_g x) )
 

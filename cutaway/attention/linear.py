@@ -1,5 +1,4 @@
-"""Linear attention (2006.16236): the softmax's exp(q . k) becomes phi(q) . phi(k), so that the past is a
-matrix.
+"""Linear attention (2006.16236): exp(q . k) becomes phi(q) . phi(k), and the past one matrix.
 
     S = S + phi(k) v'    z = z + phi(k)        o = S' phi(q) / (z . phi(q))
 

@@ -1,5 +1,4 @@
-"""Longformer's pattern (2004.05150): a window, and a few tokens at the start that read and are read by
-everyone.
+"""Longformer (2004.05150): a window, and a few global tokens at the start that see and are seen by all.
 
 The window makes time grow with n w; the global tokens carry what is far in two steps, through themselves.
 This is the decoder's form: no token sees later ones, so the global tokens are read by all and read what is

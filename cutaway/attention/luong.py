@@ -43,9 +43,7 @@ class Config(Bounded):
     """``score``: how a query and a key are compared; ``window``: D of local-p, the whole source when None."""
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
-    attends_first: ClassVar[bool] = (
-        False  # with the state after the next word; what it reads makes the prediction
-    )
+    attends_first: ClassVar[bool] = False  # with the state after the next word; c makes the prediction
 
     score: Literal["dot", "general", "concat"] = "general"
     window: Count | None = None
@@ -57,8 +55,9 @@ class Config(Bounded):
     weights = weight_shapes
 
     def bytes_per_token(self, memory: int, entry: int) -> int:
-        """Bytes of one source word, for numbers of ``entry`` bytes: h and, unless the score is ``dot``, W h,
-        which has the size of a query and is counted as if that were the size of h.
+        """Bytes of one source word, for numbers of ``entry`` bytes: h and, unless the score is ``dot``, W h.
+
+        W h has the size of a query and is counted as if that were the size of h.
         """
         return memory * (1 if self.score == "dot" else 2) * entry
 
@@ -77,8 +76,8 @@ class Multiplicative(nn.Module):
         self.key = nn.Identity() if config.score == "dot" else nn.Linear(memory, query, bias=False)
         self.query = nn.Linear(query, query, bias=False) if concat else nn.Identity()
         self.score = nn.Linear(query, 1, bias=False) if concat else nn.Identity()
-        self.place = nn.Linear(query, query, bias=False) if local else nn.Identity()
-        self.place_score = nn.Linear(query, 1, bias=False) if local else nn.Identity()
+        self.position = nn.Linear(query, query, bias=False) if local else nn.Identity()
+        self.position_score = nn.Linear(query, 1, bias=False) if local else nn.Identity()
 
     def remember(self, values: Float[Tensor, "b s m"], pos: Int[Tensor, "b s"]) -> Memory:
         """The source with its keys, which all queries share: W h, or h where the score is ``dot``."""
@@ -100,7 +99,7 @@ class Multiplicative(nn.Module):
         if self.config.window is None:
             return attention_weights(e, memory.seen)
         length = memory.seen.sum(-1, keepdim=True)
-        P = tap("aligned_position", length * self.place_score(torch.tanh(self.place(query))).sigmoid())
+        P = tap("aligned_position", length * self.position_score(torch.tanh(self.position(query))).sigmoid())
         distance = memory.pos[:, None] - P
         near = attention_weights(e, memory.seen & (distance.abs() <= self.config.window))
         return near * torch.exp(-distance.square() / (2 * (self.config.window / 2) ** 2))

@@ -1,5 +1,4 @@
-"""Multi-head latent attention (DeepSeek-V2, 2405.04434): all heads read their keys and values out of one
-small latent vector a token.
+"""Multi-head latent attention (DeepSeek-V2, 2405.04434): keys and values come out of a small latent.
 
     c = RMS(W_c x)    kr = RoPE(W_kr x)        the cache holds c and kr, for all heads together
     k_h = [W_uk,h c ; kr]    v_h = W_uv,h c    q_h = [W_q,h x ; RoPE(W_qr,h x)]

@@ -1,5 +1,4 @@
-"""A window that keeps the first tokens (StreamingLLM, 2309.17453): what came first serves as a sink for
-attention.
+"""A window that keeps the first tokens (StreamingLLM, 2309.17453): they are an attention sink.
 
 The attention weights of a softmax sum to 1, and models learn to leave what they do not need at the first
 tokens. A plain window drops those tokens once the text outgrows it, and the model breaks down; with them it

@@ -1,5 +1,4 @@
-"""Strided attention of the Sparse Transformer (1904.10509): the last ``stride`` tokens, and every
-``stride``-th before.
+"""Strided attention (Sparse Transformer, 1904.10509): the last ``stride`` tokens and every l-th before.
 
 With a stride near sqrt(n) a token reads 2 sqrt(n) others, and any two meet within two layers. It suits what
 has a period, such as the rows of an image; text is better served by ``fixed``. The paper gives each half to

@@ -90,7 +90,7 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
         table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
     for layer in verdict.layers:
         style = "bold red" if layer.name == verdict.differs_from else None
-        table.add_row(layer.name, f"{layer.largest:.2e}", f"{layer.share:.2e}", style=style)
+        table.add_row(layer.name, f"{layer.largest:.2e}", f"{layer.relative:.2e}", style=style)
     shown = console.screen()
     shown.print(table)
     if verdict.token is None:

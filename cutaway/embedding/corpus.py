@@ -1,8 +1,8 @@
 """A corpus is a text file: words between white space, a sentence a line. It is read in pieces and never held.
 
 Counting and training pass over the file anew each time, so that a corpus larger than memory streams; what is
-kept is the vocabulary. The native core reads (native/embedding/corpus.cpp); the functions named twin say
-the same here.
+kept is the vocabulary. The native core reads (native/embedding/corpus.cpp); reference implementations
+are here.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ def pieces(file: int) -> int:
 def vocabulary(
     path: Path, min_count: int = 5, threads: int | None = None, progress: Progress = silent
 ) -> Vocabulary:
-    """The words of a file that come at least ``min_count`` times. UserError when there are none, and for
-    words that are no UTF-8.
+    """The words of a file that occur at least ``min_count`` times.
+
+    UserError when there are none, and for words that are not UTF-8.
     """
     with opened(path) as file:
         size = os.fstat(file).st_size
-        count = _count if native.available() else _count_twin
+        count = _count if native.available() else _count_reference
         words, counts = count(file, threads or native.threads(), lambda done: progress(min(done, size), size))
     often = sorted((-times, word) for word, times in zip(words, counts, strict=True) if times >= min_count)
     if not often:
@@ -95,7 +96,9 @@ def _count(file: int, threads: int, progress: Callable[[int], None]) -> tuple[li
     return words, counts.tolist()
 
 
-def _count_twin(file: int, threads: int, progress: Callable[[int], None]) -> tuple[list[bytes], list[int]]:
+def _count_reference(
+    file: int, threads: int, progress: Callable[[int], None]
+) -> tuple[list[bytes], list[int]]:
     counter: collections.Counter[bytes] = collections.Counter()
     for piece in range(pieces(file)):
         for line in lines(file, piece):
@@ -105,7 +108,7 @@ def _count_twin(file: int, threads: int, progress: Callable[[int], None]) -> tup
 
 
 def lines(file: int, piece: int) -> Iterator[list[bytes]]:
-    """The words of a piece, line by line: the twin of the core's Reader."""
+    """The words of a piece, line by line: the reference implementation of the core's Reader."""
     begin, end = piece * PIECE, (piece + 1) * PIECE
     text = os.pread(file, PIECE + LONGEST + 2, max(begin - 1, 0))
     if begin:

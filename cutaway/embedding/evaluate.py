@@ -1,6 +1,6 @@
-"""What word vectors are worth, by three sets that people made.
+"""Evaluation of word vectors on three sets of human judgements.
 
-WordSim-353 and SimLex-999 (1408.3456) are pairs of words with how alike people find them; the score is
+WordSim-353 and SimLex-999 (1408.3456) are pairs of words with human similarity scores; the result is
 Spearman's rank correlation between that and the cosines. The analogy set (1301.3781) asks what is to c as b
 is to a, and counts right answers. What a vocabulary lacks is left out and counted, as is the custom.
 """
@@ -60,8 +60,8 @@ def find(name: str) -> Path:
 
 
 def similarity(vectors: Vectors, path: Path) -> Similarity:
-    """How well cosines follow people's scores in a file of lines ``word word score``, tabs between."""
-    people, cosines, total = [], [], 0
+    """Spearman's correlation of cosines with the human scores of a file: ``word<TAB>word<TAB>score``."""
+    scores, cosines, total = [], [], 0
     ids = _folded(vectors)
     for number, line in _lines(path):
         fields = line.split("\t")
@@ -74,9 +74,9 @@ def similarity(vectors: Vectors, path: Path) -> Similarity:
         total += 1
         if one in ids and other in ids:
             left, right = unit(vectors.table[[ids[one], ids[other]]])
-            people.append(score)
+            scores.append(score)
             cosines.append(float(left @ right))
-    return Similarity(spearman(np.array(people), np.array(cosines)), len(people), total)
+    return Similarity(spearman(np.array(scores), np.array(cosines)), len(scores), total)
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:

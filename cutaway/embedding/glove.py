@@ -1,7 +1,6 @@
-"""GloVe (Pennington, Socher and Manning, EMNLP 2014): vectors whose products are the logarithms of how often
-words co-occur.
+"""GloVe (EMNLP 2014): vectors whose products are the logarithms of how often words co-occur.
 
-    X_ij: how often j stands within a window of i, each co-occurrence weighing 1 / distance
+    X_ij: how often j occurs within a window of i, each co-occurrence weighing 1 / distance
     J = sum f(X_ij) (w_i . c_j + b_i + d_j - log X_ij)^2 / 2,    f(x) = min(1, (x / x_max)^0.75)
 
 Each count is fitted from both sides, in random order, by AdaGrad; a word's vector is w + c. X is symmetric
@@ -39,9 +38,7 @@ POWER = np.float32(0.75)
 
 @dataclass(frozen=True)
 class Settings:
-    """How to learn: ``most`` is x_max, from which on counts weigh alike; ``memory`` bounds counting, in
-    bytes.
-    """
+    """How to learn: ``most`` is x_max, past which counts weigh alike; ``memory`` is in bytes."""
 
     dim: int = 100
     window: int = 10
@@ -94,8 +91,9 @@ def begin(vocabulary: Vocabulary, settings: Settings) -> Model:
 
 
 def cooccurrences(file: int, ids: dict[bytes, int], window: int) -> dict[tuple[int, int], float]:
-    """How often words co-occur in an open file, by (smaller, larger) number: the reference implementation of
-    native/embedding/glove.cpp's count.
+    """How often words co-occur in an open file, by (smaller, larger) id.
+
+    The reference implementation of native/embedding/glove.cpp's count.
     """
     found: dict[tuple[int, int], float] = {}
     for piece in range(corpus.pieces(file)):
@@ -119,7 +117,7 @@ def weight(x: np.float32, most: float) -> np.float32:
     return (x / np.float32(most)) ** POWER if x < most else np.float32(1)
 
 
-def fit_twin(model: Model, pairs: Int[np.ndarray, "n 2"], counts: Float[np.ndarray, "n"]) -> None:
+def fit_reference(model: Model, pairs: Int[np.ndarray, "n 2"], counts: Float[np.ndarray, "n"]) -> None:
     """One pass of AdaGrad over counts, each from both sides; squares are added after the step."""
     for (i, j), x in zip(pairs.tolist(), counts, strict=True):
         for word, context in {(i, j): None, (j, i): None}:
@@ -142,8 +140,9 @@ def _fit_one(model: Model, i: int, j: int, x: np.float32) -> None:
 
 @dataclass
 class Counts:
-    """Counts in shuffled parts: files of pairs int32 [n 2] and of counts float32 [n], in a folder that goes
-    at the end of a with block.
+    """Counts in shuffled parts, in a folder that is removed at the end of a with block.
+
+    A part is a file of pairs int32 [n 2] and one of counts float32 [n].
     """
 
     folder: tempfile.TemporaryDirectory
@@ -175,14 +174,12 @@ class Counts:
 def count(
     path: Path, known: Vocabulary, settings: Settings, threads: int, progress: corpus.Progress = corpus.silent
 ) -> Counts:
-    """How often the words of a vocabulary meet in a file, merged and shuffled, in memory of
-    ``settings.memory``.
-    """
+    """How often a vocabulary's words co-occur in a file, merged and shuffled, in bounded memory."""
     counts = Counts(tempfile.TemporaryDirectory(prefix="cutaway-glove-"))
     words = [word.encode() for word in known.words]
     try:
         with corpus.opened(path) as file:
-            runs = _runs if native.available() else _runs_twin
+            runs = _runs if native.available() else _runs_reference
             spilled = list(runs(file, words, settings, threads, Path(counts.folder.name), progress))
         if not any(len(keys) for keys, _ in spilled):
             raise UserError(f"no two known words of {path} share a line, so there is nothing to learn from")
@@ -209,7 +206,7 @@ def _runs(
         yield from met.take()
 
 
-def _runs_twin(
+def _runs_reference(
     file: int, words: list[bytes], settings: Settings, threads: int, folder: Path, progress: corpus.Progress
 ) -> Iterator[Run]:
     found = cooccurrences(file, {word: id for id, word in enumerate(words)}, settings.window)
@@ -254,12 +251,12 @@ def _merge(runs: list[Run], counts: Counts, settings: Settings) -> None:
 def _ranges(runs: list[Run], limit: int) -> Iterator[Run]:
     """Summed runs, a range of keys at a time: about ``limit`` entries of all runs together."""
     at = [0] * len(runs)
-    while any(place < len(keys) for place, (keys, _) in zip(at, runs, strict=True)):
-        share = max(1, limit // len(runs))
+    while any(done < len(keys) for done, (keys, _) in zip(at, runs, strict=True)):
+        step = max(1, limit // len(runs))
         stop = min(
-            int(keys[min(place + share, len(keys)) - 1])
-            for place, (keys, _) in zip(at, runs, strict=True)
-            if place < len(keys)
+            int(keys[min(done + step, len(keys)) - 1])
+            for done, (keys, _) in zip(at, runs, strict=True)
+            if done < len(keys)
         )
         ends = [int(np.searchsorted(keys, np.uint64(stop), side="right")) for keys, _ in runs]
         spans = [slice(max(a, 0), max(a, b)) for a, b in zip(at, ends, strict=True)]
@@ -278,8 +275,10 @@ def train(
     threads: int,
     watch: Callable[[Model, int, int, float, int], None],
 ) -> Model:
-    """Fit vectors to counts. ``watch`` is given the model, how many counts were fitted of all, seconds and
-    the epoch, every moment; what it raises ends training.
+    """Fit vectors to counts.
+
+    ``watch`` is given the model, how many counts were fitted of all, seconds and the epoch; what it raises
+    ends training.
     """
     model, done, start = begin(known, settings), 0, time.perf_counter()
     watch(model, 0, len(counts) * settings.epochs, 0.0, 0)
@@ -296,7 +295,7 @@ def train(
 
 def _fit(model: Model, pairs: np.ndarray, counts: np.ndarray, threads: int) -> None:
     if not native.available():
-        fit_twin(model, pairs, counts)
+        fit_reference(model, pairs, counts)
         return
     rate, most = model.settings.rate, model.settings.most
     fit(model.tables, model.biases, pairs, counts, rate=rate, most=most, threads=threads)

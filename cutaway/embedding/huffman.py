@@ -1,7 +1,8 @@
-"""A Huffman tree over words: frequent ones hang near its root, so that hierarchical softmax (Morin and
-Bengio, AISTATS 2005; with this tree in word2vec, 1301.3781) asks few questions about them.
+"""A Huffman tree over words, for hierarchical softmax (AISTATS 2005; 1301.3781).
 
-The chance of a word is the product of the turns on the way to it, each a logistic function of one inner
+Frequent words are near its root, so that few inner nodes are scored for them.
+
+The probability of a word is the product of the branches on its path, each a logistic function of one inner
 node's vector: about log2(v) of them instead of v scores.
 """
 
@@ -14,8 +15,9 @@ import numpy as np
 
 
 class Paths(NamedTuple):
-    """Each word's way from the root: where its part ends (int64 [v]), the inner nodes it passes (int32), and
-    1 for a turn to the left, 0 to the right (float32).
+    """Each word's path from the root: ``ends`` int64 [v] of the paths, one after another.
+
+    ``nodes`` int32 are the inner nodes on them, ``labels`` float32 are 1 for left and 0 for right.
     """
 
     ends: np.ndarray
@@ -24,9 +26,7 @@ class Paths(NamedTuple):
 
 
 def paths(counts: np.ndarray) -> Paths:
-    """The ways through the tree of words that came ``counts`` [v] times; inner nodes are 0 .. v-2, the root
-    last.
-    """
+    """The paths of words with ``counts`` [v]; inner nodes are 0 .. v-2, the root last."""
     size = len(counts)
     parent, label = np.zeros(2 * size, np.int64), np.zeros(2 * size, np.float32)
     heap = [(int(count), node) for node, count in enumerate(counts)]
@@ -36,17 +36,17 @@ def paths(counts: np.ndarray) -> Paths:
         parent[left] = parent[right] = node
         label[left] = 1
         heapq.heappush(heap, (one + other, node))
-    ways = [_way(word, size, parent, label) for word in range(size)]
-    nodes = [node for way in ways for node, _ in way]
-    labels = [turn for way in ways for _, turn in way]
-    ends = np.cumsum([len(way) for way in ways], dtype=np.int64)
+    found = [_path(word, size, parent, label) for word in range(size)]
+    nodes = [node for path in found for node, _ in path]
+    labels = [branch for path in found for _, branch in path]
+    ends = np.cumsum([len(path) for path in found], dtype=np.int64)
     return Paths(ends, np.array(nodes, np.int32), np.array(labels, np.float32))
 
 
-def _way(word: int, size: int, parent: np.ndarray, label: np.ndarray) -> list[tuple[int, float]]:
-    """(inner node, turn taken there) from the root to the word."""
-    way, node, root = [], word, 2 * size - 2
+def _path(word: int, size: int, parent: np.ndarray, label: np.ndarray) -> list[tuple[int, float]]:
+    """(inner node, branch) from the root to the word."""
+    path, node, root = [], word, 2 * size - 2
     while node != root:
-        way.append((int(parent[node]) - size, float(label[node])))
+        path.append((int(parent[node]) - size, float(label[node])))
         node = int(parent[node])
-    return way[::-1]
+    return path[::-1]

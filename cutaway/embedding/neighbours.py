@@ -19,8 +19,7 @@ MANY = 1_000_000  # rows from which an index is worth building
 
 
 def nearest(table: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of ``rows`` [m], the ids [m n] and cosines [m n] of its ``count`` nearest in ``table`` [v d],
-    best first.
+    """Ids [m n] and cosines [m n] of the ``count`` nearest to each of ``rows`` [m] in ``table`` [v d].
 
     A row is not its own neighbour; a row of zeros has cosine 0 with every other. n is count, or all others if
     fewer.
@@ -34,8 +33,9 @@ def search(
     count: int,
     exclude: Int[np.ndarray, "m x"] | None = None,
 ) -> tuple[Int[np.ndarray, "m n"], Float[np.ndarray, "m n"]]:
-    """The ids and cosines of the ``count`` rows nearest to each query, best first, without those to
-    ``exclude``; equal cosines in the order of ids. n is count, or what there is if fewer.
+    """The ids and cosines of the ``count`` rows nearest to each query, best first.
+
+    Rows to ``exclude`` are left out; equal cosines are in the order of ids. n is count, or what there is.
     """
     if exclude is None:
         exclude = np.zeros((len(queries), 0), np.int64)
@@ -57,7 +57,7 @@ def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the largest of each row are, largest first, and what they are."""
     count = min(count, scores.shape[1])
     if 0 < count < scores.shape[1] // 4:
-        # What equals the last one taken is taken too, so that ties are settled by place and not by the sort.
+        # What equals the last one taken is taken too, so that position settles ties, not the sort.
         least = np.partition(scores, -count, axis=1)[:, -count:].min(axis=1)
         columns = np.flatnonzero((scores >= least[:, None]).any(axis=0))
     else:
@@ -68,7 +68,7 @@ def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32; a row of zeros stays one."""
+    """Rows of norm 1, float32; a row of zeros stays one."""
     rows = rows.astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths == 0, 1, lengths)

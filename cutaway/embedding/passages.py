@@ -1,9 +1,8 @@
-"""A folder's text files, and the passages they are cut into: pieces that a model can hold, at the ends of
-paragraphs.
+"""A folder's text files, cut at the ends of paragraphs into passages that a model can hold.
 
 A passage takes as many whole paragraphs as fit; a paragraph that does not is cut between words. The last
-paragraph of a passage is the first of the next, where there is room for both, so that what is said across two
-is found too.
+paragraph of a passage is the first of the next, where there is room for both, so that what spans two is
+found too.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def _parts(text: str, longest: int) -> Iterator[tuple[int, str]]:
 
 def _cut(text: str, start: int, end: int) -> int:
     """Where to cut a long paragraph: behind the last white space, or wherever the room ends."""
-    for place in range(end, start + (end - start) // 2, -1):
-        if text[place - 1].isspace():
-            return place
+    for at in range(end, start + (end - start) // 2, -1):
+        if text[at - 1].isspace():
+            return at
     return end

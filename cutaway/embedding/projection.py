@@ -1,6 +1,6 @@
 """A table of vectors on a plane: principal components by numpy, or UMAP (1802.03426) where it is installed.
 
-Components keep what distances they can and say how much (``kept``); UMAP keeps who is whose neighbour.
+Components keep what distances they can (``kept``: how much); UMAP keeps neighbourhoods.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROWS = 1 << 14
 
 
 class Plane(NamedTuple):
-    """Each row's place on the plane [v 2], and the part of the variance the plane keeps (NaN for UMAP)."""
+    """Each row's point on the plane [v 2], and the part of the variance the plane keeps (NaN for UMAP)."""
 
     points: np.ndarray
     kept: float
@@ -34,8 +34,9 @@ def project(table: Float[np.ndarray, "v d"], method: Method = "pca", seed: int =
 
 
 def _components(table: np.ndarray) -> Plane:
-    """The two directions of largest variance, of the covariance summed block by block; each direction's
-    largest number is made positive, so that the map is the same each time.
+    """The two directions of largest variance, of the covariance summed block by block.
+
+    Each direction's largest number is made positive, so that the map is the same each time.
     """
     mean = table.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((table.shape[1],) * 2)

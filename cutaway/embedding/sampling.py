@@ -46,19 +46,20 @@ def kept(counts: np.ndarray, sample: float) -> np.ndarray:
 
 
 def noise(counts: np.ndarray, power: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
-    """Walker's alias table of counts ** power: to draw a word take a cell, stay there with its ``chance``
-    (float32 [v]), else take its ``other`` (int32 [v]).
+    """Walker's alias table of counts ** power: ``chance`` float32 [v] and ``other`` int32 [v].
+
+    To draw a word take a cell, keep it with its ``chance``, else take its ``other``.
     """
     weights = counts.astype(np.float64) ** power
-    share = weights / weights.sum() * len(counts)
+    scaled = weights / weights.sum() * len(counts)
     chance, other = np.ones(len(counts)), np.arange(len(counts), dtype=np.int32)
-    small = [i for i, s in enumerate(share) if s < 1]
-    large = [i for i, s in enumerate(share) if s >= 1]
+    small = [i for i, s in enumerate(scaled) if s < 1]
+    large = [i for i, s in enumerate(scaled) if s >= 1]
     while small and large:
         less, more = small.pop(), large[-1]
-        chance[less], other[less] = share[less], more
-        share[more] -= 1 - share[less]
-        if share[more] < 1:
+        chance[less], other[less] = scaled[less], more
+        scaled[more] -= 1 - scaled[less]
+        if scaled[more] < 1:
             small.append(large.pop())
     return chance.astype(np.float32), other
 

@@ -26,7 +26,7 @@ from cutaway.store.files import write
 
 Embed = Callable[[list[str]], np.ndarray]
 Fits = Callable[[str], bool]
-Told = Callable[[int, int], None]  # bytes done, bytes in all
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
 EXACT = 100_000  # passages: as long as all can be compared in a few milliseconds
 LAYOUT = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
@@ -77,14 +77,14 @@ class Index:
             if made and made[0] != model and not rebuild:
                 raise UserError(
                     f"the index of {folder} was made by the model {made[0]}, whose vectors {model} cannot be "
-                    "compared with: ask with that model, or add --rebuild"
+                    "compared with: use that model, or add --rebuild"
                 )
             with self._transaction():
                 if rebuild:
                     self.base.execute("DELETE FROM files")
                 self.base.execute("INSERT OR REPLACE INTO about VALUES ('model', ?)", (model,))
 
-    def update(self, embed: Embed, fits: Fits, progress: Told | None = None) -> Update:
+    def update(self, embed: Embed, fits: Fits, progress: Progress | None = None) -> Update:
         """Reads what is new or changed and drops what is gone. ``fits``: whether the model holds a text."""
         done = Update()
         found = {str(path.relative_to(self.folder)): path for path in files(self.folder)}

@@ -15,8 +15,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Subwords:
-    """N-grams of ``least`` to ``most`` characters in ``buckets``; ``used`` (int64, sorted) are those that
-    have rows, in this order after the ``words`` rows of the vocabulary.
+    """N-grams of ``least`` to ``most`` characters in ``buckets``, of which ``used`` have rows.
+
+    ``used`` (int64, sorted): in this order their rows follow the ``words`` rows of the vocabulary.
     """
 
     least: int

@@ -1,6 +1,4 @@
-"""Training word vectors on a file: counts its words, learns, and tells how far it is; the native core where
-it can be had, its twin else.
-"""
+"""Training word vectors on a file, by the native core or the reference implementation."""
 
 from __future__ import annotations
 
@@ -49,8 +47,10 @@ def ignore(report: Report, model: Model) -> None:
 def train(
     path: Path, known: Vocabulary, settings: Settings, *, threads: int | None = None, watch: Watch = ignore
 ) -> Model:
-    """Learn from a corpus. ``watch`` is called every moment with a report and the model as it is by then;
-    what it raises ends training, and the model it saw last keeps what was learned.
+    """Learn from a corpus.
+
+    ``watch`` is called with a report and the model; what it raises ends training, and the model it saw last
+    keeps what was learned.
 
     One thread gives the same vectors each time; several give others each time
     (native/embedding/word2vec.cpp).
@@ -60,7 +60,7 @@ def train(
         raise UserError(f"{threads} threads cannot train; use at least 1")
     model = word2vec.begin(known, settings)
     watch(Report(0, model.total(), 0.0, 0), model)
-    learn = _native if native.available() else _twin
+    learn = _native if native.available() else _reference
     learn(path, model, threads, watch)
     return model
 
@@ -89,7 +89,7 @@ def _native(path: Path, model: Model, threads: int, watch: Watch) -> None:
                 watch(Report(done, model.total(), time.perf_counter() - start, epoch), model)
 
 
-def _twin(path: Path, model: Model, threads: int, watch: Watch) -> None:
+def _reference(path: Path, model: Model, threads: int, watch: Watch) -> None:
     done, start = 0, time.perf_counter()
     with corpus.opened(path) as file:
         for epoch in range(model.settings.epochs):

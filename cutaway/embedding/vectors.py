@@ -52,9 +52,7 @@ class Vectors:
         return word in self.ids
 
     def vector(self, word: str) -> Float[np.ndarray, "d"]:
-        """A word's vector; of a word that is not in the table, the mean of its n-grams' where there are any,
-        else UserError.
-        """
+        """A word's vector; without one the mean of its n-grams' vectors, else UserError."""
         if word in self.ids:
             return self.table[self.ids[word]]
         rows = self._gram_rows(word)

@@ -1,4 +1,4 @@
-"""What a row of a table learned, seen while it is trained: its neighbours, length and turn at each step.
+"""What a row of a table learns during training: its norm, its neighbours and its rotation at each step.
 
 seen = Watched({"king": 17, "queen": 40}, words)
 for step in training:
@@ -21,10 +21,10 @@ from cutaway.embedding.vectors import Near
 
 @dataclass(frozen=True)
 class Moment:
-    """A row at a step: its length, its cosine with what it was when it was first seen, and its neighbours."""
+    """A row at a step: its norm, its cosine with the row as first seen, and its neighbours."""
 
     step: int
-    length: float
+    norm: float
     cosine: float
     near: tuple[Near, ...]
 
@@ -45,11 +45,11 @@ class Watched:
         ids, cosines = nearest(rows, np.array(list(self.rows.values()), np.int64), self.count)
         for name, near, how in zip(self.rows, ids.tolist(), cosines.tolist(), strict=True):
             row = rows[self.rows[name]].astype(np.float64)
-            first, length = self.first.setdefault(name, row.copy()), float(np.linalg.norm(row))
-            size = length * float(np.linalg.norm(first))
+            first, norm = self.first.setdefault(name, row.copy()), float(np.linalg.norm(row))
+            size = norm * float(np.linalg.norm(first))
             same = float(row @ first) / size if size else 0.0
             found = tuple(Near(self.words[int(id)], cosine) for id, cosine in zip(near, how, strict=True))
-            self.moments.setdefault(name, []).append(Moment(step, length, same, found))
+            self.moments.setdefault(name, []).append(Moment(step, norm, same, found))
 
     def __str__(self) -> str:
         return "\n".join(line for name in self.moments for line in [name, *map(_line, self.moments[name])])
@@ -57,9 +57,7 @@ class Watched:
 
 def _line(moment: Moment) -> str:
     near = ", ".join(f"{word} {cosine:.2f}" for word, cosine in moment.near)
-    return (
-        f"  {moment.step:>10}  length {moment.length:.2f}  cosine with its start {moment.cosine:+.2f}  {near}"
-    )
+    return f"  {moment.step:>10}  norm {moment.norm:.2f}  cosine with its start {moment.cosine:+.2f}  {near}"
 
 
 def _numbers(table: Any) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Word vectors by prediction: a word is what is found around it.
 
 Skip-gram lets each word of a window predict the word in its middle, CBOW their mean (1301.3781); fastText
-lets the sum of a word's subwords predict the words around it (1607.04606). A prediction is told right from
-wrong in one of two ways (1310.4546), both of them logistic regressions on outputs Y with labels t:
+lets the sum of a word's subwords predict the words around it (1607.04606). Right words are classified from
+wrong ones in one of two ways (1310.4546), both logistic regressions on outputs Y with labels t:
 
     negative sampling: Y is the right word, t = 1, and k words of the noise, t = 0
-    hierarchical softmax: Y are the inner nodes on the way to the right word, t = 1 where it turns left
+    hierarchical softmax: Y are the inner nodes on the path to the right word, t = 1 where it goes left
 
     loss = -sum t log sigmoid(X Y') + (1 - t) log sigmoid(-X Y')
     E = rate (t - sigmoid(X Y')),  X += E Y,  Y += E' X
@@ -39,8 +39,10 @@ SENTENCE = 1000  # words kept of a line; a longer one is cut
 
 @dataclass(frozen=True)
 class Settings:
-    """How to learn. ``negative`` 0 is hierarchical softmax; ``sample`` is subsampling's t, 0 for none;
-    ``rate`` falls linearly to ``rate`` / 10,000; ``least`` to ``most`` are the lengths of fastText's n-grams.
+    """How to learn; ``negative`` 0 is hierarchical softmax.
+
+    ``sample`` is subsampling's t, 0 for none; the learning rate falls linearly to a ten-thousandth; ``least``
+    to ``most`` are the lengths of fastText's n-grams.
     """
 
     kind: Kind = "skipgram"
@@ -61,7 +63,7 @@ class Settings:
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
         if not 0 <= self.sample <= 1 or not 0 < self.start <= 1:
-            raise UserError(f"sample is {self.sample} and rate {self.start}; both lie between 0 and 1")
+            raise UserError(f"sample is {self.sample} and rate {self.start}; both must be between 0 and 1")
         if not 1 <= self.least <= self.most <= 100 or not 1 <= self.buckets < 1 << 31:
             raise UserError(f"n-grams of {self.least} to {self.most} in {self.buckets} buckets cannot be had")
 
@@ -142,8 +144,9 @@ def change(
 
 
 def epoch(model: Model, file: int, number: int, done: int = 0) -> int:
-    """One pass over an open corpus, learning into the model's tables; ``done`` words before, returned with
-    this pass's. The twin of native/embedding/word2vec.cpp on one thread.
+    """One pass over an open corpus; returns the words done, ``done`` before and this pass's.
+
+    The reference implementation of native/embedding/word2vec.cpp on one thread.
     """
     for piece in range(corpus.pieces(file)):
         done = learn(model, file, number, piece, done)
@@ -198,14 +201,12 @@ def _skipgram(model: Model, word: int, around: list[int], random: Random, rate: 
 
 
 def _cbow(model: Model, word: int, around: list[int], random: Random, rate: float) -> None:
-    """Each word of the window gets its share of the mean's gradient (2012.15332; the first program gave it
-    all).
-    """
+    """Each word of the window gets its part of the mean's gradient (2012.15332)."""
     Y, t, weight = _outputs(model, word, _negatives(model, random))
-    share = np.float32(1 / len(around))
-    dX, dY = change(model.input[around].sum(axis=0, keepdims=True) * share, model.output[Y], t, weight, rate)
+    part = np.float32(1 / len(around))
+    dX, dY = change(model.input[around].sum(axis=0, keepdims=True) * part, model.output[Y], t, weight, rate)
     np.add.at(model.output, Y, dY)
-    np.add.at(model.input, around, dX * share)
+    np.add.at(model.input, around, dX * part)
 
 
 def _fasttext(model: Model, word: int, around: list[int], random: Random, rate: float) -> None:
@@ -237,9 +238,9 @@ def _outputs(
     """Rows of the output table, their labels and weights: the word itself is no noise, and weighs nothing."""
     draws = model.draws
     if not model.settings.negative:
-        way = slice(draws.path_ends[word - 1] if word else 0, draws.path_ends[word])
-        nodes = draws.path_nodes[way]
-        return nodes, draws.path_labels[way], np.ones(len(nodes), np.float32)
+        path = slice(draws.path_ends[word - 1] if word else 0, draws.path_ends[word])
+        nodes = draws.path_nodes[path]
+        return nodes, draws.path_labels[path], np.ones(len(nodes), np.float32)
     t = np.array([1] + [0] * len(negatives), np.float32)
     weight = np.array([1] + [other != word for other in negatives], np.float32)
     return np.array([word, *negatives]), t, weight

@@ -1,1 +1,1 @@
-"""What a model is worth: how well it foretells a text, and how far it is from another model."""
+"""How well a model predicts: perplexity, and divergence from another model."""

@@ -1,11 +1,11 @@
-"""How well a model foretells a text, and how far its predictions are from another model's.
+"""How well a model predicts a text, and how far its predictions are from another model's.
 
     perplexity = exp(mean of -log p(token | those before it in its window))
-    KL divergence = mean over places of sum over tokens of p (log p - log q)
+    KL divergence = mean over positions of sum over tokens of p (log p - log q)
 
 The text is cut into windows of equal size that do not see each other, and of each window the second half is
 scored, so that every scored token has at least half a window before it: the protocol of llama.cpp's
-llama-perplexity, token for token. Where the model expects a begin token, it takes the place of each window's
+llama-perplexity, token for token. Where the model expects a begin token, it replaces each window's
 first token. What is left over at the end is not scored, and the result says how many tokens were. Sums are
 float64.
 """
@@ -22,15 +22,13 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.generate.engine import AllLogits
 
 WINDOW = 512
-ROWS = 32  # places whose probabilities are in float64 at once: bounds memory, changes no sum
+ROWS = 32  # positions whose probabilities are in float64 at once: bounds memory, changes no sum
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """``surprise`` is the mean -log p in nats of the ``tokens`` that were scored, ``error`` its standard
-    error; ``perplexity`` is its exponential.
-    """
+    """``surprise``: the mean -log p in nats of the scored ``tokens``; ``error``: its standard error."""
 
     tokens: int
     surprise: float
@@ -48,7 +46,7 @@ class Divergence:
 
     ``mean`` is the KL divergence from the reference in nats a token, ``error`` its standard error;
     ``median``, ``high`` (of 99 in 100 tokens it is below) and ``largest`` describe how it is spread;
-    ``same_best`` is the share of places where both find the same token most likely."""
+    ``same_best`` is the fraction of positions where both find the same token most likely."""
 
     tokens: int
     reference: Perplexity
@@ -68,12 +66,12 @@ def perplexity(
     begin: int | None = None,
     progress: Progress | None = None,
 ) -> Perplexity:
-    """How well the model foretells a text. ``begin``: the begin token, of a model that expects one.
+    """How well the model predicts a text. ``begin``: the begin token, of a model that expects one.
 
-    ``progress(done, windows)`` is told. Raises UserError for a text shorter than a window, and for a window
+    Calls ``progress(done, windows)``. Raises UserError for a text shorter than a window, and for a window
     that the model's context does not hold; OperationalError where the model's logits are not numbers."""
     parts = []
-    for each in told(windows(engine, ids, window, begin), progress):
+    for each in reported(windows(engine, ids, window, begin), progress):
         parts.append(surprises(scores(engine, each), each[window // 2 + 1 :]))
     return _perplexity(np.concatenate(parts))
 
@@ -86,18 +84,18 @@ def divergence(
     begin: int | None = None,
     progress: Progress | None = None,
 ) -> Divergence:
-    """How far another model's predictions are from a reference's, and how well each foretells the text.
+    """How far another model's predictions are from a reference's, and how well each predicts the text.
 
     Raises UserError and OperationalError as ``perplexity`` does, and UserError for models of different
     vocabularies.
     """
     if reference.vocab != other.vocab:
         raise UserError(
-            f"The models do not speak the same ids: one has {reference.vocab} logits, the other {other.vocab}"
+            f"The models' vocabularies differ: one has {reference.vocab} logits, the other {other.vocab}"
         )
     surprised, far, same = ([], []), [], 0
     windows(other, ids, window, begin)
-    for each in told(windows(reference, ids, window, begin), progress):
+    for each in reported(windows(reference, ids, window, begin), progress):
         p, q = scores(reference, each), scores(other, each)
         for logits, of in zip((p, q), surprised, strict=True):
             of.append(surprises(logits, each[window // 2 + 1 :]))
@@ -118,7 +116,7 @@ def divergence(
 
 
 def windows(engine: AllLogits, ids: Sequence[int], window: int, begin: int | None) -> list[list[int]]:
-    """The text's whole windows, each with the begin token in its first place where there is one."""
+    """The text's whole windows, each with the begin token first where there is one."""
     if window < 4 or window % 2:
         raise UserError(f"A window of {window} tokens cannot be halved: use an even number, 4 or more")
     if window > engine.max_context:
@@ -134,7 +132,7 @@ def windows(engine: AllLogits, ids: Sequence[int], window: int, begin: int | Non
     return every if begin is None else [[begin, *each[1:]] for each in every]
 
 
-def told(parts: Sequence[list[int]], progress: Progress | None) -> Iterator[list[int]]:
+def reported(parts: Sequence[list[int]], progress: Progress | None) -> Iterator[list[int]]:
     """The parts, telling how many are done."""
     for done, part in enumerate(parts):
         if progress is not None:
@@ -145,7 +143,7 @@ def told(parts: Sequence[list[int]], progress: Progress | None) -> Iterator[list
 
 
 def scores(engine: AllLogits, window: Sequence[int]) -> np.ndarray:
-    """float32 [window/2 - 1, v]: what the model makes of the places whose next token is scored."""
+    """float32 [window/2 - 1, v]: the logits at the positions whose next token is scored."""
     half = len(window) // 2
     state = engine.new_state()
     engine.prefill(window[:half], state)

@@ -1,3 +1,1 @@
-"""Looking into a model while it reads: what is seen, what moved the answer, and what happens when a part is
-changed.
-"""
+"""Looking into a model: its activations, what made its answer, and what changes when a part is edited."""

@@ -1,9 +1,8 @@
-"""Watching the runtime: the definition made to see the numbers that the runtime computes with.
+"""Tracing the runtime: the definition computes with the runtime's rounded activations.
 
 The runtime rounds what a packed matrix reads to eight bits, to bfloat16 where its weights are that, and keeps
-keys and values as halves (runtime/matmul.py, engine.py). The same done to the definition's values in flight,
-by edits under their names, makes a trace of what the runtime computed: every name, every view, and the
-runtime's logits."""
+keys and values as halves (runtime/matmul.py, engine.py). Edits that round the definition's activations
+likewise make a trace of what the runtime computed: every name, every view, and the runtime's logits."""
 
 from __future__ import annotations
 
@@ -79,6 +78,6 @@ def _round_twice(value: Tensor, type: str) -> Tensor:
 
 
 def _round_heads(value: Tensor, type: str) -> Tensor:
-    """The heads' vectors [b h t v] rounded as the one vector that they are laid end to end."""
+    """The heads' vectors [b h t v] rounded as one concatenated vector."""
     joined = value.transpose(1, 2)
     return _round(joined.flatten(2), type).view(joined.shape).transpose(1, 2)

@@ -1,17 +1,16 @@
-"""Direct logit attribution: who wrote the logit (2021, transformer-circuits.pub, "A Mathematical Framework").
+"""Direct logit attribution: the parts of a logit ("A Mathematical Framework for Transformer Circuits", 2021).
 
-The residual stream is a sum: the embedding, what each head wrote through its slice of W_o, what each MLP
-wrote. A logit is one row of the head times the final norm of that sum, and once the norm's size is taken as
-it was (frozen), the norm is linear too, so the logit is a sum over the writers:
+The residual stream is a sum: the embedding, each head's output through its slice of W_o, each MLP's output. A
+logit is one row of the head times the final norm of that sum; with the norm's scale frozen at its value the
+norm is linear too, so the logit is a sum over these parts:
 
-    logit = embed . u  +  sum over heads  mixed_h . W_o,h' u  +  sum over MLPs  mlp . u  +  biases . u
-    u     = the head's row, through the frozen final norm (of a layer norm the mean is taken out as well)
+    logit = embed . u  +  sum over heads  z_h . W_o,h' u  +  sum over MLPs  mlp . u  +  biases . u
+    u     = the head's row, through the frozen final norm (of a layer norm the mean is subtracted as well)
 
-A head's part is itself a sum over the tokens it read: share times value; a gate, and the norm of a
-differential head, are frozen for it like the others. A head of the linear family reads a memory, in which
-tokens are no longer apart: its part is exact, and is not split. Gemma's norms after attention are frozen
-alike. This is the direct effect only: what a writer did through later layers is found by patching and
-ablation.
+A head's part is itself a sum over keys, attention weight times value; a gate, the norm of a differential head
+and Gemma's norms after attention are frozen likewise. A head of the linear family reads a recurrent state, in
+which tokens are no longer apart: its part is exact, and is not split. This is the direct effect only:
+patching and ablation find what later layers make of a part.
 """
 
 from collections.abc import Mapping
@@ -33,12 +32,11 @@ from cutaway.shapes import Float
 
 @dataclass(frozen=True)
 class Attribution:
-    """How a logit came about, in logits; all parts add up to ``logit``.
+    """The parts of a logit, in logits; they sum to ``logit``.
 
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
-    those of attention and of the final norm, ``rest`` what edits wrote into the stream besides (else
-    rounding, below 1e-3). ``sources[i]`` [h s] splits each head's part over the tokens it read, None in a
-    layer that reads through a memory.
+    those of attention and of the final norm, ``rest`` what edits add to the residual stream (else rounding,
+    below 1e-3). ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer.
     """
 
     token: int
@@ -54,11 +52,11 @@ class Attribution:
 
     @property
     def attention(self) -> Float[Tensor, " i"]:
-        """What the heads of each layer wrote together."""
+        """The sum of the heads of each layer."""
         return torch.stack([heads.sum() for heads in self.heads])
 
     def strongest(self, count: int) -> list[tuple[int, int, float]]:
-        """(layer, head, logits) of the heads that moved the logit most, up or down."""
+        """(layer, head, logits) of the heads with the largest parts, positive or negative."""
         flat = [(i, h, part) for i, heads in enumerate(self.heads) for h, part in enumerate(heads.tolist())]
         return sorted(flat, key=lambda one: -abs(one[2]))[:count]
 
@@ -67,24 +65,24 @@ class Attribution:
 def attribute(
     model: Decoder, seen: Mapping[str, Tensor], token: int, position: int = -1, against: int | None = None
 ) -> Attribution:
-    """Who moved ``token``'s logit at ``position``; with ``against``, its lead over that token's logit.
+    """The parts of ``token``'s logit at ``position``, or of its difference to that of ``against``.
 
-    ``seen`` are a reading's values by name: ``embed``, ``middle`` and ``out`` of each block, ``logits``, and
-    what ``reading.attention_names`` lists. A soft-cap counts as the factor it came to.
+    ``seen`` are a forward pass's activations by name: ``embed``, ``middle`` and ``out`` of each block,
+    ``logits``, and what ``inputs.attention_names`` lists. A soft-cap counts as the factor that it applied.
     Raises UserError for a token the vocabulary does not have.
     """
     _known(model, token)
     logits = seen["logits"][0, position].double()
-    stream = seen[f"blocks.{len(model.blocks) - 1}.out"] if len(model.blocks) else seen["embed"]
+    residual = seen[f"blocks.{len(model.blocks) - 1}.out"] if len(model.blocks) else seen["embed"]
     row, logit = _row(model, token), logits[token]
     if against is not None:
         _known(model, against)
         if model.config.softcap is not None:
             raise UserError(
-                "this model bounds its logits, so the lead of one over another is no sum: ask without against"
+                "this model caps its logits, so a difference of two is not a sum: leave out against"
             )
         row, logit = row - _row(model, against), logit - logits[against]
-    row, bias = _through(model.norm, stream[0, position], row)
+    row, bias = _through(model.norm, residual[0, position], row)
     cap = _cap_factor(model, logit)
     row, biases = row * cap, bias * cap
     heads, sources, mlps = [], [], []
@@ -98,7 +96,7 @@ def attribute(
         biases += bias + _bias(block.attention.out) @ inner
         writes = block.attention.out.weight.to(inner).T @ inner
         config = model.config.blocks[i].attention
-        own = isinstance(config, gated.Config) or not has_pattern(config)  # what W_o is given is not mixed
+        own = isinstance(config, gated.Config) or not has_pattern(config)  # W_o's input is not z
         given = seen[f"blocks.{i}.attention.{'out_input' if own else 'z'}"][0, :, position].double()
         writes = writes.view_as(given)
         heads.append((given * writes).sum(-1))
@@ -109,7 +107,7 @@ def attribute(
     return Attribution(
         token=token,
         against=against,
-        position=position % stream.shape[1],
+        position=position % residual.shape[1],
         logit=float(logit),
         embed=float(embed),
         heads=tuple(heads),
@@ -123,9 +121,7 @@ def attribute(
 def _by_source(
     attention: Any, seen: Mapping[str, Tensor], layer: int, position: int, writes: Float[Tensor, "h v"]
 ) -> Float[Tensor, "h s"]:
-    """Each head's part by the token read: its share, times how far that token's value points the logit's
-    way.
-    """
+    """Each head's part by key: its attention weight, times the value's part of the logit."""
     name = f"blocks.{layer}.attention"
     pattern = seen[f"{name}.pattern"][0, :, position].double()
     values = seen[f"{name}.v"][0].double()
@@ -162,7 +158,7 @@ def _through(
 
 
 def _row(model: Decoder, token: int) -> Float[Tensor, " d"]:
-    """The head's row of a token, its own or the embedding table's."""
+    """The output head's row of a token, or of a tied model the embedding's."""
     if model.head is None:
         id = torch.tensor([[token]], device=device(model))
         return model.embedding(id)[0, 0].double()
@@ -176,7 +172,7 @@ def _bias(linear: Any) -> Float[Tensor, " d"]:
 
 
 def _cap_factor(model: Decoder, logit: Tensor) -> Tensor:
-    """What the soft-cap multiplied this logit by: c tanh(x / c) over x."""
+    """The soft-cap's factor at this logit: c tanh(x / c) over x."""
     cap = model.config.softcap
     if cap is None or logit == 0:
         return torch.ones_like(logit)

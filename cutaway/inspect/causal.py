@@ -1,7 +1,7 @@
 """Causal effects: how the answer changes when one part of a model is ablated or patched, part by part.
 
-Where a patch carries the other text's answer along, the patched value holds what told the two texts apart
-(2202.05262 calls it causal tracing; 2309.16042 compares the ways to measure it).
+Where a patch moves the answer to the other text's, the patched activation holds the difference of the texts
+(2202.05262 calls it causal tracing; 2309.16042 compares metrics).
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from torch import Tensor
 
 from cutaway.errors import UserError
 from cutaway.hooks import Listener, tracing
-from cutaway.inspect.inputs import row, writers
+from cutaway.inspect.inputs import output_heads, row
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 
 
 @dataclass(frozen=True)
 class Patched:
-    """``recovered[p, i]``: how far the answer moves from this text's (0) to the other's (1) when the residual
-    stream after block i is the other's at ``positions[p]``. ``here`` and ``there``: the two answers' ids.
+    """How far patching moves the answer, by position and block.
+
+    ``recovered[p, i]``: from this text's answer (0) to the other's (1) when the residual stream after block i
+    is the other's at ``positions[p]``. ``here`` and ``there``: the two answers' ids.
     """
 
     here: int
@@ -41,7 +43,7 @@ def head_effects(model: Decoder, ids: Sequence[int], token: int) -> tuple[Float[
     usual = model(ids_row, pos, last=True)[0, -1, token]
     effects = []
     for layer, block in enumerate(model.config.blocks):
-        heads = writers(block.attention)
+        heads = output_heads(block.attention)
         with tracing(model, edit={f"blocks.{layer}.attention.z": _without_own_head}):
             logits = model(ids_row.expand(heads, -1), pos.expand(heads, -1), last=True)
         effects.append(usual - logits[:, -1, token])
@@ -75,11 +77,11 @@ def patch_residuals(
         raise UserError("both texts have the same answer, so patching has nothing to move")
     low, high = (float(logits[there] - logits[here]) for logits in (ours, theirs))
     at = torch.tensor(positions, device=ids_row.device)
-    rows, places = ids_row.expand(len(positions), -1), pos.expand(len(positions), -1)
+    rows, row_pos = ids_row.expand(len(positions), -1), pos.expand(len(positions), -1)
     columns = []
     for name in names:
         with tracing(model, edit={name: _each_at(at, seen[name])}):
-            logits = model(rows, places, last=True)[:, -1]
+            logits = model(rows, row_pos, last=True)[:, -1]
         columns.append((logits[:, there] - logits[:, here] - low) / (high - low))
     return Patched(here, there, tuple(positions), torch.stack(columns, dim=1))
 
@@ -102,7 +104,7 @@ def _comparable(ids: Sequence[int], other: Sequence[int]) -> list[int]:
             f"patching needs texts of equal length: this one has {len(ids)} tokens, the other {len(other)}; "
             "reword one of them"
         )
-    places = [i for i, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b]
-    if not places:
+    differing = [i for i, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b]
+    if not differing:
         raise UserError("both texts are the same, so patching has nothing to move")
-    return sorted({*places, len(ids) - 1})
+    return sorted({*differing, len(ids) - 1})

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cutaway.errors import UserError
 from cutaway.hooks import Listener, tracing
-from cutaway.inspect.inputs import row, writers
+from cutaway.inspect.inputs import output_heads, row
 from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
@@ -80,9 +80,7 @@ class Add(_Directed):
 
 
 class Project(_Directed):
-    """Removes the direction ``vector`` from the residual stream after a layer: x - strength (x · v) v, with v
-    of norm 1 (2406.11717).
-    """
+    """Removes a direction: x - strength (x · v) v, v the ``vector`` at norm 1 (2406.11717)."""
 
 
 Edit = Ablate | Patch | Add | Project
@@ -184,7 +182,7 @@ def check(config: Config, edit: Edit, length: int) -> None:
     if isinstance(edit, _Directed):
         _check_vector(edit, config.width)
     else:
-        _check_part(edit, writers(blocks[edit.layer].attention))
+        _check_part(edit, output_heads(blocks[edit.layer].attention))
     positions = getattr(edit, "positions", None)
     if isinstance(edit, Patch):
         if positions is None and len(edit.ids) != length:

@@ -21,7 +21,7 @@ from cutaway.errors import OperationalError
 from cutaway.inspect import tokens
 from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.causal import patch_residuals
-from cutaway.inspect.inputs import attention_names, writers
+from cutaway.inspect.inputs import attention_names, output_heads
 from cutaway.inspect.lens import lens
 from cutaway.inspect.tokens import Merges, Token
 from cutaway.inspect.trace import Trace
@@ -103,9 +103,7 @@ class Sink:
 
 @dataclass(frozen=True)
 class Score:
-    """One attention score, step by step: ``score`` = dot · scale, soft-capped if there is a cap, plus
-    ``bias`` for the distance of the two tokens.
-    """
+    """One attention score: dot · scale, soft-capped if there is a cap, plus ``bias`` for the distance."""
 
     query_position: int
     key_position: int
@@ -122,8 +120,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Attention:
-    """One head in detail. ``shapes`` of q, k and v: heads, tokens, size. ``maps``: attention maps a head; a
-    differential head has 2 and subtracts the second, and ``score`` is of the first.
+    """One head in detail; ``shapes`` of q, k and v are heads, tokens, size.
+
+    ``maps``: attention maps a head; a differential head has 2 and subtracts the second, and ``score`` is of
+    the first.
     """
 
     layer: int
@@ -209,9 +209,7 @@ class Change:
 
 @dataclass(frozen=True)
 class PatchedToken:
-    """One token's residual stream taken from the other text: ``recovered`` [i] after each block, from 0 (this
-    answer) to 1 (the other's).
-    """
+    """``recovered`` [i]: the effect of the other text's residual stream after each block, 0 to 1."""
 
     position: int
     text: str
@@ -275,7 +273,7 @@ def explain(trace: Trace, top: int = 10) -> Explanation:
     return Explanation(
         layers=len(config.blocks),
         width=config.width,
-        heads=max((writers(block.attention) for block in config.blocks), default=0),
+        heads=max((output_heads(block.attention) for block in config.blocks), default=0),
         vocabulary=trace.vocabulary,
         text=tokens.text(trace.tokenizer, trace.ids),
         tokens=tokens.tokens(trace.tokenizer, trace.ids),
@@ -369,7 +367,7 @@ def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, so
         source_contribution=float(sources[head, source]),
         shapes={"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape)},
         rope=None if config.position is None else _pair(config, q[head], k[kv_head], source),
-        maps=config.heads // writers(config),
+        maps=config.heads // output_heads(config),
         score=_score(trace, layer, head, q[head], k[kv_head], source),
     )
 
@@ -426,8 +424,8 @@ def visible_keys(trace: Trace, layer: int) -> Bool[Tensor, "t s"]:
     name = f"blocks.{layer}.attention.chosen"
     if name in trace:
         return trace[name]
-    places = Positions(torch.arange(len(trace.ids))[None])
-    return mask(trace.model.config.blocks[layer].attention.visibility, places, places)[0]
+    every = Positions(torch.arange(len(trace.ids))[None])
+    return mask(trace.model.config.blocks[layer].attention.visibility, every, every)[0]
 
 
 def first_rotated(config: Any) -> int:
@@ -440,8 +438,8 @@ def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> RotatedPair:
     position: rope.Config = config.position
     frequencies = torch.from_numpy(position.frequencies(len(q)))
     last = len(q) - 1
-    places = _dimensions(position, first_rotated(config))
-    query, key = _pairs(q[last], places), _pairs(k[source], places)
+    at = _dimensions(position, first_rotated(config))
+    query, key = _pairs(q[last], at), _pairs(k[source], at)
     query_before, key_before = (
         query * torch.exp(-1j * last * frequencies) / position.magnitude,
         key * torch.exp(-1j * source * frequencies) / position.magnitude,
@@ -450,7 +448,7 @@ def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> RotatedPair:
     pair = int(change.abs().argmax())
     frequency = float(frequencies[pair])
     return RotatedPair(
-        dimensions=(int(places[0][pair]), int(places[1][pair])),
+        dimensions=(int(at[0][pair]), int(at[1][pair])),
         radians_per_token=frequency,
         query=_rotation(last, frequency, query_before[pair], query[pair]),
         key=_rotation(source, frequency, key_before[pair], key[pair]),
@@ -464,10 +462,10 @@ def _dimensions(position: rope.Config, first: int) -> tuple[Tensor, Tensor]:
     return (i * 2 - first, i * 2 - first + 1) if position.interleaved else (i, i + half)
 
 
-def _pairs(vector: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+def _pairs(vector: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
     """The pairs as complex numbers, so that a rotation is a product."""
     vector = vector.double().cpu()
-    return torch.complex(vector[places[0]], vector[places[1]])
+    return torch.complex(vector[at[0]], vector[at[1]])
 
 
 def _rotation(position: int, frequency: float, before: Tensor, after: Tensor) -> Rotation:

@@ -1,8 +1,7 @@
-"""What a head is for, by its attention on random tokens given twice (2209.11895, "In-context Learning and
-Induction Heads").
+"""A head's role, by its attention on random tokens given twice (2209.11895).
 
 In the repetition an induction head attends from each token to the one that followed its first occurrence;
-nothing but the repetition can tell it where that is.
+only the repetition tells it where that is.
 """
 
 import torch

@@ -1,9 +1,9 @@
-"""How much each column of each matrix counts: the mean square of what a text sends through it.
+"""Each weight column's importance: the mean square of its inputs on a text.
 
 For y = W x, rounding W to W + E adds E x to y, whose mean square over many x is, as far as different x_j are
 independent, sum over columns j of E_j^2 mean(x_j^2). So that is how errors are weighed when scales are chosen
-(weights/quant_search.py); the idea is llama.cpp's importance matrix. The text is read in windows by the
-definition, and every product with one of its weights is listened to.
+(weights/quant_search.py); the idea is llama.cpp's importance matrix. The definition reads the text in
+windows, and the inputs of every product with a weight are collected.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ def importance(
 ) -> dict[str, np.ndarray]:
     """By the name of each weight that multiplies: float32 [columns], the mean square of its inputs.
 
-    ``progress(done, tokens)`` is told. Raises UserError for a text without a token."""
+    Calls ``progress(done, tokens)``. Raises UserError for a text without a token."""
     if not ids:
         raise UserError("The calibration text has no token: give a longer one")
-    heard = _Heard(model)
+    squares = _Squares(model)
     size = min(WINDOW, model.config.context)
     device = next(iter(model.parameters())).device
-    with torch.inference_mode(), heard:
+    with torch.inference_mode(), squares:
         for start in range(0, len(ids), size):
             window = torch.tensor([list(ids[start : start + size])], device=device)
             model(window, torch.arange(window.shape[1], device=device)[None])
             if progress is not None:
                 progress(min(start + size, len(ids)), len(ids))
-    return {name: (heard.squares[name] / heard.rows[name]).float().cpu().numpy() for name in heard.squares}
+    return {n: (s / squares.rows[n]).float().cpu().numpy() for n, s in squares.squares.items()}
 
 
-class _Heard(TorchFunctionMode):
+class _Squares(TorchFunctionMode):
     """Sums the squares of what is multiplied by each of a model's weights."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -54,7 +54,7 @@ class _Heard(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = self.names.get(id(args[1])) if func is functional.linear and len(args) > 1 else None
-        if name is not None and args[0].numel():  # an expert that no token came to says nothing
+        if name is not None and args[0].numel():  # an expert may have no token
             rows = args[0].detach().reshape(-1, args[0].shape[-1]).double()
             self.squares[name] = self.squares.get(name, 0) + (rows * rows).sum(dim=0)
             self.rows[name] = self.rows.get(name, 0) + len(rows)

@@ -27,7 +27,7 @@ def has_pattern(config: Any) -> bool:
     return hasattr(config, "visibility")
 
 
-def writers(config: Any) -> int:
+def output_heads(config: Any) -> int:
     """How many heads of a layer have an output: of a differential layer's attention maps half."""
     return config.heads // 2 if isinstance(config, differential.Config) else config.heads
 

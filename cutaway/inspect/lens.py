@@ -17,8 +17,9 @@ ROWS = 256  # residuals scored at once: 256 rows of 50,000 logits are 50 MB
 
 @dataclass(frozen=True)
 class Lens:
-    """The likeliest token after the embedding and after each block (``names``, n of them): ``ids`` and
-    ``probabilities`` [n t]. ``final`` [n t]: the probability, there, of the final answer.
+    """The likeliest token after the embedding and after each block (``names``, n of them).
+
+    ``ids`` and ``probabilities`` [n t]; ``final`` [n t]: the probability, there, of the final answer.
     """
 
     names: tuple[str, ...]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cutaway.inspect import explanation, neurons, tokens
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.inputs import has_pattern, writers
+from cutaway.inspect.inputs import has_pattern, output_heads
 from cutaway.inspect.trace import Trace
 from cutaway.layers.norm import LayerNorm
 from cutaway.model.decoder import Decoder
@@ -54,7 +54,7 @@ def names(model: Decoder) -> list[str]:
 
 @torch.no_grad()
 def build(trace: Trace, name: str) -> PageData:
-    """The page's data of a trace that kept ``names``; ``name`` is the model's, as people know it."""
+    """The page's data of a trace that kept ``names``; ``name`` is the model's."""
     explained = explanation.explain(trace)
     attribution = trace.attribution()
     builder = _Builder(trace, attribution)
@@ -62,7 +62,7 @@ def build(trace: Trace, name: str) -> PageData:
         "model": name,
         "text": explained.text,
         "layers": explained.layers,
-        "heads": [writers(block.attention) for block in trace.model.config.blocks],
+        "heads": [output_heads(block.attention) for block in trace.model.config.blocks],
         "width": explained.width,
         "vocabulary": explained.vocabulary,
         "chosen": list(explanation.chosen_reading(attribution) or (0, 0, 0)),
@@ -89,8 +89,9 @@ def build(trace: Trace, name: str) -> PageData:
 def packed(
     pages: Sequence[PageData], views: Sequence[str] = (), start: Mapping[str, int] | None = None
 ) -> bytes:
-    """The document that a page reads, deflated: a length, JSON, then the arrays it names by type, shape and
-    offset, each at a multiple of 4.
+    """The document that a page reads, deflated: a length, JSON, then the arrays that it names.
+
+    Each array is named by type, shape and offset, a multiple of 4.
     """
     chunks: list[bytes] = []
     document = {
@@ -107,14 +108,14 @@ def packed(
 
 def _placed(arrays: Mapping[str, np.ndarray], chunks: list[bytes]) -> dict[str, Any]:
     """The type, shape and offset of each array, which are added to the chunks."""
-    places: dict[str, Any] = {}
+    placed: dict[str, Any] = {}
     offset = sum(map(len, chunks))
     for name, array in arrays.items():
         data = array.tobytes()
-        places[name] = [array.dtype.str[1:], list(array.shape), offset]
+        placed[name] = [array.dtype.str[1:], list(array.shape), offset]
         chunks.append(data + bytes(-len(data) % 4))
         offset += len(chunks[-1])
-    return places
+    return placed
 
 
 def links(one: PageData, other: PageData) -> list[tuple[int, int]]:
@@ -202,7 +203,7 @@ class _Builder:
             self.keep(f"sinks.{layer}", module.sinks)
         return {
             "recurrent": False,
-            "maps": config.heads // writers(config),
+            "maps": config.heads // output_heads(config),
             "scale": float(module.scale),
             "softcap": getattr(config, "softcap", None),
             "group_size": config.heads // getattr(config, "groups", config.heads),
@@ -242,8 +243,9 @@ class _Builder:
         return {f"q.{layer}.{head}": q[head], f"k.{layer}.{group}": k[group], f"v.{layer}.{group}": v[group]}
 
     def patterns(self) -> None:
-        """Each head's lower triangle, row by row: bytes, or two cells a byte for a long text. Of a
-        differential head the first map; none of recurrent layers.
+        """Each head's lower triangle, row by row: bytes, or two cells a byte for a long text.
+
+        Of a differential head the first map; none of recurrent layers.
         """
         length = len(self.trace.ids)
         rows, columns = np.tril_indices(length)
@@ -282,8 +284,9 @@ class _Builder:
         self.keep("lens.final", lens.final)
 
     def neurons(self) -> dict[str, list[list[int]]]:
-        """Each token's neurons of largest output norm, and the ids that the strongest of all promote and
-        suppress, by "layer.neuron".
+        """Each token's neurons of largest output norm, and the tokens that the strongest promote.
+
+        The ids that they promote and suppress are by "layer.neuron".
         """
         strongest: dict[tuple[int, int], float] = {}
         for i, block in enumerate(self.blocks):
@@ -324,9 +327,7 @@ class _Builder:
         return found
 
     def next_ids(self) -> list[int]:
-        """The likeliest next tokens by id. Logits of all tokens, best first: these exactly, the others as 16
-        bits.
-        """
+        """The likeliest next tokens by id; all logits are kept, best first, most of them as 16 bits."""
         logits, ids = self.trace.logits[-1].float().sort(descending=True)
         count = min(CHOICES, len(ids))
         self.keep("logits", logits[:count])
@@ -348,10 +349,10 @@ def _halves(cells: np.ndarray) -> np.ndarray:
     return even[:, 0::2] << 4 | even[:, 1::2]
 
 
-def _head_outputs(out: Any, mixed: Float[Tensor, "h t v"]) -> Float[Tensor, "h t d"]:
-    """Each head's part of attention's output: its slice of W_o times its mixed values."""
-    weight = out.weight.float().unflatten(1, (mixed.shape[0], mixed.shape[2]))
-    return torch.einsum("htv,dhv->htd", mixed, weight)
+def _head_outputs(out: Any, z: Float[Tensor, "h t v"]) -> Float[Tensor, "h t d"]:
+    """Each head's part of attention's output: its slice of W_o times its z."""
+    weight = out.weight.float().unflatten(1, (z.shape[0], z.shape[2]))
+    return torch.einsum("htv,dhv->htd", z, weight)
 
 
 def _frozen(norm: Any, whole: Float[Tensor, "t d"], parts: Float[Tensor, "h t d"]) -> Float[Tensor, "h t d"]:

@@ -62,9 +62,7 @@ class View:
 
 
 class Map:
-    """A table of vectors on a plane, the page of ``cutaway embed project``: a notebook draws it, ``save``
-    writes it.
-    """
+    """A table of vectors on a plane, as ``cutaway embed project`` draws it."""
 
     def __init__(self, vectors: Vectors, name: str, count: int, method: Method) -> None:
         self.html = maps.page(vectors, name, count, method)
@@ -81,9 +79,7 @@ class Map:
 
 
 class Pattern(Tensor):
-    """A layer's attention [h t s]: a tensor that can show itself. What is computed from it is a plain
-    tensor.
-    """
+    """A layer's attention [h t s], a tensor with ``show``; what is computed from it is a plain tensor."""
 
     trace: Trace
     layer: int

@@ -79,8 +79,9 @@ class Trace(Mapping[str, Tensor]):
         names: Sequence[str] | None = None,
         edit: edits.Given | None = None,
     ) -> Trace:
-        """Runs the model over ids once. Keeps all documented names, or only ``names`` (wildcards allowed) and
-        the logits.
+        """Runs the model over ids once and keeps the activations of ``names`` and the logits.
+
+        ``names`` may have wildcards; None keeps all documented names.
 
         ``edit``: edits (``inspect/edits.py``) or listeners by name. Raises UserError for ids that the model
         does not have, a name that never appears, edits that do not fit, and attention maps that would not.

@@ -1,10 +1,11 @@
 """The same weights in an independent engine: where, if anywhere, do the two disagree?
 
-A reading of one text is compared layer by layer: the embeddings, the residual stream after each block, the
-logits, and the tokens that follow greedily. A difference is taken for each position as a share of the other
-engine's vector there, since the residual streams of real models hold a few huge numbers that would hide
-everything else. Rounding alone stays near 1e-6; the first layer past ``TOLERANCE`` is where the fault lies,
-since all layers after it inherit it."""
+One text is compared layer by layer: the embeddings, the residual stream after each block, the logits, and the
+tokens that follow greedily. A difference is relative to the norm of the other engine's vector at each
+position, since the residual streams of real models hold a few huge numbers that would hide everything else.
+Rounding alone stays near 1e-6; the first layer past ``TOLERANCE`` is the one at fault, and all after it
+inherit it.
+"""
 
 from __future__ import annotations
 
@@ -38,23 +39,21 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Difference:
-    """``largest``: of any two numbers; ``share``: the largest, over positions, of |ours - theirs| /
-    |theirs|.
-    """
+    """``largest``: of any number; ``relative``: of any position, |ours - theirs| / |theirs|."""
 
     name: str
     largest: float
-    share: float
+    relative: float
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``layers`` are in the order of the forward pass, logits last; of llama.cpp only the last position's are
-    seen.
+    """``layers`` in the order of the forward pass, logits last; of llama.cpp the last position's alone.
 
     ``differs_from``: the first layer past the tolerance, or None; ``token``: how many greedy tokens were
     equal before the first that differs, or None, and ``margin`` by how much of a logit we preferred ours
-    there; ``ours`` and ``theirs`` are the greedy ids."""
+    there; ``ours`` and ``theirs`` are the greedy ids.
+    """
 
     engine: str
     layers: tuple[Difference, ...]
@@ -66,9 +65,7 @@ class Verdict:
 
     @property
     def close_call(self) -> bool:
-        """Whether the token that differs was a near tie: within twice the largest difference of the
-        logits.
-        """
+        """Whether the differing token is a near tie: within twice the logits' largest difference."""
         return self.margin is not None and self.margin <= 2 * self.layers[-1].largest
 
     @property
@@ -89,17 +86,15 @@ def engines(source: Path) -> list[str]:
 def against_transformers(
     engine: DefinitionEngine, source: Path, ids: Sequence[int], ours: Sequence[int]
 ) -> Verdict:
-    """Our reading of ``ids`` and greedy continuation against those of transformers, which reads ``source``
-    itself.
-    """
+    """Our forward pass and greedy continuation against transformers', which reads ``source`` itself."""
     judge = _transformers(source)
     row = torch.tensor([list(ids)])
     with torch.inference_mode():
-        theirs = _their_streams(judge, row)
+        theirs = _their_residuals(judge, row)
         followed = judge.generate(
             row, max_new_tokens=len(ours), do_sample=False, eos_token_id=None, pad_token_id=0
         )
-    mine = _our_streams(engine.model, row)
+    mine = _our_residuals(engine.model, row)
     if len(mine) != len(theirs):
         raise OperationalError(
             f"transformers shows {len(theirs)} layers of this model where Cutaway has {len(mine)}"
@@ -134,7 +129,7 @@ def _verdict(
     theirs: Sequence[int],
     tolerance: float,
 ) -> Verdict:
-    differs = next((layer.name for layer in layers if not layer.share <= tolerance), None)
+    differs = next((layer.name for layer in layers if not layer.relative <= tolerance), None)
     token = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
     margin = None
     if token is not None:
@@ -149,13 +144,13 @@ def _difference(name: str, ours: Tensor, theirs: Tensor) -> Difference:
             f"{name} has the shape {list(ours.shape)} here and {list(theirs.shape)} in the other engine"
         )
     away = (ours.double() - theirs.double()).abs()
-    share = away.norm(dim=-1) / theirs.double().norm(dim=-1).clamp(min=1e-30)
-    return Difference(name, float(away.max()), float(share.max()))
+    relative = away.norm(dim=-1) / theirs.double().norm(dim=-1).clamp(min=1e-30)
+    return Difference(name, float(away.max()), float(relative.max()))
 
 
 @torch.inference_mode()
-def _our_streams(model: Decoder, ids: Tensor) -> dict[str, Tensor]:
-    """[t d] by name: the embeddings, the stream after each block, and the logits [t v]."""
+def _our_residuals(model: Decoder, ids: Tensor) -> dict[str, Tensor]:
+    """[t d] by name: the embeddings, the residual stream after each block, and the logits [t v]."""
     pos = torch.arange(ids.shape[1])[None]
     with tracing(model, "embed", "blocks.*.out", "logits") as seen:
         model(ids, pos)
@@ -182,8 +177,8 @@ def _transformers(source: Path) -> Any:
         raise UserError(f"{source}: transformers cannot read it ({str(error).splitlines()[0]})") from error
 
 
-def _their_streams(judge: Any, ids: Tensor) -> list[Tensor]:
-    """What each block of a transformers model wrote, found by the class it says must not be split."""
+def _their_residuals(judge: Any, ids: Tensor) -> list[Tensor]:
+    """The output of each block of a transformers model, found by the class that it keeps whole."""
     blocks = set(judge._no_split_modules or ())
     layers = [module for module in judge.modules() if type(module).__name__ in blocks]
     seen: list[Tensor] = []

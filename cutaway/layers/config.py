@@ -56,8 +56,7 @@ class MLP(Bounded):
 
 @dataclass(frozen=True)
 class MoE(Bounded):
-    """``experts`` MLPs of ``hidden`` neurons, of which the router sends each token to ``top_k``
-    (layers/moe.py).
+    """``experts`` MLPs of ``hidden`` neurons; the router sends a token to ``top_k`` (layers/moe.py).
 
     ``normalised``: the weights of a token's experts sum to 1 (Mixtral), or they are the router's
     probabilities among all experts (Qwen2-MoE). ``shared`` neurons, if any, form one more MLP that every

@@ -36,7 +36,7 @@ class ShortConv(nn.Module):
         if in_order:
             line, y = self._convolved(x, None, tail)
             return y, line[:, x.shape[1] :]
-        # Real tokens first, in their order, then padding; afterwards all return to their places.
+        # Real tokens first, in their order, then padding; afterwards all return to their positions.
         order = (pos < 0).to(torch.uint8).argsort(dim=1, stable=True)
         documents = None if documents is None else documents.gather(1, order)
         line, y = self._convolved(_take(x, order), documents, tail)

@@ -70,9 +70,7 @@ class MoE(nn.Module):
     def _chosen(
         self, scores: Float[Tensor, "b t e"], pos: Int[Tensor, "b t"], dtype: torch.dtype
     ) -> tuple[Int[Tensor, "b t k"], Float[Tensor, "b t k"]]:
-        """The experts of each token and their weights. Sorted, because ``topk`` leaves the order of equals
-        open.
-        """
+        """The experts of each token and their weights; sorted, because ``topk`` leaves ties open."""
         order = scores.sort(dim=-1, descending=True, stable=True).indices[..., : self.top_k]
         expert_indices = tap("expert_indices", order.where((pos >= 0)[..., None], -1))
         weights = scores.gather(-1, expert_indices.clamp(min=0))

@@ -13,9 +13,7 @@ def widened(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 class RMSNorm(nn.Module):
-    """y = w x / sqrt(mean(x^2) + eps): no mean is subtracted (1910.07467). Computed in float32 at
-    least, returned in x's type.
-    """
+    """y = w x / sqrt(mean(x^2) + eps) (1910.07467), in float32 at least, returned in x's type."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -29,9 +27,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b (1607.06450). Computed in float32 at least, returned in
-    x's type.
-    """
+    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b (1607.06450), computed likewise."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()

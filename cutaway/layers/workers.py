@@ -16,7 +16,8 @@ TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
 
 
 def workers() -> Workers:
-    """As many threads as torch uses, and torch's own if they are OpenMP's: those spin between operations, so
-    that a second pool would compete with them for the cores.
+    """As many threads as torch uses, and torch's own if they are OpenMP's.
+
+    OpenMP's threads spin between operations, so that a second pool would compete for the cores.
     """
     return Workers(torch.get_num_threads(), parallel_of(TORCH))

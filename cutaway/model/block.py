@@ -1,5 +1,6 @@
-"""A block: attention moves information between tokens, the MLP works on each token alone, and both add to the
-residual stream.
+"""A block: attention moves information between tokens, the MLP works on each token alone.
+
+Both add to the residual stream.
 """
 
 import torch

@@ -1,5 +1,4 @@
-"""The decoder: token ids in, a score for every possible next token out (1706.03762, 1810.04805's left half,
-GPT-2).
+"""The decoder: token ids in, a logit for every possible next token out (1706.03762, GPT-2).
 
     x = embed(ids)        for each block: x = block(x)        logits = head(norm(x))
 
@@ -49,8 +48,9 @@ class State:
         return sum(block.nbytes for block in self.blocks)
 
     def truncate(self, length: int) -> None:
-        """Drop everything after the first ``length`` entries. UserError, before anything is dropped, if a
-        layer no longer has them all.
+        """Drop everything after the first ``length`` entries.
+
+        UserError, before anything is dropped, if a layer no longer has them all.
         """
         if not all(block.can_truncate(length) for block in self.blocks):
             raise UserError(f"the state no longer holds the first {length} tokens: read the text again")
@@ -86,9 +86,7 @@ class Decoder(nn.Module):
         self.apply(_start)
 
     def new_state(self, wrap: Wrap | None = None) -> State:
-        """An empty state, for one batch. ``wrap`` stores each layer's state in another way
-        (``Quantized.of(8)``).
-        """
+        """An empty state for one batch; ``wrap`` stores each layer's in another way (``Quantized.of(8)``)."""
         own = [block.attention.state() for block in self.config.blocks]
         return State(own if wrap is None else [wrap(state) for state in own])
 
@@ -107,23 +105,8 @@ class Decoder(nn.Module):
         and excludes a ``state``. ``axes`` are the coordinates by which M-RoPE rotates patches of images
         (2409.12191), those of text by default; ``pos`` still orders the tokens.
         """
-        x = self.stream(ids, pos, state, documents, axes=axes)
+        x, _ = self.routed(ids, pos, state, documents, axes=axes)
         return self.logits(x[:, -1:] if last else x)
-
-    def stream(
-        self,
-        ids: Int[Tensor, "b t"],
-        pos: Int[Tensor, "b t"],
-        state: State | None = None,
-        documents: Int[Tensor, "b t"] | None = None,
-        in_order: bool | None = None,
-        axes: Int[Tensor, "a b t"] | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """The residual stream after the last block, from which ``logits`` is one norm and one matrix away.
-
-        ``in_order`` promises that every row is 0, 1, 2, ..., so that no mask is needed; None checks.
-        """
-        return self.routed(ids, pos, state, documents, in_order, axes)[0]
 
     def routed(
         self,
@@ -134,7 +117,10 @@ class Decoder(nn.Module):
         in_order: bool | None = None,
         axes: Int[Tensor, "a b t"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], tuple[Routing, ...]]:
-        """The residual stream, and the routing of each mixture of experts, which training balances."""
+        """The residual stream after the last block, and the routing of each mixture of experts.
+
+        ``in_order`` promises that every row is 0, 1, 2, ..., so that no mask is needed; None checks.
+        """
         if state is not None and documents is not None:
             raise UserError("packed documents cannot share a state: give each document a state of its own")
         positions = Positions(pos, documents)

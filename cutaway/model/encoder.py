@@ -54,8 +54,9 @@ class Encoder(nn.Module):
         segments: Int[Tensor, "b t"] | None = None,
         in_order: bool | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """The last block's output. ``pos`` are absolute positions, -1 for padding; ``segments``: the part of
-        the text that a token is in, the first by default.
+        """The last block's output; ``pos`` are absolute positions, -1 for padding.
+
+        ``segments``: the part of the text that a token is in, the first by default.
 
         ``in_order`` promises that every row is 0, 1, 2, ..., so that no mask is needed; None checks.
         """

@@ -1,6 +1,6 @@
 """The definition as an engine: ids in, the next token's logits out, as numpy arrays.
 
-Generation, serving and evaluation use this protocol (``generate/engine.py``) and never ask which engine
+Generation, serving and evaluation use this protocol (``generate/engine.py``) and do not know which engine
 they hold. A matrix product of another shape rounds otherwise. So a prompt is always cut at the same
 positions, and each of several texts is read by itself: its logits do not depend on the others, to the bit.
 """
@@ -73,8 +73,9 @@ class DefinitionEngine:
     def read(
         self, texts: Sequence[Sequence[int]], states: Sequence[State], logits_at: Sequence[int]
     ) -> np.ndarray:
-        """Reads some ids of each text, each into its own state: float32 [n v], the logits after the ids at
-        the indices ``logits_at`` among all ids.
+        """Reads some ids of each text, each into its own state: float32 [n v].
+
+        The logits are those after the ids at the indices ``logits_at`` among all ids.
         """
         return self.watch(texts, states, logits_at, [self.layers - 1] * len(logits_at), [])[0]
 
@@ -87,9 +88,11 @@ class DefinitionEngine:
         after: Sequence[int],
         attention_at: Sequence[tuple[int, int]],
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Reads as ``read`` does, and looks inside: the logits after the layers ``after``, one for each of
-        ``logits_at`` (the logit lens), and the attention weights float32 [h s] of each (index, layer) in
-        ``attention_at``. Raises UserError for a mechanism that has no such weights.
+        """Reads as ``read`` does, and looks inside.
+
+        Returns the logits after the layers ``after``, one for each of ``logits_at`` (the logit lens), and the
+        attention weights float32 [h s] of each (index, layer) in ``attention_at``. Raises UserError for a
+        mechanism without such weights.
         """
         logits: dict[tuple[int, int], np.ndarray] = {}
         patterns: dict[tuple[int, int], np.ndarray] = {}
@@ -98,13 +101,13 @@ class DefinitionEngine:
             for chunk in _chunks(text, state.length):
                 here = range(start, start + len(chunk))
                 start += len(chunk)
-                asked = [(at - here.start, layer) for at, layer in rows if at in here]
+                lenses = [(at - here.start, layer) for at, layer in rows if at in here]
                 looks = [(at - here.start, layer) for at, layer in attention_at if at in here]
-                with inside.watching(self.model, asked, looks, state) as found:
-                    spoken = {at for at, layer in asked if layer == self.layers - 1}
-                    said = self._read(chunk, state, last=spoken <= {len(chunk) - 1})
-                for at, layer in asked:
-                    row = said[at - len(chunk)] if layer == self.layers - 1 else found.lens(at, layer)
+                with inside.watching(self.model, lenses, looks, state) as found:
+                    finals = {at for at, layer in lenses if layer == self.layers - 1}
+                    rows_of = self._read(chunk, state, last=finals <= {len(chunk) - 1})
+                for at, layer in lenses:
+                    row = rows_of[at - len(chunk)] if layer == self.layers - 1 else found.lens(at, layer)
                     logits[at + here.start, layer] = row
                 for at, layer in looks:
                     patterns[at + here.start, layer] = found.pattern(at, layer)
@@ -120,8 +123,9 @@ class DefinitionEngine:
         return state.snapshot()
 
     def resume(self, kept: Sequence[State]) -> State:
-        """A state that holds what the last of these holds. Layers that remember every token do so in pages,
-        which texts that begin alike share.
+        """A state that holds what the last of these holds.
+
+        Layers that keep every token do so in pages, which texts that begin alike share.
         """
         if kept:
             return kept[-1].snapshot()

@@ -1,8 +1,7 @@
-"""A look inside a reading that does not touch it: the stream behind a layer, and how its heads attended.
+"""A look inside a forward pass that does not touch it: residual residuals and attention weights.
 
-The stream is what a block hands to the next. The attention of a token is computed a second time, for its
-layer alone, by the path that has its weights in memory: the first time stays what it is without onlookers,
-to the bit.
+The attention weights of a token are computed a second time, for its layer alone, by the backend that holds
+them in memory: the first pass stays the same to the bit.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from cutaway.attention.state import Ring
 from cutaway.hooks import hooked, tracing
 from cutaway.model.decoder import Decoder, State
 
-Spot = tuple[int, int]  # a place among the ids that are read, and a layer
+Spot = tuple[int, int]  # the index of an id that is read, and a layer
 
 
 class Found:
-    """What was seen while one chunk of one text was read."""
+    """What was seen during the forward pass of one chunk of one text."""
 
     def __init__(self, model: Decoder) -> None:
         self._model = model
-        self.streams: dict[int, Tensor] = {}
+        self.residuals: dict[int, Tensor] = {}
         self.inputs: dict[int, tuple[Any, ...]] = {}
         self.memories: dict[int, LayerState] = {}
 
     def lens(self, at: int, layer: int) -> np.ndarray:
-        """float32 [v]: what the head makes of the stream behind a layer."""
-        return self._model.logits(self.streams[layer][:, at : at + 1])[0, 0].float().cpu().numpy()
+        """float32 [v]: the logits of the residual stream after a layer."""
+        return self._model.logits(self.residuals[layer][:, at : at + 1])[0, 0].float().cpu().numpy()
 
     def pattern(self, at: int, layer: int) -> np.ndarray:
         """float32 [h s]: the weights of a token over its text, those that a window hides 0."""
@@ -57,12 +56,12 @@ class Found:
 
 @contextmanager
 def watching(model: Decoder, lens: Iterable[Spot], looks: Iterable[Spot], state: State) -> Iterator[Found]:
-    """Keeps what these spots need while this thread's model reads a chunk into the state."""
+    """Keeps what these spots need during this thread's forward pass into the state."""
     found = Found(model)
     blocks: Any = model.blocks
     hooks: list[Any] = []
     for layer in {layer for _, layer in lens if layer + 1 < len(blocks)}:
-        hooks.append((blocks[layer], None, _keep_stream(found.streams, layer)))
+        hooks.append((blocks[layer], None, _keep_residual(found.residuals, layer)))
     for layer in {layer for _, layer in looks}:
         found.memories[layer] = state.blocks[layer].snapshot()
         hooks.append((blocks[layer].attention, _keep_inputs(found.inputs, layer), None))
@@ -70,7 +69,7 @@ def watching(model: Decoder, lens: Iterable[Spot], looks: Iterable[Spot], state:
         yield found
 
 
-def _keep_stream(kept: dict[int, Tensor], layer: int) -> Any:
+def _keep_residual(kept: dict[int, Tensor], layer: int) -> Any:
     def keep(_module: nn.Module, _inputs: Any, output: tuple[Tensor, Any]) -> None:
         kept[layer], _ = output
 

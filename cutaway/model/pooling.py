@@ -68,7 +68,7 @@ def _hidden(model: Encoder | Decoder, ids: Tensor, pos: Tensor, even: bool) -> F
     """The model's token vectors: of a decoder, the input of its head."""
     if isinstance(model, Encoder):
         return model(ids, pos, in_order=even)
-    return model.norm(model.stream(ids, pos, in_order=even))
+    return model.norm(model.routed(ids, pos, in_order=even)[0])
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"], bool]:

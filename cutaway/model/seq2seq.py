@@ -35,9 +35,10 @@ from cutaway.shapes import Bool, Float, Int
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrent(Bounded):
-    """``source`` and ``target``: vocabulary sizes; ``hidden``: the size of the decoder's state, half of it
-    for each direction of the encoder. Without ``attention`` the decoder has one vector of the source, as
-    before 2014.
+    """``source`` and ``target``: vocabulary sizes; ``hidden``: the size of the decoder's state.
+
+    Each direction of the encoder has half of it. Without ``attention`` the decoder has one vector of the
+    source, as before 2014.
     """
 
     source: Count
@@ -59,8 +60,9 @@ class Recurrent(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Bounded):
-    """``source`` and ``target``: vocabulary sizes; encoder and decoder have ``layers`` each. Positions are
-    sines and cosines, as in the paper.
+    """``source`` and ``target``: vocabulary sizes; encoder and decoder have ``layers`` each.
+
+    Positions are sines and cosines, as in the paper.
     """
 
     source: Count
@@ -130,8 +132,9 @@ class RecurrentState:
 
 
 class Writer(nn.Module):
-    """The recurrent decoder. Taps ``pattern`` [b t s], whose row t has the attention weights for word t + 1;
-    each step's own scores and pattern are tapped in ``attention``.
+    """The recurrent decoder. Taps ``pattern`` [b t s], whose row t has the weights for word t + 1.
+
+    Each step's own scores and pattern are tapped in ``attention``.
 
         Bahdanau   c = attend(h)   h = gru([y, c], h)          Luong   h = gru([y, o], h)   c = attend(h)
         o = tanh(W [h, c])         logits = W_o o
@@ -182,9 +185,7 @@ class Writer(nn.Module):
 
 
 class RecurrentSeq2Seq(nn.Module):
-    """A pure function of its config. Taps ``memory`` [b s m] and ``logits`` [b t v], and its writer's
-    ``pattern``.
-    """
+    """Taps ``memory`` [b s m] and ``logits`` [b t v], and its writer's ``pattern``."""
 
     def __init__(self, config: Recurrent) -> None:
         super().__init__()
@@ -243,8 +244,9 @@ class TransformerState:
 
 
 class WriterBlock(nn.Module):
-    """x += attention(norm(x)); x += cross(norm(x), memory); x += mlp(norm(x)). Taps ``middle`` and ``out`` [b
-    t d]: the residual stream after both attentions, and after all.
+    """x += attention(norm(x)); x += cross(norm(x), memory); x += mlp(norm(x)).
+
+    Taps ``middle`` and ``out`` [b t d]: the residual stream after both attentions, and after all.
     """
 
     def __init__(self, own: mha.Config, other: cross.Config, given: Transformer) -> None:

@@ -1,5 +1,4 @@
-"""Multimodal rotary position embedding (M-RoPE, 2409.12191): some pairs of a head rotate by time, some by
-height, some by width.
+"""Multimodal RoPE (M-RoPE, 2409.12191): pairs of a head rotate by time, by height or by width.
 
 A patch of an image has three coordinates. The first ``sections[0]`` pairs of a head rotate by its time, the
 next by its height, the last by its width. A text token's three coordinates are equal, and M-RoPE is then

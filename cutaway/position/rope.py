@@ -1,5 +1,4 @@
-"""Rotary position embedding (RoPE, 2104.09864): each pair of a query or key is rotated by an angle that grows
-with its position.
+"""Rotary position embedding (RoPE, 2104.09864): pairs rotate by an angle that grows with position.
 
 The score of a query at m and a key at n then depends on m - n alone: R(m)q . R(n)k = q . R(n - m)k. Pair i of
 a head of size k rotates by base^(-2i/k) radians a token. In the half-split layout the pair is dimensions (i,

@@ -37,9 +37,7 @@ class Linear(_Scaling):
 
 @dataclass(frozen=True)
 class NTK(_Scaling):
-    """A larger base, base * factor^(d / (d - 2)): the slowest pair is interpolated, the fastest hardly
-    touched.
-    """
+    """A larger base, base * factor^(d / (d - 2)): slow pairs are interpolated, fast ones hardly."""
 
     factor: Positive
 
@@ -49,8 +47,7 @@ class NTK(_Scaling):
 
 @dataclass(frozen=True)
 class Llama3(_Scaling):
-    """Llama 3.1's scaling (2407.21783): slow pairs are interpolated, fast pairs kept, those between are
-    blended.
+    """Llama 3.1's scaling (2407.21783): slow pairs are interpolated, fast ones kept, others blended.
 
     A pair of fewer than ``low`` turns in the ``original`` context is slowed by ``factor``; one of more than
     ``high`` turns is kept.
@@ -74,8 +71,7 @@ class Llama3(_Scaling):
 
 @dataclass(frozen=True)
 class YaRN(_Scaling):
-    """YaRN (2309.00071): as Llama 3's, but blended evenly over the pairs' indices, and scores sharpened by
-    length.
+    """YaRN (2309.00071): as Llama 3's, blended over the pairs' indices, with sharper scores.
 
     Pairs of more than ``fast`` turns in the ``original`` context are kept, those under ``slow`` turns are
     slowed by ``factor``. Cosine and sine are multiplied by ``magnitude``: 0.1 ln factor + 1, or ``attention``
@@ -121,24 +117,22 @@ class Factors(_Scaling):
 
 @dataclass(frozen=True)
 class Proportional(_Scaling):
-    """Only the fastest ``share`` of all pairs rotates (Gemma 4), slowed by ``factor``.
+    """Only the fastest ``fraction`` of all pairs rotates (Gemma 4), slowed by ``factor``.
 
     Not a partial rotation: the pairs are (i, i + k/2) and the exponents 2i/k of the whole head.
     """
 
-    share: Fraction
+    fraction: Fraction
     factor: Positive = 1.0
 
     def stretch(self, frequencies: np.ndarray) -> np.ndarray:
-        rotating = np.arange(len(frequencies)) < int(self.share * len(frequencies))
+        rotating = np.arange(len(frequencies)) < int(self.fraction * len(frequencies))
         return np.where(rotating, frequencies / self.factor, 0.0)
 
 
 @dataclass(frozen=True)
 class DynamicNTK(_Scaling):
-    """NTK whose factor grows with the text: f length / original - (f - 1) once it is longer than
-    ``original``.
-    """
+    """NTK whose factor grows with the text, f length / original - (f - 1), past ``original`` tokens."""
 
     factor: Positive
     original: Count
@@ -152,8 +146,7 @@ class DynamicNTK(_Scaling):
 
 @dataclass(frozen=True)
 class LongRoPE(_Scaling):
-    """LongRoPE (2402.13753): searched divisors of each pair, ``short`` up to ``original`` tokens, ``long``
-    past them.
+    """LongRoPE (2402.13753): divisors of each pair, ``short`` up to ``original`` tokens, else ``long``.
 
     Cosine and sine are multiplied by sqrt(1 + ln factor / ln original), or ``attention`` where it is given.
     """

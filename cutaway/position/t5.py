@@ -1,5 +1,4 @@
-"""T5's relative positions (1910.10683): a learned number for each head and each bucket of distances, added
-to the score.
+"""T5's relative positions (1910.10683): a learned score for each head and bucket of distances.
 
 Near distances have a bucket each; farther ones share buckets whose width grows as their logarithm, up to
 ``distance``, past which all are one. T5 does not divide scores by sqrt(k): its configs give ``scale`` 1. T5

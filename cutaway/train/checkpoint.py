@@ -3,7 +3,7 @@
 A checkpoint is a folder: safetensors files, ``state.json``, and ``sums.json``, which names every file with
 its SHA-256. It is written under another name, brought to the disk, and renamed; a folder that a crash left
 half written never has the name of a checkpoint. ``newest`` reads checksums, so that a file that rotted
-later is noticed, said, and the checkpoint before it used. Nothing is ever unpickled.
+later is noticed, named, and the checkpoint before it used. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
@@ -34,18 +35,18 @@ SUMS, STATE = "sums.json", "state.json"
 REMEDY = "free some space and continue with --resume: the earlier checkpoints are complete"
 PART = "distributed"  # the folder in a checkpoint that many devices wrote
 Note = Callable[[str], None]
+Parts = Mapping[str, Mapping[str, Tensor]]
 
 
 def path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps lies."""
+    """Where the checkpoint after ``step`` steps is stored."""
     return folder / f"step-{step:08}"
 
 
-def write(
-    folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-) -> Path:
-    """A checkpoint of tensors by part and name, and of what else is to be known. OperationalError if the disk
-    refuses, and then nothing that was saved before is touched.
+def write(folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> Path:
+    """A checkpoint of tensors by part and name, and of the state beside them.
+
+    OperationalError if the disk refuses, and then nothing that was saved before is touched.
     """
     target = path(folder, step)
     with atomic_folder(target, remedy=REMEDY) as made:
@@ -65,7 +66,7 @@ def seal(folder: Path, step: int, state: Mapping[str, Any]) -> None:
 
 
 def newest(folder: Path, note: Note) -> Path | None:
-    """The newest checkpoint that reads whole, or None; each one that does not is said."""
+    """The newest checkpoint that reads whole, or None; each one that does not is noted."""
     for found in reversed(all_in(folder)):
         fault = damage(found)
         if fault is None:
@@ -114,14 +115,13 @@ def tensors(found: Path, part: str) -> dict[str, Tensor]:
     return {name: _tensor(packed) for name, packed in safetensors.read(found / f"{part}.safetensors").items()}
 
 
-def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Copies what a checkpoint holds into tensors of the same parts, names and shapes; UserError if they
-    differ.
-    """
+def fill(found: Path, parts: Parts) -> None:
+    """Reads a checkpoint into tensors of the same parts, names and sizes; UserError if they differ."""
     if (found / PART).is_dir():
-        read_parts(
-            found / PART, {f"{part}.{name}": x for part, ours in parts.items() for name, x in ours.items()}
-        )
+        with warnings.catch_warnings():  # where one process reads, that is meant
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            reader, alone = HuggingFaceStorageReader(str(found / PART)), not dist.is_initialized()
+            load(_flat(parts), storage_reader=reader, no_dist=alone)
         return
     for part, ours in parts.items():
         theirs = tensors(found, part)
@@ -129,23 +129,23 @@ def fill(found: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
             raise UserError(
                 f"{found}: does not fit this run: {part}.{min(lost)} is in one and not in the other"
             )
-        with torch.no_grad():
-            for name, tensor in ours.items():
-                if theirs[name].numel() != tensor.numel():
-                    raise UserError(f"{found}: does not fit this run: {part}.{name} has another size")
-                tensor.copy_(theirs[name].reshape(tensor.shape))
+        for name, tensor in ours.items():
+            if theirs[name].numel() != tensor.numel():
+                raise UserError(f"{found}: does not fit this run: {part}.{name} has another size")
+            value = theirs[name].reshape(tensor.shape).to(tensor.device)
+            if isinstance(tensor, DTensor):
+                value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+            with torch.no_grad():
+                tensor.copy_(value)
 
 
-def write_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """What this process holds of tensors that are spread over many, as safetensors and no pickle."""
-    save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+def write_parts(folder: Path, parts: Parts) -> None:
+    """This process's part of tensors that are spread over many, as safetensors and no pickle."""
+    save(_flat(parts), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
-def read_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fills tensors, whole or spread, from what any number of processes wrote."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads: that is meant
-        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+def _flat(parts: Parts) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
 def prune(folder: Path, keep: int) -> None:

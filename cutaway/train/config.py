@@ -1,5 +1,4 @@
-"""A run as data: one frozen dataclass that YAML is read into, and that is written beside the result. No
-torch.
+"""A run as data: one frozen dataclass, read from YAML and written beside the result. No torch.
 
 ``read`` takes a file, or the name of a preset in ``train/presets``, and changes to it as a command line gives
 them: ``--optimizer.learning-rate 3e-4``, ``--model.blocks.0.times=4``. An unknown entry is a UserError that

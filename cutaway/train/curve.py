@@ -1,6 +1,4 @@
-"""The loss curve of a run, from its metrics.jsonl: as text for a terminal and as a page by plotly. Imports
-no torch.
-"""
+"""The loss curve of a run's metrics.jsonl, as text and as a page by plotly. Imports no torch."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ def text(points: Points, width: int = 60, height: int = 6) -> str:
 
 
 def page(folder: Path) -> Path | None:
-    """Write the run's loss.html, which needs no network; None where nothing was logged or plotly is
-    missing.
-    """
+    """Write the run's loss.html, which needs no network; None where nothing was logged."""
     curves = read(folder)
     try:
         import plotly.graph_objects as plotly

@@ -1,6 +1,4 @@
-"""The text of a run made ready: sources resolved, a tokenizer chosen, tokens in shards, and who reads
-which rows.
-"""
+"""A run's text made ready: sources resolved, a tokenizer chosen, tokens in shards, rows assigned."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ Note = Callable[[str], None]
 
 
 def resolved(run: TrainingConfig, folder: Path, note: Note) -> TrainingConfig:
-    """The run with every source a place on this machine, its tokenizer in ``folder``, and the vocabulary
-    known.
-    """
+    """The run with local sources, its tokenizer in ``folder``, and a known vocabulary."""
     places = tuple(replace(s, path=str(novels.folder())) if s.path == NOVELS else s for s in run.data.sources)
     if not places:
         raise UserError("config.data.sources: names no source of text")
@@ -46,7 +42,7 @@ def resolved(run: TrainingConfig, folder: Path, note: Note) -> TrainingConfig:
 
 
 def ready(run: TrainingConfig, folder: Path, note: Note) -> Dataset:
-    """The rows of a resolved run; what is not tokenised yet is, and what cleaning dropped is said."""
+    """The rows of a resolved run; tokenises what is not yet, and notes what cleaning dropped."""
     home = Path(run.data.folder) if run.data.folder else folder / "data"
     corpora = []
     for n, source in enumerate(run.data.sources):
@@ -54,10 +50,10 @@ def ready(run: TrainingConfig, folder: Path, note: Note) -> Dataset:
             source, folder / TOKENIZER, home / str(n), rules=run.data.filters, workers=run.data.workers
         )
         dropped = {name: count for name, count in corpus.counts.items() if name not in ("read", "kept")}
-        said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items())
+        listed = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items())
         note(
             f"{source.path}: {corpus.counts['kept']:,} documents, {corpus.tokens:,} tokens"
-            + (f"; left out: {said}" if said else "")
+            + (f"; left out: {listed}" if listed else "")
         )
         corpora.append(corpus)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
@@ -94,10 +90,10 @@ def _tokenizer(data: DataConfig, folder: Path, note: Note) -> Tokenizer:
     if not (folder / run_tokenizer.FILES[1]).is_file():
         if data.tokenizer.startswith("bpe:"):
             note(f"Training a tokenizer ({data.tokenizer}) on the text.")
-        with warnings.catch_warnings(record=True) as heard:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RuntimeWarning)
             made = run_tokenizer.of(data.tokenizer, islice(_cleaned(data), TRAINED_ON))
-        for warning in heard:
+        for warning in caught:
             note(f"config.data.tokenizer: {warning.message}")
         run_tokenizer.save(made, folder)
     return Tokenizer.load(folder)
@@ -111,7 +107,7 @@ def _cleaned(data: DataConfig) -> Iterator[str]:
 
 
 def _weights(data: DataConfig, spans: list[packing.Span]) -> list[float]:
-    """Each source's share: as given, or by its length where none is."""
+    """Each source's weight: as given, or by its length where none is."""
     given = [source.weight for source in data.sources]
     if all(weight is None for weight in given):
         return [float(span.rows) for span in spans]

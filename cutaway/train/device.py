@@ -19,9 +19,7 @@ FASTER = 1.3  # how many times float32's speed bf16 must reach to be worth its r
 
 
 def device(wanted: str) -> torch.device:
-    """The device of that name; "auto" is the first GPU, else the CPU. UserError if there is no such
-    device.
-    """
+    """The device of that name, UserError without it; "auto" is the first GPU, else the CPU."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -40,9 +38,7 @@ def compiler() -> str | None:
 
 
 def peak(device: torch.device, precision: str, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of one large square matrix product, measured: the best of
-    several.
-    """
+    """Floating-point operations a second of a large square matrix product: the best of several."""
     n = SIZE.get(device.type, SIZE["cpu"])
     a = torch.randn(n, n, device=device, dtype=getattr(torch, precision))
     best, until = float("inf"), time.perf_counter() + seconds
@@ -56,8 +52,9 @@ def peak(device: torch.device, precision: str, seconds: float = 0.3) -> float:
 
 
 def precision(wanted: str, device: torch.device) -> str:
-    """The precision of that name; "auto" is bf16 where its products are the faster ones, as measured:
-    a processor without bf16 arithmetic emulates it.
+    """The precision of that name; "auto" is bf16 where its products are measured to be faster.
+
+    A processor without bf16 arithmetic emulates it.
     """
     if wanted != "auto":
         return wanted
@@ -67,9 +64,10 @@ def precision(wanted: str, device: torch.device) -> str:
 
 @cache
 def keep_memory() -> None:
-    """Gives back what is free now, and asks glibc to keep what is freed from here on for the next step: every
-    large tensor is otherwise given back to the system, whose fresh pages cost a fault each. Once a process;
-    without glibc nothing happens.
+    """Frees what is unused, and has glibc keep what is freed from here on for the next step.
+
+    Otherwise every large tensor goes back to the system, whose fresh pages cost a fault each. Runs once a
+    process; without glibc it does nothing.
     """
     gc.collect()
     with suppress(OSError, AttributeError):

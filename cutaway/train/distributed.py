@@ -1,6 +1,6 @@
 """Many devices, started by torchrun: each holds a part of every weight and reads its own rows.
 
-Two ways of sharing that multiply: ``fully_shard`` (FSDP2; 1910.02054) cuts every weight over the devices
+Two ways to split that multiply: ``fully_shard`` (FSDP2; 1910.02054) cuts every weight over the devices
 that read different rows, and gathers a block's weights when it is their turn; tensor parallelism
 (1909.08053) cuts the matrices of a block over devices that read the same rows: query, key, value, gate and
 up by rows, out and down by columns, so that a block needs two sums. Both are torch's DTensor; the model
@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -35,10 +35,10 @@ from cutaway.errors import UserError
 from cutaway.layers.mlp import MLP
 from cutaway.store.files import atomic_folder, part_of
 from cutaway.train import checkpoint
-from cutaway.train.checkpoint import PART
+from cutaway.train.checkpoint import Parts
 from cutaway.train.config import TrainingConfig
 from cutaway.train.optim import Muon
-from cutaway.train.parallel import SINGLE_PROCESS, Parallel, Parts
+from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.trainable import Trainable
 
 DATA, TENSOR = "data", "tensor"
@@ -59,9 +59,7 @@ def joined(run: TrainingConfig) -> Iterator[Parallel]:
 
 
 class Distributed(Parallel):
-    """The processes of the default group, as a grid: ``tensor`` neighbours share matrices, the rest read
-    rows.
-    """
+    """The default group's processes as a grid: ``tensor`` neighbours share matrices, others split rows."""
 
     def __init__(self, kind: str, tensor: int = 1) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -94,20 +92,20 @@ class Distributed(Parallel):
 
     @contextmanager
     def sync_gradients(self, trainable: Trainable, last: bool) -> Iterator[None]:
-        """Gradients of all but the last reading stay where they are."""
+        """Gradients of all but the last micro-batch stay on their device."""
         module: Any = trainable
         assert isinstance(module, FSDPModule)
         module.set_requires_gradient_sync(last)
         yield
 
     def all_reduce(self, numbers: Tensor) -> Tensor:
-        """These numbers added up over who reads different rows."""
+        """The sums of these numbers over the processes that read different rows."""
         total = numbers.to(self.device)
         dist.all_reduce(total, group=self.mesh.get_group(DATA))
         return total.cpu()
 
     def clip_gradients(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
-        """The length of the whole gradient, which is shortened to ``bound`` if it is longer."""
+        """The norm of the whole gradient, which is scaled down to ``bound`` if it is larger."""
         squares = torch.zeros(2, dtype=torch.float64, device=self.device)  # of what is split, and what is not
         for parameter in parameters:
             grad = parameter.grad
@@ -116,12 +114,12 @@ class Distributed(Parallel):
                 squares[0 if split else 1] += grad.to_local().double().square().sum()
         dist.all_reduce(squares, group=self.mesh.get_group(DATA))
         dist.all_reduce(squares[:1], group=self.mesh.get_group(TENSOR))
-        length = float(squares.sum().sqrt())
-        if bound is not None and length > bound:
+        norm = float(squares.sum().sqrt())
+        if bound is not None and norm > bound:
             for parameter in parameters:
                 if isinstance(parameter.grad, DTensor):
-                    parameter.grad.to_local().mul_(bound / (length + 1e-6))
-        return length
+                    parameter.grad.to_local().mul_(bound / (norm + 1e-6))
+        return norm
 
     def barrier(self) -> None:
         """Until all processes are here."""
@@ -129,50 +127,29 @@ class Distributed(Parallel):
 
     def any_signal(self, asked: int | None) -> int | None:
         """The signal that any process was sent."""
-        told = torch.tensor(asked or 0, device=self.device)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return int(told) or None
+        received = torch.tensor(asked or 0, device=self.device)
+        dist.all_reduce(received, dist.ReduceOp.MAX)
+        return int(received) or None
 
     def full_tensor(self, tensor: Tensor) -> Tensor:
         """A tensor with the parts that other devices hold."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def write(self, folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
-        """A checkpoint to which every device writes its part, complete when the first has named its
-        checksums.
-        """
+        """A checkpoint: every device writes its part, and the first names the checksums last."""
         target = checkpoint.path(folder, step)
         first = atomic_folder(target, remedy=checkpoint.REMEDY)
         with first if self.rank == 0 else nullcontext(part_of(target)) as made:
             self.barrier()
-            checkpoint.write_parts(made / PART, _flat(parts))
+            checkpoint.write_parts(made / checkpoint.PART, parts)
             self.barrier()
             if self.rank == 0:
                 checkpoint.seal(made, step, state)
         self.barrier()
 
-    def read(self, found: Path, parts: Parts) -> None:
-        """Fills the tensors of ``parts`` from a checkpoint, however many processes wrote it."""
-        if (found / PART).is_dir():
-            checkpoint.read_parts(found / PART, _flat(parts))
-            return
-        for part, ours in parts.items():
-            theirs = checkpoint.tensors(found, part)
-            for name, tensor in ours.items():
-                value = theirs[name].reshape(tensor.shape).to(self.device)
-                if isinstance(tensor, DTensor):
-                    value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
-                tensor.copy_(value)
-
-
-def _flat(parts: Parts) -> dict[str, Tensor]:
-    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-
 
 def _split(block: nn.Module, mesh: DeviceMesh) -> None:
-    """Cuts a block's matrices over the mesh; each device then computes some of the heads and of the
-    neurons.
-    """
+    """Cuts a block's matrices over the mesh: each device computes some heads and neurons."""
     attention, mlp = block.attention, block.mlp
     if type(attention) is not SoftmaxAttention or not isinstance(mlp, MLP):
         other = attention if isinstance(mlp, MLP) else mlp

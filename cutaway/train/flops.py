@@ -4,9 +4,10 @@ from cutaway.model.config import Decoder
 
 
 def per_token(config: Decoder) -> float:
-    """Of a step, forward and back: 6 for each weight that multiplies a token, and attention over the context,
-    12 (heads key-size) (context), as PaLM counts it (2204.02311, appendix B): masked scores count too, what
-    is computed again does not.
+    """Of a step, forward and backward: 6 for each weight that multiplies a token, and attention.
+
+    Attention over the context is 12 (heads key-size) (context), as PaLM counts it (2204.02311, appendix B):
+    masked scores count too, recomputation does not.
     """
     weights = config.active()
     matrices = sum(rows * columns for rows, columns in (s for n, s in weights.items() if _multiplied(n, s)))

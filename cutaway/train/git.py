@@ -1,6 +1,4 @@
-"""The commit that a run was started at, read from git's files: nothing of a stranger's repository is
-executed.
-"""
+"""The commit that a run starts at, read from git's files: git itself is not run."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-pa
 
 
 def state(where: Path, diff: bool) -> dict[str, Any]:
-    """Cutaway's version, and the commit of the repository around ``where``; with ``diff``, by git itself,
-    what differs from it.
-    """
+    """Cutaway's version and the commit around ``where``; with ``diff``, git's diff from that commit."""
     known: dict[str, Any] = {"cutaway": cutaway.__version__}
     found = commit(where)
     if found is None:

@@ -43,7 +43,7 @@ COMPILE_PAYS = 600  # seconds of a run from which the time to compile is earned 
 
 @runtime_checkable
 class Callback(Protocol):
-    """What hears of a run's progress, on the first process alone."""
+    """What is notified of a run's progress, on the first process alone."""
 
     def note(self, text: str) -> None:
         """A line for the user."""
@@ -115,6 +115,7 @@ class Training:
 
     def advance(self) -> dict[str, float]:
         """One step: its loss, what the objective reports, gradient norm and learning rate.
+
         OperationalError, and nothing changed, if the loss or the gradient is NaN or infinite.
         """
         numbers = self._gradient()
@@ -175,9 +176,7 @@ class Training:
     # ---- evaluation ----------------------------------------------------------------------------------------
 
     def evaluate(self, sequences: int) -> dict[str, float]:
-        """What the objective reports on the first validation sequences, with the averaged weights if there
-        are.
-        """
+        """What the objective reports on the first validation sequences, with averaged weights if any."""
         span = self.data.validation
         if span is None:
             return {}
@@ -256,7 +255,7 @@ class Training:
         state = checkpoint.state(found)
         for optimizer in self.optimizers:
             _begin(optimizer)
-        self.parallel.read(found, self.state())
+        checkpoint.fill(found, self.state())
         self.step = int(state["step"])
         torch.set_rng_state(
             torch.from_numpy(np.frombuffer(base64.b64decode(state["random"]), np.uint8).copy())

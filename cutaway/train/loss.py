@@ -1,5 +1,4 @@
-"""Cross-entropy without the matrix of all logits, and the load-balancing loss; ``objectives`` put them
-together.
+"""Cross-entropy without the matrix of all logits, and the load-balancing loss.
 
     loss = w (-log softmax(logits)[target] + z (log sum exp logits)^2)
 
@@ -45,8 +44,9 @@ def chunked(
     softcap: float | None = None,
     weights: Float[Tensor, "n"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The loss of logits = x weight^T, bounded by ``softcap``, each row times its ``weights`` (None: 1);
-    and its cross-entropy alone, which has no gradient.
+    """The loss of logits = x weight^T, and its cross-entropy alone, which has no gradient.
+
+    ``softcap`` bounds the logits; each row's loss is multiplied by its ``weights`` (None: 1).
     """
     return _Chunked.apply(x, weight, targets, chunk, z, softcap, weights)  # type: ignore[return-value]
 
@@ -125,8 +125,9 @@ def _weighted(x: Tensor, weights: Tensor | None) -> Tensor:
 def _logits_grad(
     logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float, softcap: float | None
 ) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """The loss' gradient by some rows of logits, which may take their place; each row's logit of its target,
-    and the logarithm of the sum of the exponentials of all.
+    """The loss' gradient by some rows of logits, in their place or not; and two sums a row.
+
+    The sums: the logit of the target, and the logarithm of the sum of all exponentials.
     """
     fits = logits.device.type == "cpu" and logits.dtype in TYPES
     if KERNELS and fits and softcap is None:
@@ -137,16 +138,16 @@ def _logits_grad(
 def logits_grad(
     logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"], z: float, softcap: float | None = None
 ) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """``_logits_grad`` by torch: the native core's twin, for every type and with a soft-cap."""
+    """``_logits_grad`` by torch, for every type and with a soft-cap: the reference implementation."""
     wanted, kind = targets[:, None], logits.dtype
     logits = widened(logits)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     inner = 1 - (logits / softcap).square() if softcap is not None else None
-    shares = torch.log_softmax(logits, -1)
-    of_target, total = logits.gather(-1, wanted), logits[:, :1] - shares[:, :1]
+    log_p = torch.log_softmax(logits, -1)
+    of_target, total = logits.gather(-1, wanted), logits[:, :1] - log_p[:, :1]
     del logits
-    grad = shares.exp_()  # in place: the chunk's largest tensor
+    grad = log_p.exp_()  # in place: the chunk's largest tensor
     if z:
         grad *= 1 + 2 * z * total
     grad.scatter_add_(-1, wanted, grad.new_full((), -1.0).expand_as(wanted))
@@ -159,7 +160,7 @@ def _logits_grad_in_place(logits: Tensor, targets: Tensor, z: float) -> tuple[Te
     """``logits_grad`` by the native core, in place of contiguous logits; IndexError for a bad target."""
     targets, (count, size) = targets.contiguous(), logits.shape
     if count and not 0 <= int(targets.min()) <= int(targets.max()) < size:
-        raise IndexError(f"a target lies outside the model's 0 to {size - 1}")
+        raise IndexError(f"a target is outside the vocabulary's 0 to {size - 1}")
     of_target, totals = _logits_grad_shapes(logits, targets, z)
     rows = native_loss.Rows(
         logits=logits.data_ptr(),

@@ -1,5 +1,4 @@
-"""The optimizers as data, and how they are built: AdamW over all weights, or Muon over matrices and AdamW
-over the rest.
+"""The optimizers as data: AdamW over all weights, or Muon over matrices and AdamW over the rest.
 
     AdamW (1711.05101)  m = b1 m + (1-b1) g   v = b2 v + (1-b2) g^2   w -= lr (m / (sqrt v + eps) + decay w)
     Muon (2502.16982)   m = b m + g           w -= lr (orthogonal(g + b m) + decay w)

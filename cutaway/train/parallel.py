@@ -1,6 +1,4 @@
-"""Who shares the work: here one process with one device, which shares it with nobody. ``distributed.py``
-has the same interface for many processes.
-"""
+"""How a step's work is split: here over one process. ``distributed.py`` has the same for many."""
 
 from __future__ import annotations
 
@@ -14,16 +12,13 @@ from torch import Tensor, nn
 
 from cutaway.errors import UserError
 from cutaway.train import checkpoint
+from cutaway.train.checkpoint import Parts
 from cutaway.train.config import TrainingConfig
 from cutaway.train.trainable import Trainable
 
-Parts = Mapping[str, Mapping[str, Tensor]]
-
 
 class Parallel:
-    """One process. ``data_rank`` of ``data_size`` read different rows; ``device`` None leaves it to the
-    run.
-    """
+    """One process of ``data_size`` that read different rows; ``device`` None leaves it to the run."""
 
     rank, size = 0, 1
     data_rank, data_size = 0, 1
@@ -31,7 +26,7 @@ class Parallel:
     device: torch.device | None = None
 
     def micro_batches(self, run: TrainingConfig) -> list[int]:
-        """Where in a step's batch each reading of this process begins."""
+        """Where in a step's batch each micro-batch of this process begins."""
         if run.tensor_parallel != self.tensor_size:
             ways = run.tensor_parallel
             raise UserError(
@@ -50,20 +45,20 @@ class Parallel:
         """Spreads a model over the devices."""
 
     def sync_gradients(self, trainable: Trainable, last: bool) -> AbstractContextManager[Any]:
-        """Around one reading: gradients need to meet after the ``last`` alone."""
+        """Around one micro-batch: gradients are summed after the ``last`` alone."""
         return nullcontext()
 
     def all_reduce(self, numbers: Tensor) -> Tensor:
-        """These numbers added up over who reads different rows."""
+        """The sums of these numbers over the processes that read different rows."""
         return numbers
 
     def clip_gradients(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
-        """The length of the whole gradient, which is shortened to ``bound`` if it is longer."""
+        """The norm of the whole gradient, which is scaled down to ``bound`` if it is larger."""
         grads = [p.grad for p in parameters if p.grad is not None]
-        length = torch.nn.utils.get_total_norm(grads)
-        if bound is not None and length > bound:  # else every gradient would be read and written, times one
-            torch.nn.utils.clip_grads_with_norm_(parameters, bound, length)
-        return float(length)
+        norm = torch.nn.utils.get_total_norm(grads)
+        if bound is not None and norm > bound:  # else every gradient would be read and written, times one
+            torch.nn.utils.clip_grads_with_norm_(parameters, bound, norm)
+        return float(norm)
 
     def barrier(self) -> None:
         """Until all processes are here."""
@@ -79,10 +74,6 @@ class Parallel:
     def write(self, folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
         """A checkpoint."""
         checkpoint.write(folder, step, parts, state)
-
-    def read(self, found: Path, parts: Parts) -> None:
-        """Fills the tensors of ``parts`` from a checkpoint, however many processes wrote it."""
-        checkpoint.fill(found, parts)
 
 
 SINGLE_PROCESS = Parallel()

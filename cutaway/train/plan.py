@@ -1,20 +1,17 @@
 """What a run needs on N devices, on paper: bytes that stay, bytes that pass, and seconds. Imports no torch.
 
     stays    weights, gradients, AdamW's two moments: 4 + 4 + 8 bytes a weight, over all devices (1910.02054)
-    passes   activations kept for the way back; the weights of a block while it is computed; a chunk of logits
-    moves    fully_shard gathers every weight twice a reading and scatters gradients once a step, (n-1)/n
-    of the bytes
-             each; matrices cut over devices add two sums of the stream on the way there, and one a matrix
-             that reads the stream on the way back, of each block and reading
-    takes    6 operations a weight and token and attention's (``flops``), over what a device does; and the
-    moving, over
-             what a wire carries. They overlap at best and add up at worst: both are told.
+    passes   activations kept for the backward pass; a block's weights while it is computed; a chunk of logits
+    moves    fully_shard gathers every weight twice a micro-batch and scatters gradients once a step, (n-1)/n
+             of the bytes each; tensor parallelism sums the residual stream twice in a block's forward pass,
+             and once for each matrix that reads it in the backward pass
+    takes    6 operations a weight and token and attention's (``flops``), over a device's speed; and the bytes
+             moved, over the wire's. They overlap at best and add up at worst: both are given.
 
-The activations are those of a Llama-like block in float32 as ``model/`` computes it: what each operation's
-way back needs is counted, in numbers a token: both norms 6 d, attention 3 h k + 2 g k + h, a gated MLP 4 f;
-of a mixture of experts each that a token passes 4 f and what it reads, says, and says by weight, 3 d; the
-shared one 4 f, and its gate d.
-tests/test_plan.py holds all this against torch's memory tracker and its fake process group.
+The activations are those of a Llama-like block in float32 as ``model/`` computes it, in numbers a token: both
+norms 6 d, attention 3 h k + 2 g k + h, a gated MLP 4 f; of a mixture of experts each that a token passes 4 f,
+and its input, output and weighted output 3 d; the shared one 4 f, and its gate d. tests/test_plan.py compares
+all this with torch's memory tracker and its fake process group.
 """
 
 from __future__ import annotations
@@ -94,13 +91,13 @@ def plan(run: TrainingConfig, devices: int, flops: float, bandwidth: float) -> P
     if readers > 1:
         passes["gathered weights"] = width * (outer + 2 * largest)
     moves = {}
-    share = (readers - 1) / readers
+    part = (readers - 1) / readers
     if readers > 1:
-        moves["gathering weights"] = micro_batches * width * share * (2 * inner / tensor + outer)
-        moves["scattering gradients"] = 4 * share * (inner / tensor + outer)
+        moves["gathering weights"] = micro_batches * width * part * (2 * inner / tensor + outer)
+        moves["scattering gradients"] = 4 * part * (inner / tensor + outer)
     if tensor > 1:
         sums = (SUMS_FORTH + SUMS_BACK) * len(model.blocks) * micro_batches
-        moves["sums of the stream"] = sums * 2 * (tensor - 1) / tensor * width * tokens * model.width
+        moves["residual stream sums"] = sums * 2 * (tensor - 1) / tensor * width * tokens * model.width
     work = (
         run.batch_size
         * model.context
@@ -123,7 +120,7 @@ def plan(run: TrainingConfig, devices: int, flops: float, bandwidth: float) -> P
 
 
 def activations(block: Block, width: int, tensor: int = 1) -> float:
-    """Numbers a token that a block keeps for the way back; matrices are cut over ``tensor`` devices."""
+    """Numbers a token that a block keeps for the backward pass; matrices are cut over ``tensor`` devices."""
     heads = block.attention
     if not isinstance(heads, Heads) or not block.mlp.gated or block.norm.kind != "rms":
         kind = type(heads).__module__.rpartition(".")[2]

@@ -19,23 +19,21 @@ class SignalHandler:
 
     def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():  # elsewhere no handler can be set
-            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             exit_by_signal(number)
         self.received = number
 
 
 def exit_by_signal(number: int) -> None:
-    """Ends the program as the signal would have: Ctrl-C as such, SIGTERM with the exit code that shells
-    know.
-    """
+    """Ends the program as the signal would: Ctrl-C as such, SIGTERM with the usual exit code."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

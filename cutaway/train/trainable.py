@@ -1,6 +1,4 @@
-"""The model to train with its objective, as one module: what wraps modules (``fully_shard``) sees the
-whole step.
-"""
+"""The model to train with its objective as one module, so that ``fully_shard`` sees the whole step."""
 
 from __future__ import annotations
 
@@ -18,8 +16,9 @@ from cutaway.shapes import Float, Int
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """A micro-batch on its device. ``documents`` is None where each row is one document, ``loss_weights``
-    where all are 1; ``weight`` is their sum.
+    """A micro-batch on its device; ``weight`` is the sum of its loss weights.
+
+    ``documents`` is None where each row is one document, ``loss_weights`` where all are 1.
     """
 
     ids: Int[Tensor, "b t"]

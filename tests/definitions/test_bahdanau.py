@@ -45,7 +45,7 @@ def _loop(
         words, weight = list(range(len(memory))), [1.0] * len(memory)
         if getattr(config, "window", None) is not None:
             place = len(memory) / (
-                1 + math.exp(-(w["place_score.weight"][0] @ np.tanh(w["place.weight"] @ q)))
+                1 + math.exp(-(w["position_score.weight"][0] @ np.tanh(w["position.weight"] @ q)))
             )
             words = [s for s in words if place - config.window <= s <= place + config.window]
             sigma = config.window / 2

@@ -32,7 +32,7 @@ class Choice(NamedTuple):
 def choose(inputs: AttentionInputs) -> tuple[str, str]:
     """The name of the backend for these inputs, and why."""
     if watched("scores", "pattern"):
-        return "naive", "the scores or the pattern are watched, and only the naive backend has them"
+        return "naive", "the scores or the pattern are traced, and only the naive backend has them"
     whole = sdpa.unmasked(inputs) or not _in_blocks(inputs)
     if whole and native.pays(inputs):
         return (

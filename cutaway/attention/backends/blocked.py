@@ -49,8 +49,8 @@ def reachable(inputs: AttentionInputs, block: int = BLOCK) -> Bool[Tensor, "m n"
     i, j = Span(i.low[:, :, None], i.high[:, :, None]), Span(j.low[:, None, :], j.high[:, None, :])
     may = inputs.visibility.may(i, j) & (i.high >= 0) & (j.high >= 0)
     if inputs.query.documents is not None and inputs.key.documents is not None:
-        asks, told = _spans(inputs.query.documents, block), _spans(inputs.key.documents, block)
-        may &= (asks.low[:, :, None] <= told.high[:, None]) & (told.low[:, None] <= asks.high[:, :, None])
+        query, key = _spans(inputs.query.documents, block), _spans(inputs.key.documents, block)
+        may &= (query.low[:, :, None] <= key.high[:, None]) & (key.low[:, None] <= query.high[:, :, None])
     return may.any(0)
 
 
@@ -89,8 +89,9 @@ def _part(inputs: AttentionInputs, rows: slice, runs: list[slice]) -> AttentionI
 
 
 def _thinned(part: AttentionInputs) -> AttentionInputs:
-    """Without the keys that no query here sees, where the reach is long and they are more than half of it: a
-    pattern may have something to see in every block, and little in each.
+    """Without the keys that no query here sees, where they are more than half of a long reach.
+
+    A pattern may have something to see in every block, and little in each.
     """
     if part.k.shape[2] <= FAR * BLOCK or part.visibility in (Causal(), All()):
         return part

@@ -1,5 +1,4 @@
-"""Attention by torch's FlexAttention, compiled for each rule: it runs only when called, and needs a C++
-compiler.
+"""torch's FlexAttention, compiled for each rule: it runs only when called, and needs a C++ compiler.
 
 It computes the same blocks as ``blocked``, in one kernel. On a CPU it has no backward pass. Past a number of
 shapes torch stops compiling and holds every score in memory, with only a line in a log; here that is an
@@ -78,12 +77,12 @@ def _blocks(inputs: AttentionInputs) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
     query, key, rule = inputs.query, inputs.key, inputs.visibility
-    asked, told = query.documents, key.documents
+    of_query, of_key = query.documents, key.documents
 
     def sees(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         i, j = query.pos[b, t], key.pos[b, s]
         seen = rule.sees(i, j) & (i >= 0) & (j >= 0)
-        return seen if asked is None or told is None else seen & (asked[b, t] == told[b, s])
+        return seen if of_query is None or of_key is None else seen & (of_query[b, t] == of_key[b, s])
 
     reach = blocked.reachable(inputs, BLOCK).expand(inputs.q.shape[0], 1, -1, -1)
     count = reach.sum(-1).int()

@@ -79,7 +79,7 @@ class _Products(torch.autograd.Function):
         q, k, v, seen = ctx.saved_tensors
         grad_q = like(q, q.shape[-1])
         wide = torch.promote_types(q.dtype, torch.float32)  # sums over blocks
-        grad_k, grad_v = torch.zeroslike(k, dtype=wide), torch.zeroslike(v, dtype=wide)
+        grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
         for rows, keys in _blocks(q, k, ctx.causal):
             p = _pattern(q, k, seen, ctx.causal, rows, keys)
             query, grad = _together(q, k.shape[1], rows), _together(grads[0], k.shape[1], rows)
@@ -122,8 +122,10 @@ def _pattern(
 
 
 def _later(rows: slice, like: Tensor) -> Float[Tensor, "n m"]:
-    """-inf where a key comes after the query, else 0. Added to all scores of the block: compiled, that takes
-    half the time of filling the square on the diagonal.
+    """-inf where a key comes after the query, else 0.
+
+    Added to all scores of the block: compiled, that takes half the time of filling the square on the
+    diagonal.
     """
     hidden = like.new_full((rows.stop - rows.start, rows.stop), -torch.inf)
     return hidden.triu(1 + rows.start)

@@ -1,6 +1,4 @@
-"""Attention as the equation has it, with every score in memory: the definition, which can be traced and
-edited.
-"""
+"""The equation with every score in memory: the definition, which can be traced and edited."""
 
 import torch
 from torch import Tensor
@@ -12,8 +10,7 @@ from cutaway.shapes import Float
 
 
 def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
-    """Taps ``scores`` [b h t s] before anything is hidden, and ``pattern`` [b h t s], whose rows sum to 1 or
-    are 0.
+    """Taps ``scores`` [b h t s], unmasked, and ``pattern`` [b h t s], whose rows sum to 1 or are 0.
 
     With sinks a row of the pattern sums to less than 1: the sink has the rest.
     """

@@ -1,5 +1,6 @@
-"""Attention by the native core, for training on a CPU: a block of queries meets a tile of keys, and the
-scores are never in memory (2205.14135).
+"""Attention by the native core, for training on a CPU: the scores are never in memory (2205.14135).
+
+A block of queries meets a tile of keys.
 
 torch's fused kernel for a CPU takes half as long again in float32, and three times as long in bf16, whose
 scores and sums are floats here too. For torch it is one operation with its own backward pass: the compiler

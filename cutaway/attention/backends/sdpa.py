@@ -15,7 +15,7 @@ FEW = 8  # the most queries of a decoding step
 
 
 def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
-    """Problems in order that are causal or hide nothing need no mask; all others get a dense one."""
+    """Inputs in order that are causal or mask nothing need no mask; all others get a dense one."""
     if inputs.softcap is not None:
         raise UserError("torch's fused kernel cannot bound scores: use the naive or the blocked backend")
     size = inputs.v.shape[-1]
@@ -39,8 +39,9 @@ def unmasked(inputs: AttentionInputs) -> bool:
 
 
 def evened(inputs: AttentionInputs) -> AttentionInputs:
-    """The same inputs with zeros that make keys and values equally long. Without them torch's kernel for a
-    CPU falls back to one that holds every score.
+    """The same inputs with zeros that make keys and values equally long.
+
+    Otherwise torch's kernel for a CPU falls back to one that holds every score.
     """
     q, k, v = inputs.q, inputs.k, inputs.v
     more = v.shape[-1] - k.shape[-1]
@@ -67,8 +68,9 @@ def _added(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
 
 
 def _kernel(inputs: AttentionInputs, k: Tensor, v: Tensor, added: Tensor | None, causal: bool) -> Tensor:
-    """The kernel. The few queries of a decoding step become rows of their key-value head: the kernel then
-    reads each key once, and does not copy the keys for every query head of a group.
+    """torch's kernel; the few queries of a decoding step become rows of their key-value head.
+
+    The kernel then reads each key once, and does not copy the keys for every query head of a group.
     """
     q, groups = inputs.q, k.shape[1]
     t, shared = q.shape[2], q.shape[1] // groups

@@ -14,9 +14,7 @@ from cutaway.shapes import Bool, Float, Int
 
 @dataclass(frozen=True)
 class Memory:
-    """An encoder's output: ``values`` h, ``keys`` computed from them once, ``pos`` their positions, -1 for
-    padding.
-    """
+    """An encoder's output ``values`` h, the ``keys`` made of them once, and ``pos``, -1 for padding."""
 
     values: Float[Tensor, "b s m"]
     keys: Float[Tensor, "b s a"]

@@ -17,9 +17,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cost:
-    """``prefill``: multiplications for n tokens; ``memory``: numbers held meanwhile; ``decode``:
-    multiplications for the next token, None where nothing is decoded; ``state``: numbers that the cache holds
-    of n tokens.
+    """The formulas of one mechanism.
+
+    ``prefill``: multiplications for n tokens; ``memory``: numbers held meanwhile; ``decode``: multiplications
+    for the next token, None where nothing is decoded; ``state``: numbers that the cache holds of n tokens.
     """
 
     prefill: str

@@ -278,9 +278,7 @@ DELTA = {"recurrent": delta_recurrent, "chunked": delta_chunked}
 
 
 def between(log_a: Float[Tensor, "... c"]) -> Float[Tensor, "... c c"]:
-    """How much of what token j wrote is left when token i reads, prod a over j < l <= i; 0 where j comes
-    after i.
-    """
+    """How much of token j's write is left at token i: prod a over j < l <= i, 0 where j comes after i."""
     c = log_a.shape[-1]
     later = torch.ones(c, c, dtype=torch.bool, device=log_a.device).tril(-1)  # [l j]: l after j
     sums = log_a[..., :, None].expand(*log_a.shape, c).masked_fill(~later, 0.0).cumsum(-2)

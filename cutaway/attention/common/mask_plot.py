@@ -1,4 +1,4 @@
-"""Who sees whom, as a matrix to draw: a mechanism's own mask, and in words what a mask cannot show."""
+"""A mechanism's attention mask as a matrix to draw, and in words what a mask cannot show."""
 
 from __future__ import annotations
 
@@ -26,19 +26,15 @@ def draw(config: Any, length: int, seed: int = 0) -> MaskPlot:
         heads, rows, columns = config.state_shape
         return MaskPlot(
             None,
-            "Every earlier token is seen, but only through a recurrent state: each head sums what it read "
-            f"into one matrix (here {heads} of {rows} × {columns}, a row for each number or feature of a "
-            "key), "
-            "so there is no matrix of who sees whom.",
+            "Every earlier token is seen, but only through a recurrent state: each head keeps one matrix "
+            f"(here {heads} of {rows} × {columns}, a row for each number or feature of a key) and no mask.",
         )
     if config.reads == "memory":
-        caption = (
-            "Rows are tokens of the text that is written, columns those of the other text: all are seen."
-        )
+        caption = "Rows are tokens of the decoder's text, columns those of the encoder's: all are seen."
         if isinstance(config, luong.Config) and config.window is not None:
             caption += (
-                f" Each query then predicts a place, and reads only {config.window} tokens to either side of "
-                "it: which they are depends on the text."
+                f" Each query then predicts a position, and attends only to {config.window} tokens to either "
+                "side of it, which depend on the text."
             )
         return MaskPlot(torch.ones(length, length, dtype=torch.bool).tolist(), caption)
     here = Positions(torch.arange(length)[None])

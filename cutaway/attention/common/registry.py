@@ -1,5 +1,6 @@
-"""The folder as a registry: which mechanisms there are, what each costs, and its config in a model of given
-sizes. Imports a mechanism's file, and torch with it, only for that mechanism.
+"""The folder as a registry: its mechanisms, what each costs, and its config in a model of given sizes.
+
+A mechanism's file, and torch with it, is imported only for that mechanism.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Kind:
         return getattr(self.config, "reads", "past")
 
     @property
-    def story(self) -> str:
-        """The first paragraph of its file."""
+    def summary(self) -> str:
+        """The first paragraph of its file's docstring."""
         return " ".join((self.module.__doc__ or "").split("\n\n")[0].split())
 
     def usual_in(self, sizes: Sizes) -> dict[str, int]:
@@ -63,8 +64,9 @@ class Kind:
         return {name: max(1, int(at(str(value), **letters))) for name, value in self.usual.items()}
 
     def like(self, sizes: Sizes, options: Mapping[str, Any]) -> Any:
-        """Its config in a model of these sizes: these options, and usual values for the others without a
-        default. UserError if the sizes or options do not fit it.
+        """Its config in a model of these sizes, with these options and usual values for the others.
+
+        Raises UserError if the sizes or options do not fit it.
         """
         known = {f.name: f for f in fields(self.config)}
         given = {"heads": sizes.heads, "kv_heads": sizes.groups, "key_size": sizes.key_size}

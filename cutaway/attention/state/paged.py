@@ -1,5 +1,4 @@
-"""A KV cache in pages of a common pool (PagedAttention, 2309.06180): texts with the same beginning share its
-pages.
+"""A KV cache in pages of a common pool (PagedAttention, 2309.06180), shared by equal beginnings.
 
 A page holds the entries of a fixed number of tokens. A snapshot takes no memory: it counts one more user of
 each page. A state that writes into a page with other users copies it first. A page without users is reused.

@@ -32,7 +32,7 @@ class Recurrent:
         return length >= self.length or length == 0
 
     def truncate(self, length: int) -> None:
-        """Drop everything, if ``length`` is 0; ``can_truncate`` says whether that is what is asked."""
+        """Drop everything, if ``length`` is 0; see ``can_truncate``."""
         if length == 0:
             self.tensors, self.length = {}, 0
 

@@ -1,6 +1,4 @@
-"""`cutaway embed evaluate`: word vectors against what people said: WordSim-353, SimLex-999 and the
-analogies.
-"""
+"""`cutaway embed evaluate`: word vectors against WordSim-353, SimLex-999 and the analogies."""
 
 from __future__ import annotations
 

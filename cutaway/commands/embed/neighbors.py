@@ -1,6 +1,4 @@
-"""`cutaway embed neighbors` and `analogy`: which words are alike, and what is to one as another is to a
-third.
-"""
+"""`cutaway embed neighbors` and `analogy`: which words are alike."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ const bytes = Uint8Array.from(atob(document.getElementById("data").textContent),
 const facts = JSON.parse(new TextDecoder().decode(bytes));
 const byId = id => document.getElementById(id);
 const map = byId("map");
-const places = new Map(facts.words.map((word, i) => [word, i]).reverse());
+const index = new Map(facts.words.map((word, i) => [word, i]).reverse());
 const ink = matchMedia("(prefers-color-scheme: dark)").matches ? "#e6e8eb" : "#1b1f24";
 const line = ink + "30";
 const NAMED = 60; // the first words of the table carry their names
@@ -47,7 +47,7 @@ function choose(id, zoom) {
   const shown = [id, ...near];
   const of = list => [shown.map(i => list[i])];
   Plotly.restyle(map, { x: of(facts.x), y: of(facts.y), text: of(labels) }, [2]);
-  byId("said").textContent = "";
+  byId("message").textContent = "";
   if (zoom) look(shown);
 }
 
@@ -63,7 +63,7 @@ function look(ids) {
 
 function find(typed) {
   const lower = typed.toLowerCase();
-  for (const word of [typed, " " + typed, lower, " " + lower]) if (places.has(word)) return places.get(word);
+  for (const word of [typed, " " + typed, lower, " " + lower]) if (index.has(word)) return index.get(word);
   return undefined;
 }
 
@@ -84,7 +84,7 @@ byId("word").addEventListener("input", suggest);
 byId("search").addEventListener("submit", event => {
   event.preventDefault();
   const id = find(byId("word").value);
-  if (id === undefined) byId("said").textContent = `“${byId("word").value}” is not on this map.`;
+  if (id === undefined) byId("message").textContent = `“${byId("word").value}” is not on this map.`;
   else choose(id, true);
 });
 byId("whole").addEventListener("click", () => Plotly.relayout(map, { "xaxis.autorange": true, "yaxis.autorange": true }));

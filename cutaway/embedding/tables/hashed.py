@@ -2,7 +2,7 @@
 
     row(i) = sum over k of p[i, k] B[h_k(i)],    B [n d], p [v k]: n d + v k numbers instead of v d
 
-Two tokens that share one bucket seldom share all, and what is learned of p tells them apart where they do.
+Two tokens that share one bucket seldom share all, and what is learned of p distinguishes them where they do.
 """
 
 from __future__ import annotations

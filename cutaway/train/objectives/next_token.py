@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(Bounded):
-    """``chunk_size`` tokens at a time pass the head; ``router_aux_loss`` weighs load balancing in a
-    micro-batch.
-    """
+    """``chunk_size`` tokens at a time pass the head; ``router_aux_loss`` weighs load balancing."""
 
     z_loss: NonNegative = 0.0
     router_aux_loss: NonNegative = 0.01
