@@ -1,5 +1,5 @@
 """`cutaway attention`: what it lists is what the folder holds and what the mechanisms really cost; what it
-draws is who really sees whom.
+draws is its real mask.
 """
 
 import json
@@ -73,7 +73,7 @@ def test_what_it_says_a_token_costs_is_what_the_state_takes(capsys, small) -> No
         config, row = kind(name).like(SIZES, {}), rows[name]
         module, state = config.build(32).eval(), config.state()
         module(torch.randn(1, 40, 32), Positions(torch.arange(40)[None]), None, True, state)
-        held = min(40, row["holds"] or 40)
+        held = min(40, row["max_tokens"] or 40)
         assert state.nbytes == row["bytes_per_token"] * held + row.get("state_bytes", 0), name
         assert row["at"]["state"] * 4 == state.nbytes, f"the formula of {name} says the same"
 
@@ -143,7 +143,7 @@ def test_the_drawing_is_the_mechanisms_own_visibility(capsys, arguments, options
     here = Positions(torch.arange(11)[None])
     expected = mask(config.visibility, here, here)[0]
     told = shown(capsys, *arguments, "--length", "11")
-    assert torch.equal(torch.tensor(told["seen"]).bool(), expected)
+    assert torch.equal(torch.tensor(told["mask"]).bool(), expected)
     assert {name: told["options"][name] for name in options} == options
     code, out, _ = run(capsys, "show", *arguments, "--length", "11")
     assert code == 0 and torch.equal(torch.tensor(drawn(out)), expected)
@@ -154,19 +154,19 @@ def test_the_drawing_is_the_mechanisms_own_visibility(capsys, arguments, options
 def test_every_mechanism_is_drawn_or_says_why_not(capsys, name: str) -> None:
     told = shown(capsys, name)
     assert told["caption"] and kind(name).summary == told["summary"]
-    assert (told["seen"] is None) == (name not in SOFTMAX and kind(name).reads != "memory")
-    if told["seen"] is None:
+    assert (told["mask"] is None) == (name not in SOFTMAX and kind(name).reads != "memory")
+    if told["mask"] is None:
         assert "only through a recurrent state" in told["caption"]
     elif kind(name).usual and name not in ("mla", "bahdanau"):
-        assert sum(map(sum, told["seen"])) < 78, "options are drawn to scale: something is hidden"
+        assert sum(map(sum, told["mask"])) < 78, "options are drawn to scale: something is hidden"
 
 
 def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
     told = shown(capsys, "dsa", "--top-k", "3", "--seed", "1")
-    rows = torch.tensor(told["seen"])
+    rows = torch.tensor(told["mask"])
     assert rows.sum(1).tolist() == [min(i + 1, 3) for i in range(12)]
     assert (rows.triu(1) == 0).all() and told["caption"].startswith("An example")
-    assert shown(capsys, "dsa", "--top-k", "3", "--seed", "2")["seen"] != told["seen"]
+    assert shown(capsys, "dsa", "--top-k", "3", "--seed", "2")["mask"] != told["mask"]
     scores = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(1))
     causal = torch.ones(12, 12).tril().bool()
     assert torch.equal(rows.bool(), dsa.best(scores.masked_fill(~causal, -torch.inf), 3)[0] & causal)

@@ -49,7 +49,9 @@ def twin(path: Path, known: Vocabulary, settings: word2vec.Settings) -> word2vec
 @pytest.mark.parametrize("kind", ["skipgram", "cbow", "fasttext"])
 def test_an_epoch_on_one_thread_is_the_twins(kind: word2vec.Kind, negative: int, file: Path):
     known = corpus.vocabulary(file, 2)
-    settings = word2vec.Settings(kind=kind, dim=21, negative=negative, epochs=1, sample=1e-2, rate=0.1)
+    settings = word2vec.Settings(
+        kind=kind, dim=21, negative=negative, epochs=1, sample=1e-2, learning_rate=0.1
+    )
     ours, theirs = train.train(file, known, settings, threads=1), twin(file, known, settings)
     assert np.abs(theirs.output).max() > 0.05
     np.testing.assert_allclose(
@@ -113,7 +115,7 @@ def test_a_windows_gradient_is_autograds_on_the_whole_objective(kind: word2vec.K
     """From the tables to the loss: the mean of CBOW, the sum of subwords, twice the same word, the tree."""
     known = Vocabulary(("aa", "ab", "abc", "bcd", "cd", "dddd"), np.array([9, 8, 7, 5, 5, 3]))
     rate = 1e-3
-    model = word2vec.begin(known, word2vec.Settings(kind=kind, dim=6, negative=negative, rate=rate))
+    model = word2vec.begin(known, word2vec.Settings(kind=kind, dim=6, negative=negative, learning_rate=rate))
     draw = np.random.default_rng(1)
     model.input[:] = draw.standard_normal(model.input.shape)
     model.output[:] = draw.standard_normal(model.output.shape)
@@ -150,7 +152,7 @@ def test_a_windows_gradient_is_autograds_on_the_whole_objective(kind: word2vec.K
 
 def test_gloves_step_is_adagrads_with_autograds_gradient():
     known = Vocabulary(("a", "b", "c"), np.array([3, 2, 1]))
-    model = glove.begin(known, glove.Settings(dim=4, rate=0.1, most=10))
+    model = glove.begin(known, glove.Settings(dim=4, learning_rate=0.1, most=10))
     before = [one.copy() for one in (*model.tables, *model.biases)]
     W, C, B, D = (torch.tensor(before[i], dtype=torch.float64, requires_grad=True) for i in (0, 1, 4, 5))
     x = 3.0

@@ -1,19 +1,17 @@
-"""`cutaway attention`: every mechanism of the folder with what it costs, and `show`, which draws who sees
-whom.
-"""
+"""`cutaway attention`: every mechanism with its cost, and `show`, which draws its attention mask."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from cutaway.attention.common import registry as registry
+from cutaway.attention.common import registry
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.registry import Kind, Sizes
-from cutaway.commands.console import model_path, on_screen, print_json, size
+from cutaway.commands.console import Json, model_path, on_screen, print_json, size
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,12 +33,11 @@ def every(
     model: str = "smollm2",
     tokens: int = 4096,
     bits: Literal[32, 16, 8, 4] = 32,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: Json = False,
 ) -> None:
-    """List every attention mechanism: its story, what it remembers of a token, and what it costs.
+    """List every attention mechanism: a summary, its KV cache or state, and its cost.
 
-    The figures are those of one layer of MODEL, had it that mechanism instead of its own. `cutaway attention
-    show KIND` draws who sees whom.
+    The figures are of one layer with the sizes of MODEL. `cutaway attention show KIND` draws the mask.
 
     Examples:
 
@@ -57,11 +54,9 @@ def every(
     model
         A model's name, a .gguf file or a folder: it gives the width, the heads and their size.
     tokens
-        The length of the text, n, that formulas are worked out for.
+        The length of the text, n, in the formulas.
     bits
-        Bits of a remembered number.
-    as_json
-        Print the list as JSON.
+        Bits of a cached number.
     """
     if tokens < 1:
         raise UserError(f"--tokens is {tokens}: it must be 1 or more")
@@ -83,10 +78,10 @@ def show(
     *,
     length: int = 12,
     seed: int = 0,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: Json = False,
     **options: str,
 ) -> None:
-    """Draw who sees whom: a row a token that looks, a column a token that is looked at.
+    """Draw a mechanism's attention mask: a row a query, a column a key.
 
     A mechanism's own options are flags: --window, --chunk, --stride, ... Those left out are drawn to scale.
 
@@ -107,9 +102,7 @@ def show(
     length
         How many tokens to draw.
     seed
-        Of the example, where what is seen depends on what the tokens say.
-    as_json
-        Print the matrix as JSON.
+        Of the example, where the mask depends on the text.
     """
     if not 1 <= length <= LONGEST:
         raise UserError(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")
@@ -121,14 +114,13 @@ def show(
 
     picture = draw(config, length, seed)
     own = [*found.usual, *found.config.__annotations__, *chosen]
-    told = {name: getattr(config, name) for name in _options(found) if name in own}
+    shown = {name: getattr(config, name) for name in _options(found) if name in own}
     if as_json:
-        seen = None if picture.seen is None else [[int(cell) for cell in row] for row in picture.seen]
-        print_json(
-            {"kind": kind, "story": found.story, "options": told, "said": picture.caption, "seen": seen}
-        )
+        mask = None if picture.mask is None else [[int(cell) for cell in row] for row in picture.mask]
+        document = {"kind": kind, "summary": found.summary, "options": shown}
+        print_json(document | {"caption": picture.caption, "mask": mask})
     else:
-        on_screen(lambda console: _draw(found, told, picture, console))
+        on_screen(lambda console: _draw(found, shown, picture, console))
 
 
 def _sizes(model: str, config: Any) -> Sizes:
@@ -141,16 +133,16 @@ def _sizes(model: str, config: Any) -> Sizes:
 
 
 def _row(kind: Kind, sizes: Sizes, tokens: int, bits: int) -> dict[str, Any]:
-    """What there is to tell of a mechanism; ``refused`` says why it does not fit the model."""
-    costs, told = asdict(kind.cost), {"kind": kind.name, "story": kind.story, "reads": kind.reads}
+    """A mechanism as JSON; ``refused`` is why it does not fit the model."""
+    costs, row = asdict(kind.cost), {"kind": kind.name, "summary": kind.summary, "reads": kind.reads}
     try:
         config = kind.like(sizes, {})
     except UserError as problem:
-        return told | {"refused": str(problem).removeprefix("attention: "), "cost": costs}
+        return row | {"refused": str(problem).removeprefix("attention: "), "cost": costs}
     letters = {"n": tokens, "s": tokens, "d": sizes.width}
     worked = {name: None if one is None else at(one, config, **letters) for name, one in costs.items()}
     return (
-        told
+        row
         | {"options": {name: getattr(config, name) for name in _options(kind)}}
         | _bytes(config, sizes, bits)
         | {"cost": costs, "at": worked}
@@ -158,22 +150,22 @@ def _row(kind: Kind, sizes: Sizes, tokens: int, bits: int) -> dict[str, Any]:
 
 
 def _bytes(config: Any, sizes: Sizes, bits: int) -> dict[str, int | None]:
-    """Bytes a token, bytes whatever the length, and the most tokens that are kept, where there is a most."""
+    """Bytes per token, bytes of a recurrent state, and the most tokens that the cache holds, None for all."""
     if hasattr(config, "state_bytes"):
         if bits < 16:  # a matrix that is summed into has no codes: numbers of 16 bits are its smallest
             bits = 16
-        return {"bytes_per_token": 0, "state_bytes": config.state_bytes(bits // 8), "holds": None}
+        return {"bytes_per_token": 0, "state_bytes": config.state_bytes(bits // 8), "max_tokens": None}
     if not hasattr(config, "state"):
-        return {"bytes_per_token": config.bytes_per_token(sizes.width, 1) * bits // 8, "holds": None}
+        return {"bytes_per_token": config.bytes_per_token(sizes.width, 1) * bits // 8, "max_tokens": None}
     if config.reads == "all":
-        return {"bytes_per_token": 0, "holds": 0}
+        return {"bytes_per_token": 0, "max_tokens": 0}
     if bits >= 16:
         each = config.bytes_per_token(bits // 8)
     else:
         from cutaway.attention.state.quantized import Quantized
 
         each = Quantized.bytes_per_token(config.entries, bits)
-    return {"bytes_per_token": each, "holds": getattr(config.state(), "size", None)}
+    return {"bytes_per_token": each, "max_tokens": getattr(config.state(), "size", None)}
 
 
 def _options(kind: Kind) -> list[str]:
@@ -184,9 +176,7 @@ def _options(kind: Kind) -> list[str]:
 
 
 def _parsed(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
-    """The flags as what the mechanism takes. UserError for one it does not have, or a value of another
-    type.
-    """
+    """The flags as the mechanism's options; UserError for one that it lacks, or of another type."""
     from cutaway.model.config import from_dict, to_dict
 
     known = _options(kind)
@@ -204,7 +194,7 @@ def _parsed(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(text: str) -> Any:
-    """A flag's value as the number or word that it spells."""
+    """A flag's value as a number or a word."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -232,53 +222,42 @@ def _list(
 
     width = min(console.width, 110)
     for row in rows:
-        console.print(
-            Text.assemble((row["kind"], "bold cyan"), "  ", row["story"].replace("``", "")), width=width
-        )
-        for line in _lines(row, tokens):
+        console.print(Text.assemble((row["kind"], "bold cyan"), f"  {row['summary']}"), width=width)
+        for line in _lines(row):
             console.print(Padding(Text(line, "bright_black"), (0, 0, 0, 4)), width=width)
     letters = ", ".join(f"{name} {value:,}" for name, value in zip("dhgkv", sizes, strict=True))
-    console.print()
-    console.print(
-        Text(
-            f"One layer with the sizes of {model}: {letters} (width, query heads, key-value heads, key "
-            f"size, value size), numbers of {bits} bits. n tokens are read, here {tokens:,}, or s of another "
-            "text, as many; f are features, other names the mechanism's options. Counted are "
-            "multiplications of what is seen; the matrices before and after cost the same in all."
-        ),
-        width=width,
+    legend = (
+        f"\nOne layer with the sizes of {model}: {letters} (width, query heads, key-value heads, key size, "
+        f"value size), numbers of {bits} bits. n is the length of the text, here {tokens:,}, s that of an "
+        "encoder's text, the same here; f are features, other names the mechanism's options. The formulas "
+        "count multiplications over visible keys; the projections cost the same in every mechanism."
     )
+    console.print(Text(legend), width=width)
 
 
-def _lines(row: dict[str, Any], tokens: int) -> list[str]:
-    """What a mechanism remembers, what reading n tokens costs, and what the next one does."""
+def _lines(row: dict[str, Any]) -> list[str]:
+    """A mechanism's cache, and the cost of prefill and of a decoding step."""
     if "refused" in row:
         return [f"does not fit this model: {row['refused']}"]
-    cost, worked = row["cost"], row["at"]
-    chosen = ", ".join(f"{n} {row['options'][n]:,}" for n in row["options"] if n in _required(row["kind"]))
-    lines = [_kept(row) + (f" (with {chosen})" if chosen else "")]
-    lines.append(f"reading n: {cost['prefill']} = {_count(worked['prefill'])}")
-    if cost["decode"] is not None:
-        lines.append(f"one more: {cost['decode']} = {_count(worked['decode'])}")
-    return lines
+    names = [name for name in row["options"] if name in registry.kind(row["kind"]).usual]
+    chosen = ", ".join(f"{name} {row['options'][name]:,}" for name in names)
+    costs = [(name, row["cost"][name], row["at"][name]) for name in ("prefill", "decode")]
+    shown = [f"{name}: {formula} = {_count(value)}" for name, formula, value in costs if formula is not None]
+    return [_cache(row) + (f" (with {chosen})" if chosen else ""), *shown]
 
 
-def _required(name: str) -> list[str]:
-    return list(registry.kind(name).usual)
-
-
-def _kept(row: dict[str, Any]) -> str:
+def _cache(row: dict[str, Any]) -> str:
     if row["reads"] == "all":
-        return "remembers nothing: an encoder has the whole text before it"
+        return "no KV cache: an encoder reads the whole text at once"
     if "state_bytes" in row:
-        return f"remembers {size(row['state_bytes'])}, however long the text"
-    of = " of the other text" if row["reads"] == "memory" else ""
-    most = f", of at most {row['holds']:,} tokens" if row["holds"] else ""
-    return f"remembers {row['bytes_per_token']:,} bytes a token{of}{most}"
+        return f"recurrent state: {size(row['state_bytes'])}, whatever the length"
+    of = " of the encoder's text" if row["reads"] == "memory" else ""
+    most = f", at most {row['max_tokens']:,} tokens" if row["max_tokens"] else ""
+    return f"KV cache: {row['bytes_per_token']:,} bytes per token{of}{most}"
 
 
 def _count(value: float) -> str:
-    """A number of multiplications as people say it."""
+    """A number with its unit: 9.66 G."""
     for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3g} {name}"
@@ -289,11 +268,11 @@ def _draw(kind: Kind, options: Mapping[str, Any], picture: MaskPlot, console: Co
     from rich.text import Text
 
     width = min(console.width, 100)
-    console.print(Text.assemble((kind.name, "bold cyan"), "  ", kind.story.replace("``", "")), width=width)
-    told = ", ".join(f"{name} {value}" for name, value in options.items())
-    if told:
-        console.print(Text(told, "bright_black"), width=width)
-    if picture.seen is not None:
+    console.print(Text.assemble((kind.name, "bold cyan"), f"  {kind.summary}"), width=width)
+    if options:
+        chosen = ", ".join(f"{name} {value}" for name, value in options.items())
+        console.print(Text(chosen, "bright_black"), width=width)
+    if picture.mask is not None:
         console.print()
         _matrix(picture, console)
     console.print()
@@ -301,11 +280,11 @@ def _draw(kind: Kind, options: Mapping[str, Any], picture: MaskPlot, console: Co
 
 
 def _matrix(picture: MaskPlot, console: Console) -> None:
-    """A line a token that looks, a cell a token that is looked at."""
+    """A line a query, a cell a key."""
     from rich.text import Text
 
-    assert picture.seen is not None
-    columns = len(picture.seen[0])
+    assert picture.mask is not None
+    columns = len(picture.mask[0])
     gap = " " if columns <= SPACED else ""
     if 3 + columns * (1 + len(gap)) > console.width:
         raise UserError(
@@ -313,6 +292,6 @@ def _matrix(picture: MaskPlot, console: Console) -> None:
             f"it has {console.width}; use a smaller --length, or --json"
         )
     console.print(Text("    " + gap.join(str(j % 10) for j in range(columns)), "bright_black"), no_wrap=True)
-    for i, row in enumerate(picture.seen):
+    for i, row in enumerate(picture.mask):
         cells = Text(gap).join(Text(SEEN, "cyan") if cell else Text(HIDDEN, "bright_black") for cell in row)
         console.print(Text.assemble((f"{i:>3} ", "bright_black"), cells), no_wrap=True)

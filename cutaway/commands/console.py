@@ -1,7 +1,7 @@
-"""What several verbs print and ask: notes and progress, one JSON document, and the pull of a model.
+"""What several verbs print and ask: notes and progress, one JSON document, and pulling a model.
 
-Standard output belongs to the answer, so that it can be piped; everything said on the way there goes to
-standard error.
+Standard output belongs to the answer, so that it can be piped; all else goes to standard
+error.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from cutaway import store
 from cutaway.errors import UserError, visible
@@ -21,17 +24,20 @@ from cutaway.errors import UserError, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+Flag = Annotated[bool, Parameter(negative=())]
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
+
 
 def note(text: str) -> None:
-    """Say one line on standard error."""
+    """Print one line on standard error."""
     print(visible(text), file=sys.stderr, flush=True)
 
 
 def note_fallback(lm: Any) -> None:
-    """Say so where the fast engine was left to choose and does not run this model."""
+    """Print why the definition runs, where the runtime could have been chosen."""
     engine, reason = lm.engine_choice
     if lm.engine_asked == "auto" and engine == "definition":
-        note(f"The definition answers, slower than the runtime would, because {reason}.")
+        note(f"The definition runs, slower than the runtime would, because {reason}.")
 
 
 def print_json(document: Any) -> None:
@@ -64,7 +70,7 @@ def on_screen(show: Callable[[Console], Any]) -> None:
 
 
 def size(count: float) -> str:
-    """A number of bytes as people say it: 98 MB."""
+    """A number of bytes with its unit: 98 MB."""
     units = ["bytes", "kB", "MB", "GB"]
     while count >= 1000 and len(units) > 1:
         count /= 1000
@@ -99,15 +105,13 @@ def agrees(question: str) -> bool:
 
 
 @contextmanager
-def watched(counts: bool = False) -> Iterator[store.Progress]:
-    """Progress for people: a bar with the time left on a terminal, a few plain lines elsewhere.
-
-    What is done are bytes, or with ``counts`` pieces of work."""
-    shown = _Bar(counts) if sys.stderr.isatty() else _Lines(counts)
+def watched(counts: bool = False) -> Iterator[Progress]:
+    """Progress on standard error, in bytes, or with ``counts`` in pieces of work."""
+    progress = Progress(counts)
     try:
-        yield shown
+        yield progress
     finally:
-        shown.close()
+        progress.bars.stop()
 
 
 def use_threads(count: int | None) -> None:
@@ -154,7 +158,7 @@ def read_text(file: Path | None) -> str:
 def text_files(paths: Iterable[Path]) -> list[Path]:
     """The files that a verb was given; a folder stands for the text files in it and below, by name.
 
-    How many those are is said. Raises UserError for a folder without any, and for a path that is not there.
+    Prints how many those are. Raises UserError for a folder without any, and for a path that is not there.
     """
     from cutaway.data import sources
 
@@ -187,7 +191,7 @@ def _is_text(file: Path) -> bool:
 
 
 def pull(source: str) -> Path:
-    """Pull a model, saying what comes and showing how far it is."""
+    """Pull a model, with a note of what is fetched, and progress."""
     model = store.NAMES.get(source)
     if model is not None and store.find(source) is None:
         note(f"Fetching {model.about} ({size(model.bytes)}, {model.licence}), once.")
@@ -195,58 +199,45 @@ def pull(source: str) -> Path:
         return store.pull(source, progress)
 
 
-class _Lines:
-    """Progress where no cursor can move: each step once, and no percentages."""
+class Progress:
+    """Progress of named tasks: bars with the time left on a terminal, a few plain lines elsewhere."""
 
     def __init__(self, counts: bool = False) -> None:
-        self.counts = counts
-        self.said: set[str] = set()
+        from rich import progress as rich
 
-    def __call__(self, doing: str, done: int, total: int | None) -> None:
-        if doing not in self.said:
-            self.said.add(doing)
-            note(doing + (f" {size(total)}" if total and not self.counts else ""))
-
-    def close(self) -> None:
-        """Nothing is left on the screen."""
-
-
-class _Bar:
-    """One bar a step, with what is done and the time left; a step of unknown length is a spinner."""
-
-    def __init__(self, counts: bool = False) -> None:
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        much = (MofNCompleteColumn(),) if counts else (DownloadColumn(), TransferSpeedColumn())
-        self.bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *much,
-            TimeRemainingColumn(),
+        much = (rich.MofNCompleteColumn(),) if counts else (rich.DownloadColumn(), rich.TransferSpeedColumn())
+        self.terminal, self.counts = sys.stderr.isatty(), counts
+        self.bars = rich.Progress(
+            *(rich.SpinnerColumn(), rich.TextColumn("{task.description}"), rich.BarColumn(), *much),
+            *(rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[detail]}")),
             console=screen(stderr=True),
             transient=True,
+            disable=not self.terminal,
         )
-        self.steps: dict[str, Any] = {}
+        self.tasks: dict[str, Any] = {}
+        self.lines = 20  # of a task's figures, where no bar can move
 
-    def __call__(self, doing: str, done: int, total: int | None) -> None:
-        if total is None and not done:  # nothing to measure, and what follows may draw bars of its own
-            self.bars.console.print(doing, style="dim", markup=False, highlight=False)
-            return
-        self.bars.start()
-        if doing not in self.steps:
-            self.steps[doing] = self.bars.add_task(doing, total=total)
-        self.bars.update(self.steps[doing], completed=done, total=total)
+    def __call__(self, doing: str, done: int, total: int | None, detail: str = "") -> None:
+        """A task is ``done`` of ``total``; ``detail``: its figures, which plain output has a few times."""
+        first = doing not in self.tasks
+        if first:
+            self.tasks[doing] = self.bars.add_task(doing, visible=False, total=total, detail=detail)
+        if first and not detail and (total is None or not self.terminal):
+            self.note(doing + (f" {size(total)}" if total and not self.counts else ""))
+        task = self.bars.tasks[self.tasks[doing]]
+        before = task.completed
+        if total or done:  # else nothing is measured yet, and what follows may draw bars of its own
+            self.bars.start()
+            self.bars.update(task.id, completed=done, total=total, detail=detail, visible=True)
+        if detail and total:
+            last, moved = done >= total, done * self.lines // total > int(before) * self.lines // total
+            if last or (not self.terminal and (first or moved)):
+                left = timedelta(seconds=round(task.time_remaining or 0))
+                self.note(f"{doing} {done:,}/{total:,}  {detail}  {left} left")
 
-    def close(self) -> None:
-        """Take the bars off the screen."""
-        self.bars.stop()
+    def note(self, text: str) -> None:
+        """One line, above the bars."""
+        if self.terminal:
+            self.bars.console.print(text, markup=False, highlight=False)
+        else:
+            note(text)

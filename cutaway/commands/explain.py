@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, on_screen, print_json, screen, size
+from cutaway.commands.console import Flag, Json, model_path, note, on_screen, print_json, screen, size
 from cutaway.commands.generate import prompt_text
 from cutaway.errors import OperationalError, UserError
 from cutaway.store import files
@@ -33,19 +33,19 @@ def explain(
     *,
     file: Path | None = None,
     model: str = "smollm2",
-    chat: Annotated[bool, Parameter(negative=())] = False,
+    chat: Flag = False,
     top: int = 10,
     ablate: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     steer: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     patch: str | None = None,
     compare: str | None = None,
     compare_model: str | None = None,
-    backends: Annotated[bool, Parameter(negative=())] = False,
+    backends: Flag = False,
     html: Path | None = None,
-    force: Annotated[bool, Parameter(negative=())] = False,
+    force: Flag = False,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
     threads: int | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: Json = False,
 ) -> None:
     """Explain what a model does with a text: tokens, embeddings, attention, residual stream, next token.
 
@@ -84,7 +84,7 @@ def explain(
     steer
         FILE:STRENGTH, add a steering vector times the strength, and show what changes; again for more.
     patch
-        Another text of as many tokens: activation patching shows where in the model the two answers part.
+        Another text of as many tokens: activation patching shows where in the model the answers diverge.
     compare
         Another text, of any length: both side by side.
     compare_model
@@ -95,13 +95,11 @@ def explain(
         Write an interactive page to this file: one file that needs no network. A model that was changed by
         --ablate or --steer is shown beside the unchanged one.
     open_page
-        Open the page in the browser.
+        Open the page in the browser; without --html a temporary file.
     force
         Replace the page's file if it exists.
     threads
         CPU threads to compute with; all cores, if not given.
-    as_json
-        Print the whole explanation as one JSON document, every number at full precision.
     """
     asked = _Asked(prompt_text(text, file), model, chat, top, ablate, steer, patch, compare, compare_model)
     asked.check(backends, html is not None or open_page)
@@ -122,7 +120,7 @@ def explain(
         asked.check_model(lm, ids)
         _ = lm.model  # unpacks the weights
     if backends:
-        _print_paths(lm, ids, asked.name, as_json)
+        _print_backends(lm, ids, asked.name, as_json)
     elif html or open_page:
         _write_page(asked.page_data(lm, ids), html, open_page)
     elif asked.two:
@@ -130,10 +128,7 @@ def explain(
     else:
         with _doing("Running the model"):
             explanation = asked.explanation(lm, ids)
-        if as_json:
-            print_json({"model": asked.name, **asdict(explanation)})
-        else:
-            _print(explanation, asked, lm, early)
+        _print(explanation, asked, lm, early, as_json)
 
 
 @dataclass(frozen=True)
@@ -207,6 +202,14 @@ class _Asked:
                 f"the text has {len(ids):,} tokens, and this model's context holds {lm.config.context:,}"
             )
         return ids
+
+    def print_origins(self, lm: LanguageModel) -> None:
+        """The conversation by origin, if the chat template was asked for."""
+        if self.chat:
+            from cutaway.commands import origins
+
+            rendered = lm.chat_text([{"role": "user", "content": self.text}])
+            on_screen(lambda console: origins.show(rendered, console))
 
     def edits(self) -> list[Edit]:
         """The edits of --ablate and --steer."""
@@ -301,39 +304,33 @@ def _show_tokens(lm: LanguageModel, ids: Sequence[int], asked: _Asked) -> None:
     """The title and the first step, which need no torch."""
     from cutaway.commands import explanation_text
 
-    if asked.chat:
-        _print_origins(lm, asked.text)
+    asked.print_origins(lm)
     on_screen(lambda console: explanation_text.show_tokens(lm, ids, asked.name, console))
 
 
-def _print(explanation: Explanation, asked: _Asked, lm: LanguageModel, early: bool) -> None:
+def _print(explanation: Explanation, asked: _Asked, lm: LanguageModel, early: bool, as_json: bool) -> None:
     from cutaway.commands import explanation_text
 
-    if asked.chat and not early:
-        _print_origins(lm, asked.text)
+    if as_json:
+        print_json({"model": asked.name, **asdict(explanation)})
+        return
+    if not early:
+        asked.print_origins(lm)
     on_screen(lambda console: explanation_text.show(explanation, asked.name, console, early))
-
-
-def _print_origins(lm: LanguageModel, text: str) -> None:
-    from cutaway.commands import origins
-
-    rendered = lm.chat_text([{"role": "user", "content": text}])
-    on_screen(lambda console: origins.show(rendered, console))
 
 
 def _print_two(explanations: tuple[Explanation, Explanation], asked: _Asked, as_json: bool) -> None:
     from cutaway.commands import explanation_compare
 
-    names = asked.name, asked.other_name
+    names, same_model = (asked.name, asked.other_name), asked.compare_model is None
     if as_json:
         one, other = ({"model": name, **asdict(each)} for name, each in zip(names, explanations, strict=True))
         print_json(one | {"compare": other})
-        return
-    same_model = asked.compare_model is None
-    on_screen(lambda console: explanation_compare.show(*explanations, names, same_model, console))
+    else:
+        on_screen(lambda console: explanation_compare.show(*explanations, names, same_model, console))
 
 
-def _print_paths(lm: LanguageModel, ids: list[int], name: str, as_json: bool) -> None:
+def _print_backends(lm: LanguageModel, ids: list[int], name: str, as_json: bool) -> None:
     from cutaway.commands import backends_text
     from cutaway.inspect import backends
 

@@ -7,19 +7,21 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from cutaway.commands.explanation_text import (
     ACCENT,
     QUIET,
     WIDTH,
-    answer,
+    attended,
     bar,
     drawn,
+    heading,
     percent,
     print_step,
     signed,
+    since_stage,
+    stage,
     table,
     token,
 )
@@ -37,7 +39,8 @@ def show(
 ) -> None:
     """Both explanations on a console."""
     for explanation, model in zip((one, other), models, strict=True):
-        console.print(_title(explanation, model), width=min(console.width, WIDTH))
+        text = drawn(explanation.text).replace("␣", " ").strip()
+        console.print(heading(text, explanation.next[0], f"  {model}"), width=min(console.width, WIDTH))
     steps = (
         ("Tokens", *_tokens(one, other)),
         ("Next token", *_next(one, other)),
@@ -48,21 +51,10 @@ def show(
         print_step(number, step, console)
 
 
-def _title(explanation: Explanation, model: str) -> Text:
-    best = explanation.next[0]
-    return Text.assemble(
-        (drawn(explanation.text).replace("␣", " ").strip(), "bold"),
-        (" → ", QUIET),
-        (answer(best.text), f"bold {ACCENT}"),
-        (f"  {percent(best.probability)}", "bold"),
-        (f"  {model}", QUIET),
-    )
-
-
 def _tokens(one: Explanation, other: Explanation) -> tuple[str, RenderableType]:
     """The tokens in step, those that differ in colour."""
     texts = [[part.text for part in explanation.tokens] for explanation in (one, other)]
-    rows = table(("", "right"), ("one", "left"), ("", "right"), ("other", "left"))
+    rows = table(">", "one", ">", "other")
     same = 0
     for tag, i, to_i, j, to_j in SequenceMatcher(None, *texts, autojunk=False).get_opcodes():
         style = "" if tag == "equal" else ACCENT
@@ -79,7 +71,7 @@ def _cells(explanation: Explanation, position: int | None, style: str) -> tuple[
 
 
 def _next(one: Explanation, other: Explanation) -> tuple[str, RenderableType]:
-    rows = _pair(("token", "left"), ("probability", "right"), ("", "bar"))
+    rows = table("one", ">", "|", "other", ">", "|")
     for pair in zip_longest(one.next[:NEXT], other.next[:NEXT]):
         cells = [
             (token(guess.text), percent(guess.probability), Text(bar(guess.probability, BAR), ACCENT))
@@ -93,11 +85,11 @@ def _next(one: Explanation, other: Explanation) -> tuple[str, RenderableType]:
 
 
 def _lens(one: Explanation, other: Explanation) -> tuple[str, RenderableType]:
-    rows = table(("after", "right"), ("one", "left"), ("", "right"), ("other", "left"), ("", "right"))
+    rows = table("after>", "one", ">", "other", ">")
     for left, right in zip_longest(one.lens, other.lens):
         row = left or right
         apart = left is None or right is None or left.text != right.text
-        rows.add_row(Text(_stage(row.name), QUIET), *_guess(left, apart), *_guess(right, apart))
+        rows.add_row(Text(stage(row.name), QUIET), *_guess(left, apart), *_guess(right, apart))
     return f"The next token if each stopped after each block: {_apart(one, other)}.", rows
 
 
@@ -117,15 +109,14 @@ def _apart(one: Explanation, other: Explanation) -> str:
         since -= 1
     if since == len(pairs):
         return "they end with the same token"
-    name = _stage(pairs[since][0].name)
-    return f"they stay apart from {'the embedding' if name == 'embed' else f'block {name}'} on"
+    return f"they stay apart from {since_stage(pairs[since][0].name)} on"
 
 
 def _heads(one: Explanation, other: Explanation, same_model: bool) -> tuple[str, RenderableType]:
-    rows = _pair(("head", "right"), ("logits", "right"), ("attends to", "left"))
+    rows = table(*("head>", "logits>", "key") * 2)
     for pair in zip_longest(one.attribution.heads[:HEADS], other.attribution.heads[:HEADS]):
         cells = [
-            (f"{head.layer}.{head.head}", signed(head.contribution), _attended(explanation, head.attends_to))
+            (f"{head.layer}.{head.head}", signed(head.contribution), attended(explanation, head.attends_to))
             if head
             else [""] * 3
             for explanation, head in zip((one, other), pair, strict=True)
@@ -144,15 +135,3 @@ def _shared(one: Explanation, other: Explanation, same_model: bool) -> str:
     return (
         f"Strong in both: {', '.join(f'{layer}.{head}' for layer, head in sorted(mine & theirs)) or 'none'}."
     )
-
-
-def _attended(explanation: Explanation, at: int | None) -> Text:
-    return Text("recurrent", QUIET) if at is None else token(explanation.tokens[at].text)
-
-
-def _pair(*columns: tuple[str, str]) -> Table:
-    return table(*columns, *columns)
-
-
-def _stage(name: str) -> str:
-    return name.removeprefix("blocks.").removesuffix(".out")

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +19,7 @@ from rich.text import Text
 from cutaway.errors import escaped
 
 if TYPE_CHECKING:
-    from cutaway.inspect.explanation import Explanation, Head, RotatedPair, Score
+    from cutaway.inspect.explanation import Explanation, Head, Next, RotatedPair, Score
     from cutaway.inspect.tokens import Merges, Token
     from cutaway.lm import LanguageModel
 
@@ -30,7 +30,6 @@ ROWS = 24  # tokens listed one by one
 TERMS = 3  # products of a score written out
 KEYS = 8  # tokens of a softmax written out
 NEAREST = 3  # neighbours of a token
-PER_LINE = 60  # layers side by side
 CHANGED = 12  # next tokens before and after
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -67,7 +66,7 @@ def show(explanation: Explanation, model: str, console: Console, after_tokens: b
         console.print(_title(explanation, model), width=min(console.width, WIDTH))
     for number, step in enumerate(steps, 1):
         if number > 1 or not after_tokens:
-            print_step(number, step(explanation), console)
+            print_step(number, step(explanation, min(console.width, WIDTH)), console)
 
 
 def show_tokens(lm: LanguageModel, ids: Sequence[int], model: str, console: Console) -> None:
@@ -102,21 +101,18 @@ def _fitted(shown: RenderableType, width: int, console: Console) -> RenderableTy
     return shown
 
 
-def table(*columns: tuple[str, str]) -> Table:
-    """A bare table: (heading, side) a column; no headings if none has one.
+def table(*columns: str) -> Table:
+    """A bare table of these headings, without a heading row if all are empty.
 
-    Sides: "right" for numbers, which stay on one line; "left" for text, which a narrow terminal folds; "bar"
-    for bars, which it leaves out.
+    "id>" is a column of numbers, on the right and on one line; "|" one of bars, which a narrow terminal
+    leaves out; any other is text, which it folds.
     """
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(name for name, _ in columns))
-    for name, side in columns:
-        made.add_column(
-            Text(name, QUIET),
-            justify="right" if side == "right" else "left",
-            no_wrap=side != "left",
-            overflow="fold",
-        )
-        made.columns[-1].highlight = side == "bar"  # rich has no other mark of a column
+    shown = any(column.strip(">|") for column in columns)
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=shown)
+    for column in columns:
+        side, fixed = "right" if column.endswith(">") else "left", column[-1:] in (">", "|")
+        made.add_column(Text(column.rstrip(">|"), QUIET), justify=side, no_wrap=fixed, overflow="fold")
+        made.columns[-1].highlight = column == "|"  # rich has no other mark of a column
     return made
 
 
@@ -136,32 +132,24 @@ def signed(value: float) -> Text:
     """A number of logits with its sign."""
     if round(value, 2) == 0:
         return Text("0.00", QUIET)
-    return Text(f"{value:+.2f}".replace("-", "−"), UP if value > 0 else DOWN)
+    return Text(number(value, "+.2f"), UP if value > 0 else DOWN)
 
 
-def number(value: float) -> str:
-    """Four figures, with a minus sign."""
-    return f"{value:.4g}".replace("-", "−")
-
-
-def _short(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
-def _fixed(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
+def number(value: float, form: str = ".4g") -> str:
+    """Four figures, or another format, with a minus sign and never a negative zero."""
+    return format(value, form.replace(".", "z.")).replace("-", "−")
 
 
 def _title(explanation: Explanation, model: str) -> Text:
     best = explanation.next[0]
     shape = f"{explanation.layers} layers, {explanation.heads} heads, width {explanation.width}"
-    return Text.assemble(
-        (_shown(explanation.text), "bold"),
-        (" → ", QUIET),
-        (answer(best.text), f"bold {ACCENT}"),
-        (f"  {percent(best.probability)}\n", "bold"),
-        (f"{model}: {shape}", QUIET),
-    )
+    return heading(_shown(explanation.text), best, f"\n{model}: {shape}")
+
+
+def heading(text: str, best: Next, about: str) -> Text:
+    """A text, its likeliest next token, and what they are of."""
+    parts = (answer(best.text), f"bold {ACCENT}"), (f"  {percent(best.probability)}", "bold"), (about, QUIET)
+    return Text.assemble((text, "bold"), (" → ", QUIET), *parts)
 
 
 def answer(text: str) -> str:
@@ -175,12 +163,12 @@ def _shown(text: str) -> str:
     return drawn(end).replace("␣", " ").strip()
 
 
-def _tokens(explanation: Explanation) -> Step:
+def _tokens(explanation: Explanation, _width: int) -> Step:
     return _token_step(explanation.tokens, explanation.merges, explanation.vocabulary)
 
 
 def _token_step(tokens: Sequence[Token], merges: Sequence[Merges], vocabulary: int) -> Step:
-    rows = table(("", "right"), ("token", "left"), ("id", "right"), ("bytes", "left"), ("", "left"))
+    rows = table(">", "token", "id>", "bytes", "")
     for one in _some(tokens, rows, 5):
         kind = Text("control token" if one.special else "", QUIET)
         rows.add_row(
@@ -196,15 +184,15 @@ def _token_step(tokens: Sequence[Token], merges: Sequence[Merges], vocabulary: i
 def _merges(merges: Sequence[Merges]) -> Iterable[RenderableType]:
     if not merges:
         return
-    rows = table(("most merged", "left"), ("merges, pair by pair", "left"))
+    rows = table("most merged", "merges, pair by pair")
     for one in merges:
         pairs = (Text.assemble(drawn(left), ("+", QUIET), drawn(right)) for left, right in one.joined)
         rows.add_row(token(one.piece), Text("  ").join(pairs))
     yield rows
 
 
-def _embeddings(explanation: Explanation) -> Step:
-    rows = table(("token", "left"), ("norm", "right"), ("nearest rows by cosine similarity", "left"))
+def _embeddings(explanation: Explanation, _width: int) -> Step:
+    rows = table("token", "norm>", "nearest rows by cosine similarity")
     for one in _some(explanation.embeddings.tokens, rows, 3):
         near = Text("  ").join(
             Text.assemble(token(n.text, ""), (f" {n.cosine:.2f}", QUIET)) for n in one.neighbours[:NEAREST]
@@ -223,7 +211,7 @@ def _embeddings(explanation: Explanation) -> Step:
     return "Embeddings", sentence, rows
 
 
-def _attention(explanation: Explanation) -> Step:
+def _attention(explanation: Explanation, _width: int) -> Step:
     if explanation.attention is None:
         return "Attention", f"{_recurrent(explanation)} So there is no score to show."
     a, score = explanation.attention, explanation.attention.score
@@ -270,56 +258,45 @@ def _recurrent(explanation: Explanation) -> str:
 
 
 def _rotated(rope: RotatedPair) -> RenderableType:
-    rows = table(("", "left"), ("query", "right"), ("key", "right"))
+    rows = table("", "query>", "key>")
     both = rope.query, rope.key
     rows.add_row("position", *(str(one.position) for one in both))
     rows.add_row("angle", *(f"{math.degrees(one.angle):.1f}°" for one in both))
     for name in ("before", "after"):
         pairs = (getattr(one, name) for one in both)
-        rows.add_row(name, *(f"({_short(x)}, {_short(y)})" for x, y in pairs))
-    rows.title = (
-        f"Rotary position embedding (RoPE): dimensions {rope.dimensions[0]} and {rope.dimensions[1]} rotate "
-        f"by {math.degrees(rope.radians_per_token):.3g}° a token"
-    )
-    rows.title_justify, rows.title_style = "left", QUIET
-    return rows
+        rows.add_row(name, *(f"{number(x, '.2f')}, {number(y, '.2f')}" for x, y in pairs))
+    one, other = rope.dimensions
+    rate = f"{math.degrees(rope.radians_per_token):.3g}°"
+    title = f"Rotary position embedding (RoPE): dimensions {one} and {other} rotate by {rate} a token"
+    return Group(Text(title, QUIET), rows)
 
 
 def _products(score: Score) -> RenderableType:
-    rows = table(("", "left"), ("", "right"), ("", "right"))
+    rows = table("dimension", "q × k>", "product>")
     products = sorted(
         ((q * k, i) for i, (q, k) in enumerate(zip(score.query, score.key, strict=True))),
         key=lambda one: -abs(one[0]),
     )
     for product, i in products[:TERMS]:
-        rows.add_row(
-            f"q[{i}] × k[{i}]", f"{number(score.query[i])} × {number(score.key[i])}", _fixed(product)
-        )
+        rows.add_row(str(i), f"{number(score.query[i])} × {number(score.key[i])}", number(product, ".3f"))
     rest = sum(product for product, _ in products[TERMS:])
-    rows.add_row(f"the other {len(products) - TERMS}", "", _fixed(rest))
-    rows.add_row(Text("q · k", "bold"), "", _fixed(score.dot))
+    rows.add_row(f"{len(products) - TERMS} others", "", number(rest, ".3f"))
+    rows.add_row(Text("q · k", "bold"), "", number(score.dot, ".3f"))
     last = f"× {number(score.scale)}"
     if score.softcap is not None:
         last += f", soft-capped at ±{number(score.softcap)}"
     if score.bias is not None:
         apart = score.query_position - score.key_position
         unbiased = score.score - score.bias
-        rows.add_row("", last, _fixed(unbiased))
-        rows.add_row(f"bias, distance {apart}", "", f"{score.bias:+.3f}".replace("-", "−"))
+        rows.add_row("", last, number(unbiased, ".3f"))
+        rows.add_row(f"bias, distance {apart}", "", number(score.bias, "+.3f"))
         last = ""
-    rows.add_row(Text("score", "bold"), last, Text(_fixed(score.score), "bold"))
+    rows.add_row(Text("score", "bold"), last, Text(number(score.score, ".3f"), "bold"))
     return rows
 
 
 def _softmax(explanation: Explanation, score: Score) -> RenderableType:
-    rows = table(
-        ("", "right"),
-        ("token", "left"),
-        ("score", "right"),
-        ("exp", "right"),
-        ("weight", "right"),
-        ("", "bar"),
-    )
+    rows = table(">", "token", "score>", "exp>", "weight>", "|")
     best = sorted((one for one in score.weights if one.visible), key=lambda one: -one.weight)
 
     def add(position: str, name: Text, value: str, exp: float, weight: float) -> None:
@@ -328,19 +305,19 @@ def _softmax(explanation: Explanation, score: Score) -> RenderableType:
 
     for one in sorted(best[:KEYS], key=lambda one: one.position):
         name = token(explanation.tokens[one.position].text)
-        add(str(one.position), name, _fixed(one.score), one.exp, one.weight)
+        add(str(one.position), name, number(one.score, ".3f"), one.exp, one.weight)
     if others := best[KEYS:]:
         exp, weight = sum(one.exp for one in others), sum(one.weight for one in others)
         add("", Text(f"{len(others)} others", QUIET), "", exp, weight)
     total = sum(one.exp for one in best)
-    if score.sink is not None:
-        add("", Text("sink, no value", QUIET), _fixed(score.sink.score), score.sink.exp, score.sink.weight)
-        total += score.sink.exp
+    if (sink := score.sink) is not None:
+        add("", Text("sink, no value", QUIET), number(sink.score, ".3f"), sink.exp, sink.weight)
+        total += sink.exp
     rows.add_row("", Text("sum", QUIET), "", f"{total:.4f}", "100.0%")
     return rows
 
 
-def _heads(explanation: Explanation) -> Step:
+def _heads(explanation: Explanation, width: int) -> Step:
     made = explanation.attribution
     attention, mlp = (sum(getattr(layer, name) for layer in made.layers) for name in ("attention", "mlp"))
     biases = f", biases {signed(made.biases)}" if round(made.biases, 2) else ""
@@ -350,13 +327,12 @@ def _heads(explanation: Explanation) -> Step:
         f"embedding {signed(made.embed)}, heads {signed(attention)}, MLPs {signed(mlp)}{biases}{rest}. These "
         "are direct contributions, without what later layers make of them."
     )
-    return "Direct logit attribution", sentence, _strongest(explanation, made.heads), _by_layer(explanation)
+    strongest, layers = _strongest(explanation, made.heads), _by_layer(explanation, width - 20)
+    return "Direct logit attribution", sentence, strongest, layers
 
 
 def _strongest(explanation: Explanation, heads: Sequence[Head]) -> RenderableType:
-    rows = table(
-        ("head", "right"), ("logits", "right"), ("", "bar"), ("attends most to", "left"), ("weight", "right")
-    )
+    rows = table("head>", "logits>", "|", "attends most to", "weight>")
     most = max((abs(head.contribution) for head in heads), default=1) or 1
     for head in heads:
         style = UP if head.contribution > 0 else DOWN
@@ -364,20 +340,23 @@ def _strongest(explanation: Explanation, heads: Sequence[Head]) -> RenderableTyp
             f"{head.layer}.{head.head}",
             signed(head.contribution),
             Text(bar(abs(head.contribution) / most, 16), style),
-            Text("recurrent", QUIET)
-            if head.attends_to is None
-            else token(explanation.tokens[head.attends_to].text),
+            attended(explanation, head.attends_to),
             "" if head.weight is None else percent(head.weight),
         )
     return rows
 
 
-def _by_layer(explanation: Explanation) -> RenderableType:
+def attended(explanation: Explanation, position: int | None) -> Text:
+    """The token with a head's largest attention weight; a recurrent head has none."""
+    return Text("recurrent", QUIET) if position is None else token(explanation.tokens[position].text)
+
+
+def _by_layer(explanation: Explanation, cells: int) -> RenderableType:
     layers = explanation.attribution.layers
     top = max((max(abs(layer.attention), abs(layer.mlp)) for layer in layers), default=1) or 1
-    rows = table(("", "left"), ("", "left"), ("", "left"))
-    for start in range(0, len(layers), PER_LINE):
-        part = layers[start : start + PER_LINE]
+    rows = table("", "", "")
+    for start in range(0, len(layers), cells):
+        part = layers[start : start + cells]
         rows.add_row(Text("layer", QUIET), "", Text(_ruler(start, len(part)), QUIET))
         for name in ("attention", "mlp"):
             values = [getattr(layer, name) for layer in part]
@@ -397,13 +376,11 @@ def _ruler(start: int, count: int) -> str:
     return "".join(marks).rstrip()
 
 
-def _lens(explanation: Explanation) -> Step:
+def _lens(explanation: Explanation, _width: int) -> Step:
     answer = explanation.next[0]
-    rows = table(
-        ("after", "right"), ("token", "left"), ("", "right"), ("", "bar"), (drawn(answer.text), "right")
-    )
+    rows = table("after>", "token", ">", "|", f"{drawn(answer.text)}>")
     for row in explanation.lens:
-        name = row.name.removeprefix("blocks.").removesuffix(".out")
+        name = stage(row.name)
         style = ACCENT if row.id == answer.id else QUIET
         rows.add_row(
             Text(name, QUIET),
@@ -424,20 +401,28 @@ def _settled(explanation: Explanation) -> str:
         since -= 1
     if since == len(explanation.lens):
         return f"{drawn(answer.text)} is never ahead"
-    name = explanation.lens[since].name.removeprefix("blocks.").removesuffix(".out")
-    return f"{drawn(answer.text)} leads from {'the embedding' if name == 'embed' else f'block {name}'} on"
+    return f"{drawn(answer.text)} leads from {since_stage(explanation.lens[since].name)} on"
 
 
-def _residual(explanation: Explanation) -> Step:
+def stage(name: str) -> str:
+    """ "blocks.3.out" as 3, "embed" as it is."""
+    return name.removeprefix("blocks.").removesuffix(".out")
+
+
+def since_stage(name: str) -> str:
+    """A stage in a sentence."""
+    return "the embedding" if name == "embed" else f"block {stage(name)}"
+
+
+def _residual(explanation: Explanation, width: int) -> Step:
     ends = [i for i, name in enumerate(explanation.stages) if not name.endswith(".middle")]
     lowest = math.log(max(min(min(one) for one in explanation.norms), 1e-9))
     highest = max(math.log(max(max(one), 1e-9)) for one in explanation.norms)
-    rows = table(
-        ("token", "left"), ("embed", "right"), ("norm after each block, log scale", "left"), ("end", "right")
-    )
+    rows = table("token", "embed>", "norm by block (log)", "end>")
     for position in _some(range(len(explanation.tokens)), rows, 4):
         norms = [explanation.norms[position][i] for i in ends]
-        levels = (8 * (math.log(max(one, 1e-9)) - lowest) / (highest - lowest + 1e-9) for one in norms[1:])
+        shown = norms[1 :: -(-len(ends) // max(8, width - 28))]  # every block, or every n-th where few fit
+        levels = (8 * (math.log(max(one, 1e-9)) - lowest) / (highest - lowest + 1e-9) for one in shown)
         line = "".join(LEVELS[min(7, max(0, int(level)))] for level in levels)
         rows.add_row(
             token(explanation.tokens[position].text),
@@ -453,12 +438,10 @@ def _residual(explanation: Explanation) -> Step:
     )
 
 
-def _next(explanation: Explanation) -> Step:
-    rows = table(
-        ("token", "left"), ("id", "right"), ("logit", "right"), ("probability", "right"), ("", "bar")
-    )
+def _next(explanation: Explanation, _width: int) -> Step:
+    rows = table("token", "id>", "logit>", "probability>", "|")
     for one in explanation.next:
-        logit, shown = f"{one.logit:.2f}".replace("-", "−"), Text(bar(one.probability, 30), ACCENT)
+        logit, shown = number(one.logit, ".2f"), Text(bar(one.probability, 30), ACCENT)
         rows.add_row(token(one.text), str(one.id), logit, percent(one.probability), shown)
     kept = sum(one.probability for one in explanation.next)
     sentence = (
@@ -468,9 +451,9 @@ def _next(explanation: Explanation) -> Step:
     return "Next token", sentence, rows
 
 
-def _change(explanation: Explanation) -> Step:
+def _change(explanation: Explanation, _width: int) -> Step:
     assert explanation.change is not None
-    rows = table(("token", "left"), ("before", "right"), ("after", "right"), ("", "bar"))
+    rows = table("token", "before>", "after>", "|")
     for one in explanation.change.next[:CHANGED]:
         style = UP if one.after >= one.before else DOWN
         rows.add_row(
@@ -479,15 +462,16 @@ def _change(explanation: Explanation) -> Step:
     return "Edited", f"The next token with {', '.join(explanation.change.what)}.", rows
 
 
-def _patch(explanation: Explanation) -> Step:
+def _patch(explanation: Explanation, width: int) -> Step:
     patch = explanation.patch
     assert patch is not None
     layers = len(patch.tokens[0].recovered)
-    rows = table(("token", "left"), ("the other's", "left"), ("block", "left"))
-    for start in range(0, layers, PER_LINE):
-        rows.add_row("", "", Text(_ruler(start, min(PER_LINE, layers - start)), QUIET))
+    rows = table("token", "the other's", "block")
+    cells = max(8, width - 40)
+    for start in range(0, layers, cells):
+        rows.add_row("", "", Text(_ruler(start, min(cells, layers - start)), QUIET))
         for one in _some(patch.tokens, rows, 3):
-            line = spark(one.recovered[start : start + PER_LINE], 1)
+            line = spark(one.recovered[start : start + cells], 1)
             rows.add_row(token(one.text), token(one.other_text), Text(line, ACCENT))
     other = drawn(patch.other).replace("␣", " ")
     sentence = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.pretrain import Progress, finished
+from cutaway.commands.pretrain import watched
 from cutaway.errors import UserError
 from cutaway.weights.load import RUN
 
@@ -72,13 +72,8 @@ def finetune(
     from cutaway.train import distributed
     from cutaway.train.run import train
 
-    with distributed.joined(run) as parallel:
-        progress = Progress(run, shown=parallel.rank == 0)
-        try:
-            train(run, folder, progress, recipe=recipe, resume=resume, parallel=parallel)
-        finally:
-            progress.close()
-        finished(folder, progress)
+    with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder) as callback:
+        train(run, folder, callback, recipe=recipe, resume=resume, parallel=parallel)
 
 
 def _check(run: FinetuningConfig, as_json: bool) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from cutaway import store
-from cutaway.commands.console import model_path, print_json, size
+from cutaway.commands.console import Json, model_path, print_json, size
 from cutaway.errors import escaped
 from cutaway.model.config import Decoder
 from cutaway.weights import load
@@ -24,7 +22,7 @@ CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
 def info(
     model: str = "smollm2",
     *,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: Json = False,
 ) -> None:
     """Print a model's card: family, sizes, parameters, context, weight types, tokenizer, template, memory.
 
@@ -38,8 +36,6 @@ def info(
     ----------
     model
         A model's name, a .gguf file or a folder.
-    as_json
-        Print the card as JSON.
     """
     path = model_path(model)
     card = _card(model, path, load.read(path))

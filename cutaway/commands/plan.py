@@ -20,7 +20,7 @@ def plan(
     devices: Annotated[int, Parameter(help="How many.")] = 1,
     flops: Annotated[float, Parameter(help="Operations a second that a device reaches.")] = 4e14,
     bandwidth: Annotated[float, Parameter(help="Bytes a second that go in and out of a device.")] = 2e11,
-    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
+    as_json: console.Json = False,
 ) -> None:
     """Memory, communication and time of `cutaway pretrain SOURCE` on DEVICES, by formula.
 

@@ -32,6 +32,16 @@ def silent(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
+class Report:
+    """How far training is: words or counts ``done`` of ``total``, in ``seconds``, and the epoch from 0."""
+
+    done: int
+    total: int
+    seconds: float
+    epoch: int
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """Words, the most frequent first, those of one count by their bytes; ``counts`` int64 [v]."""
 

@@ -43,7 +43,7 @@ class Settings:
     dim: int = 100
     window: int = 10
     epochs: int = 25
-    rate: float = 0.05
+    learning_rate: float = 0.05
     most: float = 100.0
     seed: int = 1
     memory: int = 1 << 30
@@ -58,8 +58,10 @@ class Settings:
         for name, (least, most) in bounds.items():
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
-        if not 0 < self.rate <= 1 or not self.most > 0:
-            raise UserError(f"a rate of {self.rate} and x_max of {self.most} cannot be; both are above 0")
+        if not 0 < self.learning_rate <= 1 or not self.most > 0:
+            raise UserError(
+                f"a rate of {self.learning_rate} and x_max of {self.most} cannot be; both are above 0"
+            )
 
 
 @dataclass
@@ -125,7 +127,11 @@ def fit_reference(model: Model, pairs: Int[np.ndarray, "n 2"], counts: Float[np.
 
 
 def _fit_one(model: Model, i: int, j: int, x: np.float32) -> None:
-    (W, C, W2, C2), (B, D, B2, D2), rate = model.tables, model.biases, np.float32(model.settings.rate)
+    (W, C, W2, C2), (B, D, B2, D2), rate = (
+        model.tables,
+        model.biases,
+        np.float32(model.settings.learning_rate),
+    )
     gradient = weight(x, model.settings.most) * (W[i] @ C[j] + B[i] + D[j] - np.log(x))
     dw, dc = gradient * C[j], gradient * W[i]
     W[i] -= rate * dw / np.sqrt(W2[i])
@@ -273,15 +279,12 @@ def train(
     settings: Settings,
     *,
     threads: int,
-    watch: Callable[[Model, int, int, float, int], None],
+    watch: Callable[[corpus.Report, Model], None],
 ) -> Model:
-    """Fit vectors to counts.
-
-    ``watch`` is given the model, how many counts were fitted of all, seconds and the epoch; what it raises
-    ends training.
-    """
+    """Fit vectors to counts; ``watch`` is as in ``embedding/train.py``."""
     model, done, start = begin(known, settings), 0, time.perf_counter()
-    watch(model, 0, len(counts) * settings.epochs, 0.0, 0)
+    total = len(counts) * settings.epochs
+    watch(corpus.Report(0, total, 0.0, 0), model)
     for epoch in range(settings.epochs):
         for number in range(len(counts.parts)):
             pairs, times = counts.part(number)
@@ -289,7 +292,7 @@ def train(
                 stretch = slice(first, first + STRETCH)
                 _fit(model, pairs[stretch], times[stretch], threads)
                 done += len(times[stretch])
-                watch(model, done, len(counts) * settings.epochs, time.perf_counter() - start, epoch)
+                watch(corpus.Report(done, total, time.perf_counter() - start, epoch), model)
     return model
 
 
@@ -297,5 +300,5 @@ def _fit(model: Model, pairs: np.ndarray, counts: np.ndarray, threads: int) -> N
     if not native.available():
         fit_reference(model, pairs, counts)
         return
-    rate, most = model.settings.rate, model.settings.most
+    rate, most = model.settings.learning_rate, model.settings.most
     fit(model.tables, model.biases, pairs, counts, rate=rate, most=most, threads=threads)

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cutaway import native
 from cutaway.embedding import corpus, word2vec
-from cutaway.embedding.corpus import Vocabulary
+from cutaway.embedding.corpus import Report, Vocabulary
 from cutaway.embedding.word2vec import Model, Settings
 from cutaway.errors import UserError
 from cutaway.native.corpus import Dictionary
 from cutaway.native.word2vec import Learner
 
 BATCH = 24  # pieces a thread takes between two reports: about a third of a second
-
-
-@dataclass(frozen=True)
-class Report:
-    """How far training is: words passed of all, words a second, and the epoch."""
-
-    done: int
-    total: int
-    seconds: float
-    epoch: int
-
-    @property
-    def rate(self) -> float:
-        return self.done / max(self.seconds, 1e-9)
-
-    @property
-    def left(self) -> float:
-        """Seconds until the end, at this speed."""
-        return (self.total - self.done) / max(self.rate, 1e-9)
 
 
 Watch = Callable[[Report, Model], None]

@@ -51,7 +51,7 @@ class Settings:
     negative: int = 5
     epochs: int = 5
     sample: float = 1e-3
-    rate: float | None = None
+    learning_rate: float | None = None
     seed: int = 1
     least: int = 3
     most: int = 6
@@ -70,7 +70,7 @@ class Settings:
     @property
     def start(self) -> float:
         """The learning rate at the beginning."""
-        return RATES[self.kind] if self.rate is None else self.rate
+        return RATES[self.kind] if self.learning_rate is None else self.learning_rate
 
 
 @dataclass

@@ -65,7 +65,7 @@ def test_one_file_is_listed_configured_and_drawn(folder: Path) -> None:
     model = from_dict({"vocab": 9, "width": 32, "context": 16, "blocks": [block]})
     assert isinstance(model, Decoder) and isinstance(model.blocks[0], Block)
     assert from_dict(to_dict(model)) == model
-    seen = draw(model.blocks[0].attention, 6).seen
+    seen = draw(model.blocks[0].attention, 6).mask
     assert torch.equal(torch.tensor(seen)[5], torch.tensor([False, False, True, False, False, True]))
 
 

@@ -14,9 +14,9 @@ from cutaway.attention.common.visibility import Positions, mask
 
 @dataclass(frozen=True)
 class MaskPlot:
-    """``seen`` [t][s], None where the past is seen through a recurrent state; ``caption``: what it shows."""
+    """``mask`` [t][s], None where the past is one recurrent state; ``caption``: what it shows."""
 
-    seen: list[list[bool]] | None
+    mask: list[list[bool]] | None
     caption: str
 
 

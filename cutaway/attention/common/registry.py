@@ -56,7 +56,7 @@ class Kind:
     @property
     def summary(self) -> str:
         """The first paragraph of its file's docstring."""
-        return " ".join((self.module.__doc__ or "").split("\n\n")[0].split())
+        return " ".join((self.module.__doc__ or "").split("\n\n")[0].replace("``", "").split())
 
     def usual_in(self, sizes: Sizes) -> dict[str, int]:
         """The usual options, as numbers."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.commands.embed.sources import opened
@@ -19,7 +16,7 @@ def evaluate(
     wordsim: Path | None = None,
     simlex: Path | None = None,
     analogy: Path | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
+    as_json: console.Json = False,
 ) -> None:
     """Spearman's correlation with people's scores on WordSim-353 and SimLex-999, and right analogies.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from cutaway.commands import console
 from cutaway.commands.embed.sources import known, opened
@@ -15,16 +13,14 @@ from cutaway.errors import UserError
 if TYPE_CHECKING:
     from cutaway.embedding.vectors import Near, Vectors
 
-Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
-
 
 def neighbors(
     source: str,
     /,
     *words: str,
     count: int = 10,
-    approximate: Annotated[bool, Parameter(negative=())] = False,
-    as_json: Json = False,
+    approximate: console.Flag = False,
+    as_json: console.Json = False,
 ) -> None:
     """The words whose vectors point most nearly the same way, by cosine, best first.
 
@@ -85,7 +81,7 @@ class _Approximate:
         return others[:count]
 
 
-def analogy(source: str, a: str, b: str, c: str, /, *, count: int = 5, as_json: Json = False) -> None:
+def analogy(source: str, a: str, b: str, c: str, /, *, count: int = 5, as_json: console.Json = False) -> None:
     """What is to C as B is to A: the words nearest to B - A + C, of vectors made equally long.
 
     Examples:

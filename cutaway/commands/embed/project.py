@@ -22,7 +22,7 @@ def project(
     count: int = 10_000,
     method: Method = "pca",
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
-    force: Annotated[bool, Parameter(negative=())] = False,
+    force: console.Flag = False,
 ) -> None:
     """Lay words out on a plane and write the map as an HTML page that needs nothing else.
 

@@ -4,9 +4,6 @@ import hashlib
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from cutaway import lm, store
 from cutaway.commands import console
@@ -23,8 +20,8 @@ def search(
     count: int = 5,
     model: str = "minilm",
     index: Path | None = None,
-    rebuild: Annotated[bool, Parameter(negative=())] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    rebuild: console.Flag = False,
+    as_json: console.Json = False,
 ) -> None:
     """Find the passages in a folder's text files that are nearest in meaning to a question.
 
@@ -51,8 +48,6 @@ def search(
         Where to keep the index; in Cutaway's cache where it is not said.
     rebuild
         Read everything anew, with this model.
-    as_json
-        Print the passages as JSON.
     """
     if count < 1:
         raise UserError(f"--count {count} asks for nothing: use 1 or more")

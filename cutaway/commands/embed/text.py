@@ -1,10 +1,9 @@
 """`cutaway embed text`: texts as vectors, by an encoder for sentences."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from cyclopts import Parameter
 
 from cutaway import lm
 from cutaway.commands import console
@@ -19,10 +18,10 @@ def text(
     file: Path | None = None,
     model: str = "minilm",
     pooling: Literal["mean", "cls", "last"] | None = None,
-    truncate: Annotated[bool, Parameter(negative=())] = False,
+    truncate: console.Flag = False,
     output: Path | None = None,
-    force: Annotated[bool, Parameter(negative=())] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    force: console.Flag = False,
+    as_json: console.Json = False,
 ) -> None:
     """Turn texts into vectors of length one: the closer in meaning, the closer to 1 their product.
 
@@ -50,8 +49,6 @@ def text(
         Write the vectors to this .npy file, float32, a row a text.
     force
         Replace OUTPUT if it exists.
-    as_json
-        Print the vectors as JSON.
     """
     every = [*texts, *(console.read_text(file).splitlines() if file else ())]
     if not every:

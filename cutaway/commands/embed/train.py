@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from cyclopts import Parameter
@@ -20,14 +18,13 @@ from cutaway import native
 from cutaway.commands import console
 from cutaway.embedding import corpus, glove, word2vec
 from cutaway.embedding import train as learning
-from cutaway.embedding.corpus import Vocabulary
+from cutaway.embedding.corpus import Report, Vocabulary
 from cutaway.embedding.vectors import Vectors
 from cutaway.embedding.watching import Watched
 from cutaway.errors import UserError
 from cutaway.store.files import check_file, disk_errors
 from cutaway.weights import vectors as files
 
-Flag = Parameter(negative=())
 LOOKS = 10  # times that a watched word is looked at
 
 
@@ -40,17 +37,17 @@ def train(
     dim: int = 100,
     window: int = 5,
     negative: int | None = None,
-    hierarchical: Annotated[bool, Flag] = False,
+    hierarchical: console.Flag = False,
     epochs: int | None = None,
     min_count: int = 5,
     sample: float | None = None,
-    rate: float | None = None,
+    learning_rate: float | None = None,
     x_max: float | None = None,
     threads: int | None = None,
     seed: int = 1,
-    watch: Annotated[tuple[str, ...], Flag] = (),
-    force: Annotated[bool, Flag] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    watch: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    force: console.Flag = False,
+    as_json: console.Json = False,
 ) -> None:
     """Learn a vector for each word of a text: words between spaces, a sentence a line.
 
@@ -88,8 +85,8 @@ def train(
         Leave out words that come less often.
     sample
         Subsampling of frequent words: 0.001, and 0 for none.
-    rate
-        The learning rate at the start: 0.025, cbow 0.075, fasttext and glove 0.05.
+    learning_rate
+        At the start: 0.025, cbow 0.075, fasttext and glove 0.05.
     x_max
         GloVe: the count from which on all weigh alike, 100.
     threads
@@ -100,16 +97,14 @@ def train(
         Show what this word's vector learns: its neighbours, ten times on the way.
     force
         Replace OUTPUT if it is there.
-    as_json
-        Print one JSON document.
     """
     check_file(output, force)
     _check(kind, negative, hierarchical, sample, x_max)
     count = native.threads() if threads is None else threads
-    with _joined(file) as text:
+    with _joined(file) as text, console.watched(counts=True) as bar:
         known = _vocabulary(text, min_count, count)
-        meter = _Meter(known, _watched(watch, known))
-        given = {"epochs": epochs, "rate": rate}
+        meter = _Meter(known, _watched(watch, known), "counts" if kind == "glove" else "words", bar)
+        given = {"epochs": epochs, "learning_rate": learning_rate}
         if kind == "glove":
             settings = glove.Settings(dim=dim, window=window, seed=seed, **_only(**given, most=x_max))
             learn: Callable[[], object] = partial(_glove, text, known, settings, count, meter)
@@ -118,7 +113,7 @@ def train(
             chosen = word2vec.Settings(
                 kind=kind, dim=dim, window=window, negative=noise, seed=seed, **_only(**given, sample=sample)
             )
-            learn = partial(learning.train, text, known, chosen, threads=count, watch=meter.words)
+            learn = partial(learning.train, text, known, chosen, threads=count, watch=meter.see)
         stopped = False
         try:
             learn()
@@ -192,87 +187,38 @@ def _watched(words: tuple[str, ...], known: Vocabulary) -> Watched | None:
 def _glove(file: Path, known: Vocabulary, settings: glove.Settings, threads: int, meter: _Meter) -> None:
     with glove.count(file, known, settings, threads) as counts:
         console.note(f"{len(counts):,} pairs of words co-occur")
-        glove.train(known, counts, settings, threads=threads, watch=meter.pairs)
+        glove.train(known, counts, settings, threads=threads, watch=meter.see)
 
 
 class _Meter:
-    """Shows how far training is, keeps the model that it saw last, and looks at watched words."""
+    """Shows how far training is, keeps the model of the last report, and records watched words."""
 
-    def __init__(self, known: Vocabulary, watched: Watched | None) -> None:
-        self.known, self.watched = known, watched
+    def __init__(self, known: Vocabulary, watched: Watched | None, unit: str, bar: console.Progress) -> None:
+        self.known, self.watched, self.unit, self.bar = known, watched, unit, bar
         self.model: word2vec.Model | glove.Model | None = None
-        self.done = self.total = 0
-        self.seconds = 0.0
-        self._line, self._epoch, self._look = _Line(), -1, 0
+        self.report = Report(0, 1, 0.0, 0)
+        self._look = 0
 
-    def words(self, report: learning.Report, model: word2vec.Model) -> None:
-        """Called by training on words."""
-        self._see(
-            model, report.done, report.total, report.seconds, report.epoch, model.settings.epochs, "words"
-        )
+    def see(self, report: Report, model: word2vec.Model | glove.Model) -> None:
+        """Called by training."""
+        self.report, self.model = report, model
+        if self.watched is not None and report.done * LOOKS >= self._look * report.total:
+            self.watched.record(report.done, model.vectors())
+            self._look = report.done * LOOKS // report.total + 1
+        if report.done:
+            self.bar.lines = model.settings.epochs
+            detail = f"epoch {report.epoch + 1}/{self.bar.lines}  {self.speed:,.0f} {self.unit}/s"
+            self.bar(self.unit, report.done, report.total, detail)
 
-    def pairs(self, model: glove.Model, done: int, total: int, seconds: float, epoch: int) -> None:
-        """Called by GloVe, which is fitted to counts."""
-        self._see(model, done, total, seconds, epoch, model.settings.epochs, "counts")
-
-    def _see(
-        self,
-        model: word2vec.Model | glove.Model,
-        done: int,
-        total: int,
-        seconds: float,
-        epoch: int,
-        epochs: int,
-        unit: str,
-    ) -> None:
-        self.model, self.done, self.total, self.seconds = model, done, total, seconds
-        if self.watched is not None and done * LOOKS >= self._look * total:
-            self.watched.record(done, model.vectors())
-            self._look = done * LOOKS // total + 1
-        if not done:
-            return
-        speed = done / max(seconds, 1e-9)
-        left = (total - done) / max(speed, 1e-9)
-        self._line.show(
-            f"epoch {epoch + 1}/{epochs}  {100 * done / total:3.0f}%  {_short(speed)} {unit}/s  "
-            f"{int(left) // 60}:{int(left) % 60:02} left",
-            new=epoch != self._epoch or done >= total,
-        )
-        self._epoch = epoch
-
-    def end(self) -> None:
-        """Leave the line that moved."""
-        self._line.end()
-
-
-@dataclass
-class _Line:
-    """One line that is written over on a terminal; elsewhere a line an epoch."""
-
-    status: Any = None
-
-    def show(self, text: str, new: bool) -> None:
-        if sys.stderr.isatty():
-            if self.status is None:
-                self.status = console.screen(stderr=True).status(text)
-                self.status.start()
-            self.status.update(text)
-        elif new:
-            console.note(text)
-
-    def end(self) -> None:
-        if self.status is not None:
-            self.status.stop()
-
-
-def _short(number: float) -> str:
-    return f"{number / 1e6:.2f}M" if number >= 1e6 else f"{number / 1e3:.0f}k"
+    @property
+    def speed(self) -> float:
+        """Words or counts a second."""
+        return self.report.done / max(self.report.seconds, 1e-9)
 
 
 def _save(output: Path, meter: _Meter, stopped: bool, force: bool, as_json: bool) -> None:
-    meter.end()
     assert meter.model is not None
-    model, known = meter.model, meter.known
+    model, known, report = meter.model, meter.known, meter.report
     parts = model.subwords if isinstance(model, word2vec.Model) else None
     grams = model.input[len(known) :] if isinstance(model, word2vec.Model) and parts is not None else None
     table = np.ascontiguousarray(model.vectors())
@@ -282,18 +228,17 @@ def _save(output: Path, meter: _Meter, stopped: bool, force: bool, as_json: bool
             f"{output.name} holds whole words alone; .safetensors also keeps the n-grams of new words"
         )
     if stopped:
-        console.note(f"Stopped after {100 * meter.done / meter.total:.0f}%: what was learned is saved.")
-    speed = meter.done / max(meter.seconds, 1e-9)
+        console.note(f"Stopped after {report.done / report.total:.0%}: what was learned is saved.")
     if as_json:
         console.print_json(
             {
                 "path": str(output),
                 "words": len(known),
                 "dim": table.shape[1],
-                "done": meter.done,
-                "total": meter.total,
-                "seconds": meter.seconds,
-                "per_second": speed,
+                "done": report.done,
+                "total": report.total,
+                "seconds": report.seconds,
+                "per_second": meter.speed,
                 "finished": not stopped,
                 "watched": _moments(meter.watched),
             }
@@ -301,21 +246,13 @@ def _save(output: Path, meter: _Meter, stopped: bool, force: bool, as_json: bool
         return
     if meter.watched is not None:
         print(meter.watched)
-    print(f"{output}: {len(known):,} words of {table.shape[1]} numbers, in {meter.seconds:.1f} s")
+    print(f"{output}: {len(known):,} words of {table.shape[1]} numbers, in {report.seconds:.1f} s")
 
 
 def _moments(watched: Watched | None) -> dict:
     if watched is None:
         return {}
     return {
-        name: [
-            {
-                "step": one.step,
-                "length": one.length,
-                "cosine": one.cosine,
-                "near": [near._asdict() for near in one.near],
-            }
-            for one in moments
-        ]
+        name: [vars(one) | {"near": [near._asdict() for near in one.near]} for one in moments]
         for name, moments in watched.moments.items()
     }
