@@ -36,6 +36,8 @@ def info(
     ----------
     model
         A model's name, a .gguf file or a folder.
+    as_json
+        Print the card as JSON.
     """
     path = model_path(model)
     card = _card(model, path, load.read(path))
@@ -95,7 +97,7 @@ def _card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 def _lines(card: dict[str, Any]) -> dict[str, str]:
     whole = card["parameters"]
     heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads of {card['head_dim']}"
-    types = ", ".join(f"{type} {100 * n / whole:.0f}%" for type, n in card["weight_types"].items())
+    types = ", ".join(f"{type} {100 * n / whole:.1f}%" for type, n in card["weight_types"].items())
     tokenizer = f"{card['tokenizer']}, {card['tokens']:,} tokens" if card["tokenizer"] else "none"
     lines = {
         "model": f"{card['model']} ({card['path']})",

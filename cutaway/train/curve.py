@@ -54,9 +54,13 @@ def page(folder: Path) -> Path | None:
     for name, points in curves.items():
         steps, values = zip(*points, strict=True)
         figure.add_trace(plotly.Scatter(x=steps, y=values, name=name.replace("_", " ")))
-    figure.update_layout(title=folder.name, xaxis_title="step", yaxis_title="loss (nats per token)")
+    figure.update_layout(
+        title=folder.name, xaxis_title="step", yaxis_title="loss (nats per token)", template="plotly_white"
+    )
+    figure.update_layout(legend={"orientation": "h", "y": 1.08}, margin={"l": 60, "r": 20, "t": 90})
+    viewport = '<head><meta name="viewport" content="width=device-width, initial-scale=1">'
     with disk_errors(folder), atomic_file(folder / PAGE) as out:
-        out.write(figure.to_html(include_plotlyjs=True).encode())
+        out.write(figure.to_html(include_plotlyjs=True).replace("<head>", viewport, 1).encode())
     return folder / PAGE
 
 

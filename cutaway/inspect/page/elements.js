@@ -81,11 +81,12 @@ function count(value) {
 // A table: heads are [text, "left" | "right"]; a row is a list of cells.
 function table(caption, heads, rows) {
   const side = (i) => (heads[i][1] === "right" ? "number" : null);
+  const row = make("tr", {}, heads.map(([text], i) => (text
+    ? make("th", { scope: "col", class: side(i) }, text) : make("td", {}))));
   return make(
     "table", {},
     make("caption", { class: "unseen" }, caption),
-    make("thead", {}, make("tr", {}, heads.map(([text], i) => (text
-      ? make("th", { scope: "col", class: side(i) }, text) : make("td", {}))))),
+    heads.some(([text]) => text) ? make("thead", {}, row) : null,
     make("tbody", {}, rows.map((row) => make("tr", row.attributes ?? {},
       (row.cells ?? row).map((cell, i) => make("td", { class: side(i) }, cell))))),
   );

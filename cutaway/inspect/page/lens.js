@@ -4,7 +4,7 @@ const FAINT = 120; // of 255: words stand on these colours
 
 const lens = {
   title: "Logit lens",
-  about: () => "The next token if the model stopped after each block. A column is a position, read downwards. Early blocks are seldom readable this way.",
+  about: () => "The next token if the model stopped after each block. A column is a position, a row a block. The lens is seldom meaningful in early blocks.",
   build(state) {
     const { explanation } = state;
     const stages = explanation.layers + 1;

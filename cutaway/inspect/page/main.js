@@ -5,9 +5,10 @@ const VIEWS = { tokens, embeddings, attention, score, rope, mlp, residual, lens,
 
 function header(page) {
   const explanations = page.data.explanations.map((explanation) => make("div", { class: "title" },
-    make("p", { class: "sentence" }, make("bdi", {}, ending(drawnText(explanation.text))), make("span", { class: "arrow" }, " → "),
-      make("bdi", { class: "answer" }, answerText(explanation.token_texts[explanation.next_ids[0]])), " ",
-      make("span", { class: "chance" }, percent(probabilities(explanation, 1, 1).first[0]))),
+    make("p", { class: "sentence" }, make("bdi", {}, ending(drawnText(explanation.text))), " ",
+      make("span", { class: "together" }, make("span", { class: "arrow" }, "→ "),
+        make("bdi", { class: "answer" }, answerText(explanation.token_texts[explanation.next_ids[0]])), " ",
+        make("span", { class: "chance" }, percent(probabilities(explanation, 1, 1).first[0])))),
     make("p", { class: "quiet" }, make("bdi", {}, explanation.model), ` · ${explanation.layers} layers · ${explanation.mostHeads} heads · `
       + `width ${count(explanation.width)} · vocabulary ${count(explanation.vocabulary)}`)));
   const heading = make("h1", {}, "Cutaway", make("span", { class: "unseen" }, ": a language model explained on a text"));

@@ -3,7 +3,7 @@
 const mlp = {
   title: "Neurons",
   about: () => "After attention an MLP transforms each token alone. These are the layer's neurons with the largest output "
-    + "norm, their activations, and the tokens whose logits they raise directly.",
+    + "norm, their activations, and the tokens that they promote.",
   build(state) {
     const { explanation } = state;
     const layer = select("layer", (value) => state.set({ layer: value }));

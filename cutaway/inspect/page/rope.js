@@ -7,7 +7,7 @@ const rope = {
   about: ({ attention: layers }) => (layers.some(({ rope: one }) => one)
     ? "Each pair of dimensions of a query and a key is rotated by an angle that grows with the token's position, "
       + "so that their dot product depends only on the distance."
-    : "This model has no RoPE: its positions come in another way."),
+    : "This model has no RoPE: it encodes positions otherwise."),
   build(state) {
     const { explanation } = state;
     const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }));
@@ -70,8 +70,8 @@ function rotatedPairs(state, facts) {
   const { q, k } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
   const half = facts.radians.length;
   return facts.radians.map((frequency, index) => {
-    const places = facts.interleaved ? [2 * index, 2 * index + 1] : [index, index + half];
-    const dimensions = places.map((place) => place + facts.first);
+    const pair = facts.interleaved ? [2 * index, 2 * index + 1] : [index, index + half];
+    const dimensions = pair.map((dimension) => dimension + facts.first);
     const query = rotation(q, dimensions, state.token, frequency, facts.magnitude);
     const key = rotation(k, dimensions, state.source, frequency, facts.magnitude);
     const after = query.after[0] * key.after[0] + query.after[1] * key.after[1];

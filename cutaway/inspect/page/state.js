@@ -85,7 +85,7 @@ class Page {
     this.other(state)?.hover(t === null ? null : (this.links[state.index].get(t) ?? null));
   }
 
-  // Hovering and focusing are heard once, for every token on the page.
+  // One listener for hovering and focusing serves every token on the page.
   listen() {
     const heard = (event) => {
       const at = event.target.closest?.("[data-t]");
