@@ -79,7 +79,7 @@ def attribute(
         _known(model, against)
         if model.config.softcap is not None:
             raise UserError(
-                "this model caps its logits, so a difference of two is not a sum: leave out against"
+                "this model caps its logits, so a difference of two is no sum: leave out against"
             )
         row, logit = row - _row(model, against), logit - logits[against]
     row, bias = _through(model.norm, residual[0, position], row)
