@@ -173,7 +173,7 @@ class Plan:
         return door.Turn(radians.ctypes.data, position.magnitude, len(radians), position.interleaved)
 
     def _matrix(self, path: str) -> door.Matrix:
-        packed = _read(f"{path}.weight", self._tensors)
+        packed = as_it_runs(f"{path}.weight", self._tensors)
         rows, columns = packed.shape
         panels = self._weights.take(door.packed_bytes(packed.type, rows, columns))
         at_once = max(1, AT_ONCE // (packed.data.shape[1] * door.PANEL)) * door.PANEL
@@ -202,7 +202,8 @@ def _type(name: str, tensors: Tensors) -> str:
     return "F32" if name.endswith(ROUTERS) else tensors.later(name).type
 
 
-def _read(name: str, tensors: Tensors) -> Packed:
+def as_it_runs(name: str, tensors: Tensors) -> Packed:
+    """The matrix of this name in the type that it runs as."""
     packed = tensors[name]
     return quant.pack(quant.unpack(packed), "F32") if name.endswith(ROUTERS) else packed
 

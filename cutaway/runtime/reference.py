@@ -2,13 +2,13 @@
 absent.
 
     x = embedding[id]
-    for each block:  x += out(attention(turned q, k, v of norm(x)));  x += down(act(gate) up of norm(x))
+    for each block:  x += out(attention(rotated q, k, v of norm(x)));  x += down(act(gate) up of norm(x))
     logits = head(norm(x))
 
-In a mixture of experts a token passes the MLPs that its router picks; what they say is added up by weight.
-The roundings are the native step's: packed matrices see 8-bit vectors (matmul.py), keys and values are kept
-as halves, everything between is float32. Sums of norms and of attention are added in numpy's order, so that
-the last bit may differ, and behind a number on the edge of two roundings more than that."""
+In a mixture of experts a token passes the MLPs that its router picks; their outputs are added up by weight.
+Packed matrices read 8-bit vectors (matmul.py), keys and values are kept as halves, everything between is
+float32. Every sum has the native step's order and every product its rounding (arithmetic.py): the logits are
+the native step's, to the bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
-from cutaway.runtime import attention, matmul, packing
+from cutaway.runtime import arithmetic, attention, matmul, packing
 from cutaway.weights import quant
 from cutaway.weights.rules import Tensors
 
@@ -160,18 +160,19 @@ class ReferenceEngine:
         return self._matrix(f"{path}.down", hidden)
 
     def _mixture(self, of: MoE, path: str, x: np.ndarray) -> np.ndarray:
-        scores = x @ self._vector(f"{path}.router.weight").T
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
+        scores = self._matrix(f"{path}.router", x)
+        shares = arithmetic.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= _in_order(shares)
         chosen = np.argsort(-shares, axis=1, kind="stable")[:, : of.top_k]  # the first of equals first
         weights = np.take_along_axis(shares, chosen, axis=1)
         if of.normalised:
-            weights /= weights.sum(axis=1, keepdims=True)
+            weights /= _in_order(weights)
         said = np.zeros_like(x)
         if of.common is not None:
             said += self._mlp(of.common, f"{path}.shared", x)
         if of.shared_gate:
-            said /= np.float32(1) + np.exp(-(x @ self._vector(f"{path}.shared_gate.weight").T))
+            gate = self._matrix(f"{path}.shared_gate", x)
+            said *= np.float32(1) / (np.float32(1) + arithmetic.exp(-gate))
         for rank in range(of.top_k):
             for e in np.unique(chosen[:, rank]).tolist():
                 of_e = chosen[:, rank] == e
@@ -185,17 +186,15 @@ class ReferenceEngine:
         scores = matmul.head_product(
             self.tensors[f"{name}.weight"], self._norm(x, "norm", self.config.norm.eps)
         )
-        cap = self.config.softcap
-        return np.float32(cap) * np.tanh(scores / np.float32(cap)) if cap else scores
+        return arithmetic.softcapped(scores, self.config.softcap)
 
     def _matrix(self, path: str, x: np.ndarray) -> np.ndarray:
-        out = matmul.product(self.tensors[f"{path}.weight"], x)
+        out = matmul.product(packing.as_it_runs(f"{path}.weight", self.tensors), x)
         bias = f"{path}.bias"
         return out + quant.unpack(self.tensors[bias]) if bias in self.tensors else out
 
     def _norm(self, x: np.ndarray, path: str, eps: float) -> np.ndarray:
-        squares = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-        return x * (np.float32(1) / np.sqrt(squares + np.float32(eps))) * self._vector(f"{path}.weight")
+        return arithmetic.rms_norm(x, self._vector(f"{path}.weight"), eps)
 
     def _post(self, block: Block, said: np.ndarray, path: str) -> np.ndarray:
         return self._norm(said, path, block.norm.eps) if block.post_norm else said
@@ -222,21 +221,24 @@ def turned(x: np.ndarray, positions: np.ndarray, by: rope.Config) -> np.ndarray:
     return out
 
 
+def _in_order(x: np.ndarray) -> np.ndarray:
+    """The sum of each row, one number after another: float32 [t 1] of [t n]."""
+    return np.add.accumulate(x, axis=1)[:, -1:]
+
+
 def _silu(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return x / (np.float32(1) + np.exp(-x))
+    return x / (np.float32(1) + arithmetic.exponential(-x))
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:
     """x/2 (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
-    u = x * (x * x * np.float32(0.044715) + np.float32(1))
-    with np.errstate(over="ignore"):
-        return x / (np.float32(1) + np.exp(u * np.float32(-2 * math.sqrt(2 / math.pi))))
+    u = x * arithmetic.fma(x * x, np.float32(0.044715), np.float32(1))
+    return x / (np.float32(1) + arithmetic.exponential(u * np.float32(-1.5957691216)))
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
     erf = np.vectorize(math.erf, otypes=[np.float32])
-    return x * np.float32(0.5) * (np.float32(1) + erf(x * np.float32(math.sqrt(0.5))))
+    return x * (np.float32(0.5) * (np.float32(1) + erf(x * np.float32(0.70710678))))
 
 
 ACTIVATIONS = {

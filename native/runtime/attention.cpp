@@ -10,6 +10,7 @@
 
 #include "core/half.hpp"
 #include "core/isa.hpp"
+#include "runtime/vectors.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>

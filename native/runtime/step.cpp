@@ -831,7 +831,7 @@ class Step {
         const int64_t experts = layer.expert_count;
         const float highest = *std::max_element(scores, scores + experts);
         float total = 0.0f, kept = 0.0f;
-        for (int64_t e = 0; e < experts; ++e) total += scores[e] = std::exp(scores[e] - highest);
+        for (int64_t e = 0; e < experts; ++e) total += scores[e] = exp_of(scores[e] - highest);
         for (int64_t e = 0; e < experts; ++e) scores[e] /= total;
         for (int64_t i = 0; i < layer.top_k; ++i) {
             const int64_t best = std::max_element(scores, scores + experts) - scores;
@@ -857,7 +857,7 @@ class Step {
         float* out = out_ + token * width_stride_;
         float gate = layer.up.rows > 0 ? 1.0f : 0.0f;
         if (layer.shared_gate.rows > 0) {
-            gate = 1.0f / (1.0f + std::exp(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
+            gate = 1.0f / (1.0f + exp_of(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
         }
         for (int i = 0; i < model_.width; ++i) out[i] = gate == 0.0f ? 0.0f : out[i] * gate;
         for (int64_t i = token * layer.top_k; i < (token + 1) * layer.top_k; ++i) {
@@ -910,7 +910,7 @@ class Step {
             float* to = reading_.logits + i * model_.vocab + begin;
             for (int64_t row = 0; row < rows; ++row) to[row] = parts == 1 ? from[row] : from[row] + more[row];
             for (int64_t row = 0; model_.softcap != 0.0f && row < rows; ++row) {
-                to[row] = model_.softcap * std::tanh(to[row] / model_.softcap);
+                to[row] = softcapped(to[row], model_.softcap);
             }
         }
     }

@@ -1,11 +1,18 @@
 // What is done to vectors between two matrix products: norms, rounding, activations.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "runtime/matmul.hpp"
 
 namespace cutaway {
+
+// Computed in double and rounded once: the same float from every C library, and from numpy.
+inline float exp_of(float x) { return static_cast<float>(std::exp(static_cast<double>(x))); }
+inline float softcapped(float x, float cap) {
+    return cap * static_cast<float>(std::tanh(static_cast<double>(x / cap)));
+}
 
 enum Activation : int32_t { kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3 };
 
