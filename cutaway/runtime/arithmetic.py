@@ -7,9 +7,10 @@ from __future__ import annotations
 import numpy as np
 
 LANES = 16
+Floats = np.ndarray | np.float32
 
 
-def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+def fma(a: Floats, b: Floats, c: Floats) -> np.ndarray:
     """a b + c of float32 arrays, rounded once.
 
     A double holds the product exactly. Its sum is rounded twice, which matters only where the first rounding
