@@ -288,7 +288,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     packed = Packed("Q8_0", (1, 32), np.arange(34, dtype=np.uint8).reshape(1, 34))
     first, second = quant.unpack(packed), quant.unpack(packed)
-assert (first == quant.unpack_reference(packed)).all() and native.isa() == "twin"
+assert (first == quant.unpack_reference(packed)).all() and native.isa() == "reference"
 assert [warning.category for warning in caught] == [RuntimeWarning], caught
 print(caught[0].message)
 try:

@@ -25,7 +25,7 @@ from cutaway.inspect import activation_quant
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
-from cutaway.native import runtime as door
+from cutaway.native import runtime as kernels
 from cutaway.position import alibi, rope
 from cutaway.runtime import matmul, packing, panels
 from cutaway.runtime.engine import RuntimeEngine
@@ -65,8 +65,8 @@ def halves_at(type: str) -> tuple[int, ...]:
 
 def laid(packed: Packed) -> np.ndarray:
     rows, columns = packed.shape
-    out = np.empty(door.packed_bytes(packed.type, rows, columns), np.uint8)
-    door.pack(packed.type, rows, columns, packed.data, out)
+    out = np.empty(kernels.packed_bytes(packed.type, rows, columns), np.uint8)
+    kernels.pack(packed.type, rows, columns, packed.data, out)
     return out
 
 
@@ -81,11 +81,11 @@ def sizes(type: str) -> list[tuple[int, int]]:
     )
 
 
-@pytest.mark.parametrize("type", door.TYPES)
+@pytest.mark.parametrize("type", kernels.TYPES)
 def test_panels_are_the_same_bytes(type: str):
     for rows, columns in sizes(type):
         packed = weights(type, rows, columns)
-        assert np.array_equal(laid(packed), panels.pack_twin(packed))
+        assert np.array_equal(laid(packed), panels.pack_reference(packed))
 
 
 # Products of every type and number of vectors in a fresh process, where the environment chooses the kernel.
@@ -93,22 +93,22 @@ PRODUCTS = """
 import sys
 import numpy as np
 from cutaway import gguf, native
-from cutaway.native import runtime as door
+from cutaway.native import runtime as kernels
 from cutaway.runtime import matmul
 from tests.test_runtime import laid, sizes, weights
 
 assert native.available() and native.isa() == sys.argv[1], native.isa()
-for type in door.TYPES:
+for type in kernels.TYPES:
     for rows, columns in sizes(type):
         packed = weights(type, rows, columns)
         x = np.random.default_rng(1).normal(size=(7, columns)).astype(np.float32)
         x[2] = 0
         x[3, : columns // 2] = 0
-        ours = door.multiply(type, rows, columns, laid(packed), x)
+        ours = kernels.multiply(type, rows, columns, laid(packed), x)
         assert np.array_equal(ours, matmul.product(packed, x)), (type, rows, columns)
         for n in range(1, 7):
-            assert np.array_equal(door.multiply(type, rows, columns, laid(packed), x[:n]), ours[:n]), (type,
-            n)
+            fewer = kernels.multiply(type, rows, columns, laid(packed), x[:n])
+            assert np.array_equal(fewer, ours[:n]), (type, n)
 print("same bits")
 """
 
@@ -123,7 +123,7 @@ def test_each_instruction_set_gives_the_references_products(isa: str):
 
 def test_the_largest_numbers_do_not_overflow():
     """All quants at their extremes: 16-bit sums are at their limit."""
-    for type in door.TYPES[3:]:
+    for type in kernels.TYPES[3:]:
         layout = TYPES[type]
         for byte in (0xFF, 0x80, 0x7F, 0x00):
             data = np.full((16, layout.bytes), byte, np.uint8)
@@ -133,13 +133,13 @@ def test_the_largest_numbers_do_not_overflow():
             for sign in (1.0, -1.0):
                 x = np.full((1, layout.block), sign, np.float32)
                 assert np.array_equal(
-                    door.multiply(type, 16, layout.block, laid(packed), x), matmul.product(packed, x)
+                    kernels.multiply(type, 16, layout.block, laid(packed), x), matmul.product(packed, x)
                 ), (type, byte)
 
 
 def test_the_reference_is_the_definitions_product_of_rounded_vectors():
     x = np.random.default_rng(2).normal(size=(3, 256)).astype(np.float32)
-    for type in door.TYPES[3:]:
+    for type in kernels.TYPES[3:]:
         packed = weights(type, 16, 256)
         exact = (
             matmul.rounded(x, type).astype(np.float64) @ quant.unpack_reference(packed).astype(np.float64).T
@@ -298,10 +298,11 @@ def digests(engine: type[RuntimeEngine | ReferenceEngine], files: list[str]) -> 
     """The SHA-256 of the logits of every shape, type and file: one bit changes it."""
     paged = ("llama", "gemma3")  # read past the first page
     models = {n: (config(n), tensors(config(n)), IDS[: 140 if n in paged else 20]) for n in SHAPES}
-    for type in door.TYPES:
+    for type in kernels.TYPES:
         models |= {f"{type} {name}": (*wide(type, mlp), IDS[:9]) for name, mlp in MLPS.items()}
     for file in files:
         checkpoint = load.read(file)
+        assert isinstance(checkpoint.config, Decoder)
         models[file] = (checkpoint.config, checkpoint.tensors, [504, 3575, 282, 4649, 314])
     return {
         name: hashlib.sha256(engine(of, entries).logits(ids).tobytes()).hexdigest()
@@ -371,8 +372,8 @@ def layer_inputs(model: Any, ids: list[int], edits: Mapping[str, Listener]) -> l
 
 def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """KL(p || q) of each position's predictions, in nats, of logits [t v]."""
-    p, q = (torch.from_numpy(each).double().log_softmax(-1) for each in (p, q))
-    return (p.exp() * (p - q)).sum(-1).numpy()
+    one, other = (torch.from_numpy(each).double().log_softmax(-1) for each in (p, q))
+    return (one.exp() * (one - other)).sum(-1).numpy()
 
 
 @pytest.mark.parametrize("kind", ["Q4_1", "Q4_K"])
@@ -473,7 +474,7 @@ def wide(type: str, mlp: MLP | MoE = MLPS["dense"]) -> tuple[Decoder, Tensors]:
 
 
 @pytest.mark.parametrize("mlp", MLPS)
-@pytest.mark.parametrize("type", door.TYPES)
+@pytest.mark.parametrize("type", kernels.TYPES)
 def test_packed_weights_give_the_logits_of_rounded_vectors(type: str, mlp: str):
     """Every type, against the trace that shows what the runtime computes with."""
     of, entries = wide(type, MLPS[mlp])
@@ -481,8 +482,8 @@ def test_packed_weights_give_the_logits_of_rounded_vectors(type: str, mlp: str):
     edits = activation_quant.edits(of, entries)
     engine = RuntimeEngine(of, entries)
     ours = engine.logits(IDS[:60])
-    # A value within rounding noise of the midpoint of two roundings goes to either; what follows moves by less
-    # than eight bits cost. In two random layers of 256 few do at a text's first token.
+    # A value within rounding noise of the midpoint of two roundings goes to either; what follows moves by
+    # less than eight bits cost. In two random layers of 256 few do at a text's first token.
     alone = watched(plain.model, [[id] for id in IDS[:7]], edits)[:, 0]
     firsts = apart(np.concatenate([engine.logits([id]) for id in IDS[:7]]), alone)
     # The head's second rounding has its edges too, 254 times lower: a stream that differs by 1e-6, which is
@@ -493,7 +494,7 @@ def test_packed_weights_give_the_logits_of_rounded_vectors(type: str, mlp: str):
         assert apart(ours, plain.logits(IDS[:60]))[0] > 1e-3
 
 
-@pytest.mark.parametrize("type", door.TYPES)
+@pytest.mark.parametrize("type", kernels.TYPES)
 def test_a_tied_table_is_read_out_of_the_heads_panels(type: str):
     """As an untied model reads the same table from its rows: to the bit, out of a half-filled panel too."""
     of, entries = wide(type)
@@ -511,7 +512,7 @@ def apart(ours: np.ndarray, expected: np.ndarray) -> np.ndarray:
 # ---- what is refused ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("type", door.TYPES)
+@pytest.mark.parametrize("type", kernels.TYPES)
 def test_weights_that_are_no_numbers_are_refused(type: str):
     of, entries = wide(type)
     broken = dict(entries)
@@ -598,7 +599,9 @@ def test_what_does_not_fit_is_refused():
     assert state.length == 0
     many = np.zeros(1, np.int32)
     with pytest.raises(UserError, match="0 pages do not hold positions 0 to 0"):
-        door.read(engine.plan.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many)
+        kernels.read(
+            engine.plan.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many
+        )
 
 
 def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.MonkeyPatch):
@@ -609,8 +612,8 @@ def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.Monke
 
 
 def test_the_structures_mirror_the_compilers():
-    door._mirrored()
-    assert ctypes.sizeof(door.Matrix) == 32
+    kernels._mirrored()
+    assert ctypes.sizeof(kernels.Matrix) == 32
 
 
 def test_a_token_alone_is_read_as_with_others():
@@ -622,7 +625,7 @@ def test_a_token_alone_is_read_as_with_others():
         assert np.array_equal(engine.step(id, one), engine.read([[id]], [other], [0])[0])
     assert one.length == other.length == 9
     for id in -1, of.vocab:
-        with pytest.raises(UserError, match="An id lies outside"):
+        with pytest.raises(UserError, match="An id is outside"):
             engine.step(id, one)
     with pytest.raises(UserError, match="pages do not hold"):
-        door.OneToken(engine.plan.model).read(0, 128, one.addresses[:1])
+        kernels.OneToken(engine.plan.model).read(0, 128, one.addresses[:1])
