@@ -42,7 +42,8 @@ def weights(type: str, rows: int, columns: int, seed: int = 0) -> Packed:
     for factor in (1.0, None):
         if factor is None:
             factor = (
-                columns**-0.5 / quant.unpack_twin(Packed(type, (rows, columns), data.reshape(rows, -1))).std()
+                columns**-0.5
+                / quant.unpack_reference(Packed(type, (rows, columns), data.reshape(rows, -1))).std()
             )
         for n, at in enumerate(halves_at(type)):
             data[..., at : at + 2] = (halves[..., n, None] * factor).astype(np.float16).view(np.uint8)
@@ -76,13 +77,15 @@ def sizes(type: str) -> list[tuple[int, int]]:
 def test_panels_are_the_same_bytes(type: str):
     for rows, columns in sizes(type):
         packed = weights(type, rows, columns)
-        assert np.array_equal(laid(packed), panels.pack_twin(packed))
+        assert np.array_equal(laid(packed), panels.pack_reference(packed))
 
 
 def in_order(packed: Packed, x: np.ndarray) -> np.ndarray:
     """W x of bfloat16 as the kernels add it: every other pair of columns apart, of each the odd one first."""
     columns = x.shape[1]
-    products = matmul.rounded(x, "BF16")[:, None] * quant.unpack_twin(packed)  # exact: 8 bits times 8 bits
+    products = matmul.rounded(x, "BF16")[:, None] * quant.unpack_reference(
+        packed
+    )  # exact: 8 bits times 8 bits
     sums = np.zeros((2, len(x), packed.shape[0]), np.float32)
     for at in range(0, columns, 2):
         for column in (at + 1, at):
@@ -150,7 +153,9 @@ def test_the_twin_is_the_definitions_product_of_rounded_vectors():
     x = np.random.default_rng(2).normal(size=(3, 256)).astype(np.float32)
     for type in door.TYPES[3:]:
         packed = weights(type, 16, 256)
-        exact = matmul.rounded(x, type).astype(np.float64) @ quant.unpack_twin(packed).astype(np.float64).T
+        exact = (
+            matmul.rounded(x, type).astype(np.float64) @ quant.unpack_reference(packed).astype(np.float64).T
+        )
         assert np.allclose(matmul.product(packed, x), exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max()), type
 
 

@@ -241,7 +241,7 @@ def test_lone_surrogates_and_other_types_are_refused(smollm2: Tokenizer) -> None
 
 
 def test_a_byte_without_a_token_is_left_out_with_a_warning(smollm2: Tokenizer) -> None:
-    fresh = Tokenizer(smollm2.parts)
+    fresh = Tokenizer(smollm2.spec)
     with pytest.warns(RuntimeWarning, match="no token for byte 0x04"):
         assert fresh.encode("a\x04b") == smollm2.encode("a") + smollm2.encode("b")
 
@@ -344,7 +344,7 @@ def test_importing_the_tokenizer_loads_neither_torch_nor_what_it_does_not_need()
 
 def test_the_cache_of_pieces_is_bounded(smollm2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "CACHED_PIECES", 10)
-    fresh = Tokenizer(smollm2.parts)
+    fresh = Tokenizer(smollm2.spec)
     text = " ".join(str(random.Random(i).random()) for i in range(50)) + "x" * 100
     assert fresh.encode(text) == smollm2.encode(text)
     assert len(fresh._way(fresh._control).model.cache) <= 10

@@ -81,7 +81,7 @@ def head_product(packed: Packed, x: np.ndarray) -> np.ndarray:
 def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """float32 [n rows]: W x for vectors float32 [n columns], as the kernels compute it."""
     if not reads_eight_bits(packed.type):
-        return rounded(x, packed.type) @ quant.unpack_twin(packed).T
+        return rounded(x, packed.type) @ quant.unpack_reference(packed).T
     vectors = quantize(x)
     weights, scale, least = _whole(packed)
     groups, parts = vectors.q.shape[1], weights.shape[1]

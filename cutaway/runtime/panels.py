@@ -37,7 +37,7 @@ FIELDS = {
 FIFTHS = {"Q5_0": 2, "Q5_1": 4}  # where the word of fifth bits begins
 
 
-def pack_twin(packed: Packed) -> np.ndarray:
+def pack_reference(packed: Packed) -> np.ndarray:
     """The panels of a matrix, uint8; rows past the last, and an odd last column's partner, are zeros."""
     layout = TYPES[packed.type]
     size = layout.bytes * (2 if layout.block == 1 else 1)

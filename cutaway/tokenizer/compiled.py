@@ -149,9 +149,9 @@ def recall(name: str, read: Callable[[], TokenizerSpec]) -> tuple[TokenizerSpec,
         return None
 
 
-def keep(name: str, parts: TokenizerSpec, laid_out: bytes) -> None:
+def keep(name: str, spec: TokenizerSpec, laid_out: bytes) -> None:
     """Keeps a tokenizer under a name, whole or not at all. A cache that cannot be written is done without."""
-    small = _said(parts)
+    small = _said(spec)
     if small is None:
         return
     head = _MARK + len(small).to_bytes(4, "little") + zlib.crc32(small).to_bytes(4, "little") + small
@@ -167,20 +167,20 @@ def _file(name: str) -> File:
     return store.home() / "vocabularies" / f"{name}.bin"
 
 
-def _said(parts: TokenizerSpec) -> bytes | None:
+def _said(spec: TokenizerSpec) -> bytes | None:
     """The small fields as JSON; None where a rule or a step is of a kind that is not written."""
-    if parts.words is not None or any(
-        type(one).__name__ not in _RULES for one in (*parts.normalizer, *parts.pretokenizer)
+    if spec.words is not None or any(
+        type(one).__name__ not in _RULES for one in (*spec.normalizer, *spec.pretokenizer)
     ):
         return None
     said = {
-        field.name: getattr(parts, field.name) for field in fields(TokenizerSpec) if field.name not in HEAVY
+        field.name: getattr(spec, field.name) for field in fields(TokenizerSpec) if field.name not in HEAVY
     }
     for name in ("normalizer", "pretokenizer"):
         said[name] = [[type(one).__name__, asdict(one)] for one in said[name]]
-    said["added"] = [asdict(token) for token in parts.added]
-    said["lead"] = parts.lead.rule
-    return json.dumps({**said, "size": len(parts.tokens)}).encode()
+    said["added"] = [asdict(token) for token in spec.added]
+    said["lead"] = spec.lead.rule
+    return json.dumps({**said, "size": len(spec.tokens)}).encode()
 
 
 def _small(held: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def unreachable(tokenizer: Tokenizer) -> list[int]:
 
 def _ordinary(tokenizer: Tokenizer) -> Iterator[int]:
     added = set(tokenizer.added.values())
-    spare = set(BYTE_TOKENS) if tokenizer.parts.fallback else set()
-    for id, text in enumerate(tokenizer.parts.tokens):
+    spare = set(BYTE_TOKENS) if tokenizer.spec.fallback else set()
+    for id, text in enumerate(tokenizer.spec.tokens):
         if text is not None and text not in spare and id not in added and id != tokenizer.unknown:
             yield id
 
@@ -94,7 +94,7 @@ def _text_of(tokenizer: Tokenizer, id: int) -> str | None:
 def _reached(tokenizer: Tokenizer, id: int) -> bool:
     """Whether the token's own text encodes to it: by itself, or as a part of a word if it can be no more."""
     token, way = tokenizer.token_text(id), tokenizer.plain
-    if tokenizer.parts.bytewise:
+    if tokenizer.spec.bytewise:
         text = _text_of(tokenizer, id)
         if text is not None:
             return tokenizer.encode(text) == [id]
@@ -103,9 +103,9 @@ def _reached(tokenizer: Tokenizer, id: int) -> bool:
     if isinstance(way.model, WordPiece):
         goes_on = token.startswith(way.model.continues)
         word = "a" + token.removeprefix(way.model.continues) if goes_on else token
-        kept = pretokenize(way.steps, normalize(tokenizer.parts.normalizer, word)) == [word]
+        kept = pretokenize(way.steps, normalize(tokenizer.spec.normalizer, word)) == [word]
         return kept and (goes_on or way.model.encode(word) == [id])
-    rules = tuple(rule for rule in tokenizer.parts.normalizer if _changes_letters(rule))
+    rules = tuple(rule for rule in tokenizer.spec.normalizer if _changes_letters(rule))
     plain = normalize(rules, token.replace(SPACE, " ")).replace(" ", SPACE)
     return plain == token and way.model.encode(token) == [id]
 

@@ -31,8 +31,8 @@ from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.native import word_counter as native_count
 from cutaway.store.files import atomic_file
-from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, tally
-from cutaway.tokenizer.word_split import cut_by
+from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, word_counter
+from cutaway.tokenizer.word_split import splitter
 
 Source = str | os.PathLike[str]
 Progress = Callable[[str, int, int | None], None]
@@ -64,8 +64,7 @@ class WordCounts:
         self.special = _special(self.special)
         if self.limit < 1:
             raise UserError(f"a limit of {self.limit} distinct words leaves none; give 1 or more")
-        self._cut = cut_by(self.pattern, self.special)
-        self._tally = tally(self._cut)
+        self._counter = word_counter(splitter(self.pattern, self.special))
 
     @classmethod
     def of(
@@ -120,12 +119,12 @@ class WordCounts:
                     f"counts of the pattern {shard.pattern!r} with special tokens {list(shard.special)} do "
                     f"not add to those of {self.pattern!r} with {list(self.special)}"
                 )
-            out._tally.put(shard._tally.words())
+            out._counter.put(shard._counter.words())
             out.documents += shard.documents
             out.bytes += shard.bytes
             out.undercount += shard.undercount
             out.done |= shard.done
-        out.undercount += out._tally.prune(out.limit)
+        out.undercount += out._counter.prune(out.limit)
         return out
 
     @property
@@ -135,10 +134,10 @@ class WordCounts:
 
     def arrays(self) -> Words:
         """The words as arrays, in no particular order."""
-        return self._tally.words()
+        return self._counter.words()
 
     def __len__(self) -> int:
-        return len(self._tally)
+        return len(self._counter)
 
     def total(self) -> int:
         """How many words were counted, each as often as it occurs."""
@@ -196,7 +195,7 @@ class WordCounts:
             raise UserError(f"{path} has changed since it was counted: count it anew, to another file")
         if size and before[2] == size:
             return
-        for text, end in _blocks(path, before[2], self._tally, invalid):
+        for text, end in _blocks(path, before[2], self._counter, invalid):
             with _unbroken():
                 self._add(text)
                 self.done[name] = size, changed, end
@@ -206,9 +205,9 @@ class WordCounts:
             keeper.keep_now_and_then()
 
     def _add(self, text: bytes) -> None:
-        self._tally.add(text, self.threads)
+        self._counter.add(text, self.threads)
         self.bytes += len(text)
-        self.undercount += self._tally.prune(self.limit)
+        self.undercount += self._counter.prune(self.limit)
 
 
 class _Keeper:
@@ -376,7 +375,7 @@ def _read(data: bytes, name: str) -> WordCounts:
         header["undercount"],
         {path: (state[0], state[1], state[2]) for path, state in header["done"].items()},
     )
-    out._tally.put(Words(spelt, offsets, counts))
+    out._counter.put(Words(spelt, offsets, counts))
     if len(out) != words:
         raise UserError(f"{name} is damaged: it has a word twice")
     return out

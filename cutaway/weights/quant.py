@@ -24,13 +24,13 @@ def unpack(packed: Packed) -> np.ndarray:
     """The tensor as a new float32 array of its shape; refuses a type that is not one of weights."""
     _reader(packed)
     if not native.available():
-        return unpack_twin(packed)
+        return unpack_reference(packed)
     out = np.empty(packed.shape, np.float32)
     native.unpack(packed.type, np.ascontiguousarray(packed.data), out)
     return out
 
 
-def unpack_twin(packed: Packed) -> np.ndarray:
+def unpack_reference(packed: Packed) -> np.ndarray:
     """What `unpack` computes, by numpy alone: slower, and the judge of the compiled kernels."""
     read, layout = _reader(packed), TYPES[packed.type]
     blocks = np.ascontiguousarray(packed.data).reshape(-1, layout.bytes)

@@ -47,13 +47,13 @@ def pack(array: np.ndarray, type: str, importance: np.ndarray | None = None) -> 
         raise UserError(f"Weights are not fitted to {type!r}: use {', '.join(FITTED)}")
     array, importance = _checked(array, type, importance)
     if not native.available():
-        return pack_twin(array, type, importance)
+        return pack_reference(array, type, importance)
     out = np.empty(packed_shape(type, array.shape), U8)
     native.fit(type, array, importance, out)
     return Packed(type, array.shape, out)
 
 
-def pack_twin(array: np.ndarray, type: str, importance: np.ndarray | None = None) -> Packed:
+def pack_reference(array: np.ndarray, type: str, importance: np.ndarray | None = None) -> Packed:
     """What ``pack`` computes, by numpy alone: slower, and the judge of the compiled kernels."""
     array, importance = _checked(array, type, importance)
     block = TYPES[type].block

@@ -55,7 +55,7 @@ def read(
     raise UserError(f"{path.name} is no tokenizer that is known: give {KNOWN}")
 
 
-def save(parts: TokenizerSpec, path: str | os.PathLike[str], force: bool = True) -> Path:
+def save(spec: TokenizerSpec, path: str | os.PathLike[str], force: bool = True) -> Path:
     """Write a tokenizer, complete or not at all, in the format that the file's name says; returns the path.
 
     Raises UserError for a name that says none, for what a format cannot say, and for a file that exists
@@ -66,7 +66,7 @@ def save(parts: TokenizerSpec, path: str | os.PathLike[str], force: bool = True)
     if target.suffix not in WRITERS:
         raise UserError(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
     module = importlib.import_module(f"cutaway.tokenizer.formats.{WRITERS[target.suffix]}")
-    data = module.write_file(parts)
+    data = module.write_file(spec)
     write_whole(target, data, force=force)
     return target
 

@@ -30,7 +30,7 @@ SQUEEZED = (ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \Z", ""))
 
 
 def read(metadata: Mapping[str, Any]) -> TokenizerSpec:
-    """The parts of the tokenizer in a GGUF file's metadata.
+    """The spec of the tokenizer in a GGUF file's metadata.
 
     Raises UserError for what is not supported, by name.
     """

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer.json, read; hf_json_write.py writes it, hf_rules.py knows the parts that change
+"""Hugging Face's tokenizer.json, read; hf_json_write.py writes it, hf_rules.py knows the spec that change
 text.
 
 What is supported is named here, part by part; anything else that a file asks for is refused by its name.
@@ -23,7 +23,7 @@ from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 
 
 def read(whole: Fields) -> TokenizerSpec:
-    """The parts of a tokenizer.json. Raises UserError for what is not supported, by name."""
+    """The spec of a tokenizer.json. Raises UserError for what is not supported, by name."""
     model = whole.sub("model")
     kind = model.get("type", str, "BPE" if model.has("merges") else "none")
     if kind not in _MODELS:

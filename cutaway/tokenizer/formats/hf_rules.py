@@ -29,7 +29,7 @@ DEEPEST = 20  # Sequences in Sequences
 
 
 def flat(whole: Fields, key: str, inner: str, depth: int = 0) -> Iterable[Fields]:
-    """The parts in a field, those of a Sequence one by one."""
+    """The spec in a field, those of a Sequence one by one."""
     if not whole.has(key):
         return
     yield from _unrolled(whole.sub(key), inner, depth)

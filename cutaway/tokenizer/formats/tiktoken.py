@@ -21,7 +21,7 @@ HIGHEST = 10_000_000  # no vocabulary is a tenth as large
 
 
 def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]) -> TokenizerSpec:
-    """The parts of a rank file. Raises UserError for what is none, or without a pattern."""
+    """The spec of a rank file. Raises UserError for what is none, or without a pattern."""
     if pattern is None:
         raise UserError(
             f"{name} does not say how text is split: give pattern= one of {', '.join(PATTERNS)}, or a regex"
@@ -35,7 +35,7 @@ def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]
 
 
 def read_encoder(whole: Fields) -> TokenizerSpec:
-    """The parts of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank,
+    """The spec of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank,
     tokens".
     """
     lines = [line.split(" ") for line in whole.need("bpe_ranks", str).split("\n") if line]

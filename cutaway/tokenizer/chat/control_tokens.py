@@ -51,7 +51,7 @@ class Traced:
         yield from zip(starts, [*starts[1:], len(self.text)], self.origins[starts].tolist(), strict=True)
 
 
-class Dialect:
+class ControlTokens:
     """A template together with a tokenizer's tokens: what is a control token here, and which seams are known.
 
     `source` holds the template's constants, each where its origins say.
