@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cutaway.errors import UserError
-from cutaway.store.files import atomic_file, digest
+from cutaway.store.files import digest, write
 from cutaway.tokenizer import Tokenizer, bpe, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.spec import TokenizerSpec
@@ -62,8 +62,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
         "add_bos_token": tokenizer.add_bos,
     }
     config |= {role: tokenizer.token_text(id) for role, id in roles.items() if id is not None}
-    with atomic_file(folder / FILES[1]) as out:
-        out.write(json.dumps(config, indent=2, ensure_ascii=False).encode())
+    write(folder / FILES[1], json.dumps(config, indent=2, ensure_ascii=False))
     return folder
 
 

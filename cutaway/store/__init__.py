@@ -215,22 +215,17 @@ def cached() -> list[Entry]:
 
 def remove(name: str) -> int:
     """Delete the model called `name` from the cache; the bytes freed, or UserError when it is not there."""
-    if name in NAMES:
-        folder = home() / "models" / name
-        with locked(name):
-            found = find(name)
-            if found is None:
-                raise UserError(
-                    f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)"
-                )
-            import shutil
+    import shutil
 
-            freed = _size(found)
-            shutil.rmtree(folder)
-            return freed
     from cutaway.store import hub
 
-    if is_hub(name) and (freed := hub.remove(name)) is not None:
+    if name in NAMES:
+        with locked(name):
+            if found := find(name):
+                freed = _size(found)
+                shutil.rmtree(home() / "models" / name)
+                return freed
+    elif is_hub(name) and (freed := hub.remove(name)) is not None:
         return freed
     raise UserError(f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)")
 

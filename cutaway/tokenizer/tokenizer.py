@@ -25,6 +25,7 @@ from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
 from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize, time_limit
 from cutaway.tokenizer.spec import TokenizerSpec
+from cutaway.tokenizer.unicode import encoded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -589,12 +590,5 @@ def _whole(text: str) -> Iterator[None]:
 def _check(text: str) -> None:
     if not isinstance(text, str):
         raise UserError(f"a tokenizer encodes text, not {type(text).__name__}")
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as problem:
-        half, place = ord(text[problem.start]), problem.start
-        raise UserError(
-            f"the text holds half a surrogate pair (U+{half:04X}) at character {place}, which is no text"
-        ) from None
+    if not text.isascii():
+        encoded(text, "the text")

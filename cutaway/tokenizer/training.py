@@ -86,11 +86,10 @@ def unigram(
     pieces = unigram_em.train(words, room, seeds=seeds, min_frequency=min_frequency, progress=progress)
     pieces = {piece: score for piece, score in pieces.items() if piece not in taken}
     tokens = [*fixed, *pieces]
-    split = splitter(counts.pattern)
-    added = special_tokens(counts.special, len(tokens))
+    common = _common(counts, tokens)
+    common["added"] = (AddedToken(0, UNKNOWN, special=True), *common["added"])
     spec = TokenizerSpec(
-        tokens=[*tokens, *counts.special],
-        vocabulary={token: id for id, token in enumerate(tokens)},
+        **common,
         model="Unigram",
         pieces=pieces,
         worst=min(pieces.values(), default=0.0),
@@ -98,11 +97,6 @@ def unigram(
         bytewise=False,
         fallback=True,
         fuse=True,
-        normalizer=split.normalizer,
-        pretokenizer=split.steps,
-        added=(AddedToken(0, UNKNOWN, special=True), *added),
-        lead=Lead(ONE) if counts.pattern == METASPACE else NOTHING,
-        eos=next((token.id for token in added if token.text in ENDS), None),
         unknown=0,
     )
     _say_if_fewer(spec, size, f"no more substrings occur {min_frequency:,} times")
@@ -182,24 +176,31 @@ def _say_if_fewer(spec: TokenizerSpec, size: int, why: str) -> None:
 
 
 def _bpe_spec(counts: WordCounts, alphabet: Sequence[str], merges: list[Pair], level: str) -> TokenizerSpec:
-    tokens = [*alphabet, *(left + right for left, right in merges)]
-    split = splitter(counts.pattern)
-    added = special_tokens(counts.special, len(tokens))
+    common = _common(counts, [*alphabet, *(left + right for left, right in merges)])
+    cut = common["pretokenizer"]
     return TokenizerSpec(
-        tokens=[*tokens, *counts.special],
-        vocabulary={token: id for id, token in enumerate(tokens)},
+        **common,
         merges=merges,
         bytewise=level == BYTE,
         # Merging comes to every learned token, so `whole` changes no ids; llama.cpp's llama-bpe has it.
         whole=level == BYTE
-        and any(pre in WHOLE and split.steps == tuple(map(Split, patterns)) for pre, patterns in SPELLINGS),
+        and any(pre in WHOLE and cut == tuple(map(Split, patterns)) for pre, patterns in SPELLINGS),
         fallback=level == CHARACTER,
-        normalizer=split.normalizer,
-        pretokenizer=split.steps,
-        added=added,
-        lead=Lead(ONE) if counts.pattern == METASPACE else NOTHING,
-        eos=next((token.id for token in added if token.text in ENDS), None),
     )
+
+
+def _common(counts: WordCounts, tokens: Sequence[str]) -> dict[str, Any]:
+    """What a learned vocabulary has of any kind: its tokens, and how text was split to learn them."""
+    split, added = splitter(counts.pattern), special_tokens(counts.special, len(tokens))
+    return {
+        "tokens": [*tokens, *counts.special],
+        "vocabulary": {token: id for id, token in enumerate(tokens)},
+        "normalizer": split.normalizer,
+        "pretokenizer": split.steps,
+        "added": added,
+        "lead": Lead(ONE) if counts.pattern == METASPACE else NOTHING,
+        "eos": next((token.id for token in added if token.text in ENDS), None),
+    }
 
 
 def special_tokens(texts: Sequence[str], first: int) -> tuple[AddedToken, ...]:

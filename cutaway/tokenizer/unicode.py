@@ -16,6 +16,8 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from cutaway.errors import UserError
+
 CLASSES = (r"[\p{Lu}\p{Lt}]", r"\p{Ll}", r"[\p{Lm}\p{Lo}]", r"\p{M}", r"\p{N}", r"\p{P}", r"\p{S}", r"\s")
 MARK, PUNCTUATION, FORMAT = 4, 6, 9  # numbers of classes: from 1 on their places in CLASSES, then Cf
 
@@ -62,6 +64,17 @@ def stand_ins() -> dict[int, str]:
 def shown(text: str) -> str:
     """A text of the same length as `regex` is to see it."""
     return text if text.isascii() else text.translate(stand_ins())
+
+
+def encoded(text: str, what: str) -> bytes:
+    """A text as UTF-8. Raises UserError, which names `what`, where it holds half a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as problem:
+        place, half = problem.start, ord(text[problem.start])
+        raise UserError(
+            f"{what} holds half a surrogate pair (U+{half:04X}) at character {place}, which is no text"
+        ) from None
 
 
 def _nearest(codes: list[int], code: int) -> int:

@@ -12,10 +12,8 @@ from cutaway.errors import UserError
 from cutaway.tokenizer.added import any_of
 from cutaway.tokenizer.normalize import OneSpace, Rule, normalize
 from cutaway.tokenizer.pretokenize import (
-    CL100K,
-    GPT2,
-    O200K,
     PATTERNS,
+    TIKTOKEN,
     Metaspace,
     Split,
     Step,
@@ -27,7 +25,6 @@ from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 METASPACE = "metaspace"
 BERT = {"bert": BertNormalizer(), "bert-cased": BertNormalizer(lowercase=False)}
-TIKTOKEN = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
 _LINE_ENDS = regex.compile(r"\r?\n")
 _NAME = regex.compile(r"[A-Za-z0-9._-]+")
 _AROUND = 256  # characters on either side of a cut that are looked at

@@ -381,16 +381,12 @@ def _planned(name: str, tensor: Packed | Later | tuple[str, tuple[int, ...], np.
     return Packed(type, shape, data.reshape(stored))
 
 
-def _nbytes(tensor: Packed | Later) -> int:
-    return math.prod(packed_shape(tensor.type, tensor.shape))
-
-
 def _shards(tensors: dict[str, Packed | Later], limit: int | None) -> list[dict[str, Packed | Later]]:
     """The tensors in their order, cut where the next one would exceed `limit` bytes."""
     shards: list[dict[str, Packed | Later]] = [{}]
     filled = 0
     for name, tensor in tensors.items():
-        size = _nbytes(tensor)
+        size = tensor.nbytes
         if limit is not None and shards[-1] and filled + size > limit:
             shards.append({})
             filled = 0
@@ -400,7 +396,7 @@ def _shards(tensors: dict[str, Packed | Later], limit: int | None) -> list[dict[
 
 
 def _index(names: list[str], shards: list[dict[str, Packed | Later]]) -> bytes:
-    total = sum(_nbytes(tensor) for shard in shards for tensor in shard.values())
+    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
     where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     return json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2).encode()
 
@@ -411,7 +407,7 @@ def _pour(out: IO[bytes] | io.BytesIO, tensors: dict[str, Packed | Later], texts
     header: dict[str, object] = {METADATA: texts} if texts else {}
     at = 0
     for name, tensor in ordered:
-        stop = at + _nbytes(tensor)
+        stop = at + tensor.nbytes
         header[name] = {"dtype": tensor.type, "shape": list(tensor.shape), "data_offsets": [at, stop]}
         at = stop
     data = json.dumps(header, separators=(",", ":")).encode()

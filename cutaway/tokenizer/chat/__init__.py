@@ -17,6 +17,7 @@ from cutaway.errors import UserError
 from cutaway.tokenizer.chat.control_tokens import ControlTokens, Span, Traced
 from cutaway.tokenizer.chat.probes import conversations, filled, neutral, places
 from cutaway.tokenizer.chat.sandbox import helper
+from cutaway.tokenizer.unicode import encoded
 
 LONGEST_TEMPLATE = 200_000  # characters; real ones have up to 20,000
 REMEMBERED = 32  # templates, each with a tokenizer, that are remembered
@@ -171,7 +172,7 @@ def _control_tokens(template: str, tokenizer: Vocabulary | None) -> ControlToken
         return _known[key][1]
     if len(template) > LONGEST_TEMPLATE:
         raise UserError(f"the chat template has over {LONGEST_TEMPLATE:,} characters; no model's has")
-    _encodable(template, "the chat template")
+    encoded(template, "the chat template")
     request = {"template": template, "names": _names(tokenizer), "contexts": conversations()}
     answer = helper.ask(request)
     special, added = (tokenizer.special, tokenizer.added) if tokenizer else ({}, {})
@@ -207,7 +208,7 @@ def _plain(value: Any, place: str) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
-        return _encodable(str.__str__(value), place)
+        return encoded(str.__str__(value), place).decode()
     if isinstance(value, Mapping):
         return {_key(key, place): _plain(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -220,17 +221,7 @@ def _plain(value: Any, place: str) -> Any:
 def _key(key: object, place: str) -> str:
     if not isinstance(key, str):
         raise UserError(f"a key of {place} is a {type(key).__name__}; the keys of a conversation are text")
-    return _encodable(str.__str__(key), f"a key of {place}")
-
-
-def _encodable(text: str, place: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{place} holds half a surrogate pair at character {error.start}, which is no text"
-        ) from None
-    return text
+    return encoded(str.__str__(key), f"a key of {place}").decode()
 
 
 def _ids(spans: Sequence[Span]) -> list[int]:

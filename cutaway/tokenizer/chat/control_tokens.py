@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from cutaway.errors import UserError
 from cutaway.tokenizer.added import any_of
+from cutaway.tokenizer.unicode import encoded
 
 # A constant that a template might look for in a text: with a letter and a sign that markers are made of.
 MARKER = re.compile(r"(?=.*[^\W\d_])(?=.*[<>\[\]|/])", re.DOTALL)
@@ -34,10 +34,7 @@ class Traced:
     @classmethod
     def of(cls, answer: Mapping[str, str]) -> "Traced":
         text, origins = answer["text"], np.frombuffer(base64.b64decode(answer["origins"]), np.int32)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UserError("the chat template writes half a surrogate pair, which is no text") from None
+        encoded(text, "what the chat template writes")
         return cls(text, origins)
 
     def runs(self) -> Iterator[tuple[int, int, int]]:

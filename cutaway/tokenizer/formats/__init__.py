@@ -5,7 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import UserError
+from cutaway.store.files import read_errors
 from cutaway.store.files import write as write_whole
 from cutaway.tokenizer.spec import TokenizerSpec
 
@@ -90,10 +91,8 @@ def digest(
 
 def contents(path: Path) -> bytes:
     """A file's bytes. Raises OperationalError where it cannot be read."""
-    try:
+    with read_errors(path):
         return path.read_bytes()
-    except OSError as problem:
-        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
 
 
 def _read_folder(folder: Path) -> TokenizerSpec:
@@ -126,8 +125,5 @@ def _read_json(data: bytes, name: str) -> TokenizerSpec:
 
 
 def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(4)
-    except OSError as problem:
-        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
+    with read_errors(path), path.open("rb") as file:
+        return file.read(4)

@@ -86,13 +86,13 @@ def _wordpiece(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     return vocabulary, {
         "continues": model.get("continuing_subword_prefix", str, CONTINUES),
         "longest": longest,
-        "unknown": _needed_unknown(model, vocabulary, "[UNK]"),
+        "unknown": _unknown(model, vocabulary, "[UNK]"),
     }
 
 
 def _wordlevel(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     vocabulary = _vocabulary(model)
-    return vocabulary, {"unknown": _needed_unknown(model, vocabulary, "<unk>")}
+    return vocabulary, {"unknown": _unknown(model, vocabulary, "<unk>")}
 
 
 def _unigram(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
@@ -125,18 +125,11 @@ _LONGEST_WORD = 1_000  # characters; cutting takes a time that grows with its sq
 _HIGHEST_SCORE = 1e30  # scores are logarithms of probabilities
 
 
-def _unknown(model: Fields, vocabulary: Mapping[str, int]) -> int | None:
-    text = model.get("unk_token", str, "")
-    if text and text not in vocabulary:
-        raise UserError(f"{model.where}: the unk_token {text!r} is not in the vocabulary")
-    return vocabulary[text] if text else None
-
-
-def _needed_unknown(model: Fields, vocabulary: Mapping[str, int], usual: str) -> int:
+def _unknown(model: Fields, vocabulary: Mapping[str, int], usual: str = "") -> int | None:
     text = model.get("unk_token", str, usual)
-    if text not in vocabulary:
+    if text not in vocabulary and (text or usual):
         raise UserError(f"{model.where}: the unk_token {text!r} is not in the vocabulary")
-    return vocabulary[text]
+    return vocabulary[text] if text or usual else None
 
 
 def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where: str) -> list[str | None]:
