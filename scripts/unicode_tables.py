@@ -63,12 +63,9 @@ def table(matching: Callable[[str], str]) -> bytes:
 def written(rows: list[tuple[int, int]]) -> str:
     """The file that says where each run of code points of one class begins, and the class."""
     words = " ".join(f"0x{start << 4 | number:x}," for start, number in rows)
-    return (
-        f"// Unicode {VERSION}: runs of code points of one class, each the first one's number times 16, and the"
-        " class\n// (cutaway/tokenizer/unicode.py). Written by scripts/unicode_tables.py.\n"
-        + textwrap.fill(words, 108)
-        + "\n"
-    )
+    about = f"// Unicode {VERSION}: runs of code points of one class, each the first one's number times 16,"
+    source = "// and the class (cutaway/tokenizer/unicode.py). Written by scripts/unicode_tables.py."
+    return f"{about}\n{source}\n{textwrap.fill(words, 108)}\n"
 
 
 def main() -> int:

@@ -96,7 +96,7 @@ def prepare(
 
 
 def indexed(folder: Path, made: object, tokenizer: Path, counts: Counter[str], shards: list[Shard]) -> Corpus:
-    """The corpus of a folder of shards, once its index is written: how they were ``made`` and what was kept."""
+    """The corpus of a folder of shards, after writing its index: how they were ``made``, what was kept."""
     entry = {"made": _plain(made), "dtype": dtype(tokenizer), "counts": dict(counts)}
     entry["shards"] = [asdict(shard) for shard in shards]
     files.write(folder / INDEX, json.dumps(entry, indent=1))
@@ -188,11 +188,11 @@ def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Sha
 
 def _damaged(folder: Path, shard: Shard) -> Path | None:
     """The first of the shard's files that is missing or has another checksum."""
-    sums = {"tokens": shard.tokens_sha256, "starts": shard.starts_sha256}
-    paths = {folder / f"{shard.name}.{suffix}": wanted for suffix, wanted in sums.items()}
-    return next(
-        (path for path, wanted in paths.items() if not path.is_file() or digest(path) != wanted), None
-    )
+    for suffix, wanted in (("tokens", shard.tokens_sha256), ("starts", shard.starts_sha256)):
+        path = folder / f"{shard.name}.{suffix}"
+        if not path.is_file() or digest(path) != wanted:
+            return path
+    return None
 
 
 def _done(path: Path, folder: Path) -> Shard | None:
