@@ -74,7 +74,7 @@ def prepare(
 
 
 def _reader(source: sources.Source, rules: filters.Filters) -> Any:
-    """Of a file, its documents, each with where it stands and why it is dropped, if it is."""
+    """Of a file, its documents, each with its place and why it is dropped, if it is."""
     alone = replace(rules, exact=False, near=None)
 
     def read(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -95,7 +95,7 @@ def _reader(source: sources.Source, rules: filters.Filters) -> Any:
 
 
 def _first(group: Any) -> Any:
-    """Of equal documents the one that stands first."""
+    """Of equal documents the first."""
     first = np.lexsort((group["place"], group["file"]))[:1]
     return {name: column[first] for name, column in group.items()}
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 
-CYCLE = 1024  # rows over which a mixture has its shares exactly
+CYCLE = 1024  # rows over which a mixture has its proportions exactly
 ROUNDS = 4
 
 
@@ -109,8 +109,8 @@ class Span:
 
 
 class Mixture:
-    """Several spans, read in the shares that ``weights`` say; of every ``CYCLE`` rows exactly their
-    shares.
+    """Several spans, read in proportion to ``weights``, which holds exactly for every ``CYCLE``
+    rows.
     """
 
     def __init__(self, spans: Sequence[Span], weights: Sequence[float], seed: int) -> None:

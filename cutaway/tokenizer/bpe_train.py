@@ -17,10 +17,9 @@ import numpy as np
 
 from cutaway import native
 from cutaway.native import bpe_train as native_train
+from cutaway.store.files import Progress
 from cutaway.tokenizer.bpe import BYTES, Pair
 from cutaway.tokenizer.word_counter import Words
-
-Progress = Callable[[str, int, int], None]
 
 
 class Spelt(NamedTuple):

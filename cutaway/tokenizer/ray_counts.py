@@ -35,7 +35,7 @@ def of(
         raise UserError("counting on Ray needs it: pip install 'cutaway[ray]'") from None
     paths = [str(Path(file).resolve()) for file in files]
     special = tuple(special)
-    WordCounts(pattern, special, limit)  # what is wrong with these is said here, not by a worker
+    WordCounts(pattern, special, limit)  # refused here rather than by a worker
     if not paths:
         raise UserError("there is nothing to count: give files")
 

@@ -180,7 +180,7 @@ class Tokenizer:
         return str(self._path)
 
     def encode_array(self, text: str, special: str = "text", threads: int | None = None) -> np.ndarray:
-        """`encode` as int32 [n]; a long text is encoded on several threads (all there are, unless said)."""
+        """`encode` as int32 [n]; a long text is encoded on several `threads` (default: all there are)."""
         import numpy as np
 
         way, segments = self._segments(text, special)
@@ -193,7 +193,7 @@ class Tokenizer:
         self, texts: Iterable[str], special: str = "text", threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64
-        [texts + 1]; on all threads that there are, unless said. Raises UserError for one text alone.
+        [texts + 1]; on `threads` (default: all there are). Raises UserError for one text alone.
         """
         import numpy as np
 
@@ -361,7 +361,7 @@ class Tokenizer:
         if special not in MODES:
             raise UserError(f'special is "text", "allow" or "forbid", not {special!r}')
         if isinstance(self._path, str) or not isinstance(text, str):
-            _check(text)  # the core's door meets half a surrogate pair by itself
+            _check(text)  # the core refuses half a surrogate pair by itself
         if special == "allow":
             allowing = self._way(frozenset())
             return allowing, allowing.raw.split(text)

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from cutaway.errors import UserError
+from cutaway.store.files import Progress
 from cutaway.tokenizer import bpe_train, unigram_em, wordpiece_train
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
-from cutaway.tokenizer.bpe_train import Progress
 from cutaway.tokenizer.decode import NOTHING, ONE, Lead
 from cutaway.tokenizer.formats import vocab_txt
 from cutaway.tokenizer.pretokenize import SPELLINGS, WHOLE, Split

@@ -13,13 +13,12 @@ Everything here is in a fixed order: the same words give the same pieces and sco
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import fsum, inf, log
 
 from cutaway.errors import UserError
+from cutaway.store.files import Progress
 from cutaway.tokenizer.unigram import Unigram
-
-Progress = Callable[[str, int, int], None]
 
 LONGEST_PIECE = 16  # characters
 LONGEST_WORD = 32  # characters; longer words are learned from in parts, so that no probability is lost to 0

@@ -19,7 +19,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +30,13 @@ import numpy as np
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.native import word_counter as native_count
-from cutaway.store.files import read_errors, write
+from cutaway.store.files import Progress, read_errors, write
 from cutaway.tokenizer.formats.fields import parsed
 from cutaway.tokenizer.unicode import encoded
 from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, word_counter
 from cutaway.tokenizer.word_split import splitter
 
 Source = str | os.PathLike[str]
-Progress = Callable[[str, int, int | None], None]
 
 LIMIT = 20_000_000  # distinct words
 SAVED_EVERY = 60.0  # seconds

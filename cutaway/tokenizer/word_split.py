@@ -86,7 +86,7 @@ _PLACES = regex.compile(r"(?r)\n| ")
 def splitter(pattern: str, special: Iterable[str] = ()) -> WordSplitter:
     """The splitter that a name means ("cl100k", "gpt2", "qwen2", "metaspace"...), or a regular expression.
 
-    Raises UserError for a name that nobody knows, or no regular expression.
+    Raises UserError for an unknown name, and for what is no regular expression.
     """
     special = tuple(special)
     if pattern == METASPACE:

@@ -68,8 +68,8 @@ Parsed = TypeVar("Parsed", str, dict)
 def read(path: str | os.PathLike[str]) -> dict[str, Packed]:
     """The tensors of a .safetensors file, an index of shards, or a folder of either; mapped, not copied.
 
-    Integer, boolean and eight-bit float tensors are carried under their type's name; who wants numbers
-    refuses them. UserError for a file that is damaged or another format, and for shards that are not what the
+    Integer, boolean and eight-bit float tensors are carried under their type's name; readers of numbers
+    refuse them. UserError for a file that is damaged or another format, and for shards that are not what the
     index says.
     """
     source = _source(Path(path))
@@ -136,7 +136,7 @@ def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
 
 
 def _source(path: Path) -> Path:
-    """The file or index that `path`, which may be a folder, stands for."""
+    """The file or index that `path`, which may be a folder, means."""
     if not path.is_dir():
         return path
     for name in (SINGLE, INDEX):
@@ -257,7 +257,7 @@ def _checked(
     start, stop = places
     if not start <= stop <= size:
         raise UserError(
-            f"{what} lies at {start} to {stop}, outside the {size} bytes of data; the file is cut short"
+            f"{what} is stored at {start} to {stop}, outside the {size} bytes of data; the file is cut short"
         )
     width = row_bytes(type, 1)
     if math.prod(max(n, 1) for n in sizes) * width >= 1 << 62:

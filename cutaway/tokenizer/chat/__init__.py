@@ -1,4 +1,4 @@
-"""A conversation as the ids a chat model reads, in which nobody but the template can write a control token.
+"""A conversation as the ids a chat model reads, in which only the template can write a control token.
 
 `<|im_end|>` typed by a user, returned by a tool or spelt in an argument's name looks, once a conversation is
 one text, exactly as the template's own. So the text is rendered with the origin of each character

@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote, read with the type of every field checked: an error names the file and
+"""JSON of unknown origin, read with the type of every field checked: an error names the file and
 the field.
 """
 

@@ -1,8 +1,8 @@
-"""Hugging Face's tokenizer.json, read; hf_json_write.py writes it, hf_rules.py knows the spec that change
+"""Hugging Face's tokenizer.json, read; hf_json_write.py writes it, hf_rules.py knows the parts that change
 text.
 
 What is supported is named here, part by part; anything else that a file asks for is refused by its name.
-Truncation and padding, which a file may ask for, belong to whoever builds batches and are not done by a
+Truncation and padding, which a file may ask for, belong to the code that builds batches, not to a
 tokenizer.
 """
 

@@ -12,7 +12,7 @@ from cutaway.tokenizer.charsmap import Charsmap, Precompiled
 from cutaway.tokenizer.decode import FIRST, KEEP, Words
 from cutaway.tokenizer.formats.hf_rules import BEHAVIOURS, PUNCTUATION, WHITESPACE, WHITESPACE_SPLIT
 from cutaway.tokenizer.formats.merges import all_splits
-from cutaway.tokenizer.normalize import Rule
+from cutaway.tokenizer.normalize import ReplaceMatches, Rule
 from cutaway.tokenizer.pretokenize import GPT2, SPACE, Metaspace, PrefixSpace, Split, Step
 from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
@@ -135,19 +135,12 @@ def _write_rules(spec: TokenizerSpec) -> list[dict[str, Any]]:
         raise UserError(
             "tokenizer.json cannot say that a space goes in front of a text but not behind an added token"
         )
-    return [entry for rule in spec.normalizer for entry in _write_rule(rule)]
+    squeezing = ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \z", "")
+    rules = [squeezing if rule == normalize.OneSpace() else (rule,) for rule in spec.normalizer]
+    return [_write_rule(one) for several in rules for one in several]
 
 
-def _write_rule(rule: Rule) -> list[dict[str, Any]]:
-    match rule:
-        case normalize.OneSpace():
-            runs = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
-            return [runs, {"type": "Replace", "pattern": {"Regex": r"\A | \z"}, "content": ""}]
-        case _:
-            return [_write_simple(rule)]
-
-
-def _write_simple(rule: Rule) -> dict[str, Any]:
+def _write_rule(rule: Rule) -> dict[str, Any]:
     match rule:
         case normalize.Unicode(form):
             return {"type": form}
@@ -159,7 +152,7 @@ def _write_simple(rule: Rule) -> dict[str, Any]:
             return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
         case normalize.Replace(old, new):
             return {"type": "Replace", "pattern": {"String": old}, "content": new}
-        case normalize.ReplaceMatches(pattern, new):
+        case ReplaceMatches(pattern, new):
             return {"type": "Replace", "pattern": {"Regex": pattern}, "content": new}
         case normalize.Prepend(prefix) | normalize.Prefix(prefix):
             return {"type": "Prepend", "prepend": prefix}

@@ -1,6 +1,6 @@
 """A byte-level BPE written as OpenAI's rank file: a line for each token, its bytes in base64 and its id.
 
-The format has no place for the pattern and the special tokens: whoever reads the file gives them.
+The format has no place for the pattern and the special tokens: the reader of the file gives them.
 """
 
 import base64
