@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def check(value: Any, hint: Any, where: str) -> None:
             for i, item in enumerate(value):
                 check(item, inner[0], f"{where}[{i}]")
         elif origin is Literal and value not in inner:
-            raise UserError(f"{where} is {value!r}; it must be {' or '.join(map(repr, inner))}")
+            raise UserError(f"{where} is {quoted(value)}; it must be {' or '.join(map(repr, inner))}")
         elif origin is Annotated and isinstance(value, int | float):
             for bound in inner[1:]:
                 if not bound.holds(value):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import cutaway
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, visible
 
 VERBS = {
     "On files": {
@@ -46,7 +46,11 @@ USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 1 for a failure, 2 for a user's mistake, 130 for Ctrl-C."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    with contextlib.redirect_stdout(_shown(sys.stdout)), contextlib.redirect_stderr(_shown(sys.stderr)):
+        return _code(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _code(arguments: list[str]) -> int:
     try:
         code = _run(arguments)
         sys.stdout.flush()  # a reader that went away is noticed here, not when Python shuts down
@@ -60,9 +64,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except OSError as problem:
         if problem.filename is not None:
-            return _complain(f"{problem.filename}: {problem.strerror}", FAILURE)
+            absent = isinstance(problem, FileNotFoundError)
+            return _complain(f"{problem.filename}: {problem.strerror}", USER if absent else FAILURE)
         _discard_output()
         return _complain(f"standard output cannot be written: {problem.strerror or problem}", FAILURE)
+
+
+class _Terminal:
+    """A terminal that shows control characters and does not obey them. What rich draws goes past it."""
+
+    def __init__(self, stream: Any) -> None:
+        self.rich_proxied_file = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+    def write(self, text: str) -> int:
+        return self.rich_proxied_file.write(visible(text))
+
+
+def _shown(stream: Any) -> Any:
+    return _Terminal(stream) if stream is not None and stream.isatty() else stream
 
 
 def _discard_output() -> None:
@@ -190,5 +212,5 @@ def _complain(sentence: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"cutaway: {sentence}", file=sys.stderr)
+    print(f"cutaway: {visible(sentence)}", file=sys.stderr)
     return code

@@ -26,9 +26,9 @@ from cutaway.generate.session import Edited, Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Speculation
 from cutaway.model.config import Decoder, Encoder
 from cutaway.tokenizer import Tokenizer
+from cutaway.weights import adapters, quant
 from cutaway.weights import load as reader
 from cutaway.weights import pooling as advice
-from cutaway.weights import quant
 from cutaway.weights.rules import Tensors
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
     context: int | None = None,
+    adapter: str | Path | None = None,
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
@@ -69,13 +70,15 @@ def load(
     engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
     says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
     in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower.
-    ``context``: hold at most so many tokens, fewer than the model could. Raises UserError for what cannot be
-    read as asked."""
+    ``context``: hold at most so many tokens, fewer than the model could. ``adapter``: a PEFT folder, whose
+    changes are put into the weights. Raises UserError for what cannot be read as asked."""
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     checkpoint = reader.read(store.resolve(source, pull=True))
+    if adapter is not None:
+        checkpoint = adapters.joined(checkpoint, adapters.read(adapter, checkpoint))
     lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype, context=context)
     if engine == "runtime" and lm.engine_choice[0] != "runtime":
         raise UserError(f"The runtime does not run {source}, because {lm.engine_choice[1]}")

@@ -1,8 +1,11 @@
 """llama.cpp as a judge: what it makes of a GGUF file, through the `xllamacpp` wheel."""
 
+import json
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +18,7 @@ def opened(path: Path, vocab: int, context: int = 256) -> Iterator[Callable[[Seq
     The last of the ids is whole characters: llama.cpp is made to draw it again, for it gives no probabilities
     beside a token that ends within a character. What is drawn changes none of them: they are from before.
     """
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
-    params.warmup, params.cache_prompt, params.verbosity = False, False, -1
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server = xllamacpp.Server(params)
+    server = _server(path, context)
 
     def scores(ids: Sequence[int]) -> np.ndarray:
         asked = {
@@ -41,3 +36,30 @@ def opened(path: Path, vocab: int, context: int = 256) -> Iterator[Callable[[Seq
         return found
 
     yield scores
+
+
+def tokenizing(path: Path) -> Callable[[str, bool], list[int]]:
+    """llama.cpp's tokenizer of the file: ids of a text, whose control tokens are obeyed or not."""
+    server = _server(path, 256)
+
+    def encode(text: str, special: bool) -> list[int]:
+        body = json.dumps({"content": text, "add_special": False, "parse_special": special}).encode()
+        asked = urllib.request.Request(
+            f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(asked) as answer:
+            return json.loads(answer.read())["tokens"]
+
+    return encode
+
+
+def _server(path: Path, context: int) -> Any:
+    xllamacpp = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    params.warmup, params.cache_prompt, params.verbosity, params.port = False, False, -1, 0
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    return xllamacpp.Server(params)

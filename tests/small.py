@@ -1,7 +1,12 @@
-"""Small random decoders to look into, one for each way in which a stream can be written, and a tokenizer of
-bytes.
+"""Small random decoders to look into, one for each way in which a stream can be written, bytes as tokens,
+and a small model as a whole file.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from cutaway.attention import gqa, local, mha
@@ -10,6 +15,10 @@ from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import learned, rope
+from cutaway.tokenizer.bpe import BYTES
+from cutaway.weights import quant, save
+from cutaway.weights.load import Checkpoint
+from cutaway.weights.rules import Tensors
 
 WIDTH, VOCAB, CONTEXT = 32, 256, 64
 
@@ -85,3 +94,28 @@ def decoder(shape: str = "llama", seed: int = 0) -> Decoder:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     return model
+
+
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+TEMPLATE += "<|im_start|>assistant\n"
+
+
+def model_file(
+    path: Path, control: Sequence[str] = ("<|im_start|>", "<|im_end|>"), **metadata: object
+) -> Path:
+    """A random llama as a GGUF file: a vocabulary of bytes and control tokens, and a chat template."""
+    tokens, random = [*BYTES, "th", "the", *control], np.random.default_rng(0)
+    config = replace(_llama(), vocab=len(tokens), context=512)
+    drawn = {name: random.standard_normal(shape, np.float32) for name, shape in config.weights().items()}
+    words = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": np.array([1] * 258 + [3] * len(control), np.int32),
+        "tokenizer.ggml.merges": ["t h", "th e"],
+        "tokenizer.ggml.eos_token_id": len(tokens) - 1,
+        "tokenizer.chat_template": TEMPLATE,
+    }
+    packed = Tensors({name: quant.pack(array, "F32") for name, array in drawn.items()})
+    save.write(path, Checkpoint(config, packed, "llama", path, metadata=words | metadata))
+    return path

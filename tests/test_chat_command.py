@@ -190,10 +190,10 @@ def test_a_file_that_is_no_conversation_is_refused(talk, tmp_path, content, says
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(talk, tmp_path):
-    with pytest.raises(UserError, match="cannot be read: No such file"):
+    with pytest.raises(UserError, match="there is no such file"):
         talk("", "--load", str(tmp_path / "none.json"))
     (tmp_path / "x.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="not UTF-8"):
         talk("", "--load", str(tmp_path / "x.json"))
 
 

@@ -6,17 +6,22 @@ import importlib
 import io
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cutaway
 from cutaway import cli, store
 from cutaway.commands import console
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, quoted, visible
+from cutaway.tokenizer.bpe import BYTES, spell
+from tests.small import TEMPLATE, model_file
 
 VERBS = [verb for verbs in cli.VERBS.values() for verb in verbs]
 
@@ -194,3 +199,67 @@ def test_every_verb_imports_without_torch() -> None:
     program += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+OWNED = "\x1b]0;owned\x07\x9d0;owned\x07\u202e"
+EVERY_VERB = """
+import json, sys
+from cutaway.cli import main
+for words in json.loads(sys.argv[1]):
+    print("code", main(words), flush=True)
+"""
+
+
+def on_terminal(verbs: list[list[str]], typed: str) -> str:
+    """What verbs, one after another, write to a pseudo-terminal; `typed` is their standard input."""
+    reading, writing = pty.openpty()
+    command = [sys.executable, "-c", EVERY_VERB, json.dumps(verbs)]
+    environment = os.environ | {"TERM": "xterm"}
+    with subprocess.Popen(command, stdin=-1, stdout=writing, stderr=writing, env=environment) as process:
+        os.close(writing)
+        assert process.stdin is not None
+        process.stdin.write(typed.encode())
+        process.stdin.close()
+        shown = b""
+        try:
+            while data := os.read(reading, 1 << 16):
+                shown += data
+        except OSError:  # the other end was closed
+            os.close(reading)
+    return shown.decode()
+
+
+def test_no_text_of_a_model_or_a_user_acts_on_the_terminal(tmp_path: Path) -> None:
+    metadata = {"general.license": f"mit{OWNED}\nfamily", "tokenizer.chat_template": TEMPLATE + OWNED}
+    control = ("<|im_start|>", f"<{OWNED}>", "<|im_end|>")
+    model = str(model_file(tmp_path / f"h{OWNED}.gguf", control, **metadata))
+    escapes = ["--logit-bias", f"{BYTES.index(spell(bytes([27])))}=100", "--max-tokens", "3"]
+    verbs = [
+        ["info", model],
+        ["info", model, "--json"],
+        ["tokenizer", "show", f"a {OWNED}", "--tokenizer", model],
+        ["tokenizer", "report", model],
+        ["tokenizer", "decode", "27", "259", "219", "--tokenizer", model],
+        ["generate", f"a{OWNED}", "--model", model, *escapes],
+        ["generate", "a", "--model", model, *escapes, "--logprobs", "3"],
+        ["explain", f"a{OWNED}", "--chat", "--model", model],
+        ["chat", model, *escapes],
+        ["convert", model, model],
+        ["generate", "a", "--model", model + OWNED],
+        ["models", "--remove", OWNED],
+        [OWNED],
+    ]
+    shown = on_terminal(verbs, f"hi{OWNED}\n/system {OWNED}\n/bad{OWNED}\n/undo\n")
+    assert re.findall(r"code (\d+)", shown) == ["0"] * 9 + ["2"] * 4, shown
+    assert shown.count("owned") > 20
+    own = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)  # colours and the cursor, which rich moves
+    assert not re.findall("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", own)
+
+
+def test_what_errors_quote_is_one_short_line() -> None:
+    for value in ("x" * 10**6, ["y" * 1000] * 1000, {"z" * 1000: [[["w"]]]}, np.arange(10**5), "\x1b\n\x9b"):
+        assert len(quoted(value)) <= 80 and quoted(value).isprintable()
+    assert (
+        quoted("é\x1b") == "'é\\x1b'"
+        and visible("a\n\té🦜\x1b[0m\x9b\ud800") == "a\n\té🦜\\x1b[0m\\x9b\\ud800"
+    )

@@ -9,7 +9,7 @@ import pytest
 
 import cutaway
 from cutaway import cli
-from cutaway.commands import console
+from cutaway.commands import console, embed, tokenizer
 from cutaway.errors import UserError
 from tests import inputs
 
@@ -51,6 +51,99 @@ def test_help_verb_is_the_verbs_help(capsys) -> None:
 def test_an_options_value_is_no_option(capsys) -> None:
     """`--stop --sop`: the second word is the text to stop before, however it is spelt."""
     assert "did you mean" not in run(capsys, "generate", "--file", "no-such-file", "--stop", "--sop")[2]
+
+
+MISSING = """
+attention --model no.gguf
+bench no.gguf
+chat no.gguf
+chat --load no.json
+convert no.gguf out.gguf
+convert smollm2 no/out.gguf
+embed analogy no.vec a b c
+embed evaluate no.vec
+embed evaluate minilm --analogy no.tsv
+embed evaluate minilm --simlex no.tsv
+embed evaluate minilm --wordsim no.tsv
+embed neighbors no.vec king
+embed project no.vec
+embed project minilm --output no/map.html
+embed search no king
+embed search . king --model no.gguf
+embed text king --model no.gguf
+embed text king --output no/king.npy
+embed text --file no.txt
+embed train no.txt --output words.vec
+embed train text.txt --output no/words.vec
+explain king --model no.gguf
+explain king --html no/page.html
+explain --file no.txt
+explain king --compare-model no.gguf
+generate king --draft no.gguf
+generate king --model no.gguf
+generate --file no.txt
+info no.gguf
+models --remove no.gguf
+plan no.yaml
+pretrain no.yaml
+pretrain no/run --resume
+pretrain nano --data.sources.0.path no/texts --output run
+pull no.gguf
+quantize no.gguf --type Q4_0
+quantize smollm2 --type Q4_0 --calibration no.txt
+quantize smollm2 --type Q4_0 --output no/small.gguf
+quantize smollm2 --type Q4_0 --text no.txt
+serve no.gguf
+serve --chat-template no.jinja
+tokenizer compare no.json
+tokenizer compare smollm2 --file no.txt
+tokenizer compare smollm2 --html no/page.html
+tokenizer compare smollm2 --udhr no
+tokenizer convert no.json out.json
+tokenizer convert smollm2 no/out.json
+tokenizer count --file no.txt
+tokenizer count king -t no.json
+tokenizer count-words no.txt --output words.counts
+tokenizer count-words text.txt --output no/words.counts
+tokenizer decode 1 -t no.json
+tokenizer encode --file no.txt
+tokenizer encode king -t no.json
+tokenizer encode king --tokenizer no.json --json
+tokenizer report no.json
+tokenizer report smollm2 --model no.gguf
+tokenizer show --file no.txt
+tokenizer show king -t no.json
+tokenizer train no.txt
+tokenizer train text.txt --size 300 --output no/tokenizer.json
+verify no.gguf
+"""
+
+
+def test_every_verb_is_asked_for_what_is_missing() -> None:
+    rooms = {"embed": embed.VERBS, "tokenizer": tokenizer.VERBS}
+    verbs = [verb for group in cli.VERBS.values() for verb in group]
+    every = {f"{verb} {inner}".strip() for verb in verbs for inner in rooms.get(verb, [""])}
+    asked = {
+        " ".join(line.split()[: 1 + (line.split()[0] in rooms)]) for line in MISSING.strip().splitlines()
+    }
+    assert asked == every
+
+
+@pytest.mark.parametrize("line", MISSING.strip().splitlines())
+def test_what_is_missing_is_one_sentence_and_two(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence names the path, comes before any work, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("a king and a queen " * 9)
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run(capsys, *line.split())
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    missing = next(word for word in line.split() if word.partition("/")[0].partition(".")[0] == "no")
+    assert missing in err
+    absent = "there is no such", "does not exist", "neither a file nor a preset", "is not cached", "is called"
+    assert any(sentence in err for sentence in (*absent, "holds no declaration")), err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -87,6 +87,25 @@ def test_mistakes_are_sentences(file: Path, tmp_path: Path, capsys: pytest.Captu
     assert "did you mean 'w1" in said(capsys, "neighbors", out, "w1x", code=2)
 
 
+def test_a_folder_is_its_text_files(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lines = file.read_text("utf-8").splitlines(keepends=True)
+    folder = tmp_path / "novels"
+    for name, part in {"b.txt": lines[5:], "a/z.txt": lines[:5]}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(part).removesuffix("\n"), "utf-8")
+    (folder / "picture").write_bytes(b"\x89PNG\0")
+    for kind in ("skipgram", "glove"):
+        options = ("--kind", kind, "--dim", "4", "--epochs", "1", "--threads", "1", "--force")
+        said(capsys, "train", file, "-o", tmp_path / "one.vec", *options)
+        assert main(["embed", "train", str(folder), "-o", str(tmp_path / "two.vec"), *options]) == 0
+        assert f"{folder}: 2 text files, 1 skipped as no text\n" in capsys.readouterr().err
+        assert (tmp_path / "one.vec").read_bytes() == (tmp_path / "two.vec").read_bytes()
+    (tmp_path / "empty" / ".hidden").mkdir(parents=True)
+    for verb in ("embed", "tokenizer"):
+        assert main([verb, "train", str(tmp_path / "empty"), "--output", str(tmp_path / "no.json")]) == 2
+        assert "empty: holds no text file" in capsys.readouterr().err
+
+
 def test_evaluation_by_given_files(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out, pairs, four = tmp_path / "a.txt", tmp_path / "pairs", tmp_path / "four"
     said(capsys, "train", file, "-o", out, "--dim", "4", "--epochs", "1")

@@ -75,12 +75,11 @@ def test_text_goes_to_standard_output_and_nothing_else_does(lm, capsys):
     assert lm.loaded == [(("at/smollm2",), {"engine": "auto", "context": None})]
 
 
-def test_on_a_terminal_control_characters_are_drawn_and_speed_is_told(lm, monkeypatch):
+def test_on_a_terminal_speed_is_told(lm, monkeypatch):
     out, err = Terminal(), Terminal()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", err)
     run("x")
-    assert out.getvalue() == "Paris␛[31m!\n"
     assert "3 tokens at 8.0/s" in err.getvalue()
     assert "prompt 4 tokens at 8.0/s" in err.getvalue()
 
@@ -183,7 +182,7 @@ def test_a_prompt_that_cannot_be_had_is_refused_before_the_model_is_loaded(lm, t
         run("x", "--temprature", "1")
     with pytest.raises(CycloptsError):
         run("--temprature", "1", "x")
-    with pytest.raises(UserError, match=r"none\.txt cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"none\.txt: there is no such file"):
         run("--file", str(tmp_path / "none.txt"))
     (tmp_path / "latin").write_bytes(b"ab\xff")
     with pytest.raises(UserError, match="not UTF-8: byte 2"):

@@ -247,7 +247,7 @@ def test_mistakes_are_refused_before_any_work(
     for more, sentence in (
         (["-o", str(there)], "already exists"),
         (["-o", "folder"], "ends in .gguf"),
-        (["--text", "absent.txt"], "absent.txt: cannot be read"),
+        (["--text", "absent.txt"], "absent.txt: there is no such file"),
         (["--calibration", str(broken)], "not UTF-8"),
         (["--text", str(short_text)], "has 3 tokens, and 512 are measured at once: give a longer text"),
     ):

@@ -77,7 +77,7 @@ def test_it_starts_answers_and_finishes_what_it_began_when_told_to_stop(started:
         (["--timeout", "nan"], "--timeout is nan"),
         (["--drain", "inf"], "--drain is inf"),
         (["--api-key", " " * 9], "without spaces"),
-        (["--chat-template", "no-such-file"], "cannot be read"),
+        (["--chat-template", "no-such-file"], "there is no such file"),
     ],
 )
 def test_what_is_not_safe_or_not_there_is_refused(

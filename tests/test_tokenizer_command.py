@@ -59,7 +59,7 @@ def test_files_and_standard_input(small: Path, tmp_path: Path, capsys: pytest.Ca
         )
         assert done.stdout == printed
     assert "is not UTF-8" in refused(capsys, "encode", "--file", _binary(tmp_path), "-t", small)
-    assert "cannot be read" in refused(capsys, "encode", "--file", tmp_path / "none", "-t", small)
+    assert "there is no such file" in refused(capsys, "encode", "--file", tmp_path / "none", "-t", small)
     assert "give one" in refused(capsys, "encode", "x", "--file", tmp_path / "a.txt", "-t", small)
     assert "at character 0" in refused(capsys, "encode", "<s>", "--special", "forbid", "-t", small)
     assert "is no id" in refused(capsys, "decode", 9999, "-t", small)
@@ -166,14 +166,19 @@ def test_compare(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     text = tmp_path / "a.txt"
     text.write_text("the the 42")
     page = tmp_path / "plots.html"
-    printed = said(capsys, "compare", small, "smollm2", text, "--udhr", folder, "--html", page)
+    printed = said(capsys, "compare", small, "smollm2", "--file", text, "--udhr", folder, "--html", page)
     assert "tokens a word" in printed
     assert "parity, median of 2" in printed
     assert "Plotly" in page.read_text()
-    rows: list[dict[str, Any]] = json.loads(said(capsys, "compare", small, text, "--udhr", folder, "--json"))
+    rows: list[dict[str, Any]] = json.loads(
+        said(capsys, "compare", small, "--file", text, "--udhr", folder, "--json")
+    )
     assert (rows[0]["tokens"], rows[0]["tokens_per_word"], rows[0]["bytes_per_token"]) == (5, 5 / 3, 2.0)
     assert rows[0]["parity"] == {"eng": 1.0, "xx": 3.5}
-    assert "last the file" in refused(capsys, "compare", small)
+    vocabulary, *_ = said(capsys, "compare", "smollm2", small).splitlines()[1:]
+    assert vocabulary.split() == ["vocabulary", "49,152", f"{len(Tokenizer.load(small)):,}"]
+    assert "give the tokenizers" in refused(capsys, "compare")
+    assert "is no tokenizer" in refused(capsys, "compare", small, text)
 
 
 def test_all_the_declarations_are_read() -> None:

@@ -4,8 +4,7 @@ whom.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from cyclopts import App, Parameter
 from cutaway.attention.common import registry as registry
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.registry import Kind, Sizes
-from cutaway.commands.console import model_path, print_json, size
+from cutaway.commands.console import model_path, on_screen, print_json, size
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def every(
         letters = dict(zip("dhgkv", sizes, strict=True))
         print_json({"model": model, "sizes": letters, "tokens": tokens, "bits": bits, "mechanisms": rows})
     else:
-        _on_console(lambda console: _list(rows, model, sizes, tokens, bits, console))
+        on_screen(lambda console: _list(rows, model, sizes, tokens, bits, console))
 
 
 @attention.command
@@ -129,7 +128,7 @@ def show(
             {"kind": kind, "story": found.story, "options": told, "said": picture.caption, "seen": seen}
         )
     else:
-        _on_console(lambda console: _draw(found, told, picture, console))
+        on_screen(lambda console: _draw(found, told, picture, console))
 
 
 def _sizes(model: str, config: Any) -> Sizes:
@@ -223,19 +222,6 @@ def _to_scale(kind: Kind, length: int, chosen: Mapping[str, Any]) -> dict[str, i
     largest = max(usual.values(), default=1)
     scale = min(1.0, max(1, length // 3) / largest)
     return {name: max(1, round(value * scale)) for name, value in usual.items() if name not in chosen}
-
-
-def _on_console(say: Callable[[Console], None]) -> None:
-    """What goes into a file or a pipe has no colours and no spaces at the ends of lines."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if console.is_terminal:
-        say(console)
-        return
-    with console.capture() as captured:
-        say(console)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
 
 
 def _list(

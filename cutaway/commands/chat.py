@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, note_fallback, use_threads
-from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending, shown
-from cutaway.errors import OperationalError, UserError
+from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
+from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending
+from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.generate.decode import ContextFullError, Generation
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.store import files
@@ -128,9 +128,7 @@ class Conversation:
     def read(cls, path: Path) -> "Conversation":
         """A conversation that `save` wrote; UserError says which message does not fit."""
         try:
-            messages = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+            messages = json.loads(read_text(path))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: {error}") from None
         conversation = cls()
@@ -202,7 +200,7 @@ class Talk:
             for piece in self.lm.chat_stream(messages, session=self.session, **self.options):
                 said.append(piece.text)
                 done = piece.generation
-                sys.stdout.write(shown(piece.text))
+                sys.stdout.write(piece.text)
                 sys.stdout.flush()
         except KeyboardInterrupt:
             stopped = True
@@ -228,7 +226,7 @@ class Talk:
         if text:
             self.conversation.system = text
         system = self.conversation.system or "none of ours (the template may have its own)"
-        note(shown(f"System message: {system}"))
+        note(f"System message: {system}")
 
     def save(self, text: str) -> None:
         if not text:
@@ -240,7 +238,7 @@ class Talk:
         if not self.conversation.turns:
             note("There is nothing to take back.")
             return
-        note(shown(f"Taken back: {self.conversation.turns.pop().question}"))
+        note(f"Taken back: {self.conversation.turns.pop().question}")
 
     def clear(self, _: str) -> None:
         self.conversation.turns.clear()
@@ -293,7 +291,8 @@ def _content(messages: list[Any], at: int, path: Path) -> str:
     expected = "system" if begins and at == 0 else ("user", "assistant")[(at - begins) % 2]
     if message.get("role") != expected:
         raise UserError(
-            f"Message {at + 1} of {path} has the role {message.get('role')!r} where {expected!r} is expected"
+            f"Message {at + 1} of {path} has the role {quoted(message.get('role'))} where {expected!r} "
+            "is expected"
         )
     if at == len(messages) - 1 and expected == "user":
         raise UserError(

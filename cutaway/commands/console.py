@@ -4,21 +4,27 @@ Standard output belongs to the answer, so that it can be piped; everything said 
 standard error.
 """
 
+from __future__ import annotations
+
+import codecs
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutaway import store
-from cutaway.errors import UserError
+from cutaway.errors import UserError, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def note(text: str) -> None:
     """Say one line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def note_fallback(lm: Any) -> None:
@@ -31,6 +37,30 @@ def note_fallback(lm: Any) -> None:
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output, for programs."""
     print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def screen(**options: Any) -> Console:
+    """A rich console for text from strangers: its styles act on the terminal, the text cannot."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Screen(Console):
+        def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
+            for text, style, control in super().render(*what, **how):
+                yield Segment(text if control else visible(text), style, control)
+
+    return Screen(highlight=False, **options)
+
+
+def on_screen(show: Callable[[Console], Any]) -> None:
+    """Show on standard output: in a file or a pipe without colours and spaces at the ends of lines."""
+    console = screen()
+    if console.is_terminal:
+        show(console)
+        return
+    with console.capture() as captured:
+        show(console)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
 
 
 def size(count: float) -> str:
@@ -107,6 +137,55 @@ def model_path(source: str) -> Path:
     return pull(source)
 
 
+def read_text(file: Path | None) -> str:
+    """The text of a file, or (for None and "-") of standard input. UserError unless it is there and UTF-8."""
+    piped = file is None or str(file) == "-"
+    name = "standard input" if piped else str(file)
+    try:
+        return (sys.stdin.buffer.read() if piped else Path(name).read_bytes()).decode()
+    except FileNotFoundError:
+        raise UserError(f"{name}: there is no such file") from None
+    except OSError as problem:
+        raise UserError(f"{name} cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{name} is not UTF-8: byte {problem.start:,} is wrong") from None
+
+
+def text_files(paths: Iterable[Path]) -> list[Path]:
+    """The files that a verb was given; a folder stands for the text files in it and below, by name.
+
+    How many those are is said. Raises UserError for a folder without any, and for a path that is not there.
+    """
+    from cutaway.data import sources
+
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file or folder")
+        if not path.is_dir():
+            found.append(path)
+            continue
+        every = sources.files(path, ())
+        texts = [file for file in every if _is_text(file)]
+        if not texts:
+            raise UserError(f"{path}: holds no text file, nor does a folder in it")
+        others = f", {len(every) - len(texts):,} skipped as no text" if len(texts) < len(every) else ""
+        note(f"{path}: {len(texts):,} text files{others}")
+        found += texts
+    return found
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file begins as UTF-8 text does; an empty one holds none."""
+    with file.open("rb") as opened:
+        head = opened.read(1 << 16)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return head != b"" and b"\0" not in head
+
+
 def pull(source: str) -> Path:
     """Pull a model, saying what comes and showing how far it is."""
     model = store.NAMES.get(source)
@@ -136,7 +215,6 @@ class _Bar:
     """One bar a step, with what is done and the time left; a step of unknown length is a spinner."""
 
     def __init__(self, counts: bool = False) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -155,7 +233,7 @@ class _Bar:
             BarColumn(),
             *much,
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=screen(stderr=True),
             transient=True,
         )
         self.steps: dict[str, Any] = {}

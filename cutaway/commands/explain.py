@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, print_json, size
+from cutaway.commands.console import model_path, note, on_screen, print_json, screen, size
 from cutaway.commands.generate import prompt_text
 from cutaway.errors import OperationalError, UserError
 from cutaway.store import files
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from cutaway.inspect.edits import Edit
     from cutaway.inspect.explanation import Explanation
     from cutaway.inspect.page_data import PageData
@@ -110,7 +108,7 @@ def explain(
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: it must be 1 or more")
     if html is not None:
-        files.check_overwrite(html, force)
+        files.check_file(html, force)
     lm = _load(model)
     ids = asked.ids(lm, asked.text)
     early = sys.stdout.isatty() and not (as_json or backends or html or open_page or asked.two)
@@ -295,9 +293,7 @@ def _doing(what: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"{what} …"):
+    with screen(stderr=True).status(f"{what} …"):
         yield
 
 
@@ -307,7 +303,7 @@ def _show_tokens(lm: LanguageModel, ids: Sequence[int], asked: _Asked) -> None:
 
     if asked.chat:
         _print_origins(lm, asked.text)
-    _on_console(lambda console: explanation_text.show_tokens(lm, ids, asked.name, console))
+    on_screen(lambda console: explanation_text.show_tokens(lm, ids, asked.name, console))
 
 
 def _print(explanation: Explanation, asked: _Asked, lm: LanguageModel, early: bool) -> None:
@@ -315,14 +311,14 @@ def _print(explanation: Explanation, asked: _Asked, lm: LanguageModel, early: bo
 
     if asked.chat and not early:
         _print_origins(lm, asked.text)
-    _on_console(lambda console: explanation_text.show(explanation, asked.name, console, early))
+    on_screen(lambda console: explanation_text.show(explanation, asked.name, console, early))
 
 
 def _print_origins(lm: LanguageModel, text: str) -> None:
     from cutaway.commands import origins
 
     rendered = lm.chat_text([{"role": "user", "content": text}])
-    _on_console(lambda console: origins.show(rendered, console))
+    on_screen(lambda console: origins.show(rendered, console))
 
 
 def _print_two(explanations: tuple[Explanation, Explanation], asked: _Asked, as_json: bool) -> None:
@@ -334,7 +330,7 @@ def _print_two(explanations: tuple[Explanation, Explanation], asked: _Asked, as_
         print_json(one | {"compare": other})
         return
     same_model = asked.compare_model is None
-    _on_console(lambda console: explanation_compare.show(*explanations, names, same_model, console))
+    on_screen(lambda console: explanation_compare.show(*explanations, names, same_model, console))
 
 
 def _print_paths(lm: LanguageModel, ids: list[int], name: str, as_json: bool) -> None:
@@ -345,7 +341,7 @@ def _print_paths(lm: LanguageModel, ids: list[int], name: str, as_json: bool) ->
     if as_json:
         print_json({"model": name, "passes": [one.to_json() for one in passes]})
     else:
-        _on_console(lambda console: backends_text.show(passes, name, console))
+        on_screen(lambda console: backends_text.show(passes, name, console))
 
 
 def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:
@@ -357,16 +353,3 @@ def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> 
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise OperationalError(f"no browser could be opened: open {target} yourself")
-
-
-def _on_console(show: Callable[[Console], Any]) -> None:
-    """In a file or a pipe there are no colours and no spaces at the ends of lines."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if console.is_terminal:
-        show(console)
-        return
-    with console.capture() as captured:
-        show(console)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))

@@ -16,6 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cutaway.errors import escaped
+
 if TYPE_CHECKING:
     from cutaway.inspect.explanation import Explanation, Head, RotatedPair, Score
     from cutaway.inspect.tokens import Merges, Token
@@ -30,7 +32,6 @@ KEYS = 8  # tokens of a softmax written out
 NEAREST = 3  # neighbours of a token
 PER_LINE = 60  # layers side by side
 CHANGED = 12  # next tokens before and after
-NAMED = {" ": "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 LEVELS = "▁▂▃▄▅▆▇█"
 
@@ -41,15 +42,9 @@ Step = tuple[str, str, *tuple[RenderableType, ...]]  # its name, its sentence, i
 
 
 def drawn(text: str) -> str:
-    """A token's text made visible: ␣ for a space, escapes for what is not printable, ◌ under a lone
-    accent.
-    """
-    out = "".join(NAMED.get(c) or (c if c.isprintable() else _escape(c)) for c in text)
+    """A token's text made visible: ␣ for a space, escapes for what is unprintable, ◌ under a lone accent."""
+    out = escaped(text).replace(" ", "␣")
     return f"◌{out}" if out and unicodedata.category(out[0]).startswith("M") else out
-
-
-def _escape(c: str) -> str:
-    return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
 
 
 def bar(part: float, width: int) -> str:

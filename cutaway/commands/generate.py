@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, note_fallback, print_json, use_threads
+from cutaway.commands.console import model_path, note, note_fallback, print_json, read_text, use_threads
 from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
@@ -158,19 +158,7 @@ def prompt_text(prompt: str | None, file: Path | None) -> str:
         raise UserError(f'There is no option {prompt}: if it is the prompt, give it through --file or "-"')
     if prompt is not None and prompt != "-":
         return prompt
-    where = "standard input" if file is None else str(file)
-    try:
-        raw = sys.stdin.buffer.read() if file is None else file.read_bytes()
-        return raw.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise UserError(f"The prompt in {where} is not UTF-8: byte {error.start} is wrong") from None
-    except OSError as error:
-        raise UserError(f"The prompt in {where} cannot be read: {error.strerror}") from None
-
-
-def shown(text: str) -> str:
-    """Text fit for where standard output goes: on a terminal, control characters are drawn and not obeyed."""
-    return text.translate(_DRAWN) if sys.stdout.isatty() else text
+    return read_text(file).removesuffix("\n").removesuffix("\r")
 
 
 def note_ending(done: Generation) -> None:
@@ -206,7 +194,7 @@ def _show(pieces: Iterable[Piece], lm: Any, style: Style) -> Generation:
         for piece in pieces:
             done = piece.generation
             if style == "text":
-                sys.stdout.write(shown(piece.text))
+                sys.stdout.write(piece.text)
                 sys.stdout.flush()
             elif style == "table" and piece.id is not None:
                 print(_row(piece, lm), flush=True)
@@ -266,8 +254,3 @@ def _bias(text: str) -> tuple[int, float]:
         return int(id), float(value)
     except ValueError:
         raise UserError(f"--logit-bias is {text!r}: it must be ID=NUMBER, such as 42=-5") from None
-
-
-# Control characters as their pictures (ESC as ␛), all but tab and newline; those above ASCII as U+FFFD.
-_DRAWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
-_DRAWN |= dict.fromkeys(range(128, 160), 0xFFFD)

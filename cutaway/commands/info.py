@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from cutaway import store
 from cutaway.commands.console import model_path, print_json, size
+from cutaway.errors import escaped
 from cutaway.model.config import Decoder
 from cutaway.weights import load
 from cutaway.weights.load import Checkpoint
@@ -46,7 +47,7 @@ def info(
         print_json(card)
         return
     for name, text in _lines(card).items():
-        print(f"{name:<14}{text}")
+        print(f"{name:<14}{escaped(text)}")
 
 
 def _card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -132,10 +132,9 @@ class _Progress:
 
 
 def _bar(steps: int) -> Any:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}")
-    bar = Progress(*columns, console=Console(stderr=True))
+    bar = Progress(*columns, console=console.screen(stderr=True))
     bar.start()
     return bar, bar.add_task("starting", total=steps)

@@ -70,7 +70,9 @@ def quantize(
     target = output or Path(f"{path.stem}-{type}.gguf")
     if target.suffix != ".gguf":
         raise UserError(f"{target}: quantized weights are written as GGUF: give a name that ends in .gguf")
-    texts = {each: _read(each) for each in (calibration, text) if each is not None}  # before long work
+    texts = {
+        each: console.read_text(each) for each in (calibration, text) if each is not None
+    }  # before long work
     save.check_free(target, "gguf", force)
     checkpoint = load.read(path)
     if not force:
@@ -95,15 +97,6 @@ def quantize(
     print(f"{saved.path}: {console.size(saved.nbytes)} (was {console.size(before)}), {types}")
     if cost is not None:
         print(_told(cost, text))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as problem:
-        raise UserError(f"{path}: cannot be read ({problem.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
 
 
 def _steps(bar: Any, doing: str) -> Callable[[int, int], None]:

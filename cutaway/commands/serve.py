@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, note_fallback, size, use_threads
+from cutaway.commands.console import model_path, note, note_fallback, read_text, size, use_threads
 from cutaway.commands.generate import Engine
 from cutaway.errors import OperationalError, UserError
 
@@ -232,11 +232,7 @@ def _loaded(model: str, engine: Any, context: int | None, template: Path | None)
     if template is not None:
         from dataclasses import replace
 
-        try:
-            text = template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"The chat template {template} cannot be read: {error}") from None
-        lm.checkpoint = replace(lm.checkpoint, chat_template=text)
+        lm.checkpoint = replace(lm.checkpoint, chat_template=read_text(template))
     if not lm.is_encoder:
         note_fallback(lm)
     return lm

@@ -83,7 +83,6 @@ def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":
 
 
 def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=verdict.engine, title_justify="left", box=None, pad_edge=False)
@@ -92,17 +91,17 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
     for layer in verdict.layers:
         style = "bold red" if layer.name == verdict.differs_from else None
         table.add_row(layer.name, f"{layer.largest:.2e}", f"{layer.share:.2e}", style=style)
-    screen = Console(highlight=False)
-    screen.print(table)
+    shown = console.screen()
+    shown.print(table)
     if verdict.token is None:
-        screen.print(f"{len(verdict.ours)} greedy tokens are equal.\n")
+        shown.print(f"{len(verdict.ours)} greedy tokens are equal.\n")
         return
     mine, theirs = (lm.tokenizer.decode([ids[verdict.token]]) for ids in (verdict.ours, verdict.theirs))
     told = (
         f"Greedy token {verdict.token + 1} differs: {mine!r} here, {theirs!r} there; in our logits they are"
     )
     why = " A near tie: rounding decides it." if verdict.close_call else ""
-    screen.print(f"{told} {verdict.margin:.3f} apart.{why}\n", markup=False)
+    shown.print(f"{told} {verdict.margin:.3f} apart.{why}\n", markup=False)
 
 
 def _blame(verdict: "Verdict") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.store.files import digest, write
 from cutaway.tokenizer import Tokenizer, bpe, pretokenize
 from cutaway.tokenizer.added import AddedToken
@@ -26,7 +26,7 @@ def of(name: str, texts: Iterable[str]) -> Tokenizer:
         size = name.removeprefix("bpe:")
         if not size.isdecimal() or int(size) <= 257:
             raise UserError(
-                f"data.tokenizer: {name!r} is no size of a vocabulary: write bpe:4096 for instance"
+                f"data.tokenizer: {quoted(name)} is no size of a vocabulary: write bpe:4096 for instance"
             )
         return opened(Tokenizer.train(texts, size=int(size), pattern="gpt2", special=[END]))
     return Tokenizer.load(name)

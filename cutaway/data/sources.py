@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.bounds import Bounded, Positive
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, quoted
 
 HUB = "hub:"  # before the name of a dataset on Hugging Face
 PASSED_OVER = frozenset({"node_modules", "__pycache__", "build", "dist", "site-packages"})
@@ -42,14 +42,20 @@ class Source(Bounded):
     weight: Positive | None = None
 
 
+def check_exists(source: Source) -> None:
+    """UserError for a file or folder that is not there; datasets of the hub are not looked for."""
+    path = Path(source.path).expanduser()
+    if not source.path.startswith(HUB) and not path.exists():
+        raise UserError(f"{path}: there is no such file or folder to read text from")
+
+
 def documents(source: Source) -> Iterator[str | None]:
     """The texts of a source, in their order; None for a file that is not text, so that it can be counted."""
     if source.path.startswith(HUB):
         yield from _column(_streamed(source.path[len(HUB) :], source), source, source.path)
         return
+    check_exists(source)
     path = Path(source.path).expanduser()
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder to read text from")
     if path.is_dir() and (path / "dataset_info.json").is_file():
         yield from _column(_saved(path), source, str(path))
         return
@@ -116,7 +122,7 @@ def _entry(row: Any, field: str, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
         raise UserError(
-            f"{where} has no text called {field!r} (it has: {there}): name the column with `field`"
+            f"{where} has no text called {quoted(field)} (it has: {there}): name the column with `field`"
         )
     return row[field]
 
@@ -129,7 +135,7 @@ def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: is not a parquet file ({error})") from None
     if field not in table.schema_arrow.names:
         there = ", ".join(table.schema_arrow.names)
-        raise UserError(f"{path}: has no column {field!r} (it has: {there}): name it with `field`")
+        raise UserError(f"{path}: has no column {quoted(field)} (it has: {there}): name it with `field`")
     for batch in table.iter_batches(columns=[field]):
         yield from batch.to_pylist()
 

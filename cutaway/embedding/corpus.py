@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cutaway import native
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.native.corpus import LONGEST, Counter
 
 PIECE = 1 << 16  # bytes; a word belongs to the piece in which it begins
@@ -81,7 +81,7 @@ def vocabulary(
     try:
         known = tuple(word.decode() for _, word in often)
     except UnicodeDecodeError as problem:
-        raise UserError(f"{path} is not UTF-8 text: it has the word {problem.object!r}") from None
+        raise UserError(f"{path} is not UTF-8 text: it has the word {quoted(problem.object)}") from None
     return Vocabulary(known, np.array([-times for times, _ in often], np.int64))
 
 

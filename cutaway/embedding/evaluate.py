@@ -16,7 +16,7 @@ import numpy as np
 
 from cutaway.embedding.neighbours import search, unit
 from cutaway.embedding.vectors import Vectors
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 
 SETS = {"wordsim": "wordsim353.tsv", "simlex": "simlex999.txt", "analogy": "questions-words.txt"}
 FREQUENT = 300_000  # words, the first of the table, among which an analogy's answer is looked for
@@ -54,7 +54,7 @@ def find(name: str) -> Path:
         if path.is_file():
             return path
     raise UserError(
-        f"the set {name!r} is not here: `pip install gensim` brings it, or give the path of its file "
+        f"the set {quoted(name)} is not here: `pip install gensim` brings it, or give the path of its file "
         f"({SETS[name]}) yourself"
     )
 
@@ -68,7 +68,9 @@ def similarity(vectors: Vectors, path: Path) -> Similarity:
         try:
             one, other, score = fields[0].lower(), fields[1].lower(), float(fields[2])
         except (IndexError, ValueError):
-            raise UserError(f"{path}:{number}: expected `word<TAB>word<TAB>score`, found {line!r}") from None
+            raise UserError(
+                f"{path}:{number}: expected `word<TAB>word<TAB>score`, found {quoted(line)}"
+            ) from None
         total += 1
         if one in ids and other in ids:
             left, right = unit(vectors.table[[ids[one], ids[other]]])
@@ -103,7 +105,7 @@ def analogies(vectors: Vectors, path: Path) -> Analogies:
             continue
         words = line.lower().split()
         if len(words) != 4:
-            raise UserError(f"{path}:{number}: expected four words, found {line!r}")
+            raise UserError(f"{path}:{number}: expected four words, found {quoted(line)}")
         questions += 1
         if all(word in ids for word in words):
             asked.setdefault(section, []).append([ids[word] for word in words])
@@ -132,7 +134,7 @@ def _folded(vectors: Vectors) -> dict[str, int]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
-        raise UserError(f"{path} is not a file")
+        raise UserError(f"{path}: there is no such file")
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

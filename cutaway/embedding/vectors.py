@@ -14,7 +14,7 @@ import numpy as np
 
 from cutaway.embedding import neighbours
 from cutaway.embedding.subwords import Subwords
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.shapes import Float
 
 
@@ -61,8 +61,8 @@ class Vectors:
         if self.grams is not None and rows:
             return self.grams[rows].mean(axis=0)
         near = difflib.get_close_matches(word, self.ids, n=1) if len(self) <= 100_000 else []
-        guess = f"; did you mean {near[0]!r}?" if near else f" among its {len(self)} words"
-        raise UserError(f"there is no vector for {word!r}{guess}")
+        guess = f"; did you mean {quoted(near[0])}?" if near else f" among its {len(self)} words"
+        raise UserError(f"there is no vector for {quoted(word)}{guess}")
 
     def _gram_rows(self, word: str) -> list[int]:
         return [] if self.subwords is None else [r - self.subwords.words for r in self.subwords.rows(word)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 
 Number = int | float
 
@@ -61,7 +61,7 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         for text in stop:
             if not isinstance(text, str) or not text:
-                raise UserError(f"stop is {text!r}: a stop must be a string of at least one character")
+                raise UserError(f"stop is {quoted(text)}: a stop must be a string of at least one character")
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
@@ -78,7 +78,7 @@ class SamplingParams:
 
 def _number(name: str, value: object, fits: Callable[[float], bool], wanted: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not fits(float(value)):
-        raise UserError(f"{name} is {value!r}: it must be {wanted}")
+        raise UserError(f"{name} is {quoted(value)}: it must be {wanted}")
 
 
 def _between(name: str, value: object, low: Number, high: Number) -> None:
@@ -89,5 +89,5 @@ def _between(name: str, value: object, low: Number, high: Number) -> None:
 def _whole(name: str, value: object, low: int, what: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
         raise UserError(
-            f"{name} is {value!r}: it must be {what + ' ' if what else ''}a whole number, {low} or more"
+            f"{name} is {quoted(value)}: it must be {what + ' ' if what else ''}a whole number, {low} or more"
         )

@@ -30,11 +30,6 @@ def mapped(path: Path) -> mmap.mmap:
         raise UserError(f"{path}: cannot be opened ({error.strerror})") from None
 
 
-def quoted(name: str) -> str:
-    """A name from a file as it may be shown in a one-line message."""
-    return ascii(name if len(name) <= 80 else name[:60] + "..." + name[-10:])
-
-
 def looks_like(head: bytes) -> str:
     """What the first kilobyte of a file suggests that it is, as a phrase for an error message."""
     if head.startswith(b"GGUF"):

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutaway.errors import UserError
-from cutaway.gguf.container import looks_like, mapped, quoted
+from cutaway.errors import UserError, quoted
+from cutaway.gguf.container import looks_like, mapped
 from cutaway.gguf.types import (
     ALIGNMENT,
     ARRAY,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 
 
 class GGMLType(NamedTuple):
@@ -77,7 +77,7 @@ def row_bytes(type: str, width: int) -> int:
         return width * FOREIGN[type]
     kind = TYPES.get(type)
     if kind is None:
-        raise UserError(f"there is no storage type {type!r}; known are {', '.join(TYPES)}")
+        raise UserError(f"there is no storage type {quoted(type)}; known are {', '.join(TYPES)}")
     if width % kind.block:
         raise UserError(f"a row of {width} values cannot be stored as {type}, whose blocks hold {kind.block}")
     return width // kind.block * kind.bytes

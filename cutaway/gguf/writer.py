@@ -12,8 +12,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from cutaway.errors import UserError
-from cutaway.gguf.container import quoted
+from cutaway.errors import UserError, quoted
 from cutaway.gguf.reader import alignment_of
 from cutaway.gguf.types import (
     ARRAY,

@@ -18,7 +18,7 @@ from typing import Any
 from cutaway.attention.common.mixer import Mixer
 from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check
 from cutaway.embedding.tables import hashed, lowrank
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.position import learned, sinusoidal
 
@@ -192,7 +192,7 @@ def to_dict(config: Any) -> Any:
 def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
     """The dataclass that ``to_dict`` wrote. UserError for an unknown, missing or wrong entry."""
     if not isinstance(data, dict):
-        raise UserError(f"{where} is {data!r}; it must be entries by name")
+        raise UserError(f"{where} is {quoted(data)}; it must be entries by name")
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     for name in data:
@@ -216,7 +216,7 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
         return None
     if "variants" in f.metadata:
         if not isinstance(value, dict) or "kind" not in value:
-            raise UserError(f"{where} is {value!r}; it must be an entry with a kind")
+            raise UserError(f"{where} is {quoted(value)}; it must be an entry with a kind")
         cls = _variant(f.metadata["variants"], value["kind"], where)
         return from_dict({name: v for name, v in value.items() if name != "kind"}, cls, where)
     classes = _classes(hint)
@@ -226,7 +226,7 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
             kind = value.get("kind", kind)
             value = {name: v for name, v in value.items() if name != "kind"}
         if kind not in classes:
-            raise UserError(f"{where}.kind: there is no {kind!r}; known: {', '.join(classes)}")
+            raise UserError(f"{where}.kind: there is no {quoted(kind)}; known: {', '.join(classes)}")
         return from_dict(value, classes[kind], where)
     return _plain(_choices(hint), value, where)
 
@@ -248,19 +248,19 @@ def _plain(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         if isinstance(choice, type) and type(value) is choice:
             return value
     names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
-    raise UserError(f"{where} is {value!r}; it must be {names}")
+    raise UserError(f"{where} is {quoted(value)}; it must be {names}")
 
 
 def _blocks(value: Any, where: str) -> tuple[Block, ...]:
     if not isinstance(value, list):
-        raise UserError(f"{where} is {value!r}; it must be a list of blocks")
+        raise UserError(f"{where} is {quoted(value)}; it must be a list of blocks")
     blocks: list[Block] = []
     for i, entry in enumerate(value):
         if not isinstance(entry, dict):
-            raise UserError(f"{where}[{i}] is {entry!r}; it must be a block")
+            raise UserError(f"{where}[{i}] is {quoted(entry)}; it must be a block")
         times = entry.get("times", 1)
         if type(times) is not int or not 1 <= times <= 10_000:
-            raise UserError(f"{where}[{i}].times is {times!r}; it must be from 1 to 10000")
+            raise UserError(f"{where}[{i}].times is {quoted(times)}; it must be from 1 to 10000")
         block = from_dict({k: v for k, v in entry.items() if k != "times"}, Block, f"{where}[{i}]")
         blocks += [block] * times
     return tuple(blocks)
@@ -289,4 +289,4 @@ def _variant(home: str, kind: Any, where: str) -> type:
         if kind in classes:
             return classes[kind]
         kinds = list(classes)
-    raise UserError(f"{where}.kind: there is no {kind!r}; known: {', '.join(kinds)}")
+    raise UserError(f"{where}.kind: there is no {quoted(kind)}; known: {', '.join(kinds)}")

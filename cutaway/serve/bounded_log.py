@@ -9,12 +9,12 @@ import time
 import traceback
 from typing import Any
 
+from cutaway.errors import visible
+
 RECORDS, SECONDS = 60, 60.0  # at most so many records in so many seconds
 CHARACTERS = 2000  # of a record; of a longer one its beginning and its end
 FRAMES = 6  # of a traceback, the innermost
 PROMPTS = "cutaway.serve.prompts"  # what --log-prompts asks for, written whole
-
-_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class BoundedHandler(logging.StreamHandler):
@@ -44,7 +44,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if record.name == PROMPTS:
             return record.getMessage()
-        text = super().format(record).translate(_ESCAPED)
+        text = visible(super().format(record))
         if len(text) > CHARACTERS:
             half = CHARACTERS // 2
             text = f"{text[:half]}\n... {len(text) - CHARACTERS:,} characters left out ...\n{text[-half:]}"

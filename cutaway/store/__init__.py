@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.store.files import OTHER_HOME, Progress, atomic_file, digest, disk_errors, silent, write
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ NAMES = {
 }
 
 # What a user who types one of these means is a file, never a model's name.
-SUFFIXES = (".gguf", ".safetensors", ".json", ".model", ".tiktoken", ".txt", ".bin", ".pt", ".pth")
+SUFFIXES = (".gguf", ".safetensors", ".json", ".model", ".tiktoken", ".txt", ".vec", ".bin", ".pt", ".pth")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w.-]+)?(?:[:/](?P<file>[^:]+\.gguf))?")
 
 
@@ -323,6 +323,6 @@ def _unknown(name: str) -> UserError:
     near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.5)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(
-        f"no model is called {name!r}.{guess} Known names: {', '.join(sorted(NAMES))}; "
+        f"no model is called {quoted(name)}.{guess} Known names: {', '.join(sorted(NAMES))}; "
         "anything else is a path, or ORG/NAME on Hugging Face"
     )

@@ -51,6 +51,13 @@ def check_overwrite(target: str | os.PathLike[str], force: bool) -> None:
         raise UserError(f"{target}: already exists: choose another name, or give --force to replace it")
 
 
+def check_file(target: str | os.PathLike[str], force: bool) -> None:
+    """Before long work: UserError for a file that `check_overwrite` refuses, or whose folder is not there."""
+    if not Path(target).parent.is_dir():
+        raise UserError(f"{target}: cannot be written: its folder does not exist")
+    check_overwrite(target, force)
+
+
 @contextmanager
 def disk_errors(path: str | os.PathLike[str], remedy: str = FREE) -> Iterator[None]:
     """Turn an OSError into one sentence: UserError for a missing folder, else OperationalError.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 
 DEEPEST = 30  # groups in groups
 
@@ -86,8 +86,8 @@ class Finder:
         found = self.pattern.search(text) if self.pattern else None
         if found is not None:
             raise UserError(
-                f"the text holds the control token {found[0]!r} at character {found.start()}: take it out, "
-                'or encode it as plain text (special="text") or as the token (special="allow")'
+                f"the text holds the control token {quoted(found[0])} at character {found.start()}: "
+                'take it out, or encode it as plain text (special="text") or as the token (special="allow")'
             )
 
 

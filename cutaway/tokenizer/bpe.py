@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.cache import Cache
 
 Pair = tuple[str, str]
@@ -151,7 +151,7 @@ def listed(merges: Iterable[Pair], ids: Mapping[str, int], hidden: frozenset[str
     for rank, pair in enumerate(merges):
         made = pair[0] + pair[1]
         if made not in ids:
-            raise UserError(f"merge {rank} makes {made!r}, which is no token of the vocabulary")
+            raise UserError(f"merge {rank} makes {quoted(made)}, which is no token of the vocabulary")
         if made not in hidden:
             table.setdefault(pair, (rank, made))
     return table.get

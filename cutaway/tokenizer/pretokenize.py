@@ -16,7 +16,7 @@ from itertools import chain
 from time import monotonic
 from typing import Any
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.unicode import shown
 
 BEHAVIOURS = ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
@@ -116,7 +116,9 @@ def named(pre: str) -> tuple["Split", ...]:
     Raises UserError for a name that is not known.
     """
     if pre not in PATTERNS:
-        raise UserError(f"the pre-tokeniser {pre!r} is not known; known are {', '.join(sorted(PATTERNS))}")
+        raise UserError(
+            f"the pre-tokeniser {quoted(pre)} is not known; known are {', '.join(sorted(PATTERNS))}"
+        )
     return tuple(Split(pattern) for pattern in PATTERNS[pre])
 
 
@@ -153,7 +155,7 @@ def compiled(pattern: str) -> Any:
     import regex
 
     if _RECURSION.search(pattern):
-        raise UserError(f"the split pattern {_short(pattern)} calls itself, which no model's does")
+        raise UserError(f"the split pattern {quoted(pattern)} calls itself, which no model's does")
     if len(pattern) > LONGEST_PATTERN:
         raise UserError(
             f"a split pattern has {len(pattern):,} characters; no model's has over {LONGEST_PATTERN:,}"
@@ -163,7 +165,7 @@ def compiled(pattern: str) -> Any:
             warnings.simplefilter("error")
             return regex.compile(pattern, regex.V0)
     except (regex.error, RecursionError, OverflowError, Warning) as problem:
-        raise UserError(f"the split pattern {_short(pattern)} cannot be used: {problem}") from None
+        raise UserError(f"the split pattern {quoted(pattern)} cannot be used: {problem}") from None
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Split:
 
     def _slow(self, problem: Exception) -> UserError:
         what = "long" if isinstance(problem, TimeoutError) else "much memory"
-        return UserError(f"the split pattern {_short(self.pattern)} takes too {what} on this text")
+        return UserError(f"the split pattern {quoted(self.pattern)} takes too {what} on this text")
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,3 @@ _OURS = frozenset(
         *(step.pattern for step in _FUSED.values()),
     ]
 )
-
-
-def _short(pattern: str) -> str:
-    return repr(pattern if len(pattern) < 80 else pattern[:77] + "...")

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.store.files import Progress
 from cutaway.tokenizer import bpe_train, unigram_em, wordpiece_train
 from cutaway.tokenizer.added import AddedToken
@@ -48,7 +48,7 @@ def bpe(
     elif level == CHARACTER:
         spelt, fallback = bpe_train.spelt_in_characters(words, alphabet), BYTE_TOKENS
     else:
-        raise UserError(f'level is "byte" or "character", not {level!r}')
+        raise UserError(f'level is "byte" or "character", not {quoted(level)}')
     least = len(fallback) + len(spelt.alphabet) + len(counts.special)
     if size < least:
         raise UserError(
@@ -57,7 +57,9 @@ def bpe(
         )
     clash = {*fallback, *spelt.alphabet} & {*counts.special}
     if clash:
-        raise UserError(f"{min(clash)!r} cannot be a special token: the alphabet has a token of that text")
+        raise UserError(
+            f"{quoted(min(clash))} cannot be a special token: the alphabet has a token of that text"
+        )
     room = size - len(fallback) - len(counts.special)
     reserved = {*fallback, *counts.special}
     merges = bpe_train.learn(spelt, room, min_frequency, reserved, progress)
@@ -138,7 +140,7 @@ KINDS: dict[str, tuple[Callable[..., TokenizerSpec], str]] = {
 def kind(name: str) -> tuple[Callable[..., TokenizerSpec], str]:
     """The function that learns a kind of vocabulary, and the pattern that it usually goes with."""
     if name not in KINDS:
-        raise UserError(f"there is no kind of vocabulary {name!r}: known are {', '.join(KINDS)}")
+        raise UserError(f"there is no kind of vocabulary {quoted(name)}: known are {', '.join(KINDS)}")
     return KINDS[name]
 
 

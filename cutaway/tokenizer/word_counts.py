@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from cutaway import native
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.native import word_counter as native_count
 from cutaway.store.files import Progress, read_errors, write
 from cutaway.tokenizer.formats.fields import parsed
@@ -93,7 +93,7 @@ class WordCounts:
             counts = _resumed(counts, WordCounts.load(resume))
         counts.threads = threads
         if invalid not in ("refuse", "replace"):
-            raise UserError(f'invalid is "refuse" or "replace", not {invalid!r}')
+            raise UserError(f'invalid is "refuse" or "replace", not {quoted(invalid)}')
         keeper = _Keeper(counts, None if resume is None else Path(resume))
         try:
             for source in _listed(sources):
@@ -117,8 +117,9 @@ class WordCounts:
         for shard in (self, *others):
             if (shard.pattern, shard.special) != (self.pattern, self.special):
                 raise UserError(
-                    f"counts of the pattern {shard.pattern!r} with special tokens {list(shard.special)} do "
-                    f"not add to those of {self.pattern!r} with {list(self.special)}"
+                    f"counts of the pattern {quoted(shard.pattern)} with special tokens "
+                    f"{quoted(list(shard.special))} do not add to those of {quoted(self.pattern)} with "
+                    f"{quoted(list(self.special))}"
                 )
             out._counter.put(shard._counter.words())
             out.documents += shard.documents
@@ -279,7 +280,7 @@ def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
         sources = [sources]
     if isinstance(sources, (list, tuple)) and sources and all(map(_names_a_file, sources)):
         raise UserError(
-            f"{sources[0]!r} is a text, and there is a file of that name: give pathlib.Path of it"
+            f"{quoted(sources[0])} is a text, and there is a file of that name: give pathlib.Path of it"
         )
     return (_source(source) for source in sources)
 

@@ -8,7 +8,7 @@ from re import Pattern
 
 import regex
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.added import any_of
 from cutaway.tokenizer.normalize import OneSpace, Rule, normalize
 from cutaway.tokenizer.pretokenize import (
@@ -100,7 +100,7 @@ def splitter(pattern: str, special: Iterable[str] = ()) -> WordSplitter:
     if _NAME.fullmatch(pattern):
         names = ", ".join([*TIKTOKEN, METASPACE, *BERT, *sorted(PATTERNS)])
         raise UserError(
-            f"there is no pattern named {pattern!r}: give a regular expression, or one of {names}"
+            f"there is no pattern named {quoted(pattern)}: give a regular expression, or one of {names}"
         )
     compiled(pattern)
     return WordSplitter((Split(pattern),), special)

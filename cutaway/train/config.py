@@ -18,7 +18,7 @@ import yaml
 from cutaway.bounds import Bound, Bounded, Count, Decay, Inner, Natural, Positive
 from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.model.config import Decoder, from_dict, to_dict
 from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
@@ -147,7 +147,7 @@ def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) < 3:
-            raise UserError(f"{word!r}: write changes as --name.of.entry VALUE")
+            raise UserError(f"{quoted(word)}: write changes as --name.of.entry VALUE")
         name, given, value = word[2:].partition("=")
         if not given:
             if not words or words[0].startswith("--"):
@@ -163,7 +163,7 @@ def _value(text: str, name: str) -> Any:
     try:
         return float(text) if _is_scientific(text) else yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UserError(f"--{name}: {text!r} is not a YAML value") from None
+        raise UserError(f"--{name}: {quoted(text)} is not a YAML value") from None
 
 
 def _is_scientific(text: str) -> bool:
@@ -186,7 +186,7 @@ def _put(data: Any, name: str, value: Any) -> None:
 def _entry(data: Any, part: str, name: str) -> Any:
     found = data[_index(data, part, name)] if isinstance(data, list) else data.setdefault(part, {})
     if not isinstance(found, dict | list):
-        raise UserError(f"--{name}: {part} is {found!r}, which has no entries")
+        raise UserError(f"--{name}: {part} is {quoted(found)}, which has no entries")
     return found
 
 

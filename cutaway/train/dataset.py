@@ -27,12 +27,12 @@ def resolved(run: TrainingConfig, folder: Path, note: Note) -> TrainingConfig:
     """The run with every source a place on this machine, its tokenizer in ``folder``, and the vocabulary
     known.
     """
-    sources = tuple(
-        replace(s, path=str(novels.folder())) if s.path == NOVELS else s for s in run.data.sources
-    )
-    if not sources:
+    places = tuple(replace(s, path=str(novels.folder())) if s.path == NOVELS else s for s in run.data.sources)
+    if not places:
         raise UserError("config.data.sources: names no source of text")
-    data = replace(run.data, sources=sources)
+    for place in places:
+        sources.check_exists(place)
+    data = replace(run.data, sources=places)
     tokenizer = _tokenizer(data, folder / TOKENIZER, note)
     run_tokenizer.ends(tokenizer)
     vocab = run.model.vocab or run_tokenizer.padded(len(tokenizer))

@@ -356,8 +356,8 @@ def _compile(
         seconds = flops / parallel.size / (EAGER_UTILIZATION * device.peak(on, run.precision))
         if seconds < COMPILE_PAYS:
             note(
-                f"The run takes about {max(1, round(seconds / 60))} min: too short to pay back torch.compile: "
-                "it is not compiled (--compile always compiles it)."
+                f"The run takes about {max(1, round(seconds / 60))} min, too short to pay torch.compile "
+                "back, so it is not compiled (--compile always compiles it)."
             )
             return
     note("torch.compile compiles the model during the first step, which takes a minute or two.")

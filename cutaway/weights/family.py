@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Encoder
 from cutaway.weights.fields import LAYERS, MISSING, Fields
@@ -225,7 +225,7 @@ class Family:
             method = quantized.text("quant_method", "unknown")
             raise fields.refusal(
                 "quantization_config",
-                f"says the weights are quantized by {method!r}, which is not read: "
+                f"says the weights are quantized by {quoted(method)}, which is not read: "
                 "take the unquantized model, or a GGUF file of it",
             )
         known: Settings = {"where": fields.where}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.gguf import Later, Packed
 
 MISSING: Any = object()
@@ -73,7 +73,7 @@ class Fields:
         value = self.text(name, default)
         if value not in choices:
             raise self.refusal(
-                name, f"is {_shown(value)}, which is not supported; supported: {_list(choices)}"
+                name, f"is {quoted(value)}, which is not supported; supported: {_list(choices)}"
             )
         return choices[value]
 
@@ -83,7 +83,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise self.refusal(name, f"should hold entries by name, but is {_shown(value)}")
+            raise self.refusal(name, f"should hold entries by name, but is {quoted(value)}")
         prefix = f"{self.prefix}{name}."
         return Fields({f"{prefix}{inner}": entry for inner, entry in value.items()}, self.where, prefix)
 
@@ -94,11 +94,11 @@ class Fields:
             return None
         if not isinstance(value, list) or len(value) != layers:
             raise self.refusal(
-                name, f"should list one word for each of {layers} layers, but is {_shown(value)}"
+                name, f"should list one word for each of {layers} layers, but is {quoted(value)}"
             )
         if wrong := [word for word in value if word not in choices]:
             raise self.refusal(
-                name, f"has {_shown(wrong[0])}, which is not supported; supported: {_list(choices)}"
+                name, f"has {quoted(wrong[0])}, which is not supported; supported: {_list(choices)}"
             )
         return value
 
@@ -106,7 +106,7 @@ class Fields:
         """UserError if the key is present with a value that this model cannot honour."""
         value = self.get(name)
         if self.has(name) and not any(_equal(value, one) for one in accepted):
-            raise self.refusal(name, f"is {_shown(value)}: {meaning} is not supported")
+            raise self.refusal(name, f"is {quoted(value)}: {meaning} is not supported")
 
     def same(self, name: str, count: int) -> Fields:
         """These fields, with one number where an array repeats it ``count`` times."""
@@ -128,7 +128,7 @@ class Fields:
             if not key.startswith(self.prefix) or key in self.used or self.data[key] is None:
                 continue
             if not any(fnmatchcase(name, pattern) for pattern in harmless):
-                shown = f"{key!a:.80} is {_shown(_plain(self.data[key]))}"
+                shown = f"{quoted(key)} is {quoted(_plain(self.data[key]))}"
                 raise UserError(
                     f"{self.where}: {shown}, and {who} no such setting here: "
                     "remove it if it does not change what the model computes"
@@ -141,7 +141,7 @@ class Fields:
                 raise self.refusal(name, f"is missing: it should be {wanted}")
             return default
         if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
-            raise self.refusal(name, f"should be {wanted}, but is {_shown(value)}")
+            raise self.refusal(name, f"should be {wanted}, but is {quoted(value)}")
         return value
 
 
@@ -156,11 +156,6 @@ def _equal(value: object, accepted: object) -> bool:
     """Equality of plain values, where true is not 1 and an array is never a scalar."""
     same_kind = isinstance(value, bool) == isinstance(accepted, bool)
     return same_kind and not isinstance(value, np.ndarray) and value == accepted
-
-
-def _shown(value: object) -> str:
-    text = " ".join(ascii(value[:20] if isinstance(value, list | str) else value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _list(words: Collection[str]) -> str:

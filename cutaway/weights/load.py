@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer
 
 CONFIG = "cutaway.json"  # in a folder whose weights have our names
+ADAPTER = "adapter_config.json"  # in a folder that holds changes of another model's weights
 RUN = "run.yaml"  # in the folder of a training run, whose model is the folder beside it
 MAX_JSON = 16 << 20
 SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
@@ -69,7 +70,10 @@ class Checkpoint:
 
 
 def read(path: str | Path) -> Checkpoint:
-    """The model at a path; UserError in one sentence if it is none, or one that cannot be honoured."""
+    """The model at a path, or of an adapter's folder its base, changed.
+
+    UserError if it is none, or one that cannot be honoured.
+    """
     path = Path(path)
     if not path.is_dir():
         return _gguf(path)
@@ -77,6 +81,10 @@ def read(path: str | Path) -> Checkpoint:
         return _cutaway(path)
     if (path / "config.json").is_file():
         return _hugging_face(path)
+    if (path / ADAPTER).is_file():
+        from cutaway.weights import adapters  # which reads the base by this function
+
+        return adapters.opened(path)
     if (path / RUN).is_file():
         if not (path / "model").is_dir():
             raise UserError(

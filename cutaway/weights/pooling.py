@@ -6,7 +6,7 @@ A sentence-transformers folder states it in ``modules.json`` and ``1_Pooling/con
 
 from __future__ import annotations
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint, parsed
 
@@ -28,7 +28,9 @@ def stated(checkpoint: Checkpoint) -> str | None:
     for module in parsed(modules, list) if modules.is_file() else []:
         kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
         if kind not in MODULES:
-            raise UserError(f"{modules}: has the module {kind!r}, and only {', '.join(MODULES)} are known")
+            raise UserError(
+                f"{modules}: has the module {quoted(kind)}, and only {', '.join(MODULES)} are known"
+            )
     path = checkpoint.source / "1_Pooling" / "config.json"
     return _in_folder(Fields(parsed(path), path)) if path.is_file() else None
 

@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from cutaway.attention.common.heads import Heads
-from cutaway.errors import UserError
-from cutaway.gguf import FOREIGN, TYPES, Later, Packed, quoted
+from cutaway.errors import UserError, quoted
+from cutaway.gguf import FOREIGN, TYPES, Later, Packed
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.weights import quant
@@ -258,7 +258,7 @@ def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
                     bound.append(Bound(theirs, ours, rule.how, place))
     nameless = shapes.keys() - {name for each in bound for name in each.ours}
     if nameless:
-        raise UserError(f"this family has no name for the weight {min(nameless)!r}")
+        raise UserError(f"this family has no name for the weight {quoted(min(nameless))}")
     return bound
 
 

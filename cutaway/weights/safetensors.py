@@ -24,7 +24,7 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.gguf import (
     FOREIGN,
     MAX_NAMED,
@@ -35,7 +35,6 @@ from cutaway.gguf import (
     made,
     mapped,
     packed_shape,
-    quoted,
     row_bytes,
 )
 from cutaway.store.files import atomic_file

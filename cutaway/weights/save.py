@@ -32,7 +32,7 @@ from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
 from cutaway.model.config import Decoder, Encoder, to_dict
 from cutaway.position.scaling import Factors, Llama3
-from cutaway.store.files import atomic_folder, check_overwrite
+from cutaway.store.files import atomic_folder, check_file, check_overwrite
 from cutaway.weights import common, families, quant, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -93,7 +93,7 @@ def check_free(target: Path, format: str, force: bool) -> None:
     """UserError if the target is there and may not be replaced, or is no name for a model of this format."""
     if target.suffix in (".safetensors", ".bin"):
         raise UserError(f"{target}: a model is written as a folder of safetensors: give a folder's name")
-    check_overwrite(target, force)
+    (check_file if format == "gguf" else check_overwrite)(target, force)
     if format == "gguf" and target.is_dir():
         raise UserError(f"{target}: is a folder: give a file's name")
     models = (target / CONFIG, target / "config.json")

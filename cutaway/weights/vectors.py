@@ -22,7 +22,7 @@ import numpy as np
 
 from cutaway.embedding.subwords import Subwords
 from cutaway.embedding.vectors import Vectors
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.store.files import atomic_file, read_errors
 from cutaway.weights import quant, safetensors
 from cutaway.weights.load import Checkpoint
@@ -67,7 +67,7 @@ def write(path: Path, vectors: Vectors, format: Format | None = None, *, force: 
     spaced = next((word for word in vectors.words if not word or re.search(r"\s", word)), None)
     if spaced is not None:
         raise UserError(
-            f"the word {spaced!r} cannot stand in a {chosen} file, which puts spaces between words"
+            f"the word {quoted(spaced)} cannot stand in a {chosen} file, which puts spaces between words"
         )
     with atomic_file(path, force=force) as out:
         if chosen != "glove":
@@ -193,13 +193,13 @@ def _word(path: Path, where: str, word: bytes) -> str:
     try:
         return word.decode()
     except UnicodeDecodeError:
-        raise UserError(f"{path}{where}: the word {word[:40]!r} is not UTF-8") from None
+        raise UserError(f"{path}{where}: the word {quoted(word)} is not UTF-8") from None
 
 
 def _finite(path: Path, words: list[str], table: np.ndarray) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
     if len(bad):
-        raise UserError(f"{path}: the vector of {words[bad[0]]!r} holds a number that is not finite")
+        raise UserError(f"{path}: the vector of {quoted(words[bad[0]])} holds a number that is not finite")
     return table
 
 

@@ -7,9 +7,7 @@ import inspect
 import json
 import random
 import unicodedata
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +26,7 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.spec import TokenizerSpec
-from tests import inputs
+from tests import inputs, llama_cpp
 
 DECLARATION = """All human beings are born free and equal in dignity and rights.
 They're endowed with reason; it's 1948.
@@ -110,25 +108,10 @@ def test_llama_cpp_vectors(name: str) -> None:
     assert wrong == []
 
 
-@contextmanager
-def llama_cpp(tok: Tokenizer, path: Path) -> Iterator[Callable[[str, bool], list[int]]]:
+def _written(tok: Tokenizer, path: Path) -> Callable[[str, bool], list[int]]:
     """llama.cpp's tokenizer over a small model whose metadata we wrote."""
-    xllamacpp = pytest.importorskip("xllamacpp")
     gguf.write(path, {**_METADATA, **tok.to_gguf()}, _tensors(len(tok)))
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.n_gpu_layers, params.warmup, params.port = 256, 1, 0, False, 0
-    server = xllamacpp.Server(params)
-
-    def encode(text: str, special: bool) -> list[int]:
-        body = json.dumps({"content": text, "add_special": False, "parse_special": special}).encode()
-        asked = urllib.request.Request(
-            f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(asked) as answer:
-            return json.loads(answer.read())["tokens"]
-
-    yield encode
+    return llama_cpp.tokenizing(path)
 
 
 _METADATA: dict[str, object] = {
@@ -171,12 +154,10 @@ MARKED = [
 @pytest.mark.parametrize("source", ["smollm2", "mistral", "starcoder"])
 def test_written_gguf_gives_llama_cpp_the_same_ids(source: str, tmp_path: Path) -> None:
     tok = Tokenizer.load(_source(source))
-    with llama_cpp(tok, tmp_path / "tiny.gguf") as theirs:
-        over = [*[text for text in texts() if "\0" not in text][::3], DECLARATION]
-        assert differing(tok.encode, lambda text: theirs(text, False), [*over, *MARKED]) == []
-        assert (
-            differing(lambda text: tok.encode(text, "allow"), lambda text: theirs(text, True), MARKED) == []
-        )
+    theirs = _written(tok, tmp_path / "tiny.gguf")
+    over = [*[text for text in texts() if "\0" not in text][::3], DECLARATION]
+    assert differing(tok.encode, lambda text: theirs(text, False), [*over, *MARKED]) == []
+    assert differing(lambda text: tok.encode(text, "allow"), lambda text: theirs(text, True), MARKED) == []
     again = Tokenizer.load(tmp_path / "tiny.gguf")
     assert differing(again.encode, tok.encode) == []
     assert (again.bos, again.eos, again.add_bos, again.eos_ids) == (
@@ -193,14 +174,14 @@ def test_written_gguf_of_other_models_gives_llama_cpp_the_same_ids(tmp_path: Pat
     unigram = Tokenizer.load(inputs.path("sentencepiece-fixtures") / "botchan_en_unigram_1000.model")
     bert = Tokenizer.load(inputs.path("minilm"))
     over = [text for text in texts() if "\0" not in text] + MARKED
-    with llama_cpp(unigram, tmp_path / "unigram.gguf") as theirs:
-        assert differing(unigram.encode, lambda text: theirs(text, False), over) == []
-        for text in MARKED:
-            assert unigram.encode(text, "allow") == theirs(text, True)
-    with llama_cpp(bert, tmp_path / "bert.gguf") as theirs:
-        plain = [text for text in over if not regex.search(r"\p{Hangul}|\w{101}", text)]
-        assert len(plain) > len(over) - 8
-        assert differing(bert.encode, lambda text: theirs(text, False), plain) == []
+    theirs = _written(unigram, tmp_path / "unigram.gguf")
+    assert differing(unigram.encode, lambda text: theirs(text, False), over) == []
+    for text in MARKED:
+        assert unigram.encode(text, "allow") == theirs(text, True)
+    theirs = _written(bert, tmp_path / "bert.gguf")
+    plain = [text for text in over if not regex.search(r"\p{Hangul}|\w{101}", text)]
+    assert len(plain) > len(over) - 8
+    assert differing(bert.encode, lambda text: theirs(text, False), plain) == []
     for tok, name in ((unigram, "unigram"), (bert, "bert")):
         again = Tokenizer.load(tmp_path / f"{name}.gguf")
         assert differing(again.encode, tok.encode) == []

@@ -47,7 +47,7 @@ def project(
     force
         Replace OUTPUT if it exists.
     """
-    files.check_overwrite(output, force)
+    files.check_file(output, force)
     document = map.page(opened(source), Path(source).name, count, method)
     files.write(output, document, force=force)
     print(f"{output}: {console.size(len(document.encode()))}")

@@ -53,13 +53,13 @@ def text(
     as_json
         Print the vectors as JSON.
     """
-    every = [*texts, *(_lines(file) if file else ())]
+    every = [*texts, *(console.read_text(file).splitlines() if file else ())]
     if not every:
         raise UserError('there is no text: `cutaway embed text "A first" "A second"`, or --file')
     if output is not None and output.suffix != ".npy":
         raise UserError(f"{output}: vectors are written as .npy: give such a name")
     if output is not None:
-        files.check_overwrite(output, force)
+        files.check_file(output, force)
     vectors = lm.load(console.model_path(model)).embed(every, pooling, truncate=truncate)
     if output is not None:
         _write(output, vectors, force)
@@ -70,15 +70,6 @@ def text(
         print(f"{output}: {vectors.shape[0]:,} vectors of {vectors.shape[1]}")
     else:
         print("\n".join(_table(every, vectors)))
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text("utf-8").splitlines()
-    except OSError as problem:
-        raise UserError(f"{file}: cannot be read ({problem.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8 text") from None
 
 
 def _write(output: Path, vectors: np.ndarray, force: bool) -> None:

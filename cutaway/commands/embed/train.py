@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
@@ -21,7 +24,7 @@ from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.vectors import Vectors
 from cutaway.embedding.watching import Watched
 from cutaway.errors import UserError
-from cutaway.store.files import check_overwrite
+from cutaway.store.files import check_file, disk_errors
 from cutaway.weights import vectors as files
 
 Flag = Parameter(negative=())
@@ -49,23 +52,24 @@ def train(
     force: Annotated[bool, Flag] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Learn a vector for each word of a text file: words between spaces, a sentence a line.
+    """Learn a vector for each word of a text: words between spaces, a sentence a line.
 
-    The file is read anew in each epoch and never held: it may be larger than memory. Ctrl-C writes what was
-    learned so far. One thread gives the same vectors each time; several write to one table without locks.
+    The text is a file, or the text files in a folder, joined in a temporary one. It is read anew in each
+    epoch and never held: it may be larger than memory. Ctrl-C writes what was learned so far. One thread
+    gives the same vectors each time; several write to one table without locks.
 
     Examples:
 
     cutaway embed train corpus.txt --output words.safetensors
 
-    cutaway embed train corpus.txt --output words.vec --kind cbow --dim 300 --negative 10 --watch king
+    cutaway embed train novels/ --output words.vec --kind cbow --dim 300 --negative 10 --watch king
 
     cutaway embed train corpus.txt --output glove.txt --kind glove --window 10 --x-max 10
 
     Parameters
     ----------
     file
-        The corpus, UTF-8.
+        The corpus, UTF-8: a file, or a folder.
     output
         Where to write: .safetensors, .bin and .vec (word2vec), or GloVe's text for any other ending.
     kind
@@ -99,30 +103,29 @@ def train(
     as_json
         Print one JSON document.
     """
-    check_overwrite(output, force)
-    if not output.parent.is_dir():
-        raise UserError(f"{output} cannot be written, because its folder does not exist")
+    check_file(output, force)
     _check(kind, negative, hierarchical, sample, x_max)
     count = native.threads() if threads is None else threads
-    known = _vocabulary(file, min_count, count)
-    meter = _Meter(known, _watched(watch, known))
-    given = {"epochs": epochs, "rate": rate}
-    if kind == "glove":
-        settings = glove.Settings(dim=dim, window=window, seed=seed, **_only(**given, most=x_max))
-        learn: Callable[[], object] = partial(_glove, file, known, settings, count, meter)
-    else:
-        noise = 0 if hierarchical else 5 if negative is None else negative
-        chosen = word2vec.Settings(
-            kind=kind, dim=dim, window=window, negative=noise, seed=seed, **_only(**given, sample=sample)
-        )
-        learn = partial(learning.train, file, known, chosen, threads=count, watch=meter.words)
-    stopped = False
-    try:
-        learn()
-    except KeyboardInterrupt:
-        if meter.model is None:
-            raise
-        stopped = True
+    with _joined(file) as text:
+        known = _vocabulary(text, min_count, count)
+        meter = _Meter(known, _watched(watch, known))
+        given = {"epochs": epochs, "rate": rate}
+        if kind == "glove":
+            settings = glove.Settings(dim=dim, window=window, seed=seed, **_only(**given, most=x_max))
+            learn: Callable[[], object] = partial(_glove, text, known, settings, count, meter)
+        else:
+            noise = 0 if hierarchical else 5 if negative is None else negative
+            chosen = word2vec.Settings(
+                kind=kind, dim=dim, window=window, negative=noise, seed=seed, **_only(**given, sample=sample)
+            )
+            learn = partial(learning.train, text, known, chosen, threads=count, watch=meter.words)
+        stopped = False
+        try:
+            learn()
+        except KeyboardInterrupt:
+            if meter.model is None:
+                raise
+            stopped = True
     _save(output, meter, stopped, force, as_json)
     if stopped:
         raise KeyboardInterrupt
@@ -144,6 +147,25 @@ def _check(
         raise UserError("glove fits counts: it has no --negative, --hierarchical or --sample")
     if kind != "glove" and x_max is not None:
         raise UserError(f"--x-max is glove's, and the kind is {kind}")
+
+
+@contextmanager
+def _joined(source: Path) -> Iterator[Path]:
+    """The file itself, or the text files in a folder as one, for as long as it is read."""
+    files = console.text_files([source])
+    if files == [source]:
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        with (
+            disk_errors(folder, "point TMPDIR at another disk"),
+            (Path(folder) / source.name).open("wb") as out,
+        ):
+            for file in files:
+                with file.open("rb") as part:
+                    shutil.copyfileobj(part, out)
+                out.write(b"\n")
+        yield Path(out.name)
 
 
 def _vocabulary(file: Path, least: int, threads: int) -> Vocabulary:
@@ -227,18 +249,20 @@ class _Meter:
 class _Line:
     """One line that is written over on a terminal; elsewhere a line an epoch."""
 
-    shown: bool = False
+    status: Any = None
 
     def show(self, text: str, new: bool) -> None:
         if sys.stderr.isatty():
-            print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
-            self.shown = True
+            if self.status is None:
+                self.status = console.screen(stderr=True).status(text)
+                self.status.start()
+            self.status.update(text)
         elif new:
             console.note(text)
 
     def end(self) -> None:
-        if self.shown:
-            print(file=sys.stderr)
+        if self.status is not None:
+            self.status.stop()
 
 
 def _short(number: float) -> str:

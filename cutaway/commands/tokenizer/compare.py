@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from cutaway.commands.console import note, print_json
-from cutaway.commands.tokenizer.encode import Force, Json, Pattern
-from cutaway.commands.tokenizer.measure import HOW, Language, Measured, declarations, measured
+from cutaway.commands.tokenizer.encode import File, Force, Json, Pattern
+from cutaway.commands.tokenizer.measure import SAMPLES, Language, Measured, advice, declarations, measured
 from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import UserError
 from cutaway.store import files
@@ -20,16 +20,15 @@ WORST = 5
 
 
 def compare(
-    first: str,
-    /,
-    *rest: str,
+    *tokenizers: str,
+    file: File = None,
     udhr: Annotated[Path | None, Parameter(help="A folder of the declarations, for parity.")] = None,
     html: Annotated[Path | None, Parameter(help="Write a page with plots here.")] = None,
     force: Force = False,
     pattern: Pattern = None,
     as_json: Json = False,
 ) -> None:
-    """Compare tokenizers on a text: TOKENIZER... FILE, the text last (- is standard input).
+    """Compare tokenizers on the text of --file (- is standard input), or without it on short samples.
 
     The table has tokens a word (words are what white space parts), bytes a token, and bytes a token for
     numbers, code and white space. With the Universal Declaration of Human Rights in 532 languages it has
@@ -37,31 +36,31 @@ def compare(
 
     Examples:
 
-    cutaway tokenizer compare smollm2 tokenizer.json README.md --html compare.html
+    cutaway tokenizer compare smollm2 tokenizer.json
 
-    cutaway tokenizer compare smollm2 cl100k.json README.md --udhr package/declaration --json
+    cutaway tokenizer compare smollm2 cl100k.json --file README.md --html compare.html
+
+    cutaway tokenizer compare smollm2 runs/book --udhr package/declaration --json
 
     Parameters
     ----------
-    first
-        A tokenizer: a file, a folder, or a model's name.
-    rest
-        More tokenizers, and the text's file last.
+    tokenizers
+        The tokenizers: files, folders (of a model, or a training run), or models' names.
     as_json
         Print one JSON document, with the parity of every language.
     """
-    if not rest:
-        raise UserError("give the tokenizers, and last the file whose text they are compared on")
-    *others, file = rest
+    if not tokenizers:
+        raise UserError("give the tokenizers: cutaway tokenizer compare smollm2 tokenizer.json")
     if html is not None:
-        files.check_overwrite(html, force)
-    text = text_of(None, None if file == "-" else Path(file))
+        files.check_file(html, force)
+    text = "\n".join(SAMPLES.values()) if file is None else text_of(None, file)
     if not text:
         raise UserError(f"{file} is empty: there is nothing to compare on")
     languages = declarations(udhr)
+    made = {name: opened(name, pattern) for name in tokenizers}
     if not languages and not as_json:
-        note(f"Note: parity needs the declarations, which are not here: {HOW}.")
-    rows = [measured(name, opened(name, pattern), text, languages) for name in (first, *others)]
+        note(f"Note: parity needs the declarations, which are not here: {advice()}.")
+    rows = [measured(name, tok, text, languages) for name, tok in made.items()]
     if html is not None:
         _write(html, rows, languages, force)
     if as_json:

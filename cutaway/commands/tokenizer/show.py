@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from cutaway.commands.console import print_json
+from cutaway.commands.console import print_json, screen
 from cutaway.commands.tokenizer.encode import File, Json, Name, Pattern
 from cutaway.commands.tokenizer_source import opened, text_of
+from cutaway.errors import escaped
 from cutaway.tokenizer import Tokenizer, bpe
 from cutaway.tokenizer.introspection import Piece, pieces
 
@@ -45,9 +46,7 @@ def show(
     if as_json:
         print_json([_document(tok, piece) for piece in found])
         return
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen(soft_wrap=True)
     console.print(_coloured(tok, found))
     console.print(f"{sum(len(piece.ids) for piece in found)} tokens in {len(found)} pieces", style="dim")
     for piece in found:
@@ -95,7 +94,7 @@ def _lines(tok: Tokenizer, piece: Piece) -> list["Text"]:
         lines.append(Text(f"          {_display(tok, left)} + {_display(tok, right)}: ", style="dim"))
         lines[-1].append(" ".join(_display(tok, symbol) for symbol in state), style="")
     for edge in piece.path:
-        token = _visible(piece.text[edge.start : edge.stop])
+        token = escaped(piece.text[edge.start : edge.stop])
         unknown = "" if edge.known else "  unknown"
         lines.append(Text(f"          {token}  {edge.score:.4f}{unknown}", style="dim"))
     return lines
@@ -105,10 +104,5 @@ def _display(tok: Tokenizer, symbol: str) -> str:
     """A symbol of a byte-level vocabulary as the text it stands for, a space as U+2423."""
     data = bpe.unspell(symbol) if tok.spec.bytewise and symbol not in tok.added else None
     if data is None:
-        return _visible(symbol)
-    return _visible(data.decode("utf-8", "backslashreplace")).replace(" ", "\u2423")
-
-
-def _visible(text: str) -> str:
-    """A text whose control characters cannot act on a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return escaped(symbol)
+    return escaped(data.decode("utf-8", "backslashreplace")).replace(" ", "\u2423")

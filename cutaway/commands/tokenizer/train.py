@@ -12,12 +12,17 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.tokenizer.encode import Force
 from cutaway.errors import UserError
-from cutaway.store.files import check_overwrite
+from cutaway.store.files import check_file
 from cutaway.tokenizer import Tokenizer, training
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
 Kind = Literal["bpe", "unigram", "wordpiece"]
-Files = Annotated[tuple[Path, ...], Parameter(help="Texts in UTF-8, or counts that `count-words` wrote.")]
+Files = Annotated[
+    tuple[Path, ...],
+    Parameter(
+        help="Texts in UTF-8, or counts that `count-words` wrote; a folder: the texts in and below it."
+    ),
+]
 Pattern = Annotated[
     str | None,
     Parameter(help="How text is cut into words: a name (cl100k, gpt2, qwen2, metaspace...) or a regex."),
@@ -60,9 +65,12 @@ def train(
 
     cutaway tokenizer train corpus.txt --size 32768 --special "<|end|>" --output tokenizer.json
 
+    cutaway tokenizer train novels/ --size 8000 --kind unigram
+
     cutaway tokenizer train shard-*.counts --size 65536
     """
-    check_overwrite(output / "tokenizer.json" if output.is_dir() else output, force)
+    files = tuple(console.text_files(files))
+    check_file(output / "tokenizer.json" if output.is_dir() else output, force)
     with console.watched() as bar:
         counted = _counted(files, kind, pattern, special, limit, invalid, bar)
         with warnings.catch_warnings(record=True) as caught:
@@ -106,6 +114,8 @@ def count_words(
 
     cutaway tokenizer count-words s3-mount/*.txt --output corpus.counts --ray
     """
+    files = tuple(console.text_files(files))
+    check_file(output, force=True)  # what is there is gone on from
     if ray:
         from cutaway.tokenizer import ray_counts
 

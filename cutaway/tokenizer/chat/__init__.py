@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.chat.control_tokens import ControlTokens, Span, Traced
 from cutaway.tokenizer.chat.probes import conversations, filled, neutral, places
 from cutaway.tokenizer.chat.sandbox import helper
@@ -125,7 +125,7 @@ def text(
     Without a tokenizer nothing is a control token, and the template gets no bos_token or eos_token.
     """
     if steering not in ("refuse", "flag"):
-        raise UserError(f'steering is "refuse" or "flag", not {steering!r}')
+        raise UserError(f'steering is "refuse" or "flag", not {quoted(steering)}')
     if not messages:
         raise UserError("a conversation needs at least one message")
     context = {
@@ -236,8 +236,8 @@ def _steering(text: str, control: Sequence[Span], neutrals: Sequence[Span]) -> s
     start, stop, _ = control[min(same, len(control) - 1)] if control else (0, 0, 0)
     return (
         "the words of this conversation change which control tokens its template writes (near "
-        f"{text[start:stop]!r}, character {start}): pass reasoning as reasoning_content, take the marker "
-        "out, or allow it by steering='flag'"
+        f"{quoted(text[start:stop])}, character {start}): pass reasoning as reasoning_content, "
+        "take the marker out, or allow it by steering='flag'"
     )
 
 

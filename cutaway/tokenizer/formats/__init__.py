@@ -28,9 +28,7 @@ def read(
 
     Raises UserError for what is no tokenizer, OperationalError if reading fails.
     """
-    from cutaway import store
-
-    path = store.resolve(source if isinstance(source, str) else Path(source))
+    path = _place(source)
     if path.is_dir():
         return _read_folder(path)
     if path.suffix == ".gguf" or _head(path) == b"GGUF":
@@ -76,10 +74,9 @@ def digest(
     source: str | os.PathLike[str], pattern: str | None, special: Mapping[str, int] | None
 ) -> str | None:
     """A name for what `read` would give; None where there is nothing to read."""
-    from cutaway import store
     from cutaway.tokenizer import compiled
 
-    path = store.resolve(source if isinstance(source, str) else Path(source))
+    path = _place(source)
     files = [path] if path.is_file() else []
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.suffix in PARTS and file.is_file()]
@@ -93,6 +90,15 @@ def contents(path: Path) -> bytes:
     """A file's bytes. Raises OperationalError where it cannot be read."""
     with read_errors(path):
         return path.read_bytes()
+
+
+def _place(source: str | os.PathLike[str]) -> Path:
+    """The file or folder that holds the tokenizer: of a training run, its folder `tokenizer`."""
+    from cutaway import store
+
+    path = store.resolve(source if isinstance(source, str) else Path(source))
+    inner = path / "tokenizer"
+    return inner if inner.is_dir() and not (path / "tokenizer.json").is_file() else path
 
 
 def _read_folder(folder: Path) -> TokenizerSpec:

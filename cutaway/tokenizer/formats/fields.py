@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.unicode import encoded
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise UserError(f"{self.where}: {key} is {_short(value)}, not {_NAMES.get(kind, kind.__name__)}")
+            raise UserError(f"{self.where}: {key} is {quoted(value)}, not {_NAMES.get(kind, kind.__name__)}")
         return value
 
     def need(self, key: str, kind: type[T]) -> T:
@@ -67,7 +67,7 @@ class Fields:
         """The objects in a list."""
         for i, value in enumerate(self.get(key, list, [])):
             if not isinstance(value, dict):
-                raise UserError(f"{self.where}: {key}[{i}] is {_short(value)}, not an object")
+                raise UserError(f"{self.where}: {key}[{i}] is {quoted(value)}, not an object")
             yield Fields(value, f"{self.where}: {key}[{i}]")
 
     def kind(self) -> str:
@@ -82,8 +82,3 @@ _NAMES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
 }
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) < 60 else text[:57] + "..."

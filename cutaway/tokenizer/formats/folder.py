@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.formats import contents, vocab_txt
 from cutaway.tokenizer.formats.fields import Fields, parsed
@@ -62,7 +62,7 @@ def _token(fields: Fields, key: str) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
     if value is not None and not isinstance(value, str):
-        raise UserError(f"{fields.where}: {key} is {value!r}, not a token")
+        raise UserError(f"{fields.where}: {key} is {quoted(value)}, not a token")
     return value
 
 
@@ -105,7 +105,7 @@ def _ends(config: Fields, size: int) -> Iterator[int]:
     value = config.value.get("eos_token_id")
     for id in value if isinstance(value, list) else [] if value is None else [value]:
         if type(id) is not int or not 0 <= id < size:
-            raise UserError(f"{config.where}: eos_token_id is {value!r}, not ids of this vocabulary")
+            raise UserError(f"{config.where}: eos_token_id is {quoted(value)}, not ids of this vocabulary")
         yield id
 
 

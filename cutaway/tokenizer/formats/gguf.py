@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer import pretokenize, sentencepiece
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import Pair
@@ -47,7 +47,7 @@ def read(metadata: Mapping[str, Any]) -> TokenizerSpec:
         raise UserError("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
     if model not in readers:
         raise UserError(
-            f"the GGUF tokenizer model {model!r} is not supported; supported are {', '.join(readers)}"
+            f"the GGUF tokenizer model {quoted(model)} is not supported; supported are {', '.join(readers)}"
         )
     tokens = _tokens(metadata)
     kinds = _reclassified(tokens, _numbers(metadata, "token_type", len(tokens), NORMAL))
@@ -230,7 +230,7 @@ def _merges(metadata: Mapping[str, Any]) -> list[Pair]:
         space = line.find(" ", 1)
         if space < 0:
             raise UserError(
-                f"the merge {line!r} of the GGUF file is not two tokens with a space between them"
+                f"the merge {quoted(line)} of the GGUF file is not two tokens with a space between them"
             )
         out.append((line[:space], line[space + 1 :]))
     return out
@@ -251,7 +251,7 @@ def _id(metadata: Mapping[str, Any], key: str, size: int) -> int | None:
     if value is None:
         return None
     if isinstance(value, (bool, str)) or np.ndim(value) or not np.issubdtype(type(value), np.integer):
-        raise UserError(f"the GGUF file's {K}{key}_token_id is {value!r}, not an id")
+        raise UserError(f"the GGUF file's {K}{key}_token_id is {quoted(value)}, not an id")
     if not 0 <= int(value) < size:
         return None  # files say so for "none"
     return int(value)
@@ -279,7 +279,7 @@ def _typed(metadata: Mapping[str, Any], key: str, kind: type, default: Any) -> A
     if kind is bool and isinstance(value, (bool, np.bool_)):
         return bool(value)
     if not isinstance(value, kind):
-        raise UserError(f"the GGUF file's {K}{key} is {value!r}, not {kind.__name__}")
+        raise UserError(f"the GGUF file's {K}{key} is {quoted(value)}, not {kind.__name__}")
     return value
 
 

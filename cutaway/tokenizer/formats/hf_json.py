@@ -9,7 +9,7 @@ tokenizer.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
 from cutaway.tokenizer.decode import FIRST, KEEP, ONE, Lead, Words
@@ -63,10 +63,10 @@ def read(whole: Fields) -> TokenizerSpec:
 def _bpe(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key, str, ""):
-            raise UserError(f"{model.where}: {key} {model.value[key]!r} is not supported")
+            raise UserError(f"{model.where}: {key} {quoted(model.value[key])} is not supported")
     if model.value.get("dropout"):
         raise UserError(
-            f"{model.where}: dropout {model.value['dropout']!r} is not supported: ids would be random"
+            f"{model.where}: dropout {quoted(model.value['dropout'])} is not supported: ids would be random"
         )
     vocabulary = _vocabulary(model)
     return vocabulary, {
@@ -103,7 +103,9 @@ def _unigram(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
             case [str(text), float() | int() as score] if abs(score) < _HIGHEST_SCORE and text not in pieces:
                 pieces[text] = float(score)
             case _:
-                raise UserError(f"{model.where}: vocab[{i}] is {piece!r}, not a new piece and its score")
+                raise UserError(
+                    f"{model.where}: vocab[{i}] is {quoted(piece)}, not a new piece and its score"
+                )
     unknown = model.get("unk_id", int, -1)
     if model.has("unk_id") and not 0 <= unknown < len(pieces):
         raise UserError(f"{model.where}: unk_id is {unknown}, and there are {len(pieces):,} pieces")
@@ -128,7 +130,7 @@ _HIGHEST_SCORE = 1e30  # scores are logarithms of probabilities
 def _unknown(model: Fields, vocabulary: Mapping[str, int], usual: str = "") -> int | None:
     text = model.get("unk_token", str, usual)
     if text not in vocabulary and (text or usual):
-        raise UserError(f"{model.where}: the unk_token {text!r} is not in the vocabulary")
+        raise UserError(f"{model.where}: the unk_token {quoted(text)} is not in the vocabulary")
     return vocabulary[text] if text or usual else None
 
 
@@ -140,11 +142,12 @@ def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where
     texts: dict[int, str] = {}
     for text, id in vocabulary.items():
         if texts.setdefault(id, text) != text:
-            raise UserError(f"{where}: {texts[id]!r} and {text!r} have the same id {id}")
+            raise UserError(f"{where}: {quoted(texts[id])} and {quoted(text)} have the same id {id}")
     for token in added:
         if texts.setdefault(token.id, token.text) != token.text:
             raise UserError(
-                f"{where}: the added token {token.text!r} has the id {token.id}, which is {texts[token.id]!r}"
+                f"{where}: the added token {quoted(token.text)} has the id {token.id}, "
+                f"which is {quoted(texts[token.id])}"
             )
     limited(len(texts), where)
     top = max(texts, default=-1)
@@ -154,7 +157,7 @@ def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where
     for token in added:
         if ids.setdefault(token.text, token.id) != token.id:
             raise UserError(
-                f"{where}: the token {token.text!r} has two ids, {ids[token.text]} and {token.id}"
+                f"{where}: the token {quoted(token.text)} has two ids, {ids[token.text]} and {token.id}"
             )
     tokens: list[str | None] = [None] * (top + 1)
     for id, text in texts.items():
@@ -167,7 +170,7 @@ def _vocabulary(model: Fields) -> dict[str, int]:
     limited(len(vocabulary), model.where)
     for text, id in vocabulary.items():
         if type(id) is not int:
-            raise UserError(f"{model.where}: the id of {text!r} is {id!r}, not a whole number")
+            raise UserError(f"{model.where}: the id of {quoted(text)} is {quoted(id)}, not a whole number")
     return vocabulary
 
 
@@ -182,7 +185,7 @@ def _merges(model: Fields) -> list[Pair]:
             or len(pair) != 2
             or not all(isinstance(side, str) and side for side in pair)
         ):
-            raise UserError(f"{model.where}: merges[{i}] is {merge!r}, not two tokens")
+            raise UserError(f"{model.where}: merges[{i}] is {quoted(merge)}, not two tokens")
         out.append((pair[0], pair[1]))
     return out
 
@@ -313,12 +316,12 @@ def _named_end(entry: Fields) -> int | None:
 def _template_ids(entry: Fields, name: str) -> list[int]:
     ids = entry.sub("special_tokens").sub(name).need("ids", list)
     if not all(type(id) is int for id in ids):
-        raise UserError(f"{entry.where}: the ids of {name!r} are {ids!r}, not whole numbers")
+        raise UserError(f"{entry.where}: the ids of {quoted(name)} are {quoted(ids)}, not whole numbers")
     return ids
 
 
 def _pair_id(entry: Fields, key: str) -> int:
     pair = entry.need(key, list)
     if len(pair) != 2 or type(pair[1]) is not int:
-        raise UserError(f"{entry.where}: {key} is {pair!r}, not a token and its id")
+        raise UserError(f"{entry.where}: {key} is {quoted(pair)}, not a token and its id")
     return pair[1]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import regex
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer import normalize
 from cutaway.tokenizer.charsmap import Precompiled
 from cutaway.tokenizer.formats.fields import Fields
@@ -134,7 +134,7 @@ def _split(entry: Fields) -> list[Step]:
 
 def _behaviour(entry: Fields, name: str) -> str:
     if name not in BEHAVIOURS:
-        raise UserError(f"{entry.where}: the behavior {name!r} is not one of {', '.join(BEHAVIOURS)}")
+        raise UserError(f"{entry.where}: the behavior {quoted(name)} is not one of {', '.join(BEHAVIOURS)}")
     return BEHAVIOURS[name]
 
 
@@ -153,7 +153,9 @@ def _metaspace(entry: Fields) -> list[Step]:
 def replacement(entry: Fields) -> str:
     replacement = entry.get("replacement", str, SPACE)
     if replacement != SPACE:
-        raise UserError(f"{entry.where}: the replacement {replacement!r} is not supported; {SPACE!r} is")
+        raise UserError(
+            f"{entry.where}: the replacement {quoted(replacement)} is not supported; {SPACE!r} is"
+        )
     return replacement
 
 
@@ -162,7 +164,7 @@ def scheme(entry: Fields) -> str:
         "prepend_scheme", str, "always" if entry.get("add_prefix_space", bool, True) else "never"
     )
     if scheme not in ("always", "first", "never"):
-        raise UserError(f"{entry.where}: the prepend_scheme {scheme!r} is not always, first or never")
+        raise UserError(f"{entry.where}: the prepend_scheme {quoted(scheme)} is not always, first or never")
     return scheme
 
 

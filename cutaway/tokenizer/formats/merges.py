@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.bpe import Pair
 from cutaway.tokenizer.spec import TokenizerSpec
 
@@ -14,7 +14,7 @@ def checked(merges: list[Pair], vocabulary: Mapping[str, int], where: str) -> li
     for rank, (left, right) in enumerate(merges):
         if left + right not in vocabulary:
             raise UserError(
-                f"{where}: merge {rank} makes {left + right!r}, which is no token of the vocabulary"
+                f"{where}: merge {rank} makes {quoted(left + right)}, which is no token of the vocabulary"
             )
     return merges
 

@@ -8,7 +8,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import spell
 from cutaway.tokenizer.formats.fields import Fields, limited
@@ -56,9 +56,11 @@ def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
         try:
             text = spell(base64.b64decode(token, validate=True))
         except (binascii.Error, ValueError):
-            raise UserError(f"{where}: rank {rank}: {token[:40]!r} is not base64") from None
+            raise UserError(f"{where}: rank {rank}: {quoted(token)} is not base64") from None
         if not text or text in ranks or rank > HIGHEST:
-            raise UserError(f"{where}: rank {rank}: the token {text!r} is empty, there already, or too high")
+            raise UserError(
+                f"{where}: rank {rank}: the token {quoted(text)} is empty, there already, or too high"
+            )
         ranks[text] = rank
     limited(len(ranks), where)
     return ranks
@@ -71,7 +73,7 @@ def _spec(ranks: dict[str, int], special: Mapping[str, int], pattern: str, where
     added = tuple(AddedToken(id, text, special=True) for text, id in special.items())
     taken = set(ranks.values())
     for text in (text for text, id in special.items() if id in taken):
-        raise UserError(f"{where}: the special token {text!r} has an id that is a rank")
+        raise UserError(f"{where}: the special token {quoted(text)} has an id that is a rank")
     end = next((id for text, id in special.items() if text in ENDS), None)
     return TokenizerSpec(
         tokens=token_list(ranks, added, where),

@@ -5,7 +5,7 @@ The format has no place for the pattern and the special tokens: the reader of th
 
 import base64
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.bpe import joined, merge, unspell
 from cutaway.tokenizer.spec import TokenizerSpec
 
@@ -19,7 +19,9 @@ def write_file(spec: TokenizerSpec) -> bytes:
         raise UserError("a rank file cannot say that text is normalised, or cut by more than one pattern")
     plain = [token.text for token in spec.added if not token.special]
     if plain:
-        raise UserError(f"a rank file cannot hold the added token {plain[0]!r}, which text always becomes")
+        raise UserError(
+            f"a rank file cannot hold the added token {quoted(plain[0])}, which text always becomes"
+        )
     ranks = _ranks(spec)
     return b"".join(base64.b64encode(_bytes(text)) + b" %d\n" % rank for text, rank in ranks.items())
 
@@ -53,7 +55,7 @@ def _agree(spec: TokenizerSpec, ranks: dict[str, int]) -> None:
     for text, pair in made:
         earlier = merge(list(text), lambda two, limit=ranks[text]: _below(rank_of(two), limit))
         if earlier != list(pair):
-            raise UserError(f"ranks would make the token {text!r} of other spec than the merges do")
+            raise UserError(f"ranks would make the token {quoted(text)} of other parts than the merges do")
 
 
 def _below(found: tuple[int, str] | None, limit: int) -> tuple[int, str] | None:
@@ -63,5 +65,5 @@ def _below(found: tuple[int, str] | None, limit: int) -> tuple[int, str] | None:
 def _bytes(text: str) -> bytes:
     data = unspell(text)
     if data is None:
-        raise UserError(f"the token {text!r} is not bytes, which is all that a rank file can hold")
+        raise UserError(f"the token {quoted(text)} is not bytes, which is all that a rank file can hold")
     return data

@@ -4,7 +4,7 @@ The file does not say how text is cleaned. A folder's tokenizer_config.json does
 lower case if no token has a capital letter.
 """
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Words
 from cutaway.tokenizer.formats.fields import Fields, limited
@@ -23,7 +23,7 @@ def read(data: bytes, name: str, config: Fields | None = None) -> TokenizerSpec:
         raise UserError(f"{name} is no tokenizer that is known: a vocabulary of words has a line [UNK]")
     if len(vocabulary) != len(tokens):
         twice = next(text for id, text in enumerate(tokens) if vocabulary[text] != id)
-        raise UserError(f"{name} holds {twice!r} twice")
+        raise UserError(f"{name} holds {quoted(twice)} twice")
     return bert(tokens, _normalizer(tokens, config or Fields({}, name)))
 
 

@@ -1,0 +1,42 @@
+"""What is trained beside a frozen model: one file an adapter, its formula in the docstring. The folder is the
+registry.
+
+An adapter is a ``Config`` with ``attach(model)``, which freezes the model and puts the adapter's modules
+around its matrices, and ``changes(model)``, which are the trained changes by our names of weights
+(``weights/adapters.py`` reads and writes them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from cutaway.errors import UserError
+from cutaway.layers.packed import PackedLinear
+from cutaway.model.decoder import Decoder
+
+MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
+Matrix = nn.Linear | PackedLinear
+
+
+def matrices(model: Decoder, targets: Sequence[str]) -> Iterator[tuple[nn.Module, str, str, Matrix]]:
+    """The matrices of the blocks whose names end as a target: parent, name in it, whole name, matrix.
+
+    Raises UserError for a target that the model has not.
+    """
+    found = [
+        (path.rpartition("."), module)
+        for path, module in model.blocks.named_modules()
+        if isinstance(module, Matrix) and path.rpartition(".")[2] in targets
+    ]
+    if missing := set(targets) - {name for (_, _, name), _ in found}:
+        raise UserError(f"config.adapter.targets: this model has no matrix {min(missing)!r}")
+    for (parent, _, name), module in found:
+        yield model.blocks.get_submodule(parent), name, f"blocks.{parent}.{name}", module
+
+
+def freeze(model: nn.Module) -> None:
+    """No parameter of the model takes a gradient."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)

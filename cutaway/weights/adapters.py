@@ -1,0 +1,337 @@
+"""Adapters at rest: PEFT's folders read and written, and a checkpoint whose weights they change.
+
+    LoRA (2106.09685)     W' = W + s B A       s = alpha / r, or alpha / sqrt(r) (rsLoRA, 2312.03732)
+    DoRA (2402.09353)     W' = m (W + s B A) / |W + s B A|, the norm of each row
+    IA3 (2205.05638)      W' = diag(l) W, or W diag(l) where l scales what a matrix reads (feed-forward)
+    saved modules         W' = what is stored, whole
+
+A folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, whose names are those of Hugging
+Face's modules; the family's table of weight names maps them to ours. What PEFT can and this cannot is refused
+by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cutaway import store
+from cutaway.errors import UserError, quoted
+from cutaway.gguf import Later, Packed
+from cutaway.store.files import atomic_folder
+from cutaway.weights import families, quant, rules, safetensors
+from cutaway.weights.load import ADAPTER as CONFIG
+from cutaway.weights.load import Checkpoint, parsed
+from cutaway.weights.load import read as read_model
+from cutaway.weights.rules import Bound, Tensors
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+READ = """peft_type r lora_alpha use_rslora use_dora rank_pattern alpha_pattern fan_in_fan_out"""
+# What training used, or what the tensors say again.
+HARMLESS = """task_type base_model_name_or_path revision inference_mode lora_dropout target_modules
+    exclude_modules bias modules_to_save layers_to_transform layers_pattern init_lora_weights
+    peft_version auto_mapping feedforward_modules init_ia3_weights ensure_weight_tying runtime_config
+    eva_config corda_config megatron_core qalora_group_size loftq_config"""
+KNOWN = frozenset(f"{READ} {HARMLESS}".split())
+PART = re.compile(
+    r"(.*)\.(lora_A|lora_B|lora_magnitude_vector|ia3_l|lora_embedding_A|lora_embedding_B)(\.weight)?$"
+)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """W' = W + scale B A with A [r in], B [out r]; with a ``magnitude`` [out] it is DoRA's."""
+
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+    magnitude: np.ndarray | None = None
+
+    @property
+    def delta(self) -> np.ndarray:
+        """What LoRA adds, [out in]."""
+        return np.float32(self.scale) * (self.b @ self.a)
+
+    def __call__(self, weight: np.ndarray) -> np.ndarray:
+        moved = weight + self.delta
+        if self.magnitude is None:
+            return moved
+        norm = np.linalg.norm(moved.astype(np.float64), axis=1)
+        return (moved * (self.magnitude / norm)[:, None]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """W' = diag(l) W for ``side`` "out", W diag(l) for "in"."""
+
+    factors: np.ndarray
+    side: Literal["out", "in"]
+
+    def __call__(self, weight: np.ndarray) -> np.ndarray:
+        if self.side == "in":
+            return weight * self.factors
+        return weight * self.factors.reshape(-1, *(1,) * (weight.ndim - 1))  # a bias too
+
+
+@dataclass(frozen=True)
+class Saved:
+    """W' = the stored weight."""
+
+    weight: np.ndarray
+
+    def __call__(self, weight: np.ndarray) -> np.ndarray:
+        if weight.shape != self.weight.shape:
+            raise UserError(
+                f"an adapter's weight has the shape {self.weight.shape}, the base's {weight.shape}"
+            )
+        return self.weight
+
+
+Change = LowRank | Scaled | Saved
+Adapter = Mapping[str, Change]  # by our names of weights
+
+
+def read(folder: str | Path, base: Checkpoint) -> Adapter:
+    """The adapter of a PEFT folder for ``base``. UserError for what is not read, or does not fit the base."""
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: holds no adapter: there is no {CONFIG} in it")
+    config = parsed(folder / CONFIG)
+    kind = config.get("peft_type")
+    if kind not in ("LORA", "IA3"):
+        raise UserError(f"{folder / CONFIG}: peft_type is {kind!r:.40}: LORA and IA3 are read")
+    for key, value in config.items():
+        if key not in KNOWN and value not in (None, False, {}, [], ()):
+            raise UserError(f"{folder / CONFIG}: {quoted(key)} is set, which is not supported")
+    names = {each.theirs: each for each in _family(base)}
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, packed in safetensors.read(folder / WEIGHTS).items():
+        module, part = _split(name, folder)
+        parts.setdefault(module, {})[part] = quant.unpack(packed)
+    changes: dict[str, Change] = {}
+    for module, found in parts.items():
+        for ours, change in _changes(module, found, config, names, folder):
+            shape = base.tensors.later(ours).shape
+            _check(change, shape, f"{folder}: {quoted(module)}")
+            changes[ours] = change
+            bias = f"{ours.removesuffix('weight')}bias"
+            if isinstance(change, Scaled) and change.side == "out" and bias in base.tensors:
+                changes[bias] = change
+    if not changes:
+        raise UserError(f"{folder / WEIGHTS}: holds no tensors")
+    return changes
+
+
+def opened(folder: Path) -> Checkpoint:
+    """The base that an adapter's folder names, with the adapter in its weights."""
+    name = parsed(folder / CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(
+            f"{folder / CONFIG}: names no base model: load the base, and give this as its adapter"
+        )
+    base = read_model(store.resolve(name, pull=True))
+    return replace(joined(base, read(folder, base)), source=folder)
+
+
+def joined(base: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The base with the adapter's changes in its weights, each computed in float32 when it is asked for."""
+
+    def later(name: str) -> Packed | Later:
+        entry, change = base.tensors.later(name), adapter.get(name)
+        if change is None:
+            return entry
+        return Later("F32", entry.shape, lambda: quant.pack(change(quant.unpack(base.tensors[name])), "F32"))
+
+    return replace(base, tensors=Tensors({name: later(name) for name in base.tensors}))
+
+
+def write(
+    folder: str | Path,
+    adapter: Mapping[str, LowRank] | Mapping[str, Scaled],
+    base: Checkpoint,
+    name: str,
+    force: bool = False,
+) -> None:
+    """Write low-rank changes, or scaled ones (IA3), as the folder that PEFT and ``read`` open.
+
+    Several of our matrices that are one of Hugging Face's become one pair of a higher rank, exactly. The
+    scale is folded into B, so that alpha / r is 1 everywhere. ``name`` is the base's, for
+    ``base_model_name_or_path``. Raises UserError for a base that no family describes.
+    """
+    tensors: dict[str, Packed] = {}
+    ranks: dict[str, int] = {}
+    feedforward: set[str] = set()
+    low_rank = any(isinstance(change, LowRank) for change in adapter.values())
+    family = _family(base)
+    for bound in family:
+        found = [adapter.get(ours) for ours in bound.ours]
+        if not any(found) or not bound.theirs.endswith(".weight"):
+            continue
+        module = bound.theirs.removesuffix(".weight")
+        if low_rank:
+            a, b, magnitude = _side_by_side(found, bound.place.shapes)
+            ranks[module] = len(a)
+            parts = {"lora_A.weight": a, "lora_B.weight": b, "lora_magnitude_vector": magnitude}
+        else:
+            factors, reads = _factors(found, module)
+            parts, ranks[module] = {"ia3_l": factors}, 0
+            feedforward |= {module.rpartition(".")[2]} if reads else set()
+        for part, array in parts.items():
+            if array is not None:
+                tensors[f"{PREFIX}{module}.{part}"] = quant.pack(array, "F32")
+    short = {module.rpartition(".")[2] for module in ranks}  # PEFT takes every module whose name ends so
+    meant = {
+        one for one in (b.theirs.removesuffix(".weight") for b in family) if one.rpartition(".")[2] in short
+    }
+    config: dict[str, Any] = {
+        "peft_type": "LORA" if low_rank else "IA3",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": name,
+        "inference_mode": True,
+        "target_modules": sorted(short if meant == ranks.keys() else ranks),
+        "fan_in_fan_out": base.family == "gpt2",
+    }
+    if low_rank:
+        usual = max(set(ranks.values()), key=list(ranks.values()).count)
+        others = {module: rank for module, rank in ranks.items() if rank != usual}
+        config |= {"r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": others}
+        config |= {"lora_dropout": 0.0, "bias": "none"}
+        config |= {
+            "use_dora": any(getattr(change, "magnitude", None) is not None for change in adapter.values())
+        }
+    else:
+        config |= {"feedforward_modules": sorted(feedforward)}
+    with atomic_folder(folder, force=force) as made:
+        (made / CONFIG).write_text(json.dumps(config, indent=1), "utf-8")
+        safetensors.write(made / WEIGHTS, tensors)
+
+
+def _family(base: Checkpoint) -> list[Bound]:
+    """The base's weights by Hugging Face's names."""
+    if base.family is None:
+        raise UserError(
+            f"{base.source}: no family describes this model, so PEFT has no names for its weights"
+        )
+    return rules.bind(families.get(base.family).hf, base.config)
+
+
+def _factors(found: Sequence[Any], module: str) -> tuple[np.ndarray, bool]:
+    """IA3's factors of one of Hugging Face's matrices, and whether they scale what it reads."""
+    sides = {change.side if change is not None else None for change in found}
+    if len(sides) > 1 or (sides == {"in"} and len(found) > 1):
+        raise UserError(f"{module}: PEFT scales all parts of this matrix alike: train all, or none")
+    factors = np.concatenate([change.factors for change in found])
+    return (factors[None], True) if sides == {"in"} else (factors[:, None], False)
+
+
+def _side_by_side(
+    pairs: Sequence[Any], shapes: Sequence[tuple[int, ...]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Pairs of matrices that are stored one above the other as one pair, B block by block."""
+    a = np.concatenate([pair.a if pair else np.zeros((0, shapes[0][1]), np.float32) for pair in pairs])
+    b = np.zeros((sum(shape[0] for shape in shapes), len(a)), np.float32)
+    row = column = 0
+    for pair, (count, _) in zip(pairs, shapes, strict=True):
+        if pair is not None:
+            rank = len(pair.a)
+            b[row : row + count, column : column + rank] = np.float32(pair.scale) * pair.b
+            column += rank
+        row += count
+    magnitudes = [pair.magnitude for pair in pairs if pair is not None and pair.magnitude is not None]
+    if magnitudes and len(magnitudes) < len(pairs):
+        raise UserError(
+            "DoRA of a part of one of Hugging Face's matrices cannot be written: train all its parts"
+        )
+    return a, b, np.concatenate(magnitudes) if magnitudes else None
+
+
+def _split(name: str, folder: Path) -> tuple[str, str]:
+    plain = name.removeprefix(PREFIX)
+    found = PART.match(plain)
+    if found:
+        return found[1], found[2]
+    module, _, part = plain.rpartition(".")
+    if part in ("weight", "bias"):
+        return module, part
+    raise UserError(f"{folder / WEIGHTS}: {quoted(name)} is no tensor of an adapter that is read")
+
+
+def _changes(
+    module: str,
+    found: dict[str, np.ndarray],
+    config: Mapping[str, Any],
+    names: Mapping[str, Bound],
+    folder: Path,
+) -> list[tuple[str, Change]]:
+    """The changes of our weights that a module's tensors are."""
+    where = f"{folder}: {quoted(module)}"
+    bound = names.get(f"{module}.weight")
+    if bound is None:
+        raise UserError(f"{where}: the base model has no such matrix")
+    cuts = np.cumsum([shape[0] for shape in bound.place.shapes])[:-1].tolist()
+    if found.keys() == {"lora_A", "lora_B"} or found.keys() == {"lora_A", "lora_B", "lora_magnitude_vector"}:
+        if config.get("use_dora", False) is not ("lora_magnitude_vector" in found):
+            raise UserError(f"{where}: use_dora and the tensors do not agree")
+        a, b = found["lora_A"], found["lora_B"]
+        scale = _scale(module, len(a), config)
+        magnitude = found.get("lora_magnitude_vector")
+        magnitudes = np.split(magnitude.ravel(), cuts) if magnitude is not None else [None] * len(bound.ours)
+        return [
+            (ours, LowRank(a, rows, scale, part))
+            for ours, rows, part in zip(bound.ours, np.split(b, cuts), magnitudes, strict=True)
+        ]
+    if found.keys() == {"ia3_l"}:
+        factors = found["ia3_l"]
+        if factors.shape[0] == 1 and factors.size > 1:  # [1 in]: it scales what the matrix reads
+            return [(ours, Scaled(factors.ravel(), "in")) for ours in bound.ours]
+        return [
+            (ours, Scaled(part, "out"))
+            for ours, part in zip(bound.ours, np.split(factors.ravel(), cuts), strict=True)
+        ]
+    if found.keys() == {"weight"} and len(bound.ours) == 1:
+        packed = bound.how.load(quant.pack(np.ascontiguousarray(found["weight"]), "F32"), bound.place)[0]
+        return [(bound.ours[0], Saved(quant.unpack(packed)))]
+    raise UserError(
+        f"{where}: has {', '.join(sorted(found))}, which is not read: LoRA, DoRA, IA3 and saved modules are"
+    )
+
+
+def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
+    alpha, expected = config.get("lora_alpha", 8), config.get("r", 8)
+    for pattern, value in config.get("alpha_pattern", {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            alpha = value
+            break
+    for pattern, value in config.get("rank_pattern", {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            expected = value
+            break
+    if rank != expected:
+        raise UserError(
+            f"{quoted(module)}: the adapter's config says rank {expected}, its tensors have {rank}"
+        )
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _check(change: Change, shape: tuple[int, ...], where: str) -> None:
+    """UserError unless the change fits a weight of this shape and is finite."""
+    arrays: list[np.ndarray] = [value for value in vars(change).values() if isinstance(value, np.ndarray)]
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise UserError(f"{where}: holds a number that is NaN or infinite")
+    if isinstance(change, LowRank):
+        fits = (change.b.shape[0], change.a.shape[1]) == shape and change.b.shape[1] == change.a.shape[0]
+        fits &= change.magnitude is None or change.magnitude.shape == shape[:1]
+    elif isinstance(change, Scaled):
+        fits = len(change.factors) == shape[0 if change.side == "out" else 1]
+    else:
+        fits = change.weight.shape == shape
+    if not fits:
+        raise UserError(f"{where}: does not fit the base's matrix of {shape[0]} x {shape[-1]}")
