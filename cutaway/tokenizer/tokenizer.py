@@ -58,7 +58,7 @@ class Tokenizer:
         self.special = {token.text: token.id for token in spec.added if token.special}
         self._added = {token.id: token for token in spec.added}
         self._control = frozenset(self.special.values())
-        self._ways: dict[frozenset[int], _Way] = {}
+        self._encoders: dict[frozenset[int], _Encoder] = {}
         self._name: str | None = None  # of the compiled vocabulary on disk
         self._bytes = _Bytes(self)
 
@@ -183,10 +183,10 @@ class Tokenizer:
         """`encode` as int32 [n]; a long text is encoded on several `threads` (default: all there are)."""
         import numpy as np
 
-        way, segments = self._segments(text, special)
+        encoder, segments = self._segments(text, special)
         count = library.threads() if threads is None else threads
         with _whole(text):
-            arrays = [way.array(part, count) for part in way.stretches(segments)]
+            arrays = [encoder.array(part, count) for part in encoder.stretches(segments)]
         return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, np.int32), *arrays])
 
     def encode_batch(
@@ -215,8 +215,8 @@ class Tokenizer:
         path = self._path
         if isinstance(path, str) or path.scanner is None or special != "text":
             return None
-        way = self._way(self._control)
-        if way.raw.pattern or way.late.pattern or self.spec.normalizer or not texts:
+        encoder = self._encoder(self._control)
+        if encoder.raw.pattern or encoder.late.pattern or self.spec.normalizer or not texts:
             return None
         try:
             given = list(map(path.given, texts)) if path.prefix else texts
@@ -234,16 +234,16 @@ class Tokenizer:
         `encode`.
         """
         _check(text)
-        way = self._way(self._control | never)
+        encoder = self._encoder(self._control | never)
         spans = [(self._added.get(id, AddedToken(id, "")), start, stop) for start, stop, id in control]
         with time_limit(len(text)):
-            return list(chain.from_iterable(way.encoded(way.raw.split(text, spans))))
+            return list(chain.from_iterable(encoder.encoded(encoder.raw.split(text, spans))))
 
     def count(self, text: str, special: str = "text") -> int:
         """How many ids a text has."""
-        way, segments = self._segments(text, special)
+        encoder, segments = self._segments(text, special)
         with _whole(text):
-            return sum(map(way.count, way.stretches(segments)))
+            return sum(map(encoder.count, encoder.stretches(segments)))
 
     def decode(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises UserError for an id that is none."""
@@ -283,25 +283,14 @@ class Tokenizer:
         """Each piece of a text in the vocabulary's spelling, with its merges in the order in which they
         happened.
         """
-        _check(text)
-        way = self._way(self._control)
-        out = []
-        for part in way.cut(way.raw.split(text)):
-            if isinstance(part, int):
-                out.append((self.token_text(part), []))
-                continue
-            for piece in part:
-                history: list[Pair] = []
-                if isinstance(way.model, BPE):
-                    way.model.symbols(piece, history)
-                    piece = way.model.spelt(piece)
-                out.append((piece, history))
-        return out
+        from cutaway.tokenizer.introspection import pieces
+
+        return [(piece.text, list(piece.merges)) for piece in pieces(self, text)]
 
     @property
-    def plain(self) -> _Way:
-        """How text is encoded when nothing in it becomes a control token."""
-        return self._way(self._control)
+    def plain(self) -> _Encoder:
+        """The encoder for text of which nothing becomes a control token."""
+        return self._encoder(self._control)
 
     def is_special(self, id: int) -> bool:
         """Whether an id is a control token."""
@@ -344,7 +333,7 @@ class Tokenizer:
         """The fast path, or why there is none."""
         if (reason := fast.why_not(self.spec)) is not None:
             return reason
-        hidden = self._way(self._control).hidden
+        hidden = self._encoder(self._control).hidden
         tokens = [b"" if text is None else self._bytes[id] for id, text in enumerate(self.spec.tokens)]
         laid_out = fast.compiled(self.spec, hidden, tokens)
         if laid_out is None:
@@ -354,30 +343,30 @@ class Tokenizer:
         return fast.Path(Core(laid_out), self.spec.pretokenizer)
 
     def _encoded(self, text: str, special: str) -> Iterable[list[int]]:
-        way, segments = self._segments(text, special)
-        return way.encoded(segments)
+        encoder, segments = self._segments(text, special)
+        return encoder.encoded(segments)
 
-    def _segments(self, text: str, special: str) -> tuple[_Way, list[str | int]]:
+    def _segments(self, text: str, special: str) -> tuple[_Encoder, list[str | int]]:
         if special not in MODES:
             raise UserError(f'special is "text", "allow" or "forbid", not {special!r}')
         if isinstance(self._path, str) or not isinstance(text, str):
             _check(text)  # the core refuses half a surrogate pair by itself
         if special == "allow":
-            allowing = self._way(frozenset())
+            allowing = self._encoder(frozenset())
             return allowing, allowing.raw.split(text)
         if special == "forbid":
             Finder({token.text: token for token in self.spec.added if token.special}).refuse(text)
-        way = self._way(self._control)
-        return way, way.raw.split(text)
+        encoder = self._encoder(self._control)
+        return encoder, encoder.raw.split(text)
 
-    def _way(self, never: frozenset[int]) -> _Way:
-        if never not in self._ways:
-            self._ways[never] = _Way(self, never)
-        return self._ways[never]
+    def _encoder(self, never: frozenset[int]) -> _Encoder:
+        if never not in self._encoders:
+            self._encoders[never] = _Encoder(self, never)
+        return self._encoders[never]
 
 
-class _Way:
-    """How text is encoded when the added tokens in `never` are not looked for."""
+class _Encoder:
+    """Encodes text in which the added tokens in `never` are not looked for."""
 
     def __init__(self, tokenizer: Tokenizer, never: frozenset[int]) -> None:
         spec = tokenizer.spec
@@ -404,10 +393,11 @@ class _Way:
 
     @cached_property
     def model(self) -> BPE | WordPiece | Unigram | WordLevel:
-        """The definition, which another way that hides the same tokens may have built already."""
-        others = [way for way in self.tokenizer._ways.values() if way.hides == self.hides and way is not self]
-        built = next((way for way in others if "model" in vars(way)), None)
-        return built.model if built else _model(self.spec, self.hidden)
+        """The definition, which another encoder that hides the same tokens may have built already."""
+        for other in self.tokenizer._encoders.values():
+            if other.hides == self.hides and "model" in vars(other):
+                return other.model
+        return _model(self.spec, self.hidden)
 
     @cached_property
     def words(self) -> Callable[[str], list[str]] | None:
@@ -415,7 +405,7 @@ class _Way:
 
     @cached_property
     def path(self) -> fast.Path | None:
-        """The fast path, if it hides what this way hides."""
+        """The fast path, if it hides what this encoder hides."""
         path = self.tokenizer._path if self.hides == self.control else None
         return None if isinstance(path, str) else path
 
