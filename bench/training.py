@@ -190,7 +190,7 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
             return Batch(ids, targets, pos, pos * 0, weights)
 
     lengths = torch.ones(asked.vocab, dtype=torch.int64)
-    training = Training(run, Dataset(Same(), None, lengths, None), note=lambda _: None)  # type: ignore[arg-type]
+    training = Training(run, Dataset(Same(), None, lengths, None, list, print), note=lambda _: None)  # type: ignore[arg-type]
     while True:
         yield training.advance()["loss"]
 

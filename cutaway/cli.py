@@ -37,10 +37,14 @@ VERBS = {
     },
     "To make one": {
         "pretrain": "Train a model from text.",
+        "finetune": "Train a model further, on conversations.",
         "plan": "Say what training it needs on so many devices.",
     },
 }
-FREE_OPTIONS = {"pretrain"}  # takes a config's entries as options, and names a mistyped one itself
+FREE_OPTIONS = {
+    "pretrain",
+    "finetune",
+}  # takes a config's entries as options, and names a mistyped one itself
 USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
 

@@ -132,10 +132,10 @@ def test_one_folder_one_process(tmp_path: Path) -> None:
 
     def second(step: int) -> None:
         with pytest.raises(UserError, match="another process trains this run") as error:
-            training_run.pretrain(_tiny(texts), tmp_path / "r", Quiet(), resume=True)
+            training_run.train(_tiny(texts), tmp_path / "r", Quiet(), resume=True)
         seen.append(str(error.value))
 
-    training_run.pretrain(_tiny(texts), tmp_path / "r", Quiet(second))
+    training_run.train(_tiny(texts), tmp_path / "r", Quiet(second))
     assert len(seen) == 2
 
 
@@ -184,7 +184,7 @@ def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop.device, "compiler", lambda: "c++")
     notes: list[str] = []
     made = loop.Training(run(compile="auto"), text(), note=notes.append)
-    assert "too short to pay back torch.compile" in notes[0]
+    assert "too short to pay torch.compile back" in notes[0]
     assert made.trainable.routed == made.model.routed
     monkeypatch.setattr(loop, "COMPILE_PAYS", 0)
     loop.Training(run(compile="auto"), text(), note=notes.append)

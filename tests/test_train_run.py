@@ -34,7 +34,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
     """The folder of a run that nobody stopped."""
     folder = tmp_path_factory.mktemp("unbroken")
-    training_run.pretrain(_run(texts), folder, Quiet())
+    training_run.train(_run(texts), folder, Quiet())
     return folder
 
 
@@ -106,12 +106,12 @@ def test_a_precision_left_open_stays_what_it_was_begun_with(
 ) -> None:
     open_run = _run(texts, steps=2, precision="auto")
     monkeypatch.setattr(device, "precision", lambda wanted, device: "bfloat16")
-    training_run.pretrain(open_run, tmp_path / "run", Quiet())
+    training_run.train(open_run, tmp_path / "run", Quiet())
     assert config.read(str(tmp_path / "run" / "run.yaml")).precision == "bfloat16"
     monkeypatch.setattr(device, "precision", lambda wanted, device: wanted.replace("auto", "float32"))
-    training_run.pretrain(open_run, tmp_path / "run", Quiet(), resume=True)
+    training_run.train(open_run, tmp_path / "run", Quiet(), resume=True)
     with pytest.raises(UserError, match="precision was bfloat16, is now float32"):
-        training_run.pretrain(replace(open_run, precision="float32"), tmp_path / "run", Quiet(), resume=True)
+        training_run.train(replace(open_run, precision="float32"), tmp_path / "run", Quiet(), resume=True)
 
 
 def test_a_run_that_dies_goes_on_to_the_same_weights(unbroken: Path, texts: Path, tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_a_run_that_dies_goes_on_to_the_same_weights(unbroken: Path, texts: Path
             raise _Died
 
     with pytest.raises(_Died):
-        training_run.pretrain(_run(texts), tmp_path / "run", Quiet(die))
+        training_run.train(_run(texts), tmp_path / "run", Quiet(die))
     callback = Quiet()
-    training_run.pretrain(_run(texts), tmp_path / "run", callback, resume=True)
+    training_run.train(_run(texts), tmp_path / "run", callback, resume=True)
     assert "Continuing after step 4." in callback.notes
     assert _weights(tmp_path / "run") == _weights(unbroken)
     exported = [folder / "model" / "model.safetensors" for folder in (tmp_path / "run", unbroken)]
@@ -143,11 +143,11 @@ def test_a_signal_saves_first(
             os.kill(os.getpid(), number)
 
     with pytest.raises(error) as left:
-        training_run.pretrain(_run(texts), tmp_path / "run", Quiet(ask))
+        training_run.train(_run(texts), tmp_path / "run", Quiet(ask))
     if error is SystemExit:
         assert left.value.code == 143  # type: ignore[attr-defined]
     assert checkpoint.newest(tmp_path / "run" / loop.CHECKPOINTS, pytest.fail).name == "step-00000003"  # type: ignore[union-attr]
-    training_run.pretrain(_run(texts), tmp_path / "run", Quiet(), resume=True)
+    training_run.train(_run(texts), tmp_path / "run", Quiet(), resume=True)
     assert _weights(tmp_path / "run") == _weights(unbroken)
 
 
@@ -155,7 +155,7 @@ def test_a_signal_saves_first(
 def test_the_newest_checkpoint_that_reads_whole_is_used(
     unbroken: Path, texts: Path, tmp_path: Path, damage: str
 ) -> None:
-    training_run.pretrain(_run(texts), tmp_path / "run", Quiet())
+    training_run.train(_run(texts), tmp_path / "run", Quiet())
     newest = tmp_path / "run" / loop.CHECKPOINTS / "step-00000008"
     file = newest / "optimizer.safetensors"
     data = bytearray(file.read_bytes())
@@ -167,7 +167,7 @@ def test_the_newest_checkpoint_that_reads_whole_is_used(
     else:
         (newest / "sums.json" if damage == "sums" else file).unlink()
     callback = Quiet()
-    training_run.pretrain(_run(texts), tmp_path / "run", callback, resume=True)
+    training_run.train(_run(texts), tmp_path / "run", callback, resume=True)
     assert any("step-00000008: is not whole" in note for note in callback.notes)
     assert "Continuing after step 6." in callback.notes
     assert _weights(tmp_path / "run") == _weights(unbroken)
@@ -188,7 +188,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
 
     monkeypatch.setattr(checkpoint.safetensors, "write", full)
     with pytest.raises(OperationalError, match="the disk is full"):
-        training_run.pretrain(_run(texts), tmp_path / "run", Quiet())
+        training_run.train(_run(texts), tmp_path / "run", Quiet())
     folder = tmp_path / "run" / loop.CHECKPOINTS
     assert [checkpoint.damage(found) for found in checkpoint.all_in(folder)] == [None]
     assert not list(folder.glob(".*"))
@@ -208,12 +208,12 @@ def test_a_nan_loss_changes_nothing() -> None:
 
 def test_going_on_with_another_run_is_refused(unbroken: Path, texts: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already holds a run"):
-        training_run.pretrain(_run(texts), unbroken, Quiet())
+        training_run.train(_run(texts), unbroken, Quiet())
     with pytest.raises(UserError, match=r"gradient_clip was 1\.0, is now 2\.0"):
-        training_run.pretrain(_run(texts, gradient_clip=2.0), unbroken, Quiet(), resume=True)
+        training_run.train(_run(texts, gradient_clip=2.0), unbroken, Quiet(), resume=True)
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="holds something else"):
-        training_run.pretrain(_run(texts), tmp_path, Quiet())
+        training_run.train(_run(texts), tmp_path, Quiet())
 
 
 # ---- the command -------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_every_preset_reads_and_writes_back() -> None:
     [
         (["--optimizer.learning-rat", "1"], "config.optimizer.learning_rat: there is no such entry"),
         (["--optimizer.kind", "sgd"], "config.optimizer.kind: there is no 'sgd'"),
-        (["--batch-size", "5"], "not a multiple"),
+        (["--batch-size", "5"], "must be a multiple"),
         (["--model.blocks.3.times", "2"], "out of range: the list has 1 items"),
         (["--steps"], "has no value"),
         (["steps", "4"], "--name.of.entry VALUE"),

@@ -312,7 +312,7 @@ def test_a_given_models_frozen_weights_stay() -> None:
     for name, parameter in base.named_parameters():
         parameter.requires_grad_("norm" in name)
     before = {name: p.detach().clone() for name, p in base.named_parameters()}
-    made = Training(run(ema=0.5), text(), note=lambda _: None, model=base)
+    made = Training(run(ema=0.5), replace(text(), model=base), note=lambda _: None)
     curve = losses(made, 4)
     assert curve[-1] < curve[0]
     assert all("norm" in name for name in made.names.values())

@@ -18,6 +18,7 @@ from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
+from cutaway.train.dataset import export
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import next_token
 
@@ -70,7 +71,14 @@ def text(context: int = CONTEXT, longest: int | None = 30, seed: int = 0, vocab:
     stream = Stream(longest=longest)
     train = Mixture([Span(stream, 0, 3200, context, seed)], [1.0], seed)
     lengths = torch.ones(vocab, dtype=torch.int64)
-    return Dataset(train, Span(stream, 3200, 4000, context, seed), lengths, run_tokenizer.of_bytes())
+    return Dataset(
+        train,
+        Span(stream, 3200, 4000, context, seed),
+        lengths,
+        run_tokenizer.of_bytes(),
+        lambda one: [256, *one.encode()],
+        export,
+    )
 
 
 def training(seed: int = 0, longest: int | None = 30, **changes: Any) -> Training:

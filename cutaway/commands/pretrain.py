@@ -55,15 +55,15 @@ def pretrain(
     if resume and (folder / RUN).is_file() and not any(c.split("=")[0] == "--steps" for c in changes):
         run = replace(run, steps=config.read(str(folder / RUN)).steps)
     from cutaway.train import distributed
-    from cutaway.train.run import pretrain as train
+    from cutaway.train.run import train
 
     with distributed.joined(run) as parallel:
-        progress = _Progress(run, shown=parallel.rank == 0)
+        progress = Progress(run, shown=parallel.rank == 0)
         try:
             train(run, folder, progress, resume=resume, parallel=parallel)
         finally:
             progress.close()
-        _finished(folder, progress)
+        finished(folder, progress)
 
 
 def _folder(source: str) -> Path:
@@ -77,7 +77,7 @@ def _folder(source: str) -> Path:
     return Path("runs") / path.stem
 
 
-def _finished(folder: Path, progress: _Progress) -> None:
+def finished(folder: Path, progress: Progress) -> None:
     for name, points in curve.read(folder).items():
         if len(points) > 1:
             progress.note(f"{name.replace('_', ' ')}\n{curve.text(points)}")
@@ -85,7 +85,7 @@ def _finished(folder: Path, progress: _Progress) -> None:
     progress.note(f'{folder}: trained.{page} `cutaway generate "..." --model {folder}` continues a text.')
 
 
-class _Progress:
+class Progress:
     """A run's progress: a line that moves on a terminal, a few plain lines elsewhere."""
 
     def __init__(self, run: config.TrainingConfig, shown: bool) -> None:
@@ -105,7 +105,7 @@ class _Progress:
     def step(self, numbers: dict[str, float], steps: int) -> None:
         """The step's figures, in place of the last step's."""
         step = int(numbers["step"])
-        tokens = self.run.batch_size * self.run.model.context
+        tokens = self.run.batch_size * self.run.width
         seconds = tokens / numbers["tokens_per_second"]
         self.seconds = 0.9 * self.seconds + 0.1 * seconds if self.seconds else seconds
         left = timedelta(seconds=round((steps - step) * self.seconds))

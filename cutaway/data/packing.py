@@ -98,6 +98,10 @@ class Span:
         shift = number(self.seed, "shift", epoch) % self.context
         return self.at(self.start + shift + row * self.context)
 
+    def row(self, n: int) -> Batch:
+        """The n-th row from the start, in the text's own order."""
+        return self.at(self.start + n * self.context)
+
     def at(self, first: int) -> Batch:
         """The row that begins at this token of the stream."""
         ids, begins = self.stream.read(first, first + self.context + 1)

@@ -25,7 +25,7 @@ from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
 from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize, time_limit
 from cutaway.tokenizer.spec import TokenizerSpec
-from cutaway.tokenizer.unicode import encoded
+from cutaway.tokenizer.unicode import utf8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -581,4 +581,4 @@ def _check(text: str) -> None:
     if not isinstance(text, str):
         raise UserError(f"a tokenizer encodes text, not {type(text).__name__}")
     if not text.isascii():
-        encoded(text, "the text")
+        utf8(text, "the text")

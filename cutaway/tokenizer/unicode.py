@@ -66,7 +66,7 @@ def shown(text: str) -> str:
     return text if text.isascii() else text.translate(stand_ins())
 
 
-def encoded(text: str, what: str) -> bytes:
+def utf8(text: str, what: str) -> bytes:
     """A text as UTF-8. Raises UserError, which names `what`, where it holds half a surrogate pair."""
     try:
         return text.encode()

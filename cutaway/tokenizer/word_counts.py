@@ -32,7 +32,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.native import word_counter as native_count
 from cutaway.store.files import Progress, read_errors, write
 from cutaway.tokenizer.formats.fields import parsed
-from cutaway.tokenizer.unicode import encoded
+from cutaway.tokenizer.unicode import utf8
 from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, word_counter
 from cutaway.tokenizer.word_split import splitter
 
@@ -108,7 +108,7 @@ class WordCounts:
     def add(self, text: str) -> None:
         """Count one document."""
         with _unbroken():
-            self._add(encoded(text, "a text"))
+            self._add(utf8(text, "a text"))
             self.documents += 1
 
     def merge(self, *others: WordCounts) -> WordCounts:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
@@ -20,6 +20,7 @@ from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
 from cutaway.errors import UserError, quoted
 from cutaway.model.config import Decoder, from_dict, to_dict
+from cutaway.train.flops import per_token
 from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
@@ -106,9 +107,22 @@ class TrainingConfig(Bounded):
             )
 
     @property
+    def width(self) -> int:
+        """How many tokens a row has."""
+        return self.model.context
+
+    @property
+    def flops_per_token(self) -> float:
+        """Floating-point operations of a step, for each token."""
+        return per_token(self.model)
+
+    @property
     def gradient_accumulation(self) -> int:
         """How many micro-batches make a step, over all devices."""
         return self.batch_size // self.micro_batch_size
+
+
+Run = TypeVar("Run", bound=TrainingConfig)
 
 
 def presets() -> list[str]:
@@ -116,8 +130,16 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read(source: str, changes: Sequence[str] = ()) -> TrainingConfig:
+def read(source: str, changes: Sequence[str] = (), kind: type[Run] = TrainingConfig) -> Run:
     """The run that a YAML file or a preset describes, with a command line's changes."""
+    data = entries(source, changes)
+    if isinstance(data.get("model"), dict):
+        data["model"].setdefault("vocab", 0)  # 0: as many as the tokenizer has
+    return from_dict(data, kind)
+
+
+def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
+    """A YAML file's or a preset's entries, with a command line's changes."""
     path = PRESETS / f"{source}.yaml" if source in presets() else Path(source)
     path = path / RUN if (path / RUN).is_file() else path
     if not path.is_file():
@@ -130,9 +152,7 @@ def read(source: str, changes: Sequence[str] = ()) -> TrainingConfig:
         raise UserError(f"{path}: must hold entries by name")
     for name, value in _pairs(changes):
         _put(data, name, value)
-    if isinstance(data.get("model"), dict):
-        data["model"].setdefault("vocab", 0)  # 0: as many as the tokenizer has
-    return from_dict(data, TrainingConfig)
+    return data
 
 
 def write(run: TrainingConfig) -> str:

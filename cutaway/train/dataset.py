@@ -17,7 +17,11 @@ from cutaway.data.shards import Corpus
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
-from cutaway.train.loop import TOKENIZER, Dataset
+from cutaway.train.loop import MODEL, TOKENIZER, Dataset, Training
+from cutaway.weights import quant
+from cutaway.weights import save as writer
+from cutaway.weights.load import Checkpoint
+from cutaway.weights.rules import Tensors
 
 TRAINED_ON = 20_000  # documents that a tokenizer is trained on at most
 Note = Callable[[str], None]
@@ -66,7 +70,24 @@ def ready(run: TrainingConfig, folder: Path, note: Note) -> Dataset:
         for n, (corpus, cut) in enumerate(zip(corpora, cuts, strict=True))
     ]
     mixture = packing.Mixture(spans, _weights(run.data, spans), seed)
-    return Dataset(mixture, _held_out(corpora, cuts, context), lengths, tokenizer)
+    begin, _ = run_tokenizer.ends(tokenizer)
+
+    def prompt(text: str) -> list[int]:
+        return [begin, *tokenizer.encode(text)]
+
+    return Dataset(mixture, _held_out(corpora, cuts, context), lengths, tokenizer, prompt, export)
+
+
+def export(training: Training, folder: Path) -> None:
+    """The model as a folder that ``cutaway.load`` opens, and transformers where a family describes it."""
+    weights = training.trained()
+    if training.parallel.rank:
+        return
+    tensors = Tensors({name: quant.pack(weight.numpy(), "F32") for name, weight in weights.items()})
+    at_rest = Checkpoint(
+        training.run.model, tensors, None, folder / TOKENIZER, lambda: training.data.tokenizer
+    )
+    writer.write(folder / MODEL, at_rest, "safetensors", force=True)
 
 
 def _tokenizer(data: DataConfig, folder: Path, note: Note) -> Tokenizer:

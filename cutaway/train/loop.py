@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from cutaway.data import run_tokenizer
+from cutaway.data.examples import Packed
 from cutaway.data.packing import Mixture, Span
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.decode import finish, generate
@@ -31,15 +31,10 @@ from cutaway.model.engine import DefinitionEngine
 from cutaway.tokenizer import Tokenizer
 from cutaway.train import checkpoint, device
 from cutaway.train.config import TrainingConfig
-from cutaway.train.flops import per_token
 from cutaway.train.log import Log
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.signals import SignalHandler, exit_by_signal
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import quant
-from cutaway.weights import save as writer
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
 
 CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model", "tokenizer"
 EAGER_UTILIZATION = 0.4  # of the peak, without torch.compile
@@ -65,19 +60,26 @@ class Callback(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Sequences to train on and to validate on (None: there are none), and the bytes of text of each id."""
+    """Sequences to train on and to validate on (None: there are none), and the bytes of text of each id.
 
-    train: Mixture
-    validation: Span | None
+    ``prompt`` gives a sample's prompt as ids; ``model`` is the one to train (None: a new one); ``export``
+    writes a run's model beside it.
+    """
+
+    train: Mixture | Packed
+    validation: Span | Packed | None
     lengths: Tensor
     tokenizer: Tokenizer
+    prompt: Callable[[str], list[int]]
+    export: Callable[[Training, Path], None]
+    model: Decoder | None = None
 
 
 class Training:
     """A run in memory after ``step`` steps: the model, its optimizers and the moving average of its weights.
 
-    ``model`` None is a new one, made from the config and the seed. Parameters of a given model that
-    require no gradient stay as they are, and are no part of a checkpoint.
+    Parameters of the data's model that require no gradient stay as they are, and are no part of a
+    checkpoint.
     """
 
     def __init__(
@@ -86,7 +88,6 @@ class Training:
         data: Dataset,
         parallel: Parallel = SINGLE_PROCESS,
         note: checkpoint.Note = print,
-        model: Decoder | None = None,
     ) -> None:
         self.micro_batches = parallel.micro_batches(run)
         self.device = parallel.device or device.device(run.device)
@@ -96,7 +97,7 @@ class Training:
         torch.manual_seed(run.seed)
         if run.threads is not None:
             torch.set_num_threads(run.threads)
-        self.model = (Decoder(run.model) if model is None else model).to(self.device).train()
+        self.model = (Decoder(run.model) if data.model is None else data.model).to(self.device).train()
         self.trainable = Trainable(self.model, run.objective, data.lengths.to(self.device))
         if run.activation_checkpointing:
             _checkpoint_activations(self.model)
@@ -185,7 +186,7 @@ class Training:
         numbers = range(self.parallel.data_rank, min(sequences, span.rows), self.parallel.data_size)
         with torch.no_grad(), self._evaluating():
             for n in numbers:
-                batch = TrainingBatch.of(span.at(span.start + n * span.context), self.device)
+                batch = TrainingBatch.of(span.row(n), self.device)
                 with self._autocast():
                     _add(sums, *self.trainable(batch))
                 weight += batch.weight
@@ -195,15 +196,14 @@ class Training:
     def sample(self) -> list[str]:
         """A continuation of each of the run's prompts; no random number of the run is used."""
         tokenizer, intervals = self.data.tokenizer, self.run.intervals
-        length = min(intervals.sample_tokens, self.run.model.context // 2)
+        length = min(intervals.sample_tokens, self.run.width // 2)
         params = SamplingParams(max_tokens=length, temperature=0.8, top_p=0.95, seed=self.step)
-        begin, _ = run_tokenizer.ends(tokenizer)
         texts = []
         with torch.no_grad(), self._evaluating():
             engine = DefinitionEngine(self.model)
             for prompt in self.run.prompts:
-                ids = [begin, *tokenizer.encode(prompt)]
-                texts.append(prompt + finish(generate(engine, tokenizer, ids, params)).text)
+                generated = finish(generate(engine, tokenizer, self.data.prompt(prompt), params))
+                texts.append(prompt + generated.text)
         return texts
 
     @contextmanager
@@ -262,20 +262,12 @@ class Training:
             torch.from_numpy(np.frombuffer(base64.b64decode(state["random"]), np.uint8).copy())
         )
 
-    def export(self, folder: Path) -> None:
-        """The model as a folder that ``cutaway.load`` opens, and transformers where a family describes it."""
+    def trained(self) -> dict[str, Tensor]:
+        """Every weight by name, averaged if there is an average, with what other devices hold of it."""
         values = {name: p.detach() for name, p in self.model.named_parameters()}
         if self.ema is not None:
             values |= dict(zip(self.names.values(), self.ema, strict=True))
-        whole = {name: self.parallel.full_tensor(value) for name, value in values.items()}
-        if self.parallel.rank:
-            return
-        tensors = Tensors(
-            {name: quant.pack(tensor.float().cpu().numpy(), "F32") for name, tensor in whole.items()}
-        )
-        words = folder / TOKENIZER
-        at_rest = Checkpoint(self.run.model, tensors, None, words, lambda: self.data.tokenizer)
-        writer.write(folder / MODEL, at_rest, "safetensors", force=True)
+        return {name: self.parallel.full_tensor(value).float().cpu() for name, value in values.items()}
 
 
 def train(
@@ -283,8 +275,7 @@ def train(
 ) -> None:
     """The steps that are left, with what is due between them. A signal ends them after a checkpoint."""
     run, parallel = training.run, training.parallel
-    tokens = run.batch_size * run.model.context
-    flops = per_token(run.model)
+    tokens, flops = run.batch_size * run.width, run.flops_per_token
     while training.step < run.steps:
         start = time.perf_counter()
         numbers = training.advance()
@@ -300,7 +291,7 @@ def train(
         received = parallel.any_signal(signals.received)
         if received is not None or _due(step, run.intervals.save, run.steps):
             training.save(folder / CHECKPOINTS)
-            training.export(folder)
+            training.data.export(training, folder)
             if log is not None:
                 checkpoint.prune(folder / CHECKPOINTS, run.intervals.keep_checkpoints)
         if received is not None:
@@ -352,7 +343,7 @@ def _compile(
         note("There is no C++ compiler, so torch.compile is not used: the same numbers, slower.")
         return
     if run.compile == "auto":
-        flops = run.steps * run.batch_size * run.model.context * per_token(run.model)
+        flops = run.steps * run.batch_size * run.width * run.flops_per_token
         seconds = flops / parallel.size / (EAGER_UTILIZATION * device.peak(on, run.precision))
         if seconds < COMPILE_PAYS:
             note(

@@ -82,8 +82,9 @@ class _Chunked(torch.autograd.Function):
         ):  # both are cast once, and not for each product of each chunk
             read, head = x.to(narrow), weight.to(narrow)
             grad_x = torch.empty_like(read) if x.requires_grad else None
-            grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            loss = x.new_zeros((), dtype=grad_weight.dtype)
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            grad_weight = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
+            loss = x.new_zeros((), dtype=wide)
             entropy = loss.clone()
             for start in range(0, len(x), chunk):
                 rows, wanted = read[start : start + chunk], targets[start : start + chunk]
@@ -95,13 +96,16 @@ class _Chunked(torch.autograd.Function):
                     torch.mm(grad, head, out=grad_x[start : start + chunk])
                     if row_weights is not None:
                         grad_x[start : start + chunk] *= row_weights[:, None]
+                if grad_weight is None:  # a frozen head
+                    continue
                 if row_weights is not None:
                     rows = (rows * row_weights[:, None]).to(rows.dtype)
                 if grad.dtype == grad_weight.dtype:
                     grad_weight.addmm_(grad.T, rows)
                 else:
                     grad_weight += grad.T @ rows
-        ctx.save_for_backward(None if grad_x is None else grad_x.to(x.dtype), grad_weight.to(weight.dtype))
+        grads = (grad_x, x), (grad_weight, weight)
+        ctx.save_for_backward(*(None if grad is None else grad.to(of.dtype) for grad, of in grads))
         ctx.mark_non_differentiable(entropy)
         return loss + entropy, entropy
 
@@ -110,7 +114,8 @@ class _Chunked(torch.autograd.Function):
         grad_x, grad_weight = ctx.saved_tensors
         scale = grads[0]
         # In place: nothing else holds these gradients, and a copy of the head's would double its memory.
-        return None if grad_x is None else grad_x.mul_(scale), grad_weight.mul_(scale), *[None] * 5
+        scaled = (None if grad is None else grad.mul_(scale) for grad in (grad_x, grad_weight))
+        return *scaled, *[None] * 5
 
 
 def _weighted(x: Tensor, weights: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -25,11 +26,25 @@ GIT, LOCK = "git.json", ".lock"
 SHOWN = 8  # differences that an error lists
 
 
-def pretrain(
+@runtime_checkable
+class Recipe(Protocol):
+    """What is trained on what: a module, ``dataset`` for pretraining and ``finetune``."""
+
+    def resolved(self, run: Any, folder: Path, note: dataset.Note) -> Any:
+        """The run with all that it depends on named and in its folder."""
+        ...
+
+    def ready(self, run: Any, folder: Path, note: dataset.Note) -> loop.Dataset:
+        """The rows of a resolved run, and its model."""
+        ...
+
+
+def train(
     run: TrainingConfig,
     folder: Path,
     callback: loop.Callback,
     *,
+    recipe: Recipe = dataset,
     resume: bool = False,
     parallel: Parallel = SINGLE_PROCESS,
 ) -> None:
@@ -43,23 +58,24 @@ def pretrain(
     where = device.device(run.device)
     with _locked(folder, parallel):
         if parallel.rank == 0:
-            _open(run, folder, resume, callback, where)
+            _open(run, folder, resume, callback, where, recipe)
         parallel.barrier()
         settings = {name: getattr(run, name) for name in FREE}
-        run = replace(config.read(str(folder / RUN)), **settings)
+        run = replace(config.read(str(folder / RUN), kind=type(run)), **settings)
         with SignalHandler() as signals:
-            _train(run, folder, callback, resume, parallel, signals)
+            _train(run, folder, callback, recipe, resume, parallel, signals)
 
 
 def _train(
     run: TrainingConfig,
     folder: Path,
     callback: loop.Callback,
+    recipe: Recipe,
     resume: bool,
     parallel: Parallel,
     signals: SignalHandler,
 ) -> None:
-    data = dataset.ready(run, folder, callback.note)
+    data = recipe.ready(run, folder, callback.note)
     training = loop.Training(run, data, parallel, callback.note)
     found = checkpoint.newest(folder / loop.CHECKPOINTS, callback.note) if resume else None
     if found is not None:
@@ -119,7 +135,12 @@ def _locked(folder: Path, parallel: Parallel) -> Iterator[None]:
 
 
 def _open(
-    run: TrainingConfig, folder: Path, resume: bool, callback: loop.Callback, where: torch.device
+    run: TrainingConfig,
+    folder: Path,
+    resume: bool,
+    callback: loop.Callback,
+    where: torch.device,
+    recipe: Recipe,
 ) -> None:
     """Set up the folder of a new run, or check that the run to continue is this one."""
     known = folder / RUN
@@ -131,8 +152,8 @@ def _open(
     if not known.is_file() and not _unfinished(folder):
         raise UserError(f"{folder}: the folder holds something else: choose another with --output")
     with disk_errors(folder):
-        run = dataset.resolved(run, folder, callback.note)
-        begun = config.read(str(known)) if known.is_file() else None
+        run = recipe.resolved(run, folder, callback.note)
+        begun = config.read(str(known), kind=type(run)) if known.is_file() else None
         if run.precision == "auto":
             chosen = device.precision("auto", where) if begun is None else begun.precision
             run = replace(run, precision=chosen)
@@ -142,7 +163,7 @@ def _open(
                 callback.note(f"The run has {run.steps} steps now; it was started with {begun.steps}.")
         with atomic_file(folder / GIT) as out:
             out.write(json.dumps(git.state(Path.cwd(), run.git_diff), indent=1).encode())
-        dataset.ready(run, folder, lambda _: None)
+        recipe.ready(run, folder, lambda _: None)
         with atomic_file(known) as out:
             out.write(config.write(run).encode())
 

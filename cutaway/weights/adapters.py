@@ -26,6 +26,7 @@ from cutaway import store
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Later, Packed
 from cutaway.store.files import atomic_folder
+from cutaway.store.files import write as write_file
 from cutaway.weights import families, quant, rules, safetensors
 from cutaway.weights.load import ADAPTER as CONFIG
 from cutaway.weights.load import Checkpoint, parsed
@@ -160,11 +161,22 @@ def write(
     name: str,
     force: bool = False,
 ) -> None:
-    """Write low-rank changes, or scaled ones (IA3), as the folder that PEFT and ``read`` open.
+    """Write low-rank changes, or scaled ones (IA3), as a new folder that PEFT and ``read`` open.
+
+    ``name`` is the base's, for ``base_model_name_or_path``. Raises UserError for a base that no family
+    describes.
+    """
+    with atomic_folder(folder, force=force) as made:
+        save(made, adapter, base, name)
+
+
+def save(
+    folder: Path, adapter: Mapping[str, LowRank] | Mapping[str, Scaled], base: Checkpoint, name: str
+) -> None:
+    """The two files of ``write``, each replaced whole, in a folder that holds more.
 
     Several of our matrices that are one of Hugging Face's become one pair of a higher rank, exactly. The
-    scale is folded into B, so that alpha / r is 1 everywhere. ``name`` is the base's, for
-    ``base_model_name_or_path``. Raises UserError for a base that no family describes.
+    scale is folded into B, so that alpha / r is 1 everywhere.
     """
     tensors: dict[str, Packed] = {}
     ranks: dict[str, int] = {}
@@ -209,9 +221,8 @@ def write(
         }
     else:
         config |= {"feedforward_modules": sorted(feedforward)}
-    with atomic_folder(folder, force=force) as made:
-        (made / CONFIG).write_text(json.dumps(config, indent=1), "utf-8")
-        safetensors.write(made / WEIGHTS, tensors)
+    safetensors.write(folder / WEIGHTS, tensors)
+    write_file(folder / CONFIG, json.dumps(config, indent=1))
 
 
 def _family(base: Checkpoint) -> list[Bound]:

@@ -17,7 +17,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.chat.control_tokens import ControlTokens, Span, Traced
 from cutaway.tokenizer.chat.probes import conversations, filled, neutral, places
 from cutaway.tokenizer.chat.sandbox import helper
-from cutaway.tokenizer.unicode import encoded
+from cutaway.tokenizer.unicode import utf8
 
 LONGEST_TEMPLATE = 200_000  # characters; real ones have up to 20,000
 REMEMBERED = 32  # templates, each with a tokenizer, that are remembered
@@ -99,6 +99,11 @@ def render(
         steering=steering,
         **variables,
     )
+    return encoded(rendered, template, tokenizer=tokenizer)
+
+
+def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list[int]:
+    """The ids of a rendered conversation. Raises UserError for a tokenizer that chats can be forged with."""
     control = _control_tokens(template, tokenizer).ids
     ids = tokenizer.encode_parts(rendered.text, rendered.control, never=control)
     if [id for id in ids if id in control] != [id for _, _, id in rendered.control]:
@@ -172,7 +177,7 @@ def _control_tokens(template: str, tokenizer: Vocabulary | None) -> ControlToken
         return _known[key][1]
     if len(template) > LONGEST_TEMPLATE:
         raise UserError(f"the chat template has over {LONGEST_TEMPLATE:,} characters; no model's has")
-    encoded(template, "the chat template")
+    utf8(template, "the chat template")
     request = {"template": template, "names": _names(tokenizer), "contexts": conversations()}
     answer = helper.ask(request)
     special, added = (tokenizer.special, tokenizer.added) if tokenizer else ({}, {})
@@ -208,7 +213,7 @@ def _plain(value: Any, place: str) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
-        return encoded(str.__str__(value), place).decode()
+        return utf8(str.__str__(value), place).decode()
     if isinstance(value, Mapping):
         return {_key(key, place): _plain(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -221,7 +226,7 @@ def _plain(value: Any, place: str) -> Any:
 def _key(key: object, place: str) -> str:
     if not isinstance(key, str):
         raise UserError(f"a key of {place} is a {type(key).__name__}; the keys of a conversation are text")
-    return encoded(str.__str__(key), f"a key of {place}").decode()
+    return utf8(str.__str__(key), f"a key of {place}").decode()
 
 
 def _ids(spans: Sequence[Span]) -> list[int]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from cutaway.tokenizer.added import any_of
-from cutaway.tokenizer.unicode import encoded
+from cutaway.tokenizer.unicode import utf8
 
 # A constant that a template might look for in a text: with a letter and a sign that markers are made of.
 MARKER = re.compile(r"(?=.*[^\W\d_])(?=.*[<>\[\]|/])", re.DOTALL)
@@ -34,7 +34,7 @@ class Traced:
     @classmethod
     def of(cls, answer: Mapping[str, str]) -> "Traced":
         text, origins = answer["text"], np.frombuffer(base64.b64decode(answer["origins"]), np.int32)
-        encoded(text, "what the chat template writes")
+        utf8(text, "what the chat template writes")
         return cls(text, origins)
 
     def runs(self) -> Iterator[tuple[int, int, int]]:

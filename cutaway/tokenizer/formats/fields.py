@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cutaway.errors import UserError, quoted
-from cutaway.tokenizer.unicode import encoded
+from cutaway.tokenizer.unicode import utf8
 
 T = TypeVar("T")
 MOST_TOKENS = 1 << 20  # the largest vocabulary of a published model has 901,629
@@ -28,7 +28,7 @@ def parsed(data: bytes, name: str) -> "Fields":
     except (ValueError, RecursionError) as problem:
         raise UserError(f"{name} is not JSON: {problem}") from None
     if "\\ud" in text.lower():  # an escape may spell half a surrogate pair
-        encoded(json.dumps(value, ensure_ascii=False), name)
+        utf8(json.dumps(value, ensure_ascii=False), name)
     if not isinstance(value, dict):
         raise UserError(f"{name} holds no JSON object")
     return Fields(value, name)

@@ -1,0 +1,275 @@
+"""Examples to fine-tune on, from JSONL or parquet in trl's formats, as ids and which of them are trained.
+
+    {"messages": [...]}                         each of the assistant's turns is trained, with its end token
+    {"prompt": ..., "completion": ...}          the completion is; both texts, or both lists of messages
+    {"text": ...}                               all of it is, with the end token
+    {"prompt": ..., "chosen": ..., "rejected": ...}   a pair for learning from comparisons; a prompt that both
+                                                answers begin with may be left out
+    {"prompt": ..., "completion": ..., "label": true}  one answer that was liked, or was not
+
+``tools`` and ``chat_template_kwargs`` go to the template. Conversations are rendered by the model's own
+template, control tokens from the template alone (``tokenizer/chat``). What the assistant wrote is known from
+where each character came from, so that a template needs no generation markers. A conversation is tokenised
+once: a mask over its ids says what is trained, and no cut between prompt and answer changes a token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.tokenizer import Tokenizer, chat
+
+READ = (
+    "messages",
+    "prompt",
+    "completion",
+    "text",
+    "chosen",
+    "rejected",
+    "label",
+    "tools",
+    "chat_template_kwargs",
+)
+MESSAGES = "messages["
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text as ids [n], and whether each of them is a target of training [n]."""
+
+    ids: np.ndarray
+    trained: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, the better one first."""
+
+    chosen: Example
+    rejected: Example
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An answer, and whether it was liked."""
+
+    answer: Example
+    label: bool
+
+
+def rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a .jsonl, .json or .parquet file, or of all such files of a folder, with where it is.
+
+    Raises UserError for a line that is not a JSON object, and for a file of another kind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in (".jsonl", ".json", ".parquet"))
+        if not files:
+            raise UserError(f"{path}: holds no .jsonl or .parquet file")
+        for file in files:
+            yield from rows(file)
+        return
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.ParquetFile(path)
+        at = 0
+        for batch in table.iter_batches():
+            for row in batch.to_pylist():
+                at += 1
+                yield f"{path}, row {at}", {key: value for key, value in row.items() if value is not None}
+        return
+    with path.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}, line {number}", _object(line, f"{path}, line {number}")
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: is not UTF-8 text") from None
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError(
+            f'{where}: is a {type(row).__name__}; a row is an object such as {{"messages": [...]}}'
+        )
+    return row
+
+
+class Reader:
+    """Rows as a model reads them. ``ends`` are the ids that end an answer, the tokenizer's own among them."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str | None, ends: Sequence[int] = ()) -> None:
+        self.tokenizer, self.template = tokenizer, template
+        own = () if tokenizer.eos is None else (tokenizer.eos,)
+        self.ends = frozenset((*own, *ends))
+
+    def example(self, row: Mapping[str, Any], where: str) -> Example:
+        """A row of messages, prompt and completion, or text. Raises UserError for another."""
+        if "messages" in row:
+            return self._conversation(_messages(row["messages"], f"{where}: messages"), 0, row, where)
+        if "completion" in row:
+            return self._answer(row.get("prompt", ""), row["completion"], row, f"{where}: completion")
+        if isinstance(row.get("text"), str):
+            return self._text("", row["text"])
+        raise UserError(f"{where}: has none of messages, prompt and completion, or text")
+
+    def pair(self, row: Mapping[str, Any], where: str) -> Pair:
+        """A row of chosen and rejected answers. Raises UserError for another."""
+        if "chosen" not in row or "rejected" not in row:
+            raise UserError(f"{where}: has no chosen and rejected answers")
+        prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+        if prompt is None:
+            same = _shared(chosen, rejected, where)
+            prompt, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
+        return Pair(
+            self._answer(prompt, chosen, row, f"{where}: chosen"),
+            self._answer(prompt, rejected, row, f"{where}: rejected"),
+        )
+
+    def labelled(self, row: Mapping[str, Any], where: str) -> Labelled:
+        """A row of an answer and its label. Raises UserError for another."""
+        if not isinstance(row.get("label"), bool) or "completion" not in row:
+            raise UserError(f"{where}: has no completion with a label, true or false")
+        return Labelled(self._answer(row.get("prompt", ""), row["completion"], row, where), row["label"])
+
+    def _answer(self, prompt: Any, answer: Any, row: Mapping[str, Any], where: str) -> Example:
+        if isinstance(prompt, str) and isinstance(answer, str):
+            return self._text(prompt, answer)
+        before, after = _messages(prompt, f"{where}: prompt"), _messages(answer, where)
+        return self._conversation([*before, *after], len(before), row, where)
+
+    def _text(self, prompt: str, answer: str) -> Example:
+        """Text without a template: the begin token where the model has one, and the end token."""
+        tokenizer = self.tokenizer
+        ids = tokenizer.encode(prompt + answer)
+        spans = _spans(tokenizer, ids, prompt + answer)
+        trained = [stop > len(prompt) for _, stop in spans]
+        if tokenizer.add_bos and tokenizer.bos is not None:
+            ids, trained = [tokenizer.bos, *ids], [False, *trained]
+        if tokenizer.eos is not None:
+            ids, trained = [*ids, tokenizer.eos], [*trained, True]
+        return Example(np.array(ids, np.int32), np.array(trained))
+
+    def _conversation(
+        self, messages: list[Mapping[str, Any]], first: int, row: Mapping[str, Any], where: str
+    ) -> Example:
+        """A conversation whose assistant's turns from message ``first`` on are trained."""
+        if self.template is None:
+            raise UserError(
+                f"{where}: is a conversation, and this model has no chat template to write it with"
+            )
+        options = self._options(row, where)
+        try:
+            whole = chat.text(
+                messages, self.template, tokenizer=self.tokenizer, add_generation_prompt=False, **options
+            )
+            ids = chat.encoded(whole, self.template, tokenizer=self.tokenizer)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        answers = [
+            self._turn(whole, messages, i, options)
+            for i, message in enumerate(messages)
+            if i >= first and message.get("role") == "assistant"
+        ]
+        trained = np.zeros(len(ids), bool)
+        for n, (start, stop) in enumerate(_spans(self.tokenizer, ids, whole.text)):
+            trained[n] = any(begin < stop and start < end for begin, end in answers)
+        return Example(np.array(ids, np.int32), trained)
+
+    def _options(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """What goes to the template beside the messages."""
+        options, tools = row.get("chat_template_kwargs") or {}, row.get("tools")
+        if isinstance(tools, str):  # as trl stores them where a table needs one type
+            tools = json.loads(tools)
+        if not isinstance(options, dict):
+            raise UserError(f"{where}: chat_template_kwargs should hold entries by name")
+        return options | ({"tools": tools} if tools else {})
+
+    def _turn(
+        self, whole: chat.Rendered, messages: Sequence[Mapping[str, Any]], i: int, options: dict[str, Any]
+    ) -> Span:
+        """Where the model writes message ``i``: from the end of the generation prompt to the end token.
+
+        A template may write an earlier turn otherwise than the last one; what came from the message begins
+        its turn then.
+        """
+        own = f"{MESSAGES}{i}]."
+        mine = [run for run in whole.origins if run.source.startswith(own) and run.source != f"{own}role"]
+        if not mine:
+            return 0, 0
+        start, last = mine[0].start, mine[-1].stop
+        if i:
+            prompt = chat.text(
+                messages[:i],
+                self.template or "",
+                tokenizer=self.tokenizer,
+                add_generation_prompt=True,
+                **options,
+            ).text
+            if whole.text.startswith(prompt) and len(prompt) <= start:
+                start = len(prompt)
+        later = [run.start for run in whole.origins if run.start >= last and run.source.startswith(MESSAGES)]
+        limit = min(later, default=len(whole.text))
+        ends = [
+            stop for begin, stop, id in whole.control if last <= begin and stop <= limit and id in self.ends
+        ]
+        return start, min(ends, default=last)
+
+
+def _messages(given: Any, where: str) -> list[Mapping[str, Any]]:
+    if (
+        not isinstance(given, list)
+        or not given
+        or not all(isinstance(m, dict) and "role" in m for m in given)
+    ):
+        raise UserError(f'{where}: should be a list of messages such as {{"role": "user", "content": "..."}}')
+    return [{key: value for key, value in message.items() if value is not None} for message in given]
+
+
+def _shared(chosen: Any, rejected: Any, where: str) -> int:
+    """How many messages both answers begin with."""
+    one, other = _messages(chosen, f"{where}: chosen"), _messages(rejected, f"{where}: rejected")
+    same = next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+    if not same or same in (len(one), len(other)):
+        raise UserError(f"{where}: has no prompt, and the answers do not begin with one and then differ")
+    return same
+
+
+def _spans(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[Span]:
+    """Where in the text each token's characters are; UserError for a tokenizer that changes the text."""
+    data = text.encode()
+    at, ends = 0, []
+    for id in ids:
+        piece = tokenizer.token_bytes(id)
+        if not data.startswith(piece, at):
+            stripped = piece.lstrip(b" ")  # a space before the first word, or spaces that a token swallows
+            while data.startswith(b" ", at) and not data.startswith(stripped, at):
+                at += 1
+            if not data.startswith(stripped, at):
+                raise UserError("this tokenizer changes the text, so that its tokens have no places in it")
+            piece = stripped
+        at += len(piece)
+        ends.append(at)
+    starts = np.cumsum([0] + [len(char.encode()) for char in text]) if len(data) != len(text) else None
+    if starts is not None:
+        ends = np.searchsorted(starts, ends).tolist()
+    return list(pairwise([0, *ends]))

@@ -1,0 +1,273 @@
+"""Fine-tuning: which tokens are trained, packing, accumulation, a run and its adapter."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import cutaway
+from cutaway.data import run_tokenizer
+from cutaway.data.conversations import Example, Reader
+from cutaway.data.examples import Packed, placed
+from cutaway.errors import UserError
+from cutaway.model.decoder import Decoder
+from cutaway.train import finetune
+from cutaway.train import run as training_run
+from cutaway.train.adapters import dora, lora
+from cutaway.train.objectives import next_token
+from cutaway.train.trainable import Trainable, TrainingBatch
+from cutaway.weights import load, quant
+from cutaway.weights import save as writer
+from cutaway.weights.rules import Tensors
+from tests.training import Quiet, model
+
+END = run_tokenizer.END
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {% if m.thoughts %}({{ m.thoughts }}) {% endif %}"
+    "{{ m.content | trim }}<|end|>\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+TALK = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": " Hé! "},
+    {"role": "user", "content": f"say {END}"},
+    {"role": "assistant", "thoughts": "hm", "content": "no"},
+]
+
+
+def shown(example: Example) -> str:
+    """The trained stretches of an example, each in brackets."""
+    tokenizer, out, before = run_tokenizer.of_bytes(), b"", False
+    for id, trained in zip(example.ids.tolist(), example.trained.tolist(), strict=True):
+        out += (
+            b"[" if trained and not before else b"]" if before and not trained else b""
+        ) + tokenizer.token_bytes(id)
+        before = trained
+    return (out + (b"]" if before else b"")).decode()
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader(run_tokenizer.of_bytes(), TEMPLATE)
+
+
+def test_each_turn_of_the_assistant_is_trained_with_its_end(reader: Reader) -> None:
+    example = reader.example({"messages": TALK}, "here")
+    assert shown(example) == (
+        f"user: hi{END}\nassistant: [Hé!{END}]\nuser: say {END}{END}\nassistant: [(hm) no{END}]\n"
+    )
+    last = example.ids[np.flatnonzero(example.trained)[-1]]
+    assert int(last) in reader.ends
+    typed = [id for id, t in zip(example.ids, example.trained, strict=True) if id == reader.tokenizer.eos]
+    assert len(typed) == len(TALK), "what a user typed is no end token"
+
+
+def test_a_conversational_prompt_is_not_trained(reader: Reader) -> None:
+    example = reader.example({"prompt": TALK[:3], "completion": TALK[3:]}, "here")
+    assert shown(example).count("[") == 1 and "assistant: Hé!" in shown(example)
+
+
+def test_texts(reader: Reader) -> None:
+    assert shown(reader.example({"prompt": "2+2=", "completion": "4"}, "here")) == f"{END}2+2=[4{END}]"
+    assert shown(reader.example({"text": "ab"}, "here")) == f"{END}[ab{END}]"
+
+
+def test_pairs_may_leave_the_prompt_out(reader: Reader) -> None:
+    other = [*TALK[:3], {"role": "assistant", "content": "yes"}]
+    pair = reader.pair({"chosen": TALK, "rejected": other}, "here")
+    assert shown(pair.chosen).count("[") == shown(pair.rejected).count("[") == 1
+    assert f"[yes{END}]" in shown(pair.rejected)
+    assert reader.labelled({"prompt": "a", "completion": "b", "label": False}, "here").label is False
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"mesages": []}, "has none of messages"),
+        ({"messages": []}, "list of messages"),
+        ({"messages": [{"content": "x"}]}, "list of messages"),
+        ({"messages": TALK, "chat_template_kwargs": 3}, "entries by name"),
+    ],
+)
+def test_rows_that_are_none(row: dict[str, Any], said: str, reader: Reader) -> None:
+    with pytest.raises(UserError, match=f"here.*{said}"):
+        reader.example(row, "here")
+
+
+def test_a_model_without_a_template_takes_no_conversation() -> None:
+    with pytest.raises(UserError, match="no chat template"):
+        Reader(run_tokenizer.of_bytes(), None).example({"messages": TALK}, "here")
+
+
+# ---- packing and accumulation ------------------------------------------------------------------------------
+
+
+def drawn(lengths: list[int], seed: int = 0) -> list[Example]:
+    """Random examples of these lengths, about half of each trained."""
+    draw = np.random.default_rng(seed)
+    made = [Example(draw.integers(0, 256, n).astype(np.int32), draw.random(n) < 0.5) for n in lengths]
+    for example in made:
+        example.trained[-1] = True
+    return made
+
+
+def gradients(batches: list[Any]) -> tuple[float, dict[str, torch.Tensor]]:
+    """The mean loss of micro-batches, and its gradient."""
+    torch.manual_seed(0)
+    trainable = Trainable(
+        Decoder(model(context=128)), next_token.Config(), torch.ones(320, dtype=torch.int64)
+    )
+    whole = sum(batch.weight for batch in batches)
+    total = 0.0
+    for batch in batches:
+        loss = trainable(batch)[0] / whole
+        loss.backward()
+        total += loss.item()
+    return total, {n: p.grad for n, p in trainable.model.named_parameters() if p.grad is not None}
+
+
+def test_every_example_has_a_row_and_none_is_cut() -> None:
+    sizes = np.random.default_rng(1).integers(1, 64, 200).tolist()
+    rows = placed(sizes, 64)
+    assert sorted(n for row in rows for n in row) == list(range(200))
+    assert all(sum(sizes[n] for n in row) <= 64 for row in rows)
+    assert len(rows) <= 1.06 * sum(sizes) / 64
+
+
+def test_a_packed_batch_is_its_examples_alone() -> None:
+    examples = drawn([3, 90, 17, 33, 8, 60])
+    packed = Packed.of(examples, 128, 0)
+    assert packed.rows < len(examples)
+    together = gradients([TrainingBatch.of(packed.row(n), torch.device("cpu")) for n in range(packed.rows)])
+    alone = gradients(
+        [
+            TrainingBatch.of(Packed.of([one], len(one.ids) - 1, 0).row(0), torch.device("cpu"))
+            for one in examples
+        ]
+    )
+    assert together[0] == pytest.approx(alone[0], rel=1e-5)
+    for name, grad in together[1].items():
+        torch.testing.assert_close(grad, alone[1][name], rtol=1e-3, atol=1e-6)
+
+
+def test_accumulation_weighs_tokens_not_micro_batches() -> None:
+    rows = [Packed.of(drawn([n], n), 96, 0).row(0) for n in (4, 91, 12, 50)]
+    whole = type(rows[0])(*(np.concatenate(parts) for parts in zip(*map(vars_of, rows), strict=True)))
+    one = gradients([TrainingBatch.of(whole, torch.device("cpu"))])
+    four = gradients([TrainingBatch.of(row, torch.device("cpu")) for row in rows])
+    assert one[0] == pytest.approx(four[0], rel=1e-5)
+    for name, grad in one[1].items():
+        torch.testing.assert_close(grad, four[1][name], rtol=1e-3, atol=1e-6)
+
+
+def vars_of(batch: Any) -> list[np.ndarray]:
+    return [batch.ids, batch.targets, batch.pos, batch.documents, batch.loss_weights]
+
+
+# ---- a run -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A small llama of bytes with a chat template, as a Hugging Face folder."""
+    torch.manual_seed(1)
+    made = Decoder(model(context=128))
+    tensors = Tensors({name: quant.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
+    tokenizer = run_tokenizer.of_bytes()
+    words = run_tokenizer.save(tokenizer, tmp_path / "words")
+    (words / "chat_template.jinja").write_text(TEMPLATE)
+    at_rest = load.Checkpoint(
+        model(context=128),
+        tensors,
+        None,
+        words,
+        lambda: tokenizer,
+        TEMPLATE,
+    )
+    writer.write(tmp_path / "base", at_rest, "safetensors")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    path = tmp_path / "talk.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "x" * (n % 7)}]}
+        for n in range(40)
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def config(base: Path, talk: Path, **changes: Any) -> finetune.FinetuningConfig:
+    words = (
+        f"--base {base} --data.path {talk} --data.context 64 --steps 6 --batch-size 2 --micro-batch-size 1"
+    )
+    words += " --intervals.save 3 --intervals.sample 3 --intervals.evaluate 3 --threads 1"
+    words += " --optimizer.learning-rate 0.01"
+    return replace(finetune.read("sft", words.split()), **changes)
+
+
+@pytest.mark.parametrize("adapter", [lora.Config(4), dora.Config(4), None])
+def test_a_run_resumes_to_the_same_weights_and_opens(
+    adapter: Any, base: Path, talk: Path, tmp_path: Path
+) -> None:
+    run = config(base, talk, adapter=adapter)
+    training_run.train(run, tmp_path / "whole", Quiet(), recipe=finetune)
+
+    def stop(step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training_run.train(run, tmp_path / "cut", Quiet(stop), recipe=finetune)
+    training_run.train(run, tmp_path / "cut", Quiet(), recipe=finetune, resume=True)
+    ids = [1, 2, 3, 250]
+    whole, cut = (cutaway.load(tmp_path / name, engine="definition").logits(ids) for name in ("whole", "cut"))
+    assert np.array_equal(whole, cut)
+    before = cutaway.load(base, engine="definition").logits(ids)
+    assert not np.allclose(whole, before, atol=1e-3)
+    losses = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in losses if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_packed_base_trains_as_float(base: Path, talk: Path, tmp_path: Path) -> None:
+    found = []
+    for kind in ("float32", "packed"):
+        run = config(base, talk, adapter=lora.Config(4), base_type=kind)
+        training_run.train(run, tmp_path / kind, Quiet(), recipe=finetune)
+        found.append(cutaway.load(tmp_path / kind, engine="definition").logits([5, 6]))
+    assert np.allclose(*found, atol=1e-5)
+
+
+def test_what_is_wrong_with_the_data_is_counted(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    question, long = {"role": "user", "content": "q"}, {"role": "assistant", "content": "y" * 200}
+    rows: list[dict[str, Any]] = [
+        {"messages": [question, {"role": "assistant", "content": "a"}], "source": "me"},
+        {"messages": [question, {"role": "assistant", "content": "a"}]},
+        {"messages": [question, long]},
+        {"messages": [question]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    run = config(base, path)
+    _, report = finetune.prepare(run, finetune.base(run), lambda _: None)
+    assert (report.examples, report.duplicates, report.left_out_too_long, report.without_trained_tokens) == (
+        2,
+        1,
+        1,
+        1,
+    )
+    assert report.unread_columns == ("source",) and report.without_end_token == 0
+    path.write_text(json.dumps(rows[3]))
+    with pytest.raises(UserError, match="no example can be trained on"):
+        finetune.prepare(run, finetune.base(run), lambda _: None)
+
+
+def test_a_packed_base_needs_an_adapter(base: Path, talk: Path) -> None:
+    with pytest.raises(UserError, match="cannot be trained"):
+        config(base, talk, adapter=None, base_type="packed")
