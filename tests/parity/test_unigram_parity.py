@@ -149,7 +149,7 @@ def small(fallback: bool = False) -> tokenizers.Tokenizer:
 
 
 def charsmap() -> bytes:
-    rule = both(FIXTURES[1])[0].parts.normalizer[0]
+    rule = both(FIXTURES[1])[0].spec.normalizer[0]
     assert isinstance(rule, Charsmap)
     return rule.data
 
