@@ -13,16 +13,17 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast
 
 import numpy as np
 
 from cutaway import store
 from cutaway.errors import UserError
-from cutaway.generate.decode import Generation, Piece, finish, generate, known
+from cutaway.generate.batch.sequence import check_ids
+from cutaway.generate.decode import Generation, Piece, finish, generate
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.session import Edited, Session
+from cutaway.generate.session import EditHooks, Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Speculation
 from cutaway.model.config import Decoder, Encoder
 from cutaway.tokenizer import Tokenizer
@@ -253,6 +254,19 @@ class LanguageModel:
         """
         return finish(self.stream(prompt, session=session, speculate=speculate, edit=edit, **settings))
 
+    def generate_batch(
+        self, prompts: Sequence[Prompt], *, max_sequences: int = 16, **settings: Any
+    ) -> list[Generation]:
+        """Continues all prompts, at most ``max_sequences`` at once: each as ``generate`` does with it alone.
+
+        ``settings`` are the fields of ``SamplingParams`` and hold for every prompt. Raises UserError for an
+        engine that reads one text only.
+        """
+        from cutaway.generate.batch.scheduler import generate_batch
+
+        model, params = cast(Any, self), SamplingParams(**settings)
+        return generate_batch(model, map(self.ids, prompts), params, max_sequences=max_sequences)
+
     def stream(
         self,
         prompt: Prompt,
@@ -273,7 +287,7 @@ class LanguageModel:
         edited = Session(self.definition, self.prepared(edit, ids))
         return generate(self.definition, self.tokenizer, ids, chosen, edited, guessed)
 
-    def prepared(self, edit: edits.Given, ids: Sequence[int]) -> Edited:
+    def prepared(self, edit: edits.Given, ids: Sequence[int]) -> EditHooks:
         """Edits for a generation that begins with ids: the listeners of each forward pass, by its position.
 
         Raises UserError for edits that do not fit the model, and on a model loaded for the runtime alone.
@@ -395,7 +409,7 @@ class LanguageModel:
         ids = self.ids(prompt)
         if not ids:
             raise UserError("there is nothing to read: the text has no tokens")
-        known(ids, engine.vocab)
+        check_ids(ids, engine.vocab)
         if len(ids) > (holds := engine.max_context):
             raise UserError(
                 f"the text is {len(ids)} ids long and the model's context holds {holds}: shorten it"

@@ -21,12 +21,10 @@ uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
 from cutaway.generate.batch.scheduler import Scheduler  # noqa: E402
+from cutaway.serve.access import AccessPolicy, Connections, protocol  # noqa: E402
 from cutaway.serve.app import build  # noqa: E402
-from cutaway.serve.auth import AccessPolicy  # noqa: E402
-from cutaway.serve.connections import Connections, protocol  # noqa: E402
-from cutaway.serve.limits import Limits  # noqa: E402
 from cutaway.serve.metrics import Metrics  # noqa: E402
-from cutaway.serve.service import Service  # noqa: E402
+from cutaway.serve.service import Limits, Service  # noqa: E402
 
 NAME = "two-layers"
 
@@ -66,7 +64,7 @@ class Server:
 @contextmanager
 def running(
     lm: LanguageModel,
-    gate: AccessPolicy | None = None,
+    policy: AccessPolicy | None = None,
     connections: Connections | None = None,
     **limits: Any,
 ) -> Iterator[Server]:
@@ -76,7 +74,8 @@ def running(
     if not lm.is_encoder:
         scheduler = Scheduler(lm, max_sequences=bounds.max_sequences, max_queue=bounds.max_queue)
     service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler))
-    app = build(service, gate or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds))
+    policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
+    app = build(service, policy)
     http: Any = protocol(connections or Connections())
     config = uvicorn.Config(app, port=0, http=http, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)

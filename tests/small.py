@@ -101,11 +101,14 @@ TEMPLATE += "<|im_start|>assistant\n"
 
 
 def model_file(
-    path: Path, control: Sequence[str] = ("<|im_start|>", "<|im_end|>"), **metadata: object
+    path: Path,
+    control: Sequence[str] = ("<|im_start|>", "<|im_end|>"),
+    tied: bool = True,
+    **metadata: object,
 ) -> Path:
     """A random llama as a GGUF file: a vocabulary of bytes and control tokens, and a chat template."""
     tokens, random = [*BYTES, "th", "the", *control], np.random.default_rng(0)
-    config = replace(_llama(), vocab=len(tokens), context=512)
+    config = replace(_llama(), vocab=len(tokens), context=512, tied=tied)
     drawn = {name: random.standard_normal(shape, np.float32) for name, shape in config.weights().items()}
     words = {
         "tokenizer.ggml.model": "gpt2",

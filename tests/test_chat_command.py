@@ -159,6 +159,15 @@ def test_save_and_load_go_on_where_it_was(lm, talk, tmp_path):
     assert contents(lm.asked[-1]) == expected
 
 
+def test_save_replaces_a_file_only_where_that_is_asked(talk, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("kept")
+    _, err = talk(f"hi\n/save {path}\n", fails=1)
+    assert "already exists" in err and path.read_text() == "kept"
+    talk(f"hi\n/save --force {path}\n")
+    assert len(json.loads(path.read_text())) == 2
+
+
 def test_a_save_that_fails_says_so_and_the_talk_goes_on(talk, tmp_path):
     out, err = talk(f"/save\n/save {tmp_path}/none/x.json\nhi\n", fails=2)
     assert "/save needs a file's name" in err

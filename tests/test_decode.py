@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway.errors import UserError
-from cutaway.generate.decode import ContextFullError, Piece, StopScan, finish, generate
+from cutaway.generate.batch.sequence import StopScan
+from cutaway.generate.decode import ContextFullError, Piece, finish, generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 
@@ -367,7 +368,7 @@ def test_a_state_interrupted_between_its_layers_is_not_trusted_though_its_length
     with pytest.raises(KeyboardInterrupt):
         answer(engine, [1, 2, 3], session)
     assert session.ids == (1, 2, 3)
-    logits, read = session.read([1, 2, 3, 4])
+    logits, read = session.prefill([1, 2, 3, 4])
     assert read == 4
     assert np.array_equal(logits, engine.after([1, 2, 3, 4]))
 

@@ -1,6 +1,8 @@
 """Reading models: what stands beside the weights, and what a stranger's config may try."""
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutaway import gguf
+from cutaway import gguf, native
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
@@ -21,6 +23,7 @@ from cutaway.weights.family import Only
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
+from tests.small import model_file
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -378,3 +381,36 @@ def test_packed_weights_are_not_copied_to_be_read(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert isinstance(checkpoint.tensors.later("embedding.weight"), Packed | gguf.Later)
     assert held < path.stat().st_size / 4
+
+
+CUT_SHORT = """
+import os, sys
+import cutaway
+path, options = sys.argv[1], {"engine": sys.argv[2], "dtype": sys.argv[3]}
+pieces = cutaway.load(path, **options).stream("the", max_tokens=50, ignore_eos=True)
+next(pieces)
+os.truncate(path, 4096)
+print(len(list(pieces)))
+"""
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="the native core watches mapped files")
+@pytest.mark.parametrize(("engine", "dtype"), [("runtime", "float32"), ("definition", "packed")])
+def test_a_file_cut_short_while_it_is_used_ends_the_process_in_a_sentence(
+    tmp_path: Path, engine: str, dtype: str
+) -> None:
+    path = model_file(tmp_path / "m.gguf", tied=False)
+    command = [sys.executable, "-c", CUT_SHORT, str(path), engine, dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = f"cutaway: '{path}' was cut short while it was in use: restore it, and start again\n"
+    assert (done.returncode, done.stderr, done.stdout) == (1, said, "")
+
+
+def test_a_file_that_was_closed_is_not_blamed(tmp_path: Path) -> None:
+    """Its address may be another file's by then."""
+    code = "import gc, mmap, os, sys; from cutaway.weights import load; load.read(sys.argv[1]); gc.collect();"
+    code += "f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ);"
+    code += "os.truncate(sys.argv[1], 4096); m[-1]"
+    path = model_file(tmp_path / "m.gguf")
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-7, b"")

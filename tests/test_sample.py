@@ -130,7 +130,7 @@ def test_the_whole_chain_is_transformers_in_its_order():
     history = History([1, 2, 3, 3, 90])
     for seed in range(20):
         ours = judged = random_logits(seed, 300)
-        for transform in (*sample.penalties(chosen), *sample.cuts(chosen)):
+        for transform in (*sample.penalties(chosen), *sample.warpers(chosen)):
             ours = transform(ours, history)
         for processor in chain:
             judged = judge(processor, judged, history.ids)
@@ -250,12 +250,12 @@ def test_broken_logits_fail_and_a_ban_on_everything_is_refused(broken, temperatu
         ("temperature", math.inf, "0 or more"),
         ("temperature", "hot", "0 or more"),
         ("top_k", -1, "0 or more"),
-        ("top_p", 1.01, "between 0 and 1"),
-        ("min_p", -0.01, "between 0 and 1"),
-        ("typical_p", 2, "between 0 and 1"),
-        ("repetition_penalty", 0, "above 0"),
-        ("frequency_penalty", 2.5, "between -2 and 2"),
-        ("presence_penalty", -3, "between -2 and 2"),
+        ("top_p", 1.01, "from 0 to 1"),
+        ("min_p", -0.01, "from 0 to 1"),
+        ("typical_p", 2, "from 0 to 1"),
+        ("repetition_penalty", 0, "from 0.01 to 100"),
+        ("frequency_penalty", 2.5, "from -2 to 2"),
+        ("presence_penalty", -3, "from -2 to 2"),
         ("seed", -1, "0 or more"),
         ("logprobs", -1, "0 or more"),
         ("logprobs", True, "0 or more"),

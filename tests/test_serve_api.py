@@ -19,7 +19,7 @@ from cutaway.tokenizer import fast
 from tests import serving
 from tests.serving import NAME, Server
 
-from cutaway.serve.service import ready  # isort: skip
+from cutaway.serve.service import warm_up  # isort: skip
 
 openai = pytest.importorskip("openai")
 
@@ -97,7 +97,7 @@ def test_what_the_first_request_needs_is_there_before_it(server: Server, tells: 
         service = replace(service, lm=lm)
     fast._INTEGERS.clear()
     try:
-        ready(service)
+        warm_up(service)
         assert gc.get_freeze_count() > 10_000 and fast._INTEGERS
     finally:
         gc.unfreeze()
@@ -427,7 +427,7 @@ def test_responses(server: Server, client: Any) -> None:
         ("/v1/completions", {"prompt": "x", "stop": [""]}, "stop", "empty text"),
         ("/v1/completions", {}, "prompt", "prompt is missing"),
         ("/v1/chat/completions", {"messages": []}, "messages", "at least 1"),
-        ("/v1/chat/completions", {"messages": [{"role": "user"}]}, "messages[0].content", "says nothing"),
+        ("/v1/chat/completions", {"messages": [{"role": "user"}]}, "messages[0].content", "has no content"),
         ("/v1/chat/completions", {"messages": [{"role": "x", "content": ""}]}, "messages[0].role", "be"),
         ("/v1/chat/completions", {"messages": HELLO, "functions": []}, "functions", "not supported"),
         ("/v1/chat/completions", {"messages": HELLO, "top_logprobs": 3}, "top_logprobs", "needs logprobs"),

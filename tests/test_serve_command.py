@@ -78,6 +78,7 @@ def test_it_starts_answers_and_finishes_what_it_began_when_told_to_stop(started:
         (["--drain", "inf"], "--drain is inf"),
         (["--api-key", " " * 9], "without spaces"),
         (["--chat-template", "no-such-file"], "there is no such file"),
+        (["--api-key", "long enough", "--api-key", "short"], "8 or more"),
     ],
 )
 def test_what_is_not_safe_or_not_there_is_refused(
@@ -110,11 +111,12 @@ def test_serving_loads_no_torch() -> None:
     code = f"""
 import sys, cutaway, cutaway.serve.app
 from cutaway.commands.serve import _service
-from cutaway.serve.limits import Limits
-from cutaway.serve.protocol import Completion
+from cutaway.serve.service import Limits
+from cutaway.serve.protocol import CompletionRequest
 from cutaway.generate.batch.request import Request
 service = _service(cutaway.load({str(inputs.path("smollm2"))!r}), "x", Limits(), False)
-list(service.scheduler.submit(Request((5, 6), service.settings(Completion(prompt="x"), 2, 0, 0))))
+params = service.sampling_params(CompletionRequest(prompt="x"), 2, 0, 0)
+list(service.scheduler.submit(Request((5, 6), params)))
 service.scheduler.close()
 print("torch" in sys.modules)
 """

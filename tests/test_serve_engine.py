@@ -17,23 +17,28 @@ import pytest
 
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
-from cutaway.generate.batch.prefill_budget import LEAST, STRETCH, PrefillBudget
-from cutaway.generate.batch.prefix_cache import PrefixCache
-from cutaway.generate.batch.scheduler import (
-    AHEAD,
-    LOW,
+from cutaway.generate.batch.prefix_cache import PrefixCache, cache_scope
+from cutaway.generate.batch.request import (
     QueueFullError,
     Request,
     RequestCancelledError,
     ResponseStream,
-    Scheduler,
     ShuttingDownError,
+)
+from cutaway.generate.batch.scheduler import (
+    AHEAD,
+    LEAST,
+    LOW,
+    STRETCH,
+    PrefillBudget,
+    Scheduler,
+    generate_batch,
 )
 from cutaway.generate.decode import ContextFullError, Generation, Piece, finish, generate
 from cutaway.generate.internals import Internals
 from cutaway.generate.sample import log_softmax
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.serve.loop_bridge import LoopBridge
+from cutaway.serve.streaming import LoopBridge
 from tests import test_runtime as tiny
 from tests.test_decode import END, VOCAB, Bytes, Hashing, Held
 
@@ -137,7 +142,7 @@ def scheduler(engine: Any, tokenizer: Any = None, **limits: Any) -> Iterator[Sch
 def request(ids: Sequence[int], **options: Any) -> Request:
     of_request = {
         name: options.pop(name)
-        for name in ("client", "constraint", "prompt_logprobs", "internals")
+        for name in ("client", "constraint", "prompt_logprobs", "internals", "cache_scope")
         if name in options
     }
     return Request(tuple(ids), SamplingParams(**options), **of_request)
@@ -209,6 +214,52 @@ def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
     assert figures.cached_tokens > 0
     assert (figures.running, figures.queued, figures.failed, figures.pages_used) == (0, 0, 0, 0)
     assert figures.finished + figures.cancelled == 2 * len(requests)
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["runtime", "definition"])
+def test_a_batch_of_prompts_gives_each_what_it_gets_alone(name: str):
+    reads, settings = engine(name), SamplingParams(max_tokens=6, temperature=1, seed=3, logprobs=2)
+    prompts = [tiny.IDS[:130], [5], [*tiny.IDS[:128], 7], [9, 8, 7], tiny.IDS[:140]]
+    alone = [said(finish(generate(reads, Words(), ids, settings))) for ids in prompts]
+    made = generate_batch(Model(reads, Words()), prompts, settings, max_sequences=2)
+    assert [said(each) for each in made] == alone
+    assert made[2].timings.prefill_tokens == 1  # its first page was read for another
+    assert generate_batch(Model(reads, Words()), [], settings) == []
+
+
+def test_a_batch_with_a_prompt_that_cannot_be_read_leaves_no_thread_behind():
+    before = set(threading.enumerate())  # a server of other tests may still run
+    with pytest.raises(UserError, match="outside the model's 0 to 256"):
+        generate_batch(Model(Paged(), Bytes()), [[1], [VOCAB]], SamplingParams(max_tokens=2))
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "cutaway-model"]
+
+
+@pytest.mark.parametrize("grid", [1, 4])
+def test_pages_are_shared_within_a_cache_scope_alone(grid: int):
+    ids, reads = [*range(1, 14)], Paged(grid)
+    mine, other, salted = cache_scope(b"a", None), cache_scope(b"b", None), cache_scope(b"a", "salt")
+    assert len({mine, other, salted, cache_scope(b"b", "salt"), cache_scope(b"", "a")}) == 5
+    with scheduler(reads) as serves:
+        read = []
+        for scope in (mine, other, salted, mine, other, salted):
+            done = finish(serves.submit(request(ids, max_tokens=2, cache_scope=scope)))
+            assert said(done) == said(finish(generate(Paged(), Bytes(), ids, SamplingParams(max_tokens=2))))
+            read.append(done.timings.prefill_tokens)
+        assert read == [13, 13, 13, 1, 1, 1]
+        assert serves.stats().cached_tokens == 3 * 12
+
+
+def test_a_page_that_is_being_read_is_waited_for_within_a_cache_scope_alone():
+    reads, ids = Paged(gated=True), [*range(1, 14)]
+    with scheduler(reads) as serves:
+        first = serves.submit(request([9], max_tokens=1))
+        assert reads.entered.acquire(timeout=10)
+        scopes = (cache_scope(b"a", None), cache_scope(b"a", None), cache_scope(b"b", None))
+        streams = [serves.submit(request(ids, max_tokens=1, cache_scope=scope)) for scope in scopes]
+        reads.gate.release(1000)
+        finish(first)
+        assert sorted(finish(stream).timings.prefill_tokens for stream in streams) == [1, 13, 13]
 
 
 @needs_core
@@ -381,7 +432,7 @@ def test_internals_come_with_each_token_and_change_none(name: str):
         (Internals(layers=(3,)), "the layer 3: the model's go from 0 to 2"),
         (Internals(layers=()), "at least one layer"),
         (Internals(layers=(1, 1)), "each of them once"),
-        (Internals(layers=(1,), lens=10**6), "1000000 guesses"),
+        (Internals(layers=(1,), lens=10**6), "1000000 tokens"),
     ],
 )
 def test_internals_that_are_not_there_are_refused(looks: Internals, words: str):
@@ -456,12 +507,12 @@ def test_all_tokens_of_a_step_are_chosen_before_any_is_told():
 
         def told(piece: Piece) -> None:
             if piece.id is not None:
-                chosen.append(sorted(len(answer.run.pieces) for answer in answers))
+                chosen.append(sorted(len(sequence.output.pieces) for sequence in sequences))
 
         assert engine.entered.acquire(timeout=10)
         while len(made._running) < 3:
             engine.pass_step()
-        answers = list(made._running)
+        sequences = list(made._running)
         for stream in streams:
             stream.subscribe(told)
         chosen.clear()
@@ -472,7 +523,7 @@ def test_all_tokens_of_a_step_are_chosen_before_any_is_told():
 def test_who_listens_is_woken_once_a_step_and_for_the_last_of_it():
     engine, streams, heard = Paged(gated=True), [], []
     with scheduler(engine) as made:
-        made.told = lambda: heard.append([len(stream._events) for stream in streams])
+        made.on_step = lambda: heard.append([len(stream._events) for stream in streams])
         streams += [made.submit(request([n + 1], max_tokens=3, ignore_eos=True)) for n in range(3)]
         assert engine.entered.acquire(timeout=10)
         while len(made._running) < 3:
@@ -569,20 +620,20 @@ def test_prefixes_let_go_of_the_end_before_the_beginning():
     kept.add([b"a", b"b", b"c"], 3)
     kept.add([b"x"], 4)
     assert [kept.get(name) for name in (b"a", b"b", b"c", b"x")] == [1, 2, None, 4]
-    kept.fit(1)
+    kept.resize(1)
     assert len(kept) == 1
 
 
 def test_the_pace_keeps_a_step_within_its_stretch():
-    pace = PrefillBudget(256)
-    assert pace.allowed(0) == 256
+    budget = PrefillBudget(256)
+    assert budget.allowed(0) == 256
     for _ in range(50):
-        pace.saw(4, 0, 0.030)
-        pace.saw(4, 100, 0.130)
-    assert pace.allowed(4) == pytest.approx((STRETCH - 1) * 30, abs=1)
+        budget.record(4, 0, 0.030)
+        budget.record(4, 100, 0.130)
+    assert budget.allowed(4) == pytest.approx((STRETCH - 1) * 30, abs=1)
     for _ in range(50):
-        pace.saw(4, 100, 9.0)
-    assert pace.allowed(4) == LEAST
+        budget.record(4, 100, 9.0)
+    assert budget.allowed(4) == LEAST
 
 
 # ---- leaving early -----------------------------------------------------------------------------------------

@@ -12,20 +12,22 @@ import pytest
 from tests import serving
 from tests.serving import AccessPolicy, Server
 
-KEY = "correct horse battery"
+KEY, OTHER = "correct horse battery", "staple, another one"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Small limits, two origins and a short time for bodies."""
-    gate = AccessPolicy(origins=("http://good.example",), body_bytes=2000, body_seconds=1.0)
-    with serving.running(serving.model(), gate, max_sequences=1, max_queue=1, request_seconds=1.0) as server:
+    policy = AccessPolicy(origins=("http://good.example",), body_bytes=2000, body_seconds=1.0)
+    with serving.running(
+        serving.model(), policy, max_sequences=1, max_queue=1, request_seconds=1.0
+    ) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Server]:
-    with serving.running(serving.model(), AccessPolicy(hosts=None, key=KEY)) as server:
+    with serving.running(serving.model(), AccessPolicy(hosts=None, keys=(KEY, OTHER))) as server:
         yield server
 
 
@@ -81,6 +83,26 @@ def test_only_who_knows_the_key_is_heard(locked: Server) -> None:
     assert locked.get(
         "/v1/models", headers={"Authorization": f"Bearer {KEY}", "Host": "any.example"}
     ).is_success
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses"])
+def test_the_prefix_cache_is_shared_by_one_key_and_salt_alone(path: str, locked: Server) -> None:
+    text = f"A text for {path} " + "of many words " * 100
+
+    def cached(key: str, salt: str | None = None) -> int:
+        body: dict[str, Any] = {
+            "/v1/completions": {"prompt": text, "max_tokens": 1},
+            "/v1/chat/completions": {"messages": [{"role": "user", "content": text}], "max_tokens": 1},
+            "/v1/responses": {"input": text, "max_output_tokens": 1},
+        }[path]
+        headers = {"Authorization": f"Bearer {key}"}
+        usage = locked.post(path, body | {"cache_salt": salt}, headers=headers).json()["usage"]
+        return usage.get("prompt_tokens_details", usage.get("input_tokens_details"))["cached_tokens"]
+
+    scopes = [(KEY, None), (OTHER, None), (KEY, "a"), (OTHER, "a")]
+    assert [cached(*scope) for scope in scopes] == [0] * 4
+    assert [cached(*scope) for scope in scopes] == [256] * 4
+    assert cached(KEY, "b") == 0
 
 
 def test_every_answer_tells_browsers_to_be_careful(server: Server) -> None:

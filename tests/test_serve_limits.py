@@ -19,10 +19,10 @@ from tests.serving import Server
 
 from cutaway.commands.serve import _bound  # isort: skip
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
-from cutaway.serve import bounded_log, json_body, protocol  # isort: skip
-from cutaway.serve.api_error import APIError  # isort: skip
-from cutaway.serve.connections import Connections  # isort: skip
-from cutaway.serve.fair_pool import FairPool, check_stopped  # isort: skip
+from cutaway.serve import bounded_log, protocol  # isort: skip
+from cutaway.serve.access import Connections  # isort: skip
+from cutaway.serve.openai_format import APIError, json_response  # isort: skip
+from cutaway.serve.service import FairPool, check_stopped  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +39,19 @@ def said(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("model", "body"),
     [
-        (protocol.Completion, {"prompt": [1] * 50_000 + ["x"]}),
-        (protocol.Completion, {"prompt": ["x"] * 100 + [1] * 50_000}),
-        (protocol.Completion, {"prompt": [["x"]] * 50_000}),
-        (protocol.Completion, {"prompt": "x", "stop": [1] * 50_000}),
-        (protocol.Chat, said("x") | {f"field {i}": 1 for i in range(50_000)}),
-        (protocol.Chat, said("x") | {"logit_bias": {str(i): "x" for i in range(50_000)}}),
-        (protocol.Chat, {"messages": [{"role": "nobody"}] * 50_000}),
-        (protocol.Chat, {"messages": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
-        (protocol.Responses, {"input": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
-        (protocol.Trace, {"text": "x", "values": ["out"], "positions": ["x"] * 50_000}),
+        (protocol.CompletionRequest, {"prompt": [1] * 50_000 + ["x"]}),
+        (protocol.CompletionRequest, {"prompt": ["x"] * 100 + [1] * 50_000}),
+        (protocol.CompletionRequest, {"prompt": [["x"]] * 50_000}),
+        (protocol.CompletionRequest, {"prompt": "x", "stop": [1] * 50_000}),
+        (protocol.ChatCompletionRequest, said("x") | {f"field {i}": 1 for i in range(50_000)}),
+        (protocol.ChatCompletionRequest, said("x") | {"logit_bias": {str(i): "x" for i in range(50_000)}}),
+        (protocol.ChatCompletionRequest, {"messages": [{"role": "nobody"}] * 50_000}),
+        (
+            protocol.ChatCompletionRequest,
+            {"messages": [{"role": "user", "content": [{"type": "x"}] * 50_000}]},
+        ),
+        (protocol.ResponsesRequest, {"input": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
+        (protocol.TraceRequest, {"text": "x", "values": ["out"], "positions": ["x"] * 50_000}),
     ],
 )
 def test_a_large_wrong_body_has_few_errors(model: Any, body: dict[str, Any]) -> None:
@@ -56,19 +59,19 @@ def test_a_large_wrong_body_has_few_errors(model: Any, body: dict[str, Any]) -> 
         model.model_validate(body)
     assert problem.value.error_count() <= 2
     with pytest.raises(APIError) as told:
-        json_body.parsed(model, json.dumps(body).encode())
+        protocol.parse_body(model, json.dumps(body).encode())
     assert told.value.status == 400 and len(str(told.value)) < 400
 
 
 def test_bodies_are_checked_away_from_the_event_loop(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
-    usual = json_body.parsed
+    usual = protocol.parse_body
 
     def noted(*arguments: Any) -> Any:
         threads.append(threading.current_thread().name)
         return usual(*arguments)
 
-    monkeypatch.setattr(json_body, "parsed", noted)
+    monkeypatch.setattr(protocol, "parse_body", noted)
     assert server.post("/tokenize", {"text": "x"}).status_code == 200
     assert threads and threads[0].startswith("cutaway-prepare")
 
@@ -77,7 +80,7 @@ def test_answers_in_pieces_are_json() -> None:
     arrays = {"a": np.arange(6000, dtype=np.float32).reshape(2, 3000), "b": np.zeros((0, 3))}
     told = {"list": [1, "é\ud800", None, {}], "empty": [], "nested": arrays, "number": 1.5}
     wanted = json.loads(json.dumps(told, default=lambda array: array.tolist()).replace("\\ud800", "?"))
-    assert json.loads(json_body.answer(told).content) == wanted
+    assert json.loads(json_response(told).content) == wanted
 
 
 def test_clients_take_turns_and_work_that_nobody_waits_for_ends() -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from cutaway.generate.batch.prefill_budget import LATEST, LEAST, STRETCH, PrefillBudget
+from cutaway.generate.batch.scheduler import LATEST, LEAST, STRETCH, PrefillBudget
 
 
 def steps(an_id: float, grows: float = 0.0, held_up: float = 0.0, most: int = 256, length: int = 1500):
@@ -21,12 +21,12 @@ def steps(an_id: float, grows: float = 0.0, held_up: float = 0.0, most: int = 25
         return 0.008 + ids * an_id * (1 + grows * at / length) + held_up * (dice.random() < 0.1)
 
     for _ in range(40):
-        pace.saw(4, 0, seconds(0, 0))
+        pace.record(4, 0, seconds(0, 0))
     taken, read = [], []
     while sum(read) < length:
         ids = pace.allowed(4)
         taken.append(seconds(ids, sum(read)))
-        pace.saw(4, ids, taken[-1])
+        pace.record(4, ids, taken[-1])
         read.append(ids)
     return taken, read
 
@@ -57,15 +57,15 @@ def test_prompts_are_read_on_where_an_id_takes_longer_than_there_is_room_for() -
 def test_what_the_last_prompt_took_is_not_relied_on_at_the_next(an_id: float) -> None:
     pace = PrefillBudget(256)
     for _ in range(40):
-        pace.saw(4, 0, 0.008)
+        pace.record(4, 0, 0.008)
     for _ in range(40):
-        pace.saw(4, 64, 0.008 + 64 * an_id)
+        pace.record(4, 64, 0.008 + 64 * an_id)
     assert pace.allowed(4) == (128 if an_id else LEAST)
-    pace.saw(4, 0, 0.008)
+    pace.record(4, 0, 0.008)
     read = []
     while len(read) < 12:  # the next takes a hundred times as long
         read.append(pace.allowed(4))
-        pace.saw(4, read[-1], 0.008 + read[-1] * 0.001)
+        pace.record(4, read[-1], 0.008 + read[-1] * 0.001)
     assert read[0] == LEAST and read[-1] == int((STRETCH - 1) * 0.008 / 0.001)
     assert all(0.008 + ids * 0.001 < 1.15 * STRETCH * 0.008 for ids in read)
 
@@ -78,28 +78,28 @@ def test_steps_read_more_while_they_have_room() -> None:
 
 def test_nobody_waits_for_a_prompt_that_is_read_alone() -> None:
     pace = PrefillBudget(256)
-    pace.saw(4, 0, 0.008)
-    pace.saw(4, 4, 0.012)
-    pace.saw(0, 256, 0.2)
+    pace.record(4, 0, 0.008)
+    pace.record(4, 4, 0.012)
+    pace.record(0, 256, 0.2)
     assert pace.allowed(0) == 256 and pace.allowed(4) <= LEAST
 
 
 def test_nothing_is_known_at_first_and_nobody_waits() -> None:
     pace = PrefillBudget(256)
     assert pace.allowed(0) == 256 and pace.allowed(3) == LEAST
-    pace.saw(0, 256, 0.1)  # nobody waited: says nothing about what an id adds beside answers
+    pace.record(0, 256, 0.1)  # nobody waited: says nothing about what an id adds beside answers
     assert pace.allowed(3) == LEAST
-    pace.saw(3, 16, 0.5)
+    pace.record(3, 16, 0.5)
     assert pace.allowed(3) == LEAST
-    pace.saw(2, 0, 0.010)
-    pace.saw(3, 16, 0.014)
+    pace.record(2, 0, 0.010)
+    pace.record(3, 16, 0.014)
     assert pace.allowed(3) == int((STRETCH - 1) * 0.010 / (0.004 / 16))
     assert PrefillBudget(1).allowed(0) == 1 and PrefillBudget(1).allowed(1) == 1
 
 
 def test_steps_that_read_and_took_no_longer_are_no_reason_to_stop() -> None:
     pace = PrefillBudget(256)
-    pace.saw(4, 0, 0.02)
+    pace.record(4, 0, 0.02)
     for seconds in (0.02, 0.01, 0.02, 0.03):  # the usual step was slower than most that read
-        pace.saw(4, 16, seconds)
+        pace.record(4, 16, seconds)
     assert pace.allowed(4) == LEAST

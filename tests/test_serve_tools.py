@@ -17,7 +17,7 @@ from tests.serving import template
 
 from cutaway.serve.tool_calls import parser, tool_grammar  # isort: skip
 from cutaway.serve.tool_calls.arguments import KEY  # isort: skip
-from cutaway.serve.tool_calls.tool_format import dialect  # isort: skip
+from cutaway.serve.tool_calls.tool_format import detect_format  # isort: skip
 from cutaway.serve.tool_calls.delimiters import common_prefix  # isort: skip
 
 SCHEMAS = {
@@ -55,14 +55,14 @@ def tokenizer() -> Tokenizer:
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_format_is_found_and_read(name: str, tokenizer: Tokenizer) -> None:
-    format = dialect(template(name), tokenizer)
-    lead = "" if format.bare else "Let me see.\n"
-    said, calls = parser.parse(format, lead + KNOWN[name], SCHEMAS)
-    assert said == lead.strip() and calls == [parser.Call("look", '{"n": 1}')]
+    format = detect_format(template(name), tokenizer)
+    lead = "" if format.untagged else "Let me see.\n"
+    content, calls = parser.parse(format, lead + KNOWN[name], SCHEMAS)
+    assert content == lead.strip() and calls == [parser.Call("look", '{"n": 1}')]
 
 
 def test_several_calls(tokenizer: Tokenizer) -> None:
-    format = dialect(template("mistralai-Mistral-Nemo-Instruct-2407"), tokenizer)
+    format = detect_format(template("mistralai-Mistral-Nemo-Instruct-2407"), tokenizer)
     one, two = ('{"name": "%s", "arguments": {"n": [{}]}, "id": "abc123456"}' % name for name in ("a", "b"))  # noqa: UP031
     assert [call.name for call in parser.parse(format, f"[TOOL_CALLS][{one}, {two}]", SCHEMAS)[1]] == [
         "a",
@@ -89,14 +89,14 @@ def test_several_calls(tokenizer: Tokenizer) -> None:
     ],
 )
 def test_what_is_no_call_is_said(name: str, text: str, tokenizer: Tokenizer) -> None:
-    assert parser.parse(dialect(template(name), tokenizer), text, SCHEMAS) == (text, [])
+    assert parser.parse(detect_format(template(name), tokenizer), text, SCHEMAS) == (text, [])
 
 
 CALL = '<tool_call>\n{"name": "look", "arguments": %s'
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "arguments", "whole"),
+    ("text", "content", "arguments", "whole"),
     [
         (CALL % '{"n": ', "", '{"n": ', False),  # cut off
         (CALL % '{"n": "}', "", '{"n": "}', False),
@@ -117,12 +117,12 @@ CALL = '<tool_call>\n{"name": "look", "arguments": %s'
     ],
 )
 def test_arguments_are_told_as_they_were_written(
-    text: str, said: str, arguments: str, whole: bool, tokenizer: Tokenizer
+    text: str, content: str, arguments: str, whole: bool, tokenizer: Tokenizer
 ) -> None:
-    listening = parser.StreamingParser(dialect(template(), tokenizer), SCHEMAS)
-    heard = [*listening.push(text), *listening.finish()]
-    assert parser.gathered(heard) == (said, [parser.Call("look", arguments)])
-    assert listening.whole == whole
+    reader = parser.StreamingParser(detect_format(template(), tokenizer), SCHEMAS)
+    events = [*reader.push(text), *reader.finish()]
+    assert parser.collect(events) == (content, [parser.Call("look", arguments)])
+    assert reader.complete == whole
 
 
 @pytest.mark.parametrize("name", [*KNOWN, "Qwen3-Coder", "LFM2.5-8B-A1B", "Qwen-QwQ-32B"])
@@ -131,10 +131,10 @@ def test_arguments_are_told_as_they_were_written(
 def test_however_an_answer_is_cut_it_reads_the_same(
     name: str, tokenizer: Tokenizer, data: strategies.DataObject
 ) -> None:
-    format = dialect(template(name), tokenizer)
+    format = detect_format(template(name), tokenizer)
     call = KNOWN.get(name, CALL % '{"n": 1}}\n</tool_call>')
     half = data.draw(strategies.integers(0, len(call)))
-    parts = [call, call[:half], call[half:], format.mark, format.mark[:-1], format.tail, format.closing]
+    parts = [call, call[:half], call[half:], format.trigger, format.trigger[:-1], format.tail, format.closing]
     parts += [
         parameters(place="x"),
         format.between or "",
@@ -149,18 +149,18 @@ def test_however_an_answer_is_cut_it_reads_the_same(
     ]
     text = "".join(data.draw(strategies.lists(strategies.sampled_from(parts), max_size=7)))
     whole = parser.StreamingParser(format, SCHEMAS)
-    told = parser.gathered([*whole.push(text), *whole.finish()])
+    told = parser.collect([*whole.push(text), *whole.finish()])
     cuts = data.draw(strategies.lists(strategies.integers(0, len(text)), max_size=30).map(sorted))
     cut = parser.StreamingParser(format, SCHEMAS)
-    heard = [one for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True) for one in cut.push(text[i:j])]
-    heard += cut.finish()
-    assert parser.gathered(heard) == told and cut.whole == whole.whole
+    events = [one for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True) for one in cut.push(text[i:j])]
+    events += cut.finish()
+    assert parser.collect(events) == told and cut.complete == whole.complete
     assert told[1] or told[0] == text
-    assert all(one != "" for one in heard)
+    assert all(one != "" for one in events)
 
 
 def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
-    listening = parser.StreamingParser(dialect(template(), tokenizer), SCHEMAS)
+    reader = parser.StreamingParser(detect_format(template(), tokenizer), SCHEMAS)
     written = [
         "Hm. ",
         "<tool",
@@ -173,25 +173,25 @@ def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
     ]
     written += ["call>\n", '<tool_call>{"name":"stop","arguments":{}', "}</tool_call>"]
     look, stop = parser.CallStarted("look"), parser.CallStarted("stop")
-    assert [listening.push(part) for part in written] == [
+    assert [reader.push(part) for part in written] == [
         ["Hm."], [], [], [], [look, parser.ArgumentsDelta('{"pl')],
         [parser.ArgumentsDelta('ace": "a')], [parser.ArgumentsDelta('"}')], [],
         [], [stop, parser.ArgumentsDelta("{}")], [],
     ]  # fmt: skip
-    assert listening.finish() == [] and listening.whole
+    assert reader.finish() == [] and reader.complete
 
 
 @pytest.mark.parametrize("name", ["Qwen-Qwen2.5-7B-Instruct", "meta-llama-Llama-3.1-8B-Instruct"])
 @pytest.mark.parametrize("several", [True, False])
 def test_random_tokens_under_a_demand_are_calls(name: str, several: bool, tokenizer: Tokenizer) -> None:
-    format = dialect(template(name), tokenizer)
+    format = detect_format(template(name), tokenizer)
     for seed in range(4):
         constraint = tool_grammar.required_grammar(format, SCHEMAS, tokenizer, several).begin(tokenizer)
         text, ended = drawn(constraint, tokenizer, seed, most=150, eager=True)
         if not ended:
             continue
-        said, calls = parser.parse(format, text, SCHEMAS)
-        assert said == "" and calls and (several or len(calls) == 1)
+        content, calls = parser.parse(format, text, SCHEMAS)
+        assert content == "" and calls and (several or len(calls) == 1)
         for call in calls:
             arguments = json.loads(call.arguments)
             assert call.name in SCHEMAS and (call.name == "stop" or set(arguments) == {"place", "n"})
@@ -199,7 +199,7 @@ def test_random_tokens_under_a_demand_are_calls(name: str, several: bool, tokeni
 
 @pytest.mark.parametrize("several", [True, False])
 def test_strict_arguments_are_kept_to_only_where_a_call_is_made(several: bool, tokenizer: Tokenizer) -> None:
-    format = dialect(template(), tokenizer)
+    format = detect_format(template(), tokenizer)
     call = '<tool_call>\n{"name": "look", "arguments": {"place": "x", "n": 22}}\n</tool_call>'
     follows = {
         "Just words.": True,
@@ -216,7 +216,7 @@ def test_strict_arguments_are_kept_to_only_where_a_call_is_made(several: bool, t
 
 
 def allowed(constraint: Any, tokenizer: Tokenizer, text: str | list[int]) -> bool:
-    """Whether a text, or its ids, may be said under a constraint."""
+    """Whether a text, or its ids, may be content under a constraint."""
     for id in tokenizer.encode(text) if isinstance(text, str) else text:
         logits = np.zeros(len(tokenizer), np.float32)
         constraint.mask(logits)
@@ -310,10 +310,10 @@ def test_the_collection_is_the_one_that_is_counted() -> None:
 def test_what_a_template_writes_is_read_back(name: str, tokenizer: Tokenizer) -> None:
     if name in REFUSED:
         with pytest.raises(UserError, match=REFUSED[name]):
-            dialect(template(name), tokenizer)
+            detect_format(template(name), tokenizer)
         return
-    format, given = dialect(template(name), tokenizer), dict(GIVEN)
-    schemas: parser.Schemas = dict.fromkeys(NAMES, OBJECT)
+    format, given = detect_format(template(name), tokenizer), dict(GIVEN)
+    schemas: parser.ToolSchemas = dict.fromkeys(NAMES, OBJECT)
     if format.arguments is not None:
         given = {key: value for key, value in given.items() if format.arguments.form(KINDS[key]["type"])}
         form = format.arguments.form("string")
@@ -341,7 +341,7 @@ def parameters(**given: str) -> str:
 def read(text: str, properties: Any, tokenizer: Tokenizer, name: str = "Qwen3-Coder") -> Any:
     """The arguments of the one call, None if nothing is read."""
     schemas = {"look": {"type": "object", "properties": properties}}
-    calls = parser.parse(dialect(template(name), tokenizer), text, schemas)[1]
+    calls = parser.parse(detect_format(template(name), tokenizer), text, schemas)[1]
     return json.loads(calls[0].arguments) if len(calls) == 1 else None
 
 
@@ -351,7 +351,7 @@ def read(text: str, properties: Any, tokenizer: Tokenizer, name: str = "Qwen3-Co
         ({"type": "string"}, "7", "7"),
         ({"type": "integer"}, "7", 7),
         ({"type": "number"}, "7", 7),
-        ({"type": "integer"}, "seven", "seven"),  # whoever asked sees what the model said
+        ({"type": "integer"}, "seven", "seven"),  # whoever asked sees what the model content
         ({"type": "integer"}, "7.5", "7.5"),
         ({"type": "boolean"}, "True", True),
         ({"type": "boolean"}, "false", False),
@@ -423,17 +423,17 @@ PYTHON = """{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_cal
 
 
 def test_a_list_of_calls_without_a_mark(tokenizer: Tokenizer) -> None:
-    format = dialect(PYTHON, tokenizer)
+    format = detect_format(PYTHON, tokenizer)
     text = r'[look(place="a \"b\", c", n=1), stop()]'
-    said, calls = parser.parse(format, text, SCHEMAS)
-    assert said == "" and [(call.name, json.loads(call.arguments)) for call in calls] == [
+    content, calls = parser.parse(format, text, SCHEMAS)
+    assert content == "" and [(call.name, json.loads(call.arguments)) for call in calls] == [
         ("look", {"place": 'a "b", c', "n": 1}),
         ("stop", {}),
     ]
     assert parser.parse(format, f"I would: {text}", SCHEMAS)[1] == []
-    listening = parser.StreamingParser(format, SCHEMAS)
-    assert [listening.push(part) for part in ("[", text[1:])] == [[], []]
-    assert parser.gathered(listening.finish()) == ("", calls)
+    reader = parser.StreamingParser(format, SCHEMAS)
+    assert [reader.push(part) for part in ("[", text[1:])] == [[], []]
+    assert parser.collect(reader.finish()) == ("", calls)
 
 
 MARKED = (
@@ -452,13 +452,15 @@ def test_random_tokens_under_a_demand_are_calls_with_marks(name: str, tokenizer:
     free = {"mode": {"enum": ["on", "off"]}, "sure": {"type": "boolean"}, "x": {"type": ["integer", "null"]}}
     kinds = SCHEMAS["look"]["properties"] | free
     schemas = SCHEMAS | {"look": SCHEMAS["look"] | {"properties": kinds}}
-    format = replace(dialect(template(name), tokenizer), thought=None)  # which at random would have no end
+    format = replace(
+        detect_format(template(name), tokenizer), reasoning=None
+    )  # which at random would have no end
     ends = 0
     for seed in range(6):
         constraint = tool_grammar.required_grammar(format, schemas, tokenizer, True).begin(tokenizer)
         text, ended = drawn(constraint, tokenizer, seed, most=150, eager=True)
-        said, calls = parser.parse(format, text, schemas) if ended else ("", [])
-        assert bool(calls) == ended and said == ""
+        content, calls = parser.parse(format, text, schemas) if ended else ("", [])
+        assert bool(calls) == ended and content == ""
         ends += ended
         for call in calls:
             given = json.loads(call.arguments)
@@ -485,7 +487,7 @@ def test_random_tokens_under_a_demand_are_calls_with_marks(name: str, tokenizer:
 def test_what_a_demand_lets_be_written(text: str, fits: bool, tokenizer: Tokenizer) -> None:
     properties = SCHEMAS["look"]["properties"] | {"place": {"type": "string", "maxLength": 7}}
     schemas = {"look": SCHEMAS["look"] | {"properties": properties}}
-    format = dialect(template("Qwen3-Coder"), tokenizer)
+    format = detect_format(template("Qwen3-Coder"), tokenizer)
     for make in (tool_grammar.required_grammar, tool_grammar.optional_grammar):
         assert allowed(make(format, schemas, tokenizer, True).begin(tokenizer), tokenizer, text) == fits
 
@@ -501,7 +503,7 @@ def test_what_a_demand_lets_be_written(text: str, fits: bool, tokenizer: Tokeniz
 def test_what_a_demand_cannot_hold_is_named(schema: Any, named: str, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match=named):
         tool_grammar.required_grammar(
-            dialect(template("Qwen3-Coder"), tokenizer), {"f": schema}, tokenizer, True
+            detect_format(template("Qwen3-Coder"), tokenizer), {"f": schema}, tokenizer, True
         )
 
 
@@ -512,10 +514,10 @@ SPECIAL = """{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.t
 
 
 def test_marks_that_are_control_tokens_are_demanded_as_tokens(tokenizer: Tokenizer) -> None:
-    format = dialect(SPECIAL, tokenizer)
+    format = detect_format(SPECIAL, tokenizer)
     text = "<repo_name>look<file_sep>place=<filename>{}<filename><file_sep>n=22<issue_start>"
-    said, (call,) = parser.parse(format, text.format("a <b>"), SCHEMAS)
-    assert said == "" and json.loads(call.arguments) == {"place": "a <b>", "n": 22}
+    content, (call,) = parser.parse(format, text.format("a <b>"), SCHEMAS)
+    assert content == "" and json.loads(call.arguments) == {"place": "a <b>", "n": 22}
     grammar = tool_grammar.required_grammar(format, SCHEMAS, tokenizer, False)
     for place, fits in (("a <b>", True), ("<issue_start>", False)):
         ids = tokenizer.encode(text.format(place), special="allow")
@@ -536,10 +538,10 @@ def test_marks_that_are_control_tokens_are_demanded_as_tokens(tokenizer: Tokeniz
     ],
 )
 def test_a_thought_may_come_before_a_demanded_call(name: str, thoughts: Any, tokenizer: Tokenizer) -> None:
-    format = dialect(template(name), tokenizer)
+    format = detect_format(template(name), tokenizer)
     assert format.arguments is not None
     grammar = tool_grammar.required_grammar(format, SCHEMAS, tokenizer, True)
-    call = format.head + "stop" + format.arguments.spelt({}) + format.tail
+    call = format.head + "stop" + format.arguments.render({}) + format.tail
     for thought, fits in thoughts.items():
         constraint = grammar.begin(tokenizer)
         may = allowed(constraint, tokenizer, thought.lstrip() + call) and may_end(constraint, tokenizer)
@@ -548,20 +550,20 @@ def test_a_thought_may_come_before_a_demanded_call(name: str, thoughts: Any, tok
 
 
 def test_a_call_that_is_only_thought_of_is_none(tokenizer: Tokenizer) -> None:
-    format = dialect(template("Qwen3.5-4B"), tokenizer)
+    format = detect_format(template("Qwen3.5-4B"), tokenizer)
     text = f"I could say {parameters(place='x')}</think>\n\nNo."
     assert parser.parse(format, text, SCHEMAS) == (text, [])
-    said, (call,) = parser.parse(format, f"{text}\n{parameters(place='y')}", SCHEMAS)
-    assert said == text and json.loads(call.arguments) == {"place": "y"}
+    content, (call,) = parser.parse(format, f"{text}\n{parameters(place='y')}", SCHEMAS)
+    assert content == text and json.loads(call.arguments) == {"place": "y"}
 
 
 def test_templates_that_know_no_tools_are_refused(tokenizer: Tokenizer) -> None:
     plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     with pytest.raises(UserError, match="ask without tools"):
-        dialect(plain, tokenizer)
+        detect_format(plain, tokenizer)
 
 
 def test_a_call_is_not_demanded_inside_a_thought(tokenizer: Tokenizer) -> None:
-    format = dialect(template("Qwen-QwQ-32B"), tokenizer)
+    format = detect_format(template("Qwen-QwQ-32B"), tokenizer)
     with pytest.raises(UserError, match="begins an answer with a thought"):
         tool_grammar.required_grammar(format, SCHEMAS, tokenizer, True)

@@ -18,7 +18,7 @@ from cutaway.generate.decode import finish, generate
 from cutaway.generate.sample import History, Sampler
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
-from cutaway.generate.speculative import DraftModel, PromptLookup, Proposal, Speculation, residual, verified
+from cutaway.generate.speculative import DraftModel, PromptLookup, Proposal, Speculation, residual, verify
 from cutaway.lm import LanguageModel
 from cutaway.model.engine import DefinitionEngine
 from tests import inputs
@@ -102,11 +102,11 @@ def test_a_wrong_rule_is_found_out(fault: str, monkeypatch: pytest.MonkeyPatch):
         swapped = fault == "ratio upside down"
 
         def wrong(chooser, logits, history, id, share):
-            model = speculative.probabilities(chooser.shaped(logits, history))
+            model = speculative.probabilities(chooser.process(logits, history))
             accepted = not swapped or chooser.generator.random() * model[id] < share[id]
             return id if accepted else chooser(logits, history)
 
-        monkeypatch.setattr("cutaway.generate.decode.verified", wrong)
+        monkeypatch.setattr("cutaway.generate.batch.sequence.verify", wrong)
     assert texts_of_three(draft) < 1e-6
 
 
@@ -124,16 +124,16 @@ def test_the_rule_gives_the_models_distribution():
 
 
 def test_one_choice_follows_the_rule():
-    """`verified` itself, many times at one place, with the cuts on."""
+    """`verify` itself, many times at one place, with the cuts on."""
     settings = SamplingParams(temperature=0.7, top_k=4, seed=3)
     chooser = Sampler(settings)
     generator = np.random.default_rng(1)
     logits = generator.normal(size=6).astype(np.float32)
-    wanted = speculative.probabilities(chooser.shaped(logits, History([0])))
+    wanted = speculative.probabilities(chooser.process(logits, History([0])))
     share = generator.dirichlet(np.ones(6))
     drawn = generator.choice(6, size=20_000, p=share)
     counts = np.bincount(
-        [verified(chooser, logits, History([0]), id, share) for id in drawn.tolist()], minlength=6
+        [verify(chooser, logits, History([0]), id, share) for id in drawn.tolist()], minlength=6
     )
     kept = wanted > 0
     assert counts[~kept].sum() == 0
@@ -179,7 +179,7 @@ def test_limits_are_kept(guesser, limit: int):
 
 def test_a_stop_inside_accepted_guesses_ends_the_text():
     class Certain:
-        def guess(self, history: History, count: int) -> Proposal:
+        def propose(self, history: History, count: int) -> Proposal:
             return Proposal([int(id) for id in PLAIN.ids[len(history.ids) - len(PROMPT) :]][:count])
 
     model = DefinitionEngine(decoder())
@@ -205,30 +205,30 @@ def test_the_context_is_not_overrun():
 
 def test_lookup_finds_the_longest_and_the_latest():
     look = PromptLookup()
-    assert look.guess(History([1, 2, 3, 9, 1, 2, 3]), 2).ids == [9, 1]
-    assert look.guess(History([2, 3, 7, 2, 3, 8, 2, 3]), 1).ids == [8]
-    assert look.guess(History([2, 3, 8, 2, 3]), 5).ids == [8, 2, 3, 8, 2]
-    assert look.guess(History([1, 2, 3, 7, 5, 2, 3, 8, 1, 2, 3]), 1).ids == [7]
-    assert look.guess(History([5, 6, 5, 6]), 3).ids == [5, 6, 5]
-    assert look.guess(History([4, 4, 4]), 3).ids == [4, 4, 4]
+    assert look.propose(History([1, 2, 3, 9, 1, 2, 3]), 2).ids == [9, 1]
+    assert look.propose(History([2, 3, 7, 2, 3, 8, 2, 3]), 1).ids == [8]
+    assert look.propose(History([2, 3, 8, 2, 3]), 5).ids == [8, 2, 3, 8, 2]
+    assert look.propose(History([1, 2, 3, 7, 5, 2, 3, 8, 1, 2, 3]), 1).ids == [7]
+    assert look.propose(History([5, 6, 5, 6]), 3).ids == [5, 6, 5]
+    assert look.propose(History([4, 4, 4]), 3).ids == [4, 4, 4]
     for nothing in ([1], [1, 2], [1, 2, 3, 4, 5], [1, 9, 1]):
-        assert look.guess(History(nothing), 4).ids == []
+        assert look.propose(History(nothing), 4).ids == []
 
 
 def test_how_many_are_guessed_follows_how_they_fared():
     guess = Speculation(PromptLookup())
     history = History([7] * 200)
-    start = len(guess.guess(history, 100).ids)
-    guess.learn(start, start)
+    start = len(guess.propose(history, 100).ids)
+    guess.update(start, start)
     assert guess.count == 2 * start
-    guess.learn(guess.count, 1)
+    guess.update(guess.count, 1)
     assert guess.count == 2
-    guess.learn(2, 0)
+    guess.update(2, 0)
     assert guess.count == 1
     for _ in range(9):
-        guess.learn(guess.count, guess.count)
+        guess.update(guess.count, guess.count)
     assert guess.count == speculative.MOST
-    assert guess.guess(history, 0).ids == []
+    assert guess.propose(history, 0).ids == []
 
 
 def test_a_state_that_cannot_forget_is_read_again():
@@ -237,9 +237,9 @@ def test_a_state_that_cannot_forget_is_read_again():
             length = 0
 
     session = Session(Fixed())
-    session.read([0, 1, 2])
+    session.prefill([0, 1, 2])
     session.prefill_all_logits([1, 1])
-    session.forget(4)
+    session.truncate(4)
     assert session.ids == (0, 1, 2, 1)
     assert session.step(2).shape == (3,)
 

@@ -5,6 +5,7 @@ memory.
 import gzip
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutaway.data import filters, packing, run_tokenizer, shards
+from cutaway.data import filters, novels, packing, run_tokenizer, shards
 from cutaway.data.sources import Source, documents
 from cutaway.errors import OperationalError, UserError
 from tests.training import Stream, folder_of_text
@@ -206,3 +207,21 @@ def test_a_mixture_has_its_shares_and_reads_each_source_in_its_order() -> None:
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(UserError, match="do not fill one row"):
         packing.Span(Stream(), 0, 20, 16, 0)
+
+
+def test_a_package_longer_than_its_pin_is_not_read_to_its_end(tmp_path: Path, monkeypatch) -> None:
+    class Endless(nullcontext):
+        asked = 0
+
+        def read(self, count: int) -> bytes:
+            self.asked += count
+            return bytes(count)
+
+    answer = Endless()
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
+    monkeypatch.setattr(novels.shutil, "which", lambda name: None)
+    monkeypatch.setattr(novels.urllib.request, "urlopen", lambda *args, **options: answer)
+    monkeypatch.setattr(Endless, "__enter__", lambda self: self)
+    with pytest.raises(OperationalError, match="another checksum"):
+        novels.folder()
+    assert answer.asked == novels.BYTES + 1

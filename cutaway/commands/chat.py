@@ -114,14 +114,17 @@ class Conversation:
             ]
         return [*seen, {"role": "user", "content": question}]
 
-    def save(self, path: Path) -> int:
-        """Write the messages as a JSON list, whole or not at all; returns how many."""
+    def save(self, path: Path, force: bool) -> int:
+        """Write the messages as a JSON list, whole or not at all; returns how many.
+
+        UserError if the file exists, unless `force`.
+        """
         messages: list[dict[str, Any]] = list(self.messages(""))[:-1]
         answers = (message for message in messages if message["role"] == "assistant")
         for message, turn in zip(answers, self.turns, strict=True):
             if turn.stopped:
                 message["stopped"] = True
-        files.write(path, json.dumps(messages, ensure_ascii=False, indent=2) + "\n")
+        files.write(path, json.dumps(messages, ensure_ascii=False, indent=2) + "\n", force=force)
         return len(messages)
 
     @classmethod
@@ -155,7 +158,7 @@ class Talk:
             "system": (self.system, "/system TEXT   set the system message; alone, show it"),
             "save": (
                 self.save,
-                "/save FILE     write the conversation as JSON (--load FILE goes on with it)",
+                "/save FILE     write the conversation as JSON, for --load FILE; --force FILE replaces it",
             ),
             "undo": (self.undo, "/undo          take back the last question and answer"),
             "clear": (self.clear, "/clear         forget the conversation, keep the system message"),
@@ -229,10 +232,11 @@ class Talk:
         note(f"System message: {system}")
 
     def save(self, text: str) -> None:
-        if not text:
+        name = text.removeprefix("--force ").strip()
+        if not name:
             raise UserError("/save needs a file's name: /save conversation.json")
-        path = Path(text).expanduser()
-        note(f"Saved {self.conversation.save(path)} messages to {path}.")
+        path = Path(name).expanduser()
+        note(f"Saved {self.conversation.save(path, name != text)} messages to {path}.")
 
     def undo(self, _: str) -> None:
         if not self.conversation.turns:

@@ -22,7 +22,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    api_key: str | None = None,
+    api_key: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     unsafe_no_key: Annotated[bool, Parameter(negative=())] = False,
     allow_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     cors: Annotated[tuple[str, ...], Parameter(negative=())] = (),
@@ -41,8 +41,9 @@ def serve(
 ) -> None:
     """Serve a model behind OpenAI's API, and what is inside it beside that.
 
-    Only programs of this machine can ask, unless --host says otherwise; then a key is needed, which
-    CUTAWAY_API_KEY can hold too. SIGTERM and Ctrl-C let answers under way be finished.
+    Only programs of this machine can connect, unless --host says otherwise; then a key is needed, which
+    CUTAWAY_API_KEY can hold too (several with commas between). On SIGTERM and Ctrl-C running answers are
+    finished.
 
     Examples:
 
@@ -61,7 +62,7 @@ def serve(
     port
         The port to listen on; 0 takes a free one.
     api_key
-        The key that requests must bring.
+        A key that requests may bring; again for more, each with its own prefix cache.
     unsafe_no_key
         Listen on other addresses without a key: whoever reaches them can ask.
     allow_host
@@ -94,10 +95,10 @@ def serve(
     log_prompts
         Write requests and answers to standard error; without it none is written anywhere.
     """
-    key = api_key if api_key is not None else os.environ.get("CUTAWAY_API_KEY") or None
-    _safe(host, key, unsafe_no_key)
+    keys = api_key or tuple(key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key)
+    _check_access(host, keys, unsafe_no_key)
     uvicorn = _libraries()
-    from cutaway.serve.limits import Limits
+    from cutaway.serve.service import Limits, warm_up
 
     limits = Limits(
         max_sequences=max_sequences,
@@ -115,22 +116,20 @@ def serve(
     _bounded(positive | ({} if max_tokens is None else {"--max-tokens": max_tokens}), above=True)
     _bounded({"--max-queue": max_queue, "--drain": drain}, above=False)
     from cutaway.serve import bounded_log
+    from cutaway.serve.access import AccessPolicy, Connections, most_connections, protocol
     from cutaway.serve.app import build
-    from cutaway.serve.auth import AccessPolicy
-    from cutaway.serve.connections import Connections, most_connections, protocol
-    from cutaway.serve.service import ready
 
     bounded_log.install(log_prompts)
     use_threads(threads)
     lm = _loaded(model, engine, context, chat_template)
     service = _service(lm, name or _own_name(model), limits, log_prompts)
 
-    ready(service)
-    hosts = None if key is not None or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
+    warm_up(service)
+    hosts = None if keys or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
     named = None if hosts is None else (*hosts, *(one.lower() for one in allow_host))
-    gate = AccessPolicy(named, cors, key, limits.body_bytes, limits.body_seconds)
+    policy = AccessPolicy(named, cors, keys, limits.body_bytes, limits.body_seconds)
     config = uvicorn.Config(
-        build(service, gate),
+        build(service, policy),
         host=host,
         port=port,
         http=protocol(Connections(most_connections(1024))),
@@ -146,7 +145,7 @@ def serve(
     )
     socket = _bound(config)
     address = _address(host, socket.getsockname()[1])
-    note(greeting(service, address, key is not None))
+    note(greeting(service, address, bool(keys)))
     sys.setswitchinterval(HANDOVER)
     try:
         uvicorn.Server(config).run(sockets=[socket])
@@ -156,7 +155,7 @@ def serve(
 
 
 def greeting(service: Any, address: str, locked: bool) -> str:
-    """What is said when the server is ready: where, what, how much, and a line to try it with."""
+    """The lines printed when the server is ready: address, model, limits, and a command to try."""
     lm, limits = service.lm, service.limits
     lines = [f"Cutaway {cutaway.__version__} serves {service.name} on {address}"]
     blocks, context = len(lm.config.blocks), f"{lm.context:,} tokens of context"
@@ -176,7 +175,7 @@ def greeting(service: Any, address: str, locked: bool) -> str:
         f"           {longest} {limits.request_seconds:g} s an answer, {size(limits.body_bytes)} a request"
     )
     lines.append(
-        "  access   with the API key" if locked else "  access   without a key, for who reaches this address"
+        "  access   with an API key" if locked else "  access   without a key, for who reaches this address"
     )
     return "\n".join([*lines, "", "  Try it:", *_curl(service, address, locked), "", "  Ctrl-C stops it."])
 
@@ -193,15 +192,15 @@ def _curl(service: Any, address: str, locked: bool) -> list[str]:
     return [f"{start}chat/completions{header}{kind} -d '{messages}'"]
 
 
-def _safe(host: str, key: str | None, unsafe: bool) -> None:
-    """Refuses to open the server to others without a key, unless that is said."""
-    plain = key is None or (key.isascii() and key.isprintable() and key == key.strip())
-    if key is not None and (len(key) < 8 or not plain):
-        raise UserError("The API key must be 8 or more printable ASCII characters, without spaces around it")
-    if host not in LOOPBACK and key is None and not unsafe:
+def _check_access(host: str, keys: tuple[str, ...], unsafe: bool) -> None:
+    """Refuse weak keys, and to open the server to others without a key unless that is said."""
+    for key in keys:
+        if len(key) < 8 or not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise UserError("API keys must be 8 or more printable ASCII characters, without spaces around")
+    if host not in LOOPBACK and not keys and not unsafe:
         raise UserError(
-            f"{host} can be reached by others: set CUTAWAY_API_KEY or --api-key so that only who knows the "
-            "key can ask, or say --unsafe-no-key"
+            f"{host} can be reached by others: set CUTAWAY_API_KEY or --api-key so that only clients with "
+            "the key can connect, or say --unsafe-no-key"
         )
 
 

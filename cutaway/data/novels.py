@@ -27,6 +27,7 @@ from cutaway.store.files import OTHER_HOME, atomic_folder, digest, disk_errors
 PACKAGE, VERSION = "r-cran-janeaustenr", "1.0.0-1"
 ARCHIVE = f"{PACKAGE}_{VERSION}_all.deb"
 SHA256 = "df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95"
+BYTES = 1_626_392
 ADDRESS = f"https://deb.debian.org/debian/pool/main/r/{PACKAGE}/{ARCHIVE}"
 DATA = "/janeaustenr/data/Rdata.rdb"
 CHAPTER = re.compile(r"^(?:CHAPTER|Chapter)\s+(?:[IVXLC]+|\d+)\b.*$", re.M)
@@ -60,7 +61,7 @@ def _archive(scratch: Path) -> bytes:
     if not path.is_file():
         try:
             with urllib.request.urlopen(ADDRESS, timeout=60) as answer:
-                path.write_bytes(answer.read())
+                path.write_bytes(answer.read(BYTES + 1))
         except (urllib.error.URLError, TimeoutError) as problem:
             raise OperationalError(
                 f"the novels could not be fetched from Debian ({problem}): put texts of your own in a folder "

@@ -1,8 +1,8 @@
-"""What can be seen inside a model while it answers: where heads looked, and what a layer would say.
+"""A model's internals while it generates: attention weights in short, and the logit lens.
 
-Of a watched layer, at the position from which a token was chosen: each head's attention as its entropy and
-the positions that it weighs most, and the logit lens (nostalgebraist 2020), the model's answer if it stopped
-after this layer, as its best guesses and its entropy. Entropies are in nats.
+For each layer of a request's internals, at the position from which a token was chosen: each head's attention
+as its entropy and its largest weights, and the logit lens (nostalgebraist 2020), the next-token distribution
+from this layer's residual stream, as its top tokens and its entropy. Entropies are in nats.
 """
 
 from __future__ import annotations
@@ -21,29 +21,27 @@ TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class Internals:
-    """Which layers to watch, from 0, and what of them: ``attention``, and ``lens`` best guesses (0: none)."""
+    """Which layers, from 0, and what of them: ``attention``, and ``lens``, how many top tokens (0: none)."""
 
     layers: tuple[int, ...]
     attention: bool = True
     lens: int = 5
 
     def check(self, layers: int, vocab: int) -> None:
-        """Refuse what a model of so many layers and tokens does not have."""
+        """UserError for layers and tokens that the model does not have."""
         object.__setattr__(self, "layers", tuple(self.layers))
         for layer in self.layers:
             if not 0 <= layer < layers:
                 raise UserError(f"internals name the layer {layer}: the model's go from 0 to {layers - 1}")
         if not 0 <= self.lens <= vocab:
-            raise UserError(
-                f"internals ask for {self.lens} guesses of the lens: the model has {vocab} tokens"
-            )
+            raise UserError(f"internals ask for {self.lens} tokens of the lens: the model has {vocab} tokens")
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise UserError("internals must name at least one layer, each of them once")
 
 
 @dataclass(frozen=True)
-class Head:
-    """Where one head looked: the entropy of its pattern, and (position, weight) of those it weighs most."""
+class HeadInternals:
+    """One head's attention: the entropy of its weights, and (position, weight) of the largest."""
 
     entropy: float
     positions: tuple[tuple[int, float], ...]
@@ -51,18 +49,18 @@ class Head:
 
 @dataclass(frozen=True)
 class LayerInternals:
-    """One layer at one token. ``lens`` are (id, probability), the most probable first; ``entropy`` the
+    """One layer at one token. ``lens`` are (id, probability), the most probable first; ``entropy`` is the
     lens's, None where it was not asked for.
     """
 
     layer: int
-    heads: tuple[Head, ...]
+    heads: tuple[HeadInternals, ...]
     lens: tuple[tuple[int, float], ...]
     entropy: float | None
 
 
-def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens: int) -> LayerInternals:
-    """Attention weights float32 [h s] and the lens's logits float32 [v], in short."""
+def summarize(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens: int) -> LayerInternals:
+    """Attention weights float32 [h s] and the lens's logits float32 [v], summarized."""
     heads = () if pattern is None else _heads(pattern)
     if logits is None:
         return LayerInternals(layer, heads, (), None)
@@ -76,7 +74,7 @@ def seen(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None, lens
     return LayerInternals(layer, heads, tuple((int(id), float(weights[id]) / total) for id in best), entropy)
 
 
-def _heads(pattern: np.ndarray) -> tuple[Head, ...]:
+def _heads(pattern: np.ndarray) -> tuple[HeadInternals, ...]:
     """Of a pattern whose rows sum to 1; of equal weights the first positions come first."""
     count = min(POSITIONS, pattern.shape[1])
     some = np.sort(np.argpartition(pattern, -count, axis=1)[:, -count:], axis=1)
@@ -87,4 +85,4 @@ def _heads(pattern: np.ndarray) -> tuple[Head, ...]:
     logs = np.log(np.maximum(pattern, TINY))  # 0 times it is 0
     entropies = (-np.einsum("hs,hs->h", pattern, logs)).tolist()
     rows = zip(entropies, positions, weights, strict=True)
-    return tuple(Head(entropy, tuple(zip(*places, strict=True))) for entropy, *places in rows)
+    return tuple(HeadInternals(entropy, tuple(zip(*places, strict=True))) for entropy, *places in rows)

@@ -106,7 +106,7 @@ def count_penalties(frequency: Number, presence: Number) -> Transform:
 
 def temperature(value: Number) -> Transform:
     """Divide by the temperature, after a shift of the largest logit to 0, which changes no probability."""
-    divisor = np.float32(max(value, _TINY))
+    divisor = np.float32(min(max(value, _TINY), 1e38))
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
         shifted = np.subtract(logits, logits.max())
@@ -137,11 +137,11 @@ def top_p(mass: Number) -> Transform:
     return apply
 
 
-def min_p(share: Number) -> Transform:
-    """Keep the tokens whose probability is at least this share of the most probable one's."""
+def min_p(ratio: Number) -> Transform:
+    """Keep the tokens whose probability is at least this ratio of the most probable one's."""
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
-        return np.where(logits >= logits.max() + np.float32(math.log(share)), logits, -np.inf)
+        return np.where(logits >= logits.max() + np.float32(math.log(ratio)), logits, -np.inf)
 
     return apply
 
@@ -162,32 +162,32 @@ def typical(mass: Number) -> Transform:
 
 def penalties(settings: SamplingParams) -> tuple[Transform, ...]:
     """The samplers that these settings switch on and that greedy choice obeys too, in their order."""
-    chain: list[Transform] = []
+    transforms: list[Transform] = []
     if settings.logit_bias:
-        chain.append(logit_bias(settings.logit_bias))
+        transforms.append(logit_bias(settings.logit_bias))
     if settings.repetition_penalty != 1:
-        chain.append(repetition_penalty(settings.repetition_penalty))
+        transforms.append(repetition_penalty(settings.repetition_penalty))
     if settings.frequency_penalty or settings.presence_penalty:
-        chain.append(count_penalties(settings.frequency_penalty, settings.presence_penalty))
-    return tuple(chain)
+        transforms.append(count_penalties(settings.frequency_penalty, settings.presence_penalty))
+    return tuple(transforms)
 
 
-def cuts(settings: SamplingParams) -> tuple[Transform, ...]:
+def warpers(settings: SamplingParams) -> tuple[Transform, ...]:
     """The samplers that these settings switch on and that shape a random choice, in their order."""
     if settings.temperature == 0:
         return ()
-    chain: list[Transform] = []
+    transforms: list[Transform] = []
     if settings.temperature != 1:
-        chain.append(temperature(settings.temperature))
+        transforms.append(temperature(settings.temperature))
     if settings.top_k:
-        chain.append(top_k(settings.top_k))
+        transforms.append(top_k(settings.top_k))
     if settings.top_p < 1:
-        chain.append(top_p(settings.top_p))
+        transforms.append(top_p(settings.top_p))
     if settings.min_p:
-        chain.append(min_p(settings.min_p))
+        transforms.append(min_p(settings.min_p))
     if settings.typical_p < 1:
-        chain.append(typical(settings.typical_p))
-    return tuple(chain)
+        transforms.append(typical(settings.typical_p))
+    return tuple(transforms)
 
 
 class Sampler:
@@ -198,7 +198,7 @@ class Sampler:
     def __init__(self, settings: SamplingParams, entropy: np.random.SeedSequence | None = None) -> None:
         self.greedy = settings.temperature == 0
         self._entropy = settings.seed if entropy is None else entropy
-        self._before, self._after = penalties(settings), cuts(settings)
+        self._before, self._after = penalties(settings), warpers(settings)
 
     @cached_property
     def generator(self) -> np.random.Generator:
@@ -206,30 +206,30 @@ class Sampler:
         return np.random.Generator(np.random.PCG64(self._entropy))
 
     def __call__(self, logits: np.ndarray, history: History) -> int:
-        return self.pick(self.shaped(logits, history))
+        return self.choose(self.process(logits, history))
 
-    def shaped(self, logits: np.ndarray, history: History) -> np.ndarray:
+    def process(self, logits: np.ndarray, history: History) -> np.ndarray:
         """The logits after all that these settings switch on; their softmax is what is drawn from."""
         for transform in self._before:
             logits = transform(logits, history)
         best = logits.max()
         if not np.isfinite(best):
-            raise _nothing(best)
+            raise _no_choice(best)
         for transform in self._after:
             logits = transform(logits, history)
         return logits
 
-    def pick(self, shaped: np.ndarray) -> int:
+    def choose(self, processed: np.ndarray) -> int:
         """The largest where the choice is greedy, else one drawn."""
-        return int(np.argmax(shaped)) if self.greedy else draw(shaped, self.generator)
+        return int(np.argmax(processed)) if self.greedy else draw(processed, self.generator)
 
 
-def mask_padding(logits: np.ndarray, words: int) -> np.ndarray:
+def mask_padding(logits: np.ndarray, vocab: int) -> np.ndarray:
     """float32 [v], -inf for ids that are no tokens: a model's table may be padded past its tokenizer's."""
     logits = np.asarray(logits, dtype=np.float32)
-    if words >= len(logits):
+    if vocab >= len(logits):
         return logits
-    return np.where(np.arange(len(logits)) < words, logits, np.float32(-np.inf))
+    return np.where(np.arange(len(logits)) < vocab, logits, np.float32(-np.inf))
 
 
 def draw(logits: np.ndarray, generator: np.random.Generator) -> int:
@@ -270,7 +270,7 @@ def logprobs(logits: np.ndarray, id: int, n: int = 0) -> tuple[float, tuple[tupl
 
 
 def _fewest(key: np.ndarray, weight: np.ndarray, mass: Number) -> np.ndarray:
-    """The fewest indices, taken by descending key, whose weights reach this share of the whole weight."""
+    """The fewest indices, taken by descending key, whose weights reach this ratio of the whole weight."""
     wanted = mass * float(weight.sum(dtype=np.float64))
     count = 256
     while True:
@@ -316,7 +316,7 @@ def _only(logits: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return cut
 
 
-def _nothing(best: np.floating) -> Exception:
+def _no_choice(best: np.floating) -> Exception:
     if best == -np.inf:
         return UserError("No token is left to choose: logit_bias or a constraint bans every one")
     return OperationalError(f"The model's logits hold {best}: its weights or its input are broken")

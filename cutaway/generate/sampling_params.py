@@ -1,21 +1,28 @@
-"""The options of sampling, defined once: their names, defaults and bounds."""
+"""The options of sampling, defined once: their names, defaults and bounds.
+
+The command line checks by them, and the API's schema is derived from them (serve/protocol.py).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Any, get_args
 
 import numpy as np
 
+from cutaway.bounds import Bound, Count, Natural, bounds_of
 from cutaway.errors import UserError, quoted
 
 Number = int | float
+Share = Annotated[Number, Bound(0, 1)]
+Penalty = Annotated[Number, Bound(-2, 2)]
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose and when to stop; a value out of its range is UserError by name.
+    """How to choose and when to stop; a value out of its bounds is UserError by name.
 
     max_tokens None means until the model or the context ends. top_k 0, top_p 1, min_p 0, typical_p 1,
     repetition_penalty 1 and the other penalties at 0 are off. logit_bias adds to logits by id (-inf bans).
@@ -23,41 +30,33 @@ class SamplingParams:
     Without a seed every run differs. logprobs asks for that many alternatives beside each token.
     """
 
-    max_tokens: int | None = 128
-    temperature: Number = 0.0
-    top_k: int = 0
-    top_p: Number = 1.0
-    min_p: Number = 0.0
-    typical_p: Number = 1.0
-    repetition_penalty: Number = 1.0
-    frequency_penalty: Number = 0.0
-    presence_penalty: Number = 0.0
+    max_tokens: Count | None = 128
+    temperature: Annotated[Number, Bound(0)] = 0.0
+    top_k: Natural = 0
+    top_p: Share = 1.0
+    min_p: Share = 0.0
+    typical_p: Share = 1.0
+    repetition_penalty: Annotated[Number, Bound(0.01, 100)] = 1.0
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
     logit_bias: Mapping[int, Number] = field(default_factory=dict)
     stop: str | Sequence[str] = ()
     stop_ids: Sequence[int] = ()
     ignore_eos: bool = False
-    seed: int | None = None
-    logprobs: int = 0
+    seed: Natural | None = None
+    logprobs: Natural = 0
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None:
-            _whole("max_tokens", self.max_tokens, 1)
-        _between("temperature", self.temperature, 0, math.inf)
-        _whole("top_k", self.top_k, 0)
-        _between("top_p", self.top_p, 0, 1)
-        _between("min_p", self.min_p, 0, 1)
-        _between("typical_p", self.typical_p, 0, 1)
-        _number("repetition_penalty", self.repetition_penalty, lambda x: 0 < x < math.inf, "above 0")
-        _between("frequency_penalty", self.frequency_penalty, -2, 2)
-        _between("presence_penalty", self.presence_penalty, -2, 2)
-        if self.seed is not None:
-            _whole("seed", self.seed, 0)
-        _whole("logprobs", self.logprobs, 0)
+        for name, (kind, bound, optional) in NUMBERS.items():
+            value = getattr(self, name)
+            if not (optional and value is None):
+                _check(name, value, kind, bound)
         for id, bias in self.logit_bias.items():
-            _whole("logit_bias", id, 0, "an id of")
-            _number("logit_bias", bias, lambda x: x < math.inf, "a number below infinity")
+            _check("logit_bias", id, int, Bound(0), "an id of ")
+            if isinstance(bias, bool) or not isinstance(bias, int | float | np.number) or not bias < math.inf:
+                raise UserError(f"logit_bias is {quoted(bias)}: it must be a number below infinity")
         for id in self.stop_ids:
-            _whole("stop_ids", id, 0)
+            _check("stop_ids", id, int, Bound(0))
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         for text in stop:
             if not isinstance(text, str) or not text:
@@ -67,7 +66,7 @@ class SamplingParams:
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
 
     def check(self, vocab: int) -> None:
-        """Refuse ids that a vocabulary of this size does not hold, and more alternatives than it has."""
+        """UserError for ids outside a vocabulary of this size, and for more alternatives than it has."""
         for name, ids in (("logit_bias", self.logit_bias), ("stop_ids", self.stop_ids)):
             for id in ids:
                 if id >= vocab:
@@ -76,18 +75,24 @@ class SamplingParams:
             raise UserError(f"logprobs is {self.logprobs}: the model has {vocab} tokens to list")
 
 
-def _number(name: str, value: object, fits: Callable[[float], bool], wanted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not fits(float(value)):
-        raise UserError(f"{name} is {quoted(value)}: it must be {wanted}")
+def _number(hint: Any) -> tuple[type[int] | type[float], Bound, bool] | None:
+    """Of an option's type: whether it holds whole numbers, their bound, and whether it may be None."""
+    options = (hint,) if hasattr(hint, "__metadata__") else get_args(hint)
+    for option in options:
+        if hasattr(option, "__metadata__"):
+            return (
+                int if option.__origin__ is int else float,
+                option.__metadata__[0],
+                type(None) in options,
+            )
+    return None
 
 
-def _between(name: str, value: object, low: Number, high: Number) -> None:
-    wanted = f"{low} or more" if high == math.inf else f"between {low} and {high}"
-    _number(name, value, lambda x: low <= x <= high and math.isfinite(x), wanted)
+def _check(name: str, value: object, kind: type[int] | type[float], bound: Bound, what: str = "") -> None:
+    kinds = int | np.integer if kind is int else int | float | np.number
+    if isinstance(value, bool) or not isinstance(value, kinds) or not bound.holds(value):  # pyright: ignore
+        whole = "a whole number, " if kind is int else ""
+        raise UserError(f"{name} is {quoted(value)}: it must be {what}{whole}{bound}")
 
 
-def _whole(name: str, value: object, low: int, what: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise UserError(
-            f"{name} is {quoted(value)}: it must be {what + ' ' if what else ''}a whole number, {low} or more"
-        )
+NUMBERS = {name: found for name, hint in bounds_of(SamplingParams).items() if (found := _number(hint))}

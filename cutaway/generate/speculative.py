@@ -29,23 +29,23 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 
 FIRST, MOST = 4, 16  # guesses of a first reading, and of any
-LONGEST, SHORTEST = 4, 2  # tokens at the end that must have occurred before
+LONGEST_MATCH, SHORTEST_MATCH = 4, 2  # tokens at the end that must have occurred before
 
 
 class Proposal(NamedTuple):
-    """Tokens that may come next; ``shares``: for each, the distribution float64 [v] that it was drawn from,
+    """Tokens that may come next; ``probs``: for each, the distribution float64 [v] that it was drawn from,
     or None where there was no chance in it.
     """
 
     ids: Sequence[int]
-    shares: Sequence[np.ndarray] | None = None
+    probs: Sequence[np.ndarray] | None = None
 
 
 @runtime_checkable
 class Proposer(Protocol):
     """Something that guesses how a text goes on."""
 
-    def guess(self, history: History, count: int) -> Proposal:
+    def propose(self, history: History, count: int) -> Proposal:
         """At most this many tokens; none where there is nothing to go by."""
         ...
 
@@ -55,9 +55,9 @@ class PromptLookup:
     them.
     """
 
-    def guess(self, history: History, count: int) -> Proposal:
+    def propose(self, history: History, count: int) -> Proposal:
         ids = history.ids
-        for length in range(min(LONGEST, len(ids) - 1), SHORTEST - 1, -1):
+        for length in range(min(LONGEST_MATCH, len(ids) - 1), SHORTEST_MATCH - 1, -1):
             found = np.lib.stride_tricks.sliding_window_view(ids[:-1], length) == ids[-length:]
             starts = np.flatnonzero(found.all(axis=1))
             if len(starts):
@@ -69,74 +69,74 @@ class PromptLookup:
 class DraftModel:
     """A smaller model that writes ahead, choosing as the text's own settings say."""
 
-    def __init__(self, engine: Engine, words: int, settings: SamplingParams) -> None:
+    def __init__(self, engine: Engine, vocab: int, settings: SamplingParams) -> None:
         self.session = Session(engine)
-        self.words = words
+        self.vocab = vocab
         entropy = np.random.SeedSequence(settings.seed).spawn(1)[0]  # its own chances, not the model's
-        self.chooser = Sampler(settings, entropy)
+        self.sampler = Sampler(settings, entropy)
 
-    def guess(self, history: History, count: int) -> Proposal:
-        ahead, ids, shares = history.copy(), [], []
+    def propose(self, history: History, count: int) -> Proposal:
+        ahead, ids, probs = history.copy(), [], []
         count = min(count, self.session.engine.max_context - len(ahead.ids))
         if count < 1:
             return Proposal([])
-        logits, _ = self.session.read(ahead.ids.tolist())
+        logits, _ = self.session.prefill(ahead.ids.tolist())
         while True:
-            shaped = self.chooser.shaped(mask_padding(logits, self.words), ahead)
-            ids.append(self.chooser.pick(shaped))
-            shares.append(probabilities(shaped))
+            processed = self.sampler.process(mask_padding(logits, self.vocab), ahead)
+            ids.append(self.sampler.choose(processed))
+            probs.append(probabilities(processed))
             if len(ids) == count:
-                return Proposal(ids, None if self.chooser.greedy else shares)
+                return Proposal(ids, None if self.sampler.greedy else probs)
             ahead.append(ids[-1])
             logits = self.session.step(ids[-1])
 
 
 class Speculation:
-    """A guesser, how many guesses it may make, and how they fared: many after guesses that all held, fewer
+    """A proposer, how many guesses it may make, and how they fared: many after guesses that all held, fewer
     after others.
     """
 
-    def __init__(self, guesser: Proposer) -> None:
-        self.guesser = guesser
+    def __init__(self, proposer: Proposer) -> None:
+        self.proposer = proposer
         self.count = FIRST
         self.drafted = self.accepted = 0
 
-    def guess(self, history: History, room: int) -> Proposal:
+    def propose(self, history: History, room: int) -> Proposal:
         """Tokens that may come next, no more than there is room for."""
         count = min(self.count, room)
-        return self.guesser.guess(history, count) if count > 0 else Proposal([])
+        return self.proposer.propose(history, count) if count > 0 else Proposal([])
 
-    def learn(self, drafted: int, accepted: int) -> None:
+    def update(self, drafted: int, accepted: int) -> None:
         """Take note of how many guesses of a reading held."""
         self.drafted += drafted
         self.accepted += accepted
         self.count = min(2 * self.count, MOST) if accepted == drafted else min(accepted + 1, MOST)
 
 
-def verified(
-    chooser: Sampler, logits: np.ndarray, history: History, id: int, share: np.ndarray | None
+def verify(
+    sampler: Sampler, logits: np.ndarray, history: History, id: int, draft_probs: np.ndarray | None
 ) -> int:
     """The next id by the model's logits [v], where ``id`` was guessed: it, or another."""
-    if share is None:
-        return chooser(logits, history)
-    shaped = chooser.shaped(logits, history)
-    model = probabilities(shaped)
-    if chooser.generator.random() * share[id] < model[id]:
+    if draft_probs is None:
+        return sampler(logits, history)
+    processed = sampler.process(logits, history)
+    model = probabilities(processed)
+    if sampler.generator.random() * draft_probs[id] < model[id]:
         return id
     with np.errstate(divide="ignore"):
-        return draw(np.log(residual(model, share)), chooser.generator)
+        return draw(np.log(residual(model, draft_probs)), sampler.generator)
 
 
-def residual(model: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """What the model's distribution has over the guesser's, float64 [v] summing to 1."""
-    left = np.maximum(model - share, 0)
+def residual(model: np.ndarray, draft_probs: np.ndarray) -> np.ndarray:
+    """What the model's distribution has over the proposer's, float64 [v] summing to 1."""
+    left = np.maximum(model - draft_probs, 0)
     total = left.sum()
     return (
         left / total if total > 0 else model
     )  # equal but for rounding: then a guess is all but never refused
 
 
-def probabilities(shaped: np.ndarray) -> np.ndarray:
+def probabilities(processed: np.ndarray) -> np.ndarray:
     """softmax, float64 [v]."""
-    weights = np.exp(np.subtract(shaped, shaped.max(), dtype=np.float64))
+    weights = np.exp(np.subtract(processed, processed.max(), dtype=np.float64))
     return weights / weights.sum()

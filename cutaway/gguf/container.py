@@ -7,6 +7,9 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.gguf.types import U64
@@ -28,6 +31,15 @@ def mapped(path: Path) -> mmap.mmap:
         raise UserError(f"{path}: there is no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror})") from None
+
+
+def mapping_of(data: np.ndarray) -> mmap.mmap | None:
+    """The mapped file that an array's bytes are in, None where they are in none."""
+    base: Any = data
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    mapping = base.obj if isinstance(base, memoryview) else base
+    return mapping if isinstance(mapping, mmap.mmap) else None
 
 
 def looks_like(head: bytes) -> str:

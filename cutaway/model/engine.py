@@ -19,7 +19,7 @@ from cutaway.attention.state.paged import Paged, Pool
 from cutaway.hooks import Listener, tracing
 from cutaway.model import inside
 from cutaway.model.decoder import Decoder, State
-from cutaway.model.nan import nan_error
+from cutaway.model.nan import check_weights, nan_error
 
 CHUNK = 512  # tokens read at once: bounds what a long prompt needs beside its state
 
@@ -29,6 +29,7 @@ class DefinitionEngine:
 
     def __init__(self, model: Decoder) -> None:
         self.model = model.eval()
+        check_weights(model)
         self.vocab = model.config.vocab
         self.max_context = model.config.context
         weight = next(iter(model.parameters()))

@@ -1,4 +1,4 @@
-"""Names the layer where NaN begins, once a model's output is NaN."""
+"""Names the weight that holds NaN, and the layer where NaN begins once a model's output is NaN."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from torch import Tensor, nn
 
 from cutaway.errors import OperationalError
 from cutaway.hooks import hooked
+
+
+def check_weights(model: nn.Module) -> None:
+    """OperationalError if a weight is not finite: CPU attention makes finite numbers of NaN queries."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise OperationalError(
+                f"the weight {name} holds an infinity or NaN in {str(weight.dtype).removeprefix('torch.')}: "
+                "load the model again, or train it again"
+            )
 
 
 def nan_error(model: nn.Module, run: Callable[[], object]) -> OperationalError:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import UserError
-from cutaway.gguf import Packed
+from cutaway.gguf import Packed, mapping_of
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
@@ -192,9 +192,7 @@ class Plan:
         return door.Matrix(panels.ctypes.data, bias, door.LAYOUTS[packed.type].id, rows, columns, 0)
 
     def _vector(self, name: str) -> int:
-        values = quant.unpack(self._tensors[name])
-        if not np.isfinite(values).all():
-            raise UserError(f"The weight {name} holds a number that is infinite or not a number")
+        values = quant.finite(name, self._tensors[name])
         self._kept.append(values)
         return values.ctypes.data
 
@@ -243,8 +241,7 @@ def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Ten
 def _check_rows(name: str, table: Packed) -> None:
     at_once = max(1, AT_ONCE // (4 * table.shape[1]))
     for start in range(0, table.shape[0], at_once):
-        if not np.isfinite(quant.unpack(table.rows(slice(start, start + at_once)))).all():
-            raise UserError(f"The weight {name} holds a number that is infinite or not a number")
+        quant.finite(name, table.rows(slice(start, start + at_once)))
         _give_back(table.data)
 
 
@@ -252,9 +249,6 @@ def _give_back(data: np.ndarray) -> None:
     """Tells the system that what was read of the mapped file behind these bytes can leave memory: it can be
     read again.
     """
-    base: Any = data
-    while isinstance(base, np.ndarray) and base.base is not None:
-        base = base.base
-    mapping = base.obj if isinstance(base, memoryview) else base
-    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    mapping = mapping_of(data)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)

@@ -1,6 +1,6 @@
-"""The HTTP API of one model: paths, and what each hands to whom. The rest of this folder tells the stories.
+"""The HTTP API of one model: its paths, and the endpoint that answers each.
 
-The OpenAPI document at /openapi.json is made of the same schemas that requests are checked by.
+/openapi.json is generated from the schemas that requests are checked by (protocol.py).
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ from cutaway.serve import (
     chat,
     completions,
     embeddings,
-    json_body,
     protocol,
     responses,
     tokens,
     traces,
 )
-from cutaway.serve.api_error import APIError, answer, wrong
-from cutaway.serve.auth import AccessPolicy, AuthMiddleware
+from cutaway.serve.access import AccessPolicy, AuthMiddleware
+from cutaway.serve.openai_format import APIError, error_response, to_api_error
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import client_of, while_there
+from cutaway.serve.streaming import client_of, while_connected
 
 log = logging.getLogger("cutaway.serve")
-ERROR = {"description": "Not honoured; the body says why", "content": {"application/json": {"schema": {
+ERROR = {"description": "Refused; the body says why", "content": {"application/json": {"schema": {
     "type": "object",
     "required": ["error"],
     "properties": {"error": {
@@ -57,8 +56,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys(
 )
 
 
-def build(service: Service, gate: AccessPolicy) -> Any:
-    """The ASGI application. When it is shut down, answers under way are finished first."""
+def build(service: Service, policy: AccessPolicy) -> Any:
+    """The ASGI application. On shutdown, running answers are finished first."""
     app = FastAPI(
         title="Cutaway",
         version=cutaway.__version__,
@@ -71,16 +70,16 @@ def build(service: Service, gate: AccessPolicy) -> Any:
     )
     _paths(app, service)
     _document(app)
-    _refusals(app)
-    guarded: Any = AuthMiddleware(_counted(app, service), gate)
-    if gate.origins:
+    _handle_errors(app)
+    guarded: Any = AuthMiddleware(_counted(app, service), policy)
+    if policy.origins:
         guarded = CORSMiddleware(
             guarded,
-            allow_origins=gate.origins,
+            allow_origins=policy.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    return _heads(guarded)
+    return _answer_head(guarded)
 
 
 def _paths(app: FastAPI, service: Service) -> None:
@@ -105,70 +104,75 @@ def _paths(app: FastAPI, service: Service) -> None:
         service.check_model(model)
         return _model(service)
 
-    async def read(model: type[json_body.Model], http: HTTPRequest) -> json_body.Model:
+    async def read(model: type[protocol.Body], http: HTTPRequest) -> protocol.Body:
         raw, client = await http.body(), client_of(http)
-        return await service.preparing.run(client, service.limits.body_seconds, json_body.parsed, model, raw)
+        seconds = service.limits.body_seconds
+        return await service.prepare_pool.run(client, seconds, protocol.parse_body, model, raw)
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(http: HTTPRequest) -> Response:
         """A conversation's next answer."""
-        return await chat.chat(service, await read(protocol.Chat, http), http)
+        return await chat.chat(service, await read(protocol.ChatCompletionRequest, http), http)
 
     @app.post("/v1/completions", response_model=None)
     async def text_completions(http: HTTPRequest) -> Response:
         """Texts, continued."""
-        return await completions.completion(service, await read(protocol.Completion, http), http)
+        return await completions.completion(service, await read(protocol.CompletionRequest, http), http)
 
     @app.post("/v1/responses", response_model=None)
     async def text_responses(http: HTTPRequest) -> Response:
         """OpenAI's Responses, text alone."""
-        return await responses.respond(service, await read(protocol.Responses, http), http)
+        return await responses.response(service, await read(protocol.ResponsesRequest, http), http)
 
     @app.post("/v1/embeddings", response_model=None)
     async def embedding(http: HTTPRequest) -> Response:
         """Texts as vectors."""
-        body = await read(protocol.Embeddings, http)
-        return await while_there(http, service.look(client_of(http), embeddings.embed, body))
+        body = await read(protocol.EmbeddingRequest, http)
+        return await while_connected(http, service.run_definition(client_of(http), embeddings.embed, body))
 
     @app.post("/v1/trace", response_model=None)
     async def tracing(http: HTTPRequest) -> Response:
-        """Values inside the model while it reads a text, with edits or without."""
-        body = await read(protocol.Trace, http)
-        return await while_there(http, service.look(client_of(http), traces.answered, body))
+        """Activations of one forward pass, with edits or without."""
+        body = await read(protocol.TraceRequest, http)
+        return await while_connected(http, service.run_definition(client_of(http), traces.trace, body))
 
     @app.post("/v1/chat/count", response_model=None)
     async def chat_count(http: HTTPRequest) -> Response:
         """How many tokens a conversation has."""
-        return await service.prepare(client_of(http), tokens.count, await read(protocol.ChatCount, http))
+        return await service.prepare(
+            client_of(http), tokens.count, await read(protocol.ChatCountRequest, http)
+        )
 
     @app.post("/tokenize", response_model=None)
     async def tokenize(http: HTTPRequest) -> Response:
         """A text as ids."""
-        return await service.prepare(client_of(http), tokens.tokenize, await read(protocol.Tokenize, http))
+        return await service.prepare(
+            client_of(http), tokens.tokenize, await read(protocol.TokenizeRequest, http)
+        )
 
     @app.post("/detokenize", response_model=None)
     async def detokenize(http: HTTPRequest) -> Response:
         """Ids as text."""
         return await service.prepare(
-            client_of(http), tokens.detokenize, await read(protocol.Detokenize, http)
+            client_of(http), tokens.detokenize, await read(protocol.DetokenizeRequest, http)
         )
 
 
 BODIES: dict[str, type[protocol.StrictModel]] = {
-    "/v1/chat/completions": protocol.Chat,
-    "/v1/completions": protocol.Completion,
-    "/v1/responses": protocol.Responses,
-    "/v1/embeddings": protocol.Embeddings,
-    "/v1/trace": protocol.Trace,
-    "/v1/chat/count": protocol.ChatCount,
-    "/tokenize": protocol.Tokenize,
-    "/detokenize": protocol.Detokenize,
+    "/v1/chat/completions": protocol.ChatCompletionRequest,
+    "/v1/completions": protocol.CompletionRequest,
+    "/v1/responses": protocol.ResponsesRequest,
+    "/v1/embeddings": protocol.EmbeddingRequest,
+    "/v1/trace": protocol.TraceRequest,
+    "/v1/chat/count": protocol.ChatCountRequest,
+    "/tokenize": protocol.TokenizeRequest,
+    "/detokenize": protocol.DetokenizeRequest,
 }
 
 
 def _document(app: FastAPI) -> None:
-    """Adds the bodies to the OpenAPI document: FastAPI, which would check them on the event loop, does not
-    know them.
+    """Add the bodies to the OpenAPI document: FastAPI does not know them, because it would check them on the
+    event loop.
     """
     usual = app.openapi
 
@@ -189,36 +193,36 @@ def _document(app: FastAPI) -> None:
 
 def _model(service: Service) -> dict[str, Any]:
     context = service.lm.context if service.scheduler is None else service.context
-    about = {"id": service.name, "object": "model", "created": service.created, "owned_by": "cutaway"}
-    return about | {"max_model_len": context}
+    card = {"id": service.name, "object": "model", "created": service.created, "owned_by": "cutaway"}
+    return card | {"max_model_len": context}
 
 
-def _refusals(app: FastAPI) -> None:
-    """Everything that is not honoured is told in one form."""
+def _handle_errors(app: FastAPI) -> None:
+    """All errors have one form."""
 
     @app.exception_handler(HTTPException)
     async def _(request: HTTPRequest, problem: HTTPException) -> Response:
         if problem.status_code == 404:
-            told = APIError(404, f"There is no {request.url.path[:100]!r} here", code="not_found")
+            error = APIError(404, f"There is no {request.url.path[:100]!r} here", code="not_found")
         elif problem.status_code == 405:
-            told = APIError(
+            error = APIError(
                 405, f"{request.url.path} does not take {request.method}", code="method_not_allowed"
             )
         else:
-            told = APIError(problem.status_code, str(problem.detail))
-        response = answer(told)
+            error = APIError(problem.status_code, str(problem.detail))
+        response = error_response(error)
         response.headers.update(problem.headers or {})
         return response
 
-    async def told(_request: HTTPRequest, problem: Exception) -> Response:
-        return answer(wrong(problem))
+    async def handle(_request: HTTPRequest, error: Exception) -> Response:
+        return error_response(to_api_error(error))
 
     for kind in (APIError, UserError, OperationalError, Exception):  # the last is also written to the log
-        app.add_exception_handler(kind, told)
+        app.add_exception_handler(kind, handle)
 
 
 def _counted(app: Any, service: Service) -> Any:
-    """The application with each request counted and, where it asked, its time."""
+    """The application with each request counted and timed."""
 
     async def counted(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -242,8 +246,8 @@ def _counted(app: Any, service: Service) -> Any:
     return counted
 
 
-def _heads(app: Any) -> Any:
-    """The application with HEAD answered as GET is, but for the body: so load balancers ask after health."""
+def _answer_head(app: Any) -> Any:
+    """The application with HEAD answered as GET without the body, as load balancers need."""
 
     async def answering(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] != "HEAD":

@@ -1,10 +1,9 @@
-"""/v1/chat/completions: a conversation in, the assistant's answer out, whole or as it is written."""
+"""/v1/chat/completions: a conversation in, the assistant's answer out, whole or streamed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,35 +12,31 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate import constrain
-from cutaway.generate.batch.scheduler import Request
-from cutaway.generate.decode import Generation, Piece
-from cutaway.serve import json_body, openai_format
-from cutaway.serve.api_error import APIError, about
-from cutaway.serve.protocol import Chat, Message, NamedTool, Tool
+from cutaway.generate.batch.request import Generation, Piece, Request
+from cutaway.serve.openai_format import (
+    APIError,
+    errors_in,
+    finish_reason,
+    internals_of,
+    json_response,
+    new_id,
+    token_logprobs,
+    usage,
+)
+from cutaway.serve.protocol import ChatCompletionRequest, Message, NamedTool, Tool
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import Asked, client_of, events, while_there
-from cutaway.serve.tool_calls import parser as calling
-from cutaway.serve.tool_calls import tool_grammar
-from cutaway.serve.tool_calls.tool_format import ToolFormat, dialect
+from cutaway.serve.streaming import MergedStreams, cache_scope_of, client_of, respond
+from cutaway.serve.tool_calls import parser, tool_grammar
+from cutaway.serve.tool_calls.tool_format import ToolFormat, detect_format
 
 
-async def chat(service: Service, body: Chat, http: HTTPRequest) -> Response:
-    """Answers a chat request."""
-    requests, format = await service.prepare(
-        client_of(http),
-        _requests,
-        body,
-        client_of(http),
-        grammar=body.response_format is not None or body.tools is not None,
-    )
-    asked = Asked(service, requests)
-    talk = Talk(service, body, format, asked)
-    if body.stream:
-        return events(asked, talk.chunks(), service.limits.request_seconds)
-    try:
-        return await while_there(http, talk.whole())
-    finally:
-        asked.close()
+async def chat(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Response:
+    """Answer a chat request."""
+    client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
+    grammar = body.response_format is not None or body.tools is not None
+    requests, format = await service.prepare(client, _requests, body, client, scope, grammar=grammar)
+    streams = MergedStreams(service, requests)
+    return await respond(http, streams, ChatAnswer(service, body, format, streams), body.stream)
 
 
 def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
@@ -50,9 +45,9 @@ def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def chat_ids(service: Service, given: Sequence[Message], tools: Sequence[Tool] | None) -> list[int]:
-    """The ids of a conversation. UserError for a model without a template, and for words that steer it."""
+    """The ids of a conversation. APIError for a model without a template, and for content that steers it."""
     plain = None if tools is None else [tool.model_dump(exclude_none=True) for tool in tools]
-    with about("messages"):
+    with errors_in("messages"):
         return service.lm.chat_ids(messages(given), tools=plain)
 
 
@@ -62,9 +57,7 @@ def _message(message: Message, i: int) -> dict[str, Any]:
         content = "\n".join(part.text for part in content)
     if content is None:
         if not message.tool_calls:
-            raise APIError(
-                400, f"messages[{i}] says nothing: give it content", param=f"messages[{i}].content"
-            )
+            raise APIError(400, f"messages[{i}] has no content: give it some", param=f"messages[{i}].content")
         content = ""
     plain: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
@@ -77,30 +70,31 @@ def _message(message: Message, i: int) -> dict[str, Any]:
     }
     if message.tool_calls:
         plain["tool_calls"] = [
-            _called(call, f"messages[{i}].tool_calls[{j}]") for j, call in enumerate(message.tool_calls)
+            _tool_call(call, f"messages[{i}].tool_calls[{j}]") for j, call in enumerate(message.tool_calls)
         ]
     return plain
 
 
-def _called(call: Any, place: str) -> dict[str, Any]:
+def _tool_call(call: Any, param: str) -> dict[str, Any]:
     try:
         arguments = json.loads(call.function.arguments or "{}")
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise APIError(
-            400, f"{place}.function.arguments is no JSON object", param=f"{place}.function.arguments"
-        )
+        param += ".function.arguments"
+        raise APIError(400, f"{param} is no JSON object", param=param)
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id or "call00000", "type": "function", "function": function}
 
 
-def _requests(service: Service, body: Chat, client: str) -> tuple[list[Request], ToolFormat | None]:
-    """What is asked of the engine for each choice, and how the answer writes calls, if it may make any."""
+def _requests(
+    service: Service, body: ChatCompletionRequest, client: str, cache_scope: bytes
+) -> tuple[list[Request], ToolFormat | None]:
+    """The scheduler's request for each choice, and the format of tool calls, if the answer may make any."""
     service.check_model(body.model)
-    _agree(body)
+    _check_consistent(body)
     count = body.n or 1
-    service.limits.of_choices(count, "n")
+    service.limits.check_choices(count, "n")
     tools = None if body.tool_choice == "none" else body.tools
     ids = tuple(chat_ids(service, body.messages, tools))
     given = ("max_completion_tokens", body.max_completion_tokens)
@@ -112,32 +106,33 @@ def _requests(service: Service, body: Chat, client: str) -> tuple[list[Request],
     if tools is None:
         format, constraint = None, service.constraint(body.response_format, "response_format")
     else:
-        with about("tools"):
-            format, rules = _calls(service, body, tools)
-            constraint = service.held_to(rules)
-    watch = service.internals(body.internals)
+        with errors_in("tools"):
+            format, rules = _tool_rules(service, body, tools)
+            constraint = service.start_grammar(rules)
+    internals = service.internals(body.internals)
     edit = service.edit(body.edits, ids)
-    alternatives = (body.top_logprobs or 0) if body.logprobs else 0
+    top_logprobs = (body.top_logprobs or 0) if body.logprobs else 0
     requests = [
         Request(
             ids=ids,
-            settings=service.settings(body, most, alternatives, choice),
+            settings=service.sampling_params(body, most, top_logprobs, choice),
             constraint=constraint.fresh() if constraint is not None and choice else constraint,
-            internals=watch,
+            internals=internals,
             edit=edit,
             client=client,
+            cache_scope=cache_scope,
         )
         for choice in range(count)
     ]
     return requests, format
 
 
-def _agree(body: Chat) -> None:
-    """Refuses fields that contradict each other."""
+def _check_consistent(body: ChatCompletionRequest) -> None:
+    """Refuse fields that contradict each other."""
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise APIError(
             400,
-            "max_tokens and max_completion_tokens are two names of one thing: give one",
+            "max_tokens and max_completion_tokens mean the same: give one",
             param="max_tokens",
         )
     if body.top_logprobs is not None and not body.logprobs:
@@ -155,17 +150,17 @@ def _agree(body: Chat) -> None:
     ):
         raise APIError(
             400,
-            "response_format and tools cannot both say what the answer is: use tool_choice 'none'",
+            "response_format and tools exclude each other: use tool_choice 'none'",
             param="response_format",
         )
 
 
-def _calls(
-    service: Service, body: Chat, tools: Sequence[Tool]
+def _tool_rules(
+    service: Service, body: ChatCompletionRequest, tools: Sequence[Tool]
 ) -> tuple[ToolFormat, constrain.Grammar | None]:
-    """How the template writes calls, and what an answer is held to where a call is demanded."""
+    """The template's format of tool calls, and the grammar where calls are required or strict."""
     lm, choice = service.lm, body.tool_choice
-    format = dialect(lm.checkpoint.chat_template or "", lm.tokenizer)
+    format = detect_format(lm.checkpoint.chat_template or "", lm.tokenizer)
     schemas = _schemas(tools)
     if len(schemas) < len(tools):
         raise APIError(400, "two of the tools have the same name", param="tools")
@@ -187,153 +182,124 @@ def _calls(
     return format, None
 
 
-def _schemas(tools: Sequence[Tool] | None) -> calling.Schemas:
+def _schemas(tools: Sequence[Tool] | None) -> parser.ToolSchemas:
     """The schemas of the tools' arguments by the tools' names."""
     return {tool.function.name: tool.function.parameters for tool in tools or ()}
 
 
 @dataclass(frozen=True)
-class Talk:
-    """One chat request under way."""
+class ChatAnswer:
+    """The answer to one chat request."""
 
     service: Service
-    body: Chat
+    body: ChatCompletionRequest
     format: ToolFormat | None
-    asked: Asked
+    streams: MergedStreams
 
     async def whole(self) -> Response:
-        """The answers when all are finished."""
-        pieces: list[list[Piece]] = [[] for _ in self.asked.streams]
-        async for i, piece in self.asked:
-            pieces[i].append(piece)
-        return await asyncio.to_thread(self._answer, pieces)
+        """The response when all choices are finished."""
+        return await asyncio.to_thread(self._response, *await self.streams.collect())
 
-    def _answer(self, pieces: Sequence[Sequence[Piece]]) -> Response:
-        done = [_done(own) for own in pieces]
-        choices = [self._choice(i, own, made) for i, (own, made) in enumerate(zip(pieces, done, strict=True))]
-        head = self._head("chat.completion")
-        self.service.note_answer(self.body, [choice["message"] for choice in choices])
-        return json_body.answer(head | {"choices": choices, "usage": openai_format.usage(done, done[:1])})
+    def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
+        head = self.service.head(new_id("chatcmpl"), "chat.completion")
+        choices = [self._choice(i, *each) for i, each in enumerate(zip(pieces, generations, strict=True))]
+        self.service.log_answer(self.body, [choice["message"] for choice in choices])
+        return json_response(head | {"choices": choices, "usage": usage(generations, generations[:1])})
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
-        """Chunks of the answers as they are written."""
-        head = self._head("chat.completion.chunk")
+        """The chunks of a streamed response."""
+        head = self.service.head(new_id("chatcmpl"), "chat.completion.chunk")
         counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
-        speakers = [_Speaker(self, i) for i in range(len(self.asked.streams))]
-        done: dict[int, Generation] = {}
-        for speaker in speakers:
-            yield head | {"choices": [speaker.choice({"role": "assistant", "content": ""})]} | tail
-        async for i, piece in self.asked:
-            for choice in speakers[i].said(piece):
-                yield head | {"choices": [choice]} | tail
+        choices = [_StreamedChoice(self, i) for i in range(len(self.streams.streams))]
+        generations: dict[int, Generation] = {}
+        for choice in choices:
+            yield head | {"choices": [choice.delta({"role": "assistant", "content": ""})]} | tail
+        async for i, piece in self.streams:
+            for delta in choices[i].push(piece):
+                yield head | {"choices": [delta]} | tail
             if piece.generation is not None:
-                done[i] = piece.generation
+                generations[i] = piece.generation
         if counting:
-            made = [done[i] for i in sorted(done)]
-            yield head | {"choices": [], "usage": openai_format.usage(made, made[:1])}
+            done = [generations[i] for i in sorted(generations)]
+            yield head | {"choices": [], "usage": usage(done, done[:1])}
 
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": openai_format.named("chatcmpl"),
-            "object": kind,
-            "created": int(time.time()),
-            "model": self.service.name,
-            "system_fingerprint": self.service.fingerprint,
-        }
+    def parser(self) -> parser.StreamingParser | None:
+        """A parser of one choice's tool calls, None where it may make none."""
+        return self.format and parser.StreamingParser(self.format, _schemas(self.body.tools))
 
-    def _choice(self, i: int, pieces: Sequence[Piece], done: Generation) -> dict[str, Any]:
-        said, calls, whole = done.text, [], False
-        if self.format is not None:
-            listening = calling.StreamingParser(self.format, _schemas(self.body.tools))
-            said, calls = calling.gathered([*listening.push(said), *listening.finish()])
-            whole = listening.whole
+    def token_fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Log-probabilities and internals of the pieces' tokens, where the request asks for them."""
+        tokenizer, chosen = self.service.lm.tokenizer, [piece for piece in pieces if piece.id is not None]
+        found: dict[str, Any] = {}
+        if self.body.logprobs:
+            found["logprobs"] = {"content": [token_logprobs(tokenizer, piece) for piece in chosen]}
+        if self.body.internals is not None:
+            found["internals"] = [internals_of(tokenizer, piece) for piece in chosen]
+        return found
+
+    def _choice(self, i: int, pieces: Sequence[Piece], generation: Generation) -> dict[str, Any]:
+        content, calls, complete = generation.text, [], False
+        if reader := self.parser():
+            content, calls = parser.collect([*reader.push(content), *reader.finish()])
+            complete = reader.complete
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": said or (None if calls else ""),
+            "content": content or (None if calls else ""),
             "refusal": None,
         }
         if calls:
             message["tool_calls"] = [_call(call) for call in calls]
-        choice: dict[str, Any] = {
-            "index": i,
-            "message": message,
-            "finish_reason": _ending(done, whole),
-            "logprobs": None,
-        }
-        chosen = [piece for piece in pieces if piece.id is not None]
-        if self.body.logprobs:
-            choice["logprobs"] = {
-                "content": [openai_format.chosen(self.service.lm.tokenizer, one) for one in chosen]
-            }
-        if self.body.internals is not None:
-            choice["internals"] = [openai_format.looked(self.service.lm.tokenizer, one) for one in chosen]
-        return choice
+        reason = _finish_reason(generation, complete)
+        choice = {"index": i, "message": message, "finish_reason": reason, "logprobs": None}
+        return choice | self.token_fields(pieces)
 
 
-class _Speaker:
-    """One choice of a streamed chat: what of each piece is said when."""
+class _StreamedChoice:
+    """One choice of a streamed chat: pieces in, deltas out."""
 
-    def __init__(self, talk: Talk, i: int) -> None:
-        self.talk, self.i = talk, i
+    def __init__(self, answer: ChatAnswer, i: int) -> None:
+        self.answer, self.i = answer, i
         self.calls = 0
-        self.listening = None
-        if talk.format is not None:
-            self.listening = calling.StreamingParser(talk.format, _schemas(talk.body.tools))
+        self.parser = answer.parser()
 
-    def choice(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        return {"index": self.i, "delta": delta, "logprobs": None, "finish_reason": finish}
+    def delta(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        return {"index": self.i, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
-    def said(self, piece: Piece) -> list[dict[str, Any]]:
-        """The chunks' choices that a piece brings; the first has what is told of its token."""
-        heard: list[calling.ParserEvent] = [piece.text] if piece.text else []
-        if self.listening is not None:
-            heard = self.listening.push(piece.text)
-            heard += self.listening.finish() if piece.generation is not None else []
-        chunks = [self.choice(self._delta(one)) for one in heard]
-        if about := self._about(piece):
-            chunks = chunks or [self.choice({})]
-            chunks[0] |= about
+    def push(self, piece: Piece) -> list[dict[str, Any]]:
+        """The deltas that a piece brings; the first has the fields of its token."""
+        events: list[parser.ParserEvent] = [piece.text] if piece.text else []
+        if self.parser is not None:
+            events = self.parser.push(piece.text)
+            events += self.parser.finish() if piece.generation is not None else []
+        deltas = [self.delta(self._event(event)) for event in events]
+        fields = {} if piece.id is None else self.answer.token_fields([piece])
+        if fields:
+            deltas = deltas or [self.delta({})]
+            deltas[0] |= fields
         if piece.generation is not None:
-            whole = self.listening is not None and self.listening.whole
-            chunks.append(self.choice({}, _ending(piece.generation, whole)))
-        return chunks
+            complete = self.parser is not None and self.parser.complete
+            deltas.append(self.delta({}, _finish_reason(piece.generation, complete)))
+        return deltas
 
-    def _about(self, piece: Piece) -> dict[str, Any]:
-        """What was asked for about the token that was chosen."""
-        if piece.id is None:
-            return {}
-        tokenizer, body, about = self.talk.service.lm.tokenizer, self.talk.body, {}
-        if body.logprobs:
-            about["logprobs"] = {"content": [openai_format.chosen(tokenizer, piece)]}
-        if body.internals is not None:
-            about["internals"] = [openai_format.looked(tokenizer, piece)]
-        return about
-
-    def _delta(self, heard: calling.ParserEvent) -> dict[str, Any]:
-        """Words, a call that begins, or more of its arguments."""
-        if isinstance(heard, str):
-            return {"content": heard}
-        if isinstance(heard, calling.CallStarted):
+    def _event(self, event: parser.ParserEvent) -> dict[str, Any]:
+        """Content, a call that begins, or more of its arguments."""
+        if isinstance(event, str):
+            return {"content": event}
+        if isinstance(event, parser.CallStarted):
             self.calls += 1
-            more = _call(calling.Call(heard.name, ""))
+            more = _call(parser.Call(event.name, ""))
         else:
-            more = {"function": {"arguments": heard.arguments}}
+            more = {"function": {"arguments": event.arguments}}
         return {"tool_calls": [{"index": self.calls - 1, **more}]}
 
 
-def _call(call: calling.Call) -> dict[str, Any]:
+def _call(call: parser.Call) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": openai_format.named("call"), "type": "function", "function": function}
+    return {"id": new_id("call"), "type": "function", "function": function}
 
 
-def _ending(done: Generation, called: bool) -> str:
-    """OpenAI's word for what ended an answer: calls, unless it was cut off before they were whole."""
-    ending = openai_format.ending(done)
-    return "tool_calls" if called and ending == "stop" else ending
-
-
-def _done(pieces: Sequence[Piece]) -> Generation:
-    done = pieces[-1].generation
-    assert done is not None, "the last piece brings the generation"
-    return done
+def _finish_reason(generation: Generation, called: bool) -> str:
+    """OpenAI's word for what ended an answer: calls, unless it was cut off before they were complete."""
+    reason = finish_reason(generation)
+    return "tool_calls" if called and reason == "stop" else reason

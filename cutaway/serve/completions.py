@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,31 +10,31 @@ from typing import Any
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.generate.batch.request import Scored
-from cutaway.generate.batch.scheduler import Request
-from cutaway.generate.decode import Generation, Piece
-from cutaway.serve import json_body, openai_format
-from cutaway.serve.api_error import APIError
-from cutaway.serve.protocol import Completion
+from cutaway.generate.batch.request import Generation, Piece, Request, TokenLogprobs
+from cutaway.serve.openai_format import (
+    MIN_LOGPROB,
+    APIError,
+    finish_reason,
+    internals_of,
+    json_response,
+    new_id,
+    token_string,
+    usage,
+)
+from cutaway.serve.protocol import CompletionRequest
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import Asked, client_of, events, while_there
+from cutaway.serve.streaming import MergedStreams, cache_scope_of, client_of, respond
 
-USUAL = 16  # OpenAI's max_tokens where a completion names none
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
-async def completion(service: Service, body: Completion, http: HTTPRequest) -> Response:
-    """Answers a completion request."""
-    requests = await service.prepare(
-        client_of(http), _requests, body, client_of(http), grammar=body.response_format is not None
-    )
-    asked = Asked(service, requests)
-    writing = Writing(service, body, asked)
-    if body.stream:
-        return events(asked, writing.chunks(), service.limits.request_seconds)
-    try:
-        return await while_there(http, writing.whole())
-    finally:
-        asked.close()
+async def completion(service: Service, body: CompletionRequest, http: HTTPRequest) -> Response:
+    """Answer a completion request."""
+    client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
+    grammar = body.response_format is not None
+    requests = await service.prepare(client, _requests, body, client, scope, grammar=grammar)
+    streams = MergedStreams(service, requests)
+    return await respond(http, streams, CompletionAnswer(service, body, streams), body.stream)
 
 
 def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[list[int]]:
@@ -49,15 +48,15 @@ def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[li
     return [service.lm.ids(one) for one in given]
 
 
-def _requests(service: Service, body: Completion, client: str) -> list[Request]:
+def _requests(service: Service, body: CompletionRequest, client: str, cache_scope: bytes) -> list[Request]:
     service.check_model(body.model)
     if body.stream_options is not None and not body.stream:
         raise APIError(400, "stream_options needs stream to be true", param="stream_options")
     context = service.context
     texts, count = prompts(service, body.prompt, "prompt"), body.n or 1
-    service.limits.of_texts(len(texts), "prompt")
-    service.limits.of_choices(count, "n")
-    asked = USUAL if body.max_tokens is None else body.max_tokens
+    service.limits.check_texts(len(texts), "prompt")
+    service.limits.check_choices(count, "n")
+    asked = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if asked == 0 and not body.echo:
         raise APIError(
             400,
@@ -67,18 +66,18 @@ def _requests(service: Service, body: Completion, client: str) -> list[Request]:
     for ids in texts:
         service.limits.tokens(asked, len(ids), context, "max_tokens")
         service.check_ids(ids, "prompt")
-    watch = service.internals(body.internals)
+    internals = service.internals(body.internals)
     constraint = service.constraint(body.response_format, "response_format")
-    scored = body.logprobs if body.echo else None
     return [
         Request(
             ids=tuple(ids),
-            settings=service.settings(body, max(asked, 1), body.logprobs or 0, choice),
+            settings=service.sampling_params(body, max(asked, 1), body.logprobs or 0, choice),
             constraint=None if constraint is None else constraint.fresh(),
-            prompt_logprobs=scored,
-            internals=watch,
+            prompt_logprobs=body.logprobs if body.echo else None,
+            internals=internals,
             edit=service.edit(body.edits, ids),
             client=client,
+            cache_scope=cache_scope,
         )
         for ids in texts
         for choice in range(count)
@@ -86,113 +85,87 @@ def _requests(service: Service, body: Completion, client: str) -> list[Request]:
 
 
 @dataclass(frozen=True)
-class Writing:
-    """One completion request under way."""
+class CompletionAnswer:
+    """The answer to one completion request."""
 
     service: Service
-    body: Completion
-    asked: Asked
+    body: CompletionRequest
+    streams: MergedStreams
 
     async def whole(self) -> Response:
-        """The texts when all are finished."""
-        pieces: list[list[Piece]] = [[] for _ in self.asked.streams]
-        async for i, piece in self.asked:
-            pieces[i].append(piece)
-        return await asyncio.to_thread(self._answer, pieces)
+        """The response when all choices are finished."""
+        return await asyncio.to_thread(self._response, *await self.streams.collect())
 
-    def _answer(self, pieces: Sequence[Sequence[Piece]]) -> Response:
-        done = [own[-1].generation for own in pieces]
-        made = [one for one in done if one is not None]
-        choices = [self._choice(i, own, one) for i, (own, one) in enumerate(zip(pieces, made, strict=True))]
-        self.service.note_answer(self.body, [choice["text"] for choice in choices])
-        return json_body.answer(self._head() | {"choices": choices, "usage": self._usage(made)})
+    def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
+        echo, head = bool(self.body.echo), self.service.head(new_id("cmpl"), "text_completion")
+        choices = [
+            self._choice(i, own, echo)[0] | {"finish_reason": finish_reason(generation)}
+            for i, (own, generation) in enumerate(zip(pieces, generations, strict=True))
+        ]
+        self.service.log_answer(self.body, [choice["text"] for choice in choices])
+        return json_response(head | {"choices": choices, "usage": self._usage(generations)})
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
-        """Chunks of the texts as they are written; with echo the prompt comes first."""
-        head, done = self._head(), {}
+        """The chunks of a streamed response; with echo the prompt comes first."""
+        head, generations = self.service.head(new_id("cmpl"), "text_completion"), {}
         counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
-        begun: set[int] = set()
-        offsets = [0] * len(self.asked.streams)
-        async for i, piece in self.asked:
-            told = [] if self.body.max_tokens == 0 else [piece]
-            first = i not in begun
-            begun.add(i)
-            choice = self._part(i, told, first and bool(self.body.echo), offsets)
+        offsets: dict[int, int] = {}
+        async for i, piece in self.streams:
+            echo = bool(self.body.echo) and i not in offsets
+            choice, offsets[i] = self._choice(i, [piece], echo, offsets.get(i, 0))
             if piece.generation is not None:
-                done[i] = piece.generation
-                choice["finish_reason"] = openai_format.ending(piece.generation)
+                generations[i] = piece.generation
+                choice["finish_reason"] = finish_reason(piece.generation)
             if choice["text"] or choice["logprobs"] or choice["finish_reason"] or "internals" in choice:
                 yield head | {"choices": [choice]} | tail
         if counting:
-            yield head | {"choices": [], "usage": self._usage([done[i] for i in sorted(done)])}
+            done = [generations[i] for i in sorted(generations)]
+            yield head | {"choices": [], "usage": self._usage(done)}
 
-    def _head(self) -> dict[str, Any]:
-        return {
-            "id": openai_format.named("cmpl"),
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": self.service.name,
-            "system_fingerprint": self.service.fingerprint,
-        }
-
-    def _choice(self, i: int, pieces: Sequence[Piece], done: Generation) -> dict[str, Any]:
-        told = [] if self.body.max_tokens == 0 else pieces
-        choice = self._part(i, told, bool(self.body.echo), [0] * (i + 1))
-        return choice | {"finish_reason": openai_format.ending(done)}
-
-    def _part(self, i: int, pieces: Sequence[Piece], echo: bool, offsets: list[int]) -> dict[str, Any]:
-        """A choice, or what some pieces add to it: with ``echo`` after the prompt. ``offsets`` tells each
-        choice how many characters its tokens had so far.
-        """
-        tokenizer, stream = self.service.lm.tokenizer, self.asked.streams[i]
+    def _choice(
+        self, i: int, pieces: Sequence[Piece], echo: bool, offset: int = 0
+    ) -> tuple[dict[str, Any], int]:
+        """What some pieces add to a choice, after the prompt with ``echo``, and the next text_offset."""
+        tokenizer, stream = self.service.lm.tokenizer, self.streams.streams[i]
+        pieces = [] if self.body.max_tokens == 0 else pieces
         text = "".join(piece.text for piece in pieces)
-        chosen = [piece for piece in pieces if piece.id is not None]
-        scored: list[tuple[int, Scored | None]] = []
+        chosen = [(piece.id, piece) for piece in pieces if piece.id is not None]
+        scored: list[tuple[int, TokenLogprobs | None]] = []
         if echo:
             text = tokenizer.decode(stream.request.ids) + text
             if self.body.logprobs is not None:
                 scored += zip(stream.request.ids, stream.prompt_logprobs, strict=True)
-        scored += [
-            (piece.id, (piece.logprob or 0.0, piece.top_logprobs)) for piece in chosen if piece.id is not None
-        ]
+        scored += [(id, (piece.logprob or 0.0, piece.top_logprobs)) for id, piece in chosen]
         choice: dict[str, Any] = {"index": i, "text": text, "logprobs": None, "finish_reason": None}
         if self.body.logprobs is not None and scored:
-            choice["logprobs"], offsets[i] = _logprobs(tokenizer, scored, offsets[i])
+            choice["logprobs"], offset = _logprobs(tokenizer, scored, offset)
         if self.body.internals is not None and chosen:
-            choice["internals"] = [openai_format.looked(tokenizer, piece) for piece in chosen]
-        return choice
+            choice["internals"] = [internals_of(tokenizer, piece) for _, piece in chosen]
+        return choice, offset
 
-    def _usage(self, done: Sequence[Generation]) -> dict[str, Any]:
-        usage = openai_format.usage(done, done[:: self.body.n or 1])
+    def _usage(self, generations: Sequence[Generation]) -> dict[str, Any]:
+        counts = usage(generations, generations[:: self.body.n or 1])
         if self.body.max_tokens == 0:
-            usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
-        return usage
+            counts |= {"completion_tokens": 0, "total_tokens": counts["prompt_tokens"]}
+        return counts
 
 
 def _logprobs(
-    tokenizer: Any, scored: Sequence[tuple[int, Scored | None]], offset: int
+    tokenizer: Any, scored: Sequence[tuple[int, TokenLogprobs | None]], offset: int
 ) -> tuple[dict[str, Any], int]:
     """OpenAI's four lists, and where the next token's text begins."""
-    tokens = [openai_format.spelt(tokenizer, id) for id, _ in scored]
-    offsets = []
-    for id, _ in scored:
+    tokens, values, tops, offsets = [], [], [], []
+    for id, score in scored:
+        tokens.append(token_string(tokenizer, id))
         offsets.append(offset)
         offset += len(tokenizer.token_bytes(id).decode("utf-8", "ignore"))
-    values = [None if score is None else openai_format.logprob(score[0]) for _, score in scored]
-    best = [
-        None
-        if score is None
-        else {
-            openai_format.spelt(tokenizer, id): openai_format.logprob(value)
-            for id, value in _with(score, own)
-        }
-        for own, score in scored
-    ]
-    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": best, "text_offset": offsets}, offset
-
-
-def _with(score: Scored, own: int) -> list[tuple[int, float]]:
-    """The likeliest tokens and the one that is there, as OpenAI lists them."""
-    value, best = score
-    return [*best, *([] if any(id == own for id, _ in best) else [(own, value)])]
+        values.append(None if score is None else max(score[0], MIN_LOGPROB))
+        if score is None:
+            tops.append(None)
+            continue
+        top = dict(score[1])
+        top.setdefault(id, score[0])  # OpenAI lists the chosen token too
+        tops.append({token_string(tokenizer, other): max(value, MIN_LOGPROB) for other, value in top.items()})
+    lists = {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+    return lists, offset

@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 from starlette.responses import Response
 
-from cutaway.serve import json_body
-from cutaway.serve.api_error import APIError, about
 from cutaway.serve.completions import prompts
-from cutaway.serve.fair_pool import stoppable
-from cutaway.serve.protocol import Embeddings
-from cutaway.serve.service import Service
+from cutaway.serve.openai_format import APIError, errors_in, json_response
+from cutaway.serve.protocol import EmbeddingRequest
+from cutaway.serve.service import Service, stoppable
 
 TOKENS = 8192  # read at once: bounds the memory of long texts
 
 
-def embed(service: Service, body: Embeddings) -> Response:
+def embed(service: Service, body: EmbeddingRequest) -> Response:
     """A vector of length 1 for each text. UserError for texts that the model cannot read whole."""
     service.check_model(body.model)
     given: Any = [body.input] if isinstance(body.input, str) else body.input
-    service.limits.of_texts(len(given) if given and not isinstance(given[0], int) else 1, "input")
+    service.limits.check_texts(len(given) if given and not isinstance(given[0], int) else 1, "input")
     rows, width = prompts(service, body.input, "input"), service.lm.config.width
     if body.dimensions not in (None, width):
         raise APIError(
@@ -38,7 +36,7 @@ def embed(service: Service, body: Embeddings) -> Response:
             param="pooling",
         )
     at_once = max(1, TOKENS // max(1, *map(len, rows)))
-    with about("input"), stoppable(service.lm._built):
+    with errors_in("input"), stoppable(service.lm.definition.model):
         vectors = service.lm.embed(rows, body.pooling, batch=min(32, at_once))
     data = [
         {
@@ -49,7 +47,7 @@ def embed(service: Service, body: Embeddings) -> Response:
         for i, vector in enumerate(vectors)
     ]
     read = sum(map(len, rows))
-    return json_body.answer(
+    return json_response(
         {
             "object": "list",
             "data": data,

@@ -1,30 +1,121 @@
-"""What the model chose, in OpenAI's JSON: tokens, their log-probabilities, ends, counts, and the inside."""
+"""What is answered, in OpenAI's JSON: errors, tokens with their log-probabilities, usage, internals.
+
+{"error": {"message": "...", "type": "invalid_request_error", "param": "top_k", "code": "unknown_parameter"}}
+"""
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from cutaway.generate.decode import Generation, Piece
-from cutaway.generate.internals import LayerInternals
+import numpy as np
+from starlette.background import BackgroundTask
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from cutaway.errors import OperationalError, UserError
+from cutaway.generate.batch.request import (
+    ContextFullError,
+    Generation,
+    Piece,
+    QueueFullError,
+    RequestCancelledError,
+    ShuttingDownError,
+)
 from cutaway.tokenizer import Tokenizer
 
-IMPOSSIBLE = -9999.0  # how OpenAI writes the logarithm of zero, which JSON has no number for
+RETRY_AFTER = "5"  # seconds after which a full server may be asked again
+MIN_LOGPROB = -9999.0  # OpenAI's logarithm of zero, which JSON has no number for
+NUMBERS = 2048  # encoded in one call: some milliseconds in which no other thread runs Python
+BYTES = 1 << 18  # sent at once
 
 
-def named(kind: str) -> str:
-    """An id that no other answer has."""
+# ---- errors ------------------------------------------------------------------------------------------------
+
+
+class APIError(Exception):
+    """A request that is not honoured: why, and the field of the request that it is about."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.type, self.param, self.code = status, type, param, code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """Its JSON."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+
+def to_api_error(error: Exception) -> APIError:
+    """The answer to a request that ended in this error; an internal error's text is not told."""
+    if isinstance(error, APIError):
+        return error
+    text = str(error)
+    if isinstance(error, ContextFullError):
+        return APIError(400, text, param="messages", code="context_length_exceeded")
+    if isinstance(error, QueueFullError):
+        return APIError(429, text, type="rate_limit_error", code="queue_full")
+    if isinstance(error, ShuttingDownError):
+        return APIError(503, text, type="server_error", code="stopping")
+    if isinstance(error, RequestCancelledError):
+        return APIError(503, text, type="server_error", code="cancelled")
+    if isinstance(error, UserError):
+        return APIError(400, _capital(text))
+    if isinstance(error, OperationalError):
+        return APIError(500, _capital(text), type="server_error")
+    text = "Internal error: the server's log has the details"
+    return APIError(500, text, type="server_error", code="internal_error")
+
+
+def timeout_error(seconds: float) -> APIError:
+    """The answer took too long."""
+    text = f"The answer took more than {seconds:g} seconds"
+    return APIError(504, text, type="server_error", code="too_slow")
+
+
+@contextmanager
+def errors_in(param: str) -> Iterator[None]:
+    """Errors in this block are about this field of the request."""
+    try:
+        yield
+    except ContextFullError as error:
+        raise APIError(400, str(error), param=param, code="context_length_exceeded") from None
+    except UserError as error:
+        text = str(error)
+        raise APIError(400, text if text.startswith(param) else _capital(text), param=param) from None
+
+
+def error_response(error: APIError) -> Response:
+    """The HTTP response. Its JSON is ASCII: whatever a request spelt can be quoted."""
+    headers = {"Retry-After": RETRY_AFTER} if error.status in (429, 503) else None
+    return Response(json.dumps(error.body).encode(), error.status, headers, media_type="application/json")
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+# ---- tokens and counts -------------------------------------------------------------------------------------
+
+
+def new_id(kind: str) -> str:
+    """A unique id of an answer."""
     return f"{kind}-{uuid.uuid4().hex}"
 
 
-def logprob(value: float) -> float:
-    """A log-probability as JSON can say it."""
-    return max(value, IMPOSSIBLE)
-
-
-def chosen(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
-    """A token of a chat's answer with the likeliest others."""
+def token_logprobs(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
+    """A token of a chat's answer with its top alternatives."""
     assert piece.id is not None
     assert piece.logprob is not None
     others = [_token(tokenizer, id, value) for id, value in piece.top_logprobs]
@@ -33,11 +124,12 @@ def chosen(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
 
 def _token(tokenizer: Tokenizer, id: int, value: float) -> dict[str, Any]:
     data = tokenizer.token_bytes(id)
-    return {"token": data.decode("utf-8", "replace"), "logprob": logprob(value), "bytes": list(data)}
+    text = data.decode("utf-8", "replace")
+    return {"token": text, "logprob": max(value, MIN_LOGPROB), "bytes": list(data)}
 
 
-def spelt(tokenizer: Tokenizer, id: int) -> str:
-    """A token as a completion names it: its text, or its bytes where they are no text."""
+def token_string(tokenizer: Tokenizer, id: int) -> str:
+    """A token as a completion names it: its text, or its bytes where they are not UTF-8."""
     data = tokenizer.token_bytes(id)
     try:
         return data.decode()
@@ -45,33 +137,93 @@ def spelt(tokenizer: Tokenizer, id: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def looked(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
-    """What was seen of the inside where a token was chosen."""
-    return {"id": piece.id, "layers": [_layer(tokenizer, one) for one in piece.inside]}
-
-
-def _layer(tokenizer: Tokenizer, one: LayerInternals) -> dict[str, Any]:
-    heads = [
-        {"entropy": head.entropy, "positions": [{"position": at, "weight": w} for at, w in head.positions]}
-        for head in one.heads
+def internals_of(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
+    """The internals at the position from which a token was chosen."""
+    layers = [
+        {
+            "layer": one.layer,
+            "attention": [
+                {
+                    "entropy": head.entropy,
+                    "positions": [{"position": at, "weight": weight} for at, weight in head.positions],
+                }
+                for head in one.heads
+            ],
+            "lens": [
+                {"id": id, "token": token_string(tokenizer, id), "probability": probability}
+                for id, probability in one.lens
+            ],
+            "lens_entropy": one.entropy,
+        }
+        for one in piece.inside
     ]
-    guesses = [{"id": id, "token": spelt(tokenizer, id), "probability": chance} for id, chance in one.lens]
-    return {"layer": one.layer, "attention": heads, "lens": guesses, "lens_entropy": one.entropy}
+    return {"id": piece.id, "layers": layers}
 
 
-def ending(done: Generation) -> str:
+def finish_reason(generation: Generation) -> str:
     """OpenAI's word for what ended an answer: a full context is a length too."""
-    return "stop" if done.finish_reason == "stop" else "length"
+    return "stop" if generation.finish_reason == "stop" else "length"
 
 
-def usage(done: Sequence[Generation], prompts: Sequence[Generation]) -> dict[str, Any]:
-    """How many tokens were read and written; ``prompts`` has one answer to each prompt."""
+def usage(generations: Sequence[Generation], prompts: Sequence[Generation]) -> dict[str, Any]:
+    """How many tokens were read and generated; ``prompts`` has one generation for each prompt."""
     read = sum(len(one.prompt_ids) for one in prompts)
-    kept = sum(len(one.prompt_ids) - one.timings.prefill_tokens for one in prompts)
-    written = sum(len(one.ids) for one in done)
+    generated = sum(len(one.ids) for one in generations)
+    cached = read - sum(one.timings.prefill_tokens for one in prompts)
     return {
         "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
-        "prompt_tokens_details": {"cached_tokens": kept},
+        "completion_tokens": generated,
+        "total_tokens": read + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
+
+
+# ---- JSON without long holds of Python's lock --------------------------------------------------------------
+
+
+class BodyResponse(Response):
+    """A response whose body is sent in parts, as fast as the client reads."""
+
+    def __init__(self, content: bytes, media_type: str) -> None:
+        self.content = content
+        self.background: BackgroundTask | None = None
+        super().__init__(None, 200, {"content-length": str(len(content))}, media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        view = memoryview(self.content)
+        for at in range(0, len(view), BYTES):
+            part = bytes(view[at : at + BYTES])
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def json_response(value: Any) -> BodyResponse:
+    """A response with this JSON, whose arrays may be numpy's. For threads: it may take seconds."""
+    return BodyResponse("".join(_encoded(value)).encode("utf-8", "replace"), "application/json")
+
+
+def _encoded(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for n, (key, inside) in enumerate(value.items()):
+            yield f"{',' if n else '{'}{_dumps(str(key))}:"
+            yield from _encoded(inside)
+        yield "}" if value else "{}"
+    elif isinstance(value, np.ndarray) and value.ndim == 1:
+        for at in range(0, len(value), NUMBERS):
+            yield ("," if at else "[") + _dumps(value[at : at + NUMBERS].tolist())[1:-1]
+        yield "]" if len(value) else "[]"
+    elif isinstance(value, list | tuple | np.ndarray):
+        for n, inside in enumerate(value):
+            yield "," if n else "["
+            yield from _encoded(inside)
+        yield "]" if len(value) else "[]"
+    else:
+        yield _dumps(value)
+
+
+def _dumps(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        raise OperationalError("The answer holds a number that is not finite, which JSON lacks") from None

@@ -1,14 +1,16 @@
-"""What a request may say, field by field. A field that is not here is refused by its name, never ignored.
+"""The fields of each request. A field that is not listed is refused by name, never ignored.
 
-The names are OpenAI's (platform.openai.com/docs/api-reference); what Cutaway adds says so. ``null`` is the
-same as leaving a field out. Values are checked for their types and ranges here, and for what the model has
-(ids, layers, room in the context) where they are used.
+The names are OpenAI's (platform.openai.com/docs/api-reference); descriptions mark Cutaway's additions.
+``null`` is the same as leaving a field out. Types and ranges are checked here (sampling's are defined in
+generate/sampling_params.py), and what depends on the model (ids, layers, its context) where it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,16 +22,23 @@ from pydantic import (
     StrictInt,
     StrictStr,
     Tag,
+    ValidationError,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from cutaway.generate.sampling_params import NUMBERS, SamplingParams
+from cutaway.serve.openai_format import APIError
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Id = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Text = StrictStr
 Object = dict[str, Any]
-MOST_TEXTS = 1024  # of one request; a server allows fewer (limits.py)
-Fast: Any = Field(fail_fast=True)  # refuses a list for its first wrong item, not for a million of them
+MAX_TEXTS = 1024  # of one request; a server allows fewer (service.Limits)
+FailFast: Any = Field(fail_fast=True)  # refuses a list for its first wrong item, not for a million of them
+Indices = Annotated[list[Id], FailFast]
+Positions = Annotated[list[StrictInt], FailFast]
 
 
 def _branch(value: Any) -> str | None:
@@ -50,13 +59,15 @@ def _text_or(what: str) -> Discriminator:
 
 Prompts = Annotated[
     Annotated[Text, Tag("str")]
-    | Annotated[list[Text], Fast, Field(max_length=MOST_TEXTS), Tag("list[items]")]
-    | Annotated[list[Id], Fast, Tag("list[int]")]
-    | Annotated[list[Annotated[list[Id], Fast]], Fast, Field(max_length=MOST_TEXTS), Tag("list[list]")],
+    | Annotated[list[Text], FailFast, Field(max_length=MAX_TEXTS), Tag("list[items]")]
+    | Annotated[list[Id], FailFast, Tag("list[int]")]
+    | Annotated[
+        list[Annotated[list[Id], FailFast]], FailFast, Field(max_length=MAX_TEXTS), Tag("list[list]")
+    ],
     _text_or("a text, a list of texts, a list of ids, or a list of lists of ids"),
 ]
 Texts = Annotated[
-    Annotated[Text, Tag("str")] | Annotated[list[Text], Fast, Tag("list[items]")],
+    Annotated[Text, Tag("str")] | Annotated[list[Text], FailFast, Tag("list[items]")],
     _text_or("a text or a list of texts"),
 ]
 
@@ -78,7 +89,7 @@ class StrictModel(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, value: Any) -> Any:
+    def _reject_unknown(cls, value: Any) -> Any:
         """Refuses a wrong type, else the first unknown field, before the others are looked at."""
         if isinstance(value, dict):
             kinds = get_args(cls.model_fields["type"].annotation) if "type" in cls.model_fields else ()
@@ -93,6 +104,9 @@ class StrictModel(BaseModel):
         return value
 
 
+CacheSalt = Annotated[Text, Field(min_length=1, max_length=256)]
+
+
 class StreamOptions(StrictModel):
     include_usage: StrictBool | None = Field(
         None, description="A last chunk tells how many tokens there were."
@@ -102,20 +116,36 @@ class StreamOptions(StrictModel):
 class Internals(StrictModel):
     """Cutaway's: what is to be seen of the inside at each token (docs/serving.md)."""
 
-    layers: Annotated[list[Id], Fast] = Field(min_length=1, max_length=1024)
+    layers: Indices = Field(min_length=1, max_length=1024)
     attention: StrictBool = True
     lens: Annotated[StrictInt, Field(ge=0, le=100)] = 5
 
 
-class Sampling(StrictModel):
+def _derived(*names: str) -> dict[str, Any]:
+    """Optional fields with the types and bounds of generate/sampling_params.py."""
+    made: dict[str, Any] = {}
+    for name in names:
+        kind, bound, _ = NUMBERS[name]
+        high = None if bound.high == math.inf else bound.high
+        number: Any = StrictInt if kind is int else Number
+        about = None if name == "temperature" else f"{getattr(SamplingParams, name):g} is off."
+        made[name] = (number | None, Field(None, ge=bound.low, le=high, description=about))
+    return made
+
+
+TEMPERATURE = ("temperature", "top_p")
+PENALTIES = ("frequency_penalty", "presence_penalty", "repetition_penalty")
+TRUNCATION = ("top_k", "min_p", "typical_p")
+SAMPLERS = (*TEMPERATURE, *PENALTIES, *TRUNCATION, "ignore_eos")
+Temperature = create_model("Temperature", __base__=StrictModel, **_derived(*TEMPERATURE))
+Samplers = create_model("Samplers", __base__=Temperature, **_derived(*PENALTIES, *TRUNCATION))
+
+
+class SamplingRequest(Samplers):
     """How to choose tokens and when to stop: what chat and completions share."""
 
     model: Text | None = Field(None, description="The name under which the model is served.")
     max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
-    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     logit_bias: (
         Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], BeforeValidator(_biases)] | None
     ) = None
@@ -124,18 +154,15 @@ class Sampling(StrictModel):
     n: Annotated[StrictInt, Field(ge=1)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    user: Text | None = Field(None, description="Taken, and used for nothing.")
-    top_k: Annotated[StrictInt, Field(ge=0)] | None = Field(None, description="Cutaway's; 0 is off.")
-    min_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(None, description="Cutaway's; 0 is off.")
-    typical_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(None, description="Cutaway's; 1 is off.")
-    repetition_penalty: Annotated[Number, Field(ge=0.01, le=100)] | None = Field(
-        None, description="Cutaway's; 1 is off."
-    )
+    user: Text | None = Field(None, description="Accepted and not used.")
     ignore_eos: StrictBool | None = Field(None, description="Cutaway's: go on past the end token.")
+    cache_salt: CacheSalt | None = Field(
+        None, description="vLLM's: shares the prefix cache with this salt alone."
+    )
     internals: Internals | None = None
 
 
-class Schema(StrictModel):
+class JsonSchemaSpec(StrictModel):
     name: Text
     description: Text | None = None
     schema_: Object | None = Field(None, alias="schema")
@@ -152,7 +179,7 @@ class JsonObject(StrictModel):
 
 class JsonSchema(StrictModel):
     type: Literal["json_schema"]
-    json_schema: Schema
+    json_schema: JsonSchemaSpec
 
 
 class Regex(StrictModel):
@@ -169,10 +196,12 @@ class LarkGrammar(StrictModel):
     grammar: Text
 
 
-Format = Annotated[TextFormat | JsonObject | JsonSchema | Regex | LarkGrammar, Field(discriminator="type")]
+ResponseFormat = Annotated[
+    TextFormat | JsonObject | JsonSchema | Regex | LarkGrammar, Field(discriminator="type")
+]
 
 
-class Called(StrictModel):
+class FunctionCall(StrictModel):
     name: Text
     arguments: Text
 
@@ -180,7 +209,7 @@ class Called(StrictModel):
 class ToolCall(StrictModel):
     id: Text | None = None
     type: Literal["function"] = "function"
-    function: Called
+    function: FunctionCall
 
 
 class TextPart(StrictModel):
@@ -192,14 +221,14 @@ class Message(StrictModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (
         Annotated[
-            Annotated[Text, Tag("str")] | Annotated[list[TextPart], Fast, Tag("list[items]")],
+            Annotated[Text, Tag("str")] | Annotated[list[TextPart], FailFast, Tag("list[items]")],
             _text_or("a text or a list of its parts"),
         ]
         | None
     ) = None
     name: Text | None = None
     reasoning_content: Text | None = None
-    tool_calls: Annotated[list[ToolCall], Fast] | None = None
+    tool_calls: Annotated[list[ToolCall], FailFast] | None = None
     tool_call_id: Text | None = None
     refusal: None = None
 
@@ -225,8 +254,8 @@ class NamedTool(StrictModel):
     function: NamedFunction
 
 
-Messages = Annotated[list[Message], Fast, Field(min_length=1)]
-Tools = Annotated[list[Tool], Fast, Field(min_length=1, max_length=128)]
+Messages = Annotated[list[Message], FailFast, Field(min_length=1)]
+Tools = Annotated[list[Tool], FailFast, Field(min_length=1, max_length=128)]
 
 
 class Ablate(StrictModel):
@@ -248,7 +277,7 @@ class Patch(StrictModel):
     head: Id | None = None
     text: Text | None = None
     messages: Messages | None = None
-    positions: Annotated[list[StrictInt], Fast] | None = None
+    positions: Positions | None = None
     strength: Number = 1.0
 
 
@@ -257,8 +286,8 @@ class Add(StrictModel):
 
     kind: Literal["add"]
     layer: Id
-    vector: Annotated[list[Number], Fast]
-    positions: Annotated[list[StrictInt], Fast] | None = None
+    vector: Annotated[list[Number], FailFast]
+    positions: Positions | None = None
     strength: Number = 1.0
 
 
@@ -267,21 +296,21 @@ class Project(StrictModel):
 
     kind: Literal["project"]
     layer: Id
-    vector: Annotated[list[Number], Fast]
-    positions: Annotated[list[StrictInt], Fast] | None = None
+    vector: Annotated[list[Number], FailFast]
+    positions: Positions | None = None
     strength: Number = 1.0
 
 
 ModelEdit = Annotated[Ablate | Patch | Add | Project, Field(discriminator="kind")]
-Edits = Annotated[list[ModelEdit], Fast, Field(max_length=64)]
+Edits = Annotated[list[ModelEdit], FailFast, Field(max_length=64)]
 
 
-class Chat(Sampling):
+class ChatCompletionRequest(SamplingRequest):
     messages: Messages
     max_completion_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    response_format: Format | None = None
+    response_format: ResponseFormat | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: StrictBool | None = None
@@ -289,15 +318,15 @@ class Chat(Sampling):
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
 
 
-class Completion(Sampling):
+class CompletionRequest(SamplingRequest):
     prompt: Prompts
     echo: StrictBool | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    response_format: Format | None = Field(None, description="Cutaway's: as in chat.")
+    response_format: ResponseFormat | None = Field(None, description="Cutaway's: as in chat.")
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
 
 
-class Embeddings(StrictModel):
+class EmbeddingRequest(StrictModel):
     model: Text | None = None
     input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
@@ -319,7 +348,7 @@ class InputMessage(StrictModel):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        Annotated[Text, Tag("str")] | Annotated[list[InputText], Fast, Tag("list[items]")],
+        Annotated[Text, Tag("str")] | Annotated[list[InputText], FailFast, Tag("list[items]")],
         _text_or("a text or a list of its parts"),
     ]
     id: Text | None = None
@@ -341,28 +370,27 @@ class ResponseText(StrictModel):
     ) = None
 
 
-class Responses(StrictModel):
+class ResponsesRequest(Temperature):
     """OpenAI's Responses, as far as it is text in and text out and nothing is stored."""
 
     model: Text | None = None
     input: Annotated[
         Annotated[Text, Tag("str")]
-        | Annotated[list[InputMessage], Fast, Field(min_length=1), Tag("list[items]")],
+        | Annotated[list[InputMessage], FailFast, Field(min_length=1), Tag("list[items]")],
         _text_or("a text or a list of messages"),
     ]
     instructions: Text | None = None
     max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
-    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     stream: StrictBool | None = None
     text: ResponseText | None = None
     store: Literal[False] | None = Field(None, description="Nothing is stored: true is refused.")
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = Field(None, description="A prompt is never cut.")
     user: Text | None = None
+    cache_salt: CacheSalt | None = None
 
 
-class Tokenize(StrictModel):
+class TokenizeRequest(StrictModel):
     model: Text | None = None
     text: Text
     special: Literal["text", "allow", "forbid"] = Field(
@@ -371,27 +399,100 @@ class Tokenize(StrictModel):
     add_special: StrictBool = Field(False, description="Put around it what the model's inputs have.")
 
 
-class Detokenize(StrictModel):
+class DetokenizeRequest(StrictModel):
     model: Text | None = None
-    ids: Annotated[list[Id], Fast]
+    ids: Indices
 
 
-class ChatCount(StrictModel):
+class ChatCountRequest(StrictModel):
     model: Text | None = None
     messages: Messages
     tools: Tools | None = None
 
 
-class Trace(StrictModel):
+class TraceRequest(StrictModel):
     """One forward pass over a text: which values, of which layers, heads and positions, with which edits."""
 
     model: Text | None = None
     text: Text | None = None
     messages: Messages | None = None
-    values: Annotated[list[Text], Fast, Field(max_length=64)] = []
-    layers: Annotated[list[Id], Fast] | None = None
-    heads: Annotated[list[Id], Fast] | None = None
-    positions: Annotated[list[StrictInt], Fast] | None = None
+    values: Annotated[list[Text], FailFast, Field(max_length=64)] = []
+    layers: Indices | None = None
+    heads: Indices | None = None
+    positions: Positions | None = None
     edits: Edits = []
     top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
     format: Literal["json", "safetensors", "page"] = "json"
+
+
+# ---- reading a body ----------------------------------------------------------------------------------------
+
+Body = TypeVar("Body", bound=StrictModel)
+
+
+def parse_body(model: type[Body], raw: bytes) -> Body:
+    """A request's body. APIError for what is not JSON and for what does not fit the model. For threads."""
+    try:
+        value = json.loads(raw, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        raise APIError(400, "The body is not JSON", code="invalid_json") from None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _validation_error(error.errors(include_url=False, include_input=False)) from None
+    except RecursionError:
+        raise APIError(400, "The body is nested too deep: make it flatter", code="invalid_value") from None
+
+
+def _reject_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _validation_error(errors: Sequence[Any]) -> APIError:
+    """The APIError of the first of pydantic's errors, unknown fields first."""
+    first = min(errors, key=_order)
+    where = _path(first["loc"])
+    if first["type"] == "unknown_field":
+        where = _path([*first["loc"], "field"])[: -len("field")] + first["ctx"]["field"][:100]
+        message, code = f"{where} is not supported here: leave it out", "unknown_parameter"
+    elif first["type"] == "missing":
+        message, code = f"{where or 'The body'} is missing", "missing_parameter"
+    else:
+        message, code = (
+            f"{where or 'The body'}: {first['msg'].removeprefix('Value error, ')}",
+            "invalid_value",
+        )
+    return APIError(400, message, param=where or None, code=code)
+
+
+def _order(error: Any) -> int:
+    """An object's type comes before its fields, those before their values, and last what is wrong only
+    because the value is another branch's of a union.
+    """
+    if error["type"] in ("literal_error", "union_tag_invalid") and error["loc"][-1] == "type":
+        return 0
+    if error["type"] == "unknown_field":
+        return 1
+    return 3 if error["type"].endswith("_type") else 2
+
+
+def _path(parts: Sequence[str | int]) -> str:
+    """messages[0].content; pydantic's names of a union's branches are left out."""
+    path, before = "", None
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif _is_field(part) and not _is_tag(before, part):
+            path += f".{part}" if path else part
+        before = part
+    return path[:200]
+
+
+def _is_field(part: str) -> bool:
+    return not (part[:1].isupper() or "[" in part or part in ("str", "float", "int", "bool", "none"))
+
+
+def _is_tag(before: str | int | None, part: str) -> bool:
+    """Whether a name is not a field but the tag of a branch: a format's type, an edit's kind."""
+    kinds = ("ablate", "patch", "add", "project")
+    return before in ("response_format", "format") or (isinstance(before, int) and part in kinds)

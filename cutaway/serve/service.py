@@ -1,58 +1,187 @@
-"""What the endpoints share: the model under its name, the engine that answers, the limits, the counts."""
+"""What the endpoints share: the model under its name, its schedulers, limits, threads and metrics."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cutaway
 from cutaway.errors import UserError
-from cutaway.generate import constrain
-from cutaway.generate import internals as inside
-from cutaway.generate.batch.request import Request
-from cutaway.generate.batch.scheduler import Scheduler
-from cutaway.generate.decode import checked, shown_ids
+from cutaway.generate import constrain, internals
+from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError
+from cutaway.generate.batch.scheduler import FairQueue, Scheduler
+from cutaway.generate.batch.sequence import check_prompt, vocab_size
 from cutaway.generate.engine import Editable, Engine
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.session import Edited
+from cutaway.generate.session import EditHooks
 from cutaway.lm import LanguageModel
-from cutaway.serve.api_error import APIError, about
 from cutaway.serve.bounded_log import PROMPTS
-from cutaway.serve.fair_pool import FairPool
-from cutaway.serve.limits import Limits
-from cutaway.serve.loop_bridge import LoopBridge
 from cutaway.serve.metrics import Metrics
+from cutaway.serve.openai_format import APIError, errors_in, timeout_error
 from cutaway.serve.protocol import (
-    Format,
+    SAMPLERS,
     Internals,
     JsonObject,
     JsonSchema,
     LarkGrammar,
     Regex,
+    ResponseFormat,
     ResponseSchema,
-    Sampling,
+    SamplingRequest,
     StrictModel,
     TextFormat,
 )
+from cutaway.serve.streaming import LoopBridge
 from cutaway.tokenizer import Tokenizer
 
-Made = TypeVar("Made")
+if TYPE_CHECKING:
+    from torch import nn
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(PROMPTS)
-MOST_STOPS = 16
+MAX_STOPS = 16
+_thread = threading.local()  # .job: the one that this thread runs
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a server; ``max_tokens`` of an answer, None for as many as the context holds."""
+
+    max_sequences: int = 16
+    max_queue: int = 64
+    max_tokens: int | None = None
+    body_bytes: int = 2 << 20
+    request_seconds: float = 600.0
+    body_seconds: float = 30.0
+    drain_seconds: float = 30.0
+    choices: int = 16  # n of one request
+    texts: int = 256  # of one request for embeddings, or prompts of one for completions
+    trace_tokens: int = 1024
+    trace_numbers: int = 4_000_000
+
+    def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:
+        """An answer's max_tokens after so long a prompt; APIError where that is fewer than asked."""
+        if asked is not None and prompt + asked > context:
+            raise APIError(
+                400,
+                f"This model's context holds {context} tokens, and you asked for {prompt + asked}: "
+                f"{prompt} in the prompt and {asked} of answer. Ask for less of either",
+                param=param,
+                code="context_length_exceeded",
+            )
+        most = self.max_tokens
+        if asked is not None and most is not None and asked > most:
+            text = f"{param} is {asked}, and this server answers with at most {most}"
+            raise APIError(400, text, param=param, code="above_limit")
+        return most if asked is None else asked
+
+    def check_choices(self, count: int, param: str) -> None:
+        """Refuse a request for too many answers to a prompt."""
+        _at_most(count, self.choices, "answers to a prompt", param)
+
+    def check_texts(self, count: int, param: str) -> None:
+        """Refuse a request with too many texts."""
+        _at_most(count, self.texts, "texts", param)
+
+
+def _at_most(count: int, most: int, what: str, param: str) -> None:
+    if count > most:
+        text = f"This asks for {count} {what}, and one request may ask for {most}"
+        raise APIError(400, text, param=param, code="above_limit")
+
+
+class _Job:
+    def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.work, self.arguments = work, arguments
+        self.future: Future[Any] = Future()
+        self.stopped = False
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        _thread.job = self
+        try:
+            self.future.set_result(self.work(*self.arguments))
+        except BaseException as error:
+            self.future.set_exception(error)
+        finally:
+            _thread.job = None
+
+
+class FairPool:
+    """Threads for work beside the event loop, whose clients take turns. At most ``most`` jobs wait, half of
+    them of one client.
+    """
+
+    def __init__(self, threads: int, name: str, most: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, name)
+        self._queue: FairQueue[_Job] = FairQueue()
+        self._most = most
+        self._lock = threading.Lock()
+
+    async def run(self, client: str, seconds: float, work: Callable[..., Result], *arguments: Any) -> Result:
+        """The work's result. QueueFullError where too many wait, APIError after so many seconds. When the
+        caller is cancelled, or the time is up, waiting work never starts and running work sees
+        `check_stopped`.
+        """
+        job = _Job(work, arguments)
+        with self._lock:
+            waiting, own = len(self._queue), self._queue.count(client)
+            if waiting >= self._most or own >= (self._most + 1) // 2:
+                raise QueueFullError(
+                    f"{waiting} requests wait, {own} of them yours: the limit is reached, try again later"
+                )
+            self._queue.add(client, job)
+        self._threads.submit(self._next)
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.wrap_future(job.future)
+        except TimeoutError:
+            raise timeout_error(seconds) from None
+        finally:
+            job.stopped = True
+            with self._lock:
+                self._queue.remove(lambda waiting: waiting.stopped)
+
+    def _next(self) -> None:
+        """Run the next job; cancelled ones have left the queue."""
+        with self._lock:
+            job = self._queue.pop() if len(self._queue) else None
+        if job is not None:
+            job.run()
+
+
+def check_stopped() -> None:
+    """Raise RequestCancelledError where the request of this thread's job is over."""
+    job = getattr(_thread, "job", None)
+    if job is not None and job.stopped:
+        raise RequestCancelledError
+
+
+@contextlib.contextmanager
+def stoppable(model: nn.Module) -> Iterator[None]:
+    """This thread's forward passes end before their next block once its request is over."""
+    from cutaway.hooks import hooked
+
+    blocks: Any = model.blocks
+    with hooked((block, lambda *_: check_stopped(), None) for block in blocks):
+        yield
 
 
 @dataclass(frozen=True)
 class Service:
-    """One model, served. ``scheduler`` is None for an encoder, which writes nothing."""
+    """One model, served. ``scheduler`` is None for an encoder, which generates no text."""
 
     lm: LanguageModel
     name: str
@@ -61,44 +190,38 @@ class Service:
     metrics: Metrics
     log_prompts: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
-    post: LoopBridge = field(default_factory=LoopBridge)
-
-    preparing: FairPool = field(default_factory=lambda: FairPool(4, "cutaway-prepare", 256))
-    compiling: FairPool = field(default_factory=lambda: FairPool(1, "cutaway-compile", 64))
-    looking: FairPool = field(init=False)
-    editing: threading.Lock = field(default_factory=threading.Lock)
+    bridge: LoopBridge = field(default_factory=LoopBridge)
+    prepare_pool: FairPool = field(default_factory=lambda: FairPool(4, "cutaway-prepare", 256))
+    grammar_pool: FairPool = field(default_factory=lambda: FairPool(1, "cutaway-compile", 64))
+    definition_pool: FairPool = field(init=False)
+    edit_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "looking", FairPool(1, "cutaway-look", max(1, self.limits.max_queue)))
+        pool = FairPool(1, "cutaway-definition", max(1, self.limits.max_queue))
+        object.__setattr__(self, "definition_pool", pool)
         if self.scheduler is not None:
-            self.scheduler.told = self.post.send
+            self.scheduler.on_step = self.bridge.send
 
-    @property
-    def fingerprint(self) -> str:
-        """What OpenAI's clients are told of the system that answered."""
-        return f"cutaway-{cutaway.__version__}"
+    # ---- threads -------------------------------------------------------------------------------------------
 
     async def prepare(
-        self, client: str, work: Callable[..., Made], *arguments: Any, grammar: bool = False
-    ) -> Made:
-        """Work on a request's text away from the event loop; with ``grammar`` one request at a time, so that
-        costly grammars delay none but each other.
+        self, client: str, work: Callable[..., Result], *arguments: Any, grammar: bool = False
+    ) -> Result:
+        """Run work on a request's text beside the event loop; with ``grammar`` one request at a time, so that
+        costly grammars delay each other alone.
         """
-        pool = self.compiling if grammar else self.preparing
+        pool = self.grammar_pool if grammar else self.prepare_pool
         return await pool.run(client, self.limits.request_seconds, work, self, *arguments)
 
-    async def look(self, client: str, work: Callable[..., Made], *arguments: Any) -> Made:
-        """Work with the definition, one request at a time."""
-        return await self.looking.run(client, self.limits.request_seconds, work, self, *arguments)
+    async def run_definition(self, client: str, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Run work with the definition, one request at a time."""
+        return await self.definition_pool.run(client, self.limits.request_seconds, work, self, *arguments)
 
-    def note_answer(self, body: StrictModel, answers: Sequence[Any]) -> None:
-        """Writes a request and its answers to the log, if the server was told to."""
-        if self.log_prompts:
-            log.info("%s %s", body.model_dump_json(exclude_none=True), json.dumps(answers))
+    # ---- schedulers ----------------------------------------------------------------------------------------
 
     @property
-    def writer(self) -> Scheduler:
-        """The engine that writes; APIError for a model that writes nothing."""
+    def decoder(self) -> Scheduler:
+        """The scheduler; APIError for an encoder."""
         if self.scheduler is None:
             raise APIError(
                 400,
@@ -106,108 +229,128 @@ class Service:
             )
         return self.scheduler
 
-    def writer_of(self, request: Request) -> Scheduler:
-        """The scheduler of a request: with edits, the definition's."""
-        return self.writer if request.edit is None else self.editor
-
     @cached_property
-    def editor(self) -> Scheduler:
-        """The scheduler of requests with edits: on the definition, beside the one that answers all others."""
-        if isinstance(self.writer.engine, Editable):
-            return self.writer
-        made = Scheduler(
-            _Definition(self.lm), max_sequences=self.limits.max_sequences, max_queue=self.limits.max_queue
-        )
-        made.told = self.post.send
+    def edit_scheduler(self) -> Scheduler:
+        """The scheduler of requests with edits: on the definition, beside the one of all others."""
+        if isinstance(self.decoder.engine, Editable):
+            return self.decoder
+        limits = self.limits
+        made = Scheduler(_Definition(self.lm), max_sequences=limits.max_sequences, max_queue=limits.max_queue)
+        made.on_step = self.bridge.send
         return made
 
-    def edit(self, asked: Sequence[Any] | None, ids: Sequence[int]) -> Edited | None:
-        """A request's edits for this prompt; APIError where they fit neither the model nor its engine."""
-        if not asked:
-            return None
-        from cutaway.serve.traces import edits
-
-        made = edits(self, asked, ids)
-        with about("edits"), self.editing:
-            prepared = self.lm.prepared(made, ids)
-            _ = self.editor  # made here, away from the event loop
-        return prepared
+    def scheduler_of(self, request: Request) -> Scheduler:
+        """The scheduler that a request goes to."""
+        return self.decoder if request.edit is None else self.edit_scheduler
 
     def close(self) -> None:
-        """Finishes answers under way, as long as the limits say."""
-        for one in (self.scheduler, self.__dict__.get("editor")):
+        """Finish running answers, within the limits' time."""
+        for one in (self.scheduler, self.__dict__.get("edit_scheduler")):
             if one is not None:
                 one.drain(self.limits.drain_seconds)
 
     @property
     def context(self) -> int:
         """How many tokens prompt and answer may have together."""
-        return self.writer.engine.max_context
+        return self.decoder.engine.max_context
+
+    @property
+    def vocab(self) -> int:
+        """How many ids are tokens."""
+        return vocab_size(self.decoder.engine, self.lm.tokenizer)
+
+    # ---- from a request's fields to the scheduler's --------------------------------------------------------
 
     def check_model(self, asked: str | None) -> None:
-        """Refuses the name of another model."""
+        """Refuse the name of another model."""
         if asked is not None and asked != self.name:
-            raise APIError(
-                404,
-                f"There is no model {asked[:100]!r} here: this server has {self.name!r}",
-                param="model",
-                code="model_not_found",
-            )
-
-    def settings(
-        self, body: Sampling, max_tokens: int | None, alternatives: int, choice: int
-    ) -> SamplingParams:
-        """How the engine is to choose, for one of a request's answers: as told, else as the model's makers
-        advise, else as OpenAI does. Each answer has random numbers of its own, the first those of the
-        request's seed.
-        """
-        advice = {name: value for name, value in self.lm.checkpoint.defaults.items() if name in SAMPLERS}
-        told = {name: value for name in SAMPLERS if (value := getattr(body, name)) is not None}
-        stops = _stops(body.stop)
-        if "" in stops:
-            raise APIError(400, "stop has an empty text, which would end every answer", param="stop")
-        settings = SamplingParams(
-            **({"temperature": 1.0} | advice | told),  # pyright: ignore[reportArgumentType]
-            max_tokens=max_tokens,
-            logit_bias=_bias(body.logit_bias or {}),
-            stop=stops,
-            seed=None if body.seed is None else (body.seed + choice) % 2**63,
-            logprobs=alternatives,
-        )
-        with about("logit_bias"):
-            settings.check(shown_ids(self.writer.engine, self.lm.tokenizer))
-        return settings
+            text = f"There is no model {asked[:100]!r} here: this server has {self.name!r}"
+            raise APIError(404, text, param="model", code="model_not_found")
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
-        """Refuses ids that the model does not have, and a prompt that fills its context."""
-        with about(param):
-            checked(ids, self.lm.tokenizer, self.writer.engine)
+        """Refuse ids outside the vocabulary, and a prompt that fills the context."""
+        with errors_in(param):
+            check_prompt(ids, self.lm.tokenizer, self.decoder.engine)
 
-    def internals(self, asked: Internals | None) -> inside.Internals | None:
-        """What is to be watched; APIError for layers that the model does not have."""
+    def sampling_params(
+        self, body: SamplingRequest, max_tokens: int | None, logprobs: int, choice: int
+    ) -> SamplingParams:
+        """The SamplingParams of one of a request's answers: the request's values, else those of the model's
+        generation_config, else OpenAI's defaults. Choice n draws with the request's seed + n.
+        """
+        defaults = {name: value for name, value in self.lm.checkpoint.defaults.items() if name in SAMPLERS}
+        given = {name: value for name in SAMPLERS if (value := getattr(body, name)) is not None}
+        stops = [] if body.stop is None else [body.stop] if isinstance(body.stop, str) else body.stop
+        if len(stops) > MAX_STOPS:
+            raise APIError(400, f"stop has {len(stops)} texts, and the limit is {MAX_STOPS}", param="stop")
+        if "" in stops:
+            raise APIError(400, "stop has an empty text, which would end every answer", param="stop")
+        params = SamplingParams(
+            **({"temperature": 1.0} | defaults | given),  # pyright: ignore[reportArgumentType]
+            max_tokens=max_tokens,
+            logit_bias=_logit_bias(body.logit_bias or {}),
+            stop=stops,
+            seed=None if body.seed is None else (body.seed + choice) % 2**63,
+            logprobs=logprobs,
+        )
+        with errors_in("logit_bias"):
+            params.check(self.vocab)
+        return params
+
+    def edit(self, asked: Sequence[Any] | None, ids: Sequence[int]) -> EditHooks | None:
+        """A request's edits for this prompt; APIError where they fit neither the model nor its engine."""
+        if not asked:
+            return None
+        from cutaway.serve.traces import parse_edits
+
+        edits = parse_edits(self, asked, ids)
+        with errors_in("edits"), self.edit_lock:
+            hooks = self.lm.prepared(edits, ids)
+            _ = self.edit_scheduler  # built here, beside the event loop
+        return hooks
+
+    def internals(self, asked: Internals | None) -> internals.Internals | None:
+        """Which internals a request asks for; APIError for layers that the model does not have."""
         if asked is None:
             return None
-        watch = inside.Internals(tuple(asked.layers), asked.attention, asked.lens)
-        with about("internals"):
-            watch.check(len(self.lm.config.blocks), shown_ids(self.writer.engine, self.lm.tokenizer))
-        return watch
+        wanted = internals.Internals(tuple(asked.layers), asked.attention, asked.lens)
+        with errors_in("internals"):
+            wanted.check(len(self.lm.config.blocks), self.vocab)
+        return wanted
 
-    def constraint(self, asked: Format | ResponseSchema | None, param: str) -> constrain.Constraint | None:
-        """What a response_format holds an answer to, from its first token."""
-        with about(param):
-            return self.held_to(_grammar(asked))
+    def constraint(
+        self, asked: ResponseFormat | ResponseSchema | None, param: str
+    ) -> constrain.Constraint | None:
+        """The constraint of a response_format, at an answer's first token."""
+        with errors_in(param):
+            return self.start_grammar(_grammar(asked))
 
-    def held_to(self, grammar: constrain.Grammar | None) -> constrain.Constraint | None:
-        """An answer under a grammar, from its first token."""
+    def start_grammar(self, grammar: constrain.Grammar | None) -> constrain.Constraint | None:
+        """A grammar's constraint, at an answer's first token."""
         if grammar is None:
             return None
         ends = self.lm.checkpoint.defaults.get("eos_ids", ())
         return grammar.begin(self.lm.tokenizer, ends if isinstance(ends, tuple) else ())
 
+    def log_answer(self, body: StrictModel, answers: Sequence[Any]) -> None:
+        """Log a request and its answers, with ``--log-prompts``."""
+        if self.log_prompts:
+            log.info("%s %s", body.model_dump_json(exclude_none=True), json.dumps(answers))
+
+    def head(self, id: str, kind: str) -> dict[str, Any]:
+        """The fields that every chat completion and completion begins with."""
+        return {
+            "id": id,
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.name,
+            "system_fingerprint": f"cutaway-{cutaway.__version__}",
+        }
+
 
 @dataclass(frozen=True)
 class _Definition:
-    """A language model that answers with its definition."""
+    """A language model that generates with its definition."""
 
     lm: LanguageModel
 
@@ -223,36 +366,29 @@ class _Definition:
         return self.lm.ending(settings)
 
 
-def ready(service: Service) -> None:
-    """Makes what the first requests would wait for: the model's and the template's tables, and the grammars'
-    vocabulary. What is there by now stays to the end, so garbage collection is told to leave it: a round
-    through all of it stopped every answer for 80 ms.
+def warm_up(service: Service) -> None:
+    """Build what the first requests would wait for: the tables of the model, the template and the grammars.
+
+    What exists by now stays to the end, so the garbage collector is told to skip it: one collection through
+    all of it stopped every answer for 80 ms.
     """
     lm = service.lm
     if service.scheduler is None:
         lm.embed(["Hello"])
     else:
         lm.generate("Hello", max_tokens=2)
-        lm.ids("Hello " * 1000)  # a long text's ids need a table that a short one's do not
-        for make in (
+        lm.ids("Hello " * 1000)  # a long text needs a table that a short one does not
+        for build in (
             lambda: lm.chat_ids([{"role": "user", "content": "Hello"}]),
-            lambda: service.held_to(constrain.json_object()),
+            lambda: service.start_grammar(constrain.json_object()),
         ):
-            with contextlib.suppress(UserError):  # a model that has none says so to who asks
-                make()
+            with contextlib.suppress(UserError):  # a model without a template says so to those who ask
+                build()
     gc.collect()
     gc.freeze()
 
 
-SAMPLERS = tuple(
-    name
-    for name in Sampling.model_fields
-    if name in {option.name for option in fields(SamplingParams)}
-    and name not in ("max_tokens", "logit_bias", "stop", "seed")
-)
-
-
-def _grammar(asked: Format | ResponseSchema | None) -> constrain.Grammar | None:
+def _grammar(asked: ResponseFormat | ResponseSchema | None) -> constrain.Grammar | None:
     """The grammar of a response_format, None for text."""
     if asked is None or isinstance(asked, TextFormat):
         return None
@@ -266,20 +402,10 @@ def _grammar(asked: Format | ResponseSchema | None) -> constrain.Grammar | None:
     return constrain.json_object() if schema is None else constrain.json_schema(schema)
 
 
-def _bias(asked: dict[str, float]) -> dict[int, float]:
-    """Ids by their numbers; at -100, OpenAI's lower bound, a token is banned whatever its logit."""
+def _logit_bias(asked: dict[str, float]) -> dict[int, float]:
+    """Biases by id; at -100, OpenAI's lower bound, a token is banned whatever its logit."""
     for id in asked:
         if not (id.isascii() and id.isdecimal() and len(id) < 10):
-            raise APIError(
-                400, f"logit_bias names {id[:40]!r}: it must name ids of tokens", param="logit_bias"
-            )
+            text = f"logit_bias names {id[:40]!r}: it must name ids of tokens"
+            raise APIError(400, text, param="logit_bias")
     return {int(id): float("-inf") if value <= -100 else value for id, value in asked.items()}
-
-
-def _stops(asked: str | Sequence[str] | None) -> Sequence[str]:
-    stops = [] if asked is None else [asked] if isinstance(asked, str) else asked
-    if len(stops) > MOST_STOPS:
-        raise APIError(
-            400, f"stop has {len(stops)} texts, and at most {MOST_STOPS} are looked for", param="stop"
-        )
-    return stops

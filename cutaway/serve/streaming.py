@@ -1,8 +1,8 @@
-"""From the engine's thread to a request's coroutine: pieces as they come, an end to the work if nobody waits.
+"""From the scheduler's thread to a request's coroutine: pieces as they come, and cancelling.
 
-The engine's thread hands each event to the event loop (loop_bridge.py), where one queue joins a request's
-answers in the order in which their tokens were chosen. When the client goes away, or the time is up, every
-answer is cancelled, which the engine sees before its next step.
+The scheduler's thread hands events to the event loop, where one queue merges a request's answers in the order
+in which their tokens were chosen. When the client disconnects, or the time is up, every answer is cancelled,
+which the scheduler sees before its next step.
 """
 
 from __future__ import annotations
@@ -12,121 +12,165 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.generate.batch.scheduler import Request, ResponseStream
-from cutaway.generate.decode import Piece
-from cutaway.serve.api_error import APIError, wrong
-from cutaway.serve.service import Service
+from cutaway.generate.batch.prefix_cache import cache_scope
+from cutaway.generate.batch.request import Generation, Piece, Request, ResponseStream
+from cutaway.serve.openai_format import timeout_error, to_api_error
+
+if TYPE_CHECKING:
+    from cutaway.serve.service import Service
 
 log = logging.getLogger("cutaway.serve")
 
 
-class Asked:
-    """Some answers asked of the engine together: iterate for (which, piece). Made in a ``with``, at whose end
-    whatever is still under way is cancelled.
+class LoopBridge:
+    """Events on their way to the queues of one event loop, which is woken once for all of a step: each waking
+    hands Python's lock over, and the thread that wakes waits to have it back.
+
+    ``put`` and ``send`` may be called by any thread, ``deliver`` by the loop's own.
     """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: deque[tuple[asyncio.Queue[Any], Any]] = deque()
+
+    def put(self, queue: asyncio.Queue[Any], event: Any) -> None:
+        """Add an event for this queue; it is delivered after the next ``send``."""
+        self._waiting.append((queue, event))
+
+    def send(self) -> None:
+        """Have the loop deliver what waits."""
+        if self._waiting and self._loop is not None:
+            self._loop.call_soon_threadsafe(self.deliver)
+
+    def deliver(self) -> None:
+        """Put what waits into its queues, in order."""
+        self._loop = asyncio.get_running_loop()
+        while self._waiting:
+            queue, event = self._waiting.popleft()
+            queue.put_nowait(event)
+
+
+class MergedStreams:
+    """The answers of one HTTP request: iterate for (which, piece). ``close`` cancels unfinished ones."""
 
     def __init__(self, service: Service, requests: Iterable[Request]) -> None:
         self.service = service
         self.streams: list[ResponseStream] = []
         try:
             for request in requests:
-                self.streams.append(service.writer_of(request).submit(request))
+                self.streams.append(service.scheduler_of(request).submit(request))
         except BaseException:
             self.close()
             raise
         self.began = time.perf_counter()
 
     def close(self) -> None:
-        """Stops what is still under way."""
+        """Cancel what is not finished."""
         for stream in self.streams:
             if not stream.ended:
                 stream.cancel()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
+        put = self.service.bridge.put
         for i, stream in enumerate(self.streams):
-            stream.subscribe(partial(self._tell, queue, i))
-        self.service.post.deliver()
-        going, first = len(self.streams), True
+            stream.subscribe(partial(lambda i, event: put(queue, (i, event)), i))
+        self.service.bridge.deliver()
+        unfinished, first = len(self.streams), True
         deadline = self.began + self.service.limits.request_seconds
-        while going:
-            i, event = await self._next(queue, deadline)
+        while unfinished:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.perf_counter())):
+                    i, event = await queue.get()
+            except TimeoutError:
+                raise timeout_error(self.service.limits.request_seconds) from None
             if first:
                 self.service.metrics.first_token.observe(time.perf_counter() - self.began)
                 first = False
             if isinstance(event, Exception):
                 raise event
-            going -= event.generation is not None
+            unfinished -= event.generation is not None
             yield i, event
 
-    def _tell(self, queue: asyncio.Queue[Any], i: int, event: Any) -> None:
-        self.service.post.put(queue, (i, event))
-
-    async def _next(self, queue: asyncio.Queue[Any], deadline: float) -> tuple[int, Piece | Exception]:
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.perf_counter())):
-                return await queue.get()
-        except TimeoutError:
-            seconds = self.service.limits.request_seconds
-            raise APIError(
-                504, f"The answer took more than {seconds:g} seconds", type="server_error", code="too_slow"
-            ) from None
+    async def collect(self) -> tuple[list[list[Piece]], list[Generation]]:
+        """Of each answer all pieces, and its generation, when all are finished."""
+        pieces: list[list[Piece]] = [[] for _ in self.streams]
+        async for i, piece in self:
+            pieces[i].append(piece)
+        return pieces, [own[-1].generation for own in pieces if own[-1].generation is not None]
 
 
-async def while_there(request: HTTPRequest, work: Coroutine[Any, Any, Response]) -> Response:
-    """The work's response, unless the client goes away first: then the work is cancelled."""
-    doing = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_gone(request))
+async def while_connected(request: HTTPRequest, work: Coroutine[Any, Any, Response]) -> Response:
+    """The work's response; if the client disconnects first, the work is cancelled."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
         return Response(status_code=499)  # nobody reads it
     finally:
-        for task in (doing, leaving):
+        for task in (working, leaving):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
 
 
-async def _gone(request: HTTPRequest) -> None:
+async def _disconnected(request: HTTPRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def events(
-    asked: Asked, chunks: AsyncIterator[dict[str, Any]], timeout: float, *, named: bool = False
+async def respond(
+    http: HTTPRequest, streams: MergedStreams, answer: Any, stream: bool | None, *, named: bool = False
 ) -> Response:
-    """Server-sent events: each chunk as JSON, an error where one comes up, then ``[DONE]``; with ``named``,
-    each under its own type and no ``[DONE]``, as OpenAI's Responses are told.
+    """The response that ``answer`` makes of the streams: ``answer.chunks()`` as server-sent events where they
+    are streamed, else ``answer.whole()``.
+    """
+    if stream:
+        return _server_sent_events(streams, answer.chunks(), named)
+    try:
+        return await while_connected(http, answer.whole())
+    finally:
+        streams.close()
+
+
+def _server_sent_events(
+    streams: MergedStreams, chunks: AsyncIterator[dict[str, Any]], named: bool
+) -> Response:
+    """Each chunk as JSON, an error where one comes up, then ``[DONE]``; with ``named``, each under its own
+    type and no ``[DONE]``, as in OpenAI's Responses.
     """
     from sse_starlette.sse import AppStatus, EventSourceResponse
 
-    AppStatus.disable_automatic_graceful_drain()  # answers under way are finished before the server stops
+    AppStatus.disable_automatic_graceful_drain()  # running answers are finished before the server stops
 
-    async def told() -> AsyncIterator[dict[str, str]]:
+    async def events() -> AsyncIterator[dict[str, str]]:
         try:
             async for chunk in chunks:
                 yield _event(chunk, named)
-        except Exception as problem:
-            if wrong(problem).status == 500:
+        except Exception as error:
+            told = to_api_error(error)
+            if told.status == 500:
                 log.exception("A request failed")
-            body = wrong(problem).body
-            yield _event({"type": "error", **body["error"]} if named else body, named)
+            yield _event({"type": "error", **told.body["error"]} if named else told.body, named)
             return
         finally:
-            asked.close()
+            streams.close()
         if not named:
             yield {"data": "[DONE]"}
 
-    return EventSourceResponse(told(), sep="\n", send_timeout=timeout, headers={"X-Accel-Buffering": "no"})
+    timeout = streams.service.limits.request_seconds
+    headers = {"X-Accel-Buffering": "no"}
+    return EventSourceResponse(events(), sep="\n", send_timeout=timeout, headers=headers)
 
 
 def _event(chunk: dict[str, Any], named: bool) -> dict[str, str]:
@@ -134,11 +178,11 @@ def _event(chunk: dict[str, Any], named: bool) -> dict[str, str]:
     return {"event": chunk["type"], "data": data} if named else {"data": data}
 
 
-def tokens_of(pieces: Sequence[Piece]) -> int:
-    """How many tokens these pieces are."""
-    return sum(piece.id is not None for piece in pieces)
+def client_of(http: HTTPRequest) -> str:
+    """The client whose requests wait behind each other: its address."""
+    return http.client.host if http.client else ""
 
 
-def client_of(request: HTTPRequest) -> str:
-    """Whose requests wait behind each other."""
-    return request.client.host if request.client else ""
+def cache_scope_of(http: HTTPRequest, salt: str | None) -> bytes:
+    """The requests that this one may share the prefix cache with: those of its API key and salt."""
+    return cache_scope(http.scope.get("api_key", b""), salt)

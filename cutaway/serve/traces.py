@@ -16,12 +16,10 @@ import numpy as np
 from starlette.responses import Response
 
 from cutaway.errors import OperationalError
-from cutaway.serve import json_body
-from cutaway.serve.api_error import APIError, about
 from cutaway.serve.chat import chat_ids
-from cutaway.serve.fair_pool import stoppable
-from cutaway.serve.protocol import ModelEdit, Patch, Trace
-from cutaway.serve.service import Service
+from cutaway.serve.openai_format import APIError, BodyResponse, errors_in, json_response
+from cutaway.serve.protocol import ModelEdit, Patch, TraceRequest
+from cutaway.serve.service import Service, stoppable
 from cutaway.weights import safetensors
 
 if TYPE_CHECKING:
@@ -29,60 +27,52 @@ if TYPE_CHECKING:
 
     from cutaway.inspect.edits import Edit
 
-BY_LAYER = (
-    "attention.q", "attention.k", "attention.v", "attention.scores", "attention.pattern", "attention.z",
-    "attention.out", "middle", "mlp.hidden", "out",
-)  # fmt: skip
+BY_HEAD = tuple(f"attention.{name}" for name in ("q", "k", "v", "scores", "pattern", "z"))
+BY_LAYER = (*BY_HEAD, "attention.out", "middle", "mlp.hidden", "out")
 WHOLE = ("embed", "logits")
-BY_HEAD = (
-    "attention.q",
-    "attention.k",
-    "attention.v",
-    "attention.scores",
-    "attention.pattern",
-    "attention.z",
-)
 
 
-def answered(service: Service, body: Trace) -> Response:
-    """The response to a trace request."""
+def trace(service: Service, body: TraceRequest) -> Response:
+    """Answer a trace request."""
     service.check_model(body.model)
     with stoppable(service.lm.definition.model):
-        return _answered(service, body)
+        return _response(service, body)
 
 
-def _answered(service: Service, body: Trace) -> Response:
+def _response(service: Service, body: TraceRequest) -> Response:
     from cutaway.inspect import page_data
     from cutaway.inspect.explanation import next_tokens
     from cutaway.inspect.tokens import tokens
 
     lm, ids = service.lm, prompt(service, body.text, body.messages, "text")
     _check_length(service, ids, "text")
-    edit = edits(service, body.edits, ids)
+    edit = parse_edits(service, body.edits, ids)
     if body.format == "page":
         trace = _traced(service, ids, page_data.names(lm.definition.model), edit)
         document = page_data.packed([page_data.build(trace, service.name)])
-        return json_body.Body(document, "application/octet-stream")
+        return BodyResponse(document, "application/octet-stream")
     names = _names(body, len(lm.config.blocks))
-    cut = _Cut(body, len(ids))
+    selection = _Selection(body, len(ids))
     shapes = {name: value.shape for name, value in _kept(lm.trace(ids[:1], names=names), names).items()}
-    _sized(service, shapes, cut)
+    _check_size(service, shapes, selection)
     trace = _traced(service, ids, names, edit)
-    values = {name: cut(name, value.float().cpu().numpy()) for name, value in _kept(trace, names).items()}
+    values = {
+        name: selection(name, value.float().cpu().numpy()) for name, value in _kept(trace, names).items()
+    }
     facts = {
         "model": service.name,
         "tokens": [asdict(token) for token in tokens(lm.tokenizer, ids)],
         "next": [asdict(one) for one in (next_tokens(trace, body.top) if body.top else ())],
     }
     if body.format == "safetensors":
-        told = {name: json.dumps(value) for name, value in facts.items()}
-        return json_body.Body(safetensors.packed(values, told), "application/octet-stream")
+        metadata = {name: json.dumps(value) for name, value in facts.items()}
+        return BodyResponse(safetensors.packed(values, metadata), "application/octet-stream")
     data = {name: {"shape": list(value.shape), "data": value} for name, value in values.items()}
-    return json_body.answer(facts | {"values": data})
+    return json_response(facts | {"values": data})
 
 
 def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
-    """The ids of the one prompt that is given, text or conversation."""
+    """The ids of the prompt, which is given once: as text or as a conversation."""
     if (text is None) == (messages is None):
         raise APIError(400, "Give the prompt once: as text or as messages", param=param)
     return chat_ids(service, messages, None) if text is None else service.lm.ids(text)
@@ -111,7 +101,7 @@ def _check_length(service: Service, ids: Sequence[int], param: str) -> None:
         )
 
 
-def _names(body: Trace, layers: int) -> list[str]:
+def _names(body: TraceRequest, layers: int) -> list[str]:
     """The activations asked for, by their names in docs/inspect.md."""
     if not body.values:
         raise APIError(400, "values is missing: name what to trace", param="values", code="missing_parameter")
@@ -137,16 +127,18 @@ def _kept(trace: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor
     return {name: trace[name] for name in names}
 
 
-class _Cut:
-    """What of each value is told: some heads, and some of the positions that read, all that they saw."""
+class _Selection:
+    """What the request selects of each value: some heads, and some query positions with all their keys."""
 
-    def __init__(self, body: Trace, length: int) -> None:
+    def __init__(self, body: TraceRequest, length: int) -> None:
         self.length = length
         self.heads = None if body.heads is None else sorted(set(body.heads))
-        self.positions = None if body.positions is None else at(body.positions, length, "positions")
+        self.positions = (
+            None if body.positions is None else absolute_positions(body.positions, length, "positions")
+        )
 
     def shape(self, name: str, of_one: Sequence[int]) -> tuple[int, ...]:
-        """The shape told of a value, from that for a text of one token."""
+        """The selected shape of a value, from its shape for a text of one token."""
         shape = list(of_one)
         if self.heads is not None and _by_head(name):
             if self.heads and self.heads[-1] >= shape[0]:
@@ -171,21 +163,21 @@ def _by_head(name: str) -> bool:
     return name.endswith(BY_HEAD)
 
 
-def _sized(service: Service, of_one: Mapping[str, Sequence[int]], cut: _Cut) -> None:
-    count = sum(int(np.prod(cut.shape(name, shape))) for name, shape in of_one.items())
+def _check_size(service: Service, of_one: Mapping[str, Sequence[int]], selection: _Selection) -> None:
+    count = sum(int(np.prod(selection.shape(name, shape))) for name, shape in of_one.items())
     most = service.limits.trace_numbers
     if count > most:
         raise APIError(
             400,
-            f"This asks for {count:,} numbers, and a trace tells at most {most:,}: "
+            f"This asks for {count:,} numbers, and the limit of a trace is {most:,}: "
             "name fewer layers, heads or positions",
             param="values",
             code="above_limit",
         )
 
 
-def at(positions: Sequence[int], length: int, param: str) -> list[int]:
-    """Positions counted from 0; negative ones were counted from the end."""
+def absolute_positions(positions: Sequence[int], length: int, param: str) -> list[int]:
+    """Positions from 0; negative ones count from the end."""
     if len(positions) > length:
         raise APIError(400, f"{len(positions):,} positions, and the text has {length} tokens", param=param)
     for position in positions:
@@ -196,7 +188,7 @@ def at(positions: Sequence[int], length: int, param: str) -> list[int]:
     return [position % length for position in positions]
 
 
-def edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> list[Edit]:
+def parse_edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> list[Edit]:
     """The edits of a request; APIError for one that does not fit the model and the prompt's ids."""
     from cutaway.inspect.edits import check, from_json
 
@@ -206,7 +198,7 @@ def edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> l
         if isinstance(one, Patch):
             fields["ids"] = prompt(service, one.text, one.messages, f"edits[{i}].text")
             _check_length(service, fields["ids"], f"edits[{i}].text")
-        with about(f"edits[{i}]"):
+        with errors_in(f"edits[{i}]"):
             made.append(from_json(fields))
             check(service.lm.definition.model.config, made[-1], len(ids))
     return made

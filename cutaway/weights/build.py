@@ -66,20 +66,21 @@ def _filled(model: M, tensors: Mapping, dtype: str, device: str | torch.device) 
             setattr(model.get_submodule(parent), name, _packed(path, module, tensors))
             continue
         for name, _ in list(module.named_parameters(recurse=False)):
-            value = _tensor(tensors[f"{path}.{name}"]).to(device, DTYPES.get(dtype, torch.float32))
+            value = _tensor(f"{path}.{name}", tensors).to(device, DTYPES.get(dtype, torch.float32))
             module.register_parameter(name, nn.Parameter(value))
     return model.eval()
 
 
 def _packed(path: str, module: nn.Module, tensors: Mapping[str, Packed]) -> nn.Module:
     weight = tensors[f"{path}.weight"]
+    quant.finite(f"{path}.weight", weight)
     if isinstance(module, nn.Embedding):
         return PackedEmbedding(weight, quant.unpack)
-    bias = tensors.get(f"{path}.bias")
-    return PackedLinear(weight, None if bias is None else _tensor(bias), quant.unpack)
+    bias = f"{path}.bias"
+    return PackedLinear(weight, _tensor(bias, tensors) if bias in tensors else None, quant.unpack)
 
 
-def _tensor(packed: Packed) -> Tensor:
+def _tensor(name: str, tensors: Mapping[str, Packed]) -> Tensor:
     """The weight as a float32 tensor of its own: what is mapped from a file must not be trained in place."""
-    array = quant.unpack(packed)
+    array = quant.finite(name, tensors[name])
     return torch.from_numpy(array if array.flags.writeable and array.flags.owndata else np.array(array))

@@ -18,6 +18,7 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, Encoder, from_dict
+from cutaway.native import mapped_files
 from cutaway.weights import families, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -104,6 +105,7 @@ def read(path: str | Path) -> Checkpoint:
 
 def _gguf(path: Path) -> Checkpoint:
     file = gguf.read(path)
+    _guard(file.tensors, path)
     family = families.of_gguf(Fields(file.metadata, path))
     fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.", file.tensors)
     config = family.read(fields)
@@ -166,7 +168,16 @@ def _safetensors(folder: Path) -> dict[str, Packed]:
                 "get the model's .safetensors files, or convert it with transformers' save_pretrained"
             )
         raise UserError(f"{folder}: has a config but no .safetensors file with the weights")
-    return safetensors.read(folder)
+    found = safetensors.read(folder)
+    _guard(found, folder)
+    return found
+
+
+def _guard(tensors: Mapping[str, Packed], path: Path) -> None:
+    """Say what happened should a file be cut short while its weights are used."""
+    mappings = {id(mapping): mapping for each in tensors.values() if (mapping := gguf.mapping_of(each.data))}
+    for mapping in mappings.values():
+        mapped_files.guard(mapping, path)
 
 
 def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:

@@ -30,6 +30,14 @@ def unpack(packed: Packed) -> np.ndarray:
     return out
 
 
+def finite(name: str, packed: Packed) -> np.ndarray:
+    """What `unpack` gives; UserError that names the weight if it holds an infinity or NaN."""
+    values = unpack(packed)
+    if not np.isfinite(values).all():
+        raise UserError(f"The weight {name} holds an infinity or NaN: get its file again, or train it again")
+    return values
+
+
 def unpack_reference(packed: Packed) -> np.ndarray:
     """What `unpack` computes, by numpy alone: slower, and the judge of the compiled kernels."""
     read, layout = _reader(packed), TYPES[packed.type]

@@ -1,3 +1,1 @@
-"""Continuous batching: many sequences in one engine step, for serving, evaluation, rewards and attacks
-alike.
-"""
+"""Continuous batching: many sequences in one engine step, for serving, evaluation, rewards and attacks."""

@@ -1,9 +1,10 @@
-"""What texts have in common is read once: full pages of read state, found again by the ids that led to them.
+"""Automatic prefix caching: full pages of KV cache, found again by a hash of all ids up to their end.
 
-A page's key is a hash of its ids and of the key before it, so that it stands for everything from the text's
-first id on (vLLM's automatic prefix caching; 2309.06180, section 4.4, shares pages the same way). The hash is
-BLAKE2b: two texts with one key are not met by chance nor made on purpose. The least recently used go first,
-and the end of a text before its beginning.
+A page's key is a hash of its ids and of the previous page's key, so that it stands for the whole text up to
+its end (as in vLLM; 2309.06180, section 4.4). The chain starts from the request's cache scope: requests
+of another scope (another API key, another ``cache_salt``) have other keys and find nothing. The hash is
+BLAKE2b: nobody can construct two texts with one key. The least recently used pages are evicted first, and the
+end of a text before its beginning.
 """
 
 from __future__ import annotations
@@ -15,43 +16,46 @@ from typing import Any
 
 import numpy as np
 
-ROOT = b""  # the key before a text's first page
+
+def page_key(previous: bytes, ids: Sequence[int] | np.ndarray) -> bytes:
+    """The key of a page with these ids; ``previous`` is the page's before it, or the cache scope."""
+    return blake2b(previous + np.asarray(ids, np.int64).tobytes(), digest_size=16).digest()
 
 
-def key(before: bytes, ids: Sequence[int]) -> bytes:
-    """The key of a page with these ids, after the page of the key before it."""
-    return blake2b(before + np.asarray(ids, np.int64).tobytes(), digest_size=16).digest()
+def cache_scope(api_key: bytes, salt: str | None) -> bytes:
+    """Where the chain of keys starts for requests with this API key (or its hash) and this salt."""
+    salted = b"" if salt is None else salt.encode("utf-8", "surrogatepass")
+    return blake2b(salted, key=blake2b(api_key, digest_size=32).digest(), digest_size=16).digest()
 
 
 class PrefixCache:
-    """Pages by their keys, at most ``room`` of them."""
+    """Pages by their keys, at most ``capacity`` of them."""
 
-    def __init__(self, room: int) -> None:
-        self._kept: OrderedDict[bytes, Any] = OrderedDict()
-        self._room = room
+    def __init__(self, capacity: int) -> None:
+        self._pages: OrderedDict[bytes, Any] = OrderedDict()
+        self._capacity = capacity
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._pages)
 
     def get(self, key: bytes) -> Any | None:
-        """The page, None where it is not kept."""
-        return self._kept.get(key)
+        """The page, None where it is not cached."""
+        return self._pages.get(key)
 
     def add(self, keys: Sequence[bytes], page: Any) -> None:
-        """Keeps a page under the last of its text's keys."""
-        if keys[-1] not in self._kept:
-            self._kept[keys[-1]] = page
+        """Cache a page under the last of its text's keys."""
+        self._pages.setdefault(keys[-1], page)
         self.touch(keys)
-        self.fit(self._room)
+        self.resize(self._capacity)
 
     def touch(self, keys: Sequence[bytes]) -> None:
-        """These pages of one text, from its first on, were used just now."""
+        """Mark a text's pages, from its first on, as used just now."""
         for key in reversed(keys):
-            if key in self._kept:
-                self._kept.move_to_end(key)
+            if key in self._pages:
+                self._pages.move_to_end(key)
 
-    def fit(self, room: int) -> None:
-        """From now on keeps at most so many pages."""
-        self._room = max(0, room)
-        while len(self._kept) > self._room:
-            self._kept.popitem(last=False)
+    def resize(self, capacity: int) -> None:
+        """Hold at most so many pages from now on."""
+        self._capacity = max(0, capacity)
+        while len(self._pages) > self._capacity:
+            self._pages.popitem(last=False)

@@ -1,44 +1,155 @@
-"""What whoever asked holds while the model answers: pieces as they come, and the way to stop it."""
+"""What a caller asks of a model and what comes back: requests, streams of pieces, finished generations."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.generate.decode import Constraint, Piece
-from cutaway.generate.internals import Internals
+from cutaway.generate.internals import Internals, LayerInternals
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.session import Edited
+from cutaway.generate.session import EditHooks
 
-Event = Piece | Exception
-Scored = tuple[float, tuple[tuple[int, float], ...]]  # a log-probability, and the best (id, log-probability)
+FinishReason = Literal["stop", "length", "context"]
+TokenLogprobs = tuple[float, tuple[tuple[int, float], ...]]  # of a token, and (id, logprob) of the top ones
+
+
+class ContextFullError(UserError):
+    """The prompt leaves no room for an answer: `length` ids where the context holds `max_context`."""
+
+    def __init__(self, length: int, max_context: int) -> None:
+        super().__init__(
+            f"The prompt is {length} ids long and the model's context holds {max_context}, "
+            "prompt and answer together: shorten the prompt"
+        )
+        self.length = length
+        self.max_context = max_context
 
 
 class RequestCancelledError(OperationalError):
-    """The answer was stopped before its end."""
+    """The request was cancelled before its answer was complete."""
 
-    def __init__(self, why: str = "whoever asked for it cancelled it") -> None:
+    def __init__(self, why: str = "the client cancelled it") -> None:
         super().__init__(f"The answer was stopped before its end: {why}")
 
 
 class QueueFullError(UserError):
-    """As many requests run and wait as may."""
+    """The limit of running and waiting requests is reached."""
 
 
 class ShuttingDownError(UserError):
-    """No new request is taken: the server is about to stop."""
+    """No new request is taken: the scheduler is shutting down."""
 
     def __init__(self) -> None:
         super().__init__("The server is about to stop and takes no new request: ask again in a while")
 
 
+@runtime_checkable
+class Constraint(Protocol):
+    """A grammar or schema that an answer must follow: one object for each answer."""
+
+    def mask(self, logits: np.ndarray, /) -> None:
+        """Set the logits [v] of ids that may not come next to -inf, in place; end tokens are ids too."""
+        ...
+
+    def accept(self, id: int, /) -> None:
+        """Advance by the chosen id, which is no end token."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is complete and nothing may follow."""
+        ...
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of computation (time that the caller takes between pieces is not counted), and ids read."""
+
+    prefill_tokens: int  # those of the prompt that neither a session nor the prefix cache held
+    prefill_seconds: float
+    decode_tokens: int  # those after the first, which is chosen from the prefill's logits
+    decode_seconds: float
+    first_token_seconds: float
+    drafted_tokens: int = 0  # proposed by speculative decoding, and of them those accepted
+    accepted_tokens: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """The acceptance rate of drafted tokens; 0 where none were drafted."""
+        return self.accepted_tokens / max(self.drafted_tokens, 1)
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """The prefill's speed."""
+        return self.prefill_tokens / max(self.prefill_seconds, 1e-9)
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """The speed after the first token; 0 where none followed."""
+        return self.decode_tokens / max(self.decode_seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished text.
+
+    ids are all that were chosen, those that spelt a stop string included, but not the end token; logprobs
+    and top_logprobs have one entry for each. finish_reason "stop" was the stop named in `stop` (a string, or
+    the id of an end token, None where a constraint was complete), "length" was max_tokens, "context" means
+    that prompt and answer filled max_context.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...]
+    finish_reason: FinishReason
+    stop: str | int | None
+    max_context: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one token added. The last piece has no id: it brings text that was held back, and the generation.
+
+    ``inside`` is what the request's internals show at the position from which the token was chosen.
+    """
+
+    text: str
+    id: int | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    generation: Generation | None = None
+    inside: tuple[LayerInternals, ...] = ()
+
+
+Event = Piece | Exception
+
+
+def finish(pieces: Iterable[Piece]) -> Generation:
+    """Run the pieces to their end and return the generation the last one brings."""
+    generation = None
+    for piece in pieces:
+        generation = piece.generation
+    if generation is None:
+        raise ValueError("the pieces ended without a generation")
+    return generation
+
+
 @dataclass(frozen=True)
 class Request:
-    """What one request asks of the engine. Requests of one ``client`` wait behind each other, not before
-    those of others; ``prompt_logprobs`` asks for the log-probabilities of the prompt's ids too, with so many
-    alternatives.
+    """One prompt and how to continue it.
+
+    Requests of one ``client`` wait behind each other, not before those of others. Pages of the prefix cache
+    are shared among requests of one ``cache_scope`` alone. ``prompt_logprobs`` asks for the log-probabilities
+    of the prompt's ids too, with so many alternatives.
     """
 
     ids: tuple[int, ...]
@@ -46,32 +157,33 @@ class Request:
     constraint: Constraint | None = None
     prompt_logprobs: int | None = None
     internals: Internals | None = None
-    edit: Edited | None = None  # of the model's activations, for an engine that is Editable
+    edit: EditHooks | None = None  # of the model's activations, for an engine that is Editable
     client: str = ""
+    cache_scope: bytes = b""
 
 
 class ResponseStream:
     """One request's answer: iterate for its pieces, the last of which brings the Generation.
 
-    What goes wrong is raised where the pieces end, RequestCancelledError after ``cancel``. ``subscribe`` is
-    the other way to hear of them. ``prompt_logprobs``, where they were asked for, are there before the first
-    piece: one a prompt id, None for the first, which nothing comes before.
+    Errors are raised after the pieces, RequestCancelledError after ``cancel``; ``subscribe`` is the
+    alternative to iterating. ``prompt_logprobs``, where the request asks for them, are complete before the
+    first piece: one for each prompt id, None for the first, which has no context.
     """
 
     def __init__(self, request: Request, wake: Callable[[], None] = lambda: None) -> None:
         self.request = request
-        self.prompt_logprobs: list[Scored | None] = []
+        self.prompt_logprobs: list[TokenLogprobs | None] = []
         self.cancelled = False
         self._wake = wake
         self._events: list[Event] = []
         self._listeners: list[Callable[[Event], None]] = []
-        self._told = threading.Condition(threading.RLock())
+        self._changed = threading.Condition(threading.RLock())
 
     def __iter__(self) -> Iterator[Piece]:
         at = 0
         while True:
-            with self._told:
-                self._told.wait_for(lambda at=at: len(self._events) > at)
+            with self._changed:
+                self._changed.wait_for(lambda at=at: len(self._events) > at)
                 event = self._events[at]
             if isinstance(event, Exception):
                 raise event
@@ -81,43 +193,38 @@ class ResponseStream:
             at += 1
 
     def subscribe(self, listener: Callable[[Event], None]) -> None:
-        """Calls listener(event) for what has happened so far, and from now on from the model's thread.
+        """Call listener(event) for all events so far, and from now on from the scheduler's thread.
 
-        Events are pieces; the last is the one with the generation, or an exception. A listener must be quick,
-        and one that raises is not called again: its request is cancelled.
+        Events are pieces; the last is the one with the generation, or an exception. A listener must be quick;
+        one that raises is removed and its request cancelled.
         """
-        with self._told:
+        with self._changed:
             for event in self._events:
                 listener(event)
             self._listeners.append(listener)
 
     def cancel(self) -> None:
-        """Stops the answer within the step that is under way. From any thread; after the end it does
-        nothing.
-        """
+        """Stop the answer within the current step. From any thread; after the end it does nothing."""
         self.cancelled = True
         self._wake()
 
     @property
     def ended(self) -> bool:
         """Whether the last event is there."""
-        with self._told:
-            return bool(self._events) and _ends(self._events[-1])
+        with self._changed:
+            last = self._events[-1] if self._events else None
+            return isinstance(last, Exception) or (last is not None and last.generation is not None)
 
-    def tell(self, event: Event) -> None:
-        """The scheduler's: what happened. Nothing is told after the end."""
-        with self._told:
-            if self._events and _ends(self._events[-1]):
+    def put(self, event: Event) -> None:
+        """The scheduler's: publish an event. After the last one it does nothing."""
+        with self._changed:
+            if self.ended:
                 return
             self._events.append(event)
-            self._told.notify_all()
+            self._changed.notify_all()
             for listener in list(self._listeners):
                 try:
                     listener(event)
                 except Exception:
                     self._listeners.remove(listener)
                     self.cancel()
-
-
-def _ends(event: Event) -> bool:
-    return isinstance(event, Exception) or event.generation is not None

@@ -1,58 +1,58 @@
-"""Continuous batching: one thread owns the model, and requests join and leave between its steps (Orca, OSDI
-2022).
+"""Continuous batching: one thread owns the model, and requests join and leave between its steps.
 
-A step is one call of the engine. It reads the newest id of every answer under way and a stretch of the
-prompts that are not read yet, no longer than the others can wait for, and every answer then chooses its next
-id from its own logits. It is the engine's law that no text's logits depend on what is read beside it, nor on
-where it was cut, and each request has its own random numbers: so an answer is the same, bit for bit, as if it
-had been alone.
+A step (Orca, OSDI 2022) is one call of the engine. It reads the newest id of every sequence that decodes and
+a chunk of the prompts that are not read yet (chunked prefill, 2308.16369), no longer than the others can wait
+for, and every sequence then chooses its next id from its own logits. Each engine guarantees that a text's
+logits depend neither on what is read beside it nor on where it was cut, and each request has its own random
+numbers: so an answer is the same, bit for bit, as if the request had run alone.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.batch import Part, read
-from cutaway.generate.batch.prefill_budget import PrefillBudget
 from cutaway.generate.batch.prefix_cache import PrefixCache
-from cutaway.generate.batch.queue import Queue
 from cutaway.generate.batch.request import (
+    Generation,
+    Piece,
     QueueFullError,
     Request,
     RequestCancelledError,
     ResponseStream,
     ShuttingDownError,
+    finish,
 )
-from cutaway.generate.batch.sequence import Answer
-from cutaway.generate.decode import Piece, Run, TokenizerProtocol, checked, shown_ids
+from cutaway.generate.batch.sequence import (
+    Chunk,
+    ScheduledSequence,
+    SequenceOutput,
+    TokenizerProtocol,
+    check_prompt,
+    forward,
+    vocab_size,
+)
 from cutaway.generate.engine import BatchedEngine, Editable, Engine
 from cutaway.generate.sampling_params import SamplingParams
 
-__all__ = [
-    "RequestCancelledError",
-    "ShuttingDownError",
-    "SchedulerStats",
-    "Request",
-    "QueueFullError",
-    "Scheduler",
-    "ResponseStream",
-]
-
-
-AHEAD, LOW = 4, 1  # pages made ahead for each request that may run: while none does, and while some do
-PAUSE = 0.001  # seconds between pieces of a page that is made beside steps
+AHEAD, LOW = 4, 1  # pages allocated ahead for each request that may run: while none does, and while some do
+PAUSE = 0.001  # seconds between pieces of a page that is allocated beside steps
+STRETCH = 1.4  # a step with prefill may take this many times one without; random delays come on top
+LEAST = 2  # prompt ids that a step reads in any case, so that none waits for ever; more by doubling
+USUAL, LATEST = 15, 9  # steps whose median is the time of one without prefill, and the time of a prompt id
+Item = TypeVar("Item")
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What is served: a LanguageModel."""
+    """What is scheduled: a LanguageModel."""
 
     @property
     def engine(self) -> Engine: ...
@@ -64,26 +64,106 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class MakesAhead(Protocol):
-    """An engine whose memory for texts can be made before they come."""
+class AllocatesAhead(Protocol):
+    """An engine whose pages can be allocated before a sequence needs them."""
 
     def make_ahead(self, pages: int, pause: Callable[[], None], /) -> bool: ...
 
 
+class FairQueue(Generic[Item]):
+    """Clients take turns, and the items of one come in their order: many of one delay another by one turn."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[str, deque[Item]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._clients.values()))
+
+    def count(self, client: str) -> int:
+        """How many items of a client wait."""
+        return len(self._clients.get(client, ()))
+
+    def add(self, client: str, item: Item) -> None:
+        """Append a client's item."""
+        self._clients.setdefault(client, deque()).append(item)
+
+    def first(self) -> Item | None:
+        """The next item, None if there is none."""
+        return next(iter(self._clients.values()))[0] if self._clients else None
+
+    def pop(self) -> Item:
+        """Take the next item out; its client goes behind the others."""
+        client, own = self._clients.popitem(last=False)
+        item = own.popleft()
+        if own:
+            self._clients[client] = own
+        return item
+
+    def remove(self, gone: Callable[[Item], bool]) -> list[Item]:
+        """Take out and return the items for which ``gone`` is true."""
+        found: list[Item] = []
+        for client, own in list(self._clients.items()):
+            for item in [item for item in own if gone(item)]:
+                own.remove(item)
+                found.append(item)
+            if not own:
+                del self._clients[client]
+        return found
+
+
+class PrefillBudget:
+    """How many prompt ids a step may read beside sequences that decode, learned from each step's time.
+
+    Medians, because one delayed step says nothing about the next; and growth by doubling, because what was
+    learned at the last prompt need not hold at this one.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._decode_seconds: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))
+        self._id_seconds: deque[float] = deque(maxlen=LATEST)  # that one more prompt id took
+        self._reach = LEAST  # the limit of the next step, whatever was learned
+
+    def record(self, decoding: int, prompt_ids: int, seconds: float) -> None:
+        """A step decoded so many sequences and read so many prompt ids."""
+        self._reach = LEAST
+        if not prompt_ids:
+            self._decode_seconds[decoding].append(seconds)
+        elif decoding and self._decode_seconds:
+            usual = self._usual(decoding)
+            self._reach = max(LEAST, 2 * prompt_ids if seconds <= STRETCH * usual else prompt_ids)
+            self._id_seconds.append(max(0.0, seconds - usual) / prompt_ids)
+
+    def allowed(self, decoding: int) -> int:
+        """How many prompt ids the next step may read beside so many sequences that decode."""
+        if not decoding:
+            return self.most
+        per_id = statistics.median(self._id_seconds) if self._id_seconds else 0.0
+        if not self._decode_seconds or per_id == 0:  # nothing known, or prefill took no measurable time
+            return min(self.most, LEAST)
+        room = max(LEAST, int((STRETCH - 1) * self._usual(decoding) / per_id))
+        return min(self.most, room, self._reach)
+
+    def _usual(self, decoding: int) -> float:
+        """Seconds of a step without prefill, by the nearest number of sequences that was seen."""
+        nearest = min(self._decode_seconds, key=lambda seen: abs(seen - decoding))
+        return statistics.median(self._decode_seconds[nearest])
+
+
 @dataclass(frozen=True)
 class SchedulerStats:
-    """What the engine does now, and what it has done since it began."""
+    """What the scheduler does now, and its counters since it began."""
 
     running: int
     queued: int
     max_sequences: int
     max_queue: int
-    pages_total: int  # of state, that there is room for
-    pages_used: int  # promised to the requests that run
-    pages_kept: int  # of what was read, for texts that begin alike
+    pages_total: int  # of KV cache, that there is room for
+    pages_used: int  # reserved for the requests that run
+    pages_kept: int  # in the prefix cache
     page_bytes: int
     prompt_tokens: int  # of the prompts that were read
-    cached_tokens: int  # of those, taken over from a text that began alike
+    cached_tokens: int  # of those, found in the prefix cache
     generated_tokens: int
     finished: int
     cancelled: int
@@ -96,11 +176,11 @@ class SchedulerStats:
 class Scheduler:
     """Answers many requests at once with one model, on a thread of its own.
 
-    At most ``max_sequences`` run and ``max_queue`` wait. ``prefill_chunk`` is how many ids of prompts a step
-    reads at most. ``state_bytes`` bounds what is remembered of texts: of those that run, whose pages are
-    promised up to their last id before they start, and of others for texts that begin alike; None is room for
-    max_sequences full contexts, or half of the machine's memory if that is less. Raises UserError for an
-    engine that reads one text only.
+    At most ``max_sequences`` run and ``max_queue`` wait. ``prefill_chunk`` is how many prompt ids a step
+    reads at most. ``state_bytes`` bounds the KV cache: the pages of running requests, reserved up to their
+    last id before they start, and the prefix cache; None is room for max_sequences full contexts, or half of
+    the machine's memory if that is less. ``on_step``, if set, is called after events were published, when
+    the engine is about to compute. Raises UserError for an engine that reads one text only.
     """
 
     def __init__(
@@ -118,45 +198,47 @@ class Scheduler:
             raise UserError("max_sequences and prefill_chunk must be 1 or more, and max_queue 0 or more")
         self.lm, self.engine = lm, lm.engine
         self.max_sequences, self.max_queue = max_sequences, max_queue
-        self._pages = _room(self.engine, max_sequences, state_bytes)
-        self._prefixes = PrefixCache(self._pages)
-        self._pace = PrefillBudget(prefill_chunk)
-        self._queue: Queue[Answer] = Queue()
-        self._running: list[Answer] = []
+        self.on_step: Callable[[], None] = lambda: None
+        self._capacity = _page_capacity(self.engine, max_sequences, state_bytes)
+        self._prefix_cache = PrefixCache(self._capacity)
+        self._budget = PrefillBudget(prefill_chunk)
+        self._queue: FairQueue[ScheduledSequence] = FairQueue()
+        self._running: list[ScheduledSequence] = []
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
         self._closing = self._over = False
-        self.told: Callable[[], None] = lambda: None  # called when all is told and the model's thread waits
         self._wake = threading.Condition()
         self._stepped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="cutaway-model", daemon=True)
         self._thread.start()
-        if isinstance(self.engine, MakesAhead):
-            threading.Thread(
-                target=self._make, args=(self.engine,), name="cutaway-pages", daemon=True
-            ).start()
+        if isinstance(self.engine, AllocatesAhead):
+            allocating = threading.Thread(
+                target=self._allocate, args=(self.engine,), name="cutaway-pages", daemon=True
+            )
+            allocating.start()
 
-    # ---- for everyone --------------------------------------------------------------------------------------
+    # ---- from any thread -----------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> ResponseStream:
-        """Takes a request. From any thread. Raises UserError for one that cannot be honoured
-        (ContextFullError for a prompt that does not fit), QueueFullError, ShuttingDownError.
+        """Queue a request. Raises UserError for one that cannot be honoured (ContextFullError for a prompt
+        that does not fit), QueueFullError, ShuttingDownError.
         """
         if request.edit is not None and not isinstance(self.engine, Editable):
             raise UserError("This engine cannot edit activations: only the definition can")
+        tokenizer, vocab = self.lm.tokenizer, vocab_size(self.engine, self.lm.tokenizer)
         settings = self.lm.ending(request.settings)
-        settings.check(shown_ids(self.engine, self.lm.tokenizer))
-        ids = checked(request.ids, self.lm.tokenizer, self.engine)
+        settings.check(vocab)
+        ids = check_prompt(request.ids, tokenizer, self.engine)
         if request.internals is not None:
-            request.internals.check(self.engine.layers, shown_ids(self.engine, self.lm.tokenizer))
+            request.internals.check(self.engine.layers, vocab)
         stream = ResponseStream(request, self._notify)
-        run = Run(self.engine, self.lm.tokenizer, ids, settings, request.constraint)
-        answer = Answer(stream, run, self.engine)
-        if answer.pages_needed > self._pages:
+        output = SequenceOutput(self.engine, tokenizer, ids, settings, request.constraint)
+        sequence = ScheduledSequence(stream, output, self.engine)
+        if sequence.pages_needed > self._capacity:
             raise UserError(
-                f"The prompt of {len(ids)} ids and an answer of up to {run.limit} need "
-                f"{answer.pages_needed} pages of state, and there is room for {self._pages}: ask for fewer "
-                "max_tokens"
+                f"The prompt of {len(ids)} ids and an answer of up to {output.max_tokens} need "
+                f"{sequence.pages_needed} pages of state, and there is room for {self._capacity}: ask for "
+                "fewer max_tokens"
             )
         with self._wake:
             if self._closing:
@@ -165,15 +247,15 @@ class Scheduler:
             if waiting >= self.max_sequences + self.max_queue:
                 self._counts["refused"] += 1
                 raise QueueFullError(
-                    f"{self.max_sequences} requests run and {self.max_queue} wait, which is as many as may: "
+                    f"The queue is full: {self.max_sequences} requests run and {self.max_queue} wait; "
                     "ask again in a while"
                 )
-            self._queue.add(request.client, answer)
+            self._queue.add(request.client, sequence)
             self._wake.notify_all()
         return stream
 
     def stats(self) -> SchedulerStats:
-        """What it does now. From any thread."""
+        """Its figures now."""
         with self._wake:
             counts = self._counts
             return SchedulerStats(
@@ -181,40 +263,49 @@ class Scheduler:
                 queued=len(self._queue),
                 max_sequences=self.max_sequences,
                 max_queue=self.max_queue,
-                pages_total=self._pages,
-                pages_used=self._promised(),
-                pages_kept=len(self._prefixes),
+                pages_total=self._capacity,
+                pages_used=self._reserved(),
+                pages_kept=len(self._prefix_cache),
                 page_bytes=self.engine.page_bytes,
+                prompt_tokens=counts["prompt_tokens"],
+                cached_tokens=counts["cached_tokens"],
+                generated_tokens=counts["generated_tokens"],
+                finished=counts["finished"],
+                cancelled=counts["cancelled"],
+                failed=counts["failed"],
+                refused=counts["refused"],
+                steps=counts["steps"],
                 step_seconds=self._step_seconds,
-                **{name: counts[name] for name in _COUNTED},
             )
 
     def drain(self, seconds: float) -> None:
-        """Takes no new request, waits for those that are there at most so long, and stops the rest."""
+        """Take no new request, wait at most so long for the others, and cancel the rest."""
         with self._wake:
             self._closing = True
             self._wake.wait_for(lambda: not self._running and not len(self._queue), seconds)
-            for answer in (*self._running, *self._queue.remove(lambda answer: True)):
-                answer.stream.cancelled = True
-                answer.stream.tell(RequestCancelledError("the server stops"))
+            for sequence in (*self._running, *self._queue.remove(lambda _: True)):
+                sequence.stream.cancelled = True
+                sequence.stream.put(RequestCancelledError("the server stops"))
             self._wake.notify_all()
-        self.told()
+        self.on_step()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
     def close(self) -> None:
-        """Stops everything within the step that is under way."""
+        """Cancel everything within the current step."""
         self.drain(0)
 
     def _notify(self) -> None:
         with self._wake:
             self._wake.notify_all()
 
-    def _make(self, engine: MakesAhead) -> None:
-        """On a thread of its own: has pages ready, so that no step waits for the system to find memory."""
+    # ---- the thread that allocates -------------------------------------------------------------------------
+
+    def _allocate(self, engine: AllocatesAhead) -> None:
+        """Have pages ready, so that no step waits for the operating system's memory."""
         while not self._over:
             pages = (LOW if self._running else AHEAD) * self.max_sequences
-            if not engine.make_ahead(min(self._pages, pages), self._give_way):
+            if not engine.make_ahead(min(self._capacity, pages), self._give_way):
                 self._stepped.wait()
                 self._stepped.clear()
 
@@ -228,157 +319,160 @@ class Scheduler:
         while self._admit():
             try:
                 self._step()
-            except Exception as error:  # a fault of ours ends what runs, and nothing else
-                self._end_all(list(self._running), error)
+            except Exception as error:  # an internal error ends the running requests, and nothing else
+                self._fail(list(self._running), error)
             self._stepped.set()
         self._over = True
         self._stepped.set()
 
     def _admit(self) -> bool:
-        """Lets go of what was cancelled, and begins what there is room for. False once all is over."""
+        """Drop cancelled requests and start those there is room for. False once the scheduler is closed."""
         with self._wake:
             while True:
                 self._drop_cancelled()
-                while self._may_begin():
-                    answer = self._queue.pop()
-                    self._running.append(answer)
-                    self._prefixes.fit(self._pages - self._promised())
-                    answer.begin()
+                while self._has_room():
+                    sequence = self._queue.pop()
+                    self._running.append(sequence)
+                    self._prefix_cache.resize(self._capacity - self._reserved())
+                    sequence.start()
                 if self._running:
                     return True
                 self._wake.notify_all()
-                self.told()
+                self.on_step()
                 if self._closing and not len(self._queue):
                     return False
                 self._wake.wait()
 
-    def _may_begin(self) -> bool:
-        """Whether there is a place and the pages for whose turn it is: nobody overtakes who needs many."""
+    def _has_room(self) -> bool:
+        """Whether the next request may start: one that needs many pages is not overtaken."""
         first = self._queue.first()
         if first is None or len(self._running) >= self.max_sequences:
             return False
-        return self._promised() + first.pages_needed <= self._pages
+        return self._reserved() + first.pages_needed <= self._capacity
 
-    def _promised(self) -> int:
-        return sum(answer.pages_needed for answer in self._running)
+    def _reserved(self) -> int:
+        return sum(sequence.pages_needed for sequence in self._running)
 
     def _drop_cancelled(self) -> None:
-        gone = self._queue.remove(_cancelled)
-        gone += [answer for answer in self._running if _cancelled(answer)]
-        self._running = [answer for answer in self._running if not _cancelled(answer)]
-        for answer in gone:
+        gone = self._queue.remove(lambda sequence: sequence.stream.cancelled)
+        gone += [sequence for sequence in self._running if sequence.stream.cancelled]
+        self._running = [sequence for sequence in self._running if sequence not in gone]
+        for sequence in gone:
             self._counts["cancelled"] += 1
-            answer.stream.tell(RequestCancelledError())
+            sequence.stream.put(RequestCancelledError())
 
     def _step(self) -> None:
-        """One call of the engine, and what follows from it for each text that it read."""
+        """One call of the engine, then each sequence's next token and its publication."""
         started = time.perf_counter()
-        decoding = [answer for answer in self._running if answer.decoding]
-        parts = [Part(answer, [answer.run.history.last]) for answer in decoding]
-        parts += self._stretches(self._pace.allowed(len(decoding)))
-        self.told()  # of the step before: who hears of it works while the engine reads
+        decoding = [sequence for sequence in self._running if sequence.decoding]
+        chunks = [Chunk(sequence, [sequence.output.history.last]) for sequence in decoding]
+        chunks += self._prefill_chunks(self._budget.allowed(len(decoding)))
+        self.on_step()  # of the step before: its listeners work while the engine computes
         try:
-            read(self.engine, parts)
+            forward(self.engine, chunks)
         except Exception as error:
-            self._end_all([part.answer for part in parts], error)
+            self._fail([chunk.sequence for chunk in chunks], error)
             return
-        chosen = [_say(part) for part in parts]
-        for part in parts:
-            self._keep(part)
-        for part, said in zip(parts, chosen, strict=True):
-            self._tell(part.answer, said)
+        results = [_sample(chunk) for chunk in chunks]
+        for chunk in chunks:
+            sequence = chunk.sequence
+            sequence.cache_pages(self._prefix_cache)
+            if sequence.state.length - len(chunk.ids) < len(sequence.prompt) <= sequence.state.length:
+                self._count(prompt_tokens=len(sequence.prompt), cached_tokens=sequence.cached_tokens)
+        for chunk, result in zip(chunks, results, strict=True):
+            self._publish(chunk.sequence, result)
         seconds = time.perf_counter() - started
-        self._pace.saw(len(decoding), sum(len(part.ids) for part in parts) - len(decoding), seconds)
+        self._budget.record(len(decoding), sum(len(chunk.ids) for chunk in chunks[len(decoding) :]), seconds)
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
 
-    def _stretches(self, most: int) -> list[Part]:
-        """What is read of prompts, at most so many ids, shared out evenly. A page that one text is reading is
-        not read a second time: texts that begin so too wait for it.
+    def _prefill_chunks(self, most: int) -> list[Chunk]:
+        """At most so many prompt ids, shared out evenly. A page that one sequence reads is not read twice:
+        other sequences that begin with it wait for it.
         """
-        reading = [answer for answer in self._running if not answer.decoding]
-        size, begun, claimed = self.engine.page, [], set()
-        for answer in sorted(reading, key=lambda answer: (answer.state.length % size == 0, answer.served)):
-            answer.share(self._prefixes)
-            page = answer.next_page
+        waiting = [sequence for sequence in self._running if not sequence.decoding]
+        size, chosen, claimed = self.engine.page, [], set()
+        waiting.sort(key=lambda sequence: (sequence.state.length % size == 0, sequence.last_prefill_step))
+        for sequence in waiting:
+            sequence.reuse_pages(self._prefix_cache)
+            page = sequence.next_page
             if page is None or page not in claimed:
-                begun.append(answer)
+                chosen.append(sequence)
                 claimed.add(page)
-        parts: list[Part] = []
-        for left, answer in zip(range(len(begun), 0, -1), begun, strict=True):
+        chunks: list[Chunk] = []
+        for left, sequence in zip(range(len(chosen), 0, -1), chosen, strict=True):
             if most > 0:
-                parts.append(Part(answer, answer.stretch(max(1, most // left))))
-                most -= len(parts[-1].ids)
-                answer.served = self._counts["steps"]
-        return parts
+                chunks.append(Chunk(sequence, sequence.next_prompt_ids(max(1, most // left))))
+                most -= len(chunks[-1].ids)
+                sequence.last_prefill_step = self._counts["steps"]
+        return chunks
 
-    def _keep(self, part: Part) -> None:
-        """What a text has read is kept for others, and counted when its prompt is."""
-        answer = part.answer
-        answer.keep(self._prefixes)
-        if answer.state.length - len(part.ids) < len(answer.prompt) <= answer.state.length:
-            self._count(prompt_tokens=len(answer.prompt), cached_tokens=answer.shared)
-
-    def _tell(self, answer: Answer, said: list[Piece] | Exception) -> None:
-        """What a text says is told; at its end it leaves."""
-        if isinstance(said, Exception):
-            self._end_all([answer], said)
+    def _publish(self, sequence: ScheduledSequence, result: list[Piece] | Exception) -> None:
+        """Publish new pieces; a sequence leaves at its end."""
+        if isinstance(result, Exception):
+            self._fail([sequence], result)
             return
-        self._count(generated_tokens=sum(piece.id is not None for piece in said))
-        if answer.run.reason is not None:
-            self._leave(answer)
+        self._count(generated_tokens=sum(piece.id is not None for piece in result))
+        if sequence.output.finish_reason is not None:
+            self._leave(sequence)
             self._count(finished=1)
-        for piece in said:
-            answer.stream.tell(piece)
+        for piece in result:
+            sequence.stream.put(piece)
 
-    def _end_all(self, answers: Sequence[Answer], error: Exception) -> None:
-        for answer in answers:
-            self._leave(answer)
+    def _fail(self, sequences: Sequence[ScheduledSequence], error: Exception) -> None:
+        for sequence in sequences:
+            self._leave(sequence)
             self._count(failed=1)
-            answer.stream.tell(error)
+            sequence.stream.put(error)
 
-    def _leave(self, answer: Answer) -> None:
+    def _leave(self, sequence: ScheduledSequence) -> None:
         with self._wake:
-            self._running = [other for other in self._running if other is not answer]
-            self._prefixes.fit(self._pages - self._promised())
+            self._running.remove(sequence)
+            self._prefix_cache.resize(self._capacity - self._reserved())
 
     def _count(self, **more: int) -> None:
         with self._wake:
             self._counts.update(more)
 
 
-_COUNTED = (
-    "prompt_tokens",
-    "cached_tokens",
-    "generated_tokens",
-    "finished",
-    "cancelled",
-    "failed",
-    "refused",
-    "steps",
-)
+def generate_batch(
+    lm: Model,
+    prompts: Iterable[Sequence[int]],
+    settings: SamplingParams,
+    *,
+    max_sequences: int = 16,
+    state_bytes: int | None = None,
+) -> list[Generation]:
+    """Continue all prompts, given as ids: each Generation is the one that its prompt has alone.
 
-
-def _say(part: Part) -> list[Piece] | Exception:
-    """What a text says after a step, nothing while its prompt is being read; what went wrong is its own."""
-    answer, logits = part.answer, part.logits
-    assert logits is not None
-    start = answer.state.length - len(part.ids)
+    At most ``max_sequences`` run at once. Raises the first error, as ``Scheduler.submit`` and the stream do.
+    """
+    requests = [Request(tuple(ids), settings) for ids in prompts]
+    running = max(1, min(max_sequences, len(requests)))
+    scheduler = Scheduler(lm, max_sequences=running, max_queue=len(requests), state_bytes=state_bytes)
     try:
-        if answer.stream.request.prompt_logprobs is not None and start < len(answer.prompt):
-            answer.score(start, logits)
-        return answer.take(logits[-1], part.inside) if answer.decoding else []
+        streams = [scheduler.submit(request) for request in requests]
+        return [finish(stream) for stream in streams]
+    finally:
+        scheduler.close()
+
+
+def _sample(chunk: Chunk) -> list[Piece] | Exception:
+    """A sequence's new pieces after a step, none within its prompt; an error ends this sequence alone."""
+    sequence, logits = chunk.sequence, chunk.logits
+    assert logits is not None
+    start = sequence.state.length - len(chunk.ids)
+    try:
+        if sequence.request.prompt_logprobs is not None and start < len(sequence.prompt):
+            sequence.add_prompt_logprobs(start, logits)
+        return sequence.append(logits[-1], chunk.inside) if sequence.decoding else []
     except Exception as error:
         return error
 
 
-def _cancelled(answer: Answer) -> bool:
-    return answer.stream.cancelled
-
-
-def _room(engine: BatchedEngine, sequences: int, state_bytes: int | None) -> int:
-    """How many pages may be in use."""
+def _page_capacity(engine: BatchedEngine, sequences: int, state_bytes: int | None) -> int:
+    """How many pages of KV cache there may be."""
     if state_bytes is None:
         whole = -(-engine.max_context // engine.page) * sequences
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,128 +1,381 @@
-"""One request under way: what was read and chosen, the pages it read, and how long it took."""
+"""One sequence under way: the tokens it chose, their text, what ends it, and the pages that it has read."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cutaway.generate.batch.prefix_cache import ROOT, PrefixCache, key
-from cutaway.generate.batch.request import ResponseStream
-from cutaway.generate.decode import Piece, Run, Timings, mask_padding
-from cutaway.generate.engine import BatchedEngine
-from cutaway.generate.internals import LayerInternals
-from cutaway.generate.sample import logprobs
+from cutaway.errors import UserError
+from cutaway.generate.batch.prefix_cache import PrefixCache, page_key
+from cutaway.generate.batch.request import (
+    Constraint,
+    ContextFullError,
+    FinishReason,
+    Generation,
+    Piece,
+    ResponseStream,
+    Timings,
+)
+from cutaway.generate.engine import BatchedEngine, Engine
+from cutaway.generate.internals import Internals, LayerInternals, summarize
+from cutaway.generate.sample import History, Sampler, logprobs, mask_padding
+from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.speculative import verify
 
 
-class Answer:
-    """Made when its request is taken; ``begin`` when its turn has come."""
+@runtime_checkable
+class TextStream(Protocol):
+    """Incremental detokenizer: ids to text, never half a character."""
 
-    def __init__(self, stream: ResponseStream, run: Run, engine: BatchedEngine) -> None:
-        self.stream, self.run = stream, run
+    def push(self, id: int, /) -> str: ...
+
+    def follow(self, ids: Iterable[int], /) -> None:
+        """Push ids whose own text is not needed."""
+        ...
+
+    def finish(self) -> str: ...
+
+
+@runtime_checkable
+class TokenizerProtocol(Protocol):
+    """What generation needs of a tokenizer."""
+
+    @property
+    def bos(self) -> int | None: ...
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def stream(self) -> TextStream: ...
+
+
+def vocab_size(engine: Engine, tokenizer: TokenizerProtocol) -> int:
+    """How many ids are tokens. A model's table may be padded past its tokenizer's last id."""
+    return min(engine.vocab, len(tokenizer))
+
+
+def check_ids(ids: Sequence[int], vocab: int) -> None:
+    """UserError for an id that is outside a model's vocabulary."""
+    for at, id in enumerate(ids):
+        if not 0 <= id < vocab:
+            raise UserError(f"The prompt's id {id} at position {at} is outside the model's 0 to {vocab - 1}")
+
+
+def check_prompt(prompt_ids: Sequence[int], tokenizer: TokenizerProtocol, engine: Engine) -> tuple[int, ...]:
+    """The prompt's ids, BOS where there are none; UserError for what the engine cannot continue."""
+    ids = tuple(int(id) for id in prompt_ids)
+    if not ids and tokenizer.bos is None:
+        raise UserError(
+            "The prompt is empty and the tokenizer has no begin token to start from: give at least one token"
+        )
+    ids = ids or (int(tokenizer.bos or 0),)
+    check_ids(ids, engine.vocab)
+    if len(ids) >= engine.max_context:
+        raise ContextFullError(len(ids), engine.max_context)
+    return ids
+
+
+class StopScan:
+    """Text in, text that is safe to show out, until a stop string is complete.
+
+    The first stop to be complete counts, of those complete at the same character the one that began first:
+    the cut does not depend on how the text was divided into tokens.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.found: str | None = None
+
+    def push(self, text: str) -> str:
+        """Add text; returns what can no longer belong to a stop, and sets `found` once there is one."""
+        self._held += text
+        ends = [(at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if not ends:
+            return self._release(len(self._held) - self._pending())
+        _, at, self.found = min(ends)
+        safe, self._held = self._held[:at], ""
+        return safe
+
+    def finish(self) -> str:
+        """What was held back, now that nothing follows."""
+        return self._release(len(self._held))
+
+    def _pending(self) -> int:
+        """How many characters at the end begin some stop."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+    def _release(self, length: int) -> str:
+        safe, self._held = self._held[:length], self._held[length:]
+        return safe
+
+
+class SequenceOutput:
+    """What a sequence has generated so far, and what ends it. It holds no KV cache and calls no engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: TokenizerProtocol,
+        prompt_ids: tuple[int, ...],
+        settings: SamplingParams,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.prompt_ids = prompt_ids
+        self.constraint = constraint
+        self.max_context = engine.max_context
+        self.top_logprobs = settings.logprobs
+        self.sampler = Sampler(settings)
+        self.history = History(prompt_ids)
+        self.vocab = len(tokenizer)
+        self.detokenizer = tokenizer.stream()
+        self.detokenizer.follow([id for id in prompt_ids if id < self.vocab])
+        self.stop_scan = StopScan(tuple(settings.stop))
+        self.stop_ids = {*settings.stop_ids, *(() if settings.ignore_eos else tokenizer.eos_ids)}
+        room = engine.max_context - len(prompt_ids)
+        wanted = room + 1 if settings.max_tokens is None else settings.max_tokens
+        self.max_tokens = min(wanted, room)
+        self.reason_at_limit: FinishReason = "length" if wanted <= room else "context"
+        self.pieces: list[Piece] = []
+        self.finish_reason: FinishReason | None = None
+        self.stop: str | int | None = None
+
+    def append(
+        self,
+        logits: np.ndarray,
+        draft: int | None = None,
+        draft_probs: np.ndarray | None = None,
+        inside: tuple[LayerInternals, ...] = (),
+    ) -> Piece | None:
+        """Choose the next token from the logits [v]; its piece, None where it is an end token.
+
+        ``draft`` was proposed with the distribution ``draft_probs`` (speculative.py)."""
+        logits = mask_padding(logits, self.vocab)
+        allowed = logits
+        if self.constraint is not None:
+            allowed = logits.copy()
+            self.constraint.mask(allowed)
+        if draft is None:
+            id = self.sampler(allowed, self.history)
+        else:
+            id = verify(self.sampler, allowed, self.history, draft, draft_probs)
+        if id in self.stop_ids:
+            self.finish_reason, self.stop = "stop", id
+            return None
+        self.history.append(id)
+        text = self.stop_scan.push(self.detokenizer.push(id))
+        piece = Piece(text, id, *logprobs(logits, id, self.top_logprobs), inside=inside)
+        self.pieces.append(piece)
+        if self.constraint is not None:
+            self.constraint.accept(id)
+        if self.stop_scan.found is not None:
+            self.finish_reason, self.stop = "stop", self.stop_scan.found
+        elif self.constraint is not None and self.constraint.done:
+            self.finish_reason = "stop"
+        elif len(self.pieces) == self.max_tokens:
+            self.finish_reason = self.reason_at_limit
+        return piece
+
+    def last_piece(self, timings: Timings) -> Piece:
+        """The text that was held back, and the generation."""
+        text = ""
+        if self.stop_scan.found is None:
+            text = self.stop_scan.push(self.detokenizer.finish())
+        if self.stop_scan.found is not None:
+            self.finish_reason, self.stop = "stop", self.stop_scan.found
+        text += self.stop_scan.finish()
+        assert self.finish_reason is not None
+        generation = Generation(
+            text="".join(piece.text for piece in self.pieces) + text,
+            ids=tuple(piece.id for piece in self.pieces if piece.id is not None),
+            prompt_ids=self.prompt_ids,
+            logprobs=tuple(piece.logprob for piece in self.pieces if piece.logprob is not None),
+            top_logprobs=tuple(piece.top_logprobs for piece in self.pieces),
+            finish_reason=self.finish_reason,
+            stop=self.stop,
+            max_context=self.max_context,
+            timings=timings,
+        )
+        return Piece(text, generation=generation)
+
+
+class ScheduledSequence:
+    """A request's sequence in the scheduler: created when the request is queued, started when it may run."""
+
+    def __init__(self, stream: ResponseStream, output: SequenceOutput, engine: BatchedEngine) -> None:
+        self.stream, self.output = stream, output
+        self.request = stream.request
         self.engine: Any = engine
-        self.edit = stream.request.edit
-        self.prompt = run.prompt_ids
+        self.prompt = output.prompt_ids
         self.state: Any = None
-        self.shared = 0  # ids of the prompt that others had read
-        self.served = 0  # the last step that read some of its prompt
+        self.cached_tokens = 0  # prompt ids whose pages came from the prefix cache
+        self.last_prefill_step = 0
         self._keys: list[bytes] = []
         self._pages: list[Any] = []
-        self._asked = time.perf_counter()
-        self._began = self._first = 0.0
+        self._queued = time.perf_counter()
+        self._started = self._first_token = 0.0
 
     @property
     def pages_needed(self) -> int:
         """Pages that hold the prompt and the longest answer, of which the last id is not read."""
-        return -(-(len(self.prompt) + self.run.limit - 1) // self.engine.page)
+        return -(-(len(self.prompt) + self.output.max_tokens - 1) // self.engine.page)
 
     @property
     def decoding(self) -> bool:
-        """Whether its prompt is read."""
+        """Whether the whole prompt is read."""
         return self.state.length >= len(self.prompt)
 
-    def begin(self) -> None:
-        self._began = time.perf_counter()
-        if self.edit is None:
-            self.state = self.engine.resume([])
-        else:
-            self.state = self.engine.edited_state(self.edit)
+    def start(self) -> None:
+        """Give it an empty state."""
+        self._started = time.perf_counter()
+        edit = self.request.edit
+        self.state = self.engine.resume([]) if edit is None else self.engine.edited_state(edit)
 
-    # ---- the prompt ----------------------------------------------------------------------------------------
+    # ---- prefill -------------------------------------------------------------------------------------------
 
     @property
     def next_page(self) -> bytes | None:
-        """The key of the page that is being read, None where it is not to be shared: one that the prompt does
-        not fill, or whose ids' own log-probabilities are wanted.
+        """The key of the page that is read next, None where it is not shared: one that the prompt does not
+        fill, whose prompt_logprobs are wanted, or whose activations are edited.
         """
-        if self.edit is not None:  # its activations are its own
-            return None
-        page = len(self._keys)
-        end = (page + 1) * self.engine.page
-        if self.stream.request.prompt_logprobs is not None or end >= len(self.prompt):
-            return None
-        return key(self._keys[-1] if page else ROOT, self.prompt[end - self.engine.page : end])
+        end = (len(self._keys) + 1) * self.engine.page
+        own = self.request.edit is not None or self.request.prompt_logprobs is not None
+        return None if own or end >= len(self.prompt) else self._next_key(self.prompt)
 
-    def share(self, prefixes: PrefixCache) -> None:
-        """Takes over the pages that another text with this beginning has read, if it stands before one."""
+    def _next_key(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        start = len(self._keys) * self.engine.page
+        previous = self._keys[-1] if self._keys else self.request.cache_scope
+        return page_key(previous, ids[start : start + self.engine.page])
+
+    def reuse_pages(self, cache: PrefixCache) -> None:
+        """At a page's start: take the next pages from the prefix cache, as far as it has them."""
         before = len(self._pages)
         if self.state.length != before * self.engine.page:
             return
-        while (next := self.next_page) is not None and (page := prefixes.get(next)) is not None:
-            self._keys.append(next)
+        while (key := self.next_page) is not None and (page := cache.get(key)) is not None:
+            self._keys.append(key)
             self._pages.append(page)
-        if len(self._pages) == before:
-            return
-        prefixes.touch(self._keys)
-        self.state = self.engine.resume(self._pages)
-        self.shared += (len(self._pages) - before) * self.engine.page
+        if len(self._pages) > before:
+            cache.touch(self._keys)
+            self.state = self.engine.resume(self._pages)
+            self.cached_tokens += (len(self._pages) - before) * self.engine.page
 
-    def keep(self, prefixes: PrefixCache) -> None:
-        """Lets others have the pages that it has filled. Where reading must be cut in one way, those of
-        prompts.
-        """
-        if self.edit is not None:
+    def cache_pages(self, cache: PrefixCache) -> None:
+        """Add the pages that are full by now; where the engine fixes the cuts (grid), those of the prompt."""
+        if self.request.edit is not None:
             return
-        size, grid = self.engine.page, self.engine.grid
-        full = (self.state.length if grid == 1 else min(self.state.length, len(self.prompt))) // size
+        whole = self.engine.grid == 1
+        full = (self.state.length if whole else min(self.state.length, len(self.prompt))) // self.engine.page
         for page in range(len(self._pages), full):
-            ids = self.run.history.ids[page * size : (page + 1) * size].tolist()
-            self._keys.append(key(self._keys[-1] if page else ROOT, ids))
+            self._keys.append(self._next_key(self.output.history.ids))
             self._pages.append(self.engine.keep(self.state, page))
-            prefixes.add(self._keys, self._pages[-1])
+            cache.add(self._keys, self._pages[-1])
 
-    def stretch(self, most: int) -> Sequence[int]:
-        """The next ids of the prompt: so many, or as far as the engine's next cut if it has its own."""
+    def next_prompt_ids(self, most: int) -> Sequence[int]:
+        """The next ids of the prompt: at most so many, or up to the engine's next cut where it fixes them."""
         start, grid = self.state.length, self.engine.grid
         return self.prompt[start : start + most if grid == 1 else start - start % grid + grid]
 
-    # ---- the answer ----------------------------------------------------------------------------------------
+    # ---- output --------------------------------------------------------------------------------------------
 
-    def score(self, start: int, logits: np.ndarray) -> None:
-        """The log-probabilities of the prompt's ids from position start + 1 on, each by the row before it."""
-        asked, told = self.stream.request.prompt_logprobs or 0, self.stream.prompt_logprobs
+    def add_prompt_logprobs(self, start: int, logits: np.ndarray) -> None:
+        """Log-probabilities of the prompt's ids from position start + 1 on, each by the row before it."""
+        count, scored = self.request.prompt_logprobs or 0, self.stream.prompt_logprobs
         if start == 0:
-            told.append(None)
+            scored.append(None)
         for row, id in zip(logits, self.prompt[start + 1 :], strict=False):
-            told.append(logprobs(mask_padding(row, self.run.words), id, asked))
+            scored.append(logprobs(mask_padding(row, self.output.vocab), id, count))
 
-    def take(self, logits: np.ndarray, inside: tuple[LayerInternals, ...]) -> list[Piece]:
-        """Chooses from the logits [v]: the pieces to show, the last with the generation if it is at its
-        end.
-        """
-        if not self._first:
-            self._first = time.perf_counter()
-        piece = self.run.take(logits, inside=inside)
+    def append(self, logits: np.ndarray, inside: tuple[LayerInternals, ...]) -> list[Piece]:
+        """Choose from the logits [v]: the new pieces; at the end the last has the generation."""
+        self._first_token = self._first_token or time.perf_counter()
+        piece = self.output.append(logits, inside=inside)
         pieces = [] if piece is None else [piece]
-        return pieces if self.run.reason is None else [*pieces, self.run.last(self._timings())]
+        return pieces if self.output.finish_reason is None else [*pieces, self._last_piece()]
 
-    def _timings(self) -> Timings:
+    def _last_piece(self) -> Piece:
         steps = self.state.length - len(self.prompt)
-        return Timings(
-            prefill_tokens=len(self.prompt) - self.shared,
-            prefill_seconds=self._first - self._began,
+        timings = Timings(
+            prefill_tokens=len(self.prompt) - self.cached_tokens,
+            prefill_seconds=self._first_token - self._started,
             decode_tokens=steps,
-            decode_seconds=time.perf_counter() - self._first if steps else 0.0,
-            first_token_seconds=self._first - self._asked,
+            decode_seconds=time.perf_counter() - self._first_token if steps else 0.0,
+            first_token_seconds=self._first_token - self._queued,
         )
+        return self.output.last_piece(timings)
+
+
+@dataclass
+class Chunk:
+    """Some ids of one sequence, read in one step.
+
+    After the step: ``logits`` float32 [n v] at ``logits_at``, and for the layers of ``internals`` the lens's
+    logits float32 [v] and the attention weights float32 [h s].
+    """
+
+    sequence: ScheduledSequence
+    ids: Sequence[int]
+    logits: np.ndarray | None = None
+    lens: Sequence[np.ndarray] = ()
+    patterns: Sequence[np.ndarray] = ()
+
+    def __post_init__(self) -> None:
+        sequence, count = self.sequence, len(self.ids)
+        samples = sequence.state.length + count >= len(sequence.prompt)  # a token is chosen after this chunk
+        scored = sequence.request.prompt_logprobs is not None and not sequence.decoding
+        self.logits_at = range(0 if scored else count - samples, count)
+        self.internals: Internals | None = sequence.request.internals if samples else None
+
+    @property
+    def inside(self) -> tuple[LayerInternals, ...]:
+        """Internals at the last id, summarized."""
+        if self.internals is None:
+            return ()
+        return tuple(
+            summarize(
+                layer,
+                self.patterns[n] if self.patterns else None,
+                mask_padding(self.lens[n], self.sequence.output.vocab) if self.lens else None,
+                self.internals.lens,
+            )
+            for n, layer in enumerate(self.internals.layers)
+        )
+
+
+def forward(engine: BatchedEngine, chunks: Sequence[Chunk]) -> None:
+    """Read all chunks in one call of the engine, with internals only where a request asks for them."""
+    logits_at: list[int] = []
+    after: list[int] = []
+    attention_at: list[tuple[int, int]] = []
+    counts, start = [], 0
+    for chunk in chunks:
+        own, last = [start + at for at in chunk.logits_at], start + len(chunk.ids) - 1
+        layers = list(chunk.internals.layers) if chunk.internals is not None else []
+        lens = layers if chunk.internals is not None and chunk.internals.lens else []
+        attended = layers if chunk.internals is not None and chunk.internals.attention else []
+        counts.append((len(own), len(lens), len(attended)))
+        logits_at += own + [last] * len(lens)
+        after += [engine.layers - 1] * len(own) + lens
+        attention_at += [(last, layer) for layer in attended]
+        start += len(chunk.ids)
+    texts, states = [chunk.ids for chunk in chunks], [chunk.sequence.state for chunk in chunks]
+    if any(lens or attended for _, lens, attended in counts):
+        logits, patterns = engine.watch(texts, states, logits_at, after, attention_at)
+    else:
+        logits, patterns = engine.read(texts, states, logits_at), []
+    at, remaining = 0, iter(patterns)
+    for chunk, (own, lens, attended) in zip(chunks, counts, strict=True):
+        chunk.logits, chunk.lens = logits[at : at + own], list(logits[at + own : at + own + lens])
+        chunk.patterns = list(islice(remaining, attended))
+        at += own + lens

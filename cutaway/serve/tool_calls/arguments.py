@@ -1,10 +1,10 @@
-"""Arguments that stand one by one between marks: `<parameter=place>here</parameter>`, `place='here'`.
+"""Tool arguments that each have their own tags: `<parameter=place>here</parameter>`, `place='here'`.
 
-What the marks are is found out like the rest of a format (dialect.py), from calls with one argument and with
-two and from values of each kind: text may have marks of its own (quotes, `string="true"`), or stand as it is,
-so that only the tool's schema tells whether 7 is a number. A text ends where its mark comes and something
-follows that may follow, so that `</parameter>` inside of it is read as text; a text that holds everything
-that could follow cannot be told from the end.
+The tags are detected like the rest of a format (tool_format.py), from calls with one argument and with two
+and from values of each type: strings may have tags of their own (quotes, `string="true"`) or be bare, so that
+only the tool's schema decides whether 7 is a number. A string ends at its closing tag if what follows may
+follow, so that `</parameter>` inside of it is part of it; a string that holds everything that could follow
+cannot be told from its end.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SHOWN: dict[str, Any] = {
     "object": {"kEy": "vAl"},
 }
 DELICATE = "a<b"  # a text that some templates put into marks of its own
-MOST_ENDS = 64  # places that are tried as the end of one value
+MAX_ENDS = 64  # places that are tried as the end of one value
 
 
 @dataclass(frozen=True)
-class Form:
-    """What stands around the values of some kinds: before, between it and its name; after, at its end."""
+class ValueTags:
+    """The constants around values of some types: before, between name and value; after, at its end."""
 
     kinds: frozenset[str]
     before: str
@@ -44,33 +44,33 @@ class Form:
 
     @property
     def quote(self) -> str:
-        """The quote that a text stands in, "" for none."""
+        """The quote around a string, "" for none."""
         last = self.before[-1:]
         return last if self.kinds == {TEXT} and last in ("'", '"') and self.after.startswith(last) else ""
 
 
 @dataclass(frozen=True)
-class Marked:
+class TaggedArguments:
     """opening HEAD name before VALUE after between HEAD ... VALUE after.
 
-    ``python`` are the kinds that are written in its notation and not in JSON's. ``wrapped`` is a text's
-    second form, in which delicate ones stand. ``quoted`` is the mark around texts inside lists and objects
-    whose names stand bare, "" where these are JSON or Python.
+    ``python`` are the types written in Python's notation and not in JSON's. ``wrapped`` are the tags of
+    strings that need escaping, where they differ. ``quoted`` is the quote around strings inside lists and
+    objects with bare names, "" where these are JSON or Python.
     """
 
     opening: str
     head: str
     between: str
-    forms: tuple[Form, ...]
+    forms: tuple[ValueTags, ...]
     python: frozenset[str] = frozenset()
-    wrapped: Form | None = None
+    wrapped: ValueTags | None = None
     quoted: str = ""
 
-    def form(self, kind: str) -> Form | None:
-        """How a kind is written, None where the template has no way to."""
+    def form(self, kind: str) -> ValueTags | None:
+        """The tags of a type, None where the template cannot write it."""
         return next((form for form in self.forms if kind in form.kinds), None)
 
-    def spelt(self, arguments: Mapping[str, Any]) -> str:
+    def render(self, arguments: Mapping[str, Any]) -> str:
         """Texts and whole numbers as the template writes them."""
         return self.opening + self.between.join(self._spelt(key, value) for key, value in arguments.items())
 
@@ -88,13 +88,15 @@ class Marked:
         begun = re.compile(loose(self.opening.replace(NAME, name))).match(text, place)
         if begun is None:
             return None
-        return _Reading(self, text, schema or {}, end).arguments(begun.end())
+        return _ArgumentsReader(self, text, schema or {}, end).arguments(begun.end())
 
 
-class _Reading:
+class _ArgumentsReader:
     """One call that is being read."""
 
-    def __init__(self, how: Marked, text: str, schema: Mapping[str, Any], end: re.Pattern[str]) -> None:
+    def __init__(
+        self, how: TaggedArguments, text: str, schema: Mapping[str, Any], end: re.Pattern[str]
+    ) -> None:
         self.how, self.text, self.schema, self.end = how, text, schema, end
         self.known = schema.get("properties") or {}
         self.found: dict[str, Any] = {}
@@ -116,7 +118,7 @@ class _Reading:
                 return begun["key"], *value
         return None
 
-    def _value(self, form: Form, key: str, start: int) -> tuple[Any, int] | None:
+    def _value(self, form: ValueTags, key: str, start: int) -> tuple[Any, int] | None:
         """A value and where it ends: the first place where something follows that may, and that makes
         sense.
         """
@@ -128,7 +130,7 @@ class _Reading:
                 return self._meant(form, key, self.text[start : over.start()]), over.end()
             except ValueError:
                 tried += 1
-            if tried == MOST_ENDS:
+            if tried == MAX_ENDS:
                 break
         return None
 
@@ -139,11 +141,11 @@ class _Reading:
         begins = (self._begin(form, first=False).match(self.text, place) for form in self.forms)
         return any(begun is not None and begun["key"] not in {*self.found, key} for begun in begins)
 
-    def _begin(self, form: Form, first: bool) -> re.Pattern[str]:
+    def _begin(self, form: ValueTags, first: bool) -> re.Pattern[str]:
         lead = self.how.head if first else self.how.between + self.how.head
         return _beginning(lead, form.before, tuple(self.known))
 
-    def _meant(self, form: Form, key: str, text: str) -> Any:
+    def _meant(self, form: ValueTags, key: str, text: str) -> Any:
         """What a value's text means. Raises ValueError where its form does not fit it."""
         if form.kinds == {TEXT}:
             return _unquoted(form.quote, text)
@@ -219,11 +221,13 @@ def _as_json(text: str, quoted: str) -> str:
     return re.sub(pattern, quote, text, flags=re.DOTALL)
 
 
-# ---- finding the marks out ---------------------------------------------------------------------------------
+# ---- detecting the tags ------------------------------------------------------------------------------------
 
 
-def marked(written: Callable[[Mapping[str, Any]], str], special: Sequence[str] = ()) -> Marked | None:
-    """The marks of a template that writes calls' arguments so after their name; None for another."""
+def detect_arguments(
+    written: Callable[[Mapping[str, Any]], str], special: Sequence[str] = ()
+) -> TaggedArguments | None:
+    """The tags of a template that writes arguments so after a call's name; None for another."""
     one, two = written({"plaCe": "heRe"}), written({"plaCe": "heRe", "toWn": "thEre"})
     first, both = _parted(one, "plaCe", "heRe"), _parted(two, "plaCe", "heRe")
     if first is None or both is None or "toWn" not in both[2]:
@@ -247,13 +251,13 @@ def marked(written: Callable[[Mapping[str, Any]], str], special: Sequence[str] =
             forms[kind] = body[:at], body[at + len(text) :]
             pythons += [kind] if found == "python" else []
             quoted = _own(before, after) if found == "quoted" else quoted
-    how = Marked(
+    how = TaggedArguments(
         opening, head, between, _grouped(forms), frozenset(pythons), _wrapped(written, before, after), quoted
     )
     if how.form("integer") is None:
         return None
     three = {"plaCe": "heRe", "siZe": 7, "toWn": "thEre"}
-    return how if written(three).startswith(how.spelt(three)) else None
+    return how if written(three).startswith(how.render(three)) else None
 
 
 def _parted(text: str, key: str, value: str) -> tuple[str, str, str] | None:
@@ -267,7 +271,7 @@ def _parted(text: str, key: str, value: str) -> tuple[str, str, str] | None:
 
 
 def _own(before: str, after: str) -> str:
-    """The mark that stands on both sides of a text."""
+    """The longest constant on both sides of a string: its quote."""
     return next((after[:size] for size in range(len(after), 0, -1) if before.endswith(after[:size])), "")
 
 
@@ -281,19 +285,19 @@ def _shown(body: str, value: Any, own: str) -> tuple[str, int, str] | None:
     return next(((how, at, text) for how, text in spellings if (at := body.rfind(text)) >= 0), None)
 
 
-def _grouped(forms: Mapping[str, tuple[str, str]]) -> tuple[Form, ...]:
-    """Kinds with the same marks together, texts first."""
+def _grouped(forms: Mapping[str, tuple[str, str]]) -> tuple[ValueTags, ...]:
+    """Types with the same tags together, strings first."""
     kinds: dict[tuple[str, str], set[str]] = {}
     for kind, marks in forms.items():
         kinds.setdefault(marks, set()).add(kind)
-    return tuple(Form(frozenset(own), *marks) for marks, own in kinds.items())
+    return tuple(ValueTags(frozenset(own), *marks) for marks, own in kinds.items())
 
 
-def _wrapped(written: Callable[[Mapping[str, Any]], str], before: str, after: str) -> Form | None:
-    """The second form of texts, if delicate ones stand in marks of their own."""
+def _wrapped(written: Callable[[Mapping[str, Any]], str], before: str, after: str) -> ValueTags | None:
+    """The tags of strings that need escaping, if they differ."""
     parts = _parted(written({"plaCe": DELICATE}), "plaCe", DELICATE)
     plain = _parted(written({"plaCe": "heRe"}), "plaCe", "heRe")
     if parts is None or plain is None or parts[1:] == plain[1:]:
         return None
     ending = len(parts[2]) - (len(plain[2]) - len(after))
-    return Form(frozenset({TEXT}), parts[1], parts[2][:ending])
+    return ValueTags(frozenset({TEXT}), parts[1], parts[2][:ending])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 ID, COUNT = "\ue000", "\ue003"  # stand for a call's id and its number in the constants of a format
-MARK = r"<[^<>\s][^<>]*>|\[/?[A-Z_]+\]"
+TAG = r"<[^<>\s][^<>]*>|\[/?[A-Z_]+\]"
 
 
 def common_prefix(one: str, other: str) -> str:
@@ -46,7 +46,7 @@ def _around(text: str, at: int, special: Sequence[str]) -> list[tuple[int, int]]
 
 @lru_cache(maxsize=32)
 def _pattern(special: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join([*map(re.escape, sorted(special, key=len, reverse=True)), MARK]))
+    return re.compile("|".join([*map(re.escape, sorted(special, key=len, reverse=True)), TAG]))
 
 
 def loose(constant: str) -> str:

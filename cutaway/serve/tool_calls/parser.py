@@ -1,8 +1,8 @@
-"""Calls of tools in an answer, read as it comes in the format of the model's own template (dialect.py).
+"""A streaming parser of tool calls, in the format of the model's own template (tool_format.py).
 
-Where arguments are one JSON object, a call is told as soon as its name and the object's bracket are there,
-and the arguments as they are written, in whatever JSON the model makes of them. Where they stand one by one
-between marks, what follows a value tells where it ends, so that calls are told at the answer's end.
+Where arguments are one JSON object, a call begins as soon as its name and the object's bracket are there, and
+its arguments are passed on as the model writes them. Where each argument has its own tags, what follows a
+value decides where it ends, so calls are found at the answer's end.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from cutaway.serve.tool_calls.delimiters import loose
 from cutaway.serve.tool_calls.tool_format import ToolFormat
 
-Schemas = Mapping[str, Mapping[str, Any] | None]  # tools by name, with the schemas of their arguments
-NAMED = re.compile(r"[a-zA-Z0-9_.-]+")
+ToolSchemas = Mapping[str, Mapping[str, Any] | None]  # tools by name, with the schemas of their arguments
+CALL_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 
 
 @dataclass(frozen=True)
@@ -45,97 +45,97 @@ class ArgumentsDelta:
     arguments: str
 
 
-ParserEvent = str | CallStarted | ArgumentsDelta  # words are said as they are
+ParserEvent = str | CallStarted | ArgumentsDelta  # content is a string
 
 
-def parse(format: ToolFormat, text: str, tools: Schemas) -> tuple[str, list[Call]]:
-    """What a whole answer says, and the calls it makes."""
-    listening = StreamingParser(format, tools)
-    return gathered([*listening.push(text), *listening.finish()])
+def parse(format: ToolFormat, text: str, tools: ToolSchemas) -> tuple[str, list[Call]]:
+    """The content of a whole answer, and its calls."""
+    reader = StreamingParser(format, tools)
+    return collect([*reader.push(text), *reader.finish()])
 
 
-def gathered(heard: Sequence[ParserEvent]) -> tuple[str, list[Call]]:
-    """All words, and all calls with their arguments."""
-    said, calls = "", []
-    for one in heard:
+def collect(events: Sequence[ParserEvent]) -> tuple[str, list[Call]]:
+    """All content, and all calls with their arguments."""
+    content, calls = "", []
+    for one in events:
         if isinstance(one, str):
-            said += one
+            content += one
         elif isinstance(one, CallStarted):
             calls.append(Call(one.name, ""))
         else:
             calls[-1] = Call(calls[-1].name, calls[-1].arguments + one.arguments)
-    return said, calls
+    return content, calls
 
 
 class StreamingParser:
-    """An answer as it comes. However it is cut into pieces, what is heard adds up to the same.
+    """Text in, events out. However the answer is cut into pieces, its events add up to the same.
 
-    What may become a call is held back until it is one, or until the end, where it is words. White space
-    around calls is not said: words after them begin a line.
+    What may become a call is held back until it is one, or until the end, where it is content. White space
+    around calls is dropped: content after them begins a line.
     """
 
-    def __init__(self, format: ToolFormat, tools: Schemas) -> None:
+    def __init__(self, format: ToolFormat, tools: ToolSchemas) -> None:
         self.format, self.tools = format, tools
         self.calls = 0  # that have begun
         self._text = ""
-        self._told = 0  # how far the text was said, or read as calls
-        self._marked = False  # whether a call's mark stands there, so that calls are read from here on
-        self._writing: _Object | None = None  # the arguments that are being written
-        self._spoke = False
+        self._done = 0  # how far the text was passed on
+        self._triggered = False  # whether calls are read from here on
+        self._arguments: _JsonObject | None = None  # of the call that is not finished
+        self._has_content = False
 
     @property
-    def whole(self) -> bool:
-        """Whether it made calls, and the arguments of all came to their end."""
-        return self.calls > 0 and self._writing is None
+    def complete(self) -> bool:
+        """Whether there were calls, and the arguments of all are finished."""
+        return self.calls > 0 and self._arguments is None
 
     def push(self, text: str) -> list[ParserEvent]:
-        """More of the answer: what is heard by it."""
+        """Add text: the events that it brings."""
         self._text += text
-        return self._heard(ended=False)
+        return self._read(ended=False)
 
     def finish(self) -> list[ParserEvent]:
         """The rest, now that nothing follows."""
-        heard = self._heard(ended=True)
-        if self._writing is not None:
-            return heard
+        events = self._read(ended=True)
+        if self._arguments is not None:
+            return events
         if not self.calls:
-            return [*heard, *self._say(self._text[self._told :])]
-        return [*heard, *self._say(self._after_calls())]
+            return [*events, *self._content(self._text[self._done :])]
+        return [*events, *self._content(self._after_calls())]
 
-    def _heard(self, ended: bool) -> list[ParserEvent]:
-        heard: list[ParserEvent] = []
-        if not self._marked:
-            words = self._text[self._told : self._end_of_words(ended)].rstrip()
-            self._told += len(words)
-            heard += self._say(words)
-        if self._marked and self.format.arguments is None:
-            heard += self._objects()
-        elif self._marked and ended:
-            heard += self._one_by_one()
-        return heard
+    def _read(self, ended: bool) -> list[ParserEvent]:
+        events: list[ParserEvent] = []
+        if not self._triggered:
+            words = self._text[self._done : self._content_end(ended)].rstrip()
+            self._done += len(words)
+            events += self._content(words)
+        if self._triggered and self.format.arguments is None:
+            events += self._objects()
+        elif self._triggered and ended:
+            events += self._tagged_calls()
+        return events
 
-    def _say(self, words: str) -> list[ParserEvent]:
-        self._spoke = self._spoke or words != ""
+    def _content(self, words: str) -> list[ParserEvent]:
+        self._has_content = self._has_content or words != ""
         return [words] if words else []
 
-    # ---- words ---------------------------------------------------------------------------------------------
+    # ---- content -------------------------------------------------------------------------------------------
 
-    def _end_of_words(self, ended: bool) -> int:
-        """How far the text is surely said: not the mark of a call, nor what may become it. Sets ``_marked``
-        where a call may begin there.
+    def _content_end(self, ended: bool) -> int:
+        """How far the text is surely content: neither a call's trigger nor the beginning of one. Sets
+        ``_triggered`` where a call may begin there.
         """
-        text, mark = self._text, self.format.mark
-        if self.format.bare:  # only a whole answer is a call
+        text, trigger = self._text, self.format.trigger
+        if self.format.untagged:  # only a whole answer is a call
             start = len(text) - len(text.lstrip())
-            self._marked = text.startswith(mark, start)
-            return start if mark.startswith(text[start : start + len(mark)]) else len(text)
-        thought = _thought_end(self.format, text, ended)
-        at = text.find(mark, thought or 0)
+            self._triggered = text.startswith(trigger, start)
+            return start if trigger.startswith(text[start : start + len(trigger)]) else len(text)
+        reasoning = _reasoning_end(self.format, text, ended)
+        at = text.find(trigger, reasoning or 0)
         if at >= 0:
-            self._marked = thought is not None
+            self._triggered = reasoning is not None
             return at
-        for length in range(min(len(mark) - 1, len(text) - self._told), 0, -1):
-            if mark.startswith(text[-length:]):
+        for length in range(min(len(trigger) - 1, len(text) - self._done), 0, -1):
+            if trigger.startswith(text[-length:]):
                 return len(text) - length
         return len(text)
 
@@ -144,20 +144,20 @@ class StreamingParser:
     def _objects(self) -> Iterator[ParserEvent]:
         """What there is of calls and of their arguments."""
         while True:
-            if self._writing is None:
+            if self._arguments is None:
                 begun = self._beginning()
                 if begun is None:
                     return
-                name, self._told = begun
-                self.calls, self._writing = self.calls + 1, _Object()
+                name, self._done = begun
+                self.calls, self._arguments = self.calls + 1, _JsonObject()
                 yield CallStarted(name)
-            start, end = self._told, self._writing.end(self._text, self._told)
-            self._told = len(self._text) if end is None else end
-            if self._told > start:
-                yield ArgumentsDelta(self._text[start : self._told])
+            start, end = self._done, self._arguments.end(self._text, self._done)
+            self._done = len(self._text) if end is None else end
+            if self._done > start:
+                yield ArgumentsDelta(self._text[start : self._done])
             if end is None:
                 return
-            self._writing = None
+            self._arguments = None
 
     def _beginning(self) -> tuple[str, int] | None:
         """The name of the next call, and where its arguments begin; None while it is not all there."""
@@ -165,12 +165,12 @@ class StreamingParser:
         if self.calls and format.between is None:
             return None
         lead = (format.tail, format.between or "") if self.calls else (format.opening,)
-        begun = _called(format, text, _after(text, self._told, *lead))
+        begun = _call_head(format, text, _after(text, self._done, *lead))
         return begun if begun is not None and text.startswith("{", begun[1]) else None
 
     def _after_calls(self) -> str:
-        """What is said after the last call and its marks, of which the answer may have been cut off."""
-        format, text, place = self.format, self._text, self._told
+        """The content after the last call and its closing constants, which may be incomplete."""
+        format, text, place = self.format, self._text, self._done
         last = () if format.arguments is not None else (format.tail,)
         if last and _cut_off("".join((*last, format.closing)), text[place:]):
             return ""
@@ -178,31 +178,31 @@ class StreamingParser:
             over = _after(text, place, constant)
             place = place if over is None else over
         rest = text[place:].strip()
-        return f"\n{rest}" if rest and self._spoke else rest
+        return f"\n{rest}" if rest and self._has_content else rest
 
-    # ---- arguments one by one ------------------------------------------------------------------------------
+    # ---- tagged arguments ----------------------------------------------------------------------------------
 
-    def _one_by_one(self) -> list[ParserEvent]:
+    def _tagged_calls(self) -> list[ParserEvent]:
         """All calls, none if one of them is not whole."""
-        format, text, heard = self.format, self._text, []
-        place = _after(text, self._told, format.opening)
+        format, text, events = self.format, self._text, []
+        place = _after(text, self._done, format.opening)
         while True:
-            read = self._marked_call(place)
+            read = self._tagged_call(place)
             if read is None:
                 return []
             call, place = read
-            heard += [CallStarted(call.name), ArgumentsDelta(call.arguments)]
+            events += [CallStarted(call.name), ArgumentsDelta(call.arguments)]
             following = None if format.between is None else _after(text, place, format.between)
             if _after(text, following, format.head) is None:
                 break
             place = following
-        self.calls, self._told = len(heard) // 2, place
-        return heard
+        self.calls, self._done = len(events) // 2, place
+        return events
 
-    def _marked_call(self, place: int | None) -> tuple[Call, int] | None:
+    def _tagged_call(self, place: int | None) -> tuple[Call, int] | None:
         """One call from its head on, and where it ends."""
         format, text = self.format, self._text
-        begun = _called(format, text, place)
+        begun = _call_head(format, text, place)
         if begun is None or format.arguments is None:
             return None
         name, start = begun
@@ -210,8 +210,8 @@ class StreamingParser:
         return None if read is None else (Call(name, json.dumps(read[0], ensure_ascii=False)), read[1])
 
 
-class _Object:
-    """A JSON object that is being written. It ends with its bracket, whatever else is wrong with it."""
+class _JsonObject:
+    """A JSON object as it is written. It ends with its bracket, whatever else is wrong with it."""
 
     def __init__(self) -> None:
         self._depth, self._quoted, self._escaped = 0, False, False
@@ -235,23 +235,23 @@ class _Object:
         return None
 
 
-def _thought_end(format: ToolFormat, text: str, ended: bool) -> int | None:
-    """Where the thought is over that an answer begins with, 0 where it has none or never ends; None while
+def _reasoning_end(format: ToolFormat, text: str, ended: bool) -> int | None:
+    """Where the reasoning is over that an answer begins with, 0 where it has none or never ends; None while
     that is not known.
     """
-    if format.thought is None:
+    if format.reasoning is None:
         return 0
-    begin, words = format.thought.begin, text.lstrip()
+    begin, words = format.reasoning.begin, text.lstrip()
     if words.startswith(begin):
-        at = text.find(format.thought.end)
+        at = text.find(format.reasoning.end)
         return at if at >= 0 else 0 if ended else None
     return None if begin.startswith(words) and not ended else 0
 
 
-def _called(format: ToolFormat, text: str, place: int | None) -> tuple[str, int] | None:
+def _call_head(format: ToolFormat, text: str, place: int | None) -> tuple[str, int] | None:
     """The name of the call whose head stands at a place, and where its arguments begin."""
     start = _after(text, place, format.head)
-    name = None if start is None else NAMED.match(text, start)
+    name = None if start is None else CALL_NAME.match(text, start)
     begin = None if name is None else _after(text, name.end(), format.middle)
     return None if name is None or begin is None else (name[0], begin)
 

@@ -1,11 +1,11 @@
-"""How a model writes calls of tools, found out by looking at what its own template writes.
+"""How a model writes tool calls, detected from what its own chat template renders.
 
-Every family marks calls differently (`<tool_call>`, `[TOOL_CALLS]`, a bare object), and their arguments too:
-as one JSON object, or one by one between marks (arguments.py). But each model brings the template that was
-used to train it, and that template writes the calls of an earlier turn. So it is given a conversation with
-one call, with two and with three, and what stands around their names and arguments is the format. What three
-calls look like must follow from one and two, else only one call at a time is read. A template that leaves
-calls out, or fails on them, is refused.
+Every family tags calls differently (`<tool_call>`, `[TOOL_CALLS]`, a bare object), and their arguments too:
+as one JSON object, or each with its own tags (arguments.py). But each model brings the template that it was
+trained with, and that template renders the calls of an earlier turn. So it is given a conversation with one
+call, with two and with three, and the constants around their names and arguments are the format. Three calls
+must follow from one and two, else only one call at a time is read. A template that leaves calls out, or fails
+on them, is refused.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from functools import lru_cache
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.serve.tool_calls.arguments import NAME, Marked, marked
+from cutaway.serve.tool_calls.arguments import NAME, TaggedArguments, detect_arguments
 from cutaway.serve.tool_calls.delimiters import COUNT, ID, common_prefix, common_suffix, head_of, tail_of
 from cutaway.tokenizer import Tokenizer, chat
 
 NAMES, IDS = ("lookUp", "sendTo", "countAll"), ("abcdefgh1", "abcdefgh2", "abcdefgh3")
 ANY = "\ue004"  # stands for what a call is given
-GIVEN, WORD, THOUGHT = {"plaCe": "heRe", "siZe": 7}, "saYs", "muSes"
+EXAMPLE, CONTENT, THINKING = {"plaCe": "heRe", "siZe": 7}, "saYs", "muSes"
 AS_JSON = re.compile(r'\{\s*"plaCe"\s*:\s*"heRe"\s*,\s*"siZe"\s*:\s*7\s*\}')
 UNREADABLE = "this model's chat template does not write calls of tools in a way that can be read: "
 
 
 @dataclass(frozen=True)
-class Thought:
-    """What stands around a thought before an answer; ``begin`` is "" where the template has opened it."""
+class Reasoning:
+    """The constants around an answer's reasoning; ``begin`` is "" where the template has opened it."""
 
     begin: str
     end: str
@@ -38,10 +38,10 @@ class Thought:
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """What stands around calls: opening HEAD name MIDDLE arguments TAIL between HEAD ... TAIL closing.
+    """The constants around calls: opening HEAD name MIDDLE arguments TAIL between HEAD ... TAIL closing.
 
-    ``arguments`` is None where they are one JSON object. ``forced`` tells whether it is known how an answer
-    comes to where a call may begin, perhaps after a ``thought``.
+    ``arguments`` is None where they are one JSON object. ``can_require``: whether it is known what an answer
+    has before its first call, perhaps ``reasoning``.
     """
 
     opening: str
@@ -50,92 +50,92 @@ class ToolFormat:
     tail: str
     between: str | None  # None: one call only
     closing: str
-    forced: bool
-    thought: Thought | None = None
-    arguments: Marked | None = None
+    can_require: bool
+    reasoning: Reasoning | None = None
+    arguments: TaggedArguments | None = None
 
     @property
-    def mark(self) -> str:
-        """The word that begins a call: what comes before its id and JSON, or the brackets where nothing
-        does.
-        """
+    def trigger(self) -> str:
+        """The tag that begins a call, before its id and JSON, or the bracket where there is none."""
         lead = (self.opening + self.head).split()[0]
         return re.split(rf'\[?\{{"|[{ID}{COUNT}]', lead, maxsplit=1)[0] or "{"
 
     @property
-    def bare(self) -> bool:
+    def untagged(self) -> bool:
         """Whether calls have no mark but their bracket, so that only a whole answer can be one."""
-        return re.fullmatch(r'[\[{("]*', self.mark) is not None
+        return re.fullmatch(r'[\[{("]*', self.trigger) is not None
 
 
 @lru_cache(maxsize=32)
-def dialect(template: str, tokenizer: Tokenizer) -> ToolFormat:
+def detect_format(template: str, tokenizer: Tokenizer) -> ToolFormat:
     """The format of a template. UserError for one that knows no tools, fails on calls or leaves them out."""
-    probe = _Probe(template, tokenizer)
-    whole = probe.calls(1, GIVEN)
-    one = probe.answer(whole)
+    probe = _TemplateProbe(template, tokenizer)
+    rendered = probe.calls(1, EXAMPLE)
+    one = probe.answer(rendered)
     if NAMES[0] not in one:
         raise UserError(f"{UNREADABLE}it leaves them out of the conversation; ask without tools")
-    arguments = None if AS_JSON.search(one) else marked(probe.written, probe.special)
+    arguments = None if AS_JSON.search(one) else detect_arguments(probe.tagged, probe.special)
     given = AS_JSON if arguments is None else re.compile(_given(arguments))
     if given.search(one) is None:
         raise UserError(f"{UNREADABLE}arguments are neither JSON nor marked one by one; ask without tools")
     found = _around(probe, one, given)
     if not (found.opening + found.head).strip():
         raise UserError(f"{UNREADABLE}nothing marks where a call begins; ask without tools")
-    thought, over = _thought(probe, found)
+    reasoning, over = _reasoning(probe, found)
     before = one[: one.find((found.opening + found.head).strip())].strip()
-    over = over or (before != "" and probe.asked.rstrip().endswith(before))
-    known = thought is not None or over or whole.startswith(probe.asked)
-    return replace(found, arguments=arguments, thought=thought, forced=known)
+    over = over or (before != "" and probe.prompt.rstrip().endswith(before))
+    known = reasoning is not None or over or rendered.startswith(probe.prompt)
+    return replace(found, arguments=arguments, reasoning=reasoning, can_require=known)
 
 
-class _Probe:
+class _TemplateProbe:
     """A template, and what it makes of conversations that call tools."""
 
     def __init__(self, template: str, tokenizer: Tokenizer) -> None:
         self.template, self.tokenizer = template, tokenizer
         self.special = list(tokenizer.special)
-        self.asked = self._text([], generating=True)  # a question, up to where the answer begins
+        self.prompt = self._text([], generating=True)  # a question, up to where the answer begins
         self.first: int | None = None  # the number of the first call, where the template counts them
-        two = self.answer(self.tried(2, GIVEN))
+        two = self.answer(self.try_calls(2, EXAMPLE))
         self.first = next((first for first in (0, 1) if _counted(two, first).count(COUNT) == 2), None)
 
-    def calls(self, count: int, arguments: Mapping[str, Any], said: str = "", thought: str = "") -> str:
+    def calls(self, count: int, arguments: Mapping[str, Any], content: str = "", reasoning: str = "") -> str:
         """The text of a question, and of an answer with so many calls."""
         made = [
             {"id": id, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
             for name, id in zip(NAMES[:count], IDS, strict=False)
         ]
-        more = {"reasoning_content": thought} if thought else {}
-        return self._text([{"role": "assistant", "content": said, "tool_calls": made, **more}])
+        more = {"reasoning_content": reasoning} if reasoning else {}
+        return self._text([{"role": "assistant", "content": content, "tool_calls": made, **more}])
 
-    def tried(self, count: int, arguments: Mapping[str, Any], said: str = "", thought: str = "") -> str:
+    def try_calls(
+        self, count: int, arguments: Mapping[str, Any], content: str = "", reasoning: str = ""
+    ) -> str:
         """The same; "" where the template takes no such answer."""
         try:
-            return self.calls(count, arguments, said, thought)
+            return self.calls(count, arguments, content, reasoning)
         except UserError:
             return ""
 
-    def answer(self, whole: str) -> str:
-        """What of a text the assistant said, the ids and numbers of its calls replaced."""
-        same = common_prefix(self.asked, whole)
-        if len(same) < len(self.asked) and same.rfind("<") > same.rfind(">"):
+    def answer(self, rendered: str) -> str:
+        """The assistant's part of a rendered text, the ids and numbers of its calls replaced."""
+        same = common_prefix(self.prompt, rendered)
+        if len(same) < len(self.prompt) and same.rfind("<") > same.rfind(">"):
             same = same[: same.rfind("<")]  # the two part within a mark
-        answer = whole[len(same) :]
+        answer = rendered[len(same) :]
         for id in IDS:
             answer = answer.replace(id, ID)
         return answer if self.first is None else _counted(answer, self.first)
 
-    def written(self, arguments: Mapping[str, Any]) -> str:
+    def tagged(self, arguments: Mapping[str, Any]) -> str:
         """What stands after the name of a call with these arguments; "" where the template takes no such
         call.
         """
-        answer = self.answer(self.tried(1, arguments))
+        answer = self.answer(self.try_calls(1, arguments))
         return answer.partition(NAMES[0])[2].replace(NAMES[0], NAME)
 
     def _text(self, answer: Sequence[Mapping[str, Any]], generating: bool = False) -> str:
-        told = chat.text(
+        rendered = chat.text(
             [{"role": "user", "content": "x"}, *answer],
             self.template,
             tokenizer=self.tokenizer,
@@ -143,7 +143,7 @@ class _Probe:
             add_generation_prompt=generating,
             steering="flag",
         )
-        return told.text
+        return rendered.text
 
 
 def _counted(answer: str, first: int) -> str:
@@ -160,20 +160,20 @@ def _counted(answer: str, first: int) -> str:
     return answer
 
 
-def _given(arguments: Marked) -> str:
+def _given(arguments: TaggedArguments) -> str:
     """A pattern of the examples' arguments, marked one by one."""
-    return re.escape(arguments.spelt(GIVEN)).replace(NAME, f"(?:{'|'.join(NAMES)})")
+    return re.escape(arguments.render(EXAMPLE)).replace(NAME, f"(?:{'|'.join(NAMES)})")
 
 
-def _around(probe: _Probe, one: str, given: re.Pattern[str]) -> ToolFormat:
+def _around(probe: _TemplateProbe, one: str, given: re.Pattern[str]) -> ToolFormat:
     """What stands around the names of calls and their arguments, of which ``given`` is a pattern."""
-    two, three = (probe.answer(probe.tried(count, GIVEN)) for count in (2, 3))
-    said = probe.answer(probe.tried(1, GIVEN, said=WORD))
+    two, three = (probe.answer(probe.try_calls(count, EXAMPLE)) for count in (2, 3))
+    content = probe.answer(probe.try_calls(1, EXAMPLE, content=CONTENT))
     name = one.index(NAMES[0])
     begin, end = next((found.span() for found in [given.search(one, name)] if found), (name, name))
-    lead, middle = _lead(one[:name], said), one[name + len(NAMES[0]) : begin]
+    lead, middle = _lead(one[:name], content), one[name + len(NAMES[0]) : begin]
     after = _without_ending(one[end:], probe.tokenizer)
-    single = ToolFormat("", lead, middle, after, None, "", forced=False)
+    single = ToolFormat("", lead, middle, after, None, "", can_require=False)
     first = given.search(two)
     second = -1 if first is None else two.find(NAMES[1], first.end())
     if first is None or second < 0 or given.search(two, second) is None:
@@ -182,15 +182,15 @@ def _around(probe: _Probe, one: str, given: re.Pattern[str]) -> ToolFormat:
     tail = tail_of(after, joint, probe.special)
     head = head_of(lead, joint[len(tail) :], probe.special)
     opening, between = lead[: len(lead) - len(head)], joint[len(tail) : len(joint) - len(head)]
-    several = ToolFormat(opening, head, middle, tail, between, after[len(tail) :], forced=False)
+    several = ToolFormat(opening, head, middle, tail, between, after[len(tail) :], can_require=False)
     return several if _spelt(several) in given.sub(ANY, three) else single
 
 
-def _lead(lead: str, said: str) -> str:
+def _lead(lead: str, content: str) -> str:
     """What begins a call, without what a template puts before every answer: what also follows words."""
-    at = said.find(WORD)
-    if at >= 0 and NAMES[0] in said[at:]:
-        lead = common_suffix(lead, said[at + len(WORD) : said.index(NAMES[0], at)])
+    at = content.find(CONTENT)
+    if at >= 0 and NAMES[0] in content[at:]:
+        lead = common_suffix(lead, content[at + len(CONTENT) : content.index(NAMES[0], at)])
     return lead.lstrip()
 
 
@@ -200,18 +200,18 @@ def _without_ending(after: str, tokenizer: Tokenizer) -> str:
     return after[: min(ends, default=len(after))].rstrip()
 
 
-def _thought(probe: _Probe, found: ToolFormat) -> tuple[Thought | None, bool]:
+def _reasoning(probe: _TemplateProbe, found: ToolFormat) -> tuple[Reasoning | None, bool]:
     """What stands around a thought that may come before a call, None where the template shows none; and
     whether the question's text ends with one that is over.
     """
-    whole = probe.tried(1, GIVEN, said=WORD, thought=THOUGHT)
-    before, _, rest = whole.partition(THOUGHT)
+    rendered = probe.try_calls(1, EXAMPLE, content=CONTENT, reasoning=THINKING)
+    before, _, rest = rendered.partition(THINKING)
     lead = re.split(f"[{ID}{COUNT}]", found.opening + found.head)[0].strip()
-    ends = [at for begins in (WORD, lead) if (at := rest.find(begins)) >= 0]
-    end, asked, before = rest[: min(ends, default=0)].strip(), probe.asked.rstrip(), before.rstrip()
-    if not end or asked.endswith(end):
+    ends = [at for begins in (CONTENT, lead) if (at := rest.find(begins)) >= 0]
+    end, prompt, before = rest[: min(ends, default=0)].strip(), probe.prompt.rstrip(), before.rstrip()
+    if not end or prompt.endswith(end):
         return None, end != ""
-    return (Thought(before[len(asked) :].strip(), end) if before.startswith(asked) else None), False
+    return (Reasoning(before[len(prompt) :].strip(), end) if before.startswith(prompt) else None), False
 
 
 def _tool(name: str) -> dict[str, Any]:

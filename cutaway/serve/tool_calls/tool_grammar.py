@@ -1,4 +1,4 @@
-"""Grammars that hold an answer to calls of tools, in the format of the model's template."""
+"""Grammars that make an answer tool calls, in the format of the model's template."""
 
 from __future__ import annotations
 
@@ -10,78 +10,84 @@ from typing import Any
 from cutaway.errors import UserError
 from cutaway.generate import constrain, grammar_compiler
 from cutaway.serve import json_schema
-from cutaway.serve.tool_calls.arguments import KEY, NAME, TEXT, Form, Marked
+from cutaway.serve.tool_calls.arguments import KEY, NAME, TEXT, TaggedArguments, ValueTags
 from cutaway.serve.tool_calls.delimiters import COUNT, ID
-from cutaway.serve.tool_calls.parser import Schemas
+from cutaway.serve.tool_calls.parser import ToolSchemas
 from cutaway.serve.tool_calls.tool_format import ToolFormat
 from cutaway.tokenizer import Tokenizer
 
 STANDING = {ID: "/[a-zA-Z0-9]{9}/", COUNT: "/[0-9]{1,3}/"}
 ANY = r"/(.|\n)*/"
-HELD = {"type", "properties", "required", "additionalProperties"}  # what an object's schema is held to
-SAID = {"description", "title", "default", "examples", "$schema", "$defs", "definitions"}
+OBJECT_KEYWORDS = {
+    "type",
+    "properties",
+    "required",
+    "additionalProperties",
+}  # what an object's schema is held to
+ANNOTATIONS = {"description", "title", "default", "examples", "$schema", "$defs", "definitions"}
 LENGTHS = {"type", "minLength", "maxLength"}  # what a text's schema is held to
 
 
 def required_grammar(
-    format: ToolFormat, tools: Schemas, tokenizer: Tokenizer, several: bool
+    format: ToolFormat, tools: ToolSchemas, tokenizer: Tokenizer, several: bool
 ) -> constrain.Grammar:
-    """The grammar of an answer that is calls of these tools, after a thought where the format has one.
+    """The grammar of an answer that is calls of these tools, after reasoning where the format has it.
 
-    UserError for a template whose answers begin with a thought that nobody knows the end of, and for schemas
-    that cannot be followed.
+    UserError for a template whose answers begin with reasoning of unknown end, and for schemas that cannot be
+    followed.
     """
-    if not format.forced:
+    if not format.can_require:
         raise UserError(
             "this model's template begins an answer with a thought, so that a call cannot be demanded: "
             "use tool_choice 'auto'"
         )
-    spell = Speller(tokenizer)
-    rules, first = [_calls(format, tools, spell, several)], ""
-    if format.thought is not None:
-        begin, end = format.thought.begin, format.thought.end
-        first = "thought?" if begin else "thought"
-        rules.append(f"thought: {spell(begin)} {_until('THOUGHT', ANY, end, spell)} (/[ \\n]+/)?")
-    start = f"start: {first} {spell(format.opening)} calls"
-    return constrain.lark("\n".join(["%llguidance {}", start, *rules, *spell.terminals]))
+    lark = LarkWriter(tokenizer)
+    rules, first = [_calls(format, tools, lark, several)], ""
+    if format.reasoning is not None:
+        begin, end = format.reasoning.begin, format.reasoning.end
+        first = "reasoning?" if begin else "reasoning"
+        rules.append(f"reasoning: {lark(begin)} {_until('REASONING', ANY, end, lark)} (/[ \\n]+/)?")
+    start = f"start: {first} {lark(format.opening)} calls"
+    return constrain.lark("\n".join(["%llguidance {}", start, *rules, *lark.terminals]))
 
 
 def optional_grammar(
-    format: ToolFormat, tools: Schemas, tokenizer: Tokenizer, several: bool
+    format: ToolFormat, tools: ToolSchemas, tokenizer: Tokenizer, several: bool
 ) -> constrain.Grammar:
-    """The grammar of an answer that is free until it makes a call, which is then one of these tools' with the
-    arguments that its schema allows; unless ``several``, that call is its end.
+    """The grammar of an answer that is free until it makes a call, whose arguments then follow its schema;
+    unless ``several``, that call ends the answer.
     """
-    spell = Speller(tokenizer)
-    rules = _calls(format, tools, spell, several)
-    if format.bare:
-        mark = format.mark[0]
+    lark = LarkWriter(tokenizer)
+    rules = _calls(format, tools, lark, several)
+    if format.untagged:
+        mark = format.trigger[0]
         free = rf"/([^{re.escape(mark)}](.|\n)*)?/"
-        return constrain.lark(f"start: {spell(format.opening)} calls | SAID\nSAID: {free}\n{rules}")
-    mark = spell.first(format.mark)
-    token = mark in spell.special
+        return constrain.lark(f"start: {lark(format.opening)} calls | CONTENT\nCONTENT: {free}\n{rules}")
+    mark = lark.first(format.trigger)
+    token = mark in lark.special
     rest = (format.opening + format.head).removeprefix(mark)
-    first = [spell(rest + name + format.middle) for name in tools]
-    begun = " | ".join(f"{start} rest_{i}" for i, start in enumerate(first))
-    more = f"({spell(format.between)} call)*" if several and format.between is not None else ""
-    whole = f"{'start: block* said' if several else 'start: said | block'}\nsaid: SAID\nSAID: {ANY}"
-    trigger = f"{'trigger' if token else 'trigger[lazy]'}: SAID {spell(mark)}"
-    block = f"block: trigger ({begun}) {more} {spell(format.closing)}"
+    starts = [lark(rest + name + format.middle) for name in tools]
+    begun = " | ".join(f"{start} rest_{i}" for i, start in enumerate(starts))
+    more = f"({lark(format.between)} call)*" if several and format.between is not None else ""
+    start = "start: block* content" if several else "start: content | block"
+    whole = f"{start}\ncontent: CONTENT\nCONTENT: {ANY}"
+    trigger = f"{'trigger' if token else 'trigger[lazy]'}: CONTENT {lark(mark)}"
+    block = f"block: trigger ({begun}) {more} {lark(format.closing)}"
     return constrain.lark("\n".join(["%llguidance {}", whole, trigger, block, rules]))
 
 
-def _calls(format: ToolFormat, tools: Schemas, spell: Speller, several: bool) -> str:
+def _calls(format: ToolFormat, tools: ToolSchemas, lark: LarkWriter, several: bool) -> str:
     """The rule `calls`: all of an answer's calls after the opening."""
-    more = f"({spell(format.between)} call)*" if several and format.between is not None else ""
-    rules = [f"calls: call {more} {spell(format.closing)}"]
+    more = f"({lark(format.between)} call)*" if several and format.between is not None else ""
+    rules = [f"calls: call {more} {lark(format.closing)}"]
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
     for i, (name, schema) in enumerate(tools.items()):
         constrain.measure(dict(schema or {}))
-        rules.append(f"call_{i}: {spell(format.head + name + format.middle)} rest_{i}")
+        rules.append(f"call_{i}: {lark(format.head + name + format.middle)} rest_{i}")
         if format.arguments is None:
-            rules.append(f"rest_{i}: {_json({'type': 'object', **(schema or {})})} {spell(format.tail)}")
+            rules.append(f"rest_{i}: {_json({'type': 'object', **(schema or {})})} {lark(format.tail)}")
         else:
-            rules += _Arguments(format.arguments, name, schema or {}, f"_{i}", spell).rules(format.tail)
+            rules += _Arguments(format.arguments, name, schema or {}, f"_{i}", lark).rules(format.tail)
     return "\n".join(rules)
 
 
@@ -90,14 +96,14 @@ def _json(schema: Mapping[str, Any]) -> str:
     return f"%json {json.dumps({**schema, 'x-guidance': grammar_compiler.COMPACT})}"
 
 
-def _until(name: str, text: str, end: str, spell: Speller) -> str:
+def _until(name: str, text: str, end: str, lark: LarkWriter) -> str:
     """A text up to the first place where ``end`` comes: its control token, or its letters."""
-    letters, rest = spell.parted(end)
+    letters, rest = lark.parted(end)
     spelt = json.dumps(letters, ensure_ascii=False) if letters else ""
     if rest:
-        spell.terminals.append(f"{name}: {text} {spelt}")
-        return f"{name} {spell(rest)}"
-    spell.terminals += [f"{name}: {text}", f"until_{name.lower()}[lazy]: {name} {spelt}"]
+        lark.terminals.append(f"{name}: {text} {spelt}")
+        return f"{name} {lark(rest)}"
+    lark.terminals += [f"{name}: {text}", f"until_{name.lower()}[lazy]: {name} {spelt}"]
     return f"until_{name.lower()}"
 
 
@@ -107,35 +113,35 @@ class _Arguments:
     """
 
     def __init__(
-        self, how: Marked, tool: str, schema: Mapping[str, Any], suffix: str, spell: Speller
+        self, how: TaggedArguments, tool: str, schema: Mapping[str, Any], suffix: str, lark: LarkWriter
     ) -> None:
-        self.how, self.tool, self.schema, self.suffix, self.spell = how, tool, schema, suffix, spell
+        self.how, self.tool, self.schema, self.suffix, self.lark = how, tool, schema, suffix, lark
         self.keys: Mapping[str, Any] = schema.get("properties") or {}
         self.required = schema.get("required") or []
-        unheld = set(schema) - HELD - SAID
-        unheld |= {f"required {key}" for key in self.required if key not in self.keys}
-        if unheld:
-            raise self._refused("its parameters", ", ".join(sorted(unheld)))
+        unsupported = set(schema) - OBJECT_KEYWORDS - ANNOTATIONS
+        unsupported |= {f"required {key}" for key in self.required if key not in self.keys}
+        if unsupported:
+            raise self._refused("its parameters", ", ".join(sorted(unsupported)))
 
     def rules(self, tail: str) -> list[str]:
         """The rule `rest`: the arguments and the call's end."""
         own, made = self.suffix, []
-        opening = self.spell(self.how.opening.replace(NAME, self.tool))
+        opening = self.lark(self.how.opening.replace(NAME, self.tool))
         for n, (key, schema) in enumerate(self.keys.items()):
             following, may = f"after{own}_{n + 1}", key not in self.required
             item = f"item{own}_{n}"
             made.append(f"{item}: {self._item(key, schema, f'{own}_{n}')}")
-            start, after = f"{item} {following}", f"{self.spell(self.how.between)} {item} {following}"
+            start, after = f"{item} {following}", f"{self.lark(self.how.between)} {item} {following}"
             made.append(f"begin{own}_{n}: {start}" + (f" | begin{own}_{n + 1}" if may else ""))
             made.append(f"after{own}_{n}: {after}" + (f" | {following}" if may else ""))
         last = len(self.keys)
         made += [f'begin{own}_{last}: ""', f'after{own}_{last}: ""']
-        terminals, self.spell.terminals = self.spell.terminals, []
-        return [f"rest{own}: {opening} begin{own}_0 {self.spell(tail)}", *made, *terminals]
+        terminals, self.lark.terminals = self.lark.terminals, []
+        return [f"rest{own}: {opening} begin{own}_0 {self.lark(tail)}", *made, *terminals]
 
     def _item(self, key: str, schema: Any, suffix: str) -> str:
         """One argument, in each form that its schema allows."""
-        head = self.spell(self.how.head) + f" {json.dumps(key, ensure_ascii=False)}"
+        head = self.lark(self.how.head) + f" {json.dumps(key, ensure_ascii=False)}"
         kinds = json_schema.kinds(schema, self.schema) or {TEXT}
         missing = sorted(kind for kind in kinds if self.how.form(kind) is None)
         if missing and (missing != ["null"] or kinds == {"null"}):
@@ -144,10 +150,10 @@ class _Arguments:
         for form in self.how.forms:
             if form.kinds & kinds:
                 value = self._value(form, key, schema, kinds, suffix)
-                made.append(f"{head} {self.spell(form.before.replace(KEY, key))} {value}")
+                made.append(f"{head} {self.lark(form.before.replace(KEY, key))} {value}")
         return " | ".join(made)
 
-    def _value(self, form: Form, key: str, schema: Any, kinds: set[str], suffix: str) -> str:
+    def _value(self, form: ValueTags, key: str, schema: Any, kinds: set[str], suffix: str) -> str:
         """What stands between a form's marks, and the mark at its end."""
         after = form.after.replace(KEY, key)
         plain = json_schema.followed(schema, self.schema)
@@ -158,14 +164,14 @@ class _Arguments:
                 if json_schema.kind_of(value) in form.kinds
             ]
             return (
-                f"({' | '.join(json.dumps(text, ensure_ascii=False) for text in spelt)}) {self.spell(after)}"
+                f"({' | '.join(json.dumps(text, ensure_ascii=False) for text in spelt)}) {self.lark(after)}"
             )
         if TEXT in form.kinds & kinds:
-            return _until(f"TEXT{suffix}", self._text(form, key, schema, kinds, after), after, self.spell)
+            return _until(f"TEXT{suffix}", self._text(form, key, schema, kinds, after), after, self.lark)
         values = " | ".join(self._literal(kind, key, schema) for kind in sorted(form.kinds & kinds))
-        return f"({values}) {self.spell(after)}"
+        return f"({values}) {self.lark(after)}"
 
-    def _text(self, form: Form, key: str, schema: Any, kinds: set[str], after: str) -> str:
+    def _text(self, form: ValueTags, key: str, schema: Any, kinds: set[str], after: str) -> str:
         """A pattern of a text that does not hold the mark at its end; where other kinds are written alike,
         of any of them."""
         if form.quote:
@@ -174,11 +180,11 @@ class _Arguments:
             one = r"(.|\n)"
         plain = json_schema.followed(schema, self.schema) if kinds == {TEXT} else {}
         held = plain if isinstance(plain, Mapping) else {}
-        if unheld := set(held) - LENGTHS - SAID:
-            raise self._refused(key, ", ".join(sorted(unheld)))
+        if unsupported := set(held) - LENGTHS - ANNOTATIONS:
+            raise self._refused(key, ", ".join(sorted(unsupported)))
         least, most = held.get("minLength", 0), held.get("maxLength", "")
         text = f"/{one}{{{least},{most}}}/" if least or most != "" else f"/{one}*/"
-        letters = self.spell.parted(after)[0].strip()
+        letters = self.lark.parted(after)[0].strip()
         if form.quote or not letters:
             return text
         return rf"({text} & ~/(.|\n)*{_escaped(letters)}(.|\n)*/)"
@@ -211,7 +217,7 @@ def _escaped(text: str) -> str:
     return re.escape(text).replace("/", r"\/")
 
 
-class Speller:
+class LarkWriter:
     """A constant of a format in Lark: control tokens as tokens, everything else as text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

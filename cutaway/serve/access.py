@@ -1,0 +1,301 @@
+"""Who may connect and ask, and how much they may send.
+
+Connections are limited from their first byte on, before any key is checked: one that sends no whole request
+head in time is closed, and so is one whose client does not read. At the limit of a client its oldest
+connection without a request gives way to the new one.
+
+A server on 127.0.0.1 is open to every program of its user, and a page in their browser is one of them. So a
+request must name an expected host (DNS rebinding makes a page's own name resolve to 127.0.0.1), must not come
+from another site's page unless that is allowed (``Origin``), and must say that its body is JSON, which a
+browser sends across sites only after asking. With API keys, only requests with one of them are answered; keys
+are compared as hashes, in constant time, and the prefix cache is separate for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cutaway.serve.openai_format import APIError, error_response
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PUBLIC = ("/health",)  # without a key, for load balancers and supervisors
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+CLOSE = b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n" + CLOSE
+LATE = b"HTTP/1.1 408 Request Timeout\r\n" + CLOSE
+DESCRIPTORS = 128  # of the process, for files, helpers and the loop; connections have the rest
+
+
+# ---- connections -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Connections:
+    """The connections of one server: at most ``most``, and ``of_client`` of one address."""
+
+    most: int = 1024
+    of_client: int = 256
+    head_seconds: float = 10.0  # for a request's line and headers
+    read_seconds: float = 60.0  # for a client to read what was sent
+    _open: dict[str, OrderedDict[Any, None]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._open.values()))
+
+    def admit(self, connection: Any) -> bool:
+        """Whether a new connection may stay; an older one without a request may have to go for it."""
+        own = self._open.get(connection.address, OrderedDict())
+        if len(own) >= self.of_client and not _give_way(own):
+            return False
+        if len(self) >= self.most and not _give_way(max(self._open.values(), key=len)):
+            return False
+        self._open.setdefault(connection.address, OrderedDict())[connection] = None
+        return True
+
+    def leave(self, connection: Any) -> None:
+        """Forget a connection that is closed."""
+        own = self._open.get(connection.address)
+        if own is not None:
+            own.pop(connection, None)
+            if not own:
+                del self._open[connection.address]
+
+
+def _give_way(own: OrderedDict[Any, None]) -> bool:
+    """Close the oldest of these connections that has no request, if there is one."""
+    for connection in own:
+        if connection.waiting:
+            del own[connection]
+            connection.transport.abort()
+            return True
+    return False
+
+
+def most_connections(wanted: int) -> int:
+    """As many connections as wanted, or as the process's descriptors allow."""
+    try:
+        import resource
+    except ImportError:
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted + DESCRIPTORS:
+        soft = wanted + DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, wanted + DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(8, min(wanted, soft - DESCRIPTORS))
+
+
+def protocol(connections: Connections) -> type[asyncio.Protocol]:
+    """uvicorn's protocol class under these limits."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    base: Any = AutoHTTPProtocol
+
+    class Limited(base):
+        """One connection. ``waiting``: no request of it is under way."""
+
+        address, refused = "", False
+        head: asyncio.TimerHandle | None = None
+        stalled: asyncio.TimerHandle | None = None
+
+        @property
+        def waiting(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def connection_made(self, transport: Any) -> None:
+            self.address = (transport.get_extra_info("peername") or ("",))[0]
+            self.refused = not connections.admit(self)
+            if self.refused:
+                transport.write(BUSY)
+                transport.close()
+                return
+            super().connection_made(transport)
+            self._time_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            _stop(self.head, self.stalled)
+            if not self.refused:
+                connections.leave(self)
+                super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.refused:
+                return
+            super().data_received(data)
+            if not self.waiting:
+                _stop(self.head)
+                self.head = None
+            elif self.head is None:
+                self._time_head()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.stalled = self.loop.call_later(connections.read_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            _stop(self.stalled)
+            super().resume_writing()
+
+        def _time_head(self) -> None:
+            self.head = self.loop.call_later(connections.head_seconds, self._late)
+
+        def _late(self) -> None:
+            self.transport.write(LATE)
+            self.transport.close()
+
+    return Limited
+
+
+def _stop(*timers: asyncio.TimerHandle | None) -> None:
+    for timer in timers:
+        if timer is not None:
+            timer.cancel()
+
+
+# ---- requests ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AccessPolicy:
+    """``hosts`` that a request may name (None: any), ``origins`` whose pages may ask, and the API ``keys``
+    (none: no key is needed).
+    """
+
+    hosts: tuple[str, ...] | None = LOOPBACK
+    origins: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    body_bytes: int = 2 << 20
+    body_seconds: float = 30.0
+
+
+class AuthMiddleware:
+    """ASGI middleware: lets through what the policy allows, with its body read and limited."""
+
+    def __init__(self, app: ASGIApp, policy: AccessPolicy) -> None:
+        self.app, self.policy = app, policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            headers = Headers(scope=scope)
+            scope["api_key"] = self._check(scope, headers)
+            body = await self._body(headers, receive) if scope["method"] == "POST" else b""
+        except APIError as error:
+            await error_response(error)(scope, receive, send_with_headers)
+            return
+        await self.app(scope, _replay(body, receive), send_with_headers)
+
+    def _check(self, scope: Scope, headers: Headers) -> bytes:
+        """The hash of the request's API key. Refuses other hosts, pages of other sites, and wrong keys."""
+        host = headers.get("host", "")
+        if self.policy.hosts is not None and _name(host) not in self.policy.hosts:
+            raise APIError(
+                403,
+                f"This server does not answer for the host {host[:100]!r}: name it with --allow-host",
+                code="wrong_host",
+            )
+        origin = headers.get("origin")
+        if origin is not None and not self._same_site(origin, host):
+            raise APIError(
+                403,
+                f"Pages of {origin[:100]!r} may not ask this server: name them with --cors",
+                code="wrong_origin",
+            )
+        asks_first = scope["method"] == "OPTIONS" and origin is not None  # a browser, which sends no key yet
+        if not self.policy.keys or asks_first or scope["path"] in PUBLIC:
+            return b""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        digest = _digest(given.strip())
+        known = [hmac.compare_digest(digest, _digest(key)) for key in self.policy.keys]  # all, at any match
+        if scheme.lower() != "bearer" or not any(known):
+            raise APIError(
+                401,
+                "This server needs an API key, as the header Authorization: Bearer KEY",
+                type="authentication_error",
+                code="invalid_api_key",
+            )
+        return digest
+
+    def _same_site(self, origin: str, host: str) -> bool:
+        return origin in self.policy.origins or origin.partition("://")[2] == host
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body, if it is declared as JSON, short enough and there in time."""
+        if not re.match(r"application/json\s*(;|$)", headers.get("content-type", ""), re.I):
+            raise APIError(415, "The body must be JSON: send Content-Type: application/json", code="not_json")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:19]) > self.policy.body_bytes:
+            raise self._too_long()
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.policy.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise APIError(400, "The connection closed before the body's end", code="cut_short")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self.policy.body_bytes:
+                        raise self._too_long()
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            seconds = self.policy.body_seconds
+            raise APIError(
+                408, f"The body did not arrive within {seconds:g} seconds", code="too_slow"
+            ) from None
+
+    def _too_long(self) -> APIError:
+        return APIError(
+            413, f"A body may have {self.policy.body_bytes:,} bytes at most", code="body_too_large"
+        )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """The body as one message, then the connection's other messages."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _name(host: str) -> str:
+    """The host of a Host header, without its port, an IPv6 address without its brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
