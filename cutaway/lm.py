@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from cutaway.errors import UserError
 from cutaway.generate.batch.sequence import check_ids
 from cutaway.generate.decode import Generation, Piece, finish, generate
 from cutaway.generate.engine import AllLogits
-from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import EditHooks, Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Speculation
 from cutaway.model.config import Decoder, Encoder
@@ -243,7 +243,7 @@ class LanguageModel:
         session: Session | None = None,
         speculate: Speculate = None,
         edit: edits.Given | None = None,
-        **settings: Any,
+        **settings: Unpack[SamplingOptions],
     ) -> Generation:
         """Continues the prompt. ``settings`` are the fields of ``SamplingParams``: max_tokens, seed, ...
 
@@ -255,7 +255,7 @@ class LanguageModel:
         return finish(self.stream(prompt, session=session, speculate=speculate, edit=edit, **settings))
 
     def generate_batch(
-        self, prompts: Sequence[Prompt], *, max_sequences: int = 16, **settings: Any
+        self, prompts: Sequence[Prompt], *, max_sequences: int = 16, **settings: Unpack[SamplingOptions]
     ) -> list[Generation]:
         """Continues all prompts, at most ``max_sequences`` at once: each as ``generate`` does with it alone.
 
@@ -264,7 +264,7 @@ class LanguageModel:
         """
         from cutaway.generate.batch.scheduler import generate_batch
 
-        model, params = cast(Any, self), SamplingParams(**settings)
+        model, params = cast(Any, self), sampling_params(settings)
         return generate_batch(model, map(self.ids, prompts), params, max_sequences=max_sequences)
 
     def stream(
@@ -274,10 +274,10 @@ class LanguageModel:
         session: Session | None = None,
         speculate: Speculate = None,
         edit: edits.Given | None = None,
-        **settings: Any,
+        **settings: Unpack[SamplingOptions],
     ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
-        chosen = self.ending(SamplingParams(**settings))
+        chosen = self.ending(sampling_params(settings))
         guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
         ids = self.ids(prompt)  # before the engine is made, beside which a vocabulary being opened would lie
         if not edit:
@@ -346,15 +346,25 @@ class LanguageModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         steering: Steering = "refuse",
         session: Session | None = None,
+        speculate: Speculate = None,
         edit: edits.Given | None = None,
-        **settings: Any,
+        **settings: Unpack[SamplingOptions],
     ) -> Generation:
         """The assistant's answer to a conversation, through the model's own template.
 
         ``steering`` says what to do with content that changes which control tokens the template writes:
         "refuse", or "flag" to let it (docs/chat.md)."""
-        settings |= {"session": session, "edit": edit}
-        return finish(self.chat_stream(messages, tools=tools, steering=steering, **settings))
+        return finish(
+            self.chat_stream(
+                messages,
+                tools=tools,
+                steering=steering,
+                session=session,
+                speculate=speculate,
+                edit=edit,
+                **settings,
+            )
+        )
 
     def chat_stream(
         self,
@@ -363,12 +373,13 @@ class LanguageModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         steering: Steering = "refuse",
         session: Session | None = None,
+        speculate: Speculate = None,
         edit: edits.Given | None = None,
-        **settings: Any,
+        **settings: Unpack[SamplingOptions],
     ) -> Generator[Piece]:
         """The assistant's answer, a piece a token; the last piece brings the whole generation."""
         ids = self.chat_ids(messages, tools=tools, steering=steering)
-        return self.stream(ids, session=session, edit=edit, **settings)
+        return self.stream(ids, session=session, speculate=speculate, edit=edit, **settings)
 
     def chat_ids(
         self,

@@ -91,14 +91,14 @@ def test_each_question_brings_the_history(lm, talk):
 
 def test_options_over_defaults_and_one_session_for_all(lm, talk):
     talk("hi\nyou\n")
-    assert (
-        lm.options == [{"session": "the session", "temperature": 0.2, "top_p": 0.9, "max_tokens": None}] * 2
-    )
-    talk("hi\n", "--temperature", "0", "--max-tokens", "5", "--stop", "x")
+    usual = {"session": "the session", "temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
+    assert lm.options == [usual | {"max_tokens": 1024}] * 2
+    talk("hi\n", "--temperature", "0", "--max-tokens", "5", "--stop", "x", "--repetition-penalty", "1")
     assert lm.options[-1] == {
         "session": "the session",
         "temperature": 0,
         "top_p": 0.9,
+        "repetition_penalty": 1,
         "max_tokens": 5,
         "stop": ("x",),
     }
@@ -107,7 +107,7 @@ def test_options_over_defaults_and_one_session_for_all(lm, talk):
 def test_the_models_own_advice_comes_before_our_defaults(lm, talk):
     lm.checkpoint.defaults = {"temperature": 0.6, "top_k": 20, "eos_ids": (1, 2)}
     talk("hi\n", "--top-k", "0")
-    assert lm.options == [{"session": "the session", "temperature": 0.6, "top_k": 0, "max_tokens": None}]
+    assert lm.options == [{"session": "the session", "temperature": 0.6, "top_k": 0, "max_tokens": 1024}]
 
 
 def test_a_setting_out_of_range_is_refused_before_the_talk(lm, talk):
@@ -246,7 +246,8 @@ def test_an_answer_that_fills_the_context_is_kept_and_says_so(lm, talk):
 
 def test_an_answer_cut_at_max_tokens_says_so(lm, talk):
     lm.reason = "length"
-    assert "[stopped at --max-tokens]" in talk("hi\n", "--max-tokens", "2")[1]
+    assert "[stopped at 2 tokens; --max-tokens sets the limit]" in talk("hi\n", "--max-tokens", "2")[1]
+    assert "[stopped at 1,024 tokens;" in talk("hi\n")[1]
 
 
 @pytest.mark.parametrize("error", [OperationalError("the disk is gone"), UserError("no chat template")])

@@ -79,6 +79,9 @@ explain king --model no.gguf
 explain king --html no/page.html
 explain --file no.txt
 explain king --compare-model no.gguf
+finetune no.yaml
+finetune sft --data no.jsonl --output run
+finetune sft --data no.jsonl --check
 generate king --draft no.gguf
 generate king --model no.gguf
 generate --file no.txt

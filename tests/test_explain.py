@@ -180,6 +180,7 @@ def test_no_number_is_cut_in_a_narrow_terminal() -> None:
     numbers = [set(re.findall(r"[−\d.,]*\d%?", printed(one, width))) for width in (40, 200)]
     assert numbers[0] >= {n for n in numbers[1] if "." in n}
     assert max(map(cell_len, printed(one, 40).splitlines())) <= 40
+    assert "…" not in printed(one, 40), "what is too long for a column is folded"
 
 
 class Padded(Bytes):

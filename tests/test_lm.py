@@ -1,7 +1,11 @@
 """The object users hold: what it says, what it saves, and what it refuses."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ import torch
 
 import cutaway
 from cutaway.errors import UserError
+from cutaway.generate.sampling_params import SamplingOptions, SamplingParams
 from cutaway.lm import LanguageModel
 from cutaway.weights import quant
 from cutaway.weights.rules import Tensors
@@ -38,6 +43,45 @@ def test_logits_are_those_that_generation_chooses_from(lm: LanguageModel) -> Non
     assert logits.shape == (5, 49152) and logits.dtype == np.float32
     assert np.array_equal(lm.logits("The capital of France is"), logits)
     assert lm.generate(ids, max_tokens=1).ids == (int(logits[-1].argmax()),)
+
+
+def test_a_misspelt_setting_is_named(lm: LanguageModel) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    calls: list[Any] = [lm.generate, lm.stream, lm.chat, lm.chat_stream]
+    for call in calls:
+        with pytest.raises(UserError, match=r"no sampling setting temprature: did you mean temperature\?"):
+            call("hi" if call in calls[:2] else messages, temprature=0.5)
+    with pytest.raises(UserError, match="no sampling setting zzz: use max_tokens, temperature"):
+        calls[0]("hi", zzz=1)
+    assert get_type_hints(SamplingOptions) == get_type_hints(SamplingParams)
+
+
+def test_type_checkers_know_the_settings(tmp_path: Path) -> None:
+    """`py.typed` is shipped, and pyright finds what is wrong in a user's program, and nothing else."""
+    pytest.importorskip("pyright")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import cutaway\n"
+        'lm = cutaway.load("smollm2")\n'
+        'text: str = lm.generate("hi", temperature=0, stop=["x"], seed=None).text\n'
+        'for piece in lm.stream("hi", top_p=0.9, max_tokens=None):\n'
+        "    text += piece.text\n"
+        'lm.chat([{"role": "user", "content": "hi"}], temprature=0.5)\n'
+        'lm.generate("hi", max_tokens="8")\n'
+    )
+    root = Path(cutaway.__file__).parent
+    assert (root / "py.typed").is_file()
+    (tmp_path / "cutaway").symlink_to(root)
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", str(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wrong = json.loads(done.stdout)["generalDiagnostics"]
+    found = [(each["range"]["start"]["line"], each["rule"]) for each in wrong]
+    assert found == [(5, "reportCallIssue"), (6, "reportArgumentType")]
 
 
 @pytest.mark.parametrize("engine", ["definition", "runtime"])

@@ -129,6 +129,7 @@ def test_unreachable_and_partial_tokens() -> None:
 def test_report(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "0 unreachable" in said(capsys, "report", small)
     larger = inputs.path("llama-vocab") / "ggml-vocab-gpt-2.gguf"
+    assert " 111  \\xa1\n" in said(capsys, "report", "smollm2")  # the byte, not the letter that spells it
     document = json.loads(said(capsys, "report", "smollm2", "--model", "smollm2", "--json"))
     assert document["unreachable"] == []
     assert len(document["partial"]) > 100

@@ -18,7 +18,10 @@ from cutaway.generate.decode import ContextFullError, Generation
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.store import files
 
-DEFAULTS = {"temperature": 0.2, "top_p": 0.9}  # where the model brings no temperature of its own
+# Where the model brings no temperature of its own. Without the penalty small models repeat themselves until
+# the context is full (docs/results/spine.md).
+DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
+MAX_TOKENS = 1024  # of an answer
 WAYS_OUT = "/clear starts anew, /undo takes back the last question and answer."
 
 
@@ -35,8 +38,9 @@ def chat(
 ) -> None:
     """Talk with a model. /help lists the commands.
 
-    Samples as told, else as the model's makers advise, else at temperature 0.2 with top-p 0.9. Ctrl-C stops
-    the answer, Ctrl-D ends. Lines piped in are questions, answered one after another.
+    Samples as told, else by the model's generation_config, else at temperature 0.2 with top-p 0.9 and
+    repetition penalty 1.1 (1 switches it off). An answer ends after 1,024 tokens unless --max-tokens says
+    otherwise. Ctrl-C stops the answer, Ctrl-D ends. Lines piped in are questions, answered one after another.
 
     Examples:
 
@@ -80,8 +84,10 @@ def chat(
         )
     note_fallback(lm)
     steering = {"steering": "flag"} if allow_steering else {}
-    talk = Talk(lm, conversation, _advised(lm) | {"max_tokens": None} | given | steering)
+    options = defaults(lm) | given
+    talk = Talk(lm, conversation, options | steering)
     if sys.stdin.isatty():
+        note(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items()))
         note(f"{model}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.")
     if load:
         note(f"Going on after {2 * len(conversation.turns)} messages from {load}.")
@@ -220,7 +226,7 @@ class Talk:
         if turn.stopped:
             note("[stopped; what was said is kept]")
         if done is not None and done.finish_reason == "length":
-            note("[stopped at --max-tokens]")
+            note(f"[stopped at {self.options['max_tokens']:,} tokens; --max-tokens sets the limit]")
         if done is not None and done.finish_reason == "context":
             note_ending(done)
             note(WAYS_OUT)
@@ -255,11 +261,11 @@ class Talk:
         self.ended = True
 
 
-def _advised(lm: Any) -> dict[str, Any]:
-    """The sampling settings that come with the model, over ours where it brings no temperature."""
+def defaults(lm: Any) -> dict[str, Any]:
+    """The sampling settings of the model's generation_config, over ours where it has no temperature."""
     known = {option.name for option in fields(SamplingParams)}
     advice = {name: value for name, value in lm.checkpoint.defaults.items() if name in known}
-    return advice if "temperature" in advice else DEFAULTS | advice
+    return {"max_tokens": MAX_TOKENS} | (advice if "temperature" in advice else DEFAULTS | advice)
 
 
 def _lines() -> Iterator[str]:

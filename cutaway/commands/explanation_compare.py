@@ -122,7 +122,7 @@ def _apart(one: Explanation, other: Explanation) -> str:
 
 
 def _heads(one: Explanation, other: Explanation, same_model: bool) -> tuple[str, RenderableType]:
-    rows = _pair(("head", "left"), ("logits", "right"), ("attends to", "left"))
+    rows = _pair(("head", "right"), ("logits", "right"), ("attends to", "left"))
     for pair in zip_longest(one.attribution.heads[:HEADS], other.attribution.heads[:HEADS]):
         cells = [
             (f"{head.layer}.{head.head}", signed(head.contribution), _attended(explanation, head.attends_to))

@@ -95,8 +95,9 @@ def print_step(number: int, step: Step, console: Console) -> None:
 
 
 def _fitted(shown: RenderableType, width: int, console: Console) -> RenderableType:
-    """A table without its bars if it is wider than so many cells."""
+    """A table without its bars, and closer, if it is wider than so many cells."""
     if isinstance(shown, Table) and console.measure(shown).maximum > width:
+        shown.padding = (0, 1, 0, 0)
         shown.columns[:] = [column for column in shown.columns if not column.highlight]
     return shown
 
@@ -104,13 +105,16 @@ def _fitted(shown: RenderableType, width: int, console: Console) -> RenderableTy
 def table(*columns: tuple[str, str]) -> Table:
     """A bare table: (heading, side) a column; no headings if none has one.
 
-    Sides: "right" for numbers, which are never cut; "left" for text, which is; "bar" for bars, which a narrow
-    terminal leaves out.
+    Sides: "right" for numbers, which stay on one line; "left" for text, which a narrow terminal folds; "bar"
+    for bars, which it leaves out.
     """
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(name for name, _ in columns))
     for name, side in columns:
         made.add_column(
-            Text(name, QUIET), justify="right" if side == "right" else "left", no_wrap=side != "left"
+            Text(name, QUIET),
+            justify="right" if side == "right" else "left",
+            no_wrap=side != "left",
+            overflow="fold",
         )
         made.columns[-1].highlight = side == "bar"  # rich has no other mark of a column
     return made
@@ -118,7 +122,7 @@ def table(*columns: tuple[str, str]) -> Table:
 
 def token(text: str, style: str = ACCENT) -> Text:
     """A token as a cell."""
-    made = Text(drawn(text), style, no_wrap=True)
+    made = Text(drawn(text), style)
     made.truncate(LONGEST, overflow="ellipsis")
     return made
 

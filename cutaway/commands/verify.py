@@ -87,7 +87,7 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
 
     table = Table(title=verdict.engine, title_justify="left", box=None, pad_edge=False)
     for heading in ("layer", "largest difference", "largest share"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
+        table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
     for layer in verdict.layers:
         style = "bold red" if layer.name == verdict.differs_from else None
         table.add_row(layer.name, f"{layer.largest:.2e}", f"{layer.share:.2e}", style=style)

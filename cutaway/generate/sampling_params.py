@@ -5,10 +5,11 @@ The command line checks by them, and the API's schema is derived from them (serv
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypedDict, get_args
 
 import numpy as np
 
@@ -73,6 +74,37 @@ class SamplingParams:
                     raise UserError(f"{name} names the id {id}: the model's ids go from 0 to {vocab - 1}")
         if self.logprobs > vocab:
             raise UserError(f"logprobs is {self.logprobs}: the model has {vocab} tokens to list")
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingParams` as keyword arguments, for type checkers; each may be left out."""
+
+    max_tokens: int | None
+    temperature: Number
+    top_k: int
+    top_p: Number
+    min_p: Number
+    typical_p: Number
+    repetition_penalty: Number
+    frequency_penalty: Number
+    presence_penalty: Number
+    logit_bias: Mapping[int, Number]
+    stop: str | Sequence[str]
+    stop_ids: Sequence[int]
+    ignore_eos: bool
+    seed: int | None
+    logprobs: int
+
+
+def sampling_params(options: SamplingOptions) -> SamplingParams:
+    """The parameters of these options; UserError for an unknown name, with the nearest known one."""
+    known = SamplingOptions.__annotations__
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            instead = f"did you mean {near[0]}?" if near else f"use {', '.join(known)}"
+            raise UserError(f"There is no sampling setting {name}: {instead}")
+    return SamplingParams(**options)
 
 
 def _number(hint: Any) -> tuple[type[int] | type[float], Bound, bool] | None:

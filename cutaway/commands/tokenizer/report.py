@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from cutaway.commands.console import model_path, print_json
 from cutaway.commands.tokenizer.encode import Json, Pattern
+from cutaway.commands.tokenizer.show import display
 from cutaway.commands.tokenizer_source import opened
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
@@ -74,7 +75,7 @@ def _print(tok: Tokenizer, about: str, ids: list[int], norms: np.ndarray | None)
     print(f"\n{len(ids):,} {about}")
     for id in ids[:SHOWN]:
         norm = "" if norms is None else f"  {norms[id]:.4f}"
-        print(f"{id:>8}  {tok.token_text(id)!r}{norm}")
+        print(f"{id:>8}  {display(tok, tok.token_text(id))}{norm}")
     if len(ids) > SHOWN:
         print(f"          and {len(ids) - SHOWN:,} more (--json lists them)")
 

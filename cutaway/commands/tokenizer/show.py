@@ -77,7 +77,7 @@ def _coloured(tok: Tokenizer, found: list[Piece]) -> "Text":
 
     out = Text()
     for number, id in enumerate(id for piece in found for id in piece.ids):
-        out.append(_display(tok, tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
+        out.append(display(tok, tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
     return out
 
 
@@ -87,12 +87,12 @@ def _lines(tok: Tokenizer, piece: Piece) -> list["Text"]:
     lines = []
     for number, id in enumerate(piece.ids):
         line = Text(f"{id:>8}  ", style="dim")
-        line.append(_display(tok, tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
+        line.append(display(tok, tok.token_text(id)), style=COLOURS[number % len(COLOURS)])
         line.append(f"  {tok.token_bytes(id).hex(' ')}", style="dim")
         lines.append(line)
     for (left, right), state in zip(piece.merges, piece.states()[1:], strict=True):
-        lines.append(Text(f"          {_display(tok, left)} + {_display(tok, right)}: ", style="dim"))
-        lines[-1].append(" ".join(_display(tok, symbol) for symbol in state), style="")
+        lines.append(Text(f"          {display(tok, left)} + {display(tok, right)}: ", style="dim"))
+        lines[-1].append(" ".join(display(tok, symbol) for symbol in state), style="")
     for edge in piece.path:
         token = escaped(piece.text[edge.start : edge.stop])
         unknown = "" if edge.known else "  unknown"
@@ -100,7 +100,7 @@ def _lines(tok: Tokenizer, piece: Piece) -> list["Text"]:
     return lines
 
 
-def _display(tok: Tokenizer, symbol: str) -> str:
+def display(tok: Tokenizer, symbol: str) -> str:
     """A symbol of a byte-level vocabulary as the text it stands for, a space as U+2423."""
     data = bpe.unspell(symbol) if tok.spec.bytewise and symbol not in tok.added else None
     if data is None:

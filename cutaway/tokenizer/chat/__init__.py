@@ -20,6 +20,7 @@ from cutaway.tokenizer.chat.sandbox import helper
 from cutaway.tokenizer.unicode import utf8
 
 LONGEST_TEMPLATE = 200_000  # characters; real ones have up to 20,000
+DEEPEST = 100  # lists and mappings inside each other, of a conversation or a tool
 REMEMBERED = 32  # templates, each with a tokenizer, that are remembered
 NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad", "unk_token": "unknown"}
 REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates call a message's reasoning
@@ -208,16 +209,20 @@ def _message(message: object, i: int) -> dict:
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
 
 
-def _plain(value: Any, place: str) -> Any:
-    """The same data in JSON's types. Raises UserError for anything else, and for half a surrogate pair."""
+def _plain(value: Any, place: str, depth: int = 0) -> Any:
+    """The same data in JSON's types. Raises UserError for anything else, for half a surrogate pair, and for
+    data that is nested too deep.
+    """
+    if depth > DEEPEST:
+        raise UserError(f"{quoted(place)} is nested more than {DEEPEST} deep: make it flatter")
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
         return utf8(str.__str__(value), place).decode()
     if isinstance(value, Mapping):
-        return {_key(key, place): _plain(item, f"{place}.{key}") for key, item in value.items()}
+        return {_key(key, place): _plain(item, f"{place}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
+        return [_plain(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value)]
     raise UserError(
         f"{place} is a {type(value).__name__}, which a chat template cannot read: pass text, numbers, lists"
     )
