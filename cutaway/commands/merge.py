@@ -100,8 +100,8 @@ def merge(
     print(f"{saved.path}: {console.size(saved.nbytes)}, {types}")
     usual, most = median(taken.values()), max(taken.values())
     print(
-        f"The adapter changes {len(taken)} weights; rounding moves them by {usual:.2g} of that change (median; "
-        f"at most {most:.2g})."
+        f"The adapter changes {len(taken)} weights; rounding moves them by {usual:.2g} of that change "
+        f"(median; at most {most:.2g})."
     )
     if larger:
         console.note(
