@@ -103,8 +103,7 @@ Adapter = Mapping[str, Change]  # by our names of weights
 def read(folder: str | Path, base: Checkpoint) -> Adapter:
     """The adapter of a PEFT folder for ``base``. UserError for what is not read, or does not fit the base."""
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: holds no adapter: there is no {CONFIG} in it")
+    check_folder(folder)
     config = parsed(folder / CONFIG)
     kind = config.get("peft_type")
     if kind not in ("LORA", "IA3"):
@@ -139,8 +138,7 @@ def opened(folder: Path) -> Checkpoint:
 
 def base_of(folder: Path) -> Checkpoint:
     """The base that an adapter's folder names."""
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: holds no adapter: there is no {CONFIG} in it")
+    check_folder(folder)
     name = parsed(folder / CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise UserError(
@@ -243,6 +241,14 @@ def save(
         config |= {"feedforward_modules": sorted(feedforward)}
     safetensors.write(folder / WEIGHTS, tensors)
     write_file(folder / CONFIG, json.dumps(config, indent=1))
+
+
+def check_folder(folder: Path) -> None:
+    """UserError unless the folder holds an adapter."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: holds no adapter: there is no {CONFIG} in it")
 
 
 def _family(base: Checkpoint) -> list[Bound]:
