@@ -27,7 +27,7 @@ def read(whole: Fields) -> TokenizerSpec:
     model = whole.sub("model")
     kind = model.get("type", str, "BPE" if model.has("merges") else "none")
     if kind not in _MODELS:
-        raise UserError(f"{whole.where}: the model {kind} is not supported; {', '.join(_MODELS)} are")
+        raise UserError(f"{whole.where}: the model {quoted(kind)} is not supported; {', '.join(_MODELS)} are")
     vocabulary, fields = _MODELS[kind](model)
     added = tuple(_added(entry) for entry in whole.subs("added_tokens"))
     steps, bytewise = pretokenizer(whole)
@@ -228,7 +228,7 @@ def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[
         elif kind == "Strip":
             lead = _stripping(entry, "Fuse" in names[:i])
         elif kind not in ("ByteFallback", "Fuse"):
-            raise UserError(f"{entry.where}: the decoder {kind} is not supported")
+            raise UserError(f"{entry.where}: the decoder {quoted(kind)} is not supported")
     if not spaces and any(SPACE in text for text in vocabulary):
         raise UserError(
             f"{whole.where}: the decoder {_named(names)} leaves {SPACE!r} as it is, which is not supported"
@@ -267,7 +267,7 @@ def _stripping(entry: Fields, fused: bool) -> Lead:
 
 
 def _named(names: list[str]) -> str:
-    return "null" if not names else " + ".join(names)
+    return "null" if not names else quoted(" + ".join(names))
 
 
 def _processor(whole: Fields) -> tuple[int | None, int | None, int | None]:
@@ -280,7 +280,7 @@ def _processor(whole: Fields) -> tuple[int | None, int | None, int | None]:
         elif kind in ("BertProcessing", "RobertaProcessing"):
             begin, end = _pair_id(entry, "cls"), _pair_id(entry, "sep")
         elif kind != "ByteLevel":
-            raise UserError(f"{entry.where}: the post-processor {kind} is not supported")
+            raise UserError(f"{entry.where}: the post-processor {quoted(kind)} is not supported")
     return begin, end, named
 
 
