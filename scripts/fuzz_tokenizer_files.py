@@ -1,9 +1,10 @@
 """Damages tokenizer files in thousands of ways: each is refused in a sentence, or is a tokenizer that works.
 
 tokenizer.json (BPE, WordPiece, Unigram), SentencePiece's .model (BPE, Unigram), OpenAI's rank files, BERT's
-vocab.txt and GGUF metadata (byte-level, scored, bert, t5). A tokenizer that is read must encode and decode a
-text, look into its own tokens, and be written. No other exception, no crash, no hang over SECONDS, no memory
-over MEMORY. Some two minutes a thousand:
+vocab.txt and GGUF metadata (byte-level, scored, bert, t5). A tokenizer that is read must encode and decode
+a text and long runs of one character, look into its own tokens, and be written. Refusals are one line of
+bounded length. No other exception, no crash, no hang over SECONDS, no memory over MEMORY. Some two minutes
+a thousand:
 
     python scripts/fuzz_tokenizer_files.py --count 5000 --seed 1
 """
@@ -35,12 +36,15 @@ from cutaway.tokenizer.bpe import BYTE_TOKENS, BYTES
 from cutaway.tokenizer.formats import spm_write
 from cutaway.tokenizer.introspection import pieces
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace
+from cutaway.tokenizer.pretokenize import PATTERNS
 from cutaway.tokenizer.sentencepiece import ranks
 from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.unicode import stand_ins
 
 SECONDS = 10
 MEMORY = 1 << 30  # bytes, on top of what the interpreter has mapped
+LONGEST = 1000  # characters of a refusal
+RUNS = [kind * 20_000 + end for kind in (*" \t\n\raAǅ日5!/'$", "\u0301", "\u3000", " a") for end in ("", "5")]
 TEXT = "the theb <s> [CLS] abc 12\n\t Éa 日本 ▁the" * 3
 STRANGE: list[Any] = [
     None, -1, 0, 2**70, 1.5, 1e999, "", "\ud800", "x" * 1000, "a\0b", [], {}, [[]], [None], True,
@@ -172,7 +176,14 @@ HOSTILE_PATTERNS = (
 
 def pathological(made: Any, noise: random.Random) -> dict[str, Any]:
     """A tokenizer.json with slow rules and steps, colliding ids, or a very long token."""
-    match noise.randrange(4):
+    match noise.randrange(5):
+        case 4:  # the patterns of a real pre-tokenizer, on long runs
+            splits = [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+                for pattern in PATTERNS[noise.choice(sorted(PATTERNS))]
+            ]
+            last = made["pre_tokenizer"]
+            return made | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, last]}}
         case 0:
             rules = [
                 {"type": "Replace", "pattern": {"Regex": noise.choice(HOSTILE_PATTERNS)}, "content": "a"}
@@ -263,7 +274,14 @@ def damaged_metadata(model: str, noise: random.Random) -> bytes:
         *(-1, 2**31, "", "x" * 100, True, 1.5, ["a"], ["a", "a"], np.zeros(3, np.float32), np.uint8(7)),
         *(np.zeros(0, np.int32), [True], np.array([1.0, np.nan], np.float32), ["<|im_end|>"] * 3),
     ]
-    if noise.random() < 0.6:
+    tokens = made["tokenizer.ggml.tokens"]
+    if "tokenizer.ggml.pre" in made:
+        made["tokenizer.ggml.pre"] = noise.choice(sorted(PATTERNS))
+    if noise.random() < 0.2:  # two ids of one text, or a control token of a text that words have
+        at, other = noise.randrange(len(tokens)), noise.randrange(len(tokens))
+        made["tokenizer.ggml.tokens"] = [*tokens[:at], tokens[other], *tokens[at + 1 :]]
+        made["tokenizer.ggml.token_type"][noise.choice((at, other))] = noise.choice((1, 3, 4, 6))
+    elif noise.random() < 0.6:
         key = noise.choice(sorted(made)[1:])
         made[key] = noise.choice(strange)
         if noise.random() < 0.2:
@@ -308,18 +326,26 @@ def tried(path: Path) -> str:
         try:
             tok = Tokenizer.load(path, **options)
         except (UserError, OperationalError) as problem:
-            if not str(problem) or "\n" in str(problem):
-                raise AssertionError(f"no sentence: {problem!r}") from problem
+            check_sentence(problem)
             return "refused"
         try:
             for special in ("text", "allow"):
                 tok.decode(tok.encode(TEXT, special, add_special=True))
                 tok.encode("a" * 3000 + " " * 3000 + "5" + "the" * 500, special)
+            for run in random.Random(path.stat().st_size).sample(RUNS, 3):
+                tok.encode(run)
             pieces(tok, TEXT)
             tok.save(path.with_suffix(".json"))
-        except (UserError, OperationalError):
+        except (UserError, OperationalError) as problem:
+            check_sentence(problem)
             return "refused later"
     return "read"
+
+
+def check_sentence(problem: Exception) -> None:
+    """AssertionError for a refusal that is not one line of printable characters, or is too long."""
+    if not 0 < len(str(problem)) <= LONGEST or not str(problem).isprintable():
+        raise AssertionError(f"no sentence: {problem!r:.3000}") from problem
 
 
 def cases(count: int, seed: int) -> Iterator[tuple[str, str, bytes]]:

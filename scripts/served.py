@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 
 def free_port() -> int:
@@ -43,13 +44,14 @@ def served(*options: str) -> Iterator[str]:
 
 
 @contextmanager
-def answering(command: list[str]) -> Iterator[tuple[int, subprocess.Popen]]:
+def answering(
+    command: list[str], log: int | IO = subprocess.DEVNULL
+) -> Iterator[tuple[int, subprocess.Popen]]:
     """Any server that takes --port and has /health, once it answers: its port, and its process, which is
-    stopped at the end of the block.
+    stopped at the end of the block. ``log`` takes its standard error.
     """
     port = free_port()
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=quiet, stderr=quiet)
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=log)
     try:
         _until_healthy(port, process)
         yield port, process

@@ -1,14 +1,19 @@
-"""Many clients for a long time, well-behaved and not: nothing is lost, crossed or leaked.
+"""Honest clients beside attackers for a long time: nothing is lost, crossed, leaked or held up.
 
     python scripts/soak_serving.py [--minutes 30] [--clients 16] [MODEL]
 
-Each client does one thing after another, by chance: a completion whole, a stream, a stream that it leaves
-early, a stream that it reads slowly, a body that is no request. Once a second a process of its own begins a
-stream and is killed. Every answer must be the one that the model gives to the same request alone, which is
-found out in this process before the server starts; every bad body must be refused with a 4xx; a full queue
-(429) is a refusal too, and the client comes back. The server's memory is looked at all the while: its median
-over the last quarter may not lie more than 5 % above that over the second. In the end nothing may run or
-wait, and the server must end at SIGTERM, with 0 or with the signal. Exits 1 if any of this does not hold."""
+Honest clients ask for completions, whole and as streams, alone for a fifth of the time (at most 3 minutes).
+Then attackers join them, each from an address of its own: bodies that are no request, sockets that say
+nothing, grammars and expressions that explode, streams left early or read slowly, floods of traces, and
+once a second a process that begins a stream and is killed.
+
+Every answer must be the one that the model gives to the same request alone, which is found out in this
+process before the server starts. The gaps between the pieces of honest streams are measured: their 99th
+percentile under attack must be under 10 times that of the quiet time. No attack may be answered by a 5xx
+but 503 (too many connections) and 504 (too late); a full queue (429) is a refusal, and the client comes
+back. The server's memory is looked at all the while: its median over the last quarter of the attack may not
+lie more than 5 % above that over the second. In the end nothing may run or wait, and the server must end at
+SIGTERM, with 0 or with the signal. Exits 1 if any of this does not hold."""
 
 from __future__ import annotations
 
@@ -17,18 +22,21 @@ import http.client
 import json
 import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import cutaway
+from scripts.fuzz_http import FORMATS
 from scripts.served import answering
 
 BAD = (
@@ -78,23 +86,40 @@ class Soak:
     def __init__(self, port: int, asked: list[tuple[dict[str, Any], str]]) -> None:
         self.port, self.asked = port, asked
         self.over = threading.Event()
+        self.address = threading.local()  # an attacker's own; honest clients share one
+        self.gaps: list[float] = []  # seconds between the pieces of honest streams
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
 
     def client(self, number: int) -> None:
-        dice = random.Random(number)
-        acts = [self.whole, self.stream, self.leave, self.slow, self.bad]
+        """An honest client."""
+        self._act(number, [self.whole, self.stream])
+
+    def attackers(self) -> list[threading.Thread]:
+        """Two of each kind of attack, and the killer."""
+        kinds = [self.bad, self.silent, self.bomb, self.leave, self.slow, self.trace]
+        args = [(1000 + n, [kind], f"127.0.0.{n + 2}") for n, kind in enumerate(kinds * 2)]
+        return [threading.Thread(target=self._act, args=one) for one in args] + [
+            threading.Thread(target=self.killer)
+        ]
+
+    def _act(
+        self, number: int, acts: list[Callable[[random.Random], None]], address: str = "127.0.0.1"
+    ) -> None:
+        dice, self.address.own = random.Random(number), address
         while not self.over.is_set():
-            act = dice.choices(acts, (4, 4, 3, 1, 2))[0]
+            act = dice.choice(acts)
             try:
                 act(dice)
             except Exception as error:
                 self.wrong.append(f"{act.__name__}: {error!r}")
                 time.sleep(0.2)
 
-    def post(self, body: bytes, timeout: float = 300) -> tuple[http.client.HTTPConnection, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    def post(self, body: bytes, path: str = "/v1/completions") -> tuple[http.client.HTTPConnection, Any]:
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=300, source_address=(self.address.own, 0)
+        )
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
         return connection, connection.getresponse()
 
     def begin(self, dice: random.Random, **more: Any) -> tuple[http.client.HTTPConnection, Any, str] | None:
@@ -120,9 +145,14 @@ class Soak:
     def stream(self, dice: random.Random, pause: float = 0) -> None:
         if (begun := self.begin(dice, stream=True)) is not None:
             connection, response, text = begun
-            said, ended = "", False
+            said, ended, last = "", False, None
             for line in response:
                 time.sleep(pause)
+                now = time.monotonic()
+                if not pause and line.startswith(b"data: "):
+                    if last is not None:
+                        self.gaps.append(now - last)
+                    last = now
                 ended |= line.strip() == b"data: [DONE]"
                 if line.startswith(b"data: {"):
                     said += json.loads(line[6:])["choices"][0]["text"]
@@ -143,12 +173,36 @@ class Soak:
             self.done["left"] += 1
 
     def bad(self, dice: random.Random) -> None:
-        connection, response = self.post(dice.choice(BAD))
+        self.attack("bad body", dice.choice(BAD), refused=True)
+
+    def bomb(self, dice: random.Random) -> None:
+        """A grammar that explodes."""
+        body = {"prompt": "a", "max_tokens": 8, "response_format": dice.choice(FORMATS)}
+        self.attack("bomb", json.dumps(body).encode())
+
+    def trace(self, dice: random.Random) -> None:
+        body = {"text": dice.choice(self.asked)[0]["prompt"], "values": ["out", "attention.pattern"]}
+        self.attack("trace", json.dumps(body).encode(), "/v1/trace")
+
+    def silent(self, dice: random.Random) -> None:
+        """A hundred sockets that say nothing, or begin a request, until they are closed."""
+        mine = [
+            socket.create_connection(("127.0.0.1", self.port), 30, (self.address.own, 0)) for _ in range(100)
+        ]
+        for one in mine[::2]:
+            one.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: ")
+        self.over.wait(12)
+        for one in mine:
+            one.close()
+        self.done["silent sockets"] += len(mine)
+
+    def attack(self, what: str, body: bytes, path: str = "/v1/completions", refused: bool = False) -> None:
+        connection, response = self.post(body, path)
         response.read()
         connection.close()
-        if not 400 <= response.status < 500:
-            self.wrong.append(f"a bad body was answered with {response.status}")
-        self.done["bad body refused"] += 1
+        self.done[what] += 1
+        if response.status not in (503, 504) and not (200 + 200 * refused <= response.status < 500):
+            self.wrong.append(f"{what}: answered with {response.status}")
 
     def killer(self) -> None:
         """Once a second a client that is killed in the midst of its stream."""
@@ -168,6 +222,11 @@ class Soak:
         self.done[what] += 1
         if said != text:
             self.wrong.append(f"{what}: {said!r} is not what the model says alone, {text!r}")
+
+
+def p99(gaps: list[float]) -> float:
+    """The 99th percentile, in seconds."""
+    return sorted(gaps)[int(0.99 * len(gaps))]
 
 
 def memory(pid: int) -> int:
@@ -201,16 +260,23 @@ def main() -> int:
 def soak(server: subprocess.Popen, port: int, expected: list, minutes: float, clients: int) -> int:
     run, sizes = Soak(port, expected), []
     threads = [threading.Thread(target=run.client, args=(n,)) for n in range(clients)]
-    threads.append(threading.Thread(target=run.killer))
-    began = time.monotonic()
     for thread in threads:
         thread.start()
-    while time.monotonic() - began < 60 * minutes:
+    quiet_seconds = min(180, 12 * minutes)
+    time.sleep(quiet_seconds)
+    alone = len(run.gaps)
+    attackers = run.attackers()
+    for thread in attackers:
+        thread.start()
+    began = time.monotonic()
+    while time.monotonic() - began < 60 * minutes - quiet_seconds:
         time.sleep(2)
         if server.poll() is not None:
             run.over.set()
             sys.exit(f"the server ended by itself, with {server.poll()}, after {len(sizes) // 30} minutes")
         sizes.append(memory(server.pid))
+    quiet, attacked = p99(run.gaps[:alone]), p99(run.gaps[alone:])
+    threads += attackers
     run.over.set()
     for thread in threads:
         thread.join()
@@ -221,11 +287,20 @@ def soak(server: subprocess.Popen, port: int, expected: list, minutes: float, cl
     server.send_signal(signal.SIGTERM)
     ended = server.wait(60)
     print(", ".join(f"{count} {what}" for what, count in sorted(run.done.items())))
+    print(f"99 % of gaps: {1000 * quiet:.0f} ms alone, {1000 * attacked:.0f} ms under attack")
+    tenths = [sizes[len(sizes) * n // 10] // 1024 for n in range(10)] + [sizes[-1] // 1024]
+    print(f"memory over time, MB: {tenths}")
     print(f"memory: {early / 1024:.0f} MB in the second quarter, {late / 1024:.0f} MB in the last")
     print(f"{left:.0f} left running or waiting; the server ended with {ended}; {len(run.wrong)} wrong")
     for wrong in run.wrong[:10]:
         print("  " + wrong)
-    fine = not run.wrong and late <= 1.05 * early and left == 0 and ended in (0, -signal.SIGTERM)
+    fine = (
+        not run.wrong
+        and attacked < 10 * quiet
+        and late <= 1.05 * early
+        and left == 0
+        and ended in (0, -signal.SIGTERM)
+    )
     return int(not fine)
 
 

@@ -76,7 +76,7 @@ def running(
     service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler))
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     app = build(service, policy)
-    http: Any = protocol(connections or Connections())
+    http: Any = protocol(Connections() if connections is None else connections)
     config = uvicorn.Config(app, port=0, http=http, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -124,7 +125,10 @@ def test_clients_take_turns_and_work_that_nobody_waits_for_ends() -> None:
         gone.cancel()
         await asyncio.to_thread(stopped.wait)
 
-    asyncio.run(work())
+    try:
+        asyncio.run(work())
+    finally:
+        blocked.set()  # else a thread of the pool would wait for ever where the test fails
 
 
 def test_a_patchs_text_keeps_to_the_limit_of_traces(server: Server) -> None:
@@ -146,6 +150,59 @@ def test_silent_connections_are_closed_and_never_keep_others_out(server: Server)
     finally:
         for one in silent:
             one.close()
+
+
+def test_a_body_that_breaks_off_is_refused_without_a_traceback(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [caplog.handler])
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as broken:
+        broken.sendall(head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+        assert broken.recv(1000).startswith(b"HTTP/1.1 400")
+    time.sleep(0.2)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_tools_that_are_nested_too_deep_are_the_clients_fault(server: Server) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(400):
+        schema = {"type": "object", "properties": {"a": schema}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": tools}
+    for path in ("/v1/chat/count", "/v1/chat/completions"):
+        answer = server.post(path, body)
+        assert answer.status_code == 400 and "nested more than 100 deep" in answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grammar_that_cannot_be_followed_to_its_end_is_the_clients_fault(
+    server: Server, stream: bool
+) -> None:
+    endless = {"type": "grammar", "grammar": "start: /a/ start"}
+    body = {"prompt": "a", "max_tokens": 8, "response_format": endless, "stream": stream}
+    answer = server.post("/v1/completions", body)
+    assert "could not be followed on" in answer.text and "invalid_request_error" in answer.text
+    assert answer.status_code == (200 if stream else 400)
+
+
+def test_a_client_that_does_not_read_is_let_go() -> None:
+    values = ["mlp.hidden", "out", "attention.q", "attention.k", "attention.v"]
+    body = json.dumps({"text": "x " * 200, "values": values}).encode()
+    head = b"POST /v1/trace HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connections = Connections(read_seconds=1.0)
+    with (
+        serving.running(serving.model(), connections=connections, trace_tokens=512) as server,
+        socket.socket() as slow,
+    ):
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        slow.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        ends = time.monotonic() + 20
+        while len(connections):
+            assert time.monotonic() < ends
+            time.sleep(0.05)
 
 
 def test_only_connections_without_a_request_give_way() -> None:

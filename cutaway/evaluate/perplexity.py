@@ -48,7 +48,7 @@ class Divergence:
 
     ``mean`` is the KL divergence from the reference in nats a token, ``error`` its standard error;
     ``median``, ``high`` (of 99 in 100 tokens it is below) and ``largest`` describe how it is spread;
-    ``same_best`` is the share of places where both find the same token most likely."""
+    ``same_best`` is the fraction of places where both find the same token most likely."""
 
     tokens: int
     reference: Perplexity
@@ -70,10 +70,10 @@ def perplexity(
 ) -> Perplexity:
     """How well the model foretells a text. ``begin``: the begin token, of a model that expects one.
 
-    ``progress(done, windows)`` is told. Raises UserError for a text shorter than a window, and for a window
-    that the model's context does not hold; OperationalError where the model's logits are not numbers."""
+    ``progress(done, windows)`` is called at each window. Raises UserError for a text shorter than a window,
+    and for a window that the model's context does not hold; OperationalError where logits are NaN."""
     parts = []
-    for each in told(windows(engine, ids, window, begin), progress):
+    for each in reported(windows(engine, ids, window, begin), progress):
         parts.append(surprises(scores(engine, each), each[window // 2 + 1 :]))
     return _perplexity(np.concatenate(parts))
 
@@ -97,7 +97,7 @@ def divergence(
         )
     surprised, far, same = ([], []), [], 0
     windows(other, ids, window, begin)
-    for each in told(windows(reference, ids, window, begin), progress):
+    for each in reported(windows(reference, ids, window, begin), progress):
         p, q = scores(reference, each), scores(other, each)
         for logits, of in zip((p, q), surprised, strict=True):
             of.append(surprises(logits, each[window // 2 + 1 :]))
@@ -134,8 +134,8 @@ def windows(engine: AllLogits, ids: Sequence[int], window: int, begin: int | Non
     return every if begin is None else [[begin, *each[1:]] for each in every]
 
 
-def told(parts: Sequence[list[int]], progress: Progress | None) -> Iterator[list[int]]:
-    """The parts, telling how many are done."""
+def reported(parts: Sequence[list[int]], progress: Progress | None) -> Iterator[list[int]]:
+    """The parts, while ``progress`` gets how many are done."""
     for done, part in enumerate(parts):
         if progress is not None:
             progress(done, len(parts))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import UserError
 from cutaway.generate import grammar_compiler
 from cutaway.generate.grammar_compiler import sentence
 
@@ -83,8 +83,8 @@ class Constraint:
         return Constraint(matcher)
 
     def mask(self, logits: np.ndarray) -> None:
-        """Set the logits [v] of what may not come next to -inf, in place. OperationalError where following
-        the grammar takes too much.
+        """Set the logits [v] of what may not come next to -inf, in place. UserError where following the
+        grammar takes too much.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
@@ -101,8 +101,8 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise OperationalError(
-                f"the grammar could not be followed on: {sentence(self._matcher.get_error())}"
+            raise UserError(
+                f"the grammar could not be followed on, simplify it: {sentence(self._matcher.get_error())}"
             )
 
 

@@ -143,6 +143,16 @@ def protocol(connections: Connections) -> type[asyncio.Protocol]:
             elif self.head is None:
                 self._time_head()
 
+        def send_400_response(self, msg: str) -> None:
+            """Refuse what is not HTTP; the request whose body it came in gets no answer of its own."""
+            if not self.waiting:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+                if self.cycle.response_started:
+                    self.transport.close()
+                    return
+            super().send_400_response(msg)
+
         def pause_writing(self) -> None:
             super().pause_writing()
             self.stalled = self.loop.call_later(connections.read_seconds, self.transport.abort)

@@ -35,7 +35,7 @@ FIVE = (-16, 15), (-16, *np.arange(-17, -13.25, 0.5), *np.arange(16, 12.75, -0.5
 SIX = (-32, 31), (-32, *np.arange(-33, -28.75, 0.5), *np.arange(32, 27.75, -0.5))
 EIGHT = (-127, 127), (127, *np.arange(128, 123.75, -0.5))
 Codes = tuple[tuple[int, int], tuple[float, ...]]
-LEAST = 1e-4  # a column counts at least this share of the mean: no weight is free to be anything
+LEAST = 1e-4  # a column counts at least this fraction of the mean: no weight is free to be anything
 
 
 def pack(array: np.ndarray, type: str, importance: np.ndarray | None = None) -> Packed:
@@ -81,8 +81,8 @@ def _checked(
     if importance.shape != (columns,) or not (np.isfinite(importance) & (importance >= 0)).all():
         raise UserError(f"The importance of {columns} columns must be as many finite numbers of 0 or more.")
     mean = importance.mean(dtype=np.float64)
-    shares = importance / mean if mean > 0 else np.ones(columns)
-    return np.ascontiguousarray(array), np.maximum(shares, LEAST).astype(F)
+    relative = importance / mean if mean > 0 else np.ones(columns)
+    return np.ascontiguousarray(array), np.maximum(relative, LEAST).astype(F)
 
 
 # What the searches are made of.
