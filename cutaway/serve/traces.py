@@ -161,7 +161,7 @@ def _check_size(service: Service, of_one: Mapping[str, Sequence[int]], selection
     if count > most:
         raise APIError(
             400,
-            f"This asks for {count:,} numbers, and the limit of a trace is {most:,}: "
+            f"This asks for {count:,} numbers, and a trace has at most {most:,}: "
             "name fewer layers, heads or positions",
             param="values",
             code="above_limit",
