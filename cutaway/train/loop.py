@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from cutaway.data.examples import Packed
 from cutaway.data.packing import Mixture, Span
 from cutaway.errors import OperationalError, UserError
+from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder
 from cutaway.model.engine import DefinitionEngine
