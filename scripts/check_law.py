@@ -92,8 +92,8 @@ def check(source: str | Path) -> None:
         f"{100 * (costs[0] / costs[1] - 1):+.2f}%"
     )
     equal = 0
-    for prompt in PROMPTS:
-        one, other = (lm.generate(prompt, max_tokens=32, ignore_eos=True) for lm in (ours, exact))
+    made = [lm.generate_batch(PROMPTS, max_tokens=32, ignore_eos=True) for lm in (ours, exact)]
+    for prompt, one, other in zip(PROMPTS, *made, strict=True):
         at = next((i for i, (x, y) in enumerate(zip(one.ids, other.ids, strict=True)) if x != y), None)
         equal += at is None
         if at is not None:
