@@ -42,7 +42,7 @@ def measure(name: str, out: np.ndarray) -> tuple[float, float, float, float]:
     return (
         best(lambda: native.unpack(name, data, out, 1)),
         best(lambda: native.unpack(name, data, out)),
-        best(lambda: quant.unpack_twin(Packed(name, out.shape, data)), 2),
+        best(lambda: quant.unpack_reference(Packed(name, out.shape, data)), 2),
         best(lambda: dequantize(data, GGMLQuantizationType[name]).copy(), 2),
     )
 

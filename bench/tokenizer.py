@@ -34,7 +34,7 @@ def ranks() -> dict[bytes, int]:
     from tests import inputs
 
     tok = Tokenizer.load(inputs.path("tiktoken") / "cl100k_base.json")
-    return {tok.token_bytes(id): id for id in tok.parts.vocabulary.values()}
+    return {tok.token_bytes(id): id for id in tok.spec.vocabulary.values()}
 
 
 def prepared(folder: Path) -> None:

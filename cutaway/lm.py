@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack
 
 import numpy as np
 
@@ -264,8 +264,8 @@ class LanguageModel:
         """
         from cutaway.generate.batch.scheduler import generate_batch
 
-        model, params = cast(Any, self), sampling_params(settings)
-        return generate_batch(model, map(self.ids, prompts), params, max_sequences=max_sequences)
+        params, ids = self.ending(sampling_params(settings)), map(self.ids, prompts)
+        return generate_batch(self.engine, self.tokenizer, ids, params, max_sequences=max_sequences)
 
     def stream(
         self,

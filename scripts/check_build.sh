@@ -34,7 +34,7 @@ if not expected:
     assert "CUTAWAY_PURE was set when Cutaway was installed" in native.why_not(), native.why_not()
 data = np.random.default_rng(0).integers(0, 120, (8, TYPES["Q4_K"].bytes), dtype=np.uint8)
 packed = Packed("Q4_K", (8, 256), data)
-assert (quant.unpack(packed) == quant.unpack_twin(packed)).all()
+assert (quant.unpack(packed) == quant.unpack_reference(packed)).all()
 print(native.isa(), "-", native.why_not() or "the native core is there")
 '
 

@@ -51,7 +51,7 @@ def by_tiktoken() -> Iterator[Judge]:
     for name in ENCODERS:
         path = inputs.path("tiktoken") / f"{name}.json"
         tok = Tokenizer.load(path)
-        ranks = {tok.token_bytes(id): id for id in tok.parts.vocabulary.values()}
+        ranks = {tok.token_bytes(id): id for id in tok.spec.vocabulary.values()}
         pattern = json.loads(path.read_text())["pat_str"]
         judge = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         yield f"tiktoken {name}", tok, judge.encode_ordinary, 1.0
@@ -84,7 +84,7 @@ def by_definition() -> Iterator[Judge]:
     """The twin in Python, over every vocabulary of llama.cpp's."""
     for name in GGUF.split():
         tok = Tokenizer.load(inputs.path("llama-vocab") / f"ggml-vocab-{name}.gguf")
-        twin = Tokenizer(tok.parts)
+        twin = Tokenizer(tok.spec)
         vars(twin)["_path"] = "judging"
         yield f"definition {name}", tok, twin.encode, 0.01
 

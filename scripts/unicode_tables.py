@@ -1,16 +1,17 @@
-"""Writes the tables of character classes: native/tokenizer/unicode_tables.hpp and
-cutaway/tokenizer/unicode_tables.py.
+"""Writes the table of character classes that the native core and the definition read:
+cutaway/tokenizer/unicode-16.0.inc.
 
     python scripts/unicode_tables.py [--check]
 
-A table says for every code point which of the classes that split patterns ask for it is in. Engines carry
+It says for every code point which of the classes that split patterns ask for it is in. Engines carry
 different versions of Unicode, so a table belongs to a version, and is read off an engine that has it, code
 point by code point: 16.0 off tiktoken (Rust's regex), which must agree with tokenizers (Oniguruma). With
---check nothing is written: the engines installed here must give what the files hold. Takes 20 seconds.
+--check nothing is written: the engines installed here must give what the file holds. Takes 20 seconds.
 """
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,22 +19,12 @@ from pathlib import Path
 import tiktoken
 import tokenizers
 
-# A class's number in the tables, and what patterns call it. Whatever is in none has number 0.
-CLASSES = {
-    1: r"[\p{Lu}\p{Lt}]",
-    2: r"\p{Ll}",
-    3: r"[\p{Lm}\p{Lo}]",
-    4: r"\p{M}",
-    5: r"\p{N}",
-    6: r"\p{P}",
-    7: r"\p{S}",
-    8: r"\s",
-}
+from cutaway.tokenizer.unicode import CLASSES
+
 VERSION = "16.0"
 ALL = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 EVERY = "".join(map(chr, ALL))
-TREE = Path(__file__).resolve().parents[1]
-HPP, PY = TREE / "native/tokenizer/unicode_tables.hpp", TREE / "cutaway/tokenizer/unicode_tables.py"
+PATH = Path(__file__).resolve().parents[1] / f"cutaway/tokenizer/unicode-{VERSION}.inc"
 
 
 def by_tiktoken(pattern: str) -> str:
@@ -60,7 +51,7 @@ def by_tokenizers(pattern: str) -> str:
 def table(matching: Callable[[str], str]) -> bytes:
     """The class of every code point, a byte each."""
     classes = bytearray(0x110000)
-    for number, pattern in CLASSES.items():
+    for number, pattern in enumerate(CLASSES, 1):
         for character in matching(pattern):
             code = ord(character)
             if classes[code]:
@@ -69,45 +60,12 @@ def table(matching: Callable[[str], str]) -> bytes:
     return bytes(classes)
 
 
-def runs(classes: bytes) -> list[tuple[int, int]]:
-    """Where each run of code points of one class begins, and the class."""
-    starts = [0, *(code for code, (one, next) in enumerate(pairwise(classes), 1) if one != next)]
-    return [(start, classes[start]) for start in starts]
-
-
-def header(rows: list[tuple[int, int]]) -> str:
-    words = [f"0x{start << 4 | number:x}" for start, number in rows]
-    return (
-        "// Written by scripts/unicode_tables.py. Runs of code points of one class: the first one's number\n"
-        "// times 16, and the class (unicode.hpp).\n"
-        "#pragma once\n\n#include <cstdint>\n\nnamespace cutaway {\n\n"
-        f"inline constexpr uint32_t kUnicode{VERSION.replace('.', '_')}[] = {{\n"
-        f"{_lines(words, ', ', '    ')},\n}};\n\n"
-        "}  // namespace cutaway\n"
-    )
-
-
-def module(rows: list[tuple[int, int]]) -> str:
-    words, last = [], 0
-    for start, number in rows:
-        words.append(f"{start - last:x}.{number}")
-        last = start
-    return (
-        '"""Written by scripts/unicode_tables.py: the character classes of a version of Unicode.\n\n'
-        "Runs of code points of one class: how many code points after the last run each begins, in hex, and\n"
-        f'its class: 0 for none, else its place in unicode.CLASSES, from 1 on.\n"""\n\n'
-        f'VERSION = "{VERSION}"\nRUNS = """\n{_lines(words, " ", "")}\n"""\n'
-    )
-
-
-def _lines(words: list[str], between: str, margin: str) -> str:
-    lines, line = [], ""
-    for word in words:
-        if len(margin + line + word) > 104:
-            lines.append(margin + line.rstrip())
-            line = ""
-        line += word + between
-    return "\n".join([*lines, margin + line.removesuffix(between)])
+def written(rows: list[tuple[int, int]]) -> str:
+    """The file that says where each run of code points of one class begins, and the class."""
+    words = " ".join(f"0x{start << 4 | number:x}," for start, number in rows)
+    about = f"// Unicode {VERSION}: runs of code points of one class, each the first one's number times 16,"
+    source = "// and the class (cutaway/tokenizer/unicode.py). Written by scripts/unicode_tables.py."
+    return f"{about}\n{source}\n{textwrap.fill(words, 108)}\n"
 
 
 def main() -> int:
@@ -123,13 +81,13 @@ def main() -> int:
         return _fail(
             f"tiktoken and tokenizers differ at {len(differing):,} code points: U+{differing[0]:04X}"
         )
-    rows = runs(classes)
-    for path, text in ((HPP, header(rows)), (PY, module(rows))):
-        if not check:
-            path.write_text(text)
-        elif path.read_text() != text:
-            return _fail(f"{path.relative_to(TREE)} is not what these engines say")
-    print(f"Unicode {VERSION}: {len(ALL):,} code points, {len(rows):,} runs; tiktoken and tokenizers agree")
+    starts = [0, *(code for code, (one, next) in enumerate(pairwise(classes), 1) if one != next)]
+    text = written([(start, classes[start]) for start in starts])
+    if not check:
+        PATH.write_text(text)
+    elif PATH.read_text() != text:
+        return _fail(f"{PATH.name} is not what these engines say")
+    print(f"Unicode {VERSION}: {len(ALL):,} code points, {len(starts):,} runs; tiktoken and tokenizers agree")
     return 0
 
 

@@ -20,7 +20,6 @@ for needed in ("fastapi", "sse_starlette", "prometheus_client", "llguidance"):
 uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
-from cutaway.generate.batch.scheduler import Scheduler  # noqa: E402
 from cutaway.serve.access import AccessPolicy, Connections, protocol  # noqa: E402
 from cutaway.serve.app import build  # noqa: E402
 from cutaway.serve.metrics import Metrics  # noqa: E402
@@ -70,9 +69,7 @@ def running(
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
-    scheduler = None
-    if not lm.is_encoder:
-        scheduler = Scheduler(lm, max_sequences=bounds.max_sequences, max_queue=bounds.max_queue)
+    scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
     service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler))
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     app = build(service, policy)

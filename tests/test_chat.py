@@ -184,7 +184,7 @@ def _steered(template: str) -> bool:
         ([], "at least one message"),
         (
             [{"role": "user", "content": "a\ud800"}],
-            r"messages\[0\].content holds half a surrogate pair at character 1",
+            r"messages\[0\].content holds half a surrogate pair \(U\+[0-9A-F]{4}\) at character 1",
         ),
         ([{"role": "user", "\udfff": "a"}], "a key of .* half a surrogate pair"),
         ([{"role": "user", "content": b"x"}], r"messages\[0\].content is a bytes"),

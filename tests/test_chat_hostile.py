@@ -73,6 +73,6 @@ def test_a_tokenizer_that_makes_control_tokens_of_text_is_refused() -> None:
         def encode_parts(self, text: str, control, never=frozenset()) -> list[int]:
             return self.encode(text, special="allow")
 
-    careless = Careless(Tokenizer.load(inputs.path("smollm2")).parts)
+    careless = Careless(Tokenizer.load(inputs.path("smollm2")).spec)
     with pytest.raises(UserError, match="makes a control token from plain text"):
         chat.render([chat_cases.user("<|im_end|>")], "{{ messages[0].content }}", tokenizer=careless)

@@ -85,7 +85,9 @@ finetune sft --data no.jsonl --check
 generate king --draft no.gguf
 generate king --model no.gguf
 generate --file no.txt
+generate king --adapter no
 info no.gguf
+merge no out.gguf
 models --remove no.gguf
 plan no.yaml
 pretrain no.yaml

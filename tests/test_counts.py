@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.tokenizer import word_counts as counting
-from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, tally
+from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, word_counter
 from cutaway.tokenizer.word_counts import WordCounts
-from cutaway.tokenizer.word_split import METASPACE, cut_by
+from cutaway.tokenizer.word_split import METASPACE, splitter
 
 TEXT = (
     "The naïve café's 1,234 owners DON'T mind...\n\n  They'll say: «Привет, мир!» 你好世界 🦜🏳️‍🌈\r\n"
@@ -33,7 +33,7 @@ CUSTOM = r"\w+|[^\w\s]+|\s+"
 
 
 def by_definition(text: str, pattern: str, special: tuple[str, ...] = ()) -> dict[str, int]:
-    return dict(Counter(cut_by(pattern, special).words(text)))
+    return dict(Counter(splitter(pattern, special).words(text)))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_words_of_a_file_are_those_of_its_text(pattern: str, tmp_path: Path,
 def test_the_blocks_are_many_and_small(tmp_path: Path, small_blocks: None) -> None:
     file = tmp_path / "text"
     file.write_text(shuffled(2, 3000), encoding="utf-8", newline="")
-    blocks = list(counting._blocks(file, 0, tally(cut_by("gpt2")), "refuse"))
+    blocks = list(counting._blocks(file, 0, word_counter(splitter("gpt2")), "refuse"))
     assert len(blocks) > 20
     assert b"".join(text for text, _ in blocks) == file.read_bytes()
 
@@ -73,8 +73,8 @@ def test_the_blocks_are_many_and_small(tmp_path: Path, small_blocks: None) -> No
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300), st.sampled_from(NAMED))
 def test_native_tallies_are_the_twins(text: str, pattern: str) -> None:
-    cut = cut_by(pattern)
-    ours, twin = tally(cut), WordCounter(cut)
+    split = splitter(pattern)
+    ours, twin = word_counter(split), WordCounter(split)
     assert isinstance(ours, NativeWordCounter)
     for _ in range(2):
         ours.add(text.encode(), 2)
@@ -91,7 +91,7 @@ def test_long_texts_are_the_same_on_every_number_of_threads() -> None:
     assert len(text) > 4 << 17
     found = []
     for threads in (1, 2, 5):
-        table = tally(cut_by("cl100k"))
+        table = word_counter(splitter("cl100k"))
         table.add(text, threads)
         found.append(sorted(table.words().items()))
     assert found[0] == found[1] == found[2]
@@ -107,9 +107,9 @@ def test_words_of_every_length_are_kept_apart() -> None:
         counts.add(word)
     for word in words:
         counts.add(word)
-    assert sum(counts.words.values()) == 2 * sum(len(cut_by("o200k").words(word)) for word in words)
+    assert sum(counts.words.values()) == 2 * sum(len(splitter("o200k").words(word)) for word in words)
     assert counts.words == {
-        word: 2 * n for word, n in Counter(w for text in words for w in cut_by("o200k").words(text)).items()
+        word: 2 * n for word, n in Counter(w for text in words for w in splitter("o200k").words(text)).items()
     }
 
 
@@ -132,7 +132,7 @@ def test_special_tokens_are_no_text_to_learn_from() -> None:
 
 
 def test_no_block_ends_in_a_special_token(tmp_path: Path, small_blocks: None) -> None:
-    """Between a letter and a space a text can be cut, but not where a special token is."""
+    """Between a letter and a space a text can be split, but not where a special token is."""
     file = tmp_path / "text"
     file.write_text("one two, six three\n" * 2000)
     special = ("e two",)

@@ -30,7 +30,7 @@ tried = settings(max_examples=50, deadline=None)
 @cache
 def twin(tok: Tokenizer) -> Tokenizer:
     """The definition of the same tokenizer."""
-    made = Tokenizer(tok.parts)
+    made = Tokenizer(tok.spec)
     vars(made)["_path"] = "The definition encodes, as the judge."
     return made
 
@@ -173,7 +173,7 @@ def test_words_run_together(file: str) -> None:
     folder, name = file.split("/")
     tok = Tokenizer.load(inputs.path(folder) / name)
     noise = random.Random(3)
-    some = (tok.decode([id]).strip() for id in noise.sample(range(len(tok.parts.vocabulary)), 5_000))
+    some = (tok.decode([id]).strip() for id in noise.sample(range(len(tok.spec.vocabulary)), 5_000))
     words = [text for text in some if text.isalpha()]
     han = [chr(point) for point in range(0x4E00, 0x9FA6)]
     for letters, count in ((words, 1_000), (han, 10_000), ("etaoin", 4_000)):
@@ -227,7 +227,7 @@ def test_a_vocabulary_is_kept_and_made_anew_when_damaged(
     expected = Tokenizer.load(source).encode(text)
     (kept,) = (tmp_path / "home").rglob("*.bin")
     again = Tokenizer.load(source)
-    assert isinstance(again.parts, compiled.Recalled)
+    assert isinstance(again.spec, compiled.Recalled)
     assert again.encode(text) == expected
     assert again.decode(expected) == text
     assert again.token_text(expected[0]) == "ab"
@@ -251,7 +251,7 @@ def _flipped(data: bytes, at: int) -> bytes:
 @built
 def test_a_damaged_layout_is_no_vocabulary() -> None:
     tok = small([("a", "b")], None)
-    laid_out = fast.compiled(tok.parts, frozenset(), [tok.token_bytes(id) for id in range(len(tok))])
+    laid_out = fast.compiled(tok.spec, frozenset(), [tok.token_bytes(id) for id in range(len(tok))])
     assert laid_out is not None
     Core(laid_out)
     noise = random.Random(2)

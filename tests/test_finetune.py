@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import cutaway
+from cutaway.cli import main
 from cutaway.data import run_tokenizer
 from cutaway.data.conversations import Example, Reader
 from cutaway.data.examples import Packed, placed
@@ -20,7 +21,7 @@ from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, lora
 from cutaway.train.objectives import next_token
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import load, quant
+from cutaway.weights import adapters, load, quant
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
 from tests.training import Quiet, model
@@ -271,3 +272,29 @@ def test_what_is_wrong_with_the_data_is_counted(base: Path, tmp_path: Path) -> N
 def test_a_packed_base_needs_an_adapter(base: Path, talk: Path) -> None:
     with pytest.raises(UserError, match="cannot be trained"):
         config(base, talk, adapter=None, base_type="packed")
+
+
+def test_merge_writes_the_tuned_model_and_says_what_rounding_takes(
+    base: Path, talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training_run.train(config(base, talk, adapter=lora.Config(4)), tmp_path / "run", Quiet(), recipe=finetune)
+    ids = [1, 2, 3, 250]
+    tuned = cutaway.load(tmp_path / "run", engine="definition").logits(ids)
+    assert main(["merge", str(tmp_path / "run"), str(tmp_path / "exact"), "--json"]) == 0
+    exact = json.loads(capsys.readouterr().out)
+    assert exact["rounding_to_change"]["largest"] == 0 and exact["matrices"] == 14
+    assert np.array_equal(cutaway.load(tmp_path / "exact", engine="definition").logits(ids), tuned)
+    rounded = ["merge", str(tmp_path / "run"), str(tmp_path / "q4.gguf"), "--type", "q4_0", "--no-measure"]
+    assert main(rounded) == 0
+    printed = capsys.readouterr()
+    assert "changes 14 weights" in printed.out
+    assert main([*rounded[:3], "--model", str(base)]) == 2 and "--force" in capsys.readouterr().err
+
+
+def test_a_run_of_lora_is_small_and_its_rank_is_read_back(base: Path, talk: Path, tmp_path: Path) -> None:
+    training_run.train(config(base, talk, adapter=lora.Config(4)), tmp_path / "run", Quiet(), recipe=finetune)
+    at_rest = load.read(base)
+    changes = adapters.read(tmp_path / "run", at_rest)
+    assert {change.a.shape[0] for change in changes.values() if isinstance(change, adapters.LowRank)} == {4}
+    exact = adapters.joined(at_rest, changes)
+    assert set(adapters.rounding(at_rest, changes, exact).values()) == {0.0}

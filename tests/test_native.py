@@ -37,7 +37,7 @@ for name in quant.READERS:
     for rows, blocks in ((1, 1), (3, 5), (40, 9)):
         data = generator.integers(0, 256, (rows, blocks * layout.bytes), dtype=np.uint8)
         packed = Packed(name, (rows, blocks * layout.block), data)
-        ours, twin = quant.unpack(packed), quant.unpack_twin(packed)
+        ours, twin = quant.unpack(packed), quant.unpack_reference(packed)
         same = (ours.view(np.uint32) == twin.view(np.uint32)) | (np.isnan(ours) & np.isnan(twin))
         assert same.all(), (name, rows, blocks)
 print("same bits")
@@ -86,7 +86,7 @@ def test_the_best_set_is_the_default():
     assert run.stdout.strip() in library.SETS, run.stderr
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "avx512vl" in flags and "avx512bw" in flags and "avx512dq" in flags:
-        assert run.stdout.strip() == "avx512"
+        assert run.stdout.strip().startswith("avx512")
 
 
 @built
@@ -103,7 +103,7 @@ def test_any_number_of_threads(type: str, threads: int):
     packed = sample(type, rows=67, blocks=13 if TYPES[type].block > 1 else 1111)
     out = np.full(packed.shape, np.nan, np.float32)
     native.unpack(type, packed.data, out, threads)
-    assert (out.view(np.uint32) == quant.unpack_twin(packed).view(np.uint32)).all()
+    assert (out.view(np.uint32) == quant.unpack_reference(packed).view(np.uint32)).all()
 
 
 @built
@@ -114,7 +114,7 @@ def test_nothing_is_written_past_the_end(type: str, values: int):
     data = np.random.default_rng(1).integers(0, 60, values * layout.bytes, dtype=np.uint8)
     room = np.full(values + 64, 7, np.float32)
     native.unpack(type, data, room[32:-32], 3)
-    assert (room[32:-32] == quant.unpack_twin(Packed(type, (values,), data))).all()
+    assert (room[32:-32] == quant.unpack_reference(Packed(type, (values,), data))).all()
     assert (room[:32] == 7).all()
     assert (room[-32:] == 7).all()
 
@@ -122,7 +122,7 @@ def test_nothing_is_written_past_the_end(type: str, values: int):
 @built
 def test_several_python_threads_at_once():
     packed = [sample(seed=seed) for seed in range(6)]
-    twins = [quant.unpack_twin(one) for one in packed]
+    twins = [quant.unpack_reference(one) for one in packed]
     wrong = []
 
     def work(index: int) -> None:
@@ -288,7 +288,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     packed = Packed("Q8_0", (1, 32), np.arange(34, dtype=np.uint8).reshape(1, 34))
     first, second = quant.unpack(packed), quant.unpack(packed)
-assert (first == quant.unpack_twin(packed)).all() and native.isa() == "twin"
+assert (first == quant.unpack_reference(packed)).all() and native.isa() == "reference"
 assert [warning.category for warning in caught] == [RuntimeWarning], caught
 print(caught[0].message)
 try:

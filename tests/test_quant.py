@@ -57,7 +57,7 @@ def test_every_weight_type_has_a_definition():
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (3, 7), (65, 33)])
 def test_random_bytes(type: str, rows: int, blocks: int):
     packed = random_packed(type, rows, blocks)
-    twin = quant.unpack_twin(packed)
+    twin = quant.unpack_reference(packed)
     assert twin.dtype == np.float32
     assert twin.shape == packed.shape
     assert same_bits(twin, judged(packed))
@@ -72,7 +72,7 @@ def test_scales_at_the_edges(type: str):
     pairs = np.stack(np.meshgrid(EDGES, EDGES), axis=-1).reshape(-1, 2)
     for at, column in zip(HALVES[type], pairs.T, strict=False):
         blocks[:, at : at + 2] = column.copy().view(np.uint8).reshape(-1, 2)
-    twin = quant.unpack_twin(packed)
+    twin = quant.unpack_reference(packed)
     assert same_bits(twin, judged(packed))
     assert same_bits(quant.unpack(packed), twin)
 
@@ -81,7 +81,7 @@ def test_scales_at_the_edges(type: str):
 def test_every_16_bit_number(type: str):
     data = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(1, -1)
     packed = Packed(type, (1, 1 << 16), data)
-    twin = quant.unpack_twin(packed)
+    twin = quant.unpack_reference(packed)
     assert same_bits(twin, judged(packed))
     assert same_bits(quant.unpack(packed), twin)
 
@@ -101,7 +101,7 @@ def test_a_mapped_view_at_an_odd_address(type: str, tmp_path):
     mapped = np.memmap(path, np.uint8, "r", offset=13, shape=expected.data.shape)
     packed = Packed(type, expected.shape, mapped)
     assert same_bits(quant.unpack(packed), judged(expected))
-    assert same_bits(quant.unpack_twin(packed), judged(expected))
+    assert same_bits(quant.unpack_reference(packed), judged(expected))
 
 
 @pytest.mark.parametrize("type", quant.READERS)
@@ -125,7 +125,7 @@ def test_more_axes_none_and_no_rows():
 def test_the_result_is_the_callers():
     packed = random_packed("F32", 2, 32)
     quant.unpack(packed)[:] = 0
-    quant.unpack_twin(packed)[:] = 0
+    quant.unpack_reference(packed)[:] = 0
     assert packed.data.any()
 
 
@@ -135,7 +135,7 @@ def test_what_is_no_weight_is_refused(type: str):
     with pytest.raises(UserError, match=f"type {type} is not one of weights"):
         quant.unpack(packed)
     with pytest.raises(UserError, match=f"type {type} is not one of weights"):
-        quant.unpack_twin(packed)
+        quant.unpack_reference(packed)
 
 
 def arrays() -> dict[str, np.ndarray]:

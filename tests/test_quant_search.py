@@ -58,7 +58,7 @@ def cost(array: np.ndarray, packed: Packed, importance: np.ndarray | None = None
 def test_kernel_and_twin_give_the_same_bits(type: str, name: str):
     array = matrices()[name]
     for importance in (None, columns()):
-        twin = quant_search.pack_twin(array, type, importance)
+        twin = quant_search.pack_reference(array, type, importance)
         assert np.array_equal(quant_search.pack(array, type, importance).data, twin.data)
 
 
@@ -72,7 +72,7 @@ from tests.test_quant_search import columns, matrices
 assert native.available() and native.isa() == sys.argv[1], native.isa()
 for name, array in matrices().items():
     for type in quant_search.FITTED:
-        twin = quant_search.pack_twin(array[:3, :256], type, columns(256))
+        twin = quant_search.pack_reference(array[:3, :256], type, columns(256))
         packed = quant_search.pack(array[:3, :256], type, columns(256))
         assert np.array_equal(packed.data, twin.data), (name, type)
 print("same bits")

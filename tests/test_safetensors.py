@@ -269,7 +269,7 @@ REFUSALS = {
     "overlap": (two((0, 8), (7, 16)), "overlaps the tensor 'a'"),
     "twice": (two((0, 8), (8, 16), "aa"), "'a' is there twice"),
     "outside": (one("I8", [32], 0, 32, 16), "outside the 16 bytes"),
-    "backwards": (one("I8", [8], 8, 0, 8), "lies at 8 to 0"),
+    "backwards": (one("I8", [8], 8, 0, 8), "is stored at 8 to 0"),
     "bytes": (one("F32", [3], 0, 16, 16), "needs 12 bytes but has 16"),
     "negative": (one("F32", [-1, -4], 0, 16, 16), "list of at most 32 sizes"),
     "negative place": (one("F32", [4], -16, 0, 16), "data_offsets"),

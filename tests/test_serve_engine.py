@@ -109,16 +109,6 @@ class Paged(Hashing):
         assert self.entered.acquire(timeout=10)
 
 
-class Model:
-    """What a scheduler asks of a LanguageModel."""
-
-    def __init__(self, engine: Any, tokenizer: Any) -> None:
-        self.engine, self.tokenizer = engine, tokenizer
-
-    def ending(self, settings: SamplingParams) -> SamplingParams:
-        return settings
-
-
 class Words(Bytes):
     """As many tokens as the tiny models have; the last ends."""
 
@@ -130,7 +120,7 @@ class Words(Bytes):
 
 @contextmanager
 def scheduler(engine: Any, tokenizer: Any = None, **limits: Any) -> Iterator[Scheduler]:
-    made = Scheduler(Model(engine, tokenizer or Bytes()), **limits)
+    made = Scheduler(engine, tokenizer or Bytes(), **limits)
     try:
         yield made
     finally:
@@ -222,16 +212,16 @@ def test_a_batch_of_prompts_gives_each_what_it_gets_alone(name: str):
     reads, settings = engine(name), SamplingParams(max_tokens=6, temperature=1, seed=3, logprobs=2)
     prompts = [tiny.IDS[:130], [5], [*tiny.IDS[:128], 7], [9, 8, 7], tiny.IDS[:140]]
     alone = [said(finish(generate(reads, Words(), ids, settings))) for ids in prompts]
-    made = generate_batch(Model(reads, Words()), prompts, settings, max_sequences=2)
+    made = generate_batch(reads, Words(), prompts, settings, max_sequences=2)
     assert [said(each) for each in made] == alone
     assert made[2].timings.prefill_tokens == 1  # its first page was read for another
-    assert generate_batch(Model(reads, Words()), [], settings) == []
+    assert generate_batch(reads, Words(), [], settings) == []
 
 
 def test_a_batch_with_a_prompt_that_cannot_be_read_leaves_no_thread_behind():
     before = set(threading.enumerate())  # a server of other tests may still run
     with pytest.raises(UserError, match="outside the model's 0 to 256"):
-        generate_batch(Model(Paged(), Bytes()), [[1], [VOCAB]], SamplingParams(max_tokens=2))
+        generate_batch(Paged(), Bytes(), [[1], [VOCAB]], SamplingParams(max_tokens=2))
     assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "cutaway-model"]
 
 
@@ -782,6 +772,6 @@ def test_what_cannot_be_honoured_is_refused_at_once(ids, options, error, words):
 
 def test_an_engine_for_one_text_is_refused():
     with pytest.raises(UserError, match="reads one text only"):
-        Scheduler(Model(Hashing(), Bytes()))
+        Scheduler(Hashing(), Bytes())
     assert END in Bytes.eos_ids
     assert not ResponseStream(request([1])).ended

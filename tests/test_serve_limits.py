@@ -156,7 +156,7 @@ def test_a_body_that_breaks_off_is_refused_without_a_traceback(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [caplog.handler])
-    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"  # no type: refused before its body is read
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as broken:
         broken.sendall(head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
         assert broken.recv(1000).startswith(b"HTTP/1.1 400")

@@ -249,7 +249,7 @@ def test_engines_that_cannot_check_are_refused():
         vocab, max_context = 3, 10
         new_state = prefill = step = Table.step
 
-    with pytest.raises(UserError, match="cannot check guesses"):
+    with pytest.raises(UserError, match="cannot verify drafts"):
         generate(Plain(), Three(), [0], SamplingParams(), speculation=Speculation(PromptLookup()))
 
 

@@ -75,7 +75,7 @@ def test_a_long_run_is_not_quadratic(smollm2: Tokenizer) -> None:
     counts = []
     for size in (2_000, 40_000):
         looked = 0
-        rank_of = smollm2._way(smollm2._control).model.rank_of
+        rank_of = smollm2._encoder(smollm2._control).model.rank_of
 
         def counting(pair: bpe.Pair, rank_of: bpe.RankOf = rank_of) -> bpe.Ranked | None:
             nonlocal looked
@@ -105,7 +105,7 @@ def test_merges_are_told_as_they_happened(smollm2: Tokenizer) -> None:
             symbols[i : i + 2] = [left + right]
         assert [smollm2.id_of(symbol) for symbol in symbols] == [
             smollm2.id_of(symbol)
-            for symbol in smollm2._way(smollm2._control).model.symbols(bpe.unspell(piece).decode())  # pyright: ignore[reportOptionalMemberAccess]
+            for symbol in smollm2._encoder(smollm2._control).model.symbols(bpe.unspell(piece).decode())  # pyright: ignore[reportOptionalMemberAccess]
         ]
 
 
@@ -126,9 +126,11 @@ def test_fused_steps_cut_the_same_pieces(text: str) -> None:
 def test_cutting_at_spaces_changes_no_ids(text: str) -> None:
     for name in ("llama-spm", "gemma-4"):
         tok = _vocabulary(name)
-        way = tok._way(tok._control)
-        assert way.words is not None
-        assert [id for word in way.words(text) for id in way.model.encode(word)] == way.model.encode(text)
+        plain = tok._encoder(tok._control)
+        assert plain.words is not None
+        assert [id for word in plain.words(text) for id in plain.model.encode(word)] == plain.model.encode(
+            text
+        )
 
 
 _loaded: dict[str, Tokenizer] = {}
@@ -241,7 +243,7 @@ def test_lone_surrogates_and_other_types_are_refused(smollm2: Tokenizer) -> None
 
 
 def test_a_byte_without_a_token_is_left_out_with_a_warning(smollm2: Tokenizer) -> None:
-    fresh = Tokenizer(smollm2.parts)
+    fresh = Tokenizer(smollm2.spec)
     with pytest.warns(RuntimeWarning, match="no token for byte 0x04"):
         assert fresh.encode("a\x04b") == smollm2.encode("a") + smollm2.encode("b")
 
@@ -344,7 +346,7 @@ def test_importing_the_tokenizer_loads_neither_torch_nor_what_it_does_not_need()
 
 def test_the_cache_of_pieces_is_bounded(smollm2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "CACHED_PIECES", 10)
-    fresh = Tokenizer(smollm2.parts)
+    fresh = Tokenizer(smollm2.spec)
     text = " ".join(str(random.Random(i).random()) for i in range(50)) + "x" * 100
     assert fresh.encode(text) == smollm2.encode(text)
-    assert len(fresh._way(fresh._control).model.cache) <= 10
+    assert len(fresh._encoder(fresh._control).model.cache) <= 10

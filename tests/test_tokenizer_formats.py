@@ -72,7 +72,7 @@ def test_ids_with_holes(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "the model Chars is not supported": {"model__type": "Chars"},
+    "the model 'Chars' is not supported": {"model__type": "Chars"},
     r"unk_token '\[UNK\]' is not in": {"model__type": "WordPiece"},
     "vocab is an object|vocab is .* not a list": {"model__type": "Unigram"},
     "ByteLevel pre-tokenizer does not belong to a WordPiece": {
@@ -82,7 +82,7 @@ REFUSED = {
     "over 1,000": {"model__type": "WordPiece", "model__max_input_chars_per_word": 10**6},
     r"vocab\[1\] is": {"model": {"type": "Unigram", "vocab": [["a", 0], ["a", -1.0]]}},
     "unk_id is 3": {"model": {"type": "Unigram", "vocab": [["a", 0]], "unk_id": 3}},
-    "decoder ByteLevel does not belong to a vocabulary of words": {
+    "decoder 'ByteLevel' does not belong to a vocabulary of words": {
         "model__type": "WordLevel",
         "model__unk_token": "the",
         "pre_tokenizer": None,
@@ -102,11 +102,11 @@ REFUSED = {
     "precompiled_charsmap is not base64": {
         "normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}
     },
-    "normalizer Nmt": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}]}},
+    "normalizer 'Nmt'": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}]}},
     "neither a String nor a Regex": {
         "normalizer": {"type": "Replace", "pattern": {"Glob": "*"}, "content": ""}
     },
-    "pre-tokenizer UnicodeScripts": {"pre_tokenizer": {"type": "UnicodeScripts"}},
+    "pre-tokenizer 'UnicodeScripts'": {"pre_tokenizer": {"type": "UnicodeScripts"}},
     "ByteLevel is only supported as the last": {
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL, {"type": "Digits"}]}
     },
@@ -115,8 +115,8 @@ REFUSED = {
         "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"}
     },
     "the decoder null does not belong": {"decoder": None},
-    "decoder WordPiece": {"decoder": {"type": "WordPiece"}, "pre_tokenizer": None},
-    "post-processor Unknown": {"post_processor": {"type": "Unknown"}},
+    "decoder 'WordPiece": {"decoder": {"type": "WordPiece"}, "pre_tokenizer": None},
+    "post-processor 'Unknown'": {"post_processor": {"type": "Unknown"}},
     "several tokens on one side": {
         "post_processor": {
             "type": "TemplateProcessing",

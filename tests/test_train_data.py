@@ -195,7 +195,7 @@ def test_a_mixture_has_its_shares_and_reads_each_source_in_its_order() -> None:
     spans = [packing.Span(stream, 0, 4000, 16, seed=n) for n, stream in enumerate(streams)]
     mixture = packing.Mixture(spans, [5, 3, 2], seed=9)
     read = [mixture.read(n).ids.tobytes() for n in range(2 * packing.CYCLE)]
-    quota = packing.shares([5, 3, 2], packing.CYCLE)
+    quota = packing.apportioned([5, 3, 2], packing.CYCLE)
     for span, share in zip(spans, quota, strict=True):
         own = [span.read(n).ids.tobytes() for n in range(2 * share)]
         places = iter(read)

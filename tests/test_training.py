@@ -53,7 +53,7 @@ def test_merges_are_the_definitions(
     assert bpe_train.learn(corpus, size, rarest, reserved) == want
     places = {symbol: place for place, symbol in enumerate(corpus.alphabet)}
     forbidden = [[places[s] for s in text] for text in reserved if set(text) <= places.keys()]
-    twin = rows(bpe_train.merges_twin, corpus, size, rarest, forbidden)
+    twin = rows(bpe_train.merges_reference, corpus, size, rarest, forbidden)
     tokens = [*corpus.alphabet, *map("".join, want)]
     assert len(set(tokens)) == len(tokens)
     assert [(tokens[left], tokens[right]) for left, right, _, _ in twin] == want
@@ -76,7 +76,7 @@ def test_merges_go_on_below_the_first_threshold() -> None:
     """Rare pairs are not followed until they are needed; then everything is counted anew, to the same end."""
     corpus = spelt(zipf(3, 1500))
     for size in (400, 2500):
-        twin = rows(bpe_train.merges_twin, corpus, size, 1, [])
+        twin = rows(bpe_train.merges_reference, corpus, size, 1, [])
         ours = rows(native_train.merges, corpus, size, 1, [])
         assert ours == twin
     weight = int(np.repeat(corpus.counts, np.diff(corpus.offsets)).sum())
@@ -147,7 +147,7 @@ def test_training_on_texts_files_and_counts_is_the_same(tmp_path: Path) -> None:
     one = cutaway.Tokenizer.train("".join(TEXTS), 290)
     two = cutaway.Tokenizer.train(file, 290)
     three = cutaway.Tokenizer.train(WordCounts.load(WordCounts.of([file]).save(tmp_path / "counts")), 290)
-    assert one.parts == two.parts == three.parts
+    assert one.spec == two.spec == three.spec
 
 
 @pytest.mark.parametrize("corpus", ["", "a", "\0", "\0\0\0\0", "🦜", "\ufffd\uffff"])
@@ -224,7 +224,7 @@ def test_no_merge_makes_a_byte_token_or_a_special_one() -> None:
     texts = ["<0x41> <0x41> <0x41> <s> "] * 50
     with pytest.warns(RuntimeWarning):
         tok = cutaway.Tokenizer.train(texts, 400, r"\S+|\s", level="character", special=["</s>"])
-    assert len(set(tok.parts.tokens)) == len(tok.parts.tokens)
+    assert len(set(tok.spec.tokens)) == len(tok.spec.tokens)
     assert tok.decode(tok.encode("<0x41>A")) == "<0x41>A"
 
 

@@ -46,7 +46,7 @@ def test_expectations_are_those_of_all_cuts(words: dict[str, int], seed: int) ->
     generator = random.Random(seed)
     found = {word[i:j] for word in words for i in range(len(word)) for j in range(i + 1, len(word) + 1)}
     kept = [piece for piece in sorted(found) if len(piece) == 1 or generator.random() < 0.4]
-    pieces = unigram_em.shares({piece: generator.random() + 0.1 for piece in kept})
+    pieces = unigram_em.probabilities({piece: generator.random() + 0.1 for piece in kept})
     uses, likelihood = unigram_em.expected(pieces, words)
     want: Counter[str] = Counter()
     whole = 0.0
@@ -69,7 +69,7 @@ def test_the_likelihood_never_falls() -> None:
         uses, likelihood = unigram_em.expected(pieces, words)
         assert likelihood >= before - 1e-6 * abs(likelihood)
         assert sum(pieces.values()) == pytest.approx(1, abs=1e-4)
-        pieces, before = unigram_em.shares(uses), likelihood
+        pieces, before = unigram_em.probabilities(uses), likelihood
 
 
 def test_loss_is_what_leaving_a_piece_out_costs() -> None:
@@ -78,13 +78,15 @@ def test_loss_is_what_leaving_a_piece_out_costs() -> None:
     pieces = unigram_em.seed(words, 50, 1)
     for _ in range(3):
         uses, whole = unigram_em.expected(pieces, words)
-        pieces = unigram_em.shares(uses)
+        pieces = unigram_em.probabilities(uses)
     uses, whole = unigram_em.expected(pieces, words)
     lost = unigram_em.loss(pieces, uses)
     cheap, dear = min(lost, key=lost.__getitem__), max(lost, key=lost.__getitem__)
 
     def without(piece: str) -> float:
-        left = unigram_em.shares({other: share for other, share in pieces.items() if other != piece})
+        left = unigram_em.probabilities(
+            {other: probability for other, probability in pieces.items() if other != piece}
+        )
         return whole - unigram_em.expected(left, words)[1]
 
     assert without(dear) > without(cheap)

@@ -31,6 +31,7 @@ def chat(
     system: str | None = None,
     load: Path | None = None,
     allow_steering: Annotated[bool, Parameter(negative=())] = False,
+    adapter: Path | None = None,
     engine: Engine = "auto",
     threads: int | None = None,
     context: int | None = None,
@@ -62,6 +63,8 @@ def chat(
         Go on with a conversation that /save wrote.
     allow_steering
         Let what is said change which control tokens the template writes; refused without it.
+    adapter
+        A folder with a PEFT adapter to put into the weights, such as a run of `cutaway finetune`.
     engine
         What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
         fastest here.
@@ -76,7 +79,7 @@ def chat(
     given = sampling.given()
     SamplingParams(**given)  # refused before anything is loaded
     use_threads(threads)
-    lm: Any = cutaway.load(model_path(model), engine=engine, context=context)
+    lm: Any = cutaway.load(model_path(model), engine=engine, context=context, adapter=adapter)
     if lm.checkpoint.chat_template is None:
         raise UserError(
             f"{model} has no chat template, so it cannot chat: continue a text with "

@@ -81,6 +81,7 @@ def generate(
     allow_steering: Annotated[bool, Parameter(negative=())] = False,
     logprobs: int | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    adapter: Path | None = None,
     engine: Engine = "auto",
     threads: int | None = None,
     context: int | None = None,
@@ -114,6 +115,8 @@ def generate(
         One line a token: log-probability, token, and this many alternatives.
     as_json
         Print one JSON document when the text is finished.
+    adapter
+        A folder with a PEFT adapter to put into the weights, such as a run of `cutaway finetune`.
     engine
         What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
         fastest here.
@@ -133,7 +136,7 @@ def generate(
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     SamplingParams(**options)  # refused before anything is loaded
     use_threads(threads)
-    lm: Any = cutaway.load(model_path(model), engine=engine, context=context)
+    lm: Any = cutaway.load(model_path(model), engine=engine, context=context, adapter=adapter)
     note_fallback(lm)
     if speculate is not None or draft is not None:
         options["speculate"] = speculate or cutaway.load(model_path(str(draft)), engine=engine)

@@ -78,7 +78,7 @@ def quantize(
     if not force:
         planned = quantizing.quantized(checkpoint, type).checkpoint
         quantizing.check_smaller(source, checkpoint.tensors, planned.tensors, type)
-    measured = _to_measure(path, text, texts) if measure else None
+    measured = to_measure(cutaway.load(path), text, texts) if measure else None
     with console.watched(counts=True) as bar:
         seen = (
             None if calibration is None else _importance(path, texts[calibration], _steps(bar, "Calibrating"))
@@ -86,7 +86,7 @@ def quantize(
         made = quantizing.quantized(checkpoint, type, seen)
         progress = _steps(bar, f"Writing {target}")
         saved = save.write(target, made.checkpoint, "gguf", force=force, progress=progress)
-        cost = _cost(*measured, target, bar) if measured else None
+        cost = cost_of(*measured, target, bar) if measured else None
     before = path.stat().st_size if path.is_file() else save.stored_bytes(checkpoint.tensors)
     if as_json:
         console.print_json(_document(saved, made.notes, before, cost))
@@ -96,7 +96,7 @@ def quantize(
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)} (was {console.size(before)}), {types}")
     if cost is not None:
-        print(_told(cost, text))
+        print(told(cost, text))
 
 
 def _steps(bar: Any, doing: str) -> Callable[[int, int], None]:
@@ -112,13 +112,12 @@ def _importance(path: Path, text: str, progress: Callable[[int, int], None]) -> 
     return importance(lm.model, lm.ids(text), progress)
 
 
-def _to_measure(
-    path: Path, text: Path | None, texts: Mapping[Path, str]
-) -> tuple[Any, int, list[int] | None]:
+def to_measure(lm: Any, text: Path | None, texts: Mapping[Path, str]) -> tuple[Any, int, list[int] | None]:
     """The model to compare with, how many tokens a window takes, and the ids of the text if one is given."""
-    lm: Any = cutaway.load(path)
     if lm.is_encoder:
-        raise UserError(f"{path}: is an encoder, and only decoders are measured: add --no-measure")
+        raise UserError(
+            f"{lm.checkpoint.source}: is an encoder, and only decoders are measured: add --no-measure"
+        )
     window = min(scoring.WINDOW, lm.config.context // 2 * 2)
     if text is None:
         return lm, window, None
@@ -130,7 +129,7 @@ def _to_measure(
     return lm, window, ids
 
 
-def _cost(reference: Any, window: int, ids: list[int] | None, target: Path, bar: Any) -> Divergence:
+def cost_of(reference: Any, window: int, ids: list[int] | None, target: Path, bar: Any) -> Divergence:
     """What the model and the one on the path make of the ids, or of what the first one writes."""
     other = cutaway.load(target)
     console.note_fallback(reference)
@@ -156,7 +155,7 @@ def _written(lm: Any, window: int, progress: Callable[[int, int], None]) -> list
     return ids
 
 
-def _told(cost: Divergence, text: Path | None) -> str:
+def told(cost: Divergence, text: Path | None) -> str:
     where = text or "what the model writes itself"
     before, after = cost.reference.perplexity, cost.other.perplexity
     return (

@@ -240,14 +240,11 @@ def _loaded(model: str, engine: Any, context: int | None, template: Path | None)
 def _service(lm: Any, name: str, limits: Any, log_prompts: bool) -> Any:
     from dataclasses import replace
 
-    from cutaway.generate.batch.scheduler import Scheduler
     from cutaway.serve.metrics import Metrics
     from cutaway.serve.service import Service
 
     lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
-    scheduler = None
-    if not lm.is_encoder:
-        scheduler = Scheduler(lm, max_sequences=limits.max_sequences, max_queue=limits.max_queue)
+    scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
     return Service(lm, name, scheduler, limits, Metrics(scheduler), log_prompts)
 
 

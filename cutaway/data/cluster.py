@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from cutaway.data import filters, shards, sources
-from cutaway.data.shards import INDEX, Corpus, Shard
+from cutaway.data.shards import Corpus, Shard
 from cutaway.errors import UserError
-from cutaway.store.files import atomic_file, disk_errors
+from cutaway.store.files import disk_errors
 
 DOCUMENTS = 20_000  # of a shard
 MOST_PARTS = 1024  # that meet by digest side by side
@@ -70,14 +70,11 @@ def prepare(
     counts["read"] = counts.total()
     counts["duplicate"] = counts["kept"] - count
     counts["kept"] = count
-    with disk_errors(folder), atomic_file(folder / INDEX) as out:
-        entry = {"made": "by a cluster", "dtype": shards.dtype(tokenizer), "counts": dict(+counts)}
-        out.write(json.dumps(entry | {"shards": [asdict(shard) for shard in done]}, indent=1).encode())
-    return Corpus(folder)
+    return shards.indexed(folder, "by a cluster", tokenizer, +counts, done)
 
 
 def _reader(source: sources.Source, rules: filters.Filters) -> Any:
-    """Of a file, its documents, each with where it stands and why it is dropped, if it is."""
+    """Of a file, its documents, each with its place and why it is dropped, if it is."""
     alone = replace(rules, exact=False, near=None)
 
     def read(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -98,7 +95,7 @@ def _reader(source: sources.Source, rules: filters.Filters) -> Any:
 
 
 def _first(group: Any) -> Any:
-    """Of equal documents the one that stands first."""
+    """Of equal documents the first."""
     first = np.lexsort((group["place"], group["file"]))[:1]
     return {name: column[first] for name, column in group.items()}
 

@@ -50,13 +50,13 @@ def max_characters(text: str, most: float) -> bool:
 
 
 def letters(text: str, least: float) -> bool:
-    """At least this share of what is not white space are letters."""
+    """At least this fraction of the characters that are not white space are letters."""
     marks = [character for character in text if not character.isspace()]
     return bool(marks) and sum(map(str.isalpha, marks)) >= least * len(marks)
 
 
 def repeated_lines(text: str, most: float) -> bool:
-    """At most this share of the lines that say something stood before in the document."""
+    """At most this fraction of the lines that are not blank occurred earlier in the document."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return len(lines) - len(set(lines)) <= most * len(lines)
 

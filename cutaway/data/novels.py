@@ -56,8 +56,8 @@ def _archive(scratch: Path) -> bytes:
     apt = shutil.which("apt-get")
     path = scratch / ARCHIVE
     if apt is not None:
-        said = [apt, "-q", "download", f"{PACKAGE}={VERSION}"]
-        subprocess.run(said, cwd=scratch, capture_output=True, check=False, timeout=300)
+        command = [apt, "-q", "download", f"{PACKAGE}={VERSION}"]
+        subprocess.run(command, cwd=scratch, capture_output=True, check=False, timeout=300)
     if not path.is_file():
         try:
             with urllib.request.urlopen(ADDRESS, timeout=60) as answer:

@@ -19,7 +19,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 
-CYCLE = 1024  # rows over which a mixture has its shares exactly
+CYCLE = 1024  # rows over which a mixture has its proportions exactly
 ROUNDS = 4
 
 
@@ -113,15 +113,15 @@ class Span:
 
 
 class Mixture:
-    """Several spans, read in the shares that ``weights`` say; of every ``CYCLE`` rows exactly their
-    shares.
+    """Several spans, read in proportion to ``weights``, which holds exactly for every ``CYCLE``
+    rows.
     """
 
     def __init__(self, spans: Sequence[Span], weights: Sequence[float], seed: int) -> None:
         if len(spans) != len(weights) or not spans or min(weights) <= 0:
             raise UserError(f"a mixture needs a weight above zero for each source, not {list(weights)}")
         self.spans, self.seed = list(spans), seed
-        self.quota = shares(weights, CYCLE)
+        self.quota = apportioned(weights, CYCLE)
         self._cycle = cache(self._drawn)
 
     def read(self, n: int) -> Batch:
@@ -150,7 +150,7 @@ def stacked(rows: Sequence[Batch]) -> Batch:
     return Batch(*(np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(Batch)))
 
 
-def shares(weights: Sequence[float], total: int) -> list[int]:
+def apportioned(weights: Sequence[float], total: int) -> list[int]:
     """Whole numbers that add up to ``total``, as near to the weights as can be (largest remainders)."""
     exact = np.array(weights, np.float64) / sum(weights) * total
     quota = np.floor(exact).astype(int)

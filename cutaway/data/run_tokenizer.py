@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cutaway.errors import UserError, quoted
-from cutaway.store.files import atomic_file, digest
+from cutaway.store.files import digest, write
 from cutaway.tokenizer import Tokenizer, bpe, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.spec import TokenizerSpec
@@ -35,7 +35,7 @@ def of(name: str, texts: Iterable[str]) -> Tokenizer:
 def of_bytes() -> Tokenizer:
     """One token a byte; ``END`` opens every text, and so ends the one before."""
     tokens = (*bpe.BYTES, END)
-    parts = TokenizerSpec(
+    spec = TokenizerSpec(
         tokens=tokens,
         vocabulary={token: id for id, token in enumerate(tokens)},
         merges=(),
@@ -43,13 +43,13 @@ def of_bytes() -> Tokenizer:
         pre="gpt-2",
         added=(AddedToken(len(bpe.BYTES), END, special=True),),
     )
-    return opened(Tokenizer(parts))
+    return opened(Tokenizer(spec))
 
 
 def opened(tokenizer: Tokenizer) -> Tokenizer:
     """The same, with ``END`` before every text and after it."""
     id = tokenizer.special[END]
-    return Tokenizer(replace(tokenizer.parts, bos=id, eos=id, add_bos=True))
+    return Tokenizer(replace(tokenizer.spec, bos=id, eos=id, add_bos=True))
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> Path:
@@ -62,8 +62,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
         "add_bos_token": tokenizer.add_bos,
     }
     config |= {role: tokenizer.token_text(id) for role, id in roles.items() if id is not None}
-    with atomic_file(folder / FILES[1]) as out:
-        out.write(json.dumps(config, indent=2, ensure_ascii=False).encode())
+    write(folder / FILES[1], json.dumps(config, indent=2, ensure_ascii=False))
     return folder
 
 
@@ -103,6 +102,6 @@ def lengths(tokenizer: Tokenizer) -> list[int]:
     """How many bytes of text each id stands for; control tokens for none."""
     counts = []
     for id in range(len(tokenizer)):
-        hidden = tokenizer.is_special(id) or tokenizer.parts.tokens[id] is None
+        hidden = tokenizer.is_special(id) or tokenizer.spec.tokens[id] is None
         counts.append(0 if hidden else len(tokenizer.token_bytes(id)))
     return counts

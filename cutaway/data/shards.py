@@ -15,11 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ import numpy as np
 
 from cutaway.data import filters, run_tokenizer, sources
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import atomic_file, digest, disk_errors
+from cutaway.store import files
+from cutaway.store.files import digest, disk_errors
 from cutaway.tokenizer import Tokenizer
 
 INDEX = "index.json"
@@ -85,13 +87,19 @@ def prepare(
         texts = filters.kept(sources.documents(source), rules or filters.Filters(), counts)
         shards = _shards(texts, tokenizer, folder, workers, shard_characters, counts, progress)
         if not shards:
-            raise UserError(f"{source.path}: no document is left to train on ({_told(counts)})")
+            kept = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise UserError(f"{source.path}: no document is left to train on ({kept})")
         for stray in folder.glob("*.done"):
             if stray.stem not in {shard.name for shard in shards}:
                 stray.unlink()
-        entry = {"made": _plain(made), "dtype": dtype(tokenizer), "counts": dict(counts)}
-        with atomic_file(index) as out:
-            out.write(json.dumps(entry | {"shards": [asdict(shard) for shard in shards]}, indent=1).encode())
+        return indexed(folder, made, tokenizer, counts, shards)
+
+
+def indexed(folder: Path, made: object, tokenizer: Path, counts: Counter[str], shards: list[Shard]) -> Corpus:
+    """The corpus of a folder of shards, after writing its index: how they were ``made``, what was kept."""
+    entry = {"made": _plain(made), "dtype": dtype(tokenizer), "counts": dict(counts)}
+    entry["shards"] = [asdict(shard) for shard in shards]
+    files.write(folder / INDEX, json.dumps(entry, indent=1))
     return Corpus(folder)
 
 
@@ -113,24 +121,19 @@ def _shards(
         if progress is not None:
             progress(len(shards), counts["read"])
 
-    numbered = enumerate(_pieces(texts, size))
-    first = next(numbered, None)
-    if first is None:
-        return []
-    second = next(numbered, None)
-    if workers == 1 or second is None:  # one piece is done before a process has started
-        for n, piece in filter(None, (first, second)):
-            take(write(piece, tokenizer, folder, f"{n:05}"))
-        for n, piece in numbered:
-            take(write(piece, tokenizer, folder, f"{n:05}"))
+    pieces = _pieces(texts, size)
+    first = list(islice(pieces, 2))
+    tasks = ((piece, tokenizer, folder, f"{n:05}") for n, piece in enumerate(chain(first, pieces)))
+    if workers == 1 or len(first) < 2:  # one piece is done before a process has started
+        for task in tasks:
+            take(write(*task))
         return shards
-    waiting: list[Future[Shard]] = []
+    waiting: deque[Future[Shard]] = deque()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting += [pool.submit(write, piece, tokenizer, folder, f"{n:05}") for n, piece in (first, second)]
-        for n, piece in numbered:
-            if len(waiting) >= 2 * workers:
-                take(waiting.pop(0).result())
-            waiting.append(pool.submit(write, piece, tokenizer, folder, f"{n:05}"))
+        for task in tasks:
+            waiting.append(pool.submit(write, *task))
+            if len(waiting) > 2 * workers:
+                take(waiting.popleft().result())
         for future in waiting:
             take(future.result())
     return shards
@@ -175,14 +178,21 @@ def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Sha
             "starts": np.array(starts, np.int64),
         }
         for suffix, array in arrays.items():
-            with atomic_file(folder / f"{name}.{suffix}") as out:
-                out.write(array.tobytes())
+            files.write(folder / f"{name}.{suffix}", array.tobytes())
         sums = {suffix: hashlib.sha256(array.tobytes()).hexdigest() for suffix, array in arrays.items()}
         size = sum(len(document.encode("utf-8", "surrogatepass")) for document in documents)
         shard = Shard(name, at, len(documents), size, source, sums["tokens"], sums["starts"])
-        with atomic_file(done) as out:
-            out.write(json.dumps(asdict(shard)).encode())
+        files.write(done, json.dumps(asdict(shard)))
     return shard
+
+
+def _damaged(folder: Path, shard: Shard) -> Path | None:
+    """The first of the shard's files that is missing or has another checksum."""
+    for suffix, wanted in (("tokens", shard.tokens_sha256), ("starts", shard.starts_sha256)):
+        path = folder / f"{shard.name}.{suffix}"
+        if not path.is_file() or digest(path) != wanted:
+            return path
+    return None
 
 
 def _done(path: Path, folder: Path) -> Shard | None:
@@ -190,11 +200,7 @@ def _done(path: Path, folder: Path) -> Shard | None:
     if not path.is_file():
         return None
     shard = Shard(**json.loads(path.read_text("utf-8")))
-    for suffix, wanted in (("tokens", shard.tokens_sha256), ("starts", shard.starts_sha256)):
-        file = folder / f"{shard.name}.{suffix}"
-        if not file.is_file() or digest(file) != wanted:
-            return None
-    return shard
+    return None if _damaged(folder, shard) else shard
 
 
 @cache
@@ -221,16 +227,12 @@ def _stamp(source: sources.Source) -> list[list[object]]:
     path = Path(source.path).expanduser()
     if source.path.startswith(sources.HUB) or not path.exists():
         return []
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]
 
 
 def _plain(data: object) -> Any:
     return json.loads(json.dumps(data))
-
-
-def _told(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 # ---- reading them ------------------------------------------------------------------------------------------
@@ -275,12 +277,11 @@ class Corpus:
     def _shard(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         if n not in self._open:
             shard = self.shards[n]
-            files = self.folder / f"{shard.name}.tokens", self.folder / f"{shard.name}.starts"
-            for file, wanted in zip(files, (shard.tokens_sha256, shard.starts_sha256), strict=True):
-                if not file.is_file() or digest(file) != wanted:
-                    raise OperationalError(
-                        f"{file}: is damaged or missing (its checksum is not the index's): delete "
-                        f"{self.folder / INDEX}, and the next run makes this shard again"
-                    )
-            self._open[n] = np.memmap(files[0], self.dtype, "r"), np.fromfile(files[1], np.int64)
+            if file := _damaged(self.folder, shard):
+                raise OperationalError(
+                    f"{file}: is damaged or missing (its checksum is not the index's): delete "
+                    f"{self.folder / INDEX}, and the next run makes this shard again"
+                )
+            tokens, starts = (self.folder / f"{shard.name}.{suffix}" for suffix in ("tokens", "starts"))
+            self._open[n] = np.memmap(tokens, self.dtype, "r"), np.fromfile(starts, np.int64)
         return self._open[n]

@@ -8,6 +8,7 @@ stopped can be done again and skip what it has already written.
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import json
 from collections.abc import Iterator
@@ -127,13 +128,10 @@ def _entry(row: Any, field: str, where: str) -> str:
 
 
 def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError:
-        raise _extra("parquet files") from None
+    arrow, parquet = (_library(name, "parquet files") for name in ("pyarrow", "pyarrow.parquet"))
     try:
         table = parquet.ParquetFile(path)
-    except ArrowInvalid as error:
+    except arrow.ArrowInvalid as error:
         raise UserError(f"{path}: is not a parquet file ({error})") from None
     if field not in table.schema_arrow.names:
         there = ", ".join(table.schema_arrow.names)
@@ -143,10 +141,7 @@ def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
 
 
 def _streamed(name: str, source: Source) -> Iterator[Any]:
-    try:
-        import datasets
-    except ImportError:
-        raise _extra("Hugging Face datasets") from None
+    datasets = _library("datasets", "Hugging Face datasets")
     try:
         found = datasets.load_dataset(name, source.subset, split=source.split, streaming=True)
     except Exception as error:  # the library raises of every kind
@@ -155,12 +150,13 @@ def _streamed(name: str, source: Source) -> Iterator[Any]:
 
 
 def _saved(folder: Path) -> Iterator[Any]:
+    return iter(_library("datasets", "Hugging Face datasets").load_from_disk(str(folder)))
+
+
+def _library(name: str, what: str) -> Any:
     try:
-        import datasets
+        return importlib.import_module(name)
     except ImportError:
-        raise _extra("Hugging Face datasets") from None
-    return iter(datasets.load_from_disk(str(folder)))
-
-
-def _extra(what: str) -> UserError:
-    return UserError(f"{what} are read through a library that is not installed: pip install 'cutaway[data]'")
+        raise UserError(
+            f"{what} are read through a library that is not installed: pip install 'cutaway[data]'"
+        ) from None

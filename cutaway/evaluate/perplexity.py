@@ -68,8 +68,8 @@ def perplexity(
 ) -> Perplexity:
     """How well the model predicts a text. ``begin``: the begin token, of a model that expects one.
 
-    Calls ``progress(done, windows)``. Raises UserError for a text shorter than a window, and for a window
-    that the model's context does not hold; OperationalError where the model's logits are not numbers."""
+    ``progress(done, windows)`` is called at each window. Raises UserError for a text shorter than a window,
+    and for a window that the model's context does not hold; OperationalError where logits are NaN."""
     parts = []
     for each in reported(windows(engine, ids, window, begin), progress):
         parts.append(surprises(scores(engine, each), each[window // 2 + 1 :]))
@@ -133,7 +133,7 @@ def windows(engine: AllLogits, ids: Sequence[int], window: int, begin: int | Non
 
 
 def reported(parts: Sequence[list[int]], progress: Progress | None) -> Iterator[list[int]]:
-    """The parts, telling how many are done."""
+    """The parts, while ``progress`` gets how many are done."""
     for done, part in enumerate(parts):
         if progress is not None:
             progress(done, len(parts))

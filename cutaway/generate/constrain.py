@@ -1,4 +1,4 @@
-"""Answers that must follow a grammar: before each choice, the tokens that it forbids are taken out.
+"""Constrained decoding: before each choice, the tokens that the grammar forbids are masked.
 
     grammar = json_schema({"type": "object", "properties": {"name": {"type": "string"}}})
     constraint = grammar.begin(tokenizer)
@@ -7,7 +7,7 @@
 llguidance walks the vocabulary's trie with an Earley parser over derivatives of regexes (github.com/
 guidance-ai/llguidance), some 50 microseconds a token. It is given the bytes of each token, as the tokenizer
 knows them, so that a token with half a character in it is allowed exactly where that half fits. A grammar
-comes from a stranger: its length and depth are limited, it is compiled first in a helper process that may die
+is untrusted: its length and depth are limited, it is compiled first in a helper process that may die
 (grammar_compiler.py), and llguidance limits the cost of each step.
 """
 
@@ -24,19 +24,19 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.generate import grammar_compiler
-from cutaway.generate.grammar_compiler import sentence
+from cutaway.generate.grammar_compiler import one_line
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-MOST_CHARACTERS = 64 * 1024  # of a grammar or a schema
-MOST_DEPTH = 32  # lists and objects inside each other in a schema
-KEPT = 64  # compiled grammars, so that a schema that comes with every request is compiled once
+MAX_CHARACTERS = 64 * 1024  # of a grammar or a schema
+MAX_DEPTH = 32  # lists and objects inside each other in a schema
+CACHE_SIZE = 64  # compiled grammars, so that a schema that comes with every request is compiled once
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What is needed of a tokenizer: every token's bytes, and which are control tokens."""
+    """What constraints need of a tokenizer: each token's bytes, and which are control tokens."""
 
     bos: int | None
     eos_ids: tuple[int, ...]
@@ -56,7 +56,7 @@ class Grammar:
     compiled: str
 
     def begin(self, tokenizer: Vocabulary, ends: Sequence[int] = ()) -> Constraint:
-        """A text that is to follow the grammar, from its first token; `ends` also end it, where it may end.
+        """The constraint at a text's first token; ids in `ends` end it too, where it may end.
 
         UserError for a grammar that is wrong, or that takes too much to follow.
         """
@@ -65,12 +65,12 @@ class Grammar:
         every, limits = sorted({*tokenizer.eos_ids, *ends}), LLParserLimits(**grammar_compiler.LIMITS)
         matcher = LLMatcher(_trie(tokenizer, every), self.compiled, log_level=0, limits=limits)
         if matcher.is_error():
-            raise UserError(f"the grammar cannot be followed: {sentence(matcher.get_error())}")
+            raise UserError(f"the grammar cannot be followed: {one_line(matcher.get_error())}")
         return Constraint(matcher)
 
 
 class Constraint:
-    """One answer under a grammar. `done` tells that nothing can follow what was accepted."""
+    """One answer under a grammar; `done` once nothing can follow."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
@@ -94,7 +94,7 @@ class Constraint:
         logits[words:] = -np.inf
 
     def accept(self, id: int) -> None:
-        """Tell which token was chosen, one that `mask` left and no end token."""
+        """Advance by the chosen id, one that `mask` left and no end token."""
         self._matcher.consume_token(id)
         self._check()
         self.done = self._matcher.is_stopped()
@@ -102,7 +102,7 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise UserError(
-                f"the grammar could not be followed on, simplify it: {sentence(self._matcher.get_error())}"
+                f"the grammar could not be followed on, simplify it: {one_line(self._matcher.get_error())}"
             )
 
 
@@ -117,36 +117,36 @@ def json_schema(schema: Any) -> Grammar:
     """
     if not isinstance(schema, dict):
         raise UserError(f"a JSON schema is an object, not {json.dumps(schema):.60}")
-    measure(schema)
+    check_size(schema)
     return _compiled("schema", json.dumps(schema))
 
 
 def regex(pattern: str) -> Grammar:
     """A text that matches a regular expression from end to end; no look-around, no references back."""
-    _short(pattern, "regex")
+    _check_length(pattern, "regex")
     return _compiled("regex", pattern)
 
 
 def lark(rules: str) -> Grammar:
     """A context-free grammar in Lark's notation, as llguidance reads it; its first rule is `start`."""
-    _short(rules, "grammar")
+    _check_length(rules, "grammar")
     return _compiled("grammar", rules)
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHE_SIZE)
 def _compiled(kind: str, text: str) -> Grammar:
     return Grammar(grammar_compiler.helper.ask({"kind": kind, "text": text})["compiled"])
 
 
-def measure(schema: Any) -> None:
-    """Refuses a schema that is too deep or too long, without recursion."""
+def check_size(schema: Any) -> None:
+    """UserError for a schema that is too deep or too long, found without recursion."""
     level, depth = [schema], 0
     while level:
-        if depth > MOST_DEPTH:
-            raise UserError(f"the schema is more than {MOST_DEPTH} levels deep: make it flatter")
+        if depth > MAX_DEPTH:
+            raise UserError(f"the schema is more than {MAX_DEPTH} levels deep: make it flatter")
         inside = [value for one in level for value in _inside(one)]
         level, depth = inside, depth + 1
-    _short(json.dumps(schema), "schema")
+    _check_length(json.dumps(schema), "schema")
 
 
 def _inside(value: Any) -> Sequence[Any]:
@@ -155,9 +155,9 @@ def _inside(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _short(text: str, what: str) -> None:
-    if len(text) > MOST_CHARACTERS:
-        raise UserError(f"the {what} has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are taken")
+def _check_length(text: str, what: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"the {what} has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are taken")
 
 
 _tries: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], LLTokenizer]] = weakref.WeakKeyDictionary()
@@ -171,12 +171,12 @@ def _trie(tokenizer: Vocabulary, ends: Sequence[int]) -> LLTokenizer:
         raise UserError("the model has no end token, so an answer under a grammar could not end")
     made = _tries.setdefault(tokenizer, {})
     if (key := tuple(ends)) not in made:
-        wrapped = TokenizerWrapper(_Bytes(tokenizer, ends[0]))
+        wrapped = TokenizerWrapper(_TokenBytes(tokenizer, ends[0]))
         made[key] = LLTokenizer(wrapped, n_vocab=len(tokenizer), eos_token=list(ends))
     return made[key]
 
 
-class _Bytes:
+class _TokenBytes:
     """The vocabulary under the names that llguidance asks by."""
 
     def __init__(self, tokenizer: Vocabulary, end: int) -> None:

@@ -55,7 +55,7 @@ def generate(
     """
     settings.check(vocab_size(engine, tokenizer))
     if speculation is not None and not isinstance(engine, AllLogits):
-        raise UserError("This engine does not read several tokens at once, so it cannot check guesses")
+        raise UserError("This engine does not read several tokens at once, so it cannot verify drafts")
     ids = check_prompt(prompt_ids, tokenizer, engine)
     output = SequenceOutput(engine, tokenizer, ids, settings)
     return _pieces(output, state or Session(engine), speculation)

@@ -46,25 +46,25 @@ def answer(request: dict) -> dict:
             compiled = make(text)
         wrong, messages = LLMatcher.validate_grammar_with_warnings(compiled, limits=limits)
         if wrong:
-            return {"refused": f"the {kind} cannot be followed: {sentence(messages[0])}"}
+            return {"refused": f"the {kind} cannot be followed: {one_line(messages[0])}"}
         matcher = LLMatcher(LLTokenizer("byte"), compiled, log_level=0, limits=limits)
         if not matcher.is_stopped():
             matcher.compute_bitmask()
         if matcher.is_error():
-            return {"refused": f"the {kind} cannot be followed: {sentence(matcher.get_error())}"}
+            return {"refused": f"the {kind} cannot be followed: {one_line(matcher.get_error())}"}
     except UnicodeEncodeError:
         return {"refused": f"the {kind} holds half a surrogate pair, which is no character"}
     except MemoryError:
         raise
     except Exception as error:
-        return {"refused": f"the {kind} cannot be followed: {sentence(str(error))}"}
+        return {"refused": f"the {kind} cannot be followed: {one_line(str(error))}"}
     return {"compiled": json.dumps(compiled) if isinstance(compiled, dict) else compiled}
 
 
-def sentence(message: str) -> str:
+def one_line(message: str) -> str:
     """llguidance's message on one line: its first line, and the error where that only introduces one."""
     first, *others = message.splitlines() or [""]
     errors = [line.removeprefix("error: ") for line in others if line.startswith("error: ")]
-    said = " ".join([first, *errors[:1]] if first.endswith(":") else [first])
-    said = said.replace("NoExtensionBias", "no text fits it")
-    return " ".join(said.split()).removesuffix(".")[:300]
+    text = " ".join([first, *errors[:1]] if first.endswith(":") else [first])
+    text = text.replace("NoExtensionBias", "no text fits it")
+    return " ".join(text.split()).removesuffix(".")[:300]

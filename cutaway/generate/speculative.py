@@ -1,17 +1,16 @@
-"""Several tokens from one reading: something cheap guesses how the text goes on, and the model checks all
-guesses in one call.
+"""Speculative decoding: a cheap proposer drafts tokens, and the model verifies them in one forward pass.
 
-A reading of five tokens costs little more than one of one, since the weights are read from memory once. Two
-guessers:
+A pass over five tokens costs little more than over one, since the weights are read from memory once. Two
+proposers:
 
 - `PromptLookup` (prompt lookup, after 2304.04487): the text's last few tokens occurred before, so what
   followed them then may follow now. It costs nothing, and is for texts that repeat themselves: code, lists.
-- `DraftModel`: a smaller model of the same vocabulary writes ahead (2211.17192, 2302.01318).
+- `DraftModel`: a smaller model of the same vocabulary drafts (2211.17192, 2302.01318).
 
-The text is distributed as if the model had written alone. A guess that is certain of itself (`PromptLookup`,
-or any at temperature 0) is checked by choosing as always and comparing: the same seed gives the same text as
-without guesses. A token drawn from the draft's distribution q is accepted with probability min(1, p / q), p
-being the model's, and where it is not, another is drawn from what p has over q:
+The text's distribution is the model's own. A draft without randomness (`PromptLookup`, or any at temperature
+0) is verified by choosing as always and comparing: the same seed gives the same text as without drafts. A
+token drawn from the draft's distribution q is accepted with probability min(1, p / q), p being the model's;
+else another is drawn from what p has over q:
 
     sum over draws from q:  q min(1, p / q) + P(none accepted) (p - q)+ / sum (p - q)+  =  p
 """
@@ -28,7 +27,7 @@ from cutaway.generate.sample import History, Sampler, draw, mask_padding
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 
-FIRST, MOST = 4, 16  # guesses of a first reading, and of any
+FIRST, MOST = 4, 16  # drafted tokens at first, and at most
 LONGEST_MATCH, SHORTEST_MATCH = 4, 2  # tokens at the end that must have occurred before
 
 
@@ -43,7 +42,7 @@ class Proposal(NamedTuple):
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Something that guesses how a text goes on."""
+    """Drafts how a text goes on."""
 
     def propose(self, history: History, count: int) -> Proposal:
         """At most this many tokens; none where there is nothing to go by."""
@@ -67,12 +66,12 @@ class PromptLookup:
 
 
 class DraftModel:
-    """A smaller model that writes ahead, choosing as the text's own settings say."""
+    """A smaller model that drafts with the text's own SamplingParams."""
 
     def __init__(self, engine: Engine, vocab: int, settings: SamplingParams) -> None:
         self.session = Session(engine)
         self.vocab = vocab
-        entropy = np.random.SeedSequence(settings.seed).spawn(1)[0]  # its own chances, not the model's
+        entropy = np.random.SeedSequence(settings.seed).spawn(1)[0]  # random numbers of its own
         self.sampler = Sampler(settings, entropy)
 
     def propose(self, history: History, count: int) -> Proposal:
@@ -92,9 +91,7 @@ class DraftModel:
 
 
 class Speculation:
-    """A proposer, how many guesses it may make, and how they fared: many after guesses that all held, fewer
-    after others.
-    """
+    """A proposer, and the length of its next draft, which grows while whole drafts are accepted."""
 
     def __init__(self, proposer: Proposer) -> None:
         self.proposer = proposer
@@ -102,12 +99,12 @@ class Speculation:
         self.drafted = self.accepted = 0
 
     def propose(self, history: History, room: int) -> Proposal:
-        """Tokens that may come next, no more than there is room for."""
+        """A draft of at most ``room`` tokens."""
         count = min(self.count, room)
         return self.proposer.propose(history, count) if count > 0 else Proposal([])
 
     def update(self, drafted: int, accepted: int) -> None:
-        """Take note of how many guesses of a reading held."""
+        """Record how many tokens of a draft were accepted."""
         self.drafted += drafted
         self.accepted += accepted
         self.count = min(2 * self.count, MOST) if accepted == drafted else min(accepted + 1, MOST)
@@ -116,7 +113,7 @@ class Speculation:
 def verify(
     sampler: Sampler, logits: np.ndarray, history: History, id: int, draft_probs: np.ndarray | None
 ) -> int:
-    """The next id by the model's logits [v], where ``id`` was guessed: it, or another."""
+    """The next id by the model's logits [v], where ``id`` was drafted: it, or another."""
     if draft_probs is None:
         return sampler(logits, history)
     processed = sampler.process(logits, history)
@@ -131,9 +128,7 @@ def residual(model: np.ndarray, draft_probs: np.ndarray) -> np.ndarray:
     """What the model's distribution has over the proposer's, float64 [v] summing to 1."""
     left = np.maximum(model - draft_probs, 0)
     total = left.sum()
-    return (
-        left / total if total > 0 else model
-    )  # equal but for rounding: then a guess is all but never refused
+    return left / total if total > 0 else model  # equal but for rounding: a draft is almost never rejected
 
 
 def probabilities(processed: np.ndarray) -> np.ndarray:

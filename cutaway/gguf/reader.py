@@ -50,36 +50,25 @@ class Metadata(dict[str, object]):
     """
 
     def __getitem__(self, key: str) -> object:
-        value = super().__getitem__(key)
+        value = dict.__getitem__(self, key)
         if isinstance(value, _Undecoded):
             value = value.decode()
             self[key] = value
         return value
 
-    def get(self, key: str, default: object = None) -> object:
-        if key not in self:
-            return default
-        return self[key]
+    # Unlike dict's own, these read every value by `__getitem__`.
+    get, items, values, __eq__ = Mapping.get, Mapping.items, Mapping.values, Mapping.__eq__  # type: ignore[assignment]
 
     def pop(self, key: str, *default: object) -> object:
         if key in self:
             self[key] = self[key]
         return super().pop(key, *default)
 
-    def values(self):
-        return self._decoded().values()
-
-    def items(self):
-        return self._decoded().items()
-
     def copy(self) -> dict[str, object]:
         return dict(self.items())
 
     def __iter__(self) -> Iterator[str]:
-        return super().__iter__()
-
-    def __eq__(self, other: object) -> bool:
-        return self._decoded() == other
+        return dict.__iter__(self)
 
     def __repr__(self) -> str:
         return repr(self._decoded())
@@ -192,7 +181,7 @@ class _Cursor:
 
     def texts(self, count: int, what: str) -> int:
         """Step over `count` strings, each behind its length, and return where they begin; all are checked to
-        lie in the file and to be UTF-8.
+        be inside the file and UTF-8.
         """
         first = run = position = self.position
         buffer, size, unpack = self.buffer, self.size, U64.unpack_from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,59 +43,18 @@ TYPES: dict[str, GGMLType] = {
 }
 
 # Types of other containers, in bytes a value: they can be carried, and are refused where numbers are wanted.
-FOREIGN: dict[str, int] = {
-    "BOOL": 1,
-    "U8": 1,
-    "U16": 2,
-    "U32": 4,
-    "U64": 8,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-    "C64": 8,
-}
+FOREIGN: dict[str, int] = {"BOOL": 1, "U8": 1, "U16": 2, "U32": 4, "U64": 8, "C64": 8}
+FOREIGN |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 
-UNSUPPORTED: dict[int, str] = {
-    4: "Q4_2",
-    5: "Q4_3",
-    9: "Q8_1",
-    15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    20: "IQ4_NL",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
-    29: "IQ1_M",
-    31: "Q4_0_4_4",
-    32: "Q4_0_4_8",
-    33: "Q4_0_8_8",
-    34: "TQ1_0",
-    35: "TQ2_0",
-    36: "IQ4_NL_4_4",
-    37: "IQ4_NL_4_8",
-    38: "IQ4_NL_8_8",
-    39: "MXFP4",
-    40: "NVFP4",
-    41: "Q1_0",
-}
+# Types that are named where they are refused, by their numbers.
+_UNSUPPORTED = """4 Q4_2, 5 Q4_3, 9 Q8_1, 15 Q8_K, 16 IQ2_XXS, 17 IQ2_XS, 18 IQ3_XXS, 19 IQ1_S, 20 IQ4_NL,
+21 IQ3_S, 22 IQ2_S, 23 IQ4_XS, 29 IQ1_M, 31 Q4_0_4_4, 32 Q4_0_4_8, 33 Q4_0_8_8, 34 TQ1_0, 35 TQ2_0,
+36 IQ4_NL_4_4, 37 IQ4_NL_4_8, 38 IQ4_NL_8_8, 39 MXFP4, 40 NVFP4, 41 Q1_0"""
+UNSUPPORTED = {int(number): name for number, name in map(str.split, _UNSUPPORTED.split(","))}
 
 NAMES = {kind.id: name for name, kind in TYPES.items()}
-NUMBERS = {
-    0: "<u1",
-    1: "<i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
-DTYPES = {number: np.dtype(name) for number, name in NUMBERS.items()}
+_NUMBERS = "0 u1, 1 i1, 2 u2, 3 i2, 4 u4, 5 i4, 6 f4, 10 u8, 11 i8, 12 f8"
+DTYPES = {int(number): np.dtype(f"<{name}") for number, name in map(str.split, _NUMBERS.split(","))}
 IDS = {dtype: number for number, dtype in DTYPES.items()}
 BOOL, STRING, ARRAY = 7, 8, 9
 SMALLEST = {BOOL: 1, STRING: 8} | {number: dtype.itemsize for number, dtype in DTYPES.items()}
@@ -165,6 +125,11 @@ class Later:
     type: str
     shape: tuple[int, ...]
     make: Callable[[], Packed]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk, known before it is made."""
+        return math.prod(packed_shape(self.type, self.shape))
 
 
 def packed_shape(type: str, shape: tuple[int, ...]) -> tuple[int, ...]:

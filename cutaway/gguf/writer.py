@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +28,6 @@ from cutaway.gguf.types import (
     U64,
     Later,
     Packed,
-    packed_shape,
 )
 from cutaway.store.files import atomic_file
 
@@ -103,8 +101,7 @@ def _header(
         yield _pack_text(name, name) + U32.pack(len(tensor.shape))
         yield struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
         yield struct.pack("<IQ", TYPES[tensor.type].id, offset)
-        nbytes = math.prod(packed_shape(tensor.type, tensor.shape))
-        offset += nbytes + -nbytes % alignment
+        offset += tensor.nbytes + -tensor.nbytes % alignment
 
 
 def _check_tensor(name: str, tensor: Packed | Later, seen: set[str]) -> None:

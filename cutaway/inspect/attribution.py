@@ -78,9 +78,7 @@ def attribute(
     if against is not None:
         _known(model, against)
         if model.config.softcap is not None:
-            raise UserError(
-                "this model caps its logits, so a difference of two is no sum: leave out against"
-            )
+            raise UserError("this model caps its logits, so a difference of two is no sum: leave out against")
         row, logit = row - _row(model, against), logit - logits[against]
     row, bias = _through(model.norm, residual[0, position], row)
     cap = _cap_factor(model, logit)

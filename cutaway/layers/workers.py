@@ -11,7 +11,7 @@ from cutaway.native.host import Workers, parallel_of
 
 TYPES = (torch.float32, torch.bfloat16)  # that these kernels read
 # A constant, because torch.compile cannot trace a call into the library.
-KERNELS = native.isa() not in ("twin", "portable")
+KERNELS = native.isa() not in ("reference", "portable")
 TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
 
 

@@ -1,4 +1,4 @@
-"""Encoding and decoding in the core (native/tokenizer/bpe.cpp); the twin is cutaway/tokenizer/bpe.py.
+"""Encoding and decoding in the core (native/tokenizer/bpe.cpp); the reference is cutaway/tokenizer/bpe.py.
 
 Texts and ids pass as plain bytes and ctypes arrays: a short text is encoded without numpy being loaded.
 """

@@ -1,4 +1,4 @@
-"""Learning byte pair merges (native/tokenizer/bpe_train.cpp); its twin is cutaway/tokenizer/bpe_train.py."""
+"""Learning byte pair merges (native/tokenizer/bpe_train.cpp; reference: cutaway/tokenizer/bpe_train.py)."""
 
 import ctypes
 from collections.abc import Collection, Iterator, Sequence

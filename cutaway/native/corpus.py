@@ -1,4 +1,4 @@
-"""Counting and finding the words of a corpus (native/embedding/corpus.cpp); its twin is
+"""Counting and finding the words of a corpus (native/embedding/corpus.cpp); its reference is
 cutaway/embedding/corpus.py.
 """
 

@@ -1,6 +1,6 @@
 """The compiled core (native/, C++): loads it, types its calls, and says why it is absent.
 
-Nothing here is needed for a right answer: each kernel has a twin in Python that computes the same bits,
+Nothing here is needed for a right answer: each kernel has a reference in Python that computes the same bits,
 slower. Three variables of the environment are read: CUTAWAY_THREADS (how many threads), CUTAWAY_ISA (a
 instruction set other than the processor's best: avx512_bf16, avx512, avx2, neon, portable) and CUTAWAY_PURE
 (do without the core).
@@ -43,10 +43,10 @@ def why_not() -> str | None:
 
 
 def isa() -> str:
-    """The instruction set the kernels use, one of SETS; "twin" when the core is absent."""
+    """The instruction set the kernels use, one of SETS; "reference" when the core is absent."""
     core = _load()
     if isinstance(core, str):
-        return "twin"
+        return "reference"
     return os.environ.get("CUTAWAY_ISA") or _best(core)
 
 

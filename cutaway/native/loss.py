@@ -1,4 +1,4 @@
-"""Cross-entropy of some rows of logits and its gradient in their place (native/train/loss.cpp); its twin
+"""Cross-entropy of some rows of logits and its gradient in their place (native/train/loss.cpp); its reference
 is torch's in ``cutaway/train/loss.py``.
 """
 

@@ -1,7 +1,7 @@
 """Unpacking GGML's weight types (native/weights/quant.cpp), and packing them by search
 (native/weights/quant_search.cpp).
 
-The twins are cutaway/weights/quant.py and fit.py.
+The reference implementations are cutaway/weights/quant.py and quant_search.py.
 """
 
 from __future__ import annotations

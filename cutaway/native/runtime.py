@@ -1,5 +1,5 @@
 """The runtime's native half (native/runtime/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid
-out as panels, and one call that reads tokens. The twins are in cutaway/runtime/.
+out as panels, and one call that reads tokens. The reference implementation is cutaway/runtime/.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Matrix(ctypes.Structure):
     ]
 
 
-class Turn(ctypes.Structure):
-    """native/runtime/step.hpp's Turn."""
+class Rotation(ctypes.Structure):
+    """native/runtime/step.hpp's Rotation."""
 
     _fields_ = [("radians", _POINTER), ("magnitude", _DOUBLE), ("pairs", _INT), ("interleaved", _INT)]
 
@@ -72,7 +72,7 @@ class Layer(ctypes.Structure):
         ("page_offset", _LONG),
         *(
             (name, _INT)
-            for name in ("heads", "groups", "key_size", "value_size", "window", "turn", "activation")
+            for name in ("heads", "groups", "key_size", "value_size", "window", "rotation", "activation")
         ),
         *((name, _FLOAT) for name in ("eps", "qk_eps", "scale", "softcap")),
         *((name, _INT) for name in ("expert_count", "top_k", "normalised", "spare")),
@@ -84,12 +84,12 @@ class Model(ctypes.Structure):
 
     _fields_ = [
         ("layers", ctypes.POINTER(Layer)),
-        ("turns", ctypes.POINTER(Turn)),
+        ("rotations", ctypes.POINTER(Rotation)),
         ("embedding", _POINTER),
         ("norm", _POINTER),
         ("head", Matrix),
         ("embedding_row", _LONG),
-        *((name, _INT) for name in ("embedding_type", "layer_count", "turn_count", "width", "vocab")),
+        *((name, _INT) for name in ("embedding_type", "layer_count", "rotation_count", "width", "vocab")),
         *((name, _FLOAT) for name in ("embedding_scale", "eps", "softcap")),
     ]
 
@@ -105,14 +105,14 @@ class Reading(ctypes.Structure):
                 "starts",
                 "positions",
                 "pages",
-                "wanted",
+                "logits_at",
                 "after",
                 "logits",
                 "watched",
                 "patterns",
             )
         ),
-        *((name, _INT) for name in ("sequences", "wanted_count", "watched_count", "spare")),
+        *((name, _INT) for name in ("sequences", "logits_count", "watched_count", "spare")),
     ]
 
 
@@ -185,42 +185,42 @@ def read(
     starts: np.ndarray,
     positions: np.ndarray,
     pages: Sequence[np.ndarray],
-    wanted: np.ndarray,
+    logits_at: np.ndarray,
     threads: int | None = None,
     after: np.ndarray | None = None,
     watched: Sequence[tuple[int, int]] = (),
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Reads new tokens of one or several sequences into their pages: float32 [wanted vocab], the logits after
-    each, and how the ``watched`` attended.
+    """Reads new tokens of one or several sequences into their pages: float32 [logits_at vocab], the logits
+    after each, and the attention weights of ``watched``.
 
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
-    ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [wanted] names the
-    layer behind which the head reads, the last where it is not given (the logit lens). ``watched`` are pairs
-    of a token and a layer: float32 [heads position + 1] of each. Raises UserError for what does not fit
+    ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [logits_at] names
+    the layer after which the head reads, the last where it is not given (the logit lens). ``watched`` are
+    pairs of a token and a layer: float32 [heads position + 1] of each. Raises UserError for what does not fit
     together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
-    for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("wanted", wanted):
+    for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("logits_at", logits_at):
         check(name, array, np.int32)
-    _fits(model, ids, starts, positions, pages, wanted)
+    _fits(model, ids, starts, positions, pages, logits_at)
     patterns = _patterns(model, starts, positions, watched)
     if after is not None:
         check("after", after, np.int32)
-        if len(after) != len(wanted) or (
+        if len(after) != len(logits_at) or (
             len(after) and not 0 <= after.min() <= after.max() < model.layer_count
         ):
             raise UserError(
-                f"The layers {after.tolist()} are not one of {model.layer_count} for each logits wanted."
+                f"The layers {after.tolist()} are not one of {model.layer_count} for each of the logits."
             )
     pairs = np.array(watched, np.int32).reshape(-1, 2)
     drawn = np.array([each.ctypes.data for each in patterns], np.uint64)
-    out = np.empty((len(wanted), model.vocab), np.float32)
+    out = np.empty((len(logits_at), model.vocab), np.float32)
     tables = np.array([each.ctypes.data for each in pages], np.uint64)
     reading = Reading(
-        *(array.ctypes.data for array in (ids, starts, positions, tables, wanted)),
+        *(array.ctypes.data for array in (ids, starts, positions, tables, logits_at)),
         None if after is None else after.ctypes.data,
         *(array.ctypes.data for array in (out, pairs, drawn)),
-        *(len(each) for each in (pages, wanted, pairs)),
+        *(len(each) for each in (pages, logits_at, pairs)),
         0,
     )
     if call(model, reading, library.threads() if threads is None else threads):
@@ -240,15 +240,17 @@ class OneToken:
         _mirrored()
         self._model, self._vocab = model, model.vocab
         self._threads = library.threads() if threads is None else threads
-        self._id, self._position, self._wanted, self._table = _INT(), _INT(), _INT(0), _POINTER()
+        self._id, self._position, self._logits_count, self._table = _INT(), _INT(), _INT(0), _POINTER()
         self._starts = (_INT * 2)(0, 1)
-        places = map(ctypes.addressof, (self._id, self._starts, self._position, self._table, self._wanted))
+        places = map(
+            ctypes.addressof, (self._id, self._starts, self._position, self._table, self._logits_count)
+        )
         self._reading = Reading(*places, None, None, None, None, 1, 1, 0, 0)
 
     def read(self, id: int, position: int, pages: np.ndarray) -> np.ndarray:
         """float32 [vocab]: the logits after ``id`` at ``position``; ``pages`` as ``read`` takes them."""
         if not 0 <= id < self._vocab:
-            raise UserError(f"An id lies outside the model's 0 to {self._vocab - 1}.")
+            raise UserError(f"An id is outside the model's 0 to {self._vocab - 1}.")
         if position < 0 or len(pages) * PAGE <= position:
             raise UserError(f"{len(pages)} pages do not hold position {position}.")
         check("pages", pages, np.uint64)
@@ -280,7 +282,7 @@ def _fits(
     starts: np.ndarray,
     positions: np.ndarray,
     pages: Sequence[np.ndarray],
-    wanted: np.ndarray,
+    logits_at: np.ndarray,
 ) -> None:
     counts = starts[1:] - starts[:-1]
     if not len(ids) or len(pages) != len(positions) or len(starts) != len(pages) + 1:
@@ -288,9 +290,9 @@ def _fits(
     if starts[0] != 0 or starts[-1] != len(ids) or (counts < 1).any():
         raise UserError(f"The starts {starts.tolist()} do not divide {len(ids)} tokens.")
     if ids.min() < 0 or ids.max() >= model.vocab:
-        raise UserError(f"An id lies outside the model's 0 to {model.vocab - 1}.")
-    if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(ids)):
-        raise UserError(f"Logits are wanted of a token outside the {len(ids)} that are read.")
+        raise UserError(f"An id is outside the model's 0 to {model.vocab - 1}.")
+    if len(logits_at) and (logits_at.min() < 0 or logits_at.max() >= len(ids)):
+        raise UserError(f"Logits are asked for of a token outside the {len(ids)} that are read.")
     for count, position, own in zip(counts.tolist(), positions.tolist(), pages, strict=True):
         check("pages", own, np.uint64)
         if position < 0 or len(own) * PAGE < position + count:
@@ -308,8 +310,8 @@ def _mirrored() -> None:
     """That the structures here are laid out as the compiler laid them."""
     theirs = (ctypes.c_int64 * 6)()
     function("cutaway_runtime_sizes", ctypes.c_void_p)(theirs)
-    ours = [ctypes.sizeof(each) for each in (Matrix, Turn, Layer, Model, Reading, Expert)]
+    ours = [ctypes.sizeof(each) for each in (Matrix, Rotation, Layer, Model, Reading, Expert)]
     if list(theirs) != ours:
         raise OperationalError(
-            f"The native core's structures have {list(theirs)} bytes, the door's {ours}; install again."
+            f"The native core's structures have {list(theirs)} bytes, ctypes' {ours}; install again."
         )

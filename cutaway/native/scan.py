@@ -1,4 +1,4 @@
-"""Cutting text by the patterns of the models (native/tokenizer/scan.cpp); its twin is
+"""Cutting text by the patterns of the models (native/tokenizer/scan.cpp); its reference is
 cutaway/tokenizer/pretokenize.py.
 """
 

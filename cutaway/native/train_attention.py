@@ -1,4 +1,4 @@
-"""Attention over heads for training, there and back (native/train/attention.cpp); its twin is the naive
+"""Attention over heads for training, there and back (native/train/attention.cpp); its reference is the naive
 path of ``cutaway/attention``.
 """
 

@@ -1,4 +1,4 @@
-"""Learning word vectors by prediction (native/embedding/word2vec.cpp); its twin is
+"""Learning word vectors by prediction (native/embedding/word2vec.cpp); its reference is
 cutaway/embedding/word2vec.py.
 """
 

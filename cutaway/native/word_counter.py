@@ -1,5 +1,5 @@
-"""Counting the distinct words of a corpus (native/tokenizer/word_counter.cpp); its twin is `WordCounter` of
-tokenizer/word_counter.py.
+"""Counting the distinct words of a corpus (native/tokenizer/word_counter.cpp); the reference is
+`WordCounter` of tokenizer/word_counter.py.
 """
 
 import ctypes

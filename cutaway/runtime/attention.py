@@ -5,12 +5,14 @@ unnormalised. Two such triples are one of both pages (FlashAttention's running s
 
     m = max(m1, m2)     l = l1 e^(m1 - m) + l2 e^(m2 - m)     o = o1 e^(m1 - m) + o2 e^(m2 - m)
 
-so that pages can be shared out over threads. Keys and values are halves. This is the twin of
-native/runtime/attention.cpp, in float32 as there; it adds dimensions in numpy's order."""
+so that pages can be shared out over threads. Keys and values are halves. The reference implementation of
+native/runtime/attention.cpp, to the bit: dimensions, positions and pages are added in their order."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from cutaway.runtime.arithmetic import LANES, exp, exponential, fma, lane_total, softcapped
 
 PAGE = 128
 
@@ -23,32 +25,53 @@ def attend(
     window: int | None = None,
     softcap: float | None = None,
 ) -> np.ndarray:
-    """float32 [t h v]: what each head of each token gathers.
+    """float32 [t h v]: the output of each head at each token.
 
     ``query`` float32 [t h k], already scaled, of the tokens at ``positions`` int [t]; ``keys`` float16
-    [s g k] and ``values`` float16 [s g v] of positions 0 to s - 1; head i looks into group i // (h / g), at
+    [s g k] and ``values`` float16 [s g v] of positions 0 to s - 1; head i attends in group i // (h / g), to
     its own position and those before it, at most ``window`` of them."""
     tokens, heads, _ = query.shape
     groups, size = values.shape[1:]
-    rows = query.reshape(tokens, groups, heads // groups, -1).astype(np.float32)
+    rows = query.reshape(tokens, groups, heads // groups, -1)
     highest = np.full((*rows.shape[:3], 1), -np.inf, np.float32)
     weight = np.zeros_like(highest)
-    mixed = np.zeros((*rows.shape[:3], size), np.float32)
+    output = np.zeros((*rows.shape[:3], size), np.float32)
     for first in range(0, len(keys), PAGE):
-        page = slice(first, first + PAGE)
-        scores = np.einsum("tgrk,sgk->tgrs", rows, keys[page].astype(np.float32))
-        if softcap:
-            scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
-        at = np.arange(first, min(first + PAGE, len(keys)))
+        at = np.arange(first, first + PAGE)
         seen = at <= positions[:, None]
         if window:
             seen &= at > positions[:, None] - window
-        scores = np.where(seen[:, None, None], scores, np.float32(-np.inf))
-        most = np.maximum(highest, scores.max(axis=-1, keepdims=True))
-        reached = np.where(np.isfinite(most), most, np.float32(0))  # a page of which nothing is seen
-        shares = np.exp(scores - reached)
-        kept = np.exp(highest - reached)
-        weight = weight * kept + shares.sum(axis=-1, keepdims=True)
-        mixed = mixed * kept + np.einsum("tgrs,sgv->tgrv", shares, values[page].astype(np.float32))
-        highest = most
-    return (mixed / weight).reshape(tokens, heads, size)
+        page = slice(first, first + PAGE)
+        more, more_highest, more_weight = _page(rows, keys[page], values[page], seen, softcap)
+        most = np.maximum(highest, more_highest)
+        base = np.where(np.isfinite(most), most, np.float32(0))  # a query that saw nothing yet
+        kept = np.where(weight == 0, np.float32(0), exp(highest - base))
+        added = exp(more_highest - base)
+        output = output * kept + more * added
+        highest, weight = most, weight * kept + more_weight * added
+    return (output / weight).reshape(tokens, heads, size)
+
+
+def _page(
+    rows: np.ndarray, keys: np.ndarray, values: np.ndarray, seen: np.ndarray, softcap: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One page for queries [t g r k]: the weighted values [t g r v], the largest score and the weights' sum
+    [t g r 1].
+    """
+    length = len(keys)
+    scores = np.zeros((*rows.shape[:3], length), np.float32)
+    for d, key in enumerate(np.moveaxis(keys.astype(np.float32), 0, -1).swapaxes(0, 1)):  # [k g s]
+        scores = fma(rows[..., d, None], key[:, None], scores)
+    seen = seen[:, None, None, :length]
+    scores = np.where(seen, softcapped(scores, softcap), np.float32(-np.inf))
+    highest = scores.max(axis=-1, keepdims=True)
+    base = np.where(np.isfinite(highest), highest, np.float32(0))  # a page of which nothing is seen
+    weights = np.where(seen, exponential(scores - base), np.float32(0))
+    lanes = np.zeros((*rows.shape[:3], LANES), np.float32)
+    for at in range(0, length, LANES):
+        block = weights[..., at : at + LANES]
+        lanes[..., : block.shape[-1]] += block
+    output = np.zeros((*rows.shape[:3], values.shape[-1]), np.float32)
+    for s, value in enumerate(values.astype(np.float32)):  # [g v]
+        output = fma(weights[..., s, None], value[:, None], output)
+    return output, highest, lane_total(lanes)[..., None]

@@ -14,7 +14,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
-from cutaway.native import runtime as door
+from cutaway.native import runtime as native
 from cutaway.runtime.packing import Plan
 from cutaway.weights.rules import Tensors
 
@@ -52,8 +52,8 @@ class Pages:
         return len(self._free)
 
     def make(self, pause: Callable[[], None]) -> None:
-        """One more, written in pieces with a pause after each, so that who computes meanwhile is hardly held
-        up.
+        """One more, written in pieces with a pause after each, so that other threads are hardly held up
+        meanwhile.
         """
         block, place = self._made()
         for start in range(0, self.halves, PIECE):
@@ -88,7 +88,7 @@ class State:
         self._borrowed = 0  # how many of them, from the first, others read too
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
-        self.one: door.OneToken | None = None  # made when a token is first read alone
+        self.one: native.OneToken | None = None  # made when a token is first read alone
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +97,7 @@ class State:
 
     def reserve(self, length: int) -> None:
         """Makes the pages that hold this many positions."""
-        while len(self._pages) * door.PAGE < length:
+        while len(self._pages) * native.PAGE < length:
             self._pages.append(self._store.take())
         if len(self.addresses) != len(self._pages):
             self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
@@ -105,10 +105,10 @@ class State:
     def truncate(self, length: int) -> None:
         """Forgets everything after the first ``length`` positions."""
         self.length = min(length, self.length)
-        del self._pages[-(-self.length // door.PAGE) :]
-        if self.length // door.PAGE < min(self._borrowed, len(self._pages)):
+        del self._pages[-(-self.length // native.PAGE) :]
+        if self.length // native.PAGE < min(self._borrowed, len(self._pages)):
             self._pages[-1] = self._pages[-1].copy()  # what is read next is written into it
-        self._borrowed = min(self._borrowed, self.length // door.PAGE)
+        self._borrowed = min(self._borrowed, self.length // native.PAGE)
         self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
 
     @property
@@ -119,14 +119,14 @@ class State:
     def borrow(self, pages: Sequence[np.ndarray]) -> None:
         """Begins with these full pages of another's: what is read next goes to pages of its own."""
         self._pages, self._borrowed = list(pages), len(pages)
-        self.length = len(pages) * door.PAGE
+        self.length = len(pages) * native.PAGE
         self.reserve(self.length)
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
         copy = State(self._store)
         copy._pages = [page.copy() for page in self._pages]
-        copy.reserve(len(self._pages) * door.PAGE)
+        copy.reserve(len(self._pages) * native.PAGE)
         copy.length = self.length
         return copy
 
@@ -139,7 +139,7 @@ class RuntimeEngine:
         self.vocab = config.vocab
         self.max_context = config.context
         self.layers = len(config.blocks)
-        self.page, self.grid, self.page_bytes = door.PAGE, 1, 2 * self.plan.page_halves
+        self.page, self.grid, self.page_bytes = native.PAGE, 1, 2 * self.plan.page_halves
         self.threads = threads
         self._store = Pages(self.plan.page_halves)
 
@@ -170,7 +170,7 @@ class RuntimeEngine:
         """Reads one id; float32 [v]."""
         self._make_room(state, 1)
         if state.one is None:
-            state.one = door.OneToken(self.plan.model, self.threads)
+            state.one = native.OneToken(self.plan.model, self.threads)
         logits = state.one.read(id, state.length, state.addresses)
         state.length += 1
         return logits
@@ -227,7 +227,7 @@ class RuntimeEngine:
         for text, state in zip(texts, states, strict=True):
             self._make_room(state, len(text))
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-        seen = door.read(
+        seen = native.read(
             self.plan.model,
             np.array([id for text in texts for id in text], np.int32),
             starts,

@@ -4,9 +4,8 @@
 
 A vector is rounded once for all matrices that read it: scale = max |x| / 127 of each 32 numbers, q = x /
 scale to the nearest. Sums of products are whole numbers and exact; the groups are added in their order in
-float32. native/runtime/matmul.cpp gives the same bits, on every instruction set, for every type but the
-floats: F32 and F16 read vectors as they are, and BF16 reads them as bfloat16, whose products are exact; the
-kernels add those in one order on every instruction set, numpy here in its own."""
+float32. F32 and F16 read vectors as they are, and BF16 reads them as bfloat16. The reference implementation
+of native/runtime/matmul.cpp: every instruction set gives its bits."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cutaway.gguf import Packed
+from cutaway.runtime.arithmetic import fma
 from cutaway.weights import quant
 
 GROUP = 32
@@ -81,78 +81,29 @@ def head_product(packed: Packed, x: np.ndarray) -> np.ndarray:
 def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """float32 [n rows]: W x for vectors float32 [n columns], as the kernels compute it."""
     if not reads_eight_bits(packed.type):
-        return rounded(x, packed.type) @ quant.unpack_twin(packed).T
+        return _float_product(packed, rounded(x, packed.type))
     vectors = quantize(x)
-    weights, scale, least = _whole(packed)
-    groups, parts = vectors.q.shape[1], weights.shape[1]
-    share = parts // groups  # 2 where sixteen weights have a scale of their own
-    q = vectors.q.reshape(len(x), parts, -1).astype(np.int32)
-    dot = np.einsum("rgk,ngk->nrg", weights.astype(np.int32), q)
-    acc = np.zeros((len(x), packed.shape[0]), np.float32)
-    whole = vectors.q.astype(np.int32).sum(axis=-1).astype(np.float32)
-    shift = vectors.scale * whole
-    for g in range(parts):
-        of = g // share
-        acc += dot[..., g].astype(np.float32) * (scale[:, g] * vectors.scale[:, of, None])
+    scale, least, q = quant.parts(packed)
+    shift = vectors.scale * vectors.q.sum(axis=-1, dtype=np.int32).astype(np.float32)
+    parts = scale.shape[1] // vectors.scale.shape[1]  # 2 where sixteen weights have a scale of their own
+    inputs = vectors.q.reshape(len(x), scale.shape[1], -1).astype(np.float32)
+    acc = np.zeros((len(x), len(q)), np.float32)
+    for part in range(scale.shape[1]):
+        dot = inputs[:, part] @ q[:, part].T.astype(np.float32)  # whole numbers below 2^24: exact
+        acc += dot * (scale[:, part] * vectors.scale[:, part // parts, None])
         if least is not None:
-            acc += least[:, g] * shift[:, of, None]
+            acc += least[:, part] * shift[:, part // parts, None]
     return acc
 
 
-def _whole(packed: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Weights as whole numbers [rows parts k], and each part's scale and least, float32 [rows parts]."""
-    rows = packed.shape[0]
-    blocks = np.ascontiguousarray(packed.data).reshape(-1, quant.TYPES[packed.type].bytes)
-    scale, least, values = _PARTS[packed.type](blocks)
-    least = None if least is None else np.ascontiguousarray(least, np.float32).reshape(rows, -1)
-    return values.reshape(rows, -1, values.shape[-1]), scale.reshape(rows, -1), least
-
-
-def _q4_0(b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    return quant._half(b, 0), None, quant._nibbles(b[:, 2:]) - 8
-
-
-def _q4_1(b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    return quant._half(b, 0), quant._half(b, 2), quant._nibbles(b[:, 4:])
-
-
-def _q5_0(b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    return quant._half(b, 0), None, (quant._nibbles(b[:, 6:]) | quant._fifth_bits(b[:, 2:6])) - 16
-
-
-def _q5_1(b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    return quant._half(b, 0), quant._half(b, 2), quant._nibbles(b[:, 8:]) | quant._fifth_bits(b[:, 4:8])
-
-
-def _q8_0(b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    return quant._half(b, 0), None, b[:, 2:].view(np.int8)
-
-
-def _q4_k(b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    scale, least = quant._scales_of_32(b)
-    return scale, -least, quant._nibbles(b[:, 16:].reshape(-1, 32)).reshape(len(b), 8, 32)
-
-
-def _q5_k(b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    scale, least = quant._scales_of_32(b)
-    fifth = np.stack([((b[:, 16:48] >> bit) & 1) << 4 for bit in range(8)], axis=1).view(np.int8)
-    return scale, -least, quant._nibbles(b[:, 48:].reshape(-1, 32)).reshape(len(b), 8, 32) | fifth
-
-
-def _q6_k(b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    scale = quant._half(b, 208) * b[:, 192:208].view(np.int8).astype(np.float32)
-    low = quant._nibbles(b[:, :128].reshape(-1, 64)).reshape(len(b), 256)
-    q = (low | quant._pairs_of_bits(b[:, 128:192]).view(np.int8) << 4) - 32
-    return scale, None, q.reshape(len(b), 16, 16)
-
-
-_PARTS = {
-    "Q4_0": _q4_0,
-    "Q4_1": _q4_1,
-    "Q5_0": _q5_0,
-    "Q5_1": _q5_1,
-    "Q8_0": _q8_0,
-    "Q4_K": _q4_k,
-    "Q5_K": _q5_k,
-    "Q6_K": _q6_k,
-}
+def _float_product(packed: Packed, x: np.ndarray) -> np.ndarray:
+    """W x of floats in two sums: even and odd columns, or of BF16 every other pair, its odd column first."""
+    columns = np.ascontiguousarray(quant.unpack_reference(packed).T)
+    sums = [np.zeros((len(x), packed.shape[0]), np.float32) for _ in range(2)]
+    paired = packed.type == "BF16"
+    for at in range(len(columns) + len(columns) % 2):
+        column = at ^ 1 if paired else at
+        if column < len(columns):
+            which = at // 2 % 2 if paired else at % 2
+            sums[which] = fma(columns[column], x[:, column, None], sums[which])
+    return sums[0] + sums[1]

@@ -19,7 +19,7 @@ from cutaway.gguf import Packed, mapping_of
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
-from cutaway.native import runtime as door
+from cutaway.native import runtime as native
 from cutaway.position import rope
 from cutaway.weights import quant
 from cutaway.weights.rules import ROUTERS, Tensors
@@ -43,10 +43,10 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
     for name, shape in config.weights().items():
         if len(shape) == 2 and name != "embedding.weight":
             type = _type(name, tensors)
-            if type not in door.TYPES:
+            if type not in native.TYPES:
                 return f"the weight {name} is stored as {type}"
     table = tensors.later("embedding.weight").type
-    if config.tied and table not in door.TYPES:
+    if config.tied and table not in native.TYPES:
         return f"the embedding table, which is also the head, is stored as {table}"
     return None
 
@@ -82,8 +82,8 @@ class Plan:
         self._names = frozenset(config.weights())
         self.page_halves = 0
         positions = [block.attention.position for block in config.blocks]
-        self._turns = list(dict.fromkeys(each for each in positions if each is not None))
-        self._layers = (door.Layer * len(config.blocks))(*map(self._layer, range(len(config.blocks))))
+        self._rotations = list(dict.fromkeys(each for each in positions if each is not None))
+        self._layers = (native.Layer * len(config.blocks))(*map(self._layer, range(len(config.blocks))))
         self.model = self._model()
         del self._tensors
 
@@ -92,26 +92,26 @@ class Plan:
         """Bytes of all matrices as panels."""
         return self._weights.nbytes
 
-    def _model(self) -> door.Model:
+    def _model(self) -> native.Model:
         config = self.config
-        turns = (door.Turn * max(1, len(self._turns)))(*map(self._turn, self._turns))
+        rotations = (native.Rotation * max(1, len(self._rotations)))(*map(self._rotation, self._rotations))
         head = self._matrix("embedding" if config.tied else "head")
         rows = np.empty((0, 0), np.uint8)  # a tied table is read out of the head's panels
         if not config.tied:
             table = self._tensors["embedding.weight"]
             rows = np.ascontiguousarray(table.data)
             _check_rows("embedding.weight", table)
-        self._kept += [turns, rows]
-        return door.Model(
+        self._kept += [rotations, rows]
+        return native.Model(
             layers=self._layers,
-            turns=turns,
+            rotations=rotations,
             embedding=None if config.tied else rows.ctypes.data,
             norm=self._vector("norm.weight"),
             head=head,
             embedding_row=rows.shape[1],
-            embedding_type=door.LAYOUTS[self._tensors.later("embedding.weight").type].id,
+            embedding_type=native.LAYOUTS[self._tensors.later("embedding.weight").type].id,
             layer_count=len(config.blocks),
-            turn_count=len(self._turns),
+            rotation_count=len(self._rotations),
             width=config.width,
             vocab=config.vocab,
             embedding_scale=config.embedding_scale,
@@ -119,17 +119,17 @@ class Plan:
             softcap=config.softcap or 0.0,
         )
 
-    def _layer(self, n: int) -> door.Layer:
+    def _layer(self, n: int) -> native.Layer:
         block, path = self.config.blocks[n], f"blocks.{n}"
         attention = block.attention
         offset = self.page_halves
-        stride = -(-attention.values // door.PANEL) * door.PANEL
-        self.page_halves += attention.groups * door.PAGE * (attention.key_size + stride)
+        stride = -(-attention.values // native.PANEL) * native.PANEL
+        self.page_halves += attention.groups * native.PAGE * (attention.key_size + stride)
         norms = {
-            name: f"{path}.{'attention.' if name in OF_HEADS else ''}{name}.weight" for name in door.NORMS
+            name: f"{path}.{'attention.' if name in OF_HEADS else ''}{name}.weight" for name in native.NORMS
         }
-        return door.Layer(
-            **{name: self._matrix(f"{path}.attention.{name}") for name in door.MATRICES[:4]},
+        return native.Layer(
+            **{name: self._matrix(f"{path}.attention.{name}") for name in native.MATRICES[:4]},
             **(self._mixture if isinstance(block.mlp, MoE) else self._mlp)(f"{path}.mlp"),
             **{name: self._vector(weight) for name, weight in norms.items() if weight in self._names},
             page_offset=offset,
@@ -138,26 +138,26 @@ class Plan:
             key_size=attention.key_size,
             value_size=attention.values,
             window=attention.window if isinstance(attention, local.Config) else 0,
-            turn=-1 if attention.position is None else self._turns.index(attention.position),
-            activation=door.ACTIVATIONS.index(block.mlp.activation),
+            rotation=-1 if attention.position is None else self._rotations.index(attention.position),
+            activation=native.ACTIVATIONS.index(block.mlp.activation),
             eps=block.norm.eps,
             qk_eps=attention.qk_norm.eps if attention.qk_norm else 0.0,
             scale=attention.key_size**-0.5 if attention.scale is None else attention.scale,
             softcap=attention.softcap or 0.0,
         )
 
-    def _mlp(self, path: str) -> dict[str, door.Matrix]:
+    def _mlp(self, path: str) -> dict[str, native.Matrix]:
         """The matrices of an MLP; without a gate where it has none."""
-        names = [name for name in door.EXPERT if f"{path}.{name}.weight" in self._names]
+        names = [name for name in native.EXPERT if f"{path}.{name}.weight" in self._names]
         return {name: self._matrix(f"{path}.{name}") for name in names}
 
     def _mixture(self, path: str) -> dict[str, Any]:
         """The experts of a layer, what routes to them, and in the MLP's place the one all tokens pass."""
         of: MoE = self.config.blocks[int(path.split(".")[1])].mlp  # pyright: ignore[reportAssignmentType]
-        experts = [door.Expert(**self._mlp(f"{path}.experts.{e}")) for e in range(of.experts)]
-        held = (door.Expert * len(experts))(*experts)
+        experts = [native.Expert(**self._mlp(f"{path}.experts.{e}")) for e in range(of.experts)]
+        held = (native.Expert * len(experts))(*experts)
         self._kept.append(held)
-        routers = [name for name in door.ROUTERS if f"{path}.{name}.weight" in self._names]
+        routers = [name for name in native.ROUTERS if f"{path}.{name}.weight" in self._names]
         return {
             **{name: self._matrix(f"{path}.{name}") for name in routers},
             **self._mlp(f"{path}.shared"),
@@ -167,29 +167,29 @@ class Plan:
             "normalised": of.normalised,
         }
 
-    def _turn(self, position: rope.Config) -> door.Turn:
+    def _rotation(self, position: rope.Config) -> native.Rotation:
         radians = np.ascontiguousarray(position.frequencies(), dtype=np.float64)
         self._kept.append(radians)
-        return door.Turn(radians.ctypes.data, position.magnitude, len(radians), position.interleaved)
+        return native.Rotation(radians.ctypes.data, position.magnitude, len(radians), position.interleaved)
 
-    def _matrix(self, path: str) -> door.Matrix:
-        packed = _read(f"{path}.weight", self._tensors)
+    def _matrix(self, path: str) -> native.Matrix:
+        packed = as_it_runs(f"{path}.weight", self._tensors)
         rows, columns = packed.shape
-        panels = self._weights.take(door.packed_bytes(packed.type, rows, columns))
-        at_once = max(1, AT_ONCE // (packed.data.shape[1] * door.PANEL)) * door.PANEL
+        panels = self._weights.take(native.packed_bytes(packed.type, rows, columns))
+        at_once = max(1, AT_ONCE // (packed.data.shape[1] * native.PANEL)) * native.PANEL
         done, threads = 0, library.threads()
         for first in range(0, rows, at_once):
             count = min(at_once, rows - first)
-            size = door.packed_bytes(packed.type, count, columns)
+            size = native.packed_bytes(packed.type, count, columns)
             data = np.ascontiguousarray(packed.data[first : first + count])
             try:
-                door.pack(packed.type, count, columns, data, panels[done : done + size], first, threads)
+                native.pack(packed.type, count, columns, data, panels[done : done + size], first, threads)
             except UserError as problem:
                 raise UserError(f"The weight {path}.weight cannot be run: {problem}") from None
             _give_back(packed.data)
             done += size
         bias = self._vector(f"{path}.bias") if f"{path}.bias" in self._tensors else None
-        return door.Matrix(panels.ctypes.data, bias, door.LAYOUTS[packed.type].id, rows, columns, 0)
+        return native.Matrix(panels.ctypes.data, bias, native.LAYOUTS[packed.type].id, rows, columns, 0)
 
     def _vector(self, name: str) -> int:
         values = quant.finite(name, self._tensors[name])
@@ -202,7 +202,8 @@ def _type(name: str, tensors: Tensors) -> str:
     return "F32" if name.endswith(ROUTERS) else tensors.later(name).type
 
 
-def _read(name: str, tensors: Tensors) -> Packed:
+def as_it_runs(name: str, tensors: Tensors) -> Packed:
+    """The matrix of this name in the type that it runs as."""
     packed = tensors[name]
     return quant.pack(quant.unpack(packed), "F32") if name.endswith(ROUTERS) else packed
 
@@ -234,7 +235,7 @@ def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Ten
     total = 0
     for name, shape in weights.items():
         if len(shape) == 2 and (config.tied or name != "embedding.weight"):
-            total += _aligned(door.packed_bytes(_type(name, tensors), *shape))
+            total += _aligned(native.packed_bytes(_type(name, tensors), *shape))
     return total
 
 

@@ -1,4 +1,4 @@
-"""How a packed matrix lies in memory when it runs: sixteen rows side by side, the same bytes in another
+"""A packed matrix in memory when it runs: sixteen rows side by side, the same bytes in another
 order.
 
 A block (32 values, 256 for the K types) of sixteen rows is stored field after field, so that one register
@@ -8,9 +8,9 @@ holds the same place of sixteen rows and a product needs no sum across its lanes
     bytes  [n 16]       six-bit or signed scales of the K types, byte by byte
     words  [n 16] of 4  quants, four bytes at a time
 
-Fifth bits of Q5_0 and Q5_1 are turned so that bit 8i + s belongs to value 4s + i. F32 and F16 lie as columns
-[columns 16], BF16 as pairs of columns. The reference implementation of
-native/runtime/panels.cpp, byte for byte.
+Fifth bits of Q5_0 and Q5_1 are transposed so that bit 8i + s belongs to value 4s + i. F32 and F16 are stored
+as columns [columns 16], BF16 as pairs of columns. The reference implementation of native/runtime/panels.cpp,
+byte for byte.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FIELDS = {
 FIFTHS = {"Q5_0": 2, "Q5_1": 4}  # where the word of fifth bits begins
 
 
-def pack_twin(packed: Packed) -> np.ndarray:
+def pack_reference(packed: Packed) -> np.ndarray:
     """The panels of a matrix, uint8; rows past the last, and an odd last column's partner, are zeros."""
     layout = TYPES[packed.type]
     size = layout.bytes * (2 if layout.block == 1 else 1)
@@ -47,7 +47,7 @@ def pack_twin(packed: Packed) -> np.ndarray:
     data[:rows, :row_bytes] = packed.data
     data = data.reshape(panels, PANEL, blocks, size).transpose(0, 2, 1, 3)  # [panels blocks 16 bytes]
     if packed.type in FIFTHS:
-        data = _turned(data, FIFTHS[packed.type])
+        data = _fifths_transposed(data, FIFTHS[packed.type])
     parts = [
         data[..., first : first + count * width]
         .reshape(panels, blocks, PANEL, count, width)
@@ -58,9 +58,9 @@ def pack_twin(packed: Packed) -> np.ndarray:
     return np.concatenate(parts, axis=-1).ravel()
 
 
-def _turned(data: np.ndarray, first: int) -> np.ndarray:
+def _fifths_transposed(data: np.ndarray, first: int) -> np.ndarray:
     bits = np.unpackbits(data[..., first : first + 4], axis=-1, bitorder="little")
-    turned = bits.reshape(*bits.shape[:-1], 8, 4).swapaxes(-1, -2).reshape(bits.shape)
+    transposed = bits.reshape(*bits.shape[:-1], 8, 4).swapaxes(-1, -2).reshape(bits.shape)
     out = data.copy()
-    out[..., first : first + 4] = np.packbits(turned, axis=-1, bitorder="little")
+    out[..., first : first + 4] = np.packbits(transposed, axis=-1, bitorder="little")
     return out

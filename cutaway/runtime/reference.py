@@ -2,13 +2,13 @@
 absent.
 
     x = embedding[id]
-    for each block:  x += out(attention(turned q, k, v of norm(x)));  x += down(act(gate) up of norm(x))
+    for each block:  x += out(attention(rotated q, k, v of norm(x)));  x += down(act(gate) up of norm(x))
     logits = head(norm(x))
 
-In a mixture of experts a token passes the MLPs that its router picks; what they say is added up by weight.
-The roundings are the native step's: packed matrices see 8-bit vectors (matmul.py), keys and values are kept
-as halves, everything between is float32. Sums of norms and of attention are added in numpy's order, so that
-the last bit may differ, and behind a number on the edge of two roundings more than that."""
+In a mixture of experts a token passes the MLPs that its router picks; their outputs are added up by weight.
+Packed matrices read 8-bit vectors (matmul.py), keys and values are kept as halves, everything between is
+float32. Every sum has the native step's order and every product its rounding (arithmetic.py): the logits are
+the native step's, to the bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
-from cutaway.runtime import attention, matmul, packing
+from cutaway.runtime import arithmetic, attention, matmul, packing
 from cutaway.weights import quant
 from cutaway.weights.rules import Tensors
 
@@ -31,7 +31,7 @@ CHUNK = 128  # tokens read at once
 
 
 class State:
-    """What was read of one text: keys and values of every layer, float16 [s g size]."""
+    """The KV cache of one text: keys and values of every layer, float16 [s g size]."""
 
     def __init__(self, config: Decoder) -> None:
         shapes = [(block.attention.groups, block.attention.key_size) for block in config.blocks]
@@ -104,27 +104,27 @@ class ReferenceEngine:
         return self.prefill_all_logits(ids, self.new_state())
 
     def _read(self, ids: Sequence[int], state: State) -> np.ndarray:
-        """float32 [t d]: the stream behind the last block, the ids' keys and values being in the state."""
+        """float32 [t d]: the residual stream after the last block; keys and values are in the state."""
         if state.length + len(ids) > self.max_context:
             raise UserError(
                 f"The model's context holds {self.max_context} ids, and this text has "
                 f"{state.length + len(ids)}: shorten it"
             )
         if min(ids) < 0 or max(ids) >= self.vocab:
-            raise UserError(f"An id lies outside the model's 0 to {self.vocab - 1}.")
+            raise UserError(f"An id is outside the model's 0 to {self.vocab - 1}.")
         table = self.tensors["embedding.weight"]
         x = quant.unpack(table.rows(np.asarray(ids))) * np.float32(self.config.embedding_scale)
         positions = np.arange(state.length, state.length + len(ids))
         for n, block in enumerate(self.config.blocks):
             path = f"blocks.{n}"
-            said = self._attention(
+            out = self._attention(
                 block, n, self._norm(x, f"{path}.attention_norm", block.norm.eps), positions, state
             )
-            x = x + self._post(block, said, f"{path}.attention_post_norm")
+            x = x + self._post(block, out, f"{path}.attention_post_norm")
             normed = self._norm(x, f"{path}.mlp_norm", block.norm.eps)
-            speak: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
-            said = speak(block.mlp, f"{path}.mlp", normed)
-            x = x + self._post(block, said, f"{path}.mlp_post_norm")
+            apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
+            out = apply(block.mlp, f"{path}.mlp", normed)
+            x = x + self._post(block, out, f"{path}.mlp_post_norm")
         state.length += len(ids)
         return x
 
@@ -140,7 +140,7 @@ class ReferenceEngine:
             query = self._norm(query, f"{path}.query_norm", of.qk_norm.eps)
             key = self._norm(key, f"{path}.key_norm", of.qk_norm.eps)
         if of.position is not None:
-            query, key = turned(query, positions, of.position), turned(key, positions, of.position)
+            query, key = rotated(query, positions, of.position), rotated(key, positions, of.position)
         state.keys[n] = np.concatenate([state.keys[n], key.astype(np.float16)])
         state.values[n] = np.concatenate([state.values[n], value.astype(np.float16)])
         mixed = attention.attend(
@@ -160,52 +160,51 @@ class ReferenceEngine:
         return self._matrix(f"{path}.down", hidden)
 
     def _mixture(self, of: MoE, path: str, x: np.ndarray) -> np.ndarray:
-        scores = x @ self._vector(f"{path}.router.weight").T
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
+        scores = self._matrix(f"{path}.router", x)
+        shares = arithmetic.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= _in_order(shares)
         chosen = np.argsort(-shares, axis=1, kind="stable")[:, : of.top_k]  # the first of equals first
         weights = np.take_along_axis(shares, chosen, axis=1)
         if of.normalised:
-            weights /= weights.sum(axis=1, keepdims=True)
-        said = np.zeros_like(x)
+            weights /= _in_order(weights)
+        out = np.zeros_like(x)
         if of.common is not None:
-            said += self._mlp(of.common, f"{path}.shared", x)
+            out += self._mlp(of.common, f"{path}.shared", x)
         if of.shared_gate:
-            said /= np.float32(1) + np.exp(-(x @ self._vector(f"{path}.shared_gate.weight").T))
+            gate = self._matrix(f"{path}.shared_gate", x)
+            out *= np.float32(1) / (np.float32(1) + arithmetic.exp(-gate))
         for rank in range(of.top_k):
             for e in np.unique(chosen[:, rank]).tolist():
                 of_e = chosen[:, rank] == e
-                spoken = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e])
-                said[of_e] += weights[of_e, rank, None] * spoken
-        return said
+                expert_out = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e])
+                out[of_e] += weights[of_e, rank, None] * expert_out
+        return out
 
     def _head(self, x: np.ndarray) -> np.ndarray:
-        """float32 [t v] of the stream [t d]."""
+        """float32 [t v] of the residual stream [t d]."""
         name = "embedding" if self.config.tied else "head"
         scores = matmul.head_product(
             self.tensors[f"{name}.weight"], self._norm(x, "norm", self.config.norm.eps)
         )
-        cap = self.config.softcap
-        return np.float32(cap) * np.tanh(scores / np.float32(cap)) if cap else scores
+        return arithmetic.softcapped(scores, self.config.softcap)
 
     def _matrix(self, path: str, x: np.ndarray) -> np.ndarray:
-        out = matmul.product(self.tensors[f"{path}.weight"], x)
+        out = matmul.product(packing.as_it_runs(f"{path}.weight", self.tensors), x)
         bias = f"{path}.bias"
         return out + quant.unpack(self.tensors[bias]) if bias in self.tensors else out
 
     def _norm(self, x: np.ndarray, path: str, eps: float) -> np.ndarray:
-        squares = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-        return x * (np.float32(1) / np.sqrt(squares + np.float32(eps))) * self._vector(f"{path}.weight")
+        return arithmetic.rms_norm(x, self._vector(f"{path}.weight"), eps)
 
-    def _post(self, block: Block, said: np.ndarray, path: str) -> np.ndarray:
-        return self._norm(said, path, block.norm.eps) if block.post_norm else said
+    def _post(self, block: Block, out: np.ndarray, path: str) -> np.ndarray:
+        return self._norm(out, path, block.norm.eps) if block.post_norm else out
 
     def _vector(self, name: str) -> np.ndarray:
         return quant.unpack(self.tensors[name])
 
 
-def turned(x: np.ndarray, positions: np.ndarray, by: rope.Config) -> np.ndarray:
-    """Heads [t h k] at ``positions`` [t], their leading dimensions turned pair by pair."""
+def rotated(x: np.ndarray, positions: np.ndarray, by: rope.Config) -> np.ndarray:
+    """Heads [t h k] at ``positions`` [t], their leading dimensions rotated pair by pair."""
     angles = positions[:, None] * by.frequencies()
     cos, sin = (
         (np.asarray(side(angles)) * by.magnitude).astype(np.float32)[:, None] for side in (np.cos, np.sin)
@@ -222,21 +221,24 @@ def turned(x: np.ndarray, positions: np.ndarray, by: rope.Config) -> np.ndarray:
     return out
 
 
+def _in_order(x: np.ndarray) -> np.ndarray:
+    """The sum of each row, one number after another: float32 [t 1] of [t n]."""
+    return np.add.accumulate(x, axis=1)[:, -1:]
+
+
 def _silu(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return x / (np.float32(1) + np.exp(-x))
+    return x / (np.float32(1) + arithmetic.exponential(-x))
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:
     """x/2 (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
-    u = x * (x * x * np.float32(0.044715) + np.float32(1))
-    with np.errstate(over="ignore"):
-        return x / (np.float32(1) + np.exp(u * np.float32(-2 * math.sqrt(2 / math.pi))))
+    u = x * arithmetic.fma(x * x, np.float32(0.044715), np.float32(1))
+    return x / (np.float32(1) + arithmetic.exponential(u * np.float32(-1.5957691216)))
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
     erf = np.vectorize(math.erf, otypes=[np.float32])
-    return x * np.float32(0.5) * (np.float32(1) + erf(x * np.float32(math.sqrt(0.5))))
+    return x * (np.float32(0.5) * (np.float32(1) + erf(x * np.float32(0.70710678))))
 
 
 ACTIVATIONS = {

@@ -224,18 +224,12 @@ class AuthMiddleware:
         """The hash of the request's API key. Refuses other hosts, pages of other sites, and wrong keys."""
         host = headers.get("host", "")
         if self.policy.hosts is not None and _name(host) not in self.policy.hosts:
-            raise APIError(
-                403,
-                f"This server does not answer for the host {host[:100]!r}: name it with --allow-host",
-                code="wrong_host",
-            )
+            text = f"This server does not answer for the host {host[:100]!r}: name it with --allow-host"
+            raise APIError(403, text, code="wrong_host")
         origin = headers.get("origin")
         if origin is not None and not self._same_site(origin, host):
-            raise APIError(
-                403,
-                f"Pages of {origin[:100]!r} may not ask this server: name them with --cors",
-                code="wrong_origin",
-            )
+            text = f"Pages of {origin[:100]!r} may not ask this server: name them with --cors"
+            raise APIError(403, text, code="wrong_origin")
         asks_first = scope["method"] == "OPTIONS" and origin is not None  # a browser, which sends no key yet
         if not self.policy.keys or asks_first or scope["path"] in PUBLIC:
             return b""
@@ -243,12 +237,8 @@ class AuthMiddleware:
         digest = _digest(given.strip())
         known = [hmac.compare_digest(digest, _digest(key)) for key in self.policy.keys]  # all, at any match
         if scheme.lower() != "bearer" or not any(known):
-            raise APIError(
-                401,
-                "This server needs an API key, as the header Authorization: Bearer KEY",
-                type="authentication_error",
-                code="invalid_api_key",
-            )
+            text = "This server needs an API key, as the header Authorization: Bearer KEY"
+            raise APIError(401, text, type="authentication_error", code="invalid_api_key")
         return digest
 
     def _same_site(self, origin: str, host: str) -> bool:

@@ -130,11 +130,8 @@ def _requests(
 def _check_consistent(body: ChatCompletionRequest) -> None:
     """Refuse fields that contradict each other."""
     if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise APIError(
-            400,
-            "max_tokens and max_completion_tokens mean the same: give one",
-            param="max_tokens",
-        )
+        text = "max_tokens and max_completion_tokens mean the same: give one"
+        raise APIError(400, text, param="max_tokens")
     if body.top_logprobs is not None and not body.logprobs:
         raise APIError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
@@ -148,11 +145,8 @@ def _check_consistent(body: ChatCompletionRequest) -> None:
         and body.response_format.type != "text"
         and body.tool_choice != "none"
     ):
-        raise APIError(
-            400,
-            "response_format and tools exclude each other: use tool_choice 'none'",
-            param="response_format",
-        )
+        text = "response_format and tools exclude each other: use tool_choice 'none'"
+        raise APIError(400, text, param="response_format")
 
 
 def _tool_rules(
@@ -168,9 +162,8 @@ def _tool_rules(
     if isinstance(choice, NamedTool):
         name = choice.function.name
         if name not in schemas:
-            raise APIError(
-                400, f"tool_choice names {name[:64]!r}, which is not among the tools", param="tool_choice"
-            )
+            text = f"tool_choice names {name[:64]!r}, which is not among the tools"
+            raise APIError(400, text, param="tool_choice")
         return format, tool_grammar.required_grammar(
             format, {name: schemas[name]}, lm.tokenizer, several=False
         )

@@ -58,11 +58,8 @@ def _requests(service: Service, body: CompletionRequest, client: str, cache_scop
     service.limits.check_choices(count, "n")
     asked = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if asked == 0 and not body.echo:
-        raise APIError(
-            400,
-            "max_tokens is 0: an answer has at least one token, unless the prompt is echoed",
-            param="max_tokens",
-        )
+        text = "max_tokens is 0: an answer has at least one token, unless the prompt is echoed"
+        raise APIError(400, text, param="max_tokens")
     for ids in texts:
         service.limits.tokens(asked, len(ids), context, "max_tokens")
         service.check_ids(ids, "prompt")

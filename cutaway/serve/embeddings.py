@@ -23,11 +23,8 @@ def embed(service: Service, body: EmbeddingRequest) -> Response:
     service.limits.check_texts(len(given) if given and not isinstance(given[0], int) else 1, "input")
     rows, width = prompts(service, body.input, "input"), service.lm.config.width
     if body.dimensions not in (None, width):
-        raise APIError(
-            400,
-            f"This model's vectors have {width} numbers, and no other length: leave dimensions out",
-            param="dimensions",
-        )
+        text = f"This model's vectors have {width} numbers, and no other length: leave dimensions out"
+        raise APIError(400, text, param="dimensions")
     if body.pooling is None and not service.lm.is_encoder:
         raise APIError(
             400,

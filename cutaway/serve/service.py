@@ -70,6 +70,10 @@ class Limits:
     trace_tokens: int = 1024
     trace_numbers: int = 4_000_000
 
+    def scheduler(self, engine: Engine, tokenizer: Tokenizer) -> Scheduler:
+        """A scheduler within these limits."""
+        return Scheduler(engine, tokenizer, max_sequences=self.max_sequences, max_queue=self.max_queue)
+
     def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:
         """An answer's max_tokens after so long a prompt; APIError where that is fewer than asked."""
         if asked is not None and prompt + asked > context:
@@ -234,8 +238,7 @@ class Service:
         """The scheduler of requests with edits: on the definition, beside the one of all others."""
         if isinstance(self.decoder.engine, Editable):
             return self.decoder
-        limits = self.limits
-        made = Scheduler(_Definition(self.lm), max_sequences=limits.max_sequences, max_queue=limits.max_queue)
+        made = self.limits.scheduler(self.lm.definition, self.lm.tokenizer)
         made.on_step = self.bridge.send
         return made
 
@@ -295,7 +298,7 @@ class Service:
         )
         with errors_in("logit_bias"):
             params.check(self.vocab)
-        return params
+        return self.lm.ending(params)
 
     def edit(self, asked: Sequence[Any] | None, ids: Sequence[int]) -> EditHooks | None:
         """A request's edits for this prompt; APIError where they fit neither the model nor its engine."""
@@ -346,24 +349,6 @@ class Service:
             "model": self.name,
             "system_fingerprint": f"cutaway-{cutaway.__version__}",
         }
-
-
-@dataclass(frozen=True)
-class _Definition:
-    """A language model that generates with its definition."""
-
-    lm: LanguageModel
-
-    @property
-    def engine(self) -> Engine:
-        return self.lm.definition
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self.lm.tokenizer
-
-    def ending(self, settings: SamplingParams, /) -> SamplingParams:
-        return self.lm.ending(settings)
 
 
 def warm_up(service: Service) -> None:

@@ -158,10 +158,10 @@ def _server_sent_events(
             async for chunk in chunks:
                 yield _event(chunk, named)
         except Exception as error:
-            told = to_api_error(error)
-            if told.status == 500:
+            refusal = to_api_error(error)
+            if refusal.status == 500:
                 log.exception("A request failed")
-            yield _event({"type": "error", **told.body["error"]} if named else told.body, named)
+            yield _event({"type": "error", **refusal.body["error"]} if named else refusal.body, named)
             return
         finally:
             streams.close()

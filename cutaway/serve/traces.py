@@ -93,12 +93,8 @@ def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Se
 def _check_length(service: Service, ids: Sequence[int], param: str) -> None:
     most = service.limits.trace_tokens
     if len(ids) > most:
-        raise APIError(
-            400,
-            f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}",
-            param=param,
-            code="above_limit",
-        )
+        text = f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}"
+        raise APIError(400, text, param=param, code="above_limit")
 
 
 def _names(body: TraceRequest, layers: int) -> list[str]:
@@ -108,9 +104,8 @@ def _names(body: TraceRequest, layers: int) -> list[str]:
     for value in body.values:
         if value not in BY_LAYER + WHOLE:
             known = ", ".join(BY_LAYER + WHOLE)
-            raise APIError(
-                400, f"There is no value {value[:60]!r} to trace: there are {known}", param="values"
-            )
+            text = f"There is no value {value[:60]!r} to trace: there are {known}"
+            raise APIError(400, text, param="values")
     chosen = range(layers) if body.layers is None else sorted(set(body.layers))
     for layer in chosen:
         _check_layer(layer, layers, "layers")
@@ -142,11 +137,8 @@ class _Selection:
         shape = list(of_one)
         if self.heads is not None and _by_head(name):
             if self.heads and self.heads[-1] >= shape[0]:
-                raise APIError(
-                    400,
-                    f"There is no head {self.heads[-1]} in {name}: it has 0 to {shape[0] - 1}",
-                    param="heads",
-                )
+                text = f"There is no head {self.heads[-1]} in {name}: it has 0 to {shape[0] - 1}"
+                raise APIError(400, text, param="heads")
             shape[0] = len(self.heads)
         shape[-2] = self.length if self.positions is None else len(self.positions)
         if name.endswith(("attention.scores", "attention.pattern")):
@@ -169,7 +161,7 @@ def _check_size(service: Service, of_one: Mapping[str, Sequence[int]], selection
     if count > most:
         raise APIError(
             400,
-            f"This asks for {count:,} numbers, and the limit of a trace is {most:,}: "
+            f"This asks for {count:,} numbers, and a trace has at most {most:,}: "
             "name fewer layers, heads or positions",
             param="values",
             code="above_limit",

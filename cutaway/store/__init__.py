@@ -64,7 +64,7 @@ class Named:
         return self.member.rpartition("/")[2]
 
     def path(self, folder: Path) -> Path:
-        """What is loaded, when the model lies in ``folder``: it, or its one file."""
+        """What is loaded, when the model is stored in ``folder``: it, or its one file."""
         return folder if self.beside else folder / self.file
 
 
@@ -148,7 +148,7 @@ def revision(path: Path) -> str | None:
 
 
 def find(name: str) -> Path | None:
-    """Where the model called `name` lies in the cache, or None when it was not pulled yet."""
+    """The path of the model called `name` in the cache, or None when it was not pulled yet."""
     if name in NAMES:
         return _whole(NAMES[name], home() / "models" / name)
     if is_hub(name):
@@ -162,7 +162,7 @@ def pull(name: str, progress: Progress = silent) -> Path:
     """Fetch the model called `name` unless it is cached, and return its path.
 
     Safe when killed at any point (the next pull goes on where this one stopped) and when two processes pull
-    at once (the second waits). Raises UserError for a name nobody knows, OperationalError when network,
+    at once (the second waits). Raises UserError for an unknown name, OperationalError when network,
     index or disk do.
     """
     if name in NAMES:
@@ -215,22 +215,17 @@ def cached() -> list[Entry]:
 
 def remove(name: str) -> int:
     """Delete the model called `name` from the cache; the bytes freed, or UserError when it is not there."""
-    if name in NAMES:
-        folder = home() / "models" / name
-        with locked(name):
-            found = find(name)
-            if found is None:
-                raise UserError(
-                    f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)"
-                )
-            import shutil
+    import shutil
 
-            freed = _size(found)
-            shutil.rmtree(folder)
-            return freed
     from cutaway.store import hub
 
-    if is_hub(name) and (freed := hub.remove(name)) is not None:
+    if name in NAMES:
+        with locked(name):
+            if found := find(name):
+                freed = _size(found)
+                shutil.rmtree(home() / "models" / name)
+                return freed
+    elif is_hub(name) and (freed := hub.remove(name)) is not None:
         return freed
     raise UserError(f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)")
 

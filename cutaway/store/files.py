@@ -76,6 +76,15 @@ def disk_errors(path: str | os.PathLike[str], remedy: str = FREE) -> Iterator[No
 
 
 @contextmanager
+def read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an OSError into OperationalError, a sentence that names the file."""
+    try:
+        yield
+    except OSError as problem:
+        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from problem
+
+
+@contextmanager
 def atomic_file(
     target: str | os.PathLike[str],
     *,

@@ -77,21 +77,21 @@ def _download(
 ) -> Path:
     """The file in `scratch`, fetched by pip; a connection that breaks is tried again."""
     kind = "--only-binary" if filename.endswith(".whl") else "--no-binary"
-    said = ""
+    output = ""
     for _ in range(TRIES):
         process = _pip(
             *("download", "--quiet", "--no-deps", "--no-cache-dir", kind, package, "--dest", str(scratch)),
             f"{package}=={version}",
             env={"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
         )
-        said = _watched(process, scratch, limit, progress)
+        output = _watched(process, scratch, limit, progress)
         if process.returncode == 0 and (scratch / filename).is_file():
             return scratch / filename
-        if "No matching distribution" in said:
+        if "No matching distribution" in output:
             break
-    if "No space left" in said:
+    if "No space left" in output:
         raise OperationalError(f"{scratch.parent}: cannot be written: the disk is full: {OTHER_HOME}")
-    lines = said.splitlines() or ["no reason is given"]
+    lines = output.splitlines() or ["no reason is given"]
     why = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
     raise OperationalError(
         f"pip could not get {package} {version} from the package index ({why.removeprefix('ERROR: ')}): "

@@ -2,7 +2,7 @@
 
 After a merge only the words that hold the pair change, so only their pairs are counted anew; a heap says
 which pair is next, and an entry whose count has changed meanwhile goes back with the new one.
-`native/tokenizer/bpe_train.cpp` does the same over one flat array; `merges_twin` is what it is compared
+`native/tokenizer/bpe_train.cpp` does the same over one flat array; `merges_reference` is what it is compared
 with, and what serves without it.
 """
 
@@ -17,10 +17,9 @@ import numpy as np
 
 from cutaway import native
 from cutaway.native import bpe_train as native_train
+from cutaway.store.files import Progress
 from cutaway.tokenizer.bpe import BYTES, Pair
 from cutaway.tokenizer.word_counter import Words
-
-Progress = Callable[[str, int, int], None]
 
 
 class Spelt(NamedTuple):
@@ -74,7 +73,7 @@ def learn(
     forbidden = [
         [places[symbol] for symbol in text] for text in reserved if text and set(text) <= places.keys()
     ]
-    make = native_train.merges if native.available() else merges_twin
+    make = native_train.merges if native.available() else merges_reference
     tokens = list(spelt.alphabet)
     out: list[Pair] = []
     arrays = spelt.symbols, spelt.offsets, spelt.counts
@@ -88,7 +87,7 @@ def learn(
     return out
 
 
-def merges_twin(
+def merges_reference(
     symbols: np.ndarray,
     offsets: np.ndarray,
     counts: np.ndarray,

@@ -108,7 +108,7 @@ def digest(paths: Sequence[File], *more: object) -> str:
 
 
 def digest_of(metadata: Mapping[str, Any]) -> str | None:
-    """A name for the tokenizer in GGUF metadata; None where a value is of no kind that stands there."""
+    """A name for the tokenizer in GGUF metadata; None where a value is of another type than GGUF has."""
 
     def listed(value: Any) -> Any:
         if not hasattr(value, "tolist"):
@@ -116,12 +116,12 @@ def digest_of(metadata: Mapping[str, Any]) -> str | None:
         return [str(value.dtype), value.tolist()]
 
     try:
-        said = json.dumps(
+        held = json.dumps(
             {key: value for key, value in metadata.items() if key.startswith("tokenizer.")}, default=listed
         )
     except (TypeError, ValueError):
         return None
-    return blake2b(repr((VERSION, "metadata")).encode() + said.encode(), digest_size=32).hexdigest()
+    return blake2b(repr((VERSION, "metadata")).encode() + held.encode(), digest_size=32).hexdigest()
 
 
 def recall(name: str, read: Callable[[], TokenizerSpec]) -> tuple[TokenizerSpec, Core] | None:
@@ -149,9 +149,9 @@ def recall(name: str, read: Callable[[], TokenizerSpec]) -> tuple[TokenizerSpec,
         return None
 
 
-def keep(name: str, parts: TokenizerSpec, laid_out: bytes) -> None:
+def keep(name: str, spec: TokenizerSpec, laid_out: bytes) -> None:
     """Keeps a tokenizer under a name, whole or not at all. A cache that cannot be written is done without."""
-    small = _said(parts)
+    small = _small_json(spec)
     if small is None:
         return
     head = _MARK + len(small).to_bytes(4, "little") + zlib.crc32(small).to_bytes(4, "little") + small
@@ -167,20 +167,20 @@ def _file(name: str) -> File:
     return store.home() / "vocabularies" / f"{name}.bin"
 
 
-def _said(parts: TokenizerSpec) -> bytes | None:
+def _small_json(spec: TokenizerSpec) -> bytes | None:
     """The small fields as JSON; None where a rule or a step is of a kind that is not written."""
-    if parts.words is not None or any(
-        type(one).__name__ not in _RULES for one in (*parts.normalizer, *parts.pretokenizer)
+    if spec.words is not None or any(
+        type(one).__name__ not in _RULES for one in (*spec.normalizer, *spec.pretokenizer)
     ):
         return None
-    said = {
-        field.name: getattr(parts, field.name) for field in fields(TokenizerSpec) if field.name not in HEAVY
+    held = {
+        field.name: getattr(spec, field.name) for field in fields(TokenizerSpec) if field.name not in HEAVY
     }
     for name in ("normalizer", "pretokenizer"):
-        said[name] = [[type(one).__name__, asdict(one)] for one in said[name]]
-    said["added"] = [asdict(token) for token in parts.added]
-    said["lead"] = parts.lead.rule
-    return json.dumps({**said, "size": len(parts.tokens)}).encode()
+        held[name] = [[type(one).__name__, asdict(one)] for one in held[name]]
+    held["added"] = [asdict(token) for token in spec.added]
+    held["lead"] = spec.lead.rule
+    return json.dumps({**held, "size": len(spec.tokens)}).encode()
 
 
 def _small(held: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Decoder:
         return self._characters.decode(self._bytes(id))
 
     def follow(self, ids: Iterable[int]) -> None:
-        """Pushes ids whose own characters nobody asks for: what is pushed from now on goes on from them."""
+        """Pushes ids and drops their characters: what is pushed from now on goes on from them."""
         self._characters.decode(self.all(ids))
 
     def finish(self) -> str:

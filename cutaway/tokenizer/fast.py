@@ -132,41 +132,41 @@ class Path:
         return self.core.pieces([piece.encode() for piece in pretokenize(self.steps, text, first) if piece])
 
 
-def why_not(parts: TokenizerSpec) -> str | None:
+def why_not(spec: TokenizerSpec) -> str | None:
     """Why a tokenizer has no fast path, in a sentence; None when it can have one."""
     if (absent := library.why_not()) is not None:
         return absent
-    if parts.model != "BPE":
-        return f"The definition encodes: the core has no {parts.model}."
-    if any(len(text or "") > LONGEST_TOKEN for text in parts.tokens):
+    if spec.model != "BPE":
+        return f"The definition encodes: the core has no {spec.model}."
+    if any(len(text or "") > LONGEST_TOKEN for text in spec.tokens):
         return f"The definition encodes: a token has more than {LONGEST_TOKEN:,} characters."
-    if any(isinstance(step, Metaspace) for step in parts.pretokenizer) and parts.bytewise:
+    if any(isinstance(step, Metaspace) for step in spec.pretokenizer) and spec.bytewise:
         return "The definition encodes: bytes are cut by Metaspace."
     return None
 
 
-def compiled(parts: TokenizerSpec, hidden: frozenset[str], tokens: list[bytes]) -> bytes | None:
+def compiled(spec: TokenizerSpec, hidden: frozenset[str], tokens: list[bytes]) -> bytes | None:
     """The vocabulary laid out for the core, without the tokens in `hidden`; `tokens` are every id's bytes.
 
     None where its ids or its merges are of a kind that the layout cannot say.
     """
-    ids = {text: id for text, id in parts.vocabulary.items() if text not in hidden and text}
-    spelt = {text: data for text in ids if (data := _bytes(parts, text)) is not None}
-    base = _base(parts, ids, hidden)
+    ids = {text: id for text, id in spec.vocabulary.items() if text not in hidden and text}
+    spelt = {text: data for text in ids if (data := _bytes(spec, text)) is not None}
+    base = _base(spec, ids, hidden)
     symbols = {**dict.fromkeys(spelt), **dict.fromkeys(base)}
     number = {text: i for i, text in enumerate(symbols)}
     texts = [spelt[text] if text in spelt else base[text] for text in symbols]
     ranks = pairs = None
-    if parts.merges is None:
-        held = parts.ranks or {}
+    if spec.merges is None:
+        held = spec.ranks or {}
         if any(text not in ids for text in held if text and text not in hidden):
             return None
         dense = {rank: i for i, rank in enumerate(sorted(set(held.values())))}
         ranks = [dense[held[text]] if text in held else -1 for text in symbols]
     else:
-        pairs = list(_pairs(parts, number, hidden))
-    unused = {parts.tokens[id] for id in parts.unused}
-    in_bytes = bpe.byte_ids(ids) if parts.fallback else {}
+        pairs = list(_pairs(spec, number, hidden))
+    unused = {spec.tokens[id] for id in spec.unused}
+    in_bytes = bpe.byte_ids(ids) if spec.fallback else {}
     return native.compile(
         Source(
             texts=texts,
@@ -174,19 +174,19 @@ def compiled(parts: TokenizerSpec, hidden: frozenset[str], tokens: list[bytes]) 
             ranks=ranks,
             pairs=pairs,
             unused=bytes(text in unused for text in symbols),
-            whole=parts.whole,
+            whole=spec.whole,
             byte_ids=[in_bytes.get(byte, -1) for byte in range(256)],
-            byte_symbols=[number[character] for character in bpe.BYTES] if parts.bytewise else [],
-            unknown=-1 if parts.bytewise or parts.unknown is None else parts.unknown,
-            fuse=parts.fuse,
+            byte_symbols=[number[character] for character in bpe.BYTES] if spec.bytewise else [],
+            unknown=-1 if spec.bytewise or spec.unknown is None else spec.unknown,
+            fuse=spec.fuse,
             tokens=tokens,
         )
     )
 
 
-def _bytes(parts: TokenizerSpec, text: str) -> bytes | None:
+def _bytes(spec: TokenizerSpec, text: str) -> bytes | None:
     """What a symbol is in a text; None where no text comes to it."""
-    if parts.bytewise:
+    if spec.bytewise:
         return bpe.unspell(text)
     try:
         return text.encode()
@@ -194,16 +194,16 @@ def _bytes(parts: TokenizerSpec, text: str) -> bytes | None:
         return None
 
 
-def _base(parts: TokenizerSpec, ids: Mapping[str, int], hidden: frozenset[str]) -> dict[str, bytes]:
+def _base(spec: TokenizerSpec, ids: Mapping[str, int], hidden: frozenset[str]) -> dict[str, bytes]:
     """The symbols that merging begins with: bytes, or the characters that tokens are made of."""
-    if parts.bytewise:
+    if spec.bytewise:
         return {character: bytes([byte]) for byte, character in enumerate(bpe.BYTES)}
     characters = sorted(set().union(*ids, *hidden))
-    return {one: data for one in characters if (data := _bytes(parts, one)) is not None}
+    return {one: data for one in characters if (data := _bytes(spec, one)) is not None}
 
 
-def _pairs(parts: TokenizerSpec, number: Mapping[str, int], hidden: frozenset[str]) -> Iterable[int]:
-    for left, right in parts.merges or ():
+def _pairs(spec: TokenizerSpec, number: Mapping[str, int], hidden: frozenset[str]) -> Iterable[int]:
+    for left, right in spec.merges or ():
         made = left + right
         if made not in hidden and left in number and right in number and made in number:
             yield from (number[left], number[right], number[made])

@@ -43,13 +43,13 @@ class Piece:
 def pieces(tokenizer: Tokenizer, text: str) -> list[Piece]:
     """Each piece of a text with what happened in it; nothing in it becomes a control token."""
     tokenizer.count(text)  # refuses what is no text
-    way = tokenizer.plain
+    encoder = tokenizer.plain
     out: list[Piece] = []
-    for part in way.cut(way.raw.split(text)):
+    for part in encoder.cut(encoder.raw.split(text)):
         if isinstance(part, int):
             out.append(Piece(tokenizer.token_text(part), (part,)))
         else:
-            out += [_piece(way.model, text) for text in part]
+            out += [_piece(encoder.model, text) for text in part]
     return out
 
 
@@ -78,8 +78,8 @@ def unreachable(tokenizer: Tokenizer) -> list[int]:
 
 def _ordinary(tokenizer: Tokenizer) -> Iterator[int]:
     added = set(tokenizer.added.values())
-    spare = set(BYTE_TOKENS) if tokenizer.parts.fallback else set()
-    for id, text in enumerate(tokenizer.parts.tokens):
+    spare = set(BYTE_TOKENS) if tokenizer.spec.fallback else set()
+    for id, text in enumerate(tokenizer.spec.tokens):
         if text is not None and text not in spare and id not in added and id != tokenizer.unknown:
             yield id
 
@@ -93,21 +93,23 @@ def _text_of(tokenizer: Tokenizer, id: int) -> str | None:
 
 def _reached(tokenizer: Tokenizer, id: int) -> bool:
     """Whether the token's own text encodes to it: by itself, or as a part of a word if it can be no more."""
-    token, way = tokenizer.token_text(id), tokenizer.plain
-    if tokenizer.parts.bytewise:
+    token, encoder = tokenizer.token_text(id), tokenizer.plain
+    model = encoder.model
+    if tokenizer.spec.bytewise:
         text = _text_of(tokenizer, id)
         if text is not None:
             return tokenizer.encode(text) == [id]
-        whole = way.model.whole and token in way.model.ids if isinstance(way.model, BPE) else False
-        return whole or (isinstance(way.model, BPE) and merge(list(token), way.model.rank_of) == [token])
-    if isinstance(way.model, WordPiece):
-        goes_on = token.startswith(way.model.continues)
-        word = "a" + token.removeprefix(way.model.continues) if goes_on else token
-        kept = pretokenize(way.steps, normalize(tokenizer.parts.normalizer, word)) == [word]
-        return kept and (goes_on or way.model.encode(word) == [id])
-    rules = tuple(rule for rule in tokenizer.parts.normalizer if _changes_letters(rule))
+        if not isinstance(model, BPE):
+            return False
+        return (model.whole and token in model.ids) or merge(list(token), model.rank_of) == [token]
+    if isinstance(model, WordPiece):
+        goes_on = token.startswith(model.continues)
+        word = "a" + token.removeprefix(model.continues) if goes_on else token
+        kept = pretokenize(encoder.steps, normalize(tokenizer.spec.normalizer, word)) == [word]
+        return kept and (goes_on or model.encode(word) == [id])
+    rules = tuple(rule for rule in tokenizer.spec.normalizer if _changes_letters(rule))
     plain = normalize(rules, token.replace(SPACE, " ")).replace(" ", SPACE)
-    return plain == token and way.model.encode(token) == [id]
+    return plain == token and model.encode(token) == [id]
 
 
 def _changes_letters(rule: object) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cutaway.errors import UserError
 from cutaway.tokenizer.pretokenize import compiled, seconds_left, time_limit
-from cutaway.tokenizer.unicode8 import MARKS, points
+from cutaway.tokenizer.unicode import MARK, points
 
 MOST_GROWN = 64  # times; Unicode's own forms make at most 18 characters of one
 LARGEST = 1 << 27  # characters
@@ -45,7 +45,7 @@ class StripAccents:
     """No combining marks: after NFD, letters without their accents."""
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
-        return text.translate(dict.fromkeys(points(MARKS)))
+        return text.translate(dict.fromkeys(points("9.0", MARK)))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ _ANY_CASE = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 CL100K = rf"{_ANY_CASE}|{_LETTERS}|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}"
 _SIGNS_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 O200K = rf"{_CASED[0]}{_ANY_CASE}?|{_CASED[1]}{_ANY_CASE}?|\p{{N}}{{1,3}}|{_SIGNS_SLASH}|{_SPACES}"
+TIKTOKEN = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
 _LLAMA3 = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}"
 _QWEN2 = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}|{_SIGNS}|{_SPACES}"
 _MARKED = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"

@@ -1,13 +1,12 @@
 """Counting on Ray Data: a corpus larger than a machine, its files counted where they lie, the counts added
 up.
 
-A block of paths becomes one block of counts, as the bytes of `WordCounts.save`. Pairs are merged until one is
+A block of paths becomes one block of counts, as `WordCounts.to_bytes`. Pairs are merged until one is
 left, so that no machine holds more than a few shards' distinct words. The result is that of
 `WordCounts.of`, as counts add up in any order.
 """
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def of(
         raise UserError("counting on Ray needs it: pip install 'cutaway[ray]'") from None
     paths = [str(Path(file).resolve()) for file in files]
     special = tuple(special)
-    WordCounts(pattern, special, limit)  # what is wrong with these is said here, not by a worker
+    WordCounts(pattern, special, limit)  # refused here rather than by a worker
     if not paths:
         raise UserError("there is nothing to count: give files")
 
@@ -47,11 +46,11 @@ def of(
             counts = WordCounts.of(files, pattern, special, limit=limit, invalid=invalid)
         except (UserError, OperationalError) as problem:
             return {"counts": [b""], "problem": [str(problem)]}
-        return {"counts": [packed(counts)], "problem": [""]}
+        return {"counts": [counts.to_bytes()], "problem": [""]}
 
     def merged(batch: Any) -> Any:
-        first, *others = map(unpacked, batch["counts"])
-        return {"counts": [packed(first.merge(*others))]}
+        first, *others = map(WordCounts.from_bytes, batch["counts"])
+        return {"counts": [first.merge(*others).to_bytes()]}
 
     data = ray.data.from_items(paths).map_batches(counted, batch_size=1).materialize()
     for row in data.select_columns(["problem"]).iter_rows():
@@ -60,18 +59,4 @@ def of(
     while data.count() > 1:
         data = data.repartition(-(-data.count() // TOGETHER))
         data = data.map_batches(merged, batch_size=None).materialize()
-    return unpacked(data.take(1)[0]["counts"])
-
-
-def packed(counts: WordCounts) -> bytes:
-    """Counts as the bytes of their file."""
-    with tempfile.TemporaryDirectory() as folder:
-        return counts.save(Path(folder) / "counts").read_bytes()
-
-
-def unpacked(data: bytes) -> WordCounts:
-    """Counts from the bytes of their file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "counts"
-        path.write_bytes(data)
-        return WordCounts.load(path)
+    return WordCounts.from_bytes(data.take(1)[0]["counts"])

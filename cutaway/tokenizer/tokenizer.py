@@ -25,6 +25,7 @@ from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
 from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize, time_limit
 from cutaway.tokenizer.spec import TokenizerSpec
+from cutaway.tokenizer.unicode import utf8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,17 +48,17 @@ class Tokenizer:
     prompts have them.
     """
 
-    def __init__(self, parts: TokenizerSpec) -> None:
-        self.parts = parts
-        self.bos, self.eos, self.pad, self.unknown = parts.bos, parts.eos, parts.pad, parts.unknown
-        self.add_bos, self.add_eos = parts.add_bos, parts.add_eos
-        self.eos_ids = parts.ends()
-        self.chat_template = parts.chat_template
-        self.added = {token.text: token.id for token in parts.added}
-        self.special = {token.text: token.id for token in parts.added if token.special}
-        self._added = {token.id: token for token in parts.added}
+    def __init__(self, spec: TokenizerSpec) -> None:
+        self.spec = spec
+        self.bos, self.eos, self.pad, self.unknown = spec.bos, spec.eos, spec.pad, spec.unknown
+        self.add_bos, self.add_eos = spec.add_bos, spec.add_eos
+        self.eos_ids = spec.ends()
+        self.chat_template = spec.chat_template
+        self.added = {token.text: token.id for token in spec.added}
+        self.special = {token.text: token.id for token in spec.added if token.special}
+        self._added = {token.id: token for token in spec.added}
         self._control = frozenset(self.special.values())
-        self._ways: dict[frozenset[int], _Way] = {}
+        self._encoders: dict[frozenset[int], _Encoder] = {}
         self._name: str | None = None  # of the compiled vocabulary on disk
         self._bytes = _Bytes(self)
 
@@ -142,7 +143,7 @@ class Tokenizer:
         """
         from cutaway.tokenizer.formats import gguf_write
 
-        return gguf_write.write(self.parts, size)
+        return gguf_write.write(self.spec, size)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = True) -> Path:
         """Write a file that its own library reads to the same ids; the name says which kind.
@@ -153,7 +154,7 @@ class Tokenizer:
         """
         from cutaway.tokenizer.formats import save
 
-        return save(self.parts, path, force)
+        return save(self.spec, path, force)
 
     def encode(self, text: str, special: str = "text", add_special: bool = False) -> list[int]:
         """The ids of a text; `add_special` puts the tokens around it that the model's inputs have.
@@ -179,20 +180,20 @@ class Tokenizer:
         return str(self._path)
 
     def encode_array(self, text: str, special: str = "text", threads: int | None = None) -> np.ndarray:
-        """`encode` as int32 [n]; a long text is encoded on several threads (all there are, unless said)."""
+        """`encode` as int32 [n]; a long text is encoded on several `threads` (default: all there are)."""
         import numpy as np
 
-        way, segments = self._segments(text, special)
+        encoder, segments = self._segments(text, special)
         count = library.threads() if threads is None else threads
         with _whole(text):
-            arrays = [way.array(part, count) for part in way.stretches(segments)]
+            arrays = [encoder.array(part, count) for part in encoder.stretches(segments)]
         return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, np.int32), *arrays])
 
     def encode_batch(
         self, texts: Iterable[str], special: str = "text", threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64
-        [texts + 1]; on all threads that there are, unless said. Raises UserError for one text alone.
+        [texts + 1]; on `threads` (default: all there are). Raises UserError for one text alone.
         """
         import numpy as np
 
@@ -214,8 +215,8 @@ class Tokenizer:
         path = self._path
         if isinstance(path, str) or path.scanner is None or special != "text":
             return None
-        way = self._way(self._control)
-        if way.raw.pattern or way.late.pattern or self.parts.normalizer or not texts:
+        encoder = self._encoder(self._control)
+        if encoder.raw.pattern or encoder.late.pattern or self.spec.normalizer or not texts:
             return None
         try:
             given = list(map(path.given, texts)) if path.prefix else texts
@@ -233,16 +234,16 @@ class Tokenizer:
         `encode`.
         """
         _check(text)
-        way = self._way(self._control | never)
+        encoder = self._encoder(self._control | never)
         spans = [(self._added.get(id, AddedToken(id, "")), start, stop) for start, stop, id in control]
         with time_limit(len(text)):
-            return list(chain.from_iterable(way.encoded(way.raw.split(text, spans))))
+            return list(chain.from_iterable(encoder.encoded(encoder.raw.split(text, spans))))
 
     def count(self, text: str, special: str = "text") -> int:
         """How many ids a text has."""
-        way, segments = self._segments(text, special)
+        encoder, segments = self._segments(text, special)
         with _whole(text):
-            return sum(map(way.count, way.stretches(segments)))
+            return sum(map(encoder.count, encoder.stretches(segments)))
 
     def decode(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises UserError for an id that is none."""
@@ -257,8 +258,8 @@ class Tokenizer:
         if (
             not isinstance(path, str)
             and not skip_special
-            and self.parts.lead == NOTHING
-            and self.parts.words is None
+            and self.spec.lead == NOTHING
+            and self.spec.words is None
         ) and (found := path.decoded(ids)) is not None:
             return found
         return self.stream(skip_special).all(map(int, ids))
@@ -274,33 +275,22 @@ class Tokenizer:
 
     def stream(self, skip_special: bool = False) -> Decoder:
         """A decoder for ids as they come: what it returns, joined, is `decode` of all of them."""
-        surface = self.unknown if self.parts.surface is not None else None
+        surface = self.unknown if self.spec.surface is not None else None
         skip = self.is_special if skip_special else None
-        return Decoder(self._bytes.__getitem__, self.parts.lead, skip, surface, self._first_of())
+        return Decoder(self._bytes.__getitem__, self.spec.lead, skip, surface, self._first_of())
 
     def merges_of(self, text: str) -> list[tuple[str, list[Pair]]]:
         """Each piece of a text in the vocabulary's spelling, with its merges in the order in which they
         happened.
         """
-        _check(text)
-        way = self._way(self._control)
-        out = []
-        for part in way.cut(way.raw.split(text)):
-            if isinstance(part, int):
-                out.append((self.token_text(part), []))
-                continue
-            for piece in part:
-                history: list[Pair] = []
-                if isinstance(way.model, BPE):
-                    way.model.symbols(piece, history)
-                    piece = way.model.spelt(piece)
-                out.append((piece, history))
-        return out
+        from cutaway.tokenizer.introspection import pieces
+
+        return [(piece.text, list(piece.merges)) for piece in pieces(self, text)]
 
     @property
-    def plain(self) -> _Way:
-        """How text is encoded when nothing in it becomes a control token."""
-        return self._way(self._control)
+    def plain(self) -> _Encoder:
+        """The encoder for text of which nothing becomes a control token."""
+        return self._encoder(self._control)
 
     def is_special(self, id: int) -> bool:
         """Whether an id is a control token."""
@@ -308,7 +298,7 @@ class Tokenizer:
 
     def token_text(self, id: int) -> str:
         """A token as the vocabulary writes it. Raises UserError for an id that is none."""
-        text = self.parts.tokens[id] if 0 <= id < len(self.parts.tokens) else None
+        text = self.spec.tokens[id] if 0 <= id < len(self.spec.tokens) else None
         if text is None:
             raise UserError(f"{id} is no id of this vocabulary, which has {len(self)} tokens")
         return text
@@ -322,99 +312,100 @@ class Tokenizer:
         return self._all.get(token_text)
 
     def __len__(self) -> int:
-        return len(self.parts.tokens)
+        return len(self.spec.tokens)
 
     def __repr__(self) -> str:
         return f"Tokenizer({len(self):,} tokens, {len(self.special)} of them control tokens)"
 
     def _first_of(self) -> Callable[[int], bytes] | None:
-        if (words := self.parts.words) is not None:
+        if (words := self.spec.words) is not None:
             return lambda id: words.first(self._bytes.written(id)).encode("utf-8", "surrogatepass")
-        if self.parts.lead.rule == FIRST:
+        if self.spec.lead.rule == FIRST:
             return lambda id: self._bytes.of(self._bytes.written(id).replace(SPACE, ""), id)
         return None
 
     @cached_property
     def _all(self) -> dict[str, int]:
-        return {text: id for id, text in enumerate(self.parts.tokens) if text is not None}
+        return {text: id for id, text in enumerate(self.spec.tokens) if text is not None}
 
     @cached_property
     def _path(self) -> fast.Path | str:
         """The fast path, or why there is none."""
-        if (reason := fast.why_not(self.parts)) is not None:
+        if (reason := fast.why_not(self.spec)) is not None:
             return reason
-        hidden = self._way(self._control).hidden
-        tokens = [b"" if text is None else self._bytes[id] for id, text in enumerate(self.parts.tokens)]
-        laid_out = fast.compiled(self.parts, hidden, tokens)
+        hidden = self._encoder(self._control).hidden
+        tokens = [b"" if text is None else self._bytes[id] for id, text in enumerate(self.spec.tokens)]
+        laid_out = fast.compiled(self.spec, hidden, tokens)
         if laid_out is None:
             return "The definition encodes: the core has no layout for a vocabulary of this kind or size."
         if self._name is not None:
-            compiled.keep(self._name, self.parts, laid_out)
-        return fast.Path(Core(laid_out), self.parts.pretokenizer)
+            compiled.keep(self._name, self.spec, laid_out)
+        return fast.Path(Core(laid_out), self.spec.pretokenizer)
 
     def _encoded(self, text: str, special: str) -> Iterable[list[int]]:
-        way, segments = self._segments(text, special)
-        return way.encoded(segments)
+        encoder, segments = self._segments(text, special)
+        return encoder.encoded(segments)
 
-    def _segments(self, text: str, special: str) -> tuple[_Way, list[str | int]]:
+    def _segments(self, text: str, special: str) -> tuple[_Encoder, list[str | int]]:
         if special not in MODES:
             raise UserError(f'special is "text", "allow" or "forbid", not {special!r}')
         if isinstance(self._path, str) or not isinstance(text, str):
-            _check(text)  # the core's door meets half a surrogate pair by itself
+            _check(text)  # the core refuses half a surrogate pair by itself
         if special == "allow":
-            allowing = self._way(frozenset())
+            allowing = self._encoder(frozenset())
             return allowing, allowing.raw.split(text)
         if special == "forbid":
-            Finder({token.text: token for token in self.parts.added if token.special}).refuse(text)
-        way = self._way(self._control)
-        return way, way.raw.split(text)
+            Finder({token.text: token for token in self.spec.added if token.special}).refuse(text)
+        encoder = self._encoder(self._control)
+        return encoder, encoder.raw.split(text)
 
-    def _way(self, never: frozenset[int]) -> _Way:
-        if never not in self._ways:
-            self._ways[never] = _Way(self, never)
-        return self._ways[never]
+    def _encoder(self, never: frozenset[int]) -> _Encoder:
+        if never not in self._encoders:
+            self._encoders[never] = _Encoder(self, never)
+        return self._encoders[never]
 
 
-class _Way:
-    """How text is encoded when the added tokens in `never` are not looked for."""
+class _Encoder:
+    """Encodes text in which the added tokens in `never` are not looked for."""
 
     def __init__(self, tokenizer: Tokenizer, never: frozenset[int]) -> None:
-        parts = tokenizer.parts
-        looked_for = [token for token in parts.added if token.id not in never]
+        spec = tokenizer.spec
+        looked_for = [token for token in spec.added if token.id not in never]
         self.tokenizer = tokenizer
-        self.parts = parts
+        self.spec = spec
         self.raw = Finder({token.text: token for token in looked_for if not token.normalized})
         late = [token for token in looked_for if token.normalized]
         with time_limit(sum(len(token.text) for token in late)):
-            self.late = Finder({normalize(parts.normalizer, token.text): token for token in late})
+            self.late = Finder({normalize(spec.normalizer, token.text): token for token in late})
         self.control = tokenizer._control
         self.hides = never | self.control
 
     @cached_property
     def hidden(self) -> frozenset[str]:
         """The texts of tokens that text must not become."""
-        size = len(self.parts.tokens)
-        texts = (self.parts.tokens[id] for id in self.hides if id < size)
-        return frozenset(text for text in texts if text is not None and text in self.parts.vocabulary)
+        size = len(self.spec.tokens)
+        texts = (self.spec.tokens[id] for id in self.hides if id < size)
+        return frozenset(text for text in texts if text is not None and text in self.spec.vocabulary)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        return fused(self.parts.pretokenizer)
+        return fused(self.spec.pretokenizer)
 
     @cached_property
     def model(self) -> BPE | WordPiece | Unigram | WordLevel:
-        """The definition, which another way that hides the same tokens may have built already."""
-        others = [way for way in self.tokenizer._ways.values() if way.hides == self.hides and way is not self]
-        built = next((way for way in others if "model" in vars(way)), None)
-        return built.model if built else _model(self.parts, self.hidden)
+        """The definition, which another encoder that hides the same tokens may have built already."""
+        for other in self.tokenizer._encoders.values():
+            if other.hides == self.hides and "model" in vars(other):
+                return other.model
+        return _model(self.spec, self.hidden)
 
     @cached_property
     def words(self) -> Callable[[str], list[str]] | None:
-        return _words(self.parts)
+        return _words(self.spec)
 
     @cached_property
     def path(self) -> fast.Path | None:
-        """The fast path, if it hides what this way hides."""
+        """The fast path, if it hides what this encoder hides."""
         path = self.tokenizer._path if self.hides == self.control else None
         return None if isinstance(path, str) else path
 
@@ -457,12 +448,12 @@ class _Way:
             if isinstance(segment, int):
                 ends = segment in self.control
                 if not begun and not ends:
-                    yield normalize(self.parts.normalizer, "", True, False), True
+                    yield normalize(self.spec.normalizer, "", True, False), True
                 begun = not ends
                 yield segment
                 continue
             last = i + 1 == len(segments) or segments[i + 1] in self.control
-            text = normalize(self.parts.normalizer, segment, not begun, last)
+            text = normalize(self.spec.normalizer, segment, not begun, last)
             begun = True
             for j, part in enumerate(self.late.split(text)):
                 yield part if isinstance(part, int) else (part, i == j == 0)
@@ -472,66 +463,66 @@ class _Way:
         return pieces if self.words is None else list(chain.from_iterable(map(self.words, pieces)))
 
 
-def _model(parts: TokenizerSpec, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | WordLevel:
-    ids = dict(parts.vocabulary)
+def _model(spec: TokenizerSpec, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | WordLevel:
+    ids = dict(spec.vocabulary)
     for text in hidden:
         del ids[text]
-    unknown = -1 if parts.unknown is None else parts.unknown
-    match parts.model:
+    unknown = -1 if spec.unknown is None else spec.unknown
+    match spec.model:
         case "WordPiece":
             from cutaway.tokenizer.wordpiece import WordPiece
 
-            return WordPiece(ids, unknown, continues=parts.continues, longest=parts.longest)
+            return WordPiece(ids, unknown, continues=spec.continues, longest=spec.longest)
         case "WordLevel":
             from cutaway.tokenizer.baselines import WordLevel
 
             return WordLevel(ids, unknown)
         case "Unigram":
-            return _unigram(parts, ids, hidden)
-    return _bpe(parts, ids, hidden)
+            return _unigram(spec, ids, hidden)
+    return _bpe(spec, ids, hidden)
 
 
-def _unigram(parts: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> Unigram:
+def _unigram(spec: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> Unigram:
     from cutaway.tokenizer.unigram import Unigram
 
-    pieces = {text: score for text, score in (parts.pieces or {}).items() if text not in hidden}
+    pieces = {text: score for text, score in (spec.pieces or {}).items() if text not in hidden}
     return Unigram(
         pieces,
         ids,
-        worst=parts.worst,
-        unknown=parts.unknown,
-        fallback=parts.fallback,
-        single=parts.single,
+        worst=spec.worst,
+        unknown=spec.unknown,
+        fallback=spec.fallback,
+        single=spec.single,
     )
 
 
-def _bpe(parts: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> BPE:
-    if parts.merges is not None:
-        rank_of = bpe.listed(parts.merges, parts.vocabulary, hidden)
+def _bpe(spec: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> BPE:
+    if spec.merges is not None:
+        rank_of = bpe.listed(spec.merges, spec.vocabulary, hidden)
     else:
-        rank_of = bpe.joined({text: rank for text, rank in (parts.ranks or {}).items() if text not in hidden})
+        rank_of = bpe.joined({text: rank for text, rank in (spec.ranks or {}).items() if text not in hidden})
     return BPE(
         ids,
         rank_of,
-        bytewise=parts.bytewise,
-        whole=parts.whole,
-        fallback=parts.fallback,
+        bytewise=spec.bytewise,
+        whole=spec.whole,
+        fallback=spec.fallback,
         # A byte without a token is left out: it must not become the control token that some files name.
-        unknown=None if parts.bytewise else parts.unknown,
-        fuse=parts.fuse,
-        dropped=frozenset(bpe.BYTES).difference(parts.vocabulary) if parts.drops_first else frozenset(),
-        unused=frozenset(text for text in map(parts.tokens.__getitem__, parts.unused) if text is not None),
+        unknown=None if spec.bytewise else spec.unknown,
+        fuse=spec.fuse,
+        dropped=frozenset(bpe.BYTES).difference(spec.vocabulary) if spec.drops_first else frozenset(),
+        unused=frozenset(text for text in map(spec.tokens.__getitem__, spec.unused) if text is not None),
     )
 
 
-def _words(parts: TokenizerSpec) -> Callable[[str], list[str]] | None:
+def _words(spec: TokenizerSpec) -> Callable[[str], list[str]] | None:
     """Cuts a text that the model would take as one piece at the spaces that no token reaches across.
 
     The ids stay the same and pieces are met again. None where pieces are bytes, or no token is a space.
     """
-    if parts.model != "BPE" or parts.bytewise or SPACE not in parts.vocabulary:
+    if spec.model != "BPE" or spec.bytewise or SPACE not in spec.vocabulary:
         return None
-    crossed = {found[0] for text in parts.vocabulary for found in re.findall(f"[^{SPACE}]{SPACE}", text)}
+    crossed = {found[0] for text in spec.vocabulary for found in re.findall(f"[^{SPACE}]{SPACE}", text)}
     inside = "".join(map(re.escape, sorted(crossed)))
     reach = rf"(?:(?<=[{inside}]){SPACE}+[^{SPACE}]*)*" if crossed else ""
     return re.compile(rf"(?:{SPACE}+[^{SPACE}]*|[^{SPACE}]+){reach}").findall
@@ -553,21 +544,21 @@ class _Bytes(dict[int, bytes]):
     def written(self, id: int) -> str:
         """A token's text as decoding takes it: `tokenizers` keeps a normalised added token normalised."""
         token, text = self.tokenizer._added.get(id), self.tokenizer.token_text(id)
-        return normalize(self.tokenizer.parts.normalizer, text) if token and token.normalized else text
+        return normalize(self.tokenizer.spec.normalizer, text) if token and token.normalized else text
 
     def of(self, text: str, id: int) -> bytes:
         """The bytes of a token that is written so."""
-        parts = self.tokenizer.parts
-        if parts.words is not None:
-            return parts.words.later(text).encode("utf-8", "surrogatepass")
-        if id == parts.unknown and parts.surface is not None:
-            return parts.surface.encode()
-        if id in self.tokenizer._added and (parts.bytewise or parts.verbatim):
+        spec = self.tokenizer.spec
+        if spec.words is not None:
+            return spec.words.later(text).encode("utf-8", "surrogatepass")
+        if id == spec.unknown and spec.surface is not None:
+            return spec.surface.encode()
+        if id in self.tokenizer._added and (spec.bytewise or spec.verbatim):
             return text.encode("utf-8", "surrogatepass")
-        if parts.bytewise:
+        if spec.bytewise:
             data = bpe.unspell(text)
             return text.encode() if data is None else data
-        if parts.fallback and text in _BYTE_OF:
+        if spec.fallback and text in _BYTE_OF:
             return bytes([_BYTE_OF[text]])
         return text.replace(SPACE, " ").encode("utf-8", "surrogatepass")
 
@@ -589,12 +580,5 @@ def _whole(text: str) -> Iterator[None]:
 def _check(text: str) -> None:
     if not isinstance(text, str):
         raise UserError(f"a tokenizer encodes text, not {type(text).__name__}")
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as problem:
-        half, place = ord(text[problem.start]), problem.start
-        raise UserError(
-            f"the text holds half a surrogate pair (U+{half:04X}) at character {place}, which is no text"
-        ) from None
+    if not text.isascii():
+        utf8(text, "the text")

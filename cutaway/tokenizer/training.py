@@ -11,16 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from cutaway.errors import UserError, quoted
+from cutaway.store.files import Progress
 from cutaway.tokenizer import bpe_train, unigram_em, wordpiece_train
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
-from cutaway.tokenizer.bpe_train import Progress
 from cutaway.tokenizer.decode import NOTHING, ONE, Lead
 from cutaway.tokenizer.formats import vocab_txt
 from cutaway.tokenizer.pretokenize import SPELLINGS, WHOLE, Split
 from cutaway.tokenizer.spec import ENDS, TokenizerSpec
 from cutaway.tokenizer.word_counts import WordCounts
-from cutaway.tokenizer.word_split import BERT, METASPACE, cut_by
+from cutaway.tokenizer.word_split import BERT, METASPACE, splitter
 
 BYTE, CHARACTER = "byte", "character"
 UNKNOWN = "<unk>"
@@ -63,9 +63,9 @@ def bpe(
     room = size - len(fallback) - len(counts.special)
     reserved = {*fallback, *counts.special}
     merges = bpe_train.learn(spelt, room, min_frequency, reserved, progress)
-    parts = _bpe_parts(counts, [*fallback, *spelt.alphabet], merges, level)
-    _say_if_fewer(parts, size, f"no pair is left that occurs {max(min_frequency, 1):,} times")
-    return parts
+    spec = _bpe_spec(counts, [*fallback, *spelt.alphabet], merges, level)
+    _say_if_fewer(spec, size, f"no pair is left that occurs {max(min_frequency, 1):,} times")
+    return spec
 
 
 def unigram(
@@ -88,11 +88,10 @@ def unigram(
     pieces = unigram_em.train(words, room, seeds=seeds, min_frequency=min_frequency, progress=progress)
     pieces = {piece: score for piece, score in pieces.items() if piece not in taken}
     tokens = [*fixed, *pieces]
-    cut = cut_by(counts.pattern)
-    added = special_tokens(counts.special, len(tokens))
-    parts = TokenizerSpec(
-        tokens=[*tokens, *counts.special],
-        vocabulary={token: id for id, token in enumerate(tokens)},
+    common = _common(counts, tokens)
+    common["added"] = (AddedToken(0, UNKNOWN, special=True), *common["added"])
+    spec = TokenizerSpec(
+        **common,
         model="Unigram",
         pieces=pieces,
         worst=min(pieces.values(), default=0.0),
@@ -100,15 +99,10 @@ def unigram(
         bytewise=False,
         fallback=True,
         fuse=True,
-        normalizer=cut.normalizer,
-        pretokenizer=cut.steps,
-        added=(AddedToken(0, UNKNOWN, special=True), *added),
-        lead=Lead(ONE) if counts.pattern == METASPACE else NOTHING,
-        eos=next((token.id for token in added if token.text in ENDS), None),
         unknown=0,
     )
-    _say_if_fewer(parts, size, f"no more substrings occur {min_frequency:,} times")
-    return parts
+    _say_if_fewer(spec, size, f"no more substrings occur {min_frequency:,} times")
+    return spec
 
 
 def wordpiece(
@@ -130,10 +124,10 @@ def wordpiece(
     room = size - len(control)
     learned = wordpiece_train.train(counts.words, room, rule, min_frequency=min_frequency, progress=progress)
     tokens = [*control, *(token for token in learned if token not in control)]
-    parts = vocab_txt.bert(tokens, BERT[counts.pattern])
+    spec = vocab_txt.bert(tokens, BERT[counts.pattern])
     added = [AddedToken(id, text, special=True) for id, text in enumerate(control)]
-    _say_if_fewer(parts, size, f"no pair is left that occurs {max(min_frequency, 1):,} times")
-    return replace(parts, added=tuple(added))
+    _say_if_fewer(spec, size, f"no pair is left that occurs {max(min_frequency, 1):,} times")
+    return replace(spec, added=tuple(added))
 
 
 KINDS: dict[str, tuple[Callable[..., TokenizerSpec], str]] = {
@@ -170,38 +164,45 @@ def learned(
         return learn(counts, size, **rules)
     counts = copy(counts)
     counts.special = with_end(counts.special, end)
-    parts = learn(counts, size, **rules)
-    return replace(parts, eos=next(token.id for token in parts.added if token.text == end))
+    spec = learn(counts, size, **rules)
+    return replace(spec, eos=next(token.id for token in spec.added if token.text == end))
 
 
-def _say_if_fewer(parts: TokenizerSpec, size: int, why: str) -> None:
-    if len(parts.tokens) < size:
+def _say_if_fewer(spec: TokenizerSpec, size: int, why: str) -> None:
+    if len(spec.tokens) < size:
         warnings.warn(
-            f"the corpus gives {len(parts.tokens):,} tokens and not {size:,}: {why}",
+            f"the corpus gives {len(spec.tokens):,} tokens and not {size:,}: {why}",
             RuntimeWarning,
             stacklevel=5,
         )
 
 
-def _bpe_parts(counts: WordCounts, alphabet: Sequence[str], merges: list[Pair], level: str) -> TokenizerSpec:
-    tokens = [*alphabet, *(left + right for left, right in merges)]
-    cut = cut_by(counts.pattern)
-    added = special_tokens(counts.special, len(tokens))
+def _bpe_spec(counts: WordCounts, alphabet: Sequence[str], merges: list[Pair], level: str) -> TokenizerSpec:
+    common = _common(counts, [*alphabet, *(left + right for left, right in merges)])
+    cut = common["pretokenizer"]
     return TokenizerSpec(
-        tokens=[*tokens, *counts.special],
-        vocabulary={token: id for id, token in enumerate(tokens)},
+        **common,
         merges=merges,
         bytewise=level == BYTE,
         # Merging comes to every learned token, so `whole` changes no ids; llama.cpp's llama-bpe has it.
         whole=level == BYTE
-        and any(pre in WHOLE and cut.steps == tuple(map(Split, patterns)) for pre, patterns in SPELLINGS),
+        and any(pre in WHOLE and cut == tuple(map(Split, patterns)) for pre, patterns in SPELLINGS),
         fallback=level == CHARACTER,
-        normalizer=cut.normalizer,
-        pretokenizer=cut.steps,
-        added=added,
-        lead=Lead(ONE) if counts.pattern == METASPACE else NOTHING,
-        eos=next((token.id for token in added if token.text in ENDS), None),
     )
+
+
+def _common(counts: WordCounts, tokens: Sequence[str]) -> dict[str, Any]:
+    """What a learned vocabulary has of any kind: its tokens, and how text was split to learn them."""
+    split, added = splitter(counts.pattern), special_tokens(counts.special, len(tokens))
+    return {
+        "tokens": [*tokens, *counts.special],
+        "vocabulary": {token: id for id, token in enumerate(tokens)},
+        "normalizer": split.normalizer,
+        "pretokenizer": split.steps,
+        "added": added,
+        "lead": Lead(ONE) if counts.pattern == METASPACE else NOTHING,
+        "eos": next((token.id for token in added if token.text in ENDS), None),
+    }
 
 
 def special_tokens(texts: Sequence[str], first: int) -> tuple[AddedToken, ...]:

@@ -2,10 +2,10 @@
 
 A piece has a probability, and a word may be cut into pieces in many ways; the likelihood of a corpus sums
 over all of them. Expectation maximisation raises it: `expected` finds how often each piece is used, over all
-cuts weighted by their probability (forward-backward over the lattice of a word), and a piece's share of all
-uses is its new probability, so that no round lowers the likelihood. Between rounds `loss` says by how much
-the likelihood would fall if a piece were gone and its uses went to the best cut of its own text; the quarter
-with the least loss is dropped until `size` pieces are left. Single characters always stay.
+cuts weighted by their probability (forward-backward over the lattice of a word), and the fraction of all uses
+that are its own is its new probability, so that no round lowers the likelihood. Between rounds `loss` says by
+how much the likelihood would fall if a piece were gone and its uses went to the best cut of its own text; the
+quarter with the least loss is dropped until `size` pieces are left. Single characters always stay.
 
 SentencePiece does the same with two differences: it starts from the repeated substrings that a suffix array
 finds across words, and it shrinks counts by the digamma function, which favours sparse vocabularies.
@@ -13,13 +13,12 @@ Everything here is in a fixed order: the same words give the same pieces and sco
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import fsum, inf, log
 
 from cutaway.errors import UserError
+from cutaway.store.files import Progress
 from cutaway.tokenizer.unigram import Unigram
-
-Progress = Callable[[str, int, int], None]
 
 LONGEST_PIECE = 16  # characters
 LONGEST_WORD = 32  # characters; longer words are learned from in parts, so that no probability is lost to 0
@@ -51,19 +50,20 @@ def train(
     while True:
         for _ in range(ROUNDS):
             uses, _ = expected(pieces, parts)
-            pieces = shares(uses)
+            pieces = probabilities(uses)
         if progress is not None:
             progress("learning pieces", begun - len(pieces), max(begun - size, 1))
         if len(pieces) <= size:
             break
         pieces = pruned(pieces, uses, max(size, int(KEPT * len(pieces))))
     return {
-        piece: log(share) for piece, share in sorted(pieces.items(), key=lambda item: (-item[1], item[0]))
+        piece: log(probability)
+        for piece, probability in sorted(pieces.items(), key=lambda item: (-item[1], item[0]))
     }
 
 
 def seed(words: Mapping[str, int], most: int, min_frequency: int) -> dict[str, float]:
-    """Every character, and the substrings that cover most of the corpus, each with its share of it."""
+    """Every character, and the substrings that cover most of the corpus, each with the fraction covered."""
     often: Counter[str] = Counter()
     for word, count in words.items():
         for start in range(len(word)):
@@ -76,11 +76,11 @@ def seed(words: Mapping[str, int], most: int, min_frequency: int) -> dict[str, f
     ]
     kept = {piece: float(often[piece]) for piece in sorted(often) if len(piece) == 1}
     kept |= {piece: float(-weight) for weight, piece in sorted(longer)[:most]}
-    return shares(kept)
+    return probabilities(kept)
 
 
-def shares(uses: Mapping[str, float]) -> dict[str, float]:
-    """Each piece's share of all uses; a longer piece that is hardly used is gone."""
+def probabilities(uses: Mapping[str, float]) -> dict[str, float]:
+    """The fraction of all uses that each piece has; a longer piece that is hardly used is gone."""
     total = fsum(uses.values()) or 1.0
     return {
         piece: max(use / total, LEAST)
@@ -94,21 +94,21 @@ def expected(pieces: Mapping[str, float], words: Mapping[str, int]) -> tuple[dic
     uses = dict.fromkeys(pieces, 0.0)
     likelihood: list[float] = []
     longest = max(map(len, pieces), default=0)
-    share_of = pieces.get
+    probability_of = pieces.get
     for word, count in words.items():
         size = len(word)
         forward = [1.0] + [0.0] * size  # the probability of all cuts of what lies before a place
         edges: list[tuple[int, int, float]] = []
         for start in range(size):
             for stop in range(start + 1, min(size, start + longest) + 1):
-                share = share_of(word[start:stop])
-                if share is not None:
-                    forward[stop] += forward[start] * share
-                    edges.append((start, stop, share))
+                probability = probability_of(word[start:stop])
+                if probability is not None:
+                    forward[stop] += forward[start] * probability
+                    edges.append((start, stop, probability))
         backward = [0.0] * size + [1.0]  # and of what lies behind it
         weight = count / forward[size]
-        for start, stop, share in reversed(edges):
-            behind = share * backward[stop]
+        for start, stop, probability in reversed(edges):
+            behind = probability * backward[stop]
             backward[start] += behind
             uses[word[start:stop]] += forward[start] * behind * weight
         likelihood.append(count * log(forward[size]))
@@ -121,12 +121,12 @@ def pruned(pieces: Mapping[str, float], uses: Mapping[str, float], size: int) ->
     characters = [piece for piece in pieces if len(piece) == 1]
     longer = sorted(lost, key=lambda piece: (-lost[piece], piece))[: max(size - len(characters), 0)]
     kept = {*characters, *longer}
-    return shares({piece: share for piece, share in pieces.items() if piece in kept})
+    return probabilities({piece: probability for piece, probability in pieces.items() if piece in kept})
 
 
 def loss(pieces: Mapping[str, float], uses: Mapping[str, float]) -> dict[str, float]:
     """By how much the mean log-likelihood of a use falls if a longer piece goes, by piece."""
-    scores = {piece: log(share) for piece, share in pieces.items()}
+    scores = {piece: log(probability) for piece, probability in pieces.items()}
     total = fsum(uses.values())
     out: dict[str, float] = {}
     for piece in pieces:

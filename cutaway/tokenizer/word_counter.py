@@ -1,4 +1,4 @@
-"""A table of distinct words and their counts: the native core's where it has a scanner for the cut, else
+"""A table of distinct words and their counts: the native core's where it has a scanner for the pattern, else
 Python's, with the same words either way.
 """
 
@@ -13,7 +13,7 @@ from cutaway import native
 from cutaway.native import word_counter as native_count
 from cutaway.tokenizer.fast import SCANNED
 from cutaway.tokenizer.pretokenize import fused
-from cutaway.tokenizer.word_split import Cut
+from cutaway.tokenizer.word_split import WordSplitter
 
 
 class Words(NamedTuple):
@@ -36,15 +36,15 @@ _LOOKED_AT = 1 << 16
 
 
 class WordCounter:
-    """Counts in a Python dictionary: the definition of the native tally, and what any pattern can use."""
+    """Counts in a Python dictionary: the definition of the native table, and what any pattern can use."""
 
-    def __init__(self, cut: Cut) -> None:
-        self.cut = cut
+    def __init__(self, splitter: WordSplitter) -> None:
+        self.splitter = splitter
         self.table: Counter[str] = Counter()
 
     def add(self, text: bytes, threads: int | None = None) -> None:
         """Count the words of a text in UTF-8."""
-        self.table.update(self.cut.words(text.decode()))
+        self.table.update(self.splitter.words(text.decode()))
 
     def put(self, words: Words) -> None:
         """Add words that were counted elsewhere."""
@@ -57,7 +57,7 @@ class WordCounter:
         """
         for size in (_LOOKED_AT, len(text)):
             tail = text[-size:].decode("utf-8", "surrogateescape")
-            place = self.cut.boundary(tail)
+            place = self.splitter.boundary(tail)
             if place:
                 return len(text) - len(tail[place:].encode("utf-8", "surrogateescape"))
         return 0
@@ -86,15 +86,15 @@ class WordCounter:
 class NativeWordCounter:
     """Counts in the native core, which scans the text by itself; special tokens are cut out before."""
 
-    def __init__(self, cut: Cut, scanner: str) -> None:
-        self.cut, self.scanner, self.table = cut, scanner, native_count.WordCounter()
+    def __init__(self, splitter: WordSplitter, scanner: str) -> None:
+        self.splitter, self.scanner, self.table = splitter, scanner, native_count.WordCounter()
 
     def add(self, text: bytes, threads: int | None = None) -> None:
         """Count the words of a text in UTF-8, on several threads."""
-        if not any(special.encode() in text for special in self.cut.special):
+        if not any(special.encode() in text for special in self.splitter.special):
             self.table.add(self.scanner, text, threads)
             return
-        for part in self.cut.parts(text.decode()):
+        for part in self.splitter.stretches(text.decode()):
             self.table.add(self.scanner, part.encode(), threads)
 
     def put(self, words: Words) -> None:
@@ -103,12 +103,12 @@ class NativeWordCounter:
 
     def boundary(self, text: bytes) -> int:
         """As `WordCounter.boundary`, though not always the last; special tokens are left whole."""
-        special = [token.encode() for token in self.cut.special]
+        special = [token.encode() for token in self.splitter.special]
         place = native_count.safe_cut(self.scanner, text, len(text) - max(map(len, special), default=1))
         across = any(
             token in text[max(place + 1 - len(token), 0) : place + len(token) - 1] for token in special
         )
-        return place if place and not across else WordCounter(self.cut).boundary(text)
+        return place if place and not across else WordCounter(self.splitter).boundary(text)
 
     def prune(self, limit: int) -> int:
         """As `WordCounter.prune`."""
@@ -122,12 +122,12 @@ class NativeWordCounter:
         return len(self.table)
 
 
-def tally(cut: Cut) -> WordCounter | NativeWordCounter:
-    """An empty tally for a cut, native where it can be."""
-    scanner = None if cut.lines or cut.normalizer else SCANNED.get(fused(cut.steps))
+def word_counter(splitter: WordSplitter) -> WordCounter | NativeWordCounter:
+    """An empty table for the words of a splitter, native where it can be."""
+    scanner = None if splitter.lines or splitter.normalizer else SCANNED.get(fused(splitter.steps))
     if scanner is None or not native.available():
-        return WordCounter(cut)
-    return NativeWordCounter(cut, scanner)
+        return WordCounter(splitter)
+    return NativeWordCounter(splitter, scanner)
 
 
 def packed(counts: Mapping[bytes, int]) -> Words:

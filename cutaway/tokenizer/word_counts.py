@@ -19,7 +19,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +28,15 @@ from typing import Any
 import numpy as np
 
 from cutaway import native
-from cutaway.errors import OperationalError, UserError, quoted
+from cutaway.errors import UserError, quoted
 from cutaway.native import word_counter as native_count
-from cutaway.store.files import atomic_file
-from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, tally
-from cutaway.tokenizer.word_split import cut_by
+from cutaway.store.files import Progress, read_errors, write
+from cutaway.tokenizer.formats.fields import parsed
+from cutaway.tokenizer.unicode import utf8
+from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, word_counter
+from cutaway.tokenizer.word_split import splitter
 
 Source = str | os.PathLike[str]
-Progress = Callable[[str, int, int | None], None]
 
 LIMIT = 20_000_000  # distinct words
 SAVED_EVERY = 60.0  # seconds
@@ -64,8 +65,7 @@ class WordCounts:
         self.special = _special(self.special)
         if self.limit < 1:
             raise UserError(f"a limit of {self.limit} distinct words leaves none; give 1 or more")
-        self._cut = cut_by(self.pattern, self.special)
-        self._tally = tally(self._cut)
+        self._counter = word_counter(splitter(self.pattern, self.special))
 
     @classmethod
     def of(
@@ -108,7 +108,7 @@ class WordCounts:
     def add(self, text: str) -> None:
         """Count one document."""
         with _unbroken():
-            self._add(_encoded(text))
+            self._add(utf8(text, "a text"))
             self.documents += 1
 
     def merge(self, *others: WordCounts) -> WordCounts:
@@ -121,12 +121,12 @@ class WordCounts:
                     f"{quoted(list(shard.special))} do not add to those of {quoted(self.pattern)} with "
                     f"{quoted(list(self.special))}"
                 )
-            out._tally.put(shard._tally.words())
+            out._counter.put(shard._counter.words())
             out.documents += shard.documents
             out.bytes += shard.bytes
             out.undercount += shard.undercount
             out.done |= shard.done
-        out.undercount += out._tally.prune(out.limit)
+        out.undercount += out._counter.prune(out.limit)
         return out
 
     @property
@@ -136,18 +136,22 @@ class WordCounts:
 
     def arrays(self) -> Words:
         """The words as arrays, in no particular order."""
-        return self._tally.words()
+        return self._counter.words()
 
     def __len__(self) -> int:
-        return len(self._tally)
+        return len(self._counter)
 
     def total(self) -> int:
         """How many words were counted, each as often as it occurs."""
         return int(self.arrays().counts.sum())
 
     def save(self, path: os.PathLike[str] | str) -> Path:
-        """Write the counts; whoever reads the file meanwhile sees the old one or the new one whole."""
-        target = Path(path)
+        """Write the counts, whole or not at all."""
+        write(path, self.to_bytes())
+        return Path(path)
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
         words = packed(dict(sorted(self.arrays().items())))
         header = {
             "version": VERSION,
@@ -162,33 +166,54 @@ class WordCounts:
             "text": len(words.text),
         }
         encoded = json.dumps(header, ensure_ascii=False).encode()
-        parts = (
-            MAGIC + struct.pack("<Q", len(encoded)) + encoded,
-            words.counts.astype("<i8").tobytes(),
-            np.diff(words.offsets).astype("<u4").tobytes(),
-            words.text.tobytes(),
-        )
-        with atomic_file(target) as out:
-            out.writelines(parts)
-        return target
+        arrays = words.counts.astype("<i8"), np.diff(words.offsets).astype("<u4"), words.text
+        return b"".join([MAGIC, struct.pack("<Q", len(encoded)), encoded, *(a.tobytes() for a in arrays)])
 
     @classmethod
     def load(cls, path: os.PathLike[str] | str) -> WordCounts:
         """Read what `save` wrote. Raises UserError for a file that is none or is damaged."""
-        try:
+        with read_errors(path):
             data = Path(path).read_bytes()
-        except OSError as problem:
-            raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
-        return _read(data, Path(path).name)
+        return cls.from_bytes(data, Path(path).name)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "the counts") -> WordCounts:
+        """Read what `to_bytes` gave, of a file called `name`. Raises UserError for anything else."""
+        if data[:8] != MAGIC or len(data) < 16:
+            raise UserError(f"{name} holds no counts: `cutaway tokenizer count-words` writes them")
+        (size,) = struct.unpack_from("<Q", data, 8)
+        header = _header(data[16 : 16 + size], name)
+        words, text = header["words"], header["text"]
+        if len(data) != 16 + size + 12 * words + text:
+            raise UserError(f"{name} is damaged: it has {len(data):,} bytes, and its header tells of others")
+        counts = np.frombuffer(data, "<i8", words, 16 + size).astype(np.int64)
+        lengths = np.frombuffer(data, "<u4", words, 16 + size + 8 * words).astype(np.int64)
+        if lengths.sum() != text or (words and (lengths.min() < 1 or counts.min() < 1)):
+            raise UserError(f"{name} is damaged: a word is empty, or the lengths do not add up")
+        spelt = np.frombuffer(data, np.uint8, text, 16 + size + 12 * words)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        begins = spelt[offsets[:-1]] & 0xC0 != 0x80
+        if not _is_utf8(spelt.tobytes()) or not begins.all():
+            raise UserError(f"{name} is damaged: a word is not UTF-8")
+        out = cls(
+            header["pattern"],
+            tuple(header["special"]),
+            header["limit"],
+            header["documents"],
+            header["bytes"],
+            header["undercount"],
+            {path: (state[0], state[1], state[2]) for path, state in header["done"].items()},
+        )
+        out._counter.put(Words(spelt, offsets, counts))
+        if len(out) != words:
+            raise UserError(f"{name} is damaged: it has a word twice")
+        return out
 
     @staticmethod
     def is_file(path: os.PathLike[str] | str) -> bool:
         """Whether a file begins as counts do. Raises OperationalError where it cannot be read."""
-        try:
-            with Path(path).open("rb") as file:
-                return file.read(len(MAGIC)) == MAGIC
-        except OSError as problem:
-            raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
+        with read_errors(path), Path(path).open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
 
     def _add_file(self, path: Path, invalid: str, progress: Progress | None, keeper: _Keeper) -> None:
         name, size, changed = _known(path)
@@ -197,7 +222,7 @@ class WordCounts:
             raise UserError(f"{path} has changed since it was counted: count it anew, to another file")
         if size and before[2] == size:
             return
-        for text, end in _blocks(path, before[2], self._tally, invalid):
+        for text, end in _blocks(path, before[2], self._counter, invalid):
             with _unbroken():
                 self._add(text)
                 self.done[name] = size, changed, end
@@ -207,9 +232,9 @@ class WordCounts:
             keeper.keep_now_and_then()
 
     def _add(self, text: bytes) -> None:
-        self._tally.add(text, self.threads)
+        self._counter.add(text, self.threads)
         self.bytes += len(text)
-        self.undercount += self._tally.prune(self.limit)
+        self.undercount += self._counter.prune(self.limit)
 
 
 class _Keeper:
@@ -279,22 +304,11 @@ def _special(special: Iterable[str]) -> tuple[str, ...]:
     return out
 
 
-def _encoded(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as problem:
-        raise UserError(
-            f"a text holds half a surrogate pair at character {problem.start}, which is no text"
-        ) from None
-
-
 def _known(path: Path) -> tuple[str, int, int]:
     """A file's full name, its size and its time of change."""
-    try:
+    with read_errors(path):
         found = path.resolve()
         state = found.stat()
-    except OSError as problem:
-        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
     return str(found), state.st_size, state.st_mtime_ns
 
 
@@ -305,25 +319,20 @@ def _blocks(
     path: Path, start: int, words: WordCounter | NativeWordCounter, invalid: str
 ) -> Iterator[tuple[bytes, int]]:
     """A file's text from a byte on, as UTF-8 in blocks, each with the byte of the file at which it ends."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            waiting, at, wanted = b"", start, BLOCK
-            while True:
-                data = file.read(wanted - len(waiting))
-                last = len(data) < wanted - len(waiting)
-                waiting += data
-                end = len(waiting) if last else words.boundary(waiting)
-                if end:
-                    yield _utf8(waiting[:end], path, at, invalid), at + end
-                    at += end
-                    waiting, wanted = waiting[end:], BLOCK
-                else:
-                    wanted *= 2
-                if last:
-                    return
-    except OSError as problem:
-        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
+    with read_errors(path), path.open("rb") as file:
+        file.seek(start)
+        waiting, at, wanted, last = b"", start, BLOCK, False
+        while not last:
+            data = file.read(wanted - len(waiting))
+            last = len(data) < wanted - len(waiting)
+            waiting += data
+            end = len(waiting) if last else words.boundary(waiting)
+            if end:
+                yield _utf8(waiting[:end], path, at, invalid), at + end
+                at += end
+                waiting, wanted = waiting[end:], BLOCK
+            else:
+                wanted *= 2
 
 
 def _utf8(data: bytes, path: Path, at: int, invalid: str) -> bytes:
@@ -351,38 +360,6 @@ def _resumed(asked: WordCounts, found: WordCounts) -> WordCounts:
     return found
 
 
-def _read(data: bytes, name: str) -> WordCounts:
-    if data[:8] != MAGIC or len(data) < 16:
-        raise UserError(f"{name} holds no counts: `cutaway tokenizer count-words` writes them")
-    (size,) = struct.unpack_from("<Q", data, 8)
-    header = _header(data[16 : 16 + size], name)
-    words, text = header["words"], header["text"]
-    if len(data) != 16 + size + 12 * words + text:
-        raise UserError(f"{name} is damaged: it has {len(data):,} bytes, and its header tells of others")
-    counts = np.frombuffer(data, "<i8", words, 16 + size).astype(np.int64)
-    lengths = np.frombuffer(data, "<u4", words, 16 + size + 8 * words).astype(np.int64)
-    if lengths.sum() != text or (words and (lengths.min() < 1 or counts.min() < 1)):
-        raise UserError(f"{name} is damaged: a word is empty, or the lengths do not add up")
-    spelt = np.frombuffer(data, np.uint8, text, 16 + size + 12 * words)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    begins = spelt[offsets[:-1]] & 0xC0 != 0x80
-    if not _is_utf8(spelt.tobytes()) or not begins.all():
-        raise UserError(f"{name} is damaged: a word is not UTF-8")
-    out = WordCounts(
-        header["pattern"],
-        tuple(header["special"]),
-        header["limit"],
-        header["documents"],
-        header["bytes"],
-        header["undercount"],
-        {path: (state[0], state[1], state[2]) for path, state in header["done"].items()},
-    )
-    out._tally.put(Words(spelt, offsets, counts))
-    if len(out) != words:
-        raise UserError(f"{name} is damaged: it has a word twice")
-    return out
-
-
 def _is_utf8(data: bytes) -> bool:
     try:
         data.decode()
@@ -392,28 +369,18 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _header(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        header = json.loads(data)
-    except (ValueError, RecursionError):
-        raise UserError(f"{name} is damaged: its header is not JSON") from None
-    numbers = ("version", "limit", "documents", "bytes", "undercount", "words", "text")
-    if not isinstance(header, dict) or not all(
-        type(header.get(key)) is int and header[key] >= 0 for key in numbers
-    ):
-        raise UserError(f"{name} is damaged: its header lacks one of {', '.join(numbers)}")
-    if header["version"] != VERSION:
-        raise UserError(f"{name} was written by another version ({header['version']}, not {VERSION})")
-    special, done = header.get("special"), header.get("done")
-    whole = (
-        isinstance(header.get("pattern"), str)
-        and isinstance(special, list)
-        and all(isinstance(text, str) for text in special)
-        and isinstance(done, dict)
-        and all(_is_state(state) for state in done.values())
-    )
-    if not whole:
+    header = parsed(data, f"{name} is damaged: its header")
+    if header.need("version", int) != VERSION:
+        raise UserError(f"{name} was written by another version ({header.value['version']}, not {VERSION})")
+    numbers = [
+        header.need(key, int) for key in ("limit", "documents", "bytes", "undercount", "words", "text")
+    ]
+    special, done = header.need("special", list), header.need("done", dict)
+    header.need("pattern", str)
+    texts, states = all(isinstance(text, str) for text in special), all(map(_is_state, done.values()))
+    if min(numbers) < 0 or not texts or not states:
         raise UserError(f"{name} is damaged: its header does not say what was counted")
-    return header
+    return header.value
 
 
 def _is_state(state: object) -> bool:

@@ -12,10 +12,8 @@ from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.added import any_of
 from cutaway.tokenizer.normalize import OneSpace, Rule, normalize
 from cutaway.tokenizer.pretokenize import (
-    CL100K,
-    GPT2,
-    O200K,
     PATTERNS,
+    TIKTOKEN,
     Metaspace,
     Split,
     Step,
@@ -27,7 +25,6 @@ from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 METASPACE = "metaspace"
 BERT = {"bert": BertNormalizer(), "bert-cased": BertNormalizer(lowercase=False)}
-TIKTOKEN = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
 _LINE_ENDS = regex.compile(r"\r?\n")
 _NAME = regex.compile(r"[A-Za-z0-9._-]+")
 _AROUND = 256  # characters on either side of a cut that are looked at
@@ -35,7 +32,7 @@ _TRIES = 1000
 
 
 @dataclass(frozen=True)
-class Cut:
+class WordSplitter:
     """What is done to a text before its words are counted, and by a tokenizer before it encodes.
 
     `lines`: each line is a text by itself (SentencePiece's convention), else the line ends belong to words.
@@ -48,14 +45,14 @@ class Cut:
 
     def words(self, text: str) -> list[str]:
         """The words of a text, in order; none crosses a special token, whose text is left out."""
-        return list(chain.from_iterable(map(self._pieces, self.parts(text))))
+        return list(chain.from_iterable(map(self._pieces, self.stretches(text))))
 
-    def parts(self, text: str) -> list[str]:
+    def stretches(self, text: str) -> list[str]:
         """The stretches of a text that are cut by themselves."""
-        parts = self._finder.split(text) if self._finder is not None else [text]
+        found = self._finder.split(text) if self._finder is not None else [text]
         if self.lines:
-            parts = list(chain.from_iterable(map(_LINE_ENDS.split, parts)))
-        return [part for part in parts if part]
+            found = chain.from_iterable(map(_LINE_ENDS.split, found))
+        return [stretch for stretch in found if stretch]
 
     def boundary(self, text: str) -> int:
         """The last place at which a text may be cut in two, so that its words stay the same; 0 for none.
@@ -86,24 +83,24 @@ class Cut:
 _PLACES = regex.compile(r"(?r)\n| ")
 
 
-def cut_by(pattern: str, special: Iterable[str] = ()) -> Cut:
-    """The cut that a name means ("cl100k", "gpt2", "qwen2", "metaspace"...), or a regular expression.
+def splitter(pattern: str, special: Iterable[str] = ()) -> WordSplitter:
+    """The splitter that a name means ("cl100k", "gpt2", "qwen2", "metaspace"...), or a regular expression.
 
-    Raises UserError for a name that nobody knows, or no regular expression.
+    Raises UserError for an unknown name, and for what is no regular expression.
     """
     special = tuple(special)
     if pattern == METASPACE:
-        return Cut((Metaspace(),), special, (OneSpace(),), lines=True)
+        return WordSplitter((Metaspace(),), special, (OneSpace(),), lines=True)
     if pattern in BERT:
-        return Cut((BertPreTokenizer(),), special, (BERT[pattern],))
+        return WordSplitter((BertPreTokenizer(),), special, (BERT[pattern],))
     if pattern in TIKTOKEN:
-        return Cut((Split(TIKTOKEN[pattern]),), special)
+        return WordSplitter((Split(TIKTOKEN[pattern]),), special)
     if pattern in PATTERNS:
-        return Cut(tuple(map(Split, PATTERNS[pattern])), special)
+        return WordSplitter(tuple(map(Split, PATTERNS[pattern])), special)
     if _NAME.fullmatch(pattern):
         names = ", ".join([*TIKTOKEN, METASPACE, *BERT, *sorted(PATTERNS)])
         raise UserError(
             f"there is no pattern named {quoted(pattern)}: give a regular expression, or one of {names}"
         )
     compiled(pattern)
-    return Cut((Split(pattern),), special)
+    return WordSplitter((Split(pattern),), special)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cutaway.tokenizer.cache import Cache
-from cutaway.tokenizer.unicode8 import FORMAT, NONSPACING, PUNCTUATION, points
+from cutaway.tokenizer.unicode import FORMAT, MARK, PUNCTUATION, points
 
 CONTINUES = "##"
 LONGEST_WORD = 100  # characters
@@ -115,7 +115,7 @@ def _cleaned(character: str) -> str | None:
     code = ord(character)
     if code in _LINES:
         return " "
-    if code == 0xFFFD or code in points(FORMAT) or unicodedata.category(character) in ("Cc", "Co"):
+    if code == 0xFFFD or code in points("8.0", FORMAT) or unicodedata.category(character) in ("Cc", "Co"):
         return None
     return " " if code in _BLANKS else character
 
@@ -129,10 +129,10 @@ def _cut(character: str) -> str:
     """A line feed stands for a cut: it is white space itself, so that it is in no piece."""
     if ord(character) in _BLANKS:
         return "\n"
-    apart = character in string.punctuation or ord(character) in points(PUNCTUATION)
+    apart = character in string.punctuation or ord(character) in points("8.0", PUNCTUATION)
     return f"\n{character}\n" if apart else character
 
 
 _CLEAN, _APART, _CUT = _Characters(_cleaned), _Characters(_apart), _Characters(_cut)
-_PLAIN = _Characters(lambda character: None if ord(character) in points(NONSPACING) else character)
+_PLAIN = _Characters(lambda character: None if ord(character) in points("8.0", MARK) else character)
 _LOWER = _Characters(str.lower)

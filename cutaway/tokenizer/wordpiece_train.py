@@ -9,15 +9,16 @@ first, so give it a min_frequency. The trainer that made BERT's vocabulary was n
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.store.files import Progress
 from cutaway.tokenizer import bpe_train
 from cutaway.tokenizer.bpe import Pair, replaced
-from cutaway.tokenizer.bpe_train import Progress, Spelt
+from cutaway.tokenizer.bpe_train import Spelt
 from cutaway.tokenizer.wordpiece import CONTINUES
 
 FREQUENCY, LIKELIHOOD = "frequency", "likelihood"
@@ -35,8 +36,7 @@ def train(
 
     Raises UserError for a size below the number of characters.
     """
-    symbols = {word: spelt(word) for word in words}
-    alphabet = sorted({symbol for word in symbols.values() for symbol in word}, key=_place)
+    symbols, alphabet = _spelt(words)
     if size < len(alphabet):
         raise UserError(f"{size:,} tokens are too few: the corpus' characters alone are {len(alphabet):,}")
     if rule == FREQUENCY:
@@ -62,8 +62,7 @@ def by_likelihood(words: Mapping[str, int], size: int, min_frequency: int = 1) -
     """The merges of the likelihood rule, counted anew for each. Of equal scores: the more frequent pair, then
     the lower ids.
     """
-    symbols = {word: spelt(word) for word in words}
-    alphabet = sorted({symbol for word in symbols.values() for symbol in word}, key=_place)
+    symbols, alphabet = _spelt(words)
     ids = {symbol: id for id, symbol in enumerate(alphabet)}
     learned: list[Pair] = []
     while len(ids) < size:
@@ -100,6 +99,12 @@ def _by_frequency(
     counts = np.fromiter(words.values(), np.int64, len(words))
     corpus = Spelt(np.array(flat, np.int32), offsets, counts, list(alphabet))
     return bpe_train.learn(corpus, size, min_frequency, (), progress, join)
+
+
+def _spelt(words: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Each word's symbols, and all of them, those that begin words first."""
+    symbols = {word: spelt(word) for word in words}
+    return symbols, sorted({symbol for word in symbols.values() for symbol in word}, key=_place)
 
 
 def _place(symbol: str) -> tuple[bool, str]:

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from cutaway.data.examples import Packed
 from cutaway.data.packing import Mixture, Span
 from cutaway.errors import OperationalError, UserError
-from cutaway.generate.decode import finish, generate
+from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder
 from cutaway.model.engine import DefinitionEngine
@@ -197,13 +197,11 @@ class Training:
         tokenizer, intervals = self.data.tokenizer, self.run.intervals
         length = min(intervals.sample_tokens, self.run.width // 2)
         params = SamplingParams(max_tokens=length, temperature=0.8, top_p=0.95, seed=self.step)
-        texts = []
+        prompts = self.run.prompts
         with torch.no_grad(), self._evaluating():
-            engine = DefinitionEngine(self.model)
-            for prompt in self.run.prompts:
-                generated = finish(generate(engine, tokenizer, self.data.prompt(prompt), params))
-                texts.append(prompt + generated.text)
-        return texts
+            engine, ids = DefinitionEngine(self.model), map(self.data.prompt, prompts)
+            made = generate_batch(engine, tokenizer, ids, params)
+        return [prompt + generation.text for prompt, generation in zip(prompts, made, strict=True)]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -103,8 +103,7 @@ Adapter = Mapping[str, Change]  # by our names of weights
 def read(folder: str | Path, base: Checkpoint) -> Adapter:
     """The adapter of a PEFT folder for ``base``. UserError for what is not read, or does not fit the base."""
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: holds no adapter: there is no {CONFIG} in it")
+    check_folder(folder)
     config = parsed(folder / CONFIG)
     kind = config.get("peft_type")
     if kind not in ("LORA", "IA3"):
@@ -133,13 +132,32 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
 
 def opened(folder: Path) -> Checkpoint:
     """The base that an adapter's folder names, with the adapter in its weights."""
+    base = base_of(folder)
+    return replace(joined(base, read(folder, base)), source=folder)
+
+
+def base_of(folder: Path) -> Checkpoint:
+    """The base that an adapter's folder names."""
+    check_folder(folder)
     name = parsed(folder / CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise UserError(
             f"{folder / CONFIG}: names no base model: load the base, and give this as its adapter"
         )
-    base = read_model(store.resolve(name, pull=True))
-    return replace(joined(base, read(folder, base)), source=folder)
+    return read_model(store.resolve(name, pull=True))
+
+
+def rounding(base: Checkpoint, adapter: Adapter, written: Checkpoint) -> dict[str, float]:
+    """Of each changed weight |written - exact| / |exact - base|: above 1 rounding outweighs the change."""
+    ratios: dict[str, float] = {}
+    for name, change in adapter.items():
+        before = quant.unpack(base.tensors[name])
+        exact = change(before)
+        size = float(np.linalg.norm(exact - before))
+        ratios[name] = (
+            float(np.linalg.norm(quant.unpack(written.tensors[name]) - exact)) / size if size else 0.0
+        )
+    return ratios
 
 
 def joined(base: Checkpoint, adapter: Adapter) -> Checkpoint:
@@ -223,6 +241,14 @@ def save(
         config |= {"feedforward_modules": sorted(feedforward)}
     safetensors.write(folder / WEIGHTS, tensors)
     write_file(folder / CONFIG, json.dumps(config, indent=1))
+
+
+def check_folder(folder: Path) -> None:
+    """UserError unless the folder holds an adapter."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: holds no adapter: there is no {CONFIG} in it")
 
 
 def _family(base: Checkpoint) -> list[Bound]:

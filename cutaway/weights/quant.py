@@ -8,6 +8,7 @@ float.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -17,14 +18,15 @@ from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed, packed_shape
 
 U8 = np.uint8
+Parts = tuple[np.ndarray, np.ndarray | None, np.ndarray]
 HALF = 65504.0  # the largest number a half holds
 
 
 def unpack(packed: Packed) -> np.ndarray:
     """The tensor as a new float32 array of its shape; refuses a type that is not one of weights."""
-    _reader(packed)
+    _check(packed)
     if not native.available():
-        return unpack_twin(packed)
+        return unpack_reference(packed)
     out = np.empty(packed.shape, np.float32)
     native.unpack(packed.type, np.ascontiguousarray(packed.data), out)
     return out
@@ -38,12 +40,28 @@ def finite(name: str, packed: Packed) -> np.ndarray:
     return values
 
 
-def unpack_twin(packed: Packed) -> np.ndarray:
+def unpack_reference(packed: Packed) -> np.ndarray:
     """What `unpack` computes, by numpy alone: slower, and the judge of the compiled kernels."""
-    read, layout = _reader(packed), TYPES[packed.type]
-    blocks = np.ascontiguousarray(packed.data).reshape(-1, layout.bytes)
     with np.errstate(all="ignore"):  # a scale may be infinite or NaN: the result is too
-        return read(blocks).reshape(packed.shape)
+        if packed.type in FLOATS:
+            return FLOATS[packed.type](np.ascontiguousarray(packed.data)).reshape(packed.shape)
+        scale, least, q = parts(packed)
+        values = scale[..., None] * q.astype(np.float32)
+        return (values if least is None else values + least[..., None]).reshape(packed.shape)
+
+
+def parts(packed: Packed) -> Parts:
+    """A quantised tensor of n rows as scale float32 [n p], least float32 [n p] or None, and q int8 [n p k].
+
+    The k values of a part are scale q + least.
+    """
+    _check(packed)
+    layout, columns = TYPES[packed.type], packed.shape[-1]
+    scale, least, q = PARTS[packed.type](np.ascontiguousarray(packed.data).reshape(-1, layout.bytes))
+    rows, per_block = math.prod(packed.shape[:-1]), scale.shape[1]
+    shape = (rows, columns // layout.block * per_block)
+    least = None if least is None else least.reshape(shape)
+    return scale.reshape(shape), least, q.reshape(*shape, layout.block // per_block)
 
 
 def pack(array: np.ndarray, type: str) -> Packed:
@@ -71,15 +89,14 @@ def type_named(name: str, allowed: Iterable[str], wrong: str = "there is no weig
     return types[name.upper()]
 
 
-def _reader(packed: Packed) -> Callable[[np.ndarray], np.ndarray]:
+def _check(packed: Packed) -> None:
     if packed.type not in READERS:
         raise UserError(
             f"A tensor of type {packed.type} is not one of weights; these are: {', '.join(READERS)}."
         )
-    return READERS[packed.type]
 
 
-# Reading. Each takes uint8 [n bytes] and gives float32 [n block].
+# Reading floats. Each takes uint8 and gives float32, one number each.
 
 
 def read_f32(blocks: np.ndarray) -> np.ndarray:
@@ -97,45 +114,47 @@ def read_bf16(blocks: np.ndarray) -> np.ndarray:
     return (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def read_q4_0(blocks: np.ndarray) -> np.ndarray:
+# Reading quantised types. Each takes uint8 [n bytes] and gives, for p parts of a block that share a scale,
+# scale float32 [n p], least float32 [n p] (None where the type has none) and q int8 [n block]:
+#     value = scale q + least
+
+
+def _q4_0(blocks: np.ndarray) -> Parts:
     """half scale; 16 bytes, the low nibbles values 0-15 and the high ones 16-31.  value = scale (q - 8)"""
-    return _half(blocks, 0) * (_nibbles(blocks[:, 2:]) - 8).astype(np.float32)
+    return _half(blocks, 0), None, _nibbles(blocks[:, 2:]) - 8
 
 
-def read_q4_1(blocks: np.ndarray) -> np.ndarray:
+def _q4_1(blocks: np.ndarray) -> Parts:
     """half scale; half least; 16 bytes as in Q4_0.  value = scale q + least"""
-    return _half(blocks, 0) * _nibbles(blocks[:, 4:]).astype(np.float32) + _half(blocks, 2)
+    return _half(blocks, 0), _half(blocks, 2), _nibbles(blocks[:, 4:])
 
 
-def read_q5_0(blocks: np.ndarray) -> np.ndarray:
+def _q5_0(blocks: np.ndarray) -> Parts:
     """half scale; 32 fifth bits; 16 bytes as in Q4_0.  value = scale (q - 16)"""
-    q = _nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])
-    return _half(blocks, 0) * (q - 16).astype(np.float32)
+    return _half(blocks, 0), None, (_nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])) - 16
 
 
-def read_q5_1(blocks: np.ndarray) -> np.ndarray:
+def _q5_1(blocks: np.ndarray) -> Parts:
     """half scale; half least; 32 fifth bits; 16 bytes as in Q4_0.  value = scale q + least"""
-    q = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
-    return _half(blocks, 0) * q.astype(np.float32) + _half(blocks, 2)
+    return _half(blocks, 0), _half(blocks, 2), _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
 
 
-def read_q8_0(blocks: np.ndarray) -> np.ndarray:
+def _q8_0(blocks: np.ndarray) -> Parts:
     """half scale; 32 signed bytes.  value = scale q"""
-    return _half(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
+    return _half(blocks, 0), None, blocks[:, 2:].view(np.int8)
 
 
-def read_q2_k(blocks: np.ndarray) -> np.ndarray:
+def _q2_k(blocks: np.ndarray) -> Parts:
     """16 bytes (scale, least as nibbles, one for 16 values); 64 bytes of 2-bit q; half scale; half least.
 
     value = (scale s) q - least m
     """
-    s, m = blocks[:, :16] & 15, blocks[:, :16] >> 4
-    d, least = _half(blocks, 80) * s.astype(np.float32), _half(blocks, 82) * m.astype(np.float32)
-    q = _pairs_of_bits(blocks[:, 16:80]).reshape(-1, 16, 16).astype(np.float32)
-    return (d[:, :, None] * q - least[:, :, None]).reshape(-1, 256)
+    s, m = (blocks[:, :16] & 15).astype(np.float32), (blocks[:, :16] >> 4).astype(np.float32)
+    q = _pairs_of_bits(blocks[:, 16:80]).view(np.int8)
+    return _half(blocks, 80) * s, -(_half(blocks, 82) * m), q
 
 
-def read_q3_k(blocks: np.ndarray) -> np.ndarray:
+def _q3_k(blocks: np.ndarray) -> Parts:
     """32 bytes of third bits; 64 bytes of 2-bit q; 12 bytes of 6-bit scales, one for 16 values; half scale.
 
     value = (scale (s - 32)) (q - 4), the 4 left out where the third bit is set. Scale i keeps its low
@@ -144,42 +163,37 @@ def read_q3_k(blocks: np.ndarray) -> np.ndarray:
     scales = blocks[:, 96:108]
     low = np.concatenate([scales[:, :8] & 15, scales[:, :8] >> 4], axis=1)
     high = np.concatenate([(scales[:, 8:] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=1)
-    d = _half(blocks, 108) * ((low | high << 4).astype(np.int8) - 32).astype(np.float32)
+    scale = _half(blocks, 108) * ((low | high << 4).astype(np.int8) - 32).astype(np.float32)
     third = np.concatenate([(blocks[:, :32] >> bit) & 1 for bit in range(8)], axis=1).astype(np.int8)
-    q = _pairs_of_bits(blocks[:, 32:96]).astype(np.int8) - 4 + 4 * third
-    return (d[:, :, None] * q.reshape(-1, 16, 16).astype(np.float32)).reshape(-1, 256)
+    return scale, None, _pairs_of_bits(blocks[:, 32:96]).view(np.int8) - 4 + 4 * third
 
 
-def read_q4_k(blocks: np.ndarray) -> np.ndarray:
+def _q4_k(blocks: np.ndarray) -> Parts:
     """half scale; half least; 12 bytes of scales (`_six_bits`); 4 x 32 bytes: low nibbles, then high ones.
 
     value = (scale s) q - least m, with one s and one m for 32 values
     """
-    d, least = _scales_of_32(blocks)
-    q = _nibbles(blocks[:, 16:].reshape(-1, 32)).reshape(-1, 8, 32).astype(np.float32)
-    return (d * q - least).reshape(-1, 256)
+    return *_scales_of_32(blocks), _nibbles(blocks[:, 16:].reshape(-1, 32)).reshape(-1, 256)
 
 
-def read_q5_k(blocks: np.ndarray) -> np.ndarray:
+def _q5_k(blocks: np.ndarray) -> Parts:
     """half scale; half least; 12 bytes of scales; 32 bytes of fifth bits; nibbles as in Q4_K.
 
     Bit i of the fifth bits' byte j belongs to value 32 i + j.  value = (scale s) q - least m
     """
-    d, least = _scales_of_32(blocks)
-    fifth = np.stack([((blocks[:, 16:48] >> bit) & 1) << 4 for bit in range(8)], axis=1)
-    q = _nibbles(blocks[:, 48:].reshape(-1, 32)).reshape(-1, 8, 32) | fifth.view(np.int8)
-    return (d * q.astype(np.float32) - least).reshape(-1, 256)
+    fifth = np.concatenate([((blocks[:, 16:48] >> bit) & 1) << 4 for bit in range(8)], axis=1)
+    nibbles = _nibbles(blocks[:, 48:].reshape(-1, 32)).reshape(-1, 256)
+    return *_scales_of_32(blocks), nibbles | fifth.view(np.int8)
 
 
-def read_q6_k(blocks: np.ndarray) -> np.ndarray:
+def _q6_k(blocks: np.ndarray) -> Parts:
     """128 bytes of low nibbles; 64 bytes of high bit pairs; 16 signed scales, one for 16 values; half scale.
 
     value = (scale s) (q - 32). 64 bytes hold the low nibbles of 64 values, then, above, those of the next 64.
     """
-    d = _half(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32)
+    scale = _half(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32)
     low = _nibbles(blocks[:, :128].reshape(-1, 64)).reshape(-1, 256)
-    q = (low | _pairs_of_bits(blocks[:, 128:192]).view(np.int8) << 4) - 32
-    return (d[:, :, None] * q.reshape(-1, 16, 16).astype(np.float32)).reshape(-1, 256)
+    return scale, None, (low | _pairs_of_bits(blocks[:, 128:192]).view(np.int8) << 4) - 32
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -215,27 +229,26 @@ def _six_bits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scales_of_32(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What multiplies and what is taken off each 32 values in Q4_K and Q5_K: float32 [n 8 1] twice."""
+    """Scale and least of each 32 values in Q4_K and Q5_K: float32 [n 8] twice."""
     scales, minima = _six_bits(blocks[:, 4:16])
-    d, least = _half(blocks, 0) * scales.astype(np.float32), _half(blocks, 2) * minima.astype(np.float32)
-    return d[:, :, None], least[:, :, None]
+    least = _half(blocks, 2) * minima.astype(np.float32)
+    return _half(blocks, 0) * scales.astype(np.float32), -least
 
 
-READERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "F32": read_f32,
-    "F16": read_f16,
-    "BF16": read_bf16,
-    "Q4_0": read_q4_0,
-    "Q4_1": read_q4_1,
-    "Q5_0": read_q5_0,
-    "Q5_1": read_q5_1,
-    "Q8_0": read_q8_0,
-    "Q2_K": read_q2_k,
-    "Q3_K": read_q3_k,
-    "Q4_K": read_q4_k,
-    "Q5_K": read_q5_k,
-    "Q6_K": read_q6_k,
+PARTS: dict[str, Callable[[np.ndarray], Parts]] = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
 }
+FLOATS = {"F32": read_f32, "F16": read_f16, "BF16": read_bf16}
+READERS = (*FLOATS, *PARTS)
 
 
 # Writing. Each takes float32 [n block] and gives uint8 [n bytes], as ggml's reference quantizer does.

@@ -35,7 +35,7 @@ FIVE = (-16, 15), (-16, *np.arange(-17, -13.25, 0.5), *np.arange(16, 12.75, -0.5
 SIX = (-32, 31), (-32, *np.arange(-33, -28.75, 0.5), *np.arange(32, 27.75, -0.5))
 EIGHT = (-127, 127), (127, *np.arange(128, 123.75, -0.5))
 Codes = tuple[tuple[int, int], tuple[float, ...]]
-LEAST = 1e-4  # a column counts at least this share of the mean: no weight is free to be anything
+LEAST = 1e-4  # a column counts at least this fraction of the mean: no weight is free to be anything
 
 
 def pack(array: np.ndarray, type: str, importance: np.ndarray | None = None) -> Packed:
@@ -47,13 +47,13 @@ def pack(array: np.ndarray, type: str, importance: np.ndarray | None = None) -> 
         raise UserError(f"Weights are not fitted to {type!r}: use {', '.join(FITTED)}")
     array, importance = _checked(array, type, importance)
     if not native.available():
-        return pack_twin(array, type, importance)
+        return pack_reference(array, type, importance)
     out = np.empty(packed_shape(type, array.shape), U8)
     native.fit(type, array, importance, out)
     return Packed(type, array.shape, out)
 
 
-def pack_twin(array: np.ndarray, type: str, importance: np.ndarray | None = None) -> Packed:
+def pack_reference(array: np.ndarray, type: str, importance: np.ndarray | None = None) -> Packed:
     """What ``pack`` computes, by numpy alone: slower, and the judge of the compiled kernels."""
     array, importance = _checked(array, type, importance)
     block = TYPES[type].block
@@ -81,8 +81,8 @@ def _checked(
     if importance.shape != (columns,) or not (np.isfinite(importance) & (importance >= 0)).all():
         raise UserError(f"The importance of {columns} columns must be as many finite numbers of 0 or more.")
     mean = importance.mean(dtype=np.float64)
-    shares = importance / mean if mean > 0 else np.ones(columns)
-    return np.ascontiguousarray(array), np.maximum(shares, LEAST).astype(F)
+    relative = importance / mean if mean > 0 else np.ones(columns)
+    return np.ascontiguousarray(array), np.maximum(relative, LEAST).astype(F)
 
 
 # What the searches are made of.

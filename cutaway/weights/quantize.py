@@ -15,19 +15,19 @@ Asked for one type, most matrices get it, with these exceptions, which are llama
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.gguf import TYPES, Later, Packed
+from cutaway.gguf import Later, Packed
 from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import families, quant, quant_search, rules
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quant import type_named
-from cutaway.weights.rules import WHOLE, Tensors
-from cutaway.weights.save import counted, stored_bytes
+from cutaway.weights.rules import Tensors
+from cutaway.weights.save import counted, fitting, makes_logits, retyped, stored_bytes
 
 KINDS = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 SMALLER = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}  # for rows that are not whole blocks of 256
@@ -51,15 +51,22 @@ def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None =
     refused by name when it is made."""
     kind = type_named(kind, KINDS)
     notes: Counter[str] = Counter()
-    alone = _alone(checkpoint)
-    tensors = checkpoint.tensors
-    entries: dict[str, Packed | Later] = {}
-    for name in tensors:
-        entry = tensors.later(name)
-        wanted = _type(name, entry, kind, checkpoint.config, alone, notes)
-        columns = None if importance is None else importance.get(name)
-        entries[name] = Later(wanted, entry.shape, _making(tensors, name, wanted, columns))
-    return Quantized(replace(checkpoint, tensors=Tensors(entries)), counted(notes))
+    alone, config = _alone(checkpoint), checkpoint.config
+
+    def pack(name: str, packed: Packed, type: str) -> Packed:
+        values = quant.unpack(packed)
+        if packed.type == type:
+            if not np.isfinite(values).all():
+                raise UserError("it holds a number that is infinite or NaN")
+            return packed
+        if type not in quant_search.FITTED:
+            return quant.pack(values, type)
+        return quant_search.pack(values, type, (importance or {}).get(name))
+
+    def choose(name: str, entry: Packed | Later) -> str:
+        return _type(name, entry, kind, config, alone, notes)
+
+    return Quantized(replace(checkpoint, tensors=retyped(checkpoint.tensors, choose, pack)), counted(notes))
 
 
 def check_smaller(source: object, before: Tensors, after: Tensors, kind: str) -> None:
@@ -73,26 +80,6 @@ def check_smaller(source: object, before: Tensors, after: Tensors, kind: str) ->
         )
 
 
-def _making(tensors: Tensors, name: str, type: str, columns: np.ndarray | None) -> Callable[[], Packed]:
-    def make() -> Packed:
-        packed = tensors[name]
-        values = quant.unpack(packed)
-        if packed.type == type:
-            if not np.isfinite(values).all():
-                raise UserError(f"the weight {name!r} holds a number that is infinite or not a number")
-            return packed
-        try:
-            return (
-                quant_search.pack(values, type, columns)
-                if type in quant_search.FITTED
-                else quant.pack(values, type)
-            )
-        except UserError as problem:
-            raise UserError(f"the weight {name!r} cannot be quantized: {problem}") from None
-
-    return make
-
-
 def _type(
     name: str,
     entry: Packed | Later,
@@ -103,20 +90,11 @@ def _type(
 ) -> str:
     if rules.is_kept_whole(name, entry.shape):
         return "F32"
-    wanted = kind
-    if isinstance(config, Decoder) and name == ("embedding.weight" if config.tied else "head.weight"):
-        wanted = "Q8_0" if kind == "Q8_0" else "Q6_K"
+    if makes_logits(name, config):
+        kind = "Q8_0" if kind == "Q8_0" else "Q6_K"
     elif kind == "Q4_K" and name in alone and _counts_more(name, len(config.blocks)):
-        wanted = "Q6_K"
-    columns = entry.shape[-1]
-    fitting = wanted if columns % TYPES[wanted].block == 0 else SMALLER.get(wanted, "F16")
-    fitting = fitting if columns % TYPES[fitting].block == 0 else "F16"
-    if fitting != wanted:
-        block = TYPES[wanted].block
-        notes[f"matrices stored as {fitting} instead of {wanted} (rows not of whole blocks of {block})"] += 1
-    if entry.type not in WHOLE and entry.type != fitting:
-        notes[f"matrices rounded again, from {entry.type} to {fitting}"] += 1
-    return fitting
+        kind = "Q6_K"
+    return fitting(entry, kind, SMALLER, notes)
 
 
 def _counts_more(name: str, layers: int) -> bool:

@@ -67,8 +67,8 @@ Parsed = TypeVar("Parsed", str, dict)
 def read(path: str | os.PathLike[str]) -> dict[str, Packed]:
     """The tensors of a .safetensors file, an index of shards, or a folder of either; mapped, not copied.
 
-    Integer, boolean and eight-bit float tensors are carried under their type's name; who wants numbers
-    refuses them. UserError for a file that is damaged or another format, and for shards that are not what the
+    Integer, boolean and eight-bit float tensors are carried under their type's name; readers of numbers
+    refuse them. UserError for a file that is damaged or another format, and for shards that are not what the
     index says.
     """
     source = _source(Path(path))
@@ -135,7 +135,7 @@ def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
 
 
 def _source(path: Path) -> Path:
-    """The file or index that `path`, which may be a folder, stands for."""
+    """The file or index that `path`, which may be a folder, means."""
     if not path.is_dir():
         return path
     for name in (SINGLE, INDEX):
@@ -256,7 +256,7 @@ def _checked(
     start, stop = places
     if not start <= stop <= size:
         raise UserError(
-            f"{what} lies at {start} to {stop}, outside the {size} bytes of data; the file is cut short"
+            f"{what} is stored at {start} to {stop}, outside the {size} bytes of data; the file is cut short"
         )
     width = row_bytes(type, 1)
     if math.prod(max(n, 1) for n in sizes) * width >= 1 << 62:
@@ -380,16 +380,12 @@ def _planned(name: str, tensor: Packed | Later | tuple[str, tuple[int, ...], np.
     return Packed(type, shape, data.reshape(stored))
 
 
-def _nbytes(tensor: Packed | Later) -> int:
-    return math.prod(packed_shape(tensor.type, tensor.shape))
-
-
 def _shards(tensors: dict[str, Packed | Later], limit: int | None) -> list[dict[str, Packed | Later]]:
     """The tensors in their order, cut where the next one would exceed `limit` bytes."""
     shards: list[dict[str, Packed | Later]] = [{}]
     filled = 0
     for name, tensor in tensors.items():
-        size = _nbytes(tensor)
+        size = tensor.nbytes
         if limit is not None and shards[-1] and filled + size > limit:
             shards.append({})
             filled = 0
@@ -399,7 +395,7 @@ def _shards(tensors: dict[str, Packed | Later], limit: int | None) -> list[dict[
 
 
 def _index(names: list[str], shards: list[dict[str, Packed | Later]]) -> bytes:
-    total = sum(_nbytes(tensor) for shard in shards for tensor in shard.values())
+    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
     where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     return json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2).encode()
 
@@ -410,7 +406,7 @@ def _pour(out: IO[bytes] | io.BytesIO, tensors: dict[str, Packed | Later], texts
     header: dict[str, object] = {METADATA: texts} if texts else {}
     at = 0
     for name, tensor in ordered:
-        stop = at + _nbytes(tensor)
+        stop = at + tensor.nbytes
         header[name] = {"dtype": tensor.type, "shape": list(tensor.shape), "data_offsets": [at, stop]}
         at = stop
     data = json.dumps(header, separators=(",", ":")).encode()

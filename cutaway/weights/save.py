@@ -16,6 +16,7 @@ A model that no family can describe is written as a Cutaway folder: our names, a
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ import numpy as np
 from cutaway import gguf
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
-from cutaway.gguf import TYPES, Later, Packed, packed_shape
+from cutaway.gguf import TYPES, Later, Packed
 from cutaway.model.config import Decoder, Encoder, to_dict
 from cutaway.position.scaling import Factors, Llama3
 from cutaway.store.files import atomic_folder, check_file, check_overwrite
@@ -41,31 +42,12 @@ from cutaway.weights.rules import WHOLE, Tensors
 FORMATS = {"safetensors": ("F32", "F16", "BF16"), "gguf": ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")}
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 FILE_TYPES |= {"Q4_K": 15, "Q6_K": 18, "BF16": 32}
-HALF = quant.HALF
-LARGEST = {
-    "F16": HALF,
-    "Q8_0": 127 * HALF,
-    "Q4_0": 8 * HALF,
-    "Q4_1": HALF,
-}  # above it a type rounds to infinity
 SHARD = 5_000_000_000
-COPIED = (  # of one Hugging Face folder into another
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling/config.json",
-)
+# Of one Hugging Face folder into another; a tokenizer's own file is one of the first two.
+_COPIED = """tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
+vocab.json vocab.txt merges.txt chat_template.jinja chat_template.json generation_config.json modules.json
+sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json"""
+COPIED = _COPIED.split()
 Progress = Callable[[int, int], None]
 
 
@@ -124,27 +106,47 @@ def check_free(target: Path, format: str, force: bool) -> None:
 # ---- which type each weight gets ---------------------------------------------------------------------------
 
 
-def _retyped(ours: Tensors, choose: Callable[[str, Packed | Later], str]) -> Tensors:
-    """Weights that will be of the type chosen for each, when they are made."""
+def retyped(
+    ours: Tensors,
+    choose: Callable[[str, Packed | Later], str],
+    pack: Callable[[str, Packed, str], Packed] | None = None,
+) -> Tensors:
+    """Weights that become the type chosen for each when they are made, by ``pack(name, packed, type)``."""
 
     def later(name: str) -> Later:
         entry = ours.later(name)
         wanted = choose(name, entry)
-        return Later(wanted, entry.shape, lambda: _as(name, ours[name], wanted))
+
+        def make() -> Packed:
+            packed = ours[name]
+            try:
+                if pack is not None:
+                    return pack(name, packed, wanted)
+                return packed if packed.type == wanted else quant.pack(quant.unpack(packed), wanted)
+            except UserError as problem:
+                raise UserError(f"the weight {name!r} cannot be stored as {wanted}: {problem}") from None
+
+        return Later(wanted, entry.shape, make)
 
     return Tensors({name: later(name) for name in ours})
 
 
-def _as(name: str, packed: Packed, type: str) -> Packed:
-    if packed.type == type:
-        return packed
-    values = quant.unpack(packed)
-    limit = LARGEST.get(type)
-    if limit is not None and values.size:
-        largest = float(np.abs(values).max())
-        if not largest <= limit:
-            raise UserError(f"the weight {name!r} holds {largest:g}, which {type} cannot: use BF16 or F32")
-    return quant.pack(values, type)
+def makes_logits(name: str, config: Decoder | Encoder) -> bool:
+    """Whether this weight is the head, or the embedding table where it is the head."""
+    return isinstance(config, Decoder) and name == ("embedding.weight" if config.tied else "head.weight")
+
+
+def fitting(entry: Packed | Later, type: str, smaller: Mapping[str, str], notes: Counter[str]) -> str:
+    """The type, or the first ``smaller`` one whose blocks the rows fill, else F16."""
+    columns, fits = entry.shape[-1], type
+    while columns % TYPES[fits].block:
+        fits = smaller.get(fits, "F16")
+    if fits != type:
+        block = TYPES[type].block
+        notes[f"matrices stored as {fits} instead of {type} (rows not of whole blocks of {block})"] += 1
+    if entry.type not in WHOLE and entry.type != fits:
+        notes[f"matrices rounded again, from {entry.type} to {fits}"] += 1
+    return fits
 
 
 def _gguf_type(
@@ -154,35 +156,23 @@ def _gguf_type(
         return "F32"
     if type is None:
         return entry.type
-    makes_logits = isinstance(config, Decoder) and name == (
-        "embedding.weight" if config.tied else "head.weight"
-    )
-    if makes_logits and type in ("Q4_0", "Q4_1"):
+    if makes_logits(name, config) and type in ("Q4_0", "Q4_1"):
         notes[f"the matrix that makes the logits is Q8_0, since {type} would cost it too much"] += 1
         type = "Q8_0"
-    if entry.shape[-1] % TYPES[type].block:
-        notes[
-            f"matrices stored as F16 instead of {type} (rows not of whole blocks of {TYPES[type].block})"
-        ] += 1
-        type = "F16"
-    if entry.type not in WHOLE and entry.type != type:
-        notes[f"matrices rounded again, from {entry.type} to {type}"] += 1
-    return type
+    return fitting(entry, type, {}, notes)
 
 
 def counted(notes: Counter[str]) -> tuple[str, ...]:
     """Notes as sentences; one about matrices begins with how many."""
-    told = {
-        text: text if count > 1 else text.replace("matrices", "matrix", 1) for text, count in notes.items()
-    }
-    return tuple(f"{notes[t]} {told[t]}" if t.startswith("matrices") else told[t] for t in notes)
+    return tuple(
+        re.sub("^matrices", f"{count} {'matrix' if count == 1 else 'matrices'}", text)
+        for text, count in notes.items()
+    )
 
 
 def stored_bytes(entries: Tensors) -> int:
     """The bytes that weights have as they are stored."""
-    return sum(
-        int(np.prod(packed_shape(e.type, e.shape), dtype=np.int64)) for e in map(entries.later, entries)
-    )
+    return sum(entries.later(name).nbytes for name in entries)
 
 
 def _counted(entries: Tensors, progress: Progress | None) -> dict[str, Packed | Later]:
@@ -282,7 +272,7 @@ def _write_gguf(
 ) -> Saved:
     notes: Counter[str] = Counter()
     config = checkpoint.config
-    ours = _retyped(checkpoint.tensors, lambda name, entry: _gguf_type(name, entry, type, config, notes))
+    ours = retyped(checkpoint.tensors, lambda name, entry: _gguf_type(name, entry, type, config, notes))
 
     def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
         theirs = rules.save(family.gguf, config, ours)
@@ -356,7 +346,7 @@ def _write_folder(
     target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress | None
 ) -> Saved:
     notes: Counter[str] = Counter()
-    ours = _retyped(checkpoint.tensors, lambda _, entry: entry.type if entry.type in WHOLE else type or "F32")
+    ours = retyped(checkpoint.tensors, lambda _, entry: entry.type if entry.type in WHOLE else type or "F32")
     unpacked = {checkpoint.tensors.later(name).type for name in ours} - WHOLE.keys()
     if unpacked:
         notes[
@@ -376,7 +366,7 @@ def _write_folder(
         notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
         family, entries, theirs = None, to_dict(checkpoint.config), ours
     if type is not None:
-        theirs = _retyped(theirs, lambda *_: type)
+        theirs = retyped(theirs, lambda *_: type)
     with atomic_folder(target, force=force) as folder:
         # Transformers asks for this entry in every file it opens.
         safetensors.write(folder / "model.safetensors", _counted(theirs, progress), {"format": "pt"}, SHARD)

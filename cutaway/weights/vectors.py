@@ -22,8 +22,8 @@ import numpy as np
 
 from cutaway.embedding.subwords import Subwords
 from cutaway.embedding.vectors import Vectors
-from cutaway.errors import OperationalError, UserError, quoted
-from cutaway.store.files import atomic_file
+from cutaway.errors import UserError, quoted
+from cutaway.store.files import atomic_file, read_errors
 from cutaway.weights import quant, safetensors
 from cutaway.weights.load import Checkpoint
 
@@ -48,11 +48,8 @@ def read(path: Path, format: Format | None = None) -> Vectors:
     """The vectors in a file; its format is found by looking unless given. UserError if damaged."""
     if not path.is_file():
         raise UserError(f"{path} is not a file of word vectors")
-    try:
-        with path.open("rb") as file:
-            return _READERS[format or _format(path, file)](path, file)
-    except OSError as problem:
-        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from problem
+    with read_errors(path), path.open("rb") as file:
+        return _READERS[format or _format(path, file)](path, file)
 
 
 def write(path: Path, vectors: Vectors, format: Format | None = None, *, force: bool = True) -> None:

@@ -1,4 +1,4 @@
-// SplitMix64: small, fast, and two lines in Python, so that a twin draws the same numbers.
+// SplitMix64: small, fast, and two lines in Python, so that the reference draws the same numbers.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Softmax attention over pages of the state (FlashAttention's running softmax, 2205.14135; its split over the
-// state for decoding, FlashDecoding). A page is one piece of work whose result does not depend on who does it, and
+// state for decoding, FlashDecoding). A page is one piece of work whose result does not depend on the thread, and
 // pages are merged in their order: the same bits for every number of threads and every chunking of the text.
-// The definition (cutaway/attention) is the judge, in tests/test_runtime.py.
+// The reference implementation is cutaway/runtime/attention.py.
 #include "runtime/attention.hpp"
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 
 #include "core/half.hpp"
 #include "core/isa.hpp"
+#include "runtime/vectors.hpp"
 
 #if defined(CUTAWAY_X86)
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-// Softmax attention over a state that lies in pages of 128 positions, keys and values as halves.
+// Softmax attention over a KV cache in pages of 128 positions, keys and values as halves.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@ namespace cutaway {
 
 inline constexpr int kPage = 128;    // positions of a page, and of one piece of work
 
-// A head that looks: its query, and which positions [first, last) of the page it sees.
+// A head's view of a page: its query, and which positions [first, last) of the page it sees.
 struct Look {
     const float* query;
     int first, last;
@@ -32,7 +32,7 @@ void attend_page(const PageOf& page, const Look* rows, int count, float softcap,
 // Scores of one row over a page, capped, into scores [kPage]; those of positions it does not see are not written.
 void score_page(const PageOf& page, const Look& row, float softcap, float* scores);
 
-// into += more, both unnormalised: pages are added in their order, however they were shared out.
+// into += more, both unnormalised: pages are added in their order, whichever threads did them.
 void merge(float* into, Gathered& in, const float* more, const Gathered& seen, int size);
 
 // Stores a key or value where attend_page reads it.

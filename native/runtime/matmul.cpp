@@ -1,4 +1,4 @@
-// Matrix times vectors on weights that stay packed. Sixteen rows lie together (panels.cpp), so that one
+// Matrix times vectors on weights that stay packed. Sixteen rows are stored together (panels.cpp), so that one
 // instruction feeds sixteen sums and nothing is added across lanes; vectors are 8-bit numbers by groups of 32, or
 // bfloat16 where the weights are.
 // cutaway/runtime/matmul.py computes the same.
@@ -22,7 +22,7 @@
 namespace cutaway {
 namespace {
 
-// What a product asks the memory for while it reads a panel: what lies so many bytes ahead, if any, and bytes from far on.
+// What a product asks the memory for while it reads a panel: what is so many bytes ahead, if any, and bytes from far on.
 struct Ahead {
     int64_t near;
     const uint8_t* far;
@@ -90,7 +90,7 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
         const int end = std::min(tokens, begin + near);
         for (int panel = first; panel < last; ++panel) {
             const uint8_t* from = matrix.panels + panel * bytes;
-            // Who reads a panel a second time finds it in the cache, and with many vectors it is not waited for.
+            // A panel read a second time is in the cache, and with many vectors memory is not the limit.
             Ahead ahead = {tokens <= of.most ? read_ahead() : 0, path != nullptr ? path->next(bytes) : nullptr};
             float* rows = out + (panel - first) * kPanel;
             for (int token = begin; token < end;) {

@@ -7,7 +7,7 @@
 
 namespace cutaway {
 
-inline constexpr int kPanel = 16;  // rows whose weights lie together
+inline constexpr int kPanel = 16;  // rows whose weights are stored together
 inline constexpr int kGroup = 32;  // numbers of a vector that share a scale
 
 // GGML's numbers of the types that run.
@@ -31,7 +31,7 @@ struct Matrix {
 };
 
 // Vectors that a product reads: as floats, as bfloat16 (in floats and by itself), and as q * scale by groups of 32, padded
-// with zeros to whole groups. What belongs to a group lies side by side for all vectors, since a panel meets several at
+// with zeros to whole groups. The numbers of a group are stored side by side for all vectors, since a panel meets several at
 // once.
 struct Vectors {
     float* x;        // [n width]

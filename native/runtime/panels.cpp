@@ -1,9 +1,9 @@
 // A packed matrix as panels: sixteen rows side by side, the same bytes in another order, so that a vector
-// register holds the same place of sixteen rows. cutaway/runtime/panels.py states the layout and is the twin.
+// register holds the same place of sixteen rows. cutaway/runtime/panels.py states the layout and is the reference.
 //
 // Of each block (32 values, or 256) a panel holds, field after field, the field of sixteen rows: halves one a row,
 // then scale bytes byte by byte, then quants in words of four bytes, word by word. The fifth bits of Q5_0 and Q5_1
-// are put in the order that the kernel reads them in. Floats lie in pairs of columns.
+// are put in the order that the kernel reads them in. Floats are stored in pairs of columns.
 #include <cstring>
 #include <vector>
 

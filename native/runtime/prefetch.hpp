@@ -9,7 +9,7 @@
 
 namespace cutaway {
 
-// Has the processor bring bytes to its second cache. Nothing is read: they may lie behind an array's end.
+// Prefetches into L2; the address may be past the array.
 inline __attribute__((always_inline)) void ask(const uint8_t* from, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
 }
@@ -74,7 +74,7 @@ class Path {
     static constexpr int64_t kMost = 256 << 10;  // a part of the second cache
     struct Stretch {
         const uint8_t* from;
-        int64_t bytes, at;  // `at` bytes of the path lie before it
+        int64_t bytes, at;  // `at` bytes of the path are before it
     };
     struct Stage {
         size_t first;  // stretch

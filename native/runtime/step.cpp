@@ -1,7 +1,7 @@
 // One call reads tokens: a token of one text, one token of each of several texts, or a chunk of a prompt. All
 // workers go through the same phases. In each, a worker does its own share of the work, a few pieces at a time, and then
-// what others have not begun of theirs; no result depends on who did what. A phase is over when its pieces are done, so
-// that a worker which the system has put to sleep is waited for with its last few pieces alone.
+// what others have not begun of theirs; no result depends on which worker did what. A phase is over when its pieces are
+// done, so that a worker which the system has put to sleep delays its last few pieces alone.
 #include "runtime/step.hpp"
 
 #if defined(__linux__)
@@ -100,7 +100,7 @@ struct Piece {
     int sequence, first, last, page;
 };
 
-// An expert that some tokens chose: their vectors lie at [first, first + count) of all that are chosen.
+// An expert that some tokens chose: their vectors are at [first, first + count) of all that are chosen.
 struct Busy {
     int expert;
     int64_t first, count;
@@ -128,7 +128,7 @@ struct Phase {
     std::atomic<bool> over{false};
 };
 
-// How much of a share is taken: pieces from its front, by the worker whose it is, and in the upper half those from its
+// How much of a share is taken: pieces from its front, by its own worker, and in the upper half those from its
 // back, by others, so that what the worker has asked the memory for stays its own.
 struct Share {
     alignas(64) std::atomic<uint64_t> taken{0};
@@ -204,7 +204,7 @@ class Rows {
 };
 
 class Step {
-    // One of those who walk through the phases, and where it is.
+    // A thread that walks through the phases, and where it is.
     struct Worker {
         int index, count;
         Path* path;
@@ -282,7 +282,8 @@ class Step {
         each(worker, count, piece, what, [] {});
     }
 
-    // Does a phase, and then after(token) for each token: by all workers, or where there is one, by whoever ends the phase.
+    // Does a phase, and then after(token) for each token: by all workers; a single token's by the worker that ends the
+    // phase.
     template <class F, class G>
     void and_tokens(Worker& worker, const F& phase, const G& after) {
         if (tokens_ == 1) return phase([&] { after(0); });
@@ -342,7 +343,7 @@ class Step {
     Rows out_rows(const Layer& layer) const { return {{{&layer.out, 0}}, mixed_, tokens_, out_, width_stride_}; }
     Rows down_rows(const Layer& layer) const { return {{{&layer.down, 0}}, hidden_, tokens_, out_, width_stride_}; }
 
-    // Where keys and values lie behind a token's queries.
+    // Where keys and values are, after a token's queries.
     static int64_t key_at(const Layer& layer) { return rounded(layer.query.rows, kPanel); }
     static int64_t value_at(const Layer& layer) { return key_at(layer) + rounded(layer.key.rows, kPanel); }
 
@@ -386,9 +387,9 @@ class Step {
                 for (const Matrix* each : {&expert.gate, &expert.up, &expert.down}) with_bf16_ |= each->type == kBF16;
             }
         }
-        for (int i = 0; i < model_.turn_count; ++i) {
-            turn_at_.push_back(turn_stride_);
-            turn_stride_ += 2 * model_.turns[i].pairs;
+        for (int i = 0; i < model_.rotation_count; ++i) {
+            rotation_at_.push_back(rotation_stride_);
+            rotation_stride_ += 2 * model_.rotations[i].pairs;
         }
         width_stride_ = rounded(model_.width, kPanel);
     }
@@ -403,20 +404,20 @@ class Step {
         hidden_ = scratch_.vectors(tokens_, hidden_width_, with_bf16_);
         out_ = scratch_.take<float>(tokens_ * width_stride_);
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
-        rotations_ = scratch_.take<float>(tokens_ * turn_stride_);
+        rotations_ = scratch_.take<float>(tokens_ * rotation_stride_);
         if (top_k_ > 0) {
             const int64_t chosen = tokens_ * top_k_;
             routed_ = scratch_.take<float>(tokens_ * routed_stride_);
             read_ = scratch_.vectors(chosen, model_.width, with_bf16_);
             inside_ = scratch_.vectors(chosen, inside_width_, with_bf16_);
-            spoken_ = scratch_.take<float>(chosen * width_stride_);
+            expert_out_ = scratch_.take<float>(chosen * width_stride_);
             slots_.resize(static_cast<size_t>(chosen));
             token_of_.resize(static_cast<size_t>(chosen));
             weights_.resize(static_cast<size_t>(chosen));
             busy_count_.resize(static_cast<size_t>(model_.layer_count));
         }
-        last_ = scratch_.vectors(head_parts() * reading_.wanted_count, model_.width, with_bf16_);
-        if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.wanted_count * width_stride_);
+        last_ = scratch_.vectors(head_parts() * reading_.logits_count, model_.width, with_bf16_);
+        if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.logits_count * width_stride_);
     }
 
     // One new token of a long text is shared out by pages; several are shared out by themselves.
@@ -447,7 +448,7 @@ class Step {
         return reading_.positions[s] + static_cast<int>(token) - reading_.starts[s];
     }
 
-    // The embedding of a token, by how far its position turns, and what the first layer reads of it.
+    // The embedding of a token, the cosines and sines of its position, and the input of the first layer.
     void begin(int64_t token) {
         float* x = x_ + token * width_stride_;
         const int64_t id = reading_.ids[token];
@@ -459,19 +460,19 @@ class Step {
         if (model_.embedding_scale != 1.0f) {
             for (int i = 0; i < model_.width; ++i) x[i] *= model_.embedding_scale;
         }
-        for (int t = 0; t < model_.turn_count; ++t) {
-            const Turn& turn = model_.turns[t];
-            float* cosines = rotations_ + token * turn_stride_ + turn_at_[static_cast<size_t>(t)];
-            for (int i = 0; i < turn.pairs; ++i) {
-                const double angle = position(token) * turn.radians[i];
-                cosines[i] = static_cast<float>(std::cos(angle) * turn.magnitude);
-                cosines[turn.pairs + i] = static_cast<float>(std::sin(angle) * turn.magnitude);
+        for (int t = 0; t < model_.rotation_count; ++t) {
+            const Rotation& rotation = model_.rotations[t];
+            float* cosines = rotations_ + token * rotation_stride_ + rotation_at_[static_cast<size_t>(t)];
+            for (int i = 0; i < rotation.pairs; ++i) {
+                const double angle = position(token) * rotation.radians[i];
+                cosines[i] = static_cast<float>(std::cos(angle) * rotation.magnitude);
+                cosines[rotation.pairs + i] = static_cast<float>(std::sin(angle) * rotation.magnitude);
             }
         }
         if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, model_.layers[0].eps);
     }
 
-    // The stream, normed, for the next matrices.
+    // The residual stream, normed, for the next matrices.
     void read(int64_t token, const float* norm, float eps) {
         rms_norm(x_ + token * width_stride_, norm, model_.width, eps, in_.x + token * in_.width);
         quantize_vector(in_, token);
@@ -489,9 +490,9 @@ class Step {
     }
 
     void layer(const Layer& layer, int index, Worker& worker) {
-        const auto ask_and_answer = [&](const auto& then) { multiply(worker, head_rows(layer), then); };
-        and_tokens(worker, ask_and_answer, [&](int64_t token) {
-            for (int head = 0; head < layer.heads + 2 * layer.groups; ++head) turn_head(layer, token, head);
+        const auto query_key_value = [&](const auto& then) { multiply(worker, head_rows(layer), then); };
+        and_tokens(worker, query_key_value, [&](int64_t token) {
+            for (int head = 0; head < layer.heads + 2 * layer.groups; ++head) finish_and_store(layer, token, head);
         });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
         const auto look = [&](const auto& then) {
@@ -509,8 +510,8 @@ class Step {
             quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
         watch(layer, index, worker);
-        const auto say = [&](const auto& then) { multiply(worker, out_rows(layer), then); };
-        and_tokens(worker, say, [&](int64_t token) {
+        const auto multiply_out = [&](const auto& then) { multiply(worker, out_rows(layer), then); };
+        and_tokens(worker, multiply_out, [&](int64_t token) {
             add_output(token, layer.out, layer.attention_post_norm, layer.eps);
             read(token, layer.mlp_norm, layer.eps);
         });
@@ -531,8 +532,8 @@ class Step {
             }
         };
         share_out(worker, groups_of(layer.up), 1, hide_some, [] {});
-        const auto give = [&](const auto& then) { multiply(worker, down_rows(layer), then); };
-        and_tokens(worker, give, after);
+        const auto multiply_down = [&](const auto& then) { multiply(worker, down_rows(layer), then); };
+        and_tokens(worker, multiply_down, after);
     }
 
     // The part of the state that a piece of attention reads.
@@ -561,8 +562,8 @@ class Step {
         if (matrix.panels != nullptr) path.add(matrix.panels + first * bytes, (last - first) * bytes);
     }
 
-    // A head of a query, key or value: its bias, its norm, its turn; keys and values go to the state.
-    void turn_head(const Layer& layer, int64_t token, int head) {
+    // A head of a query, key or value: its bias, norm and RoPE; keys and values are stored in the KV cache.
+    void finish_and_store(const Layer& layer, int64_t token, int head) {
         float* all = heads_out_ + token * heads_stride_;
         if (head < layer.heads) {
             float* query = all + head * layer.key_size;
@@ -590,12 +591,12 @@ class Step {
         const int size = layer.key_size;
         for (int i = 0; bias != nullptr && i < size; ++i) x[i] += bias[head * size + i];
         if (norm != nullptr) rms_norm(x, norm, size, layer.qk_eps, x);
-        if (layer.turn < 0) return;
-        const Turn& turn = model_.turns[layer.turn];
-        const float* cosine = rotations_ + token * turn_stride_ + turn_at_[static_cast<size_t>(layer.turn)];
-        const float* sine = cosine + turn.pairs;
-        if (turn.interleaved == 0) return cutaway::turn(x, turn.pairs, cosine, sine);
-        for (int i = 0; i < turn.pairs; ++i) {
+        if (layer.rotation < 0) return;
+        const Rotation& rotation = model_.rotations[layer.rotation];
+        const float* cosine = rotations_ + token * rotation_stride_ + rotation_at_[static_cast<size_t>(layer.rotation)];
+        const float* sine = cosine + rotation.pairs;
+        if (rotation.interleaved == 0) return cutaway::rotate(x, rotation.pairs, cosine, sine);
+        for (int i = 0; i < rotation.pairs; ++i) {
             const float a = x[2 * i], b = x[2 * i + 1];
             x[2 * i] = a * cosine[i] - b * sine[i];
             x[2 * i + 1] = b * cosine[i] + a * sine[i];
@@ -703,15 +704,15 @@ class Step {
         for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
     }
 
-    // The stream after a layer, where the head is to read it.
+    // The residual stream after a layer, where the head is to read it (the logit lens).
     void keep_stream(int64_t token, int layer) {
-        for (int i = 0; i < reading_.wanted_count; ++i) {
-            if (reading_.wanted[i] != token || reading_.after[i] != layer) continue;
+        for (int i = 0; i < reading_.logits_count; ++i) {
+            if (reading_.logits_at[i] != token || reading_.after[i] != layer) continue;
             std::copy_n(x_ + token * width_stride_, model_.width, kept_ + i * width_stride_);
         }
     }
 
-    // How the heads of the watched tokens attended, written out; who is not watched costs nothing.
+    // How the heads of the watched tokens attended, written out; a token that is not watched costs nothing.
     void watch(const Layer& layer, int index, Worker& worker) {
         const auto here = [&](int i) { return reading_.watched[2 * i + 1] == index; };
         int any = 0;
@@ -740,8 +741,8 @@ class Step {
         for (int s = first; s < length; ++s) weights[s] /= total;
     }
 
-    // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They lie side by side until
-    // then: rows as long as all neurons would fall on a few places of the cache.
+    // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They are stored side by side
+    // until then: rows as long as all neurons would map to a few sets of the cache.
     static void hide(const Expert& mlp, int32_t activation, const Vectors& in, int64_t count, const Vectors& out,
                      int64_t group, Path* path) {
         static thread_local std::vector<float> room;
@@ -769,8 +770,8 @@ class Step {
         }
     }
 
-    // What each token's experts say of it. The tokens of one expert are read together; none of it depends on who they
-    // are, since every product of a vector is the same in any company.
+    // The outputs of each token's experts. The tokens of one expert are multiplied together; a product of a vector is the
+    // same beside any others.
     void mix(const Layer& layer, int index, Worker& worker) {
         const Rows routers({{&layer.router, 0}, {&layer.shared_gate, rounded(layer.router.rows, kPanel)}}, in_, tokens_,
                            routed_, routed_stride_);
@@ -796,11 +797,11 @@ class Step {
             const int64_t first = i % pieces * piece, last = std::min(panels, first + piece);
             cutaway::multiply(layer.experts[by.expert].down, part(inside_, by), static_cast<int>(by.count),
                      static_cast<int>(first), static_cast<int>(last),
-                     spoken_ + by.first * width_stride_ + first * kPanel, width_stride_);
+                     expert_out_ + by.first * width_stride_ + first * kPanel, width_stride_);
         });
     }
 
-    // The experts of every token, their weights, and where its vectors lie: those of one expert side by side.
+    // The experts of every token, their weights, and where its vectors are: those of one expert side by side.
     void route(const Layer& layer, int index) {
         const int64_t top_k = layer.top_k, experts = layer.expert_count;
         std::vector<int64_t> counts(static_cast<size_t>(experts));
@@ -831,7 +832,7 @@ class Step {
         const int64_t experts = layer.expert_count;
         const float highest = *std::max_element(scores, scores + experts);
         float total = 0.0f, kept = 0.0f;
-        for (int64_t e = 0; e < experts; ++e) total += scores[e] = std::exp(scores[e] - highest);
+        for (int64_t e = 0; e < experts; ++e) total += scores[e] = exp_of(scores[e] - highest);
         for (int64_t e = 0; e < experts; ++e) scores[e] /= total;
         for (int64_t i = 0; i < layer.top_k; ++i) {
             const int64_t best = std::max_element(scores, scores + experts) - scores;
@@ -842,7 +843,7 @@ class Step {
         for (int64_t i = 0; layer.normalised != 0 && i < layer.top_k; ++i) weights[i] /= kept;
     }
 
-    // What an expert's tokens give it to read.
+    // The inputs of an expert: its tokens' vectors.
     void fetch(const Busy& by) {
         const Vectors own = part(read_, by);
         for (int64_t i = 0; i < by.count; ++i) {
@@ -857,22 +858,22 @@ class Step {
         float* out = out_ + token * width_stride_;
         float gate = layer.up.rows > 0 ? 1.0f : 0.0f;
         if (layer.shared_gate.rows > 0) {
-            gate = 1.0f / (1.0f + std::exp(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
+            gate = 1.0f / (1.0f + exp_of(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
         }
         for (int i = 0; i < model_.width; ++i) out[i] = gate == 0.0f ? 0.0f : out[i] * gate;
         for (int64_t i = token * layer.top_k; i < (token + 1) * layer.top_k; ++i) {
-            const float* one = spoken_ + slots_[static_cast<size_t>(i)] * width_stride_;
+            const float* one = expert_out_ + slots_[static_cast<size_t>(i)] * width_stride_;
             const float weight = weights_[static_cast<size_t>(i)];
             for (int j = 0; j < model_.width; ++j) out[j] += weight * one[j];
         }
     }
 
-    // Nothing evens out what rounding does to the head's scores: what it leaves of a vector is rounded too, and read as
-    // a second vector.
+    // No later layer evens out rounding at the head: the rounding error of a vector is rounded too and read as a second
+    // vector.
     void head(Worker& worker) {
         const int parts = head_parts();
-        each(worker, reading_.wanted_count, 1, [&](int64_t i) {
-            const float* x = (kept_ == nullptr ? x_ + reading_.wanted[i] * width_stride_ : kept_ + i * width_stride_);
+        each(worker, reading_.logits_count, 1, [&](int64_t i) {
+            const float* x = kept_ == nullptr ? x_ + reading_.logits_at[i] * width_stride_ : kept_ + i * width_stride_;
             float* normed = last_.x + parts * i * last_.width;
             rms_norm(x, model_.norm, model_.width, model_.eps, normed);
             quantize_vector(last_, parts * i);
@@ -885,13 +886,13 @@ class Step {
             quantize_vector(last_, parts * i + 1);
         });
         arrive(worker);
-        const int64_t piece = reading_.wanted_count > 8 ? 4 : 16;
+        const int64_t piece = reading_.logits_count > 8 ? 4 : 16;
         const auto some = [&](int64_t begin, int64_t end, bool own) {
             for (int64_t i = begin; i < end; i += piece) {
                 score(static_cast<int>(i), static_cast<int>(std::min(end, i + piece)), own ? worker.path : nullptr);
             }
         };
-        share_out(worker, reading_.wanted_count > 0 ? model_.head.panel_count() : 0, 1, some, [] {});
+        share_out(worker, reading_.logits_count > 0 ? model_.head.panel_count() : 0, 1, some, [] {});
     }
 
     int head_parts() const { return model_.head.reads_eight_bits() ? 2 : 1; }
@@ -899,23 +900,23 @@ class Step {
     // The logits of the rows of some of the head's panels.
     void score(int first, int last, Path* path) {
         static thread_local std::vector<float> room;
-        const int parts = head_parts(), vectors = parts * reading_.wanted_count;
+        const int parts = head_parts(), vectors = parts * reading_.logits_count;
         const int64_t stride = (last - first) * kPanel, begin = first * kPanel;
         const int64_t rows = std::min(stride, model_.vocab - begin);
         room.resize(static_cast<size_t>(vectors * stride));
         cutaway::multiply(model_.head, last_, vectors, first, last, room.data(), stride, path);
-        for (int64_t i = 0; i < reading_.wanted_count; ++i) {
+        for (int64_t i = 0; i < reading_.logits_count; ++i) {
             const float* from = room.data() + parts * i * stride;
             const float* more = from + stride;
             float* to = reading_.logits + i * model_.vocab + begin;
             for (int64_t row = 0; row < rows; ++row) to[row] = parts == 1 ? from[row] : from[row] + more[row];
             for (int64_t row = 0; model_.softcap != 0.0f && row < rows; ++row) {
-                to[row] = model_.softcap * std::tanh(to[row] / model_.softcap);
+                to[row] = softcapped(to[row], model_.softcap);
             }
         }
     }
 
-    static constexpr int kShares = 16;  // more workers have one between some of them
+    static constexpr int kShares = 16;  // with more workers, some have a share in common
     static constexpr int kFew = 8;      // vectors that meet a panel at once, or nearly
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
     static constexpr int kPhases = 14, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
@@ -930,29 +931,29 @@ class Step {
     Phase* phases_ = nullptr;
     Share* shares_ = nullptr;  // [phases most_shares_]
 
-    int64_t heads_stride_ = 0, mixed_width_ = 0, hidden_width_ = 0, width_stride_ = 0, turn_stride_ = 0;
+    int64_t heads_stride_ = 0, mixed_width_ = 0, hidden_width_ = 0, width_stride_ = 0, rotation_stride_ = 0;
     int value_stride_ = 0, heads_ = 0;
     bool with_bf16_ = false;  // whether some matrix reads its vectors as bfloat16
-    std::vector<int64_t> turn_at_, slot_of_;
+    std::vector<int64_t> rotation_at_, slot_of_;
     std::vector<int> sequence_of_;
     std::vector<Piece> pieces_;
     float *x_ = nullptr, *out_ = nullptr, *heads_out_ = nullptr, *rotations_ = nullptr;
     float *partial_ = nullptr, *kept_ = nullptr;
     Gathered* partial_seen_ = nullptr;
     int64_t top_k_ = 0, routed_stride_ = 0, inside_width_ = 0;  // of layers with experts
-    std::vector<int64_t> slots_, token_of_;  // of each token's experts, where its vector lies; and whose vector that is
+    std::vector<int64_t> slots_, token_of_;  // of each token's experts, where its vector is; and whose vector that is
     std::vector<float> weights_;
     std::vector<Busy> busy_;
-    std::vector<int64_t> busy_count_;  // of each layer: who is late still asks for one that others are done with
+    std::vector<int64_t> busy_count_;  // of each layer: a late worker still reads one that others are done with
     Vectors read_{}, inside_{};
-    float *routed_ = nullptr, *spoken_ = nullptr;
+    float *routed_ = nullptr, *expert_out_ = nullptr;
     Vectors in_{}, mixed_{}, hidden_{}, last_{};
 };
 
 }  // namespace
 }  // namespace cutaway
 
-// Reads, and writes the logits that are wanted; the caller has checked every array. -1: there is no memory for it.
+// Reads, and writes the logits of logits_at; the caller has checked every array. -1: there is no memory for it.
 CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Reading* reading, int32_t threads) {
     try {
         cutaway::Step step(*model, *reading, threads);
@@ -963,11 +964,11 @@ CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Rea
     }
 }
 
-// The sizes of the structures, so that the door can tell that it mirrors them.
+// The sizes of the structures, so that cutaway/native/runtime.py can check that it mirrors them.
 CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
     using namespace cutaway;
     out[0] = sizeof(Matrix);
-    out[1] = sizeof(Turn);
+    out[1] = sizeof(Rotation);
     out[2] = sizeof(Layer);
     out[3] = sizeof(Model);
     out[4] = sizeof(Reading);

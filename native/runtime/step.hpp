@@ -7,8 +7,8 @@
 
 namespace cutaway {
 
-// Rotary positions: pair i of a head turns by position * radians[i].
-struct Turn {
+// Rotary positions: pair i of a head rotates by position * radians[i].
+struct Rotation {
     const double* radians;  // [pairs]
     double magnitude;
     int32_t pairs;
@@ -21,7 +21,7 @@ struct Expert {
 };
 
 // Norms are root-mean-square norms: their weights, or null where there is none. With experts, gate, up and down are
-// those of the expert that every token passes, or have no rows; router and shared_gate read floats.
+// those of the shared expert, or have no rows; router and shared_gate read floats.
 struct Layer {
     Matrix query, key, value, out, gate, up, down;  // gate.panels is null where the MLP has no gate
     Matrix router, shared_gate;                     // without rows where there is none
@@ -30,7 +30,7 @@ struct Layer {
     int64_t page_offset;  // halves from a page's beginning to this layer's keys
     int32_t heads, groups, key_size, value_size;
     int32_t window;  // how many positions a query sees, 0 for all
-    int32_t turn;    // index of its turn, -1 for none
+    int32_t rotation;    // index into Model.rotations, -1 for none
     int32_t activation;
     float eps, qk_eps, scale, softcap;
     int32_t expert_count, top_k;
@@ -42,13 +42,13 @@ struct Layer {
 
 struct Model {
     const Layer* layers;
-    const Turn* turns;
+    const Rotation* rotations;
     const uint8_t* embedding;  // rows as they are in the file; null where they are the head's
     const float* norm;
     Matrix head;
     int64_t embedding_row;  // bytes
     int32_t embedding_type;
-    int32_t layer_count, turn_count, width, vocab;
+    int32_t layer_count, rotation_count, width, vocab;
     float embedding_scale, eps, softcap;
 };
 
@@ -58,12 +58,12 @@ struct Reading {
     const int32_t* starts;           // [sequences + 1]: where each sequence's tokens begin among them
     const int32_t* positions;        // [sequences]: the position of its first new token
     uint16_t* const* const* pages;   // [sequences]: each its pages, enough for its new tokens
-    const int32_t* wanted;           // [wanted_count]: the tokens whose logits are asked for
-    const int32_t* after;            // [wanted_count]: the layer after which the head reads them; null: all the last
-    float* logits;                   // [wanted_count vocab]
+    const int32_t* logits_at;        // [logits_count]: the tokens whose logits are asked for
+    const int32_t* after;            // [logits_count]: the layer after which the head reads them; null: all the last
+    float* logits;                   // [logits_count vocab]
     const int32_t* watched;          // [watched_count 2]: a token and a layer, whose attention is asked for
     float* const* patterns;          // [watched_count]: each [heads position + 1], weights that sum to 1
-    int32_t sequences, wanted_count, watched_count, spare;
+    int32_t sequences, logits_count, watched_count, spare;
 };
 
 }  // namespace cutaway

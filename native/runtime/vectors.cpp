@@ -1,5 +1,5 @@
-// Norms, rounding and activations between two matrix products; the twin of rounding is cutaway/runtime/matmul.py, the
-// judge of the rest the definition, in tests/test_runtime.py.
+// Norms, rounding and activations between two matrix products; the reference implementation is
+// cutaway/runtime/matmul.py and arithmetic.py.
 #include "runtime/vectors.hpp"
 
 #include <cmath>
@@ -21,7 +21,7 @@ struct Functions {
     decltype(&cutaway::rms_norm) rms_norm;
     decltype(&cutaway::quantize) quantize;
     decltype(&cutaway::activate) activate;
-    decltype(&cutaway::turn) turn;
+    decltype(&cutaway::rotate) rotate;
 };
 
 #define CUTAWAY_KERNELS "runtime/vectors.inc"
@@ -41,6 +41,6 @@ void activate(int32_t activation, float* y, const float* up, int64_t size) {
     chosen().activate(activation, y, up, size);
 }
 
-void turn(float* x, int pairs, const float* cosine, const float* sine) { chosen().turn(x, pairs, cosine, sine); }
+void rotate(float* x, int pairs, const float* cosine, const float* sine) { chosen().rotate(x, pairs, cosine, sine); }
 
 }  // namespace cutaway

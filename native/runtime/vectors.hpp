@@ -1,18 +1,25 @@
 // What is done to vectors between two matrix products: norms, rounding, activations.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "runtime/matmul.hpp"
 
 namespace cutaway {
 
+// Computed in double and rounded once: the same float from every C library, and from numpy.
+inline float exp_of(float x) { return static_cast<float>(std::exp(static_cast<double>(x))); }
+inline float softcapped(float x, float cap) {
+    return cap * static_cast<float>(std::tanh(static_cast<double>(x / cap)));
+}
+
 enum Activation : int32_t { kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3 };
 
 // y = w x / sqrt(mean(x^2) + eps); x and y may be the same.
 void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* y);
 
-// Numbers of vectors from `token` on, those of each `stride` behind those before it.
+// Numbers of vectors from `token` on, those of each `stride` after the previous.
 struct Numbers {
     const float* x;
     int64_t stride, token, count;
@@ -24,7 +31,7 @@ void quantize(const Numbers& from, int64_t first, int64_t last, const Vectors& t
 // y = act(y) up, or act(y) where up is null.
 void activate(int32_t activation, float* y, const float* up, int64_t size);
 
-// Turns the pairs (x[i], x[pairs + i]) by angles with these cosines and sines.
-void turn(float* x, int pairs, const float* cosine, const float* sine);
+// Rotates the pairs (x[i], x[pairs + i]) by angles with these cosines and sines.
+void rotate(float* x, int pairs, const float* cosine, const float* sine);
 
 }  // namespace cutaway

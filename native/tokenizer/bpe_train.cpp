@@ -1,4 +1,4 @@
-// Learning the merges of byte pair encoding from counted words (twin: cutaway/tokenizer/bpe_train.py).
+// Learning the merges of byte pair encoding from counted words (reference: cutaway/tokenizer/bpe_train.py).
 //
 // All words lie one after the other in one array of cells with an edge between them. A token covers as many
 // cells as it has base symbols, and only its first and its last cell hold its id: the neighbour on the right

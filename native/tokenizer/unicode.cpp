@@ -4,9 +4,11 @@
 #include <iterator>
 #include <memory>
 
-#include "tokenizer/unicode_tables.hpp"
-
 namespace cutaway {
+
+static constexpr uint32_t kUnicode16_0[] = {
+#include "../../cutaway/tokenizer/unicode-16.0.inc"
+};
 
 const uint8_t* unicode_classes() {
     static const std::unique_ptr<uint8_t[]> classes = [] {

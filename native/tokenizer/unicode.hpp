@@ -1,4 +1,4 @@
-// The class of every code point, as split patterns see it, in one version of Unicode (unicode_tables.hpp).
+// The class of every code point, as split patterns see it, in one version of Unicode (cutaway/tokenizer/unicode-16.0.inc).
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 namespace cutaway {
 
-// Exclusive; the numbers are those of scripts/unicode_tables.py.
+// Exclusive; the numbers are those of cutaway/tokenizer/unicode.py.
 enum Class : uint8_t { kRest, kUpper, kLower, kLetter, kMark, kNumber, kPunctuation, kSymbol, kSpace, kClasses };
 
 // Classes by code point, below 0x110000. Unrolled from runs when first asked for; safe from any thread.

@@ -1,4 +1,4 @@
-// Counting the distinct words of a corpus (twin: collections.Counter over cutaway/tokenizer/word_split.py).
+// Counting the distinct words of a corpus (reference: collections.Counter over cutaway/tokenizer/word_split.py).
 //
 // A text is cut into stretches at places where no piece changes; each worker scans stretches and counts into a
 // table of its own, and the tables are added up when somebody asks. Words of up to 15 bytes lie in the table

@@ -231,7 +231,7 @@ def test_tiktoken(name: str) -> None:
         == []
     )
     ids = random.Random(0).choices(range(len(tok)), k=2000)
-    known = [id for id in ids if tok.parts.tokens[id] is not None]
+    known = [id for id in ids if tok.spec.tokens[id] is not None]
     assert tok.decode_bytes(known) == theirs.decode_bytes(known)
 
 
@@ -259,7 +259,7 @@ def test_a_written_rank_file_gives_tiktoken_the_same_ids(name: str, tmp_path: Pa
     tok = loaded(name)
     lines = tok.save(tmp_path / "again.tiktoken").read_bytes().splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
-    pattern = tok.parts.pretokenizer[0].pattern  # pyright: ignore[reportAttributeAccessIssue]
+    pattern = tok.spec.pretokenizer[0].pattern  # pyright: ignore[reportAttributeAccessIssue]
     theirs = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=tok.special)
     assert differing(tok.encode, theirs.encode_ordinary) == []
     assert differing(tok.encode, openai("gpt2" if name == "gpt-2" else name)[0].encode_ordinary) == []

@@ -149,7 +149,7 @@ def small(fallback: bool = False) -> tokenizers.Tokenizer:
 
 
 def charsmap() -> bytes:
-    rule = both(FIXTURES[1])[0].parts.normalizer[0]
+    rule = both(FIXTURES[1])[0].spec.normalizer[0]
     assert isinstance(rule, Charsmap)
     return rule.data
 
@@ -212,7 +212,7 @@ def test_a_written_model_gives_sentencepiece_the_same_ids(name: str, tmp_path: P
     assert differing(tok.encode, theirs.encode, over) == []
     assert all(theirs.decode(tok.encode(text)) == tok.decode(tok.encode(text)) for text in over)
     again = Tokenizer.load(written)
-    assert again.parts == tok.parts
+    assert again.spec == tok.spec
     assert (theirs.bos_id(), theirs.eos_id(), theirs.pad_id()) == tuple(
         -1 if id is None else id for id in (tok.bos, tok.eos, tok.pad)
     )
@@ -222,10 +222,10 @@ def test_a_written_model_gives_sentencepiece_the_same_ids(name: str, tmp_path: P
 def test_gguf_both_ways(name: str, tmp_path: Path) -> None:
     tok = both(name)[0]
     again = Tokenizer.load(tok.save(tmp_path / "x.gguf"))
-    same_sums = Tokenizer(replace(tok.parts, single=False))  # GGUF's are summed in 64 bits, as llama.cpp does
+    same_sums = Tokenizer(replace(tok.spec, single=False))  # GGUF's are summed in 64 bits, as llama.cpp does
     assert differing(same_sums.encode, again.encode) == []
     once_more = Tokenizer.load(again.save(tmp_path / "y.gguf"))
-    assert once_more.parts == again.parts
+    assert once_more.spec == again.spec
 
 
 def test_a_real_gguf_of_a_multilingual_encoder() -> None:

@@ -102,7 +102,7 @@ def _lines(tok: Tokenizer, piece: Piece) -> list["Text"]:
 
 def display(tok: Tokenizer, symbol: str) -> str:
     """A symbol of a byte-level vocabulary as the text it stands for, a space as U+2423."""
-    data = bpe.unspell(symbol) if tok.parts.bytewise and symbol not in tok.added else None
+    data = bpe.unspell(symbol) if tok.spec.bytewise and symbol not in tok.added else None
     if data is None:
         return escaped(symbol)
     return escaped(data.decode("utf-8", "backslashreplace")).replace(" ", "\u2423")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,15 @@ import numpy as np
 
 def page_key(previous: bytes, ids: Sequence[int] | np.ndarray) -> bytes:
     """The key of a page with these ids; ``previous`` is the page's before it, or the cache scope."""
+    from hashlib import blake2b  # which loads OpenSSL, 4 MB: only where pages are kept
+
     return blake2b(previous + np.asarray(ids, np.int64).tobytes(), digest_size=16).digest()
 
 
 def cache_scope(api_key: bytes, salt: str | None) -> bytes:
     """Where the chain of keys starts for requests with this API key (or its hash) and this salt."""
+    from hashlib import blake2b
+
     salted = b"" if salt is None else salt.encode("utf-8", "surrogatepass")
     return blake2b(salted, key=blake2b(api_key, digest_size=32).digest(), digest_size=16).digest()
 

@@ -51,19 +51,6 @@ Item = TypeVar("Item")
 
 
 @runtime_checkable
-class Model(Protocol):
-    """What is scheduled: a LanguageModel."""
-
-    @property
-    def engine(self) -> Engine: ...
-
-    @property
-    def tokenizer(self) -> TokenizerProtocol: ...
-
-    def ending(self, settings: SamplingParams, /) -> SamplingParams: ...
-
-
-@runtime_checkable
 class AllocatesAhead(Protocol):
     """An engine whose pages can be allocated before a sequence needs them."""
 
@@ -185,18 +172,19 @@ class Scheduler:
 
     def __init__(
         self,
-        lm: Model,
+        engine: Engine,
+        tokenizer: TokenizerProtocol,
         *,
         max_sequences: int = 16,
         max_queue: int = 64,
         prefill_chunk: int = 256,
         state_bytes: int | None = None,
     ) -> None:
-        if not isinstance(lm.engine, BatchedEngine):
+        if not isinstance(engine, BatchedEngine):
             raise UserError("This engine reads one text only: it cannot serve several at once")
         if min(max_sequences, prefill_chunk) < 1 or max_queue < 0:
             raise UserError("max_sequences and prefill_chunk must be 1 or more, and max_queue 0 or more")
-        self.lm, self.engine = lm, lm.engine
+        self.engine, self.tokenizer = engine, tokenizer
         self.max_sequences, self.max_queue = max_sequences, max_queue
         self.on_step: Callable[[], None] = lambda: None
         self._capacity = _page_capacity(self.engine, max_sequences, state_bytes)
@@ -225,14 +213,13 @@ class Scheduler:
         """
         if request.edit is not None and not isinstance(self.engine, Editable):
             raise UserError("This engine cannot edit activations: only the definition can")
-        tokenizer, vocab = self.lm.tokenizer, vocab_size(self.engine, self.lm.tokenizer)
-        settings = self.lm.ending(request.settings)
-        settings.check(vocab)
+        tokenizer, vocab = self.tokenizer, vocab_size(self.engine, self.tokenizer)
+        request.settings.check(vocab)
         ids = check_prompt(request.ids, tokenizer, self.engine)
         if request.internals is not None:
             request.internals.check(self.engine.layers, vocab)
         stream = ResponseStream(request, self._notify)
-        output = SequenceOutput(self.engine, tokenizer, ids, settings, request.constraint)
+        output = SequenceOutput(self.engine, tokenizer, ids, request.settings, request.constraint)
         sequence = ScheduledSequence(stream, output, self.engine)
         if sequence.pages_needed > self._capacity:
             raise UserError(
@@ -437,7 +424,8 @@ class Scheduler:
 
 
 def generate_batch(
-    lm: Model,
+    engine: Engine,
+    tokenizer: TokenizerProtocol,
     prompts: Iterable[Sequence[int]],
     settings: SamplingParams,
     *,
@@ -450,7 +438,9 @@ def generate_batch(
     """
     requests = [Request(tuple(ids), settings) for ids in prompts]
     running = max(1, min(max_sequences, len(requests)))
-    scheduler = Scheduler(lm, max_sequences=running, max_queue=len(requests), state_bytes=state_bytes)
+    scheduler = Scheduler(
+        engine, tokenizer, max_sequences=running, max_queue=len(requests), state_bytes=state_bytes
+    )
     try:
         streams = [scheduler.submit(request) for request in requests]
         return [finish(stream) for stream in streams]

@@ -82,7 +82,7 @@ def _calls(format: ToolFormat, tools: ToolSchemas, lark: LarkWriter, several: bo
     rules = [f"calls: call {more} {lark(format.closing)}"]
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
     for i, (name, schema) in enumerate(tools.items()):
-        constrain.measure(dict(schema or {}))
+        constrain.check_size(dict(schema or {}))
         rules.append(f"call_{i}: {lark(format.head + name + format.middle)} rest_{i}")
         if format.arguments is None:
             rules.append(f"rest_{i}: {_json({'type': 'object', **(schema or {})})} {lark(format.tail)}")

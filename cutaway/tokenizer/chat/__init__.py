@@ -1,8 +1,8 @@
-"""A conversation as the ids a chat model reads, in which nobody but the template can write a control token.
+"""A conversation as the ids a chat model reads, in which only the template can write a control token.
 
 `<|im_end|>` typed by a user, returned by a tool or spelt in an argument's name looks, once a conversation is
 one text, exactly as the template's own. So the text is rendered with the origin of each character
-(provenance.py, jinja.py, in a process of its own: sandbox.py), control tokens are cut only where one
+(provenance.py, template.py, in a process of its own: sandbox.py), control tokens are cut only where one
 constant of the template spells them, and everything else is encoded as text, whatever it spells. Benign
 conversations come to the ids that the `transformers` library gives them. docs/chat.md says what this
 guarantees and what it cannot.
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from cutaway.errors import UserError, quoted
-from cutaway.tokenizer.chat.control import Dialect, Span, Traced
-from cutaway.tokenizer.chat.neutral import conversations, filled, neutral, places
+from cutaway.tokenizer.chat.control_tokens import ControlTokens, Span, Traced
+from cutaway.tokenizer.chat.probes import conversations, filled, neutral, places
 from cutaway.tokenizer.chat.sandbox import helper
+from cutaway.tokenizer.unicode import utf8
 
 LONGEST_TEMPLATE = 200_000  # characters; real ones have up to 20,000
 DEEPEST = 100  # lists and mappings inside each other, of a conversation or a tool
-DIALECTS = 32  # templates, each with a tokenizer, that are remembered
+REMEMBERED = 32  # templates, each with a tokenizer, that are remembered
 NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad", "unk_token": "unknown"}
 REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates call a message's reasoning
 
@@ -104,7 +105,7 @@ def render(
 
 def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list[int]:
     """The ids of a rendered conversation. Raises UserError for a tokenizer that chats can be forged with."""
-    control = _dialect(template, tokenizer).ids
+    control = _control_tokens(template, tokenizer).ids
     ids = tokenizer.encode_parts(rendered.text, rendered.control, never=control)
     if [id for id in ids if id in control] != [id for _, _, id in rendered.control]:
         raise UserError(
@@ -140,20 +141,20 @@ def text(
         "add_generation_prompt": add_generation_prompt,
         **{name: _plain(value, name) for name, value in variables.items()},
     }
-    dialect = _dialect(template, tokenizer)
+    tokens = _control_tokens(template, tokenizer)
     names = _names(tokenizer)
-    quiet = neutral(context, dialect.markers)
+    quiet = neutral(context, tokens.markers)
     traced, expected = _traced(template, names, [context, quiet])
     if isinstance(traced, str):
         raise UserError(traced)
     if isinstance(expected, str):  # its words meant something to the template: take out the markers alone
-        expected = _traced(template, names, [neutral(context, dialect.markers, prose=False)])[0]
+        expected = _traced(template, names, [neutral(context, tokens.markers, prose=False)])[0]
 
     def probe() -> Iterable[Traced]:
         return (t for t in _traced(template, names, [filled(quiet)]) if isinstance(t, Traced))
 
-    control = dialect.spans(traced, probe)
-    neutrals = [] if isinstance(expected, str) else dialect.spans(expected, probe)
+    control = tokens.spans(traced, probe)
+    neutrals = [] if isinstance(expected, str) else tokens.spans(expected, probe)
     steered = _ids(control) != _ids(neutrals)
     if steered and steering == "refuse":
         raise UserError(_steering(traced.text, control, neutrals))
@@ -166,27 +167,27 @@ def _traced(template: str, names: Mapping[str, str], contexts: list) -> list[Tra
     return [made.get("refused") or Traced.of(made) for made in answer["rendered"]]
 
 
-_dialects: OrderedDict[tuple[str, int], tuple[Vocabulary | None, Dialect]] = OrderedDict()
+_known: OrderedDict[tuple[str, int], tuple[Vocabulary | None, ControlTokens]] = OrderedDict()
 
 
-def _dialect(template: str, tokenizer: Vocabulary | None) -> Dialect:
+def _control_tokens(template: str, tokenizer: Vocabulary | None) -> ControlTokens:
     """What is a control token for a template and a tokenizer, found out once."""
     key = (template, id(tokenizer))
-    if key in _dialects:
-        _dialects.move_to_end(key)
-        return _dialects[key][1]
+    if key in _known:
+        _known.move_to_end(key)
+        return _known[key][1]
     if len(template) > LONGEST_TEMPLATE:
         raise UserError(f"the chat template has over {LONGEST_TEMPLATE:,} characters; no model's has")
-    _encodable(template, "the chat template")
+    utf8(template, "the chat template")
     request = {"template": template, "names": _names(tokenizer), "contexts": conversations()}
     answer = helper.ask(request)
     special, added = (tokenizer.special, tokenizer.added) if tokenizer else ({}, {})
-    dialect = Dialect(template, answer["source"], special, added)
-    dialect.learn(Traced.of(made) for made in answer["rendered"] if "refused" not in made)
-    _dialects[key] = tokenizer, dialect  # the tokenizer is kept, so that no other one can get its id
-    while len(_dialects) > DIALECTS:
-        _dialects.popitem(last=False)
-    return dialect
+    tokens = ControlTokens(template, answer["source"], special, added)
+    tokens.learn(Traced.of(made) for made in answer["rendered"] if "refused" not in made)
+    _known[key] = tokenizer, tokens  # the tokenizer is kept, so that no other one can get its id
+    while len(_known) > REMEMBERED:
+        _known.popitem(last=False)
+    return tokens
 
 
 def _names(tokenizer: Vocabulary | None) -> dict[str, str]:
@@ -217,7 +218,7 @@ def _plain(value: Any, place: str, depth: int = 0) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
-        return _encodable(str.__str__(value), place)
+        return utf8(str.__str__(value), place).decode()
     if isinstance(value, Mapping):
         return {_key(key, place): _plain(item, f"{place}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -230,17 +231,7 @@ def _plain(value: Any, place: str, depth: int = 0) -> Any:
 def _key(key: object, place: str) -> str:
     if not isinstance(key, str):
         raise UserError(f"a key of {place} is a {type(key).__name__}; the keys of a conversation are text")
-    return _encodable(str.__str__(key), f"a key of {place}")
-
-
-def _encodable(text: str, place: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{place} holds half a surrogate pair at character {error.start}, which is no text"
-        ) from None
-    return text
+    return utf8(str.__str__(key), f"a key of {place}").decode()
 
 
 def _ids(spans: Sequence[Span]) -> list[int]:

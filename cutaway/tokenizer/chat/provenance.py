@@ -1,9 +1,8 @@
-"""Text that knows, character by character, who wrote it: the chat template, or somebody whose words it
-quotes.
+"""Text that knows, character by character, who wrote it: the chat template, or the sender of what it quotes.
 
 Every constant of a template is given a range of whole numbers, its *origins*, and every character of it
 carries one of them. Ranges never touch, so that a stretch of consecutive origins is a stretch of one
-constant, in its order and nothing left out. A character that somebody sent carries the negated number of the
+constant, in its order and nothing left out. A character of the conversation carries the negated number of the
 string it came in, and a character of which nothing is known carries 0. Only the operations written down here
 keep origins; whatever else a template does with a string, Python answers with a plain `str`, which counts as
 unknown. So a forgotten operation loses the template's authority over a text and never lends it to content: it
@@ -128,12 +127,12 @@ class Text(str):
         return found
 
     def partition(self, sep: str, /) -> tuple[Text, Text, Text]:
-        before, middle, _ = str.partition(self, sep)
-        cut = len(before) + len(middle)
-        return self[: len(before)], self[len(before) : cut], self[cut:]
+        return self._around(*str.partition(self, sep))
 
     def rpartition(self, sep: str, /) -> tuple[Text, Text, Text]:
-        before, middle, _ = str.rpartition(self, sep)
+        return self._around(*str.rpartition(self, sep))
+
+    def _around(self, before: str, middle: str, _: str) -> tuple[Text, Text, Text]:
         cut = len(before) + len(middle)
         return self[: len(before)], self[len(before) : cut], self[cut:]
 
@@ -194,7 +193,7 @@ def constant(text: str, first: int) -> Text:
 
 
 def content(text: str, number: int = 0) -> Text:
-    """A string that somebody sent, the `number`-th; 0 if nothing is known of it."""
+    """A string of the conversation, the `number`-th; 0 if nothing is known of it."""
     return _made(Text, text, array("i", [-number]) * len(text))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cutaway.helper import Bounds, Helper
 
 if TYPE_CHECKING:
-    from cutaway.tokenizer.chat import jinja
+    from cutaway.tokenizer.chat import template
 
 # Real templates compute for a millisecond. On a machine too busy to give it the seconds, the clock decides.
 BOUNDS = Bounds(seconds=0.4, memory=192 << 20, seconds_per_byte=1e-6, memory_per_byte=64)
@@ -18,23 +18,23 @@ WAIT_SECONDS = 5.0
 PROGRAMS = 64  # compiled templates a helper remembers
 
 helper = Helper("cutaway.tokenizer.chat.sandbox", "the chat template", BOUNDS, WAIT_SECONDS)
-_programs: "OrderedDict[str, jinja.Program]" = OrderedDict()
+_programs: "OrderedDict[str, template.Program]" = OrderedDict()
 
 
 def load() -> None:
     """Import what templates need."""
-    from cutaway.tokenizer.chat import jinja  # noqa: F401
+    from cutaway.tokenizer.chat import template  # noqa: F401
 
 
 def answer(request: dict) -> dict:
     """The answer to {template, names, contexts}: the constants, and each context's text and origins or why
     not.
     """
-    from cutaway.tokenizer.chat import jinja
+    from cutaway.tokenizer.chat import template
 
     try:
         key = json.dumps([request["template"], request["names"]])
-        program = _programs.pop(key, None) or jinja.Program(request["template"], request["names"])
+        program = _programs.pop(key, None) or template.Program(request["template"], request["names"])
         _programs[key] = program
         if len(_programs) > PROGRAMS:
             _programs.popitem(last=False)
@@ -43,16 +43,16 @@ def answer(request: dict) -> dict:
     except MemoryError:
         raise
     except Exception as error:
-        return {"refused": jinja.reason(error)}
+        return {"refused": template.reason(error)}
 
 
-def _rendered(program: "jinja.Program", context: dict) -> dict:
-    from cutaway.tokenizer.chat import jinja
+def _rendered(program: "template.Program", context: dict) -> dict:
+    from cutaway.tokenizer.chat import template
 
     try:
         text = program.render(context)
     except MemoryError:
         raise
     except Exception as error:
-        return {"refused": jinja.reason(error)}
+        return {"refused": template.reason(error)}
     return {"text": text, "origins": base64.b64encode(text._o.tobytes()).decode()}

@@ -5,7 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import UserError
+from cutaway.store.files import read_errors
 from cutaway.store.files import write as write_whole
 from cutaway.tokenizer.spec import TokenizerSpec
 
@@ -53,7 +54,7 @@ def read(
     raise UserError(f"{path.name} is no tokenizer that is known: give {KNOWN}")
 
 
-def save(parts: TokenizerSpec, path: str | os.PathLike[str], force: bool = True) -> Path:
+def save(spec: TokenizerSpec, path: str | os.PathLike[str], force: bool = True) -> Path:
     """Write a tokenizer, complete or not at all, in the format that the file's name says; returns the path.
 
     Raises UserError for a name that says none, for what a format cannot say, and for a file that exists
@@ -64,7 +65,7 @@ def save(parts: TokenizerSpec, path: str | os.PathLike[str], force: bool = True)
     if target.suffix not in WRITERS:
         raise UserError(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
     module = importlib.import_module(f"cutaway.tokenizer.formats.{WRITERS[target.suffix]}")
-    data = module.write_file(parts)
+    data = module.write_file(spec)
     write_whole(target, data, force=force)
     return target
 
@@ -87,10 +88,8 @@ def digest(
 
 def contents(path: Path) -> bytes:
     """A file's bytes. Raises OperationalError where it cannot be read."""
-    try:
+    with read_errors(path):
         return path.read_bytes()
-    except OSError as problem:
-        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
 
 
 def _place(source: str | os.PathLike[str]) -> Path:
@@ -132,8 +131,5 @@ def _read_json(data: bytes, name: str) -> TokenizerSpec:
 
 
 def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(4)
-    except OSError as problem:
-        raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from None
+    with read_errors(path), path.open("rb") as file:
+        return file.read(4)

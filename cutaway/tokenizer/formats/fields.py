@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote, read with the type of every field checked: an error names the file and
+"""JSON of unknown origin, read with the type of every field checked: an error names the file and
 the field.
 """
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cutaway.errors import UserError, quoted
+from cutaway.tokenizer.unicode import utf8
 
 T = TypeVar("T")
 MOST_TOKENS = 1 << 20  # the largest vocabulary of a published model has 901,629
@@ -24,12 +25,10 @@ def parsed(data: bytes, name: str) -> "Fields":
     try:
         text = data.decode("utf-8-sig")
         value = json.loads(text)
-        if "\\ud" in text.lower():  # an escape may spell half a surrogate pair, which is no text
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{name} holds half a surrogate pair, which is no text") from None
     except (ValueError, RecursionError) as problem:
         raise UserError(f"{name} is not JSON: {problem}") from None
+    if "\\ud" in text.lower():  # an escape may spell half a surrogate pair
+        utf8(json.dumps(value, ensure_ascii=False), name)
     if not isinstance(value, dict):
         raise UserError(f"{name} holds no JSON object")
     return Fields(value, name)

@@ -19,37 +19,37 @@ from cutaway.tokenizer.spec import TokenizerSpec
 ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": "unk_token"}
 
 
-def completed(parts: TokenizerSpec, folder: Path) -> TokenizerSpec:
+def completed(spec: TokenizerSpec, folder: Path) -> TokenizerSpec:
     """The spec with what the folder's other files say.
 
     Raises UserError for a file that is not what it should be.
     """
     config, names = _optional(folder, "tokenizer_config.json"), _optional(folder, "special_tokens_map.json")
-    parts = _with_added(parts, config)
+    spec = _with_added(spec, config)
     roles: dict[str, Any] = {}
     for role, key in ROLES.items():
         text = _token(names, key) if config.value.get(key) is None else _token(config, key)
-        id = _id_of(parts, text) if text else None
+        id = _id_of(spec, text) if text else None
         if id is not None:
             roles[role] = id
-            parts = _as_control(parts, id, str(text))
-    if parts.unknown is not None:
+            spec = _as_control(spec, id, str(text))
+    if spec.unknown is not None:
         roles.pop("unknown", None)
-    parts = replace(parts, **roles)
+    spec = replace(spec, **roles)
     return replace(
-        parts,
-        eot=tuple(_ends(_optional(folder, "generation_config.json"), len(parts.tokens))),
-        add_bos=config.get("add_bos_token", bool, parts.add_bos),
-        add_eos=config.get("add_eos_token", bool, parts.add_eos),
-        chat_template=_template(config, folder) or parts.chat_template,
+        spec,
+        eot=tuple(_ends(_optional(folder, "generation_config.json"), len(spec.tokens))),
+        add_bos=config.get("add_bos_token", bool, spec.add_bos),
+        add_eos=config.get("add_eos_token", bool, spec.add_eos),
+        chat_template=_template(config, folder) or spec.chat_template,
     )
 
 
 def wordpiece(folder: Path) -> TokenizerSpec:
-    """The parts of a folder with a vocab.txt."""
+    """The spec of a folder with a vocab.txt."""
     path = folder / "vocab.txt"
-    parts = vocab_txt.read(contents(path), path.name, _optional(folder, "tokenizer_config.json"))
-    return completed(parts, folder)
+    spec = vocab_txt.read(contents(path), path.name, _optional(folder, "tokenizer_config.json"))
+    return completed(spec, folder)
 
 
 def _optional(folder: Path, name: str) -> Fields:
@@ -66,14 +66,14 @@ def _token(fields: Fields, key: str) -> str | None:
     return value
 
 
-def _id_of(parts: TokenizerSpec, text: str) -> int | None:
-    added = next((token.id for token in parts.added if token.text == text), None)
-    return parts.vocabulary.get(text) if added is None else added
+def _id_of(spec: TokenizerSpec, text: str) -> int | None:
+    added = next((token.id for token in spec.added if token.text == text), None)
+    return spec.vocabulary.get(text) if added is None else added
 
 
-def _with_added(parts: TokenizerSpec, config: Fields) -> TokenizerSpec:
+def _with_added(spec: TokenizerSpec, config: Fields) -> TokenizerSpec:
     """The spec with the tokens that only tokenizer_config.json adds."""
-    known = {token.id for token in parts.added}
+    known = {token.id for token in spec.added}
     extra = []
     for id, entry in config.get("added_tokens_decoder", dict, {}).items():
         where = f"{config.where}: added_tokens_decoder: {id}"
@@ -82,9 +82,9 @@ def _with_added(parts: TokenizerSpec, config: Fields) -> TokenizerSpec:
         if int(id) not in known:
             extra.append(_added(Fields(entry, where), int(id)))
     if not extra:
-        return parts
-    added = (*parts.added, *extra)
-    return replace(parts, added=added, tokens=token_list(parts.vocabulary, added, config.where))
+        return spec
+    added = (*spec.added, *extra)
+    return replace(spec, added=added, tokens=token_list(spec.vocabulary, added, config.where))
 
 
 def _added(entry: Fields, id: int) -> AddedToken:
@@ -94,11 +94,11 @@ def _added(entry: Fields, id: int) -> AddedToken:
     return AddedToken(id, entry.need("content", str), special, normalized=normalized, **flags)
 
 
-def _as_control(parts: TokenizerSpec, id: int, text: str) -> TokenizerSpec:
+def _as_control(spec: TokenizerSpec, id: int, text: str) -> TokenizerSpec:
     """A token that has a role is a control token, even where the tokenizer's own file does not list it."""
-    if any(token.id == id for token in parts.added):
-        return parts
-    return replace(parts, added=(*parts.added, AddedToken(id, text, special=True)))
+    if any(token.id == id for token in spec.added):
+        return spec
+    return replace(spec, added=(*spec.added, AddedToken(id, text, special=True)))
 
 
 def _ends(config: Fields, size: int) -> Iterator[int]:

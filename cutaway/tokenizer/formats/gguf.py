@@ -30,12 +30,19 @@ SQUEEZED = (ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \Z", ""))
 
 
 def read(metadata: Mapping[str, Any]) -> TokenizerSpec:
-    """The parts of the tokenizer in a GGUF file's metadata.
+    """The spec of the tokenizer in a GGUF file's metadata.
 
     Raises UserError for what is not supported, by name.
     """
     model = _typed(metadata, "model", str, None)
-    readers = {"gpt2": _bytewise, "llama": _scored, "gemma4": _characters, "bert": _wordpiece, "t5": _unigram}
+    # How each is read, and whether it has BOS and EOS where the file does not say.
+    readers = {
+        "gpt2": (_bytewise, _typed(metadata, "pre", str, "default") in pretokenize.BEGINS, False),
+        "llama": (_scored, True, False),
+        "gemma4": (_characters, True, False),
+        "bert": (_wordpiece, True, True),
+        "t5": (_unigram, False, True),
+    }
     if model is None:
         raise UserError("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
     if model not in readers:
@@ -54,7 +61,10 @@ def read(metadata: Mapping[str, Any]) -> TokenizerSpec:
         **{field: _id(metadata, key, len(tokens)) for field, key in IDS.items()},
         "eot": tuple(id for key in ("eot", "eom") if (id := _id(metadata, key, len(tokens))) is not None),
     }
-    return readers[model](metadata, common if model != "t5" else common | {"kinds": kinds})
+    read, begins, ends = readers[model]
+    common["add_bos"] = _typed(metadata, "add_bos_token", bool, begins)
+    common["add_eos"] = _typed(metadata, "add_eos_token", bool, ends)
+    return read(metadata, common if model != "t5" else common | {"kinds": kinds})
 
 
 SEPARATOR = ("seperator", "separator", "eos")  # the first as the specification spells it
@@ -63,15 +73,12 @@ IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unknown": "unknown"}
 
 def _bytewise(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpec:
     pre = _typed(metadata, "pre", str, "default")
-    begins = pre in pretokenize.BEGINS
     return TokenizerSpec(
         **common,
         merges=checked(_merges(metadata), common["vocabulary"], "the GGUF file"),
         pretokenizer=pretokenize.named(pre),
         pre=pre,
         whole=pre in pretokenize.WHOLE,
-        add_bos=_typed(metadata, "add_bos_token", bool, begins),
-        add_eos=_typed(metadata, "add_eos_token", bool, False),
     )
 
 
@@ -85,8 +92,6 @@ def _characters(metadata: Mapping[str, Any], common: dict[str, Any]) -> Tokenize
         normalizer=(Replace(" ", pretokenize.SPACE),),
         pretokenizer=pretokenize.named("gemma4"),
         pre="gemma4",
-        add_bos=_typed(metadata, "add_bos_token", bool, True),
-        add_eos=_typed(metadata, "add_eos_token", bool, False),
     )
 
 
@@ -104,8 +109,6 @@ def _scored(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpe
         fallback=True,
         normalizer=(Prepend(pretokenize.SPACE), escape) if prefix else (escape,),
         lead=Lead(ONE if prefix else KEEP),
-        add_bos=_typed(metadata, "add_bos_token", bool, True),
-        add_eos=_typed(metadata, "add_eos_token", bool, False),
     )
 
 
@@ -118,6 +121,8 @@ def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> Tokenizer
     begin, end = (_first_id(metadata, keys, size) for keys in (("cls", "bos"), SEPARATOR))
     vocabulary = _vocabulary(tokens)
     common |= {"tokens": tokens, "vocabulary": vocabulary, "bos": begin, "eos": end}
+    common["add_bos"] &= begin is not None
+    common["add_eos"] &= end is not None
     return TokenizerSpec(
         **common,
         model="WordPiece",
@@ -125,8 +130,6 @@ def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> Tokenizer
         normalizer=(BertNormalizer(),),
         pretokenizer=(BertPreTokenizer(),),
         words=Words(CONTINUES, cleanup=True),
-        add_bos=begin is not None and _typed(metadata, "add_bos_token", bool, True),
-        add_eos=end is not None and _typed(metadata, "add_eos_token", bool, True),
     )
 
 
@@ -172,8 +175,6 @@ def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSp
         fuse=True,
         normalizer=(*rules, Replace(" ", SPACE)),
         lead=Lead(ONE if prefix else KEEP),
-        add_bos=_typed(metadata, "add_bos_token", bool, False),
-        add_eos=_typed(metadata, "add_eos_token", bool, True),
     )
 
 

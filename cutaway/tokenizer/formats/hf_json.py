@@ -2,7 +2,7 @@
 text.
 
 What is supported is named here, part by part; anything else that a file asks for is refused by its name.
-Truncation and padding, which a file may ask for, belong to whoever builds batches and are not done by a
+Truncation and padding, which a file may ask for, belong to the code that builds batches, not to a
 tokenizer.
 """
 
@@ -23,11 +23,11 @@ from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 
 
 def read(whole: Fields) -> TokenizerSpec:
-    """The parts of a tokenizer.json. Raises UserError for what is not supported, by name."""
+    """The spec of a tokenizer.json. Raises UserError for what is not supported, by name."""
     model = whole.sub("model")
     kind = model.get("type", str, "BPE" if model.has("merges") else "none")
     if kind not in _MODELS:
-        raise UserError(f"{whole.where}: the model {kind} is not supported; {', '.join(_MODELS)} are")
+        raise UserError(f"{whole.where}: the model {quoted(kind)} is not supported; {', '.join(_MODELS)} are")
     vocabulary, fields = _MODELS[kind](model)
     added = tuple(_added(entry) for entry in whole.subs("added_tokens"))
     steps, bytewise = pretokenizer(whole)
@@ -86,13 +86,13 @@ def _wordpiece(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     return vocabulary, {
         "continues": model.get("continuing_subword_prefix", str, CONTINUES),
         "longest": longest,
-        "unknown": _needed_unknown(model, vocabulary, "[UNK]"),
+        "unknown": _unknown(model, vocabulary, "[UNK]"),
     }
 
 
 def _wordlevel(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
     vocabulary = _vocabulary(model)
-    return vocabulary, {"unknown": _needed_unknown(model, vocabulary, "<unk>")}
+    return vocabulary, {"unknown": _unknown(model, vocabulary, "<unk>")}
 
 
 def _unigram(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
@@ -127,18 +127,11 @@ _LONGEST_WORD = 1_000  # characters; cutting takes a time that grows with its sq
 _HIGHEST_SCORE = 1e30  # scores are logarithms of probabilities
 
 
-def _unknown(model: Fields, vocabulary: Mapping[str, int]) -> int | None:
-    text = model.get("unk_token", str, "")
-    if text and text not in vocabulary:
-        raise UserError(f"{model.where}: the unk_token {quoted(text)} is not in the vocabulary")
-    return vocabulary[text] if text else None
-
-
-def _needed_unknown(model: Fields, vocabulary: Mapping[str, int], usual: str) -> int:
+def _unknown(model: Fields, vocabulary: Mapping[str, int], usual: str = "") -> int | None:
     text = model.get("unk_token", str, usual)
-    if text not in vocabulary:
+    if text not in vocabulary and (text or usual):
         raise UserError(f"{model.where}: the unk_token {quoted(text)} is not in the vocabulary")
-    return vocabulary[text]
+    return vocabulary[text] if text or usual else None
 
 
 def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where: str) -> list[str | None]:
@@ -235,7 +228,7 @@ def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[
         elif kind == "Strip":
             lead = _stripping(entry, "Fuse" in names[:i])
         elif kind not in ("ByteFallback", "Fuse"):
-            raise UserError(f"{entry.where}: the decoder {kind} is not supported")
+            raise UserError(f"{entry.where}: the decoder {quoted(kind)} is not supported")
     if not spaces and any(SPACE in text for text in vocabulary):
         raise UserError(
             f"{whole.where}: the decoder {_named(names)} leaves {SPACE!r} as it is, which is not supported"
@@ -274,7 +267,7 @@ def _stripping(entry: Fields, fused: bool) -> Lead:
 
 
 def _named(names: list[str]) -> str:
-    return "null" if not names else " + ".join(names)
+    return "null" if not names else quoted(" + ".join(names))
 
 
 def _processor(whole: Fields) -> tuple[int | None, int | None, int | None]:
@@ -287,7 +280,7 @@ def _processor(whole: Fields) -> tuple[int | None, int | None, int | None]:
         elif kind in ("BertProcessing", "RobertaProcessing"):
             begin, end = _pair_id(entry, "cls"), _pair_id(entry, "sep")
         elif kind != "ByteLevel":
-            raise UserError(f"{entry.where}: the post-processor {kind} is not supported")
+            raise UserError(f"{entry.where}: the post-processor {quoted(kind)} is not supported")
     return begin, end, named
 
 

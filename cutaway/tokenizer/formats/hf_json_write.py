@@ -12,95 +12,95 @@ from cutaway.tokenizer.charsmap import Charsmap, Precompiled
 from cutaway.tokenizer.decode import FIRST, KEEP, Words
 from cutaway.tokenizer.formats.hf_rules import BEHAVIOURS, PUNCTUATION, WHITESPACE, WHITESPACE_SPLIT
 from cutaway.tokenizer.formats.merges import all_splits
-from cutaway.tokenizer.normalize import Rule
+from cutaway.tokenizer.normalize import ReplaceMatches, Rule
 from cutaway.tokenizer.pretokenize import GPT2, SPACE, Metaspace, PrefixSpace, Split, Step
 from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 
-def write_file(parts: TokenizerSpec) -> bytes:
+def write_file(spec: TokenizerSpec) -> bytes:
     """The spec as a tokenizer.json. Raises UserError for what the format cannot say."""
-    return json.dumps(write(parts), ensure_ascii=False, indent=2).encode()
+    return json.dumps(write(spec), ensure_ascii=False, indent=2).encode()
 
 
-def write(parts: TokenizerSpec) -> dict[str, Any]:
+def write(spec: TokenizerSpec) -> dict[str, Any]:
     """The spec as the object of a tokenizer.json. Raises UserError for what the format cannot say."""
-    if parts.unused:
+    if spec.unused:
         raise UserError("tokenizer.json cannot say that a token is unused, as this vocabulary does")
     models = {"BPE": _write_bpe, "WordPiece": _write_wordpiece, "Unigram": _write_unigram}
-    model = models.get(parts.model, _write_wordlevel)(parts)
-    normalizer, pretokenizer = _write_rules(parts), _write_steps(parts)
+    model = models.get(spec.model, _write_wordlevel)(spec)
+    normalizer, pretokenizer = _write_rules(spec), _write_steps(spec)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_write_added(token) for token in sorted(parts.added, key=lambda token: token.id)],
+        "added_tokens": [_write_added(token) for token in sorted(spec.added, key=lambda token: token.id)],
         "normalizer": _sequence(normalizer, "normalizers"),
         "pre_tokenizer": _sequence(pretokenizer, "pretokenizers"),
-        "post_processor": _write_processor(parts),
-        "decoder": _write_decoder(parts),
+        "post_processor": _write_processor(spec),
+        "decoder": _write_decoder(spec),
         "model": model,
     }
 
 
-def _write_bpe(parts: TokenizerSpec) -> dict[str, Any]:
-    unknown = None if parts.unknown is None else parts.tokens[parts.unknown]
-    merges = parts.merges if parts.merges is not None else all_splits(parts)
+def _write_bpe(spec: TokenizerSpec) -> dict[str, Any]:
+    unknown = None if spec.unknown is None else spec.tokens[spec.unknown]
+    merges = spec.merges if spec.merges is not None else all_splits(spec)
     return {
         "type": "BPE",
         "dropout": None,
-        "unk_token": None if parts.bytewise or unknown not in parts.vocabulary else unknown,
+        "unk_token": None if spec.bytewise or unknown not in spec.vocabulary else unknown,
         "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
-        "fuse_unk": parts.fuse,
-        "byte_fallback": parts.fallback,
-        "ignore_merges": parts.whole,
-        "vocab": _in_order(_written_vocabulary(parts)),
+        "fuse_unk": spec.fuse,
+        "byte_fallback": spec.fallback,
+        "ignore_merges": spec.whole,
+        "vocab": _in_order(_written_vocabulary(spec)),
         "merges": [list(pair) for pair in merges],
     }
 
 
-def _write_wordpiece(parts: TokenizerSpec) -> dict[str, Any]:
+def _write_wordpiece(spec: TokenizerSpec) -> dict[str, Any]:
     return {
         "type": "WordPiece",
-        "unk_token": _unknown(parts),
-        "continuing_subword_prefix": parts.continues,
-        "max_input_chars_per_word": parts.longest,
-        "vocab": _in_order(_written_vocabulary(parts)),
+        "unk_token": _unknown(spec),
+        "continuing_subword_prefix": spec.continues,
+        "max_input_chars_per_word": spec.longest,
+        "vocab": _in_order(_written_vocabulary(spec)),
     }
 
 
-def _write_wordlevel(parts: TokenizerSpec) -> dict[str, Any]:
+def _write_wordlevel(spec: TokenizerSpec) -> dict[str, Any]:
     return {
         "type": "WordLevel",
-        "vocab": _in_order(_written_vocabulary(parts)),
-        "unk_token": _unknown(parts),
+        "vocab": _in_order(_written_vocabulary(spec)),
+        "unk_token": _unknown(spec),
     }
 
 
-def _write_unigram(parts: TokenizerSpec) -> dict[str, Any]:
+def _write_unigram(spec: TokenizerSpec) -> dict[str, Any]:
     """Unigram's list of pieces and scores; `tokenizers` counts the penalty from the worst of all scores.
 
     What text cannot come to (control tokens, bytes) gets the score 0, so that it is not the worst.
     """
-    pieces = parts.pieces or {}
-    vocabulary = _in_order(_written_vocabulary(parts))
+    pieces = spec.pieces or {}
+    vocabulary = _in_order(_written_vocabulary(spec))
     if list(vocabulary.values()) != list(range(len(vocabulary))):
         raise UserError("tokenizer.json cannot say that an id of a Unigram vocabulary has no piece")
-    if parts.worst is not None and parts.worst != min(pieces.values(), default=0.0):
+    if spec.worst is not None and spec.worst != min(pieces.values(), default=0.0):
         raise UserError("tokenizer.json counts the penalty for unknown characters from another piece's score")
     return {
         "type": "Unigram",
-        "unk_id": parts.unknown,
+        "unk_id": spec.unknown,
         "vocab": [[text, pieces.get(text, 0.0)] for text in vocabulary],
-        "byte_fallback": parts.fallback,
+        "byte_fallback": spec.fallback,
     }
 
 
-def _unknown(parts: TokenizerSpec) -> str:
-    text = None if parts.unknown is None else parts.tokens[parts.unknown]
+def _unknown(spec: TokenizerSpec) -> str:
+    text = None if spec.unknown is None else spec.tokens[spec.unknown]
     if text is None:
-        raise UserError(f"tokenizer.json needs an unknown token for a {parts.model} vocabulary")
+        raise UserError(f"tokenizer.json needs an unknown token for a {spec.model} vocabulary")
     return text
 
 
@@ -108,13 +108,13 @@ def _in_order(vocabulary: dict[str, int]) -> dict[str, int]:
     return dict(sorted(vocabulary.items(), key=lambda item: item[1]))
 
 
-def _written_vocabulary(parts: TokenizerSpec) -> dict[str, int]:
+def _written_vocabulary(spec: TokenizerSpec) -> dict[str, int]:
     """The model's vocabulary, with the added tokens where they would not get their own ids otherwise.
 
     The reader gives an added token that the vocabulary lacks the next free id, whatever its entry says.
     """
-    vocabulary = dict(parts.vocabulary)
-    lacking = sorted((token.id, token.text) for token in parts.added if token.text not in vocabulary)
+    vocabulary = dict(spec.vocabulary)
+    lacking = sorted((token.id, token.text) for token in spec.added if token.text not in vocabulary)
     if [id for id, _ in lacking] != list(range(len(vocabulary), len(vocabulary) + len(lacking))):
         vocabulary |= {text: id for id, text in lacking}
     return vocabulary
@@ -125,29 +125,22 @@ def _write_added(token: AddedToken) -> dict[str, Any]:
     return {"id": token.id, "content": token.text, **{flag: getattr(token, flag) for flag in flags}}
 
 
-def _write_rules(parts: TokenizerSpec) -> list[dict[str, Any]]:
+def _write_rules(spec: TokenizerSpec) -> list[dict[str, Any]]:
     """The normalisers.
 
     SentencePiece's, which know where a text begins, can be said where nothing cuts the text.
     """
-    knowing = any(isinstance(rule, (normalize.Prefix, normalize.OneSpace)) for rule in parts.normalizer)
-    if knowing and not all(token.special for token in parts.added):
+    knowing = any(isinstance(rule, (normalize.Prefix, normalize.OneSpace)) for rule in spec.normalizer)
+    if knowing and not all(token.special for token in spec.added):
         raise UserError(
             "tokenizer.json cannot say that a space goes in front of a text but not behind an added token"
         )
-    return [entry for rule in parts.normalizer for entry in _write_rule(rule)]
+    squeezing = ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \z", "")
+    rules = [squeezing if rule == normalize.OneSpace() else (rule,) for rule in spec.normalizer]
+    return [_write_rule(one) for several in rules for one in several]
 
 
-def _write_rule(rule: Rule) -> list[dict[str, Any]]:
-    match rule:
-        case normalize.OneSpace():
-            runs = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
-            return [runs, {"type": "Replace", "pattern": {"Regex": r"\A | \z"}, "content": ""}]
-        case _:
-            return [_write_simple(rule)]
-
-
-def _write_simple(rule: Rule) -> dict[str, Any]:
+def _write_rule(rule: Rule) -> dict[str, Any]:
     match rule:
         case normalize.Unicode(form):
             return {"type": form}
@@ -159,7 +152,7 @@ def _write_simple(rule: Rule) -> dict[str, Any]:
             return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
         case normalize.Replace(old, new):
             return {"type": "Replace", "pattern": {"String": old}, "content": new}
-        case normalize.ReplaceMatches(pattern, new):
+        case ReplaceMatches(pattern, new):
             return {"type": "Replace", "pattern": {"Regex": pattern}, "content": new}
         case normalize.Prepend(prefix) | normalize.Prefix(prefix):
             return {"type": "Prepend", "prepend": prefix}
@@ -168,10 +161,10 @@ def _write_simple(rule: Rule) -> dict[str, Any]:
     raise UserError(f"tokenizer.json cannot say what the normaliser {type(rule).__name__} does")
 
 
-def _write_steps(parts: TokenizerSpec) -> list[dict[str, Any]]:
-    steps = list(parts.pretokenizer)
+def _write_steps(spec: TokenizerSpec) -> list[dict[str, Any]]:
+    steps = list(spec.pretokenizer)
     last = []
-    if parts.bytewise:
+    if spec.bytewise:
         regular = len(steps) > 1 and steps[-2:] == [PrefixSpace(), Split(GPT2)]
         steps = steps[:-1] if regular else steps
         prefix = bool(steps) and steps[-1] == PrefixSpace()
@@ -211,31 +204,31 @@ def _behaviour(ours: str) -> str:
     return next(name for name, known in BEHAVIOURS.items() if known == ours)
 
 
-def _write_decoder(parts: TokenizerSpec) -> dict[str, Any] | None:
-    if parts.words is not None:
-        fields = {"prefix": parts.words.continues, "cleanup": parts.words.cleanup}
-        return None if parts.words == Words() else {"type": "WordPiece", **fields}
-    if parts.bytewise:
+def _write_decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
+    if spec.words is not None:
+        fields = {"prefix": spec.words.continues, "cleanup": spec.words.cleanup}
+        return None if spec.words == Words() else {"type": "WordPiece", **fields}
+    if spec.bytewise:
         return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
-    if parts.lead.rule == FIRST:
+    if spec.lead.rule == FIRST:
         return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}
     decoders: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}]
-    decoders += [{"type": "ByteFallback"}] if parts.fallback else []
+    decoders += [{"type": "ByteFallback"}] if spec.fallback else []
     decoders.append({"type": "Fuse"})
-    if parts.lead.rule != KEEP:
+    if spec.lead.rule != KEEP:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {"type": "Sequence", "decoders": decoders}
 
 
-def _write_processor(parts: TokenizerSpec) -> dict[str, Any] | None:
+def _write_processor(spec: TokenizerSpec) -> dict[str, Any] | None:
     """What goes around a text; a template lists the end of text even where no text gets it."""
-    begin = parts.bos if parts.add_bos else None
-    end = parts.eos if parts.add_eos else None
-    listed = {parts.tokens[id]: id for id in (begin, end, parts.eos) if id is not None}
+    begin = spec.bos if spec.add_bos else None
+    end = spec.eos if spec.add_eos else None
+    listed = {spec.tokens[id]: id for id in (begin, end, spec.eos) if id is not None}
     level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
-    processors = [level] if parts.bytewise and begin is end is None else []
+    processors = [level] if spec.bytewise and begin is end is None else []
     if listed:
-        first, second = _around(parts, begin, end, "A", 0), _around(parts, begin, end, "B", 1)
+        first, second = _around(spec, begin, end, "A", 0), _around(spec, begin, end, "B", 1)
         special = {name: {"id": name, "ids": [id], "tokens": [name]} for name, id in listed.items()}
         template = {"single": first, "pair": [*first, *second], "special_tokens": special}
         processors.append({"type": "TemplateProcessing", **template})
@@ -243,11 +236,11 @@ def _write_processor(parts: TokenizerSpec) -> dict[str, Any] | None:
 
 
 def _around(
-    parts: TokenizerSpec, begin: int | None, end: int | None, text: str, kind: int
+    spec: TokenizerSpec, begin: int | None, end: int | None, text: str, kind: int
 ) -> list[dict[str, Any]]:
     """A text of a template between the tokens that it gets."""
     before, behind = (
-        [] if id is None else [{"SpecialToken": {"id": parts.tokens[id], "type_id": kind}}]
+        [] if id is None else [{"SpecialToken": {"id": spec.tokens[id], "type_id": kind}}]
         for id in (begin, end)
     )
     return [*before, {"Sequence": {"id": text, "type_id": kind}}, *behind]

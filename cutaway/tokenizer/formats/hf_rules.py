@@ -29,7 +29,7 @@ DEEPEST = 20  # Sequences in Sequences
 
 
 def flat(whole: Fields, key: str, inner: str, depth: int = 0) -> Iterable[Fields]:
-    """The parts in a field, those of a Sequence one by one."""
+    """The spec in a field, those of a Sequence one by one."""
     if not whole.has(key):
         return
     yield from _unrolled(whole.sub(key), inner, depth)
@@ -71,7 +71,7 @@ def _rules(entry: Fields) -> list[Rule]:
         old, literal = pattern(entry)
         new = entry.get("content", str, "")
         return [normalize.Replace(old, new) if literal else normalize.ReplaceMatches(old, new)]
-    raise UserError(f"{entry.where}: the normalizer {kind} is not supported")
+    raise UserError(f"{entry.where}: the normalizer {quoted(kind)} is not supported")
 
 
 _SIMPLE: dict[str, Rule] = {"Lowercase": normalize.Lowercase(), "StripAccents": normalize.StripAccents()}
@@ -114,7 +114,7 @@ def pretokenizer(whole: Fields) -> tuple[tuple[Step, ...], bool]:
     for i, entry in enumerate(entries):
         kind = entry.kind()
         if kind not in _STEPS:
-            raise UserError(f"{entry.where}: the pre-tokenizer {kind} is not supported")
+            raise UserError(f"{entry.where}: the pre-tokenizer {quoted(kind)} is not supported")
         if kind == "ByteLevel" and i + 1 < len(entries):
             raise UserError(f"{entry.where}: the pre-tokenizer ByteLevel is only supported as the last one")
         steps += _STEPS[kind](entry)

@@ -19,19 +19,19 @@ def checked(merges: list[Pair], vocabulary: Mapping[str, int], where: str) -> li
     return merges
 
 
-def all_splits(parts: TokenizerSpec) -> list[Pair]:
+def all_splits(spec: TokenizerSpec) -> list[Pair]:
     """Pairs in the order in which the ranks would merge them; of equal ranks, the longest left side first.
 
     That comes to "the leftmost first" for runs of one character. Where two pairs of one token overlap
     otherwise ("ab" "a" "ba"), a list of pairs cannot say it.
     """
-    if parts.ranks is None:
+    if spec.ranks is None:
         raise UserError("this vocabulary has neither merges nor ranks")
-    hidden = {token.id for token in parts.added if token.special}
-    longest = max(map(len, parts.ranks), default=0)
+    hidden = {token.id for token in spec.added if token.special}
+    longest = max(map(len, spec.ranks), default=0)
     if longest > LONGEST_TOKEN:
         raise UserError(f"a token has {longest:,} characters; merges are found for {LONGEST_TOKEN:,} at most")
-    ranks = {text: rank for text, rank in parts.ranks.items() if parts.vocabulary.get(text) not in hidden}
+    ranks = {text: rank for text, rank in spec.ranks.items() if spec.vocabulary.get(text) not in hidden}
     pairs: list[tuple[int, int, int, Pair]] = []
     for text, rank in ranks.items():
         for cut in range(1, len(text)):

@@ -23,7 +23,7 @@ MODELS = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
 
 
 def read(data: bytes, name: str) -> TokenizerSpec:
-    """The parts of a .model file. Raises UserError for what is none, or not supported, by name."""
+    """The spec of a .model file. Raises UserError for what is none, or not supported, by name."""
     pieces, trainer, normalizer = _model(data, name)
     kind = MODELS.get(trainer.get(3, 1), "unknown")
     if kind not in ("BPE", "Unigram", "character"):

@@ -13,40 +13,40 @@ from cutaway.tokenizer.spec import TokenizerSpec
 KINDS = {"Unigram": 1, "BPE": 2}
 
 
-def write_file(parts: TokenizerSpec) -> bytes:
+def write_file(spec: TokenizerSpec) -> bytes:
     """The spec as a .model file. Raises UserError for what SentencePiece cannot say."""
-    if parts.bytewise or parts.model not in KINDS:
-        named = "byte-level BPE" if parts.bytewise else parts.model
+    if spec.bytewise or spec.model not in KINDS:
+        named = "byte-level BPE" if spec.bytewise else spec.model
         raise UserError(f"a .model file holds SentencePiece's BPE or Unigram, and this is {named}")
-    if parts.scores is None or (parts.model == "BPE" and parts.ranks is None):
+    if spec.scores is None or (spec.model == "BPE" and spec.ranks is None):
         raise UserError("a .model file needs the score of every token, which this tokenizer's file has not")
-    if parts.unknown is None or None in parts.tokens:
+    if spec.unknown is None or None in spec.tokens:
         raise UserError("a .model file needs an unknown piece, and a piece for every id")
-    if parts.pretokenizer:
+    if spec.pretokenizer:
         raise UserError("a .model file cannot say how this tokenizer cuts text before it is encoded")
     pieces = b"".join(
         _message(1, _piece(text or "", score, kind))
-        for text, score, kind in zip(parts.tokens, parts.scores, kinds(parts), strict=True)
+        for text, score, kind in zip(spec.tokens, spec.scores, kinds(spec), strict=True)
     )
-    return pieces + _message(2, _trainer(parts)) + _message(3, _normalizer(parts))
+    return pieces + _message(2, _trainer(spec)) + _message(3, _normalizer(spec))
 
 
-def kinds(parts: TokenizerSpec) -> list[int]:
+def kinds(spec: TokenizerSpec) -> list[int]:
     """The kind of every piece."""
-    out = [NORMAL] * len(parts.tokens)
-    if parts.fallback:
+    out = [NORMAL] * len(spec.tokens)
+    if spec.fallback:
         for token in BYTE_TOKENS:
-            if token in parts.vocabulary:
-                out[parts.vocabulary[token]] = BYTE
-    for id in (*parts.users, *(token.id for token in parts.added if not token.special)):
+            if token in spec.vocabulary:
+                out[spec.vocabulary[token]] = BYTE
+    for id in (*spec.users, *(token.id for token in spec.added if not token.special)):
         out[id] = USER
-    for token in parts.added:
+    for token in spec.added:
         if token.special:
             out[token.id] = CONTROL
-    for id in parts.unused:
+    for id in spec.unused:
         out[id] = UNUSED
-    if parts.unknown is not None:
-        out[parts.unknown] = UNKNOWN
+    if spec.unknown is not None:
+        out[spec.unknown] = UNKNOWN
     return out
 
 
@@ -55,21 +55,21 @@ def _piece(text: str, score: float, kind: int) -> bytes:
     return _message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + kept
 
 
-def _trainer(parts: TokenizerSpec) -> bytes:
-    out = _number(3, KINDS[parts.model]) + _number(4, len(parts.tokens)) + _number(35, parts.fallback)
-    out += _message(44, parts.surface.encode()) if parts.surface is not None else b""
-    roles = ((40, 45, parts.unknown), (41, 46, parts.bos), (42, 47, parts.eos), (43, 48, parts.pad))
+def _trainer(spec: TokenizerSpec) -> bytes:
+    out = _number(3, KINDS[spec.model]) + _number(4, len(spec.tokens)) + _number(35, spec.fallback)
+    out += _message(44, spec.surface.encode()) if spec.surface is not None else b""
+    roles = ((40, 45, spec.unknown), (41, 46, spec.bos), (42, 47, spec.eos), (43, 48, spec.pad))
     for number, name, id in roles:
         out += _number(number, -1 if id is None else id)
-        out += _message(name, (parts.tokens[id] or "").encode()) if id is not None else b""
+        out += _message(name, (spec.tokens[id] or "").encode()) if id is not None else b""
     return out
 
 
-def _normalizer(parts: TokenizerSpec) -> bytes:
+def _normalizer(spec: TokenizerSpec) -> bytes:
     """SentencePiece's four steps, each of which may be left out. Raises UserError for any other
     normaliser.
     """
-    rules = list(parts.normalizer)
+    rules = list(spec.normalizer)
     charsmap = rules.pop(0).data if rules and isinstance(rules[0], Charsmap) else b""
     flags = [_taken(rules, rule) for rule in (OneSpace(), Prefix(" "), Replace(" ", SPACE))]
     if rules:

@@ -13,29 +13,28 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import spell
 from cutaway.tokenizer.formats.fields import Fields, limited
 from cutaway.tokenizer.formats.hf_json import token_list
-from cutaway.tokenizer.pretokenize import CL100K, GPT2, O200K, Split, compiled
+from cutaway.tokenizer.pretokenize import TIKTOKEN, Split, compiled
 from cutaway.tokenizer.spec import ENDS, TokenizerSpec
 
-PATTERNS = {"gpt2": GPT2, "r50k": GPT2, "p50k": GPT2, "cl100k": CL100K, "o200k": O200K}
 HIGHEST = 10_000_000  # no vocabulary is a tenth as large
 
 
 def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]) -> TokenizerSpec:
-    """The parts of a rank file. Raises UserError for what is none, or without a pattern."""
+    """The spec of a rank file. Raises UserError for what is none, or without a pattern."""
     if pattern is None:
         raise UserError(
-            f"{name} does not say how text is split: give pattern= one of {', '.join(PATTERNS)}, or a regex"
+            f"{name} does not say how text is split: give pattern= one of {', '.join(TIKTOKEN)}, or a regex"
         )
     lines = [line.partition(b" ") for line in data.splitlines() if line]
     for number, (_, _, rank) in enumerate(lines, 1):
         if not rank.isdigit() or len(rank) > 9:
             raise UserError(f"{name}, line {number}: no token in base64 and its rank")
     ranks = _ranks(((token, int(rank)) for token, _, rank in lines), name)
-    return _parts(ranks, special, PATTERNS.get(pattern, pattern), name)
+    return _spec(ranks, special, TIKTOKEN.get(pattern, pattern), name)
 
 
 def read_encoder(whole: Fields) -> TokenizerSpec:
-    """The parts of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank,
+    """The spec of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank,
     tokens".
     """
     lines = [line.split(" ") for line in whole.need("bpe_ranks", str).split("\n") if line]
@@ -47,7 +46,7 @@ def read_encoder(whole: Fields) -> TokenizerSpec:
     special = whole.need("special_tokens", dict)
     if not all(type(id) is int for id in special.values()):
         raise UserError(f"{whole.where}: the ids of special_tokens are not whole numbers")
-    return _parts(ranks, special, whole.need("pat_str", str), whole.where)
+    return _spec(ranks, special, whole.need("pat_str", str), whole.where)
 
 
 def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
@@ -67,14 +66,13 @@ def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
     return ranks
 
 
-def _parts(ranks: dict[str, int], special: Mapping[str, int], pattern: str, where: str) -> TokenizerSpec:
+def _spec(ranks: dict[str, int], special: Mapping[str, int], pattern: str, where: str) -> TokenizerSpec:
     if not ranks:
         raise UserError(f"{where} holds no tokens")
     compiled(pattern)
     added = tuple(AddedToken(id, text, special=True) for text, id in special.items())
     taken = set(ranks.values())
-    clash: Iterable[str] = (token.text for token in added if token.id in taken)
-    for text in clash:
+    for text in (text for text, id in special.items() if id in taken):
         raise UserError(f"{where}: the special token {quoted(text)} has an id that is a rank")
     end = next((id for text, id in special.items() if text in ENDS), None)
     return TokenizerSpec(

@@ -1,6 +1,6 @@
 """A byte-level BPE written as OpenAI's rank file: a line for each token, its bytes in base64 and its id.
 
-The format has no place for the pattern and the special tokens: whoever reads the file gives them.
+The format has no place for the pattern and the special tokens: the reader of the file gives them.
 """
 
 import base64
@@ -10,43 +10,43 @@ from cutaway.tokenizer.bpe import joined, merge, unspell
 from cutaway.tokenizer.spec import TokenizerSpec
 
 
-def write_file(parts: TokenizerSpec) -> bytes:
+def write_file(spec: TokenizerSpec) -> bytes:
     """The spec as a rank file. Raises UserError where ranks would not give the same ids."""
-    if parts.model != "BPE" or not parts.bytewise:
-        named = "BPE over characters" if parts.model == "BPE" else parts.model
+    if spec.model != "BPE" or not spec.bytewise:
+        named = "BPE over characters" if spec.model == "BPE" else spec.model
         raise UserError(f"a rank file holds byte-level BPE, and this is {named}")
-    if parts.normalizer or len(parts.pretokenizer) > 1:
+    if spec.normalizer or len(spec.pretokenizer) > 1:
         raise UserError("a rank file cannot say that text is normalised, or cut by more than one pattern")
-    plain = [token.text for token in parts.added if not token.special]
+    plain = [token.text for token in spec.added if not token.special]
     if plain:
         raise UserError(
             f"a rank file cannot hold the added token {quoted(plain[0])}, which text always becomes"
         )
-    ranks = _ranks(parts)
+    ranks = _ranks(spec)
     return b"".join(base64.b64encode(_bytes(text)) + b" %d\n" % rank for text, rank in ranks.items())
 
 
-def _ranks(parts: TokenizerSpec) -> dict[str, int]:
+def _ranks(spec: TokenizerSpec) -> dict[str, int]:
     """The tokens that text can come to, in the order of their ids, which are the ranks."""
-    control = {token.id for token in parts.added if token.special}
-    tokens = {text: id for text, id in parts.vocabulary.items() if id not in control}
+    control = {token.id for token in spec.added if token.special}
+    tokens = {text: id for text, id in spec.vocabulary.items() if id not in control}
     ranks = dict(sorted(tokens.items(), key=lambda item: item[1]))
-    if parts.merges is None:
-        if any((parts.ranks or {}).get(text) != id for text, id in ranks.items()):
+    if spec.merges is None:
+        if any((spec.ranks or {}).get(text) != id for text, id in ranks.items()):
             raise UserError("a rank file's ranks are ids, and this vocabulary merges in another order")
         return ranks
-    _agree(parts, ranks)
+    _agree(spec, ranks)
     return ranks
 
 
-def _agree(parts: TokenizerSpec, ranks: dict[str, int]) -> None:
+def _agree(spec: TokenizerSpec, ranks: dict[str, int]) -> None:
     """Raises UserError unless ranks and merges come to the same tokens, which holds if they do for every
     token.
 
     That is: merges come in the order of the ids that they make, each id is made by one, and the two sides of
     a merge are what the ranks before it leave of its text.
     """
-    made = [(left + right, (left, right)) for left, right in parts.merges or ()]
+    made = [(left + right, (left, right)) for left, right in spec.merges or ()]
     ids = [ranks.get(text, -1) for text, _ in made]
     whole = {text for text, _ in made}
     if ids != sorted(set(ids)) or any(len(text) > 1 and text not in whole for text in ranks):

@@ -15,7 +15,7 @@ CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def read(data: bytes, name: str, config: Fields | None = None) -> TokenizerSpec:
-    """The parts of a vocab.txt, cleaned as `config` says. Raises UserError for what is none."""
+    """The spec of a vocab.txt, cleaned as `config` says. Raises UserError for what is none."""
     tokens = _lines(data, name)
     limited(len(tokens), name)
     vocabulary = {text: id for id, text in enumerate(tokens)}
@@ -28,7 +28,7 @@ def read(data: bytes, name: str, config: Fields | None = None) -> TokenizerSpec:
 
 
 def bert(tokens: list[str], normalizer: BertNormalizer) -> TokenizerSpec:
-    """The parts of a BERT with these tokens, in WordPiece's spelling; [UNK] is one of them."""
+    """The spec of a BERT with these tokens, in WordPiece's spelling; [UNK] is one of them."""
     vocabulary = {text: id for id, text in enumerate(tokens)}
     begin, end = vocabulary.get("[CLS]"), vocabulary.get("[SEP]")
     return TokenizerSpec(
@@ -51,18 +51,18 @@ def bert(tokens: list[str], normalizer: BertNormalizer) -> TokenizerSpec:
     )
 
 
-def write_file(parts: TokenizerSpec) -> bytes:
+def write_file(spec: TokenizerSpec) -> bytes:
     """The spec as a vocab.txt. Raises UserError where BERT's cleaning would not give the same ids."""
-    if parts.model != "WordPiece" or parts.continues != CONTINUES:
+    if spec.model != "WordPiece" or spec.continues != CONTINUES:
         raise UserError(
-            f"vocab.txt is for WordPiece with {CONTINUES!r}, and this is a {parts.model} vocabulary"
+            f"vocab.txt is for WordPiece with {CONTINUES!r}, and this is a {spec.model} vocabulary"
         )
-    tokens = [text for text in parts.tokens if text is not None]
-    if len(tokens) != len(parts.tokens) or any(
+    tokens = [text for text in spec.tokens if text is not None]
+    if len(tokens) != len(spec.tokens) or any(
         len(text.splitlines()) > 1 or text != text.strip("\r\n") for text in tokens
     ):
         raise UserError("vocab.txt cannot say that an id has no token, or that a token holds a line feed")
-    if parts.pretokenizer != (BertPreTokenizer(),) or parts.normalizer != (_guessed(tokens),):
+    if spec.pretokenizer != (BertPreTokenizer(),) or spec.normalizer != (_guessed(tokens),):
         raise UserError(
             "vocab.txt cannot say how this tokenizer cleans and cuts text: write a tokenizer.json"
         )

@@ -12,9 +12,6 @@ from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Family, Field, Onl
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, same
 
-HF = ("bert.embeddings.position_ids", "bert.pooler.*", "cls.*", "bert.cls.*")
-IGNORED_GGUF = ("cls.*",)
-
 HF = (
     Rule("bert.embeddings.word_embeddings.weight", "embedding.weight", same),
     Rule("bert.embeddings.position_embeddings.weight", "position.weight", same),

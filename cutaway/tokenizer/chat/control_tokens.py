@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from cutaway.errors import UserError
 from cutaway.tokenizer.added import any_of
+from cutaway.tokenizer.unicode import utf8
 
 # A constant that a template might look for in a text: with a letter and a sign that markers are made of.
 MARKER = re.compile(r"(?=.*[^\W\d_])(?=.*[<>\[\]|/])", re.DOTALL)
@@ -34,10 +34,7 @@ class Traced:
     @classmethod
     def of(cls, answer: Mapping[str, str]) -> "Traced":
         text, origins = answer["text"], np.frombuffer(base64.b64decode(answer["origins"]), np.int32)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UserError("the chat template writes half a surrogate pair, which is no text") from None
+        utf8(text, "what the chat template writes")
         return cls(text, origins)
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
@@ -51,7 +48,7 @@ class Traced:
         yield from zip(starts, [*starts[1:], len(self.text)], self.origins[starts].tolist(), strict=True)
 
 
-class Dialect:
+class ControlTokens:
     """A template together with a tokenizer's tokens: what is a control token here, and which seams are known.
 
     `source` holds the template's constants, each where its origins say.

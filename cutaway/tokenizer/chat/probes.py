@@ -51,7 +51,7 @@ def filled(value: object, key: str = "") -> object:
 
 
 def places(value: object, path: str = "") -> Iterator[str]:
-    """Where each string of the data stands, such as "messages[2].content", in the order in which they are
+    """The place of each string of the data, such as "messages[2].content", in the order in which they are
     numbered.
     """
     if isinstance(value, dict):

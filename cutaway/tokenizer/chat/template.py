@@ -176,7 +176,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def _check_size(sign: str, left: object, right: object) -> None:
-    """Refuses a product whose size nobody needs: a long string or list, or a number of over 1,024 bits."""
+    """Refuses a product that no template needs: a long string or list, or a number of over 1,024 bits."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * max(right, 0) if sign == "**" else left.bit_length() + right.bit_length()
         if bits > BITS:
@@ -226,16 +226,16 @@ def _raise(message: object) -> NoReturn:
 
 def reason(error: Exception) -> str:
     """Why a template did not render, in one sentence."""
-    said = f"{error}"[:400]
+    message = f"{error}"[:400]
     if isinstance(error, UserError):
-        return said
+        return message
     if isinstance(error, Rejected):
-        return f"the chat template does not take this conversation: {said}"
+        return f"the chat template does not take this conversation: {message}"
     if isinstance(error, TemplateSyntaxError):
-        return f"the chat template is no valid Jinja, line {error.lineno}: {said}"
+        return f"the chat template is no valid Jinja, line {error.lineno}: {message}"
     if isinstance(error, RecursionError):
         return "the chat template calls itself too deeply; it was stopped"
-    return f"the chat template failed on this conversation: {type(error).__name__}: {said}"
+    return f"the chat template failed on this conversation: {type(error).__name__}: {message}"
 
 
 def _now(pattern: str) -> str:
