@@ -275,7 +275,6 @@ function heat(state, options) {
   const update = () => {
     layout();
     if (options.chosenRow) reveal(options.chosenRow(), 0);
-    else if (options.chosen) reveal(...options.chosen());
     paint();
   };
   new ResizeObserver(() => state.page.later(`${readout.id}-size`, update)).observe(whole);
