@@ -73,7 +73,7 @@ def test_a_word_is_found_and_its_neighbours_are_the_tables(shown: Any) -> None:
     assert ranges(tab) == pytest.approx(before, rel=1e-3)
     tab.get_by_label("Find a word").fill("absent")
     tab.keyboard.press("Enter")
-    assert "is not on this map" in tab.locator("#said").inner_text()
+    assert "is not on this map" in tab.locator("#message").inner_text()
     tab.get_by_label("Find a word").fill("king")
     tab.keyboard.press("Enter")
     assert tab.locator("#chosen").inner_text() == "␣king"
