@@ -12,7 +12,7 @@ import pytest
 
 from cutaway import gguf, native
 from cutaway.attention import gqa, local, mha, mqa
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
@@ -153,7 +153,7 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
         ({"hidden_size": -32}, "hidden_size should be between"),
         ({"hidden_size": 2**62}, "hidden_size should be between"),
         ({"num_attention_heads": 5}, "32 cannot be shared evenly by 5 heads"),
-        ({"num_key_value_heads": 3}, "kv_heads is 3, it must divide heads"),
+        ({"num_key_value_heads": 3}, "kv_heads is 3; it must divide heads"),
         ({"head_dim": 7}, "must be even"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps should be above"),
         ({"rms_norm_eps": -1}, "rms_norm_eps should be above"),
@@ -402,7 +402,7 @@ def test_a_file_cut_short_while_it_is_used_ends_the_process_in_a_sentence(
     path = model_file(tmp_path / "m.gguf", tied=False)
     command = [sys.executable, "-c", CUT_SHORT, str(path), engine, dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = f"cutaway: '{path}' was cut short while it was in use: restore it, and start again\n"
+    said = f"cutaway: {quoted(str(path))} was cut short while it was in use: restore it, and start again\n"
     assert (done.returncode, done.stderr, done.stdout) == (1, said, "")
 
 

@@ -44,7 +44,7 @@ def test_a_logit_that_is_no_number_is_not_lost(type: torch.dtype) -> None:
 @built
 @pytest.mark.parametrize("target", [-1, 40])
 def test_a_target_that_is_no_id_is_an_error(target: int) -> None:
-    with pytest.raises(IndexError, match="outside the model's 0 to 39"):
+    with pytest.raises(IndexError, match="outside the vocabulary's 0 to 39"):
         loss._logits_grad(torch.zeros(3, 40), torch.tensor([0, target, 1]), 0.0, None)
 
 

@@ -243,5 +243,5 @@ def test_a_row_is_watched_while_torch_trains_it():
         optimiser.step()
     moments = seen.moments["a"]
     assert moments[0].cosine == pytest.approx(1) and moments[-1].near[0].word == "b"
-    assert moments[-1].near[0].cosine > 0.999 and moments[-1].length == pytest.approx(1, abs=1e-2)
+    assert moments[-1].near[0].cosine > 0.999 and moments[-1].norm == pytest.approx(1, abs=1e-2)
     assert "b 1.00" in str(seen)

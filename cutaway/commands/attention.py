@@ -11,7 +11,8 @@ from cyclopts import App
 from cutaway.attention.common import registry
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.registry import Kind, Sizes
-from cutaway.commands.console import Json, model_path, on_screen, print_json, size
+from cutaway.commands.console import model_path, on_screen, print_json, size
+from cutaway.commands.options import Json
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:

@@ -14,18 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from cutaway import store
 from cutaway.errors import UserError, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Flag = Annotated[bool, Parameter(negative=())]
-Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
 
 
 def note(text: str) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import Flag, Json, model_path, note, on_screen, print_json, screen, size
+from cutaway.commands.console import model_path, note, on_screen, print_json, screen, size
 from cutaway.commands.generate import prompt_text
+from cutaway.commands.options import Flag, Json
 from cutaway.errors import OperationalError, UserError
 from cutaway.store import files
 

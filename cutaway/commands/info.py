@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cutaway import store
-from cutaway.commands.console import Json, model_path, print_json, size
+from cutaway.commands.console import model_path, print_json, size
+from cutaway.commands.options import Json
 from cutaway.errors import escaped
 from cutaway.model.config import Decoder
 from cutaway.weights import load

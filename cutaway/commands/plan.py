@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
+from cutaway.commands.options import Json
 from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
 from cutaway.train import config
@@ -20,7 +21,7 @@ def plan(
     devices: Annotated[int, Parameter(help="How many.")] = 1,
     flops: Annotated[float, Parameter(help="Operations a second that a device reaches.")] = 4e14,
     bandwidth: Annotated[float, Parameter(help="Bytes a second that go in and out of a device.")] = 2e11,
-    as_json: console.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Memory, communication and time of `cutaway pretrain SOURCE` on DEVICES, by formula.
 

@@ -31,7 +31,7 @@ try:  # hashlib's own, without the library of ciphers that hashlib loads: 4 MB
 except ImportError:
     from hashlib import blake2b
 
-VERSION = 5  # of the JSON and of the core's half, which checks itself as well
+VERSION = 6  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cutaway.commands import console
 from cutaway.commands.embed.sources import opened
+from cutaway.commands.options import Json
 from cutaway.embedding import evaluate as sets
 
 
@@ -16,7 +17,7 @@ def evaluate(
     wordsim: Path | None = None,
     simlex: Path | None = None,
     analogy: Path | None = None,
-    as_json: console.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Spearman's correlation with people's scores on WordSim-353 and SimLex-999, and right analogies.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.commands import console
 from cutaway.commands.embed.sources import known, opened
+from cutaway.commands.options import Flag, Json
 from cutaway.embedding import neighbours
 from cutaway.errors import UserError
 
@@ -19,8 +20,8 @@ def neighbors(
     /,
     *words: str,
     count: int = 10,
-    approximate: console.Flag = False,
-    as_json: console.Json = False,
+    approximate: Flag = False,
+    as_json: Json = False,
 ) -> None:
     """The words whose vectors point most nearly the same way, by cosine, best first.
 
@@ -81,7 +82,7 @@ class _Approximate:
         return others[:count]
 
 
-def analogy(source: str, a: str, b: str, c: str, /, *, count: int = 5, as_json: console.Json = False) -> None:
+def analogy(source: str, a: str, b: str, c: str, /, *, count: int = 5, as_json: Json = False) -> None:
     """What is to C as B is to A: the words nearest to B - A + C, of vectors made equally long.
 
     Examples:

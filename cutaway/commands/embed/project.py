@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.commands.embed.sources import opened
+from cutaway.commands.options import Flag
 from cutaway.embedding import map
 from cutaway.embedding.projection import Method
 from cutaway.store import files
@@ -22,7 +23,7 @@ def project(
     count: int = 10_000,
     method: Method = "pca",
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
-    force: console.Flag = False,
+    force: Flag = False,
 ) -> None:
     """Lay words out on a plane and write the map as an HTML page that needs nothing else.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cutaway import lm, store
 from cutaway.commands import console
+from cutaway.commands.options import Flag, Json
 from cutaway.embedding.search import Hit, Index, Update
 from cutaway.errors import UserError
 
@@ -20,8 +21,8 @@ def search(
     count: int = 5,
     model: str = "minilm",
     index: Path | None = None,
-    rebuild: console.Flag = False,
-    as_json: console.Json = False,
+    rebuild: Flag = False,
+    as_json: Json = False,
 ) -> None:
     """Find the passages in a folder's text files that are nearest in meaning to a question.
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from cutaway import lm
 from cutaway.commands import console
+from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 from cutaway.store import files
 
@@ -18,10 +19,10 @@ def text(
     file: Path | None = None,
     model: str = "minilm",
     pooling: Literal["mean", "cls", "last"] | None = None,
-    truncate: console.Flag = False,
+    truncate: Flag = False,
     output: Path | None = None,
-    force: console.Flag = False,
-    as_json: console.Json = False,
+    force: Flag = False,
+    as_json: Json = False,
 ) -> None:
     """Turn texts into vectors of length one: the closer in meaning, the closer to 1 their product.
 

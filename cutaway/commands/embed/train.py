@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from cutaway import native
 from cutaway.commands import console
+from cutaway.commands.options import Flag, Json
 from cutaway.embedding import corpus, glove, word2vec
 from cutaway.embedding import train as learning
 from cutaway.embedding.corpus import Report, Vocabulary
@@ -37,7 +38,7 @@ def train(
     dim: int = 100,
     window: int = 5,
     negative: int | None = None,
-    hierarchical: console.Flag = False,
+    hierarchical: Flag = False,
     epochs: int | None = None,
     min_count: int = 5,
     sample: float | None = None,
@@ -46,8 +47,8 @@ def train(
     threads: int | None = None,
     seed: int = 1,
     watch: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    force: console.Flag = False,
-    as_json: console.Json = False,
+    force: Flag = False,
+    as_json: Json = False,
 ) -> None:
     """Learn a vector for each word of a text: words between spaces, a sentence a line.
 

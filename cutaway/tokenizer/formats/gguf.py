@@ -49,6 +49,7 @@ def read(metadata: Mapping[str, Any]) -> TokenizerSpec:
         raise UserError(
             f"the GGUF tokenizer model {quoted(model)} is not supported; supported are {', '.join(readers)}"
         )
+    metadata = _without_padding(metadata)
     tokens = _tokens(metadata)
     kinds = _reclassified(tokens, _numbers(metadata, "token_type", len(tokens), NORMAL))
     common: dict[str, Any] = {
@@ -176,6 +177,17 @@ def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSp
         normalizer=(*rules, Replace(" ", SPACE)),
         lead=Lead(ONE if prefix else KEEP),
     )
+
+
+def _without_padding(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without the unused tokens that fill up a padded embedding table, `[PAD300]` for id 300."""
+    tokens = _tokens(metadata)
+    kinds = _numbers(metadata, "token_type", len(tokens), NORMAL)
+    count = len(tokens)
+    while count > 1 and kinds[count - 1] == UNUSED and tokens[count - 1] == f"[PAD{count - 1}]":
+        count -= 1
+    lists = [K + name for name in ("tokens", "token_type", "scores") if K + name in metadata]
+    return {**metadata, **{name: metadata[name][:count] for name in lists}}
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
