@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cutaway import gguf
+from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, compiled
 from cutaway.tokenizer.bpe import BYTES
@@ -331,3 +332,15 @@ def test_end_tokens_are_control_tokens_only(tmp_path: Path) -> None:
     assert load(tmp_path, made | {"added_tokens": [*made["added_tokens"][:2], entry]}).eos_ids == (261,)
     entry["special"] = True
     assert load(tmp_path, made | {"added_tokens": [*made["added_tokens"][:2], entry]}).eos_ids == (261, 262)
+
+
+def test_padding_rows_of_a_gguf_vocabulary_are_no_tokens() -> None:
+    """What fills up a table that is longer than the vocabulary is neither shown nor drawn."""
+    tokenizer = run_tokenizer.of_bytes()
+    padded = tokenizer.to_gguf(320)
+    assert padded["tokenizer.ggml.tokens"][319] == "[PAD319]"
+    again = Tokenizer.from_gguf(padded)
+    assert len(again) == len(tokenizer) == 257
+    assert again.to_gguf(320)["tokenizer.ggml.tokens"] == padded["tokenizer.ggml.tokens"]
+    with pytest.raises(UserError):
+        Tokenizer.from_gguf(padded | {"tokenizer.ggml.scores": 3})

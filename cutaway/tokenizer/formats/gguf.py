@@ -186,8 +186,11 @@ def _without_padding(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     count = len(tokens)
     while count > 1 and kinds[count - 1] == UNUSED and tokens[count - 1] == f"[PAD{count - 1}]":
         count -= 1
-    lists = [K + name for name in ("tokens", "token_type", "scores") if K + name in metadata]
-    return {**metadata, **{name: metadata[name][:count] for name in lists}}
+    if count == len(tokens):
+        return metadata
+    scores = _numbers(metadata, "scores", len(tokens), 0.0)
+    named = {"tokens": tokens[:count], "token_type": kinds[:count], "scores": scores[:count]}
+    return {**metadata, **{K + name: values for name, values in named.items()}}
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
