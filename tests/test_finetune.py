@@ -91,6 +91,7 @@ def test_pairs_may_leave_the_prompt_out(reader: Reader) -> None:
         ({"messages": []}, "list of messages"),
         ({"messages": [{"content": "x"}]}, "list of messages"),
         ({"messages": TALK, "chat_template_kwargs": 3}, "entries by name"),
+        ({"messages": TALK, "tools": "[{"}, "not JSON"),
     ],
 )
 def test_rows_that_are_none(row: dict[str, Any], said: str, reader: Reader) -> None:
@@ -136,6 +137,18 @@ def test_every_example_has_a_row_and_none_is_cut() -> None:
     assert sorted(n for row in rows for n in row) == list(range(200))
     assert all(sum(sizes[n] for n in row) <= 64 for row in rows)
     assert len(rows) <= 1.06 * sum(sizes) / 64
+
+
+def test_a_row_spelt_out() -> None:
+    """The weight is that of the target; each example has positions of its own; the rest is padding."""
+    examples = [
+        Example(np.array([10, 11, 12], np.int32), np.array([True, False, True])),
+        Example(np.array([20, 21], np.int32), np.array([False, True])),
+    ]
+    row = Packed.of(examples, 5, 0).row(0)
+    assert row.ids.tolist() == [[10, 11, 20, 0, 0]] and row.targets.tolist() == [[11, 12, 21, 0, 0]]
+    assert row.pos.tolist() == [[0, 1, 0, -1, -1]] and row.documents.tolist() == [[0, 0, 1, 2, 2]]
+    assert row.loss_weights.tolist() == [[0, 1, 1, 0, 0]]
 
 
 def test_a_packed_batch_is_its_examples_alone() -> None:

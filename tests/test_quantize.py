@@ -227,7 +227,7 @@ def test_a_cost_is_told_in_a_line():
     plain = scoring.Perplexity(510, 3.0, 0.1)
     worse = scoring.Perplexity(510, 3.1, 0.1)
     cost = scoring.Divergence(510, plain, worse, 0.25, 0.01, 0.2, 1.0, 2.0, 0.875)
-    line = command.told(cost, None)
+    line = command.summary(cost, None)
     assert line.startswith("On what the model writes itself (510 tokens scored): perplexity 20.086 -> 22.198")
     assert "+10.52%" in line and "0.25000 +/- 0.01000" in line and "87.5%" in line
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.quantize import cost_of, to_measure, told
+from cutaway.commands.quantize import cost_of, summary, to_measure
 from cutaway.lm import LanguageModel
 from cutaway.weights import adapters, load, save
 
@@ -109,4 +109,4 @@ def merge(
             "change, which may be lost: take a type of more bits, such as Q8_0."
         )
     if cost is not None:
-        print(told(cost, text))
+        print(summary(cost, text))

@@ -96,7 +96,7 @@ def quantize(
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)} (was {console.size(before)}), {types}")
     if cost is not None:
-        print(told(cost, text))
+        print(summary(cost, text))
 
 
 def _steps(bar: Any, doing: str) -> Callable[[int, int], None]:
@@ -155,7 +155,7 @@ def _written(lm: Any, window: int, progress: Callable[[int, int], None]) -> list
     return ids
 
 
-def told(cost: Divergence, text: Path | None) -> str:
+def summary(cost: Divergence, text: Path | None) -> str:
     where = text or "what the model writes itself"
     before, after = cost.reference.perplexity, cost.other.perplexity
     return (

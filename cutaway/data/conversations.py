@@ -197,7 +197,10 @@ class Reader:
         """What goes to the template beside the messages."""
         options, tools = row.get("chat_template_kwargs") or {}, row.get("tools")
         if isinstance(tools, str):  # as trl stores them where a table needs one type
-            tools = json.loads(tools)
+            try:
+                tools = json.loads(tools)
+            except ValueError as error:
+                raise UserError(f"{where}: tools is text that is not JSON ({error})") from None
         if not isinstance(options, dict):
             raise UserError(f"{where}: chat_template_kwargs should hold entries by name")
         return options | ({"tools": tools} if tools else {})

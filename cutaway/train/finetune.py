@@ -38,7 +38,8 @@ from cutaway.weights.rules import Tensors
 PRESETS = config.PRESETS / "finetune"
 EXAMPLES = "examples.npz"
 REPORT = "data.json"
-ONE_LINE = 100  # characters of a first example that a report shows
+COUNTS = ("left_out_too_long", "cut", "without_trained_tokens", "without_end_token", "begin_token_twice")
+COUNTS += ("duplicates", "shared_with_check")
 Note = Callable[[str], None]
 
 
@@ -154,6 +155,8 @@ def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfi
     run = replace(run, data=data, base=_whole(run.base))
     if not (folder / EXAMPLES).is_file():
         examples, report = prepare(run, base(run), note)
+        for warning in report.warnings():
+            note(f"Note: {warning}.")
         _store(folder, examples)
         with atomic_file(folder / REPORT) as out:
             out.write(json.dumps(asdict(report), indent=1).encode())
@@ -218,13 +221,11 @@ def prepare(run: FinetuningConfig, at_rest: Checkpoint, note: Note) -> tuple[lis
             f"{run.data.path}: no example can be trained on: {counts['left_out_too_long']:,} are longer than "
             f"data.context, {counts['without_trained_tokens']:,} have nothing that the assistant wrote"
         )
-    names = ("left_out_too_long", "cut", "without_trained_tokens", "without_end_token")
-    names = (*names, "begin_token_twice", "duplicates", "shared_with_check")
     report = DataReport(
         examples=len(kept),
         tokens=sum(len(example.ids) for example in kept),
         trained_tokens=sum(int(example.trained.sum()) for example in kept),
-        **{name: counts[name] for name in names},
+        **{name: counts[name] for name in COUNTS},
         unread_columns=tuple(sorted(columns - set(READ))),
     )
     return kept, report

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from cutaway.errors import UserError
 from cutaway.layers.packed import PackedLinear
@@ -34,6 +35,11 @@ def matrices(model: Decoder, targets: Sequence[str]) -> Iterator[tuple[nn.Module
         raise UserError(f"config.adapter.targets: this model has no matrix {min(missing)!r}")
     for (parent, _, name), module in found:
         yield model.blocks.get_submodule(parent), name, f"blocks.{parent}.{name}", module
+
+
+def array(parameter: Tensor) -> np.ndarray:
+    """A trained parameter's values."""
+    return parameter.detach().cpu().numpy()
 
 
 def freeze(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.train.adapters import Matrix, freeze, lora, matrices
+from cutaway.train.adapters import Matrix, array, freeze, lora, matrices
 from cutaway.weights.adapters import LowRank
 
 
@@ -36,7 +36,10 @@ class Config(lora.Config):
         found = {name: m for name, m in model.named_modules() if isinstance(m, DoRALinear)}
         return {
             f"{name}.weight": LowRank(
-                m.a.detach().numpy(), m.b.detach().numpy(), self.scale, m.magnitude.detach().numpy()
+                array(m.a),
+                array(m.b),
+                self.scale,
+                array(m.magnitude),
             )
             for name, m in found.items()
         }

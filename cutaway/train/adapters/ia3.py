@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.train.adapters import Matrix, freeze, matrices
+from cutaway.train.adapters import Matrix, array, freeze, matrices
 from cutaway.train.adapters.lora import shape_of
 from cutaway.weights.adapters import Scaled
 
@@ -39,7 +39,7 @@ class Config:
     def changes(self, model: Decoder) -> dict[str, Scaled]:
         """The trained factors by our names of weights."""
         return {
-            f"{name}.weight": Scaled(module.factors.detach().numpy(), module.side)
+            f"{name}.weight": Scaled(array(module.factors), module.side)
             for name, module in model.named_modules()
             if isinstance(module, ScaledLinear)
         }

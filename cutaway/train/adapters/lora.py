@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cutaway.bounds import Bounded, Count, Decay, Positive
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.train.adapters import MATRICES, Matrix, freeze, matrices
+from cutaway.train.adapters import MATRICES, Matrix, array, freeze, matrices
 from cutaway.weights.adapters import LowRank
 
 
@@ -46,7 +46,7 @@ class Config(Bounded):
     def changes(self, model: Decoder) -> dict[str, LowRank]:
         """The trained pairs by our names of weights."""
         return {
-            f"{name}.weight": LowRank(module.a.detach().numpy(), module.b.detach().numpy(), self.scale)
+            f"{name}.weight": LowRank(array(module.a), array(module.b), self.scale)
             for name, module in model.named_modules()
             if isinstance(module, LoRALinear)
         }
