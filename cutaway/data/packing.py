@@ -10,8 +10,8 @@ numbers them within the row.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol, runtime_checkable
 
@@ -37,7 +37,9 @@ class Batch:
     """[b t] each: int64 ids, their targets, positions and documents, and the float32 weight of each
     target's loss.
 
-    A target with weight 0 is not trained on.
+    A target with weight 0 is not trained on. ``extra`` holds what an objective reads beside them, [b ...]
+    each. A step's sum of losses is divided by the sum of its batches' ``divisor``; None: the sum of the loss
+    weights.
     """
 
     ids: np.ndarray
@@ -45,6 +47,8 @@ class Batch:
     pos: np.ndarray
     documents: np.ndarray
     loss_weights: np.ndarray
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+    divisor: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -147,7 +151,11 @@ class Mixture:
 
 def stacked(rows: Sequence[Batch]) -> Batch:
     """Rows as one batch."""
-    return Batch(*(np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(Batch)))
+    names = ("ids", "targets", "pos", "documents", "loss_weights")
+    arrays = [np.concatenate([getattr(row, name) for row in rows]) for name in names]
+    extra = {name: np.concatenate([row.extra[name] for row in rows]) for name in rows[0].extra}
+    divisors = [row.divisor for row in rows if row.divisor is not None]
+    return Batch(*arrays, extra, sum(divisors) if divisors else None)
 
 
 def apportioned(weights: Sequence[float], total: int) -> list[int]:

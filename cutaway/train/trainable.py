@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from cutaway.shapes import Float, Int
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """A micro-batch on its device; ``weight`` is the sum of its loss weights.
+    """A micro-batch on its device; ``weight`` is the sum of its loss weights, or the batch's divisor.
 
-    ``documents`` is None where each row is one document, ``loss_weights`` where all are 1.
+    ``documents`` is None where each row is one document, ``loss_weights`` where all are 1. ``extra`` is what
+    the objective reads beside them.
     """
 
     ids: Int[Tensor, "b t"]
@@ -27,6 +28,7 @@ class TrainingBatch:
     documents: Int[Tensor, "b t"] | None
     loss_weights: Float[Tensor, "b t"] | None
     weight: float
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(batch: Batch, device: torch.device) -> TrainingBatch:
@@ -41,7 +43,8 @@ class TrainingBatch:
             moved(batch.pos),
             None if batch.whole else moved(batch.documents),
             None if (batch.loss_weights == 1).all() else moved(batch.loss_weights),
-            float(batch.loss_weights.sum(dtype="float64")),
+            float(batch.loss_weights.sum(dtype="float64")) if batch.divisor is None else batch.divisor,
+            {name: moved(array) for name, array in batch.extra.items()},
         )
 
 
