@@ -74,7 +74,7 @@ class Packed:
             weights[place] = example.trained[1:]
             documents[place] = document
             at = place.stop
-        return Batch(*(x[None] for x in (ids, targets, pos, documents, weights)))
+        return Batch(ids[None], targets[None], pos[None], documents[None], weights[None])
 
     def batch(self, first: int, count: int) -> Batch:
         """``count`` rows of the run from the ``first`` on."""

@@ -10,7 +10,7 @@ numbers them within the row.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol, runtime_checkable
@@ -113,7 +113,7 @@ class Span:
         begins = np.maximum(begins[:-1], first)
         documents = np.cumsum(np.concatenate(([0], begins[1:] != begins[:-1])))
         weights = np.ones(self.context, np.float32)
-        return Batch(*(x[None] for x in (ids[:-1], ids[1:], places - begins, documents, weights)))
+        return Batch(ids[None, :-1], ids[None, 1:], (places - begins)[None], documents[None], weights[None])
 
 
 class Mixture:
@@ -151,11 +151,20 @@ class Mixture:
 
 def stacked(rows: Sequence[Batch]) -> Batch:
     """Rows as one batch."""
-    names = ("ids", "targets", "pos", "documents", "loss_weights")
-    arrays = [np.concatenate([getattr(row, name) for row in rows]) for name in names]
-    extra = {name: np.concatenate([row.extra[name] for row in rows]) for name in rows[0].extra}
+
+    def joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate(list(arrays))
+
     divisors = [row.divisor for row in rows if row.divisor is not None]
-    return Batch(*arrays, extra, sum(divisors) if divisors else None)
+    return Batch(
+        joined(row.ids for row in rows),
+        joined(row.targets for row in rows),
+        joined(row.pos for row in rows),
+        joined(row.documents for row in rows),
+        joined(row.loss_weights for row in rows),
+        {name: joined(row.extra[name] for row in rows) for name in rows[0].extra},
+        sum(divisors) if divisors else None,
+    )
 
 
 def apportioned(weights: Sequence[float], total: int) -> list[int]:
