@@ -387,14 +387,17 @@ class LanguageModel:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         steering: Steering = "refuse",
+        **variables: Any,
     ) -> list[int]:
         """The ids of a conversation, ready for the assistant to speak: control tokens are the template's
-        alone.
+        alone. ``variables`` are the template's own, such as enable_thinking.
         """
         from cutaway.tokenizer import chat
 
         template, tokenizer = self._template(), self.tokenizer
-        return chat.render(messages, template, tokenizer=tokenizer, tools=tools, steering=steering)
+        return chat.render(
+            messages, template, tokenizer=tokenizer, tools=tools, steering=steering, **variables
+        )
 
     def chat_text(self, messages: Sequence[Message]) -> Rendered:
         """A conversation as text, with where each character came from; content that steers is flagged."""

@@ -65,12 +65,14 @@ def running(
     lm: LanguageModel,
     policy: AccessPolicy | None = None,
     connections: Connections | None = None,
+    aliases: tuple[str, ...] = (),
+    lenient: bool = False,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
     scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
-    service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler))
+    service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler), aliases=aliases, lenient=lenient)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     app = build(service, policy)
     http: Any = protocol(Connections() if connections is None else connections)

@@ -20,7 +20,7 @@ from tests.serving import Server
 
 from cutaway.commands.serve import _bound  # isort: skip
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
-from cutaway.serve import bounded_log, protocol  # isort: skip
+from cutaway.serve import bounded_log, protocol, responses  # isort: skip
 from cutaway.serve.access import Connections  # isort: skip
 from cutaway.serve.openai_format import APIError, json_response  # isort: skip
 from cutaway.serve.service import FairPool, check_stopped  # isort: skip
@@ -51,7 +51,7 @@ def said(text: str) -> dict[str, Any]:
             protocol.ChatCompletionRequest,
             {"messages": [{"role": "user", "content": [{"type": "x"}] * 50_000}]},
         ),
-        (protocol.ResponsesRequest, {"input": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
+        (responses.ResponsesRequest, {"input": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
         (protocol.TraceRequest, {"text": "x", "values": ["out"], "positions": ["x"] * 50_000}),
     ],
 )

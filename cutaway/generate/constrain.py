@@ -121,6 +121,24 @@ def json_schema(schema: Any) -> Grammar:
     return _compiled("schema", json.dumps(schema))
 
 
+def schema_error(schema: Any, text: str) -> str | None:
+    """Why a text is no JSON that fits a schema, None if it is; UserError for what is no schema. It runs in
+    the helper process, where a pattern that never ends costs half a second.
+    """
+    return grammar_compiler.helper.ask({"text": json.dumps(schema), "value": text})["wrong"]
+
+
+def gbnf(rules: str) -> Grammar:
+    """A context-free grammar in llama.cpp's notation, or in Lark's."""
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    _check_length(rules, "grammar")
+    try:
+        return lark(any_to_lark(rules))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the grammar cannot be read: {one_line(str(error))}") from None
+
+
 def regex(pattern: str) -> Grammar:
     """A text that matches a regular expression from end to end; no look-around, no references back."""
     _check_length(pattern, "regex")

@@ -25,14 +25,21 @@ helper = Helper("cutaway.generate.grammar_compiler", "the grammar", BOUNDS, WAIT
 
 
 def load() -> None:
-    """Import what compiling needs."""
+    """Import what compiling and validating need."""
+    import jsonschema
     import llguidance
+
+    del jsonschema
 
     llguidance.LLTokenizer("byte")
 
 
 def answer(request: dict) -> dict:
-    """The answer to {kind, text}: the grammar as llguidance reads it, or why there is none."""
+    """The answer to {kind, text}: the grammar as llguidance reads it, or why there is none. The answer to
+    {value, text}: what is ``wrong`` with that JSON under that schema, None if nothing.
+    """
+    if "value" in request:
+        return _validated(json.loads(request["text"]), request["value"])
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
     kind, text = request["kind"], request["text"]
@@ -59,6 +66,21 @@ def answer(request: dict) -> dict:
     except Exception as error:
         return {"refused": f"the {kind} cannot be followed: {one_line(str(error))}"}
     return {"compiled": json.dumps(compiled) if isinstance(compiled, dict) else compiled}
+
+
+def _validated(schema: dict, value: str) -> dict:
+    """Whether JSON text fits a schema; nothing that the schema refers to is fetched."""
+    from jsonschema import Draft202012Validator, SchemaError
+    from referencing import Registry
+
+    try:
+        Draft202012Validator.check_schema(schema)
+        found = next(Draft202012Validator(schema, registry=Registry()).iter_errors(json.loads(value)), None)
+    except SchemaError as error:
+        return {"refused": f"the schema is none: {one_line(error.message)}"}
+    except Exception as error:
+        return {"wrong": one_line(f"{type(error).__name__}: {error}")}
+    return {"wrong": found and one_line(f"{found.json_path}: {found.message}")}
 
 
 def one_line(message: str) -> str:

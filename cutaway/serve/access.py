@@ -216,7 +216,7 @@ class AuthMiddleware:
             scope["api_key"] = self._check(scope, headers)
             body = await self._body(headers, receive) if scope["method"] == "POST" else b""
         except APIError as error:
-            await error_response(error)(scope, receive, send_with_headers)
+            await error_response(error, scope["path"])(scope, receive, send_with_headers)
             return
         await self.app(scope, _replay(body, receive), send_with_headers)
 

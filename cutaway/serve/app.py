@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HTTPRequest
@@ -22,10 +24,12 @@ from starlette.responses import Response
 import cutaway
 from cutaway.errors import OperationalError, UserError
 from cutaway.serve import (
+    anthropic,
     bounded_log,
     chat,
     completions,
     embeddings,
+    ollama,
     protocol,
     responses,
     tokens,
@@ -37,6 +41,8 @@ from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, while_connected
 
 log = logging.getLogger("cutaway.serve")
+MOST_NAMED = 32  # ignored fields, of one request
+IGNORABLE = frozenset().union(*(model.IGNORED for model in protocol.StrictModel.__subclasses__()))
 ERROR = {"description": "Refused; the body says why", "content": {"application/json": {"schema": {
     "type": "object",
     "required": ["error"],
@@ -76,10 +82,14 @@ def build(service: Service, policy: AccessPolicy) -> Any:
         guarded = CORSMiddleware(
             guarded,
             allow_origins=policy.origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["x-cutaway-ignored"],
         )
     return _answer_head(guarded)
+
+
+Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]
 
 
 def _paths(app: FastAPI, service: Service) -> None:
@@ -93,80 +103,119 @@ def _paths(app: FastAPI, service: Service) -> None:
         """What Prometheus reads."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    @app.get("/models", include_in_schema=False)
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The model that is served."""
-        return {"object": "list", "data": [_model(service)]}
+        return {"object": "list", "data": [_model(service, name) for name in service.names]}
 
+    @app.get("/models/{model:path}", include_in_schema=False)
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """The model, by its name."""
         service.check_model(model)
-        return _model(service)
+        return _model(service, model)
 
-    async def read(model: type[protocol.Body], http: HTTPRequest) -> protocol.Body:
-        raw, client = await http.body(), client_of(http)
-        seconds = service.limits.body_seconds
-        return await service.prepare_pool.run(client, seconds, protocol.parse_body, model, raw)
+    @app.get("/v1/responses/{id}", response_model=None)
+    async def kept_response(id: str, http: HTTPRequest) -> dict[str, Any]:
+        """A stored response."""
+        return responses.fetched(service, id, http)
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(http: HTTPRequest) -> Response:
-        """A conversation's next answer."""
-        return await chat.chat(service, await read(protocol.ChatCompletionRequest, http), http)
+    @app.get("/v1/responses/{id}/input_items", response_model=None)
+    async def input_items(id: str, http: HTTPRequest) -> dict[str, Any]:
+        """What a stored response answers."""
+        return responses.input_items(service, id, http)
 
-    @app.post("/v1/completions", response_model=None)
-    async def text_completions(http: HTTPRequest) -> Response:
-        """Texts, continued."""
-        return await completions.completion(service, await read(protocol.CompletionRequest, http), http)
+    @app.post("/v1/responses/{id}/cancel", response_model=None)
+    async def cancel(id: str, http: HTTPRequest) -> dict[str, Any]:
+        """Stop a response that is under way."""
+        return await responses.cancelled(service, id, http)
 
-    @app.post("/v1/responses", response_model=None)
-    async def text_responses(http: HTTPRequest) -> Response:
-        """OpenAI's Responses, text alone."""
-        return await responses.response(service, await read(protocol.ResponsesRequest, http), http)
+    @app.get("/v1/conversations/{id}", response_model=None)
+    async def kept_conversation(id: str, http: HTTPRequest) -> dict[str, Any]:
+        """A stored conversation."""
+        return responses.conversation_of(service, id, http)
 
-    @app.post("/v1/embeddings", response_model=None)
-    async def embedding(http: HTTPRequest) -> Response:
-        """Texts as vectors."""
-        body = await read(protocol.EmbeddingRequest, http)
-        return await while_connected(http, service.run_definition(client_of(http), embeddings.embed, body))
+    @app.delete("/v1/responses/{id}", response_model=None)
+    @app.delete("/v1/conversations/{id}", response_model=None)
+    async def delete(id: str, http: HTTPRequest) -> dict[str, Any]:
+        """Forget what is stored."""
+        return responses.deleted(service, id, http)
 
-    @app.post("/v1/trace", response_model=None)
-    async def tracing(http: HTTPRequest) -> Response:
-        """Activations of one forward pass, with edits or without."""
-        body = await read(protocol.TraceRequest, http)
-        return await while_connected(http, service.run_definition(client_of(http), traces.trace, body))
+    @app.get("/version")
+    @app.get("/api/version")
+    async def version() -> dict[str, str]:
+        """Cutaway's version."""
+        return {"version": cutaway.__version__}
 
-    @app.post("/v1/chat/count", response_model=None)
-    async def chat_count(http: HTTPRequest) -> Response:
-        """How many tokens a conversation has."""
-        return await service.prepare(
-            client_of(http), tokens.count, await read(protocol.ChatCountRequest, http)
+    @app.get("/props")
+    async def props() -> dict[str, Any]:
+        """What llama.cpp's clients ask: the context, the template, the slots."""
+        return tokens.props(service)
+
+    @app.get("/api/tags")
+    @app.get("/api/ps")
+    async def tags() -> dict[str, Any]:
+        """The models in Ollama's form: those that there are, and those that run."""
+        return {"models": [ollama.card(service, name) for name in service.names]}
+
+    for path, (body, answer) in POSTS.items():
+        post = _endpoint(service, body, answer)
+        app.post(path, response_model=None, summary=answer.__doc__)(post)
+        if path.startswith("/v1/"):
+            app.post(path.removeprefix("/v1"), response_model=None, include_in_schema=False)(post)
+
+
+def _endpoint(service: Service, model: type[protocol.StrictModel], answer: Answerer) -> Any:
+    """The endpoint whose bodies are checked in a thread before they are answered."""
+
+    async def post(http: HTTPRequest) -> Response:
+        raw, client, seconds = await http.body(), client_of(http), service.limits.body_seconds
+        body = await service.prepare_pool.run(
+            client, seconds, protocol.parse_body, model, raw, service.lenient
         )
+        http.scope["ignored"] = body.ignored
+        return await answer(service, body, http)
 
-    @app.post("/tokenize", response_model=None)
-    async def tokenize(http: HTTPRequest) -> Response:
-        """A text as ids."""
-        return await service.prepare(
-            client_of(http), tokens.tokenize, await read(protocol.TokenizeRequest, http)
-        )
-
-    @app.post("/detokenize", response_model=None)
-    async def detokenize(http: HTTPRequest) -> Response:
-        """Ids as text."""
-        return await service.prepare(
-            client_of(http), tokens.detokenize, await read(protocol.DetokenizeRequest, http)
-        )
+    return post
 
 
-BODIES: dict[str, type[protocol.StrictModel]] = {
-    "/v1/chat/completions": protocol.ChatCompletionRequest,
-    "/v1/completions": protocol.CompletionRequest,
-    "/v1/responses": protocol.ResponsesRequest,
-    "/v1/embeddings": protocol.EmbeddingRequest,
-    "/v1/trace": protocol.TraceRequest,
-    "/v1/chat/count": protocol.ChatCountRequest,
-    "/tokenize": protocol.TokenizeRequest,
-    "/detokenize": protocol.DetokenizeRequest,
+def _prepared(work: Any) -> Answerer:
+    """An answer that is made in a thread, without the model."""
+
+    async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
+        return await service.prepare(client_of(http), work, body)
+
+    answer.__doc__ = work.__doc__
+    return answer
+
+
+def _defined(work: Any) -> Answerer:
+    """An answer of the definition, one at a time."""
+
+    async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
+        return await while_connected(http, service.run_definition(client_of(http), work, body))
+
+    answer.__doc__ = work.__doc__
+    return answer
+
+
+POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer]] = {
+    "/v1/chat/completions": (protocol.ChatCompletionRequest, chat.chat),
+    "/v1/completions": (protocol.CompletionRequest, completions.completion),
+    "/v1/responses": (responses.ResponsesRequest, responses.response),
+    "/v1/conversations": (responses.ConversationRequest, responses.conversation),
+    "/v1/messages": (anthropic.MessagesRequest, anthropic.messages),
+    "/v1/messages/count_tokens": (anthropic.CountRequest, _prepared(anthropic.count_tokens)),
+    "/v1/embeddings": (protocol.EmbeddingRequest, _defined(embeddings.embeddings)),
+    "/v1/trace": (protocol.TraceRequest, _defined(traces.trace)),
+    "/v1/chat/count": (protocol.ChatCountRequest, _prepared(tokens.count)),
+    "/tokenize": (protocol.TokenizeRequest, _prepared(tokens.tokenize)),
+    "/detokenize": (protocol.DetokenizeRequest, _prepared(tokens.detokenize)),
+    "/api/chat": (ollama.ChatRequest, ollama.chat),
+    "/api/generate": (ollama.GenerateRequest, ollama.generate),
+    "/api/embed": (ollama.EmbedRequest, _defined(ollama.embed)),
+    "/api/show": (ollama.ShowRequest, _prepared(ollama.show)),
 }
 
 
@@ -180,10 +229,10 @@ def _document(app: FastAPI) -> None:
         if app.openapi_schema is None:
             made = usual()
             template = "#/components/schemas/{model}"
-            modes: Any = [(model, "validation") for model in BODIES.values()]
+            modes: Any = [(model, "validation") for model, _ in POSTS.values()]
             schemas, shared = models_json_schema(modes, ref_template=template)
             made.setdefault("components", {}).setdefault("schemas", {}).update(shared["$defs"])
-            for path, model in BODIES.items():
+            for path, (model, _) in POSTS.items():
                 content = {"application/json": {"schema": schemas[model, "validation"]}}
                 made["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
         return app.openapi_schema or usual()
@@ -191,9 +240,9 @@ def _document(app: FastAPI) -> None:
     app.openapi = document
 
 
-def _model(service: Service) -> dict[str, Any]:
+def _model(service: Service, name: str) -> dict[str, Any]:
     context = service.lm.context if service.scheduler is None else service.context
-    card = {"id": service.name, "object": "model", "created": service.created, "owned_by": "cutaway"}
+    card = {"id": name, "object": "model", "created": service.created, "owned_by": "cutaway"}
     return card | {"max_model_len": context}
 
 
@@ -210,12 +259,12 @@ def _handle_errors(app: FastAPI) -> None:
             )
         else:
             error = APIError(problem.status_code, str(problem.detail))
-        response = error_response(error)
+        response = error_response(error, request.url.path)
         response.headers.update(problem.headers or {})
         return response
 
-    async def handle(_request: HTTPRequest, error: Exception) -> Response:
-        return error_response(to_api_error(error))
+    async def handle(request: HTTPRequest, error: Exception) -> Response:
+        return error_response(to_api_error(error), request.url.path)
 
     for kind in (APIError, UserError, OperationalError, Exception):  # the last is also written to the log
         app.add_exception_handler(kind, handle)
@@ -234,6 +283,7 @@ def _counted(app: Any, service: Service) -> Any:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
+                _name_ignored(message, scope.get("ignored") or (), service)
             await send(message)
 
         try:
@@ -244,6 +294,15 @@ def _counted(app: Any, service: Service) -> Any:
             service.metrics.seconds.labels(path).observe(time.perf_counter() - began)
 
     return counted
+
+
+def _name_ignored(message: Any, ignored: Iterable[str], service: Service) -> None:
+    """Say in a response's head, and in the metrics, which fields of its request were not used."""
+    names = [name for name in ignored if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
+    for name in names[:MOST_NAMED]:
+        service.metrics.ignored.labels(name if name in IGNORABLE else "other").inc()
+    if names:
+        MutableHeaders(scope=message)["x-cutaway-ignored"] = ", ".join(names[:MOST_NAMED])
 
 
 def _answer_head(app: Any) -> Any:

@@ -1,18 +1,23 @@
-"""/v1/chat/completions: a conversation in, the assistant's answer out, whole or streamed."""
+"""A conversation in, the assistant's answer out: what every chat API shares, and /v1/chat/completions.
+
+The other APIs (responses.py, anthropic.py, ollama.py) translate their request into a ChatCompletionRequest,
+and the events of its answer into their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.generate import constrain
+from cutaway.errors import UserError
 from cutaway.generate.batch.request import Generation, Piece, Request
+from cutaway.serve import constraints
 from cutaway.serve.openai_format import (
     APIError,
     errors_in,
@@ -23,20 +28,24 @@ from cutaway.serve.openai_format import (
     token_logprobs,
     usage,
 )
-from cutaway.serve.protocol import ChatCompletionRequest, Message, NamedTool, Tool
+from cutaway.serve.protocol import AllowedTools, ChatCompletionRequest, Message, NamedTool, Tool
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import MergedStreams, cache_scope_of, client_of, respond
-from cutaway.serve.tool_calls import parser, tool_grammar
+from cutaway.serve.tool_calls import parser, prompted, tool_grammar
+from cutaway.serve.tool_calls.thoughts import Marks, Thought, ThoughtParser, find_marks
 from cutaway.serve.tool_calls.tool_format import ToolFormat, detect_format
+
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "template", "tokenizer", "steering")
+Event = parser.ParserEvent | Thought
 
 
 async def chat(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Response:
     """Answer a chat request."""
-    client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
-    grammar = body.response_format is not None or body.tools is not None
-    requests, format = await service.prepare(client, _requests, body, client, scope, grammar=grammar)
-    streams = MergedStreams(service, requests)
-    return await respond(http, streams, ChatAnswer(service, body, format, streams), body.stream)
+    begun = await begin(service, body, http)
+    return await respond(http, begun.streams, ChatCompletion(begun), body.stream)
+
+
+# ---- the conversation's ids --------------------------------------------------------------------------------
 
 
 def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
@@ -44,247 +53,396 @@ def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
     return [_message(message, i) for i, message in enumerate(given)]
 
 
-def chat_ids(service: Service, given: Sequence[Message], tools: Sequence[Tool] | None) -> list[int]:
-    """The ids of a conversation. APIError for a model without a template, and for content that steers it."""
-    plain = None if tools is None else [tool.model_dump(exclude_none=True) for tool in tools]
-    with errors_in("messages"):
-        return service.lm.chat_ids(messages(given), tools=plain)
-
-
 def _message(message: Message, i: int) -> dict[str, Any]:
-    content = message.content
+    content = message.content if message.content is not None else message.refusal
     if isinstance(content, list):
         content = "\n".join(part.text for part in content)
-    if content is None:
-        if not message.tool_calls:
-            raise APIError(400, f"messages[{i}] has no content: give it some", param=f"messages[{i}].content")
-        content = ""
-    plain: dict[str, Any] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": content,
-    }
+    calls = [(call.id, call.function) for call in message.tool_calls or ()]
+    calls += [(None, message.function_call)] if message.function_call else []
+    if content is None and message.role != "assistant":
+        raise APIError(400, f"messages[{i}] has no content: give it some", param=f"messages[{i}].content")
+    role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
+    plain = {"role": role, "content": content or "", "name": message.name}
     plain |= {
-        name: value
-        for name in ("name", "reasoning_content", "tool_call_id")
-        if (value := getattr(message, name)) is not None
+        "tool_call_id": message.tool_call_id,
+        "tool_calls": [_tool_call(*call) for call in calls] or None,
     }
-    if message.tool_calls:
-        plain["tool_calls"] = [
-            _tool_call(call, f"messages[{i}].tool_calls[{j}]") for j, call in enumerate(message.tool_calls)
-        ]
-    return plain
+    plain["reasoning_content"] = message.reasoning_content or message.reasoning
+    return {name: value for name, value in plain.items() if value is not None}
 
 
-def _tool_call(call: Any, param: str) -> dict[str, Any]:
+def _tool_call(id: str | None, function: Any) -> dict[str, Any]:
+    """A call as templates read it; arguments that are no JSON object, as cut off ones, are one text."""
+    given = function.arguments or {}
     try:
-        arguments = json.loads(call.function.arguments or "{}")
+        arguments = json.loads(given) if isinstance(given, str) else given
     except (ValueError, RecursionError):
         arguments = None
-    if not isinstance(arguments, dict):
-        param += ".function.arguments"
-        raise APIError(400, f"{param} is no JSON object", param=param)
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": call.id or "call00000", "type": "function", "function": function}
+    arguments = arguments if isinstance(arguments, dict) else {"arguments": given}
+    function = {"name": function.name, "arguments": arguments}
+    return {"id": id or "call00000", "type": "function", "function": function}
 
 
-def _requests(
-    service: Service, body: ChatCompletionRequest, client: str, cache_scope: bytes
-) -> tuple[list[Request], ToolFormat | None]:
-    """The scheduler's request for each choice, and the format of tool calls, if the answer may make any."""
+def tool_format(service: Service, tools: Sequence[Tool] | None) -> ToolFormat | None:
+    """How calls of these tools are written: as the template does, else as `prompted` asks for them."""
+    if not tools:
+        return None
+    template = service.lm.checkpoint.chat_template or ""
+    try:
+        return detect_format(template, service.lm.tokenizer)
+    except UserError:
+        return prompted.FORMAT
+
+
+def chat_ids(
+    service: Service,
+    given: Sequence[Message],
+    tools: Sequence[Tool] | None,
+    variables: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """The ids of a conversation. APIError for a model without a template, and for content that steers it."""
+    plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
+    read = messages(given)
+    acts = bool(plain) or any("tool_calls" in one or one["role"] == "tool" for one in read)
+    with errors_in("messages"):
+        if acts and service.lm.checkpoint.chat_template and tool_format(service, PROBE) is prompted.FORMAT:
+            read, plain = prompted.messages(read, plain), []
+        try:
+            return service.lm.chat_ids(read, tools=plain or None, **(variables or {}))
+        except UserError:
+            folded = prompted.without_system(read)
+            if folded == read or not acts:
+                raise
+            return service.lm.chat_ids(folded, **(variables or {}))
+
+
+PROBE = [Tool.model_validate({"type": "function", "function": {"name": "x"}})]
+
+
+def _variables(service: Service, body: ChatCompletionRequest) -> dict[str, Any]:
+    """The template's variables that a request sets; those that the template does not know are ignored."""
+    given = dict(body.chat_template_kwargs or {})
+    for name in given:
+        if name in RESERVED or name.endswith("_token") or not name.isidentifier():
+            text = f"chat_template_kwargs sets {name[:64]!r}, which is not the request's to set"
+            raise APIError(400, text, param="chat_template_kwargs")
+    if body.reasoning_effort is not None:
+        given = {"reasoning_effort": body.reasoning_effort, **given}
+        given.setdefault("enable_thinking", body.reasoning_effort != "none")
+    template = service.lm.checkpoint.chat_template or ""
+    used = {name: value for name, value in given.items() if name in template}
+    for name in (body.chat_template_kwargs or {}).keys() - used.keys():
+        body.ignored[f"chat_template_kwargs.{name}"] = None
+    if body.reasoning_effort is not None and not used.keys() & {"reasoning_effort", "enable_thinking"}:
+        body.ignored["reasoning_effort"] = None
+    return used
+
+
+# ---- from a request to the scheduler's ---------------------------------------------------------------------
+
+
+@dataclass
+class Conversation:
+    """A chat request under way: the streams of its choices, and what reads them."""
+
+    service: Service
+    body: ChatCompletionRequest
+    requests: list[Request]
+    format: ToolFormat | None  # None: no call may be made
+    forced: bool  # the answer is calls alone
+    thought: Marks | None
+    check: constraints.Check | None  # what the answer's schema asks beyond the grammar
+    fresh: Callable[[], Any]  # makes an answer's constraint
+    warnings: list[str]
+    streams: MergedStreams = field(init=False)
+
+    def reader(self) -> AnswerReader:
+        """What reads one choice."""
+        return AnswerReader(self)
+
+
+async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Conversation:
+    """Have a chat request answered. APIError for what cannot be."""
+    client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
+    grammar = bool(body.tools or body.functions) or constraints.asked(body) is not None
+    made = await service.prepare(client, _prepared, body, client, scope, grammar=grammar)
+
+    def judge(i: int, generation: Generation) -> str | None:
+        answer = read(made.reader(), [Piece(generation.text, generation=generation)])
+        return made.check and made.check(answer.content, answer.calls)
+
+    again = made.check and constraints.drawn_again(made.requests, made.fresh, judge, made.warnings)
+    made.streams = MergedStreams(service, made.requests, again)
+    return made
+
+
+def _prepared(service: Service, body: ChatCompletionRequest, client: str, cache_scope: bytes) -> Conversation:
+    """A request that is checked, and rendered; its streams are not begun."""
     service.check_model(body.model)
-    _check_consistent(body)
+    tools, choice = _tools(body)
+    _check_consistent(body, tools)
     count = body.n or 1
     service.limits.check_choices(count, "n")
-    tools = None if body.tool_choice == "none" else body.tools
-    ids = tuple(chat_ids(service, body.messages, tools))
+    tools = None if choice == "none" else tools
+    ids = tuple(chat_ids(service, body.messages, tools, _variables(service, body)))
     given = ("max_completion_tokens", body.max_completion_tokens)
     param, most = ("max_tokens", body.max_tokens) if given[1] is None else given
     if most == 0:
         raise APIError(400, f"{param} is 0: an answer has at least one token", param=param)
-    most = service.limits.tokens(most, len(ids), service.context, param)
     service.check_ids(ids, "messages")
-    if tools is None:
-        format, constraint = None, service.constraint(body.response_format, "response_format")
+    most = service.limits.tokens(most, len(ids), service.context, param)
+    thought = find_marks(service.lm.checkpoint.chat_template or "")
+    thought = thought and thought.of_prompt(service.lm.tokenizer.decode(ids[-16:]))
+    opened = thought is not None and thought.opened
+    format, held, forced = tool_format(service, tools), None, False
+    if format is None or tools is None:
+        held = constraints.of_response(body)
     else:
+        format = replace(format, reasoning=None, can_require=True) if opened else format
         with errors_in("tools"):
-            format, rules = _tool_rules(service, body, tools)
-            constraint = service.start_grammar(rules)
+            held, forced = _tool_rules(service, body, format, tools, choice)
+    with errors_in("response_format" if format is None else "tools"):
+        constraint: Any = service.start_grammar(held and held.grammar)
+    if constraint is not None and thought is not None and opened:
+        constraint = constraints.AfterThought(constraint, thought.end, service.lm.tokenizer)
+
+    def fresh() -> Any:
+        return service.with_min_tokens(constraint and constraint.fresh(), body)
+
     internals = service.internals(body.internals)
     edit = service.edit(body.edits, ids)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else 0
     requests = [
         Request(
             ids=ids,
-            settings=service.sampling_params(body, most, top_logprobs, choice),
-            constraint=constraint.fresh() if constraint is not None and choice else constraint,
+            settings=service.sampling_params(body, most, top_logprobs, i),
+            constraint=fresh(),
             internals=internals,
             edit=edit,
             client=client,
             cache_scope=cache_scope,
         )
-        for choice in range(count)
+        for i in range(count)
     ]
-    return requests, format
+    check, warnings = (held.check, list(held.warnings)) if held else (None, [])
+    return Conversation(service, body, requests, format, forced, thought, check, fresh, warnings)
 
 
-def _check_consistent(body: ChatCompletionRequest) -> None:
-    """Refuse fields that contradict each other."""
-    if body.max_tokens is not None and body.max_completion_tokens is not None:
+def _tools(body: ChatCompletionRequest) -> tuple[list[Tool] | None, Any]:
+    """The tools and the choice among them, OpenAI's former functions among them."""
+    if not body.functions:
+        return body.tools, body.tool_choice
+    if body.tools:
+        raise APIError(400, "functions and tools mean the same: give tools", param="functions")
+    tools = [Tool(type="function", function=function) for function in body.functions]
+    choice = body.function_call
+    if choice is not None and not isinstance(choice, str):
+        choice = NamedTool(type="function", function=choice)
+    return tools, choice
+
+
+def _check_consistent(body: ChatCompletionRequest, tools: Sequence[Tool] | None) -> None:
+    """Refuse fields that contradict each other; what has no meaning without another is ignored."""
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         text = "max_tokens and max_completion_tokens mean the same: give one"
         raise APIError(400, text, param="max_tokens")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise APIError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
-        raise APIError(400, "stream_options needs stream to be true", param="stream_options")
-    if body.tools is None:
-        for name in ("tool_choice", "parallel_tool_calls"):
-            if getattr(body, name) not in (None, "none", "auto"):
-                raise APIError(400, f"{name} needs tools", param=name)
-    elif (
-        body.response_format is not None
-        and body.response_format.type != "text"
-        and body.tool_choice != "none"
-    ):
-        text = "response_format and tools exclude each other: use tool_choice 'none'"
-        raise APIError(400, text, param="response_format")
+        body.ignored["stream_options"] = None
+    if not tools:
+        if body.tool_choice not in (None, "none", "auto"):
+            raise APIError(400, "tool_choice needs tools", param="tool_choice")
+        if body.parallel_tool_calls is not None:
+            body.ignored["parallel_tool_calls"] = None
 
 
 def _tool_rules(
-    service: Service, body: ChatCompletionRequest, tools: Sequence[Tool]
-) -> tuple[ToolFormat, constrain.Grammar | None]:
-    """The template's format of tool calls, and the grammar where calls are required or strict."""
-    lm, choice = service.lm, body.tool_choice
-    format = detect_format(lm.checkpoint.chat_template or "", lm.tokenizer)
-    schemas = _schemas(tools)
+    service: Service, body: ChatCompletionRequest, format: ToolFormat, tools: Sequence[Tool], choice: Any
+) -> tuple[constraints.Held | None, bool]:
+    """What holds an answer that may make calls, and whether it is calls alone."""
+    tokenizer = service.lm.tokenizer
+    several = body.parallel_tool_calls is not False and not body.functions
+    schemas = tool_schemas(tools)
     if len(schemas) < len(tools):
         raise APIError(400, "two of the tools have the same name", param="tools")
-    several = body.parallel_tool_calls is not False
     if isinstance(choice, NamedTool):
-        name = choice.function.name
-        if name not in schemas:
-            text = f"tool_choice names {name[:64]!r}, which is not among the tools"
+        wanted, choice, several = [choice], "required", False
+    elif isinstance(choice, AllowedTools):
+        wanted, choice = choice.allowed_tools.tools, choice.allowed_tools.mode
+    else:
+        wanted = None
+    for one in wanted or ():
+        if one.function.name not in schemas:
+            text = f"tool_choice names {one.function.name[:64]!r}, which is not among the tools"
             raise APIError(400, text, param="tool_choice")
-        return format, tool_grammar.required_grammar(
-            format, {name: schemas[name]}, lm.tokenizer, several=False
-        )
+    names = {one.function.name for one in wanted} if wanted else set(schemas)
+    held = {name: schema for name, schema in schemas.items() if name in names}
     if choice == "required":
-        return format, tool_grammar.required_grammar(format, schemas, lm.tokenizer, several)
-    if any(tool.function.strict for tool in tools) or not several:
-        free = tool_grammar.optional_grammar(format, schemas, lm.tokenizer, several)
-        return format, free
-    return format, None
+        return constraints.of_calls(tool_grammar.required_grammar, format, held, tokenizer, several), True
+    if constraints.asked(body) is not None:
+        return constraints.of_either(body, format, held, tokenizer, several), False
+    if wanted or any(tool.function.strict for tool in tools) or not several:
+        return constraints.of_calls(tool_grammar.optional_grammar, format, held, tokenizer, several), False
+    return None, False
 
 
-def _schemas(tools: Sequence[Tool] | None) -> parser.ToolSchemas:
+def tool_schemas(tools: Sequence[Tool] | None) -> parser.ToolSchemas:
     """The schemas of the tools' arguments by the tools' names."""
     return {tool.function.name: tool.function.parameters for tool in tools or ()}
 
 
-@dataclass(frozen=True)
-class ChatAnswer:
-    """The answer to one chat request."""
+# ---- from the model's text to an answer --------------------------------------------------------------------
 
-    service: Service
-    body: ChatCompletionRequest
-    format: ToolFormat | None
-    streams: MergedStreams
+
+class AnswerReader:
+    """One choice: pieces in, events out; thoughts, content and calls told apart."""
+
+    def __init__(self, of: Conversation) -> None:
+        self.forced = of.forced
+        self.thoughts = None if of.thought is None else ThoughtParser(of.thought)
+        self.calls: parser.StreamingParser | None = None
+        if of.format is not None:
+            tools = tool_schemas(_tools(of.body)[0])
+            self.calls = parser.StreamingParser(replace(of.format, reasoning=None), tools)
+
+    def push(self, piece: Piece) -> list[Event]:
+        """The events that a piece brings."""
+        ended = piece.generation is not None
+        told: list[Any] = [piece.text] if piece.text else []
+        if self.thoughts is not None:
+            told = self.thoughts.push(piece.text, ended)
+        if self.calls is None:
+            return told
+        events: list[Event] = []
+        for one in told:
+            events += [one] if isinstance(one, Thought) else self.calls.push(one)
+        events += self.calls.finish() if ended else []
+        return [one for one in events if not (self.forced and isinstance(one, str))]
+
+    def reason(self, generation: Generation) -> str:
+        """OpenAI's word for what ended an answer: calls, unless it was cut off before they were complete."""
+        reason = finish_reason(generation)
+        called = self.calls is not None and self.calls.complete
+        return "tool_calls" if called and reason == "stop" else reason
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One choice, whole: its thought, what it says, and its calls."""
+
+    thought: str
+    content: str
+    calls: list[parser.Call]
+    reason: str
+    generation: Generation
+
+
+def read(reader: AnswerReader, pieces: Sequence[Piece]) -> Answer:
+    """The answer that all of a choice's pieces make."""
+    events = [event for piece in pieces for event in reader.push(piece)]
+    thought = "".join(event.text for event in events if isinstance(event, Thought))
+    content, calls = parser.collect([event for event in events if not isinstance(event, Thought)])
+    generation = pieces[-1].generation
+    assert generation is not None, "the last piece brings the generation"
+    return Answer(thought, content, calls, reader.reason(generation), generation)
+
+
+# ---- OpenAI's chat completions -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChatCompletion:
+    """The answer to one chat request, in OpenAI's form."""
+
+    of: Conversation
 
     async def whole(self) -> Response:
         """The response when all choices are finished."""
-        return await asyncio.to_thread(self._response, *await self.streams.collect())
+        return await asyncio.to_thread(self._response, *await self.of.streams.collect())
 
     def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
-        head = self.service.head(new_id("chatcmpl"), "chat.completion")
-        choices = [self._choice(i, *each) for i, each in enumerate(zip(pieces, generations, strict=True))]
-        self.service.log_answer(self.body, [choice["message"] for choice in choices])
-        return json_response(head | {"choices": choices, "usage": usage(generations, generations[:1])})
+        service = self.of.service
+        choices = [self._choice(i, own) for i, own in enumerate(pieces)]
+        service.log_answer(self.of.body, [choice["message"] for choice in choices])
+        counts = {"usage": usage(generations, generations[:1])}
+        warned = {"warnings": self.of.warnings} if self.of.warnings else {}
+        return json_response(
+            service.head(new_id("chatcmpl"), "chat.completion") | {"choices": choices} | counts | warned
+        )
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response."""
-        head = self.service.head(new_id("chatcmpl"), "chat.completion.chunk")
-        counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
+        of, streams = self.of, self.of.streams
+        head = of.service.head(new_id("chatcmpl"), "chat.completion.chunk")
+        counting = bool(of.body.stream_options and of.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
-        choices = [_StreamedChoice(self, i) for i in range(len(self.streams.streams))]
+        readers, calls = [of.reader() for _ in streams.streams], [0] * len(streams.streams)
         generations: dict[int, Generation] = {}
-        for choice in choices:
-            yield head | {"choices": [choice.delta({"role": "assistant", "content": ""})]} | tail
-        async for i, piece in self.streams:
-            for delta in choices[i].push(piece):
-                yield head | {"choices": [delta]} | tail
+
+        def chunk(i: int, delta: dict[str, Any], reason: str | None = None, **more: Any) -> dict[str, Any]:
+            choice = {"index": i, "delta": delta, "logprobs": None, "finish_reason": reason, **more}
+            return head | {"choices": [choice]} | tail
+
+        for i in range(len(readers)):
+            yield chunk(i, {"role": "assistant", "content": ""})
+        async for i, piece in streams:
+            fields = {} if piece.id is None else self._token_fields([piece])
+            events = readers[i].push(piece)
+            deltas = [_delta(event, calls, i, bool(of.body.functions)) for event in events]
+            for delta in deltas or ([{}] if fields else []):
+                yield chunk(i, delta, **fields)
+                fields = {}
             if piece.generation is not None:
+                reason = _legacy(readers[i].reason(piece.generation), of.body)
+                warned = {"warnings": of.warnings} if of.warnings else {}
+                yield chunk(i, {}, reason) | warned
                 generations[i] = piece.generation
         if counting:
             done = [generations[i] for i in sorted(generations)]
             yield head | {"choices": [], "usage": usage(done, done[:1])}
 
-    def parser(self) -> parser.StreamingParser | None:
-        """A parser of one choice's tool calls, None where it may make none."""
-        return self.format and parser.StreamingParser(self.format, _schemas(self.body.tools))
-
-    def token_fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def _token_fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Log-probabilities and internals of the pieces' tokens, where the request asks for them."""
-        tokenizer, chosen = self.service.lm.tokenizer, [piece for piece in pieces if piece.id is not None]
+        body, tokenizer = self.of.body, self.of.service.lm.tokenizer
+        chosen = [piece for piece in pieces if piece.id is not None]
         found: dict[str, Any] = {}
-        if self.body.logprobs:
+        if body.logprobs:
             found["logprobs"] = {"content": [token_logprobs(tokenizer, piece) for piece in chosen]}
-        if self.body.internals is not None:
+        if body.internals is not None:
             found["internals"] = [internals_of(tokenizer, piece) for piece in chosen]
         return found
 
-    def _choice(self, i: int, pieces: Sequence[Piece], generation: Generation) -> dict[str, Any]:
-        content, calls, complete = generation.text, [], False
-        if reader := self.parser():
-            content, calls = parser.collect([*reader.push(content), *reader.finish()])
-            complete = reader.complete
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": content or (None if calls else ""),
-            "refusal": None,
-        }
-        if calls:
-            message["tool_calls"] = [_call(call) for call in calls]
-        reason = _finish_reason(generation, complete)
+    def _choice(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        answer = read(self.of.reader(), pieces)
+        content = answer.content or (None if answer.calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if answer.thought:
+            message["reasoning_content"] = answer.thought
+        if answer.calls and self.of.body.functions:
+            (first, *_) = answer.calls
+            message["function_call"] = {"name": first.name, "arguments": first.arguments}
+        elif answer.calls:
+            message["tool_calls"] = [_call(call) for call in answer.calls]
+        reason = _legacy(answer.reason, self.of.body)
         choice = {"index": i, "message": message, "finish_reason": reason, "logprobs": None}
-        return choice | self.token_fields(pieces)
+        return choice | self._token_fields(pieces)
 
 
-class _StreamedChoice:
-    """One choice of a streamed chat: pieces in, deltas out."""
-
-    def __init__(self, answer: ChatAnswer, i: int) -> None:
-        self.answer, self.i = answer, i
-        self.calls = 0
-        self.parser = answer.parser()
-
-    def delta(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        return {"index": self.i, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-
-    def push(self, piece: Piece) -> list[dict[str, Any]]:
-        """The deltas that a piece brings; the first has the fields of its token."""
-        events: list[parser.ParserEvent] = [piece.text] if piece.text else []
-        if self.parser is not None:
-            events = self.parser.push(piece.text)
-            events += self.parser.finish() if piece.generation is not None else []
-        deltas = [self.delta(self._event(event)) for event in events]
-        fields = {} if piece.id is None else self.answer.token_fields([piece])
-        if fields:
-            deltas = deltas or [self.delta({})]
-            deltas[0] |= fields
-        if piece.generation is not None:
-            complete = self.parser is not None and self.parser.complete
-            deltas.append(self.delta({}, _finish_reason(piece.generation, complete)))
-        return deltas
-
-    def _event(self, event: parser.ParserEvent) -> dict[str, Any]:
-        """Content, a call that begins, or more of its arguments."""
-        if isinstance(event, str):
-            return {"content": event}
-        if isinstance(event, parser.CallStarted):
-            self.calls += 1
-            more = _call(parser.Call(event.name, ""))
-        else:
-            more = {"function": {"arguments": event.arguments}}
-        return {"tool_calls": [{"index": self.calls - 1, **more}]}
+def _delta(event: Event, calls: list[int], i: int, legacy: bool) -> dict[str, Any]:
+    """A thought, content, a call that begins, or more of its arguments."""
+    if isinstance(event, Thought):
+        return {"reasoning_content": event.text}
+    if isinstance(event, str):
+        return {"content": event}
+    if isinstance(event, parser.CallStarted):
+        calls[i] += 1
+        more = _call(parser.Call(event.name, ""))
+    else:
+        more = {"function": {"arguments": event.arguments}}
+    return (
+        {"function_call": more["function"]} if legacy else {"tool_calls": [{"index": calls[i] - 1, **more}]}
+    )
 
 
 def _call(call: parser.Call) -> dict[str, Any]:
@@ -292,7 +450,5 @@ def _call(call: parser.Call) -> dict[str, Any]:
     return {"id": new_id("call"), "type": "function", "function": function}
 
 
-def _finish_reason(generation: Generation, called: bool) -> str:
-    """OpenAI's word for what ended an answer: calls, unless it was cut off before they were complete."""
-    reason = finish_reason(generation)
-    return "tool_calls" if called and reason == "stop" else reason
+def _legacy(reason: str, body: ChatCompletionRequest) -> str:
+    return "function_call" if reason == "tool_calls" and body.functions else reason

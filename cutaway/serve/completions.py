@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece, Request, TokenLogprobs
+from cutaway.serve import constraints
 from cutaway.serve.openai_format import (
     MIN_LOGPROB,
     APIError,
+    errors_in,
     finish_reason,
     internals_of,
     json_response,
@@ -31,10 +33,16 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 async def completion(service: Service, body: CompletionRequest, http: HTTPRequest) -> Response:
     """Answer a completion request."""
     client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
-    grammar = body.response_format is not None
-    requests = await service.prepare(client, _requests, body, client, scope, grammar=grammar)
-    streams = MergedStreams(service, requests)
-    return await respond(http, streams, CompletionAnswer(service, body, streams), body.stream)
+    grammar = constraints.asked(body) is not None
+    requests, held, fresh = await service.prepare(client, _requests, body, client, scope, grammar=grammar)
+    check, warnings = (held.check, list(held.warnings)) if held else (None, [])
+
+    def judge(_: int, generation: Generation) -> str | None:
+        return check and check(generation.text, ())
+
+    again = check and constraints.drawn_again(requests, fresh, judge, warnings)
+    streams = MergedStreams(service, requests, again)
+    return await respond(http, streams, CompletionAnswer(service, body, streams, warnings), body.stream)
 
 
 def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[list[int]]:
@@ -48,10 +56,13 @@ def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[li
     return [service.lm.ids(one) for one in given]
 
 
-def _requests(service: Service, body: CompletionRequest, client: str, cache_scope: bytes) -> list[Request]:
+def _requests(
+    service: Service, body: CompletionRequest, client: str, cache_scope: bytes
+) -> tuple[list[Request], constraints.Held | None, Callable[[], Any]]:
+    """The scheduler's requests, what holds their answers, and what makes each one's constraint."""
     service.check_model(body.model)
     if body.stream_options is not None and not body.stream:
-        raise APIError(400, "stream_options needs stream to be true", param="stream_options")
+        body.ignored["stream_options"] = None
     context = service.context
     texts, count = prompts(service, body.prompt, "prompt"), body.n or 1
     service.limits.check_texts(len(texts), "prompt")
@@ -60,25 +71,32 @@ def _requests(service: Service, body: CompletionRequest, client: str, cache_scop
     if asked == 0 and not body.echo:
         text = "max_tokens is 0: an answer has at least one token, unless the prompt is echoed"
         raise APIError(400, text, param="max_tokens")
+    room = [service.limits.tokens(asked, len(ids), context, "max_tokens") for ids in texts]
     for ids in texts:
-        service.limits.tokens(asked, len(ids), context, "max_tokens")
         service.check_ids(ids, "prompt")
     internals = service.internals(body.internals)
-    constraint = service.constraint(body.response_format, "response_format")
-    return [
+    held = constraints.of_response(body)
+    with errors_in("response_format"):
+        constraint: Any = service.start_grammar(held and held.grammar)
+
+    def fresh() -> Any:
+        return service.with_min_tokens(constraint and constraint.fresh(), body)
+
+    requests = [
         Request(
             ids=tuple(ids),
-            settings=service.sampling_params(body, max(asked, 1), body.logprobs or 0, choice),
-            constraint=None if constraint is None else constraint.fresh(),
+            settings=service.sampling_params(body, max(most or 1, 1), body.logprobs or 0, choice),
+            constraint=fresh(),
             prompt_logprobs=body.logprobs if body.echo else None,
             internals=internals,
             edit=service.edit(body.edits, ids),
             client=client,
             cache_scope=cache_scope,
         )
-        for ids in texts
+        for ids, most in zip(texts, room, strict=True)
         for choice in range(count)
     ]
+    return requests, held, fresh
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,7 @@ class CompletionAnswer:
     service: Service
     body: CompletionRequest
     streams: MergedStreams
+    warnings: list[str]
 
     async def whole(self) -> Response:
         """The response when all choices are finished."""
@@ -100,7 +119,8 @@ class CompletionAnswer:
             for i, (own, generation) in enumerate(zip(pieces, generations, strict=True))
         ]
         self.service.log_answer(self.body, [choice["text"] for choice in choices])
-        return json_response(head | {"choices": choices, "usage": self._usage(generations)})
+        warned = {"warnings": self.warnings} if self.warnings else {}
+        return json_response(head | {"choices": choices, "usage": self._usage(generations)} | warned)
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response; with echo the prompt comes first."""

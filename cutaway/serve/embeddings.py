@@ -16,11 +16,28 @@ from cutaway.serve.service import Service, stoppable
 TOKENS = 8192  # read at once: bounds the memory of long texts
 
 
-def embed(service: Service, body: EmbeddingRequest) -> Response:
-    """A vector of length 1 for each text. UserError for texts that the model cannot read whole."""
+def embeddings(service: Service, body: EmbeddingRequest) -> Response:
+    """Texts as vectors."""
+    vectors, read = embed(service, body)
+    data = [
+        {
+            "object": "embedding",
+            "index": i,
+            "embedding": _base64(vector) if body.encoding_format == "base64" else vector,
+        }
+        for i, vector in enumerate(vectors)
+    ]
+    counts = {"prompt_tokens": read, "total_tokens": read}
+    return json_response({"object": "list", "data": data, "model": service.name, "usage": counts})
+
+
+def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> tuple[np.ndarray, int]:
+    """A vector of length 1 for each text [n d], and how many tokens were read. UserError for texts that the
+    model cannot read whole.
+    """
     service.check_model(body.model)
     given: Any = [body.input] if isinstance(body.input, str) else body.input
-    service.limits.check_texts(len(given) if given and not isinstance(given[0], int) else 1, "input")
+    service.limits.check_inputs(len(given) if given and not isinstance(given[0], int) else 1, "input")
     rows, width = prompts(service, body.input, "input"), service.lm.config.width
     if body.dimensions not in (None, width):
         text = f"This model's vectors have {width} numbers, and no other length: leave dimensions out"
@@ -34,24 +51,8 @@ def embed(service: Service, body: EmbeddingRequest) -> Response:
         )
     at_once = max(1, TOKENS // max(1, *map(len, rows)))
     with errors_in("input"), stoppable(service.lm.definition.model):
-        vectors = service.lm.embed(rows, body.pooling, batch=min(32, at_once))
-    data = [
-        {
-            "object": "embedding",
-            "index": i,
-            "embedding": _base64(vector) if body.encoding_format == "base64" else vector,
-        }
-        for i, vector in enumerate(vectors)
-    ]
-    read = sum(map(len, rows))
-    return json_response(
-        {
-            "object": "list",
-            "data": data,
-            "model": service.name,
-            "usage": {"prompt_tokens": read, "total_tokens": read},
-        }
-    )
+        vectors = service.lm.embed(rows, body.pooling, batch=min(32, at_once), truncate=truncate)
+    return vectors, sum(map(len, rows))
 
 
 def _base64(vector: np.ndarray) -> str:

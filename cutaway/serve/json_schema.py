@@ -1,8 +1,9 @@
-"""What a tool's JSON schema says of an argument's kind: enough to tell the text "7" from the number."""
+"""JSON schemas: the kinds of value that one allows, and the part of one that a grammar can hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 KINDS = ("string", "integer", "number", "boolean", "null", "array", "object")
@@ -55,3 +56,107 @@ def is_a(value: Any, kind: str) -> bool:
     """Whether a value is of a kind: whole numbers are numbers too."""
     own = kind_of(value)
     return own == kind or (own == "integer" and kind == "number")
+
+
+# ---- what a grammar can hold -------------------------------------------------------------------------------
+
+UNHELD = frozenset(
+    [
+        "uniqueItems",
+        "propertyNames",
+        "not",
+        "if",
+        "then",
+        "else",
+        "contains",
+        "minContains",
+        "maxContains",
+        "dependentRequired",
+        "dependentSchemas",
+        "dependencies",
+        "unevaluatedProperties",
+        "unevaluatedItems",
+        "$dynamicRef",
+        "$dynamicAnchor",
+    ]
+)
+FORMATS = frozenset(
+    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
+)
+ONE, LIST, NAMED = (
+    frozenset(words.split())
+    for words in (
+        "items additionalProperties additionalItems contains not if then else propertyNames",
+        "anyOf allOf oneOf prefixItems",
+        "properties patternProperties $defs definitions dependentSchemas",
+    )
+)
+LARGEST = 2**53
+
+
+def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A schema in which each object that is a schema is changed, from the inside out."""
+    if not isinstance(schema, dict):
+        return schema
+    made = dict(schema)
+    for word, value in schema.items():
+        if word in ONE:
+            made[word] = rewritten(value, change)
+        elif word in LIST and isinstance(value, list):
+            made[word] = [rewritten(one, change) for one in value]
+        elif word in NAMED and isinstance(value, dict):
+            made[word] = {name: rewritten(one, change) for name, one in value.items()}
+    return change(made)
+
+
+def closed(schema: Any) -> Any:
+    """A schema whose objects have the properties that they name and no others, unless they say otherwise."""
+    joined = False
+
+    def look(one: dict[str, Any]) -> dict[str, Any]:
+        nonlocal joined
+        joined = joined or ("allOf" in one and (len(one["allOf"]) != 1 or "properties" in one))
+        return one
+
+    def close(one: dict[str, Any]) -> dict[str, Any]:
+        one = {word: value for word, value in one.items() if word not in ("$schema", "$id", "$comment")}
+        open_ = one.keys() & {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref"}
+        if one.get("properties") and not joined and not open_ and not one.keys() & (LIST | {"if"}):
+            one["additionalProperties"] = False
+        return one
+
+    rewritten(schema, look)
+    return rewritten(schema, close)
+
+
+def holdable(schema: Any) -> tuple[Any, list[str]]:
+    """The part of a schema that a grammar can hold, and the keywords that are left out of it."""
+    out: dict[str, None] = {}
+
+    def hold(one: dict[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for word, value in one.items():
+            loose = word in UNHELD
+            loose |= word == "format" and value not in FORMATS
+            loose |= word == "pattern" and "format" in one
+            loose |= word == "pattern" and re.search(r"\(\?[=!<]|\\\d", str(value)) is not None
+            loose |= word in ("minProperties", "maxProperties") and "properties" in one
+            loose |= word.endswith("imum") and isinstance(value, int | float) and abs(value) > LARGEST
+            if loose:
+                out[word] = None
+            elif word == "oneOf" and "anyOf" not in one:
+                kept["anyOf"], out["oneOf"] = value, None
+            else:
+                kept[word] = value
+        return kept
+
+    return rewritten(schema, hold), list(out)
+
+
+def bare(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """An object's schema with its properties' kinds alone."""
+    properties = schema.get("properties") or {}
+    types = {key: kinds(one, schema) for key, one in properties.items()}
+    shown = {key: {"type": sorted(own)} if own else {} for key, own in types.items()}
+    required = [key for key in schema.get("required") or () if key in properties]
+    return {"type": "object", "properties": shown, "required": required, "additionalProperties": False}

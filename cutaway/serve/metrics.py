@@ -48,6 +48,12 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.ignored = Counter(
+            "cutaway_ignored_fields",
+            "Fields of requests that were not used",
+            ["field"],
+            registry=self.registry,
+        )
         self.first_token = Histogram(
             "cutaway_first_token_seconds",
             "From a request's arrival to its first token",

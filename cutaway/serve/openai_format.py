@@ -28,6 +28,14 @@ from cutaway.generate.batch.request import (
 from cutaway.tokenizer import Tokenizer
 
 RETRY_AFTER = "5"  # seconds after which a full server may be asked again
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 MIN_LOGPROB = -9999.0  # OpenAI's logarithm of zero, which JSON has no number for
 NUMBERS = 2048  # encoded in one call: some milliseconds in which no other thread runs Python
 BYTES = 1 << 18  # sent at once
@@ -53,8 +61,15 @@ class APIError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """Its JSON."""
+        """Its JSON in OpenAI's form."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+    def body_on(self, path: str) -> dict[str, Any]:
+        """Its JSON in the form of the API that a path is of: Anthropic's, Ollama's or OpenAI's."""
+        if path.startswith(("/v1/messages", "/messages")):
+            type = ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else self.type)
+            return {"type": "error", "error": {"type": type, "message": str(self)}}
+        return {"error": str(self)} if path.startswith("/api/") else self.body
 
 
 def to_api_error(error: Exception) -> APIError:
@@ -96,10 +111,11 @@ def errors_in(param: str) -> Iterator[None]:
         raise APIError(400, text if text.startswith(param) else _capital(text), param=param) from None
 
 
-def error_response(error: APIError) -> Response:
-    """The HTTP response. Its JSON is ASCII: whatever a request spelt can be quoted."""
+def error_response(error: APIError, path: str) -> Response:
+    """The HTTP response on a path. Its JSON is ASCII: whatever a request spelt can be quoted."""
     headers = {"Retry-After": RETRY_AFTER} if error.status in (429, 503) else None
-    return Response(json.dumps(error.body).encode(), error.status, headers, media_type="application/json")
+    body = json.dumps(error.body_on(path)).encode()
+    return Response(body, error.status, headers, media_type="application/json")
 
 
 def _capital(sentence: str) -> str:

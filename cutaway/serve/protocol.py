@@ -1,8 +1,10 @@
-"""The fields of each request. A field that is not listed is refused by name, never ignored.
+"""The fields of each request, and the rule for all others.
 
-The names are OpenAI's (platform.openai.com/docs/api-reference); descriptions mark Cutaway's additions.
-``null`` is the same as leaving a field out. Types and ranges are checked here (sampling's are defined in
-generate/sampling_params.py), and what depends on the model (ids, layers, its context) where it is used.
+``null``, an empty value and a default are the same as leaving a field out. A field that cannot change the
+answer (``IGNORED``) is accepted and named in the response's ``x-cutaway-ignored``; any other that is not
+listed is refused by name, or with ``--lenient`` named there too. The names are OpenAI's
+(platform.openai.com/docs/api-reference); descriptions mark Cutaway's additions. Types and ranges are checked
+here (sampling's are defined in generate/sampling_params.py), and what depends on the model where it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,12 +21,14 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PrivateAttr,
     StrictBool,
     StrictInt,
     StrictStr,
     Tag,
     ValidationError,
     create_model,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -35,13 +40,13 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Id = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Text = StrictStr
 Object = dict[str, Any]
-MAX_TEXTS = 1024  # of one request; a server allows fewer (service.Limits)
+MAX_TEXTS = 2048  # of one request; a server allows fewer (service.Limits)
 FailFast: Any = Field(fail_fast=True)  # refuses a list for its first wrong item, not for a million of them
 Indices = Annotated[list[Id], FailFast]
 Positions = Annotated[list[StrictInt], FailFast]
 
 
-def _branch(value: Any) -> str | None:
+def branch(value: Any) -> str | None:
     """Which branch of a union a value is of, by its type alone: no other branch is tried."""
     if isinstance(value, str):
         return "str"
@@ -54,7 +59,7 @@ def _branch(value: Any) -> str | None:
 
 
 def _text_or(what: str) -> Discriminator:
-    return Discriminator(_branch, custom_error_type="wrong_type", custom_error_message=f"give {what}")
+    return Discriminator(branch, custom_error_type="wrong_type", custom_error_message=f"give {what}")
 
 
 Prompts = Annotated[
@@ -82,26 +87,52 @@ def _biases(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Leniency:
+    """What validation is told and tells: whether unknown fields are taken, and the names ``ignored``."""
+
+    lenient: bool = False
+    ignored: dict[str, None] = field(default_factory=dict)
+
+
 class StrictModel(BaseModel):
-    """A JSON object with these fields and no others."""
+    """A JSON object with these fields, those of ``IGNORED``, and no others but at their ``DEFAULTS``."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    IGNORED: ClassVar[frozenset[str]] = frozenset()
+    DEFAULTS: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    _ignored: dict[str, None] = PrivateAttr(default_factory=dict)
+
+    @property
+    def ignored(self) -> dict[str, None]:
+        """The names of fields that were given and not used; more may be added until the response begins."""
+        return self._ignored
 
     @model_validator(mode="before")
     @classmethod
-    def _reject_unknown(cls, value: Any) -> Any:
-        """Refuses a wrong type, else the first unknown field, before the others are looked at."""
-        if isinstance(value, dict):
-            kinds = get_args(cls.model_fields["type"].annotation) if "type" in cls.model_fields else ()
-            if kinds and "type" in value and value["type"] not in kinds:
-                return {"type": value["type"]}
-            names = {field.alias or name for name, field in cls.model_fields.items()}
-            for name in value:
-                if name not in names:
-                    raise PydanticCustomError(
-                        "unknown_field", "is not supported", {"field": ascii(name)[1:-1]}
-                    )
-        return value
+    def _present(cls, value: Any, info: Any) -> Any:
+        """Leaves out what is absent or ignored. Refuses a wrong type, else the first unknown field, before
+        the others are looked at.
+        """
+        if not isinstance(value, dict):
+            return value
+        kinds = get_args(cls.model_fields["type"].annotation) if "type" in cls.model_fields else ()
+        if kinds and value.get("type") is not None and value["type"] not in kinds:
+            return {"type": value["type"]}
+        known = {field.alias or name: field for name, field in cls.model_fields.items()}
+        told, kept = info.context or Leniency(), {}
+        for name, item in value.items():
+            required = name in known and known[name].is_required()
+            empty = item is None or (not required and (item == [] or item == {}))
+            if empty or (item in cls.DEFAULTS.get(name, ())) or (item == "" and name not in known):
+                continue
+            if name in known:
+                kept[name] = item
+            elif name in cls.IGNORED or told.lenient:
+                told.ignored[name] = None
+            else:
+                raise PydanticCustomError("unknown_field", "is not supported", {"field": ascii(name)[1:-1]})
+        return kept
 
 
 CacheSalt = Annotated[Text, Field(min_length=1, max_length=256)]
@@ -133,33 +164,30 @@ def _derived(*names: str) -> dict[str, Any]:
     return made
 
 
+IGNORED = frozenset(
+    [
+        "metadata",
+        "store",
+        "user",
+        "service_tier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "verbosity",
+        "cache_prompt",
+        "prediction",
+        "request_id",
+        "priority",
+        "id_slot",
+        "client_metadata",
+    ]
+)  # of all requests for text
 TEMPERATURE = ("temperature", "top_p")
 PENALTIES = ("frequency_penalty", "presence_penalty", "repetition_penalty")
 TRUNCATION = ("top_k", "min_p", "typical_p")
 SAMPLERS = (*TEMPERATURE, *PENALTIES, *TRUNCATION, "ignore_eos")
 Temperature = create_model("Temperature", __base__=StrictModel, **_derived(*TEMPERATURE))
 Samplers = create_model("Samplers", __base__=Temperature, **_derived(*PENALTIES, *TRUNCATION))
-
-
-class SamplingRequest(Samplers):
-    """How to choose tokens and when to stop: what chat and completions share."""
-
-    model: Text | None = Field(None, description="The name under which the model is served.")
-    max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], BeforeValidator(_biases)] | None
-    ) = None
-    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Texts | None = Field(None, description="At most 16 texts before which the answer ends.")
-    n: Annotated[StrictInt, Field(ge=1)] | None = None
-    stream: StrictBool | None = None
-    stream_options: StreamOptions | None = None
-    user: Text | None = Field(None, description="Accepted and not used.")
-    ignore_eos: StrictBool | None = Field(None, description="Cutaway's: go on past the end token.")
-    cache_salt: CacheSalt | None = Field(
-        None, description="vLLM's: shares the prefix cache with this salt alone."
-    )
-    internals: Internals | None = None
 
 
 class JsonSchemaSpec(StrictModel):
@@ -174,7 +202,10 @@ class TextFormat(StrictModel):
 
 
 class JsonObject(StrictModel):
+    """A JSON object; ``schema`` is llama.cpp's."""
+
     type: Literal["json_object"]
+    schema_: Object | None = Field(None, alias="schema")
 
 
 class JsonSchema(StrictModel):
@@ -201,36 +232,131 @@ ResponseFormat = Annotated[
 ]
 
 
+class StructuredOutputs(StrictModel):
+    """vLLM's: one of these."""
+
+    json_: Object | Text | None = Field(None, alias="json")
+    regex: Text | None = None
+    choice: Annotated[list[Text], FailFast, Field(max_length=MAX_TEXTS)] | None = None
+    grammar: Text | None = None
+    json_object: StrictBool | None = None
+
+
+class SamplingRequest(Samplers):
+    """How to choose tokens and when to stop: what chat and completions share."""
+
+    IGNORED = IGNORED
+    DEFAULTS: ClassVar = {
+        "best_of": [1],
+        "modalities": [["text"]],
+        "top_k": [-1],
+        "max_tokens": [-1],
+        "max_completion_tokens": [-1],
+        "min_tokens": [0],
+        "length_penalty": [1],
+        "use_beam_search": [False],
+        "skip_special_tokens": [True],
+        "add_generation_prompt": [True],
+        "continue_final_message": [False],
+    }
+    model: Text | None = Field(None, description="The name under which the model is served.")
+    max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], BeforeValidator(_biases)] | None
+    ) = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Texts | None = Field(None, description="At most 16 texts before which the answer ends.")
+    n: Annotated[StrictInt, Field(ge=1)] | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    min_tokens: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        None, description="vLLM's: no end token before so many tokens."
+    )
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = Field(None, description="vLLM's.")
+    guided_json: Object | Text | None = Field(None, description="vLLM's; so are the next three.")
+    guided_regex: Text | None = None
+    guided_choice: Annotated[list[Text], FailFast, Field(max_length=MAX_TEXTS)] | None = None
+    guided_grammar: Text | None = None
+    grammar: Text | None = Field(None, description="llama.cpp's: a grammar in GBNF.")
+    json_schema: Object | None = Field(None, description="llama.cpp's.")
+    ignore_eos: StrictBool | None = Field(None, description="Cutaway's: go on past the end token.")
+    cache_salt: CacheSalt | None = Field(
+        None, description="vLLM's: shares the prefix cache with this salt alone."
+    )
+    internals: Internals | None = None
+
+
 class FunctionCall(StrictModel):
     name: Text
-    arguments: Text
+    arguments: Text | Object | None = None
 
 
 class ToolCall(StrictModel):
+    IGNORED = frozenset({"index", "provider_specific_fields", "extra_content", "cache_control"})
     id: Text | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
+TEXTS = ("text", "input_text", "output_text", "reasoning_text", "summary_text")
+
+
 class TextPart(StrictModel):
-    type: Literal["text"]
+    IGNORED = frozenset({"annotations", "logprobs", "cache_control", "prompt_cache_breakpoint"})
+    type: Text
     text: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refusal(cls, value: Any) -> Any:
+        refused = isinstance(value, dict) and value.get("type") == "refusal"
+        return {"type": "text", "text": value.get("refusal")} if refused else value
+
+    @field_validator("type")
+    @classmethod
+    def _is_text(cls, kind: str) -> str:
+        if kind not in TEXTS:
+            message = "a part of type {kind} cannot be read: this model reads text alone"
+            raise PydanticCustomError("not_text", message, {"kind": ascii(kind[:40])})
+        return kind
+
+
+Content = Annotated[
+    Annotated[Text, Tag("str")] | Annotated[list[TextPart], FailFast, Tag("list[items]")],
+    _text_or("a text or a list of its parts"),
+]
 
 
 class Message(StrictModel):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: (
-        Annotated[
-            Annotated[Text, Tag("str")] | Annotated[list[TextPart], FailFast, Tag("list[items]")],
-            _text_or("a text or a list of its parts"),
+    """A message as any server wrote it: what a template does not read is ignored."""
+
+    IGNORED = frozenset(
+        [
+            "annotations",
+            "audio",
+            "parsed",
+            "id",
+            "index",
+            "provider_specific_fields",
+            "cache_control",
+            "timestamp",
+            "status",
+            "phase",
+            "reasoning_details",
+            "type",
+            "created_at",
         ]
-        | None
-    ) = None
+    )
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content | None = None
     name: Text | None = None
     reasoning_content: Text | None = None
+    reasoning: Text | None = None
     tool_calls: Annotated[list[ToolCall], FailFast] | None = None
+    function_call: FunctionCall | None = None
     tool_call_id: Text | None = None
-    refusal: None = None
+    refusal: Text | None = None
 
 
 class Function(StrictModel):
@@ -241,6 +367,7 @@ class Function(StrictModel):
 
 
 class Tool(StrictModel):
+    IGNORED = frozenset({"cache_control"})
     type: Literal["function"]
     function: Function
 
@@ -252,6 +379,16 @@ class NamedFunction(StrictModel):
 class NamedTool(StrictModel):
     type: Literal["function"]
     function: NamedFunction
+
+
+class ToolSet(StrictModel):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], FailFast, Field(min_length=1, max_length=128)]
+
+
+class AllowedTools(StrictModel):
+    type: Literal["allowed_tools"]
+    allowed_tools: ToolSet
 
 
 Messages = Annotated[list[Message], FailFast, Field(min_length=1)]
@@ -310,11 +447,21 @@ class ChatCompletionRequest(SamplingRequest):
     max_completion_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Tools | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: (
+        Literal["none", "auto", "required"]
+        | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
+        | None
+    ) = None
     parallel_tool_calls: StrictBool | None = None
-    store: Literal[False] | None = Field(None, description="Nothing is stored: true is refused.")
+    functions: Annotated[list[Function], FailFast, Field(max_length=128)] | None = Field(
+        None, description="OpenAI's former tools; `function_call` is their `tool_choice`."
+    )
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+    reasoning_effort: Annotated[Text, Field(max_length=32)] | None = Field(
+        None, description='Given to the template; "none" also as enable_thinking: false.'
+    )
+    chat_template_kwargs: Object | None = Field(None, description="vLLM's: variables of the template.")
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
 
 
@@ -322,72 +469,18 @@ class CompletionRequest(SamplingRequest):
     prompt: Prompts
     echo: StrictBool | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = Field(None, description="Cutaway's: as in chat.")
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
 
 
 class EmbeddingRequest(StrictModel):
+    IGNORED = IGNORED
     model: Text | None = None
     input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
-    user: Text | None = None
     pooling: Literal["mean", "cls", "last"] | None = Field(
         None, description="Cutaway's: how one vector is made of the tokens'. A decoder must be told."
     )
-
-
-class InputText(StrictModel):
-    type: Literal["input_text", "output_text", "text"]
-    text: Text
-    annotations: list[Any] | None = Field(None, max_length=0)
-    logprobs: list[Any] | None = Field(None, max_length=0)
-
-
-class InputMessage(StrictModel):
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[Text, Tag("str")] | Annotated[list[InputText], FailFast, Tag("list[items]")],
-        _text_or("a text or a list of its parts"),
-    ]
-    id: Text | None = None
-    status: Text | None = None
-
-
-class ResponseSchema(StrictModel):
-    type: Literal["json_schema"]
-    name: Text
-    description: Text | None = None
-    schema_: Object = Field(alias="schema")
-    strict: StrictBool | None = None
-
-
-class ResponseText(StrictModel):
-    format: (
-        Annotated[TextFormat | JsonObject | ResponseSchema | Regex | LarkGrammar, Field(discriminator="type")]
-        | None
-    ) = None
-
-
-class ResponsesRequest(Temperature):
-    """OpenAI's Responses, as far as it is text in and text out and nothing is stored."""
-
-    model: Text | None = None
-    input: Annotated[
-        Annotated[Text, Tag("str")]
-        | Annotated[list[InputMessage], FailFast, Field(min_length=1), Tag("list[items]")],
-        _text_or("a text or a list of messages"),
-    ]
-    instructions: Text | None = None
-    max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
-    stream: StrictBool | None = None
-    text: ResponseText | None = None
-    store: Literal[False] | None = Field(None, description="Nothing is stored: true is refused.")
-    background: Literal[False] | None = None
-    truncation: Literal["disabled"] | None = Field(None, description="A prompt is never cut.")
-    user: Text | None = None
-    cache_salt: CacheSalt | None = None
 
 
 class TokenizeRequest(StrictModel):
@@ -430,14 +523,21 @@ class TraceRequest(StrictModel):
 Body = TypeVar("Body", bound=StrictModel)
 
 
-def parse_body(model: type[Body], raw: bytes) -> Body:
+def parse_body(model: type[Body], raw: bytes, lenient: bool = False) -> Body:
     """A request's body. APIError for what is not JSON and for what does not fit the model. For threads."""
     try:
         value = json.loads(raw, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         raise APIError(400, "The body is not JSON", code="invalid_json") from None
+    return checked(model, value, Leniency(lenient))
+
+
+def checked(model: type[Body], value: Any, told: Leniency) -> Body:
+    """A value as a model. APIError for one that does not fit."""
     try:
-        return model.model_validate(value)
+        body = model.model_validate(value, context=told)
+        body._ignored = told.ignored
+        return body
     except ValidationError as error:
         raise _validation_error(error.errors(include_url=False, include_input=False)) from None
     except RecursionError:
@@ -469,7 +569,7 @@ def _order(error: Any) -> int:
     """An object's type comes before its fields, those before their values, and last what is wrong only
     because the value is another branch's of a union.
     """
-    if error["type"] in ("literal_error", "union_tag_invalid") and error["loc"][-1] == "type":
+    if error["type"] in ("literal_error", "union_tag_invalid", "not_text") and error["loc"][-1] == "type":
         return 0
     if error["type"] == "unknown_field":
         return 1

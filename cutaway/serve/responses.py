@@ -1,146 +1,507 @@
-"""/v1/responses: OpenAI's Responses, as far as they are text in and text out. Nothing is stored."""
+"""/v1/responses: OpenAI's Responses, translated into a chat and back, and kept for a time.
+
+What is kept is the response and the items that led to it, so that ``previous_response_id``, an item's
+reference or a conversation goes on from there; nobody else's key finds it (response_store.py).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.generate.batch.request import Generation, Request
-from cutaway.serve.openai_format import errors_in, finish_reason, json_response, new_id, usage
-from cutaway.serve.protocol import ResponsesRequest, SamplingRequest
+from cutaway.generate.batch.request import Generation, Piece
+from cutaway.serve.chat import Conversation, Event, begin
+from cutaway.serve.openai_format import APIError, finish_reason, json_response, new_id, token_logprobs, usage
+from cutaway.serve.protocol import (
+    IGNORED,
+    CacheSalt,
+    ChatCompletionRequest,
+    Content,
+    FailFast,
+    JsonObject,
+    LarkGrammar,
+    Leniency,
+    Object,
+    Regex,
+    StrictModel,
+    Temperature,
+    TextFormat,
+    branch,
+    checked,
+)
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import MergedStreams, cache_scope_of, client_of, respond
+from cutaway.serve.streaming import client_of, respond
+from cutaway.serve.tool_calls import parser
+from cutaway.serve.tool_calls.thoughts import Thought
+
+PARAMS = {
+    "messages": "input",
+    "response_format": "text.format",
+    "max_completion_tokens": "max_output_tokens",
+}  # a chat's fields under this API's names
+LOGPROBS = "message.output_text.logprobs"
+INCLUDED = (LOGPROBS, "reasoning.encrypted_content")  # of what OpenAI includes; there is nothing to encrypt
+
+
+class InputItem(StrictModel):
+    """An item of a response's input: a message, a call and its result, a thought, or a reference to one."""
+
+    IGNORED = frozenset({"status", "encrypted_content", "phase", "annotations", "created_by", "namespace"})
+    type: Literal["message", "function_call", "function_call_output", "reasoning", "item_reference"] = (
+        "message"
+    )
+    id: StrictStr | None = None
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: Content | None = None
+    call_id: StrictStr | None = None
+    name: StrictStr | None = None
+    arguments: StrictStr | None = None
+    output: Content | None = None
+    summary: Content | None = None
+
+
+class ResponseSchema(StrictModel):
+    type: Literal["json_schema"]
+    name: StrictStr
+    description: StrictStr | None = None
+    schema_: Object = Field(alias="schema")
+    strict: StrictBool | None = None
+
+
+class ResponseText(StrictModel):
+    IGNORED = frozenset({"verbosity"})
+    format: (
+        Annotated[TextFormat | JsonObject | ResponseSchema | Regex | LarkGrammar, Field(discriminator="type")]
+        | None
+    ) = None
+
+
+class Reasoning(StrictModel):
+    IGNORED = frozenset({"summary", "generate_summary"})
+    effort: StrictStr | None = None
+
+
+class ResponseTool(StrictModel):
+    IGNORED = frozenset({"defer_loading", "allowed_callers", "output_schema"})
+    DEFAULTS: ClassVar = {"strict": [None]}
+    type: StrictStr
+    name: StrictStr | None = None
+    description: StrictStr | None = None
+    parameters: Object | None = None
+    strict: StrictBool | None = None
+
+
+class ToolChoice(StrictModel):
+    type: StrictStr
+    name: StrictStr | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: Annotated[list[ToolChoice], FailFast] | None = None
+
+
+class ById(StrictModel):
+    id: StrictStr
+
+
+class ResponsesRequest(Temperature):
+    """OpenAI's Responses."""
+
+    IGNORED: ClassVar[frozenset[str]] = (IGNORED - {"metadata", "store"}) | {
+        "max_tool_calls",
+        "stream_options",
+    }
+    model: StrictStr | None = None
+    input: Annotated[
+        Annotated[StrictStr, Tag("str")]
+        | Annotated[list[InputItem], FailFast, Field(min_length=1), Tag("list[items]")],
+        Discriminator(
+            branch, custom_error_type="wrong_type", custom_error_message="give a text or a list of items"
+        ),
+    ]
+    instructions: StrictStr | None = None
+    max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    stream: StrictBool | None = None
+    text: ResponseText | None = None
+    tools: Annotated[list[ResponseTool], FailFast, Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: StrictBool | None = None
+    include: Annotated[list[StrictStr], FailFast, Field(max_length=64)] | None = None
+    reasoning: Reasoning | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    previous_response_id: StrictStr | None = None
+    conversation: StrictStr | ById | None = None
+    store: StrictBool | None = None
+    background: StrictBool | None = None
+    metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=16)] | None = None
+    truncation: Literal["disabled"] | None = Field(None, description="A prompt is never cut.")
+    cache_salt: CacheSalt | None = None
+
+
+class ConversationRequest(StrictModel):
+    """A conversation that responses go on with."""
+
+    items: Annotated[list[InputItem], FailFast, Field(max_length=20)] | None = None
+    metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=16)] | None = None
+
+
+def key_of(http: HTTPRequest) -> bytes:
+    """Whose entries of the store a request may see: its API key's."""
+    return http.scope.get("api_key", b"")
 
 
 async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) -> Response:
-    """Answer a request for a response."""
-    client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
-    request = await service.prepare(client, _request, body, client, scope, grammar=body.text is not None)
-    streams = MergedStreams(service, [request])
-    answer = ResponseAnswer(service, body, streams, new_id("resp"), new_id("msg"), int(time.time()))
-    return await respond(http, streams, answer, body.stream, named=True)
+    """OpenAI's Responses."""
+    key = key_of(http)
+    items, asked = await service.prepare(client_of(http), _chat, body, key)
+    try:
+        of = await begin(service, asked, http)
+    except APIError as error:
+        error.param = PARAMS.get(error.param or "", error.param)
+        raise
+    answer = ResponseAnswer(body, of, key, items)
+    service.running[key, answer.id] = answer
+    if body.background and not body.stream:
+        answer.task = asyncio.create_task(answer.finished())
+        service.store.put(key, {answer.id: {"response": answer.shown(), "items": items}})
+        return json_response(answer.shown())
+    return await respond(http, answer.of.streams, answer, body.stream, wire="named")
 
 
-def _request(service: Service, body: ResponsesRequest, client: str, cache_scope: bytes) -> Request:
+# ---- from items to messages --------------------------------------------------------------------------------
+
+
+def _chat(
+    service: Service, body: ResponsesRequest, key: bytes
+) -> tuple[list[dict[str, Any]], ChatCompletionRequest]:
+    """All items that the response answers, and the same as a chat."""
     service.check_model(body.model)
-    messages = [] if body.instructions is None else [{"role": "system", "content": body.instructions}]
     if isinstance(body.input, str):
-        messages.append({"role": "user", "content": body.input})
+        own: list[dict[str, Any]] = [{"type": "message", "role": "user", "content": body.input}]
     else:
-        messages += [_message(one) for one in body.input]
-    with errors_in("input"):
-        ids = tuple(service.lm.chat_ids(messages))
-    most = service.limits.tokens(body.max_output_tokens, len(ids), service.context, "max_output_tokens")
-    service.check_ids(ids, "input")
-    sampling = SamplingRequest.model_validate(body.model_dump(include={"temperature", "top_p"}))
-    constraint = service.constraint(body.text.format if body.text else None, "text.format")
-    params = service.sampling_params(sampling, most, 0, 0)
-    return Request(ids, params, constraint, client=client, cache_scope=cache_scope)
+        own = [item.model_dump(exclude_none=True) for item in body.input]
+    if body.background and body.store is False:
+        raise APIError(400, "background needs store: its response is fetched later", param="background")
+    items = [*_earlier(service, body, key), *(_resolved(service, item, key) for item in own)]
+    messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    fields: dict[str, Any] = {
+        "model": body.model,
+        "messages": messages + _messages(items),
+        "max_completion_tokens": body.max_output_tokens,
+        **body.model_dump(include={"temperature", "top_p"}),
+        "stream": body.stream,
+        "cache_salt": body.cache_salt,
+        "reasoning_effort": body.reasoning and body.reasoning.effort,
+        "tools": [_tool(tool) for tool in body.tools or ()],
+        "tool_choice": _choice(body.tool_choice),
+        "parallel_tool_calls": body.parallel_tool_calls,
+        "response_format": _format(body),
+    }
+    for name in body.include or ():
+        if name not in INCLUDED:
+            body.ignored[f"include.{name}"] = None
+    if LOGPROBS in (body.include or ()):
+        fields |= {"logprobs": True, "top_logprobs": body.top_logprobs}
+    return items, checked(ChatCompletionRequest, fields, Leniency(ignored=body.ignored))
 
 
-def _message(given: Any) -> dict[str, str]:
-    content = given.content
-    if not isinstance(content, str):
-        content = "\n".join(part.text for part in content)
-    return {"role": "system" if given.role == "developer" else given.role, "content": content}
+def _earlier(service: Service, body: ResponsesRequest, key: bytes) -> list[dict[str, Any]]:
+    """The items of the response or the conversation that a request goes on with."""
+    if body.previous_response_id and body.conversation:
+        text = "previous_response_id and conversation both say what came before: give one"
+        raise APIError(400, text, param="conversation")
+    id, param = body.previous_response_id, "previous_response_id"
+    if body.conversation:
+        id = body.conversation if isinstance(body.conversation, str) else body.conversation.id
+        param = "conversation"
+    return [] if id is None else kept(service, key, id, param)["items"]
 
 
-@dataclass(frozen=True)
+def _resolved(service: Service, item: dict[str, Any], key: bytes) -> dict[str, Any]:
+    if item["type"] != "item_reference":
+        return item
+    return kept(service, key, item.get("id") or "", "input")["item"]
+
+
+def kept(service: Service, key: bytes, id: str, param: str | None = None) -> Any:
+    """What is kept under an id. APIError where nothing is, or another key's."""
+    found = service.store.get(key, id)
+    if found is None:
+        text = f"There is no {id[:100]!r} here: it was not stored, was deleted, or its time is over"
+        raise APIError(404 if param is None else 400, text, param=param, code="not_found")
+    return found
+
+
+def _messages(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items as a chat's messages: a thought, a text and calls in a row are one message of the assistant."""
+    made: list[dict[str, Any]] = []
+
+    def assistant(fits: bool) -> dict[str, Any]:
+        if not (made and made[-1]["role"] == "assistant" and fits):
+            made.append({"role": "assistant", "content": None, "tool_calls": []})
+        return made[-1]
+
+    for n, item in enumerate(items):
+        after = n > 0 and items[n - 1]["type"] in ("reasoning", "function_call", "message")
+        if item["type"] == "reasoning":
+            parts = item.get("content") or item.get("summary") or []
+            assistant(False)["reasoning_content"] = _text(parts)
+        elif item["type"] == "function_call":
+            call = {"name": item.get("name") or "", "arguments": item.get("arguments")}
+            assistant(after)["tool_calls"].append({"id": item.get("call_id"), "function": call})
+        elif item["type"] == "function_call_output":
+            output, id = _text(item.get("output") or ""), item.get("call_id")
+            made.append({"role": "tool", "content": output, "tool_call_id": id})
+        elif item.get("role") == "assistant":
+            thought = bool(made) and items[n - 1]["type"] == "reasoning"
+            assistant(thought)["content"] = _text(item.get("content") or "")
+        else:
+            content = item.get("content")
+            role = item.get("role") or "user"
+            made.append({"role": role, "content": None if content is None else _text(content)})
+    return [one for one in made if one["role"] != "assistant" or any(one.values())]
+
+
+def _text(content: str | Sequence[dict[str, Any]]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.get("text") or "" for part in content)
+
+
+def _tool(tool: ResponseTool) -> dict[str, Any]:
+    if tool.type != "function":
+        text = f"The tool {tool.type[:64]!r} is one that OpenAI hosts: give tools of type function"
+        raise APIError(400, text, param="tools", code="hosted_tool")
+    fields = ("name", "description", "parameters", "strict")
+    return {"type": "function", "function": {name: getattr(tool, name) for name in fields}}
+
+
+def _choice(choice: str | ToolChoice | None) -> Any:
+    if choice is None or isinstance(choice, str):
+        return choice
+    if choice.type == "allowed_tools":
+        tools = [_choice(one) for one in choice.tools or ()]
+        return {"type": choice.type, "allowed_tools": {"mode": choice.mode or "auto", "tools": tools}}
+    if choice.type != "function":
+        text = f"tool_choice asks for {choice.type[:64]!r}, which OpenAI hosts: name a function"
+        raise APIError(400, text, param="tool_choice", code="hosted_tool")
+    return {"type": "function", "function": {"name": choice.name or ""}}
+
+
+def _format(body: ResponsesRequest) -> Any:
+    asked = body.text and body.text.format
+    if not asked:
+        return None
+    plain = asked.model_dump(exclude_none=True, by_alias=True)
+    return {"type": plain.pop("type"), "json_schema": plain} if isinstance(asked, ResponseSchema) else plain
+
+
+# ---- the answer --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Items:
+    """The output's items and the events that tell them, as the answer's events come."""
+
+    made: list[dict[str, Any]] = field(default_factory=list)
+    part: dict[str, Any] | None = None  # of the last item, which is under way; a call has none
+
+    def push(self, event: Event, logprobs: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
+        """An event of the answer as the response's."""
+        kind = "reasoning" if isinstance(event, Thought) else "message" if isinstance(event, str) else "call"
+        if isinstance(event, parser.CallStarted) or not self._open(kind):
+            yield from self.close("completed")
+            yield from self._begin(kind, event)
+        place = self._place()
+        if isinstance(event, parser.ArgumentsDelta):
+            self.made[-1]["arguments"] += event.arguments
+            yield {"type": "response.function_call_arguments.delta", "delta": event.arguments, **place}
+        elif self.part is not None:
+            text = event.text if isinstance(event, Thought) else str(event)
+            self.part["text"] += text
+            name = "reasoning_text" if kind == "reasoning" else "output_text"
+            told: dict[str, Any] = {"logprobs": list(logprobs)} if kind == "message" else {}
+            if kind == "message":
+                self.part["logprobs"] += logprobs
+            yield {"type": f"response.{name}.delta", "delta": text, "content_index": 0, **told, **place}
+
+    def _open(self, kind: str) -> bool:
+        last = self.made[-1] if self.made else {"status": "completed"}
+        return last["status"] == "in_progress" and last["type"] == {"call": "function_call"}.get(kind, kind)
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self.made[-1]["id"], "output_index": len(self.made) - 1}
+
+    def _begin(self, kind: str, event: Event) -> Iterator[dict[str, Any]]:
+        head: dict[str, Any] = {"status": "in_progress"}
+        if isinstance(event, parser.CallStarted):
+            head |= {"id": new_id("fc"), "type": "function_call", "name": event.name}
+            head |= {"call_id": new_id("call"), "arguments": ""}
+        elif kind == "reasoning":
+            head |= {"id": new_id("rs"), "type": kind, "summary": [], "content": []}
+        else:
+            head |= {"id": new_id("msg"), "type": kind, "role": "assistant", "content": []}
+        self.made.append(head)
+        index = len(self.made) - 1
+        yield {"type": "response.output_item.added", "output_index": index, "item": dict(head)}
+        self.part = None
+        if kind != "call":
+            self.part = {"type": "reasoning_text", "text": ""}
+            if kind == "message":
+                self.part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+            yield {
+                "type": "response.content_part.added",
+                "content_index": 0,
+                "part": {**self.part, **({"logprobs": []} if kind == "message" else {})},
+                **self._place(),
+            }
+
+    def close(self, status: str) -> Iterator[dict[str, Any]]:
+        """The end of the item under way, if there is one."""
+        if not self.made or self.made[-1]["status"] != "in_progress":
+            return
+        item, part, place = self.made[-1], self.part, self._place()
+        item["status"] = status
+        if part is None:
+            done = {"name": item["name"], "arguments": item["arguments"]}
+            yield {"type": "response.function_call_arguments.done", **done, **place}
+        else:
+            item["content"] = [part]
+            name, told = part["type"], {"logprobs": part["logprobs"]} if "logprobs" in part else {}
+            place |= {"content_index": 0}
+            yield {"type": f"response.{name}.done", "text": part["text"], **told, **place}
+            yield {"type": "response.content_part.done", "part": part, **place}
+        index = len(self.made) - 1
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
+
+
+@dataclass
 class ResponseAnswer:
     """The answer to one request for a response."""
 
-    service: Service
     body: ResponsesRequest
-    streams: MergedStreams
-    id: str
-    message_id: str
-    created: int
+    of: Conversation
+    key: bytes
+    items: list[dict[str, Any]]  # that it answers
+    id: str = field(default_factory=lambda: new_id("resp"))
+    created: int = field(default_factory=lambda: int(time.time()))
+    output: Items = field(default_factory=Items)
+    done: Generation | None = None
+    cancelled: bool = False
+    task: asyncio.Task[Any] | None = None
 
     async def whole(self) -> Response:
         """The response when it is finished."""
-        _, (done,) = await self.streams.collect()
-        self.service.log_answer(self.body, [done.text])
-        return json_response(self._response(done))
+        return json_response(await self.finished())
+
+    async def finished(self) -> dict[str, Any]:
+        """The response's JSON when it is finished; kept, unless that is not wanted."""
+        async for _ in self.chunks():
+            pass
+        return self.shown()
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The numbered events of a streamed response."""
         number = 0
 
-        def event(kind: str, **more: Any) -> dict[str, Any]:
+        def numbered(event: dict[str, Any]) -> dict[str, Any]:
             nonlocal number
             number += 1
-            return {"type": kind, "sequence_number": number - 1, **more}
+            return {**event, "sequence_number": number - 1}
 
-        place = {"item_id": self.message_id, "output_index": 0, "content_index": 0}
-        begun = self._response(None)
-        yield event("response.created", response=begun)
-        yield event("response.in_progress", response=begun)
-        yield event("response.output_item.added", output_index=0, item=self._item("in_progress", []))
-        yield event("response.content_part.added", part=_part(""), **place)
-        done = None
-        async for _, piece in self.streams:
-            done = piece.generation
-            if piece.text:
-                yield event("response.output_text.delta", delta=piece.text, logprobs=[], **place)
-        assert done is not None, "the last piece brings the generation"
-        yield event("response.output_text.done", text=done.text, logprobs=[], **place)
-        yield event("response.content_part.done", part=_part(done.text), **place)
-        whole = self._response(done)
-        yield event("response.output_item.done", output_index=0, item=whole["output"][0])
-        yield event(f"response.{whole['status']}", response=whole)
+        try:
+            yield numbered({"type": "response.created", "response": self.shown()})
+            yield numbered({"type": "response.in_progress", "response": self.shown()})
+            async for event in self._events():
+                yield numbered(event)
+            shown = self.shown()
+            await asyncio.to_thread(self._keep, shown)
+            yield numbered({"type": f"response.{shown['status']}", "response": shown})
+        except Exception as error:
+            if not self.cancelled:
+                raise
+            del error
+            await asyncio.to_thread(self._keep, self.shown())
+        finally:
+            self.of.service.running.pop((self.key, self.id), None)
 
-    def _response(self, done: Generation | None) -> dict[str, Any]:
-        status, output, counts = "in_progress", [], None
-        if done is not None:
-            status = "completed" if finish_reason(done) == "stop" else "incomplete"
-            output = [self._item(status, [_part(done.text)])]
-            counts = _usage(done)
-        short = status == "incomplete"
-        return {
+    async def _events(self) -> AsyncIterator[dict[str, Any]]:
+        reader, tokenizer = self.of.reader(), self.of.service.lm.tokenizer
+        async for _, piece in self.of.streams:
+            scores = self._scores(piece, tokenizer)
+            for event in reader.push(piece):
+                for told in self.output.push(event, scores):
+                    yield told
+                scores = []
+            self.done = piece.generation
+        assert self.done is not None, "the last piece brings the generation"
+        if not self.output.made:
+            for told in self.output.push(""):
+                yield told
+        whole = finish_reason(self.done) == "stop"
+        for told in self.output.close("completed" if whole else "incomplete"):
+            yield told
+
+    def _scores(self, piece: Piece, tokenizer: Any) -> list[Any]:
+        wanted = self.of.body.logprobs and piece.id is not None
+        return [token_logprobs(tokenizer, piece)] if wanted else []
+
+    def _keep(self, shown: dict[str, Any]) -> None:
+        service = self.of.service
+        service.log_answer(self.body, shown["output"])
+        if self.body.store is False:
+            return
+        items = [*self.items, *self.output.made]
+        entries: dict[str, Any] = {self.id: {"response": shown, "items": items, "input": self.items}}
+        entries |= {item["id"]: {"item": item} for item in self.output.made}
+        if self.body.conversation:
+            id = self.body.conversation
+            id = id if isinstance(id, str) else id.id
+            entries[id] = kept(service, self.key, id, "conversation") | {"items": items}
+        service.store.put(self.key, entries)
+
+    def shown(self) -> dict[str, Any]:
+        """The response's JSON, as far as it is."""
+        status, body = "in_progress", self.body
+        if self.done is not None:
+            status = "completed" if finish_reason(self.done) == "stop" else "incomplete"
+        status = "cancelled" if self.cancelled else status
+        settings, plain = self.of.requests[0].settings, body.model_dump(exclude_none=True, by_alias=True)
+        told = {
             "id": self.id,
             "object": "response",
             "created_at": self.created,
             "status": status,
+            "background": bool(body.background),
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if short else None,
-            "instructions": self.body.instructions,
-            "max_output_tokens": self.body.max_output_tokens,
-            "metadata": {},
-            "model": self.service.name,
-            "output": output,
-            "parallel_tool_calls": False,
-            "previous_response_id": None,
-            "store": False,
-            "temperature": self.streams.streams[0].request.settings.temperature,
-            "text": {"format": self._format()},
-            "tool_choice": "none",
-            "tools": [],
-            "top_p": self.streams.streams[0].request.settings.top_p,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "model": body.model or self.of.service.name,
+            "output": [] if self.done is None else self.output.made,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "reasoning": {"effort": body.reasoning and body.reasoning.effort, "summary": None},
+            "store": body.store is not False,
+            "temperature": settings.temperature,
+            "text": {"format": plain.get("text", {}).get("format") or {"type": "text"}},
+            "tool_choice": plain.get("tool_choice") or "auto",
+            "tools": [
+                {"description": None, "parameters": None, "strict": None, **tool}
+                for tool in plain.get("tools", ())
+            ],
+            "top_p": settings.top_p,
             "truncation": "disabled",
-            "usage": counts,
+            "usage": self.done and _usage(self.done),
         }
-
-    def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self.message_id,
-            "type": "message",
-            "role": "assistant",
-            "status": status,
-            "content": content,
-        }
-
-    def _format(self) -> dict[str, Any]:
-        asked = self.body.text.format if self.body.text else None
-        return {"type": "text"} if asked is None else asked.model_dump(exclude_none=True, by_alias=True)
-
-
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        if body.conversation:
+            id = body.conversation
+            told["conversation"] = {"id": id if isinstance(id, str) else id.id}
+        return told | ({"warnings": self.of.warnings} if self.of.warnings else {})
 
 
 def _usage(done: Generation) -> dict[str, Any]:
@@ -152,3 +513,74 @@ def _usage(done: Generation) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": counts["total_tokens"],
     }
+
+
+# ---- what is kept ------------------------------------------------------------------------------------------
+
+
+def fetched(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+    """A stored response."""
+    running = service.running.get((key_of(http), id))
+    return running.shown() if running else _kept_response(service, id, http)["response"]
+
+
+def input_items(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+    """The items that a stored response answers, newest first."""
+    items = _kept_response(service, id, http).get("input") or []
+    items = [{"id": f"item_{n}", "status": "completed", **item} for n, item in enumerate(items)][::-1]
+    return _listed(items)
+
+
+def _listed(items: list[dict[str, Any]]) -> dict[str, Any]:
+    ends = (
+        {"first_id": items[0]["id"], "last_id": items[-1]["id"]} if items else {"first_id": "", "last_id": ""}
+    )
+    return {"object": "list", "data": items, "has_more": False, **ends}
+
+
+def deleted(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+    """Forget a stored response or conversation."""
+    kind = "conversation" if id.startswith("conv-") else "response"
+    kept(service, key_of(http), id)
+    service.store.delete(key_of(http), id)
+    return {"id": id, "object": f"{kind}.deleted" if kind == "conversation" else kind, "deleted": True}
+
+
+async def cancelled(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+    """Stop a response that is under way."""
+    running = service.running.get((key_of(http), id))
+    if running is None:
+        found = _kept_response(service, id, http)["response"]
+        text = f"The response {id[:64]!r} is {found['status']}: only one that is under way can be cancelled"
+        raise APIError(400, text, param="response_id")
+    running.cancelled = True
+    running.of.streams.close()
+    return running.shown()
+
+
+def _kept_response(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+    found = kept(service, key_of(http), id)
+    if "response" not in found:
+        raise APIError(404, f"{id[:100]!r} is no response", code="not_found")
+    return found
+
+
+async def conversation(service: Service, body: ConversationRequest, http: HTTPRequest) -> Response:
+    """A conversation that responses go on with."""
+    id, items = new_id("conv"), [item.model_dump(exclude_none=True) for item in body.items or ()]
+    shown = {
+        "id": id,
+        "object": "conversation",
+        "created_at": int(time.time()),
+        "metadata": body.metadata or {},
+    }
+    service.store.put(key_of(http), {id: {"conversation": shown, "items": items}})
+    return json_response(shown)
+
+
+def conversation_of(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+    """A stored conversation."""
+    found = kept(service, key_of(http), id)
+    if "conversation" not in found:
+        raise APIError(404, f"{id[:100]!r} is no conversation", code="not_found")
+    return found["conversation"]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,21 +27,16 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
 from cutaway.lm import LanguageModel
 from cutaway.serve.bounded_log import PROMPTS
+from cutaway.serve.constraints import MinTokens
 from cutaway.serve.metrics import Metrics
 from cutaway.serve.openai_format import APIError, errors_in, timeout_error
 from cutaway.serve.protocol import (
     SAMPLERS,
     Internals,
-    JsonObject,
-    JsonSchema,
-    LarkGrammar,
-    Regex,
-    ResponseFormat,
-    ResponseSchema,
     SamplingRequest,
     StrictModel,
-    TextFormat,
 )
+from cutaway.serve.response_store import ResponseStore
 from cutaway.serve.streaming import LoopBridge
 from cutaway.tokenizer import Tokenizer
 
@@ -66,7 +62,8 @@ class Limits:
     body_seconds: float = 30.0
     drain_seconds: float = 30.0
     choices: int = 16  # n of one request
-    texts: int = 256  # of one request for embeddings, or prompts of one for completions
+    texts: int = 256  # prompts of one request for completions
+    inputs: int = 2048  # texts of one request for embeddings
     trace_tokens: int = 1024
     trace_numbers: int = 4_000_000
 
@@ -75,12 +72,15 @@ class Limits:
         return Scheduler(engine, tokenizer, max_sequences=self.max_sequences, max_queue=self.max_queue)
 
     def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:
-        """An answer's max_tokens after so long a prompt; APIError where that is fewer than asked."""
-        if asked is not None and prompt + asked > context:
+        """An answer's max_tokens after so long a prompt: what was asked for, or what the context has room
+        for. APIError for more than the server's limit, and for a prompt that leaves no room.
+        """
+        least = prompt + (asked != 0)
+        if least > context:
             raise APIError(
                 400,
-                f"This model's context holds {context} tokens, and you asked for {prompt + asked}: "
-                f"{prompt} in the prompt and {asked} of answer. Ask for less of either",
+                f"This model's context holds {context} tokens, and this needs {least}: {prompt} in the "
+                f"prompt and {least - prompt} of answer at least. Shorten the prompt",
                 param=param,
                 code="context_length_exceeded",
             )
@@ -88,15 +88,19 @@ class Limits:
         if asked is not None and most is not None and asked > most:
             text = f"{param} is {asked}, and this server answers with at most {most}"
             raise APIError(400, text, param=param, code="above_limit")
-        return most if asked is None else asked
+        return most if asked is None else min(asked, context - prompt)
 
     def check_choices(self, count: int, param: str) -> None:
         """Refuse a request for too many answers to a prompt."""
         _at_most(count, self.choices, "answers to a prompt", param)
 
     def check_texts(self, count: int, param: str) -> None:
-        """Refuse a request with too many texts."""
+        """Refuse a request with too many texts to complete."""
         _at_most(count, self.texts, "texts", param)
+
+    def check_inputs(self, count: int, param: str) -> None:
+        """Refuse a request with too many texts to embed."""
+        _at_most(count, self.inputs, "texts", param)
 
 
 def _at_most(count: int, most: int, what: str, param: str) -> None:
@@ -193,6 +197,10 @@ class Service:
     limits: Limits
     metrics: Metrics
     log_prompts: bool = False
+    aliases: tuple[str, ...] = ()  # further names that requests may give the model, or patterns of them
+    lenient: bool = False  # unknown fields are ignored, and named in the response
+    store: ResponseStore = field(default_factory=ResponseStore)
+    running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
     bridge: LoopBridge = field(default_factory=LoopBridge)
     prepare_pool: FairPool = field(default_factory=lambda: FairPool(4, "cutaway-prepare", 256))
@@ -264,10 +272,16 @@ class Service:
 
     # ---- from a request's fields to the scheduler's --------------------------------------------------------
 
+    @property
+    def names(self) -> list[str]:
+        """The model's names, patterns of names left out."""
+        return [self.name, *(alias for alias in self.aliases if not set(alias) & set("*?["))]
+
     def check_model(self, asked: str | None) -> None:
         """Refuse the name of another model."""
-        if asked is not None and asked != self.name:
-            text = f"There is no model {asked[:100]!r} here: this server has {self.name!r}"
+        if asked and asked != self.name and not any(fnmatchcase(asked, one) for one in self.aliases):
+            has = ", ".join(map(repr, self.names))
+            text = f"There is no model {asked[:100]!r} here: this server has {has}"
             raise APIError(404, text, param="model", code="model_not_found")
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
@@ -321,19 +335,20 @@ class Service:
             wanted.check(len(self.lm.config.blocks), self.vocab)
         return wanted
 
-    def constraint(
-        self, asked: ResponseFormat | ResponseSchema | None, param: str
-    ) -> constrain.Constraint | None:
-        """The constraint of a response_format, at an answer's first token."""
-        with errors_in(param):
-            return self.start_grammar(_grammar(asked))
-
     def start_grammar(self, grammar: constrain.Grammar | None) -> constrain.Constraint | None:
         """A grammar's constraint, at an answer's first token."""
         if grammar is None:
             return None
         ends = self.lm.checkpoint.defaults.get("eos_ids", ())
         return grammar.begin(self.lm.tokenizer, ends if isinstance(ends, tuple) else ())
+
+    def with_min_tokens(self, constraint: Any, body: SamplingRequest) -> Any:
+        """The constraint of an answer that has at least the request's min_tokens."""
+        if not body.min_tokens:
+            return constraint
+        named = self.lm.checkpoint.defaults.get("eos_ids", ())
+        ends = {*self.lm.tokenizer.eos_ids, *(named if isinstance(named, tuple) else ())}
+        return MinTokens(constraint, body.min_tokens, sorted(ends))
 
     def log_answer(self, body: StrictModel, answers: Sequence[Any]) -> None:
         """Log a request and its answers, with ``--log-prompts``."""
@@ -371,20 +386,6 @@ def warm_up(service: Service) -> None:
                 build()
     gc.collect()
     gc.freeze()
-
-
-def _grammar(asked: ResponseFormat | ResponseSchema | None) -> constrain.Grammar | None:
-    """The grammar of a response_format, None for text."""
-    if asked is None or isinstance(asked, TextFormat):
-        return None
-    if isinstance(asked, JsonObject):
-        return constrain.json_object()
-    if isinstance(asked, Regex):
-        return constrain.regex(asked.regex)
-    if isinstance(asked, LarkGrammar):
-        return constrain.lark(asked.grammar)
-    schema: Any = asked.json_schema.schema_ if isinstance(asked, JsonSchema) else asked.schema_
-    return constrain.json_object() if schema is None else constrain.json_schema(schema)
 
 
 def _logit_bias(asked: dict[str, float]) -> dict[int, float]:

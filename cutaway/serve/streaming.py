@@ -13,12 +13,12 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from cutaway.generate.batch.prefix_cache import cache_scope
 from cutaway.generate.batch.request import Generation, Piece, Request, ResponseStream
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cutaway.serve.service import Service
 
 log = logging.getLogger("cutaway.serve")
+Wire = Literal["data", "named", "lines"]
 
 
 class LoopBridge:
@@ -58,11 +59,18 @@ class LoopBridge:
             queue.put_nowait(event)
 
 
-class MergedStreams:
-    """The answers of one HTTP request: iterate for (which, piece). ``close`` cancels unfinished ones."""
+Again = Callable[[int, Generation, int], Request | None]
 
-    def __init__(self, service: Service, requests: Iterable[Request]) -> None:
-        self.service = service
+
+class MergedStreams:
+    """The answers of one HTTP request: iterate for (which, piece). ``close`` cancels unfinished ones.
+
+    ``again(which, generation, sample)`` looks at each answer that ended: while it returns a request, that is
+    answered instead. The pieces of an answer then come when it stands.
+    """
+
+    def __init__(self, service: Service, requests: Iterable[Request], again: Again | None = None) -> None:
+        self.service, self.again = service, again
         self.streams: list[ResponseStream] = []
         try:
             for request in requests:
@@ -81,6 +89,8 @@ class MergedStreams:
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         put = self.service.bridge.put
+        held: list[list[Piece]] = [[] for _ in self.streams]
+        samples = [0] * len(self.streams)
         for i, stream in enumerate(self.streams):
             stream.subscribe(partial(lambda i, event: put(queue, (i, event)), i))
         self.service.bridge.deliver()
@@ -97,8 +107,23 @@ class MergedStreams:
                 first = False
             if isinstance(event, Exception):
                 raise event
-            unfinished -= event.generation is not None
-            yield i, event
+            if self.again is None:
+                unfinished -= event.generation is not None
+                yield i, event
+                continue
+            held[i].append(event)
+            if event.generation is None:
+                continue
+            request = await asyncio.to_thread(self.again, i, event.generation, samples[i])
+            if request is None:
+                unfinished -= 1
+                for piece in held[i]:
+                    yield i, piece
+                continue
+            samples[i], held[i] = samples[i] + 1, []
+            self.streams[i] = self.service.scheduler_of(request).submit(request)
+            self.streams[i].subscribe(partial(lambda i, event: put(queue, (i, event)), i))
+            self.service.bridge.deliver()
 
     async def collect(self) -> tuple[list[list[Piece]], list[Generation]]:
         """Of each answer all pieces, and its generation, when all are finished."""
@@ -130,52 +155,58 @@ async def _disconnected(request: HTTPRequest) -> None:
 
 
 async def respond(
-    http: HTTPRequest, streams: MergedStreams, answer: Any, stream: bool | None, *, named: bool = False
+    http: HTTPRequest, streams: MergedStreams, answer: Any, stream: bool | None, *, wire: Wire = "data"
 ) -> Response:
-    """The response that ``answer`` makes of the streams: ``answer.chunks()`` as server-sent events where they
-    are streamed, else ``answer.whole()``.
+    """The response that ``answer`` makes of the streams: ``answer.chunks()`` where they are streamed, else
+    ``answer.whole()``.
+
+    On the ``wire`` a chunk is a server-sent event, which "data" ends with ``[DONE]`` and "named" gives the
+    chunk's type, or a line.
     """
     if stream:
-        return _server_sent_events(streams, answer.chunks(), named)
+        return _streamed(streams, answer.chunks(), wire, http.url.path)
     try:
         return await while_connected(http, answer.whole())
     finally:
         streams.close()
 
 
-def _server_sent_events(
-    streams: MergedStreams, chunks: AsyncIterator[dict[str, Any]], named: bool
+def _streamed(
+    streams: MergedStreams, chunks: AsyncIterator[dict[str, Any]], wire: Wire, path: str
 ) -> Response:
-    """Each chunk as JSON, an error where one comes up, then ``[DONE]``; with ``named``, each under its own
-    type and no ``[DONE]``, as in OpenAI's Responses.
-    """
     from sse_starlette.sse import AppStatus, EventSourceResponse
 
-    AppStatus.disable_automatic_graceful_drain()  # running answers are finished before the server stops
-
-    async def events() -> AsyncIterator[dict[str, str]]:
+    async def events() -> AsyncIterator[Any]:
         try:
             async for chunk in chunks:
-                yield _event(chunk, named)
+                yield _event(chunk, wire)
         except Exception as error:
             refusal = to_api_error(error)
             if refusal.status == 500:
                 log.exception("A request failed")
-            yield _event({"type": "error", **refusal.body["error"]} if named else refusal.body, named)
+            body = refusal.body_on(path)
+            if wire == "named" and "type" not in body:
+                body = {"type": "error", **body["error"]}
+            yield _event(body, wire)
             return
         finally:
             streams.close()
-        if not named:
+        if wire == "data":
             yield {"data": "[DONE]"}
 
-    timeout = streams.service.limits.request_seconds
     headers = {"X-Accel-Buffering": "no"}
+    if wire == "lines":
+        return StreamingResponse(events(), headers=headers, media_type="application/x-ndjson")
+    AppStatus.disable_automatic_graceful_drain()  # running answers are finished before the server stops
+    timeout = streams.service.limits.request_seconds
     return EventSourceResponse(events(), sep="\n", send_timeout=timeout, headers=headers)
 
 
-def _event(chunk: dict[str, Any], named: bool) -> dict[str, str]:
+def _event(chunk: dict[str, Any], wire: Wire) -> dict[str, str] | str:
     data = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
-    return {"event": chunk["type"], "data": data} if named else {"data": data}
+    if wire == "lines":
+        return data + "\n"
+    return {"event": chunk["type"], "data": data} if wire == "named" else {"data": data}
 
 
 def client_of(http: HTTPRequest) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.responses import Response
 
+import cutaway
 from cutaway.serve.chat import chat_ids
 from cutaway.serve.openai_format import json_response, token_string
 from cutaway.serve.protocol import ChatCountRequest, DetokenizeRequest, TokenizeRequest
@@ -23,6 +26,17 @@ def detokenize(service: Service, body: DetokenizeRequest) -> Response:
     """The text of ids; bytes that are no text become U+FFFD."""
     service.check_model(body.model)
     return json_response({"text": service.lm.tokenizer.decode(body.ids)})
+
+
+def props(service: Service) -> dict[str, Any]:
+    """What llama.cpp's clients ask of a server."""
+    return {
+        "default_generation_settings": {"n_ctx": service.lm.context},
+        "total_slots": service.limits.max_sequences,
+        "model_path": service.name,
+        "chat_template": service.lm.checkpoint.chat_template or "",
+        "build_info": f"cutaway-{cutaway.__version__}",
+    }
 
 
 def count(service: Service, body: ChatCountRequest) -> Response:

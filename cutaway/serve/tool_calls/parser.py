@@ -30,6 +30,15 @@ class Call:
     name: str
     arguments: str
 
+    @property
+    def object(self) -> dict[str, Any]:
+        """The arguments; those that were cut off, or are no object, as one text."""
+        try:
+            value = json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            value = None
+        return value if isinstance(value, dict) else {"arguments": self.arguments}
+
 
 @dataclass(frozen=True)
 class CallStarted:

@@ -29,9 +29,10 @@ LENGTHS = {"type", "minLength", "maxLength"}  # what a text's schema is held to
 
 
 def required_grammar(
-    format: ToolFormat, tools: ToolSchemas, tokenizer: Tokenizer, several: bool
+    format: ToolFormat, tools: ToolSchemas, tokenizer: Tokenizer, several: bool, answer: str = ""
 ) -> constrain.Grammar:
-    """The grammar of an answer that is calls of these tools, after reasoning where the format has it.
+    """The grammar of an answer that is calls of these tools, or else ``answer`` (in Lark's notation), after
+    reasoning where the format has it.
 
     UserError for a template whose answers begin with reasoning of unknown end, and for schemas that cannot be
     followed.
@@ -47,7 +48,8 @@ def required_grammar(
         begin, end = format.reasoning.begin, format.reasoning.end
         first = "reasoning?" if begin else "reasoning"
         rules.append(f"reasoning: {lark(begin)} {_until('REASONING', ANY, end, lark)} (/[ \\n]+/)?")
-    start = f"start: {first} {lark(format.opening)} calls"
+    start = f"start: {first} ({lark(format.opening)} calls{' | answer' if answer else ''})"
+    rules += [f"answer: {answer}"] if answer else []
     return constrain.lark("\n".join(["%llguidance {}", start, *rules, *lark.terminals]))
 
 
@@ -85,13 +87,13 @@ def _calls(format: ToolFormat, tools: ToolSchemas, lark: LarkWriter, several: bo
         constrain.check_size(dict(schema or {}))
         rules.append(f"call_{i}: {lark(format.head + name + format.middle)} rest_{i}")
         if format.arguments is None:
-            rules.append(f"rest_{i}: {_json({'type': 'object', **(schema or {})})} {lark(format.tail)}")
+            rules.append(f"rest_{i}: {json_rule({'type': 'object', **(schema or {})})} {lark(format.tail)}")
         else:
             rules += _Arguments(format.arguments, name, schema or {}, f"_{i}", lark).rules(format.tail)
     return "\n".join(rules)
 
 
-def _json(schema: Mapping[str, Any]) -> str:
+def json_rule(schema: Mapping[str, Any]) -> str:
     """JSON as a schema has it, on one line."""
     return f"%json {json.dumps({**schema, 'x-guidance': grammar_compiler.COMPACT})}"
 
@@ -198,7 +200,7 @@ class _Arguments:
             raise self._refused(key, f"the type {kind}")
         defs = {word: self.schema[word] for word in ("$defs", "definitions") if word in self.schema}
         kinds = json_schema.kinds(schema, self.schema)
-        return _json({**defs, "allOf": [schema], "type": kind} if kinds != {kind} else {**defs, **schema})
+        return json_rule({**defs, "allOf": [schema], "type": kind} if kinds != {kind} else {**defs, **schema})
 
     def _written(self, value: Any) -> str:
         if isinstance(value, str):

@@ -1,0 +1,303 @@
+"""/v1/messages: Anthropic's Messages, translated into a chat and back, whole and streamed.
+
+The names are Anthropic's (docs.anthropic.com/en/api/messages). A thinking block's signature is empty: nothing
+here checks one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr, field_validator
+from pydantic_core import PydanticCustomError
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+
+from cutaway.generate.batch.request import Generation
+from cutaway.serve.chat import Answer, Conversation, Event, begin, chat_ids, read
+from cutaway.serve.openai_format import APIError, json_response, new_id, usage
+from cutaway.serve.protocol import (
+    IGNORED,
+    ChatCompletionRequest,
+    FailFast,
+    Leniency,
+    Number,
+    Object,
+    StrictModel,
+    checked,
+)
+from cutaway.serve.service import Service
+from cutaway.serve.streaming import client_of, respond
+from cutaway.serve.tool_calls import parser
+from cutaway.serve.tool_calls.thoughts import Thought
+
+BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
+STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+
+class Block(StrictModel):
+    IGNORED = frozenset({"cache_control", "citations", "signature", "data", "caller", "is_error"})
+    type: StrictStr
+    text: StrictStr | None = None
+    thinking: StrictStr | None = None
+    id: StrictStr | None = None
+    name: StrictStr | None = None
+    input: Object | None = None
+    tool_use_id: StrictStr | None = None
+    content: StrictStr | Annotated[list[Block], FailFast] | None = None
+
+    @field_validator("type")
+    @classmethod
+    def _readable(cls, kind: str) -> str:
+        if kind not in BLOCKS:
+            message = "a block of type {kind} cannot be read: this model reads text alone"
+            raise PydanticCustomError("not_text", message, {"kind": ascii(kind[:40])})
+        return kind
+
+
+Blocks = StrictStr | Annotated[list[Block], FailFast]
+
+
+class MessageParam(StrictModel):
+    IGNORED = frozenset(
+        {"id", "type", "model", "stop_reason", "stop_sequence", "stop_details", "usage", "container"}
+    )
+    role: Literal["user", "assistant", "system"]
+    content: Blocks = Field(description="A text, or its blocks.")
+
+
+class ToolParam(StrictModel):
+    IGNORED = frozenset(
+        {"cache_control", "eager_input_streaming", "input_examples", "defer_loading", "allowed_callers"}
+    )
+    DEFAULTS: ClassVar = {"type": ["custom"]}
+    type: StrictStr | None = None
+    name: StrictStr
+    description: StrictStr | None = None
+    input_schema: Object | None = None
+    strict: StrictBool | None = None
+
+
+class ToolChoice(StrictModel):
+    type: Literal["auto", "any", "tool", "none"]
+    name: StrictStr | None = None
+    disable_parallel_tool_use: StrictBool | None = None
+
+
+class Thinking(StrictModel):
+    IGNORED = frozenset({"budget_tokens", "display"})
+    type: Literal["enabled", "adaptive", "disabled"]
+
+
+class OutputFormat(StrictModel):
+    type: Literal["json_schema"]
+    schema_: Object = Field(alias="schema")
+
+
+class OutputConfig(StrictModel):
+    effort: StrictStr | None = None
+    format: OutputFormat | None = None
+
+
+class CountRequest(StrictModel):
+    """A conversation in Anthropic's form."""
+
+    IGNORED: ClassVar[frozenset[str]] = IGNORED | {
+        "betas",
+        "context_management",
+        "inference_geo",
+        "speed",
+        "cache_control",
+    }
+    model: StrictStr | None = None
+    messages: Annotated[list[MessageParam], FailFast, Field(min_length=1)]
+    system: Blocks | None = None
+    tools: Annotated[list[ToolParam], FailFast, Field(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+
+
+class MessagesRequest(CountRequest):
+    max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    stop_sequences: Annotated[list[StrictStr], FailFast] | None = None
+    stream: StrictBool | None = None
+    temperature: Annotated[Number, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[StrictInt, Field(ge=0)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+
+
+async def messages(service: Service, body: MessagesRequest, http: HTTPRequest) -> Response:
+    """Anthropic's Messages."""
+    of = await begin(service, await service.prepare(client_of(http), _chat, body), http)
+    return await respond(
+        http, of.streams, Message(of, new_id("msg"), body.model or service.name), body.stream, wire="named"
+    )
+
+
+def count_tokens(service: Service, body: CountRequest) -> Response:
+    """How many tokens Anthropic's messages have."""
+    service.check_model(body.model)
+    asked = _chat(service, body)
+    return json_response({"input_tokens": len(chat_ids(service, asked.messages, asked.tools))})
+
+
+def _chat(service: Service, body: CountRequest) -> ChatCompletionRequest:
+    """The same request as a chat."""
+    given = body.model_dump(exclude_none=True, by_alias=True)
+    made: list[dict[str, Any]] = []
+    if body.system:
+        made.append({"role": "system", "content": _text(body.system)})
+    for message in body.messages:
+        made += _messages(message)
+    fields: dict[str, Any] = {
+        name: given.get(name) for name in ("model", "max_tokens", "stream", "temperature", "top_k", "top_p")
+    }
+    fields |= {"messages": made, "stop": given.get("stop_sequences")}
+    fields["tools"] = [_tool(tool) for tool in body.tools or ()]
+    choice = body.tool_choice
+    if choice is not None:
+        named = {"type": "function", "function": {"name": choice.name or ""}}
+        fields["tool_choice"] = {"any": "required", "tool": named}.get(choice.type, choice.type)
+        fields["parallel_tool_calls"] = False if choice.disable_parallel_tool_use else None
+    form = body.output_format or (body.output_config and body.output_config.format)
+    if form:
+        schema = {"name": "answer", "schema": form.schema_}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if body.thinking is not None:
+        fields["chat_template_kwargs"] = {"enable_thinking": body.thinking.type != "disabled"}
+    fields["reasoning_effort"] = body.output_config and body.output_config.effort
+    return checked(ChatCompletionRequest, fields, Leniency(ignored=body.ignored))
+
+
+def _tool(tool: ToolParam) -> dict[str, Any]:
+    if tool.type is not None:
+        text = f"The tool {tool.type[:64]!r} is one that Anthropic hosts: give your own, with its schema"
+        raise APIError(400, text, param="tools")
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+    return {"type": "function", "function": function | {"strict": tool.strict}}
+
+
+def _text(content: str | list[Block] | None) -> str:
+    if isinstance(content, str) or content is None:
+        return content or ""
+    return "\n".join(block.text or "" for block in content if block.type == "text")
+
+
+def _messages(message: MessageParam) -> list[dict[str, Any]]:
+    """One message as a chat's: results of tools are messages of their own, and come first."""
+    if isinstance(message.content, str):
+        return [{"role": message.role, "content": message.content}]
+    blocks, made = message.content, list[dict[str, Any]]()
+    for block in blocks:
+        if block.type == "tool_result":
+            made.append({"role": "tool", "content": _text(block.content), "tool_call_id": block.tool_use_id})
+    calls = [
+        {"id": block.id, "function": {"name": block.name or "", "arguments": block.input or {}}}
+        for block in blocks
+        if block.type == "tool_use"
+    ]
+    thought = "".join(block.thinking or "" for block in blocks if block.type == "thinking")
+    if calls or thought or not made or any(block.type == "text" for block in blocks):
+        said = {"role": message.role, "content": _text(blocks), "tool_calls": calls}
+        made.append(said | {"reasoning_content": thought or None})
+    return made
+
+
+@dataclass(frozen=True)
+class Message:
+    """The answer to one request for a message."""
+
+    of: Conversation
+    id: str
+    model: str
+
+    async def whole(self) -> Response:
+        """The message when it is finished."""
+        (pieces,), _ = await self.of.streams.collect()
+        return await asyncio.to_thread(self._response, read(self.of.reader(), pieces))
+
+    def _response(self, answer: Answer) -> Response:
+        content = [] if not answer.thought else [_block(Thought(answer.thought))]
+        content += [_block(answer.content)] if answer.content or not answer.calls else []
+        for call in answer.calls:
+            content.append(_block(parser.CallStarted(call.name)) | {"input": call.object})
+        self.of.service.log_answer(self.of.body, content)
+        ended = _ended(answer.reason, answer.generation)
+        warned = {"warnings": self.of.warnings} if self.of.warnings else {}
+        return json_response(self._message(content, _usage(answer.generation)) | ended | warned)
+
+    def _message(self, content: list[dict[str, Any]], counts: dict[str, Any]) -> dict[str, Any]:
+        head = {"id": self.id, "type": "message", "role": "assistant", "model": self.model}
+        return head | {"content": content, "stop_reason": None, "stop_sequence": None, "usage": counts}
+
+    async def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        """The events of a streamed message."""
+        read = len(self.of.requests[0].ids)
+        begun = self._message([], {"input_tokens": read, "output_tokens": 0})
+        yield {"type": "message_start", "message": begun}
+        reader, index, kind = self.of.reader(), -1, None
+        async for _, piece in self.of.streams:
+            for event in reader.push(piece):
+                if isinstance(event, parser.CallStarted) or _kind(event) != kind:
+                    if kind is not None:
+                        yield {"type": "content_block_stop", "index": index}
+                    index, kind = index + 1, _kind(event)
+                    block = _block(event if isinstance(event, parser.CallStarted) else type(event)(""))
+                    yield {"type": "content_block_start", "index": index, "content_block": block}
+                if delta := _delta(event):
+                    yield {"type": "content_block_delta", "index": index, "delta": delta}
+            if piece.generation is not None:
+                if kind is None:
+                    yield {"type": "content_block_start", "index": 0, "content_block": _block("")}
+                yield {"type": "content_block_stop", "index": max(index, 0)}
+                ended = _ended(reader.reason(piece.generation), piece.generation)
+                warned = {"warnings": self.of.warnings} if self.of.warnings else {}
+                counts = _usage(piece.generation)
+                yield {"type": "message_delta", "delta": ended, "usage": counts} | warned
+        yield {"type": "message_stop"}
+
+
+def _kind(event: Event) -> str:
+    return "thinking" if isinstance(event, Thought) else "text" if isinstance(event, str) else "tool_use"
+
+
+def _block(event: Event) -> dict[str, Any]:
+    """A thought, a text, or a call that begins, as a block."""
+    if isinstance(event, Thought):
+        return {"type": "thinking", "thinking": event.text, "signature": ""}
+    if isinstance(event, str):
+        return {"type": "text", "text": event}
+    assert isinstance(event, parser.CallStarted)
+    return {"type": "tool_use", "id": new_id("toolu"), "name": event.name, "input": {}}
+
+
+def _delta(event: Event) -> dict[str, Any] | None:
+    if isinstance(event, Thought):
+        return {"type": "thinking_delta", "thinking": event.text}
+    if isinstance(event, str):
+        return {"type": "text_delta", "text": event}
+    if isinstance(event, parser.CallStarted):
+        return None
+    return {"type": "input_json_delta", "partial_json": event.arguments}
+
+
+def _ended(reason: str, generation: Generation) -> dict[str, Any]:
+    stopped = reason == "stop" and isinstance(generation.stop, str)
+    stop = generation.stop if stopped else None
+    return {"stop_reason": "stop_sequence" if stopped else STOPS[reason], "stop_sequence": stop}
+
+
+def _usage(generation: Generation) -> dict[str, Any]:
+    counts = usage([generation], [generation])
+    cached = counts["prompt_tokens_details"]["cached_tokens"]
+    return {
+        "input_tokens": counts["prompt_tokens"] - cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": counts["completion_tokens"],
+    }

@@ -1,0 +1,317 @@
+"""/api/...: Ollama's API, translated into a chat, a completion or embeddings and back.
+
+The names are Ollama's (github.com/ollama/ollama/blob/main/docs/api.md). It streams unless it is told not to,
+in lines of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+
+from cutaway.generate.batch.request import Generation, Piece
+from cutaway.serve import embeddings
+from cutaway.serve.chat import Conversation, Event, begin, read
+from cutaway.serve.openai_format import json_response, token_logprobs
+from cutaway.serve.protocol import (
+    ChatCompletionRequest,
+    EmbeddingRequest,
+    FailFast,
+    FunctionCall,
+    Leniency,
+    Number,
+    Object,
+    StrictModel,
+    Texts,
+    Tools,
+    checked,
+)
+from cutaway.serve.service import Service
+from cutaway.serve.streaming import client_of, respond
+from cutaway.serve.tool_calls import parser
+from cutaway.serve.tool_calls.thoughts import Thought, find_marks
+
+VERSION = "0.12.6"  # of Ollama, whose API this is: clients ask for one that has what they need
+SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "presence_penalty", "frequency_penalty")
+
+
+class Options(StrictModel):
+    IGNORED = frozenset(
+        [
+            "num_ctx",
+            "num_gpu",
+            "num_thread",
+            "num_batch",
+            "num_keep",
+            "main_gpu",
+            "use_mmap",
+            "use_mlock",
+            "numa",
+            "low_vram",
+            "f16_kv",
+            "vocab_only",
+            "penalize_newline",
+            "logits_all",
+            "embedding_only",
+        ]
+    )  # how it is computed
+    DEFAULTS: ClassVar = {
+        "num_predict": [-1, -2],
+        "repeat_last_n": [64, -1],
+        "mirostat": [0],
+        "mirostat_tau": [5.0],
+        "mirostat_eta": [0.1],
+        "tfs_z": [1],
+    }
+    num_predict: Annotated[StrictInt, Field(ge=1)] | None = None
+    temperature: Number | None = None
+    top_k: StrictInt | None = None
+    top_p: Number | None = None
+    min_p: Number | None = None
+    typical_p: Number | None = None
+    repeat_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    seed: StrictInt | None = None
+    stop: Texts | None = None
+
+
+class OllamaRequest(StrictModel):
+    """What Ollama's requests share."""
+
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"keep_alive"})
+    model: StrictStr | None = None
+    options: Options | None = None
+    stream: StrictBool | None = None
+    format: Literal["json", ""] | Object | None = None
+    think: StrictBool | Literal["low", "medium", "high"] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+
+
+class Call(StrictModel):
+    IGNORED = frozenset({"id", "type"})
+    function: CallOf
+
+
+class CallOf(FunctionCall):
+    IGNORED = frozenset({"index", "description"})
+
+
+class OllamaMessage(StrictModel):
+    IGNORED = frozenset({"timestamp", "done"})
+    role: Literal["system", "user", "assistant", "tool"]
+    content: StrictStr | None = None
+    thinking: StrictStr | None = None
+    tool_calls: Annotated[list[Call], FailFast] | None = None
+    tool_name: StrictStr | None = None
+    tool_call_id: StrictStr | None = None
+
+
+class ChatRequest(OllamaRequest):
+    messages: Annotated[list[OllamaMessage], FailFast] | None = None
+    tools: Tools | None = None
+
+
+class GenerateRequest(OllamaRequest):
+    DEFAULTS: ClassVar = {"raw": [False]}
+    prompt: StrictStr = ""
+    system: StrictStr | None = None
+
+
+class EmbedRequest(StrictModel):
+    IGNORED = frozenset({"keep_alive", "options"})
+    model: StrictStr | None = None
+    input: Texts
+    truncate: StrictBool | None = None
+    dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
+    pooling: Literal["mean", "cls", "last"] | None = Field(None, description="Cutaway's.")
+
+
+class ShowRequest(StrictModel):
+    IGNORED = frozenset({"verbose"})
+    model: StrictStr | None = None
+    name: StrictStr | None = None
+
+
+async def chat(service: Service, body: ChatRequest, http: HTTPRequest) -> Response:
+    """Ollama's chat."""
+    messages = []
+    for one in body.messages or ():
+        said = {"role": one.role, "content": one.content or "", "reasoning_content": one.thinking}
+        said["tool_calls"] = [{"function": call.function.model_dump()} for call in one.tool_calls or ()]
+        messages.append(said | {"name": one.tool_name, "tool_call_id": one.tool_call_id})
+    return await _answer(service, body, messages, http)
+
+
+async def generate(service: Service, body: GenerateRequest, http: HTTPRequest) -> Response:
+    """Ollama's answer to one prompt."""
+    messages = [{"role": "system", "content": body.system}] if body.system else []
+    messages += [{"role": "user", "content": body.prompt}] if body.prompt else []
+    return await _answer(service, body, messages if body.prompt else [], http)
+
+
+async def _answer(
+    service: Service, body: ChatRequest | GenerateRequest, messages: list[Any], http: HTTPRequest
+) -> Response:
+    model = _name(service, body.model)
+    if not messages:  # to load the model, which is loaded
+        service.check_model(model)
+        empty = (
+            {"message": {"role": "assistant", "content": ""}}
+            if isinstance(body, ChatRequest)
+            else {"response": ""}
+        )
+        return json_response(_head(body, service) | empty | {"done": True, "done_reason": "load"})
+    options = body.options or Options()
+    fields: dict[str, Any] = {name: getattr(options, name) for name in (*SAMPLERS, "seed", "stop")}
+    fields |= {"model": model, "messages": messages, "max_tokens": options.num_predict}
+    fields |= {"repetition_penalty": options.repeat_penalty, "stream": body.stream is not False}
+    fields |= {"logprobs": body.logprobs, "top_logprobs": body.top_logprobs}
+    if isinstance(body, ChatRequest) and body.tools:
+        fields["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools]
+    if body.format == "json":
+        fields["response_format"] = {"type": "json_object"}
+    elif isinstance(body.format, dict):
+        schema = {"name": "answer", "schema": body.format}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if isinstance(body.think, str):
+        fields["reasoning_effort"] = body.think
+    elif body.think is not None:
+        fields["chat_template_kwargs"] = {"enable_thinking": body.think}
+    told = Leniency(ignored=body.ignored)
+    asked = await service.prepare(client_of(http), lambda _: checked(ChatCompletionRequest, fields, told))
+    of = await begin(service, asked, http)
+    return await respond(http, of.streams, OllamaAnswer(of, body), body.stream is not False, wire="lines")
+
+
+def _name(service: Service, asked: str | None) -> str | None:
+    """The model's name without Ollama's default tag."""
+    known = asked is None or asked in service.names
+    return asked if known or asked is None else asked.removesuffix(":latest")
+
+
+def _head(body: OllamaRequest, service: Service) -> dict[str, Any]:
+    return {"model": body.model or service.name, "created_at": datetime.now(UTC).isoformat()}
+
+
+@dataclass(frozen=True)
+class OllamaAnswer:
+    """The answer to one of Ollama's requests for text."""
+
+    of: Conversation
+    body: ChatRequest | GenerateRequest
+
+    async def whole(self) -> Response:
+        """The answer when it is finished."""
+        (pieces,), _ = await self.of.streams.collect()
+        return await asyncio.to_thread(self._response, pieces)
+
+    def _response(self, pieces: list[Piece]) -> Response:
+        answer = read(self.of.reader(), pieces)
+        events: list[Event] = [Thought(answer.thought)] if answer.thought else []
+        said = self._part([*events, answer.content], answer.calls) | self._logprobs(pieces)
+        self.of.service.log_answer(self.of.body, [said])
+        return json_response(said | self._last(answer.reason, answer.generation))
+
+    async def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        """The lines of a streamed answer; a call comes whole."""
+        reader, calls = self.of.reader(), list[Event]()
+        async for _, piece in self.of.streams:
+            events = reader.push(piece)
+            calls += [one for one in events if not isinstance(one, str | Thought)]
+            told = [one for one in events if isinstance(one, str | Thought)]
+            if told or (piece.id is not None and self.body.logprobs):
+                yield self._part(told, []) | self._logprobs([piece]) | {"done": False}
+            if piece.generation is not None:
+                made: Any = calls
+                if calls:
+                    yield self._part([], parser.collect(made)[1]) | {"done": False}
+                yield self._part([], []) | self._last(reader.reason(piece.generation), piece.generation)
+
+    def _part(self, events: Sequence[Event], calls: list[parser.Call]) -> dict[str, Any]:
+        content = "".join(one for one in events if isinstance(one, str))
+        thought = "".join(one.text for one in events if isinstance(one, Thought))
+        head = _head(self.body, self.of.service)
+        more: dict[str, Any] = {"thinking": thought} if thought else {}
+        if isinstance(self.body, GenerateRequest):
+            return head | {"response": content} | more
+        if calls:
+            more["tool_calls"] = [{"function": {"name": one.name, "arguments": one.object}} for one in calls]
+        return head | {"message": {"role": "assistant", "content": content, **more}}
+
+    def _logprobs(self, pieces: list[Piece]) -> dict[str, Any]:
+        tokenizer = self.of.service.lm.tokenizer
+        chosen = [piece for piece in pieces if piece.id is not None] if self.body.logprobs else []
+        return {"logprobs": [token_logprobs(tokenizer, piece) for piece in chosen]} if chosen else {}
+
+    def _last(self, reason: str, generation: Generation) -> dict[str, Any]:
+        timings = generation.timings
+        read, wrote = (int(1e9 * s) for s in (timings.prefill_seconds, timings.decode_seconds))
+        return {
+            "done": True,
+            "done_reason": "length" if reason == "length" else "stop",
+            "total_duration": read + wrote,
+            "load_duration": 0,
+            "prompt_eval_count": len(generation.prompt_ids),
+            "prompt_eval_duration": read,
+            "eval_count": len(generation.ids),
+            "eval_duration": wrote,
+        } | ({"warnings": self.of.warnings} if self.of.warnings else {})
+
+
+# ---- embeddings, and what the model is ---------------------------------------------------------------------
+
+
+def embed(service: Service, body: EmbedRequest) -> Response:
+    """Ollama's embeddings."""
+    fields = {"model": _name(service, body.model), "input": body.input, "dimensions": body.dimensions}
+    asked = checked(EmbeddingRequest, fields | {"pooling": body.pooling}, Leniency(ignored=body.ignored))
+    vectors, count = embeddings.embed(service, asked, bool(body.truncate))
+    told = {"model": body.model or service.name, "embeddings": vectors}
+    return json_response(told | {"total_duration": 0, "load_duration": 0, "prompt_eval_count": count})
+
+
+def card(service: Service, name: str) -> dict[str, Any]:
+    """The model in Ollama's lists."""
+    when = datetime.fromtimestamp(service.created, UTC).isoformat()
+    card = {"name": name, "model": name, "modified_at": when, "expires_at": when, "size": 0, "size_vram": 0}
+    return card | {"digest": "", "details": _details(service), "context_length": service.lm.context}
+
+
+def _details(service: Service) -> dict[str, Any]:
+    family = service.lm.checkpoint.family or "cutaway"
+    return {
+        "parent_model": "",
+        "format": "cutaway",
+        "family": family,
+        "families": [family],
+        "parameter_size": "",
+        "quantization_level": "",
+    }
+
+
+def show(service: Service, body: ShowRequest) -> Response:
+    """What Ollama's clients ask of a model."""
+    service.check_model(_name(service, body.model or body.name))
+    template = service.lm.checkpoint.chat_template or ""
+    able = ["embedding"] if service.scheduler is None else ["completion"]
+    if template:
+        able += ["tools"] + (["thinking"] if find_marks(template) else [])
+    details = _details(service)
+    info = {
+        "general.architecture": details["family"],
+        f"{details['family']}.context_length": service.lm.context,
+        f"{details['family']}.embedding_length": service.lm.config.width,
+        f"{details['family']}.block_count": len(service.lm.config.blocks),
+    }
+    when = datetime.fromtimestamp(service.created, UTC).isoformat()
+    told = {"modelfile": "", "parameters": "", "template": template, "details": details, "model_info": info}
+    return json_response(told | {"capabilities": able, "modified_at": when})
