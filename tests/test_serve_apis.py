@@ -60,9 +60,20 @@ def claude(server: Server) -> Any:
     return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
 
 
+def llama_of(server: Server) -> Iterator[Any]:
+    client = ollama.Client(host=server.url)
+    yield client
+    client._client.close()
+
+
 @pytest.fixture(scope="module")
-def llama(server: Server) -> Any:
-    return ollama.Client(host=server.url)
+def llama(server: Server) -> Iterator[Any]:
+    yield from llama_of(server)
+
+
+@pytest.fixture(scope="module")
+def toolless_llama(toolless: Server) -> Iterator[Any]:
+    yield from llama_of(toolless)
 
 
 def chat(server: Server, **body: Any) -> Any:
@@ -234,7 +245,7 @@ LOOKS = {"name": "look", "description": "Looks.", "input_schema": PLACE}
 
 
 def test_messages_say_what_the_chat_says(server: Server, client: Any, claude: Any) -> None:
-    asked: dict[str, Any] = {"max_tokens": 9, "messages": HELLO, "temperature": 0}
+    asked: dict[str, Any] = {"max_tokens": 9, "messages": HELLO, "extra_body": {"temperature": 0}}
     told = claude.messages.create(model="claude-x", system=[{"type": "text", "text": "Be kind."}], **asked)
     same = client.chat.completions.create(
         model=NAME, messages=[{"role": "system", "content": "Be kind."}, *HELLO], temperature=0, max_tokens=9
@@ -253,7 +264,7 @@ def test_messages_say_what_the_chat_says(server: Server, client: Any, claude: An
 
 
 def test_messages_events_come_in_their_order(claude: Any) -> None:
-    asked: dict[str, Any] = {"model": NAME, "max_tokens": 9, "messages": HELLO, "temperature": 0}
+    asked: dict[str, Any] = {"model": NAME, "max_tokens": 9, "messages": HELLO, "extra_body": {"temperature": 0}}
     events = list(claude.messages.create(**asked, stream=True))
     kinds = [event.type for event in events]
     middle = ["content_block_delta"] * (len(kinds) - 5)
@@ -296,8 +307,6 @@ def test_messages_call_tools_and_read_results(server: Server, claude: Any, strea
 
 def test_messages_thoughts_are_blocks(thinking: Server) -> None:
     claude = anthropic.Anthropic(base_url=thinking.url, api_key="none", max_retries=0)
-    ids = {str(id): 100 for id in ()}
-    assert ids == {}
     told = thinking.post(
         "/v1/messages", {"messages": HELLO, "max_tokens": 3, "thinking": {"type": "disabled"}}
     )
@@ -360,7 +369,7 @@ def test_ollama_chats_and_generates(server: Server, client: Any, llama: Any) -> 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_ollama_formats_and_tools(llama: Any, toolless: Server, stream: bool) -> None:
+def test_ollama_formats_and_tools(llama: Any, toolless_llama: Any, stream: bool) -> None:
     def told(client: Any = llama, **asked: Any) -> Any:
         answer = client.chat(model=NAME, messages=HELLO, options={"seed": 1}, stream=stream, **asked)
         parts = list(answer) if stream else [answer]
@@ -370,7 +379,7 @@ def test_ollama_formats_and_tools(llama: Any, toolless: Server, stream: bool) ->
     assert json.loads(
         told(format={"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]})[0]
     ) == {"a": 1}
-    content, calls = told(ollama.Client(host=toolless.url), tools=[LOOK])
+    content, calls = told(toolless_llama, tools=[LOOK])
     assert content and not calls
 
 
@@ -528,7 +537,8 @@ def test_a_template_without_tools_calls_them_as_it_is_asked(toolless: Server, st
         {"role": "tool", "tool_call_id": call.id, "content": "<|im_end|>"},
     ]
     ids = toolless.post("/v1/chat/count", {"messages": spoken, "tools": [LOOK]}).json()["tokens"]
-    assert ids > told.usage.prompt_tokens
+    asked_with = toolless.post("/v1/chat/count", {"messages": HELLO, "tools": [LOOK]}).json()["tokens"]
+    assert ids > asked_with > toolless.post("/v1/chat/count", {"messages": HELLO}).json()["tokens"] + 50
 
 
 @pytest.mark.parametrize("most", range(1, 14))
@@ -609,7 +619,7 @@ def test_every_schema_is_answered(server: Server, word: str, stream: bool) -> No
     warnings = [line for one in chunks for line in getattr(one, "warnings", None) or []]
     fits = jsonschema.Draft202012Validator(RAW[word]).is_valid(json.loads(text))
     assert fits or any("3 samples" in line for line in warnings)
-    assert bool(warnings) == (word != "$schema"), warnings
+    assert bool(warnings) == (word not in ("$schema", "minProperties")), warnings
 
 
 def test_an_answer_that_does_not_fit_is_drawn_again(server: Server) -> None:
@@ -623,7 +633,7 @@ def test_an_answer_that_does_not_fit_is_drawn_again(server: Server) -> None:
     refused = chat(
         server, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 7}}}
     )
-    assert refused.status_code == 400 and "the schema is none" in refused.text
+    assert refused.status_code == 400 and "he schema is none" in refused.text
 
 
 def test_a_validating_pattern_without_end_costs_half_a_second(server: Server) -> None:

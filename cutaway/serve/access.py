@@ -17,6 +17,7 @@ import asyncio
 import hashlib
 import hmac
 import re
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -234,10 +235,12 @@ class AuthMiddleware:
         if not self.policy.keys or asks_first or scope["path"] in PUBLIC:
             return b""
         scheme, _, given = headers.get("authorization", "").partition(" ")
+        if "x-api-key" in headers and not given:  # Anthropic's
+            scheme, given = "bearer", headers["x-api-key"]
         digest = _digest(given.strip())
         known = [hmac.compare_digest(digest, _digest(key)) for key in self.policy.keys]  # all, at any match
         if scheme.lower() != "bearer" or not any(known):
-            text = "This server needs an API key, as the header Authorization: Bearer KEY"
+            text = "This server needs an API key, as the header Authorization: Bearer KEY or x-api-key: KEY"
             raise APIError(401, text, type="authentication_error", code="invalid_api_key")
         return digest
 
@@ -245,9 +248,16 @@ class AuthMiddleware:
         return origin in self.policy.origins or origin.partition("://")[2] == host
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body, if it is declared as JSON, short enough and there in time."""
-        if not re.match(r"application/json\s*(;|$)", headers.get("content-type", ""), re.I):
+        """The whole body, if it is not declared as something else than JSON, short enough and there in time.
+
+        A page of another site could send one without a type, and is refused before by its Origin.
+        """
+        if not re.match(r"application/json\s*(;|$)", headers.get("content-type", "application/json"), re.I):
             raise APIError(415, "The body must be JSON: send Content-Type: application/json", code="not_json")
+        coding = headers.get("content-encoding", "identity").lower()
+        if coding not in ("identity", "gzip"):
+            text = f"The body is coded as {coding[:40]!r}: send it as it is, or by gzip"
+            raise APIError(415, text, code="not_json")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:19]) > self.policy.body_bytes:
             raise self._too_long()
@@ -263,12 +273,26 @@ class AuthMiddleware:
                     if size > self.policy.body_bytes:
                         raise self._too_long()
                     if not message.get("more_body"):
-                        return b"".join(parts)
+                        whole = b"".join(parts)
+                        return whole if coding == "identity" else self._unpacked(whole)
         except TimeoutError:
             seconds = self.policy.body_seconds
             raise APIError(
                 408, f"The body did not arrive within {seconds:g} seconds", code="too_slow"
             ) from None
+
+    def _unpacked(self, packed: bytes) -> bytes:
+        """A gzip body, of which no more is unpacked than a body may have."""
+        unpacking = zlib.decompressobj(wbits=31)
+        try:
+            body = unpacking.decompress(packed, self.policy.body_bytes + 1)
+        except zlib.error:
+            raise APIError(400, "The body is not what gzip makes", code="invalid_gzip") from None
+        if len(body) > self.policy.body_bytes:
+            raise self._too_long()
+        if not unpacking.eof:
+            raise APIError(400, "The gzip body breaks off", code="invalid_gzip")
+        return body
 
     def _too_long(self) -> APIError:
         return APIError(

@@ -42,7 +42,9 @@ from cutaway.serve.streaming import client_of, while_connected
 
 log = logging.getLogger("cutaway.serve")
 MOST_NAMED = 32  # ignored fields, of one request
-IGNORABLE = frozenset().union(*(model.IGNORED for model in protocol.StrictModel.__subclasses__()))
+IGNORABLE = frozenset(protocol.ChatCompletionRequest.model_fields).union(
+    *(model.IGNORED for model in protocol.StrictModel.__subclasses__())
+)
 ERROR = {"description": "Refused; the body says why", "content": {"application/json": {"schema": {
     "type": "object",
     "required": ["error"],
@@ -143,10 +145,14 @@ def _paths(app: FastAPI, service: Service) -> None:
         return responses.deleted(service, id, http)
 
     @app.get("/version")
-    @app.get("/api/version")
     async def version() -> dict[str, str]:
         """Cutaway's version."""
         return {"version": cutaway.__version__}
+
+    @app.get("/api/version")
+    async def api_version() -> dict[str, str]:
+        """The version of Ollama whose API this is."""
+        return {"version": ollama.VERSION}
 
     @app.get("/props")
     async def props() -> dict[str, Any]:
