@@ -14,11 +14,12 @@ from cutaway.cli import main
 from cutaway.data import run_tokenizer
 from cutaway.data.conversations import Example, Reader
 from cutaway.data.examples import Packed, placed
+from cutaway.data.packing import stacked
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
 from cutaway.train import finetune
 from cutaway.train import run as training_run
-from cutaway.train.adapters import dora, lora
+from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.objectives import next_token
 from cutaway.train.trainable import Trainable, TrainingBatch
 from cutaway.weights import adapters, load, quant
@@ -169,16 +170,35 @@ def test_a_packed_batch_is_its_examples_alone() -> None:
 
 def test_accumulation_weighs_tokens_not_micro_batches() -> None:
     rows = [Packed.of(drawn([n], n), 96, 0).row(0) for n in (4, 91, 12, 50)]
-    whole = type(rows[0])(*(np.concatenate(parts) for parts in zip(*map(vars_of, rows), strict=True)))
-    one = gradients([TrainingBatch.of(whole, torch.device("cpu"))])
+    one = gradients([TrainingBatch.of(stacked(rows), torch.device("cpu"))])
     four = gradients([TrainingBatch.of(row, torch.device("cpu")) for row in rows])
     assert one[0] == pytest.approx(four[0], rel=1e-5)
     for name, grad in one[1].items():
         torch.testing.assert_close(grad, four[1][name], rtol=1e-3, atol=1e-6)
 
 
-def vars_of(batch: Any) -> list[np.ndarray]:
-    return [batch.ids, batch.targets, batch.pos, batch.documents, batch.loss_weights]
+@pytest.mark.parametrize("adapter", [lora.Config(4, dropout=0.5), dora.Config(4, dropout=0.5), ia3.Config()])
+def test_the_reference_is_the_base(adapter: Any) -> None:
+    torch.manual_seed(0)
+    trainable = Trainable(
+        Decoder(model(context=128)), next_token.Config(), torch.ones(320, dtype=torch.int64)
+    )
+    row = TrainingBatch.of(Packed.of(drawn([9, 30]), 64, 0).row(0), torch.device("cpu"))
+    before = trainable.log_probs(row, 7)
+    logits = trainable.model(row.ids, row.pos, documents=row.documents)
+    expected = logits.log_softmax(-1).gather(-1, row.targets[..., None])[..., 0]
+    torch.testing.assert_close(before, expected)
+    with pytest.raises(UserError, match="all weights are trained"):
+        trainable.reference_log_probs(row, 7)
+    adapter.attach(trainable.model)
+    for parameter in trainable.model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    trainable.train()
+    found = trainable.reference_log_probs(row, 7)
+    torch.testing.assert_close(found, before, rtol=0, atol=3e-6)
+    assert not torch.allclose(trainable.log_probs(row, 7), before, atol=0.1)
+    assert torch.equal(trainable.reference_log_probs(row, 7), found) and not found.requires_grad
 
 
 # ---- a run -------------------------------------------------------------------------------------------------

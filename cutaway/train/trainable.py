@@ -12,6 +12,10 @@ from cutaway.data.packing import Batch
 from cutaway.layers.moe import Routing
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float, Int
+from cutaway.train.adapters import reference
+from cutaway.train.loss import log_probs
+
+REFERENCE = "reference_log_probs"  # in ``extra``, where all weights are trained
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,25 @@ class Trainable(nn.Module):
             batch.ids, batch.pos, documents=batch.documents, in_order=batch.documents is None
         )
         return self.model.norm(x), routings
+
+    def log_probs(
+        self, batch: TrainingBatch, chunk_size: int, temperature: float = 1.0
+    ) -> Float[Tensor, "b t"]:
+        """The log-probability of each target, where the logits are divided by ``temperature``."""
+        hidden, _ = self.hidden(batch)
+        softcap = self.model.config.softcap
+        flat = hidden.flatten(0, 1), self.head_weight, batch.targets.flatten()
+        return log_probs(*flat, chunk_size, softcap, temperature).view_as(batch.targets)
+
+    @torch.no_grad()
+    def reference_log_probs(
+        self, batch: TrainingBatch, chunk_size: int, temperature: float = 1.0
+    ) -> Float[Tensor, "b t"]:
+        """``log_probs`` of the model before training: what the batch holds of it, or the frozen base's."""
+        if REFERENCE in batch.extra:
+            return batch.extra[REFERENCE]
+        with reference(self.model):
+            return self.log_probs(batch, chunk_size, temperature)
 
     @property
     def head_weight(self) -> Tensor:
