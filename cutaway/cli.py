@@ -151,6 +151,7 @@ def _check_options(app: Any, name: str, arguments: list[str]) -> None:
     command, words = app[name], list(arguments)
     while words and not words[0].startswith("-") and words[0] in command:
         command = command[words.pop(0)]
+        command.help, command.help_epilogue = None, ""  # its own docstring, not the line that lists it
     if command.default_command is None:
         return
     options = {known: one.hint for one in command.assemble_argument_collection() for known in one.names}

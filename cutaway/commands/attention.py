@@ -40,7 +40,7 @@ def every(
 
     The figures are of one layer with the sizes of MODEL. `cutaway attention show KIND` draws the mask.
 
-    Examples:
+    **Examples:**
 
     cutaway attention
 
@@ -50,14 +50,9 @@ def every(
 
     cutaway attention show local --window 4
 
-    Parameters
-    ----------
-    model
-        A model's name, a .gguf file or a folder: it gives the width, the heads and their size.
-    tokens
-        The length of the text, n, in the formulas.
-    bits
-        Bits of a cached number.
+    :param model: A model's name, a .gguf file or a folder: it gives the width, the heads and their size.
+    :param tokens: The length of the text, n, in the formulas.
+    :param bits: Bits of a cached number.
     """
     if tokens < 1:
         raise UserError(f"--tokens is {tokens}: it must be 1 or more")
@@ -86,7 +81,7 @@ def show(
 
     A mechanism's own options are flags: --window, --chunk, --stride, ... Those left out are drawn to scale.
 
-    Examples:
+    **Examples:**
 
     cutaway attention show local --window 4
 
@@ -96,14 +91,9 @@ def show(
 
     cutaway attention show dsa --top-k 3 --json
 
-    Parameters
-    ----------
-    kind
-        A mechanism, as `cutaway attention` lists them.
-    length
-        How many tokens to draw.
-    seed
-        Of the example, where the mask depends on the text.
+    :param kind: A mechanism, as `cutaway attention` lists them.
+    :param length: How many tokens to draw.
+    :param seed: Of the example, where the mask depends on the text.
     """
     if not 1 <= length <= LONGEST:
         raise UserError(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")

@@ -1,13 +1,12 @@
 """`cutaway bench`: how fast a model runs on this machine, and what limits it."""
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 import cutaway
 from cutaway import native
 from cutaway.commands.console import model_path, print_json
+from cutaway.commands.options import Json, Model
 from cutaway.errors import UserError
 from cutaway.runtime.measure import DEPTH, PROMPT, TEXTS, figures
 
@@ -20,30 +19,18 @@ ROWS = {
 NEAR = 0.6  # of the speed of a loop that only reads: above it reading is said to be the limit
 
 
-def bench(
-    model: str = "smollm2",
-    /,
-    *,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> None:
+def bench(model: Model = "smollm2", /, *, as_json: Json = False) -> None:
     """Measure the runtime on this machine: tokens a second, and what limits them. A small model takes
     seconds.
 
     Each speed stands beside how much of memory is read for it, as a share of what a loop that only reads gets
     here; where the share is small, arithmetic is the limit, or others who use this machine.
 
-    Examples:
+    **Examples:**
 
     cutaway bench
 
     cutaway bench model.gguf --json
-
-    Parameters
-    ----------
-    model
-        A model's name, a .gguf file or a folder.
-    as_json
-        Print one JSON document.
     """
     absent = native.why_not()
     if absent is not None:

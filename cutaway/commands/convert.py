@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from cyclopts import Parameter
 
 from cutaway.commands import console
+from cutaway.commands.options import Force, Json
 from cutaway.weights import load, save
 
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
@@ -26,8 +27,8 @@ def convert(
             converter=console.any_case(*get_args(Type)),
         ),
     ] = None,
-    force: Annotated[bool, Parameter(help="Replace TARGET if it exists.", negative=())] = False,
-    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Write a model in another format: TARGET ending in .gguf is a GGUF file, anything else a folder of
     safetensors.
@@ -36,18 +37,14 @@ def convert(
     unpacks the rest to F32. With it, matrices become that type; vectors stay F32 in GGUF, and the matrix that
     makes the logits is Q8_0 where the others are Q4_0 or Q4_1. What could not be made as asked is said.
 
-    Examples:
+    **Examples:**
 
     cutaway convert smollm2 smollm2-folder
 
     cutaway convert smollm2-folder smollm2.gguf --type Q8_0
 
-    Parameters
-    ----------
-    source
-        A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
-    target
-        Where to write: NAME.gguf or a folder.
+    :param source: A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
+    :param target: Where to write: NAME.gguf or a folder.
     """
     checkpoint = load.read(console.model_path(source))
     with console.watched() as bar:

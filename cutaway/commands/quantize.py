@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
+from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
@@ -31,8 +32,8 @@ def quantize(
     calibration: Path | None = None,
     text: Path | None = None,
     measure: bool = True,
-    force: Annotated[bool, Parameter(negative=())] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    force: Flag = False,
+    as_json: Json = False,
 ) -> None:
     """Write a model as GGUF with weights of 4 to 8 bits, each block's scales searched for, and print what it
     costs: the perplexity of both models on a text, and the KL divergence between their predictions.
@@ -41,30 +42,19 @@ def quantize(
     itself writes 2,048 tokens at temperature 1, on which the divergence is that between the two models'
     own distributions of texts.
 
-    Examples:
+    **Examples:**
 
     cutaway quantize my-model --type Q4_K
 
     cutaway quantize my-model --type Q4_0 --calibration train.txt --text held-out.txt --output small.gguf
 
-    Parameters
-    ----------
-    source
-        A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
-    type
-        Q8_0 (8.5 bits a weight), Q6_K (6.6), Q4_1 (5), Q4_0 and Q4_K (4.5).
-    output
-        The file to write: NAME.gguf; without it the model's name and the type, in this folder.
-    calibration
-        A text like those the model is for: columns that it sends more through count more.
-    text
-        Measure on this text; 20 KB say enough, each window of 512 tokens takes seconds.
-    measure
-        Say what quantizing costs; both models are read over the text.
-    force
-        Replace the output if it exists, and quantize even where the weights do not get smaller.
-    as_json
-        Print one JSON document.
+    :param source: A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
+    :param type: Q8_0 (8.5 bits a weight), Q6_K (6.6), Q4_1 (5), Q4_0 and Q4_K (4.5).
+    :param output: The file to write: NAME.gguf; without it the model's name and the type, in this folder.
+    :param calibration: A text like those the model is for: columns that it sends more through count more.
+    :param text: Measure on this text; 20 KB say enough, each window of 512 tokens takes seconds.
+    :param measure: Say what quantizing costs; both models are read over the text.
+    :param force: Replace the output if it exists, and quantize even where the weights do not get smaller.
     """
     path = console.model_path(source)
     target = output or Path(f"{path.stem}-{type}.gguf")

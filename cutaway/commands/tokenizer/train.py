@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.tokenizer.encode import Force
+from cutaway.commands.options import Flag, Force, Json
 from cutaway.errors import UserError
 from cutaway.store.files import check_file
 from cutaway.tokenizer import Tokenizer, training
@@ -27,47 +27,43 @@ Pattern = Annotated[
     str | None,
     Parameter(help="How text is cut into words: a name (cl100k, gpt2, qwen2, metaspace...) or a regex."),
 ]
-Special = Annotated[
-    list[str] | None,
-    Parameter(help="A token that is no text to learn from.", negative=()),
-]
+Special = Annotated[list[str] | None, Parameter(help="A token that is no text to learn from.", negative=())]
+Limit = Annotated[int, Parameter(help="The most distinct words kept while counting.")]
 Invalid = Annotated[Literal["refuse", "replace"], Parameter(help="What to do with bytes that are not UTF-8.")]
-Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
 
 
 def train(
     files: Files,
     /,
     *,
-    output: Annotated[Path, Parameter(help="The tokenizer.json to write.")] = Path("tokenizer.json"),
-    size: Annotated[int, Parameter(help="How many tokens, special ones included.")] = 32768,
+    output: Path = Path("tokenizer.json"),
+    size: int = 32768,
     kind: Kind = "bpe",
     pattern: Pattern = None,
     special: Special = None,
-    end_of_text: Annotated[
-        str | None,
-        Parameter(help='The token that ends a text ("" for none): usually <|endoftext|>.'),
-    ] = None,
-    level: Annotated[
-        Literal["byte", "character"], Parameter(help="What BPE starts from; rare characters become bytes.")
-    ] = "byte",
-    min_frequency: Annotated[
-        int | None, Parameter(help="How often a pair or a piece must occur: 1, for unigram 2.")
-    ] = None,
-    limit: Annotated[int, Parameter(help="The most distinct words kept while counting.")] = LIMIT,
+    end_of_text: str | None = None,
+    level: Literal["byte", "character"] = "byte",
+    min_frequency: int | None = None,
+    limit: Limit = LIMIT,
     invalid: Invalid = "refuse",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Learn a vocabulary from texts, or from the counts of their words, and write it as tokenizer.json.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer train corpus.txt --size 32768 --special "<|end|>" --output tokenizer.json
 
     cutaway tokenizer train novels/ --size 8000 --kind unigram
 
     cutaway tokenizer train shard-*.counts --size 65536
+
+    :param output: The tokenizer.json to write.
+    :param size: How many tokens, special ones included.
+    :param end_of_text: The token that ends a text ("" for none): usually <|endoftext|>.
+    :param level: What BPE starts from; rare characters become bytes.
+    :param min_frequency: How often a pair or a piece must occur: 1, for unigram 2.
     """
     files = tuple(console.text_files(files))
     check_file(output / "tokenizer.json" if output.is_dir() else output, force)
@@ -96,11 +92,9 @@ def count_words(
     output: Annotated[Path, Parameter(help="The counts to write; if there, counting goes on from them.")],
     pattern: Pattern = None,
     special: Special = None,
-    limit: Annotated[int, Parameter(help="The most distinct words kept.")] = LIMIT,
+    limit: Limit = LIMIT,
     invalid: Invalid = "refuse",
-    ray: Annotated[
-        bool, Parameter(help="Count on a Ray cluster, or on a local Ray where there is none.", negative=())
-    ] = False,
+    ray: Flag = False,
     as_json: Json = False,
 ) -> None:
     """Count the distinct words of texts, which is all that training needs; counts add up.
@@ -108,11 +102,13 @@ def count_words(
     The counts of shards, counted anywhere, are given to `cutaway tokenizer train` together. Stopped, also by
     Ctrl-C, the same command goes on where it was.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer count-words shard-1.txt --output shard-1.counts
 
     cutaway tokenizer count-words s3-mount/*.txt --output corpus.counts --ray
+
+    :param ray: Count on a Ray cluster, or on a local Ray where there is none.
     """
     files = tuple(console.text_files(files))
     check_file(output, force=True)  # what is there is gone on from
