@@ -62,11 +62,14 @@ class LowRank:
         return np.float32(self.scale) * (self.b @ self.a)
 
     def __call__(self, weight: np.ndarray) -> np.ndarray:
-        moved = weight + self.delta
         if self.magnitude is None:
-            return moved
-        norm = np.linalg.norm(moved.astype(np.float64), axis=1)
-        return (moved * (self.magnitude / norm)[:, None]).astype(np.float32)
+            return weight + self.delta
+        return (weight + self.delta) * self.factor(weight)[:, None]
+
+    def factor(self, weight: np.ndarray) -> np.ndarray:
+        """DoRA's magnitude / norm of each row, float32 [out]."""
+        norm = np.linalg.norm((weight + self.delta).astype(np.float64), axis=1)
+        return (self.magnitude / norm).astype(np.float32)
 
 
 @dataclass(frozen=True)
