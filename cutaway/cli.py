@@ -34,6 +34,8 @@ VERBS = {
         "explain": "Follow a sentence through a model, step by step.",
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
         "serve": "Answer programs: OpenAI's API, and what is inside.",
+        "eval": "Measure what a model can do, with error bars.",
+        "arena": "Let models answer the same prompts, and rate them.",
         "bench": "Measure how fast a model runs here, and what limits it.",
     },
     "To make one": {
