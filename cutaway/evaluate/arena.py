@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def program(path: str | Path) -> Judge:
         raise UserError(f"{path}: has no function judge(prompt, first, second)")
 
     def checked(prompt: str, first: str, second: str) -> float:
-        found = judge(prompt, first, second)
+        found: Any = judge(prompt, first, second)
         if found not in (0, 0.5, 1):
             raise UserError(f"{path}: judge gave {found!r}: it should give 1, 0 or 0.5")
         return float(found)
