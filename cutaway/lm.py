@@ -71,16 +71,16 @@ def load(
     engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
     says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
     in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower.
-    ``context``: hold at most so many tokens, fewer than the model could. ``adapter``: a PEFT folder, whose
-    changes are put into the weights. Raises UserError for what cannot be read as asked."""
+    ``context``: hold at most so many tokens, fewer than the model could. ``adapter``: a PEFT folder, as for
+    ``with_adapter``. Raises UserError for what cannot be read as asked."""
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     checkpoint = reader.read(store.resolve(source, pull=True))
-    if adapter is not None:
-        checkpoint = adapters.joined(checkpoint, adapters.read(adapter, checkpoint))
     lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype, context=context)
+    if adapter is not None:
+        lm = lm.with_adapter(adapter)
     if engine == "runtime" and lm.engine_choice[0] != "runtime":
         raise UserError(f"The runtime does not run {source}, because {lm.engine_choice[1]}")
     return lm
@@ -111,6 +111,20 @@ class LanguageModel:
             raise UserError(f"context is {context}: {checkpoint.source} holds from 1 to {most} tokens")
         self.device = device
         self.dtype = dtype
+        self._base: LanguageModel | None = None  # the model that this one is with an adapter
+
+    def with_adapter(self, folder: str | Path) -> LanguageModel:
+        """This model with the adapter of a PEFT folder, such as a run of `cutaway finetune`.
+
+        The runtime applies it beside the packed weights, which both models share; the definition, and the
+        runtime where it cannot (``runtime/adapter.py``), have it in float32 weights of their own. Raises
+        UserError for an adapter that is not read, or is another model's."""
+        changed = adapters.joined(self.checkpoint, adapters.read(folder, self.checkpoint))
+        lm = LanguageModel(
+            changed, engine=self.engine_asked, device=self.device, dtype=self.dtype, context=self.context
+        )
+        lm._base = self
+        return lm
 
     def __repr__(self) -> str:
         config, source = self.config, self.checkpoint.source
@@ -189,19 +203,35 @@ class LanguageModel:
         absent = native.why_not()
         if absent is not None and self.engine_asked != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
-        return packing.why_not(self._as_decoder(), self.checkpoint.tensors)
+        return packing.why_not(self._as_decoder(), self._apart[0])
+
+    @cached_property
+    def _apart(self) -> tuple[Tensors, adapters.Adapter | None]:
+        """The weights that the runtime packs, and the adapter that it applies beside them."""
+        from cutaway.runtime import adapter
+
+        tensors = self.checkpoint.tensors
+        if not isinstance(tensors, adapters.AdaptedTensors):
+            return tensors, None
+        reason = adapter.why_not(self._as_decoder(), tensors.base, tensors.adapter)
+        return (tensors, None) if reason else (tensors.base, tensors.adapter)
 
     @cached_property
     def _runtime(self) -> RuntimeEngine | ReferenceEngine:
         from cutaway import native
 
-        if not native.available():
+        tensors, adapter = self._apart
+        if adapter is not None and self._base is not None and self._base._apart[0] is tensors:
+            return self._base._runtime.adapted(adapter)
+        if native.available():
+            from cutaway.runtime.engine import RuntimeEngine
+
+            engine = self._limited(RuntimeEngine(self._as_decoder(), tensors))
+        else:
             from cutaway.runtime.reference import ReferenceEngine
 
-            return self._limited(ReferenceEngine(self._as_decoder(), self.checkpoint.tensors))
-        from cutaway.runtime.engine import RuntimeEngine
-
-        return self._limited(RuntimeEngine(self._as_decoder(), self.checkpoint.tensors))
+            engine = self._limited(ReferenceEngine(self._as_decoder(), tensors))
+        return engine if adapter is None else engine.adapted(adapter)
 
     @cached_property
     def definition(self) -> DefinitionEngine:
@@ -497,9 +527,9 @@ class LanguageModel:
 
         config, ids = self._as_decoder(), self.ids(text)
         if self.engine_asked == "runtime":
-            rounding = activation_quant.edits(config, self.checkpoint.tensors)
+            rounding = activation_quant.edits(config, self._apart[0])
             own = edits.prepare(self._built, edit, len(ids), rounding).at() if edit else None
-            edit = activation_quant.edits(config, self.checkpoint.tensors, own)
+            edit = activation_quant.edits(config, self._apart[0], own)
         return Trace.of(self._built, self.tokenizer, ids, names, edit=edit)
 
     def save(

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -65,12 +65,13 @@ def running(
     lm: LanguageModel,
     policy: AccessPolicy | None = None,
     connections: Connections | None = None,
+    adapters: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
     scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
-    service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler))
+    service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler), adapters=adapters or {})
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     app = build(service, policy)
     http: Any = protocol(Connections() if connections is None else connections)

@@ -124,7 +124,7 @@ def test_texts_of_several_adapters_are_read_together(name: str, threads: int):
     heads = ("query", "key", "value", "out")
     pairs = [None, low_rank(of, heads), low_rank(of, heads if name == "mixtral" else LINEAR, 17, seed=9)]
     base = RuntimeEngine(of, entries, threads)
-    engines = [base.adapted(pairs[n]) for n in (1, 0, 2, 2, 1, 0)]
+    engines = [base.adapted(pairs[n]) for n in (1, 0, 1, 2, 2, 0)]
     texts = [IDS[n : n + length] for n, length in enumerate((150, 3, 40, 70, 1, 2))]
     alone = [engine.logits(text) for engine, text in zip(engines, texts, strict=True)]
     assert not np.allclose(alone[0][:1], base.logits(texts[0])[:1], atol=1e-2)
@@ -171,3 +171,77 @@ def test_what_the_definition_alone_applies_is_refused(engine: Any, name: str, ad
     of = config(name)
     with pytest.raises(UserError, match=said):
         engine(of, tensors(of)).adapted(adapter)
+
+
+# ---- several adapters in one batch of the scheduler and of the server --------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    from tests import serving
+
+    return serving.model(engine="runtime")
+
+
+@pytest.fixture(scope="module")
+def engines(base: Any) -> dict[str, Any]:
+    """Engines with adapters that change every answer."""
+    pairs = {name: low_rank(base.config, rank=8, seed=seed) for name, seed in (("talk", 1), ("other", 2))}
+    return {name: base.engine.adapted(adapter) for name, adapter in pairs.items()}
+
+
+def test_the_prefix_cache_is_each_adapters_own(base: Any, engines: dict[str, Any]):
+    """A prompt of three pages under one adapter, then another, in one scheduler: each as it is alone."""
+    from cutaway.generate.batch.request import Request, finish
+    from cutaway.generate.batch.scheduler import Scheduler, generate_batch
+    from cutaway.generate.sampling_params import SamplingParams
+
+    ids = tuple(base.ids("The capital of France is " * 80))
+    assert len(ids) > 3 * base.engine.page
+    settings = SamplingParams(max_tokens=6, temperature=0)
+    order = [None, engines["talk"], engines["other"], engines["talk"], None]
+    alone = [generate_batch(one or base.engine, base.tokenizer, [ids], settings)[0].logprobs for one in order]
+    scheduler = Scheduler(base.engine, base.tokenizer)
+    try:
+        apart = [finish(scheduler.submit(Request(ids, settings, engine=one))) for one in order]
+        assert [each.logprobs for each in apart] == alone
+        assert [each.timings.prefill_tokens < 128 for each in apart] == [False, False, False, True, True]
+        streams = [scheduler.submit(Request(ids[n:], settings, engine=one)) for n, one in enumerate(order)]
+        together = [finish(stream).logprobs for stream in streams]
+    finally:
+        scheduler.close()
+    for n, one in enumerate(order):
+        single = generate_batch(one or base.engine, base.tokenizer, [ids[n:]], settings)
+        assert together[n] == single[0].logprobs, n
+    assert len(set(alone)) == 3
+
+
+def test_the_server_answers_by_adapters_names(base: Any, engines: dict[str, Any]):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tests import serving
+
+    with serving.running(base, adapters=engines) as server:
+        names = [card["id"] for card in server.get("/v1/models").json()["data"]]
+        assert names == [serving.NAME, "talk", "other"]
+        assert server.get("/v1/models/talk").json()["parent"] == serving.NAME
+        body = {"prompt": "The capital of France is " * 40, "max_tokens": 6, "temperature": 0, "logprobs": 1}
+
+        def ask(name: str) -> Any:
+            answer = server.post("/v1/completions", body | {"model": name}).json()
+            assert answer["model"] == name
+            return answer["choices"]
+
+        alone = {name: ask(name) for name in names}
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(ask, names * 2)) == [alone[name] for name in names * 2]
+        assert len({str(choices) for choices in alone.values()}) == 3
+        chat = {"model": "talk", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+        assert server.post("/v1/chat/completions", chat).json()["model"] == "talk"
+        assert server.post("/v1/responses", {"model": "other", "input": "Hi"}).json()["model"] == "other"
+        missing = server.post("/v1/completions", body | {"model": "third"})
+        assert missing.status_code == 404 and "'talk', 'other'" in missing.json()["error"]["message"]
+        edits = [{"kind": "ablate", "layer": 0, "part": "mlp"}]
+        for path, more in (("/v1/completions", {"edits": edits}), ("/v1/trace", {"text": "Hi"})):
+            refused = server.post(path, (body if "edits" in more else {}) | {"model": "talk"} | more)
+            assert refused.status_code == 400 and "adapter" in refused.json()["error"]["message"], path

@@ -89,6 +89,11 @@ class BatchedEngine(Engine, Protocol):
         ...
 
     @property
+    def scope(self) -> bytes:
+        """What a page depends on beside its text: engines of another scope cannot use it."""
+        ...
+
+    @property
     def page_bytes(self) -> int:
         """What a page of one text's state takes."""
         ...

@@ -9,6 +9,7 @@ in B; DoRA's factor is magnitude / norm of each row; IA3 has a factor alone, and
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -95,6 +96,7 @@ class AdapterPlan:
             *(native.LayerAdapter(**self._layer(f"blocks.{n}", changes)) for n in range(len(config.blocks)))
         )
         self.address = ctypes.addressof(self._layers)
+        self.key = os.urandom(16)  # no other adapter's
 
     @property
     def nbytes(self) -> int:

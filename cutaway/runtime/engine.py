@@ -161,6 +161,11 @@ class RuntimeEngine:
         view._adapter = None if adapter is None else AdapterPlan(self.plan.config, self._tensors, adapter)
         return view
 
+    @property
+    def scope(self) -> bytes:
+        """What pages depend on beside the ids: the adapter."""
+        return b"" if self._adapter is None else self._adapter.key
+
     def make_ahead(self, pages: int, pause: Callable[[], None]) -> bool:
         """Makes one page more, unless so many are ready for texts to come, or as many as are kept, and pauses
         between its pieces. Tells whether it did. From any thread.

@@ -95,14 +95,14 @@ def _paths(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The model that is served."""
-        return {"object": "list", "data": [_model(service)]}
+        """The model that is served, and its adapters."""
+        return {"object": "list", "data": [_model(service, name) for name in service.names]}
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """The model, by its name."""
-        service.check_model(model)
-        return _model(service)
+        service.engine_of(model)
+        return _model(service, model)
 
     async def read(model: type[protocol.Body], http: HTTPRequest) -> protocol.Body:
         raw, client = await http.body(), client_of(http)
@@ -191,9 +191,11 @@ def _document(app: FastAPI) -> None:
     app.openapi = document
 
 
-def _model(service: Service) -> dict[str, Any]:
+def _model(service: Service, name: str) -> dict[str, Any]:
     context = service.lm.context if service.scheduler is None else service.context
-    card = {"id": service.name, "object": "model", "created": service.created, "owned_by": "cutaway"}
+    card = {"id": name, "object": "model", "created": service.created, "owned_by": "cutaway"}
+    if name in service.adapters:
+        card["parent"] = service.name
     return card | {"max_model_len": context}
 
 

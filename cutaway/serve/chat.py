@@ -91,7 +91,7 @@ def _requests(
     service: Service, body: ChatCompletionRequest, client: str, cache_scope: bytes
 ) -> tuple[list[Request], ToolFormat | None]:
     """The scheduler's request for each choice, and the format of tool calls, if the answer may make any."""
-    service.check_model(body.model)
+    engine = service.engine_of(body.model, body.edits)
     _check_consistent(body)
     count = body.n or 1
     service.limits.check_choices(count, "n")
@@ -121,6 +121,7 @@ def _requests(
             edit=edit,
             client=client,
             cache_scope=cache_scope,
+            engine=engine,
         )
         for choice in range(count)
     ]
@@ -194,14 +195,14 @@ class ChatAnswer:
         return await asyncio.to_thread(self._response, *await self.streams.collect())
 
     def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
-        head = self.service.head(new_id("chatcmpl"), "chat.completion")
+        head = self.service.head(new_id("chatcmpl"), "chat.completion", self.body.model)
         choices = [self._choice(i, *each) for i, each in enumerate(zip(pieces, generations, strict=True))]
         self.service.log_answer(self.body, [choice["message"] for choice in choices])
         return json_response(head | {"choices": choices, "usage": usage(generations, generations[:1])})
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response."""
-        head = self.service.head(new_id("chatcmpl"), "chat.completion.chunk")
+        head = self.service.head(new_id("chatcmpl"), "chat.completion.chunk", self.body.model)
         counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
         choices = [_StreamedChoice(self, i) for i in range(len(self.streams.streams))]

@@ -49,7 +49,7 @@ def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[li
 
 
 def _requests(service: Service, body: CompletionRequest, client: str, cache_scope: bytes) -> list[Request]:
-    service.check_model(body.model)
+    engine = service.engine_of(body.model, body.edits)
     if body.stream_options is not None and not body.stream:
         raise APIError(400, "stream_options needs stream to be true", param="stream_options")
     context = service.context
@@ -75,6 +75,7 @@ def _requests(service: Service, body: CompletionRequest, client: str, cache_scop
             edit=service.edit(body.edits, ids),
             client=client,
             cache_scope=cache_scope,
+            engine=engine,
         )
         for ids in texts
         for choice in range(count)
@@ -94,7 +95,7 @@ class CompletionAnswer:
         return await asyncio.to_thread(self._response, *await self.streams.collect())
 
     def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
-        echo, head = bool(self.body.echo), self.service.head(new_id("cmpl"), "text_completion")
+        echo, head = bool(self.body.echo), self._head()
         choices = [
             self._choice(i, own, echo)[0] | {"finish_reason": finish_reason(generation)}
             for i, (own, generation) in enumerate(zip(pieces, generations, strict=True))
@@ -102,9 +103,12 @@ class CompletionAnswer:
         self.service.log_answer(self.body, [choice["text"] for choice in choices])
         return json_response(head | {"choices": choices, "usage": self._usage(generations)})
 
+    def _head(self) -> dict[str, Any]:
+        return self.service.head(new_id("cmpl"), "text_completion", self.body.model)
+
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response; with echo the prompt comes first."""
-        head, generations = self.service.head(new_id("cmpl"), "text_completion"), {}
+        head, generations = self._head(), {}
         counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
         offsets: dict[int, int] = {}

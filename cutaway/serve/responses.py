@@ -27,7 +27,7 @@ async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) 
 
 
 def _request(service: Service, body: ResponsesRequest, client: str, cache_scope: bytes) -> Request:
-    service.check_model(body.model)
+    engine = service.engine_of(body.model)
     messages = [] if body.instructions is None else [{"role": "system", "content": body.instructions}]
     if isinstance(body.input, str):
         messages.append({"role": "user", "content": body.input})
@@ -40,7 +40,7 @@ def _request(service: Service, body: ResponsesRequest, client: str, cache_scope:
     sampling = SamplingRequest.model_validate(body.model_dump(include={"temperature", "top_p"}))
     constraint = service.constraint(body.text.format if body.text else None, "text.format")
     params = service.sampling_params(sampling, most, 0, 0)
-    return Request(ids, params, constraint, client=client, cache_scope=cache_scope)
+    return Request(ids, params, constraint, client=client, cache_scope=cache_scope, engine=engine)
 
 
 def _message(given: Any) -> dict[str, str]:
@@ -111,7 +111,7 @@ class ResponseAnswer:
             "instructions": self.body.instructions,
             "max_output_tokens": self.body.max_output_tokens,
             "metadata": {},
-            "model": self.service.name,
+            "model": self.body.model or self.service.name,
             "output": output,
             "parallel_tool_calls": False,
             "previous_response_id": None,

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +21,7 @@ from cutaway.generate import constrain, internals
 from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError
 from cutaway.generate.batch.scheduler import FairQueue, Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
-from cutaway.generate.engine import Editable, Engine
+from cutaway.generate.engine import BatchedEngine, Editable, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
 from cutaway.lm import LanguageModel
@@ -193,6 +193,7 @@ class Service:
     limits: Limits
     metrics: Metrics
     log_prompts: bool = False
+    adapters: Mapping[str, BatchedEngine] = field(default_factory=dict)  # the scheduler's engine with each
     created: int = field(default_factory=lambda: int(time.time()))
     bridge: LoopBridge = field(default_factory=LoopBridge)
     prepare_pool: FairPool = field(default_factory=lambda: FairPool(4, "cutaway-prepare", 256))
@@ -265,10 +266,27 @@ class Service:
     # ---- from a request's fields to the scheduler's --------------------------------------------------------
 
     def check_model(self, asked: str | None) -> None:
-        """Refuse the name of another model."""
+        """Refuse the name of another model, and of an adapter where it cannot answer."""
+        if asked in self.adapters:
+            text = f"{asked!r} is an adapter, which generates text: ask {self.name!r} for this"
+            raise APIError(400, text, param="model")
         if asked is not None and asked != self.name:
-            text = f"There is no model {asked[:100]!r} here: this server has {self.name!r}"
+            names = ", ".join(map(repr, self.names))
+            text = f"There is no model {asked[:100]!r} here: this server has {names}"
             raise APIError(404, text, param="model", code="model_not_found")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model's name and its adapters'."""
+        return self.name, *self.adapters
+
+    def engine_of(self, asked: str | None, edits: object = None) -> BatchedEngine | None:
+        """The engine that reads a request's text, None for the scheduler's own; APIError for another
+        model's name, and for edits beside an adapter.
+        """
+        if asked not in self.adapters or edits:
+            self.check_model(asked)
+        return self.adapters.get(asked or self.name)
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """Refuse ids outside the vocabulary, and a prompt that fills the context."""
@@ -340,13 +358,13 @@ class Service:
         if self.log_prompts:
             log.info("%s %s", body.model_dump_json(exclude_none=True), json.dumps(answers))
 
-    def head(self, id: str, kind: str) -> dict[str, Any]:
+    def head(self, id: str, kind: str, model: str | None) -> dict[str, Any]:
         """The fields that every chat completion and completion begins with."""
         return {
             "id": id,
             "object": kind,
             "created": int(time.time()),
-            "model": self.name,
+            "model": model or self.name,
             "system_fingerprint": f"cutaway-{cutaway.__version__}",
         }
 

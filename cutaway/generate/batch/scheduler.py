@@ -220,7 +220,7 @@ class Scheduler:
             request.internals.check(self.engine.layers, vocab)
         stream = ResponseStream(request, self._notify)
         output = SequenceOutput(self.engine, tokenizer, ids, request.settings, request.constraint)
-        sequence = ScheduledSequence(stream, output, self.engine)
+        sequence = ScheduledSequence(stream, output, request.engine or self.engine)
         if sequence.pages_needed > self._capacity:
             raise UserError(
                 f"The prompt of {len(ids)} ids and an answer of up to {output.max_tokens} need "

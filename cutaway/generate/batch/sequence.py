@@ -255,7 +255,7 @@ class ScheduledSequence:
 
     def _next_key(self, ids: Sequence[int] | np.ndarray) -> bytes:
         start = len(self._keys) * self.engine.page
-        previous = self._keys[-1] if self._keys else self.request.cache_scope
+        previous = self._keys[-1] if self._keys else self.request.cache_scope + self.engine.scope
         return page_key(previous, ids[start : start + self.engine.page])
 
     def reuse_pages(self, cache: PrefixCache) -> None:
