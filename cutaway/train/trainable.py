@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cutaway.data.examples import FIELDS, MISMATCHED
 from cutaway.data.packing import Batch
 from cutaway.layers.moe import Routing
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float, Int
 from cutaway.train.adapters import reference
 from cutaway.train.loss import log_probs
+from cutaway.train.objectives.common.objective import Objective
 
-REFERENCE = "reference_log_probs"  # in ``extra``, where all weights are trained
+REFERENCE = "reference_log_probs"  # in ``extra``, where no adapter can be switched off
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,27 @@ class TrainingBatch:
             {name: moved(array) for name, array in batch.extra.items()},
         )
 
+    @property
+    def mismatched(self) -> TrainingBatch:
+        """The rows of mismatched answers that go with rows of labelled ones."""
+        ids, targets, pos, documents, weights = (self.extra[f"{MISMATCHED}{name}"] for name in FIELDS)
+        known = self.extra.get(f"{MISMATCHED}{REFERENCE}")
+        extra = {} if known is None else {REFERENCE: known}
+        return TrainingBatch(ids, targets, pos, documents, weights, 0.0, extra)
+
 
 class Trainable(nn.Module):
-    """A model and what training minimises. Parameters that do not require a gradient are frozen."""
+    """A model and what training minimises. Parameters that do not require a gradient are frozen.
 
-    def __init__(self, model: Decoder, objective: Any, token_bytes: Tensor) -> None:
+    ``teacher`` is a frozen model that the objective reads.
+    """
+
+    def __init__(
+        self, model: Decoder, objective: Objective, token_bytes: Tensor, teacher: Decoder | None = None
+    ) -> None:
         super().__init__()
         self.model, self.objective = model, objective
+        self.teacher = None if teacher is None else Trainable(teacher, objective, token_bytes)
         self.token_bytes = token_bytes  # how many bytes of text each id decodes to
         self.routed = model.routed
 

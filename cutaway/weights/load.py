@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CONFIG = "cutaway.json"  # in a folder whose weights have our names
 ADAPTER = "adapter_config.json"  # in a folder that holds changes of another model's weights
 RUN = "run.yaml"  # in the folder of a training run, whose model is the folder beside it
+REWARD = "reward.safetensors"  # in a run's folder whose model gives a reward for an answer, and writes none
 MAX_JSON = 16 << 20
 SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "temperature": ("temp", "temperature"),
@@ -82,6 +83,11 @@ def read(path: str | Path) -> Checkpoint:
         return _cutaway(path)
     if (path / "config.json").is_file():
         return _hugging_face(path)
+    if (path / REWARD).is_file():
+        raise UserError(
+            f"{path}: is a reward model, which scores answers and writes none: use "
+            f"cutaway.train.objectives.reward_model.RewardModel({str(path)!r}).scores([...])"
+        )
     if (path / ADAPTER).is_file():
         from cutaway.weights import adapters  # which reads the base by this function
 
