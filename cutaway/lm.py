@@ -138,9 +138,7 @@ class LanguageModel:
 
     @cached_property
     def model(self) -> Any:
-        """The definition, its weights unpacked: built when first asked for. A ``Decoder``, or an
-        ``Encoder``.
-        """
+        """The definition, a ``Decoder`` or ``Encoder``, its weights unpacked when first asked for."""
         return self._built
 
     @cached_property
@@ -246,8 +244,7 @@ class LanguageModel:
         return engine
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects
-        one.
+        """The ids of a prompt: text as its tokenizer encodes it, with the model's begin token.
 
         Control tokens spelt in the text stay text. Ids are taken as they are. Raises UserError for what is
         neither.
@@ -325,9 +322,7 @@ class LanguageModel:
         from cutaway.inspect import edits
 
         if self.engine_asked == "runtime":
-            raise UserError(
-                'the runtime cannot edit activations: load the model with engine="definition" or "auto"'
-            )
+            raise UserError('the runtime cannot edit activations: load with engine="definition" or "auto"')
         self._as_decoder()
         return edits.prepare(self._built, edit, len(ids)).at
 
@@ -352,9 +347,7 @@ class LanguageModel:
         """
         config = self._as_decoder()
         if not 1 <= count <= len(config.blocks):
-            raise UserError(
-                f"the model has {len(config.blocks)} layers, and its first {count} were asked for"
-            )
+            raise UserError(f"there are {len(config.blocks)} layers, not {count}")
         config = replace(config, blocks=config.blocks[:count])
         tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
         shallow = replace(self.checkpoint, config=config, tensors=tensors)
@@ -418,9 +411,7 @@ class LanguageModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         steering: Steering = "refuse",
     ) -> list[int]:
-        """The ids of a conversation, ready for the assistant to speak: control tokens are the template's
-        alone.
-        """
+        """The ids of a conversation up to the assistant's turn: control tokens are the template's alone."""
         from cutaway.tokenizer import chat
 
         template, tokenizer = self._template(), self.tokenizer
@@ -436,15 +427,11 @@ class LanguageModel:
         self._as_decoder()
         if self.checkpoint.chat_template is None:
             source = self.checkpoint.source
-            raise UserError(
-                f"{source} has no chat template, so it was not made for chat: give generate() a text"
-            )
+            raise UserError(f"{source} has no chat template: give generate() a text")
         return self.checkpoint.chat_template
 
     def logits(self, prompt: Prompt) -> np.ndarray:
-        """float32 [t v]: at each position of a text or of ids the scores of what comes next. Raises UserError
-        for what the model cannot read: nothing, ids that it does not have, more than its context.
-        """
+        """The logits float32 [t v] after each token of a text or of ids; UserError past the context."""
         self._as_decoder()
         engine = self._runtime if self.engine_choice[0] == "runtime" else self.definition
         ids = self.ids(prompt)
@@ -452,9 +439,7 @@ class LanguageModel:
             raise UserError("there is nothing to read: the text has no tokens")
         check_ids(ids, engine.vocab)
         if len(ids) > (holds := engine.max_context):
-            raise UserError(
-                f"the text is {len(ids)} ids long and the model's context holds {holds}: shorten it"
-            )
+            raise UserError(f"the text has {len(ids)} ids, the context {holds}: shorten it")
         return engine.logits(ids)
 
     def embed(

@@ -114,7 +114,7 @@ def test_progress_is_told(one: DefinitionEngine):
     [
         (2, "cannot be halved"),
         (15, "cannot be halved"),
-        (2 * CONTEXT, f"more than the {CONTEXT} that the model reads"),
+        (2 * CONTEXT, f"more than the context of {CONTEXT}"),
     ],
 )
 def test_windows_that_cannot_be_read_are_refused(one: DefinitionEngine, window: int, sentence: str):

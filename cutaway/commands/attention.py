@@ -30,11 +30,7 @@ TAKEN = ("heads", "kv_heads", "key_size", "value_size", "qk_norm")  # from the m
 
 @attention.default
 def every(
-    *,
-    model: str = "smollm2",
-    tokens: int = 4096,
-    bits: Literal[32, 16, 8, 4] = 32,
-    as_json: Json = False,
+    *, model: str = "smollm2", tokens: int = 4096, bits: Literal[32, 16, 8, 4] = 32, as_json: Json = False
 ) -> None:
     """List every attention mechanism: a summary, its KV cache or state, and its cost.
 
@@ -68,15 +64,7 @@ def every(
 
 
 @attention.command
-def show(
-    kind: str,
-    /,
-    *,
-    length: int = 12,
-    seed: int = 0,
-    as_json: Json = False,
-    **options: str,
-) -> None:
+def show(kind: str, /, *, length: int = 12, seed: int = 0, as_json: Json = False, **options: str) -> None:
     """Draw a mechanism's attention mask: a row a query, a column a key.
 
     A mechanism's own options are flags: --window, --chunk, --stride, ... Those left out are drawn to scale.

@@ -20,8 +20,7 @@ NEAR = 0.6  # of the speed of a loop that only reads: above it reading is said t
 
 
 def bench(model: Model = "smollm2", /, *, as_json: Json = False) -> None:
-    """Measure the runtime on this machine: tokens a second, and what limits them. A small model takes
-    seconds.
+    """Measure the runtime on this machine: tokens a second, and what limits them.
 
     Each speed stands beside how much of memory is read for it, as a share of what a loop that only reads gets
     here; where the share is small, arithmetic is the limit, or others who use this machine.
@@ -68,10 +67,7 @@ def bench(model: Model = "smollm2", /, *, as_json: Json = False) -> None:
 
 
 def _shares(engine: Any, found: dict[str, float]) -> dict[str, float]:
-    """Of the speed of a loop that only reads, how much each row reaches with the bytes that it must read: the
-    weights once for all tokens of a pass (of experts those that they pass at most), and behind 2,000 tokens
-    their keys and values.
-    """
+    """Of a loop that only reads, the speed of each row: experts count as far as a token passes them."""
     token = found["bytes a token"]
     passes = {"decode at 2000": 1, "8 texts": TEXTS, "read 512": PROMPT}
     out = {"decode": found["share of reading"]}

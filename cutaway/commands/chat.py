@@ -292,7 +292,5 @@ def _content(messages: list[Any], at: int, path: Path) -> str:
             "is expected"
         )
     if at == len(messages) - 1 and expected == "user":
-        raise UserError(
-            f"{path} ends with a question: end it with the assistant's answer, or remove message {at + 1}"
-        )
+        raise UserError(f"{path} ends with a question: answer it, or remove message {at + 1}")
     return message["content"]

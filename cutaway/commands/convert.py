@@ -30,8 +30,7 @@ def convert(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model in another format: TARGET ending in .gguf is a GGUF file, anything else a folder of
-    safetensors.
+    """Write a model in another format: TARGET is NAME.gguf, or a folder of safetensors.
 
     Without --type, GGUF keeps each weight as it is stored, to the bit; a folder keeps F32, F16 and BF16 and
     unpacks the rest to F32. With it, matrices become that type; vectors stay F32 in GGUF, and the matrix that

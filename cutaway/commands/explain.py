@@ -155,9 +155,7 @@ class _Asked:
         if self.two and changed:
             raise UserError("--compare shows two models unchanged: leave out --ablate, --steer and --patch")
         if backends and (self.two or changed or page):
-            raise UserError(
-                "--backends shows backends only: leave out the options that change or draw the model"
-            )
+            raise UserError("--backends shows backends only: leave out other views and edits")
         if self.patch is not None and page:
             raise UserError("--patch is shown in the terminal: leave out --html and --open, or use --compare")
         for part in self.ablate:
@@ -181,9 +179,7 @@ class _Asked:
         """The ids of a text, through the chat template if that was asked for."""
         ids = lm.chat_ids([{"role": "user", "content": text}]) if self.chat else lm.ids(text)
         if len(ids) > lm.config.context:
-            raise UserError(
-                f"the text has {len(ids):,} tokens, and this model's context holds {lm.config.context:,}"
-            )
+            raise UserError(f"the text has {len(ids):,} tokens, the context holds {lm.config.context:,}")
         return ids
 
     def print_origins(self, lm: LanguageModel) -> None:
@@ -265,9 +261,7 @@ def _steering(given: str) -> tuple[str, float]:
             raise ValueError
         value = float(strength)
     except ValueError:
-        raise UserError(
-            f"--steer is {given!r}: it must be FILE:STRENGTH, such as calm.safetensors:0.8"
-        ) from None
+        raise UserError(f"--steer is {given!r}: write FILE:STRENGTH, as calm.safetensors:0.8") from None
     if not Path(path).exists():
         raise UserError(f"--steer: there is no file {path}")
     return path, value

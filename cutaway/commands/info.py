@@ -1,6 +1,4 @@
-"""`cutaway info MODEL`: the model's card, read from its files; no weight is unpacked and no torch
-imported.
-"""
+"""`cutaway info MODEL`: the model's card, read from its files; no weight is unpacked."""
 
 from __future__ import annotations
 

@@ -35,8 +35,7 @@ def quantize(
     force: Flag = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model as GGUF with weights of 4 to 8 bits, each block's scales searched for, and print what it
-    costs: the perplexity of both models on a text, and the KL divergence between their predictions.
+    """Write a model as GGUF with weights of 4 to 8 bits, scales searched for, and measure the cost.
 
     The text should be one that neither the model nor the calibration has seen. Without --text, the model
     itself writes 2,048 tokens at temperature 1, on which the divergence is that between the two models'
@@ -105,17 +104,13 @@ def _importance(path: Path, text: str, progress: Callable[[int, int], None]) -> 
 def to_measure(lm: Any, text: Path | None, texts: Mapping[Path, str]) -> tuple[Any, int, list[int] | None]:
     """The model to compare with, how many tokens a window takes, and the ids of the text if one is given."""
     if lm.is_encoder:
-        raise UserError(
-            f"{lm.checkpoint.source}: is an encoder, and only decoders are measured: add --no-measure"
-        )
+        raise UserError(f"{lm.checkpoint.source}: only decoders are measured: add --no-measure")
     window = min(scoring.WINDOW, lm.config.context // 2 * 2)
     if text is None:
         return lm, window, None
     ids = lm.tokenizer.encode(texts[text])
     if len(ids) < window:
-        raise UserError(
-            f"{text}: has {len(ids)} tokens, and {window} are measured at once: give a longer text"
-        )
+        raise UserError(f"{text}: has {len(ids)} tokens, and a window {window}: give a longer text")
     return lm, window, ids
 
 

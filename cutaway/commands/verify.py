@@ -13,15 +13,9 @@ if TYPE_CHECKING:
 
 
 def verify(
-    model: str = "smollm2",
-    /,
-    *,
-    text: str | None = None,
-    tokens: int = 32,
-    as_json: Json = False,
+    model: str = "smollm2", /, *, text: str | None = None, tokens: int = 32, as_json: Json = False
 ) -> None:
-    """Compare MODEL with the independent engines that are installed: transformers, and llama.cpp for GGUF
-    files.
+    """Compare MODEL with the independent engines here: transformers, and llama.cpp for GGUF files.
 
     Shows the largest difference after each layer and of the logits, and the first token where greedy text
     differs. The exit code is 1 if an engine disagrees, and the layer where it starts is named.
@@ -44,9 +38,7 @@ def verify(
     from cutaway.inspect import verify as judge
 
     if not judge.engines(path):
-        raise UserError(
-            f"no other engine here reads {path}: pip install transformers (.gguf: accelerate, gguf too)"
-        )
+        raise UserError(f"no other engine here reads {path}: pip install transformers accelerate gguf")
     lm = cutaway.load(path, engine="definition")
     verdicts = _judged(lm, text if text is not None else judge.TEXT, tokens)
     if as_json:

@@ -1,5 +1,4 @@
-"""Tokens on disk: memory-mapped shards, each with where its documents begin, and an index that vouches for
-all.
+"""Tokens on disk: memory-mapped shards with their documents' begins, and an index with checksums.
 
 A shard is two files: ``NAME.tokens``, the ids one after another (uint16 where the vocabulary fits, else
 uint32), and ``NAME.starts``, int64, where each document begins. A document opens with the tokenizer's begin
@@ -40,9 +39,7 @@ Progress = Callable[[int, int], None]  # shards done, documents read
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: how many tokens, documents and bytes of text, the digest of its documents, and of both
-    files.
-    """
+    """One shard: its tokens, documents and bytes of text, and the digests of documents and files."""
 
     name: str
     tokens: int
@@ -154,9 +151,7 @@ def _pieces(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Shard:
-    """One shard. What is there already, made of the same documents with the same tokenizer, is left as it
-    is.
-    """
+    """One shard; one of the same documents and tokenizer that is there already is left as it is."""
     source = _digest(documents, tokenizer)
     done = folder / f"{name}.done"
     found = _done(done, folder)
@@ -260,9 +255,7 @@ class Corpus:
         self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens from ``start`` to ``stop`` of the stream, and where in the stream the document of each
-        begins; int64 [n] both.
-        """
+        """The tokens [n] of the stream from ``start`` to ``stop``, and where each one's document begins."""
         ids, begins = [], []
         shard = int(np.searchsorted(self.ends, start, side="right"))
         while start < stop:

@@ -59,9 +59,7 @@ class Settings:
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
         if not 0 < self.learning_rate <= 1 or not self.most > 0:
-            raise UserError(
-                f"a rate of {self.learning_rate} and x_max of {self.most} cannot be; both are above 0"
-            )
+            raise UserError(f"rate {self.learning_rate} and x_max {self.most} must be above 0")
 
 
 @dataclass

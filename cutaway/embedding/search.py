@@ -175,9 +175,7 @@ class Index:
         try:
             usearch: Any = importlib.import_module("usearch.index")
         except ImportError:
-            raise UserError(
-                f"{len(ids):,} passages are asked through usearch: pip install 'cutaway[embed]'"
-            ) from None
+            raise UserError(f"{len(ids):,} passages need usearch: pip install 'cutaway[embed]'") from None
         stamp = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
         kept = self.home / f"vectors-{stamp}.usearch"
         graph = usearch.Index(ndim=table.shape[1], metric="cos", dtype="f32")
@@ -231,7 +229,7 @@ def _worded(home: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as problem:
         raise OperationalError(
-            f"the index in {home} cannot be used ({problem}): delete that folder, it is made anew"
+            f"the index in {home} is unusable ({problem}): delete that folder"
         ) from problem
     except OSError as problem:
         raise OperationalError(f"the index in {home} cannot be written ({problem.strerror})") from problem

@@ -90,9 +90,7 @@ def divergence(
     vocabularies.
     """
     if reference.vocab != other.vocab:
-        raise UserError(
-            f"The models' vocabularies differ: one has {reference.vocab} logits, the other {other.vocab}"
-        )
+        raise UserError(f"The vocabularies differ: {reference.vocab} and {other.vocab} logits")
     surprised, far, same = ([], []), [], 0
     windows(other, ids, window, begin)
     for each in reported(windows(reference, ids, window, begin), progress):
@@ -120,9 +118,7 @@ def windows(engine: AllLogits, ids: Sequence[int], window: int, begin: int | Non
     if window < 4 or window % 2:
         raise UserError(f"A window of {window} tokens cannot be halved: use an even number, 4 or more")
     if window > engine.max_context:
-        raise UserError(
-            f"A window of {window} tokens is more than the {engine.max_context} that the model reads"
-        )
+        raise UserError(f"A window of {window} tokens is more than the context of {engine.max_context}")
     if len(ids) < window:
         raise UserError(
             f"The text has {len(ids)} tokens, and a window takes {window}: "

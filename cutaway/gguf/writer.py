@@ -109,14 +109,12 @@ def _check_tensor(name: str, tensor: Packed | Later, seen: set[str]) -> None:
         raise UserError(f"the tensor {quoted(name)} was given twice")
     if len(name.encode()) > MAX_TENSOR_NAME:
         raise UserError(
-            f"the tensor name {quoted(name)} is longer than the {MAX_TENSOR_NAME} bytes other engines read"
+            f"the tensor name {quoted(name)} is longer than {MAX_TENSOR_NAME} bytes, the limit elsewhere"
         )
     if tensor.type not in TYPES:
         raise UserError(f"the tensor {quoted(name)} is {tensor.type}, which GGUF has no type for")
     if len(tensor.shape) > MAX_DIMS:
-        raise UserError(
-            f"the tensor {quoted(name)} has {len(tensor.shape)} dimensions; GGUF allows {MAX_DIMS}"
-        )
+        raise UserError(f"the tensor {quoted(name)} has over {MAX_DIMS} dimensions, GGUF's limit")
 
 
 def _pack_text(key: str, text: str) -> bytes:
@@ -146,9 +144,7 @@ def _pack_sequence(key: str, values: list[object] | tuple[object, ...] | np.ndar
         return
     numbers = values if isinstance(values, np.ndarray) else _number_array(key, values)
     if numbers.ndim != 1:
-        raise UserError(
-            f"the metadata value of {quoted(key)} has {numbers.ndim} dimensions; GGUF arrays have one"
-        )
+        raise UserError(f"{quoted(key)} has {numbers.ndim} dimensions; a GGUF metadata array has one")
     yield struct.pack("<IIQ", ARRAY, _type_id(key, numbers.dtype), len(numbers))
     yield numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
 
@@ -172,9 +168,7 @@ def _number(key: str, value: object) -> np.ndarray:
         return np.array(value, _fitting(key, value, value, ("<u4", "<i4", "<u8", "<i8")))
     if isinstance(value, float):
         return _float32(key, value)
-    raise UserError(
-        f"the metadata value of {quoted(key)} is a {type(value).__name__}, which GGUF cannot hold"
-    )
+    raise UserError(f"{quoted(key)} is a {type(value).__name__}, which GGUF metadata cannot hold")
 
 
 def _number_array(key: str, values: list[object] | tuple[object, ...]) -> np.ndarray:

@@ -1,6 +1,4 @@
-"""Counting and finding the words of a corpus (native/embedding/corpus.cpp); its reference is
-cutaway/embedding/corpus.py.
-"""
+"""Counting and finding a corpus's words (native/embedding/corpus.cpp; reference: embedding/corpus.py)."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ def piece_bytes() -> int:
 def complain(status: int, where: int) -> None:
     """Raise what a status of the core says; nothing for 0."""
     if status == TOO_LONG:
-        raise UserError(
-            f"the word that begins at byte {where} has more than {LONGEST} bytes: is this a text file?"
-        )
+        raise UserError(f"the word that begins at byte {where} has over {LONGEST} bytes: is this text?")
     if status == UNREADABLE:
         raise OperationalError(f"the corpus could not be read at byte {where}")
     if status == MEMORY:

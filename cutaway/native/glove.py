@@ -1,6 +1,4 @@
-"""Counting co-occurrences, and fitting vectors to it (native/embedding/glove.cpp); its reference
-implementation is cutaway/embedding/glove.py.
-"""
+"""Counting co-occurrences and fitting (native/embedding/glove.cpp; reference: embedding/glove.py)."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ class Cooccurrences:
         return BYTES_PER_PAIR * sum(size(self._handle, worker) for worker in range(self._threads))
 
     def take(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each worker's pairs as keys (uint64, the smaller word in the upper half, sorted) and weights
-        (float64), which are then forgotten.
-        """
+        """Each worker's sorted keys (uint64, smaller word above) and weights (float64), then forgotten."""
         return [self._take(worker) for worker in range(self._threads)]
 
     def _take(self, worker: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,4 @@
-"""Cross-entropy of some rows of logits and its gradient in their place (native/train/loss.cpp); its reference
-is torch's in ``cutaway/train/loss.py``.
-"""
+"""Cross-entropy of rows of logits and its gradient (native/train/loss.cpp; reference: train/loss.py)."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ INT, LONG, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 
 
 class Rows(NamedTuple):
-    """Addresses of logits [rows size], floats or ``bf16``, and of what belongs to each row: its target, and
-    room for its target's logit and the logarithm of the sum of the exponentials of all.
+    """Addresses of logits [rows size], floats or ``bf16``, and of what belongs to each row.
+
+    A row has its target, and room for its target's logit and the log of its sum of exponentials.
     """
 
     logits: int

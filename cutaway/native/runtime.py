@@ -1,6 +1,4 @@
-"""The runtime's native half (native/runtime/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid
-out as panels, and one call that reads tokens. The reference implementation is cutaway/runtime/.
-"""
+"""The runtime's native half (native/runtime/): weights as panels, and one call that reads tokens."""
 
 from __future__ import annotations
 
@@ -147,8 +145,9 @@ def pack(
     first_row: int = 0,
     threads: int | None = None,
 ) -> None:
-    """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); UserError if a weight is not
-    finite. ``first_row`` is which row of the whole matrix that message counts from.
+    """Lays a matrix (uint8, as in the file) out as panels in `out`; UserError for one not finite.
+
+    ``first_row`` is the matrix's own first row, from which the message counts.
     """
     call = function("cutaway_pack", _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, result=_LONG)
     check("data", data, np.uint8)
@@ -207,8 +206,7 @@ def read(
     watched: Sequence[tuple[int, int]] = (),
     adapters: Sequence[int | None] | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Reads new tokens of one or several sequences into their pages: float32 [logits_at vocab], the logits
-    after each, and the attention weights of ``watched``.
+    """Reads new tokens of sequences into their pages: float32 [logits_at vocab], and attention.
 
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
     ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [logits_at] names
@@ -227,9 +225,7 @@ def read(
         if len(after) != len(logits_at) or (
             len(after) and not 0 <= after.min() <= after.max() < model.layer_count
         ):
-            raise UserError(
-                f"The layers {after.tolist()} are not one of {model.layer_count} for each of the logits."
-            )
+            raise UserError(f"The layers {after.tolist()} are not one of {model.layer_count} a logit")
     pairs = np.array(watched, np.int32).reshape(-1, 2)
     drawn = np.array([each.ctypes.data for each in patterns], np.uint64)
     out = np.empty((len(logits_at), model.vocab), np.float32)
@@ -252,9 +248,7 @@ def read(
 
 
 class OneToken:
-    """``read`` of one token of one text, its structures made once: made anew they cost a small model
-    a tenth of a token. For one thread at a time.
-    """
+    """``read`` of one token of one text with structures made once; for one thread at a time."""
 
     def __init__(self, model: Model, threads: int | None = None, adapter: int | None = None) -> None:
         self._call = function(
@@ -337,5 +331,5 @@ def _mirrored() -> None:
     ours = [ctypes.sizeof(each) for each in (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter)]
     if list(theirs) != ours:
         raise OperationalError(
-            f"The native core's structures have {list(theirs)} bytes, ctypes' {ours}; install again."
+            f"The core's structures have {list(theirs)} bytes, ctypes' {ours}; install again"
         )

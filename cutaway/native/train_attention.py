@@ -1,6 +1,4 @@
-"""Attention over heads for training, there and back (native/train/attention.cpp); its reference is the naive
-path of ``cutaway/attention``.
-"""
+"""Attention for training, there and back (native/train/attention.cpp; reference: the naive backend)."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ TENSORS = ("q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v")
 
 
 class Vectors(ctypes.Structure):
-    """native/train/attention.hpp's TensorOf: where a tensor lies, and the numbers from one batch, head and
-    token to the next; those of a vector are neighbours.
-    """
+    """native/train/attention.hpp's TensorOf: a tensor's address, and its batch, head and token strides."""
 
     _fields_ = (("at", POINTER), ("batch", LONG), ("head", LONG), ("token", LONG))
 

@@ -1,6 +1,4 @@
-"""Learning word vectors by prediction (native/embedding/word2vec.cpp); its reference is
-cutaway/embedding/word2vec.py.
-"""
+"""Word vectors by prediction (native/embedding/word2vec.cpp; reference: embedding/word2vec.py)."""
 
 from __future__ import annotations
 
@@ -111,9 +109,7 @@ class Learner:
     ) -> None:
         size = words.size
         if kind not in KINDS or window < 1 or negative < 0 or total < 1 or size < 1:
-            raise UserError(
-                f"{kind} with window {window}, {negative} negatives, {total} words cannot be learned"
-            )
+            raise UserError(f"{kind}, window {window}, {negative} negatives, {total} words cannot be learned")
         stride = input.strides[0] // 4
         for name, rows in (("input", input), ("output", output)):
             padded(name, rows, stride)
@@ -152,9 +148,7 @@ class Learner:
         )
 
     def learn(self, file: int, epoch: int, first: int, last: int, done: int, threads: int) -> int:
-        """Learn from the pieces [first, last) of an open file; `done` words before, returned with this
-        call's.
-        """
+        """Learn from the pieces [first, last) of an open file; returns ``done`` and the words read."""
         count, where = LONG(done), LONG(0)
         call = function(
             "cutaway_word2vec", POINTER, POINTER, INT, LONG, LONG, LONG, INT, POINTER, POINTER, result=INT

@@ -53,9 +53,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Saved:
-    """What was written: where, as which format and family, how many tensors of each type, and what to know
-    about it.
-    """
+    """What was written: where, as which format and family, tensors by type, and notes."""
 
     path: Path
     format: str
@@ -74,8 +72,7 @@ def write(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Saved:
-    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", by the target's name
-    when None.
+    """Writes a model whole or not at all; ``format`` None goes by the target's name.
 
     ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress(done, total)`` counts
     bytes. UserError if the target exists (unless ``force``), or if the format cannot describe the model.
@@ -98,9 +95,7 @@ def check_free(target: Path, format: str, force: bool) -> None:
         raise UserError(f"{target}: is a folder: give a file's name")
     models = (target / CONFIG, target / "config.json")
     if target.is_dir() and any(target.iterdir()) and not any(file.exists() for file in models):
-        raise UserError(
-            f"{target}: is a folder that holds no model, and is not replaced: choose another name"
-        )
+        raise UserError(f"{target}: is a folder that holds no model, and is not replaced")
 
 
 # ---- which type each weight gets ---------------------------------------------------------------------------
@@ -243,9 +238,7 @@ def _levelled(config: Decoder | Encoder) -> Any:
 def _described(
     checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Decoder | Encoder]]
 ) -> tuple[Family, Any]:
-    """The first family whose description of the model reads back as the model; UserError with its own
-    family's reason.
-    """
+    """The first family whose description reads back as the model; UserError with its own reason."""
     blocks = checkpoint.config.blocks
     reason = None if blocks else "it has no layers"
     foreign = [block.attention for block in blocks if not isinstance(block.attention, Heads)]
@@ -404,9 +397,7 @@ def _write_json(path: Path, data: object) -> None:
 
 
 def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> None:
-    """Tokenizer, chat template and generation_config defaults: copied from a folder, made from a GGUF
-    file.
-    """
+    """Tokenizer, template and sampling defaults: copied from a folder, made from GGUF."""
     if checkpoint.source.is_dir():
         for name in COPIED:
             if (checkpoint.source / name).is_file():

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 
 def neighbors(
-    source: str,
-    /,
-    *words: str,
-    count: int = 10,
-    approximate: Flag = False,
-    as_json: Json = False,
+    source: str, /, *words: str, count: int = 10, approximate: Flag = False, as_json: Json = False
 ) -> None:
     """The words whose vectors point most nearly the same way, by cosine, best first.
 

@@ -1,6 +1,4 @@
-"""`cutaway tokenizer compare`: vocabularies side by side, on a text, on samples, and over the world's
-languages.
-"""
+"""`cutaway tokenizer compare`: vocabularies side by side, on text of many kinds and languages."""
 
 from dataclasses import asdict
 from pathlib import Path

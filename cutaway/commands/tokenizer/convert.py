@@ -8,14 +8,7 @@ from cutaway.commands.tokenizer.encode import Pattern
 from cutaway.commands.tokenizer_source import opened
 
 
-def convert(
-    source: str,
-    target: Path,
-    /,
-    *,
-    pattern: Pattern = None,
-    force: Force = False,
-) -> None:
+def convert(source: str, target: Path, /, *, pattern: Pattern = None, force: Force = False) -> None:
     """Write a tokenizer in the format that TARGET's name says, so that its library gives the same ids.
 
     .json is Hugging Face's tokenizer.json, .model SentencePiece's, .tiktoken OpenAI's ranks, .gguf

@@ -1,6 +1,4 @@
-"""`cutaway tokenizer train` and `cutaway tokenizer count-words`: a vocabulary from a corpus, in one go or
-from words that were counted on many machines.
-"""
+"""`cutaway tokenizer train` and `count-words`: a vocabulary from a corpus, or from counts that add up."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -158,13 +156,9 @@ def _counted(
             progress=progress,
         )
     if not all(are_counts):
-        raise UserError(
-            f"{files[are_counts.index(False)]} is text, and other files are counts: count it first"
-        )
+        raise UserError(f"{files[are_counts.index(False)]} is text among counts: count it first")
     if pattern is not None or special is not None:
-        raise UserError(
-            "counts bring their own pattern and special tokens: leave --pattern and --special out"
-        )
+        raise UserError("counts bring their own pattern and special tokens: drop --pattern and --special")
     first, *others = (WordCounts.load(file) for file in files)
     return first.merge(*others)
 

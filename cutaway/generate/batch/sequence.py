@@ -246,9 +246,7 @@ class ScheduledSequence:
 
     @property
     def next_page(self) -> bytes | None:
-        """The key of the page that is read next, None where it is not shared: one that the prompt does not
-        fill, whose prompt_logprobs are wanted, or whose activations are edited.
-        """
+        """The key of the page that is read next; None where it is not shared."""
         end = (len(self._keys) + 1) * self.engine.page
         own = self.request.edit is not None or self.request.prompt_logprobs is not None
         return None if own or end >= len(self.prompt) else self._next_key(self.prompt)

@@ -47,7 +47,7 @@ def read(metadata: Mapping[str, Any]) -> TokenizerSpec:
         raise UserError("this GGUF file has no tokenizer (no tokenizer.ggml.model)")
     if model not in readers:
         raise UserError(
-            f"the GGUF tokenizer model {quoted(model)} is not supported; supported are {', '.join(readers)}"
+            f"the GGUF tokenizer model {quoted(model)} is not supported; {', '.join(readers)} are"
         )
     metadata = _without_padding(metadata)
     tokens = _tokens(metadata)
@@ -141,15 +141,11 @@ def _wordpiece_spelling(token: str) -> str:
 
 
 def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpec:
-    """SentencePiece's Unigram, in llama.cpp's form: every stretch between special tokens is normalised by
-    itself.
-    """
+    """SentencePiece's Unigram in llama.cpp's form: each stretch between special tokens by itself."""
     tokens, kinds = common["tokens"], common.pop("kinds")
     scores = np.asarray(_numbers(metadata, "scores", len(tokens), 0.0), np.float32).tolist()
     if max(map(len, tokens)) > LONGEST_PIECE:
-        raise UserError(
-            f"the GGUF file holds a piece of over {LONGEST_PIECE:,} characters, which is the limit"
-        )
+        raise UserError(f"the GGUF file holds a piece of over {LONGEST_PIECE:,} characters, the limit")
     prefix = _typed(metadata, "add_space_prefix", bool, True)
     squeeze = _typed(metadata, "remove_extra_whitespaces", bool, True)
     rules: list[Rule] = []
@@ -244,9 +240,7 @@ def _merges(metadata: Mapping[str, Any]) -> list[Pair]:
     for line in merges:
         space = line.find(" ", 1)
         if space < 0:
-            raise UserError(
-                f"the merge {quoted(line)} of the GGUF file is not two tokens with a space between them"
-            )
+            raise UserError(f"the GGUF file's merge {quoted(line)} is not two tokens with a space between")
         out.append((line[:space], line[space + 1 :]))
     return out
 

@@ -38,9 +38,7 @@ def write(spec: TokenizerSpec, size: int | None = None) -> dict[str, Any]:
     out = _write_model(spec)
     count = max(size or 0, len(spec.tokens))
     if size is not None and size < len(spec.tokens):
-        raise UserError(
-            f"the vocabulary has {len(spec.tokens):,} tokens, and the model's embedding {size:,} rows"
-        )
+        raise UserError(f"there are {len(spec.tokens):,} tokens, and {size:,} rows of the embedding")
     out[K + "tokens"] = _filled(_spelt(spec), count)
     out[K + "token_type"] = _kinds(spec, count)
     if spec.scores is not None:
@@ -113,15 +111,11 @@ def _pre(spec: TokenizerSpec) -> str:
             pre in pretokenize.WHOLE
         ):
             return pre
-    raise UserError(
-        "GGUF has no name for this tokenizer's way of splitting text: llama.cpp would split it otherwise"
-    )
+    raise UserError("GGUF has no name for this tokenizer's pre-tokeniser: llama.cpp would split otherwise")
 
 
 def _only(spec: TokenizerSpec, allowed: tuple[Any, ...]) -> None:
-    """Raises UserError for a normaliser that is lost; NFC, which GGUF has no field for either, is what
-    Qwen's files lose.
-    """
+    """UserError for a normaliser that is lost; Qwen's NFC, which GGUF has no field for, is a warning."""
     for rule in spec.normalizer:
         if rule not in allowed:
             raise UserError(f"GGUF cannot say that text is normalised ({rule})")
@@ -141,9 +135,7 @@ def _write_scored(spec: TokenizerSpec) -> dict[str, Any]:
         (Replace(" ", space),): False,
     }
     if spec.scores is None:
-        raise UserError(
-            "GGUF needs a score for every token, which this file has not: load the model's tokenizer.model"
-        )
+        raise UserError("GGUF needs a score for every token: load the model's tokenizer.model")
     if spec.pretokenizer or spec.normalizer not in ways:
         raise UserError(f"GGUF cannot say how this tokenizer normalises text ({spec.normalizer})")
     if not spec.fallback:

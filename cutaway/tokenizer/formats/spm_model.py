@@ -27,9 +27,7 @@ def read(data: bytes, name: str) -> TokenizerSpec:
     pieces, trainer, normalizer = _model(data, name)
     kind = MODELS.get(trainer.get(3, 1), "unknown")
     if kind not in ("BPE", "Unigram", "character"):
-        raise UserError(
-            f"{name} is a SentencePiece {kind} model, which is not supported; BPE and Unigram are"
-        )
+        raise UserError(f"{name} is a SentencePiece {kind} model; BPE and Unigram are supported")
     if trainer.get(24):
         raise UserError(f"{name}: treat_whitespace_as_suffix is not supported")
     if not pieces:

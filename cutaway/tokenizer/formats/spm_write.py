@@ -66,9 +66,7 @@ def _trainer(spec: TokenizerSpec) -> bytes:
 
 
 def _normalizer(spec: TokenizerSpec) -> bytes:
-    """SentencePiece's four steps, each of which may be left out. Raises UserError for any other
-    normaliser.
-    """
+    """SentencePiece's four optional steps; UserError for any other normaliser."""
     rules = list(spec.normalizer)
     charsmap = rules.pop(0).data if rules and isinstance(rules[0], Charsmap) else b""
     flags = [_taken(rules, rule) for rule in (OneSpace(), Prefix(" "), Replace(" ", SPACE))]

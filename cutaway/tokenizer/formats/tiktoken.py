@@ -34,9 +34,7 @@ def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]
 
 
 def read_encoder(whole: Fields) -> TokenizerSpec:
-    """The spec of a JSON encoder: pat_str, special_tokens, and bpe_ranks in lines of "!, first rank,
-    tokens".
-    """
+    """The spec of a JSON encoder; bpe_ranks has lines of "!, first rank, tokens"."""
     lines = [line.split(" ") for line in whole.need("bpe_ranks", str).split("\n") if line]
     for number, words in enumerate(lines, 1):
         if len(words) < 3 or not (words[1].isascii() and words[1].isdigit()) or len(words[1]) > 9:
@@ -58,9 +56,7 @@ def _ranks(pairs: Iterable[tuple[bytes, int]], where: str) -> dict[str, int]:
         except (binascii.Error, ValueError):
             raise UserError(f"{where}: rank {rank}: {quoted(token)} is not base64") from None
         if not text or text in ranks or rank > HIGHEST:
-            raise UserError(
-                f"{where}: rank {rank}: the token {quoted(text)} is empty, there already, or too high"
-            )
+            raise UserError(f"{where}: rank {rank}: the token {quoted(text)} is empty, double or too high")
         ranks[text] = rank
     limited(len(ranks), where)
     return ranks

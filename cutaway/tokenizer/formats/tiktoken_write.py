@@ -20,7 +20,7 @@ def write_file(spec: TokenizerSpec) -> bytes:
     plain = [token.text for token in spec.added if not token.special]
     if plain:
         raise UserError(
-            f"a rank file cannot hold the added token {quoted(plain[0])}, which text always becomes"
+            f"a rank file cannot hold the added token {quoted(plain[0])}, which is no control token"
         )
     ranks = _ranks(spec)
     return b"".join(base64.b64encode(_bytes(text)) + b" %d\n" % rank for text, rank in ranks.items())
@@ -40,8 +40,7 @@ def _ranks(spec: TokenizerSpec) -> dict[str, int]:
 
 
 def _agree(spec: TokenizerSpec, ranks: dict[str, int]) -> None:
-    """Raises UserError unless ranks and merges come to the same tokens, which holds if they do for every
-    token.
+    """UserError unless ranks and merges give the same tokens, which holds if they do for each token.
 
     That is: merges come in the order of the ids that they make, each id is made by one, and the two sides of
     a merge are what the ranks before it leave of its text.
