@@ -9,7 +9,7 @@ What a call needs is imported and built when it is first asked for: the tokenize
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -347,7 +347,7 @@ class LanguageModel:
         """
         config = self._as_decoder()
         if not 1 <= count <= len(config.blocks):
-            raise UserError(f"there are {len(config.blocks)} layers, not {count}")
+            raise UserError(f"the model has {len(config.blocks)} layers, not {count}")
         config = replace(config, blocks=config.blocks[:count])
         tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
         shallow = replace(self.checkpoint, config=config, tensors=tensors)
@@ -450,13 +450,13 @@ class LanguageModel:
         *,
         batch: int = 32,
         truncate: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: store.Progress = store.silent,
     ) -> np.ndarray:
         """float32 [n d]: a vector for each text, of length one if ``normalise``.
 
         ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
         model's makers chose, for an encoder without their word the mean; a decoder must be told. Texts are
-        read ``batch`` at once, and ``progress(done, n)`` is told. Raises UserError for a text that is longer
+        read ``batch`` at once, and ``progress`` counts them. Raises UserError for a text that is longer
         than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
         """
         if isinstance(texts, str):

@@ -1,7 +1,6 @@
 """`cutaway convert`: write a model as GGUF or as a safetensors folder, tokenizer and chat template along."""
 
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -12,7 +11,6 @@ from cutaway.commands.options import Force, Json
 from cutaway.weights import load, save
 
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
-PATIENCE = 2.0  # seconds before progress is shown
 
 
 def convert(
@@ -47,8 +45,7 @@ def convert(
     """
     checkpoint = load.read(console.model_path(source))
     with console.watched() as bar:
-        patient = _Patient(bar, f"Writing {target}")
-        saved = save.write(target, checkpoint, type=type, force=force, progress=patient)
+        saved = save.write(target, checkpoint, type=type, force=force, progress=bar)
     if as_json:
         console.print_json(
             {
@@ -65,14 +62,3 @@ def convert(
         console.note(f"Note: {note}.")
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)}, {types}", file=sys.stdout)
-
-
-class _Patient:
-    """Progress that is shown only where writing takes a while."""
-
-    def __init__(self, bar: object, doing: str) -> None:
-        self.bar, self.doing, self.start = bar, doing, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if callable(self.bar) and time.monotonic() - self.start > PATIENCE:
-            self.bar(self.doing, done, total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
+from cutaway.store.files import Progress
 from cutaway.weights import load, save
 from cutaway.weights import quantize as quantizing
 
@@ -69,12 +70,9 @@ def quantize(
         quantizing.check_smaller(source, checkpoint.tensors, planned.tensors, type)
     measured = to_measure(cutaway.load(path), text, texts) if measure else None
     with console.watched(counts=True) as bar:
-        seen = (
-            None if calibration is None else _importance(path, texts[calibration], _steps(bar, "Calibrating"))
-        )
+        seen = None if calibration is None else _importance(path, texts[calibration], bar)
         made = quantizing.quantized(checkpoint, type, seen)
-        progress = _steps(bar, f"Writing {target}")
-        saved = save.write(target, made.checkpoint, "gguf", force=force, progress=progress)
+        saved = save.write(target, made.checkpoint, "gguf", force=force, progress=bar)
         cost = cost_of(*measured, target, bar) if measured else None
     before = path.stat().st_size if path.is_file() else save.stored_bytes(checkpoint.tensors)
     if as_json:
@@ -88,11 +86,7 @@ def quantize(
         print(summary(cost, text))
 
 
-def _steps(bar: Any, doing: str) -> Callable[[int, int], None]:
-    return lambda done, total: bar(doing, done, total)
-
-
-def _importance(path: Path, text: str, progress: Callable[[int, int], None]) -> quantizing.Importance:
+def _importance(path: Path, text: str, progress: Progress) -> quantizing.Importance:
     from cutaway.inspect.importance import importance
 
     lm = cutaway.load(path, engine="definition")
@@ -120,12 +114,11 @@ def cost_of(reference: Any, window: int, ids: list[int] | None, target: Path, ba
     console.note_fallback(reference)
     begin = reference.tokenizer.bos if reference.tokenizer.add_bos else None
     if ids is None:
-        ids = _written(reference, window, _steps(bar, "Sampling"))
-    progress = _steps(bar, "Measuring")
-    return scoring.divergence(reference.engine, other.engine, ids, window, begin, progress)
+        ids = _written(reference, window, bar)
+    return scoring.divergence(reference.engine, other.engine, ids, window, begin, bar)
 
 
-def _written(lm: Any, window: int, progress: Callable[[int, int], None]) -> list[int]:
+def _written(lm: Any, window: int, progress: Progress) -> list[int]:
     """Windows of what the model writes by itself, each from its begin token."""
     if lm.tokenizer.bos is None:
         raise UserError("The tokenizer has no begin token to write a text from: give one with --text")
@@ -136,7 +129,7 @@ def _written(lm: Any, window: int, progress: Callable[[int, int], None]) -> list
         for piece in lm.stream(start, max_tokens=window - 1, temperature=1, ignore_eos=True, seed=seed):
             if piece.id is not None:
                 ids.append(piece.id)
-                progress(len(ids), SAMPLES * window)
+                progress("sampling", len(ids), SAMPLES * window)
     return ids
 
 

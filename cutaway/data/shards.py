@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -34,7 +34,6 @@ from cutaway.tokenizer import Tokenizer
 
 INDEX = "index.json"
 SHARD_CHARACTERS = 32 << 20
-Progress = Callable[[int, int], None]  # shards done, documents read
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ def prepare(
     rules: filters.Filters | None = None,
     workers: int | None = None,
     shard_characters: int = SHARD_CHARACTERS,
-    progress: Progress | None = None,
 ) -> Corpus:
     """The source, cleaned and tokenised into ``folder``; what an earlier call has written is used again.
 
@@ -82,7 +80,7 @@ def prepare(
         index.unlink(missing_ok=True)
         counts: Counter[str] = Counter()
         texts = filters.kept(sources.documents(source), rules or filters.Filters(), counts)
-        shards = _shards(texts, tokenizer, folder, workers, shard_characters, counts, progress)
+        shards = _shards(texts, tokenizer, folder, workers, shard_characters)
         if not shards:
             kept = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise UserError(f"{source.path}: no document is left to train on ({kept})")
@@ -101,38 +99,26 @@ def indexed(folder: Path, made: object, tokenizer: Path, counts: Counter[str], s
 
 
 def _shards(
-    texts: Iterable[str],
-    tokenizer: Path,
-    folder: Path,
-    workers: int | None,
-    size: int,
-    counts: Counter[str],
-    progress: Progress | None,
+    texts: Iterable[str], tokenizer: Path, folder: Path, workers: int | None, size: int
 ) -> list[Shard]:
     """Every shard, made by as many processes; at most two pieces of text a worker wait in memory."""
     workers = workers or os.cpu_count() or 1
     shards: list[Shard] = []
-
-    def take(shard: Shard) -> None:
-        shards.append(shard)
-        if progress is not None:
-            progress(len(shards), counts["read"])
-
     pieces = _pieces(texts, size)
     first = list(islice(pieces, 2))
     tasks = ((piece, tokenizer, folder, f"{n:05}") for n, piece in enumerate(chain(first, pieces)))
     if workers == 1 or len(first) < 2:  # one piece is done before a process has started
         for task in tasks:
-            take(write(*task))
+            shards.append(write(*task))
         return shards
     waiting: deque[Future[Shard]] = deque()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for task in tasks:
             waiting.append(pool.submit(write, *task))
             if len(waiting) > 2 * workers:
-                take(waiting.popleft().result())
+                shards.append(waiting.popleft().result())
         for future in waiting:
-            take(future.result())
+            shards.append(future.result())
     return shards
 
 

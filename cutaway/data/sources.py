@@ -120,7 +120,7 @@ def _column(rows: Iterator[Any], source: Source, where: str) -> Iterator[str]:
 def _entry(row: Any, field: str, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise UserError(f"{where} has no text {quoted(field)} (it has: {there}): give `field`")
+        raise UserError(f"{where} has no text called {quoted(field)} (it has: {there}): give `field`")
     return row[field]
 
 

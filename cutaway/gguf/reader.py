@@ -336,7 +336,7 @@ def _tensors(cursor: _Cursor, table: dict[str, _Entry], alignment: int) -> dict[
         what = f"the tensor {quoted(name)}"
         kind = TYPES[type]
         if (shape[-1] if shape else 1) % kind.block:
-            raise cursor.refusal(f"{what} has rows of {shape[-1]}, not blocks of {kind.block} ({type})")
+            raise cursor.refusal(f"{what} has rows of {shape[-1]}, not whole blocks of {kind.block} ({type})")
         if math.prod(max(size, 1) for size in shape) > cursor.size * kind.block:
             raise cursor.refusal(f"{what} of shape {_dims(shape)} is larger than the file")
         if offset % alignment:
@@ -377,7 +377,9 @@ def _join(opened: File, count: int) -> File:
     """All parts of a split model as one file; the first part's metadata holds for all."""
     match = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", opened.path.name)
     if not match or int(match[3]) != count:
-        raise UserError(f"{opened.path}: is a part, to be named like NAME-00001-of-{count:05}.gguf")
+        raise UserError(
+            f"{opened.path}: is one part of {count}, to be named like NAME-00001-of-{count:05}.gguf"
+        )
     tensors: dict[str, Packed] = {}
     first = opened
     for number in range(count):

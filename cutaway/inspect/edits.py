@@ -200,7 +200,7 @@ def _check_part(edit: Ablate | Patch, heads: int) -> None:
     if (edit.part == "head") != (edit.head is not None):
         raise UserError('"head" goes with part "head", and only with it')
     if edit.head is not None and not 0 <= edit.head < heads:
-        raise UserError(f"there is no head {edit.layer}.{edit.head}: the layer has 0 to {heads - 1}")
+        raise UserError(f"there is no head {edit.layer}.{edit.head}: it has heads 0 to {heads - 1}")
 
 
 def _check_vector(edit: _Directed, width: int) -> None:

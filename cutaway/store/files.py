@@ -178,7 +178,9 @@ def _claimed(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
         if handle is None:
             tries -= 1
             if not tries:
-                raise OperationalError(f"{target}: another process writes it: wait, or choose another name")
+                raise OperationalError(
+                    f"{target}: another process is writing it: wait, or choose another name"
+                )
             sleep(0.01)
     try:
         yield part

@@ -137,7 +137,7 @@ def _in_words(repository: str) -> Iterator[None]:
         raise UserError(f"{repository} has terms: accept them on its page, then set HF_TOKEN") from problem
     except errors.RepositoryNotFoundError as problem:
         raise UserError(
-            f"there is no model {repository}, or it is private: check it, or set HF_TOKEN"
+            f"Hugging Face shows no model {repository}: check the name, or set HF_TOKEN"
         ) from problem
     except (
         Exception

@@ -141,9 +141,9 @@ class Tokenizer:
 
         `size` is the number of rows of the model's embedding, if that is more than there are tokens.
         """
-        from cutaway.tokenizer.formats import gguf_write
+        from cutaway.tokenizer.formats import gguf
 
-        return gguf_write.write(self.spec, size)
+        return gguf.write(self.spec, size)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = True) -> Path:
         """Write a file that its own library reads to the same ids; the name says which kind.

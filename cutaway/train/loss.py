@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from cutaway.layers.moe import Routing
 from cutaway.layers.norm import widened
 from cutaway.layers.workers import KERNELS, TYPES, workers
-from cutaway.native import loss as native_loss
+from cutaway.native import train as native_loss
 from cutaway.shapes import Bool, Float, Int
 
 

@@ -256,6 +256,6 @@ def shared(known: Settings) -> int:
     """The size of a head that is not stated: width / heads, which must be whole."""
     if known["width"] % known["heads"]:
         raise UserError(
-            f"{known['where']}: width {known['width']} is not a multiple of {known['heads']} heads"
+            f"{known['where']}: width {known['width']} cannot be shared evenly by {known['heads']} heads"
         )
     return known["width"] // known["heads"]

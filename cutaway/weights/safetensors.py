@@ -161,9 +161,11 @@ def _read_shards(index: Path) -> dict[str, Packed]:
             raise UserError(f"{index}: names the shard {quoted(shard)}, which is missing; get it too")
         found = _read_file(path)
         if missing := names - found.keys():
-            raise UserError(f"{path}: lacks {quoted(min(missing))}, which {index.name} says is in it")
+            raise UserError(f"{path}: lacks the tensor {quoted(min(missing))}, which {index.name} lists")
         if extra := found.keys() - names:
-            raise UserError(f"{path}: holds {quoted(min(extra))}, which {index.name} does not list")
+            raise UserError(
+                f"{path}: holds the tensor {quoted(min(extra))}, which {index.name} does not list"
+            )
         tensors.update(found)
     return {name: tensors[name] for name in where}
 
@@ -243,7 +245,7 @@ def _checked(
         raise UserError(f"{what} has data_offsets that are not two places")
     start, stop = places
     if not start <= stop <= size:
-        raise UserError(f"{what} is stored at {start} to {stop} of {size} bytes; the file is cut short")
+        raise UserError(f"{what} is stored at {start} to {stop}, outside the {size} bytes: it is cut short")
     width = row_bytes(type, 1)
     if math.prod(max(n, 1) for n in sizes) * width >= 1 << 62:
         raise UserError(f"{what} has a shape beyond any memory")

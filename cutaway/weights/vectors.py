@@ -175,7 +175,7 @@ def _until_space(path: Path, file: IO[bytes]) -> bytes:
     while (byte := file.read(1)) not in (b" ", b""):
         word += byte
         if len(word) > LONGEST:
-            raise UserError(f"{path}: a word has over {LONGEST} bytes: this is no word2vec binary")
+            raise UserError(f"{path}: a word has more than {LONGEST} bytes: this is no word2vec binary")
     return bytes(word).lstrip(b"\n")
 
 

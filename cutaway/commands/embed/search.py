@@ -53,7 +53,7 @@ def search(
         done = known.update(
             reader.embed,
             lambda text: len(reader.ids(text)) <= reader.config.context,
-            lambda read, total: progress("reading files", read, total),
+            progress,
         )
         hits = known.search(reader.embed([query])[0], count)
     if as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,10 +17,8 @@ from cutaway import native
 from cutaway.commands import console
 from cutaway.commands.options import Flag, Force, Json, Words
 from cutaway.embedding import corpus, glove, word2vec
-from cutaway.embedding import train as learning
 from cutaway.embedding.corpus import Report, Vocabulary
-from cutaway.embedding.vectors import Vectors
-from cutaway.embedding.watching import Watched
+from cutaway.embedding.vectors import Vectors, Watched
 from cutaway.errors import UserError
 from cutaway.store.files import check_file, disk_errors
 from cutaway.weights import vectors as files
@@ -96,7 +93,7 @@ def train(
             chosen = word2vec.Settings(
                 kind=kind, dim=dim, window=window, negative=noise, seed=seed, **_only(**given, sample=sample)
             )
-            learn = partial(learning.train, text, known, chosen, threads=count, watch=meter.see)
+            learn = partial(word2vec.train, text, known, chosen, threads=count, watch=meter.see)
         stopped = False
         try:
             learn()
@@ -147,14 +144,8 @@ def _joined(source: Path) -> Iterator[Path]:
 
 
 def _vocabulary(file: Path, least: int, threads: int) -> Vocabulary:
-    start = time.perf_counter()
     with console.watched() as bar:
-
-        def progress(done: int, total: int) -> None:
-            if time.perf_counter() - start > 2:
-                bar(f"Counting the words of {file.name}", done, total)
-
-        known = corpus.vocabulary(file, least, threads, progress)
+        known = corpus.vocabulary(file, least, threads, bar)
     console.note(f"{len(known):,} words, {int(known.counts.sum()):,} times in all")
     return known
 

@@ -72,33 +72,10 @@ class Rendered:
 
 
 def render(
-    messages: Sequence[Mapping[str, Any]],
-    template: str,
-    *,
-    tokenizer: Vocabulary,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    documents: Sequence[Mapping[str, Any]] | None = None,
-    add_generation_prompt: bool = True,
-    steering: str = "refuse",
-    **variables: Any,
+    messages: Sequence[Mapping[str, Any]], template: str, *, tokenizer: Vocabulary, **given: Any
 ) -> list[int]:
-    """The ids of a conversation, control tokens from the template alone.
-
-    `steering="flag"` lets content change which tokens the template writes (`text(...).steered` tells). Raises
-    UserError for a template that fails, takes no such conversation or exceeds its limits, and for content
-    that is no text.
-    """
-    rendered = text(
-        messages,
-        template,
-        tokenizer=tokenizer,
-        tools=tools,
-        documents=documents,
-        add_generation_prompt=add_generation_prompt,
-        steering=steering,
-        **variables,
-    )
-    return encoded(rendered, template, tokenizer=tokenizer)
+    """The ids of a conversation, control tokens from the template alone; ``given`` is as in `text`."""
+    return encoded(text(messages, template, tokenizer=tokenizer, **given), template, tokenizer=tokenizer)
 
 
 def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list[int]:
@@ -121,9 +98,12 @@ def text(
     steering: str = "refuse",
     **variables: Any,
 ) -> Rendered:
-    """A conversation as the template writes it, with each character's origin; UserError as `render`.
+    """A conversation as the template writes it, with the origin of each character.
 
     Without a tokenizer nothing is a control token, and the template gets no bos_token or eos_token.
+    `steering="flag"` lets content change which tokens the template writes (`steered` tells). Raises UserError
+    for a template that fails, takes no such conversation or exceeds its limits, and for content that is no
+    text.
     """
     if steering not in ("refuse", "flag"):
         raise UserError(f'steering is "refuse" or "flag", not {quoted(steering)}')
@@ -226,10 +206,8 @@ def _ids(spans: Sequence[Span]) -> list[int]:
 
 
 def _steering(text: str, control: Sequence[Span], neutrals: Sequence[Span]) -> str:
-    same = next(
-        (i for i, (a, b) in enumerate(zip(_ids(control), _ids(neutrals), strict=False)) if a != b), None
-    )
-    same = min(len(control), len(neutrals)) if same is None else same
+    pairs = enumerate(zip(_ids(control), _ids(neutrals), strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(control), len(neutrals)))
     start, stop, _ = control[min(same, len(control) - 1)] if control else (0, 0, 0)
     return (
         "the words of this conversation change which control tokens its template writes (near "
