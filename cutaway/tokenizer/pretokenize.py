@@ -109,7 +109,7 @@ def named(pre: str) -> tuple["Split", ...]:
     Raises UserError for a name that is not known.
     """
     if pre not in PATTERNS:
-        raise UserError(f"the pre-tokeniser {quoted(pre)} is none of {', '.join(sorted(PATTERNS))}")
+        raise UserError(f"the pre-tokeniser {quoted(pre)} is not known: use {', '.join(sorted(PATTERNS))}")
     return tuple(Split(pattern) for pattern in PATTERNS[pre])
 
 

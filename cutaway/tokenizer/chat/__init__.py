@@ -174,7 +174,7 @@ def _names(tokenizer: Vocabulary | None) -> dict[str, str]:
 def _message(message: object, i: int) -> dict:
     """A message as plain data, without None, its reasoning under each name that templates use."""
     if not isinstance(message, Mapping):
-        raise UserError(f"messages[{i}] is a {type(message).__name__}, not a mapping with a role and content")
+        raise UserError(f"messages[{i}] is a {type(message).__name__}; a message is a mapping")
     plain = _plain({key: value for key, value in message.items() if value is not None}, f"messages[{i}]")
     reasoning = next((plain[name] for name in REASONING if name in plain), None)
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}

@@ -205,7 +205,7 @@ def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[
     names = [kind for kind, _ in kinds]
     if bytewise:
         if names != ["ByteLevel"]:
-            raise UserError(f"{whole.where}: the decoder {_named(names)} does not go with ByteLevel")
+            raise UserError(f"{whole.where}: the decoder {_named(names)} does not belong to ByteLevel")
         return Lead()
     lead = Lead()
     spaces = False
