@@ -272,7 +272,7 @@ def train(
     threads: int,
     watch: Callable[[corpus.Report, Model], None],
 ) -> Model:
-    """Fit vectors to counts; ``watch`` is as in ``embedding/train.py``."""
+    """Fit vectors to counts; ``watch`` is as in ``word2vec.train``."""
     model, done, start = begin(known, settings), 0, time.perf_counter()
     total = len(counts) * settings.epochs
     watch(corpus.Report(0, total, 0.0, 0), model)
