@@ -27,10 +27,10 @@ THREADS = 2
 
 def ours(path: Path, epochs: int, seed: int) -> tuple[list[str], np.ndarray, int]:
     """Words, vectors, and how many words an epoch passes."""
-    from cutaway.embedding import corpus, train, word2vec
+    from cutaway.embedding import corpus, word2vec
 
     known = corpus.vocabulary(path, 5, THREADS)
-    model = train.train(path, known, word2vec.Settings(epochs=epochs, seed=seed), threads=THREADS)
+    model = word2vec.train(path, known, word2vec.Settings(epochs=epochs, seed=seed), threads=THREADS)
     return list(known.words), model.vectors(), int(known.counts.sum())
 
 

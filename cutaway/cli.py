@@ -34,6 +34,8 @@ VERBS = {
         "explain": "Follow a sentence through a model, step by step.",
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
         "serve": "Answer programs: OpenAI's API, and what is inside.",
+        "eval": "Measure what a model can do, with error bars.",
+        "arena": "Let models answer the same prompts, and rate them.",
         "bench": "Measure how fast a model runs here, and what limits it.",
     },
     "To make one": {
@@ -151,6 +153,7 @@ def _check_options(app: Any, name: str, arguments: list[str]) -> None:
     command, words = app[name], list(arguments)
     while words and not words[0].startswith("-") and words[0] in command:
         command = command[words.pop(0)]
+        command.help, command.help_epilogue = None, ""  # its own docstring, not the line that lists it
     if command.default_command is None:
         return
     options = {known: one.hint for one in command.assemble_argument_collection() for known in one.names}

@@ -11,9 +11,7 @@ _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 72
 
 
 class UserError(Exception):
-    """What was asked cannot be honoured as asked: one sentence says what, where, and what to do. Exit code
-    2.
-    """
+    """A request that cannot be honoured: what, where, and what to do, in one sentence (exit code 2)."""
 
 
 class OperationalError(Exception):

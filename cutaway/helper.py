@@ -42,9 +42,7 @@ importlib.import_module("cutaway.helper").serve(name)
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one request may take: seconds of computing, and bytes beyond an idle helper's; and how much more
-    for each byte of the request.
-    """
+    """What one request may take: seconds, and bytes beyond an idle helper's, each plus so much a byte."""
 
     seconds: float
     memory: int
@@ -53,8 +51,9 @@ class Bounds:
 
 
 class Helper:
-    """One helper process and the lock around it. `module` has `load()`, which imports what it needs, and
-    `answer(request)`; `name` is what errors call the request.
+    """One helper process and the lock around it; `name` is what errors call the request.
+
+    `module` has `load()`, which imports what it needs, and `answer(request)`.
     """
 
     def __init__(self, module: str, name: str, bounds: Bounds, wait_seconds: float) -> None:
@@ -65,9 +64,7 @@ class Helper:
         atexit.register(self.close)
 
     def ask(self, request: dict) -> dict:
-        """The answer. UserError where the request is refused or takes too much, OperationalError where no
-        helper starts.
-        """
+        """The answer; UserError past the bounds, OperationalError where no helper starts."""
         line = json.dumps(request).encode() + b"\n"
         seconds = self.wait_seconds + 10 * self.bounds.seconds_per_byte * len(line)
         with self.lock:

@@ -1,5 +1,4 @@
-"""Looking inside: ``tap`` gives a value a name, ``tracing`` listens to the names. The only file that knows
-hooks.
+"""Looking inside: ``tap`` gives a value a name, ``tracing`` listens. The only file that knows hooks.
 
     with tracing(model, "blocks.3.attention.pattern") as seen:
         model(ids, pos)
@@ -85,9 +84,7 @@ def _changed(name: str, value: Any, change: Listener) -> Any:
         return value
     if changed.shape != value.shape:
         was, now = list(value.shape), list(changed.shape)
-        raise UserError(
-            f"the edit of {name!r} must return the shape {was} that it was given, it returned {now}"
-        )
+        raise UserError(f"the edit of {name!r} must return the shape {was}, it returned {now}")
     return changed
 
 
@@ -131,9 +128,7 @@ After = Callable[["nn.Module", tuple[Any, ...], Any], Any]
 
 @contextmanager
 def hooked(hooks: Iterable[tuple[nn.Module, Before | None, After | None]]) -> Iterator[None]:
-    """Calls ``before(module, inputs)`` and ``after(module, inputs, output)`` around these modules while the
-    block runs, for the forward passes of this thread and no other.
-    """
+    """Calls ``before(module, inputs)`` and ``after(module, inputs, output)`` in this thread's passes."""
     thread, handles = threading.get_ident(), []
 
     def own(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,9 +170,7 @@ def tracing(
             del _watchers[thread]
     unheard = watcher.unheard()
     if unheard:
-        raise UserError(
-            f"nothing named {unheard[0]!r} appeared while the model ran; `list(seen)` shows what did"
-        )
+        raise UserError(f"nothing named {unheard[0]!r} appeared in the run; `list(seen)` shows what did")
 
 
 def _hooks(watcher: _Watcher, model: nn.Module) -> Iterator[tuple[nn.Module, Before | None, After | None]]:
@@ -188,8 +181,7 @@ def _hooks(watcher: _Watcher, model: nn.Module) -> Iterator[tuple[nn.Module, Bef
 
 
 def _hook(watcher: _Watcher, path: str, module: nn.Module) -> tuple[Before | None, After | None]:
-    """Hooks where something can be heard: a module that may tap says where it is, a wanted leaf says what it
-    made.
+    """Hooks where something can be heard: on modules that may tap, and on wanted leaves.
 
     torch's own leaves never tap, so an unwanted one runs untouched.
     """

@@ -9,7 +9,7 @@ What a call needs is imported and built when it is first asked for: the tokenize
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -71,16 +71,16 @@ def load(
     engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
     says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
     in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower.
-    ``context``: hold at most so many tokens, fewer than the model could. ``adapter``: a PEFT folder, whose
-    changes are put into the weights. Raises UserError for what cannot be read as asked."""
+    ``context``: hold at most so many tokens, fewer than the model could. ``adapter``: a PEFT folder, as for
+    ``with_adapter``. Raises UserError for what cannot be read as asked."""
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     checkpoint = reader.read(store.resolve(source, pull=True))
-    if adapter is not None:
-        checkpoint = adapters.joined(checkpoint, adapters.read(adapter, checkpoint))
     lm = LanguageModel(checkpoint, engine=engine, device=device, dtype=dtype, context=context)
+    if adapter is not None:
+        lm = lm.with_adapter(adapter)
     if engine == "runtime" and lm.engine_choice[0] != "runtime":
         raise UserError(f"The runtime does not run {source}, because {lm.engine_choice[1]}")
     return lm
@@ -111,6 +111,20 @@ class LanguageModel:
             raise UserError(f"context is {context}: {checkpoint.source} holds from 1 to {most} tokens")
         self.device = device
         self.dtype = dtype
+        self._base: LanguageModel | None = None  # the model that this one is with an adapter
+
+    def with_adapter(self, folder: str | Path) -> LanguageModel:
+        """This model with the adapter of a PEFT folder, such as a run of `cutaway finetune`.
+
+        The runtime applies it beside the packed weights, which both models share; the definition, and the
+        runtime where it cannot (``runtime/adapter.py``), have it in float32 weights of their own. Raises
+        UserError for an adapter that is not read, or is another model's."""
+        changed = adapters.joined(self.checkpoint, adapters.read(folder, self.checkpoint))
+        lm = LanguageModel(
+            changed, engine=self.engine_asked, device=self.device, dtype=self.dtype, context=self.context
+        )
+        lm._base = self
+        return lm
 
     def __repr__(self) -> str:
         config, source = self.config, self.checkpoint.source
@@ -124,9 +138,7 @@ class LanguageModel:
 
     @cached_property
     def model(self) -> Any:
-        """The definition, its weights unpacked: built when first asked for. A ``Decoder``, or an
-        ``Encoder``.
-        """
+        """The definition, a ``Decoder`` or ``Encoder``, its weights unpacked when first asked for."""
         return self._built
 
     @cached_property
@@ -189,19 +201,35 @@ class LanguageModel:
         absent = native.why_not()
         if absent is not None and self.engine_asked != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
-        return packing.why_not(self._as_decoder(), self.checkpoint.tensors)
+        return packing.why_not(self._as_decoder(), self._apart[0])
+
+    @cached_property
+    def _apart(self) -> tuple[Tensors, adapters.Adapter | None]:
+        """The weights that the runtime packs, and the adapter that it applies beside them."""
+        from cutaway.runtime import adapter
+
+        tensors = self.checkpoint.tensors
+        if not isinstance(tensors, adapters.AdaptedTensors):
+            return tensors, None
+        reason = adapter.why_not(self._as_decoder(), tensors.base, tensors.adapter)
+        return (tensors, None) if reason else (tensors.base, tensors.adapter)
 
     @cached_property
     def _runtime(self) -> RuntimeEngine | ReferenceEngine:
         from cutaway import native
 
-        if not native.available():
+        tensors, adapter = self._apart
+        if adapter is not None and self._base is not None and self._base._apart[0] is tensors:
+            return self._base._runtime.adapted(adapter)
+        if native.available():
+            from cutaway.runtime.engine import RuntimeEngine
+
+            engine = self._limited(RuntimeEngine(self._as_decoder(), tensors))
+        else:
             from cutaway.runtime.reference import ReferenceEngine
 
-            return self._limited(ReferenceEngine(self._as_decoder(), self.checkpoint.tensors))
-        from cutaway.runtime.engine import RuntimeEngine
-
-        return self._limited(RuntimeEngine(self._as_decoder(), self.checkpoint.tensors))
+            engine = self._limited(ReferenceEngine(self._as_decoder(), tensors))
+        return engine if adapter is None else engine.adapted(adapter)
 
     @cached_property
     def definition(self) -> DefinitionEngine:
@@ -216,8 +244,7 @@ class LanguageModel:
         return engine
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt: text as its tokenizer encodes it, with the begin token where the model expects
-        one.
+        """The ids of a prompt: text as its tokenizer encodes it, with the model's begin token.
 
         Control tokens spelt in the text stay text. Ids are taken as they are. Raises UserError for what is
         neither.
@@ -295,9 +322,7 @@ class LanguageModel:
         from cutaway.inspect import edits
 
         if self.engine_asked == "runtime":
-            raise UserError(
-                'the runtime cannot edit activations: load the model with engine="definition" or "auto"'
-            )
+            raise UserError('the runtime cannot edit activations: load with engine="definition" or "auto"')
         self._as_decoder()
         return edits.prepare(self._built, edit, len(ids)).at
 
@@ -322,9 +347,7 @@ class LanguageModel:
         """
         config = self._as_decoder()
         if not 1 <= count <= len(config.blocks):
-            raise UserError(
-                f"the model has {len(config.blocks)} layers, and its first {count} were asked for"
-            )
+            raise UserError(f"the model has {len(config.blocks)} layers, not {count}")
         config = replace(config, blocks=config.blocks[:count])
         tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
         shallow = replace(self.checkpoint, config=config, tensors=tensors)
@@ -389,8 +412,8 @@ class LanguageModel:
         steering: Steering = "refuse",
         **variables: Any,
     ) -> list[int]:
-        """The ids of a conversation, ready for the assistant to speak: control tokens are the template's
-        alone. ``variables`` are the template's own, such as enable_thinking.
+        """The ids of a conversation up to the assistant's turn: control tokens are the template's alone.
+        ``variables`` are the template's own, such as enable_thinking.
         """
         from cutaway.tokenizer import chat
 
@@ -409,15 +432,11 @@ class LanguageModel:
         self._as_decoder()
         if self.checkpoint.chat_template is None:
             source = self.checkpoint.source
-            raise UserError(
-                f"{source} has no chat template, so it was not made for chat: give generate() a text"
-            )
+            raise UserError(f"{source} has no chat template: give generate() a text")
         return self.checkpoint.chat_template
 
     def logits(self, prompt: Prompt) -> np.ndarray:
-        """float32 [t v]: at each position of a text or of ids the scores of what comes next. Raises UserError
-        for what the model cannot read: nothing, ids that it does not have, more than its context.
-        """
+        """The logits float32 [t v] after each token of a text or of ids; UserError past the context."""
         self._as_decoder()
         engine = self._runtime if self.engine_choice[0] == "runtime" else self.definition
         ids = self.ids(prompt)
@@ -425,9 +444,7 @@ class LanguageModel:
             raise UserError("there is nothing to read: the text has no tokens")
         check_ids(ids, engine.vocab)
         if len(ids) > (holds := engine.max_context):
-            raise UserError(
-                f"the text is {len(ids)} ids long and the model's context holds {holds}: shorten it"
-            )
+            raise UserError(f"the text has {len(ids)} ids, the context {holds}: shorten it")
         return engine.logits(ids)
 
     def embed(
@@ -438,13 +455,13 @@ class LanguageModel:
         *,
         batch: int = 32,
         truncate: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: store.Progress = store.silent,
     ) -> np.ndarray:
         """float32 [n d]: a vector for each text, of length one if ``normalise``.
 
         ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
         model's makers chose, for an encoder without their word the mean; a decoder must be told. Texts are
-        read ``batch`` at once, and ``progress(done, n)`` is told. Raises UserError for a text that is longer
+        read ``batch`` at once, and ``progress`` counts them. Raises UserError for a text that is longer
         than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
         """
         if isinstance(texts, str):
@@ -500,9 +517,9 @@ class LanguageModel:
 
         config, ids = self._as_decoder(), self.ids(text)
         if self.engine_asked == "runtime":
-            rounding = activation_quant.edits(config, self.checkpoint.tensors)
+            rounding = activation_quant.edits(config, self._apart[0])
             own = edits.prepare(self._built, edit, len(ids), rounding).at() if edit else None
-            edit = activation_quant.edits(config, self.checkpoint.tensors, own)
+            edit = activation_quant.edits(config, self._apart[0], own)
         return Trace.of(self._built, self.tokenizer, ids, names, edit=edit)
 
     def save(

@@ -33,7 +33,7 @@ from cutaway import gguf
 from cutaway.errors import OperationalError, UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.bpe import BYTE_TOKENS, BYTES
-from cutaway.tokenizer.formats import spm_write
+from cutaway.tokenizer.formats import spm_model
 from cutaway.tokenizer.introspection import pieces
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace
 from cutaway.tokenizer.pretokenize import PATTERNS
@@ -304,8 +304,8 @@ def damages() -> dict[str, tuple[str, Damage]]:
     plain = {
         "rank file": ("x.tiktoken", rank_file()),
         "vocab.txt": ("vocab.txt", "\n".join(letters()).encode()),
-        "BPE model": ("x.model", spm_write.write_file(scored("BPE"))),
-        "Unigram model": ("x.model", spm_write.write_file(scored("Unigram"))),
+        "BPE model": ("x.model", spm_model.write_file(scored("BPE"))),
+        "Unigram model": ("x.model", spm_model.write_file(scored("Unigram"))),
     }
     out: dict[str, tuple[str, Damage]] = {
         kind: (name, lambda noise, data=data: damaged_bytes(data, noise))

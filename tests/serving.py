@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -67,12 +67,14 @@ def running(
     connections: Connections | None = None,
     aliases: tuple[str, ...] = (),
     lenient: bool = False,
+    adapters: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
     scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
-    service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler), aliases=aliases, lenient=lenient)
+    more: dict[str, Any] = {"aliases": aliases, "lenient": lenient, "adapters": adapters or {}}
+    service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     app = build(service, policy)
     http: Any = protocol(Connections() if connections is None else connections)

@@ -48,6 +48,20 @@ def test_help_verb_is_the_verbs_help(capsys) -> None:
     assert run(capsys, "help", "tokenizer", "train")[1].startswith("Usage: cutaway tokenizer train")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"tokenizer {name}" for name in tokenizer.VERBS),
+        *(f"embed {name}" for name in embed.VERBS),
+        *("attention show", "bench", "explain", "info", "plan", "pull"),  # few documented options, and many
+    ],
+)
+def test_help_shows_a_verbs_own_examples_and_options(capsys, line: str) -> None:
+    code, out, _ = run(capsys, *line.split(), "--help")
+    assert code == 0 and f"cutaway {line}" in out.partition("Examples:")[2]
+    assert out.count("Examples:") == 1 and ":param" not in out and "\n  --" in out
+
+
 def test_an_options_value_is_no_option(capsys) -> None:
     """`--stop --sop`: the second word is the text to stop before, however it is spelt."""
     assert "did you mean" not in run(capsys, "generate", "--file", "no-such-file", "--stop", "--sop")[2]

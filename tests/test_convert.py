@@ -194,7 +194,7 @@ def test_what_cannot_be_written(name: str, type: str | None, tmp_path: Path) -> 
 
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    save.write(tmp_path / "m.gguf", checkpoint(), progress=lambda done, total: seen.append((done, total)))
+    save.write(tmp_path / "m.gguf", checkpoint(), progress=lambda _, done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 

@@ -121,7 +121,7 @@ def test_later_edits_see_what_earlier_ones_made() -> None:
         (Ablate(-1), "no layer -1"),
         (Ablate(0, "head"), 'goes with part "head"'),
         (Ablate(0, "mlp", 1), 'goes with part "head"'),
-        (Ablate(0, "head", 4), "no head 0.4: layer 0 has heads 0 to 3"),
+        (Ablate(0, "head", 4), "no head 0.4: it has heads 0 to 3"),
         (Ablate(0, strength=float("nan")), "strength is nan"),
         (Patch(0, OTHER[:5]), "17 tokens, the other 5"),
         (Patch(0, OTHER[:5], positions=[5]), "no position 5: positions are 0 to 4"),

@@ -12,16 +12,17 @@ import torch
 import cutaway
 from cutaway.cli import main
 from cutaway.data import run_tokenizer
-from cutaway.data.conversations import Example, Reader
+from cutaway.data.conversations import Example, Labelled, Pair, Reader
 from cutaway.data.examples import Packed, placed
+from cutaway.data.packing import stacked
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
 from cutaway.train import finetune
 from cutaway.train import run as training_run
-from cutaway.train.adapters import dora, lora
-from cutaway.train.objectives import next_token
+from cutaway.train.adapters import dora, ia3, lora
+from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import adapters, load, quant
+from cutaway.weights import adapters, build, load, quant, safetensors
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
 from tests.training import Quiet, model
@@ -169,16 +170,35 @@ def test_a_packed_batch_is_its_examples_alone() -> None:
 
 def test_accumulation_weighs_tokens_not_micro_batches() -> None:
     rows = [Packed.of(drawn([n], n), 96, 0).row(0) for n in (4, 91, 12, 50)]
-    whole = type(rows[0])(*(np.concatenate(parts) for parts in zip(*map(vars_of, rows), strict=True)))
-    one = gradients([TrainingBatch.of(whole, torch.device("cpu"))])
+    one = gradients([TrainingBatch.of(stacked(rows), torch.device("cpu"))])
     four = gradients([TrainingBatch.of(row, torch.device("cpu")) for row in rows])
     assert one[0] == pytest.approx(four[0], rel=1e-5)
     for name, grad in one[1].items():
         torch.testing.assert_close(grad, four[1][name], rtol=1e-3, atol=1e-6)
 
 
-def vars_of(batch: Any) -> list[np.ndarray]:
-    return [batch.ids, batch.targets, batch.pos, batch.documents, batch.loss_weights]
+@pytest.mark.parametrize("adapter", [lora.Config(4, dropout=0.5), dora.Config(4, dropout=0.5), ia3.Config()])
+def test_the_reference_is_the_base(adapter: Any) -> None:
+    torch.manual_seed(0)
+    trainable = Trainable(
+        Decoder(model(context=128)), next_token.Config(), torch.ones(320, dtype=torch.int64)
+    )
+    row = TrainingBatch.of(Packed.of(drawn([9, 30]), 64, 0).row(0), torch.device("cpu"))
+    before = trainable.log_probs(row, 7)
+    logits = trainable.model(row.ids, row.pos, documents=row.documents)
+    expected = logits.log_softmax(-1).gather(-1, row.targets[..., None])[..., 0]
+    torch.testing.assert_close(before, expected)
+    with pytest.raises(UserError, match="all weights are trained"):
+        trainable.reference_log_probs(row, 7)
+    adapter.attach(trainable.model)
+    for parameter in trainable.model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    trainable.train()
+    found = trainable.reference_log_probs(row, 7)
+    torch.testing.assert_close(found, before, rtol=0, atol=3e-6)
+    assert not torch.allclose(trainable.log_probs(row, 7), before, atol=0.1)
+    assert torch.equal(trainable.reference_log_probs(row, 7), found) and not found.requires_grad
 
 
 # ---- a run -------------------------------------------------------------------------------------------------
@@ -216,13 +236,34 @@ def talk(tmp_path: Path) -> Path:
     return path
 
 
-def config(base: Path, talk: Path, **changes: Any) -> finetune.FinetuningConfig:
+def config(base: Path, talk: Path, method: str = "sft", **changes: Any) -> finetune.FinetuningConfig:
     words = (
         f"--base {base} --data.path {talk} --data.context 64 --steps 6 --batch-size 2 --micro-batch-size 1"
     )
     words += " --intervals.save 3 --intervals.sample 3 --intervals.evaluate 3 --threads 1"
     words += " --optimizer.learning-rate 0.01"
-    return replace(finetune.read("sft", words.split()), **changes)
+    return replace(finetune.read(method, words.split()), **changes)
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Path:
+    """Pairs whose chosen answer is one of x, and the rejected one of y."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{n}?"}]}
+        | {
+            name: [{"role": "assistant", "content": letter * (1 + n % size)}]
+            for name, letter, size in (("chosen", "x", 5), ("rejected", "y", 3))
+        }
+        for n in range(30)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def measured(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("adapter", [lora.Config(4), dora.Config(4), None])
@@ -244,8 +285,7 @@ def test_a_run_resumes_to_the_same_weights_and_opens(
     assert np.array_equal(whole, cut)
     before = cutaway.load(base, engine="definition").logits(ids)
     assert not np.allclose(whole, before, atol=1e-3)
-    losses = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in losses if "loss" in line]
+    losses = [line["loss"] for line in measured(tmp_path / "whole") if "loss" in line]
     assert losses[-1] < losses[0]
 
 
@@ -311,3 +351,164 @@ def test_a_run_of_lora_is_small_and_its_rank_is_read_back(base: Path, talk: Path
     assert {change.a.shape[0] for change in changes.values() if isinstance(change, adapters.LowRank)} == {4}
     exact = adapters.joined(at_rest, changes)
     assert set(adapters.rounding(at_rest, changes, exact).values()) == {0.0}
+
+
+# ---- comparisons, rewards, a teacher -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "adapter"), [("dpo", lora.Config(4)), ("dpo", None), ("kto", None)])
+def test_a_run_of_comparisons_resumes_to_the_same_weights(
+    method: str, adapter: Any, base: Path, compared: Path, tmp_path: Path
+) -> None:
+    """Where all weights are trained the reference's log-probabilities are from before the first step."""
+    run = config(base, compared, method, adapter=adapter)
+    training_run.train(run, tmp_path / "whole", Quiet(), recipe=finetune)
+
+    def stop(step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training_run.train(run, tmp_path / "cut", Quiet(stop), recipe=finetune)
+    training_run.train(run, tmp_path / "cut", Quiet(), recipe=finetune, resume=True)
+    whole, cut = (cutaway.load(tmp_path / n, engine="definition").logits([1, 250]) for n in ("whole", "cut"))
+    assert np.array_equal(whole, cut)
+    lines = [line for line in measured(tmp_path / "whole") if "loss" in line]
+    assert lines[0]["loss"] == pytest.approx(np.log(2) if method == "dpo" else 0.5, abs=1e-6)
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.02
+    assert (tmp_path / "whole" / "reference.npz").is_file() is (adapter is None)
+    validation = next(line for line in reversed(measured(tmp_path / "whole")) if "validation_loss" in line)
+    assert validation["validation_loss"] < lines[0]["loss"]
+    assert lines[0].get("margin", 0.0) == pytest.approx(0, abs=1e-5)
+
+
+def test_all_weights_or_an_adapter_have_one_reference(base: Path, compared: Path, tmp_path: Path) -> None:
+    found = []
+    for name, adapter in (("adapter", lora.Config(4)), ("all", None)):
+        run = config(base, compared, "dpo", adapter=adapter)
+        run = finetune.resolved(run, tmp_path / name, lambda _: None)
+        made = finetune.ready(run, tmp_path / name, lambda _: None)
+        assert isinstance(made.train, Packed) and made.model is not None
+        trainable = Trainable(made.model, run.objective, made.lengths)
+        batch = TrainingBatch.of(made.train.row(0), torch.device("cpu"))
+        found.append(trainable.reference_log_probs(batch, 64))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+
+
+def test_the_reference_of_a_tuned_base_is_the_tuned_base(
+    base: Path, talk: Path, compared: Path, tmp_path: Path
+) -> None:
+    training_run.train(
+        config(base, talk, adapter=lora.Config(4)), tmp_path / "talk", Quiet(), recipe=finetune
+    )
+    run = config(tmp_path / "talk", compared, "dpo", adapter=lora.Config(4))
+    training_run.train(run, tmp_path / "preferred", Quiet(), recipe=finetune)
+    lines = [line for line in measured(tmp_path / "preferred") if "loss" in line]
+    assert lines[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    ids = [1, 2, 250]
+    plain, talks, prefers = (
+        cutaway.load(tmp_path / name, engine="definition").logits(ids)
+        for name in ("base", "talk", "preferred")
+    )
+    assert not np.allclose(talks, prefers, atol=1e-3) and not np.allclose(plain, talks, atol=1e-3)
+    row = TrainingBatch.of(Packed.of(drawn([9, 30]), 64, 0).row(0), torch.device("cpu"))
+    data = finetune.ready(run, tmp_path / "preferred", lambda _: None)
+    own, expected = (
+        Trainable(made, next_token.Config(), data.lengths)
+        for made in (data.model, build.decoder(load.read(tmp_path / "talk")))
+    )
+    torch.testing.assert_close(
+        own.reference_log_probs(row, 64), expected.log_probs(row, 64), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("adapter", [lora.Config(4), None])
+def test_a_reward_model_scores_answers(adapter: Any, base: Path, compared: Path, tmp_path: Path) -> None:
+    run = replace(config(base, compared, "reward", adapter=adapter), steps=12)
+    training_run.train(run, tmp_path / "run", Quiet(), recipe=finetune)
+    lines = [line for line in measured(tmp_path / "run") if "loss" in line]
+    assert lines[0]["loss"] == pytest.approx(np.log(2)) and lines[-1]["accuracy"] == 1
+    with pytest.raises(UserError, match="is a reward model, which scores answers and writes none"):
+        cutaway.load(tmp_path / "run")
+    judge = reward_model.RewardModel(tmp_path / "run")
+    prompt = [{"role": "user", "content": "7?"}]
+    rows = [{"prompt": prompt, "completion": [{"role": "assistant", "content": c}]} for c in ("xx", "yy")]
+    better, worse = judge.scores(rows)
+    assert better > worse
+    pair = judge.reader.pair(
+        {"prompt": prompt, "chosen": rows[0]["completion"], "rejected": rows[1]["completion"]}, ""
+    )
+    ended = [finetune._reading_its_end(example) for example in pair.documents]
+    batch = TrainingBatch.of(Packed.of([Pair(*ended)], 128, 0).row(0), torch.device("cpu"))
+    run.objective.attach(judge.model)
+    judge.model.get_parameter("reward").data = judge.weight
+    _, sums = Trainable(judge.model, run.objective, torch.ones(320))(batch)
+    assert float(sums["margin"].detach()) == pytest.approx(better - worse, abs=1e-5)
+    with pytest.raises(UserError, match="holds no reward model"):
+        reward_model.RewardModel(base)
+
+
+def test_a_teacher_of_other_tokens_is_refused(base: Path, talk: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="names no model"):
+        config(base, talk, "distill")
+    words = run_tokenizer.of("bpe:266", ["the cat and the hat and the rat"] * 9)
+    other = replace(load.read(base), read_tokenizer=lambda: words)
+    writer.write(
+        tmp_path / "other", replace(other, source=run_tokenizer.save(words, tmp_path / "w")), "safetensors"
+    )
+    with pytest.raises(UserError, match="another vocabulary"):
+        finetune._teacher(distill.Config(teacher=str(tmp_path / "other")), load.read(base).tokenizer)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(base: Path, talk: Path, tmp_path: Path) -> None:
+    objective = distill.Config(teacher=str(base), teacher_type="packed")
+    run = config(base, talk, "sft", adapter=lora.Config(4))
+    training_run.train(replace(run, objective=objective), tmp_path / "run", Quiet(), recipe=finetune)
+    losses = [line["loss"] for line in measured(tmp_path / "run") if "loss" in line]
+    assert losses[0] == pytest.approx(0, abs=1e-6) and max(losses) < 1e-3
+    assert not any("teacher" in name for name in safetensors.read(tmp_path / "run" / adapters.WEIGHTS))
+
+
+def test_what_is_wrong_with_pairs_is_counted(base: Path, tmp_path: Path, capsys: Any) -> None:
+    def turn(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    prompt = [{"role": "user", "content": "q"}]
+    rows = [
+        {"prompt": prompt, "chosen": turn("a"), "rejected": turn("b")},
+        {"prompt": prompt, "chosen": turn("a"), "rejected": turn("b"), "margin": 2},
+        {"prompt": prompt, "chosen": turn("a"), "rejected": turn("a")},
+        {"prompt": prompt, "chosen": turn("a" * 30), "rejected": turn("b" * 30)},
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    words = ["finetune", "dpo", "--data", str(path), "--model", str(base), "--check", "--data.context", "64"]
+    assert main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [
+        report[name] for name in ("rows", "examples", "duplicates", "same_answers", "left_out_too_long")
+    ] == [
+        "pairs",
+        2,
+        1,
+        1,
+        1,
+    ]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "chosen: " in shown and "rejected: " in shown and "whose answers are the same" in shown
+    run = config(base, path, "kto")
+    items, counted = finetune.prepare(run, finetune.base(run), lambda _: None)
+    assert [item.label for item in items if isinstance(item, Labelled)] == [True, False] * 4
+    assert (counted.rows, counted.liked) == ("labelled", 4)
+    run = config(base, path, "dpo")
+    items, _ = finetune.prepare(run, finetune.base(run), lambda _: None)
+    finetune._store(tmp_path / "kept", items)
+    kept = finetune._stored(tmp_path / "kept", "pairs")
+    assert [item.margin for item in kept if isinstance(item, Pair)] == [0, 2]
+    for item, again in zip(items, kept, strict=True):
+        for one, other in zip(item.documents, again.documents, strict=True):
+            assert np.array_equal(one.ids, other.ids) and np.array_equal(one.trained, other.trained)
+    path.write_text(json.dumps(rows[0] | {"margin": "big"}))
+    with pytest.raises(UserError, match="margin is 'big'; it must be a number"):
+        finetune.prepare(run, finetune.base(run), lambda _: None)

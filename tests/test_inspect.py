@@ -277,7 +277,7 @@ def test_a_steering_vector_is_saved_loaded_and_added(tmp_path: Path) -> None:
         _read(model, TEXT)
     moved = after["blocks.1.out"] - before["blocks.1.out"]
     assert_close(moved, (0.8 * vector).expand_as(moved), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="31 numbers, and this model's residual stream has 32"):
+    with pytest.raises(UserError, match="31 numbers, the residual stream 32"):
         _edited(model, Add(1, [0.0] * 31))
     with pytest.raises(UserError, match="at least one"):
         steering.difference(model, [TEXT], [], layer=1)

@@ -135,7 +135,7 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("own", "why"),
     [
-        ({"model_type": "mamba"}, "model_type is 'mamba', which is not supported; supported: "),
+        ({"model_type": "mamba"}, "model_type is 'mamba', not one of "),
         ({"model_type": None}, "model_type"),
         ({"model_type": 7}, "model_type should be a text, but is 7"),
         ({"hidden_act": "xielu"}, "hidden_act is 'xielu'"),
@@ -162,7 +162,7 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
         ({"vocab_size": 41}, r"has the shape \(40, 32\), where the config asks for \(41, 32\)"),
         ({"num_hidden_layers": 3}, "layers.2.* is missing"),
         ({"num_hidden_layers": 1}, "layers.1.* has no place"),
-        ({"num_hidden_layers": 9999}, "9999 layers, but there are only 21 weights"),
+        ({"num_hidden_layers": 9999}, "9999 layers, but there are 21 weights"),
         ({"vocab_size": 2**30, "hidden_size": 2**30}, "where the config asks for"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("own", "why"),
     [
-        ({"general.architecture": "rwkv7"}, "general.architecture is 'rwkv7', which is not supported"),
+        ({"general.architecture": "rwkv7"}, "general.architecture is 'rwkv7', not one of bert, "),
         ({"general.architecture": ...}, "general.architecture"),
         ({"llama.block_count": ...}, "llama.block_count is missing"),
         ({"llama.block_count": 2**31}, "llama.block_count should be between"),

@@ -103,10 +103,10 @@ def test_reading_each_is_reading_one_by_one(one: DefinitionEngine):
     assert np.allclose(many, one.logits(IDS[:12])[5:], atol=1e-5)
 
 
-def test_progress_is_told(one: DefinitionEngine):
-    said: list[tuple[int, int]] = []
-    scoring.perplexity(one, IDS, 16, progress=lambda *each: said.append(each))
-    assert said == [(n, 4) for n in range(5)]
+def test_progress_is_reported(one: DefinitionEngine):
+    reported: list[tuple[str, int, int | None]] = []
+    scoring.perplexity(one, IDS, 16, progress=lambda *each: reported.append(each))
+    assert reported == [("measuring", n, 4) for n in range(5)]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_progress_is_told(one: DefinitionEngine):
     [
         (2, "cannot be halved"),
         (15, "cannot be halved"),
-        (2 * CONTEXT, f"more than the {CONTEXT} that the model reads"),
+        (2 * CONTEXT, f"more than the context of {CONTEXT}"),
     ],
 )
 def test_windows_that_cannot_be_read_are_refused(one: DefinitionEngine, window: int, sentence: str):

@@ -249,7 +249,7 @@ def test_mistakes_are_refused_before_any_work(
         (["-o", "folder"], "ends in .gguf"),
         (["--text", "absent.txt"], "absent.txt: there is no such file"),
         (["--calibration", str(broken)], "not UTF-8"),
-        (["--text", str(short_text)], "has 3 tokens, and 512 are measured at once: give a longer text"),
+        (["--text", str(short_text)], "has 3 tokens, and a window 512: give a longer text"),
     ):
         assert cli.main([*base, *more]) == 2
         assert sentence in " ".join(capsys.readouterr().err.split())

@@ -284,9 +284,9 @@ REFUSALS = {
         container('{"w":{"dtype":"I8","shape":[1],"data_offsets":[0,1,1]}}', 1),
         "not two places",
     ),
-    "dtype": (one("Q4_0", [32], 0, 18, 18), "'Q4_0', which is not read"),
-    "sub-byte": (one("F4", [2], 0, 1, 1), "'F4', which is not read"),
-    "dtype number": (one(3, [2], 0, 1, 1), "not read"),
+    "dtype": (one("Q4_0", [32], 0, 18, 18), "the type 'Q4_0'"),
+    "sub-byte": (one("F4", [2], 0, 1, 1), "the type 'F4'"),
+    "dtype number": (one(3, [2], 0, 1, 1), "the type '3'"),
     "extra": (container('{"w":{"dtype":"I8","shape":[],"data_offsets":[0,1],"x":1}}', 1), "described by"),
     "lacking": (container('{"w":{"dtype":"I8","shape":[]}}', 1), "described by"),
     "same field": (

@@ -264,7 +264,12 @@ def test_messages_say_what_the_chat_says(server: Server, client: Any, claude: An
 
 
 def test_messages_events_come_in_their_order(claude: Any) -> None:
-    asked: dict[str, Any] = {"model": NAME, "max_tokens": 9, "messages": HELLO, "extra_body": {"temperature": 0}}
+    asked: dict[str, Any] = {
+        "model": NAME,
+        "max_tokens": 9,
+        "messages": HELLO,
+        "extra_body": {"temperature": 0},
+    }
     events = list(claude.messages.create(**asked, stream=True))
     kinds = [event.type for event in events]
     middle = ["content_block_delta"] * (len(kinds) - 5)

@@ -114,7 +114,7 @@ from cutaway.commands.serve import _service
 from cutaway.serve.service import Limits
 from cutaway.serve.protocol import CompletionRequest
 from cutaway.generate.batch.request import Request
-service = _service(cutaway.load({str(inputs.path("smollm2"))!r}), "x", Limits(), False)
+service = _service(cutaway.load({str(inputs.path("smollm2"))!r}), "x", Limits(), False, dict())
 params = service.sampling_params(CompletionRequest(prompt="x"), 2, 0, 0)
 list(service.scheduler.submit(Request((5, 6), params)))
 service.scheduler.close()

@@ -59,6 +59,7 @@ class Paged(Hashing):
 
     page = 4
     page_bytes = 4
+    scope = b""
     layers = 3
 
     def __init__(self, grid: int = 1, max_context: int = 64, gated: bool = False) -> None:

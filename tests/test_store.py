@@ -513,7 +513,7 @@ def test_hub_says_what_else_there_is(fake_hub: Server) -> None:
 def test_hub_repository_of_pickles(fake_hub: Server) -> None:
     about = {"id": "org/name", "sha": REVISION, "siblings": [{"rfilename": "pytorch_model.bin", "size": 8}]}
     fake_hub.serve("/api/models/org/name", json.dumps(about).encode(), Content_Type="application/json")
-    with pytest.raises(UserError, match="no safetensors, and Cutaway unpickles nothing"):
+    with pytest.raises(UserError, match="no safetensors, and nothing is unpickled"):
         store.pull("org/name")
 
 

@@ -49,6 +49,34 @@ def test_chunked_cross_entropy_is_plain_cross_entropy(chunk: int, z: float, soft
     torch.testing.assert_close((x.grad, weight.grad), wanted)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("chunk", [1, 7, 50])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_log_probs_by_chunks(chunk: int, softcap: float | None, temperature: float, frozen: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(41, 8, dtype=torch.float64, requires_grad=not frozen)
+    targets, pull = torch.randint(0, 41, (23,)), torch.randn(23, dtype=torch.float64)
+    logits = x @ weight.T
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    every = torch.log_softmax(logits / temperature, -1)
+    expected = every[torch.arange(23), targets]
+    read = (x,) if frozen else (x, weight)
+    wanted = torch.autograd.grad((expected * pull).sum(), read, retain_graph=True)
+    found = loss.log_probs(x, weight, targets, chunk, softcap, temperature)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad((found * pull).sum(), read), wanted)
+    narrow = x.detach().float().requires_grad_(), weight.detach().float()  # the native core's way
+    found = loss.log_probs(*narrow, targets, chunk, softcap, temperature)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    (made,) = torch.autograd.grad((found * pull.float()).sum(), narrow[:1])
+    torch.testing.assert_close(made.double(), wanted[0], rtol=1e-4, atol=1e-5)
+    entropies = loss.entropies(x, weight, chunk, softcap, temperature)
+    torch.testing.assert_close(entropies, -(every.exp() * every).sum(-1))
+
+
 def _plain_gradients(made: Any) -> list[torch.Tensor]:
     """Of one step's batch, through the model's own forward and torch's cross-entropy, all at once."""
     twin = Decoder(made.run.model)

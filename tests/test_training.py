@@ -188,7 +188,7 @@ def test_the_command_trains_from_texts_and_from_counts(
     assert code == 0 and json.loads(out)["tokens"] == 285
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     code, _, err = cli(capsys, "train", *counts, shards[0])
-    assert code == 2 and "other files are counts" in err
+    assert code == 2 and "is text among counts" in err
     code, _, err = cli(capsys, "train", *counts, "--pattern", "gpt2")
     assert code == 2 and "bring their own" in err
     code, _, err = cli(capsys, "train", shards[0], "--size", 100)

@@ -7,8 +7,7 @@ import pytest
 
 from cutaway.embedding import evaluate, neighbours, projection
 from cutaway.embedding.subwords import subwords
-from cutaway.embedding.vectors import Vectors
-from cutaway.embedding.watching import Watched
+from cutaway.embedding.vectors import Vectors, Watched
 from cutaway.errors import UserError
 from cutaway.weights import vectors as files
 from tests import inputs
@@ -108,7 +107,7 @@ def test_every_cut_of_a_file_is_refused_or_shorter(tmp_path: Path):
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="cannot stand in a text file"):
+    with pytest.raises(UserError, match="a text file cannot hold"):
         files.write(tmp_path / "a.vec", some([" king", "b"]))
     files.write(tmp_path / "a.safetensors", some([" king", "b"]))
     assert list(files.read(tmp_path / "a.safetensors").words) == [" king", "b"]

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from cutaway import native
-from cutaway.embedding import corpus, glove, huffman, sampling, subwords, train, word2vec
+from cutaway.embedding import corpus, glove, huffman, sampling, subwords, word2vec
 from cutaway.embedding.corpus import Vocabulary
 from cutaway.embedding.sampling import Random
 from cutaway.errors import OperationalError, UserError
-from cutaway.native.corpus import Counter, Dictionary
-from cutaway.native.word2vec import Draws, Learner, table
+from cutaway.native.embedding import Counter, Dictionary, Draws, Learner, table
 
 built = pytest.mark.skipif(native.why_not() is not None, reason="the native core is not built")
 
@@ -39,7 +38,8 @@ def twin(path: Path, known: Vocabulary, settings: word2vec.Settings) -> word2vec
     done = 0
     with corpus.opened(path) as file:
         for epoch in range(settings.epochs):
-            done = word2vec.epoch(model, file, epoch, done)
+            for piece in range(corpus.pieces(file)):
+                done = word2vec.learn(model, file, epoch, piece, done)
     assert done == model.total()
     return model
 
@@ -52,7 +52,7 @@ def test_an_epoch_on_one_thread_is_the_twins(kind: word2vec.Kind, negative: int,
     settings = word2vec.Settings(
         kind=kind, dim=21, negative=negative, epochs=1, sample=1e-2, learning_rate=0.1
     )
-    ours, theirs = train.train(file, known, settings, threads=1), twin(file, known, settings)
+    ours, theirs = word2vec.train(file, known, settings, threads=1), twin(file, known, settings)
     assert np.abs(theirs.output).max() > 0.05
     np.testing.assert_allclose(
         ours.input, theirs.input, atol=2e-5
@@ -67,7 +67,7 @@ def test_an_epoch_on_one_thread_is_the_twins(kind: word2vec.Kind, negative: int,
 def test_other_shapes_are_the_twins_too(window: int, negative: int, dim: int, file: Path):
     known = corpus.vocabulary(file, 3)
     settings = word2vec.Settings(dim=dim, window=window, negative=negative, epochs=1, sample=0)
-    ours, theirs = train.train(file, known, settings, threads=1), twin(file, known, settings)
+    ours, theirs = word2vec.train(file, known, settings, threads=1), twin(file, known, settings)
     np.testing.assert_allclose(ours.input, theirs.input, atol=1e-4)
 
 
@@ -75,7 +75,7 @@ def test_other_shapes_are_the_twins_too(window: int, negative: int, dim: int, fi
 def test_one_thread_gives_the_same_twice_and_a_seed_another(file: Path):
     known = corpus.vocabulary(file, 2)
     first, second, third = (
-        train.train(file, known, word2vec.Settings(epochs=1, seed=seed), threads=1).input
+        word2vec.train(file, known, word2vec.Settings(epochs=1, seed=seed), threads=1).input
         for seed in (1, 1, 2)
     )
     assert np.array_equal(first, second) and not np.array_equal(first, third)
@@ -83,7 +83,7 @@ def test_one_thread_gives_the_same_twice_and_a_seed_another(file: Path):
 
 @built
 def test_padding_stays_zero(file: Path):
-    model = train.train(file, corpus.vocabulary(file, 2), word2vec.Settings(dim=5, epochs=1), threads=2)
+    model = word2vec.train(file, corpus.vocabulary(file, 2), word2vec.Settings(dim=5, epochs=1), threads=2)
     for rows in (model.input, model.output):
         whole = np.lib.stride_tricks.as_strided(rows, (len(rows), rows.strides[0] // 4), (rows.strides[0], 4))
         assert whole.shape[1] == 16 and whole[:, :5].any() and not whole[:, 5:].any()

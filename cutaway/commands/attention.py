@@ -30,17 +30,13 @@ TAKEN = ("heads", "kv_heads", "key_size", "value_size", "qk_norm")  # from the m
 
 @attention.default
 def every(
-    *,
-    model: str = "smollm2",
-    tokens: int = 4096,
-    bits: Literal[32, 16, 8, 4] = 32,
-    as_json: Json = False,
+    *, model: str = "smollm2", tokens: int = 4096, bits: Literal[32, 16, 8, 4] = 32, as_json: Json = False
 ) -> None:
     """List every attention mechanism: a summary, its KV cache or state, and its cost.
 
     The figures are of one layer with the sizes of MODEL. `cutaway attention show KIND` draws the mask.
 
-    Examples:
+    **Examples:**
 
     cutaway attention
 
@@ -50,14 +46,9 @@ def every(
 
     cutaway attention show local --window 4
 
-    Parameters
-    ----------
-    model
-        A model's name, a .gguf file or a folder: it gives the width, the heads and their size.
-    tokens
-        The length of the text, n, in the formulas.
-    bits
-        Bits of a cached number.
+    :param model: A model's name, a .gguf file or a folder: it gives the width, the heads and their size.
+    :param tokens: The length of the text, n, in the formulas.
+    :param bits: Bits of a cached number.
     """
     if tokens < 1:
         raise UserError(f"--tokens is {tokens}: it must be 1 or more")
@@ -73,20 +64,12 @@ def every(
 
 
 @attention.command
-def show(
-    kind: str,
-    /,
-    *,
-    length: int = 12,
-    seed: int = 0,
-    as_json: Json = False,
-    **options: str,
-) -> None:
+def show(kind: str, /, *, length: int = 12, seed: int = 0, as_json: Json = False, **options: str) -> None:
     """Draw a mechanism's attention mask: a row a query, a column a key.
 
     A mechanism's own options are flags: --window, --chunk, --stride, ... Those left out are drawn to scale.
 
-    Examples:
+    **Examples:**
 
     cutaway attention show local --window 4
 
@@ -96,14 +79,9 @@ def show(
 
     cutaway attention show dsa --top-k 3 --json
 
-    Parameters
-    ----------
-    kind
-        A mechanism, as `cutaway attention` lists them.
-    length
-        How many tokens to draw.
-    seed
-        Of the example, where the mask depends on the text.
+    :param kind: A mechanism, as `cutaway attention` lists them.
+    :param length: How many tokens to draw.
+    :param seed: Of the example, where the mask depends on the text.
     """
     if not 1 <= length <= LONGEST:
         raise UserError(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")

@@ -1,13 +1,12 @@
 """`cutaway bench`: how fast a model runs on this machine, and what limits it."""
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 import cutaway
 from cutaway import native
 from cutaway.commands.console import model_path, print_json
+from cutaway.commands.options import Json, Model
 from cutaway.errors import UserError
 from cutaway.runtime.measure import DEPTH, PROMPT, TEXTS, figures
 
@@ -20,30 +19,17 @@ ROWS = {
 NEAR = 0.6  # of the speed of a loop that only reads: above it reading is said to be the limit
 
 
-def bench(
-    model: str = "smollm2",
-    /,
-    *,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> None:
-    """Measure the runtime on this machine: tokens a second, and what limits them. A small model takes
-    seconds.
+def bench(model: Model = "smollm2", /, *, as_json: Json = False) -> None:
+    """Measure the runtime on this machine: tokens a second, and what limits them.
 
     Each speed stands beside how much of memory is read for it, as a share of what a loop that only reads gets
     here; where the share is small, arithmetic is the limit, or others who use this machine.
 
-    Examples:
+    **Examples:**
 
     cutaway bench
 
     cutaway bench model.gguf --json
-
-    Parameters
-    ----------
-    model
-        A model's name, a .gguf file or a folder.
-    as_json
-        Print one JSON document.
     """
     absent = native.why_not()
     if absent is not None:
@@ -81,10 +67,7 @@ def bench(
 
 
 def _shares(engine: Any, found: dict[str, float]) -> dict[str, float]:
-    """Of the speed of a loop that only reads, how much each row reaches with the bytes that it must read: the
-    weights once for all tokens of a pass (of experts those that they pass at most), and behind 2,000 tokens
-    their keys and values.
-    """
+    """Of a loop that only reads, the speed of each row: experts count as far as a token passes them."""
     token = found["bytes a token"]
     passes = {"decode at 2000": 1, "8 texts": TEXTS, "read 512": PROMPT}
     out = {"decode": found["share of reading"]}

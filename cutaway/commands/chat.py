@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
-from cutaway.commands.generate import NOTHING_GIVEN, Engine, Sampling, note_ending
+from cutaway.commands.generate import NOTHING_GIVEN, Sampling, note_ending
+from cutaway.commands.options import Adapter, Context, Engine, Flag, Model, Threads
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.generate.decode import ContextFullError, Generation
 from cutaway.generate.sampling_params import SamplingParams
@@ -26,15 +25,15 @@ WAYS_OUT = "/clear starts anew, /undo takes back the last question and answer."
 
 
 def chat(
-    model: str = "smollm2",
+    model: Model = "smollm2",
     *,
     system: str | None = None,
     load: Path | None = None,
-    allow_steering: Annotated[bool, Parameter(negative=())] = False,
-    adapter: Path | None = None,
+    allow_steering: Flag = False,
+    adapter: Adapter = None,
     engine: Engine = "auto",
-    threads: int | None = None,
-    context: int | None = None,
+    threads: Threads = None,
+    context: Context = None,
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
     """Talk with a model. /help lists the commands.
@@ -43,7 +42,7 @@ def chat(
     repetition penalty 1.1 (1 switches it off). An answer ends after 1,024 tokens unless --max-tokens says
     otherwise. Ctrl-C stops the answer, Ctrl-D ends. Lines piped in are questions, answered one after another.
 
-    Examples:
+    **Examples:**
 
     cutaway chat --system "You answer in one sentence."
 
@@ -53,25 +52,10 @@ def chat(
 
     echo "What is a monad?" | cutaway chat
 
-    Parameters
-    ----------
-    model
-        A model's name, a .gguf file or a folder.
-    system
-        The system message: who the model is to be.
-    load
-        Go on with a conversation that /save wrote.
-    allow_steering
-        Let what is said change which control tokens the template writes; refused without it.
-    adapter
-        A folder with a PEFT adapter to put into the weights, such as a run of `cutaway finetune`.
-    engine
-        What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
-        fastest here.
-    threads
-        Processor threads to use; all of this machine's by default.
-    context
-        Hold this many tokens at most, where less memory is wanted than the model's whole context takes.
+    :param system: The system message: who the model is to be.
+    :param load: Go on with a conversation that /save wrote.
+    :param allow_steering: Let what is said change which control tokens the template writes; refused without
+        it.
     """
     conversation = Conversation.read(load) if load else Conversation()
     if system is not None:
@@ -308,7 +292,5 @@ def _content(messages: list[Any], at: int, path: Path) -> str:
             "is expected"
         )
     if at == len(messages) - 1 and expected == "user":
-        raise UserError(
-            f"{path} ends with a question: end it with the assistant's answer, or remove message {at + 1}"
-        )
+        raise UserError(f"{path} ends with a question: answer it, or remove message {at + 1}")
     return message["content"]

@@ -1,17 +1,16 @@
 """`cutaway convert`: write a model as GGUF or as a safetensors folder, tokenizer and chat template along."""
 
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
 from cutaway.commands import console
+from cutaway.commands.options import Force, Json
 from cutaway.weights import load, save
 
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
-PATIENCE = 2.0  # seconds before progress is shown
 
 
 def convert(
@@ -26,33 +25,27 @@ def convert(
             converter=console.any_case(*get_args(Type)),
         ),
     ] = None,
-    force: Annotated[bool, Parameter(help="Replace TARGET if it exists.", negative=())] = False,
-    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())] = False,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
-    """Write a model in another format: TARGET ending in .gguf is a GGUF file, anything else a folder of
-    safetensors.
+    """Write a model in another format: TARGET is NAME.gguf, or a folder of safetensors.
 
     Without --type, GGUF keeps each weight as it is stored, to the bit; a folder keeps F32, F16 and BF16 and
     unpacks the rest to F32. With it, matrices become that type; vectors stay F32 in GGUF, and the matrix that
     makes the logits is Q8_0 where the others are Q4_0 or Q4_1. What could not be made as asked is said.
 
-    Examples:
+    **Examples:**
 
     cutaway convert smollm2 smollm2-folder
 
     cutaway convert smollm2-folder smollm2.gguf --type Q8_0
 
-    Parameters
-    ----------
-    source
-        A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
-    target
-        Where to write: NAME.gguf or a folder.
+    :param source: A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
+    :param target: Where to write: NAME.gguf or a folder.
     """
     checkpoint = load.read(console.model_path(source))
     with console.watched() as bar:
-        patient = _Patient(bar, f"Writing {target}")
-        saved = save.write(target, checkpoint, type=type, force=force, progress=patient)
+        saved = save.write(target, checkpoint, type=type, force=force, progress=bar)
     if as_json:
         console.print_json(
             {
@@ -69,14 +62,3 @@ def convert(
         console.note(f"Note: {note}.")
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)}, {types}", file=sys.stdout)
-
-
-class _Patient:
-    """Progress that is shown only where writing takes a while."""
-
-    def __init__(self, bar: object, doing: str) -> None:
-        self.bar, self.doing, self.start = bar, doing, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if callable(self.bar) and time.monotonic() - self.start > PATIENCE:
-            self.bar(self.doing, done, total)

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway.commands.console import model_path, note, on_screen, print_json, screen, size
 from cutaway.commands.generate import prompt_text
-from cutaway.commands.options import Flag, Json
+from cutaway.commands.options import Flag, Force, Json, Model, Open, Threads, Words
 from cutaway.errors import OperationalError, UserError
 from cutaway.store import files
 
@@ -33,24 +33,24 @@ def explain(
     /,
     *,
     file: Path | None = None,
-    model: str = "smollm2",
+    model: Model = "smollm2",
     chat: Flag = False,
     top: int = 10,
-    ablate: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    steer: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    ablate: Words = (),
+    steer: Words = (),
     patch: str | None = None,
     compare: str | None = None,
     compare_model: str | None = None,
     backends: Flag = False,
     html: Path | None = None,
-    force: Flag = False,
-    open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
-    threads: int | None = None,
+    force: Force = False,
+    open_page: Open = False,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Explain what a model does with a text: tokens, embeddings, attention, residual stream, next token.
 
-    Examples:
+    **Examples:**
 
     cutaway explain "The capital of France is"
 
@@ -68,39 +68,21 @@ def explain(
 
     cutaway explain "The capital of France is" --backends
 
-    Parameters
-    ----------
-    text
-        The text to explain; - reads it from standard input. Control tokens spelt in it stay text.
-    file
-        Read the text from this file (without its last newline).
-    model
-        A model's name, a .gguf file or a folder.
-    chat
-        Put the text as a question, through the model's chat template.
-    top
-        How many of the likeliest next tokens to show.
-    ablate
-        Ablate a head (5.3 is head 3 of layer 5) or a layer (5), and show what changes; again for more.
-    steer
-        FILE:STRENGTH, add a steering vector times the strength, and show what changes; again for more.
-    patch
-        Another text of as many tokens: activation patching shows where in the model the answers diverge.
-    compare
-        Another text, of any length: both side by side.
-    compare_model
-        Another model: both side by side, on this text or on the other one.
-    backends
-        Show instead which attention backend each layer uses for prefill and decode, and why.
-    html
-        Write an interactive page to this file: one file that needs no network. A model that was changed by
-        --ablate or --steer is shown beside the unchanged one.
-    open_page
-        Open the page in the browser; without --html a temporary file.
-    force
-        Replace the page's file if it exists.
-    threads
-        CPU threads to compute with; all cores, if not given.
+    :param text: The text to explain; - reads it from standard input. Control tokens spelt in it stay text.
+    :param file: Read the text from this file (without its last newline).
+    :param chat: Put the text as a question, through the model's chat template.
+    :param top: How many of the likeliest next tokens to show.
+    :param ablate: Ablate a head (5.3 is head 3 of layer 5) or a layer (5), and show what changes; again for
+        more.
+    :param steer: FILE:STRENGTH, add a steering vector times the strength, and show what changes; again for
+        more.
+    :param patch: Another text of as many tokens: activation patching shows where in the model the answers
+        diverge.
+    :param compare: Another text, of any length: both side by side.
+    :param compare_model: Another model: both side by side, on this text or on the other one.
+    :param backends: Show instead which attention backend each layer uses for prefill and decode, and why.
+    :param html: Write an interactive page to this file: one file that needs no network. A model that
+        --ablate or --steer changed is beside the unchanged one. --open alone writes a temporary file.
     """
     asked = _Asked(prompt_text(text, file), model, chat, top, ablate, steer, patch, compare, compare_model)
     asked.check(backends, html is not None or open_page)
@@ -173,9 +155,7 @@ class _Asked:
         if self.two and changed:
             raise UserError("--compare shows two models unchanged: leave out --ablate, --steer and --patch")
         if backends and (self.two or changed or page):
-            raise UserError(
-                "--backends shows backends only: leave out the options that change or draw the model"
-            )
+            raise UserError("--backends shows backends only: leave out other views and edits")
         if self.patch is not None and page:
             raise UserError("--patch is shown in the terminal: leave out --html and --open, or use --compare")
         for part in self.ablate:
@@ -199,9 +179,7 @@ class _Asked:
         """The ids of a text, through the chat template if that was asked for."""
         ids = lm.chat_ids([{"role": "user", "content": text}]) if self.chat else lm.ids(text)
         if len(ids) > lm.config.context:
-            raise UserError(
-                f"the text has {len(ids):,} tokens, and this model's context holds {lm.config.context:,}"
-            )
+            raise UserError(f"the text has {len(ids):,} tokens, the context holds {lm.config.context:,}")
         return ids
 
     def print_origins(self, lm: LanguageModel) -> None:
@@ -283,9 +261,7 @@ def _steering(given: str) -> tuple[str, float]:
             raise ValueError
         value = float(strength)
     except ValueError:
-        raise UserError(
-            f"--steer is {given!r}: it must be FILE:STRENGTH, such as calm.safetensors:0.8"
-        ) from None
+        raise UserError(f"--steer is {given!r}: write FILE:STRENGTH, as calm.safetensors:0.8") from None
     if not Path(path).exists():
         raise UserError(f"--steer: there is no file {path}")
     return path, value

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.commands.pretrain import watched
+from cutaway.data.conversations import Item, Labelled, Pair
 from cutaway.errors import UserError
 from cutaway.weights.load import RUN
 
@@ -81,7 +82,7 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
     from cutaway.train import finetune as recipe
 
     at_rest = recipe.base(run)
-    examples, report = recipe.prepare(run, at_rest, console.note)
+    items, report = recipe.prepare(run, at_rest, console.note)
     if as_json:
         console.print_json(asdict(report))
         return
@@ -94,11 +95,18 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
         f"{report.examples:,} examples, {report.tokens:,} tokens; {report.trained_tokens:,} are trained "
         f"({share:.0%}), shown in green:"
     )
-    tokenizer = at_rest.tokenizer
-    for example in examples[:SHOWN]:
-        text = Text()
-        for id, trained in zip(example.ids.tolist(), example.trained.tolist(), strict=True):
-            text.append(tokenizer.decode([id]), "bold green" if trained else "dim")
-        out.print(text)
+    for item in items[:SHOWN]:
+        for name, example in zip(_names(item), item.documents, strict=True):
+            text = Text(name, "bold")
+            for id, trained in zip(example.ids.tolist(), example.trained.tolist(), strict=True):
+                text.append(at_rest.tokenizer.decode([id]), "bold green" if trained else "dim")
+            out.print(text)
     for warning in report.warnings():
         out.print(f"Note: {warning}.", style="yellow", markup=False)
+
+
+def _names(item: Item) -> tuple[str, ...]:
+    """What is printed before each of an item's documents."""
+    if isinstance(item, Pair):
+        return "chosen: ", "rejected: "
+    return ("liked: " if item.label else "disliked: ",) if isinstance(item, Labelled) else ("",)

@@ -12,11 +12,11 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, print_json, read_text, use_threads
+from cutaway.commands.options import Adapter, Context, Engine, Flag, Json, Model, Threads
 from cutaway.errors import UserError
 from cutaway.generate.decode import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
 
-Engine = Literal["auto", "definition", "runtime"]
 Style = Literal["text", "table", "nothing"]
 
 
@@ -76,22 +76,22 @@ def generate(
     /,
     *,
     file: Path | None = None,
-    model: str = "smollm2",
-    chat: Annotated[bool, Parameter(negative=())] = False,
-    allow_steering: Annotated[bool, Parameter(negative=())] = False,
+    model: Model = "smollm2",
+    chat: Flag = False,
+    allow_steering: Flag = False,
     logprobs: int | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    adapter: Path | None = None,
+    as_json: Json = False,
+    adapter: Adapter = None,
     engine: Engine = "auto",
-    threads: int | None = None,
-    context: int | None = None,
+    threads: Threads = None,
+    context: Context = None,
     speculate: Literal["lookup"] | None = None,
     draft: str | None = None,
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
     """Continue a text: greedily, up to 128 tokens, unless told otherwise.
 
-    Examples:
+    **Examples:**
 
     cutaway generate "The capital of France is" --max-tokens 8
 
@@ -99,36 +99,15 @@ def generate(
 
     cutaway generate - --json < prompt.txt
 
-    Parameters
-    ----------
-    prompt
-        The text to continue; - reads it from standard input (without its last newline).
-    file
-        Read the prompt from this file (without its last newline).
-    model
-        A model's name, a .gguf file or a folder.
-    chat
-        Put the prompt as a question, through the model's chat template.
-    allow_steering
-        Let what the prompt says change which control tokens the template writes; refused without it.
-    logprobs
-        One line a token: log-probability, token, and this many alternatives.
-    as_json
-        Print one JSON document when the text is finished.
-    adapter
-        A folder with a PEFT adapter to put into the weights, such as a run of `cutaway finetune`.
-    engine
-        What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
-        fastest here.
-    threads
-        Processor threads to use; all of this machine's by default.
-    context
-        Hold this many tokens at most, where less memory is wanted than the model's whole context takes.
-    speculate
-        lookup: guess tokens from what the text said before and check several in one reading; the text is as
-        likely as without, and comes faster where it repeats itself.
-    draft
-        A smaller model of the same vocabulary that writes ahead; as --speculate otherwise.
+    :param prompt: The text to continue; - reads it from standard input (without its last newline).
+    :param file: Read the prompt from this file (without its last newline).
+    :param chat: Put the prompt as a question, through the model's chat template.
+    :param allow_steering: Let what the prompt says change which control tokens the template writes; refused
+        without it.
+    :param logprobs: One line a token: log-probability, token, and this many alternatives.
+    :param speculate: lookup: guess tokens from what the text said before and check several in one reading;
+        the text is as likely as without, and comes faster where it repeats itself.
+    :param draft: A smaller model of the same vocabulary that writes ahead; as --speculate otherwise.
     """
     if speculate is not None and draft is not None:
         raise UserError("--speculate lookup and --draft are two ways to guess: give one of them")

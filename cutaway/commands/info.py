@@ -1,6 +1,4 @@
-"""`cutaway info MODEL`: the model's card, read from its files; no weight is unpacked and no torch
-imported.
-"""
+"""`cutaway info MODEL`: the model's card, read from its files; no weight is unpacked."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Any
 
 from cutaway import store
 from cutaway.commands.console import model_path, print_json, size
-from cutaway.commands.options import Json
+from cutaway.commands.options import Json, Model
 from cutaway.errors import escaped
 from cutaway.model.config import Decoder
 from cutaway.weights import load
@@ -20,25 +18,14 @@ from cutaway.weights.load import Checkpoint
 CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
 
 
-def info(
-    model: str = "smollm2",
-    *,
-    as_json: Json = False,
-) -> None:
+def info(model: Model = "smollm2", *, as_json: Json = False) -> None:
     """Print a model's card: family, sizes, parameters, context, weight types, tokenizer, template, memory.
 
-    Examples:
+    **Examples:**
 
     cutaway info
 
     cutaway info my-model.gguf --json
-
-    Parameters
-    ----------
-    model
-        A model's name, a .gguf file or a folder.
-    as_json
-        Print the card as JSON.
     """
     path = model_path(model)
     card = _card(model, path, load.read(path))

@@ -74,7 +74,7 @@ def merge(
             merged,
             type=type,
             force=force,
-            progress=lambda done, of: bar(f"Writing {target}", done, of),
+            progress=bar,
         )
         taken = adapters.rounding(base, changes, load.read(target))
         cost = cost_of(*measured, target, bar) if measured else None

@@ -1,24 +1,17 @@
 """`cutaway models`: what is in the cache, and what could be."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
 from cutaway import store
 from cutaway.commands.console import print_json, size
+from cutaway.commands.options import Json
 
 
-def models(
-    *,
-    remove: str | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> None:
+def models(*, remove: str | None = None, as_json: Json = False) -> None:
     """List the models in the cache: name, size, licence, the day they came, and path.
 
     Hugging Face repositories lie in the cache that other programs share, so one of them may be listed, and
     removed, that another program fetched.
 
-    Examples:
+    **Examples:**
 
     cutaway models
 
@@ -26,12 +19,7 @@ def models(
 
     cutaway models --remove smollm2
 
-    Parameters
-    ----------
-    remove
-        Delete this model from the cache.
-    as_json
-        Print the list as JSON.
+    :param remove: Delete this model from the cache.
     """
     freed = store.remove(remove) if remove is not None else None
     entries = store.cached()

@@ -1,8 +1,20 @@
-"""Options that several verbs have: a switch without its negation, and `--json`."""
+"""Options that several verbs have, each with its help."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 Flag = Annotated[bool, Parameter(negative=())]
+Words = Annotated[tuple[str, ...], Parameter(negative=())]  # given again for more
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
+Force = Annotated[bool, Parameter(help="Replace the output if it exists.", negative=())]
+Open = Annotated[bool, Parameter(name="--open", help="Open the page in the browser.", negative=())]
+Model = Annotated[str, Parameter(help="A model's name, a .gguf file or a folder.")]
+Engine = Annotated[
+    Literal["auto", "definition", "runtime"],
+    Parameter(help="The definition (PyTorch), the runtime (packed weights on the CPU), or the fastest here."),
+]
+Adapter = Annotated[Path | None, Parameter(help="A PEFT adapter's folder, such as a `cutaway finetune` run.")]
+Threads = Annotated[int | None, Parameter(help="Processor threads to use; all of this machine's by default.")]
+Context = Annotated[int | None, Parameter(help="Hold this many tokens at most, to take less memory.")]

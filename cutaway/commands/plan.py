@@ -28,7 +28,7 @@ def plan(
     Without --flops and --bandwidth a device is an H100 that reaches 40% of its bfloat16 peak, among others on
     NVLink.
 
-    Examples:
+    **Examples:**
 
     cutaway plan 1b --devices 8
 
@@ -36,12 +36,8 @@ def plan(
 
     cutaway plan mine.yaml --devices 4 --flops 1e14 --bandwidth 2.5e10
 
-    Parameters
-    ----------
-    source
-        A run's YAML file, or a preset: nano, book, 10m, 100m, 1b.
-    changes
-        Changes to its entries, written --name.of.entry VALUE.
+    :param source: A run's YAML file, or a preset: nano, book, 10m, 100m, 1b.
+    :param changes: Changes to its entries, written --name.of.entry VALUE.
     """
     run = config.read(source, changes)
     if not run.model.vocab:

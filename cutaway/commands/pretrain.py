@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import console
+from cutaway.commands.options import Flag
 from cutaway.train import config, curve
 from cutaway.weights.load import RUN
 
@@ -20,7 +21,7 @@ def pretrain(
     /,
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
     output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
-    resume: Annotated[bool, Parameter(help="Continue the run that the folder holds.", negative=())] = False,
+    resume: Flag = False,
 ) -> None:
     """Train a model from text: SOURCE is a YAML file, a preset (nano, book, 10m, 100m, 1b) or a run's folder.
 
@@ -29,7 +30,7 @@ def pretrain(
     save first; --resume continues, bit for bit on one device, and with more --steps extends the run.
     `torchrun` splits the work over its processes.
 
-    Examples:
+    **Examples:**
 
     cutaway pretrain nano
 
@@ -41,12 +42,10 @@ def pretrain(
 
     torchrun --nproc-per-node 8 -m cutaway pretrain 1b --data.sources.0.path corpus/
 
-    Parameters
-    ----------
-    source
-        A YAML file, a preset's name, or with --resume a run's folder.
-    changes
-        Changes to the config, written --name.of.entry VALUE; docs/pretraining.md lists the entries.
+    :param source: A YAML file, a preset's name, or with --resume a run's folder.
+    :param resume: Continue the run that the folder holds.
+    :param changes: Changes to the config, written --name.of.entry VALUE; docs/pretraining.md lists the
+        entries.
     """
     run = config.read(source, changes)
     folder = output or _folder(source)

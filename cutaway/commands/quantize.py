@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,9 +10,11 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
+from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
+from cutaway.store.files import Progress
 from cutaway.weights import load, save
 from cutaway.weights import quantize as quantizing
 
@@ -31,40 +33,28 @@ def quantize(
     calibration: Path | None = None,
     text: Path | None = None,
     measure: bool = True,
-    force: Annotated[bool, Parameter(negative=())] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    force: Flag = False,
+    as_json: Json = False,
 ) -> None:
-    """Write a model as GGUF with weights of 4 to 8 bits, each block's scales searched for, and print what it
-    costs: the perplexity of both models on a text, and the KL divergence between their predictions.
+    """Write a model as GGUF with weights of 4 to 8 bits, scales searched for, and measure the cost.
 
     The text should be one that neither the model nor the calibration has seen. Without --text, the model
     itself writes 2,048 tokens at temperature 1, on which the divergence is that between the two models'
     own distributions of texts.
 
-    Examples:
+    **Examples:**
 
     cutaway quantize my-model --type Q4_K
 
     cutaway quantize my-model --type Q4_0 --calibration train.txt --text held-out.txt --output small.gguf
 
-    Parameters
-    ----------
-    source
-        A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
-    type
-        Q8_0 (8.5 bits a weight), Q6_K (6.6), Q4_1 (5), Q4_0 and Q4_K (4.5).
-    output
-        The file to write: NAME.gguf; without it the model's name and the type, in this folder.
-    calibration
-        A text like those the model is for: columns that it sends more through count more.
-    text
-        Measure on this text; 20 KB say enough, each window of 512 tokens takes seconds.
-    measure
-        Say what quantizing costs; both models are read over the text.
-    force
-        Replace the output if it exists, and quantize even where the weights do not get smaller.
-    as_json
-        Print one JSON document.
+    :param source: A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
+    :param type: Q8_0 (8.5 bits a weight), Q6_K (6.6), Q4_1 (5), Q4_0 and Q4_K (4.5).
+    :param output: The file to write: NAME.gguf; without it the model's name and the type, in this folder.
+    :param calibration: A text like those the model is for: columns that it sends more through count more.
+    :param text: Measure on this text; 20 KB say enough, each window of 512 tokens takes seconds.
+    :param measure: Say what quantizing costs; both models are read over the text.
+    :param force: Replace the output if it exists, and quantize even where the weights do not get smaller.
     """
     path = console.model_path(source)
     target = output or Path(f"{path.stem}-{type}.gguf")
@@ -80,12 +70,9 @@ def quantize(
         quantizing.check_smaller(source, checkpoint.tensors, planned.tensors, type)
     measured = to_measure(cutaway.load(path), text, texts) if measure else None
     with console.watched(counts=True) as bar:
-        seen = (
-            None if calibration is None else _importance(path, texts[calibration], _steps(bar, "Calibrating"))
-        )
+        seen = None if calibration is None else _importance(path, texts[calibration], bar)
         made = quantizing.quantized(checkpoint, type, seen)
-        progress = _steps(bar, f"Writing {target}")
-        saved = save.write(target, made.checkpoint, "gguf", force=force, progress=progress)
+        saved = save.write(target, made.checkpoint, "gguf", force=force, progress=bar)
         cost = cost_of(*measured, target, bar) if measured else None
     before = path.stat().st_size if path.is_file() else save.stored_bytes(checkpoint.tensors)
     if as_json:
@@ -99,11 +86,7 @@ def quantize(
         print(summary(cost, text))
 
 
-def _steps(bar: Any, doing: str) -> Callable[[int, int], None]:
-    return lambda done, total: bar(doing, done, total)
-
-
-def _importance(path: Path, text: str, progress: Callable[[int, int], None]) -> quantizing.Importance:
+def _importance(path: Path, text: str, progress: Progress) -> quantizing.Importance:
     from cutaway.inspect.importance import importance
 
     lm = cutaway.load(path, engine="definition")
@@ -115,17 +98,13 @@ def _importance(path: Path, text: str, progress: Callable[[int, int], None]) -> 
 def to_measure(lm: Any, text: Path | None, texts: Mapping[Path, str]) -> tuple[Any, int, list[int] | None]:
     """The model to compare with, how many tokens a window takes, and the ids of the text if one is given."""
     if lm.is_encoder:
-        raise UserError(
-            f"{lm.checkpoint.source}: is an encoder, and only decoders are measured: add --no-measure"
-        )
+        raise UserError(f"{lm.checkpoint.source}: only decoders are measured: add --no-measure")
     window = min(scoring.WINDOW, lm.config.context // 2 * 2)
     if text is None:
         return lm, window, None
     ids = lm.tokenizer.encode(texts[text])
     if len(ids) < window:
-        raise UserError(
-            f"{text}: has {len(ids)} tokens, and {window} are measured at once: give a longer text"
-        )
+        raise UserError(f"{text}: has {len(ids)} tokens, and a window {window}: give a longer text")
     return lm, window, ids
 
 
@@ -135,12 +114,11 @@ def cost_of(reference: Any, window: int, ids: list[int] | None, target: Path, ba
     console.note_fallback(reference)
     begin = reference.tokenizer.bos if reference.tokenizer.add_bos else None
     if ids is None:
-        ids = _written(reference, window, _steps(bar, "Sampling"))
-    progress = _steps(bar, "Measuring")
-    return scoring.divergence(reference.engine, other.engine, ids, window, begin, progress)
+        ids = _written(reference, window, bar)
+    return scoring.divergence(reference.engine, other.engine, ids, window, begin, bar)
 
 
-def _written(lm: Any, window: int, progress: Callable[[int, int], None]) -> list[int]:
+def _written(lm: Any, window: int, progress: Progress) -> list[int]:
     """Windows of what the model writes by itself, each from its begin token."""
     if lm.tokenizer.bos is None:
         raise UserError("The tokenizer has no begin token to write a text from: give one with --text")
@@ -151,7 +129,7 @@ def _written(lm: Any, window: int, progress: Callable[[int, int], None]) -> list
         for piece in lm.stream(start, max_tokens=window - 1, temperature=1, ignore_eos=True, seed=seed):
             if piece.id is not None:
                 ids.append(piece.id)
-                progress(len(ids), SAMPLES * window)
+                progress("sampling", len(ids), SAMPLES * window)
     return ids
 
 

@@ -27,6 +27,7 @@ def serve(
     allow_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     cors: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     name: str | None = None,
+    adapter: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     chat_template: Path | None = None,
     engine: Engine = "auto",
     threads: int | None = None,
@@ -51,6 +52,8 @@ def serve(
 
     cutaway serve my-model.gguf --port 8080 --max-sequences 4
 
+    cutaway serve --adapter talk=runs/talk --adapter sums=runs/sums
+
     CUTAWAY_API_KEY=secret cutaway serve --host 0.0.0.0
 
     Parameters
@@ -71,6 +74,9 @@ def serve(
         An origin whose web pages may ask, such as http://localhost:3000; again for more.
     name
         The name that requests give the model; its own, if not said.
+    adapter
+        NAME=FOLDER: a PEFT adapter that requests ask for as the model NAME, beside the model itself; again
+        for more. The runtime answers all of them in one batch.
     chat_template
         A file with a chat template, in place of the model's own.
     engine
@@ -122,7 +128,8 @@ def serve(
     bounded_log.install(log_prompts)
     use_threads(threads)
     lm = _loaded(model, engine, context, chat_template)
-    service = _service(lm, name or _own_name(model), limits, log_prompts)
+    adapters = _adapters(lm, adapter)
+    service = _service(lm, name or _own_name(model), limits, log_prompts, adapters)
 
     warm_up(service)
     hosts = None if keys or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
@@ -237,7 +244,23 @@ def _loaded(model: str, engine: Any, context: int | None, template: Path | None)
     return lm
 
 
-def _service(lm: Any, name: str, limits: Any, log_prompts: bool) -> Any:
+def _adapters(lm: Any, given: tuple[str, ...]) -> dict[str, Any]:
+    """The engine with each adapter, by the adapter's name."""
+    engines: dict[str, Any] = {}
+    for one in given:
+        name, _, folder = one.partition("=")
+        if not name or not folder or name in engines:
+            raise UserError(f"--adapter {one}: write NAME=FOLDER, each name once")
+        engines[name] = lm.with_adapter(folder).engine
+        if getattr(engines[name], "plan", None) is not getattr(lm.engine, "plan", lm):
+            raise UserError(
+                f"--adapter {one}: the runtime does not apply this adapter beside the model's own weights: "
+                "write both as one model (`cutaway merge`) and serve that"
+            )
+    return engines
+
+
+def _service(lm: Any, name: str, limits: Any, log_prompts: bool, adapters: dict[str, Any]) -> Any:
     from dataclasses import replace
 
     from cutaway.serve.metrics import Metrics
@@ -245,7 +268,9 @@ def _service(lm: Any, name: str, limits: Any, log_prompts: bool) -> Any:
 
     lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
     scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
-    return Service(lm, name, scheduler, limits, Metrics(scheduler), log_prompts)
+    if name in adapters:
+        raise UserError(f"--adapter {name}: this is the model's own name: choose another, or --name")
+    return Service(lm, name, scheduler, limits, Metrics(scheduler), log_prompts, adapters)
 
 
 def _own_name(model: str) -> str:

@@ -1,11 +1,10 @@
 """`cutaway verify`: does another engine, given the same weights, compute the same?"""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from cutaway.commands import console
+from cutaway.commands.options import Json
 from cutaway.errors import OperationalError, UserError
 
 if TYPE_CHECKING:
@@ -14,35 +13,22 @@ if TYPE_CHECKING:
 
 
 def verify(
-    model: str = "smollm2",
-    /,
-    *,
-    text: str | None = None,
-    tokens: int = 32,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    model: str = "smollm2", /, *, text: str | None = None, tokens: int = 32, as_json: Json = False
 ) -> None:
-    """Compare MODEL with the independent engines that are installed: transformers, and llama.cpp for GGUF
-    files.
+    """Compare MODEL with the independent engines here: transformers, and llama.cpp for GGUF files.
 
     Shows the largest difference after each layer and of the logits, and the first token where greedy text
     differs. The exit code is 1 if an engine disagrees, and the layer where it starts is named.
 
-    Examples:
+    **Examples:**
 
     cutaway verify smollm2
 
     cutaway verify my-model-folder --text "Once upon a time" --json
 
-    Parameters
-    ----------
-    model
-        A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
-    text
-        What both engines read; a mixed paragraph without it.
-    tokens
-        How many tokens must follow alike, chosen greedily.
-    as_json
-        Print one JSON document.
+    :param model: A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
+    :param text: What both engines read; a mixed paragraph without it.
+    :param tokens: How many tokens must follow alike, chosen greedily.
     """
     if tokens < 1:
         raise UserError(f"--tokens is {tokens}: at least one token must be compared")
@@ -52,9 +38,7 @@ def verify(
     from cutaway.inspect import verify as judge
 
     if not judge.engines(path):
-        raise UserError(
-            f"no other engine here reads {path}: pip install transformers (.gguf: accelerate, gguf too)"
-        )
+        raise UserError(f"no other engine here reads {path}: pip install transformers accelerate gguf")
     lm = cutaway.load(path, engine="definition")
     verdicts = _judged(lm, text if text is not None else judge.TEXT, tokens)
     if as_json:

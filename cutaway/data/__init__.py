@@ -1,3 +1,1 @@
-"""From text to batches: read, clean, tokenise into mapped shards, pack into rows whose order is a function
-of (seed, step).
-"""
+"""From text to batches: read, clean, tokenize into mapped shards, pack into rows by (seed, step)."""

@@ -5,7 +5,9 @@
     {"text": ...}                               all of it is, with the end token
     {"prompt": ..., "chosen": ..., "rejected": ...}   a pair for learning from comparisons; a prompt that both
                                                 answers begin with may be left out
-    {"prompt": ..., "completion": ..., "label": true}  one answer that was liked, or was not
+                                                answers begin with may be left out; "margin" is how much
+                                                better the chosen one is
+    {"prompt": ..., "completion": ..., "label": true}  one answer that was liked, or was not; a pair is two
 
 ``tools`` and ``chat_template_kwargs`` go to the template. Conversations are rendered by the model's own
 template, control tokens from the template alone (``tokenizer/chat``). What the assistant wrote is known from
@@ -16,15 +18,16 @@ once: a mask over its ids says what is trained, and no cut between prompt and an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.tokenizer import Tokenizer, chat
 
 READ = (
@@ -35,6 +38,7 @@ READ = (
     "chosen",
     "rejected",
     "label",
+    "margin",
     "tools",
     "chat_template_kwargs",
 )
@@ -49,21 +53,58 @@ class Example:
     ids: np.ndarray
     trained: np.ndarray
 
+    @property
+    def documents(self) -> tuple[Example, ...]:
+        """What has a place of its own in a row."""
+        return (self,)
+
+    @property
+    def to_end(self) -> Example:
+        """What comes no later than its last trained token."""
+        return self.cut(int(np.flatnonzero(self.trained)[-1]) + 1) if self.trained.any() else self
+
+    def cut(self, count: int) -> Example:
+        """The first ``count`` tokens."""
+        return Example(self.ids[:count], self.trained[:count])
+
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, the better one first."""
+    """Two answers to one prompt, the better one first, and by how much its reward should be greater."""
 
     chosen: Example
     rejected: Example
+    margin: float = 0.0
+
+    @property
+    def documents(self) -> tuple[Example, ...]:
+        """Both answers, which share a row."""
+        return self.chosen, self.rejected
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """An answer, and whether it was liked."""
+    """An answer, and whether it was liked. ``mismatched``: an answer to another prompt in its place."""
 
     answer: Example
     label: bool
+    mismatched: Example | None = None
+
+    @property
+    def documents(self) -> tuple[Example, ...]:
+        """The answer."""
+        return (self.answer,)
+
+
+Item = Example | Pair | Labelled
+Kind = Literal["examples", "pairs", "labelled"]
+
+
+def changed(item: Item, change: Callable[[Example], Example]) -> Item:
+    """The item with each of its documents changed."""
+    if isinstance(item, Pair):
+        return replace(item, chosen=change(item.chosen), rejected=change(item.rejected))
+    return replace(item, answer=change(item.answer)) if isinstance(item, Labelled) else change(item)
 
 
 def rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -120,6 +161,17 @@ class Reader:
         own = () if tokenizer.eos is None else (tokenizer.eos,)
         self.ends = frozenset((*own, *ends))
 
+    def items(self, kind: Kind, row: Mapping[str, Any], where: str) -> tuple[Item, ...]:
+        """What a row holds of this kind. Raises UserError if it holds none."""
+        if kind == "examples":
+            return (self.example(row, where),)
+        if kind == "pairs":
+            return (self.pair(row, where),)
+        if "chosen" in row:
+            pair = self.pair(row, where)
+            return Labelled(pair.chosen, True), Labelled(pair.rejected, False)
+        return (self.labelled(row, where),)
+
     def example(self, row: Mapping[str, Any], where: str) -> Example:
         """A row of messages, prompt and completion, or text. Raises UserError for another."""
         if "messages" in row:
@@ -134,6 +186,9 @@ class Reader:
         """A row of chosen and rejected answers. Raises UserError for another."""
         if "chosen" not in row or "rejected" not in row:
             raise UserError(f"{where}: has no chosen and rejected answers")
+        margin = row.get("margin", 0.0)
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+            raise UserError(f"{where}: margin is {quoted(margin)}; it must be a number")
         prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
         if prompt is None:
             same = _shared(chosen, rejected, where)
@@ -141,6 +196,7 @@ class Reader:
         return Pair(
             self._answer(prompt, chosen, row, f"{where}: chosen"),
             self._answer(prompt, rejected, row, f"{where}: rejected"),
+            float(margin),
         )
 
     def labelled(self, row: Mapping[str, Any], where: str) -> Labelled:

@@ -73,9 +73,7 @@ RULES: dict[str, Callable[[str, float], bool]] = {
 
 
 def kept(texts: Iterable[str | None], rules: Filters, counts: Counter[str]) -> Iterator[str]:
-    """The documents that pass, in order. ``counts`` gains "read", "kept" and the name of each reason to
-    drop.
-    """
+    """The documents that pass, in order; ``counts`` gains "read", "kept" and each reason to drop."""
     limits = {f.name: getattr(rules, f.name) for f in fields(rules) if f.name in RULES}
     seen: set[bytes] = set()
     near = None if rules.near is None else _Near(rules.near)

@@ -35,9 +35,7 @@ STRINGS, STRING, NOTHING = 16, 9, -1  # of R's serialization: STRSXP, CHARSXP, a
 
 
 def folder(progress: store.Progress = store.silent) -> Path:
-    """The folder of chapters, fetched once into the cache. Raises OperationalError where neither way
-    reaches Debian.
-    """
+    """The folder of chapters, fetched once; OperationalError where neither way reaches Debian."""
     target = store.home() / "texts" / f"austen-{VERSION}"
     if target.is_dir():
         return target
@@ -134,8 +132,6 @@ def _write(novels: Iterator[str], target: Path) -> None:
 
 
 def unwrapped(text: str) -> str:
-    """A chapter's paragraphs, each on one line, without the heading: lines broken at 70 columns teach a model
-    nothing but to break lines.
-    """
+    """A chapter's paragraphs, each on one line, without the heading."""
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
     return "\n".join(part for part in paragraphs[1:] if part) + "\n"

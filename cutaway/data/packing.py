@@ -34,8 +34,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """[b t] each: int64 ids, their targets, positions and documents, and the float32 weight of each
-    target's loss.
+    """[b t] each: int64 ids, targets, positions and documents, and float32 weights of the loss.
 
     A target with weight 0 is not trained on. ``extra`` holds what an objective reads beside them, [b ...]
     each. A step's sum of losses is divided by the sum of its batches' ``divisor``; None: the sum of the loss
@@ -91,9 +90,7 @@ class Span:
         self.stream, self.start, self.context, self.seed = stream, start, context, seed
         self.rows = (stop - start - context) // context
         if self.rows < 1:
-            raise UserError(
-                f"{stop - start:,} tokens do not fill one row of {context}: give more text, or less context"
-            )
+            raise UserError(f"{stop - start:,} tokens do not fill one row of {context}: give more text")
 
     def read(self, n: int) -> Batch:
         """The n-th row of the run; after ``rows`` of them a new epoch begins, cut and ordered anew."""
@@ -117,9 +114,7 @@ class Span:
 
 
 class Mixture:
-    """Several spans, read in proportion to ``weights``, which holds exactly for every ``CYCLE``
-    rows.
-    """
+    """Several spans, read in proportion to ``weights``: exact for every ``CYCLE`` rows."""
 
     def __init__(self, spans: Sequence[Span], weights: Sequence[float], seed: int) -> None:
         if len(spans) != len(weights) or not spans or min(weights) <= 0:

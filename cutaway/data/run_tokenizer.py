@@ -1,6 +1,4 @@
-"""The tokenizer of a run: one that there is, one trained on the run's own text, or bytes, which need no
-training.
-"""
+"""The tokenizer of a run: one that there is, one trained on the run's own text, or bytes."""
 
 import json
 from collections.abc import Iterable
@@ -25,9 +23,7 @@ def of(name: str, texts: Iterable[str]) -> Tokenizer:
     if name.startswith("bpe:"):
         size = name.removeprefix("bpe:")
         if not size.isdecimal() or int(size) <= 257:
-            raise UserError(
-                f"data.tokenizer: {quoted(name)} is no size of a vocabulary: write bpe:4096 for instance"
-            )
+            raise UserError(f"data.tokenizer: {quoted(name)} is no vocabulary size: write bpe:4096")
         return opened(Tokenizer.train(texts, size=int(size), pattern="gpt2", special=[END]))
     return Tokenizer.load(name)
 
@@ -72,9 +68,7 @@ def padded(tokens: int) -> int:
 
 
 def size_of(name: str) -> int | None:
-    """The padded vocabulary of a tokenizer by its name in a config; None where only the tokenizer can
-    tell.
-    """
+    """The padded vocabulary of a tokenizer by its name in a config; None where its file is needed."""
     if name == "bytes":
         return padded(len(bpe.BYTES) + 1)
     size = name.removeprefix("bpe:")

@@ -1,5 +1,4 @@
-"""Tokens on disk: memory-mapped shards, each with where its documents begin, and an index that vouches for
-all.
+"""Tokens on disk: memory-mapped shards with their documents' begins, and an index with checksums.
 
 A shard is two files: ``NAME.tokens``, the ids one after another (uint16 where the vocabulary fits, else
 uint32), and ``NAME.starts``, int64, where each document begins. A document opens with the tokenizer's begin
@@ -16,7 +15,7 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -35,14 +34,11 @@ from cutaway.tokenizer import Tokenizer
 
 INDEX = "index.json"
 SHARD_CHARACTERS = 32 << 20
-Progress = Callable[[int, int], None]  # shards done, documents read
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: how many tokens, documents and bytes of text, the digest of its documents, and of both
-    files.
-    """
+    """One shard: its tokens, documents and bytes of text, and the digests of documents and files."""
 
     name: str
     tokens: int
@@ -64,7 +60,6 @@ def prepare(
     rules: filters.Filters | None = None,
     workers: int | None = None,
     shard_characters: int = SHARD_CHARACTERS,
-    progress: Progress | None = None,
 ) -> Corpus:
     """The source, cleaned and tokenised into ``folder``; what an earlier call has written is used again.
 
@@ -85,7 +80,7 @@ def prepare(
         index.unlink(missing_ok=True)
         counts: Counter[str] = Counter()
         texts = filters.kept(sources.documents(source), rules or filters.Filters(), counts)
-        shards = _shards(texts, tokenizer, folder, workers, shard_characters, counts, progress)
+        shards = _shards(texts, tokenizer, folder, workers, shard_characters)
         if not shards:
             kept = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise UserError(f"{source.path}: no document is left to train on ({kept})")
@@ -104,38 +99,26 @@ def indexed(folder: Path, made: object, tokenizer: Path, counts: Counter[str], s
 
 
 def _shards(
-    texts: Iterable[str],
-    tokenizer: Path,
-    folder: Path,
-    workers: int | None,
-    size: int,
-    counts: Counter[str],
-    progress: Progress | None,
+    texts: Iterable[str], tokenizer: Path, folder: Path, workers: int | None, size: int
 ) -> list[Shard]:
     """Every shard, made by as many processes; at most two pieces of text a worker wait in memory."""
     workers = workers or os.cpu_count() or 1
     shards: list[Shard] = []
-
-    def take(shard: Shard) -> None:
-        shards.append(shard)
-        if progress is not None:
-            progress(len(shards), counts["read"])
-
     pieces = _pieces(texts, size)
     first = list(islice(pieces, 2))
     tasks = ((piece, tokenizer, folder, f"{n:05}") for n, piece in enumerate(chain(first, pieces)))
     if workers == 1 or len(first) < 2:  # one piece is done before a process has started
         for task in tasks:
-            take(write(*task))
+            shards.append(write(*task))
         return shards
     waiting: deque[Future[Shard]] = deque()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for task in tasks:
             waiting.append(pool.submit(write, *task))
             if len(waiting) > 2 * workers:
-                take(waiting.popleft().result())
+                shards.append(waiting.popleft().result())
         for future in waiting:
-            take(future.result())
+            shards.append(future.result())
     return shards
 
 
@@ -154,9 +137,7 @@ def _pieces(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Shard:
-    """One shard. What is there already, made of the same documents with the same tokenizer, is left as it
-    is.
-    """
+    """One shard; one of the same documents and tokenizer that is there already is left as it is."""
     source = _digest(documents, tokenizer)
     done = folder / f"{name}.done"
     found = _done(done, folder)
@@ -260,9 +241,7 @@ class Corpus:
         self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens from ``start`` to ``stop`` of the stream, and where in the stream the document of each
-        begins; int64 [n] both.
-        """
+        """The tokens [n] of the stream from ``start`` to ``stop``, and where each one's document begins."""
         ids, begins = [], []
         shard = int(np.searchsorted(self.ends, start, side="right"))
         while start < stop:

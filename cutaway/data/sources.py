@@ -1,5 +1,4 @@
-"""Where text comes from: files, folders, JSONL, parquet and Hugging Face datasets, all read as a stream of
-documents.
+"""Where text comes from: files, folders, JSONL, parquet and datasets, as a stream of documents.
 
 A source is read in an order that never changes (names sorted, lines as they stand), so that a job which was
 stopped can be done again and skip what it has already written.
@@ -121,9 +120,7 @@ def _column(rows: Iterator[Any], source: Source, where: str) -> Iterator[str]:
 def _entry(row: Any, field: str, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise UserError(
-            f"{where} has no text called {quoted(field)} (it has: {there}): name the column with `field`"
-        )
+        raise UserError(f"{where} has no text called {quoted(field)} (it has: {there}): give `field`")
     return row[field]
 
 
@@ -157,6 +154,4 @@ def _library(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(
-            f"{what} are read through a library that is not installed: pip install 'cutaway[data]'"
-        ) from None
+        raise UserError(f"{what} need a library: pip install 'cutaway[data]'") from None

@@ -18,17 +18,12 @@ import numpy as np
 
 from cutaway import native
 from cutaway.errors import OperationalError, UserError, quoted
-from cutaway.native.corpus import LONGEST, Counter
+from cutaway.native.embedding import LONGEST, Counter
+from cutaway.store.files import Progress, silent
 
 PIECE = 1 << 16  # bytes; a word belongs to the piece in which it begins
 BATCH = 32  # pieces between two looks at the clock
 SPACES = b" \t\n\r\x0b\x0c"
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-def silent(done: int, total: int) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +75,11 @@ def vocabulary(
     UserError when there are none, and for words that are not UTF-8.
     """
     with opened(path) as file:
-        size = os.fstat(file).st_size
+        size, doing = os.fstat(file).st_size, f"counting the words of {path.name}"
         count = _count if native.available() else _count_reference
-        words, counts = count(file, threads or native.threads(), lambda done: progress(min(done, size), size))
+        words, counts = count(
+            file, threads or native.threads(), lambda done: progress(doing, min(done, size), size)
+        )
     often = sorted((-times, word) for word, times in zip(words, counts, strict=True) if times >= min_count)
     if not often:
         raise UserError(

@@ -26,9 +26,7 @@ from cutaway import native
 from cutaway.embedding import corpus
 from cutaway.embedding.corpus import Vocabulary
 from cutaway.errors import UserError
-from cutaway.native.corpus import Dictionary
-from cutaway.native.glove import BYTES_PER_PAIR, Cooccurrences, fit
-from cutaway.native.word2vec import table, whole
+from cutaway.native.embedding import BYTES_PER_PAIR, Cooccurrences, Dictionary, fit, table, whole
 from cutaway.shapes import Float, Int
 
 BATCH = 24  # pieces a thread takes between two looks at memory
@@ -59,9 +57,7 @@ class Settings:
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
         if not 0 < self.learning_rate <= 1 or not self.most > 0:
-            raise UserError(
-                f"a rate of {self.learning_rate} and x_max of {self.most} cannot be; both are above 0"
-            )
+            raise UserError(f"rate {self.learning_rate} and x_max {self.most} must be above 0")
 
 
 @dataclass
@@ -177,16 +173,14 @@ class Counts:
         self.parts.append(len(keys))
 
 
-def count(
-    path: Path, known: Vocabulary, settings: Settings, threads: int, progress: corpus.Progress = corpus.silent
-) -> Counts:
+def count(path: Path, known: Vocabulary, settings: Settings, threads: int) -> Counts:
     """How often a vocabulary's words co-occur in a file, merged and shuffled, in bounded memory."""
     counts = Counts(tempfile.TemporaryDirectory(prefix="cutaway-glove-"))
     words = [word.encode() for word in known.words]
     try:
         with corpus.opened(path) as file:
             runs = _runs if native.available() else _runs_reference
-            spilled = list(runs(file, words, settings, threads, Path(counts.folder.name), progress))
+            spilled = list(runs(file, words, settings, threads, Path(counts.folder.name)))
         if not any(len(keys) for keys, _ in spilled):
             raise UserError(f"no two known words of {path} share a line, so there is nothing to learn from")
         _merge(spilled, counts, settings)
@@ -199,21 +193,18 @@ def count(
 Run = tuple[np.ndarray, np.ndarray]  # keys uint64, sorted, and weights
 
 
-def _runs(
-    file: int, words: list[bytes], settings: Settings, threads: int, folder: Path, progress: corpus.Progress
-) -> Iterator[Run]:
+def _runs(file: int, words: list[bytes], settings: Settings, threads: int, folder: Path) -> Iterator[Run]:
     with Dictionary(words) as dictionary, Cooccurrences(dictionary, settings.window, threads) as met:
         pieces, step = corpus.pieces(file), BATCH * threads
         for first in range(0, pieces, step):
             met.add(file, first, min(first + step, pieces))
-            progress(min((first + step), pieces) * corpus.PIECE, pieces * corpus.PIECE)
             if met.nbytes() > settings.memory // 2:
                 yield from (_spilled(run, folder) for run in met.take())
         yield from met.take()
 
 
 def _runs_reference(
-    file: int, words: list[bytes], settings: Settings, threads: int, folder: Path, progress: corpus.Progress
+    file: int, words: list[bytes], settings: Settings, threads: int, folder: Path
 ) -> Iterator[Run]:
     found = cooccurrences(file, {word: id for id, word in enumerate(words)}, settings.window)
     ordered = sorted(found)
@@ -281,7 +272,7 @@ def train(
     threads: int,
     watch: Callable[[corpus.Report, Model], None],
 ) -> Model:
-    """Fit vectors to counts; ``watch`` is as in ``embedding/train.py``."""
+    """Fit vectors to counts; ``watch`` is as in ``word2vec.train``."""
     model, done, start = begin(known, settings), 0, time.perf_counter()
     total = len(counts) * settings.epochs
     watch(corpus.Report(0, total, 0.0, 0), model)

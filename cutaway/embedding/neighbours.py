@@ -97,6 +97,4 @@ def _usearch() -> Any:
     try:
         return importlib.import_module("usearch.index")
     except ImportError:
-        raise UserError(
-            "an approximate index needs usearch: pip install 'cutaway[embed]', or search exactly"
-        ) from None
+        raise UserError("an approximate index needs usearch: pip install 'cutaway[embed]'") from None

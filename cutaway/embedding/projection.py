@@ -27,9 +27,7 @@ class Plane(NamedTuple):
 def project(table: Float[np.ndarray, "v d"], method: Method = "pca", seed: int = 0) -> Plane:
     """The rows on a plane. UserError for fewer than three rows, and for UMAP where it is not installed."""
     if len(table) < 3 or table.shape[1] < 2:
-        raise UserError(
-            f"a table of {len(table)} rows of {table.shape[1]} numbers has no map: 3 of 2 are needed"
-        )
+        raise UserError(f"a table {list(table.shape)} has no map: 3 rows of 2 numbers are needed")
     return _components(table) if method == "pca" else _umap(table, seed)
 
 

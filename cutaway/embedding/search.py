@@ -22,11 +22,10 @@ import numpy as np
 
 from cutaway.embedding.passages import LARGEST, decoded, files, fitting, passages
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import write
+from cutaway.store.files import Progress, silent, write
 
 Embed = Callable[[list[str]], np.ndarray]
 Fits = Callable[[str], bool]
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
 EXACT = 100_000  # passages: as long as all can be compared in a few milliseconds
 LAYOUT = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
@@ -84,7 +83,7 @@ class Index:
                     self.base.execute("DELETE FROM files")
                 self.base.execute("INSERT OR REPLACE INTO about VALUES ('model', ?)", (model,))
 
-    def update(self, embed: Embed, fits: Fits, progress: Progress | None = None) -> Update:
+    def update(self, embed: Embed, fits: Fits, progress: Progress = silent) -> Update:
         """Reads what is new or changed and drops what is gone. ``fits``: whether the model holds a text."""
         done = Update()
         found = {str(path.relative_to(self.folder)): path for path in files(self.folder)}
@@ -105,8 +104,7 @@ class Index:
         for name, path, stat in changed:
             self._read(name, path, stat, known.get(name), embed, fits, done)
             read += stat[0]
-            if progress is not None:
-                progress(read, total)
+            progress("reading files", read, total)
         done.passages = self._rows("SELECT count(*) FROM passages")[0][0]
         return done
 
@@ -175,9 +173,7 @@ class Index:
         try:
             usearch: Any = importlib.import_module("usearch.index")
         except ImportError:
-            raise UserError(
-                f"{len(ids):,} passages are asked through usearch: pip install 'cutaway[embed]'"
-            ) from None
+            raise UserError(f"{len(ids):,} passages need usearch: pip install 'cutaway[embed]'") from None
         stamp = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
         kept = self.home / f"vectors-{stamp}.usearch"
         graph = usearch.Index(ndim=table.shape[1], metric="cos", dtype="f32")
@@ -231,7 +227,7 @@ def _worded(home: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as problem:
         raise OperationalError(
-            f"the index in {home} cannot be used ({problem}): delete that folder, it is made anew"
+            f"the index in {home} is unusable ({problem}): delete that folder"
         ) from problem
     except OSError as problem:
         raise OperationalError(f"the index in {home} cannot be written ({problem.strerror})") from problem

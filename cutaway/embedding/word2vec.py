@@ -19,21 +19,25 @@ same draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from cutaway import native
 from cutaway.embedding import corpus, huffman, sampling, subwords
-from cutaway.embedding.corpus import Vocabulary
+from cutaway.embedding.corpus import Report, Vocabulary
 from cutaway.embedding.sampling import Random, below
 from cutaway.errors import UserError
-from cutaway.native.word2vec import Draws, table
+from cutaway.native.embedding import Dictionary, Draws, Learner, table
 from cutaway.shapes import Float, Int
 
 Kind = Literal["skipgram", "cbow", "fasttext"]
 RATES = {"skipgram": 0.025, "cbow": 0.075, "fasttext": 0.05}  # CBOW's is larger: its gradient is shared
+BATCH = 24  # pieces a thread takes between two reports: about a third of a second
 SENTENCE = 1000  # words kept of a line; a longer one is cut
 
 
@@ -143,18 +147,8 @@ def change(
     return E @ Y, E.T @ X
 
 
-def epoch(model: Model, file: int, number: int, done: int = 0) -> int:
-    """One pass over an open corpus; returns the words done, ``done`` before and this pass's.
-
-    The reference implementation of native/embedding/word2vec.cpp on one thread.
-    """
-    for piece in range(corpus.pieces(file)):
-        done = learn(model, file, number, piece, done)
-    return done
-
-
 def learn(model: Model, file: int, number: int, piece: int, done: int) -> int:
-    """Learn from one piece of epoch ``number``."""
+    """Learn from one piece of epoch ``number``: native/embedding/word2vec.cpp on one thread."""
     random = Random(Random(model.settings.seed ^ (number << 40) ^ piece).next())
     ids = {word.encode(): id for id, word in enumerate(model.vocabulary.words)}
     for sentence, passed in _sentences(corpus.lines(file, piece), ids, model.draws.keep, random):
@@ -244,3 +238,55 @@ def _outputs(
     t = np.array([1] + [0] * len(negatives), np.float32)
     weight = np.array([1] + [other != word for other in negatives], np.float32)
     return np.array([word, *negatives]), t, weight
+
+
+Watch = Callable[[Report, Model], None]
+
+
+def train(
+    path: Path,
+    known: Vocabulary,
+    settings: Settings,
+    *,
+    threads: int | None = None,
+    watch: Watch = lambda *_: None,
+) -> Model:
+    """Learn from a corpus: one thread gives the same vectors each time, several give others each time.
+
+    ``watch`` is called with a report and the model; what it raises ends training, and the model it saw last
+    keeps what was learned.
+    """
+    threads = native.threads() if threads is None else threads
+    if threads < 1:
+        raise UserError(f"{threads} threads cannot train; use at least 1")
+    model = begin(known, settings)
+    watch(Report(0, model.total(), 0.0, 0), model)
+    (_native if native.available() else _reference)(path, model, threads, watch)
+    return model
+
+
+def _native(path: Path, model: Model, threads: int, watch: Watch) -> None:
+    settings, start = model.settings, time.perf_counter()
+    with corpus.opened(path) as file, Dictionary([word.encode() for word in model.vocabulary.words]) as words:
+        learner = Learner(
+            *(words, model.input, model.output, model.draws),
+            **{name: getattr(settings, name) for name in ("kind", "window", "negative", "seed")},
+            total=model.total(),
+            rate=settings.start,
+            least_rate=settings.start * 1e-4,
+        )
+        done, pieces = 0, corpus.pieces(file)
+        for epoch in range(settings.epochs):
+            for first in range(0, pieces, BATCH * threads):
+                last = min(first + BATCH * threads, pieces)
+                done = learner.learn(file, epoch, first, last, done, threads)
+                watch(Report(done, model.total(), time.perf_counter() - start, epoch), model)
+
+
+def _reference(path: Path, model: Model, threads: int, watch: Watch) -> None:
+    done, start = 0, time.perf_counter()
+    with corpus.opened(path) as file:
+        for epoch in range(model.settings.epochs):
+            for piece in range(corpus.pieces(file)):
+                done = learn(model, file, epoch, piece, done)
+                watch(Report(done, model.total(), time.perf_counter() - start, epoch), model)

@@ -13,17 +13,17 @@ float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.engine import AllLogits
+from cutaway.store.files import Progress, silent
 
 WINDOW = 512
 ROWS = 32  # positions whose probabilities are in float64 at once: bounds memory, changes no sum
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def perplexity(
     ids: Sequence[int],
     window: int = WINDOW,
     begin: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Perplexity:
     """How well the model predicts a text. ``begin``: the begin token, of a model that expects one.
 
-    ``progress(done, windows)`` is called at each window. Raises UserError for a text shorter than a window,
+    ``progress`` counts windows. Raises UserError for a text shorter than a window,
     and for a window that the model's context does not hold; OperationalError where logits are NaN."""
     parts = []
     for each in reported(windows(engine, ids, window, begin), progress):
@@ -82,7 +82,7 @@ def divergence(
     ids: Sequence[int],
     window: int = WINDOW,
     begin: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Divergence:
     """How far another model's predictions are from a reference's, and how well each predicts the text.
 
@@ -90,9 +90,7 @@ def divergence(
     vocabularies.
     """
     if reference.vocab != other.vocab:
-        raise UserError(
-            f"The models' vocabularies differ: one has {reference.vocab} logits, the other {other.vocab}"
-        )
+        raise UserError(f"The vocabularies differ: one has {reference.vocab} logits, the other {other.vocab}")
     surprised, far, same = ([], []), [], 0
     windows(other, ids, window, begin)
     for each in reported(windows(reference, ids, window, begin), progress):
@@ -120,9 +118,7 @@ def windows(engine: AllLogits, ids: Sequence[int], window: int, begin: int | Non
     if window < 4 or window % 2:
         raise UserError(f"A window of {window} tokens cannot be halved: use an even number, 4 or more")
     if window > engine.max_context:
-        raise UserError(
-            f"A window of {window} tokens is more than the {engine.max_context} that the model reads"
-        )
+        raise UserError(f"A window of {window} tokens is more than the context of {engine.max_context}")
     if len(ids) < window:
         raise UserError(
             f"The text has {len(ids)} tokens, and a window takes {window}: "
@@ -132,14 +128,12 @@ def windows(engine: AllLogits, ids: Sequence[int], window: int, begin: int | Non
     return every if begin is None else [[begin, *each[1:]] for each in every]
 
 
-def reported(parts: Sequence[list[int]], progress: Progress | None) -> Iterator[list[int]]:
+def reported(parts: Sequence[list[int]], progress: Progress) -> Iterator[list[int]]:
     """The parts, while ``progress`` gets how many are done."""
     for done, part in enumerate(parts):
-        if progress is not None:
-            progress(done, len(parts))
+        progress("measuring", done, len(parts))
         yield part
-    if progress is not None:
-        progress(len(parts), len(parts))
+    progress("measuring", len(parts), len(parts))
 
 
 def scores(engine: AllLogits, window: Sequence[int]) -> np.ndarray:

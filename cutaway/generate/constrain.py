@@ -83,9 +83,7 @@ class Constraint:
         return Constraint(matcher)
 
     def mask(self, logits: np.ndarray) -> None:
-        """Set the logits [v] of what may not come next to -inf, in place. UserError where following the
-        grammar takes too much.
-        """
+        """Set the logits [v] that may not come next to -inf, in place; UserError past the limits."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         words = min(len(logits), 8 * len(bits))
@@ -101,9 +99,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise UserError(
-                f"the grammar could not be followed on, simplify it: {one_line(self._matcher.get_error())}"
-            )
+            raise UserError(f"the grammar could not be followed on: {one_line(self._matcher.get_error())}")
 
 
 def json_object() -> Grammar:
@@ -112,9 +108,7 @@ def json_object() -> Grammar:
 
 
 def json_schema(schema: Any) -> Grammar:
-    """JSON as a schema has it, on one line. UserError for a schema that is too large or deep, or that has a
-    keyword which cannot be held to.
-    """
+    """JSON of a schema, on one line; UserError for one too large or deep, or an unknown keyword."""
     if not isinstance(schema, dict):
         raise UserError(f"a JSON schema is an object, not {json.dumps(schema):.60}")
     check_size(schema)
@@ -209,8 +203,7 @@ class _TokenBytes:
         self._encode = tokenizer.encode
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """The tokens of a stretch in the middle of a text: what a vocabulary puts before a text's first word
-        is cut off, with the newline it was put before."""
+        """The tokens of text inside a text: without what the vocabulary puts before a first word."""
         wanted = text.encode() if isinstance(text, str) else text
         ids = self._encode("\n" + wanted.decode("utf-8", "replace"))
         for i in range(1, len(ids)):

@@ -89,6 +89,11 @@ class BatchedEngine(Engine, Protocol):
         ...
 
     @property
+    def scope(self) -> bytes:
+        """What a page depends on beside its text: engines of another scope cannot use it."""
+        ...
+
+    @property
     def page_bytes(self) -> int:
         """What a page of one text's state takes."""
         ...
@@ -96,8 +101,10 @@ class BatchedEngine(Engine, Protocol):
     def read(
         self, texts: Sequence[Sequence[int]], states: Sequence[Any], logits_at: Sequence[int]
     ) -> np.ndarray:
-        """Read some ids of each text, each into its own state: float32 [n v], the logits after the ids at
-        the indices `logits_at` among all that are read. A state whose call failed must not be used again.
+        """Read some ids of each text, each into its own state: float32 [n v].
+
+        The logits are those after the ids at the indices `logits_at` among all that are read. A state
+        whose call failed must not be used again.
         """
         ...
 
@@ -109,10 +116,11 @@ class BatchedEngine(Engine, Protocol):
         after: Sequence[int],
         attention_at: Sequence[tuple[int, int]],
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Read as `read` does, to the bit, and look inside. The logits are the head's output on the residual
-        stream after the layers `after`, one for each of `logits_at` (the logit lens; after the last layer
-        these are the model's logits). For each (index among the ids, layer) in `attention_at` it returns the
-        attention weights over its text, float32 [h s], whose rows sum to 1.
+        """Read as `read` does, to the bit, and look inside: logits and attention weights.
+
+        The logits are the head's output on the residual stream after the layers `after`, one for each
+        of `logits_at` (the logit lens). For each (index among the ids, layer) in `attention_at` the
+        attention weights over its text are float32 [h s], whose rows sum to 1.
         """
         ...
 
@@ -130,7 +138,5 @@ class Editable(Protocol):
     """An engine whose states may carry edits of the model's activations."""
 
     def edited_state(self, edit: Any) -> Any:
-        """An empty state; ``edit(position)`` gives the listeners of each forward pass that it is read
-        with.
-        """
+        """An empty state; ``edit(position)`` gives the listeners of each of its forward passes."""
         ...

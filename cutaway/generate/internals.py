@@ -49,9 +49,7 @@ class HeadInternals:
 
 @dataclass(frozen=True)
 class LayerInternals:
-    """One layer at one token. ``lens`` are (id, probability), the most probable first; ``entropy`` is the
-    lens's, None where it was not asked for.
-    """
+    """One layer at one token: ``lens`` are (id, probability), likeliest first, with their entropy."""
 
     layer: int
     heads: tuple[HeadInternals, ...]

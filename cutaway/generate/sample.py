@@ -191,9 +191,7 @@ def warpers(settings: SamplingParams) -> tuple[Transform, ...]:
 
 
 class Sampler:
-    """From logits [v] and history to the next id. It owns the random numbers, of the settings' seed or of
-    ``entropy``: make one a text.
-    """
+    """From logits [v] and history to the next id; holds the random numbers: make one for each text."""
 
     def __init__(self, settings: SamplingParams, entropy: np.random.SeedSequence | None = None) -> None:
         self.greedy = settings.temperature == 0
@@ -233,9 +231,7 @@ def mask_padding(logits: np.ndarray, vocab: int) -> np.ndarray:
 
 
 def draw(logits: np.ndarray, generator: np.random.Generator) -> int:
-    """One id from softmax(logits), by inverting its cumulative sum with one uniform number: first among
-    blocks of ids, then within one. Sums are float64.
-    """
+    """One id from softmax(logits), by inverting its cumulative sum (float64) with one uniform number."""
     weights = np.subtract(logits, logits.max())
     np.exp(weights, out=weights)
     edges = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK), dtype=np.float64))

@@ -112,11 +112,7 @@ def _number(hint: Any) -> tuple[type[int] | type[float], Bound, bool] | None:
     options = (hint,) if hasattr(hint, "__metadata__") else get_args(hint)
     for option in options:
         if hasattr(option, "__metadata__"):
-            return (
-                int if option.__origin__ is int else float,
-                option.__metadata__[0],
-                type(None) in options,
-            )
+            return (int if option.__origin__ is int else float, option.__metadata__[0], type(None) in options)
     return None
 
 

@@ -32,9 +32,7 @@ LONGEST_MATCH, SHORTEST_MATCH = 4, 2  # tokens at the end that must have occurre
 
 
 class Proposal(NamedTuple):
-    """Tokens that may come next; ``probs``: for each, the distribution float64 [v] that it was drawn from,
-    or None where there was no chance in it.
-    """
+    """Tokens that may come next, and the distribution float64 [v] each was drawn from, if any."""
 
     ids: Sequence[int]
     probs: Sequence[np.ndarray] | None = None
@@ -50,9 +48,7 @@ class Proposer(Protocol):
 
 
 class PromptLookup:
-    """What followed the text's last tokens where they occurred before: the longest match, the latest of
-    them.
-    """
+    """What followed the last tokens where they occurred before: the longest, latest match."""
 
     def propose(self, history: History, count: int) -> Proposal:
         ids = history.ids

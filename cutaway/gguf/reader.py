@@ -1,6 +1,4 @@
-"""Reading GGUF, versions 2 and 3. A file is data from a stranger: each number in it is checked before it is
-believed.
-"""
+"""Reading GGUF, versions 2 and 3: untrusted data, each number checked before it is used."""
 
 from __future__ import annotations
 
@@ -97,9 +95,7 @@ class File:
 
 
 def read(path: str | os.PathLike[str]) -> File:
-    """Open a GGUF file, with the parts beside it where it is one of several; UserError if anything is
-    wrong.
-    """
+    """Open a GGUF file, with its other parts where it is split; UserError if anything is wrong."""
     file = _read_one(Path(path))
     count = _split_number(file, "split.count", 1)
     return file if count == 1 else _join(file, count)
@@ -180,9 +176,7 @@ class _Cursor:
         return str(self.buffer[first + 8 : self.position], "utf-8")
 
     def texts(self, count: int, what: str) -> int:
-        """Step over `count` strings, each behind its length, and return where they begin; all are checked to
-        be inside the file and UTF-8.
-        """
+        """Where `count` strings begin, each behind its length; checked to be UTF-8 inside the file."""
         first = run = position = self.position
         buffer, size, unpack = self.buffer, self.size, U64.unpack_from
         try:
@@ -190,9 +184,7 @@ class _Cursor:
                 length = unpack(buffer, position)[0]
                 start = position + 8
                 if length > size - start:
-                    raise self.refusal(
-                        f"{what} has a string (number {number}) that runs past the end of the file"
-                    )
+                    raise self.refusal(f"{what} has a string (number {number}) past the end of the file")
                 if length > 127:
                     _check_utf8(buffer, run, position)
                     _check_utf8(buffer, start, start + length)
@@ -250,9 +242,7 @@ def _check_version(cursor: _Cursor) -> int:
     if version and not version & 0xFFFF:
         raise cursor.refusal("is a big-endian GGUF file; only little-endian ones are read, convert it")
     if version not in (2, 3):
-        raise cursor.refusal(
-            f"has GGUF version {version}; versions 2 and 3 are read, convert the model again"
-        )
+        raise cursor.refusal(f"has GGUF version {version}; 2 and 3 are read, convert it again")
     return version
 
 
@@ -346,15 +336,11 @@ def _tensors(cursor: _Cursor, table: dict[str, _Entry], alignment: int) -> dict[
         what = f"the tensor {quoted(name)}"
         kind = TYPES[type]
         if (shape[-1] if shape else 1) % kind.block:
-            raise cursor.refusal(
-                f"{what} has rows of {shape[-1]} values, not whole blocks of {kind.block} ({type})"
-            )
+            raise cursor.refusal(f"{what} has rows of {shape[-1]}, not whole blocks of {kind.block} ({type})")
         if math.prod(max(size, 1) for size in shape) > cursor.size * kind.block:
             raise cursor.refusal(f"{what} of shape {_dims(shape)} is larger than the file")
         if offset % alignment:
-            raise cursor.refusal(
-                f"{what} starts at offset {offset}, not a multiple of the alignment {alignment}"
-            )
+            raise cursor.refusal(f"{what} starts at {offset}, not a multiple of the alignment {alignment}")
         stored = packed_shape(type, shape)
         start, nbytes = base + offset, math.prod(stored)
         if start + nbytes > cursor.size:
@@ -392,7 +378,7 @@ def _join(opened: File, count: int) -> File:
     match = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", opened.path.name)
     if not match or int(match[3]) != count:
         raise UserError(
-            f"{opened.path}: is one part of {count}, which must be named like NAME-00001-of-{count:05}.gguf"
+            f"{opened.path}: is one part of {count}, to be named like NAME-00001-of-{count:05}.gguf"
         )
     tensors: dict[str, Packed] = {}
     first = opened
@@ -408,9 +394,7 @@ def _join(opened: File, count: int) -> File:
         first = part if number == 0 else first
     expected = _split_number(first, "split.tensors.count", 0)
     if expected and expected != len(tensors):
-        raise UserError(
-            f"{first.path}: the parts hold {len(tensors)} tensors where {expected} were announced"
-        )
+        raise UserError(f"{first.path}: the parts hold {len(tensors)} tensors, {expected} announced")
     metadata = Metadata(first.metadata)
     for key in ("split.count", "split.no", "split.tensors.count"):
         metadata.pop(key, None)

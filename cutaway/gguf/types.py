@@ -70,9 +70,7 @@ CHUNK = 1 << 16
 
 
 def row_bytes(type: str, width: int) -> int:
-    """Bytes of one row of `width` values; UserError for an unknown type or a width that is not whole
-    blocks.
-    """
+    """Bytes of a row of `width` values; UserError for an unknown type or a broken block."""
     if type in FOREIGN:
         return width * FOREIGN[type]
     kind = TYPES.get(type)
@@ -95,9 +93,7 @@ class Packed:
         expected = packed_shape(self.type, self.shape)
         if self.data.dtype != np.uint8 or self.data.shape != expected:
             found = f"{self.data.dtype} of {self.data.shape}"
-            raise UserError(
-                f"a {self.type} tensor of {self.shape} is stored as uint8 of {expected}, not as {found}"
-            )
+            raise UserError(f"{self.type} {self.shape} is stored as uint8 {expected}, not as {found}")
 
     @property
     def nbytes(self) -> int:

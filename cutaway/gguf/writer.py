@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, cast
@@ -36,16 +36,14 @@ def write(
     target: str | os.PathLike[str] | io.BytesIO,
     metadata: Mapping[str, object],
     tensors: Mapping[str, Packed | Later] | Iterable[tuple[str, Packed | Later]],
-    progress: Callable[[int], None] | None = None,
     *,
     force: bool = True,
 ) -> None:
     """Write a GGUF version 3 file, complete or not at all, or into an open file.
 
-    `progress` is called with the bytes written so far. `force` False refuses to replace a file. A Python int
-    is stored as uint32 (int32, uint64, int64 where it does not fit), a float as float32, lists of them as
-    int32 and float32 arrays; numpy scalars and arrays keep their own width. UserError for a value that GGUF
-    cannot hold.
+    `force` False refuses to replace a file. A Python int is stored as uint32 (int32, uint64, int64 where it
+    does not fit), a float as float32, lists of them as int32 and float32 arrays; numpy scalars and arrays
+    keep their own width. UserError for a value that GGUF cannot hold.
     """
     pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
     named = list(cast(Iterable[tuple[str, Packed | Later]], pairs))
@@ -56,12 +54,10 @@ def write(
     alignment = alignment_of(path, metadata)
     header = b"".join(_header(metadata, named, alignment))
     with opened as out:
-        done = _pour(out, header, alignment)
+        _pour(out, header, alignment)
         for name, tensor in named:
             packed = made(name, tensor)
-            done += _pour(out, np.ascontiguousarray(packed.data).reshape(-1).data, alignment)
-            if progress:
-                progress(done)
+            _pour(out, np.ascontiguousarray(packed.data).reshape(-1).data, alignment)
 
 
 def made(name: str, tensor: Packed | Later) -> Packed:
@@ -77,12 +73,10 @@ def made(name: str, tensor: Packed | Later) -> Packed:
     return packed
 
 
-def _pour(out: IO[bytes] | io.BytesIO, data: bytes | memoryview, alignment: int) -> int:
-    """Write `data` and zeros up to the alignment; returns the bytes written."""
-    padding = -len(data) % alignment
+def _pour(out: IO[bytes] | io.BytesIO, data: bytes | memoryview, alignment: int) -> None:
+    """Write `data` and zeros up to the alignment."""
     out.write(data)
-    out.write(bytes(padding))
-    return len(data) + padding
+    out.write(bytes(-len(data) % alignment))
 
 
 def _header(
@@ -109,14 +103,12 @@ def _check_tensor(name: str, tensor: Packed | Later, seen: set[str]) -> None:
         raise UserError(f"the tensor {quoted(name)} was given twice")
     if len(name.encode()) > MAX_TENSOR_NAME:
         raise UserError(
-            f"the tensor name {quoted(name)} is longer than the {MAX_TENSOR_NAME} bytes other engines read"
+            f"the tensor name {quoted(name)} is longer than {MAX_TENSOR_NAME} bytes, the limit elsewhere"
         )
     if tensor.type not in TYPES:
         raise UserError(f"the tensor {quoted(name)} is {tensor.type}, which GGUF has no type for")
     if len(tensor.shape) > MAX_DIMS:
-        raise UserError(
-            f"the tensor {quoted(name)} has {len(tensor.shape)} dimensions; GGUF allows {MAX_DIMS}"
-        )
+        raise UserError(f"the tensor {quoted(name)} has over {MAX_DIMS} dimensions, GGUF's limit")
 
 
 def _pack_text(key: str, text: str) -> bytes:
@@ -146,9 +138,7 @@ def _pack_sequence(key: str, values: list[object] | tuple[object, ...] | np.ndar
         return
     numbers = values if isinstance(values, np.ndarray) else _number_array(key, values)
     if numbers.ndim != 1:
-        raise UserError(
-            f"the metadata value of {quoted(key)} has {numbers.ndim} dimensions; GGUF arrays have one"
-        )
+        raise UserError(f"{quoted(key)} has {numbers.ndim} dimensions; a GGUF metadata array has one")
     yield struct.pack("<IIQ", ARRAY, _type_id(key, numbers.dtype), len(numbers))
     yield numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
 
@@ -172,9 +162,7 @@ def _number(key: str, value: object) -> np.ndarray:
         return np.array(value, _fitting(key, value, value, ("<u4", "<i4", "<u8", "<i8")))
     if isinstance(value, float):
         return _float32(key, value)
-    raise UserError(
-        f"the metadata value of {quoted(key)} is a {type(value).__name__}, which GGUF cannot hold"
-    )
+    raise UserError(f"{quoted(key)} is a {type(value).__name__}, which GGUF metadata cannot hold")
 
 
 def _number_array(key: str, values: list[object] | tuple[object, ...]) -> np.ndarray:

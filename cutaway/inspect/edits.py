@@ -200,16 +200,12 @@ def _check_part(edit: Ablate | Patch, heads: int) -> None:
     if (edit.part == "head") != (edit.head is not None):
         raise UserError('"head" goes with part "head", and only with it')
     if edit.head is not None and not 0 <= edit.head < heads:
-        raise UserError(
-            f"there is no head {edit.layer}.{edit.head}: layer {edit.layer} has heads 0 to {heads - 1}"
-        )
+        raise UserError(f"there is no head {edit.layer}.{edit.head}: it has heads 0 to {heads - 1}")
 
 
 def _check_vector(edit: _Directed, width: int) -> None:
     if len(edit.vector) != width:
-        raise UserError(
-            f"the vector has {len(edit.vector)} numbers, and this model's residual stream has {width}"
-        )
+        raise UserError(f"the vector has {len(edit.vector)} numbers, the residual stream {width}")
     if not all(abs(value) < LARGEST for value in edit.vector):
         raise UserError("the vector holds a number that is NaN, infinite or beyond float32")
     if isinstance(edit, Project) and not any(edit.vector):

@@ -8,7 +8,7 @@ windows, and the inputs of every product with a weight are collected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,15 @@ from torch.overrides import TorchFunctionMode
 
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
+from cutaway.store.files import Progress, silent
 
 WINDOW = 512  # tokens read together; the next window begins anew
 
 
-def importance(
-    model: Decoder, ids: Sequence[int], progress: Callable[[int, int], None] | None = None
-) -> dict[str, np.ndarray]:
+def importance(model: Decoder, ids: Sequence[int], progress: Progress = silent) -> dict[str, np.ndarray]:
     """By the name of each weight that multiplies: float32 [columns], the mean square of its inputs.
 
-    Calls ``progress(done, tokens)``. Raises UserError for a text without a token."""
+    ``progress`` counts tokens. Raises UserError for a text without a token."""
     if not ids:
         raise UserError("The calibration text has no token: give a longer one")
     squares = _Squares(model)
@@ -38,8 +37,7 @@ def importance(
         for start in range(0, len(ids), size):
             window = torch.tensor([list(ids[start : start + size])], device=device)
             model(window, torch.arange(window.shape[1], device=device)[None])
-            if progress is not None:
-                progress(min(start + size, len(ids)), len(ids))
+            progress("calibrating", min(start + size, len(ids)), len(ids))
     return {n: (s / squares.rows[n]).float().cpu().numpy() for n, s in squares.squares.items()}
 
 

@@ -32,9 +32,7 @@ def difference(
 ) -> Add:
     """The mean residual stream after a layer at the last token of ``towards``, less that of ``away``."""
     if not towards or not away:
-        raise UserError(
-            "a steering vector needs texts for it and texts against it: give at least one of each"
-        )
+        raise UserError("a steering vector needs at least one text for it and one against it")
     name = f"blocks.{layer}.out"
     for_it, against_it = (
         torch.stack([_last(model, ids, name) for ids in one]).mean(0) for one in (towards, away)

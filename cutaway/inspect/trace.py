@@ -168,14 +168,12 @@ class Trace(Mapping[str, Tensor]):
             (name for name, value in self.values_by_name.items() if not value.isfinite().all()), None
         )
         if wrong is not None:
-            raise OperationalError(
-                f"{wrong} holds NaN or infinity: the model's weights are damaged, or an edit is too large"
-            )
+            raise OperationalError(f"{wrong} holds NaN or infinity: damaged weights, or too large an edit")
 
     def _kept(self, name: str) -> Tensor:
         if name not in self.values_by_name:
             raise UserError(
-                f"this trace did not keep {name!r}: `list(trace)` shows what it kept, names= asks for more"
+                f"this trace did not keep {name!r}: `list(trace)` shows what it kept, names= adds"
             )
         return self.values_by_name[name]
 
@@ -209,9 +207,7 @@ def _check_ids(model: Decoder, tokenizer: Vocabulary, ids: Sequence[int]) -> Non
     if not ids:
         raise UserError("the text has no tokens: give at least one")
     if len(ids) > model.config.context:
-        raise UserError(
-            f"the text has {len(ids):,} tokens, and this model's context holds {model.config.context:,}"
-        )
+        raise UserError(f"the text has {len(ids):,} tokens, the context holds {model.config.context:,}")
     count = min(model.config.vocab, len(tokenizer))
     wrong = [id for id in ids if not 0 <= id < count]
     if wrong:

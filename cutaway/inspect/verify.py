@@ -96,9 +96,7 @@ def against_transformers(
         )
     mine = _our_residuals(engine.model, row)
     if len(mine) != len(theirs):
-        raise OperationalError(
-            f"transformers shows {len(theirs)} layers of this model where Cutaway has {len(mine)}"
-        )
+        raise OperationalError(f"transformers has {len(theirs)} layers, Cutaway {len(mine)}")
     layers = tuple(_difference(name, mine[name], other) for name, other in zip(mine, theirs, strict=True))
     name = f"transformers {version('transformers')}"
     return _verdict(name, engine, layers, ids, ours, followed[0, len(ids) :].tolist(), TOLERANCE)
@@ -140,9 +138,7 @@ def _verdict(
 
 def _difference(name: str, ours: Tensor, theirs: Tensor) -> Difference:
     if ours.shape != theirs.shape:
-        raise OperationalError(
-            f"{name} has the shape {list(ours.shape)} here and {list(theirs.shape)} in the other engine"
-        )
+        raise OperationalError(f"{name} is {list(ours.shape)} here and {list(theirs.shape)} there")
     away = (ours.double() - theirs.double()).abs()
     relative = away.norm(dim=-1) / theirs.double().norm(dim=-1).clamp(min=1e-30)
     return Difference(name, float(away.max()), float(relative.max()))

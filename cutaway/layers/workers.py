@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cutaway import native
-from cutaway.native.host import Workers, parallel_of
+from cutaway.native.train import Workers, parallel_of
 
 TYPES = (torch.float32, torch.bfloat16)  # that these kernels read
 # A constant, because torch.compile cannot trace a call into the library.

@@ -27,6 +27,8 @@ CHUNK = 512  # tokens read at once: bounds what a long prompt needs beside its s
 class DefinitionEngine:
     """A Decoder on whatever device it is on, one sequence a state."""
 
+    scope = b""
+
     def __init__(self, model: Decoder) -> None:
         self.model = model.eval()
         check_weights(model)

@@ -8,7 +8,7 @@ vectors out: no tokenizer is involved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,9 +20,9 @@ from cutaway.model.decoder import Decoder
 from cutaway.model.encoder import Encoder
 from cutaway.model.nan import nan_error
 from cutaway.shapes import Float, Int
+from cutaway.store.files import Progress, silent
 
 Pooling = Literal["mean", "cls", "last"]
-Progress = Callable[[int, int], None]
 
 
 def vectors(
@@ -31,11 +31,11 @@ def vectors(
     pooling: Pooling,
     normalise: bool = True,
     batch: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """float32 [n d]: a vector for each row of ids, of norm one if ``normalise``.
 
-    ``batch`` rows are read at once; ``progress(done, n)`` is called after each batch.
+    ``batch`` rows are read at once; ``progress`` counts them.
     """
     out = np.empty((len(rows), model.config.width), np.float32)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
@@ -49,8 +49,7 @@ def vectors(
             out[chosen] = (F.normalize(pooled, dim=-1) if normalise else pooled).cpu().numpy()
             if np.isnan(out[chosen]).any():
                 raise nan_error(model, lambda ids=ids, pos=pos: _hidden(model, ids.to(device), pos, False))
-            if progress is not None:
-                progress(start + len(chosen), len(order))
+            progress("embedding", start + len(chosen), len(order))
     return out
 
 

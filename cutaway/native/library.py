@@ -56,16 +56,12 @@ def threads() -> int:
     if not asked:
         return _cores()
     if not asked.isdecimal() or int(asked) < 1:
-        raise UserError(
-            f"CUTAWAY_THREADS is {asked!r}; set it to a number of threads from 1 up, or unset it."
-        )
+        raise UserError(f"CUTAWAY_THREADS is {asked!r}; set it to a number from 1 up, or unset it")
     return min(int(asked), 1024)
 
 
 def function(name: str, *arguments: type, result: type | None = None) -> Any:
-    """The core's function `name` with its ctypes argument and result types; OperationalError without the
-    core.
-    """
+    """The core's function `name`, typed for ctypes; OperationalError without the core."""
     core = _load()
     if isinstance(core, str):
         raise OperationalError(core)

@@ -1,5 +1,4 @@
-"""Unpacking GGML's weight types (native/weights/quant.cpp), and packing them by search
-(native/weights/quant_search.cpp).
+"""GGML's weight types unpacked, and packed by search (native/weights/quant.cpp, quant_search.cpp).
 
 The reference implementations are cutaway/weights/quant.py and quant_search.py.
 """

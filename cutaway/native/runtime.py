@@ -1,6 +1,4 @@
-"""The runtime's native half (native/runtime/panels.cpp, matmul.cpp, attention.cpp, step.cpp): weights laid
-out as panels, and one call that reads tokens. The reference implementation is cutaway/runtime/.
-"""
+"""The runtime's native half (native/runtime/): weights as panels, and one call that reads tokens."""
 
 from __future__ import annotations
 
@@ -94,6 +92,21 @@ class Model(ctypes.Structure):
     ]
 
 
+class Change(ctypes.Structure):
+    """native/runtime/step.hpp's Change."""
+
+    _fields_ = [("b", Matrix), ("factor", _POINTER), ("at", _LONG)]
+
+
+class LayerAdapter(ctypes.Structure):
+    """native/runtime/step.hpp's LayerAdapter."""
+
+    _fields_ = [
+        *((name, Matrix) for name in ("heads_in", "out_in", "mlp_in", "down_in")),
+        *((name, Change) for name in MATRICES),
+    ]
+
+
 class Reading(ctypes.Structure):
     """native/runtime/step.hpp's Reading."""
 
@@ -105,6 +118,7 @@ class Reading(ctypes.Structure):
                 "starts",
                 "positions",
                 "pages",
+                "adapters",
                 "logits_at",
                 "after",
                 "logits",
@@ -131,8 +145,9 @@ def pack(
     first_row: int = 0,
     threads: int | None = None,
 ) -> None:
-    """Lays a matrix (uint8, as in the file) out as panels in `out` (uint8); UserError if a weight is not
-    finite. ``first_row`` is which row of the whole matrix that message counts from.
+    """Lays a matrix (uint8, as in the file) out as panels in `out`; UserError for one not finite.
+
+    ``first_row`` is the matrix's own first row, from which the message counts.
     """
     call = function("cutaway_pack", _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, result=_LONG)
     check("data", data, np.uint8)
@@ -189,14 +204,15 @@ def read(
     threads: int | None = None,
     after: np.ndarray | None = None,
     watched: Sequence[tuple[int, int]] = (),
+    adapters: Sequence[int | None] | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Reads new tokens of one or several sequences into their pages: float32 [logits_at vocab], the logits
-    after each, and the attention weights of ``watched``.
+    """Reads new tokens of sequences into their pages: float32 [logits_at vocab], and attention.
 
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
     ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [logits_at] names
     the layer after which the head reads, the last where it is not given (the logit lens). ``watched`` are
-    pairs of a token and a layer: float32 [heads position + 1] of each. Raises UserError for what does not fit
+    pairs of a token and a layer: float32 [heads position + 1] of each. ``adapters`` are each
+    sequence's, the address of its array of ``LayerAdapter`` or None. Raises UserError for what does not fit
     together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
@@ -209,15 +225,18 @@ def read(
         if len(after) != len(logits_at) or (
             len(after) and not 0 <= after.min() <= after.max() < model.layer_count
         ):
-            raise UserError(
-                f"The layers {after.tolist()} are not one of {model.layer_count} for each of the logits."
-            )
+            raise UserError(f"The layers {after.tolist()} are not one of {model.layer_count} a logit")
     pairs = np.array(watched, np.int32).reshape(-1, 2)
     drawn = np.array([each.ctypes.data for each in patterns], np.uint64)
     out = np.empty((len(logits_at), model.vocab), np.float32)
     tables = np.array([each.ctypes.data for each in pages], np.uint64)
+    adapted = np.array([each or 0 for each in adapters or ()], np.uint64)
+    if len(adapted) not in (0, len(pages)):
+        raise UserError(f"{len(adapted)} adapters are not one for each of {len(pages)} sequences.")
     reading = Reading(
-        *(array.ctypes.data for array in (ids, starts, positions, tables, logits_at)),
+        *(array.ctypes.data for array in (ids, starts, positions, tables)),
+        adapted.ctypes.data if adapted.any() else None,
+        logits_at.ctypes.data,
         None if after is None else after.ctypes.data,
         *(array.ctypes.data for array in (out, pairs, drawn)),
         *(len(each) for each in (pages, logits_at, pairs)),
@@ -229,11 +248,9 @@ def read(
 
 
 class OneToken:
-    """``read`` of one token of one text, its structures made once: made anew they cost a small model
-    a tenth of a token. For one thread at a time.
-    """
+    """``read`` of one token of one text with structures made once; for one thread at a time."""
 
-    def __init__(self, model: Model, threads: int | None = None) -> None:
+    def __init__(self, model: Model, threads: int | None = None, adapter: int | None = None) -> None:
         self._call = function(
             "cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT
         )
@@ -242,10 +259,11 @@ class OneToken:
         self._threads = library.threads() if threads is None else threads
         self._id, self._position, self._logits_count, self._table = _INT(), _INT(), _INT(0), _POINTER()
         self._starts = (_INT * 2)(0, 1)
-        places = map(
-            ctypes.addressof, (self._id, self._starts, self._position, self._table, self._logits_count)
-        )
-        self._reading = Reading(*places, None, None, None, None, 1, 1, 0, 0)
+        self._adapter = _POINTER(adapter)
+        places = map(ctypes.addressof, (self._id, self._starts, self._position, self._table))
+        beside = None if adapter is None else ctypes.addressof(self._adapter)
+        count = ctypes.addressof(self._logits_count)
+        self._reading = Reading(*places, beside, count, None, None, None, None, 1, 1, 0, 0)
 
     def read(self, id: int, position: int, pages: np.ndarray) -> np.ndarray:
         """float32 [vocab]: the logits after ``id`` at ``position``; ``pages`` as ``read`` takes them."""
@@ -308,10 +326,10 @@ def _number(type: str) -> int:
 @cache
 def _mirrored() -> None:
     """That the structures here are laid out as the compiler laid them."""
-    theirs = (ctypes.c_int64 * 6)()
+    theirs = (ctypes.c_int64 * 7)()
     function("cutaway_runtime_sizes", ctypes.c_void_p)(theirs)
-    ours = [ctypes.sizeof(each) for each in (Matrix, Rotation, Layer, Model, Reading, Expert)]
+    ours = [ctypes.sizeof(each) for each in (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter)]
     if list(theirs) != ours:
         raise OperationalError(
-            f"The native core's structures have {list(theirs)} bytes, ctypes' {ours}; install again."
+            f"The core's structures have {list(theirs)} bytes, ctypes' {ours}; install again"
         )

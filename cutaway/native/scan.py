@@ -1,6 +1,4 @@
-"""Cutting text by the patterns of the models (native/tokenizer/scan.cpp); its reference is
-cutaway/tokenizer/pretokenize.py.
-"""
+"""Cutting text by the models' patterns (native/tokenizer/scan.cpp; reference: tokenizer/pretokenize.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Counting the distinct words of a corpus (native/tokenizer/word_counter.cpp); the reference is
-`WordCounter` of tokenizer/word_counter.py.
-"""
+"""Counting distinct words (native/tokenizer/word_counter.cpp; reference: tokenizer/word_counter.py)."""
 
 import ctypes
 from typing import Any

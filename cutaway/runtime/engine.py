@@ -6,6 +6,7 @@ Keys and values are kept as halves, in pages of 128 positions that are made as t
 from __future__ import annotations
 
 import contextlib
+import copy
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.native import runtime as native
+from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.packing import Plan
+from cutaway.weights.adapters import Adapter
 from cutaway.weights.rules import Tensors
 
 CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs beside its state
@@ -82,8 +85,9 @@ class Pages:
 class State:
     """What was read of one text: the keys and values of every layer, 128 positions a page."""
 
-    def __init__(self, store: Pages) -> None:
+    def __init__(self, store: Pages, adapter: AdapterPlan | None = None) -> None:
         self._store = store
+        self.adapter = adapter
         self._pages: list[np.ndarray] = []
         self._borrowed = 0  # how many of them, from the first, others read too
         self.addresses = np.empty(0, np.uint64)
@@ -124,11 +128,11 @@ class State:
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
-        copy = State(self._store)
-        copy._pages = [page.copy() for page in self._pages]
-        copy.reserve(len(self._pages) * native.PAGE)
-        copy.length = self.length
-        return copy
+        other = State(self._store, self.adapter)
+        other._pages = [page.copy() for page in self._pages]
+        other.reserve(len(self._pages) * native.PAGE)
+        other.length = self.length
+        return other
 
 
 class RuntimeEngine:
@@ -136,6 +140,7 @@ class RuntimeEngine:
 
     def __init__(self, config: Decoder, tensors: Tensors, threads: int | None = None) -> None:
         self.plan = Plan(config, tensors)
+        self._tensors, self._adapter = tensors, None
         self.vocab = config.vocab
         self.max_context = config.context
         self.layers = len(config.blocks)
@@ -144,7 +149,22 @@ class RuntimeEngine:
         self._store = Pages(self.plan.page_halves)
 
     def new_state(self) -> State:
-        return State(self._store)
+        return State(self._store, self._adapter)
+
+    def adapted(self, adapter: Adapter | None) -> RuntimeEngine:
+        """This engine with an adapter beside its packed weights, which both share; None is without.
+
+        A text keeps the adapter of the engine that made its state, and any of these engines reads texts of
+        several adapters in one batch. Raises UserError for changes that only the definition applies.
+        """
+        view = copy.copy(self)
+        view._adapter = None if adapter is None else AdapterPlan(self.plan.config, self._tensors, adapter)
+        return view
+
+    @property
+    def scope(self) -> bytes:
+        """What pages depend on beside the ids: the adapter."""
+        return b"" if self._adapter is None else self._adapter.key
 
     def make_ahead(self, pages: int, pause: Callable[[], None]) -> bool:
         """Makes one page more, unless so many are ready for texts to come, or as many as are kept, and pauses
@@ -170,7 +190,7 @@ class RuntimeEngine:
         """Reads one id; float32 [v]."""
         self._make_room(state, 1)
         if state.one is None:
-            state.one = native.OneToken(self.plan.model, self.threads)
+            state.one = native.OneToken(self.plan.model, self.threads, address(state))
         logits = state.one.read(id, state.length, state.addresses)
         state.length += 1
         return logits
@@ -237,6 +257,7 @@ class RuntimeEngine:
             self.threads,
             None if after is None else np.array(after, np.int32),
             attention_at,
+            [address(state) for state in states],
         )
         for text, state in zip(texts, states, strict=True):
             state.length += len(text)
@@ -249,3 +270,8 @@ class RuntimeEngine:
                 f"{state.length + new}: shorten it"
             )
         state.reserve(state.length + new)
+
+
+def address(state: State) -> int | None:
+    """Where the layers of its text's adapter are."""
+    return None if state.adapter is None else state.adapter.address

@@ -7,13 +7,14 @@ absent.
 
 In a mixture of experts a token passes the MLPs that its router picks; their outputs are added up by weight.
 Packed matrices read 8-bit vectors (matmul.py), keys and values are kept as halves, everything between is
-float32. Every sum has the native step's order and every product its rounding (arithmetic.py): the logits are
-the native step's, to the bit."""
+float32; an adapter adds B (A x) of the vectors before rounding (adapter.py). Every sum has the native step's
+order and every product its rounding (arithmetic.py): the logits are the native step's, to the bit."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.runtime import arithmetic, attention, matmul, packing
+from cutaway.runtime.adapter import Beside, prepared
 from cutaway.weights import quant
+from cutaway.weights.adapters import Adapter
 from cutaway.weights.rules import Tensors
 
 CHUNK = 128  # tokens read at once
@@ -33,7 +36,8 @@ CHUNK = 128  # tokens read at once
 class State:
     """The KV cache of one text: keys and values of every layer, float16 [s g size]."""
 
-    def __init__(self, config: Decoder) -> None:
+    def __init__(self, config: Decoder, adapter: Mapping[str, Beside] | None = None) -> None:
+        self.adapter = adapter or {}
         shapes = [(block.attention.groups, block.attention.key_size) for block in config.blocks]
         sizes = [block.attention.values for block in config.blocks]
         self.keys = [np.empty((0, *shape), np.float16) for shape in shapes]
@@ -55,9 +59,9 @@ class State:
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
-        copy = object.__new__(State)
-        copy.keys, copy.values, copy.length = list(self.keys), list(self.values), self.length
-        return copy
+        other = copy.copy(self)
+        other.keys, other.values = list(self.keys), list(self.values)
+        return other
 
 
 class ReferenceEngine:
@@ -73,9 +77,16 @@ class ReferenceEngine:
         self.tensors = tensors
         self.vocab = config.vocab
         self.max_context = config.context
+        self._adapter: Mapping[str, Beside] | None = None
 
     def new_state(self) -> State:
-        return State(self.config)
+        return State(self.config, self._adapter)
+
+    def adapted(self, adapter: Adapter | None) -> ReferenceEngine:
+        """This engine with an adapter beside its weights, as ``RuntimeEngine.adapted`` gives one."""
+        view = copy.copy(self)
+        view._adapter = None if adapter is None else prepared(self.config, self.tensors, adapter)
+        return view
 
     def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds; float32 [v], the logits of what comes next."""
@@ -123,7 +134,7 @@ class ReferenceEngine:
             x = x + self._post(block, out, f"{path}.attention_post_norm")
             normed = self._norm(x, f"{path}.mlp_norm", block.norm.eps)
             apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
-            out = apply(block.mlp, f"{path}.mlp", normed)
+            out = apply(block.mlp, f"{path}.mlp", normed, state.adapter)
             x = x + self._post(block, out, f"{path}.mlp_post_norm")
         state.length += len(ids)
         return x
@@ -133,9 +144,9 @@ class ReferenceEngine:
     ) -> np.ndarray:
         of: Any = block.attention
         path, tokens = f"blocks.{n}.attention", len(x)
-        query = self._matrix(f"{path}.query", x).reshape(tokens, of.heads, of.key_size)
-        key = self._matrix(f"{path}.key", x).reshape(tokens, of.groups, of.key_size)
-        value = self._matrix(f"{path}.value", x).reshape(tokens, of.groups, of.values)
+        query = self._matrix(f"{path}.query", x, state.adapter).reshape(tokens, of.heads, of.key_size)
+        key = self._matrix(f"{path}.key", x, state.adapter).reshape(tokens, of.groups, of.key_size)
+        value = self._matrix(f"{path}.value", x, state.adapter).reshape(tokens, of.groups, of.values)
         if of.qk_norm:
             query = self._norm(query, f"{path}.query_norm", of.qk_norm.eps)
             key = self._norm(key, f"{path}.key_norm", of.qk_norm.eps)
@@ -151,16 +162,16 @@ class ReferenceEngine:
             of.window if isinstance(of, local.Config) else None,
             of.softcap,
         )
-        return self._matrix(f"{path}.out", mixed.reshape(tokens, -1))
+        return self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
 
-    def _mlp(self, of: MLP, path: str, x: np.ndarray) -> np.ndarray:
-        hidden = self._matrix(f"{path}.up", x)
+    def _mlp(self, of: MLP, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
+        hidden = self._matrix(f"{path}.up", x, adapter)
         act = ACTIVATIONS[of.activation]
-        hidden = act(self._matrix(f"{path}.gate", x)) * hidden if of.gated else act(hidden)
-        return self._matrix(f"{path}.down", hidden)
+        hidden = act(self._matrix(f"{path}.gate", x, adapter)) * hidden if of.gated else act(hidden)
+        return self._matrix(f"{path}.down", hidden, adapter)
 
-    def _mixture(self, of: MoE, path: str, x: np.ndarray) -> np.ndarray:
-        scores = self._matrix(f"{path}.router", x)
+    def _mixture(self, of: MoE, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
+        scores = self._matrix(f"{path}.router", x, adapter)
         shares = arithmetic.exp(scores - scores.max(axis=1, keepdims=True))
         shares /= _in_order(shares)
         chosen = np.argsort(-shares, axis=1, kind="stable")[:, : of.top_k]  # the first of equals first
@@ -169,14 +180,14 @@ class ReferenceEngine:
             weights /= _in_order(weights)
         out = np.zeros_like(x)
         if of.common is not None:
-            out += self._mlp(of.common, f"{path}.shared", x)
+            out += self._mlp(of.common, f"{path}.shared", x, adapter)
         if of.shared_gate:
-            gate = self._matrix(f"{path}.shared_gate", x)
+            gate = self._matrix(f"{path}.shared_gate", x, adapter)
             out *= np.float32(1) / (np.float32(1) + arithmetic.exp(-gate))
         for rank in range(of.top_k):
             for e in np.unique(chosen[:, rank]).tolist():
                 of_e = chosen[:, rank] == e
-                expert_out = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e])
+                expert_out = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e], adapter)
                 out[of_e] += weights[of_e, rank, None] * expert_out
         return out
 
@@ -188,8 +199,10 @@ class ReferenceEngine:
         )
         return arithmetic.softcapped(scores, self.config.softcap)
 
-    def _matrix(self, path: str, x: np.ndarray) -> np.ndarray:
+    def _matrix(self, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
         out = matmul.product(packing.as_it_runs(f"{path}.weight", self.tensors), x)
+        if path in adapter:
+            out = adapter[path].applied(out, x)
         bias = f"{path}.bias"
         return out + quant.unpack(self.tensors[bias]) if bias in self.tensors else out
 

@@ -134,7 +134,7 @@ async def messages(service: Service, body: MessagesRequest, http: HTTPRequest) -
 
 def count_tokens(service: Service, body: CountRequest) -> Response:
     """How many tokens Anthropic's messages have."""
-    service.check_model(body.model)
+    service.engine_of(body.model)
     asked = _chat(service, body)
     return json_response({"input_tokens": len(chat_ids(service, asked.messages, asked.tools))})
 

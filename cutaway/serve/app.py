@@ -108,14 +108,14 @@ def _paths(app: FastAPI, service: Service) -> None:
     @app.get("/models", include_in_schema=False)
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The model that is served."""
+        """The model that is served, under each of its names, and its adapters."""
         return {"object": "list", "data": [_model(service, name) for name in service.names]}
 
     @app.get("/models/{model:path}", include_in_schema=False)
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """The model, by its name."""
-        service.check_model(model)
+        service.engine_of(model)
         return _model(service, model)
 
     @app.get("/v1/responses/{id}", response_model=None)
@@ -249,6 +249,8 @@ def _document(app: FastAPI) -> None:
 def _model(service: Service, name: str) -> dict[str, Any]:
     context = service.lm.context if service.scheduler is None else service.context
     card = {"id": name, "object": "model", "created": service.created, "owned_by": "cutaway"}
+    if name in service.adapters:
+        card["parent"] = service.name
     return card | {"max_model_len": context}
 
 

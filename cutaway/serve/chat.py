@@ -178,7 +178,7 @@ async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest
 
 def _prepared(service: Service, body: ChatCompletionRequest, client: str, cache_scope: bytes) -> Conversation:
     """A request that is checked, and rendered; its streams are not begun."""
-    service.check_model(body.model)
+    engine = service.engine_of(body.model, body.edits)
     tools, choice = _tools(body)
     _check_consistent(body, tools)
     count = body.n or 1
@@ -221,6 +221,7 @@ def _prepared(service: Service, body: ChatCompletionRequest, client: str, cache_
             edit=edit,
             client=client,
             cache_scope=cache_scope,
+            engine=engine,
         )
         for i in range(count)
     ]
@@ -368,13 +369,16 @@ class ChatCompletion:
         counts = {"usage": usage(generations, generations[:1])}
         warned = {"warnings": self.of.warnings} if self.of.warnings else {}
         return json_response(
-            service.head(new_id("chatcmpl"), "chat.completion") | {"choices": choices} | counts | warned
+            service.head(new_id("chatcmpl"), "chat.completion", self.of.body.model)
+            | {"choices": choices}
+            | counts
+            | warned
         )
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response."""
         of, streams = self.of, self.of.streams
-        head = of.service.head(new_id("chatcmpl"), "chat.completion.chunk")
+        head = of.service.head(new_id("chatcmpl"), "chat.completion.chunk", of.body.model)
         counting = bool(of.body.stream_options and of.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
         readers, calls = [of.reader() for _ in streams.streams], [0] * len(streams.streams)

@@ -60,7 +60,7 @@ def _requests(
     service: Service, body: CompletionRequest, client: str, cache_scope: bytes
 ) -> tuple[list[Request], constraints.Held | None, Callable[[], Any]]:
     """The scheduler's requests, what holds their answers, and what makes each one's constraint."""
-    service.check_model(body.model)
+    engine = service.engine_of(body.model, body.edits)
     if body.stream_options is not None and not body.stream:
         body.ignored["stream_options"] = None
     context = service.context
@@ -92,6 +92,7 @@ def _requests(
             edit=service.edit(body.edits, ids),
             client=client,
             cache_scope=cache_scope,
+            engine=engine,
         )
         for ids, most in zip(texts, room, strict=True)
         for choice in range(count)
@@ -113,7 +114,7 @@ class CompletionAnswer:
         return await asyncio.to_thread(self._response, *await self.streams.collect())
 
     def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
-        echo, head = bool(self.body.echo), self.service.head(new_id("cmpl"), "text_completion")
+        echo, head = bool(self.body.echo), self._head()
         choices = [
             self._choice(i, own, echo)[0] | {"finish_reason": finish_reason(generation)}
             for i, (own, generation) in enumerate(zip(pieces, generations, strict=True))
@@ -122,9 +123,12 @@ class CompletionAnswer:
         warned = {"warnings": self.warnings} if self.warnings else {}
         return json_response(head | {"choices": choices, "usage": self._usage(generations)} | warned)
 
+    def _head(self) -> dict[str, Any]:
+        return self.service.head(new_id("cmpl"), "text_completion", self.body.model)
+
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response; with echo the prompt comes first."""
-        head, generations = self.service.head(new_id("cmpl"), "text_completion"), {}
+        head, generations = self._head(), {}
         counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
         offsets: dict[int, int] = {}

@@ -163,7 +163,7 @@ async def _answer(
 ) -> Response:
     model = _name(service, body.model)
     if not messages:  # to load the model, which is loaded
-        service.check_model(model)
+        service.engine_of(model)
         empty = (
             {"message": {"role": "assistant", "content": ""}}
             if isinstance(body, ChatRequest)
@@ -300,7 +300,7 @@ def _details(service: Service) -> dict[str, Any]:
 
 def show(service: Service, body: ShowRequest) -> Response:
     """What Ollama's clients ask of a model."""
-    service.check_model(_name(service, body.model or body.name))
+    service.engine_of(_name(service, body.model or body.name))
     template = service.lm.checkpoint.chat_template or ""
     able = ["embedding"] if service.scheduler is None else ["completion"]
     if template:

@@ -180,7 +180,6 @@ def _chat(
     service: Service, body: ResponsesRequest, key: bytes
 ) -> tuple[list[dict[str, Any]], ChatCompletionRequest]:
     """All items that the response answers, and the same as a chat."""
-    service.check_model(body.model)
     if isinstance(body.input, str):
         own: list[dict[str, Any]] = [{"type": "message", "role": "user", "content": body.input}]
     else:

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -22,7 +22,7 @@ from cutaway.generate import constrain, internals
 from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError
 from cutaway.generate.batch.scheduler import FairQueue, Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
-from cutaway.generate.engine import Editable, Engine
+from cutaway.generate.engine import BatchedEngine, Editable, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
 from cutaway.lm import LanguageModel
@@ -197,6 +197,7 @@ class Service:
     limits: Limits
     metrics: Metrics
     log_prompts: bool = False
+    adapters: Mapping[str, BatchedEngine] = field(default_factory=dict)  # the scheduler's engine with each
     aliases: tuple[str, ...] = ()  # further names that requests may give the model, or patterns of them
     lenient: bool = False  # unknown fields are ignored, and named in the response
     store: ResponseStore = field(default_factory=ResponseStore)
@@ -272,17 +273,28 @@ class Service:
 
     # ---- from a request's fields to the scheduler's --------------------------------------------------------
 
-    @property
-    def names(self) -> list[str]:
-        """The model's names, patterns of names left out."""
-        return [self.name, *(alias for alias in self.aliases if not set(alias) & set("*?["))]
-
     def check_model(self, asked: str | None) -> None:
-        """Refuse the name of another model."""
+        """Refuse the name of another model, and of an adapter where it cannot answer."""
+        if asked in self.adapters:
+            text = f"{asked!r} is an adapter, which generates text: ask {self.name!r} for this"
+            raise APIError(400, text, param="model")
         if asked and asked != self.name and not any(fnmatchcase(asked, one) for one in self.aliases):
-            has = ", ".join(map(repr, self.names))
-            text = f"There is no model {asked[:100]!r} here: this server has {has}"
+            names = ", ".join(map(repr, self.names))
+            text = f"There is no model {asked[:100]!r} here: this server has {names}"
             raise APIError(404, text, param="model", code="model_not_found")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model's names, without patterns, and its adapters'."""
+        return self.name, *(one for one in self.aliases if not set(one) & set("*?[")), *self.adapters
+
+    def engine_of(self, asked: str | None, edits: object = None) -> BatchedEngine | None:
+        """The engine that reads a request's text, None for the scheduler's own; APIError for another
+        model's name, and for edits beside an adapter.
+        """
+        if asked not in self.adapters or edits:
+            self.check_model(asked)
+        return self.adapters.get(asked or self.name)
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """Refuse ids outside the vocabulary, and a prompt that fills the context."""
@@ -355,13 +367,13 @@ class Service:
         if self.log_prompts:
             log.info("%s %s", body.model_dump_json(exclude_none=True), json.dumps(answers))
 
-    def head(self, id: str, kind: str) -> dict[str, Any]:
+    def head(self, id: str, kind: str, model: str | None) -> dict[str, Any]:
         """The fields that every chat completion and completion begins with."""
         return {
             "id": id,
             "object": kind,
             "created": int(time.time()),
-            "model": self.name,
+            "model": model or self.name,
             "system_fingerprint": f"cutaway-{cutaway.__version__}",
         }
 

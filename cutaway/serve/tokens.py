@@ -15,7 +15,7 @@ from cutaway.serve.service import Service
 
 def tokenize(service: Service, body: TokenizeRequest) -> Response:
     """The ids of a text, and each as text."""
-    service.check_model(body.model)
+    service.engine_of(body.model)
     tokenizer = service.lm.tokenizer
     ids = tokenizer.encode(body.text, body.special, body.add_special)
     tokens = [token_string(tokenizer, id) for id in ids]
@@ -24,7 +24,7 @@ def tokenize(service: Service, body: TokenizeRequest) -> Response:
 
 def detokenize(service: Service, body: DetokenizeRequest) -> Response:
     """The text of ids; bytes that are no text become U+FFFD."""
-    service.check_model(body.model)
+    service.engine_of(body.model)
     return json_response({"text": service.lm.tokenizer.decode(body.ids)})
 
 
@@ -41,6 +41,6 @@ def props(service: Service) -> dict[str, Any]:
 
 def count(service: Service, body: ChatCountRequest) -> Response:
     """How many tokens a conversation has as the model reads it, and how many its context holds."""
-    service.check_model(body.model)
+    service.engine_of(body.model)
     ids = chat_ids(service, body.messages, body.tools)
     return json_response({"tokens": len(ids), "context": service.context})

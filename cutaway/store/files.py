@@ -86,11 +86,7 @@ def read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(
-    target: str | os.PathLike[str],
-    *,
-    force: bool = True,
-    sha256: str | None = None,
-    remedy: str = FREE,
+    target: str | os.PathLike[str], *, force: bool = True, sha256: str | None = None, remedy: str = FREE
 ) -> Iterator[IO[bytes]]:
     """A file to write that replaces `target` once it is complete, on disk and of the right checksum.
 
@@ -112,9 +108,7 @@ def atomic_file(
                 out.flush()
                 os.fsync(out.fileno())
             if sha256 is not None and digest(part) != sha256:
-                raise OperationalError(
-                    f"{path.name} does not have the checksum that it is pinned to, so it was deleted"
-                )
+                raise OperationalError(f"{path.name} does not have the checksum pinned for it: deleted")
             os.replace(part, path)
             sync(path.parent)
 
@@ -185,7 +179,7 @@ def _claimed(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
             tries -= 1
             if not tries:
                 raise OperationalError(
-                    f"{target}: another process is writing it: wait until it ends, or choose another name"
+                    f"{target}: another process is writing it: wait, or choose another name"
                 )
             sleep(0.01)
     try:

@@ -26,9 +26,7 @@ Row = tuple[str, Path, int, str, datetime]
 
 
 def find(source: str) -> Path | None:
-    """The snapshot folder (or the one .gguf) of ORG/NAME, at a revision where one is named, when all its
-    weights are in the cache, else None.
-    """
+    """The snapshot folder (or the one .gguf) of ORG/NAME, if all its weights are in the cache."""
     repository, revision, file = _spelt(source)
     snapshot = _snapshot(_cache() / _folder(repository), revision)
     if snapshot is None:
@@ -40,9 +38,7 @@ def find(source: str) -> Path | None:
 
 
 def pull(source: str, progress: Progress) -> Path:
-    """Fetch ORG/NAME (its safetensors and what belongs to them) or one of its .gguf files, at the branch, tag
-    or commit that is named; the path.
-    """
+    """Fetch ORG/NAME or one of its .gguf files at the named branch, tag or commit; the path."""
     import huggingface_hub
 
     repository, revision, file = _spelt(source)
@@ -52,7 +48,7 @@ def pull(source: str, progress: Progress) -> Path:
         raise UserError(f"{repository} has no file {file}{_ggufs(repository, offered)}")
     if not any(fnmatch(name, file or "*.safetensors") for name in offered):
         raise UserError(
-            f"{repository} has no safetensors, and Cutaway unpickles nothing{_ggufs(repository, offered)}"
+            f"{repository} has no safetensors, and nothing is unpickled{_ggufs(repository, offered)}"
         )
     with _in_words(repository):
         snapshot = huggingface_hub.snapshot_download(
@@ -134,18 +130,14 @@ def _in_words(repository: str) -> Iterator[None]:
     from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE:
-        raise UserError(
-            f"{repository} is not on this machine, and HF_HUB_OFFLINE forbids to ask for it: unset it to pull"
-        )
+        raise UserError(f"{repository} is not on this machine: unset HF_HUB_OFFLINE to pull it")
     try:
         yield
     except errors.GatedRepoError as problem:
-        raise UserError(
-            f"{repository} asks its users to accept terms: do so on its page, then set HF_TOKEN to your token"
-        ) from problem
+        raise UserError(f"{repository} has terms: accept them on its page, then set HF_TOKEN") from problem
     except errors.RepositoryNotFoundError as problem:
         raise UserError(
-            f"Hugging Face shows no model {repository}: check the spelling, or set HF_TOKEN if it is private"
+            f"Hugging Face shows no model {repository}: check the name, or set HF_TOKEN"
         ) from problem
     except (
         Exception

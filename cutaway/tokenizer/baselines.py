@@ -32,9 +32,7 @@ class WordLevel:
 
 
 def words(texts: Iterable[str], size: int) -> TokenizerSpec:
-    """The `size` - 1 most frequent words of some texts, and the unknown one; of equally frequent ones the
-    first met.
-    """
+    """The `size` - 1 most frequent words (of equals the first met), and the unknown one."""
     if size < 1:
         raise UserError(f"a vocabulary of {size} words has no room for the unknown one")
     import regex

@@ -23,8 +23,7 @@ _DAMAGED = "the normaliser's precompiled map of characters is damaged"
 
 @dataclass(frozen=True)
 class Charsmap:
-    """The longest entry that fits is replaced, from left to right. Raises UserError where the map points
-    outside.
+    """The longest entry that fits is replaced, from left to right; UserError past the map's end.
 
     Texts in `keep` (SentencePiece's user-defined symbols) stay as they are.
     """
@@ -88,8 +87,7 @@ class Charsmap:
 
 @dataclass(frozen=True)
 class Precompiled:
-    """The same map as `tokenizers` applies it (the crate spm_precompiled), which is not always what
-    SentencePiece does.
+    """The same map as `tokenizers` applies it (the crate spm_precompiled).
 
     A grapheme of under 6 bytes that begins with an entry becomes that entry's replacement, the shortest
     entry's; otherwise each of its characters is looked up by itself.

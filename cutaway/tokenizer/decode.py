@@ -40,8 +40,7 @@ NOTHING = Lead()
 
 @dataclass(frozen=True)
 class Words:
-    """How whole words and their parts become text: a space before each token but the first, unless it goes
-    on.
+    """How words and their parts become text: a space before each token but the first, unless it goes on.
 
     A token that begins with `continues` goes on. `cleanup` takes the space off before punctuation and English
     endings.

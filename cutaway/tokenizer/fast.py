@@ -1,5 +1,4 @@
-"""The fast path: the same ids as the definition, from the native core (native/tokenizer/scan.cpp,
-native/tokenizer/bpe.cpp).
+"""The fast path: the definition's ids from the native core (native/tokenizer/scan.cpp, bpe.cpp).
 
 A vocabulary is compiled once into a flat layout; text is cut by a scanner written for its pattern, or,
 where there

@@ -70,9 +70,7 @@ def partial(tokenizer: Tokenizer) -> list[int]:
 
 
 def unreachable(tokenizer: Tokenizer) -> list[int]:
-    """The ids that are no control token, and to which no text comes. Byte tokens, a last resort, are left
-    out.
-    """
+    """The ordinary ids that no text becomes; byte tokens, a last resort, are left out."""
     return [id for id in _ordinary(tokenizer) if not _reached(tokenizer, id)]
 
 

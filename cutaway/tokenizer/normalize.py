@@ -127,9 +127,7 @@ def normalize(rules: tuple[Rule, ...], text: str, first: bool = True, last: bool
             for rule in rules:
                 text = rule(text, first, last)
                 if len(text) > longest:
-                    raise UserError(
-                        f"the tokenizer's normaliser makes this text more than {MOST_GROWN} times as long"
-                    )
+                    raise UserError(f"the normaliser makes this text over {MOST_GROWN} times as long")
     except TimeoutError:
         raise UserError("a pattern of the tokenizer's normaliser takes too long on this text") from None
     except MemoryError:

@@ -81,14 +81,7 @@ for _names, _patterns in (
         ),
     ),
     ("deepseek-coder", ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_LETTERS, r"\p{N}")),
-    (
-        "deepseek-v3 hunyuan-dense joyai-llm",
-        (
-            r"\p{N}{1,3}",
-            _CJK,
-            rf"{_DEEPSEEK3}|{_SPACES}",
-        ),
-    ),
+    ("deepseek-v3 hunyuan-dense joyai-llm", (r"\p{N}{1,3}", _CJK, rf"{_DEEPSEEK3}|{_SPACES}")),
     ("falcon", (r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]")),
     ("default", (r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
     ("gemma4", (_LINES,)),
@@ -116,9 +109,7 @@ def named(pre: str) -> tuple["Split", ...]:
     Raises UserError for a name that is not known.
     """
     if pre not in PATTERNS:
-        raise UserError(
-            f"the pre-tokeniser {quoted(pre)} is not known; known are {', '.join(sorted(PATTERNS))}"
-        )
+        raise UserError(f"the pre-tokeniser {quoted(pre)} is not known: use {', '.join(sorted(PATTERNS))}")
     return tuple(Split(pattern) for pattern in PATTERNS[pre])
 
 
@@ -157,9 +148,7 @@ def compiled(pattern: str) -> Any:
     if _RECURSION.search(pattern):
         raise UserError(f"the split pattern {quoted(pattern)} calls itself, which no model's does")
     if len(pattern) > LONGEST_PATTERN:
-        raise UserError(
-            f"a split pattern has {len(pattern):,} characters; no model's has over {LONGEST_PATTERN:,}"
-        )
+        raise UserError(f"a split pattern has {len(pattern):,} characters, over {LONGEST_PATTERN:,}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -170,9 +159,7 @@ def compiled(pattern: str) -> Any:
 
 @dataclass(frozen=True)
 class Split:
-    """Cuts at the matches of a pattern, or at what lies between them with `invert`; `behaviour` is one of
-    BEHAVIOURS.
-    """
+    """Cuts at the matches of a pattern, or with `invert` between; `behaviour` is one of BEHAVIOURS."""
 
     pattern: str
     behaviour: str = "isolated"
@@ -214,9 +201,7 @@ class PrefixSpace:
 
 @dataclass(frozen=True)
 class Metaspace:
-    """Writes spaces as `replacement`, puts one in front (`prepend`: always, first, never) and cuts before
-    each.
-    """
+    """Spaces as `replacement`, one in front (`prepend`: always, first, never), a cut before each."""
 
     replacement: str = SPACE
     prepend: str = "always"
@@ -238,7 +223,7 @@ class Metaspace:
 _FUSED = {
     (Split(r"\p{N}"), Split(GPT2)): Split(
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-    ),
+    )
 }
 
 

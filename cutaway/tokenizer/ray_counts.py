@@ -1,5 +1,4 @@
-"""Counting on Ray Data: a corpus larger than a machine, its files counted where they lie, the counts added
-up.
+"""Counting on Ray Data, for a corpus larger than a machine: files counted in place, counts added up.
 
 A block of paths becomes one block of counts, as `WordCounts.to_bytes`. Pairs are merged until one is
 left, so that no machine holds more than a few shards' distinct words. The result is that of

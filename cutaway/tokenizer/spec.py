@@ -1,6 +1,4 @@
-"""What a tokenizer is, as data: the formats read files into this and write it back, Tokenizer makes it
-work.
-"""
+"""What a tokenizer is, as data: formats read into this and write it back, Tokenizer makes it work."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,9 +76,7 @@ class TokenizerSpec:
     chat_template: str | None = None
 
     def ends(self) -> tuple[int, ...]:
-        """The ids that end an answer: the end token, those the file names beside it, and control tokens in
-        ENDS.
-        """
+        """The ids that end an answer: the end token, those the file names, and control tokens in ENDS."""
         control = [token.id for token in self.added if token.special and token.text in ENDS]
         named = [] if self.eos is None else [self.eos]
         return tuple(dict.fromkeys([*named, *self.eot, *control]))

@@ -141,9 +141,9 @@ class Tokenizer:
 
         `size` is the number of rows of the model's embedding, if that is more than there are tokens.
         """
-        from cutaway.tokenizer.formats import gguf_write
+        from cutaway.tokenizer.formats import gguf
 
-        return gguf_write.write(self.spec, size)
+        return gguf.write(self.spec, size)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = True) -> Path:
         """Write a file that its own library reads to the same ids; the name says which kind.
@@ -192,15 +192,14 @@ class Tokenizer:
     def encode_batch(
         self, texts: Iterable[str], special: str = "text", threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of many texts, int32 [n] one after the other, and where each begins and ends, int64
-        [texts + 1]; on `threads` (default: all there are). Raises UserError for one text alone.
+        """The ids of many texts, int32 [n], and where each begins and ends, int64 [texts + 1].
+
+        On `threads` (default: all there are). UserError for one text alone.
         """
         import numpy as np
 
         if isinstance(texts, str):
-            raise UserError(
-                "encode_batch takes many texts, and this is one: give a list, or use encode_array"
-            )
+            raise UserError("encode_batch takes many texts, and this is one: give a list")
         texts = list(texts)
         count = library.threads() if threads is None else threads
         if (found := self._batch(texts, special, count)) is not None:
@@ -227,8 +226,7 @@ class Tokenizer:
     def encode_parts(
         self, text: str, control: Sequence[tuple[int, int, int]], never: frozenset[int] = frozenset()
     ) -> list[int]:
-        """The ids of a text in which the (start, stop, id) of `control` are tokens; no other text becomes one
-        in `never`.
+        """The ids of a text with (start, stop, id) of `control` as tokens, and no other id of `never`.
 
         Spans are in order and do not overlap; an id's own lstrip and rstrip apply. The rest is as in
         `encode`.
@@ -280,9 +278,7 @@ class Tokenizer:
         return Decoder(self._bytes.__getitem__, self.spec.lead, skip, surface, self._first_of())
 
     def merges_of(self, text: str) -> list[tuple[str, list[Pair]]]:
-        """Each piece of a text in the vocabulary's spelling, with its merges in the order in which they
-        happened.
-        """
+        """Each piece of a text in the vocabulary's spelling, with its merges in order."""
         from cutaway.tokenizer.introspection import pieces
 
         return [(piece.text, list(piece.merges)) for piece in pieces(self, text)]
@@ -487,12 +483,7 @@ def _unigram(spec: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -
 
     pieces = {text: score for text, score in (spec.pieces or {}).items() if text not in hidden}
     return Unigram(
-        pieces,
-        ids,
-        worst=spec.worst,
-        unknown=spec.unknown,
-        fallback=spec.fallback,
-        single=spec.single,
+        pieces, ids, worst=spec.worst, unknown=spec.unknown, fallback=spec.fallback, single=spec.single
     )
 
 

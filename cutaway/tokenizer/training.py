@@ -57,9 +57,7 @@ def bpe(
         )
     clash = {*fallback, *spelt.alphabet} & {*counts.special}
     if clash:
-        raise UserError(
-            f"{quoted(min(clash))} cannot be a special token: the alphabet has a token of that text"
-        )
+        raise UserError(f"{quoted(min(clash))} cannot be a special token: the alphabet has one of that text")
     room = size - len(fallback) - len(counts.special)
     reserved = {*fallback, *counts.special}
     merges = bpe_train.learn(spelt, room, min_frequency, reserved, progress)

@@ -20,9 +20,7 @@ LONGEST_PIECE = 1000  # characters: every length that pieces have is tried at ev
 
 @dataclass(frozen=True)
 class Edge:
-    """A piece in the lattice of a text: the characters start to stop, at a score; not `known` if no token
-    covers it.
-    """
+    """The characters start to stop as a piece with its score; not `known` if no token covers it."""
 
     start: int
     stop: int
@@ -90,9 +88,7 @@ class Unigram:
         return path[::-1]
 
     def edges(self, text: str, start: int) -> Iterator[Edge]:
-        """The pieces that stand at a place, shortest first, and the unknown character where no piece is just
-        it.
-        """
+        """The pieces at a place, shortest first, and the unknown character where none is just it."""
         covered = False
         for size in self.sizes.get(text[start], ()):
             stop = start + size

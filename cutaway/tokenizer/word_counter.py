@@ -1,6 +1,4 @@
-"""A table of distinct words and their counts: the native core's where it has a scanner for the pattern, else
-Python's, with the same words either way.
-"""
+"""Distinct words and their counts: the native table where a scanner fits, else Python's, alike."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,9 +15,7 @@ from cutaway.tokenizer.word_split import WordSplitter
 
 
 class Words(NamedTuple):
-    """Distinct words: their UTF-8 one after the other (uint8), where each begins and ends (int64 [n + 1]),
-    and how often each occurs (int64 [n]).
-    """
+    """Distinct words: UTF-8 uint8, bounds int64 [n + 1], and how often each occurs int64 [n]."""
 
     text: np.ndarray
     offsets: np.ndarray

@@ -279,9 +279,7 @@ def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
     if isinstance(sources, (str, os.PathLike)):
         sources = [sources]
     if isinstance(sources, (list, tuple)) and sources and all(map(_names_a_file, sources)):
-        raise UserError(
-            f"{quoted(sources[0])} is a text, and there is a file of that name: give pathlib.Path of it"
-        )
+        raise UserError(f"{quoted(sources[0])} is a file's name as text: give pathlib.Path of it")
     return (_source(source) for source in sources)
 
 

@@ -99,8 +99,6 @@ def splitter(pattern: str, special: Iterable[str] = ()) -> WordSplitter:
         return WordSplitter(tuple(map(Split, PATTERNS[pattern])), special)
     if _NAME.fullmatch(pattern):
         names = ", ".join([*TIKTOKEN, METASPACE, *BERT, *sorted(PATTERNS)])
-        raise UserError(
-            f"there is no pattern named {quoted(pattern)}: give a regular expression, or one of {names}"
-        )
+        raise UserError(f"there is no pattern named {quoted(pattern)}: give a regex, or one of {names}")
     compiled(pattern)
     return WordSplitter((Split(pattern),), special)

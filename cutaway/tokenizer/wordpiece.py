@@ -1,5 +1,4 @@
-"""WordPiece, BERT's way (arXiv:1810.04805): a word is cut into the longest tokens that fit, from left to
-right.
+"""WordPiece, BERT's way (arXiv:1810.04805): a word as the longest tokens that fit, left to right.
 
 Schuster & Nakajima, "Japanese and Korean voice search" (2012), gave the name. Text is cleaned
 (`BertNormalizer`), cut at white space and around every punctuation mark (`BertPreTokenizer`), and in each

@@ -59,9 +59,7 @@ def join(left: str, right: str) -> str:
 
 
 def by_likelihood(words: Mapping[str, int], size: int, min_frequency: int = 1) -> list[Pair]:
-    """The merges of the likelihood rule, counted anew for each. Of equal scores: the more frequent pair, then
-    the lower ids.
-    """
+    """The likelihood rule's merges, counted anew each time; ties: the more frequent, then lower ids."""
     symbols, alphabet = _spelt(words)
     ids = {symbol: id for id, symbol in enumerate(alphabet)}
     learned: list[Pair] = []

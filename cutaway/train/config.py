@@ -21,6 +21,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.model.config import Decoder, from_dict, to_dict
 from cutaway.train.flops import per_token
 from cutaway.train.objectives import next_token
+from cutaway.train.objectives.common.objective import Objective
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
 from cutaway.weights.load import RUN
@@ -77,7 +78,7 @@ class TrainingConfig(Bounded):
     steps: Count
     batch_size: Count
     micro_batch_size: Count
-    objective: next_token.Config = field(
+    objective: Objective = field(
         default=next_token.Config(), metadata={"variants": "cutaway.train.objectives"}
     )
     optimizer: AdamW | Muon = field(default=AdamW(), metadata={"variants": "cutaway.train.optim"})

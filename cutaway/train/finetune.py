@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,17 +19,20 @@ import torch
 
 from cutaway import store
 from cutaway.bounds import Bounded, Count, Decay
-from cutaway.data.conversations import READ, Example, Reader, rows
-from cutaway.data.examples import Packed
+from cutaway.data.conversations import READ, Example, Item, Kind, Labelled, Pair, Reader, changed, rows
+from cutaway.data.examples import MISMATCHED, Packed, mismatched, size
 from cutaway.data.packing import number, permuted
 from cutaway.errors import UserError
+from cutaway.model import decoder
 from cutaway.model.config import Decoder, from_dict, to_dict
 from cutaway.store.files import atomic_file
 from cutaway.tokenizer import Tokenizer, chat
-from cutaway.train import config
-from cutaway.train.adapters import dora, ia3, lora
+from cutaway.train import config, device
+from cutaway.train.adapters import dora, freeze, ia3, lora
 from cutaway.train.config import TrainingConfig
 from cutaway.train.loop import MODEL, Dataset, Training
+from cutaway.train.objectives import distill
+from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.weights import adapters, build, load, quant
 from cutaway.weights import save as writer
 from cutaway.weights.load import Checkpoint
@@ -39,7 +42,8 @@ PRESETS = config.PRESETS / "finetune"
 EXAMPLES = "examples.npz"
 REPORT = "data.json"
 COUNTS = ("left_out_too_long", "cut", "without_trained_tokens", "without_end_token", "begin_token_twice")
-COUNTS += ("duplicates", "shared_with_check")
+COUNTS += ("duplicates", "shared_with_check", "same_answers", "liked")
+REFERENCES = "reference.npz"  # log-probabilities of the model before training, where all weights are trained
 Note = Callable[[str], None]
 
 
@@ -76,6 +80,10 @@ class FinetuningConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.objective, distill.Config) and not self.objective.teacher:
+            raise UserError(
+                "config.objective.teacher: names no model: give one with --objective.teacher NAME"
+            )
         if self.adapter is None and self.base_type == "packed":
             raise UserError("config.base_type is 'packed', whose weights cannot be trained: name an adapter")
         if self.data.context > self.model.context:
@@ -95,8 +103,12 @@ class FinetuningConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class DataReport:
-    """What the examples are, before the first step. Counts are of examples unless they say tokens."""
+    """What the examples are, before the first step. Counts are of examples unless they say tokens.
 
+    An example is a pair where the objective reads pairs, and a labelled answer where it reads those.
+    """
+
+    rows: Kind
     examples: int
     tokens: int
     trained_tokens: int
@@ -107,6 +119,8 @@ class DataReport:
     begin_token_twice: int
     duplicates: int
     shared_with_check: int
+    same_answers: int
+    liked: int
     unread_columns: tuple[str, ...]
 
     def warnings(self) -> Iterator[str]:
@@ -128,6 +142,10 @@ class DataReport:
             yield f"{self.duplicates:,} examples are the same as an earlier one"
         if self.shared_with_check:
             yield f"{self.shared_with_check:,} examples are in the evaluation's file too"
+        if self.same_answers:
+            yield f"{self.same_answers:,} pairs are left out, whose answers are the same"
+        if self.rows == "labelled" and self.liked in (0, self.examples):
+            yield "all answers have the same label, so there is nothing to compare"
         if self.unread_columns:
             yield f"columns that are not read: {', '.join(self.unread_columns)}"
 
@@ -153,11 +171,13 @@ def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfi
     """The run as it is stored: paths whole, examples tokenised into the folder."""
     data = replace(run.data, path=str(Path(run.data.path).absolute()))
     run = replace(run, data=data, base=_whole(run.base))
+    if isinstance(run.objective, distill.Config):
+        run = replace(run, objective=replace(run.objective, teacher=_whole(run.objective.teacher)))
     if not (folder / EXAMPLES).is_file():
-        examples, report = prepare(run, base(run), note)
+        items, report = prepare(run, base(run), note)
         for warning in report.warnings():
             note(f"Note: {warning}.")
-        _store(folder, examples)
+        _store(folder, items)
         with atomic_file(folder / REPORT) as out:
             out.write(json.dumps(asdict(report), indent=1).encode())
     return run
@@ -166,20 +186,88 @@ def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfi
 def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
     """The packed rows of a resolved run, and the model with what is trained of it."""
     at_rest = base(run)
-    examples = _stored(folder)
+    items = _stored(folder, run.objective.rows)
     tokenizer = at_rest.tokenizer
-    order = [permuted(n, len(examples), number(run.seed, "held out")) for n in range(len(examples))]
-    held = int(len(examples) * run.data.validation_fraction)
-    train = Packed.of([examples[n] for n in order[held:]], run.data.context, run.seed)
-    validation = Packed.of([examples[n] for n in order[:held]], run.data.context, 0) if held else None
-    note(f"{len(order) - held:,} examples in {train.rows:,} rows of {run.data.context} tokens")
+    order = [permuted(n, len(items), number(run.seed, "held out")) for n in range(len(items))]
+    held = int(len(items) * run.data.validation_fraction)
+    packed = {"train": _packed(run, [items[n] for n in order[held:]], run.seed)}
+    if held:
+        packed["validation"] = _packed(run, [items[n] for n in order[:held]], 0)
+    note(f"{len(order) - held:,} examples in {packed['train'].rows:,} rows of {run.data.context} tokens")
     torch.manual_seed(run.seed)
     model = build.decoder(at_rest, run.base_type if run.adapter else "float32")
     if run.adapter is not None:
         run.adapter.attach(model)
+    elif run.objective.reference:
+        packed = _with_reference(run, model, packed, folder / REFERENCES, note)
+    run.objective.attach(model)
     lengths = torch.zeros(run.model.vocab, dtype=torch.int64)
     lengths[: len(tokenizer)] = torch.tensor([len(tokenizer.token_bytes(n)) for n in range(len(tokenizer))])
-    return Dataset(train, validation, lengths, tokenizer, _prompt(at_rest), _export(run, at_rest), model)
+    return Dataset(
+        packed["train"],
+        packed.get("validation"),
+        lengths,
+        tokenizer,
+        _prompt(at_rest),
+        _export(run, at_rest),
+        model,
+        _teacher(run.objective, tokenizer) if isinstance(run.objective, distill.Config) else None,
+    )
+
+
+def _packed(run: FinetuningConfig, items: Sequence[Item], seed: int) -> Packed:
+    """Rows of these items; labelled answers get their mismatched ones."""
+    labelled = [item for item in items if isinstance(item, Labelled)]
+    return Packed.of(mismatched(labelled, run.data.context) if labelled else items, run.data.context, seed)
+
+
+def _with_reference(
+    run: FinetuningConfig, model: decoder.Decoder, packed: Mapping[str, Packed], path: Path, note: Note
+) -> dict[str, Packed]:
+    """The rows with the log-probabilities of the model before training, computed once and kept in a file."""
+    if not path.is_file():
+        note("Computing the log-probabilities of the model before training.")
+        on = device.device(run.device)
+        trainable = Trainable(model.to(on).eval(), run.objective, torch.empty(0))
+        found: dict[str, list[np.ndarray]] = {}
+        bfloat16 = run.precision == "bfloat16"
+        with torch.no_grad(), torch.autocast(on.type, torch.bfloat16, enabled=bfloat16):
+            for part, rows_of_part in packed.items():
+                for n in range(rows_of_part.rows):
+                    batch = TrainingBatch.of(rows_of_part.row(n), on)
+                    read = {REFERENCE: batch}
+                    if run.objective.rows == "labelled":
+                        read[f"{MISMATCHED}{REFERENCE}"] = batch.mismatched
+                    for name, each in read.items():
+                        values = trainable.log_probs(each, run.objective.chunk_size)
+                        found.setdefault(f"{part}.{name}", []).append(values.cpu().numpy())
+        with atomic_file(path) as out:
+            arrays: Any = {name: np.concatenate(values) for name, values in found.items()}
+            np.savez(out, **arrays)
+    with np.load(path, allow_pickle=False) as known:
+        arrays = {name: known[name] for name in known.files}
+    return {
+        part: replace(
+            each,
+            extra={name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(part)},
+        )
+        for part, each in packed.items()
+    }
+
+
+def _teacher(objective: distill.Config, tokenizer: Tokenizer) -> decoder.Decoder:
+    """The frozen model to learn from. Raises UserError if its tokens are others than the student's."""
+    at_rest = load.read(store.resolve(objective.teacher, pull=True))
+    theirs = at_rest.tokenizer
+    tokens = range(len(tokenizer))
+    if len(theirs) != len(tokens) or any(tokenizer.token_bytes(n) != theirs.token_bytes(n) for n in tokens):
+        raise UserError(
+            f"config.objective.teacher: {objective.teacher} has another vocabulary than the base, so that "
+            "their distributions cannot be compared"
+        )
+    model = build.decoder(at_rest, objective.teacher_type)
+    freeze(model)
+    return model
 
 
 def base(run: FinetuningConfig) -> Checkpoint:
@@ -187,57 +275,87 @@ def base(run: FinetuningConfig) -> Checkpoint:
     return load.read(store.resolve(run.base, pull=True))
 
 
-def prepare(run: FinetuningConfig, at_rest: Checkpoint, note: Note) -> tuple[list[Example], DataReport]:
+def prepare(run: FinetuningConfig, at_rest: Checkpoint, note: Note) -> tuple[list[Item], DataReport]:
     """Every example as ids, and what was found. Raises UserError if none can be trained on."""
-    reader = _reader(at_rest)
+    read, kind, context = reader(at_rest), run.objective.rows, run.data.context
     counts: Counter[str] = Counter()
     columns: set[str] = set()
     seen: set[bytes] = set()
-    checked = _digests(reader, run.data.check) if run.data.check else set()
-    kept: list[Example] = []
+    checked = _digests(read, kind, run.data.check) if run.data.check else set()
+    kept: list[Item] = []
     for where, row in rows(run.data.path):
         columns |= row.keys()
-        example = reader.example(row, where)
-        ids, trained = example.ids, example.trained
-        if len(ids) > run.data.context + 1:
-            counts["cut" if run.data.too_long == "cut" else "left_out_too_long"] += 1
-            if run.data.too_long == "leave_out":
+        for item in read.items(kind, row, where):
+            key = _digest(item)  # before the item is cut
+            if run.objective.reads_end:
+                item = changed(item, _reading_its_end)
+            if size(item) > context:
+                counts["cut" if run.data.too_long == "cut" else "left_out_too_long"] += 1
+                if run.data.too_long == "leave_out":
+                    continue
+                limit = context // len(item.documents) + 1
+                item = changed(item, lambda example, limit=limit: example.cut(limit))
+            if not all(example.trained[1:].any() for example in item.documents):
+                counts["without_trained_tokens"] += 1
                 continue
-            ids, trained = ids[: run.data.context + 1], trained[: run.data.context + 1]
-        if not trained[1:].any():
-            counts["without_trained_tokens"] += 1
-            continue
-        counts["without_end_token"] += int(int(ids[np.flatnonzero(trained)[-1]]) not in reader.ends)
-        counts["begin_token_twice"] += int(len(ids) > 1 and ids[0] == ids[1] == reader.tokenizer.bos)
-        key = ids.tobytes()
-        counts["duplicates"] += key in seen
-        counts["shared_with_check"] += key in checked
-        seen.add(key)
-        kept.append(Example(ids, trained))
-        if len(kept) % 1000 == 0:
-            note(f"{len(kept):,} examples tokenised")
+            if isinstance(item, Pair) and np.array_equal(item.chosen.ids, item.rejected.ids):
+                counts["same_answers"] += 1
+                continue
+            for name, found in _problems(item, read).items():
+                counts[name] += found
+            counts["duplicates"] += key in seen
+            counts["shared_with_check"] += key in checked
+            counts["liked"] += isinstance(item, Labelled) and item.label
+            seen.add(key)
+            kept.append(item)
+            if len(kept) % 1000 == 0:
+                note(f"{len(kept):,} examples tokenised")
     if not kept:
         raise UserError(
             f"{run.data.path}: no example can be trained on: {counts['left_out_too_long']:,} are longer than "
-            f"data.context, {counts['without_trained_tokens']:,} have nothing that the assistant wrote"
+            f"data.context, {counts['without_trained_tokens']:,} have nothing that the assistant wrote, "
+            f"{counts['same_answers']:,} are pairs of the same answer"
         )
+    documents = [example for item in kept for example in item.documents]
     report = DataReport(
+        rows=kind,
         examples=len(kept),
-        tokens=sum(len(example.ids) for example in kept),
-        trained_tokens=sum(int(example.trained.sum()) for example in kept),
+        tokens=sum(len(example.ids) for example in documents),
+        trained_tokens=sum(int(example.trained.sum()) for example in documents),
         **{name: counts[name] for name in COUNTS},
         unread_columns=tuple(sorted(columns - set(READ))),
     )
     return kept, report
 
 
-def _reader(at_rest: Checkpoint) -> Reader:
+def _problems(item: Item, read: Reader) -> dict[str, bool]:
+    """Which faults of tokens an item has."""
+    last = [int(example.ids[np.flatnonzero(example.trained)[-1]]) for example in item.documents]
+    begins = [example.ids[:2].tolist() for example in item.documents]
+    return {
+        "without_end_token": not read.ends.issuperset(last),
+        "begin_token_twice": [read.tokenizer.bos] * 2 in begins,
+    }
+
+
+def _reading_its_end(example: Example) -> Example:
+    """The example up to its end token, which is read too: behind it is a token that is no target."""
+    ended = example.to_end
+    return Example(np.append(ended.ids, ended.ids[-1]), np.append(ended.trained, False))
+
+
+def reader(at_rest: Checkpoint) -> Reader:
+    """Rows of data as this model reads them."""
     ends = at_rest.defaults.get("eos_ids", ())
     return Reader(at_rest.tokenizer, at_rest.chat_template, ends if isinstance(ends, tuple) else ())
 
 
-def _digests(reader: Reader, path: str) -> set[bytes]:
-    return {reader.example(row, where).ids.tobytes() for where, row in rows(path)}
+def _digest(item: Item) -> bytes:
+    return b"/".join(example.ids.tobytes() for example in item.documents)
+
+
+def _digests(read: Reader, kind: Kind, path: str) -> set[bytes]:
+    return {_digest(item) for where, row in rows(path) for item in read.items(kind, row, where)}
 
 
 def _whole(name: str) -> str:
@@ -266,31 +384,44 @@ def _export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, P
         weights = training.trained() if run.adapter is None else {}
         if training.parallel.rank:
             return
-        if run.adapter is not None:
-            with training.averaged():
+        with training.averaged():
+            run.objective.save(training.model, folder)
+            if run.adapter is not None:
                 changes: Any = run.adapter.changes(training.model)
                 adapters.save(folder, changes, at_rest, run.base)
-            return
-        tensors = Tensors({name: quant.pack(weight.numpy(), "F32") for name, weight in weights.items()})
+                return
+        own = {name: weights[name] for name in at_rest.tensors}
+        tensors = Tensors({name: quant.pack(weight.numpy(), "F32") for name, weight in own.items()})
         writer.write(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
 
     return export
 
 
-def _store(folder: Path, examples: Sequence[Example]) -> None:
-    """Ids, mask and ends of all examples in one file."""
+def _store(folder: Path, items: Sequence[Item]) -> None:
+    """Ids, mask and ends of all documents in one file, and each item's label or margin."""
     folder.mkdir(parents=True, exist_ok=True)
+    documents = [example for item in items for example in item.documents]
+    numbers = [
+        item.label if isinstance(item, Labelled) else item.margin if isinstance(item, Pair) else 0
+        for item in items
+    ]
     with atomic_file(folder / EXAMPLES) as out:
         np.savez(
             out,
-            ids=np.concatenate([example.ids for example in examples]),
-            trained=np.concatenate([example.trained for example in examples]),
-            ends=np.cumsum([len(example.ids) for example in examples]),
+            ids=np.concatenate([example.ids for example in documents]),
+            trained=np.concatenate([example.trained for example in documents]),
+            ends=np.cumsum([len(example.ids) for example in documents]),
+            numbers=np.array(numbers, np.float32),
         )
 
 
-def _stored(folder: Path) -> list[Example]:
+def _stored(folder: Path, kind: Kind) -> list[Item]:
     with np.load(folder / EXAMPLES, allow_pickle=False) as found:
-        ends = found["ends"][:-1]
-        pairs = zip(np.split(found["ids"], ends), np.split(found["trained"], ends), strict=True)
-        return [Example(ids, trained) for ids, trained in pairs]
+        ends, numbers = found["ends"][:-1], found["numbers"].tolist()
+        parts = zip(np.split(found["ids"], ends), np.split(found["trained"], ends), strict=True)
+        documents = [Example(ids, trained) for ids, trained in parts]
+    if kind == "pairs":
+        return [Pair(*pair) for pair in zip(documents[::2], documents[1::2], numbers, strict=True)]
+    if kind == "labelled":
+        return [Labelled(answer, bool(label)) for answer, label in zip(documents, numbers, strict=True)]
+    return [*documents]

@@ -63,7 +63,7 @@ class Dataset:
     """Sequences to train on and to validate on (None: there are none), and the bytes of text of each id.
 
     ``prompt`` gives a sample's prompt as ids; ``model`` is the one to train (None: a new one); ``export``
-    writes a run's model beside it.
+    writes a run's model beside it. ``teacher`` is a frozen model that the objective reads.
     """
 
     train: Mixture | Packed
@@ -73,6 +73,7 @@ class Dataset:
     prompt: Callable[[str], list[int]]
     export: Callable[[Training, Path], None]
     model: Decoder | None = None
+    teacher: Decoder | None = None
 
 
 class Training:
@@ -98,7 +99,8 @@ class Training:
         if run.threads is not None:
             torch.set_num_threads(run.threads)
         self.model = (Decoder(run.model) if data.model is None else data.model).to(self.device).train()
-        self.trainable = Trainable(self.model, run.objective, data.lengths.to(self.device))
+        teacher = None if data.teacher is None else data.teacher.to(self.device)
+        self.trainable = Trainable(self.model, run.objective, data.lengths.to(self.device), teacher)
         if run.activation_checkpointing:
             _checkpoint_activations(self.model)
         if parallel.size > 1:
@@ -148,6 +150,8 @@ class Training:
             TrainingBatch.of(self.data.train.batch(first + at, size), self.device)
             for at in self.micro_batches
         ]
+        with self._autocast():
+            batches = self.run.objective.before(self.trainable, batches, self.parallel.all_reduce)
         own = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
         weight = float(self.parallel.all_reduce(own))
         if not weight:
@@ -183,11 +187,10 @@ class Training:
         sums: dict[str, Tensor] = {}
         weight = torch.zeros(1, dtype=torch.float64)
         numbers = range(self.parallel.data_rank, min(sequences, span.rows), self.parallel.data_size)
-        with torch.no_grad(), self._evaluating():
-            for n in numbers:
-                batch = TrainingBatch.of(span.row(n), self.device)
-                with self._autocast():
-                    _add(sums, *self.trainable(batch))
+        batches = [TrainingBatch.of(span.row(n), self.device) for n in numbers]
+        with torch.no_grad(), self._evaluating(), self._autocast():
+            for batch in self.run.objective.before(self.trainable, batches, self.parallel.all_reduce):
+                _add(sums, *self.trainable(batch))
                 weight += batch.weight
         report = self._report(sums, float(self.parallel.all_reduce(weight)))
         return {f"validation_{name}": value for name, value in report.items()}

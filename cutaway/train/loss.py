@@ -1,10 +1,11 @@
-"""Cross-entropy without the matrix of all logits, and the load-balancing loss.
+"""Cross-entropy and log-probabilities without the matrix of all logits, and the load-balancing loss.
 
     loss = w (-log softmax(logits)[target] + z (log sum exp logits)^2)
 
-The logits are the largest tensor of a small model's step, so they are computed a chunk of rows at a time,
-and each chunk's gradient at once (2410.10989). ``plain`` is the reference. Where there is a native core the
-gradient takes the place of the logits (native/train/loss.cpp).
+The logits are the largest tensor of a small model's step, so they are computed a chunk of rows at a time. The
+gradient of ``chunked`` is computed with its loss (2410.10989); ``log_probs``, whose gradient depends on what
+is made of them, computes the logits again in the backward pass. ``plain`` is the reference. Where there is a
+native core the gradient takes the place of the logits (native/train/loss.cpp).
 
 Load balancing keeps a router from sending all tokens to a few experts (2101.03961, equations 4 to 6):
 
@@ -15,6 +16,7 @@ It is 1 where all experts are chosen equally. f has no gradient; P's lowers the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 from cutaway.layers.moe import Routing
 from cutaway.layers.norm import widened
 from cutaway.layers.workers import KERNELS, TYPES, workers
-from cutaway.native import loss as native_loss
+from cutaway.native import train as native_loss
 from cutaway.shapes import Bool, Float, Int
 
 
@@ -51,6 +53,37 @@ def chunked(
     return _Chunked.apply(x, weight, targets, chunk, z, softcap, weights)  # type: ignore[return-value]
 
 
+def log_probs(
+    hidden: Float[Tensor, "n d"],
+    weight: Float[Tensor, "v d"],
+    targets: Int[Tensor, "n"],
+    chunk_size: int,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> Float[Tensor, "n"]:
+    """The log-probability of each target under softmax(hidden weight^T / temperature)."""
+    return _LogProbs.apply(hidden, weight, targets, chunk_size, softcap, temperature)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def entropies(
+    hidden: Float[Tensor, "n d"],
+    weight: Float[Tensor, "v d"],
+    chunk_size: int,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> Float[Tensor, "n"]:
+    """The entropy in nats of each row's distribution, without a gradient."""
+    found = []
+    for rows in hidden.split(chunk_size):
+        logits = widened(rows @ weight.T)
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        log_p = torch.log_softmax(logits / temperature, -1)
+        found.append(-(log_p.exp() * log_p).sum(-1))
+    return torch.cat(found)
+
+
 def load_balancing(routing: Routing, real: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
     """How unevenly a layer's experts were used by the tokens that are ``real`` and no padding: 1 is even."""
     experts = routing.scores.shape[-1]
@@ -75,37 +108,17 @@ class _Chunked(torch.autograd.Function):
         softcap: float | None,
         weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        kind = x.device.type
-        narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        with torch.autocast(
-            kind, enabled=False
-        ):  # both are cast once, and not for each product of each chunk
-            read, head = x.to(narrow), weight.to(narrow)
-            grad_x = torch.empty_like(read) if x.requires_grad else None
-            wide = torch.promote_types(weight.dtype, torch.float32)
-            grad_weight = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
-            loss = x.new_zeros((), dtype=wide)
-            entropy = loss.clone()
-            for start in range(0, len(x), chunk):
-                rows, wanted = read[start : start + chunk], targets[start : start + chunk]
-                grad, of_target, totals = _logits_grad(rows @ head.T, wanted, z, softcap)
-                row_weights = None if weights is None else weights[start : start + chunk]
-                entropy += _weighted(totals - of_target, row_weights).sum()
-                loss += z * _weighted(totals.square(), row_weights).sum()
-                if grad_x is not None:
-                    torch.mm(grad, head, out=grad_x[start : start + chunk])
-                    if row_weights is not None:
-                        grad_x[start : start + chunk] *= row_weights[:, None]
-                if grad_weight is None:  # a frozen head
-                    continue
-                if row_weights is not None:
-                    rows = (rows * row_weights[:, None]).to(rows.dtype)
-                if grad.dtype == grad_weight.dtype:
-                    grad_weight.addmm_(grad.T, rows)
-                else:
-                    grad_weight += grad.T @ rows
-        grads = (grad_x, x), (grad_weight, weight)
-        ctx.save_for_backward(*(None if grad is None else grad.to(of.dtype) for grad, of in grads))
+        grads = _Gradients(x, weight, _product_type(x), ctx.needs_input_grad[:2])
+        loss = x.new_zeros((), dtype=torch.promote_types(weight.dtype, torch.float32))
+        entropy = loss.clone()
+        for start in range(0, len(x), chunk):
+            here = slice(start, start + chunk)
+            grad, of_target, totals = _logits_grad(grads.logits(here), targets[here], z, softcap)
+            row_weights = None if weights is None else weights[here]
+            entropy += _weighted(totals - of_target, row_weights).sum()
+            loss += z * _weighted(totals.square(), row_weights).sum()
+            grads.add(here, grad, row_weights)
+        ctx.save_for_backward(*grads.made())
         ctx.mark_non_differentiable(entropy)
         return loss + entropy, entropy
 
@@ -116,6 +129,95 @@ class _Chunked(torch.autograd.Function):
         # In place: nothing else holds these gradients, and a copy of the head's would double its memory.
         scaled = (None if grad is None else grad.mul_(scale) for grad in (grad_x, grad_weight))
         return *scaled, *[None] * 5
+
+
+class _LogProbs(torch.autograd.Function):
+    """Backward computes each chunk's logits again: that of a row is -g times cross-entropy's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunk: int,
+        softcap: float | None,
+        temperature: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, targets)
+        # softcap tanh(logits / softcap) / T is a softcap of softcap / T on logits / T.
+        cap = None if softcap is None else softcap / temperature
+        ctx.given = chunk, cap, temperature, _product_type(x)
+        products = _Gradients(x, weight, ctx.given[3], (False, False), temperature)
+        found = x.new_empty(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+        for start in range(0, len(x), chunk):
+            here = slice(start, start + chunk)
+            _, of_target, totals = _logits_grad(products.logits(here), targets[here], 0.0, cap)
+            found[here] = of_target - totals
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, targets = ctx.saved_tensors
+        chunk, cap, temperature, narrow = ctx.given
+        made = _Gradients(x, weight, narrow, ctx.needs_input_grad[:2], temperature)
+        for start in range(0, len(x), chunk):
+            here = slice(start, start + chunk)
+            made.add(here, _logits_grad(made.logits(here), targets[here], 0.0, cap)[0], -grads[0][here])
+        return *made.made(), *[None] * 4
+
+
+class _Gradients:
+    """The gradients of x [n d] and weight [v d], those ``wanted``, by chunks of x weight^T / temperature."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        narrow: torch.dtype,
+        wanted: Sequence[bool],
+        temperature: float = 1.0,
+    ) -> None:
+        self.types, self.temperature = (x.dtype, weight.dtype), temperature
+        self.rows, self.head = x.to(narrow), weight.to(narrow)  # once, and not for each product of each chunk
+        self.x = torch.empty_like(self.rows) if wanted[0] else None
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
+
+    def logits(self, here: slice) -> Tensor:
+        with torch.autocast(self.rows.device.type, enabled=False):
+            logits = self.rows[here] @ self.head.T
+        return logits if self.temperature == 1 else logits.div_(self.temperature)
+
+    def add(self, here: slice, grad: Tensor, row_weights: Tensor | None) -> None:
+        """The part of a chunk whose logits have this gradient, each row times its weight."""
+        rows = self.rows[here]
+        if self.temperature != 1:
+            grad /= self.temperature
+        with torch.autocast(rows.device.type, enabled=False):
+            if self.x is not None:
+                torch.mm(grad, self.head, out=self.x[here])
+                if row_weights is not None:
+                    self.x[here] *= row_weights[:, None]
+            if self.weight is None:  # a frozen head
+                return
+            if row_weights is not None:
+                rows = (rows * row_weights[:, None]).to(rows.dtype)
+            if grad.dtype == self.weight.dtype:
+                self.weight.addmm_(grad.T, rows)
+            else:
+                self.weight += grad.T @ rows
+
+    def made(self) -> tuple[Tensor | None, Tensor | None]:
+        found = zip((self.x, self.weight), self.types, strict=True)
+        x, weight = (None if grad is None else grad.to(kind) for grad, kind in found)
+        return x, weight
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """What matrix products are computed in here."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _weighted(x: Tensor, weights: Tensor | None) -> Tensor:

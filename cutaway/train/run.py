@@ -23,6 +23,7 @@ from cutaway.weights.load import RUN
 # What may differ when a run continues: none of it enters the weights.
 FREE = ("intervals", "device", "threads", "tensorboard", "wandb", "prompts", "compile", "git_diff")
 GIT, LOCK = "git.json", ".lock"
+MADE_BEFORE = ("examples.npz", "data.json", "reference.npz")  # by fine-tuning, before RUN is written
 SHOWN = 8  # differences that an error lists
 
 
@@ -170,8 +171,9 @@ def _open(
 
 def _unfinished(folder: Path) -> bool:
     """Whether all that the folder holds was made by a run that stopped before its first step."""
-    parts = {part_of(folder / name).name for name in (GIT, RUN)}
-    return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", GIT, LOCK, *parts}
+    made = (GIT, RUN, *MADE_BEFORE)
+    parts = {part_of(folder / name).name for name in made}
+    return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", LOCK, *made, *parts} - {RUN}
 
 
 def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:

@@ -8,10 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cutaway.data.examples import FIELDS, MISMATCHED
 from cutaway.data.packing import Batch
 from cutaway.layers.moe import Routing
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float, Int
+from cutaway.train.adapters import reference
+from cutaway.train.loss import log_probs
+from cutaway.train.objectives.common.objective import Objective
+
+REFERENCE = "reference_log_probs"  # in ``extra``, where no adapter can be switched off
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,27 @@ class TrainingBatch:
             {name: moved(array) for name, array in batch.extra.items()},
         )
 
+    @property
+    def mismatched(self) -> TrainingBatch:
+        """The rows of mismatched answers that go with rows of labelled ones."""
+        ids, targets, pos, documents, weights = (self.extra[f"{MISMATCHED}{name}"] for name in FIELDS)
+        known = self.extra.get(f"{MISMATCHED}{REFERENCE}")
+        extra = {} if known is None else {REFERENCE: known}
+        return TrainingBatch(ids, targets, pos, documents, weights, 0.0, extra)
+
 
 class Trainable(nn.Module):
-    """A model and what training minimises. Parameters that do not require a gradient are frozen."""
+    """A model and what training minimises. Parameters that do not require a gradient are frozen.
 
-    def __init__(self, model: Decoder, objective: Any, token_bytes: Tensor) -> None:
+    ``teacher`` is a frozen model that the objective reads.
+    """
+
+    def __init__(
+        self, model: Decoder, objective: Objective, token_bytes: Tensor, teacher: Decoder | None = None
+    ) -> None:
         super().__init__()
         self.model, self.objective = model, objective
+        self.teacher = None if teacher is None else Trainable(teacher, objective, token_bytes)
         self.token_bytes = token_bytes  # how many bytes of text each id decodes to
         self.routed = model.routed
 
@@ -67,6 +87,25 @@ class Trainable(nn.Module):
             batch.ids, batch.pos, documents=batch.documents, in_order=batch.documents is None
         )
         return self.model.norm(x), routings
+
+    def log_probs(
+        self, batch: TrainingBatch, chunk_size: int, temperature: float = 1.0
+    ) -> Float[Tensor, "b t"]:
+        """The log-probability of each target, where the logits are divided by ``temperature``."""
+        hidden, _ = self.hidden(batch)
+        softcap = self.model.config.softcap
+        flat = hidden.flatten(0, 1), self.head_weight, batch.targets.flatten()
+        return log_probs(*flat, chunk_size, softcap, temperature).view_as(batch.targets)
+
+    @torch.no_grad()
+    def reference_log_probs(
+        self, batch: TrainingBatch, chunk_size: int, temperature: float = 1.0
+    ) -> Float[Tensor, "b t"]:
+        """``log_probs`` of the model before training: what the batch holds of it, or the frozen base's."""
+        if REFERENCE in batch.extra:
+            return batch.extra[REFERENCE]
+        with reference(self.model):
+            return self.log_probs(batch, chunk_size, temperature)
 
     @property
     def head_weight(self) -> Tensor:

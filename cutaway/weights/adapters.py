@@ -62,11 +62,14 @@ class LowRank:
         return np.float32(self.scale) * (self.b @ self.a)
 
     def __call__(self, weight: np.ndarray) -> np.ndarray:
-        moved = weight + self.delta
         if self.magnitude is None:
-            return moved
-        norm = np.linalg.norm(moved.astype(np.float64), axis=1)
-        return (moved * (self.magnitude / norm)[:, None]).astype(np.float32)
+            return weight + self.delta
+        return (weight + self.delta) * self.factor(weight)[:, None]
+
+    def factor(self, weight: np.ndarray) -> np.ndarray:
+        """DoRA's magnitude / norm of each row, float32 [out]."""
+        norm = np.linalg.norm((weight + self.delta).astype(np.float64), axis=1)
+        return (self.magnitude / norm).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -160,16 +163,26 @@ def rounding(base: Checkpoint, adapter: Adapter, written: Checkpoint) -> dict[st
     return ratios
 
 
+class AdaptedTensors(Tensors):
+    """A base's weights with an adapter's changes in them, each computed in float32 when it is asked for.
+
+    ``base`` and ``adapter`` are both apart, for an engine that applies the one beside the other."""
+
+    def __init__(self, base: Tensors, adapter: Adapter) -> None:
+        self.base, self.adapter = base, adapter
+
+        def later(name: str) -> Packed | Later:
+            entry, change = base.later(name), adapter.get(name)
+            if change is None:
+                return entry
+            return Later("F32", entry.shape, lambda: quant.pack(change(quant.unpack(base[name])), "F32"))
+
+        super().__init__({name: later(name) for name in base})
+
+
 def joined(base: Checkpoint, adapter: Adapter) -> Checkpoint:
-    """The base with the adapter's changes in its weights, each computed in float32 when it is asked for."""
-
-    def later(name: str) -> Packed | Later:
-        entry, change = base.tensors.later(name), adapter.get(name)
-        if change is None:
-            return entry
-        return Later("F32", entry.shape, lambda: quant.pack(change(quant.unpack(base.tensors[name])), "F32"))
-
-    return replace(base, tensors=Tensors({name: later(name) for name in base.tensors}))
+    """The base with the adapter's changes in its weights."""
+    return replace(base, tensors=AdaptedTensors(base.tensors, adapter))
 
 
 def write(

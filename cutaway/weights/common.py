@@ -232,8 +232,9 @@ class Rope(Row):
 
 
 def hf_rope(given: Fields | None, known: Settings, base: float, top: Fields | None = None) -> rope.Config:
-    """The positions of a section of config.json, with this ``base`` unless it has its own; ``top``: the keys
-    beside it, where a length of the pretraining overrides the section's.
+    """The positions of a section of config.json, with this ``base`` unless it has its own.
+
+    ``top``: the keys beside it, whose length of the pretraining overrides the section's.
     """
     size, original = known["head_size"], "original_max_position_embeddings"
     if top:

@@ -203,9 +203,7 @@ class Family:
     ignored_gguf: tuple[str, ...] = ()
 
     def but(self, name: str, hf_class: str, forget: Collection[str] = (), **changes: Any) -> Family:
-        """A family that differs by ``changes``; of ``nulls``, ``fixed`` and ``gguf_fixed`` it keeps all names
-        that are not in ``forget``, of ``defaults`` all.
-        """
+        """A family that differs by ``changes``; names in ``forget`` are dropped from all but ``defaults``."""
         for key in ("nulls", "fixed", "gguf_fixed"):
             kept = {setting: value for setting, value in getattr(self, key).items() if setting not in forget}
             changes[key] = kept | changes.get(key, {})
@@ -258,6 +256,6 @@ def shared(known: Settings) -> int:
     """The size of a head that is not stated: width / heads, which must be whole."""
     if known["width"] % known["heads"]:
         raise UserError(
-            f"{known['where']}: a width of {known['width']} cannot be shared evenly by {known['heads']} heads"
+            f"{known['where']}: width {known['width']} cannot be shared evenly by {known['heads']} heads"
         )
     return known["width"] // known["heads"]

@@ -72,9 +72,7 @@ class Fields:
         """The value of one of several words."""
         value = self.text(name, default)
         if value not in choices:
-            raise self.refusal(
-                name, f"is {quoted(value)}, which is not supported; supported: {_list(choices)}"
-            )
+            raise self.refusal(name, f"is {quoted(value)}, not one of {', '.join(choices)}")
         return choices[value]
 
     def section(self, name: str) -> Fields | None:
@@ -93,13 +91,9 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, list) or len(value) != layers:
-            raise self.refusal(
-                name, f"should list one word for each of {layers} layers, but is {quoted(value)}"
-            )
+            raise self.refusal(name, f"should list {layers} words, one a layer, but is {quoted(value)}")
         if wrong := [word for word in value if word not in choices]:
-            raise self.refusal(
-                name, f"has {quoted(wrong[0])}, which is not supported; supported: {_list(choices)}"
-            )
+            raise self.refusal(name, f"has {quoted(wrong[0])}, not one of {', '.join(choices)}")
         return value
 
     def only(self, name: str, accepted: Collection[object], meaning: str) -> None:
@@ -156,7 +150,3 @@ def _equal(value: object, accepted: object) -> bool:
     """Equality of plain values, where true is not 1 and an array is never a scalar."""
     same_kind = isinstance(value, bool) == isinstance(accepted, bool)
     return same_kind and not isinstance(value, np.ndarray) and value == accepted
-
-
-def _list(words: Collection[str]) -> str:
-    return ", ".join(words)

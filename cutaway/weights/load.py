@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CONFIG = "cutaway.json"  # in a folder whose weights have our names
 ADAPTER = "adapter_config.json"  # in a folder that holds changes of another model's weights
 RUN = "run.yaml"  # in the folder of a training run, whose model is the folder beside it
+REWARD = "reward.safetensors"  # in a run's folder whose model gives a reward for an answer, and writes none
 MAX_JSON = 16 << 20
 SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "temperature": ("temp", "temperature"),
@@ -44,8 +45,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model at rest. ``tensors`` are ours by name, made when asked for; ``family`` names its file, or is
-    None.
+    """A model at rest: ``tensors`` are ours by name, made when asked for; ``family`` may be None.
 
     ``defaults`` are those of generation_config, with ``eos_ids`` if it names the ids that end an answer;
     ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
@@ -64,9 +64,7 @@ class Checkpoint:
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer, read anew at each call; UserError if it has none."""
         if self.read_tokenizer is None:
-            raise UserError(
-                f"{self.source}: has no tokenizer beside its weights: put its tokenizer.json there"
-            )
+            raise UserError(f"{self.source}: has no tokenizer: put its tokenizer.json there")
         return self.read_tokenizer()
 
 
@@ -82,15 +80,18 @@ def read(path: str | Path) -> Checkpoint:
         return _cutaway(path)
     if (path / "config.json").is_file():
         return _hugging_face(path)
+    if (path / REWARD).is_file():
+        raise UserError(
+            f"{path}: is a reward model, which scores answers and writes none: use "
+            f"cutaway.train.objectives.reward_model.RewardModel({str(path)!r}).scores([...])"
+        )
     if (path / ADAPTER).is_file():
         from cutaway.weights import adapters  # which reads the base by this function
 
         return adapters.opened(path)
     if (path / RUN).is_file():
         if not (path / "model").is_dir():
-            raise UserError(
-                f"{path}: is a training run that has saved no model yet: let it reach its first save"
-            )
+            raise UserError(f"{path}: is a training run that has saved no model yet")
         return read(path / "model")
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1:
@@ -188,9 +189,7 @@ def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:
 
 
 def _tied(config: Decoder, theirs: dict[str, Packed], family: Family) -> tuple[Decoder, dict[str, Packed]]:
-    """A head that is in the file though the config ties it: left out if it is the embedding table, else it
-    counts.
-    """
+    """Leave a tied head out if the file has it as the embedding table; one that differs counts."""
     names = {rule.ours: rule.theirs for rule in family.hf}
     head, table = theirs.get(names["head.weight"]), theirs.get(names["embedding.weight"])
     if not config.tied or head is None:

@@ -28,9 +28,7 @@ def stated(checkpoint: Checkpoint) -> str | None:
     for module in parsed(modules, list) if modules.is_file() else []:
         kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
         if kind not in MODULES:
-            raise UserError(
-                f"{modules}: has the module {quoted(kind)}, and only {', '.join(MODULES)} are known"
-            )
+            raise UserError(f"{modules}: has the module {quoted(kind)}; known are {', '.join(MODULES)}")
     path = checkpoint.source / "1_Pooling" / "config.json"
     return _in_folder(Fields(parsed(path), path)) if path.is_file() else None
 

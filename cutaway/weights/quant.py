@@ -91,9 +91,7 @@ def type_named(name: str, allowed: Iterable[str], wrong: str = "there is no weig
 
 def _check(packed: Packed) -> None:
     if packed.type not in READERS:
-        raise UserError(
-            f"A tensor of type {packed.type} is not one of weights; these are: {', '.join(READERS)}."
-        )
+        raise UserError(f"The type {packed.type} is not one of weights: {', '.join(READERS)}")
 
 
 # Reading floats. Each takes uint8 and gives float32, one number each.
@@ -305,9 +303,7 @@ def _half_bytes(column: np.ndarray) -> np.ndarray:
     """Scales as they are stored; refused where a weight is not finite or too large for a half to scale it."""
     halves = column.astype("<f2")
     if not np.isfinite(halves).all():
-        raise UserError(
-            "A weight is infinite, NaN or too large for a block's scale; write this tensor as BF16 or F32."
-        )
+        raise UserError("A weight is infinite, NaN or too large to scale; write this tensor as BF16 or F32")
     return halves.view(U8)
 
 

@@ -72,7 +72,7 @@ def _checked(
         raise UserError(f"Only float32 arrays are packed, not {array.dtype}; convert it first.")
     if columns % TYPES[type].block:
         raise UserError(
-            f"Rows of {columns} values cannot be packed as {type}, which takes blocks of {TYPES[type].block}."
+            f"Rows of {columns} values cannot be packed as {type}, in blocks of {TYPES[type].block}"
         )
     if array.size and not np.abs(array).max() <= quant.HALF:
         raise UserError("A weight is infinite, NaN or beyond 65504; write this tensor as BF16 or F32.")

@@ -106,9 +106,7 @@ def _counts_more(name: str, layers: int) -> bool:
 
 
 def _alone(checkpoint: Checkpoint) -> frozenset[str]:
-    """The weights that the family's GGUF file keeps as matrices of their own, or with their like of other
-    experts.
-    """
+    """The weights that the family's GGUF file keeps as matrices, alone or stacked by expert."""
     if checkpoint.family is None:
         return frozenset(checkpoint.tensors)
     bound = rules.bind(families.get(checkpoint.family).gguf, checkpoint.config)

@@ -41,9 +41,7 @@ def is_kept_whole(name: str, shape: Shape) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rule is applied: the shapes of our weights there, and the layer's attention, if it is in a
-    layer.
-    """
+    """Where a rule is applied: our weights' shapes there, and the layer's attention, if any."""
 
     shapes: tuple[Shape, ...]
     attention: Heads | None
@@ -64,9 +62,7 @@ class How:
 
 @dataclass(frozen=True)
 class Rule:
-    """One of their names and the one or several of ours that it is; ``{n}`` stands for the layer's number,
-    ``{e}`` for the expert's.
-    """
+    """One of their names and ours for it, one or several; ``{n}`` is the layer, ``{e}`` the expert."""
 
     theirs: str
     ours: str | tuple[str, ...]
@@ -83,9 +79,7 @@ same = How(lambda packed, _: (packed,), lambda parts, _: parts[0], _only)
 def _transposed(packed: Packed) -> Packed:
     word = WHOLE.get(packed.type)
     if word is None:
-        raise UserError(
-            f"a {packed.type} matrix cannot be transposed without unpacking it: its rows share blocks"
-        )
+        raise UserError(f"a {packed.type} matrix cannot be transposed packed: rows share blocks")
     swapped = np.ascontiguousarray(packed.data.view(word).T)
     return Packed(packed.type, (packed.shape[1], packed.shape[0]), swapped.view(np.uint8))
 
@@ -108,9 +102,7 @@ def _cut(packed: Packed, place: Place) -> tuple[Packed, ...]:
 def _check_one_type(parts: tuple[Packed, ...]) -> None:
     types = {part.type for part in parts}
     if len(types) > 1:
-        raise UserError(
-            f"weights of different types ({', '.join(sorted(types))}) cannot be stored as one matrix"
-        )
+        raise UserError(f"weights of types {', '.join(sorted(types))} cannot be one matrix")
 
 
 def _joined(parts: tuple[Packed, ...], _: Place) -> Packed:
@@ -211,8 +203,7 @@ def chain(outer: How, inner: How) -> How:
 
 
 class Tensors(Mapping):
-    """Weights by name, each made when it is asked for. ``later(name)`` tells type and shape without making
-    it.
+    """Weights by name, each made when asked for; ``later(name)`` is its type and shape.
 
     A Mapping[str, Packed], but not annotated as one: a runtime type checker would make
     weights to look.
@@ -288,14 +279,13 @@ def load(
     ignored: Sequence[str] = (),
     where: object = "the file",
 ) -> Tensors:
-    """Our weights out of theirs. UserError if a name is unknown or missing, or a type or shape is not as the
-    config says.
+    """Our weights out of theirs; UserError for a wrong or missing name, type or shape.
 
     ``ignored`` are patterns of names that carry nothing (buffers that are computed anyway).
     """
     if len(config.blocks) > len(theirs):
         raise UserError(
-            f"{where}: the config says {len(config.blocks)} layers, but there are only {len(theirs)} weights"
+            f"{where}: the config says {len(config.blocks)} layers, but there are {len(theirs)} weights"
         )
     experts, matrices = sum(map(_experts, config.blocks)), sum(map(_matrices, theirs.values()))
     if experts > matrices:
@@ -304,9 +294,7 @@ def load(
     known = {each.theirs for each in bound}
     for name in theirs:
         if name not in known and not any(fnmatchcase(name, pattern) for pattern in ignored):
-            raise UserError(
-                f"{where}: the weight {quoted(name)} has no place in this model as its config describes it"
-            )
+            raise UserError(f"{where}: the weight {quoted(name)} has no place in this model")
     entries: dict[str, Packed | Later] = {}
     for each in bound:
         packed = theirs.get(each.theirs)

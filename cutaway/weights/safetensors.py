@@ -146,9 +146,7 @@ def _source(path: Path) -> Path:
         return found[0]
     if not found:
         raise UserError(f"{path}: has no {SINGLE} and no {INDEX}")
-    raise UserError(
-        f"{path}: has {len(found)} .safetensors files and neither {SINGLE} nor {INDEX}; name one of them"
-    )
+    raise UserError(f"{path}: has {len(found)} .safetensors files, no {SINGLE} or {INDEX}: name one of them")
 
 
 def _read_shards(index: Path) -> dict[str, Packed]:
@@ -163,12 +161,10 @@ def _read_shards(index: Path) -> dict[str, Packed]:
             raise UserError(f"{index}: names the shard {quoted(shard)}, which is missing; get it too")
         found = _read_file(path)
         if missing := names - found.keys():
-            raise UserError(
-                f"{path}: lacks the tensor {quoted(min(missing))}, which {index.name} says is in it"
-            )
+            raise UserError(f"{path}: lacks the tensor {quoted(min(missing))}, which {index.name} lists")
         if extra := found.keys() - names:
             raise UserError(
-                f"{path}: holds the tensor {quoted(min(extra))}, which {index.name} does not say is in it"
+                f"{path}: holds the tensor {quoted(min(extra))}, which {index.name} does not list"
             )
         tensors.update(found)
     return {name: tensors[name] for name in where}
@@ -227,9 +223,7 @@ def _header(path: Path, buffer: mmap.mmap) -> slice:
             raise UserError(f"{path}: claims a header of {length} bytes; at most {MAX_HEADER} are read")
         raise UserError(f"{path}: is not a safetensors file; it looks like {looks_like(head)}")
     if length > size - 8:
-        raise UserError(
-            f"{path}: claims a header of {length} bytes but {size - 8} follow; it is cut short, get it again"
-        )
+        raise UserError(f"{path}: has a header of {length} bytes but {size - 8} follow: it is cut short")
     return slice(8, 8 + length)
 
 
@@ -239,14 +233,10 @@ def _checked(
     """The type, shape and place of a tensor, agreeing with each other and with the `size` of the data."""
     what = f"{path}: the tensor {quoted(name)}"
     if entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise UserError(
-            f"{what} is described by {quoted(', '.join(entry))}, not by dtype, shape and data_offsets"
-        )
+        raise UserError(f"{what} is described by {quoted(', '.join(entry))}, not dtype, shape, data_offsets")
     type, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(type, str) or type not in STORED:
-        raise UserError(
-            f"{what} has the type {quoted(str(type))}, which is not read; {', '.join(sorted(STORED))} are"
-        )
+        raise UserError(f"{what} has the type {quoted(str(type))}; {', '.join(sorted(STORED))} are read")
     sizes = _whole_numbers(shape)
     if sizes is None or len(sizes) > MAX_DIMS:
         raise UserError(f"{what} has a shape that is not a list of at most {MAX_DIMS} sizes")
@@ -255,9 +245,7 @@ def _checked(
         raise UserError(f"{what} has data_offsets that are not two places")
     start, stop = places
     if not start <= stop <= size:
-        raise UserError(
-            f"{what} is stored at {start} to {stop}, outside the {size} bytes of data; the file is cut short"
-        )
+        raise UserError(f"{what} is stored at {start} to {stop}, outside the {size} bytes: it is cut short")
     width = row_bytes(type, 1)
     if math.prod(max(n, 1) for n in sizes) * width >= 1 << 62:
         raise UserError(f"{what} has a shape beyond any memory")
@@ -283,9 +271,7 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
             raise UserError(f"{path}: the tensor {quoted(name)} {how} {before}")
         at, before = stop, f"the tensor {quoted(name)}"
     if at != size:
-        raise UserError(
-            f"{path}: {size - at} bytes after the last tensor belong to none; the file is damaged"
-        )
+        raise UserError(f"{path}: {size - at} bytes after the last tensor belong to none")
 
 
 # ---- JSON --------------------------------------------------------------------------------------------------
@@ -354,9 +340,7 @@ def _unique(what: str, pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _texts_only(target: Path, metadata: Mapping[str, object]) -> dict[str, str]:
     texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
     if others := metadata.keys() - texts.keys():
-        raise UserError(
-            f"{target}: the metadata value of {quoted(min(others))} is not text; safetensors holds only text"
-        )
+        raise UserError(f"{target}: the metadata {quoted(min(others))} is not text, as safetensors needs")
     return texts
 
 
@@ -365,18 +349,14 @@ def _planned(name: str, tensor: Packed | Later | tuple[str, tuple[int, ...], np.
     if name == METADATA:
         raise UserError("no tensor can be named __metadata__ in safetensors")
     if type not in WRITTEN:
-        raise UserError(
-            f"the tensor {quoted(name)} is {type}; safetensors is written as {', '.join(WRITTEN)}"
-        )
+        raise UserError(f"the tensor {quoted(name)} is {type}, not one of {', '.join(WRITTEN)}")
     if not isinstance(tensor, tuple):
         return tensor
     _, shape, array = tensor
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     stored = packed_shape(type, shape)
     if data.size != math.prod(stored):
-        raise UserError(
-            f"the tensor {quoted(name)}, {type} {shape}, needs {math.prod(stored)} bytes, not {data.size}"
-        )
+        raise UserError(f"{quoted(name)}, {type} {shape}, needs {math.prod(stored)} bytes, not {data.size}")
     return Packed(type, shape, data.reshape(stored))
 
 

@@ -32,7 +32,7 @@ from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
 from cutaway.model.config import Decoder, Encoder, to_dict
 from cutaway.position.scaling import Factors, Llama3
-from cutaway.store.files import atomic_folder, check_file, check_overwrite
+from cutaway.store.files import Progress, atomic_folder, check_file, check_overwrite, silent
 from cutaway.weights import common, families, quant, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -48,14 +48,11 @@ _COPIED = """tokenizer.json tokenizer.model tokenizer_config.json special_tokens
 vocab.json vocab.txt merges.txt chat_template.jinja chat_template.json generation_config.json modules.json
 sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json"""
 COPIED = _COPIED.split()
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What was written: where, as which format and family, how many tensors of each type, and what to know
-    about it.
-    """
+    """What was written: where, as which format and family, tensors by type, and notes."""
 
     path: Path
     format: str
@@ -72,13 +69,12 @@ def write(
     type: str | None = None,
     *,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Saved:
-    """Writes a model whole or not at all. ``format``: "gguf" or "safetensors", by the target's name
-    when None.
+    """Writes a model whole or not at all; ``format`` None goes by the target's name.
 
-    ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress(done, total)`` counts
-    bytes. UserError if the target exists (unless ``force``), or if the format cannot describe the model.
+    ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress`` counts bytes.
+    UserError if the target exists (unless ``force``), or if the format cannot describe the model.
     """
     target = Path(target)
     format = (format or ("gguf" if target.suffix == ".gguf" else "safetensors")).lower()
@@ -98,9 +94,7 @@ def check_free(target: Path, format: str, force: bool) -> None:
         raise UserError(f"{target}: is a folder: give a file's name")
     models = (target / CONFIG, target / "config.json")
     if target.is_dir() and any(target.iterdir()) and not any(file.exists() for file in models):
-        raise UserError(
-            f"{target}: is a folder that holds no model, and is not replaced: choose another name"
-        )
+        raise UserError(f"{target}: is a folder that holds no model, and is not replaced")
 
 
 # ---- which type each weight gets ---------------------------------------------------------------------------
@@ -175,10 +169,8 @@ def stored_bytes(entries: Tensors) -> int:
     return sum(entries.later(name).nbytes for name in entries)
 
 
-def _counted(entries: Tensors, progress: Progress | None) -> dict[str, Packed | Later]:
+def _counted(entries: Tensors, target: Path, progress: Progress) -> dict[str, Packed | Later]:
     """The same, telling how far it is whenever one is made."""
-    if progress is None:
-        return {name: entries.later(name) for name in entries}
     done, total = 0, stored_bytes(entries)
 
     def later(name: str) -> Later:
@@ -188,7 +180,7 @@ def _counted(entries: Tensors, progress: Progress | None) -> dict[str, Packed | 
             nonlocal done
             packed = entries[name]
             done += packed.nbytes
-            progress(done, total)
+            progress(f"writing {target}", done, total)
             return packed
 
         return Later(entry.type, entry.shape, make)
@@ -243,9 +235,7 @@ def _levelled(config: Decoder | Encoder) -> Any:
 def _described(
     checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Decoder | Encoder]]
 ) -> tuple[Family, Any]:
-    """The first family whose description of the model reads back as the model; UserError with its own
-    family's reason.
-    """
+    """The first family whose description reads back as the model; UserError with its own reason."""
     blocks = checkpoint.config.blocks
     reason = None if blocks else "it has no layers"
     foreign = [block.attention for block in blocks if not isinstance(block.attention, Heads)]
@@ -268,7 +258,7 @@ def _described(
 
 
 def _write_gguf(
-    target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress | None
+    target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress
 ) -> Saved:
     notes: Counter[str] = Counter()
     config = checkpoint.config
@@ -291,7 +281,7 @@ def _write_gguf(
     metadata = {"general.architecture": architecture, **_general(checkpoint, types)}
     metadata |= {f"{architecture}.{name}": value for name, value in words.items()}
     metadata |= _words(checkpoint, notes)
-    gguf.write(target, metadata, _counted(entries, progress), force=force)
+    gguf.write(target, metadata, _counted(entries, target, progress), force=force)
     nbytes = target.stat().st_size
     return Saved(target, "gguf", family.name, types, nbytes, counted(notes))
 
@@ -343,7 +333,7 @@ def _words(checkpoint: Checkpoint, notes: Counter[str]) -> dict[str, object]:
 
 
 def _write_folder(
-    target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress | None
+    target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress
 ) -> Saved:
     notes: Counter[str] = Counter()
     ours = retyped(checkpoint.tensors, lambda _, entry: entry.type if entry.type in WHOLE else type or "F32")
@@ -369,7 +359,9 @@ def _write_folder(
         theirs = retyped(theirs, lambda *_: type)
     with atomic_folder(target, force=force) as folder:
         # Transformers asks for this entry in every file it opens.
-        safetensors.write(folder / "model.safetensors", _counted(theirs, progress), {"format": "pt"}, SHARD)
+        safetensors.write(
+            folder / "model.safetensors", _counted(theirs, target, progress), {"format": "pt"}, SHARD
+        )
         if family is not None:
             entries = entries | _ids(checkpoint) | {"torch_dtype": _torch_type(theirs)}
         _write_json(folder / (CONFIG if family is None else "config.json"), entries)
@@ -404,9 +396,7 @@ def _write_json(path: Path, data: object) -> None:
 
 
 def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> None:
-    """Tokenizer, chat template and generation_config defaults: copied from a folder, made from a GGUF
-    file.
-    """
+    """Tokenizer, template and sampling defaults: copied from a folder, made from GGUF."""
     if checkpoint.source.is_dir():
         for name in COPIED:
             if (checkpoint.source / name).is_file():

@@ -66,9 +66,7 @@ def write(path: Path, vectors: Vectors, format: Format | None = None, *, force: 
         return
     spaced = next((word for word in vectors.words if not word or re.search(r"\s", word)), None)
     if spaced is not None:
-        raise UserError(
-            f"the word {quoted(spaced)} cannot stand in a {chosen} file, which puts spaces between words"
-        )
+        raise UserError(f"the word {quoted(spaced)} has a space, which a {chosen} file cannot hold")
     with atomic_file(path, force=force) as out:
         if chosen != "glove":
             out.write(f"{len(vectors)} {vectors.table.shape[1]}\n".encode())
@@ -82,9 +80,7 @@ def write(path: Path, vectors: Vectors, format: Format | None = None, *, force: 
 def of_model(checkpoint: Checkpoint) -> Vectors:
     """A language model's own embedding table: a row a token, named by the text it stands for."""
     if "embedding.weight" not in checkpoint.tensors:
-        raise UserError(
-            f"{checkpoint.source}: its table is not one matrix of rows, so it cannot be read as vectors"
-        )
+        raise UserError(f"{checkpoint.source}: its table is not one matrix of vectors")
     tokenizer, table = checkpoint.tokenizer, quant.unpack(checkpoint.tensors["embedding.weight"])
     named = min(len(tokenizer), len(table))
     words = [tokenizer.token_bytes(id).decode(errors="backslashreplace") for id in range(named)]
@@ -116,14 +112,10 @@ def _header(path: Path, file: IO[bytes], least: int) -> tuple[int, int]:
     """How many words of how many numbers, if the file can hold them: ``least`` bytes a number."""
     found = HEADER.fullmatch(file.readline(LONGEST))
     if found is None:
-        raise UserError(
-            f"{path}: its first line is not how many words and how many numbers each, as `400 100`"
-        )
+        raise UserError(f"{path}: its first line is not the number of words and of dimensions, as `400 100`")
     words, dim = int(found[1]), int(found[2])
     if not words or not dim:
-        raise UserError(
-            f"{path}: its first line promises {words} words of {dim} numbers, so there is nothing"
-        )
+        raise UserError(f"{path}: its first line announces {words} words of {dim} numbers: there is nothing")
     if words * (dim * least + 2) > path.stat().st_size + 2:
         raise UserError(f"{path}: its first line promises {words} words of {dim} numbers, more than it holds")
     return words, dim
@@ -183,9 +175,7 @@ def _until_space(path: Path, file: IO[bytes]) -> bytes:
     while (byte := file.read(1)) not in (b" ", b""):
         word += byte
         if len(word) > LONGEST:
-            raise UserError(
-                f"{path}: a word has more than {LONGEST} bytes, so this is no word2vec binary file"
-            )
+            raise UserError(f"{path}: a word has more than {LONGEST} bytes: this is no word2vec binary")
     return bytes(word).lstrip(b"\n")
 
 

@@ -150,7 +150,6 @@ Found count_piece(Count& count, Reader& reader) {
 
 using namespace cutaway;
 
-CUTAWAY_API int64_t cutaway_corpus_piece() { return kPiece; }
 
 CUTAWAY_API Counter* cutaway_counter_new(int32_t threads) {
     try {

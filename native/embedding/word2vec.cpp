@@ -26,7 +26,7 @@ namespace cutaway {
 
 enum class Kind : int64_t { skipgram = 0, cbow = 1, subword = 2 };
 
-// What is learned and how; cutaway/native/word2vec.py fills it, field by field.
+// What is learned and how; cutaway/native/embedding.py fills it, field by field.
 struct Task {
     float* input;         // [rows stride]
     float* output;        // [rows stride]

@@ -150,10 +150,17 @@ struct Share {
     }
 };
 
-// A matrix, and where its rows go among those of all that read the same vectors.
+// A matrix, where its rows go among those of all that read the same vectors, and which change of an adapter is its.
 struct Product {
     const Matrix* matrix;
     int64_t at;
+    Change LayerAdapter::*change;
+};
+
+// Tokens [first, last) that are read with one adapter.
+struct Run {
+    const LayerAdapter* layers;
+    int first, last;
 };
 
 // The rows of several matrices that read the same vectors: panels, those of one matrix behind those of the one before.
@@ -166,6 +173,7 @@ class Rows {
     }
 
     int64_t panels() const { return panels_; }
+    const Vectors& in() const { return in_; }
 
     void multiply(int64_t begin, int64_t end, Path* path) const {
         each(begin, end, [&](const Product& of, int first, int last) {
@@ -181,7 +189,10 @@ class Rows {
         });
     }
 
-  private:
+    // Where a token's rows of a panel go.
+    float* out_of(const Product& of, int token, int panel) const { return out_ + token * stride_ + of.at + panel * kPanel; }
+    int64_t stride() const { return stride_; }
+
     // What [begin, end) is of each matrix.
     template <class F>
     void each(int64_t begin, int64_t end, const F& what) const {
@@ -194,6 +205,7 @@ class Rows {
         }
     }
 
+  private:
     Product products_[3]{};
     const size_t count_;
     const Vectors& in_;
@@ -337,11 +349,79 @@ class Step {
     }
 
     Rows head_rows(const Layer& layer) const {
-        return {{{&layer.query, 0}, {&layer.key, key_at(layer)}, {&layer.value, value_at(layer)}},
+        return {{{&layer.query, 0, &LayerAdapter::query},
+                 {&layer.key, key_at(layer), &LayerAdapter::key},
+                 {&layer.value, value_at(layer), &LayerAdapter::value}},
                 in_, tokens_, heads_out_, heads_stride_};
     }
-    Rows out_rows(const Layer& layer) const { return {{{&layer.out, 0}}, mixed_, tokens_, out_, width_stride_}; }
-    Rows down_rows(const Layer& layer) const { return {{{&layer.down, 0}}, hidden_, tokens_, out_, width_stride_}; }
+    Rows out_rows(const Layer& layer) const {
+        return {{{&layer.out, 0, &LayerAdapter::out}}, mixed_, tokens_, out_, width_stride_};
+    }
+    Rows down_rows(const Layer& layer) const {
+        return {{{&layer.down, 0, &LayerAdapter::down}}, hidden_, tokens_, out_, width_stride_};
+    }
+
+    // A phase of products, and what adapters change of them.
+    template <class G>
+    void multiply_adapted(Worker& worker, const Rows& rows, int layer, Matrix LayerAdapter::*a, const G& then) {
+        if (runs_.empty()) return multiply(worker, rows, then);
+        multiply(worker, rows, [] {});
+        reduce(worker, layer, a, rows.in());
+        const auto some = [&](int64_t begin, int64_t end, bool) {
+            rows.each(begin, end, [&](const Product& of, int first, int last) {
+                for (const Run& run : runs_) {
+                    change(run.layers[layer].*of.change, run, first, last, rows.out_of(of, run.first, first), rows.stride());
+                }
+            });
+        };
+        share_out(worker, rows.panels(), 1, some, then);
+    }
+
+    // A phase: A x of a layer's matrices that read the same vectors, for every run. A piece is a panel and some tokens.
+    void reduce(Worker& worker, int layer, Matrix LayerAdapter::*a, const Vectors& in) {
+        const auto tiles = [](const Run& run) { return rounded(run.last - run.first, kTileTokens) / kTileTokens; };
+        int64_t pieces = 0;
+        for (const Run& run : runs_) pieces += tiles(run) * (run.layers[layer].*a).panel_count();
+        const auto one = [&](int64_t piece) {
+            for (const Run& run : runs_) {
+                const Matrix& by = run.layers[layer].*a;
+                const int64_t own = tiles(run) * by.panel_count();
+                if (piece >= own) {
+                    piece -= own;
+                    continue;
+                }
+                const auto panel = static_cast<int>(piece / tiles(run));
+                const int first = run.first + static_cast<int>(piece % tiles(run)) * kTileTokens;
+                const Run tile = {run.layers, first, std::min(run.last, first + kTileTokens)};
+                cutaway::multiply(by, floats(in.x + first * in.width, in.width, tile), tile.last - first, panel, panel + 1,
+                                  reduced_ + first * reduced_stride_ + panel * kPanel, reduced_stride_);
+                return;
+            }
+        };
+        each(worker, pieces, 1, one);
+    }
+
+    // The vectors of a run, which only matrices of floats read.
+    static Vectors floats(float* x, int64_t width, const Run& run) {
+        return {x, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, width, run.last - run.first};
+    }
+
+    // y = factor (y + B (A x)) for the rows of the panels [first, last) of a run's tokens, which are stored from `out` on.
+    void change(const Change& by, const Run& run, int first, int last, float* out, int64_t stride) const {
+        const int64_t rows = (last - first) * kPanel, count = run.last - run.first;
+        if (by.b.rows > 0) {
+            static thread_local std::vector<float> room;
+            room.resize(static_cast<size_t>(count * rows));
+            const Vectors in = floats(reduced_ + run.first * reduced_stride_ + by.at, reduced_stride_, run);
+            cutaway::multiply(by.b, in, static_cast<int>(count), first, last, room.data(), rows);
+            for (int64_t i = 0; i < count; ++i) {
+                for (int64_t row = 0; row < rows; ++row) out[i * stride + row] += room[static_cast<size_t>(i * rows + row)];
+            }
+        }
+        for (int64_t i = 0; by.factor != nullptr && i < count; ++i) {
+            for (int64_t row = 0; row < rows; ++row) out[i * stride + row] *= by.factor[first * kPanel + row];
+        }
+    }
 
     // Where keys and values are, after a token's queries.
     static int64_t key_at(const Layer& layer) { return rounded(layer.query.rows, kPanel); }
@@ -392,6 +472,21 @@ class Step {
             rotation_stride_ += 2 * model_.rotations[i].pairs;
         }
         width_stride_ = rounded(model_.width, kPanel);
+        for (int s = 0; reading_.adapters != nullptr && s < reading_.sequences; ++s) {
+            const LayerAdapter* layers = reading_.adapters[s];
+            const int first = reading_.starts[s], last = reading_.starts[s + 1];
+            if (layers == nullptr) continue;
+            if (!runs_.empty() && runs_.back().layers == layers && runs_.back().last == first) {
+                runs_.back().last = last;
+                continue;
+            }
+            runs_.push_back({layers, first, last});
+            for (int i = 0; i < model_.layer_count; ++i) {
+                for (const Matrix* a : {&layers[i].heads_in, &layers[i].out_in, &layers[i].mlp_in, &layers[i].down_in}) {
+                    reduced_stride_ = std::max(reduced_stride_, rounded(a->rows, kPanel));
+                }
+            }
+        }
     }
 
     void allocate() {
@@ -405,6 +500,7 @@ class Step {
         out_ = scratch_.take<float>(tokens_ * width_stride_);
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
         rotations_ = scratch_.take<float>(tokens_ * rotation_stride_);
+        reduced_ = scratch_.take<float>(tokens_ * reduced_stride_);
         if (top_k_ > 0) {
             const int64_t chosen = tokens_ * top_k_;
             routed_ = scratch_.take<float>(tokens_ * routed_stride_);
@@ -490,7 +586,9 @@ class Step {
     }
 
     void layer(const Layer& layer, int index, Worker& worker) {
-        const auto query_key_value = [&](const auto& then) { multiply(worker, head_rows(layer), then); };
+        const auto query_key_value = [&](const auto& then) {
+            multiply_adapted(worker, head_rows(layer), index, &LayerAdapter::heads_in, then);
+        };
         and_tokens(worker, query_key_value, [&](int64_t token) {
             for (int head = 0; head < layer.heads + 2 * layer.groups; ++head) finish_and_store(layer, token, head);
         });
@@ -510,7 +608,9 @@ class Step {
             quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
         watch(layer, index, worker);
-        const auto multiply_out = [&](const auto& then) { multiply(worker, out_rows(layer), then); };
+        const auto multiply_out = [&](const auto& then) {
+            multiply_adapted(worker, out_rows(layer), index, &LayerAdapter::out_in, then);
+        };
         and_tokens(worker, multiply_out, [&](int64_t token) {
             add_output(token, layer.out, layer.attention_post_norm, layer.eps);
             read(token, layer.mlp_norm, layer.eps);
@@ -525,14 +625,17 @@ class Step {
         if (layer.experts != nullptr) mix(layer, index, worker);
         if (layer.up.rows == 0) return each(worker, tokens_, tokens_at_once(worker), after);
         const Expert own_mlp = {layer.gate, layer.up, layer.down};
+        if (!runs_.empty()) reduce(worker, index, &LayerAdapter::mlp_in, in_);
         arrive(worker);
         const auto hide_some = [&](int64_t begin, int64_t end, bool own) {
             for (int64_t group = begin; group < end; ++group) {
-                hide(own_mlp, layer.activation, in_, tokens_, hidden_, group, own ? worker.path : nullptr);
+                hide(own_mlp, layer.activation, in_, tokens_, hidden_, group, own ? worker.path : nullptr, index);
             }
         };
         share_out(worker, groups_of(layer.up), 1, hide_some, [] {});
-        const auto multiply_down = [&](const auto& then) { multiply(worker, down_rows(layer), then); };
+        const auto multiply_down = [&](const auto& then) {
+            multiply_adapted(worker, down_rows(layer), index, &LayerAdapter::down_in, then);
+        };
         and_tokens(worker, multiply_down, after);
     }
 
@@ -743,27 +846,35 @@ class Step {
 
     // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They are stored side by side
     // until then: rows as long as all neurons would map to a few sets of the cache.
-    static void hide(const Expert& mlp, int32_t activation, const Vectors& in, int64_t count, const Vectors& out,
-                     int64_t group, Path* path) {
+    // `adapted` is the layer whose adapters apply, -1 for none.
+    void hide(const Expert& mlp, int32_t activation, const Vectors& in, int64_t count, const Vectors& out,
+              int64_t group, Path* path, int adapted) const {
         static thread_local std::vector<float> room;
         room.resize(static_cast<size_t>(2 * count * kGroup));
         const bool gated = mlp.gate.panels != nullptr;
         float *inside = room.data(), *beside = inside + count * kGroup;
-        neurons(gated ? mlp.gate : mlp.up, in, count, group, inside, path);
-        if (gated) neurons(mlp.up, in, count, group, beside, path);
+        const auto neurons_of = [&](const Matrix& matrix, float* to, Change LayerAdapter::*by) {
+            neurons(matrix, in, count, group, to, path, adapted, by);
+        };
+        neurons_of(gated ? mlp.gate : mlp.up, inside, gated ? &LayerAdapter::gate : &LayerAdapter::up);
+        if (gated) neurons_of(mlp.up, beside, &LayerAdapter::up);
         activate(activation, inside, gated ? beside : nullptr, count * kGroup);
-        if (!mlp.down.reads_floats()) return quantize({inside, kGroup, 0, count}, group, group + 1, out);
+        if (!mlp.down.reads_floats()) quantize({inside, kGroup, 0, count}, group, group + 1, out);
+        if (!mlp.down.reads_floats() && (adapted < 0 || runs_.empty())) return;
         for (int64_t i = 0; i < count; ++i) {
             std::copy_n(inside + i * kGroup, kGroup, out.x + i * out.width + group * kGroup);
         }
     }
 
     // out [count 32]: 32 rows of a matrix and their biases; zeros past the last row.
-    static void neurons(const Matrix& matrix, const Vectors& in, int64_t count, int64_t group, float* out,
-                        Path* path) {
+    void neurons(const Matrix& matrix, const Vectors& in, int64_t count, int64_t group, float* out, Path* path,
+                 int adapted, Change LayerAdapter::*by) const {
         const int first = static_cast<int>(2 * group), last = std::min(first + 2, matrix.panel_count());
         if (last < first + 2) std::fill_n(out, count * kGroup, 0.0f);
         cutaway::multiply(matrix, in, static_cast<int>(count), first, last, out, kGroup, path);
+        for (const Run& run : adapted < 0 ? std::span<const Run>() : std::span(runs_)) {
+            change(run.layers[adapted].*by, run, first, last, out + run.first * kGroup, kGroup);
+        }
         const int64_t rows = std::min<int64_t>(kGroup, matrix.rows - group * kGroup);
         for (int64_t i = 0; matrix.bias != nullptr && i < count; ++i) {
             for (int64_t j = 0; j < rows; ++j) out[i * kGroup + j] += matrix.bias[group * kGroup + j];
@@ -773,7 +884,7 @@ class Step {
     // The outputs of each token's experts. The tokens of one expert are multiplied together; a product of a vector is the
     // same beside any others.
     void mix(const Layer& layer, int index, Worker& worker) {
-        const Rows routers({{&layer.router, 0}, {&layer.shared_gate, rounded(layer.router.rows, kPanel)}}, in_, tokens_,
+        const Rows routers({{&layer.router, 0, nullptr}, {&layer.shared_gate, rounded(layer.router.rows, kPanel), nullptr}}, in_, tokens_,
                            routed_, routed_stride_);
         const auto some = [&](int64_t begin, int64_t end, bool) { routers.multiply(begin, end, nullptr); };
         share_out(worker, routers.panels(), 1, some, [&] { route(layer, index); });
@@ -788,7 +899,7 @@ class Step {
             const Busy& by = busy_[static_cast<size_t>(i / groups)];
             const Vectors in = tokens_ > 1 ? part(read_, by) : in_;
             hide(layer.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups,
-                 nullptr);
+                 nullptr, -1);
         });
         const int64_t piece = std::clamp<int64_t>(busy * panels / (4 * worker.count), 1, tokens_ > 8 ? 4 : panels);
         const int64_t pieces = (panels + piece - 1) / piece;
@@ -919,7 +1030,7 @@ class Step {
     static constexpr int kShares = 16;  // with more workers, some have a share in common
     static constexpr int kFew = 8;      // vectors that meet a panel at once, or nearly
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
-    static constexpr int kPhases = 14, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
+    static constexpr int kPhases = 21, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
     static constexpr int kTileTokens = 32;
     static constexpr int kRows = 32;  // rows over a page at once
 
@@ -939,6 +1050,9 @@ class Step {
     std::vector<Piece> pieces_;
     float *x_ = nullptr, *out_ = nullptr, *heads_out_ = nullptr, *rotations_ = nullptr;
     float *partial_ = nullptr, *kept_ = nullptr;
+    std::vector<Run> runs_;
+    int64_t reduced_stride_ = 0;
+    float* reduced_ = nullptr;  // [tokens reduced_stride_]: A x
     Gathered* partial_seen_ = nullptr;
     int64_t top_k_ = 0, routed_stride_ = 0, inside_width_ = 0;  // of layers with experts
     std::vector<int64_t> slots_, token_of_;  // of each token's experts, where its vector is; and whose vector that is
@@ -973,4 +1087,5 @@ CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
     out[3] = sizeof(Model);
     out[4] = sizeof(Reading);
     out[5] = sizeof(Expert);
+    out[6] = sizeof(LayerAdapter);
 }

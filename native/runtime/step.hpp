@@ -52,12 +52,27 @@ struct Model {
     float embedding_scale, eps, softcap;
 };
 
+// What an adapter does to a matrix: y = factor (W x + B (A x)), in floats; the adapter's scale is in B.
+struct Change {
+    Matrix b;             // [rows rank]; without rows where nothing is added
+    const float* factor;  // [rows], filled up to whole panels, or null
+    int64_t at;           // where its A x begins in that of its input
+};
+
+// An adapter's part of a layer: the A of matrices that read the same vectors one below the other, each filled up to
+// whole panels, and the changes.
+struct LayerAdapter {
+    Matrix heads_in, out_in, mlp_in, down_in;
+    Change query, key, value, out, gate, up, down;
+};
+
 // What is read in one call: for each sequence its new tokens, one after another, and its pages.
 struct Reading {
     const int32_t* ids;              // [tokens]
     const int32_t* starts;           // [sequences + 1]: where each sequence's tokens begin among them
     const int32_t* positions;        // [sequences]: the position of its first new token
     uint16_t* const* const* pages;   // [sequences]: each its pages, enough for its new tokens
+    const LayerAdapter* const* adapters;  // [sequences]: each its adapter's layers, or null; null where none has one
     const int32_t* logits_at;        // [logits_count]: the tokens whose logits are asked for
     const int32_t* after;            // [logits_count]: the layer after which the head reads them; null: all the last
     float* logits;                   // [logits_count vocab]

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -149,6 +149,26 @@ def test_an_adapter_folder_opens_as_a_model(folder: Folder, tmp_path: Path) -> N
     alone = cutaway.load(tmp_path / "adapter", engine="definition").logits(ids)
     beside = cutaway.load(folder("llama"), engine="definition", adapter=tmp_path / "adapter").logits(ids)
     assert np.array_equal(alone, beside) and not np.allclose(alone, base, atol=1e-3)
+
+
+def test_the_runtime_shares_its_weights_with_adapters(folder: Folder, tmp_path: Path) -> None:
+    """Beside the packed weights, for every way to load it; what it cannot apply is in weights of its own."""
+    made("llama", "lora", tmp_path / "adapter")
+    ids = tiny.IDS[0].tolist()
+    base = cutaway.load(folder("llama"), engine="runtime")
+    talk = base.with_adapter(tmp_path / "adapter")
+    assert cast(Any, talk.engine).plan is cast(Any, base.engine).plan
+    alone = cutaway.load(folder("llama"), engine="runtime", adapter=tmp_path / "adapter")
+    assert np.array_equal(talk.logits(ids), alone.logits(ids))
+    expected = talk.definition.logits(ids)
+    assert np.abs(talk.logits(ids) - expected).max() < 4e-3 * np.abs(expected).max()
+    assert np.abs(base.logits(ids) - expected).max() > 1e-2 * np.abs(expected).max()
+    made("llama-mqa-bias-tied", "ia3", tmp_path / "scaled")
+    base = cutaway.load(folder("llama-mqa-bias-tied"), engine="runtime")
+    scaled = base.with_adapter(tmp_path / "scaled")
+    assert cast(Any, scaled.engine).plan is not cast(Any, base.engine).plan
+    expected = scaled.definition.logits(ids)
+    assert np.abs(scaled.logits(ids) - expected).max() < 4e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

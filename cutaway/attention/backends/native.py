@@ -19,7 +19,7 @@ from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.backends.sdpa import masking
 from cutaway.errors import UserError
 from cutaway.layers.workers import KERNELS, TYPES, workers
-from cutaway.native import train_attention
+from cutaway.native import train as train_attention
 from cutaway.shapes import Bool, Float
 
 

@@ -24,22 +24,16 @@ def evaluate(
     Without paths the sets are those that an installed gensim brings. Words without a vector are left out, and
     how many questions were asked is told.
 
-    Examples:
+    **Examples:**
 
     cutaway embed evaluate words.safetensors
 
     cutaway embed evaluate words.txt --wordsim wordsim353.tsv --json
 
-    Parameters
-    ----------
-    source
-        A file of word vectors, or a model, whose own table is asked.
-    wordsim
-        WordSim-353, or another file of `word<TAB>word<TAB>score`.
-    simlex
-        SimLex-999, likewise.
-    analogy
-        questions-words.txt, or another file of four words a line.
+    :param source: A file of word vectors, or a model, whose own table is asked.
+    :param wordsim: WordSim-353, or another file of `word<TAB>word<TAB>score`.
+    :param simlex: SimLex-999, likewise.
+    :param analogy: questions-words.txt, or another file of four words a line.
     """
     given = {"wordsim": wordsim, "simlex": simlex, "analogy": analogy}
     asked = {name: path for name, path in given.items() if path is not None} or {

@@ -16,31 +16,21 @@ if TYPE_CHECKING:
 
 
 def neighbors(
-    source: str,
-    /,
-    *words: str,
-    count: int = 10,
-    approximate: Flag = False,
-    as_json: Json = False,
+    source: str, /, *words: str, count: int = 10, approximate: Flag = False, as_json: Json = False
 ) -> None:
     """The words whose vectors point most nearly the same way, by cosine, best first.
 
-    Examples:
+    **Examples:**
 
     cutaway embed neighbors words.safetensors river lake
 
     cutaway embed neighbors smollm2 " king"
 
-    Parameters
-    ----------
-    source
-        A file of word vectors, or a model, whose own table is asked.
-    words
-        What to look for; a token that begins with a space is written so, in quotes.
-    count
-        How many neighbours.
-    approximate
-        Build an index (usearch) that may miss a neighbour: for many words in a table of millions.
+    :param source: A file of word vectors, or a model, whose own table is asked.
+    :param words: What to look for; a token that begins with a space is written so, in quotes.
+    :param count: How many neighbours.
+    :param approximate: Build an index (usearch) that may miss a neighbour: for many words in a table of
+        millions.
     """
     if not words or count < 1:
         raise UserError("give a word and a count of 1 or more: cutaway embed neighbors FILE WORD")
@@ -85,24 +75,17 @@ class _Approximate:
 def analogy(source: str, a: str, b: str, c: str, /, *, count: int = 5, as_json: Json = False) -> None:
     """What is to C as B is to A: the words nearest to B - A + C, of vectors made equally long.
 
-    Examples:
+    **Examples:**
 
     cutaway embed analogy glove.txt man king woman
 
     cutaway embed analogy smollm2 " France" " Paris" " Italy"
 
-    Parameters
-    ----------
-    source
-        A file of word vectors, or a model, whose own table is asked.
-    a
-        A is to B ...
-    b
-        ... as
-    c
-        C is to the answer.
-    count
-        How many answers.
+    :param source: A file of word vectors, or a model, whose own table is asked.
+    :param a: A is to B ...
+    :param b: ... as
+    :param c: C is to the answer.
+    :param count: How many answers.
     """
     if count < 1:
         raise UserError("give a count of 1 or more")

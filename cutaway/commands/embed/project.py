@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.commands.embed.sources import opened
-from cutaway.commands.options import Flag
+from cutaway.commands.options import Force, Open
 from cutaway.embedding import map
 from cutaway.embedding.projection import Method
 from cutaway.store import files
@@ -22,31 +22,22 @@ def project(
     output: Annotated[Path, Parameter(alias="-o")] = Path("map.html"),
     count: int = 10_000,
     method: Method = "pca",
-    open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
-    force: Flag = False,
+    open_page: Open = False,
+    force: Force = False,
 ) -> None:
     """Lay words out on a plane and write the map as an HTML page that needs nothing else.
 
-    Examples:
+    **Examples:**
 
     cutaway embed project words.safetensors --output map.html
 
     cutaway embed project smollm2 --count 5000 --open
 
-    Parameters
-    ----------
-    source
-        A file of word vectors, or a model, whose own table is shown.
-    output
-        The page to write.
-    count
-        How many words, the first of the table.
-    method
-        pca: the two directions of largest variance; umap: who is near whom (pip install 'cutaway[umap]').
-    open_page
-        Open it in the browser.
-    force
-        Replace OUTPUT if it exists.
+    :param source: A file of word vectors, or a model, whose own table is shown.
+    :param output: The page to write.
+    :param count: How many words, the first of the table.
+    :param method: pca: the two directions of largest variance; umap: who is near whom (pip install
+        'cutaway[umap]').
     """
     files.check_file(output, force)
     document = map.page(opened(source), Path(source).name, count, method)

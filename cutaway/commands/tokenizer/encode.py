@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from cutaway.commands.console import print_json
+from cutaway.commands.options import Flag, Json
 from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import UserError
 
@@ -14,16 +15,10 @@ Special = Annotated[
     Literal["text", "allow", "forbid"],
     Parameter(help="What spells a control token: plain text, the token, or an error."),
 ]
-Force = Annotated[bool, Parameter(help="Replace the file if it exists.", negative=())]
-Json = Annotated[bool, Parameter(name="--json", negative=())]
-Name = Annotated[
-    str,
-    Parameter(name=("--tokenizer", "-t"), help="A file, a folder, or a model's name."),
-]
+Name = Annotated[str, Parameter(name=("--tokenizer", "-t"), help="A file, a folder, or a model's name.")]
 Pattern = Annotated[
     str | None, Parameter(help="How a .tiktoken file's text is cut: gpt2, cl100k, o200k, or a regex.")
 ]
-Around = Annotated[bool, Parameter(help="Add what the model's own inputs have around them.", negative=())]
 File = Annotated[Path | None, Parameter(help="Read the text from this file.")]
 
 
@@ -34,26 +29,20 @@ def encode(
     tokenizer: Name = "smollm2",
     file: File = None,
     special: Special = "text",
-    add_special: Annotated[
-        bool, Parameter(help="Add the model's own tokens around it.", negative=())
-    ] = False,
+    add_special: Flag = False,
     pattern: Pattern = None,
     as_json: Json = False,
 ) -> None:
     """Print the ids of a text.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer encode "The capital of France is"
 
     cutaway tokenizer encode --file README.md --tokenizer tokenizer.json --json
 
-    Parameters
-    ----------
-    text
-        The text; without one, and without --file, standard input is read.
-    as_json
-        Print one JSON document.
+    :param text: The text; without one, and without --file, standard input is read.
+    :param add_special: Add the model's own tokens around it.
     """
     ids = opened(tokenizer, pattern).encode(text_of(text, file), special, add_special)
     if as_json:
@@ -65,22 +54,18 @@ def encode(
 def decode(
     *ids: int,
     tokenizer: Name = "smollm2",
-    skip_special: Annotated[bool, Parameter(help="Leave control tokens out.", negative=())] = False,
+    skip_special: Flag = False,
     pattern: Pattern = None,
     as_json: Json = False,
 ) -> None:
     """Print the text of ids, given as arguments or on standard input.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer decode 504 3575 282 4649 314
 
-    Parameters
-    ----------
-    ids
-        The ids; without any, standard input is read.
-    as_json
-        Print one JSON document.
+    :param ids: The ids; without any, standard input is read.
+    :param skip_special: Leave control tokens out.
     """
     tok = opened(tokenizer, pattern)
     numbers = list(ids) if ids else _ids(sys.stdin.read())
@@ -108,18 +93,13 @@ def count(
 ) -> None:
     """Print how many tokens a text has.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer count "The capital of France is"
 
     cutaway tokenizer count --file README.md --json
 
-    Parameters
-    ----------
-    text
-        The text; without one, and without --file, standard input is read.
-    as_json
-        Print one JSON document.
+    :param text: The text; without one, and without --file, standard input is read.
     """
     read = text_of(text, file)
     tokens = opened(tokenizer, pattern).count(read, special)

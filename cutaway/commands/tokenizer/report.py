@@ -6,7 +6,8 @@ import numpy as np
 from cyclopts import Parameter
 
 from cutaway.commands.console import model_path, print_json
-from cutaway.commands.tokenizer.encode import Json, Pattern
+from cutaway.commands.options import Json
+from cutaway.commands.tokenizer.encode import Pattern
 from cutaway.commands.tokenizer.show import display
 from cutaway.commands.tokenizer_source import opened
 from cutaway.errors import UserError
@@ -31,16 +32,11 @@ def report(
     character. With --model, the tokens whose embedding is far shorter than others are listed: such are seldom
     or never trained. `<unk>`, byte and control tokens are left out of the first two.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer report smollm2 --model smollm2
 
-    Parameters
-    ----------
-    tokenizer
-        A file, a folder, or a model's name that has a tokenizer.
-    as_json
-        Print one JSON document, which lists every token.
+    :param tokenizer: A file, a folder, or a model's name that has a tokenizer.
     """
     tok = opened(tokenizer, pattern)
     norms = None if model is None else _norms(tok, model)

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from cutaway.commands.console import print_json, screen
-from cutaway.commands.tokenizer.encode import File, Json, Name, Pattern
+from cutaway.commands.options import Json
+from cutaway.commands.tokenizer.encode import File, Name, Pattern
 from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import escaped
 from cutaway.tokenizer import Tokenizer, bpe
@@ -28,18 +29,13 @@ def show(
 
     A Unigram's tokens are the best path through all ways to cut the text: each with its score, a logarithm.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer show "The capital of France"
 
     cutaway tokenizer show "naïve 🦜" --tokenizer tokenizer.json --json
 
-    Parameters
-    ----------
-    text
-        The text; without one, and without --file, standard input is read.
-    as_json
-        Print one JSON document.
+    :param text: The text; without one, and without --file, standard input is read.
     """
     tok = opened(tokenizer, pattern)
     found = pieces(tok, text_of(text, file))

@@ -1,6 +1,4 @@
-"""`cutaway tokenizer train` and `cutaway tokenizer count-words`: a vocabulary from a corpus, in one go or
-from words that were counted on many machines.
-"""
+"""`cutaway tokenizer train` and `count-words`: a vocabulary from a corpus, or from counts that add up."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -10,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.tokenizer.encode import Force
+from cutaway.commands.options import Flag, Force, Json
 from cutaway.errors import UserError
 from cutaway.store.files import check_file
 from cutaway.tokenizer import Tokenizer, training
@@ -27,47 +25,43 @@ Pattern = Annotated[
     str | None,
     Parameter(help="How text is cut into words: a name (cl100k, gpt2, qwen2, metaspace...) or a regex."),
 ]
-Special = Annotated[
-    list[str] | None,
-    Parameter(help="A token that is no text to learn from.", negative=()),
-]
+Special = Annotated[list[str] | None, Parameter(help="A token that is no text to learn from.", negative=())]
+Limit = Annotated[int, Parameter(help="The most distinct words kept while counting.")]
 Invalid = Annotated[Literal["refuse", "replace"], Parameter(help="What to do with bytes that are not UTF-8.")]
-Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
 
 
 def train(
     files: Files,
     /,
     *,
-    output: Annotated[Path, Parameter(help="The tokenizer.json to write.")] = Path("tokenizer.json"),
-    size: Annotated[int, Parameter(help="How many tokens, special ones included.")] = 32768,
+    output: Path = Path("tokenizer.json"),
+    size: int = 32768,
     kind: Kind = "bpe",
     pattern: Pattern = None,
     special: Special = None,
-    end_of_text: Annotated[
-        str | None,
-        Parameter(help='The token that ends a text ("" for none): usually <|endoftext|>.'),
-    ] = None,
-    level: Annotated[
-        Literal["byte", "character"], Parameter(help="What BPE starts from; rare characters become bytes.")
-    ] = "byte",
-    min_frequency: Annotated[
-        int | None, Parameter(help="How often a pair or a piece must occur: 1, for unigram 2.")
-    ] = None,
-    limit: Annotated[int, Parameter(help="The most distinct words kept while counting.")] = LIMIT,
+    end_of_text: str | None = None,
+    level: Literal["byte", "character"] = "byte",
+    min_frequency: int | None = None,
+    limit: Limit = LIMIT,
     invalid: Invalid = "refuse",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Learn a vocabulary from texts, or from the counts of their words, and write it as tokenizer.json.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer train corpus.txt --size 32768 --special "<|end|>" --output tokenizer.json
 
     cutaway tokenizer train novels/ --size 8000 --kind unigram
 
     cutaway tokenizer train shard-*.counts --size 65536
+
+    :param output: The tokenizer.json to write.
+    :param size: How many tokens, special ones included.
+    :param end_of_text: The token that ends a text ("" for none): usually <|endoftext|>.
+    :param level: What BPE starts from; rare characters become bytes.
+    :param min_frequency: How often a pair or a piece must occur: 1, for unigram 2.
     """
     files = tuple(console.text_files(files))
     check_file(output / "tokenizer.json" if output.is_dir() else output, force)
@@ -96,11 +90,9 @@ def count_words(
     output: Annotated[Path, Parameter(help="The counts to write; if there, counting goes on from them.")],
     pattern: Pattern = None,
     special: Special = None,
-    limit: Annotated[int, Parameter(help="The most distinct words kept.")] = LIMIT,
+    limit: Limit = LIMIT,
     invalid: Invalid = "refuse",
-    ray: Annotated[
-        bool, Parameter(help="Count on a Ray cluster, or on a local Ray where there is none.", negative=())
-    ] = False,
+    ray: Flag = False,
     as_json: Json = False,
 ) -> None:
     """Count the distinct words of texts, which is all that training needs; counts add up.
@@ -108,11 +100,13 @@ def count_words(
     The counts of shards, counted anywhere, are given to `cutaway tokenizer train` together. Stopped, also by
     Ctrl-C, the same command goes on where it was.
 
-    Examples:
+    **Examples:**
 
     cutaway tokenizer count-words shard-1.txt --output shard-1.counts
 
     cutaway tokenizer count-words s3-mount/*.txt --output corpus.counts --ray
+
+    :param ray: Count on a Ray cluster, or on a local Ray where there is none.
     """
     files = tuple(console.text_files(files))
     check_file(output, force=True)  # what is there is gone on from
@@ -162,13 +156,9 @@ def _counted(
             progress=progress,
         )
     if not all(are_counts):
-        raise UserError(
-            f"{files[are_counts.index(False)]} is text, and other files are counts: count it first"
-        )
+        raise UserError(f"{files[are_counts.index(False)]} is text among counts: count it first")
     if pattern is not None or special is not None:
-        raise UserError(
-            "counts bring their own pattern and special tokens: leave --pattern and --special out"
-        )
+        raise UserError("counts bring their own pattern and special tokens: drop --pattern and --special")
     first, *others = (WordCounts.load(file) for file in files)
     return first.merge(*others)
 

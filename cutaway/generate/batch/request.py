@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.generate.engine import BatchedEngine
 from cutaway.generate.internals import Internals, LayerInternals
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
@@ -148,7 +149,8 @@ class Request:
     """One prompt and how to continue it.
 
     Requests of one ``client`` wait behind each other, not before those of others. Pages of the prefix cache
-    are shared among requests of one ``cache_scope`` alone. ``prompt_logprobs`` asks for the log-probabilities
+    are shared among requests of one ``cache_scope`` and engine alone. ``engine`` is the scheduler's with an
+    adapter beside its weights (``adapted``), None its own. ``prompt_logprobs`` asks for the log-probabilities
     of the prompt's ids too, with so many alternatives.
     """
 
@@ -160,6 +162,7 @@ class Request:
     edit: EditHooks | None = None  # of the model's activations, for an engine that is Editable
     client: str = ""
     cache_scope: bytes = b""
+    engine: BatchedEngine | None = None
 
 
 class ResponseStream:

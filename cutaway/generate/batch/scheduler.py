@@ -208,9 +208,7 @@ class Scheduler:
     # ---- from any thread -----------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> ResponseStream:
-        """Queue a request. Raises UserError for one that cannot be honoured (ContextFullError for a prompt
-        that does not fit), QueueFullError, ShuttingDownError.
-        """
+        """Queue a request; UserError, ContextFullError, QueueFullError or ShuttingDownError."""
         if request.edit is not None and not isinstance(self.engine, Editable):
             raise UserError("This engine cannot edit activations: only the definition can")
         tokenizer, vocab = self.tokenizer, vocab_size(self.engine, self.tokenizer)
@@ -220,7 +218,7 @@ class Scheduler:
             request.internals.check(self.engine.layers, vocab)
         stream = ResponseStream(request, self._notify)
         output = SequenceOutput(self.engine, tokenizer, ids, request.settings, request.constraint)
-        sequence = ScheduledSequence(stream, output, self.engine)
+        sequence = ScheduledSequence(stream, output, request.engine or self.engine)
         if sequence.pages_needed > self._capacity:
             raise UserError(
                 f"The prompt of {len(ids)} ids and an answer of up to {output.max_tokens} need "
@@ -375,9 +373,7 @@ class Scheduler:
             self._step_seconds += seconds
 
     def _prefill_chunks(self, most: int) -> list[Chunk]:
-        """At most so many prompt ids, shared out evenly. A page that one sequence reads is not read twice:
-        other sequences that begin with it wait for it.
-        """
+        """At most this many prompt ids, in even parts; a page two sequences share is read once."""
         waiting = [sequence for sequence in self._running if not sequence.decoding]
         size, chosen, claimed = self.engine.page, [], set()
         waiting.sort(key=lambda sequence: (sequence.state.length % size == 0, sequence.last_prefill_step))

@@ -246,16 +246,14 @@ class ScheduledSequence:
 
     @property
     def next_page(self) -> bytes | None:
-        """The key of the page that is read next, None where it is not shared: one that the prompt does not
-        fill, whose prompt_logprobs are wanted, or whose activations are edited.
-        """
+        """The key of the page that is read next; None where it is not shared."""
         end = (len(self._keys) + 1) * self.engine.page
         own = self.request.edit is not None or self.request.prompt_logprobs is not None
         return None if own or end >= len(self.prompt) else self._next_key(self.prompt)
 
     def _next_key(self, ids: Sequence[int] | np.ndarray) -> bytes:
         start = len(self._keys) * self.engine.page
-        previous = self._keys[-1] if self._keys else self.request.cache_scope
+        previous = self._keys[-1] if self._keys else self.request.cache_scope + self.engine.scope
         return page_key(previous, ids[start : start + self.engine.page])
 
     def reuse_pages(self, cache: PrefixCache) -> None:

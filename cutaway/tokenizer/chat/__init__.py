@@ -46,9 +46,7 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """Characters start to stop came from `source`: "template", a place such as "messages[2].content", or
-    "input".
-    """
+    """Characters start to stop came from `source`: "template", "input", or "messages[2].content"."""
 
     start: int
     stop: int
@@ -74,33 +72,10 @@ class Rendered:
 
 
 def render(
-    messages: Sequence[Mapping[str, Any]],
-    template: str,
-    *,
-    tokenizer: Vocabulary,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    documents: Sequence[Mapping[str, Any]] | None = None,
-    add_generation_prompt: bool = True,
-    steering: str = "refuse",
-    **variables: Any,
+    messages: Sequence[Mapping[str, Any]], template: str, *, tokenizer: Vocabulary, **given: Any
 ) -> list[int]:
-    """The ids of a conversation, control tokens from the template alone.
-
-    `steering="flag"` lets content change which tokens the template writes (`text(...).steered` tells). Raises
-    UserError for a template that fails, takes no such conversation or exceeds its limits, and for content
-    that is no text.
-    """
-    rendered = text(
-        messages,
-        template,
-        tokenizer=tokenizer,
-        tools=tools,
-        documents=documents,
-        add_generation_prompt=add_generation_prompt,
-        steering=steering,
-        **variables,
-    )
-    return encoded(rendered, template, tokenizer=tokenizer)
+    """The ids of a conversation, control tokens from the template alone; ``given`` is as in `text`."""
+    return encoded(text(messages, template, tokenizer=tokenizer, **given), template, tokenizer=tokenizer)
 
 
 def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list[int]:
@@ -108,9 +83,7 @@ def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list
     control = _control_tokens(template, tokenizer).ids
     ids = tokenizer.encode_parts(rendered.text, rendered.control, never=control)
     if [id for id in ids if id in control] != [id for _, _, id in rendered.control]:
-        raise UserError(
-            "this tokenizer makes a control token from plain text, so a chat with it can be forged"
-        )
+        raise UserError("this tokenizer makes a control token from plain text: a chat could be forged")
     return ids
 
 
@@ -125,10 +98,12 @@ def text(
     steering: str = "refuse",
     **variables: Any,
 ) -> Rendered:
-    """A conversation as the template writes it, with the origin of each character. Raises UserError as
-    `render` does.
+    """A conversation as the template writes it, with the origin of each character.
 
     Without a tokenizer nothing is a control token, and the template gets no bos_token or eos_token.
+    `steering="flag"` lets content change which tokens the template writes (`steered` tells). Raises UserError
+    for a template that fails, takes no such conversation or exceeds its limits, and for content that is no
+    text.
     """
     if steering not in ("refuse", "flag"):
         raise UserError(f'steering is "refuse" or "flag", not {quoted(steering)}')
@@ -197,22 +172,16 @@ def _names(tokenizer: Vocabulary | None) -> dict[str, str]:
 
 
 def _message(message: object, i: int) -> dict:
-    """A message as plain data, without what is None, its reasoning under each of the names that templates
-    use.
-    """
+    """A message as plain data, without None, its reasoning under each name that templates use."""
     if not isinstance(message, Mapping):
-        raise UserError(
-            f"messages[{i}] is a {type(message).__name__}; a message is a mapping with a role and content"
-        )
+        raise UserError(f"messages[{i}] is a {type(message).__name__}; a message is a mapping")
     plain = _plain({key: value for key, value in message.items() if value is not None}, f"messages[{i}]")
     reasoning = next((plain[name] for name in REASONING if name in plain), None)
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
 
 
 def _plain(value: Any, place: str, depth: int = 0) -> Any:
-    """The same data in JSON's types. Raises UserError for anything else, for half a surrogate pair, and for
-    data that is nested too deep.
-    """
+    """The same data in JSON's types; UserError for others, lone surrogates and deep nesting."""
     if depth > DEEPEST:
         raise UserError(f"{quoted(place)} is nested more than {DEEPEST} deep: make it flatter")
     if value is None or isinstance(value, (bool, int, float)):
@@ -223,9 +192,7 @@ def _plain(value: Any, place: str, depth: int = 0) -> Any:
         return {_key(key, place): _plain(item, f"{place}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value)]
-    raise UserError(
-        f"{place} is a {type(value).__name__}, which a chat template cannot read: pass text, numbers, lists"
-    )
+    raise UserError(f"{place} is a {type(value).__name__}, which no chat template reads")
 
 
 def _key(key: object, place: str) -> str:
@@ -239,10 +206,8 @@ def _ids(spans: Sequence[Span]) -> list[int]:
 
 
 def _steering(text: str, control: Sequence[Span], neutrals: Sequence[Span]) -> str:
-    same = next(
-        (i for i, (a, b) in enumerate(zip(_ids(control), _ids(neutrals), strict=False)) if a != b), None
-    )
-    same = min(len(control), len(neutrals)) if same is None else same
+    pairs = enumerate(zip(_ids(control), _ids(neutrals), strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(control), len(neutrals)))
     start, stop, _ = control[min(same, len(control) - 1)] if control else (0, 0, 0)
     return (
         "the words of this conversation change which control tokens its template writes (near "

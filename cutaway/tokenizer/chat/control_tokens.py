@@ -38,9 +38,7 @@ class Traced:
         return cls(text, origins)
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Start, stop and first origin of each stretch of one constant, of one string sent, or of unknown
-        origin.
-        """
+        """Start, stop and first origin of each stretch of one constant, one string, or unknown origin."""
         if not self.text:
             return
         expected = self.origins[:-1] + (self.origins[:-1] > 0)
@@ -80,9 +78,7 @@ class ControlTokens:
         return sorted(whole + [span for span, seam in seams.items() if seam in self.known])
 
     def learn(self, neutral: Iterable[Traced]) -> None:
-        """Takes every token that constants come together to spell in neutral conversations for the template's
-        own.
-        """
+        """Take each token that constants spell in neutral conversations for the template's own."""
         for traced in neutral:
             for (start, stop, id), seam in self._seams(traced, self._whole(traced)).items():
                 self.known.add(seam)

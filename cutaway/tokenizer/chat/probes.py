@@ -1,5 +1,4 @@
-"""A conversation of the same shape that says nothing: what a template writes for it is the template's own
-doing.
+"""Neutral conversations of the same shape: what a template writes for one is the template's own.
 
 Content can lead a template to write its own control tokens, for instance where it splits an assistant's text
 at '</think>' and joins the parts around a token. No origin shows that, for the token is the template's. A
@@ -21,8 +20,7 @@ PROSE = {
 
 
 def neutral(value: object, markers: Markers, prose: bool = True, key: str = "") -> object:
-    """The same data in which prose fields (if `prose`) are nothing but x, and markers are taken out of all
-    others.
+    """The same data, prose fields (if `prose`) as nothing but x, markers taken out of the others.
 
     What is empty or white space stays so: whether there is a text at all is the conversation's shape.
     """
@@ -38,9 +36,7 @@ def neutral(value: object, markers: Markers, prose: bool = True, key: str = "") 
 
 
 def filled(value: object, key: str = "") -> object:
-    """The same data with prose made longer and an x in every other empty text, so that no constants meet
-    through one.
-    """
+    """The same data, prose longer and an x in every other empty text: no constants meet through one."""
     if isinstance(value, dict):
         return {name or "x": filled(item, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -51,9 +47,7 @@ def filled(value: object, key: str = "") -> object:
 
 
 def places(value: object, path: str = "") -> Iterator[str]:
-    """The place of each string of the data, such as "messages[2].content", in the order in which they are
-    numbered.
-    """
+    """The place of each string, such as "messages[2].content", in the order of their numbers."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from places(item, f"{path}.{key}" if path else key)

@@ -24,9 +24,7 @@ HTML = {"&": "&amp;", ">": "&gt;", "<": "&lt;", "'": "&#39;", '"': "&#34;"}
 
 
 class Meter:
-    """What one rendering may still use: steps (blocks entered, calls made) and characters (of every string
-    made).
-    """
+    """What one rendering may still use: steps (blocks, calls) and characters (of all strings made)."""
 
     def __init__(self) -> None:
         self.steps = self.characters = 0
@@ -42,9 +40,7 @@ class Meter:
     def write(self, characters: int) -> None:
         self.characters -= characters
         if self.characters < 0:
-            raise UserError(
-                "the chat template writes more characters than any conversation needs; it was stopped"
-            )
+            raise UserError("the chat template writes more than any conversation needs; it was stopped")
 
 
 meter = Meter()
@@ -116,9 +112,7 @@ class Text(str):
         return lines
 
     def _located(self, pieces: list[str], sep: str | None) -> list[Text]:
-        """The pieces of a split with their origins: each follows the one before it, a separator or space
-        later.
-        """
+        """The pieces of a split with their origins, each behind the last one's separator or space."""
         found, start = [], 0
         for piece in pieces:
             start = str.find(self, piece, start) if sep is None else start
@@ -225,8 +219,7 @@ def joined(pieces: Iterable[str], between: str = "", kind: type[Text] = Text) ->
 
 
 def formatted(pattern: Text, field, arguments: tuple, names: dict) -> Text:
-    """`pattern.format(...)` with origins; `field(name, arguments, names)` looks a field up under the
-    sandbox's rules.
+    """`pattern.format(...)` with origins; `field(name, arguments, names)` obeys the sandbox.
 
     Raises UserError for a format specification, since a width in one can ask for any amount of memory.
     """
@@ -237,9 +230,7 @@ def formatted(pattern: Text, field, arguments: tuple, names: dict) -> Text:
         if name is None:
             continue
         if spec or conversion not in (None, "s"):
-            raise UserError(
-                "the chat template formats with a specification, such as '{:>9}', which is not allowed here"
-            )
+            raise UserError("the chat template has a format specification such as '{:>9}'")
         start = pattern.index("}", start) + 1
         if not name or name[0] in ".[":
             name, automatic = f"{automatic}{name}", automatic + 1

@@ -1,6 +1,4 @@
-"""The helper process in which chat templates run (helper.py): a template comes with a downloaded model, and
-it is a program.
-"""
+"""The helper process in which chat templates run: programs that come with downloaded models."""
 
 import base64
 import json
@@ -27,9 +25,7 @@ def load() -> None:
 
 
 def answer(request: dict) -> dict:
-    """The answer to {template, names, contexts}: the constants, and each context's text and origins or why
-    not.
-    """
+    """To {template, names, contexts}: the constants, each context's text and origins, or why not."""
     from cutaway.tokenizer.chat import template
 
     try:

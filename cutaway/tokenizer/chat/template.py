@@ -1,5 +1,4 @@
-"""A chat template as the `transformers` library runs it (Jinja's sandbox and a few helpers), with origins
-kept.
+"""A chat template as `transformers` runs it (Jinja's sandbox and a few helpers), with origins.
 
 Jinja compiles a template to Python. Here its code generator writes each constant as a `Text` with origins of
 its own, joins with `joined` where it would write `"".join`, folds no constant while compiling (`'a' * 10**9`
@@ -188,9 +187,7 @@ def _check_size(sign: str, left: object, right: object) -> None:
             and isinstance(times, int)
             and len(sequence) * times > LONGEST
         ):
-            raise UserError(
-                f"the chat template makes a string or list of over {LONGEST:,} elements; it was stopped"
-            )
+            raise UserError(f"the chat template makes over {LONGEST:,} elements; it was stopped")
 
 
 def _tojson(
@@ -253,8 +250,9 @@ class Program:
         self.source = self.environment.source
 
     def render(self, context: Mapping[str, object]) -> Text:
-        """The conversation as one text with origins. `context` is plain data, as JSON has it; its strings are
-        content, numbered from 1 in the order in which they are met (values only, depth first).
+        """The conversation as one text with origins; ``context`` is plain data, as JSON has it.
+
+        Its strings are content, numbered from 1 as they are met (values only, depth first).
         """
         meter.fill(50_000, 1_000_000)
         numbers = count(1)

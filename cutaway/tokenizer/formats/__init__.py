@@ -14,9 +14,9 @@ KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a fold
 PARTS = (".json", ".model", ".txt", ".jinja", ".gguf")  # what a folder's tokenizer can be spread over
 WRITERS = {
     ".json": "hf_json_write",
-    ".model": "spm_write",
-    ".tiktoken": "tiktoken_write",
-    ".gguf": "gguf_write",
+    ".model": "spm_model",
+    ".tiktoken": "tiktoken",
+    ".gguf": "gguf",
     ".txt": "vocab_txt",
 }
 

@@ -1,5 +1,4 @@
-"""Hugging Face's tokenizer.json, read; hf_json_write.py writes it, hf_rules.py knows the parts that change
-text.
+"""Hugging Face's tokenizer.json, read (hf_json_write.py writes; hf_rules.py: what changes text).
 
 What is supported is named here, part by part; anything else that a file asks for is refused by its name.
 Truncation and padding, which a file may ask for, belong to the code that builds batches, not to a
@@ -65,9 +64,7 @@ def _bpe(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
         if model.get(key, str, ""):
             raise UserError(f"{model.where}: {key} {quoted(model.value[key])} is not supported")
     if model.value.get("dropout"):
-        raise UserError(
-            f"{model.where}: dropout {quoted(model.value['dropout'])} is not supported: ids would be random"
-        )
+        raise UserError(f"{model.where}: dropout {quoted(model.value['dropout'])} is not supported")
     vocabulary = _vocabulary(model)
     return vocabulary, {
         "merges": _merges(model),
@@ -103,9 +100,7 @@ def _unigram(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
             case [str(text), float() | int() as score] if abs(score) < _HIGHEST_SCORE and text not in pieces:
                 pieces[text] = float(score)
             case _:
-                raise UserError(
-                    f"{model.where}: vocab[{i}] is {quoted(piece)}, not a new piece and its score"
-                )
+                raise UserError(f"{model.where}: vocab[{i}] is {quoted(piece)}, no new piece with a score")
     unknown = model.get("unk_id", int, -1)
     if model.has("unk_id") and not 0 <= unknown < len(pieces):
         raise UserError(f"{model.where}: unk_id is {unknown}, and there are {len(pieces):,} pieces")
@@ -156,9 +151,7 @@ def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where
     ids = dict(vocabulary)
     for token in added:
         if ids.setdefault(token.text, token.id) != token.id:
-            raise UserError(
-                f"{where}: the token {quoted(token.text)} has two ids, {ids[token.text]} and {token.id}"
-            )
+            raise UserError(f"{where}: {quoted(token.text)} has two ids, {ids[token.text]} and {token.id}")
     tokens: list[str | None] = [None] * (top + 1)
     for id, text in texts.items():
         tokens[id] = text
@@ -212,9 +205,7 @@ def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[
     names = [kind for kind, _ in kinds]
     if bytewise:
         if names != ["ByteLevel"]:
-            raise UserError(
-                f"{whole.where}: the decoder {_named(names)} does not belong to a ByteLevel pre-tokenizer"
-            )
+            raise UserError(f"{whole.where}: the decoder {_named(names)} does not belong to ByteLevel")
         return Lead()
     lead = Lead()
     spaces = False
@@ -230,13 +221,9 @@ def _decoder(whole: Fields, bytewise: bool, fallback: bool, vocabulary: Mapping[
         elif kind not in ("ByteFallback", "Fuse"):
             raise UserError(f"{entry.where}: the decoder {quoted(kind)} is not supported")
     if not spaces and any(SPACE in text for text in vocabulary):
-        raise UserError(
-            f"{whole.where}: the decoder {_named(names)} leaves {SPACE!r} as it is, which is not supported"
-        )
+        raise UserError(f"{whole.where}: the decoder {_named(names)} leaves {SPACE!r} as it is")
     if fallback != ("ByteFallback" in names) and any(token in vocabulary for token in BYTE_TOKENS):
-        raise UserError(
-            f"{whole.where}: the model's byte_fallback and the decoder {_named(names)} do not agree"
-        )
+        raise UserError(f"{whole.where}: byte_fallback and the decoder {_named(names)} disagree")
     return lead
 
 
@@ -260,9 +247,7 @@ def _opens_spaces(entry: Fields) -> bool:
 def _stripping(entry: Fields, fused: bool) -> Lead:
     start, stop = entry.get("start", int, 0), entry.get("stop", int, 0)
     if not fused or entry.get("content", str, " ") != " " or start not in (0, 1) or stop:
-        raise UserError(
-            f"{entry.where}: the decoder Strip is supported for one space in front of fused text only"
-        )
+        raise UserError(f"{entry.where}: the decoder Strip may take one space off fused text, no more")
     return Lead(ONE if start else KEEP)
 
 
@@ -293,9 +278,7 @@ def _template(entry: Fields) -> tuple[int | None, int | None, int | None]:
         else:
             sides[after].extend(_template_ids(entry, piece.sub("SpecialToken").need("id", str)))
     if any(len(side) > 1 for side in sides):
-        raise UserError(
-            f"{entry.where}: a template with several tokens on one side of a text is not supported"
-        )
+        raise UserError(f"{entry.where}: a template with several tokens on one side is not supported")
     begin, end = (side[0] if side else None for side in sides)
     return begin, end, _named_end(entry)
 

@@ -71,11 +71,7 @@ def _write_wordpiece(spec: TokenizerSpec) -> dict[str, Any]:
 
 
 def _write_wordlevel(spec: TokenizerSpec) -> dict[str, Any]:
-    return {
-        "type": "WordLevel",
-        "vocab": _in_order(_written_vocabulary(spec)),
-        "unk_token": _unknown(spec),
-    }
+    return {"type": "WordLevel", "vocab": _in_order(_written_vocabulary(spec)), "unk_token": _unknown(spec)}
 
 
 def _write_unigram(spec: TokenizerSpec) -> dict[str, Any]:
@@ -132,9 +128,7 @@ def _write_rules(spec: TokenizerSpec) -> list[dict[str, Any]]:
     """
     knowing = any(isinstance(rule, (normalize.Prefix, normalize.OneSpace)) for rule in spec.normalizer)
     if knowing and not all(token.special for token in spec.added):
-        raise UserError(
-            "tokenizer.json cannot say that a space goes in front of a text but not behind an added token"
-        )
+        raise UserError("tokenizer.json cannot say that a space goes before a text, not after an added token")
     squeezing = ReplaceMatches(" {2,}", " "), ReplaceMatches(r"\A | \z", "")
     rules = [squeezing if rule == normalize.OneSpace() else (rule,) for rule in spec.normalizer]
     return [_write_rule(one) for several in rules for one in several]
@@ -195,9 +189,7 @@ def _write_step(step: Step) -> dict[str, Any]:
                 "prepend_scheme": prepend,
                 "split": split,
             }
-    raise UserError(
-        f"tokenizer.json cannot say what the pre-tokeniser {type(step).__name__} does in this place"
-    )
+    raise UserError(f"tokenizer.json cannot say what the pre-tokeniser {type(step).__name__} does here")
 
 
 def _behaviour(ours: str) -> str:

@@ -153,9 +153,7 @@ def _metaspace(entry: Fields) -> list[Step]:
 def replacement(entry: Fields) -> str:
     replacement = entry.get("replacement", str, SPACE)
     if replacement != SPACE:
-        raise UserError(
-            f"{entry.where}: the replacement {quoted(replacement)} is not supported; {SPACE!r} is"
-        )
+        raise UserError(f"{entry.where}: the replacement is {quoted(replacement)}, not {SPACE!r}")
     return replacement
 
 

@@ -13,9 +13,7 @@ def checked(merges: list[Pair], vocabulary: Mapping[str, int], where: str) -> li
     """The merges themselves. Raises UserError for one that makes no token."""
     for rank, (left, right) in enumerate(merges):
         if left + right not in vocabulary:
-            raise UserError(
-                f"{where}: merge {rank} makes {quoted(left + right)}, which is no token of the vocabulary"
-            )
+            raise UserError(f"{where}: merge {rank} makes {quoted(left + right)}, which is no token")
     return merges
 
 

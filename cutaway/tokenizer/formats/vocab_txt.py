@@ -54,18 +54,14 @@ def bert(tokens: list[str], normalizer: BertNormalizer) -> TokenizerSpec:
 def write_file(spec: TokenizerSpec) -> bytes:
     """The spec as a vocab.txt. Raises UserError where BERT's cleaning would not give the same ids."""
     if spec.model != "WordPiece" or spec.continues != CONTINUES:
-        raise UserError(
-            f"vocab.txt is for WordPiece with {CONTINUES!r}, and this is a {spec.model} vocabulary"
-        )
+        raise UserError(f"vocab.txt is for WordPiece with {CONTINUES!r}, and this is a {spec.model}")
     tokens = [text for text in spec.tokens if text is not None]
     if len(tokens) != len(spec.tokens) or any(
         len(text.splitlines()) > 1 or text != text.strip("\r\n") for text in tokens
     ):
         raise UserError("vocab.txt cannot say that an id has no token, or that a token holds a line feed")
     if spec.pretokenizer != (BertPreTokenizer(),) or spec.normalizer != (_guessed(tokens),):
-        raise UserError(
-            "vocab.txt cannot say how this tokenizer cleans and cuts text: write a tokenizer.json"
-        )
+        raise UserError("vocab.txt cannot say how this one cleans and cuts text: write a tokenizer.json")
     return "".join(f"{text}\n" for text in tokens).encode()
 
 

@@ -9,6 +9,7 @@ around its matrices, and ``changes(model)``, which are the trained changes by ou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from torch import Tensor, nn
@@ -19,6 +20,27 @@ from cutaway.model.decoder import Decoder
 
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
 Matrix = nn.Linear | PackedLinear
+
+
+class Adapter(nn.Module):
+    """A module that computes as its frozen ``base`` alone while it is not ``enabled``."""
+
+    enabled = True
+
+
+@contextmanager
+def reference(model: nn.Module) -> Iterator[None]:
+    """The model without its adapters: what it was before training. Raises UserError if it has none."""
+    found = [module for module in model.modules() if isinstance(module, Adapter)]
+    if not found:
+        raise UserError("all weights are trained, so the model before training is not here any more")
+    try:
+        for module in found:
+            module.enabled = False
+        yield
+    finally:
+        for module in found:
+            module.enabled = True
 
 
 def matrices(model: Decoder, targets: Sequence[str]) -> Iterator[tuple[nn.Module, str, str, Matrix]]:

@@ -66,6 +66,8 @@ class DoRALinear(lora.LoRALinear):
             return (self.squares + 2 * scale * cross + scale**2 * own).sqrt()
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        if not self.enabled:
+            return self.base(x)
         factor = self.magnitude / self.norm()
         dropped = F.dropout(x, self.config.dropout, self.training)
         moved = F.linear(F.linear(dropped, self.a), self.b)

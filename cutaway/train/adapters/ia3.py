@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.train.adapters import Matrix, array, freeze, matrices
+from cutaway.train.adapters import Adapter, Matrix, array, freeze, matrices
 from cutaway.train.adapters.lora import shape_of
 from cutaway.weights.adapters import Scaled
 
@@ -45,7 +45,7 @@ class Config:
         }
 
 
-class ScaledLinear(nn.Module):
+class ScaledLinear(Adapter):
     """A frozen matrix [out in] whose outputs or inputs are scaled."""
 
     def __init__(self, base: Matrix, side: Side) -> None:
@@ -55,4 +55,6 @@ class ScaledLinear(nn.Module):
         self.factors = nn.Parameter(torch.ones(shape_of(base)[side == "in"]))
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        if not self.enabled:
+            return self.base(x)
         return self.base(self.factors * x) if self.side == "in" else self.factors * self.base(x)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cutaway.bounds import Bounded, Count, Decay, Positive
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.train.adapters import MATRICES, Matrix, array, freeze, matrices
+from cutaway.train.adapters import MATRICES, Adapter, Matrix, array, freeze, matrices
 from cutaway.weights.adapters import LowRank
 
 
@@ -52,7 +52,7 @@ class Config(Bounded):
         }
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(Adapter):
     """A frozen matrix [out in] with its trained pair."""
 
     def __init__(self, base: Matrix, config: Config) -> None:
@@ -64,6 +64,8 @@ class LoRALinear(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        if not self.enabled:
+            return self.base(x)
         dropped = F.dropout(x, self.config.dropout, self.training)
         return self.base(x) + self.config.scale * F.linear(F.linear(dropped, self.a), self.b)
 

@@ -13,7 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.bounds import Bounded, Count, NonNegative
+from cutaway.bounds import NonNegative
+from cutaway.train.objectives.common.objective import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(Bounded):
-    """``chunk_size`` tokens at a time pass the head; ``router_aux_loss`` weighs load balancing."""
+class Config(Objective):
+    """``router_aux_loss`` weighs load balancing."""
 
     z_loss: NonNegative = 0.0
     router_aux_loss: NonNegative = 0.01
-    chunk_size: Count = 512
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of a micro-batch's losses, and the sums that ``report`` reads."""

@@ -1,0 +1,160 @@
+"""`cutaway arena`: models answer the same prompts, a judge compares, ratings come with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cutaway
+from cutaway.commands import console
+from cutaway.commands.options import Flag, Json
+from cutaway.errors import UserError
+from cutaway.evaluate import arena as games
+from cutaway.evaluate.arena import Arena, Judge
+
+
+def arena(
+    *models: str,
+    prompts: Path,
+    judge: str,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    show: Flag = False,
+    as_json: Json = False,
+) -> None:
+    """Let models answer the same prompts and rate them by pairwise comparison.
+
+    Each pair of answers is judged in both orders; a verdict that changes with the order is a tie. The ratings
+    are Bradley-Terry's in Elo with 95% intervals over prompts, at equal length of the answers.
+
+    Examples:
+
+    cutaway arena smollm2 runs/talk --prompts prompts.txt --judge judge.py
+
+    cutaway arena smollm2 runs/talk runs/preferred --prompts prompts.txt --judge person
+
+    Parameters
+    ----------
+    models
+        Two models or more: names, files, folders, runs.
+    prompts
+        A text file with a prompt on each line.
+    judge
+        A Python file with judge(prompt, first, second), a model's name, or `person`.
+    max_tokens
+        The longest answer.
+    temperature
+        Of the answers; 0 is greedy.
+    seed
+        Of the answers and of the intervals.
+    show
+        Print the answers.
+    as_json
+        Print one JSON document.
+    """
+    if len(set(models)) < 2:
+        raise UserError("an arena needs two different models or more")
+    asked = [line.strip() for line in console.read_text(prompts).splitlines() if line.strip()]
+    if not asked:
+        raise UserError(f"{prompts}: has no prompt")
+    paths = {name: console.model_path(name) for name in models}
+    decide = _judge(judge)
+    with console.watched(counts=True) as bar:
+        written: dict[str, Any] = {}
+        for n, name in enumerate(models):
+            bar("Answering", n, len(models))
+            lm = cutaway.load(paths[name])
+            console.note_fallback(lm)
+            written[name] = games.answers(
+                lm, asked, max_tokens=max_tokens, temperature=temperature, seed=seed
+            )
+        bar("Answering", len(models), len(models))
+        if judge == "person":
+            bar.bars.stop()
+        found = games.play(
+            asked,
+            written,
+            decide,
+            both_orders=judge != "person",
+            seed=seed,
+            progress=lambda done, total: None if judge == "person" else bar("Judging", done, total),
+        )
+    if as_json:
+        console.print_json(_document(found, asked, written, judge))
+        return
+    if show:
+        for n, prompt in enumerate(asked):
+            print(f"{prompt}")
+            for name in models:
+                print(f"  {name}: {written[name][n]!r}")
+    console.on_screen(lambda out: _show(out, found))
+
+
+def _judge(name: str) -> Judge:
+    if name == "person":
+        if not console.interactive():
+            raise UserError("a person judges in a terminal: there is none")
+        return _person
+    if name.endswith(".py"):
+        return games.program(name)
+    return games.model(cutaway.load(console.model_path(name)))
+
+
+def _person(prompt: str, first: str, second: str) -> float:
+    """Ask which of two answers without names is better."""
+    console.note(f"\n{prompt}\n\n[1] {first}\n\n[2] {second}\n")
+    while True:
+        typed = input("Better: 1, 2, or = ? ").strip()
+        if typed in ("1", "2", "="):
+            return {"1": 1.0, "2": 0.0, "=": 0.5}[typed]
+
+
+def _document(found: Arena, asked: list[str], written: dict[str, Any], judge: str) -> dict[str, Any]:
+    ratings = found.ratings
+    return {
+        "judge": judge,
+        "prompts": len(asked),
+        "ratings": {
+            name: {"elo": elo, "interval": list(ratings.interval[name])} for name, elo in ratings.elo.items()
+        },
+        "differences": [
+            {"first": a, "second": b, "elo": value, "interval": [low, high]}
+            for (a, b), (value, low, high) in ratings.differences.items()
+        ],
+        "length_weight": [
+            {"value": value, "interval": list(interval)}
+            for value, interval in zip(ratings.weights, ratings.weight_intervals, strict=True)
+        ],
+        "length_decides_every_game": found.by_length,
+        "first_place_won": found.first_place,
+        "changed_with_order": found.disagreements,
+        "bootstrap_rounds_without_fit": ratings.failed,
+        "answers": written,
+    }
+
+
+def _show(out: Any, found: Arena) -> None:
+    from rich.table import Table
+
+    ratings = found.ratings
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model")
+    table.add_column("Elo", justify="right")
+    table.add_column("95% interval", justify="right")
+    for name, elo in sorted(ratings.elo.items(), key=lambda item: -item[1]):
+        low, high = ratings.interval[name]
+        table.add_row(name, f"{elo:.0f}", f"{low:.0f} to {high:.0f}")
+    out.print(table)
+    for (a, b), (value, low, high) in ratings.differences.items():
+        verdict = "separated" if low > 0 or high < 0 else "not separated"
+        out.print(f"{a} - {b}: {value:+.0f}, 95% {low:+.0f} to {high:+.0f}: {verdict}", markup=False)
+    if found.by_length:
+        out.print("The answers' lengths alone decide every game: the ratings are of lengths too.")
+    for value, (low, high) in zip(ratings.weights, ratings.weight_intervals, strict=True):
+        out.print(f"length: {value:+.2f} a natural logarithm, 95% {low:+.2f} to {high:+.2f}", markup=False)
+    out.print(
+        f"{len(found.games)} games; the answer shown first won {found.first_place:.0%}; "
+        f"{found.disagreements} verdicts changed with the order and count as ties",
+        markup=False,
+    )

@@ -1,0 +1,222 @@
+"""`cutaway eval`: what a model can do, with error bars."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+import cutaway
+from cutaway.commands import console
+from cutaway.commands.options import Flag, Json
+from cutaway.errors import UserError
+from cutaway.evaluate import cache as caching
+from cutaway.evaluate import tasks
+from cutaway.evaluate.run import Options, Result, compared, run
+from cutaway.store.files import atomic_file, check_overwrite
+
+
+def eval(
+    model: str = "smollm2",
+    /,
+    *,
+    tasks: str,
+    limit: int | None = None,
+    against: str | None = None,
+    adapter: Path | None = None,
+    samples: int = 1,
+    temperature: float = 0.0,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    mutual_information: Flag = False,
+    cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    force: Flag = False,
+    threads: int | None = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a model tasks and print accuracy, perplexity and their 95% intervals.
+
+    Tasks that come with Cutaway: gsm8k, hellaswag, truthfulqa; `bigbench:NAME`, `reasoning_gym:NAME`;
+    `text:FILE` (bits per byte), `file:FILE.jsonl` (docs/evaluation.md). What was computed is kept, so that a
+    run that was stopped goes on.
+
+    Examples:
+
+    cutaway eval smollm2 --tasks hellaswag,gsm8k --limit 20
+
+    cutaway eval smollm2 --tasks hellaswag --against runs/talk --json
+
+    cutaway eval smollm2 --tasks reasoning_gym:chain_sum --samples 8 --temperature 0.8
+
+    Parameters
+    ----------
+    model
+        A model's name, a .gguf file, a folder or a run.
+    tasks
+        Names, separated by commas.
+    limit
+        At most so many items of each task.
+    against
+        A second model, compared item by item.
+    adapter
+        A folder with an adapter for the model.
+    samples
+        Answers to each exercise; more than one need a temperature.
+    temperature
+        0 is greedy.
+    max_tokens
+        The longest answer, instead of the task's own.
+    seed
+        Of the samples.
+    mutual_information
+        Score choices without their prompt too.
+    cache
+        Keep results, and use those that were kept.
+    output
+        A JSON-lines file for every item's values and answers.
+    force
+        Replace the output if it exists.
+    threads
+        Processor threads.
+    as_json
+        Print one JSON document.
+    """
+    console.use_threads(threads)
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}: give a number from 1 up")
+    if samples < 1:
+        raise UserError(f"--samples is {samples}: give a number from 1 up")
+    if output is not None:
+        check_overwrite(output, force)
+    found = [_task(name.strip(), limit) for name in tasks.split(",") if name.strip()]
+    if not found:
+        raise UserError("--tasks names no task")
+    options = Options(samples, temperature, seed, mutual_information, max_tokens)
+    results = {model: _results(model, adapter, found, options, cache)}
+    if against is not None:
+        if against == model:
+            raise UserError("--against names the model itself")
+        results[against] = _results(against, None, found, options, cache)
+    if output is not None:
+        _write(output, results)
+    if as_json:
+        console.print_json(_document(results))
+    else:
+        console.on_screen(lambda out: _show(out, results))
+
+
+def _task(name: str, limit: int | None) -> Any:
+    return tasks.find(name, limit)
+
+
+def _results(
+    model: str, adapter: Path | None, found: list[Any], options: Options, kept: bool
+) -> list[Result]:
+    path = console.model_path(model)
+    lm = cutaway.load(path) if adapter is None else cutaway.load(path, adapter=adapter)
+    console.note_fallback(lm)
+    cache = caching.Cache(lm, caching.path() if kept and adapter is None else None)
+    out = []
+    with console.watched(counts=True) as bar:
+        for task in found:
+            doing = f"{model}, {task.name}"
+            out.append(
+                run(lm, task, cache, options, lambda done, total, doing=doing: bar(doing, done, total))
+            )
+    return out
+
+
+def _document(results: dict[str, list[Result]]) -> dict[str, Any]:
+    (name, own), *others = results.items()
+    document: dict[str, Any] = {
+        "model": name,
+        "tasks": {result.task.name: _figures(result) for result in own},
+    }
+    for other, theirs in others:
+        document["against"] = {
+            "model": other,
+            "tasks": {result.task.name: _figures(result) for result in theirs},
+            "difference": {
+                a.task.name: {
+                    metric: {
+                        "value": paired.difference.value,
+                        "stderr": paired.difference.error,
+                        "interval": [paired.difference.low, paired.difference.high],
+                        "p": paired.p,
+                    }
+                    for metric, paired in compared(a, b).items()
+                }
+                for a, b in zip(own, theirs, strict=True)
+            },
+        }
+    return document
+
+
+def _figures(result: Result) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for metric, estimate in result.metrics.items():
+        figures[metric] = estimate.value
+        figures[f"{metric}_stderr"] = estimate.error
+        figures[f"{metric}_interval"] = [estimate.low, estimate.high]
+    figures |= {"n": next(iter(result.metrics.values())).n, "source": result.task.source}
+    if isinstance(result.task, tasks.Task):
+        figures |= {"chance": result.task.chance, "prompt_hash": result.task.prompt_hash}
+    figures |= {"first_prompt": result.first_prompt, "seconds": round(result.seconds, 2)}
+    return figures | ({"generated_tokens": result.tokens} if result.tokens else {})
+
+
+def _show(out: Any, results: dict[str, list[Result]]) -> None:
+    from rich.table import Table
+
+    own = next(iter(results.values()))
+    for result in own:
+        hashed = f", prompts {result.task.prompt_hash}" if isinstance(result.task, tasks.Task) else ""
+        out.print(
+            f"{result.task.name}: {result.task.source}{hashed}. The first prompt:", style="bold", markup=False
+        )
+        out.print(result.first_prompt, style="dim", markup=False)
+    table = Table(box=None, pad_edge=False)
+    headings = ["task", "metric", "value", "95% interval", "chance", "n"]
+    for heading in [*(["model"] if len(results) > 1 else []), *headings]:
+        table.add_column(heading, justify="left" if heading in ("model", "task", "metric") else "right")
+    for model, every in results.items():
+        for result in every:
+            chance = f"{result.task.chance:.3f}" if isinstance(result.task, tasks.Task) else ""
+            for metric, x in result.metrics.items():
+                figures = (
+                    f"{x.value:.3f}",
+                    f"{x.low:.3f}-{x.high:.3f}",
+                    chance if metric == "acc" else "",
+                    str(x.n),
+                )
+                names = [*([model] if len(results) > 1 else []), result.task.name, metric]
+                table.add_row(*names, *figures)
+    out.print(table)
+    if len(results) > 1:
+        (name, first), (other, second) = results.items()
+        for a, b in zip(first, second, strict=True):
+            for metric, paired in compared(a, b).items():
+                d = paired.difference
+                verdict = "separated" if paired.separated else "not separated"
+                out.print(
+                    f"{a.task.name} {metric}: {name} - {other} = {d.value:+.4f}, "
+                    f"95% {d.low:+.4f} to {d.high:+.4f}, p {paired.p:.3g}: {verdict}",
+                    markup=False,
+                )
+
+
+def _write(output: Path, results: dict[str, list[Result]]) -> None:
+    """A line for each item: its values, and what was answered."""
+    with atomic_file(output) as out:
+        for model, every in results.items():
+            for result in every:
+                count = len(next(iter(result.values.values())))
+                for n in range(count):
+                    line: dict[str, Any] = {"model": model, "task": result.task.name, "item": n}
+                    line |= {name: values[n] for name, values in result.values.items()}
+                    if result.answers:
+                        line["answers"] = result.answers[n]
+                    out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

@@ -1,0 +1,134 @@
+"""An arena: models answer the same prompts, a judge compares two answers, Bradley-Terry makes ratings.
+
+Each pair of answers is judged in both orders. A verdict that changes with the order is for a place and not
+for an answer: it counts as a tie. The fit has the difference of the answers' lengths as a
+covariate, so that a rating is not a taste for length; how often the first place won is reported.
+
+    program        a Python file with judge(prompt, first, second): 1 where the first answer is better,
+                   0 where the second is, 0.5 for a tie
+    model          a model's name: it reads prompt and answers, and the likelier of "A" and "B" decides
+    person         sees the answers without names, in the terminal
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.evaluate.bradley_terry import Game, Ratings, fit
+from cutaway.evaluate.likelihood import Likelihood, score
+from cutaway.lm import LanguageModel
+
+Judge = Callable[[str, str, str], float]
+ASK = """Which answer to the question is better? Reply with A or B.
+
+Question: {prompt}
+
+Answer A: {first}
+
+Answer B: {second}"""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Ratings and games; ``first_place`` is how often the answer shown first was preferred, ties left out."""
+
+    ratings: Ratings
+    games: tuple[Game, ...]
+    first_place: float
+    disagreements: int
+    by_length: bool  # whether lengths alone decide every game, so that ratings cannot leave them out
+
+
+def answers(
+    lm: LanguageModel, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int
+) -> list[str]:
+    """A model's answer to each prompt, through its chat template where it has one."""
+    chat = lm.checkpoint.chat_template is not None
+    ids = [
+        lm.chat_ids([{"role": "user", "content": prompt}]) if chat else lm.ids(f"{prompt}\n")
+        for prompt in prompts
+    ]
+    made = lm.generate_batch(ids, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    return [generation.text for generation in made]
+
+
+def play(
+    prompts: Sequence[str],
+    written: dict[str, Sequence[str]],
+    judge: Judge,
+    *,
+    both_orders: bool = True,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Arena:
+    """Every pair of models on every prompt. UserError where the games do not connect all models."""
+    games, firsts, disagreements = [], [], 0
+    pairs = list(combinations(written, 2))
+    random = np.random.default_rng(seed)
+    for n, prompt in enumerate(prompts):
+        for a, b in pairs:
+            one, other = written[a][n], written[b][n]
+            if both_orders:
+                ahead, behind = judge(prompt, one, other), 1 - judge(prompt, other, one)
+                firsts += [ahead, 1 - behind]
+                disagreements += (ahead - 0.5) * (behind - 0.5) < 0
+                result = ahead if ahead == behind else 0.5
+            else:  # a person sees each pair once, in an order drawn by lot
+                swapped = bool(random.integers(2))
+                found = judge(prompt, other, one) if swapped else judge(prompt, one, other)
+                firsts.append(found)
+                result = 1 - found if swapped else found
+            length = math.log((len(one) + 1) / (len(other) + 1))
+            games.append(Game(a, b, result, n, (length,)))
+            progress(len(games), len(prompts) * len(pairs))
+    decided = [first for first in firsts if first != 0.5]
+    share = float(np.mean(decided)) if decided else 0.5
+    own = {(game.score - 0.5) * game.covariates[0] for game in games}
+    by_length = all(x > 0 for x in own) or all(x < 0 for x in own)
+    if by_length or len({game.covariates for game in games}) == 1:
+        games = [Game(game.first, game.second, game.score, game.prompt) for game in games]
+    return Arena(fit(games, seed=seed), tuple(games), share, disagreements, by_length)
+
+
+def program(path: str | Path) -> Judge:
+    """The function ``judge`` of a Python file, which is run. UserError for a file without one."""
+    path = Path(path)
+    spec = importlib.util.spec_from_file_location("cutaway_judge", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"{path}: there is no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    judge = getattr(module, "judge", None)
+    if not callable(judge):
+        raise UserError(f"{path}: has no function judge(prompt, first, second)")
+
+    def checked(prompt: str, first: str, second: str) -> float:
+        found: Any = judge(prompt, first, second)
+        if found not in (0, 0.5, 1):
+            raise UserError(f"{path}: judge gave {found!r}: it should give 1, 0 or 0.5")
+        return float(found)
+
+    return checked
+
+
+def model(lm: LanguageModel) -> Judge:
+    """A model that reads both answers; the likelier of "A" and "B" is its verdict."""
+    letters = [tuple(lm.tokenizer.encode(letter)) for letter in "AB"]
+
+    def judge(prompt: str, first: str, second: str) -> float:
+        text = ASK.format(prompt=prompt, first=first, second=second)
+        asked = lm.chat_ids([{"role": "user", "content": text}])
+        a, b = score(lm, [Likelihood(tuple(asked), tuple(letters))])[0]
+        gap = a.log_probability - b.log_probability
+        return 0.5 if gap == 0 else float(gap > 0)
+
+    return judge

@@ -1,0 +1,102 @@
+"""What was computed before, by the weights and the request: an evaluation that was stopped goes on.
+
+One SQLite file in the cache folder. A key is the digest of the model's files, the engine, the package's
+version and the request in ids; a value is JSON. A file is hashed again when its size, time or inode changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cutaway
+from cutaway import store
+from cutaway.errors import OperationalError
+from cutaway.lm import LanguageModel
+from cutaway.store.files import OTHER_HOME, digest, disk_errors
+
+SLICE = 64  # requests after which results are kept
+FILES = (".safetensors", ".gguf", ".json", ".yaml", ".jinja", ".model")
+
+
+class Cache:
+    """Values by request, for one model. ``path`` None keeps nothing beyond this object."""
+
+    def __init__(self, lm: LanguageModel, path: Path | None) -> None:
+        self.database = _opened(path)
+        self.model = [cutaway.__version__, lm.engine_choice[0], lm.dtype, lm.context]
+        if path is not None:
+            self.model += [self._digest(file) for file in _files(Path(lm.checkpoint.source))]
+            self.database.commit()
+
+    def fill(
+        self,
+        requests: Sequence[Any],
+        compute: Callable[[Sequence[int]], Sequence[Any]],
+        progress: Callable[[int], None],
+    ) -> list[Any]:
+        """A value for each request. ``compute(numbers)`` gives those of some, whose values are not known."""
+        keys = [self._key(request) for request in requests]
+        found: dict[int, Any] = {}
+        for n, key in enumerate(keys):
+            row = self.database.execute("SELECT value FROM results WHERE key = ?", (key,)).fetchone()
+            if row is not None:
+                found[n] = json.loads(row[0])
+        missing = [n for n in range(len(requests)) if n not in found]
+        progress(len(found))
+        for start in range(0, len(missing), SLICE):
+            numbers = missing[start : start + SLICE]
+            for n, value in zip(numbers, compute(numbers), strict=True):
+                found[n] = value
+                self.database.execute(
+                    "INSERT OR REPLACE INTO results VALUES (?, ?)", (keys[n], json.dumps(value))
+                )
+            self.database.commit()
+            progress(len(found))
+        return [json.loads(json.dumps(found[n])) for n in range(len(requests))]
+
+    def _key(self, request: Any) -> str:
+        return hashlib.blake2b(json.dumps([self.model, request]).encode(), digest_size=20).hexdigest()
+
+    def _digest(self, file: Path) -> str:
+        status = file.stat()
+        stamp = f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+        row = self.database.execute("SELECT value FROM results WHERE key = ?", (stamp,)).fetchone()
+        if row is None:
+            row = (digest(file),)
+            self.database.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (stamp, row[0]))
+        return row[0]
+
+
+def path() -> Path:
+    """Where results are kept."""
+    return store.home() / "evaluations.sqlite"
+
+
+def _opened(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        with disk_errors(path, OTHER_HOME):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        database = sqlite3.connect(":memory:" if path is None else path, timeout=60)
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID"
+        )
+    except sqlite3.DatabaseError as error:
+        raise OperationalError(
+            f"{path}: results cannot be kept there ({error}): delete it, or use --no-cache"
+        ) from None
+    return database
+
+
+def _files(source: Path) -> list[Path]:
+    """The files that decide what a model answers."""
+    if source.is_file():
+        return [source]
+    return sorted(
+        file for file in source.rglob("*") if file.suffix in FILES and "checkpoints" not in file.parts
+    )

@@ -1,0 +1,213 @@
+"""A task run on a model: a figure for each metric with its error, and each item's value, for pairing.
+
+Multiple choice compares log p(choice | prompt):
+
+    acc        the largest sum wins
+    acc_norm   per character of the choice, without the space before it
+    acc_bytes  per byte of what is scored
+    acc_mi     less log p(choice) without the prompt, where it is asked for
+
+Exercises are answered by the batch scheduler, greedily or in several samples at a temperature, through the
+model's chat template where it has one: ``acc`` is the fraction of answers with a score of 0.99 or more,
+``score`` the mean score, ``pass_at_k`` the probability that one of k samples is right. A text has
+``bits_per_byte`` and ``perplexity``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.evaluate import likelihood, statistics
+from cutaway.evaluate.cache import Cache
+from cutaway.evaluate.statistics import Estimate
+from cutaway.evaluate.tasks import Question, Task, Text
+from cutaway.lm import LanguageModel
+
+RIGHT = 0.99  # the score from which an answer counts as right
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How exercises are answered, and whether choices are scored without their prompt too."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    mutual_information: bool = False
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A task's figures; ``values`` [n] has each item's, ``clusters`` what they share."""
+
+    task: Task | Text
+    metrics: dict[str, Estimate]
+    values: dict[str, list[float]]
+    clusters: list[str] | None
+    seconds: float
+    first_prompt: str
+    tokens: int = 0  # that were generated
+    answers: list[list[str]] = field(default_factory=list)
+
+
+def run(
+    lm: LanguageModel,
+    task: Task | Text,
+    cache: Cache,
+    options: Options | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Result:
+    """The model's figures on a task. Raises UserError for one that the model cannot be asked."""
+    options, start = options or Options(), time.perf_counter()
+    if isinstance(task, Text):
+        values, answers, tokens, first = _text(lm, task, cache, progress)
+        clusters = None
+    elif isinstance(task.items[0], Question):
+        values, first = _choices(lm, task.items, cache, options, progress)
+        answers, tokens, clusters = [], 0, _clusters(task.items)
+    else:
+        values, answers, tokens, first = _exercises(lm, task, cache, options, progress)
+        clusters = _clusters(task.items)
+    if isinstance(task, Text):
+        metrics = _rates(values, len(task.text.encode()))
+    else:
+        metrics = {name: statistics.mean(each, clusters) for name, each in values.items()}
+    seconds = time.perf_counter() - start
+    return Result(task, metrics, values, clusters, seconds, first, tokens, answers)
+
+
+def compared(a: Result, b: Result) -> dict[str, statistics.Paired]:
+    """The difference a - b of each metric, question by question."""
+    return {
+        name: statistics.paired(a.values[name], b.values[name], a.clusters)
+        for name in a.values
+        if len(a.values[name]) == len(b.values.get(name, ()))
+    }
+
+
+def _clusters(items: Sequence[Any]) -> list[str] | None:
+    if all(item.cluster is None for item in items):
+        return None
+    return [f"alone {n}" if item.cluster is None else item.cluster for n, item in enumerate(items)]
+
+
+def _choices(
+    lm: LanguageModel, items: Sequence[Any], cache: Cache, options: Options, progress: Progress
+) -> tuple[dict[str, list[float]], str]:
+    requests = [likelihood.likelihood(lm, item.prompt, item.choices) for item in items]
+    sums = _scored(lm, requests, cache, progress)
+    ratings = {
+        "acc": sums,
+        "acc_norm": [
+            [total / max(len(choice.strip()), 1) for total, choice in zip(row, item.choices, strict=True)]
+            for row, item in zip(sums, items, strict=True)
+        ],
+        "acc_bytes": [
+            [total / len(choice.encode()) for total, choice in zip(row, item.choices, strict=True)]
+            for row, item in zip(sums, items, strict=True)
+        ],
+    }
+    if options.mutual_information:
+        bare = [likelihood.likelihood(lm, "", item.choices) for item in items]
+        without = _scored(lm, bare, cache, progress)
+        ratings["acc_mi"] = [
+            [a - b for a, b in zip(row, other, strict=True)] for row, other in zip(sums, without, strict=True)
+        ]
+    values = {
+        name: [float(int(np.argmax(row)) == item.answer) for row, item in zip(rows, items, strict=True)]
+        for name, rows in ratings.items()
+    }
+    return values, items[0].prompt + items[0].choices[items[0].answer]
+
+
+def _scored(
+    lm: LanguageModel, requests: Sequence[likelihood.Likelihood], cache: Cache, progress: Progress
+) -> list[list[float]]:
+    """The sum of log-probabilities of each continuation of each request."""
+
+    def compute(numbers: Sequence[int]) -> list[list[float]]:
+        scored = likelihood.score(lm, [requests[n] for n in numbers])
+        return [[each.log_probability for each in row] for row in scored]
+
+    keys = [["choices", request.context, request.continuations] for request in requests]
+    return cache.fill(keys, compute, lambda done: progress(done, len(requests)))
+
+
+def _exercises(
+    lm: LanguageModel, task: Task, cache: Cache, options: Options, progress: Progress
+) -> tuple[dict[str, list[float]], list[list[str]], int, str]:
+    if options.samples > 1 and not options.temperature:
+        raise UserError("several samples at temperature 0 are all the same: give a temperature above 0")
+    items: Any = task.items
+    chat = lm.checkpoint.chat_template is not None
+    prompts = [
+        lm.chat_ids([{"role": "user", "content": item.prompt}]) if chat else lm.ids(f"{item.prompt}\n")
+        for item in items
+    ]
+    size = options.max_tokens or task.max_tokens
+    longest = max(map(len, prompts))
+    if longest + size > lm.context:
+        raise UserError(
+            f"{task.name}: a prompt of {longest} ids and {size} for the answer are more than the model's "
+            f"context of {lm.context}"
+        )
+    requests = [
+        ["answer", ids, size, options.temperature, options.seed + n, len(lm.tokenizer)]
+        for ids in prompts
+        for n in range(options.samples)
+    ]
+
+    def compute(numbers: Sequence[int]) -> list[list[Any]]:
+        out: dict[int, list[Any]] = {}
+        for seed in sorted({requests[n][4] for n in numbers}):
+            own = [n for n in numbers if requests[n][4] == seed]
+            asked = [requests[n][1] for n in own]
+            made = lm.generate_batch(asked, max_tokens=size, temperature=options.temperature, seed=seed)
+            out |= {n: [each.text, len(each.ids)] for n, each in zip(own, made, strict=True)}
+        return [out[n] for n in numbers]
+
+    found = cache.fill(requests, compute, lambda done: progress(done, len(requests)))
+    each = options.samples
+    answers = [[text for text, _ in found[n : n + each]] for n in range(0, len(found), each)]
+    scores = [[item.check(text) for text in row] for item, row in zip(items, answers, strict=True)]
+    values = {
+        "acc": [sum(score >= RIGHT for score in row) / each for row in scores],
+        "score": [sum(row) / each for row in scores],
+    }
+    if each > 1:
+        k = each // 2 or 1
+        right = [sum(score >= RIGHT for score in row) for row in scores]
+        values[f"pass_at_{k}"] = [statistics.pass_at(each, count, k) for count in right]
+    tokens = sum(length for _, length in found)
+    return values, answers, tokens, lm.tokenizer.decode(prompts[0])
+
+
+def _text(
+    lm: LanguageModel, task: Text, cache: Cache, progress: Progress
+) -> tuple[dict[str, list[float]], list[list[str]], int, str]:
+    count = len(lm.tokenizer.encode(task.text))
+
+    def compute(_: Sequence[int]) -> list[list[float]]:
+        return [likelihood.rolling(lm, task.text, lambda done: progress(done, count)).tolist()]
+
+    (logp,) = cache.fill([["text", task.text]], compute, lambda done: None)
+    return {"surprise": [-each for each in logp]}, [], 0, task.text[:200]
+
+
+def _rates(values: dict[str, list[float]], size: int) -> dict[str, Estimate]:
+    """Bits per byte and perplexity, their errors from the tokens' surprise."""
+    own = statistics.mean(values["surprise"])
+    scale = own.n / math.log(2) / size
+    bits = Estimate(own.value * scale, own.error * scale, own.low * scale, own.high * scale, own.n)
+    spread = math.exp(own.value)
+    perplexity = Estimate(spread, spread * own.error, math.exp(own.low), math.exp(own.high), own.n)
+    return {"bits_per_byte": bits, "perplexity": perplexity}

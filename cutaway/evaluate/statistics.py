@@ -1,0 +1,112 @@
+"""Error bars: of a mean, of a proportion, of the difference of two models on the same questions.
+
+    standard error      sd / sqrt(n), or with clusters of questions that share a text
+                        sqrt(sum over clusters of (sum of residuals)^2) / n          (Miller, 2411.00640)
+    proportion          Wilson's interval, which holds for few questions and near 0 and 1 too
+    paired difference   the mean of a_i - b_i with its own standard error; the exact McNemar test
+    pass@k              1 - C(n - c, k) / C(n, k), c of n samples right               (2107.03374)
+    pass^k              C(c, k) / C(n, k): all of k samples right                     (2406.12045)
+
+Intervals are of 95%.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+Values = Sequence[float] | np.ndarray
+Z = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of ``n`` values with its standard error and its interval."""
+
+    value: float
+    error: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The mean of a - b, and ``p``: how probable a difference as large is where there is none."""
+
+    difference: Estimate
+    p: float
+
+    @property
+    def separated(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+
+def mean(values: Values, clusters: Sequence[Hashable] | None = None) -> Estimate:
+    """The mean of values [n]. ``clusters`` names, for each, the text that it shares with others.
+
+    Values that are all 0 or 1, unclustered, have Wilson's interval.
+    """
+    x = np.asarray(values, np.float64)
+    n, center = len(x), float(x.mean())
+    shared = clusters is not None and len(set(clusters)) < n
+    error = _error(x - center, clusters if shared else None)
+    if not shared and np.isin(x, (0, 1)).all():
+        low, high = wilson(int(x.sum()), n)
+    else:
+        low, high = center - Z * error, center + Z * error
+    return Estimate(center, error, low, high, n)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The interval of a proportion (Wilson, 1927)."""
+    p, z2 = successes / n, Z * Z / n
+    center = (p + z2 / 2) / (1 + z2)
+    half = Z / (1 + z2) * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def paired(a: Values, b: Values, clusters: Sequence[Hashable] | None = None) -> Paired:
+    """Two models' scores of the same questions [n]: the mean difference a - b."""
+    d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    center = float(d.mean())
+    shared = clusters if clusters is not None and len(set(clusters)) < len(d) else None
+    error = _error(d - center, shared)
+    found = Estimate(center, error, center - Z * error, center + Z * error, len(d))
+    if shared is None and np.isin(d, (-1, 0, 1)).all():
+        return Paired(found, mcnemar(int((d > 0).sum()), int((d < 0).sum())))
+    return Paired(found, 1.0 if not error else 2 * NormalDist().cdf(-abs(center / error)))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """The exact two-sided p of as uneven a split of the questions that one of two models alone has right."""
+    n, few = only_a + only_b, min(only_a, only_b)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
+
+
+def pass_at(n: int, right: int, k: int) -> float:
+    """The probability that one of k samples is right, of n that were drawn of which ``right`` are."""
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def pass_all(n: int, right: int, k: int) -> float:
+    """The probability that all of k samples are right."""
+    return math.comb(right, k) / math.comb(n, k)
+
+
+def _error(residuals: np.ndarray, clusters: Sequence[Hashable] | None) -> float:
+    n = len(residuals)
+    if n < 2:
+        return math.inf
+    if clusters is None:
+        return float(np.sqrt((residuals**2).sum() / (n - 1) / n))
+    sums: dict[Hashable, float] = {}
+    for residual, cluster in zip(residuals.tolist(), clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + residual
+    count = len(sums)
+    return math.sqrt(sum(s * s for s in sums.values()) * count / max(count - 1, 1)) / n

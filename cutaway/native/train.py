@@ -1,0 +1,95 @@
+"""Training's kernels (native/train/): attention there and back, and cross-entropy with its gradient.
+
+Their references are the naive attention backend and train/loss.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+from functools import cache
+from typing import NamedTuple
+
+from cutaway.native.library import function
+
+INT, LONG, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+SIZES = ("batch", "heads", "groups", "queries", "keys", "key_size", "value_size")
+TENSORS = ("q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v")
+
+
+class Workers(NamedTuple):
+    """How many threads work, and whose: the address of OpenMP's GOMP_parallel, or None for the core's own."""
+
+    threads: int
+    parallel: int | None
+
+
+@cache
+def parallel_of(library: str) -> int | None:
+    """Where the GOMP_parallel lies that a shared library calls; None where it has none."""
+    with suppress(OSError, AttributeError):
+        return ctypes.cast(ctypes.CDLL(library).GOMP_parallel, ctypes.c_void_p).value
+    return None
+
+
+class Rows(NamedTuple):
+    """Addresses of logits [rows size], floats or ``bf16``, and of what belongs to each row.
+
+    A row has its target, and room for its target's logit and the log of its sum of exponentials.
+    """
+
+    logits: int
+    bf16: bool
+    rows: int
+    size: int
+    targets: int
+    of_target: int
+    logs: int
+
+
+def logits_grad(of: Rows, z: float, by: Workers) -> None:
+    """Logits become the gradient by them; the caller vouches for every address, and that targets are ids."""
+    call = function(
+        "cutaway_loss", POINTER, INT, LONG, LONG, POINTER, ctypes.c_float, POINTER, POINTER, INT, POINTER
+    )
+    call(of.logits, of.bf16, of.rows, of.size, of.targets, z, of.of_target, of.logs, by.threads, by.parallel)
+
+
+class Vectors(ctypes.Structure):
+    """native/train/attention.hpp's TensorOf: a tensor's address, and its batch, head and token strides."""
+
+    _fields_ = (("at", POINTER), ("batch", LONG), ("head", LONG), ("token", LONG))
+
+
+class Heads(ctypes.Structure):
+    """native/train/attention.hpp's Heads, field by field."""
+
+    _fields_ = (
+        *((name, LONG) for name in SIZES),
+        *((name, Vectors) for name in TENSORS),
+        ("seen", POINTER),
+        ("logs", POINTER),
+        ("scratch", POINTER),
+        ("scale", ctypes.c_float),
+        ("bf16", ctypes.c_int32),
+        ("causal", ctypes.c_int32),
+    )
+
+
+def scratch(problem: Heads) -> int:
+    """How many floats of ``scratch`` each worker needs."""
+    return function("cutaway_train_attention_scratch", POINTER, result=LONG)(ctypes.byref(problem))
+
+
+def attend(problem: Heads, by: Workers) -> None:
+    """Fills ``out`` and ``logs``; the caller vouches for every address."""
+    _call("cutaway_train_attention", problem, by)
+
+
+def back(problem: Heads, by: Workers) -> None:
+    """Fills ``grad_q``, ``grad_k`` and ``grad_v``; the caller vouches for every address."""
+    _call("cutaway_train_attention_backward", problem, by)
+
+
+def _call(name: str, problem: Heads, by: Workers) -> None:
+    function(name, POINTER, ctypes.c_int32, POINTER)(ctypes.byref(problem), by.threads, by.parallel)

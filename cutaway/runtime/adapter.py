@@ -1,0 +1,139 @@
+"""An adapter made ready to run beside packed weights, which it leaves as they are.
+
+    y = factor (W x + B (A x)) + bias
+
+W x is the packed product; A and B are small and float32, and read x as it is before rounding. LoRA's scale is
+in B; DoRA's factor is magnitude / norm of each row; IA3 has a factor alone, and what scales the inputs of
+``down`` scales the outputs of ``up``, where the MLP has a gate."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.layers.config import MLP
+from cutaway.model.config import Decoder
+from cutaway.native import runtime as native
+from cutaway.runtime import matmul
+from cutaway.weights import quant
+from cutaway.weights.adapters import Adapter, LowRank, Saved, Scaled
+from cutaway.weights.rules import Tensors
+
+NAME = re.compile(r"(blocks\.(\d+)\.(?:attention|mlp)\.)(query|key|value|out|gate|up|down)\.(weight|bias)")
+INPUTS = {  # which matrices read the same vectors
+    "heads_in": ("query", "key", "value"),
+    "out_in": ("out",),
+    "mlp_in": ("gate", "up"),
+    "down_in": ("down",),
+}
+
+
+class Beside(NamedTuple):
+    """What an adapter does to one matrix: A float32 [r in], B [out r], factor [out]; None where absent."""
+
+    a: np.ndarray | None = None
+    b: np.ndarray | None = None
+    factor: np.ndarray | None = None
+
+    def applied(self, out: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """float32 [n out]: the matrix's products with x [n in], changed."""
+        if self.a is not None and self.b is not None:
+            out = out + matmul.product(
+                quant.pack(self.b, "F32"), matmul.product(quant.pack(self.a, "F32"), x)
+            )
+        return out if self.factor is None else out * self.factor
+
+
+def why_not(config: Decoder, tensors: Tensors, adapter: Adapter) -> str | None:
+    """Why the runtime cannot apply an adapter, in words that follow "because"; None where it can."""
+    for name, change in adapter.items():
+        found = NAME.fullmatch(name)
+        if found is None or (".mlp." in name and not isinstance(config.blocks[int(found[2])].mlp, MLP)):
+            return f"it changes {name}"
+        if isinstance(change, Saved):
+            return f"it replaces {name}"
+        if isinstance(change, Scaled):
+            scaled = f"{found[1]}up" if change.side == "in" else f"{found[1]}{found[3]}"
+            gated = f"{found[1]}gate.weight" in tensors
+            if f"{scaled}.bias" in tensors or (change.side == "in" and not (found[3] == "down" and gated)):
+                return f"it scales the bias or the inputs of {name}"
+    return None
+
+
+def prepared(config: Decoder, tensors: Tensors, adapter: Adapter) -> dict[str, Beside]:
+    """The changes by paths of matrices. Raises UserError for an adapter that the runtime cannot apply."""
+    reason = why_not(config, tensors, adapter)
+    if reason is not None:
+        raise UserError(f"The runtime cannot apply this adapter, because {reason}: use engine='definition'")
+    made: dict[str, Beside] = {}
+    for name, change in adapter.items():
+        path = name.removesuffix(".weight")
+        if isinstance(change, LowRank):
+            b = np.ascontiguousarray(np.float32(change.scale) * change.b, np.float32)
+            factor = None if change.magnitude is None else change.factor(quant.unpack(tensors[name]))
+            made[path] = Beside(np.ascontiguousarray(change.a, np.float32), b, factor)
+        elif isinstance(change, Scaled):
+            path = f"{path.removesuffix('down')}up" if change.side == "in" else path
+            factor = np.ascontiguousarray(change.factors, np.float32)
+            before = made.get(path, Beside()).factor
+            made[path] = Beside(factor=factor if before is None else before * factor)
+    return made
+
+
+class AdapterPlan:
+    """An adapter as the structures that the native step reads, and the memory they point to."""
+
+    def __init__(self, config: Decoder, tensors: Tensors, adapter: Adapter) -> None:
+        self._kept: list[np.ndarray] = []
+        changes = prepared(config, tensors, adapter)
+        self._layers = (native.LayerAdapter * len(config.blocks))(
+            *(native.LayerAdapter(**self._layer(f"blocks.{n}", changes)) for n in range(len(config.blocks)))
+        )
+        self.address = ctypes.addressof(self._layers)
+        self.key = os.urandom(16)  # no other adapter's
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of A, B and factors."""
+        return sum(each.nbytes for each in self._kept)
+
+    def _layer(self, path: str, changes: Mapping[str, Beside]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for stacked, names in INPUTS.items():
+            group = "attention" if stacked in ("heads_in", "out_in") else "mlp"
+            parts, at = [], 0
+            for name in names:
+                change = changes.get(f"{path}.{group}.{name}")
+                if change is None:
+                    continue
+                factor = None if change.factor is None else self._keep(_filled(change.factor))
+                if change.a is None or change.b is None:
+                    fields[name] = native.Change(factor=factor)
+                    continue
+                fields[name] = native.Change(self._matrix(change.b), factor, at)
+                parts.append(_filled(change.a))
+                at += len(parts[-1])
+            if parts:
+                fields[stacked] = self._matrix(np.concatenate(parts))
+        return fields
+
+    def _matrix(self, values: np.ndarray) -> native.Matrix:
+        rows, columns = values.shape
+        panels = np.empty(native.packed_bytes("F32", rows, columns), np.uint8)
+        native.pack("F32", rows, columns, values.view(np.uint8).reshape(-1), panels, threads=1)
+        return native.Matrix(self._keep(panels), None, native.LAYOUTS["F32"].id, rows, columns, 0)
+
+    def _keep(self, array: np.ndarray) -> int:
+        self._kept.append(array)
+        return array.ctypes.data
+
+
+def _filled(array: np.ndarray) -> np.ndarray:
+    """The rows with rows of zeros up to whole panels."""
+    return np.pad(array, [(0, -len(array) % native.PANEL), *[(0, 0)] * (array.ndim - 1)])

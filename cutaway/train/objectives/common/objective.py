@@ -1,0 +1,52 @@
+"""What every objective has. No torch at import: a config is read without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from cutaway.bounds import Bounded, Count
+from cutaway.data.conversations import Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cutaway.model.decoder import Decoder
+    from cutaway.train.trainable import Trainable, TrainingBatch
+
+Sum = Callable[["Tensor"], "Tensor"]  # over the processes that read different rows
+
+
+@dataclass(frozen=True)
+class Objective(Bounded):
+    """``chunk_size`` tokens at a time pass the head.
+
+    ``rows``: what is trained on. ``reference``: whether it compares with the model before training.
+    ``reads_end``: whether it reads the model's output at the last token of an answer, which is only a target
+    otherwise.
+    """
+
+    rows: ClassVar[Kind] = "examples"
+    reference: ClassVar[bool] = False
+    reads_end: ClassVar[bool] = False
+    chunk_size: Count = 512
+
+    def attach(self, model: Decoder) -> None:
+        """Put what is trained beside the model into it."""
+
+    def save(self, model: Decoder, folder: Path) -> None:
+        """Write what ``attach`` put into it into a run's folder."""
+
+    def before(self, trainable: Trainable, batches: list[TrainingBatch], total: Sum) -> list[TrainingBatch]:
+        """The micro-batches of a step, with what each must know of all of them."""
+        return batches
+
+    def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of a micro-batch's losses, and the sums that ``report`` reads."""
+        raise NotImplementedError
+
+    def report(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        """Figures for the log; ``weight`` is what the sum of losses is divided by."""
+        return {name: value / weight for name, value in sums.items()}
