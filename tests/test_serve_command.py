@@ -42,7 +42,7 @@ def started() -> Any:
 def test_it_starts_answers_and_finishes_what_it_began_when_told_to_stop(started: Any) -> None:
     process, told = started
     url = re.search(r"serves SmolLM2-135M-Instruct.Q4_1 on (http://127.0.0.1:\d+)", told)
-    assert url is not None and "30 layers, 8,192 tokens" in told and "64 may wait" in told, told
+    assert url is not None and "30 layers, 8,192 tokens" in told and "256 may wait" in told, told
     curl = re.search(r"^  (curl .*)$", told, re.M)
     assert curl is not None
     done = subprocess.run(

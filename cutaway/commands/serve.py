@@ -27,13 +27,17 @@ def serve(
     allow_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     cors: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     name: str | None = None,
+    alias: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    lenient: Annotated[bool, Parameter(negative=())] = False,
+    store: Path | None = None,
+    store_seconds: float = 3600.0,
     adapter: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     chat_template: Path | None = None,
     engine: Engine = "auto",
     threads: int | None = None,
     context: int | None = None,
     max_sequences: int = 16,
-    max_queue: int = 64,
+    max_queue: int = 256,
     max_tokens: int | None = None,
     max_body: int = 2 << 20,
     timeout: float = 600.0,
@@ -74,6 +78,14 @@ def serve(
         An origin whose web pages may ask, such as http://localhost:3000; again for more.
     name
         The name that requests give the model; its own, if not said.
+    alias
+        A further name that requests may give the model, or a pattern such as 'claude-*'; again for more.
+    lenient
+        Take requests with fields that are not known; the answer's x-cutaway-ignored names them.
+    store
+        A file to keep responses in (/v1/responses); without it they are kept in memory.
+    store_seconds
+        Seconds that a response is kept.
     adapter
         NAME=FOLDER: a PEFT adapter that requests ask for as the model NAME, beside the model itself; again
         for more. The runtime answers all of them in one batch.
@@ -120,16 +132,18 @@ def serve(
         "--timeout": timeout,
     }
     _bounded(positive | ({} if max_tokens is None else {"--max-tokens": max_tokens}), above=True)
-    _bounded({"--max-queue": max_queue, "--drain": drain}, above=False)
+    _bounded({"--max-queue": max_queue, "--drain": drain, "--store-seconds": store_seconds}, above=False)
     from cutaway.serve import bounded_log
     from cutaway.serve.access import AccessPolicy, Connections, most_connections, protocol
     from cutaway.serve.app import build
+    from cutaway.serve.response_store import ResponseStore
 
     bounded_log.install(log_prompts)
     use_threads(threads)
     lm = _loaded(model, engine, context, chat_template)
     adapters = _adapters(lm, adapter)
-    service = _service(lm, name or _own_name(model), limits, log_prompts, adapters)
+    more = {"aliases": alias, "lenient": lenient, "store": ResponseStore(store, store_seconds)}
+    service = _service(lm, name or _own_name(model), limits, log_prompts, adapters, **more)
 
     warm_up(service)
     hosts = None if keys or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
@@ -214,6 +228,7 @@ def _check_access(host: str, keys: tuple[str, ...], unsafe: bool) -> None:
 def _libraries() -> Any:
     try:
         import fastapi
+        import jsonschema
         import llguidance
         import prometheus_client
         import sse_starlette
@@ -222,7 +237,7 @@ def _libraries() -> Any:
         raise UserError(
             f"Serving needs {error.name}, which is not installed: pip install 'cutaway[serve]'"
         ) from None
-    del fastapi, llguidance, prometheus_client, sse_starlette
+    del fastapi, jsonschema, llguidance, prometheus_client, sse_starlette
     return uvicorn
 
 
@@ -260,7 +275,9 @@ def _adapters(lm: Any, given: tuple[str, ...]) -> dict[str, Any]:
     return engines
 
 
-def _service(lm: Any, name: str, limits: Any, log_prompts: bool, adapters: dict[str, Any]) -> Any:
+def _service(
+    lm: Any, name: str, limits: Any, log_prompts: bool, adapters: dict[str, Any], **more: Any
+) -> Any:
     from dataclasses import replace
 
     from cutaway.serve.metrics import Metrics
@@ -270,7 +287,7 @@ def _service(lm: Any, name: str, limits: Any, log_prompts: bool, adapters: dict[
     scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
     if name in adapters:
         raise UserError(f"--adapter {name}: this is the model's own name: choose another, or --name")
-    return Service(lm, name, scheduler, limits, Metrics(scheduler), log_prompts, adapters)
+    return Service(lm, name, scheduler, limits, Metrics(scheduler), log_prompts, adapters, **more)
 
 
 def _own_name(model: str) -> str:

@@ -78,7 +78,7 @@ def build(service: Service, policy: AccessPolicy) -> Any:
     )
     _paths(app, service)
     _document(app)
-    _handle_errors(app)
+    _handle_errors(app, service)
     guarded: Any = AuthMiddleware(_counted(app, service), policy)
     if policy.origins:
         guarded = CORSMiddleware(
@@ -214,6 +214,7 @@ POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer]] = {
     "/v1/messages": (anthropic.MessagesRequest, anthropic.messages),
     "/v1/messages/count_tokens": (anthropic.CountRequest, _prepared(anthropic.count_tokens)),
     "/v1/embeddings": (protocol.EmbeddingRequest, _defined(embeddings.embeddings)),
+    "/v1/rerank": (protocol.RerankRequest, _defined(embeddings.rerank)),
     "/v1/trace": (protocol.TraceRequest, _defined(traces.trace)),
     "/v1/chat/count": (protocol.ChatCountRequest, _prepared(tokens.count)),
     "/tokenize": (protocol.TokenizeRequest, _prepared(tokens.tokenize)),
@@ -254,7 +255,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     return card | {"max_model_len": context}
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, service: Service) -> None:
     """All errors have one form."""
 
     @app.exception_handler(HTTPException)
@@ -272,7 +273,7 @@ def _handle_errors(app: FastAPI) -> None:
         return response
 
     async def handle(request: HTTPRequest, error: Exception) -> Response:
-        return error_response(to_api_error(error), request.url.path)
+        return error_response(to_api_error(error), request.url.path, service.retry_after())
 
     for kind in (APIError, UserError, OperationalError, Exception):  # the last is also written to the log
         app.add_exception_handler(kind, handle)

@@ -9,8 +9,8 @@ import numpy as np
 from starlette.responses import Response
 
 from cutaway.serve.completions import prompts
-from cutaway.serve.openai_format import APIError, errors_in, json_response
-from cutaway.serve.protocol import EmbeddingRequest
+from cutaway.serve.openai_format import APIError, errors_in, json_response, new_id
+from cutaway.serve.protocol import EmbeddingRequest, RerankRequest
 from cutaway.serve.service import Service, stoppable
 
 TOKENS = 8192  # read at once: bounds the memory of long texts
@@ -28,7 +28,25 @@ def embeddings(service: Service, body: EmbeddingRequest) -> Response:
         for i, vector in enumerate(vectors)
     ]
     counts = {"prompt_tokens": read, "total_tokens": read}
-    return json_response({"object": "list", "data": data, "model": service.name, "usage": counts})
+    told = json_response({"object": "list", "data": data, "model": service.name, "usage": counts})
+    if not isinstance(body.input, str) and not isinstance(body.input[0], str):
+        told.headers["x-cutaway-ids"] = "read as ids of this model's own vocabulary"
+    return told
+
+
+def rerank(service: Service, body: RerankRequest) -> Response:
+    """Texts by how near they are to a query: the cosine of their vectors."""
+    texts = [one if isinstance(one, str) else one.text for one in body.documents]
+    fields = {"model": body.model, "input": [body.query, *texts], "pooling": body.pooling}
+    vectors, read = embed(service, EmbeddingRequest.model_validate(fields))
+    scores = vectors[1:] @ vectors[0]
+    results = [
+        {"index": int(i), "relevance_score": float(scores[i])}
+        | ({"document": {"text": texts[i]}} if body.return_documents else {})
+        for i in np.argsort(-scores, kind="stable")[: body.top_n]
+    ]
+    told = {"id": new_id("rerank"), "model": body.model or service.name, "results": results}
+    return json_response(told | {"usage": {"prompt_tokens": read, "total_tokens": read}})
 
 
 def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> tuple[np.ndarray, int]:

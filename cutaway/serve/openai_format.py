@@ -27,7 +27,7 @@ from cutaway.generate.batch.request import (
 )
 from cutaway.tokenizer import Tokenizer
 
-RETRY_AFTER = "5"  # seconds after which a full server may be asked again
+RETRY_AFTER = 5  # seconds after which a server may be asked again that cannot tell
 ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -111,9 +111,9 @@ def errors_in(param: str) -> Iterator[None]:
         raise APIError(400, text if text.startswith(param) else _capital(text), param=param) from None
 
 
-def error_response(error: APIError, path: str) -> Response:
+def error_response(error: APIError, path: str, retry_after: int = RETRY_AFTER) -> Response:
     """The HTTP response on a path. Its JSON is ASCII: whatever a request spelt can be quoted."""
-    headers = {"Retry-After": RETRY_AFTER} if error.status in (429, 503) else None
+    headers = {"Retry-After": str(retry_after)} if error.status in (429, 503) else None
     body = json.dumps(error.body_on(path)).encode()
     return Response(body, error.status, headers, media_type="application/json")
 

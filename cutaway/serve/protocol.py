@@ -473,17 +473,44 @@ class EmbeddingRequest(StrictModel):
 
 
 class TokenizeRequest(StrictModel):
+    """A text, in ``text`` (Cutaway's), ``content`` (llama.cpp's) or ``prompt`` (vLLM's), or a conversation."""
+
     model: Text | None = None
-    text: Text
-    special: Literal["text", "allow", "forbid"] = Field(
-        "text", description="What to do with text that spells a control token: encode it as text, or as it."
+    text: Text | None = None
+    content: Text | None = None
+    prompt: Text | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
+    special: Literal["text", "allow", "forbid"] | None = Field(
+        None, description="What to do with text that spells a control token: encode it as text, or as it."
     )
-    add_special: StrictBool = Field(False, description="Put around it what the model's inputs have.")
+    add_special: StrictBool | None = Field(None, description="Put around it what the model's inputs have.")
+    add_special_tokens: StrictBool | None = Field(None, description="vLLM's name of it.")
+    parse_special: StrictBool | None = Field(None, description='llama.cpp\'s: special is "allow".')
+    with_pieces: StrictBool | None = None
+    return_token_strs: StrictBool | None = None
 
 
 class DetokenizeRequest(StrictModel):
     model: Text | None = None
-    ids: Indices
+    ids: Indices | None = None
+    tokens: Indices | None = Field(None, description="llama.cpp's and vLLM's.")
+
+
+class RerankRequest(StrictModel):
+    """Texts in the order of how near they are to a query."""
+
+    IGNORED = IGNORED | {"max_chunks_per_doc", "max_tokens_per_doc", "rank_fields"}
+    model: Text | None = None
+    query: Text
+    documents: Annotated[list[Text | RerankDocument], FailFast, Field(min_length=1, max_length=MAX_TEXTS)]
+    top_n: Annotated[StrictInt, Field(ge=1)] | None = None
+    return_documents: StrictBool | None = None
+    pooling: Literal["mean", "cls", "last"] | None = Field(None, description="Cutaway's, as in embeddings.")
+
+
+class RerankDocument(StrictModel):
+    text: Text
 
 
 class ChatCountRequest(StrictModel):

@@ -7,8 +7,10 @@ import contextlib
 import gc
 import json
 import logging
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,7 +31,7 @@ from cutaway.lm import LanguageModel
 from cutaway.serve.bounded_log import PROMPTS
 from cutaway.serve.constraints import MinTokens
 from cutaway.serve.metrics import Metrics
-from cutaway.serve.openai_format import APIError, errors_in, timeout_error
+from cutaway.serve.openai_format import RETRY_AFTER, APIError, errors_in, timeout_error
 from cutaway.serve.protocol import (
     SAMPLERS,
     Internals,
@@ -47,6 +49,7 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(PROMPTS)
 MAX_STOPS = 16
+MOST_RETRY_AFTER = 120  # seconds
 _thread = threading.local()  # .job: the one that this thread runs
 
 
@@ -55,7 +58,7 @@ class Limits:
     """Bounds of a server; ``max_tokens`` of an answer, None for as many as the context holds."""
 
     max_sequences: int = 16
-    max_queue: int = 64
+    max_queue: int = 256
     max_tokens: int | None = None
     body_bytes: int = 2 << 20
     request_seconds: float = 600.0
@@ -204,9 +207,10 @@ class Service:
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
     bridge: LoopBridge = field(default_factory=LoopBridge)
-    prepare_pool: FairPool = field(default_factory=lambda: FairPool(4, "cutaway-prepare", 256))
-    grammar_pool: FairPool = field(default_factory=lambda: FairPool(1, "cutaway-compile", 64))
+    prepare_pool: FairPool = field(default_factory=lambda: FairPool(4, "cutaway-prepare", 1024))
+    grammar_pool: FairPool = field(default_factory=lambda: FairPool(1, "cutaway-compile", 512))
     definition_pool: FairPool = field(init=False)
+    finished: deque[float] = field(default_factory=lambda: deque(maxlen=64))  # when answers ended
     edit_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -254,6 +258,13 @@ class Service:
     def scheduler_of(self, request: Request) -> Scheduler:
         """The scheduler that a request goes to."""
         return self.decoder if request.edit is None else self.edit_scheduler
+
+    def retry_after(self) -> int:
+        """Seconds in which half of what waits is answered, at the pace of the last answers."""
+        if self.scheduler is None or len(self.finished) < 2:
+            return RETRY_AFTER
+        pace = (time.perf_counter() - self.finished[0]) / len(self.finished)
+        return min(max(1, math.ceil(pace * self.scheduler.stats().queued / 2)), MOST_RETRY_AFTER)
 
     def close(self) -> None:
         """Finish running answers, within the limits' time."""

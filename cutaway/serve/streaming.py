@@ -107,6 +107,8 @@ class MergedStreams:
                 first = False
             if isinstance(event, Exception):
                 raise event
+            if event.generation is not None:
+                self.service.finished.append(time.perf_counter())
             if self.again is None:
                 unfinished -= event.generation is not None
                 yield i, event

@@ -8,24 +8,43 @@ from starlette.responses import Response
 
 import cutaway
 from cutaway.serve.chat import chat_ids
-from cutaway.serve.openai_format import json_response, token_string
+from cutaway.serve.openai_format import APIError, json_response, token_string
 from cutaway.serve.protocol import ChatCountRequest, DetokenizeRequest, TokenizeRequest
 from cutaway.serve.service import Service
 
 
 def tokenize(service: Service, body: TokenizeRequest) -> Response:
-    """The ids of a text, and each as text."""
+    """The ids of a text, in the form of the server whose field it came in."""
     service.engine_of(body.model)
+    given = [name for name in ("text", "content", "prompt", "messages") if getattr(body, name) is not None]
+    if len(given) != 1:
+        raise APIError(400, "Give one text: text, content, prompt or messages", param="text")
     tokenizer = service.lm.tokenizer
-    ids = tokenizer.encode(body.text, body.special, body.add_special)
+    if body.messages is not None:
+        ids = chat_ids(service, body.messages, body.tools)
+    else:
+        special = body.special or ("allow" if body.parse_special else "text")
+        around = body.add_special if body.add_special is not None else body.add_special_tokens
+        ids = tokenizer.encode(getattr(body, given[0]), special, bool(around))
     tokens = [token_string(tokenizer, id) for id in ids]
-    return json_response({"ids": ids, "tokens": tokens, "count": len(ids)})
+    if given == ["text"]:
+        return json_response({"ids": ids, "tokens": tokens, "count": len(ids)})
+    if given == ["content"]:
+        pieces = [{"id": id, "piece": piece} for id, piece in zip(ids, tokens, strict=True)]
+        return json_response({"tokens": pieces if body.with_pieces else ids})
+    told = {"count": len(ids), "max_model_len": service.lm.context, "tokens": ids}
+    return json_response(told | {"token_strs": tokens if body.return_token_strs else None})
 
 
 def detokenize(service: Service, body: DetokenizeRequest) -> Response:
     """The text of ids; bytes that are no text become U+FFFD."""
     service.engine_of(body.model)
-    return json_response({"text": service.lm.tokenizer.decode(body.ids)})
+    if (body.ids is None) == (body.tokens is None):
+        raise APIError(400, "Give ids, or tokens as other servers call them", param="ids")
+    if body.ids is not None:
+        return json_response({"text": service.lm.tokenizer.decode(body.ids)})
+    text = service.lm.tokenizer.decode(body.tokens or [])
+    return json_response({"content": text, "prompt": text})  # llama.cpp's name, and vLLM's
 
 
 def props(service: Service) -> dict[str, Any]:
