@@ -470,9 +470,8 @@ def test_responses(server: Server, client: Any) -> None:
         ("/v1/responses", {"input": "x", "text": {"format": {"type": "regex", "regex": "("}}}, "text.format",
          "unclosed"),
         ("/v1/responses", {"input": "x", "truncation": "auto"}, "truncation", "disabled"),
-        ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}]}, "tools", "'web_search' is one"),
-        ("/v1/responses", {"input": "x", "tools": [LOOK], "tool_choice": {"type": "mcp"}}, "tools[0].function",
-         "not supported"),
+        ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}]}, "tools", "'web_search' is"),
+        ("/v1/responses", {"input": "x", "tools": [LOOK]}, "tools[0].function", "not supported"),
         ("/v1/responses", {"input": "x", "prompt": {"id": "y"}}, "prompt", "not supported"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One model behind four APIs, as the SDKs that people use see it, and the rule for fields that are not known."""
+"""One model behind four APIs, as the SDKs that people use see it, and the rule for unknown fields."""
 
 import gzip
 import json
@@ -9,11 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
+from cutaway.generate import constrain
 from cutaway.lm import LanguageModel
 from tests import serving
 from tests.serving import NAME, AccessPolicy, Server
+
+from cutaway.serve.constraints import AfterThought  # isort: skip
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
@@ -95,14 +99,20 @@ def words(answer: Any) -> str:
     [
         ({"metadata": {"a": "b"}, "store": True, "service_tier": "flex"}, "metadata, store, service_tier"),
         ({"user": "me", "safety_identifier": "x", "verbosity": "low"}, "user, safety_identifier, verbosity"),
-        ({"prompt_cache_key": "k", "prompt_cache_retention": "24h"}, "prompt_cache_key, prompt_cache_retention"),
+        (
+            {"prompt_cache_key": "k", "prompt_cache_retention": "24h"},
+            "prompt_cache_key, prompt_cache_retention",
+        ),
         ({"cache_prompt": True, "parallel_tool_calls": True}, "cache_prompt, parallel_tool_calls"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"reasoning_effort": "high", "chat_template_kwargs": {"zzz": 1}}, "chat_template_kwargs.zzz, reasoning_effort"),
+        (
+            {"reasoning_effort": "high", "chat_template_kwargs": {"zzz": 1}},
+            "chat_template_kwargs.zzz, reasoning_effort",
+        ),
         ({"functions": [], "tools": [], "logit_bias": {}, "stop": None, "audio": None, "suffix": ""}, None),
         ({"best_of": 1, "modalities": ["text"], "top_k": -1, "n": 1}, None),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_change_the_answer_is_accepted_and_named(
     server: Server, body: dict[str, Any], named: str | None
 ) -> None:
@@ -141,14 +151,24 @@ def test_history_as_other_servers_write_it(server: Server) -> None:
     call = {"id": "c", "index": 0, "type": "function", "function": {"name": "look", "arguments": '{"pl'}}
     messages = [
         *HELLO,
-        {"role": "assistant", "content": None, "refusal": "No.", "annotations": [{"a": 1}], "audio": {"id": "x"},
-         "parsed": {"a": 1}, "id": "m", "index": 0, "timestamp": 1, "provider_specific_fields": {"x": 1}},
+        {
+            "role": "assistant",
+            "content": None,
+            "refusal": "No.",
+            "annotations": [{"a": 1}],
+            "audio": {"id": "x"},
+            "parsed": {"a": 1},
+            "id": "m",
+            "index": 0,
+            "timestamp": 1,
+            "provider_specific_fields": {"x": 1},
+        },
         {"role": "user", "content": [{"type": "text", "text": "Go", "cache_control": {"type": "ephemeral"}}]},
         {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "Hm."},
         {"role": "tool", "tool_call_id": "c", "content": "x"},
         {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}},
         {"role": "function", "name": "look", "content": "y"},
-    ]  # fmt: skip
+    ]
     answer = chat(server, messages=messages)
     assert answer.status_code == 200, answer.text
     assert "annotations" in answer.headers["x-cutaway-ignored"]
@@ -156,13 +176,20 @@ def test_history_as_other_servers_write_it(server: Server) -> None:
         *HELLO,
         {"role": "assistant", "content": "No."},
         {"role": "user", "content": "Go"},
-        {"role": "assistant", "content": "", "reasoning_content": "Hm.",
-         "tool_calls": [call | {"function": {"name": "look", "arguments": {"arguments": '{"pl'}}}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "Hm.",
+            "tool_calls": [call | {"function": {"name": "look", "arguments": {"arguments": '{"pl'}}}],
+        },
         {"role": "tool", "tool_call_id": "c", "content": "x"},
-        {"role": "assistant", "content": "",
-         "tool_calls": [call | {"function": {"name": "look", "arguments": {}}}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [call | {"function": {"name": "look", "arguments": {}}}],
+        },
         {"role": "tool", "name": "look", "content": "y"},
-    ]  # fmt: skip
+    ]
     assert answer.json()["usage"]["prompt_tokens"] == len(server.service.lm.chat_ids(plain))
     image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}
     assert "reads text alone" in chat(server, messages=[image]).json()["error"]["message"]
@@ -228,17 +255,21 @@ def test_a_thought_is_told_apart(thinking: Server, stream: bool) -> None:
     assert (thought, said) == ("Hm, so.", "Yes!")
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_that_begins_inside_a_thought(stream: bool) -> None:
+def test_an_answer_that_begins_inside_a_thought() -> None:
     lm = with_template(THINKING + "{% if add_generation_prompt %}<think>\n{% endif %}")
-    newline, end = lm.tokenizer.encode("a\n")[1], lm.tokenizer.encode("</think>")
-    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": [7]}}}
     with serving.running(lm) as told:
-        body = {"max_tokens": 60, "temperature": 0, "logit_bias": {str(id): 30 for id in [*end, newline]}}
-        free = words(chat(told, **body | {"logit_bias": {}}))
-        assert free == ""  # all of it is thought
-        answer = chat(told, response_format=schema, **body, stream=stream)
-        assert answer.status_code == 200
+        message = chat(told).json()["choices"][0]["message"]
+        assert message["content"] == "" and message["reasoning_content"]  # cut off within its thought
+    tokenizer = lm.tokenizer
+    held = AfterThought(constrain.json_schema({"const": 7}).begin(tokenizer), "</think>", tokenizer)
+    for id in tokenizer.encode("Hm </thin </think>"):
+        logits = np.zeros(len(tokenizer), np.float32)
+        held.mask(logits)
+        assert logits[id] == 0 and not np.isfinite(logits[list(tokenizer.eos_ids)]).any()
+        held.accept(id)
+    logits = np.zeros(len(tokenizer), np.float32)
+    held.mask(logits)
+    assert {tokenizer.decode([int(id)]) for id in np.flatnonzero(np.isfinite(logits))} == {"7"}
 
 
 # ---- Anthropic's Messages ----------------------------------------------------------------------------------
@@ -275,7 +306,14 @@ def test_messages_events_come_in_their_order(claude: Any) -> None:
     events = list(claude.messages.create(**asked, stream=True))
     kinds = [event.type for event in events]
     middle = ["content_block_delta"] * (len(kinds) - 5)
-    assert kinds == ["message_start", "content_block_start", *middle, "content_block_stop", "message_delta", "message_stop"]  # fmt: skip
+    assert kinds == [
+        "message_start",
+        "content_block_start",
+        *middle,
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
     whole = claude.messages.create(**asked)
     with claude.messages.stream(**asked) as stream:
         made = stream.get_final_message()
@@ -468,9 +506,15 @@ def test_responses_call_functions(server: Server, client: Any, stream: bool) -> 
         events = list(client.responses.create(**asked, stream=True))
         kinds = [event.type.removeprefix("response.") for event in events]
         deltas = [event.delta for event in events if event.type.endswith("arguments.delta")]
-        assert kinds == ["created", "in_progress", "output_item.added",
-                         *["function_call_arguments.delta"] * len(deltas),
-                         "function_call_arguments.done", "output_item.done", "completed"]  # fmt: skip
+        assert kinds == [
+            "created",
+            "in_progress",
+            "output_item.added",
+            *["function_call_arguments.delta"] * len(deltas),
+            "function_call_arguments.done",
+            "output_item.done",
+            "completed",
+        ]
         told = events[-1].response
         assert "".join(deltas) == told.output[0].arguments
     else:
@@ -503,9 +547,19 @@ def test_responses_events_of_a_thought(thinking: Server) -> None:
     asked["include"] = ["message.output_text.logprobs", "reasoning.encrypted_content"]
     events = list(client.responses.create(**asked, stream=True))
     kinds = list(dict.fromkeys(event.type.removeprefix("response.") for event in events))
-    assert kinds == ["created", "in_progress", "output_item.added", "content_part.added", "reasoning_text.delta",
-                     "reasoning_text.done", "content_part.done", "output_item.done", "output_text.delta",
-                     "output_text.done", "completed"]  # fmt: skip
+    assert kinds == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "reasoning_text.delta",
+        "reasoning_text.done",
+        "content_part.done",
+        "output_item.done",
+        "output_text.delta",
+        "output_text.done",
+        "completed",
+    ]
     thought, said = events[-1].response.output
     assert (
         thought.content[0].text == "Hm, so." and said.content[0].text == "Yes!" and said.content[0].logprobs
@@ -599,20 +653,56 @@ def test_former_functions_and_allowed_tools(server: Server) -> None:
 
 RAW: dict[str, Any] = {
     "uniqueItems": {"type": "array", "items": {"enum": [1, 2, 3]}, "uniqueItems": True, "maxItems": 2},
-    "propertyNames": {"type": "object", "propertyNames": {"pattern": "^a"}, "properties": {"a": {"const": 1}}},
+    "propertyNames": {
+        "type": "object",
+        "propertyNames": {"pattern": "^a"},
+        "properties": {"a": {"const": 1}},
+    },
     "not": {"enum": ["a", "b"], "not": {"const": "a"}},
-    "if": {"properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "if": {"properties": {"a": {"const": 1}}}, "then": {}},
-    "contains": {"type": "array", "items": {"enum": [1, 2]}, "contains": {"const": 1}, "maxItems": 2, "minItems": 1},
-    "dependentRequired": {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}},
-                          "dependentRequired": {"a": ["b"]}},
-    "unevaluatedProperties": {"type": "object", "properties": {"a": {"const": 1}}, "unevaluatedProperties": False},
+    "if": {
+        "properties": {"a": {"enum": [1, 2]}},
+        "required": ["a"],
+        "if": {"properties": {"a": {"const": 1}}},
+        "then": {},
+    },
+    "contains": {
+        "type": "array",
+        "items": {"enum": [1, 2]},
+        "contains": {"const": 1},
+        "maxItems": 2,
+        "minItems": 1,
+    },
+    "dependentRequired": {
+        "type": "object",
+        "properties": {"a": {"const": 1}, "b": {"const": 2}},
+        "dependentRequired": {"a": ["b"]},
+    },
+    "unevaluatedProperties": {
+        "type": "object",
+        "properties": {"a": {"const": 1}},
+        "unevaluatedProperties": False,
+    },
     "lookahead": {"type": "string", "pattern": "^(?=a)a$", "maxLength": 2},
     "format": {"type": "string", "format": "ipvanyaddress", "maxLength": 5},
-    "minProperties": {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}}, "minProperties": 1},
-    "oneOf": {"oneOf": [{"type": "number", "maximum": 3, "minimum": 1}, {"enum": [7]}, {"type": "integer", "minimum": 8, "maximum": 9}]},
-    "$schema": {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://x.example/y", "const": 1},
+    "minProperties": {
+        "type": "object",
+        "properties": {"a": {"const": 1}, "b": {"const": 2}},
+        "minProperties": 1,
+    },
+    "oneOf": {
+        "oneOf": [
+            {"type": "number", "maximum": 3, "minimum": 1},
+            {"enum": [7]},
+            {"type": "integer", "minimum": 8, "maximum": 9},
+        ]
+    },
+    "$schema": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://x.example/y",
+        "const": 1,
+    },
     "bigint": {"type": "integer", "minimum": -9223372036854775808, "maximum": 9223372036854775807},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("word", RAW)
@@ -753,30 +843,81 @@ def test_no_field_of_any_api_writes_a_control_token(kind: str, request: pytest.F
             function = {"name": named, "description": here, "parameters": schema}
             bodies = {
                 "/v1/chat/completions": {
-                    "messages": [{"role": "system", "content": here}, {"role": "user", "content": [{"type": "text", "text": here}], "name": here},
-                                 {"role": "assistant", "content": here, "reasoning_content": here, "tool_calls": [call]},
-                                 {"role": "tool", "tool_call_id": here, "name": here, "content": here}],
-                    "tools": [{"type": "function", "function": function}], "chat_template_kwargs": {"mood": here},
-                    "reasoning_effort": here[:32], "max_tokens": 1},
+                    "messages": [
+                        {"role": "system", "content": here},
+                        {"role": "user", "content": [{"type": "text", "text": here}], "name": here},
+                        {
+                            "role": "assistant",
+                            "content": here,
+                            "reasoning_content": here,
+                            "tool_calls": [call],
+                        },
+                        {"role": "tool", "tool_call_id": here, "name": here, "content": here},
+                    ],
+                    "tools": [{"type": "function", "function": function}],
+                    "chat_template_kwargs": {"mood": here},
+                    "reasoning_effort": here[:32],
+                    "max_tokens": 1,
+                },
                 "/v1/messages": {
                     "system": [{"type": "text", "text": here}],
-                    "messages": [{"role": "user", "content": here},
-                                 {"role": "assistant", "content": [{"type": "thinking", "thinking": here}, {"type": "text", "text": here},
-                                                                   {"type": "tool_use", "id": here, "name": here, "input": {here: here}}]},
-                                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": here, "content": here}]}],
-                    "tools": [{"name": named, "description": here, "input_schema": schema}], "max_tokens": 1},
+                    "messages": [
+                        {"role": "user", "content": here},
+                        {
+                            "role": "assistant",
+                            "content": [
+                                {"type": "thinking", "thinking": here},
+                                {"type": "text", "text": here},
+                                {"type": "tool_use", "id": here, "name": here, "input": {here: here}},
+                            ],
+                        },
+                        {
+                            "role": "user",
+                            "content": [{"type": "tool_result", "tool_use_id": here, "content": here}],
+                        },
+                    ],
+                    "tools": [{"name": named, "description": here, "input_schema": schema}],
+                    "max_tokens": 1,
+                },
                 "/v1/responses": {
-                    "instructions": here, "input": [{"role": "user", "content": here}, {"type": "reasoning", "content": [{"type": "reasoning_text", "text": here}]},
-                                                    {"type": "function_call", "call_id": here, "name": here, "arguments": json.dumps({here: here})},
-                                                    {"type": "function_call_output", "call_id": here, "output": here}],
-                    "tools": [{"type": "function", **function}], "max_output_tokens": 1},
+                    "instructions": here,
+                    "input": [
+                        {"role": "user", "content": here},
+                        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": here}]},
+                        {
+                            "type": "function_call",
+                            "call_id": here,
+                            "name": here,
+                            "arguments": json.dumps({here: here}),
+                        },
+                        {"type": "function_call_output", "call_id": here, "output": here},
+                    ],
+                    "tools": [{"type": "function", **function}],
+                    "max_output_tokens": 1,
+                },
                 "/api/chat": {
-                    "messages": [{"role": "system", "content": here}, {"role": "user", "content": here},
-                                 {"role": "assistant", "content": here, "thinking": here, "tool_calls": [{"function": {"name": here, "arguments": {here: here}}}]},
-                                 {"role": "tool", "tool_name": here, "content": here}],
-                    "tools": [{"type": "function", "function": function}], "options": {"num_predict": 1}, "stream": False},
-                "/api/generate": {"system": here, "prompt": here, "options": {"num_predict": 1}, "stream": False},
-            }  # fmt: skip
+                    "messages": [
+                        {"role": "system", "content": here},
+                        {"role": "user", "content": here},
+                        {
+                            "role": "assistant",
+                            "content": here,
+                            "thinking": here,
+                            "tool_calls": [{"function": {"name": here, "arguments": {here: here}}}],
+                        },
+                        {"role": "tool", "tool_name": here, "content": here},
+                    ],
+                    "tools": [{"type": "function", "function": function}],
+                    "options": {"num_predict": 1},
+                    "stream": False,
+                },
+                "/api/generate": {
+                    "system": here,
+                    "prompt": here,
+                    "options": {"num_predict": 1},
+                    "stream": False,
+                },
+            }
             for path, body in bodies.items():
                 answer = told.post(path, body)
                 assert answer.status_code == 200, (path, answer.text)

@@ -473,7 +473,7 @@ class EmbeddingRequest(StrictModel):
 
 
 class TokenizeRequest(StrictModel):
-    """A text, in ``text`` (Cutaway's), ``content`` (llama.cpp's) or ``prompt`` (vLLM's), or a conversation."""
+    """A text: Cutaway's ``text``, llama.cpp's ``content`` or vLLM's ``prompt``; or a conversation."""
 
     model: Text | None = None
     text: Text | None = None
@@ -486,7 +486,7 @@ class TokenizeRequest(StrictModel):
     )
     add_special: StrictBool | None = Field(None, description="Put around it what the model's inputs have.")
     add_special_tokens: StrictBool | None = Field(None, description="vLLM's name of it.")
-    parse_special: StrictBool | None = Field(None, description='llama.cpp\'s: special is "allow".')
+    parse_special: StrictBool | None = Field(None, description="llama.cpp's: special is allow.")
     with_pieces: StrictBool | None = None
     return_token_strs: StrictBool | None = None
 

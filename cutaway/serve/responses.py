@@ -18,7 +18,15 @@ from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.serve.chat import Conversation, Event, begin
-from cutaway.serve.openai_format import APIError, finish_reason, json_response, new_id, token_logprobs, usage
+from cutaway.serve.openai_format import (
+    APIError,
+    finish_reason,
+    json_response,
+    new_id,
+    to_api_error,
+    token_logprobs,
+    usage,
+)
 from cutaway.serve.protocol import (
     IGNORED,
     CacheSalt,
@@ -165,7 +173,6 @@ async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) 
         error.param = PARAMS.get(error.param or "", error.param)
         raise
     answer = ResponseAnswer(body, of, key, items)
-    service.running[key, answer.id] = answer
     if body.background and not body.stream:
         answer.task = asyncio.create_task(answer.finished())
         service.store.put(key, {answer.id: {"response": answer.shown(), "items": items}})
@@ -390,6 +397,7 @@ class ResponseAnswer:
     output: Items = field(default_factory=Items)
     done: Generation | None = None
     cancelled: bool = False
+    failed: APIError | None = None  # in the background
     task: asyncio.Task[Any] | None = None
 
     async def whole(self) -> Response:
@@ -411,6 +419,8 @@ class ResponseAnswer:
             number += 1
             return {**event, "sequence_number": number - 1}
 
+        service = self.of.service
+        service.running[self.key, self.id] = self
         try:
             yield numbered({"type": "response.created", "response": self.shown()})
             yield numbered({"type": "response.in_progress", "response": self.shown()})
@@ -420,12 +430,12 @@ class ResponseAnswer:
             await asyncio.to_thread(self._keep, shown)
             yield numbered({"type": f"response.{shown['status']}", "response": shown})
         except Exception as error:
-            if not self.cancelled:
+            if not (self.cancelled or self.body.background):
                 raise
-            del error
+            self.failed = None if self.cancelled else to_api_error(error)
             await asyncio.to_thread(self._keep, self.shown())
         finally:
-            self.of.service.running.pop((self.key, self.id), None)
+            service.running.pop((self.key, self.id), None)
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
         reader, tokenizer = self.of.reader(), self.of.service.lm.tokenizer
@@ -467,7 +477,7 @@ class ResponseAnswer:
         status, body = "in_progress", self.body
         if self.done is not None:
             status = "completed" if finish_reason(self.done) == "stop" else "incomplete"
-        status = "cancelled" if self.cancelled else status
+        status = "cancelled" if self.cancelled else "failed" if self.failed else status
         settings, plain = self.of.requests[0].settings, body.model_dump(exclude_none=True, by_alias=True)
         told = {
             "id": self.id,
@@ -475,7 +485,8 @@ class ResponseAnswer:
             "created_at": self.created,
             "status": status,
             "background": bool(body.background),
-            "error": None,
+            "error": self.failed
+            and {"code": self.failed.code or "server_error", "message": str(self.failed)},
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
