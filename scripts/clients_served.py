@@ -2,11 +2,13 @@
 
     python -m scripts.clients_served
 
-makes a virtual environment in --folder (some 500 MB, a few minutes, once), installs PINS into it, starts a server
-with SmolLM2 and prints the table of docs/serving.md: client, version, what works, what does not and why. The exit
-code is 1 if anything failed. A check fails where the client raises, or its answer is empty; calls are forced, so
-that they do not depend on what a small model feels like. Takes three minutes once installed.
+makes a virtual environment in --folder (some 500 MB, a few minutes, once), installs PINS into it, starts a
+server with SmolLM2 and prints the table of docs/serving.md: client, version, what works, what does not and why.
+The exit code is 1 if anything failed. A check fails where the client raises, or its answer is empty; calls are
+forced, so that they do not depend on what a small model chooses. Takes three minutes once installed.
 """
+
+# ruff: noqa: E501 (the checks are one line each)
 
 from __future__ import annotations
 
@@ -20,7 +22,18 @@ from pathlib import Path
 
 from scripts.served import served
 
-PINS: tuple[str, ...] = ()
+PINS = (
+    "openai==2.54.0",
+    "anthropic==2.14.0",
+    "ollama==0.6.3",
+    "litellm==1.110.2",
+    "langchain-openai==1.4.3",
+    "langchain-anthropic==1.7.10",
+    "langchain-ollama==1.1.0",
+    "instructor==1.17.0",
+    "pydantic-ai-slim[openai]==2.31.1",
+    "openai-agents==0.20.0",
+)
 BEFORE = """
 import json, sys, importlib.metadata
 url, told = sys.argv[1], []

@@ -96,15 +96,9 @@ class CountRequest(StrictModel):
     """A conversation in Anthropic's form."""
 
     IGNORED: ClassVar[frozenset[str]] = IGNORED | {
-        "betas",
-        "context_management",
-        "inference_geo",
-        "speed",
-        "cache_control",
-        "diagnostics",
-        "user_profile_id",
-        "workspace_id",
-    }
+        "betas", "context_management", "inference_geo", "speed", "cache_control", "diagnostics",
+        "user_profile_id", "workspace_id",
+    }  # fmt: skip
     model: StrictStr | None = None
     messages: Annotated[list[MessageParam], FailFast, Field(min_length=1)]
     system: Blocks | None = None

@@ -143,40 +143,38 @@ class ShowRequest(StrictModel):
 
 async def chat(service: Service, body: ChatRequest, http: HTTPRequest) -> Response:
     """Ollama's chat."""
-    messages = []
-    for one in body.messages or ():
-        said = {"role": one.role, "content": one.content or "", "reasoning_content": one.thinking}
-        said["tool_calls"] = [{"function": call.function.model_dump()} for call in one.tool_calls or ()]
-        messages.append(said | {"name": one.tool_name, "tool_call_id": one.tool_call_id})
-    return await _answer(service, body, messages, http)
+    return await _answer(service, body, http)
 
 
 async def generate(service: Service, body: GenerateRequest, http: HTTPRequest) -> Response:
     """Ollama's answer to one prompt."""
-    messages = [{"role": "system", "content": body.system}] if body.system else []
-    messages += [{"role": "user", "content": body.prompt}] if body.prompt else []
-    return await _answer(service, body, messages if body.prompt else [], http)
+    return await _answer(service, body, http)
 
 
-async def _answer(
-    service: Service, body: ChatRequest | GenerateRequest, messages: list[Any], http: HTTPRequest
-) -> Response:
-    model = _name(service, body.model)
-    if not messages:  # to load the model, which is loaded
-        service.engine_of(model)
-        empty = (
-            {"message": {"role": "assistant", "content": ""}}
-            if isinstance(body, ChatRequest)
-            else {"response": ""}
-        )
+async def _answer(service: Service, body: ChatRequest | GenerateRequest, http: HTTPRequest) -> Response:
+    chats = isinstance(body, ChatRequest)
+    if not (body.messages if chats else body.prompt):  # to load the model, which is loaded
+        service.engine_of(_name(service, body.model))
+        empty = {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
         return json_response(_head(body, service) | empty | {"done": True, "done_reason": "load"})
+    of = await begin(service, await service.prepare(client_of(http), as_chat, body), http)
+    stream = body.stream is not False
+    return await respond(http, of.streams, OllamaAnswer(of, body), stream, wire="lines")
+
+
+def as_chat(service: Service, body: ChatRequest | GenerateRequest) -> ChatCompletionRequest:
+    """The same request as a chat."""
     options = body.options or Options()
     fields: dict[str, Any] = {name: getattr(options, name) for name in (*SAMPLERS, "seed", "stop")}
-    fields |= {"model": model, "messages": messages, "max_tokens": options.num_predict}
+    fields |= {"model": _name(service, body.model), "max_tokens": options.num_predict}
     fields |= {"repetition_penalty": options.repeat_penalty, "stream": body.stream is not False}
     fields |= {"logprobs": body.logprobs, "top_logprobs": body.top_logprobs}
-    if isinstance(body, ChatRequest) and body.tools:
-        fields["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools]
+    if isinstance(body, GenerateRequest):
+        said = [{"role": "system", "content": body.system}] if body.system else []
+        fields["messages"] = [*said, {"role": "user", "content": body.prompt}]
+    else:
+        fields["messages"] = [_message(one) for one in body.messages or ()]
+        fields["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
     if body.format == "json":
         fields["response_format"] = {"type": "json_object"}
     elif isinstance(body.format, dict):
@@ -186,10 +184,13 @@ async def _answer(
         fields["reasoning_effort"] = body.think
     elif body.think is not None:
         fields["chat_template_kwargs"] = {"enable_thinking": body.think}
-    told = Leniency(ignored=body.ignored)
-    asked = await service.prepare(client_of(http), lambda _: checked(ChatCompletionRequest, fields, told))
-    of = await begin(service, asked, http)
-    return await respond(http, of.streams, OllamaAnswer(of, body), body.stream is not False, wire="lines")
+    return checked(ChatCompletionRequest, fields, Leniency(ignored=body.ignored))
+
+
+def _message(one: OllamaMessage) -> dict[str, Any]:
+    calls = [{"function": call.function.model_dump()} for call in one.tool_calls or ()]
+    said = {"role": one.role, "content": one.content or "", "reasoning_content": one.thinking}
+    return said | {"tool_calls": calls, "name": one.tool_name, "tool_call_id": one.tool_call_id}
 
 
 def _name(service: Service, asked: str | None) -> str | None:
