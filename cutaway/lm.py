@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack, cast
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from cutaway.weights.rules import Tensors
 if TYPE_CHECKING:
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
+    from cutaway.generate import thinking
     from cutaway.inspect import edits
     from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Trace
@@ -53,6 +54,7 @@ ENGINES = ("auto", "definition", "runtime")
 Limited = TypeVar("Limited", "DefinitionEngine", "RuntimeEngine", "ReferenceEngine")
 Speculate = Union[Literal["lookup"], "LanguageModel", None]
 POOLINGS = ("mean", "cls", "last")
+CHECK = "Check your answer. If it is wrong, correct it. End with the answer alone on the last line."
 DTYPES = ("float32", "bfloat16", "float16", "packed")
 
 
@@ -293,6 +295,43 @@ class LanguageModel:
 
         params, ids = self.ending(sampling_params(settings)), map(self.ids, prompts)
         return generate_batch(self.engine, self.tokenizer, ids, params, max_sequences=max_sequences)
+
+    def think(
+        self,
+        prompt: Prompt | Sequence[Message],
+        strategy: str | thinking.Strategy,
+        *,
+        score: Callable[[str], float] | None = None,
+        extract: Callable[[str], str | None] | None = None,
+        **settings: Unpack[SamplingOptions],
+    ) -> thinking.Thought:
+        """An answer by slow thinking: "best-of-8", "vote-16", "budget-256", "tree-4x3", "refine-2".
+
+        ``prompt`` is text, ids, or the messages of a conversation. ``score`` judges a text (its own mean
+        log-probability without), ``extract`` finds the answer to vote on (its last line without). The thought
+        has the generation that was chosen, all candidates, and how many tokens were written.
+        """
+        from cutaway.generate import thinking
+
+        messages: Any = None if isinstance(prompt, str) or not isinstance(prompt[0], Mapping) else prompt
+        judge = thinking.Judge()
+        if score is not None:
+            judge = replace(judge, score=lambda _, generation: score(generation.text))
+        if extract is not None:
+            judge = replace(judge, extract=extract)
+        if messages is not None:
+            judge = replace(judge, follow_up=lambda _, answers: self.refining(messages, answers))
+        ids = self.ids(cast(Prompt, prompt)) if messages is None else self.chat_ids(messages)
+        chosen = thinking.parse(strategy) if isinstance(strategy, str) else strategy
+        with thinking.Writer(self.engine, self.tokenizer) as writer:
+            return chosen.answer(writer, [ids], self.ending(sampling_params(settings)), judge)[0]
+
+    def refining(self, messages: Sequence[Message], answers: Sequence[str]) -> list[int]:
+        """The ids of a conversation that asks to check the answers so far."""
+        turns = list(messages)
+        for answer in answers:
+            turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": CHECK}]
+        return self.chat_ids(turns)
 
     def stream(
         self,

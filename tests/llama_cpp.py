@@ -12,13 +12,15 @@ import pytest
 
 
 @contextmanager
-def opened(path: Path, vocab: int, context: int = 256) -> Iterator[Callable[[Sequence[int]], np.ndarray]]:
+def opened(
+    path: Path, vocab: int, context: int = 256, adapter: Path | None = None
+) -> Iterator[Callable[[Sequence[int]], np.ndarray]]:
     """The file in llama.cpp: a function from ids to the log-probabilities float64 [v] of what comes next.
 
     The last of the ids is whole characters: llama.cpp is made to draw it again, for it gives no probabilities
     beside a token that ends within a character. What is drawn changes none of them: they are from before.
     """
-    server = _server(path, context)
+    server = _server(path, context, adapter)
 
     def scores(ids: Sequence[int]) -> np.ndarray:
         asked = {
@@ -53,7 +55,7 @@ def tokenizing(path: Path) -> Callable[[str, bool], list[int]]:
     return encode
 
 
-def _server(path: Path, context: int) -> Any:
+def _server(path: Path, context: int, adapter: Path | None = None) -> Any:
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
@@ -62,4 +64,8 @@ def _server(path: Path, context: int) -> Any:
     params.warmup, params.cache_prompt, params.verbosity, params.port = False, False, -1, 0
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if adapter is not None:
+        beside = xllamacpp.CommonAdapterLoraInfo()
+        beside.path, beside.scale = str(adapter), 1.0
+        params.lora_adapters = [beside]
     return xllamacpp.Server(params)

@@ -4,21 +4,25 @@ the law's tolerance, and texts of several adapters in one batch with the bits th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import cutaway
 from cutaway import native
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder
+from cutaway.model.config import Decoder, Encoder
 from cutaway.native import library
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.weights.adapters import Adapter, Change, LowRank, Saved, Scaled, joined
+from cutaway.weights import adapters, gguf_adapters, load
+from cutaway.weights.adapters import Adapter, LowRank, Saved, Scaled, joined
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
+from tests import llama_cpp
 from tests.test_native import python
 from tests.test_runtime import IDS, config, definition, tensors, wide
 
@@ -28,11 +32,11 @@ LINEAR = ("query", "key", "value", "out", "gate", "up", "down")
 
 
 def low_rank(
-    of: Decoder, names: tuple[str, ...] = LINEAR, rank: int = 3, seed: int = 7, dora: bool = False
-) -> Adapter:
+    of: Decoder | Encoder, names: tuple[str, ...] = LINEAR, rank: int = 3, seed: int = 7, dora: bool = False
+) -> dict[str, LowRank]:
     """Random pairs beside the matrices of these names, each of another rank, as large as the weights."""
     generator = np.random.default_rng(seed)
-    made: dict[str, Change] = {}
+    made: dict[str, LowRank] = {}
     for name, shape in of.weights().items():
         if name.split(".")[-2] not in names or len(shape) != 2:
             continue
@@ -44,9 +48,9 @@ def low_rank(
     return made
 
 
-def scaled(of: Decoder) -> Adapter:
+def scaled(of: Decoder | Encoder) -> dict[str, Scaled]:
     generator = np.random.default_rng(8)
-    made: dict[str, Change] = {}
+    made: dict[str, Scaled] = {}
     for name, shape in of.weights().items():
         if (kind := name.split(".")[-2]) in ("key", "value", "down"):
             size = shape[1] if kind == "down" else shape[0]
@@ -88,6 +92,7 @@ def test_float_weights_give_the_definitions_logits(name: str, kind: str):
 ON_EACH_SET = """
 import sys
 import numpy as np
+import cutaway
 from cutaway import native
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
@@ -171,6 +176,68 @@ def test_what_the_definition_alone_applies_is_refused(engine: Any, name: str, ad
     of = config(name)
     with pytest.raises(UserError, match=said):
         engine(of, tensors(of)).adapted(adapter)
+
+
+# ---- llama.cpp's adapters ----------------------------------------------------------------------------------
+
+
+def assert_folded(read: Any, written: Any, name: str) -> None:
+    """The same pair, its scale in B."""
+    assert read.scale == 1 and np.array_equal(read.a, written.a), name
+    assert np.array_equal(read.b, np.float32(written.scale) * written.b), name
+
+
+def test_llama_cpp_gives_a_written_adapter_our_logits(tmp_path: Path):
+    """Queries' and keys' rows are permuted in its file; each pair's own scale is in B."""
+    from tests import serving
+
+    lm = serving.model(engine="definition")
+    lm.save(tmp_path / "base.gguf")
+    base = load.read(tmp_path / "base.gguf")
+    adapter = {name: replace(change, scale=1.0) for name, change in low_rank(base.config, rank=8).items()}
+    gguf_adapters.write(tmp_path / "talk.gguf", adapter, base)
+    back = adapters.read(tmp_path / "talk.gguf", base)
+    assert back.keys() == adapter.keys()
+    for name, change in adapter.items():
+        assert_folded(back[name], change, name)
+    ids = lm.ids("The capital of France is")
+    tuned = cutaway.load(tmp_path / "base.gguf", engine="definition", adapter=tmp_path / "talk.gguf")
+    ours = tuned.logits(ids)[-1].astype(np.float64)
+    with llama_cpp.opened(tmp_path / "base.gguf", len(ours), adapter=tmp_path / "talk.gguf") as theirs:
+        scores = theirs(ids)
+
+    def apart(logits: np.ndarray) -> float:
+        return float(
+            np.std(logits - scores) / np.std(logits)
+        )  # log-probabilities are logits but for a constant
+
+    assert apart(ours) < 0.03, apart(ours)
+    assert apart(lm.logits(ids)[-1].astype(np.float64)) > 0.3
+    for refused in (
+        low_rank(base.config, dora=True),
+        scaled(base.config),
+        low_rank(base.config, ("embedding",)),
+    ):
+        with pytest.raises(UserError, match=r"LoRA alone|embedding table"):
+            gguf_adapters.write(tmp_path / "no.gguf", refused, base)
+
+
+def test_an_adapter_is_converted_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from cutaway import cli
+    from tests import inputs
+
+    monkeypatch.chdir(tmp_path)
+    base = load.read(inputs.path("smollm2"))
+    adapter = low_rank(base.config, ("query", "down"), rank=2)
+    adapters.write("talk", adapter, base, str(inputs.path("smollm2")))
+    assert cli.main(["convert", "talk", "talk.gguf", "--adapter"]) == 0
+    assert cli.main(["convert", "talk.gguf", "back", "--adapter"]) == 2
+    assert (
+        cli.main(["convert", "talk.gguf", "back", "--adapter", "--model", str(inputs.path("smollm2"))]) == 0
+    )
+    back = adapters.read("back", base)
+    for name, change in adapter.items():
+        assert_folded(back[name], change, name)
 
 
 # ---- several adapters in one batch of the scheduler and of the server --------------------------------------

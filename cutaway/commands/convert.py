@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.options import Force, Json
-from cutaway.weights import load, save
+from cutaway.commands.options import Flag, Force, Json
+from cutaway.errors import UserError
+from cutaway.weights import adapters, gguf_adapters, load, save
 
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 
@@ -25,6 +26,8 @@ def convert(
             converter=console.any_case(*get_args(Type)),
         ),
     ] = None,
+    adapter: Flag = False,
+    model: str | None = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -40,9 +43,16 @@ def convert(
 
     cutaway convert smollm2-folder smollm2.gguf --type Q8_0
 
+    cutaway convert runs/talk talk-adapter.gguf --adapter
+
     :param source: A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
     :param target: Where to write: NAME.gguf or a folder.
+    :param adapter: Write an adapter by itself: SOURCE is PEFT's folder or llama.cpp's GGUF, TARGET the other.
+    :param model: The base model of the adapter; without it the one that a PEFT folder names.
     """
+    if adapter or model is not None:
+        _adapter(Path(source), target, type, model, force)
+        return
     checkpoint = load.read(console.model_path(source))
     with console.watched() as bar:
         saved = save.write(target, checkpoint, type=type, force=force, progress=bar)
@@ -62,3 +72,16 @@ def convert(
         console.note(f"Note: {note}.")
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)}, {types}", file=sys.stdout)
+
+
+def _adapter(source: Path, target: Path, type: str | None, model: str | None, force: bool) -> None:
+    """Writes an adapter alone."""
+    if type is not None:
+        raise UserError("--type is for models: an adapter's matrices stay F32")
+    base = adapters.base_of(source) if model is None else load.read(console.model_path(model))
+    changes: Any = adapters.read(source, base)
+    if target.suffix == ".gguf":
+        gguf_adapters.write(target, changes, base, force)
+    else:
+        adapters.write(target, changes, base, model or str(base.source), force)
+    print(f"{target}: changes of {len(changes)} weights of {base.source}")

@@ -15,6 +15,7 @@ from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import tasks
 from cutaway.evaluate.run import Options, Result, compared, run
+from cutaway.generate.thinking import parse
 from cutaway.store.files import atomic_file, check_overwrite
 
 
@@ -30,6 +31,7 @@ def eval(
     temperature: float = 0.0,
     max_tokens: int | None = None,
     seed: int = 0,
+    think: str | None = None,
     mutual_information: Flag = False,
     cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
@@ -51,6 +53,8 @@ def eval(
 
     cutaway eval smollm2 --tasks reasoning_gym:chain_sum --samples 8 --temperature 0.8
 
+    cutaway eval runs/sums --tasks reasoning_gym:chain_sum --think vote-16
+
     Parameters
     ----------
     model
@@ -71,6 +75,8 @@ def eval(
         The longest answer, instead of the task's own.
     seed
         Of the samples.
+    think
+        Slow thinking for exercises: best-of-N, vote-N, budget-N, tree-WxD, refine-N.
     mutual_information
         Score choices without their prompt too.
     cache
@@ -89,12 +95,16 @@ def eval(
         raise UserError(f"--limit is {limit}: give a number from 1 up")
     if samples < 1:
         raise UserError(f"--samples is {samples}: give a number from 1 up")
+    if think is not None:
+        parse(think)
+        if samples > 1:
+            raise UserError("--think draws its own samples: leave out --samples")
     if output is not None:
         check_overwrite(output, force)
     found = [_task(name.strip(), limit) for name in tasks.split(",") if name.strip()]
     if not found:
         raise UserError("--tasks names no task")
-    options = Options(samples, temperature, seed, mutual_information, max_tokens)
+    options = Options(samples, temperature, seed, max_tokens, mutual_information, think)
     results = {model: _results(model, adapter, found, options, cache)}
     if against is not None:
         if against == model:

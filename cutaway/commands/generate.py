@@ -14,6 +14,7 @@ import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, print_json, read_text, use_threads
 from cutaway.commands.options import Adapter, Context, Engine, Flag, Json, Model, Threads
 from cutaway.errors import UserError
+from cutaway.generate import thinking
 from cutaway.generate.decode import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
 
@@ -87,6 +88,7 @@ def generate(
     context: Context = None,
     speculate: Literal["lookup"] | None = None,
     draft: str | None = None,
+    think: str | None = None,
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
     """Continue a text: greedily, up to 128 tokens, unless told otherwise.
@@ -107,10 +109,17 @@ def generate(
     :param logprobs: One line a token: log-probability, token, and this many alternatives.
     :param speculate: lookup: guess tokens from what the text said before and check several in one reading;
         the text is as likely as without, and comes faster where it repeats itself.
+    :param think: Slow thinking: best-of-N, vote-N, budget-N, tree-WxD, refine-N (docs/thinking.md).
     :param draft: A smaller model of the same vocabulary that writes ahead; as --speculate otherwise.
     """
     if speculate is not None and draft is not None:
         raise UserError("--speculate lookup and --draft are two ways to guess: give one of them")
+    if think is not None:
+        if speculate is not None or draft is not None or logprobs is not None:
+            raise UserError(
+                "--think writes several texts side by side: leave out --speculate, --draft, --logprobs"
+            )
+        thinking.parse(think)
     text = prompt_text(prompt, file)
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     SamplingParams(**options)  # refused before anything is loaded
@@ -119,6 +128,9 @@ def generate(
     note_fallback(lm)
     if speculate is not None or draft is not None:
         options["speculate"] = speculate or cutaway.load(model_path(str(draft)), engine=engine)
+    if think is not None:
+        _think(lm, model, text, chat, think, options, as_json)
+        return
     if chat:
         options |= {"steering": "flag"} if allow_steering else {}
         pieces = lm.chat_stream([{"role": "user", "content": text}], **options)
@@ -130,6 +142,20 @@ def generate(
     note_ending(done)
     if sys.stderr.isatty():
         note(statistics(done))
+
+
+def _think(
+    lm: Any, model: str, text: str, chat: bool, strategy: str, options: dict[str, Any], as_json: bool
+) -> None:
+    """Print the answer that a strategy chose, and what it cost."""
+    thought = lm.think([{"role": "user", "content": text}] if chat else text, strategy, **options)
+    if as_json:
+        document = _document(thought.generation, lm, model, text, None)
+        candidates = [one.text for one in thought.candidates]
+        print_json(document | {"think": strategy, "tokens": thought.tokens, "candidates": candidates})
+        return
+    print(thought.generation.text)
+    note(f"{strategy}: {len(thought.candidates)} candidates, {thought.tokens:,} tokens in all.")
 
 
 def prompt_text(prompt: str | None, file: Path | None) -> str:

@@ -9,8 +9,9 @@ Multiple choice compares log p(choice | prompt):
 
 Exercises are answered by the batch scheduler, greedily or in several samples at a temperature, through the
 model's chat template where it has one: ``acc`` is the fraction of answers with a score of 0.99 or more,
-``score`` the mean score, ``pass_at_k`` the probability that one of k samples is right. A text has
-``bits_per_byte`` and ``perplexity``.
+``score`` the mean score, ``pass_at_k`` the probability that one of k samples is right. With slow thinking
+``ceiling`` is the fraction of exercises of which one candidate is right, and ``tokens`` all that were written
+for one. A text has ``bits_per_byte`` and ``perplexity``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from cutaway.evaluate import likelihood, statistics
 from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.statistics import Estimate
 from cutaway.evaluate.tasks import Question, Task, Text
+from cutaway.generate import thinking
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
 
 RIGHT = 0.99  # the score from which an answer counts as right
@@ -41,8 +44,9 @@ class Options:
     samples: int = 1
     temperature: float = 0.0
     seed: int = 0
-    mutual_information: bool = False
     max_tokens: int | None = None
+    mutual_information: bool = False
+    think: str | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,8 @@ def _exercises(
             f"{task.name}: a prompt of {longest} ids and {size} for the answer are more than the model's "
             f"context of {lm.context}"
         )
+    if options.think is not None:
+        return _thoughts(lm, task, prompts, size, cache, options, progress)
     requests = [
         ["answer", ids, size, options.temperature, options.seed + n, len(lm.tokenizer)]
         for ids in prompts
@@ -189,6 +195,48 @@ def _exercises(
         values[f"pass_at_{k}"] = [statistics.pass_at(each, count, k) for count in right]
     tokens = sum(length for _, length in found)
     return values, answers, tokens, lm.tokenizer.decode(prompts[0])
+
+
+def _thoughts(
+    lm: LanguageModel,
+    task: Task,
+    prompts: Sequence[list[int]],
+    size: int,
+    cache: Cache,
+    options: Options,
+    progress: Progress,
+) -> tuple[dict[str, list[float]], list[list[str]], int, str]:
+    """Answers by slow thinking. What chooses one is the model itself; the task's checker only checks."""
+    strategy = thinking.parse(str(options.think))
+    settings = lm.ending(SamplingParams(max_tokens=size, temperature=options.temperature, seed=options.seed))
+    items: Any = task.items
+
+    def compute(numbers: Sequence[int]) -> list[list[Any]]:
+        judge = thinking.Judge(extract=task.extract)
+        if lm.checkpoint.chat_template is not None:
+            asked = [[{"role": "user", "content": items[n].prompt}] for n in numbers]
+            judge = replace(judge, follow_up=lambda n, answers: lm.refining(asked[n], answers))
+        with thinking.Writer(lm.engine, lm.tokenizer) as writer:
+            made = strategy.answer(writer, [prompts[n] for n in numbers], settings, judge)
+        return [
+            [thought.generation.text, thought.tokens, [one.text for one in thought.candidates]]
+            for thought in made
+        ]
+
+    requests = [["thought", options.think, ids, size, options.temperature, options.seed] for ids in prompts]
+    found = cache.fill(requests, compute, lambda done: progress(done, len(requests)))
+    scores = [item.check(text) for item, (text, _, _) in zip(items, found, strict=True)]
+    values = {
+        "acc": [float(score >= RIGHT) for score in scores],
+        "score": scores,
+        "ceiling": [
+            float(any(item.check(text) >= RIGHT for text in texts))
+            for item, (_, _, texts) in zip(items, found, strict=True)
+        ],
+        "tokens": [float(count) for _, count, _ in found],
+    }
+    answers = [[text, *texts] for text, _, texts in found]
+    return values, answers, sum(count for _, count, _ in found), lm.tokenizer.decode(prompts[0])
 
 
 def _text(

@@ -104,8 +104,14 @@ Adapter = Mapping[str, Change]  # by our names of weights
 
 
 def read(folder: str | Path, base: Checkpoint) -> Adapter:
-    """The adapter of a PEFT folder for ``base``. UserError for what is not read, or does not fit the base."""
+    """The adapter of a PEFT folder, or of llama.cpp's GGUF file, for ``base``. UserError for what is not
+    read, or does not fit the base.
+    """
     folder = Path(folder)
+    if folder.suffix == ".gguf" and not folder.is_dir():
+        from cutaway.weights import gguf_adapters
+
+        return gguf_adapters.read(folder, base)
     check_folder(folder)
     config = parsed(folder / CONFIG)
     kind = config.get("peft_type")
@@ -123,7 +129,7 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
     for module, found in parts.items():
         for ours, change in _changes(module, found, config, names, folder):
             shape = base.tensors.later(ours).shape
-            _check(change, shape, f"{folder}: {quoted(module)}")
+            check(change, shape, f"{folder}: {quoted(module)}")
             changes[ours] = change
             bias = f"{ours.removesuffix('weight')}bias"
             if isinstance(change, Scaled) and change.side == "out" and bias in base.tensors:
@@ -141,6 +147,8 @@ def opened(folder: Path) -> Checkpoint:
 
 def base_of(folder: Path) -> Checkpoint:
     """The base that an adapter's folder names."""
+    if folder.suffix == ".gguf" and not folder.is_dir():
+        raise UserError(f"{folder}: a GGUF adapter names no base model: name it by --model")
     check_folder(folder)
     name = parsed(folder / CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
@@ -220,7 +228,7 @@ def save(
             continue
         module = bound.theirs.removesuffix(".weight")
         if low_rank:
-            a, b, magnitude = _side_by_side(found, bound.place.shapes)
+            a, b, magnitude = side_by_side(found, bound.place.shapes)
             ranks[module] = len(a)
             parts = {"lora_A.weight": a, "lora_B.weight": b, "lora_magnitude_vector": magnitude}
         else:
@@ -282,7 +290,7 @@ def _factors(found: Sequence[Any], module: str) -> tuple[np.ndarray, bool]:
     return (factors[None], True) if sides == {"in"} else (factors[:, None], False)
 
 
-def _side_by_side(
+def side_by_side(
     pairs: Sequence[Any], shapes: Sequence[tuple[int, ...]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Pairs of matrices that are stored one above the other as one pair, B block by block."""
@@ -371,7 +379,7 @@ def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
-def _check(change: Change, shape: tuple[int, ...], where: str) -> None:
+def check(change: Change, shape: tuple[int, ...], where: str) -> None:
     """UserError unless the change fits a weight of this shape and is finite."""
     arrays: list[np.ndarray] = [value for value in vars(change).values() if isinstance(value, np.ndarray)]
     if not all(np.isfinite(array).all() for array in arrays):

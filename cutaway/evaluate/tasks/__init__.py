@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cutaway.errors import UserError
+from cutaway.generate.thinking import last_line
 
 INSTRUMENTS = ("text", "file", "bigbench", "reasoning_gym")  # that take a name after a colon
 
@@ -44,7 +45,8 @@ class Exercise:
 class Task:
     """Questions or exercises; ``chance`` is the accuracy of guessing, or of the commonest answer.
 
-    ``max_tokens`` bounds the answers to exercises. ``source`` says where the data are from.
+    ``max_tokens`` bounds the answers to exercises, ``extract`` finds what to vote on in one. ``source`` says
+    where the data are from.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Task:
     items: tuple[Question, ...] | tuple[Exercise, ...]
     chance: float
     max_tokens: int = 256
+    extract: Callable[[str], str | None] = field(default=last_line, compare=False)
 
     @property
     def prompt_hash(self) -> str:

