@@ -905,7 +905,7 @@ def test_no_field_of_any_api_writes_a_control_token(server: Server, tmp_path: Pa
     templates = chat_cases.templates() | {"plain": PLAIN, "thinking": THINKING}
     extra = chat_cases.markers(list(templates.values()))
     tokenizer = chat_cases.augmented(inputs.path("smollm2"), tmp_path, extra)
-    checkpoint = replace(server.service.lm.checkpoint, tokenizer=tokenizer)
+    checkpoint = replace(server.service.lm.checkpoint, read_tokenizer=lambda: tokenizer)
     held = refused = 0
     for template in templates.values():
         lm = LanguageModel(replace(checkpoint, chat_template=template))

@@ -122,7 +122,7 @@ class StrictModel(BaseModel):
         known = {field.alias or name: field for name, field in cls.model_fields.items()}
         told, kept = info.context or Leniency(), {}
         for name, item in value.items():
-            required = name in known and known[name].is_required()
+            required = name == "messages" or (name in known and known[name].is_required())
             empty = item is None or (not required and (item == [] or item == {}))
             if empty or (item in cls.DEFAULTS.get(name, ())) or (item == "" and name not in known):
                 continue
