@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from cutaway.generate.batch.scheduler import (
     STRETCH,
     PrefillBudget,
     Scheduler,
+    answer_all,
     generate_batch,
 )
 from cutaway.generate.decode import ContextFullError, Generation, Piece, finish, generate
@@ -102,6 +104,9 @@ class Paged(Hashing):
         state = Held()
         state.ids = list(kept[-1]) if kept else []
         return state
+
+    def fork(self, state: Held) -> Held:
+        return self.resume([state.ids])
 
     def pass_step(self) -> None:
         """Lets the step that is under way end, and waits for the next to begin."""
@@ -250,7 +255,7 @@ def test_a_page_that_is_being_read_is_waited_for_within_a_cache_scope_alone():
         streams = [serves.submit(request(ids, max_tokens=1, cache_scope=scope)) for scope in scopes]
         reads.gate.release(1000)
         finish(first)
-        assert sorted(finish(stream).timings.prefill_tokens for stream in streams) == [1, 13, 13]
+        assert sorted(finish(stream).timings.prefill_tokens for stream in streams) == [0, 13, 13]
 
 
 @needs_core
@@ -776,3 +781,32 @@ def test_an_engine_for_one_text_is_refused():
         Scheduler(Hashing(), Bytes())
     assert END in Bytes.eos_ids
     assert not ResponseStream(request([1])).ended
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["runtime", "definition"])
+def test_a_prompt_of_several_requests_is_read_once(name: str):
+    reads, prompts = engine(name), [tiny.IDS[:130], [5, 6], tiny.IDS[1:129]]
+    requests = [
+        request(ids, max_tokens=5, temperature=1, seed=n, logprobs=2) for n in range(4) for ids in prompts
+    ]
+    alone = [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests]
+    made = answer_all(reads, Words(), requests, max_sequences=12)
+    assert [said(each) for each in made] == alone and len(set(alone)) > 6
+    assert sum(each.timings.prefill_tokens for each in made) == 130 + 2 + 128
+
+
+def test_logprobs_are_of_what_was_drawn_from_where_asked_for():
+    settings = SamplingParams(max_tokens=3, temperature=0.5, top_k=4, seed=1, stop_ids=[7])
+    requests = [Request((1, 2), settings, drawn_logprobs=drawn) for drawn in (False, True)]
+    plain, drawn = answer_all(Paged(), Bytes(), requests)
+    assert plain.ids == drawn.ids
+    for at in range(3):
+        logits = Paged().after([1, 2, *plain.ids[:at]])
+        best = np.sort(logits)[-4:].astype(np.float64) / 0.5
+        logit = float(logits[plain.ids[at]])
+        assert plain.logprobs[at] == pytest.approx(logit - np.logaddexp.reduce(logits), rel=1e-4)
+        assert drawn.logprobs[at] == pytest.approx(logit / 0.5 - np.logaddexp.reduce(best), rel=1e-4)
+    ends = answer_all(Paged(), Bytes(), [Request((1, 2), replace(settings, stop_ids=plain.ids[1:2]))])[0]
+    assert ends.ids == plain.ids[:1] and ends.stop_logprob == plain.logprobs[1]
+    assert plain.stop_logprob is None

@@ -16,6 +16,7 @@ from cutaway.weights.load import RUN
 
 if TYPE_CHECKING:
     from cutaway.train.finetune import FinetuningConfig
+    from cutaway.train.rollouts import RewardsConfig
 
 SHOWN = 3  # examples that --check prints
 
@@ -25,6 +26,9 @@ def finetune(
     /,
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
     data: Annotated[Path | None, Parameter(help="Examples: a .jsonl or .parquet file, or a folder.")] = None,
+    task: Annotated[
+        str | None, Parameter(help="Of rewards: reasoning_gym:NAME, or file.py:function with --data.")
+    ] = None,
     model: Annotated[str | None, Parameter(help="The base model; without it the config's.")] = None,
     output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
     check: Annotated[
@@ -33,11 +37,14 @@ def finetune(
     resume: Annotated[bool, Parameter(help="Continue the run that the folder holds.", negative=())] = False,
     json: Annotated[bool, Parameter(name="--json", help="With --check: print JSON.", negative=())] = False,
 ) -> None:
-    """Train a model further: SOURCE is a method (sft), a YAML file, or a run's folder.
+    """Train a model further: SOURCE is a method (sft, dpo, grpo, ...), a YAML file, or a run's folder.
 
     A line of the data is {"messages": [...]}, or prompt and completion, or text; the assistant's turns are
     trained. The run's folder holds the adapter as PEFT reads it, and opens in every other verb:
     `cutaway chat runs/talk`. Ctrl-C saves first; --resume continues.
+
+    A task has questions and a program that scores answers: imitation trains on its own answers, grpo,
+    dr_grpo, dapo, bnpo, rloo and reinforce on rewards, expert_iteration on answers that were right.
 
     Examples:
 
@@ -51,21 +58,25 @@ def finetune(
 
     cutaway finetune runs/talk --resume --steps 400
 
+    cutaway finetune grpo --task reasoning_gym:chain_sum --model runs/talk --check
+
     Parameters
     ----------
     source
-        A method (sft), a YAML file, or with --resume a run's folder.
+        A method, a YAML file, or with --resume a run's folder.
     changes
         Changes to the config, written --name.of.entry VALUE; docs/finetuning.md lists the entries.
     """
-    from cutaway.train import finetune as recipe
+    from cutaway.train import finetune as examples
+    from cutaway.train import rollouts
 
-    given = [
-        (name, str(value)) for name, value in (("base", model), ("data.path", data)) if value is not None
-    ]
-    run = recipe.read(source, [*(word for name, value in given for word in (f"--{name}", value)), *changes])
+    options = {"base": model, "data.path": data, "data.task": task}
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    words = [*given, *(["--data.options={}"] if task is not None else []), *changes]
+    recipe = rollouts if rollouts.is_method(source, words) else examples
+    run = recipe.read(source, words)
     if check:
-        _check(run, json)
+        _check_task(run, json) if isinstance(run, rollouts.RewardsConfig) else _check(run, json)
         return
     if json:
         raise UserError("--json goes with --check")
@@ -103,6 +114,44 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
             out.print(text)
     for warning in report.warnings():
         out.print(f"Note: {warning}.", style="yellow", markup=False)
+
+
+def _check_task(run: RewardsConfig, as_json: bool) -> None:
+    """What a task asks, and what the model answers before training."""
+    from cutaway.data.tasks import RIGHT
+    from cutaway.train import rollouts
+
+    task, groups = rollouts.check(run, console.note)
+    rewards = [float(reward) for group in groups for reward in group.rewards]
+    found = {
+        "questions": len(task.train),
+        "held_out": len(task.test),
+        "left_out_shared": task.shared,
+        "commonest_answer": task.floor(),
+        "sampled": len(rewards),
+        "reward": sum(rewards) / len(rewards),
+        "accuracy": sum(reward >= RIGHT for reward in rewards) / len(rewards),
+        "zero_variance": sum(group.even for group in groups) / len(groups),
+    }
+    if as_json:
+        console.print_json(found)
+        return
+    from rich.console import Console
+
+    out = Console(highlight=False, markup=False)
+    out.print(
+        f"{task.name}: {found['questions']:,} questions to train on, {found['held_out']:,} held out "
+        f"({task.shared:,} left out, which training has); always giving the commonest answer is right for "
+        f"{found['commonest_answer']:.1%}."
+    )
+    out.print(
+        f"{found['sampled']} sampled answers: reward {found['reward']:.3f}, right {found['accuracy']:.1%}; "
+        f"{found['zero_variance']:.0%} of the groups have equal rewards, which teach nothing."
+    )
+    for group in groups[:SHOWN]:
+        out.print(f"\n{group.problem.question}", style="bold")
+        for each, reward in zip(group.completions[:SHOWN], group.rewards, strict=False):
+            out.print(f"  {reward:.2f}  {each.text!r}", style="green" if reward >= RIGHT else "dim")
 
 
 def _names(item: Item) -> tuple[str, ...]:

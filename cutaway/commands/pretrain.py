@@ -94,6 +94,7 @@ class Callback:
 
     def step(self, numbers: dict[str, float], steps: int) -> None:
         bits = f"  {numbers['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in numbers else ""
+        bits = f"  reward {numbers['reward']:.3f}" if "reward" in numbers else bits
         if self.progress is not None:
             self.progress(
                 "step",
@@ -104,6 +105,10 @@ class Callback:
             )
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:
+        if "validation_accuracy" in numbers and "validation_reward" in numbers:
+            right, reward = numbers["validation_accuracy"], numbers["validation_reward"]
+            self.note(f"step {step}: {right:.1%} of the held-out questions right, reward {reward:.3f}")
+            return
         name = "validation_bits_per_byte"
         bits = f", {numbers[name]:.3f} bits/byte" if name in numbers else ""
         self.note(f"step {step}: validation loss {numbers['validation_loss']:.3f}{bits}")

@@ -128,6 +128,10 @@ class BatchedEngine(Engine, Protocol):
         """What another text needs of this page, which is full, and where `grid` is not 1 the last so far."""
         ...
 
+    def fork(self, state: Any) -> Any:
+        """Another state that holds what this one does; neither sees what the other reads from now on."""
+        ...
+
     def resume(self, kept: Sequence[Any]) -> Any:
         """A state that holds these pages, the first ones of a text, or none; it writes into none of them."""
         ...

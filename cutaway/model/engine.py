@@ -124,6 +124,10 @@ class DefinitionEngine:
             raise ValueError(f"a state of {state.length} ids does not end with its page {page}")
         return state.snapshot()
 
+    def fork(self, state: State) -> State:
+        """Another state that holds what this one does."""
+        return state.snapshot()
+
     def resume(self, kept: Sequence[State]) -> State:
         """A state that holds what the last of these holds.
 

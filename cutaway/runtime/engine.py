@@ -221,6 +221,16 @@ class RuntimeEngine:
         state.borrow(kept)
         return state
 
+    def fork(self, state: State) -> State:
+        """Another state that holds what this one does: it shares the full pages and copies the last."""
+        full = state.length // native.PAGE
+        fork = self.resume(state.pages[:full])
+        fork.reserve(state.length)
+        for own, page in zip(fork.pages[full:], state.pages[full:], strict=False):
+            own[:] = page
+        fork.length = state.length
+        return fork
+
     def read(
         self, texts: Sequence[Sequence[int]], states: Sequence[State], logits_at: Sequence[int]
     ) -> np.ndarray:

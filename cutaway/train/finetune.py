@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ COUNTS = ("left_out_too_long", "cut", "without_trained_tokens", "without_end_tok
 COUNTS += ("duplicates", "shared_with_check", "same_answers", "liked")
 REFERENCES = "reference.npz"  # log-probabilities of the model before training, where all weights are trained
 Note = Callable[[str], None]
+Run = TypeVar("Run", bound="FinetuningConfig")
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read(source: str, changes: Sequence[str] = ()) -> FinetuningConfig:
+def read(source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningConfig) -> Run:
     """The run of a YAML file, a preset or a run's folder, changed; its model is the base's."""
     found = config.entries(str(PRESETS / f"{source}.yaml") if source in presets() else source, changes)
     if "model" not in found:
@@ -164,15 +165,15 @@ def read(source: str, changes: Sequence[str] = ()) -> FinetuningConfig:
         if not isinstance(described, Decoder):
             raise UserError(f"config.base: {base} is an encoder, which writes no text")
         found["model"] = to_dict(described)
-    return from_dict(found, FinetuningConfig)
+    return from_dict(found, kind)
 
 
 def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfig:
     """The run as it is stored: paths whole, examples tokenised into the folder."""
     data = replace(run.data, path=str(Path(run.data.path).absolute()))
-    run = replace(run, data=data, base=_whole(run.base))
+    run = replace(run, data=data, base=whole(run.base))
     if isinstance(run.objective, distill.Config):
-        run = replace(run, objective=replace(run.objective, teacher=_whole(run.objective.teacher)))
+        run = replace(run, objective=replace(run.objective, teacher=whole(run.objective.teacher)))
     if not (folder / EXAMPLES).is_file():
         items, report = prepare(run, base(run), note)
         for warning in report.warnings():
@@ -194,11 +195,8 @@ def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
     if held:
         packed["validation"] = _packed(run, [items[n] for n in order[:held]], 0)
     note(f"{len(order) - held:,} examples in {packed['train'].rows:,} rows of {run.data.context} tokens")
-    torch.manual_seed(run.seed)
-    model = build.decoder(at_rest, run.base_type if run.adapter else "float32")
-    if run.adapter is not None:
-        run.adapter.attach(model)
-    elif run.objective.reference:
+    model = trained_model(run, at_rest)
+    if run.adapter is None and run.objective.reference:
         packed = _with_reference(run, model, packed, folder / REFERENCES, note)
     run.objective.attach(model)
     lengths = torch.zeros(run.model.vocab, dtype=torch.int64)
@@ -208,8 +206,8 @@ def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
         packed.get("validation"),
         lengths,
         tokenizer,
-        _prompt(at_rest),
-        _export(run, at_rest),
+        prompt(at_rest),
+        export(run, at_rest),
         model,
         _teacher(run.objective, tokenizer) if isinstance(run.objective, distill.Config) else None,
     )
@@ -273,6 +271,15 @@ def _teacher(objective: distill.Config, tokenizer: Tokenizer) -> decoder.Decoder
 def base(run: FinetuningConfig) -> Checkpoint:
     """The base model at rest."""
     return load.read(store.resolve(run.base, pull=True))
+
+
+def trained_model(run: FinetuningConfig, at_rest: Checkpoint) -> decoder.Decoder:
+    """The base's decoder with what is trained of it."""
+    torch.manual_seed(run.seed)
+    model = build.decoder(at_rest, run.base_type if run.adapter else "float32")
+    if run.adapter is not None:
+        run.adapter.attach(model)
+    return model
 
 
 def prepare(run: FinetuningConfig, at_rest: Checkpoint, note: Note) -> tuple[list[Item], DataReport]:
@@ -358,12 +365,12 @@ def _digests(read: Reader, kind: Kind, path: str) -> set[bytes]:
     return {_digest(item) for where, row in rows(path) for item in read.items(kind, row, where)}
 
 
-def _whole(name: str) -> str:
+def whole(name: str) -> str:
     """A base's name as it is, its path whole."""
     return str(Path(name).absolute()) if Path(name).exists() else name
 
 
-def _prompt(at_rest: Checkpoint) -> Callable[[str], list[int]]:
+def prompt(at_rest: Checkpoint) -> Callable[[str], list[int]]:
     """A sample's prompt as the question of a conversation, or as text where there is no template."""
     tokenizer: Tokenizer = at_rest.tokenizer
     template = at_rest.chat_template
@@ -377,10 +384,10 @@ def _prompt(at_rest: Checkpoint) -> Callable[[str], list[int]]:
     return ids
 
 
-def _export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Path], None]:
+def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Path], None]:
     """Writes the adapter into the run's folder, or the whole model beside it."""
 
-    def export(training: Training, folder: Path) -> None:
+    def write(training: Training, folder: Path) -> None:
         weights = training.trained() if run.adapter is None else {}
         if training.parallel.rank:
             return
@@ -394,7 +401,7 @@ def _export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, P
         tensors = Tensors({name: quant.pack(weight.numpy(), "F32") for name, weight in own.items()})
         writer.write(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
 
-    return export
+    return write
 
 
 def _store(folder: Path, items: Sequence[Item]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from cutaway.data.examples import Packed
-from cutaway.data.packing import Mixture, Span
+from cutaway.data.packing import Batch, Span
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
@@ -58,22 +58,42 @@ class Callback(Protocol):
         ...
 
 
+@runtime_checkable
+class Batches(Protocol):
+    """What is trained on, as batches of rows."""
+
+    def batch(self, first: int, count: int) -> Batch:
+        """``count`` rows of the run from the ``first`` on."""
+        ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Validates a run otherwise than by the loss on rows; before the first step too."""
+
+    def evaluate(self, training: Training, count: int) -> dict[str, float]:
+        """Figures of ``count`` of its items, by names that begin with validation_."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Sequences to train on and to validate on (None: there are none), and the bytes of text of each id.
 
     ``prompt`` gives a sample's prompt as ids; ``model`` is the one to train (None: a new one); ``export``
-    writes a run's model beside it. ``teacher`` is a frozen model that the objective reads.
+    writes a run's model beside it. ``teacher`` is a frozen model that the objective reads. ``report`` gives
+    figures of the step's data; among them ``tokens``, where rows are of several lengths.
     """
 
-    train: Mixture | Packed
-    validation: Span | Packed | None
+    train: Batches
+    validation: Span | Packed | Evaluator | None
     lengths: Tensor
     tokenizer: Tokenizer
     prompt: Callable[[str], list[int]]
     export: Callable[[Training, Path], None]
     model: Decoder | None = None
     teacher: Decoder | None = None
+    report: Callable[[], dict[str, float]] = dict
 
 
 class Training:
@@ -141,6 +161,7 @@ class Training:
         self.step += 1
         if self.device.type == "cpu":
             device.keep_memory()  # after a step, so that what compiling took is given back
+        numbers |= self.data.report()
         return numbers | {"gradient_norm": norm, "learning_rate": self.rates[0][0] * factor}
 
     def _gradient(self) -> dict[str, float]:
@@ -184,6 +205,9 @@ class Training:
         span = self.data.validation
         if span is None:
             return {}
+        if isinstance(span, Evaluator):
+            with self._evaluating():
+                return span.evaluate(self, sequences)
         sums: dict[str, Tensor] = {}
         weight = torch.zeros(1, dtype=torch.float64)
         numbers = range(self.parallel.data_rank, min(sequences, span.rows), self.parallel.data_size)
@@ -275,15 +299,18 @@ def train(
 ) -> None:
     """The steps that are left, with what is due between them. A signal ends them after a checkpoint."""
     run, parallel = training.run, training.parallel
-    tokens, flops = run.batch_size * run.width, run.flops_per_token
+    flops = run.flops_per_token
+    if training.step == 0 and isinstance(training.data.validation, Evaluator):
+        _evaluate(training, log, callback)
     while training.step < run.steps:
         start = time.perf_counter()
         numbers = training.advance()
-        speed = tokens / (time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        speed = numbers.pop("tokens", run.batch_size * run.width) / seconds
         step = training.step
         peak = max(peak, speed * flops)  # a noisy machine: a step may be faster than the measured product
         speeds = {"tokens_per_second": speed, "flops_per_second": speed * flops, "mfu": speed * flops / peak}
-        numbers = {"step": step, **numbers, **speeds}
+        numbers = {"step": step, **numbers, **speeds, "seconds": seconds}
         if log is not None and _due(step, run.intervals.log, run.steps):
             log.write(numbers)
             callback.step(numbers, run.steps)
@@ -320,7 +347,10 @@ def _due(step: int, interval: int, last: int) -> bool:
 
 def _add(sums: dict[str, Tensor], loss: Tensor, extra: dict[str, Tensor]) -> None:
     for name, value in {"loss": loss, **extra}.items():
-        sums[name] = sums.get(name, 0) + value.detach().double().cpu()
+        value = value.detach().double().cpu()
+        if name in sums:
+            value = torch.maximum(sums[name], value) if name.endswith("_max") else sums[name] + value
+        sums[name] = value
 
 
 def _checkpoint_activations(model: Decoder) -> None:

@@ -50,7 +50,9 @@ def reachable(inputs: AttentionInputs, block: int = BLOCK) -> Bool[Tensor, "m n"
     may = inputs.visibility.may(i, j) & (i.high >= 0) & (j.high >= 0)
     if inputs.query.documents is not None and inputs.key.documents is not None:
         query, key = _spans(inputs.query.documents, block), _spans(inputs.key.documents, block)
-        may &= (query.low[:, :, None] <= key.high[:, None]) & (key.low[:, None] <= query.high[:, :, None])
+        near = (query.low[:, :, None] <= key.high[:, None]) & (key.low[:, None] <= query.high[:, :, None])
+        shared = _spans((inputs.key.documents < 0).long(), block).high[:, None] > 0  # every document sees it
+        may &= near | shared
     return may.any(0)
 
 

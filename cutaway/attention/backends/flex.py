@@ -17,6 +17,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from cutaway.attention.backends import blocked
 from cutaway.attention.backends.inputs import AttentionInputs
+from cutaway.attention.common.visibility import together
 from cutaway.errors import OperationalError, UserError
 from cutaway.shapes import Float
 
@@ -82,7 +83,9 @@ def _blocks(inputs: AttentionInputs) -> Any:
     def sees(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         i, j = query.pos[b, t], key.pos[b, s]
         seen = rule.sees(i, j) & (i >= 0) & (j >= 0)
-        return seen if of_query is None or of_key is None else seen & (of_query[b, t] == of_key[b, s])
+        if of_query is None or of_key is None:
+            return seen
+        return seen & together(of_query[b, t], of_key[b, s])
 
     reach = blocked.reachable(inputs, BLOCK).expand(inputs.q.shape[0], 1, -1, -1)
     count = reach.sum(-1).int()

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Positions:
-    """Tokens' positions ``pos`` Int[b n], and their ``documents`` where several are packed in a row."""
+    """Tokens' positions ``pos`` Int[b n], and their ``documents`` where several are packed in a row.
+
+    Document -1 is the beginning that all documents of the row share: each of them sees it.
+    """
 
     pos: Int[Tensor, "b n"]
     documents: Int[Tensor, "b n"] | None = None
@@ -235,9 +238,14 @@ class Random(Visibility):
 
 
 def mask(visibility: Visibility, query: Positions, key: Positions) -> Bool[Tensor, "b t s"]:
-    """True where query t sees key s: by the rule, no padding, and in the same document."""
+    """True where query t sees key s: by the rule, no padding, in the same document or the shared one."""
     i, j = query.pos[:, :, None], key.pos[:, None, :]
     seen = visibility.sees(i, j) & (j >= 0) & (i >= 0)
     if query.documents is None or key.documents is None:
         return seen
-    return seen & (query.documents[:, :, None] == key.documents[:, None, :])
+    return seen & together(query.documents[:, :, None], key.documents[:, None, :])
+
+
+def together(query: Int[Tensor, "..."], key: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    """Whether a query of one document may see a key of another."""
+    return (query == key) | (key < 0)

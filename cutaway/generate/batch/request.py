@@ -100,7 +100,8 @@ class Generation:
     """A finished text.
 
     ids are all that were chosen, those that spelt a stop string included, but not the end token; logprobs
-    and top_logprobs have one entry for each. finish_reason "stop" was the stop named in `stop` (a string, or
+    and top_logprobs have one entry for each; stop_logprob is the end token's, where one was chosen.
+    finish_reason "stop" was the stop named in `stop` (a string, or
     the id of an end token, None where a constraint was complete), "length" was max_tokens, "context" means
     that prompt and answer filled max_context.
     """
@@ -114,6 +115,7 @@ class Generation:
     stop: str | int | None
     max_context: int
     timings: Timings
+    stop_logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,15 @@ class Request:
     Requests of one ``client`` wait behind each other, not before those of others. Pages of the prefix cache
     are shared among requests of one ``cache_scope`` and engine alone. ``engine`` is the scheduler's with an
     adapter beside its weights (``adapted``), None its own. ``prompt_logprobs`` asks for the log-probabilities
-    of the prompt's ids too, with so many alternatives.
+    of the prompt's ids too, with so many alternatives. ``drawn_logprobs`` gives the log-probabilities of
+    what was drawn from, after temperature and cuts, in place of the model's own.
     """
 
     ids: tuple[int, ...]
     settings: SamplingParams
     constraint: Constraint | None = None
     prompt_logprobs: int | None = None
+    drawn_logprobs: bool = False
     internals: Internals | None = None
     edit: EditHooks | None = None  # of the model's activations, for an engine that is Editable
     client: str = ""

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from cutaway.errors import UserError
@@ -217,7 +217,9 @@ class Scheduler:
         if request.internals is not None:
             request.internals.check(self.engine.layers, vocab)
         stream = ResponseStream(request, self._notify)
-        output = SequenceOutput(self.engine, tokenizer, ids, request.settings, request.constraint)
+        output = SequenceOutput(
+            self.engine, tokenizer, ids, request.settings, request.constraint, request.drawn_logprobs
+        )
         sequence = ScheduledSequence(stream, output, request.engine or self.engine)
         if sequence.pages_needed > self._capacity:
             raise UserError(
@@ -358,31 +360,35 @@ class Scheduler:
         except Exception as error:
             self._fail([chunk.sequence for chunk in chunks], error)
             return
+        read = len(chunks)
+        for chunk in chunks:
+            chunk.sequence.cache_pages(self._prefix_cache)
+        chunks += self._forks(chunks)
         results = [_sample(chunk) for chunk in chunks]
         for chunk in chunks:
             sequence = chunk.sequence
-            sequence.cache_pages(self._prefix_cache)
             if sequence.state.length - len(chunk.ids) < len(sequence.prompt) <= sequence.state.length:
                 self._count(prompt_tokens=len(sequence.prompt), cached_tokens=sequence.cached_tokens)
         for chunk, result in zip(chunks, results, strict=True):
             self._publish(chunk.sequence, result)
         seconds = time.perf_counter() - started
-        self._budget.record(len(decoding), sum(len(chunk.ids) for chunk in chunks[len(decoding) :]), seconds)
+        prompt_ids = sum(len(chunk.ids) for chunk in chunks[len(decoding) : read])
+        self._budget.record(len(decoding), prompt_ids, seconds)
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
 
     def _prefill_chunks(self, most: int) -> list[Chunk]:
-        """At most this many prompt ids, in even parts; a page two sequences share is read once."""
+        """At most this many prompt ids, in even parts; a page or prompt several share is read once."""
         waiting = [sequence for sequence in self._running if not sequence.decoding]
         size, chosen, claimed = self.engine.page, [], set()
         waiting.sort(key=lambda sequence: (sequence.state.length % size == 0, sequence.last_prefill_step))
         for sequence in waiting:
             sequence.reuse_pages(self._prefix_cache)
-            page = sequence.next_page
-            if page is None or page not in claimed:
+            shared = sequence.next_page or sequence.whole_prompt
+            if shared is None or shared not in claimed:
                 chosen.append(sequence)
-                claimed.add(page)
+                claimed.add(shared)
         chunks: list[Chunk] = []
         for left, sequence in zip(range(len(chosen), 0, -1), chosen, strict=True):
             if most > 0:
@@ -390,6 +396,20 @@ class Scheduler:
                 most -= len(chunks[-1].ids)
                 sequence.last_prefill_step = self._counts["steps"]
         return chunks
+
+    def _forks(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """For each prompt that was read to its end: the sequences that wait for it, with the same logits."""
+        reading, forks = [chunk.sequence for chunk in chunks], []
+        waiting = [one for one in self._running if one not in reading and not one.decoding]
+        for chunk in chunks:
+            read, prompt = chunk.sequence, chunk.sequence.whole_prompt
+            if prompt is None or read.state.length != len(read.prompt):
+                continue
+            for sequence in [one for one in waiting if one.whole_prompt == prompt]:
+                waiting.remove(sequence)
+                sequence.fork(read)
+                forks.append(replace(chunk, sequence=sequence))
+        return forks
 
     def _publish(self, sequence: ScheduledSequence, result: list[Piece] | Exception) -> None:
         """Publish new pieces; a sequence leaves at its end."""
@@ -432,13 +452,27 @@ def generate_batch(
 
     At most ``max_sequences`` run at once. Raises the first error, as ``Scheduler.submit`` and the stream do.
     """
-    requests = [Request(tuple(ids), settings) for ids in prompts]
+    requests = (Request(tuple(ids), settings) for ids in prompts)
+    return answer_all(engine, tokenizer, requests, max_sequences=max_sequences, state_bytes=state_bytes)
+
+
+def answer_all(
+    engine: Engine,
+    tokenizer: TokenizerProtocol,
+    requests: Iterable[Request],
+    *,
+    max_sequences: int = 16,
+    state_bytes: int | None = None,
+) -> list[Generation]:
+    """``generate_batch`` of requests, whose settings may differ; requests of one prompt read it once."""
+    requests = list(requests)
     running = max(1, min(max_sequences, len(requests)))
     scheduler = Scheduler(
         engine, tokenizer, max_sequences=running, max_queue=len(requests), state_bytes=state_bytes
     )
     try:
-        streams = [scheduler.submit(request) for request in requests]
+        with scheduler._wake:  # all of them before the first step, so that they share what they can
+            streams = [scheduler.submit(request) for request in requests]
         return [finish(stream) for stream in streams]
     finally:
         scheduler.close()

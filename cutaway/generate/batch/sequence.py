@@ -131,9 +131,11 @@ class SequenceOutput:
         prompt_ids: tuple[int, ...],
         settings: SamplingParams,
         constraint: Constraint | None = None,
+        drawn_logprobs: bool = False,
     ) -> None:
         self.prompt_ids = prompt_ids
         self.constraint = constraint
+        self.drawn_logprobs = drawn_logprobs
         self.max_context = engine.max_context
         self.top_logprobs = settings.logprobs
         self.sampler = Sampler(settings)
@@ -150,6 +152,7 @@ class SequenceOutput:
         self.pieces: list[Piece] = []
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
+        self.stop_logprob: float | None = None
 
     def append(
         self,
@@ -167,11 +170,13 @@ class SequenceOutput:
             allowed = logits.copy()
             self.constraint.mask(allowed)
         if draft is None:
-            id = self.sampler(allowed, self.history)
+            processed = self.sampler.process(allowed, self.history)
+            id = self.sampler.choose(processed)
+            logits = processed if self.drawn_logprobs else logits
         else:
             id = verify(self.sampler, allowed, self.history, draft, draft_probs)
         if id in self.stop_ids:
-            self.finish_reason, self.stop = "stop", id
+            self.finish_reason, self.stop, self.stop_logprob = "stop", id, logprobs(logits, id)[0]
             return None
         self.history.append(id)
         text = self.stop_scan.push(self.detokenizer.push(id))
@@ -206,6 +211,7 @@ class SequenceOutput:
             stop=self.stop,
             max_context=self.max_context,
             timings=timings,
+            stop_logprob=self.stop_logprob,
         )
         return Piece(text, generation=generation)
 
@@ -251,6 +257,14 @@ class ScheduledSequence:
         own = self.request.edit is not None or self.request.prompt_logprobs is not None
         return None if own or end >= len(self.prompt) else self._next_key(self.prompt)
 
+    @property
+    def whole_prompt(self) -> tuple[bytes, tuple[int, ...]] | None:
+        """What names a prompt that is read once for all that have it; None where its reading is watched."""
+        request = self.request
+        watched = (request.edit, request.prompt_logprobs, request.internals)
+        scope = request.cache_scope + self.engine.scope
+        return (scope, self.prompt) if watched == (None, None, None) else None
+
     def _next_key(self, ids: Sequence[int] | np.ndarray) -> bytes:
         start = len(self._keys) * self.engine.page
         previous = self._keys[-1] if self._keys else self.request.cache_scope + self.engine.scope
@@ -279,6 +293,12 @@ class ScheduledSequence:
             self._keys.append(self._next_key(self.output.history.ids))
             self._pages.append(self.engine.keep(self.state, page))
             cache.add(self._keys, self._pages[-1])
+
+    def fork(self, read: ScheduledSequence) -> None:
+        """Continue from a copy of the state of another sequence, which has read the same prompt."""
+        self.state = self.engine.fork(read.state)
+        self._keys, self._pages = list(read._keys), list(read._pages)
+        self.cached_tokens = len(self.prompt)
 
     def next_prompt_ids(self, most: int) -> Sequence[int]:
         """The next ids of the prompt: at most so many, or up to the engine's next cut where it fixes them."""

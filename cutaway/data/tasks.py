@@ -1,0 +1,171 @@
+"""Tasks that a program verifies: questions to train on, others held out, and a scorer of answers.
+
+    reasoning_gym:chain_sum      a task of reasoning-gym, which writes its questions and answers by a seed
+    score.py:function            function(answer, row) -> float, for the rows of a file of prompts
+
+The held-out questions are none of the training ones, by their text. reasoning-gym writes item i by seed + i,
+so that neighbouring seeds share all items but one: here the seeds of training and of test are far apart.
+A reward is the score; an answer is right, which ``accuracy`` counts, where the score is ``RIGHT`` or more.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cutaway.data.conversations import rows
+from cutaway.errors import UserError
+
+RIGHT = 0.99
+HELD_OUT = 1 << 40  # the seed of the first held-out item, above those of every run's training items
+TRIES = 8  # held-out items drawn for each one wanted, before a task counts as too small
+TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+Score = Callable[[str, Any], float]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question, the task's own answer where it has one, and what the scorer reads."""
+
+    question: str
+    answer: str | None
+    item: Any = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Problems to train on and held-out ones, which share no question; ``shared`` were left out for that."""
+
+    name: str
+    train: tuple[Problem, ...]
+    test: tuple[Problem, ...]
+    shared: int
+    scorer: Score
+
+    def score(self, text: str, problem: Problem) -> float:
+        """The reward of a whole completion: the scorer's verdict on the answer that is extracted from it."""
+        return float(self.scorer(extract(text), problem.item))
+
+    def floor(self) -> float:
+        """The accuracy on the held-out problems of always giving training's commonest answer."""
+        answers = Counter(problem.answer for problem in self.train if problem.answer is not None)
+        if not answers or not self.test:
+            return 0.0
+        commonest = answers.most_common(1)[0][0]
+        return sum(self.score(commonest, problem) >= RIGHT for problem in self.test) / len(self.test)
+
+
+def extract(text: str) -> str:
+    """What is inside the last <answer> tags, or all of the text; without spaces around it."""
+    tagged = TAGGED.findall(text)
+    return (tagged[-1] if tagged else text).strip()
+
+
+def load(
+    name: str,
+    train: int,
+    test: int,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    path: str | None = None,
+) -> Task:
+    """The task of this name, with so many training and held-out problems.
+
+    ``options`` are reasoning-gym's settings of the task. ``path`` is the file of prompts that a Python
+    function scores. Raises UserError for a task that is unknown or has too few distinct questions.
+    """
+    kind, _, own = name.rpartition(":")
+    if kind == "reasoning_gym":
+        if path is not None:
+            raise UserError(f"{name} writes its own questions: leave data.path out")
+        return _reasoning_gym(own, train, test, seed, options or {})
+    if kind.endswith(".py"):
+        if path is None:
+            raise UserError(f"{name} scores answers and has no questions: name a file of them with --data")
+        if options:
+            raise UserError(f"{name} takes no data.options: they are reasoning-gym's")
+        return _function(name, kind, own, train, test, path)
+    raise UserError(f"{name}: is no task: write reasoning_gym:NAME, or file.py:function for one of your own")
+
+
+def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping[str, Any]) -> Task:
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        raise UserError("reasoning-gym is not installed: pip install 'cutaway[rewards]'") from None
+    if name not in DATASETS:
+        raise UserError(f"reasoning_gym:{name}: there is no such task; known: {', '.join(sorted(DATASETS))}")
+
+    def drawn(first: int, size: int) -> Any:
+        try:
+            return reasoning_gym.create_dataset(name, seed=first, size=size, **options)
+        except (TypeError, AssertionError, ValueError) as error:
+            raise UserError(f"reasoning_gym:{name}: {error}; check data.options") from None
+
+    def problems(items: Iterable[dict[str, Any]]) -> Iterator[Problem]:
+        for item in items:
+            yield Problem(item["question"].strip(), item["answer"], item)
+
+    training = drawn(seed * train, train)
+    held_out = drawn(HELD_OUT, TRIES * test)
+    return _split(
+        f"reasoning_gym:{name}",
+        tuple(problems(training[n] for n in range(train))),
+        problems(held_out[n] for n in range(TRIES * test)),
+        test,
+        training.score_answer,
+    )
+
+
+def _function(name: str, file: str, function: str, train: int, test: int, path: str) -> Task:
+    """A file's function as scorer; the last questions of the file are held out."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None or not Path(file).is_file():
+        raise UserError(f"{file}: there is no such file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    scorer: Any = getattr(module, function, None)
+    if scorer is None:
+        raise UserError(f"{file}: has no function {function!r}")
+    found = []
+    for where, row in rows(path):
+        if not isinstance(row.get("prompt"), str):
+            raise UserError(f'{where}: has no text under "prompt"')
+        answer = row.get("answer")
+        found.append(Problem(row["prompt"].strip(), None if answer is None else str(answer), row))
+    if len(found) <= test:
+        raise UserError(f"{path}: has {len(found)} prompts, of which data.test holds {test} out: lower it")
+    cut = len(found) - test
+    return _split(name, tuple(found[:cut][:train]), iter(found[cut:]), test, scorer)
+
+
+def _split(
+    name: str, train: tuple[Problem, ...], candidates: Iterator[Problem], test: int, scorer: Score
+) -> Task:
+    """Held-out problems from the candidates, none with a question of training or of another one."""
+    seen = {problem.question for problem in train}
+    shared = 0
+
+    def fresh() -> Iterator[Problem]:
+        nonlocal shared
+        for problem in candidates:
+            if problem.question in seen:
+                shared += 1
+                continue
+            seen.add(problem.question)
+            yield problem
+
+    held_out = tuple(islice(fresh(), test))
+    if test and not held_out:
+        raise UserError(
+            f"{name}: every held-out question is in the {len(train):,} of training too: lower data.prompts, "
+            "or make the task's questions more varied with data.options"
+        )
+    return Task(name, train, held_out, shared, scorer)

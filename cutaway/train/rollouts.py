@@ -1,0 +1,502 @@
+"""Learning from rewards: completions are sampled from the model that is trained, scored, and trained on.
+
+Each step draws ``batch_size`` questions of a task and ``group_size`` completions of each, by the scheduler of
+``generate/batch``: the completions of a question share its keys and values. A row of training is a question
+with all of its completions, so that the question is read once there too (``documents`` -1).
+
+What is sampled is a function of the weights, the seed and the step: a run that was stopped continues to the
+same weights. The runtime samples from the packed base with the adapter beside it, and rounds otherwise than
+the trainer: the log-probabilities of both are kept apart (``objectives/common/policy_gradient.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cutaway.attention.common.heads import Heads
+from cutaway.bounds import Bounded, Count, Natural
+from cutaway.data import tasks
+from cutaway.data.packing import Batch, number, permuted, stacked
+from cutaway.data.tasks import RIGHT, Problem, Task
+from cutaway.errors import UserError
+from cutaway.generate.batch.request import Generation, Request
+from cutaway.generate.batch.scheduler import answer_all
+from cutaway.generate.engine import Engine
+from cutaway.generate.sampling_params import SamplingParams
+from cutaway.model.decoder import Decoder as DecoderModel
+from cutaway.model.engine import DefinitionEngine
+from cutaway.runtime.engine import RuntimeEngine
+from cutaway.tokenizer import Tokenizer
+from cutaway.train import config, finetune
+from cutaway.train.finetune import FinetuningConfig, Note
+from cutaway.train.loop import Dataset, Training
+from cutaway.train.objectives import grpo, reinforce
+from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient
+from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
+from cutaway.weights import build, quant
+from cutaway.weights.load import Checkpoint
+from cutaway.weights.rules import Tensors
+
+METHODS = ("grpo", "dr_grpo", "dapo", "bnpo", "rloo", "reinforce", "expert_iteration", "imitation")
+SAMPLES = "samples.jsonl"
+SHOWN = 5  # held-out questions whose answers an evaluation stores
+TRIED = 8  # questions that ``check`` samples
+
+
+@dataclass(frozen=True)
+class Rollouts(Bounded):
+    """What is asked, how often, and by what it is sampled.
+
+    ``task``: "reasoning_gym:NAME" with its ``options``, or "file.py:function" for the questions of ``path``.
+    ``prompts`` questions are trained on and ``test`` others held out; ``instruction`` is added to each.
+    A completion has at most ``max_tokens`` tokens, with its question at most ``context``. A group whose
+    rewards are all equal teaches nothing: it is drawn anew, at most ``resample`` times. ``sampler``:
+    "runtime" or "definition"; "auto" is the runtime where it can apply the adapter. ``max_sequences`` are
+    sampled at once.
+    """
+
+    task: str
+    path: str | None = None
+    options: dict = field(default_factory=dict)
+    instruction: str = ""
+    prompts: Count = 2048
+    test: Count = 200
+    group_size: Count = 8
+    max_tokens: Count = 64
+    context: Count = 512
+    resample: Natural = 1
+    sampler: str = "auto"
+    max_sequences: Count = 32
+
+
+@dataclass(frozen=True)
+class RewardsConfig(FinetuningConfig):
+    """A fine-tuning config whose data are a task, and whose step reads ``batch_size`` questions."""
+
+    data: Rollouts  # type: ignore[assignment]
+    objective: Any = field(default=grpo.Config(), metadata={"variants": "cutaway.train.objectives"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.objective, PolicyGradient):
+            raise UserError(
+                "config.objective: a task is learned by grpo, rloo, reinforce or one of their kin"
+            )
+        compared = self.data.group_size
+        if isinstance(self.objective, reinforce.Config):
+            compared *= self.batch_size
+        if self.objective.compares and compared < 2:
+            raise UserError(
+                "config.data.group_size is 1: a completion is compared with others, so give 2 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was sampled: ids [m] with the end token, where one was chosen, and their log-probabilities."""
+
+    ids: np.ndarray
+    log_probs: np.ndarray
+    text: str
+    finished: bool
+
+    @staticmethod
+    def of(made: Generation) -> Completion:
+        """A generation's, whose log-probabilities are of what was drawn from."""
+        ids, log_probs = made.ids, made.logprobs
+        if isinstance(made.stop, int) and made.stop_logprob is not None:
+            ids, log_probs = (*ids, made.stop), (*log_probs, made.stop_logprob)
+        finished = made.finish_reason == "stop"
+        return Completion(np.array(ids, np.int64), np.array(log_probs, np.float32), made.text, finished)
+
+
+@dataclass
+class Group:
+    """A question's completions and their rewards [g]."""
+
+    problem: Problem
+    prompt: Sequence[int]
+    completions: list[Completion]
+    rewards: np.ndarray
+
+    @property
+    def even(self) -> bool:
+        """Whether all rewards are equal, so that nothing is learned from them."""
+        return bool(np.ptp(self.rewards) == 0)
+
+
+Sampler = Callable[[Sequence[Request]], list[Completion]]
+
+
+def row(group: Group, shares: bool) -> Batch:
+    """One row [1 t]: the question but its last token, then that token and a completion for each of them.
+
+    ``shares`` says whether the model's attention reads what documents share; without, each completion
+    follows a copy of the question. Loss weights are 1 at the completions' tokens.
+    """
+    prompt = np.array(group.prompt, np.int64)
+    shared = prompt[:-1] if shares else prompt[:0]
+    own = prompt[len(shared) :]
+    ids, targets, pos, documents, weights, log_probs = ([] for _ in range(6))
+
+    def add(read: np.ndarray, wanted: np.ndarray, start: int, document: int, scores: np.ndarray) -> None:
+        idle = np.zeros(len(read) - len(scores), np.float32)
+        ids.append(read)
+        targets.append(np.concatenate([np.zeros(len(read) - len(wanted), np.int64), wanted]))
+        pos.append(np.arange(start, start + len(read)))
+        documents.append(np.full(len(read), document))
+        weights.append(np.concatenate([idle, np.ones(len(scores), np.float32)]))
+        log_probs.append(np.concatenate([idle, scores]))
+
+    add(shared, shared[:0], 0, -1, np.zeros(0, np.float32))
+    for n, each in enumerate(group.completions):
+        add(np.concatenate([own, each.ids[:-1]]), each.ids, len(shared), n, each.log_probs)
+    fields = {"ids": ids, "targets": targets, "pos": pos, "documents": documents, "loss_weights": weights}
+    whole: dict[str, Any] = {name: np.concatenate(parts)[None] for name, parts in fields.items()}
+    return Batch(**whole, extra={SAMPLER: np.concatenate(log_probs)[None]})
+
+
+def padded(batch: Batch, width: int) -> Batch:
+    """The row with padding up to this many tokens."""
+
+    def wide(array: np.ndarray, value: int = 0) -> np.ndarray:
+        return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)
+
+    return Batch(
+        wide(batch.ids),
+        wide(batch.targets),
+        wide(batch.pos, -1),
+        wide(batch.documents, int(batch.documents.max()) + 1),
+        wide(batch.loss_weights),
+        {name: wide(array) for name, array in batch.extra.items()},
+    )
+
+
+def by_completion(values: np.ndarray, row: Batch, count: int) -> np.ndarray:
+    """[t]: one of ``count`` values for each token that a completion trains, 0 elsewhere."""
+    documents = np.where(row.loss_weights[0] > 0, row.documents[0], count)
+    return np.append(values, 0).astype(np.float32)[documents]
+
+
+class Sampled:
+    """The batches of a run: a step's completions, sampled when its first batch is asked for."""
+
+    def __init__(
+        self,
+        run: RewardsConfig,
+        task: Task,
+        tokenizer: Tokenizer,
+        prompts: Callable[[str], list[int]],
+        sampler: Sampler,
+        settings: SamplingParams,
+        trainable: Trainable,
+        reference: Trainable | None,
+    ) -> None:
+        self.run, self.task, self.prompts, self.sampler = run, task, prompts, sampler
+        self.settings, self.tokenizer = settings, tokenizer
+        self.trainable, self.reference = trainable, reference
+        self.shares = all(isinstance(block.attention, Heads) for block in run.model.blocks)
+        self.step = -1
+        self.rows: list[Batch] = []
+        self.lengths = np.zeros((0, 0))
+        self.figures: dict[str, float] = {}
+
+    def batch(self, first: int, count: int) -> Batch:
+        """``count`` questions of the run from the ``first`` on, with their completions."""
+        step, place = divmod(first, self.run.batch_size)
+        if step != self.step:
+            self._sample(step)
+        rows, lengths = self.rows[place : place + count], self.lengths[place : place + count]
+        weights, divisor = self.run.objective.weights(lengths, self.run.data.max_tokens)
+        size = lengths.shape[1]
+        rows = [
+            replace(one, loss_weights=by_completion(weight, one, size)[None])
+            for one, weight in zip(rows, weights, strict=True)
+        ]
+        width = max(one.ids.shape[1] for one in rows)
+        return replace(stacked([padded(one, width) for one in rows]), divisor=float(divisor))
+
+    def report(self) -> dict[str, float]:
+        """Figures of the step's completions."""
+        return self.figures
+
+    def _sample(self, step: int) -> None:
+        """A step's completions, their rewards and advantages."""
+        started, run = time.perf_counter(), self.run
+        slots = range(run.batch_size)
+        groups = drawn = self.groups(step, slots, 0)
+        even, total = sum(group.even for group in groups), len(groups)
+        for attempt in range(1, run.data.resample + 1):
+            again = [slot for slot in slots if groups[slot].even]
+            if not (again and run.objective.compares):
+                break
+            fresh = dict(zip(again, self.groups(step, again, attempt), strict=True))
+            groups = [fresh.get(slot, groups[slot]) for slot in slots]
+            even, total = even + sum(group.even for group in fresh.values()), total + len(fresh)
+        self.rows = [row(group, self.shares) for group in groups]
+        rewards = np.array([group.rewards for group in groups])
+        self.lengths = np.array([[len(each.ids) for each in group.completions] for group in groups])
+        beta = run.objective.kl_coefficient
+        if beta:
+            self.rows = [self._with_reference(one) for one in self.rows]
+            if run.objective.kl_estimator == "k1":
+                rewards = rewards - beta * np.array([_k1(one, rewards.shape[1]) for one in self.rows])
+        found = run.objective.advantages(rewards)
+        self.rows = [
+            replace(one, extra={**one.extra, ADVANTAGES: by_completion(own, one, len(own))[None]})
+            for one, own in zip(self.rows, found, strict=True)
+        ]
+        self.step = step
+        scores = np.array([group.rewards for group in drawn])
+        made = [each for group in drawn for each in group.completions]
+        self.figures = {
+            "reward": float(scores.mean()),
+            "accuracy": float((scores >= RIGHT).mean()),
+            "completion_length": float(np.mean([len(each.ids) for each in made])),
+            "unfinished": float(np.mean([not each.finished for each in made])),
+            "zero_variance": even / total,
+            "tokens": sum(one.ids.shape[1] for one in self.rows),
+            "sampling_seconds": time.perf_counter() - started,
+        }
+
+    def groups(self, step: int, slots: Sequence[int], attempt: int) -> list[Group]:
+        """Completions of the step's questions, each one's random numbers those of its place."""
+        run, size = self.run, self.run.data.group_size
+        problems = [self.task.train[self._place(step, slot, attempt)] for slot in slots]
+        prompts = [tuple(self.prompts(problem.question)) for problem in problems]
+        settings = replace(self.settings, temperature=run.objective.temperature)
+        requests = [
+            Request(
+                prompt,
+                replace(settings, seed=number(run.seed, "completion", step, slot, attempt, n)),
+                drawn_logprobs=True,
+            )
+            for slot, prompt in zip(slots, prompts, strict=True)
+            for n in range(size)
+        ]
+        made = self.sampler(requests) if run.objective.sampled else [self._written(one) for one in problems]
+        size, groups = len(made) // max(1, len(problems)), []
+        for n, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
+            own = made[n * size : (n + 1) * size]
+            rewards = np.array([self.task.score(each.text, problem) for each in own])
+            groups.append(Group(problem, prompt, own, rewards))
+        return groups
+
+    def _written(self, problem: Problem) -> Completion:
+        """The task's own answer as a completion. Raises UserError where it has none."""
+        if problem.answer is None:
+            raise UserError(f"{self.task.name} has no answers of its own to imitate")
+        ids = [*self.tokenizer.encode(problem.answer), self.tokenizer.eos_ids[0]]
+        return Completion(np.array(ids), np.zeros(len(ids), np.float32), problem.answer, True)
+
+    def _place(self, step: int, slot: int, attempt: int) -> int:
+        """Which question is asked: all of them once an epoch; a new draw takes any."""
+        count, seed = len(self.task.train), self.run.seed
+        if attempt:
+            return number(seed, "again", step, slot, attempt) % count
+        epoch, place = divmod(step * self.run.batch_size + slot, count)
+        return permuted(place, count, number(seed, "questions", epoch))
+
+    def _with_reference(self, one: Batch) -> Batch:
+        """The row with the log-probabilities of the model before training."""
+        objective, device = self.run.objective, self.trainable.head_weight.device
+        options = objective.chunk_size, objective.temperature
+        batch = TrainingBatch.of(one, device)
+        half = self.run.precision == "bfloat16"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+            if self.reference is None:
+                found = self.trainable.reference_log_probs(batch, *options)
+            else:
+                found = self.reference.log_probs(batch, *options)
+        return replace(one, extra={**one.extra, REFERENCE: found.float().cpu().numpy()})
+
+
+def _k1(one: Batch, count: int) -> np.ndarray:
+    """The sum of k1 over each completion's tokens [g]."""
+    trained = one.loss_weights[0] > 0
+    apart = (one.extra[SAMPLER][0] - one.extra[REFERENCE][0]).astype(np.float64)[trained]
+    return np.bincount(one.documents[0][trained], apart, count)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out questions, answered greedily; the first answers are stored in ``folder``."""
+
+    task: Task
+    prompts: Callable[[str], list[int]]
+    sampler: Sampler
+    settings: SamplingParams
+    folder: Path
+
+    def evaluate(self, training: Training, count: int) -> dict[str, float]:
+        """Accuracy, mean reward and length over the first ``count`` questions."""
+        problems = self.task.test[:count]
+        made = self.sampler([Request(tuple(self.prompts(one.question)), self.settings) for one in problems])
+        scores = [self.task.score(each.text, one) for one, each in zip(problems, made, strict=True)]
+        with (self.folder / SAMPLES).open("a", encoding="utf-8") as out:
+            for one, each, score in list(zip(problems, made, scores, strict=True))[:SHOWN]:
+                line = {
+                    "question": one.question,
+                    "answer": one.answer,
+                    "completion": each.text,
+                    "score": score,
+                }
+                out.write(json.dumps({"step": training.step, **line}) + "\n")
+        return {
+            "validation_accuracy": float(np.mean(np.array(scores) >= RIGHT)),
+            "validation_reward": float(np.mean(scores)),
+            "validation_completion_length": float(np.mean([len(each.ids) for each in made])),
+        }
+
+
+# ---- the recipe (train/run.py) -----------------------------------------------------------------------------
+
+
+def is_method(source: str, changes: Sequence[str]) -> bool:
+    """Whether SOURCE, a method, a YAML file or a run's folder, learns a task."""
+    if source in METHODS or source in finetune.presets():
+        return source in METHODS
+    objective = config.entries(source, changes).get("objective")
+    return isinstance(objective, dict) and objective.get("kind") in METHODS
+
+
+def read(source: str, changes: Sequence[str] = ()) -> RewardsConfig:
+    """The run of a method, a YAML file or a run's folder, changed; its model is the base's."""
+    if source in METHODS:
+        source, changes = "grpo", [f"--objective.kind={source}", *changes]
+    return finetune.read(source, changes, RewardsConfig)
+
+
+def resolved(run: RewardsConfig, folder: Path, note: Note) -> RewardsConfig:
+    """The run as it is stored: paths whole."""
+    file, colon, function = run.data.task.rpartition(":")
+    task = f"{Path(file).absolute()}{colon}{function}" if file.endswith(".py") else run.data.task
+    path = None if run.data.path is None else str(Path(run.data.path).absolute())
+    return replace(run, data=replace(run.data, task=task, path=path), base=finetune.whole(run.base))
+
+
+def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
+    """The task's questions, and the model with what is trained of it."""
+    at_rest, task = finetune.base(run), of(run)
+    note(
+        f"{task.name}: {len(task.train):,} questions to train on and {len(task.test):,} held out, none "
+        f"of them in both; always giving the commonest answer is right for {task.floor():.1%} of the latter."
+    )
+    model = finetune.trained_model(run, at_rest)
+    prompts, lengths = prompter(run, at_rest), torch.zeros(run.model.vocab, dtype=torch.int64)
+    sampler = local(run, at_rest, model, note)
+    greedy, reference = settings(run, at_rest), None
+    if run.adapter is None and run.objective.kl_coefficient:
+        reference = Trainable(build.decoder(at_rest), run.objective, lengths)
+    trainable = Trainable(model, run.objective, lengths)
+    train = Sampled(run, task, at_rest.tokenizer, prompts, sampler, greedy, trainable, reference)
+    held_out = HeldOut(task, prompts, sampler, greedy, folder)
+    export = finetune.export(run, at_rest)
+    return Dataset(train, held_out, lengths, at_rest.tokenizer, prompts, export, model, report=train.report)
+
+
+def check(run: RewardsConfig, note: Note) -> tuple[Task, list[Group]]:
+    """The task, and completions of its first questions by the model before training.
+
+    Raises UserError where none of them has a reward above 0, so that there is nothing to learn from.
+    """
+    at_rest, task = finetune.base(run), of(run)
+    model = finetune.trained_model(run, at_rest)
+    data = replace(run.data, prompts=len(task.train))
+    one = replace(run, data=data, batch_size=TRIED, micro_batch_size=TRIED)
+    prompts, sampler = prompter(run, at_rest), local(run, at_rest, model, note)
+    trainable = Trainable(model, run.objective, torch.zeros(0))
+    sampled = Sampled(one, task, at_rest.tokenizer, prompts, sampler, settings(run, at_rest), trainable, None)
+    groups = sampled.groups(0, range(TRIED), 0)
+    if not any(group.rewards.any() for group in groups):
+        first = groups[0]
+        raise UserError(
+            f"{task.name}: all {TRIED * len(first.rewards)} sampled answers have the reward 0, so that "
+            f"nothing can be learned from them; to {first.problem.question!r} the first was "
+            f"{first.completions[0].text!r}. Train the form of the answers first, cutaway finetune imitation "
+            "--task ..., and give its run as --model"
+        )
+    return task, groups
+
+
+def settings(run: RewardsConfig, at_rest: Checkpoint) -> SamplingParams:
+    """Greedy completions that end as the model's answers do."""
+    ends = at_rest.defaults.get("eos_ids", ())
+    return SamplingParams(run.data.max_tokens, stop_ids=ends if isinstance(ends, tuple) else ())
+
+
+def of(run: RewardsConfig) -> Task:
+    """A run's task."""
+    data = run.data
+    return tasks.load(data.task, data.prompts, data.test, run.seed, data.options, data.path)
+
+
+def prompter(run: RewardsConfig, at_rest: Checkpoint) -> Callable[[str], list[int]]:
+    """Questions as prompts; UserError for one that leaves no room for a completion."""
+    render, data = finetune.prompt(at_rest), run.data
+
+    def ids(question: str) -> list[int]:
+        found = render(f"{question}\n{data.instruction}" if data.instruction else question)
+        if len(found) + data.max_tokens > data.context:
+            raise UserError(
+                f"a question of {len(found)} tokens and a completion of data.max_tokens, {data.max_tokens}, "
+                f"do not fit data.context, {data.context}: raise it, or lower data.max_tokens"
+            )
+        return found
+
+    return ids
+
+
+def local(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Sampler:
+    """Samples from the model as it is now, on this machine."""
+    engine_of = _engine(run, at_rest, model, note)
+    tokenizer: Tokenizer = at_rest.tokenizer
+
+    def sample(requests: Sequence[Request]) -> list[Completion]:
+        training = model.training
+        made = answer_all(engine_of(), tokenizer, requests, max_sequences=run.data.max_sequences)
+        model.train(training)
+        return [Completion.of(each) for each in made]
+
+    return sample
+
+
+def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Callable[[], Engine]:
+    """The engine of the model as it is when it is asked for."""
+
+    def runtime() -> RuntimeEngine:
+        if run.adapter is None:
+            weights = {
+                name: quant.pack(p.detach().cpu().numpy(), "F32") for name, p in model.named_parameters()
+            }
+            return RuntimeEngine(run.model, Tensors(weights), run.threads)
+        return packed().adapted(run.adapter.changes(model))
+
+    @cache
+    def packed() -> RuntimeEngine:
+        return RuntimeEngine(run.model, at_rest.tensors, run.threads)
+
+    if run.data.sampler == "definition":
+        return lambda: DefinitionEngine(model)
+    if run.data.sampler not in ("auto", "runtime"):
+        raise UserError(
+            f"config.data.sampler is {run.data.sampler!r}; it must be auto, runtime or definition"
+        )
+    try:
+        runtime()
+    except UserError as error:
+        if run.data.sampler == "runtime":
+            raise
+        note(f"PyTorch samples, which is slower: {error}.")
+        return lambda: DefinitionEngine(model)
+    return runtime

@@ -1,0 +1,655 @@
+"""Learning from rewards: tasks, completions as rows, objectives and KL against loops, and whole runs."""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import cutaway
+from cutaway.cli import main
+from cutaway.data import run_tokenizer, tasks
+from cutaway.data.packing import Batch
+from cutaway.data.tasks import Problem
+from cutaway.errors import UserError
+from cutaway.generate.batch.request import Request
+from cutaway.generate.sampling_params import SamplingParams
+from cutaway.model.decoder import Decoder
+from cutaway.train import finetune, rollouts
+from cutaway.train import run as training_run
+from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
+from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
+from cutaway.train.rollouts import Completion, Group
+from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
+from cutaway.weights import load, quant
+from cutaway.weights import save as writer
+from cutaway.weights.rules import Tensors
+from tests.test_finetune import TEMPLATE
+from tests.training import Quiet, model
+
+CPU = torch.device("cpu")
+VOCAB = len(run_tokenizer.of_bytes())
+OBJECTIVES = {
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "dapo": dapo,
+    "bnpo": bnpo,
+    "rloo": rloo,
+    "reinforce": reinforce,
+}
+SCORER = """
+def ascii(text, row):
+    return sum(c.isascii() for c in text) / 8
+
+def nothing(text, row):
+    return 0
+"""
+
+# ---- tasks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["chain_sum", "letter_counting", "gcd"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_held_out_question_is_trained_on(name: str, seed: int) -> None:
+    pytest.importorskip("reasoning_gym")
+    options = (
+        {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1} if name == "chain_sum" else {}
+    )
+    task = tasks.load(f"reasoning_gym:{name}", 100, 20, seed, options)
+    held_out = [problem.question for problem in task.test]
+    assert len(task.train) == 100 and len(set(held_out)) == len(held_out) == 20
+    assert not set(held_out) & {problem.question for problem in task.train}
+    assert all(task.score(f"so <answer>{one.answer}</answer>", one) == 1 for one in task.test)
+    if name == "chain_sum":
+        assert task.shared > 0, "one-digit sums repeat, however far the seeds are apart"
+
+
+def test_runs_of_other_seeds_train_on_other_items_and_share_the_exam() -> None:
+    pytest.importorskip("reasoning_gym")
+    one, other = (tasks.load("reasoning_gym:gcd", 50, 10, seed) for seed in (0, 1))
+    assert [p.question for p in one.train][1:] != [p.question for p in other.train][:-1]
+    assert one.test == other.test
+
+
+def test_answers_are_extracted_and_the_floor_is_the_commonest() -> None:
+    assert (
+        tasks.extract("a <answer>1</answer> or <answer> 2\n</answer>.") == "2" and tasks.extract(" 3 ") == "3"
+    )
+    train = tuple(Problem(str(n), "7" if n < 3 else str(n), None) for n in range(5))
+    test = tuple(Problem(f"t{n}", "7" if n < 2 else "x", None) for n in range(8))
+    task = tasks.Task(
+        "t", train, tuple(replace(p, item=p) for p in test), 0, lambda text, p: text == p.answer
+    )
+    assert task.floor() == 0.25
+
+
+def test_a_task_of_ones_own(task: tuple[str, Path], tmp_path: Path) -> None:
+    made = tasks.load(task[0], 30, 10, path=str(task[1]))
+    assert len(made.train) == 30 and len(made.test) == 10 and made.score("aeio", made.test[0]) == 0.5
+    (tmp_path / "same.jsonl").write_text('{"prompt": "x"}\n' * 30)
+    for name, path, said in [
+        (task[0], None, "with --data"),
+        (task[0], str(tmp_path / "same.jsonl"), "every held-out question"),
+        (f"{task[0]}s", str(task[1]), "no function"),
+        ("nothing.py:f", str(task[1]), "no such file"),
+        ("sums", None, "is no task"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            tasks.load(name, 30, 10, path=path)
+
+
+def test_what_reasoning_gym_does_not_know() -> None:
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(UserError, match="no such task"):
+        tasks.load("reasoning_gym:chainsum", 3, 3)
+    with pytest.raises(UserError, match=r"check data\.options"):
+        tasks.load("reasoning_gym:chain_sum", 3, 3, 0, {"terms": 2})
+
+
+# ---- a small base and its task -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> tuple[str, Path]:
+    (tmp_path / "score.py").write_text(SCORER)
+    rows = [{"prompt": chr(97 + n % 26) * (1 + n // 26)} for n in range(60)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return f"{tmp_path / 'score.py'}:ascii", tmp_path / "questions.jsonl"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A small llama whose vocabulary is its tokenizer's, with sharper choices than random weights give."""
+    torch.manual_seed(1)
+    made, tokenizer = Decoder(model(VOCAB, 128)), run_tokenizer.of_bytes()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    tensors = Tensors({name: quant.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
+    words = run_tokenizer.save(tokenizer, tmp_path / "words")
+    (words / "chat_template.jinja").write_text(TEMPLATE)
+    at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
+    writer.write(tmp_path / "base", at_rest, "safetensors")
+    return tmp_path / "base"
+
+
+def config(base: Path, task: tuple[str, Path], *more: str) -> rollouts.RewardsConfig:
+    words = f"--base {base} --data.task {task[0]} --data.path {task[1]} --data.options {{}} --data.test 10"
+    words += " --data.group-size 4 --data.max-tokens 8 --data.context 64 --batch-size 2 --micro-batch-size 1"
+    words += " --steps 6 --threads 1 --intervals.save 3 --intervals.evaluate 3 --adapter.rank 4"
+    words += " --optimizer.learning-rate 0.01"
+    return rollouts.read("grpo", [*words.split(), *more])
+
+
+def drawn(lengths: Sequence[int], seed: int = 0) -> list[Completion]:
+    draw = np.random.default_rng(seed)
+    return [
+        Completion(
+            draw.integers(0, 256, n), (draw.normal(size=n) * 0.3 - 5.5).astype(np.float32), "a" * n, True
+        )
+        for n in lengths
+    ]
+
+
+def of_model(decoder: Decoder, ids: Sequence[int], count: int) -> torch.Tensor:
+    """log pi of the last ``count`` ids, each text by itself."""
+    row = torch.tensor([list(ids)])
+    logits = decoder(row[:, :-1], torch.arange(row.shape[1] - 1)[None])[0]
+    return logits.log_softmax(-1).gather(-1, row[0, 1:, None])[-count:, 0]
+
+
+# ---- rows --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [1, 2, 90])
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_row_gives_each_completion_what_it_has_alone(prompt: int, shares: bool) -> None:
+    """The longer row takes attention by blocks, where the shared beginning is out of a block's own reach."""
+    torch.manual_seed(0)
+    decoder = Decoder(model(VOCAB, 512)).double()
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    group = Group(Problem("", None, None), range(prompt), drawn([3, 1, 40, 70, 66, 9]), np.zeros(6))
+    row = rollouts.row(group, shares)
+    assert row.ids.shape[1] == (prompt - 1 if shares else 6 * (prompt - 1)) + sum([3, 1, 40, 70, 66, 9])
+    wide = rollouts.padded(row, row.ids.shape[1] + 5)
+    trainable = Trainable(decoder, grpo.Config(), torch.ones(VOCAB))
+    found = trainable.log_probs(TrainingBatch.of(wide, CPU), 64)[0].detach()
+    trained = torch.from_numpy(wide.loss_weights[0] > 0)
+    alone = [of_model(decoder, [*range(prompt), *each.ids], len(each.ids)) for each in group.completions]
+    torch.testing.assert_close(found[trained], torch.cat(alone).detach(), rtol=1e-9, atol=1e-9)
+    scores = np.concatenate([each.log_probs for each in group.completions])
+    assert np.array_equal(wide.extra[SAMPLER][0][trained.numpy()], scores)
+
+
+def test_attention_by_blocks_sees_the_shared_beginning() -> None:
+    from cutaway.attention.backends import blocked, naive, sdpa
+    from cutaway.attention.backends.inputs import AttentionInputs
+    from cutaway.attention.common.visibility import Causal, Positions
+
+    documents = torch.cat([torch.full((130,), -1), *(torch.full((90,), n) for n in range(4))])[None]
+    pos = torch.cat([torch.arange(130), *(torch.arange(130, 220) for _ in range(4))])[None]
+    q, k, v = torch.randn(3, 1, 2, len(pos[0]), 8, dtype=torch.float64)
+    where = Positions(pos, documents)
+    inputs = AttentionInputs(q, k, v, where, where, Causal(), 0.4)
+    wanted = naive.attend(inputs)
+    for backend in (blocked, sdpa):
+        torch.testing.assert_close(backend.attend(inputs), wanted)
+    assert not blocked.reachable(inputs)[6, 3], "what no query can see is skipped"
+
+
+# ---- objectives, against loops in float64 ------------------------------------------------------------------
+
+
+def looped(kind: str, objective: Any, groups: Any, rewards: Any, limit: int, micro: int) -> torch.Tensor:
+    """The loss of a step as the papers write it. Each group is a list of (new, old, sampler, reference)."""
+    beta, estimator = objective.kl_coefficient, objective.kl_estimator
+    rewards = [list(map(float, row)) for row in rewards]
+    if estimator == "k1":
+        for row, group in zip(rewards, groups, strict=True):
+            for n, (_, _, sampler, reference) in enumerate(group):
+                row[n] -= beta * sum(float(s - r) for s, r in zip(sampler, reference, strict=True))
+    everyone = [r for row in rewards for r in row]
+    advantages = []
+    for row in rewards:
+        mean = sum(row) / len(row)
+        std = math.sqrt(sum((r - mean) ** 2 for r in row) / (len(row) - 1))
+        if kind in ("grpo", "dapo", "bnpo"):
+            advantages.append([(r - mean) / (std + 1e-4) for r in row])
+        elif kind == "dr_grpo":
+            advantages.append([r - mean for r in row])
+        elif kind == "rloo":
+            advantages.append([r - (sum(row) - r) / (len(row) - 1) for r in row])
+        else:
+            advantages.append([r - (sum(everyone) - r) / (len(everyone) - 1) for r in row])
+    sequences, micro_batches = [], []
+    for at, (group, own) in enumerate(zip(groups, advantages, strict=True)):
+        if at % micro == 0:
+            micro_batches.append([])
+        for (new, old, sampler, reference), advantage in zip(group, own, strict=True):
+            tokens = []
+            for t in range(len(new)):
+                ratio = torch.exp(new[t] - old[t])
+                clipped = torch.clamp(ratio, 1 - objective.clip_low, 1 + objective.clip_high)
+                value = -torch.min(ratio * advantage, clipped * advantage)
+                k1 = new[t] - reference[t]
+                if estimator == "k2":
+                    value = value + beta * k1**2 / 2
+                elif estimator == "k3":
+                    value = value + beta * ratio * (torch.exp(-k1) + k1 - 1)
+                tokens.append(value * min(math.exp(old[t] - sampler[t]), objective.importance_cap))
+            sequences.append(tokens)
+            micro_batches[-1] += tokens
+    if kind == "grpo":
+        return sum(sum(s) / len(s) for s in sequences) / len(sequences)
+    if kind == "bnpo":
+        return sum(sum(m) / len(m) for m in micro_batches) / len(micro_batches)
+    total = sum(map(sum, sequences))
+    return total / {"dr_grpo": len(sequences) * limit, "dapo": sum(map(len, sequences))}.get(
+        kind, len(sequences)
+    )
+
+
+class Scripted:
+    """A step of two questions whose completions and rewards are given, over a model in float64."""
+
+    lengths, rewards = ((3, 8, 1, 5), (2, 2, 7, 4)), np.array([[1, 0, 0.2, 0], [0, 0, 1, 1.0]])
+
+    def __init__(self, base: Path, task: tuple[str, Path], objective: Any, micro: int) -> None:
+        run = config(base, task)
+        run = replace(run, objective=objective, micro_batch_size=micro)
+        self.decoder = finetune.trained_model(run, finetune.base(run)).double()
+        torch.manual_seed(3)
+        for name, parameter in self.decoder.named_parameters():
+            if name.endswith(".b"):
+                parameter.data.normal_(std=0.1)
+        self.trainable = Trainable(self.decoder, objective, torch.ones(VOCAB))
+        self.made = [drawn(lengths, n) for n, lengths in enumerate(self.lengths)]
+        waiting = iter(self.rewards.ravel().tolist())
+        scored = replace(rollouts.of(run), scorer=lambda text, item: next(waiting))
+        self.prompts = rollouts.prompter(run, finetune.base(run))
+        self.sampled = rollouts.Sampled(
+            replace(run, data=replace(run.data, resample=0)),
+            scored,
+            run_tokenizer.of_bytes(),
+            self.prompts,
+            lambda requests: self.asked(requests),
+            SamplingParams(),
+            self.trainable,
+            None,
+        )
+
+    def asked(self, requests: Sequence[Request]) -> list[Completion]:
+        self.requests = requests
+        return [each for group in self.made for each in group]
+
+    def batches(self) -> list[Batch]:
+        size = self.sampled.run.micro_batch_size
+        return [self.sampled.batch(first, size) for first in range(0, 2, size)]
+
+
+def gradient(decoder: Decoder, loss: torch.Tensor) -> torch.Tensor:
+    wanted = [p for p in decoder.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, wanted)])
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize("kind", list(OBJECTIVES))
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_an_objective_is_its_papers_loop(
+    kind: str, estimator: str, micro: int, base: Path, task: tuple[str, Path]
+) -> None:
+    objective = OBJECTIVES[kind].Config(kl_coefficient=0.3, kl_estimator=estimator, importance_cap=1.1)
+    step = Scripted(base, task, objective, micro)
+    draw = np.random.default_rng(5)
+    batches = []
+    for batch in step.batches():  # as after an update: the ratio is not 1
+        fresh = step.trainable.log_probs(TrainingBatch.of(batch, CPU), 64).detach().numpy()
+        moved = fresh + draw.normal(size=fresh.shape) * 0.3
+        batches.append(replace(batch, extra={**batch.extra, OLD: moved.astype(np.float32)}))
+    moved_batches = [TrainingBatch.of(batch, CPU) for batch in batches]
+    found = [step.trainable(batch) for batch in moved_batches]
+    loss = sum(part for part, _ in found) / sum(batch.weight for batch in moved_batches)
+    groups = []
+    rows = [(batch, n) for batch in batches for n in range(len(batch.ids))]
+    for (batch, n), made, start in zip(rows, step.made, (0, 4), strict=True):
+        group, trained = [], batch.loss_weights[n] > 0
+        for g, each in enumerate(made):
+            own = trained & (batch.documents[n] == g)
+            new = of_model(step.decoder, [*step.requests[start + g].ids, *each.ids], len(each.ids))
+            others = [batch.extra[name][n][own].tolist() for name in (OLD, SAMPLER, REFERENCE)]
+            group.append((new, *others))
+        groups.append(group)
+    wanted = looped(kind, objective, groups, step.rewards, step.sampled.run.data.max_tokens, micro)
+    assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5, abs=1e-6)
+    grads = gradient(step.decoder, loss), gradient(step.decoder, wanted)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-7)
+    assert sum(float(sums["clipped"]) for _, sums in found) > 0
+
+
+def test_the_reference_is_the_base(base: Path, task: tuple[str, Path]) -> None:
+    step = Scripted(base, task, grpo.Config(kl_coefficient=0.1), 2)
+    batch = step.batches()[0]
+    alone = finetune.trained_model(
+        replace(step.sampled.run, adapter=None), finetune.base(step.sampled.run)
+    ).double()
+    for n, made in enumerate(step.made):
+        own = [of_model(alone, [*step.requests[4 * n].ids, *each.ids], len(each.ids)) for each in made]
+        found = batch.extra[REFERENCE][n][batch.loss_weights[n] > 0]
+        assert np.allclose(found, torch.cat(own).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES if kind != "bnpo"])
+def test_accumulation_changes_nothing(kind: str, base: Path, task: tuple[str, Path]) -> None:
+    found = []
+    for micro in (1, 2):
+        step = Scripted(base, task, OBJECTIVES[kind].Config(), micro)
+        batches = [TrainingBatch.of(batch, CPU) for batch in step.batches()]
+        loss = sum(step.trainable(batch)[0] for batch in batches) / sum(batch.weight for batch in batches)
+        found.append(gradient(step.decoder, loss))
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-9)
+    assert found[0].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo", "bnpo", "rloo"])
+def test_groups_without_variance_have_no_gradient(kind: str, base: Path, task: tuple[str, Path]) -> None:
+    step = Scripted(base, task, OBJECTIVES[kind].Config(), 2)
+    step.rewards = None
+    step.sampled.task = replace(step.sampled.task, scorer=lambda text, item: 0.7)
+    loss = step.trainable(TrainingBatch.of(step.batches()[0], CPU))[0]
+    assert gradient(step.decoder, loss).abs().max() < 1e-12
+    assert step.sampled.report()["zero_variance"] == 1
+
+
+def test_advantages() -> None:
+    rewards = np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 3.0]])
+    std = np.array([math.sqrt(1 / 3), 1.5])  # with Bessel's correction
+    assert np.allclose(grpo.Config().advantages(rewards)[:, 1], [0.5, -0.75] / (std + 1e-4))
+    assert np.allclose(dr_grpo.Config().advantages(rewards)[:, 1], [0.5, -0.75])
+    assert np.allclose(rloo.Config().advantages(rewards)[:, 1], [1 - 1 / 3, -1])
+    assert np.allclose(reinforce.Config().advantages(rewards)[:, 1], [1 - 4 / 7, -5 / 7])
+
+
+def test_the_loss_is_trls() -> None:
+    """trl's ``_compute_loss`` on the same log-probabilities, where both define the same."""
+    trainer = pytest.importorskip("trl").GRPOTrainer
+    draw = torch.Generator().manual_seed(0)
+    b, t, limit = 4, 6, 6
+    mask = torch.tensor([[1] * n + [0] * (t - n) for n in (6, 2, 4, 1)])
+    new, old, ref = (torch.randn(b, t, generator=draw, dtype=torch.float64) * 0.3 - 2 for _ in range(3))
+    rewards = np.array([[1.0, 0.0, 0.0, 0.3]])
+    for kind in ("grpo", "dr_grpo", "dapo", "bnpo"):
+        objective = OBJECTIVES[kind].Config(kl_coefficient=0.2)
+        advantages = torch.from_numpy(objective.advantages(rewards)[0])
+        own: dict[str, Any] = {"loss_type": kind, "beta": 0.2, "epsilon_low": 0.2}
+        own |= {
+            "epsilon_high": objective.clip_high,
+            "max_completion_length": limit,
+            "importance_sampling_level": "token",
+        }
+        own |= {"use_vllm": False, "top_entropy_quantile": 1.0, "off_policy_mask_threshold": None}
+        own |= {
+            "aux_loss_enabled": False,
+            "_entropy_bonus_enabled": False,
+            "current_gradient_accumulation_steps": 1,
+        }
+        own |= {"accelerator": SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, **_: x)}
+        own |= {"args": SimpleNamespace(use_bias_correction_kl=True, delta=None, steps_per_generation=1)}
+        own |= {"model": SimpleNamespace(training=True), "_metrics": {"train": Metrics(), "eval": Metrics()}}
+        own["_get_per_token_logps_and_entropies"] = lambda *a, new=new, **k: (new, torch.zeros(b, t), None)
+        ids = torch.zeros(b, t, dtype=torch.long)
+        inputs = {"prompt_ids": ids, "prompt_mask": ids, "completion_ids": ids, "completion_mask": mask}
+        inputs |= {"advantages": advantages, "old_per_token_logps": old, "ref_per_token_logps": ref}
+        inputs |= {"num_items_in_batch": mask.sum()}
+        theirs = trainer._compute_loss(Forgiving(**own), None, inputs)
+        weights, divisor = objective.weights(mask.sum(1)[None].numpy(), limit)
+        batch = TrainingBatch(
+            ids, ids, ids, None, mask * torch.from_numpy(weights[0])[:, None], divisor,
+            {ADVANTAGES: advantages[:, None].expand(b, t), SAMPLER: old, OLD: old, REFERENCE: ref},
+        )  # fmt: skip
+        ours = objective.loss(Table(new), batch)[0] / divisor
+        assert float(ours) == pytest.approx(float(theirs), rel=1e-6), kind
+
+
+class Metrics(dict):
+    def __missing__(self, key: str) -> list[float]:
+        return self.setdefault(key, [])
+
+
+class Forgiving(SimpleNamespace):
+    """What the loss asks of its trainer beside what is given is off."""
+
+    def __getattr__(self, name: str) -> Any:
+        return None
+
+
+class Table:
+    """A model that has these log-probabilities of id 0: its head reads two numbers."""
+
+    model = SimpleNamespace(config=SimpleNamespace(softcap=None))
+    head_weight = torch.eye(2, dtype=torch.float64)
+
+    def __init__(self, log_probs: torch.Tensor) -> None:
+        self.log_probs = log_probs
+
+    def hidden(self, batch: TrainingBatch) -> Any:
+        return torch.stack([self.log_probs, (1 - self.log_probs.exp()).log()], -1), ()
+
+    def reference_log_probs(self, batch: TrainingBatch, *_: Any) -> torch.Tensor:
+        return batch.extra[REFERENCE]
+
+
+# ---- KL, against every sequence of a vocabulary of three ---------------------------------------------------
+
+LENGTH = 3
+SEQUENCES = list(itertools.product(range(3), repeat=LENGTH))
+PREFIXES = [prefix for n in range(LENGTH) for prefix in itertools.product(range(3), repeat=n)]
+
+
+class Tabled:
+    """A policy that is a table: logits [prefix 3], float64."""
+
+    model = SimpleNamespace(config=SimpleNamespace(softcap=None))
+    head_weight = torch.eye(3, dtype=torch.float64)
+
+    def __init__(self, logits: torch.Tensor, reference: torch.Tensor) -> None:
+        self.logits, self.reference = logits, reference
+
+    def log_probs(self, logits: torch.Tensor) -> torch.Tensor:
+        """[27 3], of each sequence's tokens."""
+        rows = torch.tensor([[PREFIXES.index(s[:n]) for n in range(LENGTH)] for s in SEQUENCES])
+        return logits.log_softmax(-1)[rows].gather(-1, torch.tensor(SEQUENCES)[..., None])[..., 0]
+
+    def hidden(self, batch: TrainingBatch) -> Any:
+        rows = torch.tensor([[PREFIXES.index(s[:n]) for n in range(LENGTH)] for s in SEQUENCES])
+        return self.logits[rows], ()
+
+    def reference_log_probs(self, *_: Any) -> torch.Tensor:
+        return self.log_probs(self.reference)
+
+
+def kl_gradients(estimator: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Expected over all sequences: of the objective with rewards 0; of the sequences' KL; of the tokens'."""
+    torch.manual_seed(2)
+    logits = torch.randn(len(PREFIXES), 3, dtype=torch.float64, requires_grad=True)
+    table = Tabled(logits, torch.randn(len(PREFIXES), 3, dtype=torch.float64))
+    log_p, reference = table.log_probs(logits), table.log_probs(table.reference)
+    p = log_p.sum(1).exp()
+    apart = (log_p.sum(1) - reference.sum(1)).detach()
+    advantages = -apart if estimator == "k1" else torch.zeros(27, dtype=torch.float64)
+    targets = torch.tensor(SEQUENCES)
+    batch = TrainingBatch(
+        targets, targets, targets, None, p.detach()[:, None].expand(27, LENGTH), 1.0,
+        {ADVANTAGES: advantages[:, None].expand(27, LENGTH), SAMPLER: log_p.detach()},
+    )  # fmt: skip
+    objective = grpo.Config(kl_coefficient=1.0, kl_estimator=estimator)  # type: ignore[arg-type]
+    loss = objective.loss(table, batch)[0]  # type: ignore[arg-type]
+    of_sequences = (p * (log_p.sum(1) - reference.sum(1))).sum()
+    ratio, ours = table.reference.log_softmax(-1), logits.log_softmax(-1)
+    reached = torch.stack([p.detach()[[s[: len(f)] == f for s in SEQUENCES]].sum() for f in PREFIXES])
+    of_tokens = (reached * (ours.exp() * (ours - ratio)).sum(-1)).sum()
+    return tuple(
+        torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (loss, of_sequences, of_tokens)
+    )  # type: ignore[return-value]
+
+
+def test_k1_in_the_reward_has_the_gradient_of_the_sequences_kl() -> None:
+    found, of_sequences, _ = kl_gradients("k1")
+    torch.testing.assert_close(found, of_sequences, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_k2_and_k3_in_the_loss_have_the_gradient_of_each_tokens_kl(estimator: str) -> None:
+    found, _, of_tokens = kl_gradients(estimator)
+    torch.testing.assert_close(found, of_tokens, rtol=1e-10, atol=1e-12)
+
+
+# ---- sampling and whole runs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_definition_samples_what_the_trainer_scores(
+    temperature: float, base: Path, task: tuple[str, Path], tmp_path: Path
+) -> None:
+    run = config(base, task, "--data.sampler", "definition", "--objective.temperature", str(temperature))
+    data = rollouts.ready(run, tmp_path, lambda _: None)
+    batch = TrainingBatch.of(data.train.batch(0, 2), CPU)
+    assert isinstance(data.train, rollouts.Sampled)
+    assert data.model is not None and not data.model.training
+    sums = data.train.trainable(batch)[1]
+    assert float(sums["gap"] / sums["tokens"]) < 1e-5 and float(sums["ratio_max"]) < 1.0001
+    ids = {tuple(row.ids[0]) for row in data.train.rows}
+    assert len(ids) == 2 and len(set(map(str, batch.targets.tolist()))) == 2
+
+
+def test_the_runtime_samples_nearly_that(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
+    data = rollouts.ready(config(base, task, "--data.sampler", "runtime"), tmp_path, lambda _: None)
+    batch = TrainingBatch.of(data.train.batch(0, 2), CPU)
+    assert isinstance(data.train, rollouts.Sampled)
+    sums = data.train.trainable(batch)[1]
+    assert 0 < float(sums["gap"] / sums["tokens"]) < 0.02
+
+
+def test_groups_without_variance_are_drawn_anew(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
+    found = {}
+    for resample in (0, 3):
+        run = config(base, task, "--data.resample", str(resample), "--data.max-tokens", "2")
+        data = rollouts.ready(run, tmp_path, lambda _: None)
+        assert isinstance(data.train, rollouts.Sampled)
+        even = 0
+        for step in range(6):
+            batch = data.train.batch(2 * step, 2)
+            even += int((np.abs(batch.extra[ADVANTAGES]).max(-1) == 0).sum())
+        found[resample] = even
+    assert found[3] < found[0]
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_a_run_resumes_to_the_same_weights_and_learns(
+    adapter: bool, base: Path, task: tuple[str, Path], tmp_path: Path
+) -> None:
+    run = config(
+        base, task, "--objective.kl-coefficient=0.001", "--steps=18", "--batch-size=8", "--data.group-size=8"
+    )
+    run = (
+        run if adapter else replace(run, adapter=None, optimizer=replace(run.optimizer, learning_rate=0.003))
+    )
+    seen = Quiet()
+    training_run.train(run, tmp_path / "whole", seen, recipe=rollouts)
+
+    def stop(step: int) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training_run.train(run, tmp_path / "cut", Quiet(stop), recipe=rollouts)
+    training_run.train(run, tmp_path / "cut", Quiet(), recipe=rollouts, resume=True)
+    ids = [1, 2, 3, 250]
+    whole, cut = (cutaway.load(tmp_path / name, engine="definition").logits(ids) for name in ("whole", "cut"))
+    assert np.array_equal(whole, cut)
+    assert not np.allclose(whole, cutaway.load(base, engine="definition").logits(ids), atol=1e-3)
+    rewards = [step["reward"] for step in seen.steps]
+    assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.05, rewards
+    assert (
+        len(seen.validation) == 7
+        and seen.validation[-1]["validation_reward"] > seen.validation[0]["validation_reward"]
+    )
+    lines = [json.loads(line) for line in (tmp_path / "whole" / rollouts.SAMPLES).read_text().splitlines()]
+    assert {line["step"] for line in lines} == set(range(0, 19, 3))
+
+
+def test_what_cannot_be_learned(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="group_size is 1"):
+        config(base, task, "--data.group-size", "1")
+    assert replace(config(base, task), objective=reinforce.Config()).objective
+    with pytest.raises(UserError, match="grpo, rloo, reinforce"):
+        config(base, task, "--objective.kind", "next_token")
+    run = config(base, task, "--data.context", "20")
+    with pytest.raises(UserError, match=r"do not fit data\.context"):
+        rollouts.ready(run, tmp_path, lambda _: None).train.batch(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["expert_iteration", "imitation"])
+def test_imitating_is_cross_entropy(kind: str, base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
+    """Of the completions that are right, or of the task's own answers, with the end token."""
+    rows = [{"prompt": str(n), "answer": "ab" * (1 + n % 3)} for n in range(40)]
+    task[1].write_text("\n".join(map(json.dumps, rows)))
+    run = config(base, task, f"--objective.kind={kind}", "--data.max-tokens=3", "--micro-batch-size=2")
+    data = rollouts.ready(run, tmp_path, lambda _: None)
+    assert isinstance(data.train, rollouts.Sampled)
+    found = []
+    scores = itertools.cycle([0.5, 1.0, 0.0, 1.0])
+    data.train.task = replace(data.train.task, scorer=lambda text, item: next(scores))
+    seen = data.train.groups
+
+    def groups(*asked: Any) -> list[Group]:
+        found.extend(seen(*asked))
+        return found
+
+    data.train.groups = groups  # type: ignore[method-assign]
+    batch = TrainingBatch.of(data.train.batch(0, 2), CPU)
+    loss = data.train.trainable(batch)[0] / batch.weight
+    losses = []
+    for group in found:
+        for each, reward in zip(group.completions, group.rewards, strict=True):
+            if reward == 1 or kind == "imitation":
+                new = of_model(data.train.trainable.model, [*group.prompt, *each.ids], len(each.ids))
+                losses.append(-new.mean())
+    assert len(losses) == (4 if kind == "expert_iteration" else 2)
+    trained = [p for p in data.train.trainable.parameters() if p.requires_grad]
+    grads = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(x, trained)])
+        for x in (loss, sum(losses) / len(losses))
+    ]
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-6)
+    if kind == "imitation":
+        answer = run_tokenizer.of_bytes().encode(found[0].problem.answer or "")
+        assert found[0].completions[0].ids.tolist() == [*answer, run_tokenizer.of_bytes().eos]
+
+
+def test_the_verb_checks_and_trains(
+    base: Path, task: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"--task {task[0]} --data {task[1]} --model {base} --data.test 5 --data.max-tokens 6 --threads 1"
+    words += " --data.group-size 2 --batch-size 2 --micro-batch-size 2 --steps 2 --data.context 64"
+    assert main(["finetune", "rloo", *words.split(), "--check", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (
+        found["questions"] == 55 and found["held_out"] == 5 and found["sampled"] == 16 and found["reward"] > 0
+    )
+    nothing = words.replace(":ascii", ":nothing").split()
+    assert main(["finetune", "grpo", *nothing, "--check"]) == 2
+    assert "have the reward 0" in capsys.readouterr().err
+    assert main(["finetune", "rloo", *words.split(), "--output", str(tmp_path / "run")]) == 0
+    assert "held-out questions right" in capsys.readouterr().err
+    assert rollouts.read(str(tmp_path / "run")).objective == rloo.Config()
+    assert main(["finetune", str(tmp_path / "run"), "--resume", "--steps", "3"]) == 0
+    assert cutaway.load(tmp_path / "run").generate("a", max_tokens=2)
