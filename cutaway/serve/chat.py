@@ -164,7 +164,7 @@ class Conversation:
 async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Conversation:
     """Have a chat request answered. APIError for what cannot be."""
     client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
-    grammar = bool(body.tools or body.functions) or constraints.asked(body) is not None
+    grammar = bool(body.tools or body.functions) or body.has_form
     made = await service.prepare(client, _prepared, body, client, scope, grammar=grammar)
 
     def judge(i: int, generation: Generation) -> str | None:
@@ -196,7 +196,7 @@ def _prepared(service: Service, body: ChatCompletionRequest, client: str, cache_
     opened = thought is not None and thought.opened
     format, held, forced = tool_format(service, tools), None, False
     if format is None or tools is None:
-        held = constraints.of_response(body)
+        held = constraints.of_response(body) if body.has_form else None
     else:
         format = replace(format, reasoning=None, can_require=True) if opened else format
         with errors_in("tools"):

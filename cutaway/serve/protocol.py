@@ -242,6 +242,10 @@ class StructuredOutputs(StrictModel):
     json_object: StrictBool | None = None
 
 
+FORMS = ("response_format", "structured_outputs", "grammar", "json_schema")
+FORMS += ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+
+
 class SamplingRequest(Samplers):
     """How to choose tokens and when to stop: what chat and completions share."""
 
@@ -285,6 +289,11 @@ class SamplingRequest(Samplers):
         None, description="vLLM's: shares the prefix cache with this salt alone."
     )
     internals: Internals | None = None
+
+    @property
+    def has_form(self) -> bool:
+        """Whether one of the fields says what form the answer has (constraints.py)."""
+        return any(getattr(self, name) is not None for name in FORMS)
 
 
 class FunctionCall(StrictModel):
