@@ -467,6 +467,7 @@ def test_what_is_wrong_with_pairs_is_counted(base: Path, tmp_path: Path, capsys:
     assert (counted.rows, counted.liked) == ("labelled", 4)
     run = config(base, path, "dpo")
     items, _ = finetune.prepare(run, finetune.base(run), lambda _: None)
+    (tmp_path / "kept").mkdir()
     finetune._store(tmp_path / "kept", items)
     kept = finetune._stored(tmp_path / "kept", "pairs")
     assert [item.margin for item in kept if isinstance(item, Pair)] == [0, 2]
