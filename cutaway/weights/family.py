@@ -43,7 +43,13 @@ class Kind(NamedTuple):
 
 def words(read: Mapping[str, Any], write: Mapping[Any, str]) -> Kind:
     """A word of a fixed list."""
-    return Kind(lambda fields, key: fields.choice(key, read), lambda value: write[value])
+
+    def written(value: Any) -> str:
+        if value not in write:
+            raise UserError(f"has no word for {value!r}")
+        return write[value]
+
+    return Kind(lambda fields, key: fields.choice(key, read), written)
 
 
 WHOLE = Kind(Fields.integer)

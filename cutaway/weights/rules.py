@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,11 +33,12 @@ WHOLE = {
 
 
 ROUTERS = (".mlp.router.weight", ".mlp.shared_gate.weight")
+WHOLE_ENDS = (*ROUTERS, "_norm.weight")
 
 
 def is_kept_whole(name: str, shape: Shape) -> bool:
     """Whether this weight of ours is never packed: a vector, learned positions, or what routes tokens."""
-    return len(shape) < 2 or name == "position.weight" or name.endswith(ROUTERS)
+    return len(shape) < 2 or name == "position.weight" or name.endswith(WHOLE_ENDS)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,34 @@ def unpermute(which: str) -> How:
     )
 
 
+def exchange(which: str) -> How:
+    """The halves of each head in the other order; ``which`` as in ``unpermute``."""
+
+    def swapped(packed: Packed, place: Place) -> Packed:
+        rows = np.arange(packed.shape[0]).reshape(getattr(place.attention, which), 2, -1)
+        return packed.rows(rows[:, ::-1].ravel())
+
+    return How(
+        lambda packed, place: (swapped(packed, place),), lambda parts, place: swapped(parts[0], place), _only
+    )
+
+
+def beside(which: str) -> How:
+    """Several of ours, of which theirs has the rows of a head side by side; ``which`` as in ``unpermute``."""
+
+    def order(place: Place) -> np.ndarray:
+        heads = getattr(place.attention, which)
+        ends = np.cumsum([0, *(shape[0] for shape in place.shapes)])
+        each = [np.arange(a, b).reshape(heads, -1) for a, b in pairwise(ends)]
+        return np.concatenate(each, axis=1).ravel()
+
+    return How(
+        lambda packed, place: _cut(packed.rows(np.argsort(order(place))), place),
+        lambda parts, place: _joined(parts, place).rows(order(place)),
+        split.shape,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _PlusOne(Packed):
     """w + 1 in float32, which may round, and the ``w`` that it was made of."""
@@ -186,6 +216,15 @@ def _minus_one(packed: Packed) -> Packed:
 plus_one = How(
     lambda packed, _: (_plus_one(packed),), lambda parts, _: _minus_one(parts[0]), _only, type="F32"
 )
+
+
+def how_of(rules: Sequence[Rule], changes: Mapping[str, How]) -> tuple[Rule, ...]:
+    """The rules, with another way for those of ours that hold one of these words."""
+
+    def way(rule: Rule) -> How:
+        return next((how for word, how in changes.items() if word in rule.ours), rule.how)
+
+    return tuple(replace(rule, how=way(rule)) for rule in rules)
 
 
 def chain(outer: How, inner: How) -> How:

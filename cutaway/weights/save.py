@@ -380,7 +380,8 @@ def _ids(checkpoint: Checkpoint) -> dict[str, object]:
     """The special ids that transformers looks for in config.json; its own defaults would be wrong."""
     if checkpoint.read_tokenizer is None:
         ends = checkpoint.defaults.get("eos_ids")
-        return {"bos_token_id": None, "eos_token_id": list(ends) if isinstance(ends, tuple) else None}
+        ends = list(ends) if isinstance(ends, tuple) else None
+        return {"bos_token_id": None, "eos_token_id": ends, "pad_token_id": None}
     tokenizer = checkpoint.tokenizer
     return {"bos_token_id": tokenizer.bos, "eos_token_id": _ends(checkpoint), "pad_token_id": tokenizer.pad}
 

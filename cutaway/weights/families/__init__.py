@@ -14,6 +14,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from cutaway.errors import UserError
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 
@@ -53,5 +54,10 @@ def of_gguf(fields: Fields) -> Family:
         for word in {name.replace("_", ""), *aliases}:
             words.setdefault(word, []).append(name)
     found = [get(name) for name in fields.choice("general.architecture", words)]
+    found = [family for family in found if family.gguf] or found
+    if not found[0].gguf:
+        raise UserError(
+            f"{fields.where}: GGUF files of {found[0].name} are not read: take its folder of safetensors"
+        )
     sparse = bool(fields.integer(f"{fields.text('general.architecture')}.expert_count", 0, low=0))
     return next((family for family in found if family.sparse == sparse), found[0])
