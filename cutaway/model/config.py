@@ -47,7 +47,8 @@ class Block(Bounded):
             raise UserError("model: a block without pre_norm needs post_norm, and cannot be parallel")
         if not isinstance(self.attention, Mixer) or self.attention.reads == "memory":
             raise UserError(
-                f"model: a block cannot have {_kind(self.attention)} attention: it reads an encoder's memory"
+                f"model: a block cannot have {kind_of(self.attention)} attention: it reads an encoder's "
+                "memory"
             )
 
     @property
@@ -101,7 +102,8 @@ class Decoder(Bounded):
         for block in self.blocks:
             if block.attention.reads != "past":
                 raise UserError(
-                    f"model: a decoder cannot have {_kind(block.attention)} attention: it reads later tokens"
+                    f"model: a decoder cannot have {kind_of(block.attention)} attention: it reads later "
+                    "tokens"
                 )
 
     def bytes_per_token(self, entry: int) -> int:
@@ -157,10 +159,10 @@ class Encoder(Bounded):
             if block.attention.reads != "all" or block.post_norm or block.parallel or block.residual != 1:
                 raise UserError(
                     f"model: an encoder needs attention that reads both sides and no post_norm, not "
-                    f"{_kind(block.attention)}"
+                    f"{kind_of(block.attention)}"
                 )
             if not isinstance(block.mlp, MLP):
-                raise UserError(f"model: an encoder needs dense MLPs, not {_kind(block.mlp)}")
+                raise UserError(f"model: an encoder needs dense MLPs, not {kind_of(block.mlp)}")
 
     @property
     def position(self) -> learned.Config:
@@ -205,7 +207,7 @@ def to_dict(config: Any) -> Any:
         if f.name == "blocks":
             out["blocks"] = [{"times": len(list(same)), **to_dict(block)} for block, same in groupby(value)]
         elif ("variants" in f.metadata and value is not None) or type(value) in _unusual(hints[f.name]):
-            out[f.name] = {"kind": _kind(value), **to_dict(value)}
+            out[f.name] = {"kind": kind_of(value), **to_dict(value)}
         else:
             out[f.name] = to_dict(value)
     return out
@@ -288,7 +290,12 @@ def _blocks(value: Any, where: str) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _kind(config: Any) -> str:
+def mixer(kind: str, **fields: Any) -> Any:
+    """The config of a mechanism of ``attention/`` by its kind; its file, imported here, may need torch."""
+    return _variant("cutaway.attention", kind, "attention")(**fields)
+
+
+def kind_of(config: Any) -> str:
     cls = type(config)
     return cls.__module__.rsplit(".", 1)[1] if cls.__name__ == "Config" else cls.__name__.lower()
 

@@ -31,6 +31,7 @@ from cutaway.position.scaling import (
 )
 from cutaway.weights import quant
 from cutaway.weights.family import (
+    FLAG,
     LAYER_COUNT,
     NUMBER,
     Entries,
@@ -52,7 +53,17 @@ ACTIVATIONS |= {"gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "relu2": "relu
 ACTIVATIONS |= {"quick_gelu": "gelu_sigmoid", "gelu_fast": "gelu_tanh"}
 HF_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 HF_ACTIVATIONS |= {"relu2": "relu2", "gelu_sigmoid": "quick_gelu"}
-OF_HEADS = ("scale", "bias", "out_bias", "qk_norm_over", "qk_norm_after", "temperature", "clip", "sinks")
+OF_HEADS = (
+    "scale",
+    "bias",
+    "out_bias",
+    "qk_norm_over",
+    "qk_norm_after",
+    "temperature",
+    "clip",
+    "sinks",
+    "relative",
+)
 OF_BLOCK = ("pre_norm", "post_norm", "parallel", "residual")
 OF_DECODER = ("tied", "embedding_scale", "position", "softcap", "logit_scale", "embedding_norm", "head_bias")
 OF_ROUTER = {name: name for name in ("score", "choice_bias", "groups", "top_groups", "group_of_two")}
@@ -113,12 +124,16 @@ def decoder(known: Settings) -> Decoder:
         return Block(attention(window, nope), mlp, norm, **own)
 
     kinds = list(each)
+    mixers = known.get("mixers") or (None,) * layers
     made = {kind: block(*kind) for kind in set(kinds)}
     return Decoder(
         vocab=known["vocab"],
         width=known["width"],
         context=known["context"],
-        blocks=tuple(made[kind] for kind in kinds),
+        blocks=tuple(
+            made[kind] if own is None else replace(made[kind], attention=own)
+            for kind, own in zip(kinds, mixers, strict=True)
+        ),
         norm=norm,
         **{name: known[name] for name in OF_DECODER if name in known},
     )
@@ -497,6 +512,36 @@ class NoWindows(UpperWindows):
         return {}
 
 
+@dataclass(frozen=True)
+class FirstDense(Row):
+    """How many of the first layers are dense (DeepSeek)."""
+
+    key: str = "first_k_dense_replace"
+    usual: int = 1
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        first = fields.integer(self.key, self.usual, low=0)
+        return {"dense": tuple(n < first for n in range(known["layers"]))}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {self.key: sum(known["dense"])}
+
+
+class SharedExperts(Row):
+    """Experts that all tokens pass, which are one MLP of their joint width."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        count = (
+            fields.integer("n_shared_experts", low=0)
+            if fields.stated("n_shared_experts")
+            else own.defaults["shared"]
+        )
+        return {"shared": count * known["expert_hidden"]}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"n_shared_experts": known["shared"] // known["expert_hidden"]}
+
+
 class SparseLayers(Row):
     """Which layers are dense: those listed, and those between the steps (Qwen's mixtures of experts)."""
 
@@ -577,6 +622,7 @@ def same_heads(known: Settings) -> int:
 
 INVERSE = Kind(lambda fields, key: 1 / fields.number(key), lambda value: 1 / value)
 ACTIVATION = words(ACTIVATIONS, HF_ACTIVATIONS)
+ACTIVATION_ROW = Field("activation", "hidden_act", None, ACTIVATION)
 TOP_K = Kind(lambda fields, key: fields.integer(key, high=EXPERTS))
 ANY = (
     Only("is_encoder_decoder", None, (False, None), "a model of an encoder and a decoder"),
@@ -599,7 +645,7 @@ SIZES = (
     HeadSize("head_size", "head_dim", "attention.key_length", Kind(_even), missing=shared),
     Rope(),
     Field("eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
-    Field("activation", "hidden_act", None, ACTIVATION),
+    ACTIVATION_ROW,
     Present("tied", "tie_word_embeddings", "output.weight", absent=True),
     *CAUSAL,
 )
@@ -610,6 +656,14 @@ def turning(rows: Sequence[Row], **changes: Any) -> tuple[Row, ...]:
     return tuple(replace(row, **changes) if type(row) is Rope else row for row in rows)
 
 
+GROUPS = (
+    Field("groups", "n_group", None),
+    Field("top_groups", "topk_group", None),
+    Field("normalised", "norm_topk_prob", None, FLAG),
+)
+ROUTED_SCALE = Field("routed_scale", "routed_scaling_factor", None, NUMBER)
+SIGMOID = {"score": "sigmoid", "choice_bias": True, "group_of_two": True}  # DeepSeek-V3's router
+EXPERT_HIDDEN = ("moe_intermediate_size", "expert_feed_forward_length")
 EXPERTS_IN_GGUF = (
     Only(None, "expert_gating_func", (1,), "another score of experts than softmax"),
     Only(None, "expert_weights_scale", (1.0,), "scaling the experts' outputs"),
@@ -661,6 +715,11 @@ def renamed(
             theirs = theirs.replace(old, new)
         kept.append(replace(rule, theirs=theirs))
     return tuple(kept)
+
+
+def query_key_value(part: str) -> tuple[str, str, str]:
+    """Our three matrices, or biases, that some families have in one."""
+    return tuple(f"blocks.{{n}}.attention.{name}.{part}" for name in ("query", "key", "value"))  # type: ignore
 
 
 HF_DECODER = (
@@ -715,6 +774,15 @@ def one_more(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(replace(rule, how=plus_one) if "norm" in rule.ours else rule for rule in rules)
 
 
+HF_DEEPSEEK_EXPERTS = (
+    *HF_EXPERTS,
+    Rule("model.layers.{n}.mlp.gate.e_score_correction_bias", "blocks.{n}.mlp.choice_bias", same),
+    *weights(
+        ("model.layers.{n}.mlp.shared_experts.gate_proj", "blocks.{n}.mlp.shared.gate"),
+        ("model.layers.{n}.mlp.shared_experts.up_proj", "blocks.{n}.mlp.shared.up"),
+        ("model.layers.{n}.mlp.shared_experts.down_proj", "blocks.{n}.mlp.shared.down"),
+    ),
+)
 GGUF_EMBEDDINGS = weights(("token_embd", "embedding"), ("output", "head"), ("output_norm", "norm"))
 GGUF_QUERY_KEY = (
     ("blk.{n}.attn_q", "blocks.{n}.attention.query"),

@@ -21,10 +21,15 @@ from tests import llama_cpp
 from tests.parity import tiny
 
 Folder = Callable[[str], Path]
-EXACT = 1e-5
+EXACT, RECURRENT = 1e-5, 1e-4
 SILU, GELU = 1e-4, 5e-3  # llama.cpp on log-probabilities: its GELU is a table of half-precision numbers
 BOTH_WAYS = sorted(tiny.CASES)
 IN_GGUF = sorted(tiny.CASES.keys() - tiny.NOT_IN_GGUF)
+
+
+def within(case: str) -> float:
+    """How far logits may be apart: recurrent models sum over the whole text."""
+    return RECURRENT if case.rpartition("-")[0] in tiny.RECURRENT else EXACT
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -35,10 +40,10 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 def test_both_directions(case: str, folder: Folder, tmp_path: Path) -> None:
     expected = tiny.theirs(tiny.model(case))
     checkpoint = load.read(folder(case))
-    assert distance(tiny.ours(checkpoint), expected) < EXACT
+    assert distance(tiny.ours(checkpoint), expected) < within(case)
     saved = save.write(tmp_path / "ours", checkpoint)
     assert saved.format == "safetensors" and saved.family == checkpoint.family, saved.notes
-    assert distance(tiny.reopened(tmp_path / "ours"), expected) < EXACT
+    assert distance(tiny.reopened(tmp_path / "ours"), expected) < within(case)
     assert load.read(tmp_path / "ours").config == checkpoint.config
     first, second = (safetensors.read(at) for at in (folder(case), tmp_path / "ours"))
     assert first.keys() == second.keys()
@@ -58,12 +63,12 @@ def test_chunks_padding_and_packing_change_nothing(case: str, folder: Folder) ->
         state = model.new_state()
         parts = [model(tiny.IDS[:, a:b], pos[:, a:b], state) for a, b in pairwise(cuts)]
         if not grows:  # past its original length such a model reads its past anew
-            assert distance(torch.cat(parts, dim=1), expected) < EXACT
+            assert distance(torch.cat(parts, dim=1), expected) < within(case)
         padded = model(F.pad(tiny.IDS, (5, 0)), F.pad(pos, (5, 0), value=-1))
-        assert distance(padded[:, 5:], expected) < EXACT
+        assert distance(padded[:, 5:], expected) < within(case)
         documents = torch.arange(rows).repeat_interleave(length)[None]
         packed = model(tiny.IDS.view(1, -1), pos.reshape(1, -1), documents=documents)
-        assert distance(packed.view_as(expected), expected) < EXACT
+        assert distance(packed.view_as(expected), expected) < within(case)
 
 
 @pytest.mark.parametrize("case", BOTH_WAYS)

@@ -33,6 +33,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
+ALONE = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")  # of GPT-2's kin
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -255,6 +256,109 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {  # three configs of
         {"num_key_value_heads": 1, "tie_word_embeddings": True, "final_logit_softcapping": 3.0},
     ),
 }
+SPARSE = {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
+SHARED = SPARSE | {"num_experts": 4, "shared_expert_intermediate_size": 20}
+LATENT = {
+    "kv_lora_rank": 16,
+    "q_lora_rank": 20,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 10,
+}
+LATENT |= {"num_key_value_heads": 4}
+SHARPER = YARN | {"mscale": 0.7, "mscale_all_dim": 1.0}
+GROUPED = SPARSE | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2}
+HYBRID = {"head_dim": 32, "linear_key_head_dim": 16, "linear_value_head_dim": 12, "linear_num_key_heads": 2}
+HYBRID |= {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]}
+MORE |= {
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        SPARSE | {"n_routed_experts": 4, "use_qk_norm": True, "attention_bias": True},
+        GROUPED | {"routed_scaling_factor": 2.5, "head_dim": 24, "n_shared_experts": 2},
+        SPARSE | {"n_routed_experts": 4, "norm_topk_prob": False, "first_k_dense_replace": 0},
+    ),
+    "minimax_m2": (
+        "MiniMaxM2Config",
+        {"num_experts_per_tok": 2, "num_local_experts": 4, "head_dim": 16},
+        {"num_experts_per_tok": 3, "num_local_experts": 4, "head_dim": 32, "partial_rotary_factor": 0.5},
+        ODD | {"num_experts_per_tok": 1, "num_local_experts": 3, "tie_word_embeddings": True},
+    ),
+    "granitemoe": (
+        "GraniteMoeConfig",
+        MULTIPLIED | {"num_local_experts": 4, "logits_scaling": 6.0},
+        {"num_local_experts": 3, "num_experts_per_tok": 1, "attention_bias": True},
+        MULTIPLIED | {"num_local_experts": 4, "num_experts_per_tok": 3, "tie_word_embeddings": True},
+    ),
+    "gpt_oss": (
+        "GptOssConfig",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8}
+        | {"rope_parameters": YARN | {"truncate": False}},
+        {"num_local_experts": 3, "num_experts_per_tok": 1, "head_dim": 24, "swiglu_limit": 0.5}
+        | {"rope_parameters": YARN, "layer_types": ["full_attention"] * 2},
+        {"num_local_experts": 4, "num_experts_per_tok": 3, "head_dim": 16, "attention_bias": False}
+        | {"rope_parameters": YARN, "tie_word_embeddings": True},
+    ),
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        LATENT | GROUPED | {"first_k_dense_replace": 1},
+        LATENT | GROUPED | {"first_k_dense_replace": 0, "q_lora_rank": None, "rope_parameters": SHARPER},
+        LATENT | GROUPED | {"first_k_dense_replace": 1, "rope_interleave": False},
+    ),
+    "deepseek_v2": (
+        "DeepseekV2Config",
+        LATENT | SPARSE | {"n_routed_experts": 4, "first_k_dense_replace": 1},
+        LATENT | GROUPED | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 3.0},
+        LATENT | SPARSE | {"n_routed_experts": 4, "q_lora_rank": None, "rope_parameters": SHARPER},
+    ),
+    "glm4_moe_lite": (
+        "Glm4MoeLiteConfig",
+        LATENT | SPARSE | {"n_routed_experts": 4},
+        LATENT | GROUPED | {"mlp_layer_types": ["sparse", "dense"], "rope_interleave": False},
+        LATENT | SPARSE | {"n_routed_experts": 4, "norm_topk_prob": False, "tie_word_embeddings": True},
+    ),
+    "qwen3_next": (
+        "Qwen3NextConfig",
+        HYBRID | SHARED,
+        HYBRID
+        | SHARED
+        | {"linear_num_value_heads": 2, "norm_topk_prob": False, "partial_rotary_factor": 0.5},
+        HYBRID | SHARED | {"mlp_only_layers": [0], "tie_word_embeddings": True, "num_key_value_heads": 1},
+    ),
+    "qwen3_5": (
+        "Qwen3_5TextConfig",
+        HYBRID,
+        HYBRID | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 3, "tie_word_embeddings": True},
+        HYBRID | {"num_hidden_layers": 4, "layer_types": None, "num_key_value_heads": 1, "head_dim": 16},
+    ),
+    "qwen3_5_moe": (
+        "Qwen3_5MoeTextConfig",
+        HYBRID | SHARED,
+        HYBRID | SHARED | {"linear_num_value_heads": 2, "num_experts_per_tok": 1},
+        HYBRID
+        | SHARED
+        | {"tie_word_embeddings": True, "num_key_value_heads": 1, "partial_rotary_factor": 0.5},
+    ),
+}
+BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+BLOOM = {"hidden_size": 48, "n_layer": 2, "n_head": 3}
+MORE |= {
+    "gpt_neox": (
+        "GPTNeoXConfig",
+        {},
+        {"use_parallel_residual": False, "tie_word_embeddings": True, "attention_bias": False},
+        {"rope_parameters": YARN | {"partial_rotary_factor": 0.5}, "num_attention_heads": 2},
+    ),
+    "gpt_bigcode": ("GPTBigCodeConfig", BIGCODE, BIGCODE | {"multi_query": False}, BIGCODE | {"n_inner": 80}),
+    "falcon": (
+        "FalconConfig",
+        {},
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 80},
+        {"multi_query": False, "parallel_attn": False, "tie_word_embeddings": False},
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    ),
+    "bloom": ("BloomConfig", BLOOM, BLOOM | {"n_head": 4}, BLOOM | {"tie_word_embeddings": False}),
+}
+RECURRENT = {"qwen3_next", "qwen3_5", "qwen3_5_moe"}
 CASES |= {f"{name}-{n}": (row[0], own) for name, row in MORE.items() for n, own in enumerate(row[1:], 1)}
 MORE_IN_GGUF = re.findall(
     r"\S+",
@@ -282,11 +386,13 @@ IDS = torch.randint(2, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1
 def model(case: str) -> Any:
     """The case's model, in transformers."""
     name, own = CASES[case]
-    config = getattr(transformers, name)(**copy.deepcopy(own if name == "GPT2Config" else SIZES | own))
+    sizes = {key: SIZES[key] for key in ALONE} if "n_layer" in own else SIZES
+    config = getattr(transformers, name)(**copy.deepcopy(sizes | own))
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
-        for weight in made.parameters():
+        biases = [buffer for key, buffer in made.named_buffers() if key.endswith("_correction_bias")]
+        for weight in (*made.parameters(), *biases):
             weight.add_(torch.randn_like(weight) * 0.1)
     return made
 

@@ -11,10 +11,11 @@ import ast
 import importlib
 import pkgutil
 import re
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 
@@ -44,7 +45,14 @@ def get(name: str) -> Family:
 def of_hf(fields: Fields) -> Family:
     """The family of a config.json, by its ``model_type``; UserError if there is none."""
     known = {alias: name for name, aliases in names().items() for alias in aliases if alias not in names()}
-    return get(fields.choice("model_type", dict(zip(names(), names(), strict=True)) | known))
+    found = {name: name for name in names()} | known
+    word = fields.text("model_type")
+    if word not in found:
+        near = ", ".join(get_close_matches(word, found, cutoff=0.5) or found)
+        raise fields.refusal(
+            "model_type", f"is {quoted(word)}, which is not supported; supported: {near}, ..."
+        )
+    return get(found[word])
 
 
 def of_gguf(fields: Fields) -> Family:
