@@ -192,6 +192,7 @@ def settings(config: Decoder | Encoder) -> Settings:
     if first is not None:
         known |= {"heads": first.heads, "kv_heads": first.groups, "head_size": first.key_size}
         known |= {"qk_norm": first.qk_norm is not None, "attention_softcap": first.softcap}
+        known["multi_query"] = first.groups == 1
         known |= {name: getattr(first, name) for name in OF_HEADS}
     known |= {name: getattr(config.blocks[0], name) for name in OF_BLOCK}
     known["side_by_side"] = known["parallel"] is not None

@@ -202,6 +202,29 @@ def test_a_model_without_its_head_still_has_its_names(tmp_path: Path) -> None:
     assert distance(tiny.ours(load.read(tmp_path)), expected) < EXACT
 
 
+def test_the_text_of_a_multimodal_model_is_read(folder: Folder, tmp_path: Path) -> None:
+    """Gemma 3 with eyes has the logits of transformers on a text; what is left out is said."""
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = json.loads((folder("gemma3-odd") / "config.json").read_text())
+    config = tiny.transformers.Gemma3Config(
+        text_config=text, vision_config=vision | {"image_size": 28, "patch_size": 14}, mm_tokens_per_image=4
+    )
+    torch.manual_seed(0)
+    model = tiny.transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
+    model.eval().save_pretrained(tmp_path)
+    checkpoint = load.read(tmp_path)
+    assert checkpoint.left_out == ("model.multi_modal_projector", "model.vision_tower")
+    assert distance(tiny.ours(checkpoint), tiny.theirs(model)) < EXACT
+
+
+def test_an_unknown_type_is_refused_with_the_nearest_names(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder("llama"), tmp_path / "model")
+    data = json.loads((folder("llama") / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(data | {"model_type": "qwen4"}))
+    with pytest.raises(UserError, match=r"'qwen4', which is not supported; supported: .*qwen3"):
+        load.read(tmp_path / "model")
+
+
 def test_what_no_family_can_say_is_a_cutaway_folder(folder: Folder, tmp_path: Path) -> None:
     checkpoint = load.read(folder("llama"))
     block = checkpoint.config.blocks[0]
