@@ -157,7 +157,7 @@ def _sparse(known: Settings) -> MoE:
     )
 
 
-def window_of(attention: Heads) -> int | None:
+def window_of(attention: Any) -> int | None:
     """The window of a local layer."""
     return attention.window if isinstance(attention, local.Config) else None
 

@@ -33,6 +33,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
+OTHERS = ("intermediate_size", "num_key_value_heads")  # which Falcon calls otherwise
 ALONE = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")  # of GPT-2's kin
 LLAMA3 = {
     "rope_type": "llama3",
@@ -109,6 +110,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+ORIGINAL = "original_max_position_embeddings"
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 64}
 LONG |= {"short_factor": [1.0, 1.1, 1.3, 1.7, 2.0, 2.5], "long_factor": [1.0, 2.0, 3.0, 5.0, 7.0, 9.0]}
 ODD = {"num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 48, "head_dim": 20}
@@ -292,7 +294,7 @@ MORE |= {
     "gpt_oss": (
         "GptOssConfig",
         {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8}
-        | {"rope_parameters": YARN | {"truncate": False}},
+        | {"rope_parameters": YARN | {"truncate": False, "rope_theta": 100.0} | {ORIGINAL: 64}},
         {"num_local_experts": 3, "num_experts_per_tok": 1, "head_dim": 24, "swiglu_limit": 0.5}
         | {"rope_parameters": YARN, "layer_types": ["full_attention"] * 2},
         {"num_local_experts": 4, "num_experts_per_tok": 3, "head_dim": 16, "attention_bias": False}
@@ -388,6 +390,8 @@ def model(case: str) -> Any:
     """The case's model, in transformers."""
     name, own = CASES[case]
     sizes = {key: SIZES[key] for key in ALONE} if "n_layer" in own else SIZES
+    if name == "FalconConfig":
+        sizes = {key: value for key, value in SIZES.items() if key not in OTHERS}
     config = getattr(transformers, name)(**copy.deepcopy(sizes | own))
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
