@@ -353,7 +353,8 @@ def _llama3(given: Fields, original: int, known: Settings) -> Llama3:
 
 
 def _yarn(given: Fields, original: int, known: Settings) -> YaRN:
-    factor = given.number("factor", None) or known["context"] / original
+    null = given.has("factor") and given.get("factor") is None
+    factor = known["context"] / original if null else given.number("factor")
     attention, fast, slow = (
         given.number(key, None) for key in ("attention_factor", "beta_fast", "beta_slow")
     )

@@ -49,9 +49,7 @@ def of_hf(fields: Fields) -> Family:
     word = fields.text("model_type")
     if word not in found:
         near = ", ".join(get_close_matches(word, found, cutoff=0.5) or found)
-        raise fields.refusal(
-            "model_type", f"is {quoted(word)}, which is not supported; supported: {near}, ..."
-        )
+        raise fields.refusal("model_type", f"is {quoted(word)}, not one of {near}, ...")
     return get(found[word])
 
 
