@@ -30,9 +30,11 @@ class Ropes(common.Rope):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
             return super().write(known, gguf)
-        near = known["local_rope"] or common.rope.Config(2, 5e5)
-        sections = {common.FULL: known["rope"], common.SLIDING: near}
-        return {"rope_parameters": {kind: common.hf_section(each) for kind, each in sections.items()}}
+        sections = {common.FULL: known["rope"], common.SLIDING: known["local_rope"]}
+        usual = common.rope.Config(2, 5e5)
+        return {
+            "rope_parameters": {kind: common.hf_section(each or usual) for kind, each in sections.items()}
+        }
 
 
 FAMILY = olmo2.FAMILY.but(
