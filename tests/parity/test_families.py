@@ -76,7 +76,9 @@ def test_no_weight_is_where_it_starts(case: str) -> None:
     """So that one that is left out, or taken twice, is seen."""
     for name, weight in tiny.model(case).named_parameters():
         if weight.numel() > 1:
-            assert weight.std() > 0.05 and not (weight == weight.flatten()[0]).all(), name
+            assert (weight.std() > 0.05 or weight.numel() < 8) and not (
+                weight == weight.flatten()[0]
+            ).all(), name
 
 
 @pytest.mark.parametrize("case", IN_GGUF)
