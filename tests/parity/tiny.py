@@ -137,7 +137,7 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {  # three configs of
         "PhiConfig",
         {},
         {"qk_layernorm": True},
-        {"partial_rotary_factor": 0.25, "num_key_value_heads": 4},
+        {"partial_rotary_factor": 0.25, "num_key_value_heads": 4, "qk_layernorm": True},
     ),
     "olmo": (
         "OlmoConfig",
@@ -367,7 +367,7 @@ MORE_IN_GGUF = re.findall(
     """
     gemma-1 gemma2-1 olmo-1 olmo2-1 smollm3-1 smollm3-3 granite-1 granite-2 granite-3 glm4-1 glm4-2 glm4-3
     seed_oss-1 seed_oss-2 seed_oss-3 arcee-1 arcee-3 starcoder2-3 stablelm-1 stablelm-2 cohere-1 cohere2-1
-    exaone4-2 ernie4_5-1 ernie4_5-3 hunyuan_v1_dense-1 helium-1 helium-3 phi-1 phi-3 granitemoe-1
+    exaone4-2 ernie4_5-1 ernie4_5-3 hunyuan_v1_dense-1 helium-1 helium-3 phi-1 granitemoe-1
     granitemoe-2 granitemoe-3 gpt_bigcode-2
     """,
 )
