@@ -19,8 +19,9 @@ import numpy as np
 
 from cutaway import store
 from cutaway.errors import UserError
+from cutaway.generate.batch.request import Generation, Piece, finish
 from cutaway.generate.batch.sequence import check_ids
-from cutaway.generate.decode import Generation, Piece, finish, generate
+from cutaway.generate.decode import generate
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import EditHooks, Session

@@ -318,7 +318,11 @@ class _Builder:
             if own:
                 columns.append(neurons.output_weights(block)[:, own])
         found: dict[str, list[list[int]]] = {}
-        for part, keys in zip(torch.cat(columns, 1).split(64, dim=1), _runs(wanted, 64), strict=True):
+        for part, keys in zip(
+            torch.cat(columns, 1).split(64, dim=1),
+            (wanted[i : i + 64] for i in range(0, len(wanted), 64)),
+            strict=True,
+        ):
             scores = table @ _direct(model.norm, part)
             up, down = (
                 scores.topk(PROMOTED, dim=0, largest=side).indices.T.tolist() for side in (True, False)
@@ -372,7 +376,3 @@ def _direct(norm: Any, directions: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]
     if isinstance(norm, LayerNorm):
         directions = directions - directions.mean(0)
     return directions if norm.weight is None else directions * norm.weight.float()[:, None]
-
-
-def _runs(items: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    return (items[i : i + size] for i in range(0, len(items), size))
