@@ -479,7 +479,7 @@ class LanguageModel:
             raise UserError("there is nothing to read: the text has no tokens")
         check_ids(ids, engine.vocab)
         if len(ids) > (holds := engine.max_context):
-            raise UserError(f"the text has {len(ids)} ids, the context {holds}: shorten it")
+            raise UserError(f"the text is {len(ids)} ids long and the model's context holds {holds}")
         return engine.logits(ids)
 
     def embed(
