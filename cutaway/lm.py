@@ -9,7 +9,7 @@ What a call needs is imported and built when it is first asked for: the tokenize
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,9 @@ import numpy as np
 
 from cutaway import store
 from cutaway.errors import UserError
+from cutaway.generate.batch.request import Generation, Piece, finish
 from cutaway.generate.batch.sequence import check_ids
-from cutaway.generate.decode import Generation, Piece, finish, generate
+from cutaway.generate.decode import generate
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import EditHooks, Session
@@ -483,7 +484,7 @@ class LanguageModel:
             raise UserError("there is nothing to read: the text has no tokens")
         check_ids(ids, engine.vocab)
         if len(ids) > (holds := engine.max_context):
-            raise UserError(f"the text has {len(ids)} ids, the context {holds}: shorten it")
+            raise UserError(f"the text is {len(ids)} ids long and the model's context holds {holds}")
         return engine.logits(ids)
 
     def embed(

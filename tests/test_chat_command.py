@@ -20,7 +20,7 @@ from cyclopts import App
 import cutaway
 from cutaway.commands import chat as verb
 from cutaway.errors import OperationalError, UserError
-from cutaway.generate.decode import ContextFullError, FinishReason, Generation, Piece, Timings
+from cutaway.generate.batch.request import ContextFullError, FinishReason, Generation, Piece, Timings
 
 
 class Scripted:
@@ -270,7 +270,7 @@ SLOW = textwrap.dedent("""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     import cutaway
     from cutaway.commands import chat as verb
-    from cutaway.generate.decode import Generation, Piece, Timings
+    from cutaway.generate.batch.request import Generation, Piece, Timings
 
     class Slow:
         checkpoint = SimpleNamespace(defaults={}, chat_template="any")

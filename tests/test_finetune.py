@@ -22,16 +22,11 @@ from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import adapters, build, load, quant, safetensors
+from cutaway.weights import adapters, build, load, safetensors
 from cutaway.weights import save as writer
-from cutaway.weights.rules import Tensors
-from tests.training import Quiet, model
+from tests.training import TEMPLATE, Quiet, chatting_model, conversations, model, pairs
 
 END = run_tokenizer.END
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {% if m.thoughts %}({{ m.thoughts }}) {% endif %}"
-    "{{ m.content | trim }}<|end|>\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-)
 TALK = [
     {"role": "user", "content": "hi"},
     {"role": "assistant", "content": " Hé! "},
@@ -207,33 +202,12 @@ def test_the_reference_is_the_base(adapter: Any) -> None:
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """A small llama of bytes with a chat template, as a Hugging Face folder."""
-    torch.manual_seed(1)
-    made = Decoder(model(context=128))
-    tensors = Tensors({name: quant.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
-    tokenizer = run_tokenizer.of_bytes()
-    words = run_tokenizer.save(tokenizer, tmp_path / "words")
-    (words / "chat_template.jinja").write_text(TEMPLATE)
-    at_rest = load.Checkpoint(
-        model(context=128),
-        tensors,
-        None,
-        words,
-        lambda: tokenizer,
-        TEMPLATE,
-    )
-    writer.write(tmp_path / "base", at_rest, "safetensors")
-    return tmp_path / "base"
+    return chatting_model(tmp_path / "base")
 
 
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
-    path = tmp_path / "talk.jsonl"
-    rows = [
-        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "x" * (n % 7)}]}
-        for n in range(40)
-    ]
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
+    return conversations(tmp_path / "talk.jsonl")
 
 
 def config(base: Path, talk: Path, method: str = "sft", **changes: Any) -> finetune.FinetuningConfig:
@@ -247,18 +221,8 @@ def config(base: Path, talk: Path, method: str = "sft", **changes: Any) -> finet
 
 @pytest.fixture
 def compared(tmp_path: Path) -> Path:
-    """Pairs whose chosen answer is one of x, and the rejected one of y."""
-    path = tmp_path / "pairs.jsonl"
-    rows = [
-        {"prompt": [{"role": "user", "content": f"{n}?"}]}
-        | {
-            name: [{"role": "assistant", "content": letter * (1 + n % size)}]
-            for name, letter, size in (("chosen", "x", 5), ("rejected", "y", 3))
-        }
-        for n in range(30)
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
+    """Pairs of answers."""
+    return pairs(tmp_path / "pairs.jsonl")
 
 
 def measured(folder: Path) -> list[dict[str, Any]]:
@@ -503,6 +467,7 @@ def test_what_is_wrong_with_pairs_is_counted(base: Path, tmp_path: Path, capsys:
     assert (counted.rows, counted.liked) == ("labelled", 4)
     run = config(base, path, "dpo")
     items, _ = finetune.prepare(run, finetune.base(run), lambda _: None)
+    (tmp_path / "kept").mkdir()
     finetune._store(tmp_path / "kept", items)
     kept = finetune._stored(tmp_path / "kept", "pairs")
     assert [item.margin for item in kept if isinstance(item, Pair)] == [0, 2]

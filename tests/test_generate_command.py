@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError
 import cutaway
 from cutaway.commands import generate as verb
 from cutaway.errors import UserError
-from cutaway.generate.decode import FinishReason, Generation, Piece, Timings
+from cutaway.generate.batch.request import FinishReason, Generation, Piece, Timings
 
 IDS = (5, 6, 7)
 TEXTS = ("Pa", "", "ris\x1b[31m!")

@@ -28,7 +28,7 @@ from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
 from cutaway.train.rollouts import Completion, Group
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import load, quant
+from cutaway.weights import adapters, load, quant
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
 from tests.test_finetune import TEMPLATE
@@ -653,3 +653,25 @@ def test_the_verb_checks_and_trains(
     assert rollouts.read(str(tmp_path / "run")).objective == rloo.Config()
     assert main(["finetune", str(tmp_path / "run"), "--resume", "--steps", "3"]) == 0
     assert cutaway.load(tmp_path / "run").generate("a", max_tokens=2)
+
+
+def test_a_tuned_base_is_sampled_with_both_adapters(
+    base: Path, task: tuple[str, Path], tmp_path: Path
+) -> None:
+    training_run.train(config(base, task, "--steps=3"), tmp_path / "first", Quiet(), recipe=rollouts)
+    run = config(tmp_path / "first", task, "--data.sampler=runtime")
+    data = rollouts.ready(run, tmp_path, lambda _: None)
+    assert isinstance(data.train, rollouts.Sampled)
+    for name, parameter in data.train.trainable.model.named_parameters():
+        if name.endswith(".b"):
+            parameter.data.normal_(std=0.05)
+    sums = data.train.trainable(TrainingBatch.of(data.train.batch(0, 2), CPU))[1]
+    assert 0 < float(sums["gap"] / sums["tokens"]) < 0.02
+    at_rest = load.read(tmp_path / "first")
+    root, first = adapters.apart(at_rest)
+    assert first and root.source == base
+    both = adapters.stacked(first, first)
+    name = min(first)
+    moved = quant.unpack(root.tensors[name]) + 2 * first[name].delta
+    assert np.allclose(both[name](quant.unpack(root.tensors[name])), moved, atol=1e-6)
+    assert adapters.apart(root) == (root, {})

@@ -20,11 +20,15 @@ from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.prefix_cache import PrefixCache, cache_scope
 from cutaway.generate.batch.request import (
+    ContextFullError,
+    Generation,
+    Piece,
     QueueFullError,
     Request,
     RequestCancelledError,
     ResponseStream,
     ShuttingDownError,
+    finish,
 )
 from cutaway.generate.batch.scheduler import (
     AHEAD,
@@ -36,7 +40,7 @@ from cutaway.generate.batch.scheduler import (
     answer_all,
     generate_batch,
 )
-from cutaway.generate.decode import ContextFullError, Generation, Piece, finish, generate
+from cutaway.generate.decode import generate
 from cutaway.generate.internals import Internals
 from cutaway.generate.sample import log_softmax
 from cutaway.generate.sampling_params import SamplingParams

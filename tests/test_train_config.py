@@ -3,6 +3,7 @@ options.
 """
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -163,6 +164,18 @@ def test_the_commit_is_read_without_running_git(tmp_path: Path, monkeypatch: pyt
     assert git.commit(tmp_path) == git.commit(tmp_path / "w") == expected
 
 
+def test_words_of_yaml_1_1_stay_words(tmp_path: Path) -> None:
+    """`no` is a folder's name, and 1e-3 a number, on the command line, in a file, and in what is written."""
+    run = config.read("nano", ["--data.sources.0.path", "no", "--optimizer.learning-rate", "1e-3"])
+    assert run.data.sources[0].path == "no" and run.optimizer.learning_rate == 1e-3
+    path = tmp_path / "run.yaml"
+    path.write_text(config.write(run).replace("'no'", "no").replace("0.001", "1e-3"))
+    assert ": no\n" in path.read_text() and config.read(str(path)) == run
+    words = config.read("nano", ["--data.sources.0.path", "'1e3'"])
+    path.write_text(config.write(words))
+    assert config.read(str(path)) == words
+
+
 # ---- plan --------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +186,11 @@ def test_plan_knows_the_optimizer_the_vocabulary_and_short_times(capsys: pytest.
     assert stays["AdamW's moments"] == 2 * (stays["weights"] - stays["Muon's momentum"])
     assert main(["plan", "nano"]) == 0
     out = capsys.readouterr().out
-    assert "0:00:00" not in out and " s if moving" in out
+    assert re.search(
+        r"A step: \S+ operations, [\d.]+ (µs|ms)\nThe run: [\d.]+ m?s\n", out
+    )  # one device moves nothing
+    assert main(["plan", "nano", "--devices", "8"]) == 0
+    assert re.search(r"; moving [\d.]+ (µs|ms)\nThe run: .*s if moving hides", capsys.readouterr().out)
     assert main(["plan", "nano", "--batch_size", "8"]) == 2
     assert "write --batch-size" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 what it hears.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,21 @@ from cutaway.data import run_tokenizer
 from cutaway.data.packing import Mixture, Span
 from cutaway.data.sources import Source
 from cutaway.layers.config import MLP
+from cutaway.model import decoder
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.dataset import export
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import next_token
+from cutaway.weights import load, quant
+from cutaway.weights import save as writer
+from cutaway.weights.rules import Tensors
 
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {% if m.thoughts %}({{ m.thoughts }}) {% endif %}"
+    "{{ m.content | trim }}<|end|>\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
 VOCAB, CONTEXT = 320, 16
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune. "
 
@@ -117,3 +126,47 @@ def folder_of_text(folder: Path) -> Path:
     for n in range(5):
         (folder / f"{n}.txt").write_text(f"Chapter {n}. " + TEXT * 8, "utf-8")
     return folder
+
+
+def chatting_model(folder: Path) -> Path:
+    """A small llama of bytes with a chat template, written as a Hugging Face folder."""
+    torch.manual_seed(1)
+    config = model(context=128)
+    weights = decoder.Decoder(config).named_parameters()
+    tensors = Tensors({name: quant.pack(p.detach().numpy(), "F32") for name, p in weights})
+    tokenizer = run_tokenizer.of_bytes()
+    words = run_tokenizer.save(tokenizer, folder.parent / "words")
+    (words / "chat_template.jinja").write_text(TEMPLATE)
+    at_rest = load.Checkpoint(config, tensors, None, words, lambda: tokenizer, TEMPLATE)
+    writer.write(folder, at_rest, "safetensors")
+    return folder
+
+
+def conversations(path: Path) -> Path:
+    """Forty questions that are answered with x."""
+    return _lines(
+        path,
+        [{"messages": [_turn("user", f"{n}?"), _turn("assistant", "x" * (n % 7))]} for n in range(40)],
+    )
+
+
+def pairs(path: Path) -> Path:
+    """Thirty questions whose chosen answer is one of x, and the rejected one of y."""
+    answers = (("chosen", "x", 5), ("rejected", "y", 3))
+    return _lines(
+        path,
+        [
+            {"prompt": [_turn("user", f"{n}?")]}
+            | {name: [_turn("assistant", letter * (1 + n % size))] for name, letter, size in answers}
+            for n in range(30)
+        ],
+    )
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path

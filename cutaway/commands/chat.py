@@ -13,7 +13,7 @@ from cutaway.commands.console import model_path, note, note_fallback, read_text,
 from cutaway.commands.generate import NOTHING_GIVEN, Sampling, note_ending
 from cutaway.commands.options import Adapter, Context, Engine, Flag, Model, Threads
 from cutaway.errors import OperationalError, UserError, quoted
-from cutaway.generate.decode import ContextFullError, Generation
+from cutaway.generate.batch.request import ContextFullError, Generation
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.store import files
 

@@ -1,4 +1,4 @@
-"""`cutaway finetune`: from a base model and examples to an adapter, or a whole model."""
+"""`cutaway finetune`: from a base model and examples or comparisons to an adapter, or a whole model."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def finetune(
     """Train a model further: SOURCE is a method (sft, dpo, grpo, ...), a YAML file, or a run's folder.
 
     A line of the data is {"messages": [...]}, or prompt and completion, or text; the assistant's turns are
-    trained. The run's folder holds the adapter as PEFT reads it, and opens in every other verb:
-    `cutaway chat runs/talk`. Ctrl-C saves first; --resume continues.
+    trained. Methods that compare read prompt, chosen and rejected; kto reads completions with a label. The
+    run's folder holds the adapter as PEFT reads it, and opens in every other verb: `cutaway chat runs/talk`.
+    Ctrl-C saves first; --resume continues.
 
     A task has questions and a program that scores answers: imitation trains on its own answers, grpo,
     dr_grpo, dapo, bnpo, rloo and reinforce on rewards, expert_iteration on answers that were right.
@@ -51,6 +52,8 @@ def finetune(
     cutaway finetune sft --data talk.jsonl --check
 
     cutaway finetune sft --data talk.jsonl --output runs/talk
+
+    cutaway finetune dpo --data pairs.jsonl --model runs/talk --output runs/preferred
 
     cutaway finetune sft --data talk.jsonl --model runs/book --adapter.rank 64 --steps 500
 

@@ -15,7 +15,7 @@ from cutaway.commands.console import model_path, note, note_fallback, print_json
 from cutaway.commands.options import Adapter, Context, Engine, Flag, Json, Model, Threads
 from cutaway.errors import UserError
 from cutaway.generate import thinking
-from cutaway.generate.decode import Generation, Piece
+from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
 
 Style = Literal["text", "table", "nothing"]

@@ -69,7 +69,12 @@ def _card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.read_tokenizer is not None:
         tokenizer = checkpoint.tokenizer
         card |= {"tokenizer": type(tokenizer.plain.model).__name__, "tokens": len(tokenizer)}
+    if checkpoint.left_out:
+        card["left_out"] = list(checkpoint.left_out)
     if isinstance(config, Decoder):
+        from cutaway.runtime.packing import why_not
+
+        card["definition_only"] = why_not(config, checkpoint.tensors)
         per_token = config.bytes_per_token(CACHE_ENTRY_BYTES)
         card |= {
             "kv_cache_bytes_per_token": per_token,
@@ -100,6 +105,10 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
         "chat template": "yes" if card["chat_template"] else "no",
         "licence": card["licence"] or "not stated in its files",
     }
+    if "left_out" in card:
+        lines["left out"] = ", ".join(card["left_out"])
+    if card.get("definition_only"):
+        lines["engine"] = f"the definition alone: in the runtime {card['definition_only']}"
     if "memory_bytes" in card:
         memory = card["memory_bytes"]
         lines["KV cache"] = f"{size(card['kv_cache_bytes_per_token'])} per token"

@@ -63,11 +63,17 @@ def plan(
         print(f"\nThrough each device's wire a step, {console.size(sum(made.moves.values()))}:")
         for name, size in made.moves.items():
             print(f"  {name:<22}{console.size(size):>8}")
-    best, worst = made.seconds
-    print(f"\nA step: {made.flops:.2e} operations, {made.computing:.3g} s; moving {made.moving:.3g} s")
-    hidden, bare = _long(best * run.steps), _long(worst * run.steps)
-    print(f"The run: {hidden} if moving hides behind computing, {bare} if not")
+    best, worst = (_long(seconds * run.steps) for seconds in made.seconds)
+    moving = f"; moving {_long(made.moving)}" if made.moves else ""
+    print(f"\nA step: {made.flops:.2e} operations, {_long(made.computing)}{moving}")
+    print(f"The run: {best}" + (f" if moving hides behind computing, {worst} if not" if made.moves else ""))
 
 
 def _long(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else str(timedelta(seconds=round(seconds)))
+    """A time with its unit: 27.9 µs, 3.2 s, 1:02:03."""
+    if seconds >= 10:
+        return str(timedelta(seconds=round(seconds)))
+    scale, unit = next(
+        one for one in ((1, "s"), (1e3, "ms"), (1e6, "µs")) if seconds * one[0] >= 1 or one[0] == 1e6
+    )
+    return f"{seconds * scale:.3g} {unit}"

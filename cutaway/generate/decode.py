@@ -10,32 +10,12 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import (
-    Constraint,
-    ContextFullError,
-    FinishReason,
-    Generation,
-    Piece,
-    Timings,
-    finish,
-)
+from cutaway.generate.batch.request import Piece, Timings
 from cutaway.generate.batch.sequence import SequenceOutput, TokenizerProtocol, check_prompt, vocab_size
 from cutaway.generate.engine import AllLogits, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import Speculation
-
-__all__ = [
-    "Constraint",
-    "ContextFullError",
-    "FinishReason",
-    "Generation",
-    "Piece",
-    "Timings",
-    "TokenizerProtocol",
-    "finish",
-    "generate",
-]
 
 
 def generate(

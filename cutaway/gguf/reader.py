@@ -338,7 +338,7 @@ def _tensors(cursor: _Cursor, table: dict[str, _Entry], alignment: int) -> dict[
         if (shape[-1] if shape else 1) % kind.block:
             raise cursor.refusal(f"{what} has rows of {shape[-1]}, not whole blocks of {kind.block} ({type})")
         if math.prod(max(size, 1) for size in shape) > cursor.size * kind.block:
-            raise cursor.refusal(f"{what} of shape {_dims(shape)} is larger than the file")
+            raise cursor.refusal(f"{what} of shape {'x'.join(map(str, shape))} is larger than the file")
         if offset % alignment:
             raise cursor.refusal(f"{what} starts at {offset}, not a multiple of the alignment {alignment}")
         stored = packed_shape(type, shape)
@@ -360,10 +360,6 @@ def _check_apart(cursor: _Cursor, spans: list[tuple[int, int, str]]) -> None:
     for (_, stop, first), (start, _, second) in pairwise(spans):
         if start < stop:
             raise cursor.refusal(f"the tensors {quoted(first)} and {quoted(second)} overlap")
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _split_number(file: File, key: str, default: int) -> int:

@@ -82,7 +82,7 @@ def attribute(
         row, logit = row - _row(model, against), logit - logits[against]
     row, bias = _through(model.norm, residual[0, position], row)
     cap = _cap_factor(model, logit)
-    row, biases = row * cap, bias * cap
+    row, biases = row * cap * model.config.logit_scale, bias * cap * model.config.logit_scale
     heads, sources, mlps = [], [], []
     before = seen["embed"][0, position].double()
     embed = before @ row
@@ -90,7 +90,7 @@ def attribute(
         block: Any = model.blocks[i]
         middle, after = (seen[f"blocks.{i}.{name}"][0, position].double() for name in ("middle", "out"))
         out = seen[f"blocks.{i}.attention.out"][0, position]
-        inner, bias = _through(block.attention_post_norm, out, row)
+        inner, bias = _through(block.attention_post_norm, out, row * block.residual)
         biases += bias + _bias(block.attention.out) @ inner
         writes = block.attention.out.weight.to(inner).T @ inner
         config = model.config.blocks[i].attention
@@ -134,7 +134,7 @@ def _by_source(
         read = torch.einsum("hs,hsv->hv", pattern, values)
         norm = attention.head_norm
         size = torch.rsqrt(read.square().mean(-1, keepdim=True) + norm.eps)
-        writes = writes * (1 - attention.start) * size * norm.weight.double()
+        writes = writes * (1 - attention.start) * size * norm.get_parameter("weight").double()
     return pattern * torch.einsum("hsv,hv->hs", values, writes)
 
 
@@ -150,8 +150,10 @@ def _through(
     bias = row.new_zeros(())
     if isinstance(norm, LayerNorm):
         x = x - x.mean()
-        bias = norm.bias.double() @ row
-    row = row * norm.weight.double() * torch.rsqrt(x.square().mean() + norm.eps)
+        bias = bias if norm.bias is None else norm.bias.double() @ row
+    row = (row if norm.weight is None else row * norm.weight.double()) * torch.rsqrt(
+        x.square().mean() + norm.eps
+    )
     return (row - row.mean() if isinstance(norm, LayerNorm) else row), bias
 
 

@@ -268,6 +268,7 @@ class _Builder:
             given = given if given in self.trace else f"{name}.attention.z"
             heads = _head_outputs(block.attention.out, self.trace[given].float())
             heads = _frozen(block.attention_post_norm, self.trace[f"{name}.attention.out"].float(), heads)
+            heads = heads * block.residual
             self.keep(f"head_norm.{i}", heads.norm(dim=-1).T)
             self.keep(
                 f"mlp_norm.{i}",
@@ -317,7 +318,11 @@ class _Builder:
             if own:
                 columns.append(neurons.output_weights(block)[:, own])
         found: dict[str, list[list[int]]] = {}
-        for part, keys in zip(torch.cat(columns, 1).split(64, dim=1), _runs(wanted, 64), strict=True):
+        for part, keys in zip(
+            torch.cat(columns, 1).split(64, dim=1),
+            (wanted[i : i + 64] for i in range(0, len(wanted), 64)),
+            strict=True,
+        ):
             scores = table @ _direct(model.norm, part)
             up, down = (
                 scores.topk(PROMOTED, dim=0, largest=side).indices.T.tolist() for side in (True, False)
@@ -361,15 +366,13 @@ def _frozen(norm: Any, whole: Float[Tensor, "t d"], parts: Float[Tensor, "h t d"
         return parts
     if isinstance(norm, LayerNorm):
         whole, parts = whole - whole.mean(-1, keepdim=True), parts - parts.mean(-1, keepdim=True)
-    return parts * norm.weight.float() * torch.rsqrt(whole.square().mean(-1, keepdim=True) + norm.eps)
+    return (parts if norm.weight is None else parts * norm.weight.float()) * torch.rsqrt(
+        whole.square().mean(-1, keepdim=True) + norm.eps
+    )
 
 
 def _direct(norm: Any, directions: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
     """Directions through the final norm's weights, whatever its size: what the head multiplies."""
     if isinstance(norm, LayerNorm):
         directions = directions - directions.mean(0)
-    return directions * norm.weight.float()[:, None]
-
-
-def _runs(items: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    return (items[i : i + size] for i in range(0, len(items), size))
+    return directions if norm.weight is None else directions * norm.weight.float()[:, None]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.hooks import tracing
@@ -174,9 +174,9 @@ def _transformers(source: Path) -> Any:
 
 
 def _their_residuals(judge: Any, ids: Tensor) -> list[Tensor]:
-    """The output of each block of a transformers model, found by the class that it keeps whole."""
-    blocks = set(judge._no_split_modules or ())
-    layers = [module for module in judge.modules() if type(module).__name__ in blocks]
+    """The output of each block of a transformers model: of its longest list of modules."""
+    lists = (module for module in judge.base_model.children() if isinstance(module, nn.ModuleList))
+    layers = list(max(lists, key=len, default=()))
     seen: list[Tensor] = []
 
     def entered(_module: Any, args: tuple, kwargs: dict) -> None:

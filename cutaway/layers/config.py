@@ -14,32 +14,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Norm(Bounded):
-    """Root-mean-square norm (1910.07467) or layer norm (1607.06450), with the epsilon inside the root."""
+    """Root-mean-square norm (1910.07467) or layer norm (1607.06450), with the epsilon inside the root.
+
+    Without ``weight`` nothing is learned (OLMo); a layer norm may be without ``bias`` (Cohere).
+    """
 
     kind: Literal["rms", "layer"] = "rms"
     eps: Positive = 1e-5
+    weight: bool = True
+    bias: bool = True
 
     def build(self, width: int) -> nn.Module:
         from cutaway.layers.norm import LayerNorm, RMSNorm
 
-        return {"rms": RMSNorm, "layer": LayerNorm}[self.kind](width, self.eps)
+        return {"rms": RMSNorm, "layer": LayerNorm}[self.kind](width, self.eps, self.weights(width))
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
-        return {"weight": (width,)} | ({"bias": (width,)} if self.kind == "layer" else {})
+        if not self.weight:
+            return {}
+        return {"weight": (width,)} | ({"bias": (width,)} if self.kind == "layer" and self.bias else {})
 
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "relu2", "xielu"]
 
 
 @dataclass(frozen=True)
 class MLP(Bounded):
-    """Two matrices around an activation, or three when gated (SwiGLU and its kin, 2002.05202)."""
+    """Two matrices around an activation, or three when gated (SwiGLU and its kin, 2002.05202).
+
+    ``limit`` clamps the gate from above and ``up`` on both sides, and 1 is added to ``up`` (GPT-OSS).
+    """
 
     hidden: Count
     activation: Activation = "silu"
     gated: bool = True
     bias: bool = False
+    limit: Positive | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None and not self.gated:
+            raise UserError("layers: limit is for a gated MLP: leave it out, or set gated")
 
     def build(self, width: int) -> nn.Module:
         from cutaway.layers import mlp
@@ -51,7 +67,29 @@ class MLP(Bounded):
         wide, narrow = ("gate", "up") if self.gated else ("up",), ("down",)
         matrices = dict.fromkeys(wide, (self.hidden, width)) | dict.fromkeys(narrow, (width, self.hidden))
         biases = {f"{name}.bias": shape[:1] for name, shape in matrices.items()} if self.bias else {}
+        if self.activation == "xielu":
+            biases |= {"activation.alpha_p": (1,), "activation.alpha_n": (1,)}
+            biases |= {"activation.beta": (), "activation.eps": ()}
         return {f"{name}.weight": shape for name, shape in matrices.items()} | biases
+
+
+@dataclass(frozen=True)
+class Router(Bounded):
+    """How experts are scored, chosen and weighed, where it is not Mixtral's way (layers/moe.py).
+
+    ``score`` makes numbers from 0 to 1 of the router's logits, to which ``bias`` is added (GPT-OSS). The
+    choice alone adds ``choice_bias`` to the scores (DeepSeek-V3), and takes experts from the ``top_groups``
+    best of ``groups`` equal groups; a group counts for its best score, or for the sum of its best two with
+    ``group_of_two``. ``scale`` multiplies the weights.
+    """
+
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    bias: bool = False
+    choice_bias: bool = False
+    groups: Count = 1
+    top_groups: Count = 1
+    group_of_two: bool = False
+    scale: Positive = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +98,8 @@ class MoE(Bounded):
 
     ``normalised``: the weights of a token's experts sum to 1 (Mixtral), or they are the router's
     probabilities among all experts (Qwen2-MoE). ``shared`` neurons, if any, form one more MLP that every
-    token passes (DeepSeekMoE), times a gate of its own if ``shared_gate`` (Qwen2-MoE).
+    token passes (DeepSeekMoE), times a gate of its own if ``shared_gate`` (Qwen2-MoE). ``bias`` and ``limit``
+    are the experts'.
     """
 
     experts: Count
@@ -71,9 +110,17 @@ class MoE(Bounded):
     normalised: bool = True
     shared: Natural = 0
     shared_gate: bool = False
+    router: Router = Router()
+    bias: bool = False
+    limit: Positive | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.experts % self.router.groups or self.router.top_groups > self.router.groups:
+            raise UserError(
+                f"layers.router.groups is {self.router.groups}; it must divide experts ({self.experts}), and "
+                f"be at least top_groups ({self.router.top_groups})"
+            )
         if self.top_k > self.experts:
             raise UserError(f"layers.top_k is {self.top_k}; it must be at most experts ({self.experts})")
         if self.shared_gate and not self.shared:
@@ -82,12 +129,12 @@ class MoE(Bounded):
     @property
     def expert(self) -> MLP:
         """The config of one expert."""
-        return MLP(self.hidden, self.activation, self.gated)
+        return MLP(self.hidden, self.activation, self.gated, self.bias, self.limit)
 
     @property
     def common(self) -> MLP | None:
         """The config of the shared expert, if there is one."""
-        return MLP(self.shared, self.activation, self.gated) if self.shared else None
+        return MLP(self.shared, self.activation, self.gated, self.bias, self.limit) if self.shared else None
 
     def build(self, width: int) -> nn.Module:
         from cutaway.layers import moe
@@ -98,6 +145,10 @@ class MoE(Bounded):
         """The shape of each weight by its name."""
         one = self.expert.weights(width)
         out: dict[str, tuple[int, ...]] = {"router.weight": (self.experts, width)}
+        if self.router.bias:
+            out["router.bias"] = (self.experts,)
+        if self.router.choice_bias:
+            out["choice_bias"] = (self.experts,)
         out |= {f"experts.{e}.{name}": shape for e in range(self.experts) for name, shape in one.items()}
         if self.common is not None:
             out |= {f"shared.{name}": shape for name, shape in self.common.weights(width).items()}

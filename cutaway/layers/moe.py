@@ -7,6 +7,8 @@
 A model's capacity grows with all its experts, a token's cost only with those it passes. Shazeer et al.
 (1701.06538) put it between LSTM layers; Switch (2101.03961) sends a token of a transformer to one expert;
 Mixtral (2401.04088) to two of eight, whose weights sum to one; Qwen3-MoE (2505.09388) to eight of 128.
+DeepSeek-V3 (2412.19437) scores each expert alone, by a sigmoid, chooses within the best groups of experts,
+and adds a bias to the scores for the choice alone, which training moves so that all experts work alike.
 DeepSeekMoE (2401.06066) adds an expert that all tokens pass, so that the others need not all learn what every
 token needs; Qwen2-MoE multiplies its output by a gate, sigmoid(w . x).
 
@@ -44,8 +46,9 @@ class MoE(nn.Module):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.top_k, self.normalised = config.top_k, config.normalised
-        self.router = nn.Linear(width, config.experts, bias=False)
+        self.top_k, self.normalised, self.routing = config.top_k, config.normalised, config.router
+        self.router = nn.Linear(width, config.experts, config.router.bias)
+        self.choice_bias = nn.Parameter(torch.zeros(config.experts)) if config.router.choice_bias else None
         self.experts = nn.ModuleList(config.expert.build(width) for _ in range(config.experts))
         self.shared = config.common.build(width) if config.common else None
         self.shared_gate = nn.Linear(width, 1, bias=False) if config.shared_gate else None
@@ -53,7 +56,10 @@ class MoE(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b t d"], Routing]:
-        scores = tap("scores", widened(self.router(x)).softmax(dim=-1))
+        logits = widened(self.router(x))
+        scores = tap(
+            "scores", logits.sigmoid() if self.routing.score == "sigmoid" else logits.softmax(dim=-1)
+        )
         expert_indices, weights = self._chosen(scores, pos, x.dtype)
         x_in = tap("input", x)
         experts: Any = self._experts
@@ -71,12 +77,25 @@ class MoE(nn.Module):
         self, scores: Float[Tensor, "b t e"], pos: Int[Tensor, "b t"], dtype: torch.dtype
     ) -> tuple[Int[Tensor, "b t k"], Float[Tensor, "b t k"]]:
         """The experts of each token and their weights; sorted, because ``topk`` leaves ties open."""
-        order = scores.sort(dim=-1, descending=True, stable=True).indices[..., : self.top_k]
+        order = self._merit(scores).sort(dim=-1, descending=True, stable=True).indices[..., : self.top_k]
         expert_indices = tap("expert_indices", order.where((pos >= 0)[..., None], -1))
         weights = scores.gather(-1, expert_indices.clamp(min=0))
         if self.normalised:
             weights = weights / weights.sum(dim=-1, keepdim=True)
+        weights = weights if self.routing.scale == 1.0 else weights * self.routing.scale
         return expert_indices, tap("expert_weights", weights.to(dtype))
+
+    def _merit(self, scores: Float[Tensor, "b t e"]) -> Float[Tensor, "b t e"]:
+        """By what experts are chosen: their scores, plus a bias; -inf outside the best groups."""
+        of = self.routing
+        merit = scores if self.choice_bias is None else scores + self.choice_bias
+        if of.groups == 1:
+            return merit
+        grouped = merit.unflatten(-1, (of.groups, -1))
+        best = grouped.topk(2, dim=-1).values.sum(-1) if of.group_of_two else grouped.amax(-1)
+        kept = best.sort(dim=-1, descending=True, stable=True).indices[..., : of.top_groups]
+        open_ = torch.zeros_like(best, dtype=torch.bool).scatter(-1, kept, True)
+        return grouped.masked_fill(~open_[..., None], -torch.inf).flatten(-2)
 
     def _experts(
         self, x: Float[Tensor, "n d"], expert_indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"]

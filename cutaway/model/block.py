@@ -16,7 +16,7 @@ from cutaway.shapes import Float
 
 
 class Block(nn.Module):
-    """middle = x + attention(norm(x)); out = middle + mlp(norm(middle)).
+    """middle = x + attention(norm(x)); out = middle + mlp(norm(middle)), or mlp(norm(x)) in parallel.
 
     Taps ``middle`` and ``out`` [b t d]: the residual stream after each half. A mixture of experts also
     returns its routing.
@@ -24,12 +24,17 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.attention_norm = config.norm.build(width)
+        self.parallel, self.residual = config.parallel, config.residual
+
+        def norm(name: str) -> nn.Module:
+            return config.norm.build(width) if name in config.norms else nn.Identity()
+
+        self.attention_norm = norm("attention_norm")
         self.attention = config.attention.build(width)
-        self.attention_post_norm = config.norm.build(width) if config.post_norm else nn.Identity()
-        self.mlp_norm = config.norm.build(width)
+        self.attention_post_norm = norm("attention_post_norm")
+        self.mlp_norm = norm("mlp_norm")
         self.mlp = config.mlp.build(width)
-        self.mlp_post_norm = config.norm.build(width) if config.post_norm else nn.Identity()
+        self.mlp_post_norm = norm("mlp_post_norm")
 
     def forward(
         self,
@@ -39,14 +44,19 @@ class Block(nn.Module):
         in_order: bool,
         state: LayerState | None,
     ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
-        attended = self.attention(_cast_once(self.attention_norm(x)), positions, rotation, in_order, state)
-        middle = tap("middle", x + self.attention_post_norm(attended))
-        normed, routing = _cast_once(self.mlp_norm(middle)), None
+        read = self.attention_norm(x)
+        attended = self.attention(_cast_once(read), positions, rotation, in_order, state)
+        middle = tap("middle", x + self._scaled(self.attention_post_norm(attended)))
+        read = {None: middle, "own": x, "shared": read}[self.parallel]
+        normed, routing = _cast_once(self.mlp_norm(read)), None
         if isinstance(self.mlp, MoE):
             output, routing = self.mlp(normed, positions.pos)
         else:
             output = self.mlp(normed)
-        return tap("out", middle + self.mlp_post_norm(output)), routing
+        return tap("out", middle + self._scaled(self.mlp_post_norm(output))), routing
+
+    def _scaled(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        return x if self.residual == 1.0 else x * self.residual
 
 
 def _cast_once(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

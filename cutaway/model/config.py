@@ -13,7 +13,7 @@ import pkgutil
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 from cutaway.attention.common.mixer import Mixer
 from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check
@@ -27,30 +27,41 @@ from cutaway.position import learned, sinusoidal
 class Block(Bounded):
     """One layer: x += attention(norm(x)), then x += mlp(norm(x)).
 
-    ``post_norm`` also norms the outputs of attention and MLP before they are added (Gemma's sandwich).
+    ``post_norm`` also norms the outputs of attention and MLP before they are added (Gemma's sandwich);
+    without ``pre_norm`` it alone does (OLMo 2). In ``parallel`` the MLP too reads the block's x: through the
+    norm of attention ("shared", Cohere), or its own ("own", GPT-NeoX). ``residual`` multiplies what both add
+    (Granite).
     """
 
     attention: Any = field(metadata={"variants": "cutaway.attention"})
     mlp: MLP | MoE
     norm: Norm = Norm()
     post_norm: bool = False
+    pre_norm: bool = True
+    parallel: Literal["shared", "own"] | None = None
+    residual: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not (self.pre_norm or self.post_norm) or (self.parallel and not self.pre_norm):
+            raise UserError("model: a block without pre_norm needs post_norm, and cannot be parallel")
         if not isinstance(self.attention, Mixer) or self.attention.reads == "memory":
             raise UserError(
-                f"model: a block cannot have {_kind(self.attention)} attention: it reads an encoder's memory"
+                f"model: a block cannot have {kind_of(self.attention)} attention: it reads an encoder's "
+                "memory"
             )
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """The names of the norms that there are."""
+        before = ("attention_norm",) if self.parallel == "shared" else ("attention_norm", "mlp_norm")
+        after = ("attention_post_norm", "mlp_post_norm") if self.post_norm else ()
+        return (*(before if self.pre_norm else ()), *after)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
-        norms = (
-            "attention_norm",
-            "mlp_norm",
-            *(("attention_post_norm", "mlp_post_norm") if self.post_norm else ()),
-        )
         parts = {"attention": self.attention.weights(width), "mlp": self.mlp.weights(width)}
-        parts |= {name: self.norm.weights(width) for name in norms}
+        parts |= {name: self.norm.weights(width) for name in self.norms}
         return {f"{part}.{name}": shape for part, inner in parts.items() for name, shape in inner.items()}
 
 
@@ -60,8 +71,10 @@ class Decoder(Bounded):
 
     ``vocab`` is 0 where a run takes it from its tokenizer; ``context``: the most positions; ``tied``: the
     head is the embedding table; ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned
-    positions (GPT-2) or sinusoids; ``softcap`` bounds logits to c tanh(logit / c) (Gemma 2); ``table``:
-    another form of the embedding than one matrix (``cutaway/embedding/tables``).
+    positions (GPT-2) or sinusoids; ``embedding_norm`` norms what blocks read (BLOOM); ``softcap`` bounds
+    logits to c tanh(logit / c) (Gemma 2), after ``logit_scale`` multiplied them (Cohere); ``head_bias`` is
+    added to an untied head's (Phi); ``table``: another form of the embedding than one matrix
+    (``cutaway/embedding/tables``).
     """
 
     vocab: Natural
@@ -75,16 +88,22 @@ class Decoder(Bounded):
         default=None, metadata={"variants": "cutaway.position"}
     )
     softcap: Positive | None = None
+    logit_scale: Positive = 1.0
+    embedding_norm: Norm | None = None
+    head_bias: bool = False
     table: lowrank.Config | hashed.Config | None = field(
         default=None, metadata={"variants": "cutaway.embedding.tables"}
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.head_bias and self.tied:
+            raise UserError("model: head_bias needs a head of its own: set tied to false")
         for block in self.blocks:
             if block.attention.reads != "past":
                 raise UserError(
-                    f"model: a decoder cannot have {_kind(block.attention)} attention: it reads later tokens"
+                    f"model: a decoder cannot have {kind_of(block.attention)} attention: it reads later "
+                    "tokens"
                 )
 
     def bytes_per_token(self, entry: int) -> int:
@@ -101,6 +120,11 @@ class Decoder(Bounded):
         for n, block in enumerate(self.blocks):
             out |= {f"blocks.{n}.{name}": shape for name, shape in block.weights(self.width).items()}
         out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
+        if self.embedding_norm is not None:
+            own = self.embedding_norm.weights(self.width)
+            out |= {f"embedding_norm.{name}": shape for name, shape in own.items()}
+        if self.head_bias:
+            out["head.bias"] = (self.vocab,)
         return out if self.tied else out | {"head.weight": (self.vocab, self.width)}
 
     def active(self) -> dict[str, tuple[int, ...]]:
@@ -132,13 +156,13 @@ class Encoder(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         for block in self.blocks:
-            if block.attention.reads != "all" or block.post_norm:
+            if block.attention.reads != "all" or block.post_norm or block.parallel or block.residual != 1:
                 raise UserError(
                     f"model: an encoder needs attention that reads both sides and no post_norm, not "
-                    f"{_kind(block.attention)}"
+                    f"{kind_of(block.attention)}"
                 )
             if not isinstance(block.mlp, MLP):
-                raise UserError(f"model: an encoder needs dense MLPs, not {_kind(block.mlp)}")
+                raise UserError(f"model: an encoder needs dense MLPs, not {kind_of(block.mlp)}")
 
     @property
     def position(self) -> learned.Config:
@@ -183,7 +207,7 @@ def to_dict(config: Any) -> Any:
         if f.name == "blocks":
             out["blocks"] = [{"times": len(list(same)), **to_dict(block)} for block, same in groupby(value)]
         elif ("variants" in f.metadata and value is not None) or type(value) in _unusual(hints[f.name]):
-            out[f.name] = {"kind": _kind(value), **to_dict(value)}
+            out[f.name] = {"kind": kind_of(value), **to_dict(value)}
         else:
             out[f.name] = to_dict(value)
     return out
@@ -266,7 +290,12 @@ def _blocks(value: Any, where: str) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _kind(config: Any) -> str:
+def mixer(kind: str, **fields: Any) -> Any:
+    """The config of a mechanism of ``attention/`` by its kind; its file, imported here, may need torch."""
+    return _variant("cutaway.attention", kind, "attention")(**fields)
+
+
+def kind_of(config: Any) -> str:
     cls = type(config)
     return cls.__module__.rsplit(".", 1)[1] if cls.__name__ == "Config" else cls.__name__.lower()
 

@@ -76,7 +76,9 @@ class Decoder(nn.Module):
         self.position = config.position.build(config.width) if config.position else None
         self.blocks = nn.ModuleList(Block(block, config.width) for block in config.blocks)
         self.norm = config.norm.build(config.width)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
+        own = config.embedding_norm
+        self.embedding_norm = nn.Identity() if own is None else own.build(config.width)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocab, config.head_bias)
         positions = [block.attention.position for block in config.blocks]
         distinct = list(dict.fromkeys(position for position in positions if position is not None))
         self.rotary = [RotaryEmbedding(position) for position in distinct]
@@ -138,11 +140,15 @@ class Decoder(nn.Module):
 
     def logits(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
         """The head's logits of a residual stream: the last block's, or an earlier one's (the logit lens)."""
-        x = self.norm(x)
+        x = self.normed(x)
         logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         if self.config.softcap is not None:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return tap("logits", logits)
+
+    def normed(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """What the head reads."""
+        return self.norm(x) if self.config.logit_scale == 1.0 else self.norm(x) * self.config.logit_scale
 
     def _embedded(self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
         x = self.embedding(ids)
@@ -150,7 +156,7 @@ class Decoder(nn.Module):
             x = x * self.config.embedding_scale
         if self.position is not None:
             x = x + self.position(pos.clamp(min=0))
-        return tap("embed", x)
+        return tap("embed", self.embedding_norm(x))
 
     def _rotations(self, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None) -> list[Rotation | None]:
         """Each block's rotation; blocks with the same positions share one."""

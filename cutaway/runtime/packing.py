@@ -16,7 +16,7 @@ import numpy as np
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, mapping_of
-from cutaway.layers.config import MoE
+from cutaway.layers.config import MoE, Router
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
 from cutaway.native import runtime as native
@@ -38,8 +38,10 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
         reason = _why_not_block(block)
         if reason is not None:
             return f"block {n}: {reason}"
-    if config.norm.kind != "rms":
-        return "its last norm is a layer norm"
+    if config.norm.kind != "rms" or not config.norm.weight:
+        return "its last norm is a layer norm, or has no weights"
+    if config.logit_scale != 1.0 or config.head_bias or config.embedding_norm:
+        return "its head scales or shifts logits, or a norm follows the embeddings"
     for name, shape in config.weights().items():
         if len(shape) == 2 and name != "embedding.weight":
             type = _type(name, tensors)
@@ -55,10 +57,18 @@ def _why_not_block(block: Block) -> str | None:
     attention: Any = block.attention
     if type(attention) not in KINDS:
         return f"{type(attention).__module__.rsplit('.', 1)[-1]} attention has no kernel"
-    if block.norm.kind != "rms" or (attention.qk_norm and attention.qk_norm.kind != "rms"):
-        return "its norms are layer norms"
-    if attention.qk_norm and attention.qk_norm_over != "head":
-        return "queries and keys are normed over all heads at once"
+    if any(norm and (norm.kind != "rms" or not norm.weight) for norm in (block.norm, attention.qk_norm)):
+        return "its norms are layer norms, or have no weights"
+    if attention.qk_norm and (attention.qk_norm_over != "head" or attention.qk_norm_after):
+        return "queries and keys are normed over all heads at once, or after they are rotated"
+    if not block.pre_norm or block.parallel or block.residual != 1.0:
+        return "its halves have no norm before them, run side by side, or are multiplied"
+    if attention.temperature or attention.clip:
+        return "queries are scaled by their position, or clipped"
+    if isinstance(block.mlp, MoE) and (block.mlp.router != Router() or block.mlp.bias):
+        return "its router scores, groups or biases experts in a way of its own"
+    if block.mlp.activation not in native.ACTIVATIONS or getattr(block.mlp, "limit", None):
+        return f"its MLP has the activation {block.mlp.activation}, or limits"
     if attention.relative is not None or attention.sinks:
         return "its scores have biases of their own"
     position = attention.position

@@ -21,24 +21,6 @@ from cutaway.store.files import OTHER_HOME, Progress, atomic_file, digest, disk_
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = [
-    "DEFAULT",
-    "NAMES",
-    "Entry",
-    "Named",
-    "Progress",
-    "cached",
-    "find",
-    "home",
-    "is_hub",
-    "locked",
-    "pull",
-    "remove",
-    "resolve",
-    "revision",
-    "silent",
-]
-
 
 @dataclass(frozen=True)
 class Named:

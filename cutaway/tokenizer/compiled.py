@@ -26,7 +26,7 @@ from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
 from cutaway.tokenizer.spec import TokenizerSpec
 
-try:  # hashlib's own, without the library of ciphers that hashlib loads: 4 MB
+try:  # the public hashlib loads OpenSSL, 4 MB of each process; nothing public has BLAKE2 without it
     from _blake2 import blake2b
 except ImportError:
     from hashlib import blake2b

@@ -7,10 +7,11 @@ names its path.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 
@@ -145,7 +146,7 @@ def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{source}: is neither a file nor a preset; presets are {', '.join(presets())}")
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = yaml.load(path.read_text("utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(data, dict):
@@ -155,9 +156,28 @@ def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
     return data
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain words: of booleans only true and false, so that `no` is a word, and 1e-3 a number."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, words) for tag, words in known if not tag.endswith(":bool")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as text."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$", re.I), list("tTfF"))
+    _number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _number, list("-+.0123456789"))
+
+
 def write(run: TrainingConfig) -> str:
     """The run as YAML, which reads back equal."""
-    return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_dict(run), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
@@ -181,15 +201,9 @@ def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
 
 def _value(text: str, name: str) -> Any:
     try:
-        return float(text) if _is_scientific(text) else yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise UserError(f"--{name}: {quoted(text)} is not a YAML value") from None
-
-
-def _is_scientific(text: str) -> bool:
-    """1e-3, which YAML 1.1 takes for a word because it has no point."""
-    head, sign, tail = text.partition("e")
-    return bool(sign) and head.replace(".", "", 1).isdecimal() and tail.lstrip("+-").isdecimal()
 
 
 def _put(data: Any, name: str, value: Any) -> None:

@@ -178,9 +178,10 @@ def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfi
         items, report = prepare(run, base(run), note)
         for warning in report.warnings():
             note(f"Note: {warning}.")
-        _store(folder, items)
+        folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / REPORT) as out:
             out.write(json.dumps(asdict(report), indent=1).encode())
+        _store(folder, items)
     return run
 
 
@@ -406,7 +407,6 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
 
 def _store(folder: Path, items: Sequence[Item]) -> None:
     """Ids, mask and ends of all documents in one file, and each item's label or margin."""
-    folder.mkdir(parents=True, exist_ok=True)
     documents = [example for item in items for example in item.documents]
     numbers = [
         item.label if isinstance(item, Labelled) else item.margin if isinstance(item, Pair) else 0

@@ -43,7 +43,7 @@ from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import grpo, reinforce
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import build, quant
+from cutaway.weights import adapters, build, quant
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -480,11 +480,14 @@ def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: 
                 name: quant.pack(p.detach().cpu().numpy(), "F32") for name, p in model.named_parameters()
             }
             return RuntimeEngine(run.model, Tensors(weights), run.threads)
-        return packed().adapted(run.adapter.changes(model))
+        engine, first = packed()
+        return engine.adapted(adapters.stacked(first, run.adapter.changes(model)))
 
     @cache
-    def packed() -> RuntimeEngine:
-        return RuntimeEngine(run.model, at_rest.tensors, run.threads)
+    def packed() -> tuple[RuntimeEngine, adapters.Adapter]:
+        """The base as it lies in its file, and the adapter that it came with."""
+        root, first = adapters.apart(at_rest)
+        return RuntimeEngine(run.model, root.tensors, run.threads), first
 
     if run.data.sampler == "definition":
         return lambda: DefinitionEngine(model)

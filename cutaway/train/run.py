@@ -82,6 +82,8 @@ def _train(
     if found is not None:
         training.restore(found)
         callback.note(f"Continuing after step {training.step}.")
+        if training.step == run.steps:  # a crash may have come between the last checkpoint and this
+            data.export(training, folder)
     elif resume:
         callback.note("There is no checkpoint yet, so the run starts at its first step.")
     peak = device.peak(training.device, training.run.precision)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cutaway.data.examples import FIELDS, MISMATCHED
 from cutaway.data.packing import Batch
+from cutaway.errors import UserError
 from cutaway.layers.moe import Routing
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float, Int
@@ -72,6 +73,8 @@ class Trainable(nn.Module):
         self, model: Decoder, objective: Objective, token_bytes: Tensor, teacher: Decoder | None = None
     ) -> None:
         super().__init__()
+        if model.config.head_bias:
+            raise UserError("a model whose head has a bias cannot be trained: no objective reads it")
         self.model, self.objective = model, objective
         self.teacher = None if teacher is None else Trainable(teacher, objective, token_bytes)
         self.token_bytes = token_bytes  # how many bytes of text each id decodes to
@@ -86,7 +89,7 @@ class Trainable(nn.Module):
         x, routings = self.routed(
             batch.ids, batch.pos, documents=batch.documents, in_order=batch.documents is None
         )
-        return self.model.norm(x), routings
+        return self.model.normed(x), routings
 
     def log_probs(
         self, batch: TrainingBatch, chunk_size: int, temperature: float = 1.0

@@ -145,6 +145,31 @@ def opened(folder: Path) -> Checkpoint:
     return replace(joined(base, read(folder, base)), source=folder)
 
 
+def apart(model: Checkpoint) -> tuple[Checkpoint, Adapter]:
+    """A checkpoint that was ``opened`` from an adapter's folder as its base and that adapter.
+
+    Any other is its own base, and so is one whose adapter is no low-rank change without a magnitude.
+    """
+    if isinstance(model.source, Path) and (model.source / CONFIG).is_file():
+        base = base_of(model.source)
+        changes = read(model.source, base)
+        if all(isinstance(change, LowRank) and change.magnitude is None for change in changes.values()):
+            return base, changes
+    return model, {}
+
+
+def stacked(first: Adapter, second: Adapter) -> Adapter:
+    """Both low-rank changes as one of the sum of their ranks; UserError where one is of another kind."""
+    made = {**first, **second}
+    for name in first.keys() & second.keys():
+        one, other = first[name], second[name]
+        if not (isinstance(one, LowRank) and isinstance(other, LowRank)) or other.magnitude is not None:
+            raise UserError(f"{name} is changed by two adapters, of which one is no LoRA: merge the first")
+        b = np.concatenate([one.scale * one.b, other.scale * other.b], axis=1, dtype=np.float32)
+        made[name] = LowRank(np.concatenate([one.a, other.a]), b, 1.0)
+    return made
+
+
 def base_of(folder: Path) -> Checkpoint:
     """The base that an adapter's folder names."""
     if folder.suffix == ".gguf" and not folder.is_dir():

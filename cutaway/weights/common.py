@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,22 @@ from cutaway.attention import gqa, local, mha, mqa
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, made
-from cutaway.layers.config import MLP, MoE, Norm
+from cutaway.layers.config import MLP, MoE, Norm, Router
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.position import rope
-from cutaway.position.scaling import Factors, Linear, Llama3
+from cutaway.position.scaling import (
+    DynamicNTK,
+    Factors,
+    Linear,
+    Llama3,
+    LongRoPE,
+    Proportional,
+    YaRN,
+    sharpening,
+)
 from cutaway.weights import quant
 from cutaway.weights.family import (
+    FLAG,
     LAYER_COUNT,
     NUMBER,
     Entries,
@@ -35,11 +46,28 @@ from cutaway.weights.family import (
     words,
 )
 from cutaway.weights.fields import EXPERTS, Fields
-from cutaway.weights.rules import Rule, row, same, stack
+from cutaway.weights.rules import Rule, plus_one, row, same, split, stack
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh"}
-ACTIVATIONS |= {"gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+ACTIVATIONS |= {"gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "relu2": "relu2"}
+ACTIVATIONS |= {"quick_gelu": "gelu_sigmoid", "gelu_fast": "gelu_tanh"}
 HF_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+HF_ACTIVATIONS |= {"relu2": "relu2", "gelu_sigmoid": "quick_gelu"}
+OF_HEADS = (
+    "scale",
+    "bias",
+    "out_bias",
+    "qk_norm_over",
+    "qk_norm_after",
+    "temperature",
+    "clip",
+    "sinks",
+    "relative",
+)
+OF_BLOCK = ("pre_norm", "post_norm", "parallel", "residual")
+OF_DECODER = ("tied", "embedding_scale", "position", "softcap", "logit_scale", "embedding_norm", "head_bias")
+OF_ROUTER = {name: name for name in ("score", "choice_bias", "groups", "top_groups", "group_of_two")}
+OF_ROUTER |= {"bias": "router_bias", "scale": "routed_scale"}
 ROPE_FREQS = "rope_freqs.weight"
 FULL, SLIDING = "full_attention", "sliding_attention"
 LLAMA3 = {
@@ -47,7 +75,8 @@ LLAMA3 = {
     "low_freq_factor": "low",
     "high_freq_factor": "high",
 }  # config.json's keys, ours
-LLAMA3 |= {"original_max_position_embeddings": "original"}
+ORIGINAL = "original_max_position_embeddings"
+LLAMA3 |= {ORIGINAL: "original"}
 
 
 # ---- a config from settings, and settings from a config ----------------------------------------------------
@@ -66,38 +95,47 @@ def heads(count: int, kv_heads: int, window: int | None = None, **rest: Any) -> 
 
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
-    norm = Norm(known["norm"], known["eps"])
-    dense = known.get("dense") or ("experts" not in known,) * known["layers"]
-    windows = known.get("windows") or (known.get("window"),) * known["layers"]
+    norm = Norm(known["norm"], known["eps"], known.get("norm_weight", True), known.get("norm_bias", True))
+    layers = known["layers"]
+    each = zip(
+        known.get("windows") or (known.get("window"),) * layers,
+        known.get("nope") or (False,) * layers,
+        known.get("dense") or ("experts" not in known,) * layers,
+        strict=True,
+    )
 
-    def block(window: int | None, is_dense: bool) -> Block:
-        position = known["rope"] if window is None else known.get("local_rope", known["rope"])
-        attention = heads(
+    def attention(window: int | None, nope: bool) -> Heads:
+        position = known["rope"] if window is None else known.get("local_rope") or known["rope"]
+        own = known.get("qk_norm")
+        return heads(
             known["heads"],
             known["kv_heads"],
             window,
             key_size=known["head_size"],
-            position=position,
-            scale=known.get("scale"),
-            qk_norm=norm if known.get("qk_norm") else None,
-            bias=known["bias"],
-            out_bias=known["out_bias"],
-        )
-        return Block(
-            attention, _dense(known) if is_dense else _sparse(known), norm, known.get("post_norm", False)
+            position=None if nope else position,
+            qk_norm=norm if own is True else own or None,
+            softcap=known.get("attention_softcap"),
+            **{name: known[name] for name in OF_HEADS if name in known},
         )
 
-    made = {kind: block(*kind) for kind in set(zip(windows, dense, strict=True))}
+    def block(window: int | None, nope: bool, dense: bool) -> Block:
+        mlp = _dense(known) if dense else _sparse(known)
+        own = {name: known[name] for name in OF_BLOCK if name in known}
+        return Block(attention(window, nope), mlp, norm, **own)
+
+    kinds = list(each)
+    mixers = known.get("mixers") or (None,) * layers
+    made = {kind: block(*kind) for kind in set(kinds)}
     return Decoder(
         vocab=known["vocab"],
         width=known["width"],
         context=known["context"],
-        blocks=tuple(made[kind] for kind in zip(windows, dense, strict=True)),
+        blocks=tuple(
+            made[kind] if own is None else replace(made[kind], attention=own)
+            for kind, own in zip(kinds, mixers, strict=True)
+        ),
         norm=norm,
-        tied=known["tied"],
-        embedding_scale=known.get("embedding_scale", 1.0),
-        position=known.get("position"),
-        softcap=known.get("softcap"),
+        **{name: known[name] for name in OF_DECODER if name in known},
     )
 
 
@@ -111,13 +149,15 @@ def _sparse(known: Settings) -> MoE:
         known["top_k"],
         known["expert_hidden"],
         known["activation"],
-        normalised=known["normalised"],
-        shared=known.get("shared", 0),
-        shared_gate=known.get("shared_gate", False),
+        known.get("gated", True),
+        shared=known.get("shared") or 0,
+        bias=known.get("expert_bias", False),
+        router=Router(**{name: known[key] for name, key in OF_ROUTER.items() if key in known}),
+        **{name: known[name] for name in ("normalised", "shared_gate", "limit") if name in known},
     )
 
 
-def window_of(attention: Heads) -> int | None:
+def window_of(attention: Any) -> int | None:
     """The window of a local layer."""
     return attention.window if isinstance(attention, local.Config) else None
 
@@ -125,9 +165,11 @@ def window_of(attention: Heads) -> int | None:
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config; ``save`` refuses one that they cannot express: it reads back as another."""
     windows = tuple(window_of(block.attention) for block in config.blocks)
-    first = config.blocks[0].attention
+    first = next((block.attention for block in config.blocks if isinstance(block.attention, Heads)), None)
     full = next((b.attention for b, w in zip(config.blocks, windows, strict=True) if w is None), first)
     near = next((b.attention for b, w in zip(config.blocks, windows, strict=True) if w is not None), None)
+    nope = tuple(block.attention.position is None for block in config.blocks)
+    turned = next((b.attention.position for b in config.blocks if b.attention.position is not None), None)
     dense = next((block.mlp for block in config.blocks if isinstance(block.mlp, MLP)), None)
     sparse = next((block.mlp for block in config.blocks if isinstance(block.mlp, MoE)), None)
     known: Settings = {
@@ -137,27 +179,31 @@ def settings(config: Decoder | Encoder) -> Settings:
         "width": config.width,
         "context": config.context,
         "eps": config.blocks[0].norm.eps,
-        "heads": first.heads,
-        "kv_heads": first.groups,
-        "head_size": first.key_size,
-        "scale": first.scale,
-        "bias": first.bias,
-        "out_bias": first.out_bias,
-        "rope": full.position,
+        "rope": full.position or turned if full else turned,
         "local_rope": near.position if near else None,
         "window": windows[0],
         "windows": windows,
+        "nope": nope,
         "dense": tuple(isinstance(block.mlp, MLP) for block in config.blocks),
         "hidden": (dense or sparse).hidden,  # type: ignore[union-attr]
         "activation": (dense or sparse).activation,  # type: ignore[union-attr]
         "mlp_bias": dense.bias if dense else False,
     }
+    if first is not None:
+        known |= {"heads": first.heads, "kv_heads": first.groups, "head_size": first.key_size}
+        known |= {"qk_norm": first.qk_norm is not None, "attention_softcap": first.softcap}
+        known["multi_query"] = first.groups == 1
+        known |= {name: getattr(first, name) for name in OF_HEADS}
+    known |= {name: getattr(config.blocks[0], name) for name in OF_BLOCK}
+    known["side_by_side"] = known["parallel"] is not None
     if sparse is not None:
         known |= {"experts": sparse.experts, "top_k": sparse.top_k, "expert_hidden": sparse.hidden}
-        known |= {"normalised": sparse.normalised, "shared": sparse.shared}
+        known |= {name: getattr(sparse, name) for name in ("normalised", "shared", "limit")}
+        known |= {"expert_bias": sparse.bias}
+        known |= {key: getattr(sparse.router, name) for name, key in OF_ROUTER.items()}
     if isinstance(config, Encoder):
         return known | {"segments": config.segments}
-    return known | {"tied": config.tied, "softcap": config.softcap}
+    return known | {name: getattr(config, name) for name in OF_DECODER}
 
 
 # ---- rows of settings --------------------------------------------------------------------------------------
@@ -182,17 +228,16 @@ def rows_of(fields: Fields, name: str) -> int:
 
 
 class HeadSize(Field):
-    """The size of a head. GGUF states it twice, and how much of it RoPE rotates."""
+    """The size of a head, which GGUF states twice."""
 
     def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
         found = super()._from_gguf(fields, known, own)
         size = found["head_size"]
         fields.only("attention.value_length", (size,), "values of another size than keys")
-        fields.only("rope.dimension_count", (size,), "partial rotary position embedding")
         return found
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        keys = (self.gguf, "attention.value_length", "rope.dimension_count") if gguf else (self.hf,)
+        keys = (self.gguf, "attention.value_length") if gguf else (self.hf,)
         return {key: known["head_size"] for key in keys if key}
 
 
@@ -203,61 +248,144 @@ def _even(fields: Fields, key: str) -> int:
     return size
 
 
+@dataclass(frozen=True)
 class Rope(Row):
-    """Rotary position embedding. ``defaults`` hold its ``rope_base``."""
+    """Rotary position embedding. ``defaults`` hold its ``rope_base``.
+
+    ``part`` of a head rotates where the config does not say; None: all of it, and a part is refused.
+    """
+
+    part: float | None = None
+    interleaved: bool = False
+    required: bool = False  # refuses a config that says nothing, for which transformers has a scaling
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        size, base = known["head_size"], own.defaults["rope_base"]
         if fields.gguf:
-            return {"rope": _gguf_rope(fields, known["head_size"])}
+            turned = fields.integer("rope.dimension_count", size)
+            if self.part is None:
+                fields.only("rope.dimension_count", (size,), "partial rotary position embedding")
+            return {"rope": replace(_gguf_rope(fields, turned), interleaved=self.interleaved)}
         older, newer = fields.section("rope_scaling"), fields.section("rope_parameters")
         given = older if older and older.data else newer  # transformers too reads the older layout first
-        base = own.defaults["rope_base"]
         if fields.has("rope_theta") and not (given and given.has("rope_theta")):
             base = fields.number("rope_theta", low=1.0) if fields.stated("rope_theta") else base
         fields.get("rope_theta")
-        fields.only("partial_rotary_factor", (None, 1.0), "partial rotary position embedding")
-        return {"rope": hf_rope(given, known, base, fields)}
+        return {"rope": self.of(given, known, base, fields)}
+
+    def of(
+        self, given: Fields | None, known: Settings, base: float, top: Fields | None = None
+    ) -> rope.Config:
+        """The positions of a section of config.json, with this ``base`` unless it has its own; ``top``: the
+        keys beside it, where a length of the pretraining and the part that rotates may be.
+        """
+        found = _part(given, top, self.part)
+        size = int(known["head_size"] * found)
+        if top:
+            top.get(ORIGINAL)  # which only some scalings have
+        if given is None and self.required and top:
+            raise top.refusal("rope_parameters", "is missing: say how positions are scaled")
+        if given is None:
+            return rope.Config(size, base, interleaved=self.interleaved)
+        if given.stated("rope_theta"):
+            base = given.number("rope_theta", low=1.0)
+        given.get("type")
+        key = "rope_type" if given.has("rope_type") else "type"
+        read = given.choice(key, SCALINGS, "default")
+        length = top if top and top.stated(ORIGINAL) else given
+        original = length.integer(ORIGINAL) if length.stated(ORIGINAL) else known["context"]
+        scaling = read and read(given, original, known)
+        given.finish((ORIGINAL,), "these rotary positions have")
+        if isinstance(scaling, Proportional):
+            size, scaling = known["head_size"], replace(scaling, fraction=found)
+        return rope.Config(size, base, scaling, self.interleaved)
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        position = known["rope"] or rope.Config(1)
+        position = known["rope"] or rope.Config(2)
         if not gguf:
-            return {"rope_theta": position.base, "rope_scaling": hf_scaling(position)}
-        entries: Entries = {"rope.freq_base": float(position.base)}
+            part = {} if self.part is None else {"partial_rotary_factor": part_of(position, known)}
+            plain = {"rope_type": "default"} if self.required else None
+            return {"rope_theta": position.base, "rope_scaling": hf_scaling(position) or plain, **part}
+        entries: Entries = {"rope.freq_base": float(position.base), "rope.dimension_count": position.size}
         match position.scaling:
             case Llama3(original=original):
                 entries["rope.scaling.original_context_length"] = original
             case Linear(factor):
                 entries |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
+            case YaRN(factor, original, fast, slow, attention):
+                entries |= {"rope.scaling.type": "yarn", "rope.scaling.factor": float(factor)}
+                entries["rope.scaling.original_context_length"] = original
+                own = {"beta_fast": (fast, 32.0), "beta_slow": (slow, 1.0)}
+                own["attn_factor"] = (1.0 if attention is None else attention / sharpening(factor), 1.0)
+                entries |= {f"rope.scaling.yarn_{key}": a for key, (a, usual) in own.items() if a != usual}
         return entries
 
 
-def hf_rope(given: Fields | None, known: Settings, base: float, top: Fields | None = None) -> rope.Config:
-    """The positions of a section of config.json, with this ``base`` unless it has its own.
+def _part(given: Fields | None, top: Fields | None, usual: float | None) -> float:
+    """The part of a head that rotates: the section's, else that beside it."""
+    key = "partial_rotary_factor"
+    for fields in (given, top):
+        if fields is None or not fields.has(key):
+            continue
+        if usual is None:
+            fields.only(key, (None, 1.0), "partial rotary position embedding")
+        elif fields.get(key) is not None:
+            if top:
+                top.get(key)
+            return fields.number(key, high=1.0)
+    return 1.0 if usual is None else usual
 
-    ``top``: the keys beside it, whose length of the pretraining overrides the section's.
-    """
-    size, original = known["head_size"], "original_max_position_embeddings"
-    if top:
-        top.get(original)  # of the scalings read here only llama3 has one
-    if given is None:
-        return rope.Config(size, base)
-    if given.stated("rope_theta"):
-        base = given.number("rope_theta", low=1.0)
-    given.only("partial_rotary_factor", (1.0,), "partial rotary position embedding")
-    given.get("type")
-    key = "rope_type" if given.has("rope_type") else "type"
-    kind = given.choice(key, {"default": None, "linear": Linear, "llama3": Llama3}, "default")
-    scaling = None
-    if kind is Linear:
-        scaling = Linear(given.number("factor"))
-    elif kind is Llama3:
-        stated = top if top and top.stated(original) else given
-        scaling = Llama3(
-            **{LLAMA3[key]: given.number(key) for key in list(LLAMA3)[:3]},
-            original=stated.integer(original) if stated.stated(original) else known["context"],
-        )
-    given.finish((original,), "these rotary positions have")
-    return rope.Config(size, base, scaling)
+
+def part_of(position: rope.Config, known: Settings) -> float:
+    """The part of a head that rotates, as a config says it."""
+    if isinstance(position.scaling, Proportional):
+        return position.scaling.fraction
+    part = position.size / known["head_size"]
+    return (
+        part
+        if int(known["head_size"] * part) == position.size
+        else (position.size + 0.5) / known["head_size"]
+    )
+
+
+def _llama3(given: Fields, original: int, known: Settings) -> Llama3:
+    return Llama3(**{LLAMA3[key]: given.number(key) for key in list(LLAMA3)[:3]}, original=original)
+
+
+def _yarn(given: Fields, original: int, known: Settings) -> YaRN:
+    null = given.has("factor") and given.get("factor") is None
+    factor = known["context"] / original if null else given.number("factor")
+    attention, fast, slow = (
+        given.number(key, None) for key in ("attention_factor", "beta_fast", "beta_slow")
+    )
+    mscales = given.number("mscale", None, -1.0), given.number("mscale_all_dim", None, -1.0)
+    if attention is None and all(mscales):
+        attention = sharpening(factor, mscales[0]) / sharpening(factor, mscales[1])
+    given.get("finetuned")
+    whole = given.flag("truncate") if given.stated("truncate") else True
+    return YaRN(factor, original, fast or 32.0, slow or 1.0, attention, whole)
+
+
+def _longrope(given: Fields, original: int, known: Settings) -> LongRoPE:
+    short, long = (given.numbers(key) for key in ("short_factor", "long_factor"))
+    factor = given.number("factor", None) or known["context"] / original
+    return LongRoPE(short, long, original, factor, given.number("attention_factor", None))
+
+
+SCALINGS = {
+    "default": None,
+    "linear": lambda given, *_: Linear(given.number("factor")),
+    "dynamic": lambda given, _, known: DynamicNTK(given.number("factor"), known["context"]),
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "proportional": lambda given, *_: Proportional(1.0, given.number("factor", 1.0)),
+}
+
+
+def hf_section(position: rope.Config) -> Entries:
+    """An entry of ``rope_parameters``."""
+    return {"rope_type": "default", "rope_theta": position.base} | (hf_scaling(position) or {})
 
 
 def hf_scaling(position: rope.Config) -> Entries | None:
@@ -265,19 +393,39 @@ def hf_scaling(position: rope.Config) -> Entries | None:
     match position.scaling:
         case Linear(factor):
             return {"rope_type": "linear", "factor": factor}
+        case DynamicNTK(factor):
+            return {"rope_type": "dynamic", "factor": factor}
+        case Proportional(factor=factor):
+            return {"rope_type": "proportional"} | ({"factor": factor} if factor != 1.0 else {})
         case Llama3() as scaling:
             return {"rope_type": "llama3"} | {key: getattr(scaling, name) for key, name in LLAMA3.items()}
+        case YaRN(factor, original, fast, slow, attention, whole):
+            own = {} if attention is None else {"attention_factor": attention}
+            own |= {} if whole else {"truncate": False}
+            own |= {"factor": factor, ORIGINAL: original, "beta_fast": fast, "beta_slow": slow}
+            return {"rope_type": "yarn", **own}
+        case LongRoPE(short, long, original, factor, attention):
+            own = {} if attention is None else {"attention_factor": attention}
+            own |= {"short_factor": list(short), "long_factor": list(long), "factor": factor}
+            return {"rope_type": "longrope", ORIGINAL: original, **own}
     return None
 
 
 def _gguf_rope(fields: Fields, size: int) -> rope.Config:
     """Rotary positions from the metadata, and from the divisors that the file may carry as a tensor."""
-    kind = fields.choice("rope.scaling.type", {"none": None, "linear": Linear}, "linear")
+    kind = fields.choice("rope.scaling.type", {"none": None, "linear": Linear, "yarn": YaRN}, "linear")
     factors = [
         fields.number(key, 1.0) for key in ("rope.scaling.factor", "rope.scale_linear") if fields.has(key)
     ]
     fields.get("rope.scale_linear")
-    scaling = Linear(factors[0]) if kind and factors and factors[0] != 1.0 else None
+    scaling = Linear(factors[0]) if kind is Linear and factors and factors[0] != 1.0 else None
+    if kind is YaRN:
+        factor = fields.number("rope.scaling.factor")
+        fast, slow = (fields.number(f"rope.scaling.yarn_beta_{key}", None) for key in ("fast", "slow"))
+        more = fields.number("rope.scaling.yarn_attn_factor", None)
+        attention = None if more is None else more * sharpening(factor)
+        original = fields.integer("rope.scaling.original_context_length")
+        scaling = YaRN(factor, original, fast or 32.0, slow or 1.0, attention)
     fields.only("rope.scaling.attn_factor", (1.0,), "scaling attention with the rotary frequencies")
     base = fields.number("rope.freq_base", 10000.0, 1.0)
     original = fields.integer("rope.scaling.original_context_length", 8192)
@@ -366,6 +514,36 @@ class NoWindows(UpperWindows):
         return {}
 
 
+@dataclass(frozen=True)
+class FirstDense(Row):
+    """How many of the first layers are dense (DeepSeek)."""
+
+    key: str = "first_k_dense_replace"
+    usual: int = 1
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        first = fields.integer(self.key, self.usual, low=0)
+        return {"dense": tuple(n < first for n in range(known["layers"]))}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {self.key: sum(known["dense"])}
+
+
+class SharedExperts(Row):
+    """Experts that all tokens pass, which are one MLP of their joint width."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        count = (
+            fields.integer("n_shared_experts", low=0)
+            if fields.stated("n_shared_experts")
+            else own.defaults["shared"]
+        )
+        return {"shared": count * known["expert_hidden"]}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"n_shared_experts": known["shared"] // known["expert_hidden"]}
+
+
 class SparseLayers(Row):
     """Which layers are dense: those listed, and those between the steps (Qwen's mixtures of experts)."""
 
@@ -383,12 +561,70 @@ class SparseLayers(Row):
         return {} if gguf else {"decoder_sparse_step": 1, "mlp_only_layers": dense}
 
 
+@dataclass(frozen=True)
+class LayerTypes(Row):
+    """Which layers are local, and their window: those of ``layer_types``, or all but every ``pattern``-th.
+
+    ``key`` is that of the pattern, None where configs have none.
+    """
+
+    pattern: int
+    key: str | None = "sliding_window_pattern"
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        layers = known["layers"]
+        if fields.gguf:
+            window = fields.integer("attention.sliding_window", None)
+            is_local = self._flags(fields, "attention.sliding_window_pattern", layers)
+        else:
+            pattern = fields.integer(self.key, self.pattern) if self.key else self.pattern
+            kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
+            is_local = every(pattern, layers) if kinds is None else [kind == SLIDING for kind in kinds]
+            window = fields.integer("sliding_window", own.defaults.get("window", 4096))
+            if fields.has("sliding_window") and fields.get("sliding_window") is None:
+                if "window" not in own.nulls:
+                    raise fields.refusal("sliding_window", "is null: give it a value, or remove the key")
+                window = None
+        return {"windows": tuple(window if each else None for each in is_local), "window": window}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        is_local = [window is not None for window in known["windows"]]
+        window = next(filter(None, known["windows"]), 4096)
+        if not gguf:
+            return {"sliding_window": window, "layer_types": [SLIDING if each else FULL for each in is_local]}
+        entries: Entries = {"attention.sliding_window": window} if any(is_local) else {}
+        if entries and is_local != every(self.pattern, len(is_local)):
+            entries["attention.sliding_window_pattern"] = np.array(is_local)
+        return entries
+
+    def _flags(self, fields: Fields, key: str, layers: int) -> list[bool]:
+        """A flag for each layer, as an array of them or as a pattern."""
+        stated = fields.get(key)
+        if not isinstance(stated, np.ndarray):
+            return every(fields.integer(key, self.pattern), layers)
+        if stated.dtype != np.bool_ or len(stated) != layers:
+            raise fields.refusal(key, f"should be a flag for each of {layers} layers")
+        return stated.tolist()
+
+
+def every(pattern: int, layers: int) -> list[bool]:
+    """Which layers are local if every ``pattern``-th is global."""
+    return [bool((n + 1) % pattern) for n in range(layers)]
+
+
+def nope_where_full(known: Settings) -> tuple[bool, ...]:
+    """The layers without a window, where only those with one have positions."""
+    return tuple(window is None for window in known["windows"])
+
+
 def same_heads(known: Settings) -> int:
     """As many key-value heads as query heads."""
     return known["heads"]
 
 
+INVERSE = Kind(lambda fields, key: 1 / fields.number(key), lambda value: 1 / value)
 ACTIVATION = words(ACTIVATIONS, HF_ACTIVATIONS)
+ACTIVATION_ROW = Field("activation", "hidden_act", None, ACTIVATION)
 TOP_K = Kind(lambda fields, key: fields.integer(key, high=EXPERTS))
 ANY = (
     Only("is_encoder_decoder", None, (False, None), "a model of an encoder and a decoder"),
@@ -411,10 +647,25 @@ SIZES = (
     HeadSize("head_size", "head_dim", "attention.key_length", Kind(_even), missing=shared),
     Rope(),
     Field("eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
-    Field("activation", "hidden_act", None, ACTIVATION),
+    ACTIVATION_ROW,
     Present("tied", "tie_word_embeddings", "output.weight", absent=True),
     *CAUSAL,
 )
+
+
+def turning(rows: Sequence[Row], **changes: Any) -> tuple[Row, ...]:
+    """The rows with other rotary positions."""
+    return tuple(replace(row, **changes) if type(row) is Rope else row for row in rows)
+
+
+GROUPS = (
+    Field("groups", "n_group", None),
+    Field("top_groups", "topk_group", None),
+    Field("normalised", "norm_topk_prob", None, FLAG),
+)
+ROUTED_SCALE = Field("routed_scale", "routed_scaling_factor", None, NUMBER)
+SIGMOID = {"score": "sigmoid", "choice_bias": True, "group_of_two": True}  # DeepSeek-V3's router
+EXPERT_HIDDEN = ("moe_intermediate_size", "expert_feed_forward_length")
 EXPERTS_IN_GGUF = (
     Only(None, "expert_gating_func", (1,), "another score of experts than softmax"),
     Only(None, "expert_weights_scale", (1.0,), "scaling the experts' outputs"),
@@ -453,9 +704,31 @@ def weights(*names: tuple[str, str]) -> tuple[Rule, ...]:
     return pairs(*names, parts=("weight",))
 
 
+def renamed(
+    rules: Sequence[Rule], *changes: tuple[str, str], without: Sequence[str] = ()
+) -> tuple[Rule, ...]:
+    """The rules with a part of their names changed, one change after another, but those that hold a word."""
+    kept = []
+    for rule in rules:
+        theirs = rule.theirs
+        if any(word in theirs for word in without):
+            continue
+        for old, new in changes:
+            theirs = theirs.replace(old, new)
+        kept.append(replace(rule, theirs=theirs))
+    return tuple(kept)
+
+
+def query_key_value(part: str) -> tuple[str, str, str]:
+    """Our three matrices, or biases, that some families have in one."""
+    return tuple(f"blocks.{{n}}.attention.{name}.{part}" for name in ("query", "key", "value"))  # type: ignore
+
+
 HF_DECODER = (
-    *weights(("model.embed_tokens", "embedding"), ("lm_head", "head"), ("model.norm", "norm")),
     *pairs(
+        ("model.embed_tokens", "embedding"),
+        ("lm_head", "head"),
+        ("model.norm", "norm"),
         ("model.layers.{n}.self_attn.q_proj", "blocks.{n}.attention.query"),
         ("model.layers.{n}.self_attn.k_proj", "blocks.{n}.attention.key"),
         ("model.layers.{n}.self_attn.v_proj", "blocks.{n}.attention.value"),
@@ -463,10 +736,27 @@ HF_DECODER = (
         ("model.layers.{n}.mlp.gate_proj", "blocks.{n}.mlp.gate"),
         ("model.layers.{n}.mlp.up_proj", "blocks.{n}.mlp.up"),
         ("model.layers.{n}.mlp.down_proj", "blocks.{n}.mlp.down"),
-    ),
-    *weights(
         ("model.layers.{n}.input_layernorm", "blocks.{n}.attention_norm"),
         ("model.layers.{n}.post_attention_layernorm", "blocks.{n}.mlp_norm"),
+    ),
+)
+HF_SANDWICH = renamed(  # Gemma's names
+    (
+        *HF_DECODER,
+        *pairs(
+            ("model.layers.{n}.post_feedforward_layernorm", "blocks.{n}.mlp_post_norm"),
+            ("model.layers.{n}.after_attention", "blocks.{n}.attention_post_norm"),
+        ),
+    ),
+    ("post_attention_layernorm", "pre_feedforward_layernorm"),
+    ("after_attention", "post_attention_layernorm"),
+)
+HF_GATE_UP = (
+    *renamed(HF_DECODER, without=("gate_proj", "up_proj")),
+    Rule(
+        "model.layers.{n}.mlp.gate_up_proj.weight",
+        ("blocks.{n}.mlp.gate.weight", "blocks.{n}.mlp.up.weight"),
+        split,
     ),
 )
 HF_QK_NORM = weights(
@@ -478,6 +768,22 @@ HF_EXPERTS = weights(  # of Qwen's mixtures
     ("model.layers.{n}.mlp.experts.{e}.gate_proj", "blocks.{n}.mlp.experts.{e}.gate"),
     ("model.layers.{n}.mlp.experts.{e}.up_proj", "blocks.{n}.mlp.experts.{e}.up"),
     ("model.layers.{n}.mlp.experts.{e}.down_proj", "blocks.{n}.mlp.experts.{e}.down"),
+)
+
+
+def one_more(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The rules of a family whose norms hold w where x is multiplied by w + 1."""
+    return tuple(replace(rule, how=plus_one) if "norm" in rule.ours else rule for rule in rules)
+
+
+HF_DEEPSEEK_EXPERTS = (
+    *HF_EXPERTS,
+    Rule("model.layers.{n}.mlp.gate.e_score_correction_bias", "blocks.{n}.mlp.choice_bias", same),
+    *weights(
+        ("model.layers.{n}.mlp.shared_experts.gate_proj", "blocks.{n}.mlp.shared.gate"),
+        ("model.layers.{n}.mlp.shared_experts.up_proj", "blocks.{n}.mlp.shared.up"),
+        ("model.layers.{n}.mlp.shared_experts.down_proj", "blocks.{n}.mlp.shared.down"),
+    ),
 )
 GGUF_EMBEDDINGS = weights(("token_embd", "embedding"), ("output", "head"), ("output_norm", "norm"))
 GGUF_QUERY_KEY = (
@@ -498,6 +804,28 @@ GGUF_PLAIN = (  # without biases, which llama.cpp does not read in most families
     *GGUF_EMBEDDINGS,
     *GGUF_NORMS,
     *weights(*GGUF_QUERY_KEY, GGUF_VALUE, GGUF_OUT, *GGUF_MLP),
+)
+GGUF_BIASED = pairs(  # with biases, also those of layer norms
+    ("token_embd", "embedding"),
+    ("output", "head"),
+    ("output_norm", "norm"),
+    ("blk.{n}.attn_norm", "blocks.{n}.attention_norm"),
+    ("blk.{n}.ffn_norm", "blocks.{n}.mlp_norm"),
+    *GGUF_QUERY_KEY,
+    GGUF_VALUE,
+    GGUF_OUT,
+    *GGUF_MLP,
+)
+GGUF_SANDWICH = weights(
+    ("blk.{n}.post_attention_norm", "blocks.{n}.attention_post_norm"),
+    ("blk.{n}.post_ffw_norm", "blocks.{n}.mlp_post_norm"),
+)
+GGUF_GATE_UP = (
+    *GGUF_EMBEDDINGS,
+    *GGUF_NORMS,
+    *pairs(*GGUF_QUERY_KEY, GGUF_VALUE),
+    *weights(GGUF_OUT, GGUF_MLP[2]),
+    Rule("blk.{n}.ffn_up.weight", ("blocks.{n}.mlp.gate.weight", "blocks.{n}.mlp.up.weight"), split),
 )
 GGUF_QK_NORM = weights(
     ("blk.{n}.attn_q_norm", "blocks.{n}.attention.query_norm"),

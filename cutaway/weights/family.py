@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MoE
-from cutaway.model.config import Decoder, Encoder
+from cutaway.model.config import Decoder, Encoder, kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
 from cutaway.weights.rules import Rule
 
+USUAL = ("mha", "gqa", "mqa", "local", "bidirectional")  # kinds of attention
 Settings = dict[str, Any]
 Entries = dict[str, Any]
 
@@ -43,7 +44,13 @@ class Kind(NamedTuple):
 
 def words(read: Mapping[str, Any], write: Mapping[Any, str]) -> Kind:
     """A word of a fixed list."""
-    return Kind(lambda fields, key: fields.choice(key, read), lambda value: write[value])
+
+    def written(value: Any) -> str:
+        if value not in write:
+            raise UserError(f"has no word for {value!r}")
+        return write[value]
+
+    return Kind(lambda fields, key: fields.choice(key, read), written)
 
 
 WHOLE = Kind(Fields.integer)
@@ -194,6 +201,7 @@ class Family:
     architecture: str = ""  # GGUF's word for it
     config: type = Decoder
     sparse: bool = False  # whether its blocks are mixtures of experts
+    mixers: tuple[str, ...] = USUAL  # the kinds of its attention
     prefix: str = "model."  # of its weights' names, left out by files without a head
     harmless: tuple[str, ...] = ()  # keys of config.json that its models ignore
     ignored_hf: tuple[str, ...] = (
@@ -215,7 +223,9 @@ class Family:
     def covers(self, config: Decoder | Encoder) -> bool:
         """Whether its models have configs of this class and kind of MLP."""
         sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
-        return isinstance(config, self.config) and self.sparse == sparse
+        kinds = {kind_of(block.attention) for block in config.blocks}
+        fits = kinds <= set(self.mixers)
+        return isinstance(config, self.config) and self.sparse == sparse and fits
 
     def read(self, fields: Fields) -> Decoder | Encoder:
         """The model that a file describes; UserError for a key that is neither read nor harmless."""

@@ -62,6 +62,13 @@ class Fields:
             raise self.refusal(name, f"should be above {low:g} and at most {high:g}, but is {value}")
         return float(value)
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of positive numbers."""
+        value = self.get(name)
+        if not isinstance(value, list) or any(type(n) not in (int, float) or not n > 0 for n in value):
+            raise self.refusal(name, f"should be a list of positive numbers, but is {quoted(value)}")
+        return tuple(float(n) for n in value)
+
     def flag(self, name: str, default: Any = MISSING) -> Any:
         return self._typed(name, default, bool, "true or false")
 

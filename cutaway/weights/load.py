@@ -7,6 +7,7 @@ name. Sizes in configs are checked against the weights there are before anything
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "typical_p": ("typical_p", "typical_p"),
     "repetition_penalty": ("penalty_repeat", "repetition_penalty"),
 }
+TEXT_PART = re.compile(r"(model\.)?language_model\.(model\.)?")  # in multimodal models
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -59,6 +61,7 @@ class Checkpoint:
     chat_template: str | None = None
     defaults: dict[str, float | tuple[int, ...]] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()  # the parts of a multimodal model that are not read
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -143,14 +146,33 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 
 
 def _hugging_face(folder: Path) -> Checkpoint:
-    fields = Fields(parsed(folder / "config.json"), folder / "config.json")
+    data, where, left_out = parsed(folder / "config.json"), folder / "config.json", ()
+    theirs = _safetensors(folder)
+    if isinstance(text := data.get("text_config"), dict):
+        own = {key: data[key] for key in ("tie_word_embeddings",) if key in data and key not in text}
+        data, where = text | own, f"{where}: text_config"
+        theirs, left_out = _text_part(theirs)
+    fields = Fields(data, where)
     family = families.of_hf(fields)
     config = family.read(fields)
-    theirs = _prefixed(_safetensors(folder), family.prefix)
+    theirs = _prefixed(theirs, family.prefix)
     if isinstance(config, Decoder):
         config, theirs = _tied(config, theirs, family)
     tensors = rules.load(family.hf, config, theirs, family.ignored_hf, folder)
-    return _with_text(folder, Checkpoint(config, tensors, family.name, folder))
+    return _with_text(folder, Checkpoint(config, tensors, family.name, folder, left_out=left_out))
+
+
+def _text_part(theirs: dict[str, Packed]) -> tuple[dict[str, Packed], tuple[str, ...]]:
+    """The weights of a multimodal model's text part under the names of a text model, and the other parts."""
+    found, others = {}, set()
+    for name, packed in theirs.items():
+        inner = TEXT_PART.match(name)
+        if inner is None and not name.startswith("lm_head."):
+            others.add(".".join(name.split(".")[: 2 if name.startswith("model.") else 1]))
+            continue
+        rest = name if inner is None else name[inner.end() :]
+        found[rest if rest.startswith("lm_head.") else f"model.{rest}"] = packed
+    return found, tuple(sorted(others))
 
 
 def _cutaway(folder: Path) -> Checkpoint:

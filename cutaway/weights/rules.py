@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import FOREIGN, TYPES, Later, Packed
 from cutaway.layers.config import MoE
@@ -32,11 +33,12 @@ WHOLE = {
 
 
 ROUTERS = (".mlp.router.weight", ".mlp.shared_gate.weight")
+WHOLE_ENDS = (*ROUTERS, "_norm.weight")
 
 
 def is_kept_whole(name: str, shape: Shape) -> bool:
     """Whether this weight of ours is never packed: a vector, learned positions, or what routes tokens."""
-    return len(shape) < 2 or name == "position.weight" or name.endswith(ROUTERS)
+    return len(shape) < 2 or name == "position.weight" or name.endswith(WHOLE_ENDS)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Place:
     """Where a rule is applied: our weights' shapes there, and the layer's attention, if any."""
 
     shapes: tuple[Shape, ...]
-    attention: Heads | None
+    attention: Any
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class How:
 
 @dataclass(frozen=True)
 class Rule:
-    """One of their names and ours for it, one or several; ``{n}`` is the layer, ``{e}`` the expert."""
+    """One of their names and ours for it, one or several; ``{n}`` is the layer, ``{e}`` the expert.
+
+    ``when`` says of which layers it is the name.
+    """
 
     theirs: str
     ours: str | tuple[str, ...]
     how: How
+    when: Callable[[Block], bool] | None = None
 
 
 def _only(shapes: tuple[Shape, ...]) -> Shape:
@@ -136,6 +142,45 @@ def _stacked(parts: tuple[Packed, ...], _: Place) -> Packed:
 # One of theirs with an axis more, whose entries are several of ours (all experts of a layer).
 stack = How(lambda packed, _: _Entries(packed), _stacked, lambda shapes: (len(shapes), *shapes[0]))
 
+
+class _Inner(Sequence):
+    """Our weights out of the entries of a tensor's first axis, ``parts`` of each entry, made one by one."""
+
+    def __init__(self, packed: Packed, inner: How, parts: int, place: Place) -> None:
+        self._entries, self._inner, self._parts, self._place = _Entries(packed), inner, parts, place
+
+    def __len__(self) -> int:
+        return len(self._entries) * self._parts
+
+    def __getitem__(self, i: int) -> Packed:
+        entry, part = divmod(i, self._parts)
+        return self._inner.load(self._entries[entry], self._place)[part]
+
+
+def each(inner: How, parts: int = 1) -> How:
+    """One of theirs with an axis more, each entry of which is ``parts`` of ours by another way."""
+
+    def of_one(place: Place) -> Place:
+        return Place(place.shapes[:parts], place.attention)
+
+    def save(ours: tuple[Packed, ...], place: Place) -> Packed:
+        ones = [ours[i : i + parts] for i in range(0, len(ours), parts)]
+        return _stacked(tuple(inner.save(one, of_one(place)) for one in ones), place)
+
+    return How(
+        lambda packed, place: _Inner(packed, inner, parts, of_one(place)),
+        save,
+        lambda shapes: (len(shapes) // parts, *inner.shape(shapes[:parts])),
+    )
+
+
+# A kernel of a convolution over one channel, [n 1 k], that is [n k] of ours.
+kernel = How(
+    lambda packed, _: (Packed(packed.type, (packed.shape[0], packed.shape[2]), packed.data[:, 0]),),
+    lambda parts, _: Packed(parts[0].type, (parts[0].shape[0], 1, parts[0].shape[1]), parts[0].data[:, None]),
+    lambda shapes: (shapes[0][0], 1, shapes[0][1]),
+)
+
 # A vector of theirs that is a matrix of one row of ours.
 row = How(
     lambda packed, _: (Packed(packed.type, (1, *packed.shape), packed.data[None]),),
@@ -163,6 +208,37 @@ def unpermute(which: str) -> How:
     )
 
 
+def exchange(which: str) -> How:
+    """The halves of each head in the other order; ``which`` as in ``unpermute``."""
+
+    def swapped(packed: Packed, place: Place) -> Packed:
+        rows = np.arange(packed.shape[0]).reshape(getattr(place.attention, which), 2, -1)
+        return packed.rows(rows[:, ::-1].ravel())
+
+    return How(
+        lambda packed, place: (swapped(packed, place),), lambda parts, place: swapped(parts[0], place), _only
+    )
+
+
+def beside(which: str | None = None) -> How:
+    """Several of ours, of which theirs has the rows of a head side by side; ``which`` as in ``unpermute``.
+
+    None: one row of each after another.
+    """
+
+    def order(place: Place) -> np.ndarray:
+        heads = place.shapes[0][0] if which is None else getattr(place.attention, which)
+        ends = np.cumsum([0, *(shape[0] for shape in place.shapes)])
+        each = [np.arange(a, b).reshape(heads, -1) for a, b in pairwise(ends)]
+        return np.concatenate(each, axis=1).ravel()
+
+    return How(
+        lambda packed, place: _cut(packed.rows(np.argsort(order(place))), place),
+        lambda parts, place: _joined(parts, place).rows(order(place)),
+        split.shape,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _PlusOne(Packed):
     """w + 1 in float32, which may round, and the ``w`` that it was made of."""
@@ -186,6 +262,15 @@ def _minus_one(packed: Packed) -> Packed:
 plus_one = How(
     lambda packed, _: (_plus_one(packed),), lambda parts, _: _minus_one(parts[0]), _only, type="F32"
 )
+
+
+def how_of(rules: Sequence[Rule], changes: Mapping[str, How]) -> tuple[Rule, ...]:
+    """The rules, with another way for those of ours that hold one of these words."""
+
+    def way(rule: Rule) -> How:
+        return next((how for word, how in changes.items() if word in rule.ours), rule.how)
+
+    return tuple(replace(rule, how=way(rule)) for rule in rules)
 
 
 def chain(outer: How, inner: How) -> How:
@@ -243,6 +328,8 @@ def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
     for rule in rules:
         layers = enumerate(config.blocks) if "{n}" in rule.theirs else [(0, None)]
         for n, block in layers:
+            if rule.when is not None and (block is None or not rule.when(block)):
+                continue
             for theirs, ours in _names(rule, n, _experts(block)):
                 if all(name in shapes for name in ours):
                     place = Place(tuple(shapes[name] for name in ours), block.attention if block else None)
@@ -281,7 +368,8 @@ def load(
 ) -> Tensors:
     """Our weights out of theirs; UserError for a wrong or missing name, type or shape.
 
-    ``ignored`` are patterns of names that carry nothing (buffers that are computed anyway).
+    ``ignored`` are patterns of names that carry nothing (buffers that are computed anyway), where
+    ``{layers}`` stands for the number of layers (of a layer after the last, that predicts further tokens).
     """
     if len(config.blocks) > len(theirs):
         raise UserError(
@@ -292,8 +380,9 @@ def load(
         raise UserError(f"{where}: the config says {experts} experts, but there are only {matrices} matrices")
     bound = bind(rules, config)
     known = {each.theirs for each in bound}
+    skipped = [pattern.replace("{layers}", str(len(config.blocks))) for pattern in ignored]
     for name in theirs:
-        if name not in known and not any(fnmatchcase(name, pattern) for pattern in ignored):
+        if name not in known and not any(fnmatchcase(name, pattern) for pattern in skipped):
             raise UserError(f"{where}: the weight {quoted(name)} has no place in this model")
     entries: dict[str, Packed | Later] = {}
     for each in bound:

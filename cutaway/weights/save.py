@@ -27,10 +27,9 @@ from typing import Any
 import numpy as np
 
 from cutaway import gguf
-from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
-from cutaway.model.config import Decoder, Encoder, to_dict
+from cutaway.model.config import Decoder, Encoder, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3
 from cutaway.store.files import Progress, atomic_folder, check_file, check_overwrite, silent
 from cutaway.weights import common, families, quant, rules, safetensors
@@ -238,10 +237,11 @@ def _described(
     """The first family whose description reads back as the model; UserError with its own reason."""
     blocks = checkpoint.config.blocks
     reason = None if blocks else "it has no layers"
-    foreign = [block.attention for block in blocks if not isinstance(block.attention, Heads)]
-    if foreign:
-        reason = f"its {type(foreign[0]).__module__.rpartition('.')[2]} layers are Cutaway's own"
-    for family in () if reason else _candidates(checkpoint):
+    candidates = _candidates(checkpoint)
+    if blocks and not candidates:
+        kinds = sorted({kind_of(block.attention) for block in blocks})
+        reason = f"its {' and '.join(kinds)} layers are Cutaway's own"
+    for family in () if reason else candidates:
         try:
             entries, back = describe(family)
         except UserError as error:
@@ -380,7 +380,8 @@ def _ids(checkpoint: Checkpoint) -> dict[str, object]:
     """The special ids that transformers looks for in config.json; its own defaults would be wrong."""
     if checkpoint.read_tokenizer is None:
         ends = checkpoint.defaults.get("eos_ids")
-        return {"bos_token_id": None, "eos_token_id": list(ends) if isinstance(ends, tuple) else None}
+        ends = list(ends) if isinstance(ends, tuple) else None
+        return {"bos_token_id": None, "eos_token_id": ends, "pad_token_id": None}
     tokenizer = checkpoint.tokenizer
     return {"bos_token_id": tokenizer.bos, "eos_token_id": _ends(checkpoint), "pad_token_id": tokenizer.pad}
 

@@ -4,6 +4,8 @@ at.
 Norms start at one and biases at zero, which hides half of all mistakes: nothing here keeps its start.
 """
 
+import copy
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +33,8 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
+OTHERS = ("intermediate_size", "num_key_value_heads")  # which Falcon calls otherwise
+ALONE = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")  # of GPT-2's kin
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -105,6 +109,268 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": VOCAB, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4, "eos_token_id": 1},
     ),
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+ORIGINAL = "original_max_position_embeddings"
+LONG = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+LONG |= {"short_factor": [1.0, 1.1, 1.3, 1.7, 2.0, 2.5], "long_factor": [1.0, 2.0, 3.0, 5.0, 7.0, 9.0]}
+ODD = {"num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 48, "head_dim": 20}
+MINISTRAL = {"rope_parameters": YARN | {"llama_4_scaling_beta": 0.3, "mscale": 1.0, "mscale_all_dim": 1.0}}
+OLMO3 = {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e3}}
+MULTIPLIED = {"embedding_multiplier": 6.0, "residual_multiplier": 0.3, "attention_multiplier": 0.1}
+LLLG = ["sliding_attention"] * 3 + ["full_attention"]
+MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {  # three configs of each further family
+    "gemma": ("GemmaConfig", {"head_dim": 16}, ODD | {"attention_bias": True}, {"rope_parameters": LLAMA3}),
+    "gemma2": (
+        "Gemma2Config",
+        {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8},
+        ODD | {"sliding_window": 8, "attn_logit_softcapping": None, "final_logit_softcapping": 4.0},
+        {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4, "attention_bias": True},
+    ),
+    "phi3": (
+        "Phi3Config",
+        {"sliding_window": 8},
+        {"partial_rotary_factor": 0.75, "rope_parameters": LONG, "original_max_position_embeddings": 64},
+        {"tie_word_embeddings": True, "num_key_value_heads": 4, "original_max_position_embeddings": 16}
+        | {"partial_rotary_factor": 0.75, "rope_parameters": LONG | {"attention_factor": 1.2}},
+    ),
+    "phi": (
+        "PhiConfig",
+        {},
+        {"qk_layernorm": True},
+        {"partial_rotary_factor": 0.25, "num_key_value_heads": 4, "qk_layernorm": True},
+    ),
+    "olmo": (
+        "OlmoConfig",
+        {"clip_qkv": 0.5},
+        {"attention_bias": True, "tie_word_embeddings": True},
+        {"num_key_value_heads": 1, "rope_parameters": LLAMA3},
+    ),
+    "olmo2": (
+        "Olmo2Config",
+        {},
+        {"attention_bias": True},
+        {"tie_word_embeddings": True, "rope_parameters": YARN},
+    ),
+    "olmo3": (
+        "Olmo3Config",
+        {"num_hidden_layers": 4, "sliding_window": 8, "rope_parameters": OLMO3},
+        {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4},
+        {"layer_types": ["full_attention"] * 2, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "smollm3": (
+        "SmolLM3Config",
+        {"num_hidden_layers": 4},
+        {"no_rope_layers": [0, 1], "attention_bias": True, "rope_parameters": YARN},
+        {"tie_word_embeddings": False, "num_key_value_heads": 1},
+    ),
+    "granite": (
+        "GraniteConfig",
+        MULTIPLIED | {"logits_scaling": 8.0},
+        MULTIPLIED | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        {"num_key_value_heads": 1, "logits_scaling": 3.0, "rope_parameters": LLAMA3},
+    ),
+    "glm4": (
+        "Glm4Config",
+        {"head_dim": 16},
+        ODD | {"attention_bias": False, "tie_word_embeddings": True},
+        {"head_dim": 32, "partial_rotary_factor": 0.25},
+    ),
+    "ministral3": (
+        "Ministral3Config",
+        MINISTRAL | {"head_dim": 16},
+        MINISTRAL | ODD | {"sliding_window": 8},
+        MINISTRAL | {"tie_word_embeddings": True, "head_dim": 24},
+    ),
+    "seed_oss": (
+        "SeedOssConfig",
+        {"head_dim": 24},
+        ODD | {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True},
+        {"tie_word_embeddings": True, "head_dim": 16, "rope_parameters": YARN},
+    ),
+    "arcee": (
+        "ArceeConfig",
+        {},
+        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        {"head_dim": 24, "rope_parameters": YARN},
+    ),
+    "starcoder2": (
+        "Starcoder2Config",
+        {"sliding_window": 8},
+        {"use_bias": False, "tie_word_embeddings": False},
+        {"num_key_value_heads": 4, "rope_parameters": YARN},
+    ),
+    "stablelm": (
+        "StableLmConfig",
+        {"partial_rotary_factor": 0.5},
+        {"use_qkv_bias": True, "use_parallel_residual": True},
+        {"partial_rotary_factor": 1.0, "tie_word_embeddings": True},
+    ),
+    "cohere": (
+        "CohereConfig",
+        {},
+        {"use_qk_norm": True, "attention_bias": True},
+        {"logit_scale": 0.5, "tie_word_embeddings": False, "num_key_value_heads": 1},
+    ),
+    "cohere2": (
+        "Cohere2Config",
+        {"num_hidden_layers": 4, "sliding_window": 8},
+        {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4, "attention_bias": True},
+        {"logit_scale": 1.5, "sliding_window": 8, "tie_word_embeddings": False},
+    ),
+    "exaone4": (
+        "Exaone4Config",
+        {"num_hidden_layers": 4, "sliding_window": 8},
+        {"sliding_window": None, "layer_types": ["full_attention"] * 2, "tie_word_embeddings": True},
+        {"sliding_window": 4, "layer_types": ["full_attention"] * 2},
+        ODD | {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]},
+    ),
+    "ernie4_5": (
+        "Ernie4_5Config",
+        {"head_dim": 16},
+        ODD | {"use_bias": True},
+        {"tie_word_embeddings": False},
+    ),
+    "hunyuan_v1_dense": (
+        "HunYuanDenseV1Config",
+        {"head_dim": 16},
+        ODD | {"attention_bias": True, "tie_word_embeddings": True},
+        {
+            "head_dim": 16,
+            "rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "rope_theta": 1e4, "factor": 1.0},
+        },
+    ),
+    "apertus": (
+        "ApertusConfig",
+        {},
+        {"attention_bias": True, "tie_word_embeddings": True},
+        {"num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    ),
+    "helium": (
+        "HeliumConfig",
+        {"head_dim": 16},
+        {"head_dim": 16, "attention_bias": True, "mlp_bias": True},
+        {"head_dim": 16, "tie_word_embeddings": True, "num_key_value_heads": 1},
+    ),
+    "nanochat": (
+        "NanoChatConfig",
+        {},
+        {"attention_bias": True, "final_logit_softcapping": None},
+        {"num_key_value_heads": 1, "tie_word_embeddings": True, "final_logit_softcapping": 3.0},
+    ),
+}
+SPARSE = {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
+SHARED = SPARSE | {"num_experts": 4, "shared_expert_intermediate_size": 20}
+LATENT = {
+    "kv_lora_rank": 16,
+    "q_lora_rank": 20,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 10,
+}
+LATENT |= {"num_key_value_heads": 4}
+SHARPER = YARN | {"mscale": 0.7, "mscale_all_dim": 1.0}
+GROUPED = SPARSE | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2}
+HYBRID = {"head_dim": 32, "linear_key_head_dim": 16, "linear_value_head_dim": 12, "linear_num_key_heads": 2}
+HYBRID |= {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]}
+MORE |= {
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        SPARSE | {"n_routed_experts": 4, "use_qk_norm": True, "attention_bias": True},
+        GROUPED | {"routed_scaling_factor": 2.5, "head_dim": 24, "n_shared_experts": 2},
+        SPARSE | {"n_routed_experts": 4, "norm_topk_prob": False, "first_k_dense_replace": 0},
+    ),
+    "minimax_m2": (
+        "MiniMaxM2Config",
+        {"num_experts_per_tok": 2, "num_local_experts": 4, "head_dim": 16},
+        {"num_experts_per_tok": 3, "num_local_experts": 4, "head_dim": 32, "partial_rotary_factor": 0.5},
+        ODD | {"num_experts_per_tok": 1, "num_local_experts": 3, "tie_word_embeddings": True},
+    ),
+    "granitemoe": (
+        "GraniteMoeConfig",
+        MULTIPLIED | {"num_local_experts": 4, "logits_scaling": 6.0},
+        {"num_local_experts": 3, "num_experts_per_tok": 1, "attention_bias": True},
+        MULTIPLIED | {"num_local_experts": 4, "num_experts_per_tok": 3, "tie_word_embeddings": True},
+    ),
+    "gpt_oss": (
+        "GptOssConfig",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8}
+        | {"rope_parameters": YARN | {"truncate": False, "rope_theta": 100.0} | {ORIGINAL: 64}},
+        {"num_local_experts": 3, "num_experts_per_tok": 1, "head_dim": 24, "swiglu_limit": 0.5}
+        | {"rope_parameters": YARN, "layer_types": ["full_attention"] * 2},
+        {"num_local_experts": 4, "num_experts_per_tok": 3, "head_dim": 16, "attention_bias": False}
+        | {"rope_parameters": YARN, "tie_word_embeddings": True},
+    ),
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        LATENT | GROUPED | {"first_k_dense_replace": 1},
+        LATENT | GROUPED | {"first_k_dense_replace": 0, "q_lora_rank": None, "rope_parameters": SHARPER},
+        LATENT | GROUPED | {"first_k_dense_replace": 1, "rope_interleave": False},
+    ),
+    "deepseek_v2": (
+        "DeepseekV2Config",
+        LATENT | SPARSE | {"n_routed_experts": 4, "first_k_dense_replace": 1},
+        LATENT | GROUPED | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 3.0},
+        LATENT | SPARSE | {"n_routed_experts": 4, "q_lora_rank": None, "rope_parameters": SHARPER},
+    ),
+    "glm4_moe_lite": (
+        "Glm4MoeLiteConfig",
+        LATENT | SPARSE | {"n_routed_experts": 4},
+        LATENT | GROUPED | {"mlp_layer_types": ["sparse", "dense"], "rope_interleave": False},
+        LATENT | SPARSE | {"n_routed_experts": 4, "norm_topk_prob": False, "tie_word_embeddings": True},
+    ),
+    "qwen3_next": (
+        "Qwen3NextConfig",
+        HYBRID | SHARED,
+        HYBRID
+        | SHARED
+        | {"linear_num_value_heads": 2, "norm_topk_prob": False, "partial_rotary_factor": 0.5},
+        HYBRID | SHARED | {"mlp_only_layers": [0], "tie_word_embeddings": True, "num_key_value_heads": 1},
+    ),
+    "qwen3_5": (
+        "Qwen3_5TextConfig",
+        HYBRID,
+        HYBRID | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 3, "tie_word_embeddings": True},
+        HYBRID | {"num_hidden_layers": 4, "layer_types": None, "num_key_value_heads": 1, "head_dim": 16},
+    ),
+    "qwen3_5_moe": (
+        "Qwen3_5MoeTextConfig",
+        HYBRID | SHARED,
+        HYBRID | SHARED | {"linear_num_value_heads": 2, "num_experts_per_tok": 1},
+        HYBRID
+        | SHARED
+        | {"tie_word_embeddings": True, "num_key_value_heads": 1, "partial_rotary_factor": 0.5},
+    ),
+}
+BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+BLOOM = {"hidden_size": 48, "n_layer": 2, "n_head": 3}
+MORE |= {
+    "gpt_neox": (
+        "GPTNeoXConfig",
+        {},
+        {"use_parallel_residual": False, "tie_word_embeddings": True, "attention_bias": False},
+        {"rope_parameters": YARN | {"partial_rotary_factor": 0.5}, "num_attention_heads": 2},
+    ),
+    "gpt_bigcode": ("GPTBigCodeConfig", BIGCODE, BIGCODE | {"multi_query": False}, BIGCODE | {"n_inner": 80}),
+    "falcon": (
+        "FalconConfig",
+        {},
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 80},
+        {"multi_query": False, "parallel_attn": False, "tie_word_embeddings": False},
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    ),
+    "bloom": ("BloomConfig", BLOOM, BLOOM | {"n_head": 4}, BLOOM | {"tie_word_embeddings": False}),
+}
+RECURRENT = {"qwen3_next", "qwen3_5", "qwen3_5_moe"}
+CASES |= {f"{name}-{n}": (row[0], own) for name, row in MORE.items() for n, own in enumerate(row[1:], 1)}
+MORE_IN_GGUF = re.findall(
+    r"\S+",
+    """
+    gemma-1 gemma2-1 olmo-1 olmo2-1 smollm3-1 smollm3-3 granite-1 granite-2 granite-3 glm4-1 glm4-2 glm4-3
+    seed_oss-1 seed_oss-2 seed_oss-3 arcee-1 arcee-3 starcoder2-3 stablelm-1 stablelm-2 cohere-1 cohere2-1
+    exaone4-2 ernie4_5-1 ernie4_5-3 hunyuan_v1_dense-1 helium-1 helium-3 phi-1 granitemoe-1
+    granitemoe-2 granitemoe-3 gpt_bigcode-2
+    """,
+)
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}
 NOT_IN_GGUF = {  # llama.cpp has no words for what they do, or does not open them
     *(UNOPENED - {"qwen2-head"}),  # which is written as the llama that it equals
@@ -114,6 +380,7 @@ NOT_IN_GGUF = {  # llama.cpp has no words for what they do, or does not open the
     "mixtral-window",
     "qwen2-moe-mixed",
     "qwen3-moe-mixed",
+    *(case for case in CASES if case.rpartition("-")[0] in MORE and case not in MORE_IN_GGUF),
 }
 IDS = torch.randint(2, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
 
@@ -122,11 +389,15 @@ IDS = torch.randint(2, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1
 def model(case: str) -> Any:
     """The case's model, in transformers."""
     name, own = CASES[case]
-    config = getattr(transformers, name)(**(own if name == "GPT2Config" else SIZES | own))
+    sizes = {key: SIZES[key] for key in ALONE} if "n_layer" in own else SIZES
+    if name == "FalconConfig":
+        sizes = {key: value for key, value in SIZES.items() if key not in OTHERS}
+    config = getattr(transformers, name)(**copy.deepcopy(sizes | own))
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
-        for weight in made.parameters():
+        biases = [buffer for key, buffer in made.named_buffers() if key.endswith("_correction_bias")]
+        for weight in (*made.parameters(), *biases):
             weight.add_(torch.randn_like(weight) * 0.1)
     return made
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch._dynamo.exc import FailOnRecompileLimitHit  # raised by public calls, exported by no public module
 
 from cutaway.attention.backends import blocked
 from cutaway.attention.backends.inputs import AttentionInputs

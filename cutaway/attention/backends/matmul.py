@@ -85,6 +85,7 @@ class _Products(torch.autograd.Function):
             query, grad = _together(q, k.shape[1], rows), _together(grads[0], k.shape[1], rows)
             grad_v[:, :, keys] += p.mT @ grad
             grad_p = grad @ v[:, :, keys].mT
+            # p (grad - sum p grad) in one pass; torch has no public name for it, and in parts it is two more.
             grad_p = torch.ops.aten._softmax_backward_data(grad_p, p, -1, p.dtype)
             grad_q[:, :, rows] = _apart(grad_p @ k[:, :, keys], q.shape[1]) * ctx.scale
             grad_k[:, :, keys] += grad_p.mT @ query

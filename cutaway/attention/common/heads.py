@@ -17,16 +17,25 @@ if TYPE_CHECKING:
     from cutaway.attention.common.mixer import LayerState
 
 
+@dataclass(frozen=True)
+class Temperature(Bounded):
+    """Queries far into a text are multiplied by 1 + beta ln(1 + floor(position / original)) (Llama 4)."""
+
+    beta: Positive
+    original: Count
+
+
 @dataclass(frozen=True, kw_only=True)
 class Heads(Bounded):
     """Query heads, the size of a head, and what is done to queries, keys and scores.
 
     ``value_size`` is ``key_size`` when None; ``scale`` multiplies scores, 1/sqrt(key_size) when None;
-    ``qk_norm`` norms query and key before they are rotated, each head by itself (Qwen 3, Gemma 3) or all
-    heads as one vector (OLMo 2), as ``qk_norm_over`` says; ``softcap`` bounds scores (Gemma 2); ``sinks`` are
-    learned scores, one a head, that take attention and give nothing (GPT-OSS); ``bias`` is on query, key and
-    value, ``out_bias`` on the output. ``position`` rotates queries and keys, ``relative`` adds to their
-    scores what depends on their distance.
+    ``qk_norm`` norms query and key before they are rotated, or after it where ``qk_norm_after`` (Hunyuan):
+    each head by itself (Qwen 3, Gemma 3), with weights of its own (Cohere's "each"), or all heads as one
+    vector (OLMo 2), as ``qk_norm_over`` says. ``clip`` bounds the numbers of query, key and value (OLMo),
+    ``softcap`` scores (Gemma 2); ``sinks`` are learned scores, one a head, that take attention and give
+    nothing (GPT-OSS); ``bias`` is on query, key and value, ``out_bias`` on the output. ``position`` rotates
+    queries and keys, ``relative`` adds to their scores what depends on their distance.
     """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
@@ -39,13 +48,18 @@ class Heads(Bounded):
     scale: Positive | None = None
     softcap: Positive | None = None
     qk_norm: Norm | None = None
-    qk_norm_over: Literal["head", "width"] = "head"
+    qk_norm_over: Literal["head", "each", "width"] = "head"
+    qk_norm_after: bool = False
+    temperature: Temperature | None = None
+    clip: Positive | None = None
     sinks: bool = False
     bias: bool = False
     out_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.qk_norm and self.qk_norm_over == "each" and "bias" in self.qk_norm.weights(1):
+            raise UserError("attention.qk_norm has a bias; norms with weights for each head have none")
         if self.position is not None and self.position.size > self.key_size:
             raise UserError(
                 f"attention.position.size is {self.position.size}; it must be at most key_size "
@@ -86,7 +100,10 @@ class Heads(Bounded):
             out["out.bias"] = (width,)
         if self.qk_norm:
             for name, size in self.normed.items():
-                out |= {f"{name}.{part}": shape for part, shape in self.qk_norm.weights(size).items()}
+                own = self.qk_norm.weights(size)
+                if self.qk_norm_over == "each":
+                    own = {"weight": (size // self.key_size, self.key_size)}
+                out |= {f"{name}.{part}": shape for part, shape in own.items()}
         if self.relative is not None:
             out |= {f"relative.{name}": shape for name, shape in self.relative.weights(self.heads).items()}
         if self.sinks:

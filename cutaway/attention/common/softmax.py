@@ -8,16 +8,19 @@ Query, key and value come from three matrices that can run side by side: none re
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from cutaway.attention.backends import attend
 from cutaway.attention.backends.inputs import AttentionInputs
-from cutaway.attention.common.heads import Heads
+from cutaway.attention.common.heads import Heads, Temperature
 from cutaway.attention.common.mixer import LayerState
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.state import append
 from cutaway.hooks import tap
+from cutaway.layers.config import Norm
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Float
 
@@ -40,8 +43,8 @@ class SoftmaxAttention(nn.Module):
         self.value = nn.Linear(width, config.groups * config.values, config.bias)
         self.out = nn.Linear(config.heads * config.values, width, config.out_bias)
         sizes = config.normed
-        self.query_norm = config.qk_norm.build(sizes["query_norm"]) if config.qk_norm else nn.Identity()
-        self.key_norm = config.qk_norm.build(sizes["key_norm"]) if config.qk_norm else nn.Identity()
+        self.query_norm = _norm(config, sizes["query_norm"])
+        self.key_norm = _norm(config, sizes["key_norm"])
         self.relative = config.relative.build(config.heads) if config.relative else None
         self.sinks = nn.Parameter(torch.zeros(config.heads)) if config.sinks else None
         self.grows = config.position is not None and config.position.grows
@@ -55,18 +58,26 @@ class SoftmaxAttention(nn.Module):
         in_order: bool,
         state: LayerState | None,
     ) -> Float[Tensor, "b t d"]:
-        q = self._normed(self.query_norm, self.query(x), self.config.heads)
-        k = self._normed(self.key_norm, self.key(x), self.config.groups)
-        v = tap("v", cut(self.value(x), self.config.groups))
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if (clip := self.config.clip) is not None:
+            q, k, v = (part.clamp(-clip, clip) for part in (q, k, v))
+        q, k = (
+            self._normed(self.query_norm, q, self.config.heads),
+            self._normed(self.key_norm, k, self.config.groups),
+        )
+        v = tap("v", cut(v, self.config.groups))
         key_positions, key_rotation = positions, rotation
         if rotation is not None and not self.grows:
-            k, key_rotation = rotate(k, rotation), None
+            k, key_rotation = self._turned(self.key_norm, k, rotation), None
         if state is not None:
             entries, key_pos = append(state, {"k": k, "v": v}, positions.pos)
             k, v, key_positions = entries["k"], entries["v"], Positions(key_pos)
             key_rotation = key_rotation and key_rotation.at(key_pos)
-        q = tap("q", q if rotation is None else rotate(q, rotation))
-        k = tap("k", k if key_rotation is None else rotate(k, key_rotation))
+        q = q if rotation is None else self._turned(self.query_norm, q, rotation)
+        q = tap(
+            "q", q if self.config.temperature is None else q * _sharper(self.config.temperature, positions, q)
+        )
+        k = tap("k", k if key_rotation is None else self._turned(self.key_norm, k, key_rotation))
         z = tap("z", self.attend(q, k, v, positions, key_positions, in_order))
         return self.out(join(self.output(x, z)))
 
@@ -92,8 +103,44 @@ class SoftmaxAttention(nn.Module):
         )
 
     def _normed(self, norm: nn.Module, x: Float[Tensor, "b t n"], heads: int) -> Float[Tensor, "b h t k"]:
-        """Normed head by head, or before there are heads."""
-        return cut(norm(x), heads) if self.config.qk_norm_over == "width" else norm(cut(x, heads))
+        """Normed head by head, or before there are heads, or not yet."""
+        if self.config.qk_norm_after:
+            return cut(x, heads)
+        return norm(cut(x, heads)) if self.config.qk_norm_over == "head" else cut(norm(x), heads)
+
+    def _turned(
+        self, norm: nn.Module, x: Float[Tensor, "b h t k"], rotation: Rotation
+    ) -> Float[Tensor, "b h t k"]:
+        """Rotated, and normed after it where the config says so."""
+        x = rotate(x, rotation)
+        return norm(x) if self.config.qk_norm_after else x
+
+
+class EachNorm(nn.Module):
+    """A norm of each head with weights of its own, on all heads side by side."""
+
+    def __init__(self, config: Norm, heads: int, size: int) -> None:
+        super().__init__()
+        self.plain = replace(config, weight=False).build(size)
+        self.weight = nn.Parameter(torch.ones(heads, size))
+
+    def forward(self, x: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
+        return (self.plain(x.unflatten(-1, self.weight.shape)) * self.weight).flatten(-2)
+
+
+def _norm(config: Heads, size: int) -> nn.Module:
+    """The norm of queries or keys, of this many numbers."""
+    if config.qk_norm is None:
+        return nn.Identity()
+    if config.qk_norm_over == "each":
+        return EachNorm(config.qk_norm, size // config.key_size, config.key_size)
+    return config.qk_norm.build(size)
+
+
+def _sharper(config: Temperature, positions: Positions, q: Tensor) -> Float[Tensor, "b 1 t 1"]:
+    """The factor of each query."""
+    turns = (positions.pos.clamp(min=0) // config.original).double()
+    return (1 + config.beta * turns.log1p())[:, None, :, None].to(q.dtype)
 
 
 def cut(x: Float[Tensor, "b t n"], heads: int) -> Float[Tensor, "b h t k"]:

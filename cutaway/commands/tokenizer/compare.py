@@ -71,7 +71,9 @@ def _table(rows: list[Measured], languages: list[Language]) -> list[str]:
     cells.append(("bytes a token", *(f"{row.bytes_per_token:.3f}" for row in rows)))
     cells += [(f"  {kind}", *(f"{row.samples[kind]:.3f}" for row in rows)) for kind in rows[0].samples]
     if languages:
-        cells.append((f"parity, median of {len(languages)}", *(_middle(row) for row in rows)))
+        cells.append(
+            (f"parity, median of {len(languages)}", *(_ratio(median(row.parity.values())) for row in rows))
+        )
         cells += [
             (f"  {language.name}", *(_ratio(row.parity[language.code]) for row in rows))
             for language in _worst(rows, languages)
@@ -81,10 +83,6 @@ def _table(rows: list[Measured], languages: list[Language]) -> list[str]:
         "  ".join([name.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row, widths[1:], strict=True))])
         for name, *row in cells
     ]
-
-
-def _middle(row: Measured) -> str:
-    return _ratio(median(row.parity.values()))
 
 
 def _ratio(parity: float) -> str:

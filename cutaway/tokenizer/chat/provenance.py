@@ -230,7 +230,7 @@ def formatted(pattern: Text, field, arguments: tuple, names: dict) -> Text:
         if name is None:
             continue
         if spec or conversion not in (None, "s"):
-            raise UserError("the chat template has a format specification such as '{:>9}'")
+            raise UserError("a format specification such as '{:>9}' is not allowed here")
         start = pattern.index("}", start) + 1
         if not name or name[0] in ".[":
             name, automatic = f"{automatic}{name}", automatic + 1

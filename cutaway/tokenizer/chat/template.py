@@ -24,7 +24,6 @@ from jinja2.utils import Namespace, pass_eval_context
 
 from cutaway.errors import UserError
 from cutaway.tokenizer.chat.provenance import (
-    Safe,
     Text,
     as_text,
     constant,
@@ -132,8 +131,15 @@ class Rendering(ImmutableSandboxedEnvironment):
         )
         self.constants: list[Text] = []
         self.source = "\0"  # every constant where its origins say, a gap after each
-        self.filters.update(tojson=_tojson, from_json=json.loads, join=_join, safe=_safe)
-        self.globals.update(raise_exception=_raise, strftime_now=_now, dict=Dictionary(), namespace=Names)
+        self.filters.update(
+            tojson=_tojson, from_json=json.loads, join=_join, safe=lambda value: safe(str(value))
+        )
+        self.globals.update(
+            raise_exception=_raise,
+            strftime_now=lambda form: datetime.now().strftime(form),
+            dict=Dictionary(),
+            namespace=Names,
+        )
 
     def constant(self, text: str) -> str:
         """Gives a constant of the template its origins and returns the Python expression that means it."""
@@ -209,10 +215,6 @@ def _join(context: nodes.EvalContext, value, d: str = "", attribute: str | int |
     return joined([str(piece) for piece in value], str(d))
 
 
-def _safe(value: object) -> Safe:
-    return safe(str(value))
-
-
 class Rejected(TemplateError):
     """A template called raise_exception: it does not take the conversation it was given."""
 
@@ -233,10 +235,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "the chat template calls itself too deeply; it was stopped"
     return f"the chat template failed on this conversation: {type(error).__name__}: {message}"
-
-
-def _now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
 
 
 class Program:

@@ -151,7 +151,9 @@ def token_list(vocabulary: Mapping[str, int], added: Iterable[AddedToken], where
     ids = dict(vocabulary)
     for token in added:
         if ids.setdefault(token.text, token.id) != token.id:
-            raise UserError(f"{where}: {quoted(token.text)} has two ids, {ids[token.text]} and {token.id}")
+            raise UserError(
+                f"{where}: the token {quoted(token.text)} has two ids, {ids[token.text]} and {token.id}"
+            )
     tokens: list[str | None] = [None] * (top + 1)
     for id, text in texts.items():
         tokens[id] = text

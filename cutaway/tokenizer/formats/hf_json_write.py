@@ -27,8 +27,7 @@ def write(spec: TokenizerSpec) -> dict[str, Any]:
     """The spec as the object of a tokenizer.json. Raises UserError for what the format cannot say."""
     if spec.unused:
         raise UserError("tokenizer.json cannot say that a token is unused, as this vocabulary does")
-    models = {"BPE": _write_bpe, "WordPiece": _write_wordpiece, "Unigram": _write_unigram}
-    model = models.get(spec.model, _write_wordlevel)(spec)
+    model = {"BPE": _write_bpe, "Unigram": _write_unigram}.get(spec.model, _write_words)(spec)
     normalizer, pretokenizer = _write_rules(spec), _write_steps(spec)
     return {
         "version": "1.0",
@@ -60,18 +59,11 @@ def _write_bpe(spec: TokenizerSpec) -> dict[str, Any]:
     }
 
 
-def _write_wordpiece(spec: TokenizerSpec) -> dict[str, Any]:
-    return {
-        "type": "WordPiece",
-        "unk_token": _unknown(spec),
-        "continuing_subword_prefix": spec.continues,
-        "max_input_chars_per_word": spec.longest,
-        "vocab": _in_order(_written_vocabulary(spec)),
-    }
-
-
-def _write_wordlevel(spec: TokenizerSpec) -> dict[str, Any]:
-    return {"type": "WordLevel", "vocab": _in_order(_written_vocabulary(spec)), "unk_token": _unknown(spec)}
+def _write_words(spec: TokenizerSpec) -> dict[str, Any]:
+    """WordPiece, or whole words."""
+    words = {"type": spec.model, "unk_token": _unknown(spec), "vocab": _in_order(_written_vocabulary(spec))}
+    parts = {"continuing_subword_prefix": spec.continues, "max_input_chars_per_word": spec.longest}
+    return words | parts if spec.model == "WordPiece" else words
 
 
 def _write_unigram(spec: TokenizerSpec) -> dict[str, Any]:

@@ -138,18 +138,6 @@ def _behaviour(entry: Fields, name: str) -> str:
     return BEHAVIOURS[name]
 
 
-def _digits(entry: Fields) -> list[Step]:
-    return [Split(DIGITS, "isolated" if entry.get("individual_digits", bool, False) else "contiguous")]
-
-
-def _punctuation(entry: Fields) -> list[Step]:
-    return [Split(PUNCTUATION, _behaviour(entry, entry.get("behavior", str, "Isolated")))]
-
-
-def _metaspace(entry: Fields) -> list[Step]:
-    return [Metaspace(replacement(entry), scheme(entry), entry.get("split", bool, True))]
-
-
 def replacement(entry: Fields) -> str:
     replacement = entry.get("replacement", str, SPACE)
     if replacement != SPACE:
@@ -169,9 +157,11 @@ def scheme(entry: Fields) -> str:
 _STEPS: dict[str, Callable[[Fields], list[Step]]] = {
     "ByteLevel": _byte_level,
     "Split": _split,
-    "Digits": _digits,
-    "Metaspace": _metaspace,
-    "Punctuation": _punctuation,
+    "Digits": lambda e: [
+        Split(DIGITS, "isolated" if e.get("individual_digits", bool, False) else "contiguous")
+    ],
+    "Metaspace": lambda e: [Metaspace(replacement(e), scheme(e), e.get("split", bool, True))],
+    "Punctuation": lambda e: [Split(PUNCTUATION, _behaviour(e, e.get("behavior", str, "Isolated")))],
     "BertPreTokenizer": lambda entry: [BertPreTokenizer()],
     "Whitespace": lambda entry: [WHITESPACE],
     "WhitespaceSplit": lambda entry: [WHITESPACE_SPLIT],

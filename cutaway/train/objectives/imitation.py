@@ -25,5 +25,5 @@ class Config(expert_iteration.Config):
         return np.ones(rewards.shape)
 
     def report(self, sums: dict[str, float], weight: float) -> dict[str, float]:
-        """Cross-entropy a token."""
-        return {"cross_entropy": sums["entropy"] / max(sums["tokens"], 1)}
+        """The loss is shown as the cross-entropy a token."""
+        return {"loss": sums["entropy"] / max(sums["tokens"], 1)}

@@ -11,9 +11,11 @@ import ast
 import importlib
 import pkgutil
 import re
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
+from cutaway.errors import UserError, quoted
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 
@@ -43,7 +45,12 @@ def get(name: str) -> Family:
 def of_hf(fields: Fields) -> Family:
     """The family of a config.json, by its ``model_type``; UserError if there is none."""
     known = {alias: name for name, aliases in names().items() for alias in aliases if alias not in names()}
-    return get(fields.choice("model_type", dict(zip(names(), names(), strict=True)) | known))
+    found = {name: name for name in names()} | known
+    word = fields.text("model_type")
+    if word not in found:
+        near = ", ".join(get_close_matches(word, found, cutoff=0.5) or found)
+        raise fields.refusal("model_type", f"is {quoted(word)}, not one of {near}, ...")
+    return get(found[word])
 
 
 def of_gguf(fields: Fields) -> Family:
@@ -53,5 +60,10 @@ def of_gguf(fields: Fields) -> Family:
         for word in {name.replace("_", ""), *aliases}:
             words.setdefault(word, []).append(name)
     found = [get(name) for name in fields.choice("general.architecture", words)]
+    found = [family for family in found if family.gguf] or found
+    if not found[0].gguf:
+        raise UserError(
+            f"{fields.where}: GGUF files of {found[0].name} are not read: take its folder of safetensors"
+        )
     sparse = bool(fields.integer(f"{fields.text('general.architecture')}.expert_count", 0, low=0))
     return next((family for family in found if family.sparse == sparse), found[0])

@@ -10,23 +10,11 @@ from cutaway.position import rope
 from cutaway.weights import common
 from cutaway.weights.common import FULL, SLIDING
 from cutaway.weights.families import llama
-from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced, shared
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, plus_one
 
 ALIASES = ("gemma3_text",)
 
-NORMS = (
-    ("model.layers.{n}.input_layernorm", "blocks.{n}.attention_norm"),
-    ("model.layers.{n}.post_attention_layernorm", "blocks.{n}.attention_post_norm"),
-    ("model.layers.{n}.pre_feedforward_layernorm", "blocks.{n}.mlp_norm"),
-    ("model.layers.{n}.post_feedforward_layernorm", "blocks.{n}.mlp_post_norm"),
-    ("model.layers.{n}.self_attn.q_norm", "blocks.{n}.attention.query_norm"),
-    ("model.layers.{n}.self_attn.k_norm", "blocks.{n}.attention.key_norm"),
-    ("model.norm", "norm"),
-)
-NORMED = {f"{theirs}.weight" for theirs, _ in NORMS}
-PATTERN = 6  # every sixth layer is global unless the config says otherwise
 BASES = {SLIDING: 10_000.0, FULL: 1_000_000.0}
 
 
@@ -38,47 +26,6 @@ def embedding_scale(known: Settings) -> float:
 def gguf_scale(known: Settings) -> float | None:
     """The largest model, which llama.cpp tells by its layers, scales scores by width / heads."""
     return shared(known) ** -0.5 if known["layers"] == 62 else None
-
-
-def every(pattern: int, layers: int) -> list[bool]:
-    """Which layers are local if every ``pattern``-th is global."""
-    return [bool((n + 1) % pattern) for n in range(layers)]
-
-
-class Layers(Row):
-    """Which layers are local, and their window."""
-
-    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        layers = known["layers"]
-        if fields.gguf:
-            window = fields.integer("attention.sliding_window", None)
-            is_local = _flags(fields, "attention.sliding_window_pattern", layers)
-        else:
-            pattern = fields.integer("sliding_window_pattern", PATTERN)
-            kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
-            is_local = every(pattern, layers) if kinds is None else [kind == SLIDING for kind in kinds]
-            window = fields.integer("sliding_window") if fields.stated("sliding_window") else 4096
-        return {"windows": tuple(window if each else None for each in is_local)}
-
-    def write(self, known: Settings, gguf: bool) -> Entries:
-        is_local = [window is not None for window in known["windows"]]
-        window = next(filter(None, known["windows"]), 4096)
-        if not gguf:
-            return {"sliding_window": window, "layer_types": [SLIDING if each else FULL for each in is_local]}
-        entries: Entries = {"attention.sliding_window": window} if any(is_local) else {}
-        if entries and is_local != every(PATTERN, len(is_local)):
-            entries["attention.sliding_window_pattern"] = np.array(is_local)
-        return entries
-
-
-def _flags(fields: Fields, key: str, layers: int) -> list[bool]:
-    """A flag for each layer, as an array of them or as a pattern."""
-    stated = fields.get(key)
-    if not isinstance(stated, np.ndarray):
-        return every(fields.integer(key, PATTERN), layers)
-    if stated.dtype != np.bool_ or len(stated) != layers:
-        raise fields.refusal(key, f"should be a flag for each of {layers} layers")
-    return stated.tolist()
 
 
 class TwoRopes(common.Rope):
@@ -98,7 +45,7 @@ class TwoRopes(common.Rope):
                     raise fields.refusal("rope_scaling", f"is there, but rope_parameters has no {FULL}")
                 section = _joined(section, older)
             base = fields.number(key, low=1.0) if fields.stated(key) else BASES[kind]
-            found[name] = common.hf_rope(section, known, base)
+            found[name] = self.of(section, known, base)
         if given:
             given.finish((), "Gemma 3's rotary positions have")
         return found
@@ -140,10 +87,7 @@ FAMILY = llama.FAMILY.but(
     "gemma3",
     "Gemma3ForCausalLM",
     hf_type="gemma3_text",
-    hf=(
-        *(rule for rule in common.HF_DECODER if rule.theirs not in NORMED),
-        *(Rule(f"{theirs}.weight", f"{ours}.weight", plus_one) for theirs, ours in NORMS),
-    ),
+    hf=common.one_more((*common.HF_SANDWICH, *common.HF_QK_NORM)),
     gguf=(
         *common.GGUF_PLAIN,
         *common.GGUF_QK_NORM,
@@ -155,7 +99,7 @@ FAMILY = llama.FAMILY.but(
     rows=(
         *(row for row in replaced(common.SIZES, ACTIVATION) if type(row) is not common.Rope),
         *common.DENSE,
-        Layers(),
+        common.LayerTypes(pattern=6),
         TwoRopes(),
         Scale("scale", "query_pre_attn_scalar", None, SCALAR),
         Field("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER, missing=None),

@@ -10,9 +10,7 @@ from cutaway.weights.family import FLAG, Field, Only, Present
 EXPERTS = {"experts": 60, "top_k": 4, "expert_hidden": 1408, "shared": 5632, "normalised": False}
 ROWS = (
     Field("hidden", "intermediate_size", "feed_forward_length", missing=None, each_layer=True),
-    *common.experts(
-        "num_experts", ("moe_intermediate_size", "expert_feed_forward_length"), "num_local_experts"
-    ),
+    *common.experts("num_experts", common.EXPERT_HIDDEN, "num_local_experts"),
     Field("normalised", "norm_topk_prob", None, FLAG),
     common.SparseLayers(),
     common.NoWindows(),

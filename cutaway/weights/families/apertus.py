@@ -1,0 +1,35 @@
+"""Apertus (2509.14233): llama's block with normed queries and keys, and an ungated MLP around xIELU."""
+
+from cutaway.weights import common
+from cutaway.weights.families import llama
+from cutaway.weights.family import Field, replaced, words
+from cutaway.weights.rules import Rule, same
+
+WORDS = {"xielu": "xielu"}
+
+FAMILY = llama.FAMILY.but(
+    "apertus",
+    "ApertusForCausalLM",
+    hf=(
+        *common.renamed(
+            (*common.HF_DECODER, *common.HF_QK_NORM),
+            ("input_layernorm", "attention_layernorm"),
+            ("post_attention_layernorm", "feedforward_layernorm"),
+        ),
+        *(
+            Rule(f"model.layers.{{n}}.mlp.act_fn.{name}", f"blocks.{{n}}.mlp.activation.{name}", same)
+            for name in ("alpha_p", "alpha_n", "beta", "eps")
+        ),
+    ),
+    gguf=(),
+    rows=(
+        *replaced(
+            common.turning(common.SIZES, required=True),
+            Field("activation", "hidden_act", None, words(WORDS, WORDS)),
+        ),
+        *common.DENSE,
+        *common.biases("attention_bias"),
+    ),
+    defaults={"context": 65536, "eps": 1e-5, "activation": "xielu", "rope_base": 1.2e7},
+    fixed={"qk_norm": True, "gated": False},
+)

@@ -1,0 +1,139 @@
+"""DeepSeek-V3 (2412.19437) and Kimi K2: latent attention, sigmoid-scored experts chosen within groups.
+
+The layer after the last predicts further tokens; it is not read.
+"""
+
+import math
+from dataclasses import replace
+
+from cutaway.model.config import Block, Decoder, Encoder, mixer
+from cutaway.position.scaling import YaRN, sharpening
+from cutaway.weights import common
+from cutaway.weights.families import llama
+from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Settings, replaced
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, beside, same
+
+
+def queries_alone(block: Block) -> bool:
+    """Whether queries come straight out of x."""
+    return block.attention.query_latent is None
+
+
+MLA = "model.layers.{n}.self_attn"
+HF_LATENT = (
+    *common.weights(
+        (f"{MLA}.q_a_proj", "blocks.{n}.attention.query_down"),
+        (f"{MLA}.q_a_layernorm", "blocks.{n}.attention.query_norm"),
+        (f"{MLA}.kv_a_proj_with_mqa", "blocks.{n}.attention.down"),
+        (f"{MLA}.kv_a_layernorm", "blocks.{n}.attention.latent_norm"),
+        (f"{MLA}.o_proj", "blocks.{n}.attention.out"),
+    ),
+    *(
+        Rule(f"{MLA}.{name}.weight", "blocks.{n}.attention.query.weight", same, when)
+        for name, when in (("q_proj", queries_alone), ("q_b_proj", lambda block: not queries_alone(block)))
+    ),
+    Rule(
+        f"{MLA}.kv_b_proj.weight",
+        ("blocks.{n}.attention.key_up.weight", "blocks.{n}.attention.value_up.weight"),
+        beside("heads"),
+    ),
+)
+
+
+class Rope(common.Rope):
+    """Neighbouring pairs, unless the config says otherwise; a scaling of all dimensions scales scores too."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        found = super().read(fields, known, own)
+        older = fields.section("rope_scaling")
+        given = older if older and older.data else fields.section("rope_parameters")
+        rope, more = found["rope"], 1.0
+        if isinstance(rope.scaling, YaRN) and given and given.get("mscale_all_dim"):
+            more = sharpening(rope.scaling.factor, given.number("mscale_all_dim")) ** 2
+        return {"rope": replace(rope, interleaved=known.get("interleaved", True)), "sharper": more}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        entries, rope = super().write(known, gguf), known["rope"]
+        if rope and isinstance(rope.scaling, YaRN):
+            all_dims = (math.sqrt(known["sharper"]) - 1) / (0.1 * math.log(rope.scaling.factor))
+            own = {"mscale_all_dim": all_dims} if known["sharper"] != 1 else {}
+            entries["rope_scaling"] |= own | {"attention_factor": rope.scaling.magnitude}
+        return entries
+
+
+def decoder(known: Settings) -> Decoder:
+    """The decoder of these settings."""
+    size = known["key_size"] + known["head_size"]
+    latent = mixer(
+        "mla",
+        heads=known["heads"],
+        key_size=known["key_size"],
+        rope_dim=known["head_size"],
+        latent=known["latent"],
+        value_size=known["value_size"],
+        query_latent=known["query_latent"],
+        position=known["rope"],
+        scale=None if known["sharper"] == 1.0 else size**-0.5 * known["sharper"],
+    )
+    mixers = (latent,) * known["layers"]
+    return common.decoder(known | {"kv_heads": known["heads"], "bias": False, "mixers": mixers})
+
+
+def settings(config: Decoder | Encoder) -> Settings:
+    """The settings of a config."""
+    of = config.blocks[0].attention
+    size = of.key_size + of.rope_dim
+    known = {name: getattr(of, name) for name in ("heads", "key_size", "latent", "query_latent")}
+    known |= {"value_size": of.values, "head_size": of.rope_dim, "kv_heads": of.heads}
+    known |= {"interleaved": of.position is not None and of.position.interleaved}
+    return common.settings(config) | known | {"sharper": 1.0 if of.scale is None else of.scale * size**0.5}
+
+
+SIZES = (
+    Field("interleaved", "rope_interleave", None, FLAG),
+    *replaced(common.turning(common.SIZES), Field("head_size", "qk_rope_head_dim", None)),
+    Field("key_size", "qk_nope_head_dim", None),
+    Field("value_size", "v_head_dim", None),
+    Field("latent", "kv_lora_rank", None),
+    Field("query_latent", "q_lora_rank", None),
+)
+FAMILY = llama.FAMILY.but(
+    "deepseek_v3",
+    "DeepseekV3ForCausalLM",
+    hf=(*common.renamed(common.HF_DECODER, without=("self_attn",)), *HF_LATENT, *common.HF_DEEPSEEK_EXPERTS),
+    gguf=(),
+    rows=(
+        *(Rope() if isinstance(row, common.Rope) else row for row in SIZES),
+        *common.DENSE[:1],
+        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts"),
+        *common.GROUPS,
+        common.ROUTED_SCALE,
+        common.SharedExperts(),
+        common.FirstDense(usual=3),
+        Only("attention_bias", None, (False,), "a bias in latent attention"),
+        Only("scoring_func", None, ("sigmoid",), "another score of experts"),
+        Only("topk_method", None, ("noaux_tc",), "another choice of experts"),
+        Only("moe_layer_freq", None, (1,), "dense layers between sparse ones"),
+    ),
+    build=decoder,
+    describe=settings,
+    defaults={"context": 4096, "head_size": 64, "key_size": 128, "value_size": 128, "latent": 512}
+    | {"query_latent": 1536, "interleaved": True, "shared": 1, "routed_scale": 2.5, "normalised": True}
+    | {"experts": 256, "top_k": 8, "expert_hidden": 2048, "groups": 8, "top_groups": 4},
+    nulls={"query_latent": None},
+    forget=("bias", "out_bias", "mlp_bias", "head_size"),
+    fixed=common.SIGMOID,
+    sparse=True,
+    mixers=("mla",),
+    harmless=(
+        "num_nextn_predict_layers",
+        "num_mtp_layers",
+        "qk_head_dim",
+        "head_dim",
+        "ep_size",
+        "seq_aux",
+        "aux_loss_alpha",
+    ),
+    ignored_hf=("model.layers.{layers}.*", "model.layers.*.self_attn.rotary_emb.inv_freq"),
+)

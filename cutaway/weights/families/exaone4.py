@@ -1,0 +1,39 @@
+"""EXAONE 4 (2507.11407): norms after each half and none before, normed queries and keys.
+
+Of four layers three are local; the global ones have no positions, unless all are global.
+"""
+
+from cutaway.errors import UserError
+from cutaway.weights import common
+from cutaway.weights.families import olmo2
+from cutaway.weights.family import Entries, Settings
+
+
+def nope(known: Settings) -> tuple[bool, ...]:
+    """The layers without positions."""
+    return tuple(window is None and known["window"] is not None for window in known["windows"])
+
+
+class LayerTypes(common.LayerTypes):
+    """Without a window global layers have positions too."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and any(known["windows"]):
+            raise UserError("a window, but for 64 layers, is not supported by llama.cpp")
+        entries = super().write(known, gguf)
+        plain = not any(known["windows"]) and not any(known["nope"])
+        return entries | ({"sliding_window": None} if plain and not gguf else {})
+
+
+FAMILY = olmo2.FAMILY.but(
+    "exaone4",
+    "Exaone4ForCausalLM",
+    gguf=(*common.GGUF_PLAIN, *common.GGUF_SANDWICH, *common.GGUF_QK_NORM),
+    rows=(*common.SIZES, *common.DENSE, LayerTypes(pattern=4, key=None)),
+    defaults={"kv_heads": 32, "window": 4096},
+    nulls={"window": None},
+    forget=("qk_norm_over", "kv_heads", "tied"),
+    fixed={"nope": nope, "bias": False, "out_bias": False},
+    harmless=("sliding_window_pattern",),
+    architecture="exaone4",
+)

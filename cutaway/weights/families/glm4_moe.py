@@ -1,0 +1,34 @@
+"""GLM-4.5 to 4.7 (2508.06471): half of each head rotated, and DeepSeek-V3's mixture of experts.
+
+The layer after the last predicts further tokens; it is not read.
+"""
+
+from cutaway.weights import common
+from cutaway.weights.families import llama
+from cutaway.weights.family import FLAG, Field, Present
+
+FAMILY = llama.FAMILY.but(
+    "glm4_moe",
+    "Glm4MoeForCausalLM",
+    hf=(*common.HF_DECODER, *common.HF_QK_NORM, *common.HF_DEEPSEEK_EXPERTS),
+    gguf=(),
+    rows=(
+        *common.turning(common.SIZES, part=0.5),
+        *common.DENSE[:1],
+        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts"),
+        *common.GROUPS,
+        common.ROUTED_SCALE,
+        common.SharedExperts(),
+        common.FirstDense(),
+        Present("bias", "attention_bias", "blk.0.attn_q.bias"),
+        Field("qk_norm", "use_qk_norm", None, FLAG),
+    ),
+    defaults={"kv_heads": 8, "context": 131072, "eps": 1e-5, "qk_norm": False, "shared": 1}
+    | {"experts": 128, "top_k": 8, "expert_hidden": 1408, "normalised": True}
+    | {"groups": 1, "top_groups": 1, "routed_scale": 1.0},
+    forget=("kv_heads",),
+    fixed={"out_bias": False, **common.SIGMOID},
+    sparse=True,
+    harmless=("num_nextn_predict_layers", "num_mtp_layers"),
+    ignored_hf=("model.layers.{layers}.*", "model.rotary_emb.inv_freq"),
+)

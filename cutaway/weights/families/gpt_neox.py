@@ -1,0 +1,72 @@
+"""GPT-NeoX (2204.06745) and Pythia (2304.01373): attention and MLP side by side, each behind its norm.
+
+Query, key and value of a head are side by side in one matrix.
+"""
+
+from dataclasses import replace
+
+from cutaway.weights import common
+from cutaway.weights.families import llama
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Settings, replaced
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, beside
+
+LAYER = "gpt_neox.layers.{n}"
+
+
+class Rope(common.Rope):
+    """Its config has names of its own for the base and for the part that rotates."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        older, newer = fields.section("rope_scaling"), fields.section("rope_parameters")
+        base = fields.number("rotary_emb_base", own.defaults["rope_base"], low=1.0)
+        part = fields.number("rotary_pct", 0.25, high=1.0)
+        return {"rope": replace(self, part=part).of(older if older and older.data else newer, known, base)}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        position = known["rope"] or common.rope.Config(2)
+        own = {"rotary_emb_base": position.base, "rotary_pct": common.part_of(position, known)}
+        return own | {"rope_scaling": common.hf_scaling(position)}
+
+
+FAMILY = llama.FAMILY.but(
+    "gpt_neox",
+    "GPTNeoXForCausalLM",
+    hf=(
+        *common.renamed(
+            common.HF_DECODER,
+            ("model.embed_tokens", "gpt_neox.embed_in"),
+            ("lm_head", "embed_out"),
+            ("model.norm", "gpt_neox.final_layer_norm"),
+            ("model.layers", "gpt_neox.layers"),
+            ("self_attn.o_proj", "attention.dense"),
+            ("up_proj", "dense_h_to_4h"),
+            ("down_proj", "dense_4h_to_h"),
+            without=("q_proj", "k_proj", "v_proj"),
+        ),
+        *(
+            Rule(f"{LAYER}.attention.query_key_value.{part}", common.query_key_value(part), beside("heads"))
+            for part in ("weight", "bias")
+        ),
+    ),
+    gguf=(),
+    rows=(
+        *replaced(
+            tuple(Rope(part=0.25) if isinstance(row, common.Rope) else row for row in common.SIZES),
+            Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
+            Field("kv_heads", None, None),
+            Field("head_size", None, None),
+        ),
+        *common.DENSE,
+        *common.biases("attention_bias"),
+        Field("side_by_side", "use_parallel_residual", None, FLAG),
+    ),
+    defaults={"eps": 1e-5, "activation": "gelu", "bias": True, "out_bias": True, "side_by_side": True},
+    fixed={"norm": "layer", "gated": False, "mlp_bias": True}
+    | {"parallel": lambda known: "own" if known["side_by_side"] else None},
+    prefix="gpt_neox.",
+    harmless=("num_key_value_heads",),
+    ignored_hf=tuple(
+        f"gpt_neox.layers.*.attention.{buffer}" for buffer in ("bias", "masked_bias", "rotary_emb.inv_freq")
+    ),
+)

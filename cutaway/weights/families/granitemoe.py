@@ -1,0 +1,32 @@
+"""Granite 3 MoE (2024): Granite with a mixture of experts, all of a layer in two tensors."""
+
+from cutaway.weights import common
+from cutaway.weights.families import granite, llama
+from cutaway.weights.rules import Rule, each, same, split, stack
+
+BOTH = ("blocks.{n}.mlp.experts.{e}.gate.weight", "blocks.{n}.mlp.experts.{e}.up.weight")
+
+FAMILY = granite.FAMILY.but(
+    "granitemoe",
+    "GraniteMoeForCausalLM",
+    hf=(
+        *common.HF_DECODER,
+        Rule("model.layers.{n}.block_sparse_moe.router.layer.weight", "blocks.{n}.mlp.router.weight", same),
+        Rule("model.layers.{n}.block_sparse_moe.input_linear.weight", BOTH, each(split, 2)),
+        Rule(
+            "model.layers.{n}.block_sparse_moe.output_linear.weight",
+            "blocks.{n}.mlp.experts.{e}.down.weight",
+            stack,
+        ),
+    ),
+    gguf=(*llama.GGUF, *common.GGUF_EXPERTS),
+    rows=(
+        *common.SIZES,
+        *common.experts("num_local_experts", ("intermediate_size", "feed_forward_length")),
+        *common.biases("attention_bias"),
+        *granite.MULTIPLIERS,
+    ),
+    defaults={"experts": 8, "top_k": 2},
+    fixed={"normalised": True},
+    sparse=True,
+)

@@ -1,0 +1,41 @@
+"""MiniMax-M2 (2025): half of each head rotated, norms over all queries and keys, sigmoid-scored experts."""
+
+from cutaway.weights import common
+from cutaway.weights.families import mixtral
+from cutaway.weights.family import Family, Only, Settings
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, same
+
+
+class Rope(common.Rope):
+    """An older config says how many dimensions rotate."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        turned = fields.integer("rotary_dim", None)
+        part = self.part if turned is None else turned / known["head_size"]
+        return common.Rope.read(Rope(part=part), fields, known, own)
+
+
+FAMILY = mixtral.FAMILY.but(
+    "minimax_m2",
+    "MiniMaxM2ForCausalLM",
+    hf=(
+        *mixtral.FAMILY.hf,
+        *common.HF_QK_NORM,
+        Rule("model.layers.{n}.block_sparse_moe.e_score_correction_bias", "blocks.{n}.mlp.choice_bias", same),
+    ),
+    gguf=(),
+    rows=(
+        *(Rope(part=1.0) if isinstance(row, common.Rope) else row for row in common.SIZES),
+        *common.experts("num_local_experts", ("intermediate_size", "feed_forward_length"), "num_experts"),
+        Only("scoring_func", None, ("sigmoid",), "another score of experts"),
+        Only("use_routing_bias", None, (True,), "a choice without a bias"),
+        Only("shared_intermediate_size", None, (0,), "a shared expert"),
+        Only("use_qk_norm", None, (True,), "queries and keys that are not normed"),
+        Only("qk_norm_type", None, ("per_layer",), "another norm of queries and keys"),
+    ),
+    defaults={"kv_heads": 8, "head_size": 128, "context": 196608, "eps": 1e-6, "rope_base": 5e6}
+    | {"experts": 256, "top_k": 8},
+    fixed={"qk_norm": True, "qk_norm_over": "width", **common.SIGMOID, "group_of_two": False},
+    harmless=("attn_type_list", "use_mtp", "num_mtp_modules", "mtp_transformer_layers"),
+)

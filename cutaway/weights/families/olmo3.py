@@ -1,0 +1,52 @@
+"""OLMo 3 (2512.13961): OLMo 2 with three local layers to one global, whose positions alone are scaled."""
+
+from cutaway.weights import common
+from cutaway.weights.families import olmo2
+from cutaway.weights.family import Entries, Family, Settings
+from cutaway.weights.fields import Fields
+
+
+class Ropes(common.Rope):
+    """Positions by the kind of layer; the older layout scales those of global layers alone."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return super().read(fields, known, own)
+        given, older, base = fields.section("rope_parameters"), fields.section("rope_scaling"), 5e5
+        if older or (given and fields.has("rope_theta")):
+            raise fields.refusal(
+                "rope_scaling", "in the older layout is not read: write it as rope_parameters"
+            )
+        if fields.stated("rope_theta"):
+            raise fields.refusal("rope_theta", "is read in rope_parameters alone")
+        found = {}
+        for kind, name in ((common.FULL, "rope"), (common.SLIDING, "local_rope")):
+            section = given.section(kind) if given else None
+            found[name] = self.of(section, known, base)
+        if given:
+            given.finish((), "OLMo 3's rotary positions have")
+        return found
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return super().write(known, gguf)
+        sections = {common.FULL: known["rope"], common.SLIDING: known["local_rope"]}
+        usual = common.rope.Config(2, 5e5)
+        return {
+            "rope_parameters": {kind: common.hf_section(each or usual) for kind, each in sections.items()}
+        }
+
+
+FAMILY = olmo2.FAMILY.but(
+    "olmo3",
+    "Olmo3ForCausalLM",
+    gguf=(),
+    rows=(
+        *(Ropes() if isinstance(row, common.Rope) else row for row in common.SIZES),
+        *common.DENSE,
+        *common.biases("attention_bias"),
+        common.LayerTypes(pattern=4, key=None),
+    ),
+    defaults={"rope_base": 5e5},
+    nulls={"window": None},
+)

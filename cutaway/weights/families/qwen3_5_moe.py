@@ -1,0 +1,24 @@
+"""Qwen 3.5 MoE (2026), text: Qwen 3.5 with Qwen 2's mixture of experts."""
+
+from cutaway.weights import common
+from cutaway.weights.families import qwen2_moe, qwen3_5, qwen3_next
+from cutaway.weights.family import Field
+
+ALIASES = ("qwen3_5_moe_text",)
+
+FAMILY = qwen3_5.FAMILY.but(
+    "qwen3_5_moe",
+    "Qwen3_5MoeForCausalLM",
+    hf_type="qwen3_5_moe_text",
+    hf=(*qwen3_5.HF, *(rule for rule in qwen2_moe.FAMILY.hf if rule not in common.HF_DECODER)),
+    rows=(
+        *(qwen3_5.Rope(part=0.25) if isinstance(row, common.Rope) else row for row in common.SIZES),
+        *common.experts("num_experts", common.EXPERT_HIDDEN, "num_local_experts"),
+        Field("shared", "shared_expert_intermediate_size", None),
+        *qwen3_next.DELTA,
+    ),
+    defaults={"kv_heads": 2, "top_k": 8, "experts": 256},
+    fixed={"normalised": True},
+    harmless=(*qwen3_5.FAMILY.harmless, "intermediate_size"),
+    sparse=True,
+)

@@ -1,0 +1,148 @@
+"""Qwen3-Next (2025): three layers of gated delta rule to one of gated attention; Qwen 2's experts.
+
+Norms hold w where x is multiplied by w + 1, but for those of the delta rule's heads.
+"""
+
+from dataclasses import replace
+
+from cutaway.layers.config import Norm
+from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.weights import common
+from cutaway.weights.common import FULL
+from cutaway.weights.families import llama, qwen2_moe
+from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, beside, kernel, same
+
+LINEAR = "linear_attention"
+FUSED = ("query", "key", "value", "gate")
+OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}.linear_attn"
+
+
+def ours(*names: str) -> tuple[str, ...]:
+    """Matrices of a layer's mixer."""
+    return tuple(f"{OURS}.{name}.weight" for name in names)
+
+
+def is_linear(block: Block) -> bool:
+    """Whether a layer's mixer is the gated delta rule."""
+    return kind_of(block.attention) == "gated_delta"
+
+
+def of_linear(rules: tuple[Rule, ...], linear: bool = True) -> tuple[Rule, ...]:
+    """The rules, for layers of one kind alone."""
+    return tuple(replace(rule, when=lambda block: is_linear(block) is linear) for rule in rules)
+
+
+HF_DELTA = of_linear(
+    (
+        Rule(f"{THEIRS}.A_log", f"{OURS}.decay.A_log", same),
+        Rule(f"{THEIRS}.dt_bias", f"{OURS}.decay.dt_bias", same),
+        Rule(f"{THEIRS}.conv1d.weight", f"{OURS}.conv.weight", kernel),
+        *common.weights((f"{THEIRS}.norm", f"{OURS}.norm"), (f"{THEIRS}.out_proj", f"{OURS}.out")),
+    )
+)
+HF_GATED = (
+    *common.one_more(common.renamed(common.HF_DECODER, without=("self_attn",))),
+    *of_linear(
+        (
+            *(rule for rule in common.HF_DECODER if "attn" in rule.theirs and "q_proj" not in rule.theirs),
+            *common.one_more(common.HF_QK_NORM),
+            Rule("model.layers.{n}.self_attn.q_proj.weight", ours("query", "gate"), beside("heads")),
+        ),
+        linear=False,
+    ),
+)
+
+
+class Mixers(Row):
+    """Which layers are linear, and the sizes of those."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        interval = fields.integer("full_attention_interval", 4)
+        kinds = fields.each_layer("layer_types", known["layers"], (LINEAR, FULL))
+        linear = [bool((n + 1) % interval) for n in range(known["layers"])]
+        return {"linear": tuple(linear if kinds is None else (kind == LINEAR for kind in kinds))}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"layer_types": [LINEAR if linear else FULL for linear in known["linear"]]}
+
+
+DELTA = (
+    Field("conv", "linear_conv_kernel_dim", None),
+    Field("key_heads", "linear_num_key_heads", None),
+    Field("value_heads", "linear_num_value_heads", None),
+    Field("linear_key_size", "linear_key_head_dim", None),
+    Field("linear_value_size", "linear_value_head_dim", None),
+    Only("attention_bias", None, (False,), "a bias in gated attention"),
+    Mixers(),
+)
+
+
+def decoder(known: Settings) -> Decoder:
+    """The decoder of these settings."""
+    delta = mixer(
+        "gated_delta",
+        heads=known["value_heads"],
+        key_heads=known["key_heads"],
+        key_size=known["linear_key_size"],
+        value_size=known["linear_value_size"],
+        conv=known["conv"],
+        norm=Norm("rms", known["eps"]),
+    )
+    gated = mixer(
+        "gated",
+        heads=known["heads"],
+        kv_heads=known["kv_heads"],
+        key_size=known["head_size"],
+        position=known["rope"],
+        qk_norm=Norm("rms", known["eps"]),
+    )
+    mixers = tuple(delta if linear else gated for linear in known["linear"])
+    return common.decoder(known | {"bias": False, "mixers": mixers})
+
+
+def settings(config: Decoder | Encoder) -> Settings:
+    """The settings of a config."""
+    mixers = [block.attention for block in config.blocks]
+    linear = tuple(map(is_linear, config.blocks))
+    known = common.settings(config) | {"linear": linear}
+    for each in mixers:
+        if kind_of(each) == "gated_delta":
+            known |= {"conv": each.conv, "key_heads": each.groups, "value_heads": each.heads}
+            known |= {"linear_key_size": each.key_size, "linear_value_size": each.values}
+    return known
+
+
+FAMILY = llama.FAMILY.but(
+    "qwen3_next",
+    "Qwen3NextForCausalLM",
+    hf=(
+        *HF_GATED,
+        *HF_DELTA,
+        *of_linear(
+            (
+                Rule(f"{THEIRS}.in_proj_qkvz.weight", ours(*FUSED), beside("groups")),
+                Rule(f"{THEIRS}.in_proj_ba.weight", ours("beta", "forget"), beside("groups")),
+            )
+        ),
+        *(rule for rule in qwen2_moe.FAMILY.hf if rule not in common.HF_DECODER),
+    ),
+    gguf=(),
+    rows=(
+        *common.turning(common.SIZES, part=0.25),
+        *(row for row in qwen2_moe.ROWS if not isinstance(row, common.NoWindows)),
+        Field("shared", "shared_expert_intermediate_size", None),
+        *DELTA,
+    ),
+    build=decoder,
+    describe=settings,
+    defaults={"kv_heads": 2, "head_size": 256, "context": 32768, "experts": 512, "top_k": 10}
+    | {"expert_hidden": 512, "shared": 512, "normalised": True, "hidden": 5632}
+    | {"conv": 4, "key_heads": 16, "value_heads": 32, "linear_key_size": 128, "linear_value_size": 128},
+    forget=("kv_heads", "head_size", "bias", "out_bias"),
+    fixed={"shared_gate": True},
+    sparse=True,
+    mixers=("gated_delta", "gated"),
+    ignored_hf=("mtp.*", "model.rotary_emb.inv_freq"),
+)
