@@ -343,7 +343,9 @@ def read(reader: AnswerReader, pieces: Sequence[Piece]) -> Answer:
     """The answer that all of a choice's pieces make."""
     events = [event for piece in pieces for event in reader.push(piece)]
     thought = "".join(event.text for event in events if isinstance(event, Thought))
-    content, calls = parser.collect([event for event in events if not isinstance(event, Thought)])
+    content = "".join(event for event in events if isinstance(event, str))
+    made: Any = [event for event in events if not isinstance(event, str | Thought)]
+    calls = parser.collect(made)[1] if made else []
     generation = pieces[-1].generation
     assert generation is not None, "the last piece brings the generation"
     return Answer(thought, content, calls, reader.reason(generation), generation)
