@@ -54,8 +54,7 @@ def chat(
 
     :param system: The system message: who the model is to be.
     :param load: Go on with a conversation that /save wrote.
-    :param allow_steering: Let the conversation change which control tokens the template writes; refused without
-        it.
+    :param allow_steering: Let the conversation change which control tokens the template writes.
     """
     conversation = Conversation.read(load) if load else Conversation()
     if system is not None:
