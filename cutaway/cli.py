@@ -110,6 +110,9 @@ def _run(arguments: list[str]) -> int:
         print(cutaway.__version__)
         return 0
     known = [verb for verbs in VERBS.values() for verb in verbs]
+    if arguments[0] == "--install-completion":  # for the shell of $SHELL: bash, zsh or fish
+        print(_parser(*known).install_completion(add_to_startup=True))
+        return 0
     if arguments[0] not in known:
         raise UserError(_unknown(arguments[0], known))
     return _verb(arguments[0], arguments[1:])
@@ -125,16 +128,7 @@ def _verb(name: str, arguments: list[str]) -> int:
     import cyclopts
 
     gc.set_threshold(50_000)  # what is imported stays: looking through it again and again delays the start
-    app = cyclopts.App(
-        name="cutaway",
-        version_flags=(),
-        help_format="markdown",
-        help_formatter="default" if sys.stdout.isatty() else "plain",
-        default_parameter=cyclopts.Parameter(show_default=_default, converter=_convert),
-        result_action="return_value",
-        suppress_keyboard_interrupt=False,
-    )
-    app.command(f"cutaway.commands.{name}:{name}", name=name)
+    app = _parser(name)
     try:
         if name not in FREE_OPTIONS:
             _check_options(app, name, arguments)
@@ -146,6 +140,24 @@ def _verb(name: str, arguments: list[str]) -> int:
         verb = " ".join(problem.command_chain or (name,))
         return _complain(f"{sentence} (`cutaway {verb} --help` shows examples)", USER)
     return 0
+
+
+def _parser(*names: str) -> Any:
+    """The argument parser of these verbs."""
+    import cyclopts
+
+    app = cyclopts.App(
+        name="cutaway",
+        version_flags=(),
+        help_format="markdown",
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        default_parameter=cyclopts.Parameter(show_default=_default, converter=_convert),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for name in names:
+        app.command(f"cutaway.commands.{name}:{name}", name=name)
+    return app
 
 
 def _check_options(app: Any, name: str, arguments: list[str]) -> None:
@@ -201,7 +213,8 @@ def overview() -> str:
             '  cutaway explain "The capital of France is"',
             '  cutaway generate "Once upon a time" --max-tokens 50',
             "",
-            "`cutaway VERB --help` tells a verb's options, `cutaway --version` the version.",
+            "`cutaway VERB --help` lists a verb's options, `cutaway --version` the version;",
+            "`cutaway --install-completion` completes both in bash, zsh and fish.",
         ]
     )
 

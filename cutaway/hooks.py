@@ -5,7 +5,7 @@
     seen["blocks.3.attention.pattern"]            # [b h t s]
 
 A value's name is the path of the module it appears in and the word it was tapped under; the output of every
-module without children is named by its path (``blocks.3.attention.out``). A forward pass that nobody watches
+module without children is named by its path (``blocks.3.attention.out``). An unwatched forward pass
 pays for one test of a global a tap, and nothing else.
 
 A listener may change what it hears: ``edit={"blocks.3.mlp.hidden": lambda value: value * 0}``. Ablation,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 Listener = Callable[["Tensor"], "Tensor | None"]
-TAPS = "<taps>"  # given as a name: every tapped value, and what attention said (``*.attention.out``)
+TAPS = "<taps>"  # given as a name: every tapped value, and attention outputs (``*.attention.out``)
 FACTS = "<facts>"  # given as a name: what modules tell about how they compute (``*.attention.path``)
 
 

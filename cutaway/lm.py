@@ -94,7 +94,7 @@ class LanguageModel:
 
     ``config`` is what the model is, ``tokenizer`` its tokenizer, ``model`` the definition: a torch module
     that can be trained, watched and edited. ``generate``, ``chat`` and ``logits`` see what is done to it:
-    whoever asks for it is answered by the definition from then on."""
+    after ``model`` is accessed, the definition answers."""
 
     def __init__(
         self,
@@ -277,7 +277,7 @@ class LanguageModel:
     ) -> Generation:
         """Continues the prompt. ``settings`` are the fields of ``SamplingParams``: max_tokens, seed, ...
 
-        ``speculate``: "lookup" guesses tokens from what the text said before, a smaller model of the same
+        ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same
         vocabulary writes ahead; the model checks several guesses in one reading. The text is distributed as
         without (``generate/speculative.py``). ``edit``: changes of the model's activations
         (``inspect/edits.py``) for this call alone; the definition applies them.
@@ -500,7 +500,7 @@ class LanguageModel:
         """float32 [n d]: a vector for each text, of length one if ``normalise``.
 
         ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
-        model's makers chose, for an encoder without their word the mean; a decoder must be told. Texts are
+        model's makers chose, for an encoder without their word the mean; a decoder needs it. Texts are
         read ``batch`` at once, and ``progress`` counts them. Raises UserError for a text that is longer
         than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
         """

@@ -1,12 +1,13 @@
 """A training run is killed with SIGKILL at random moments and resumed each time. Every tensor of its last
 checkpoint, and every file of weights that it exports, equals, to the bit, that of a run that was never
-interrupted. Pretraining takes about four minutes on two cores; fine-tuning, LoRA on conversations or all
-weights by DPO, about five.
+interrupted. Pretraining takes about four minutes on two cores; fine-tuning (LoRA on conversations,
+all weights by DPO, LoRA by GRPO on sampled answers) about five.
 
-    python -m scripts.kill_and_resume [--method pretrain|sft|dpo] [--kills 20] [--steps 600] [--seed 0]
+    python -m scripts.kill_and_resume [--method pretrain|sft|dpo|grpo] [--kills 20] [--steps 600] [--seed 0]
 """
 
 import argparse
+import json
 import random
 import subprocess
 import sys
@@ -14,14 +15,20 @@ import tempfile
 import time
 from pathlib import Path
 
+from cutaway.data import run_tokenizer
 from cutaway.train import checkpoint, config
 from tests.training import chatting_model, conversations, folder_of_text, model, pairs, run
+
+SCORER = """
+def ascii(text, row):
+    return sum(c.isascii() for c in text) / 8
+"""
 
 
 def main() -> int:
     """Prints each kill, and whether the ends are equal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=["pretrain", "sft", "dpo"], default="pretrain")
+    parser.add_argument("--method", choices=["pretrain", "sft", "dpo", "grpo"], default="pretrain")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
@@ -70,11 +77,17 @@ def _prepared(home: Path, method: str, steps: int) -> list[str]:
         tiny = run(folder_of_text(home / "texts"), model=model(0), ema=0.99, steps=steps, intervals=every)
         (home / "tiny.yaml").write_text(config.write(tiny))
         return ["pretrain", "tiny.yaml"]
-    chatting_model(home / "base")
-    data = conversations(home / "data.jsonl") if method == "sft" else pairs(home / "data.jsonl")
-    words = f"finetune {method} --data {data} --model {home / 'base'} --data.context 64 --steps {steps}"
-    words += " --batch-size 2 --ema 0.99 --threads 1"
-    words += " --intervals.save 3 --intervals.evaluate 10 --intervals.sample 0"
+    chatting_model(home / "base", len(run_tokenizer.of_bytes()))
+    words = f"finetune {method} --data data.jsonl --model base --data.context 64 --steps {steps} --threads 1"
+    words += " --batch-size 2 --ema 0.99 --intervals.save 3 --intervals.evaluate 10 --intervals.sample 0"
+    if method == "grpo":
+        (home / "score.py").write_text(SCORER)
+        rows = [json.dumps({"prompt": chr(97 + n % 26) * (1 + n // 26)}) for n in range(60)]
+        (home / "data.jsonl").write_text("\n".join(rows))
+        words += " --task score.py:ascii --data.test 10 --data.group-size 4 --data.max-tokens 8"
+        words += " --micro-batch-size 1"
+    else:
+        (conversations if method == "sft" else pairs)(home / "data.jsonl")
     return [*words.split(), *(["--adapter", "null"] if method == "dpo" else [])]
 
 

@@ -210,7 +210,7 @@ def test_an_interrupted_answer_is_kept_and_marked(lm, talk, tmp_path):
     lm.interrupt_after = 1
     out, err = talk(f"hi\n/save {tmp_path}/x.json\n")
     assert out == "I see \n"
-    assert "[stopped; what was said is kept]" in err
+    assert "[stopped; what was written is kept]" in err
     saved = json.loads((tmp_path / "x.json").read_text())
     assert saved[-1] == {"role": "assistant", "content": "I see ", "stopped": True}
     lm.interrupt_after = None
@@ -359,7 +359,7 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends():
         terminal.press("slow\r")
         terminal.wait_for("asked 1 .*word1 ")
         terminal.press("\x03")
-        terminal.wait_for(r"\[stopped; what was said is kept\]")
+        terminal.wait_for(r"\[stopped; what was written is kept\]")
         terminal.wait_for("> ")
         terminal.press("hi\r")
         terminal.wait_for("asked 3 last 'hi' word0 done.")

@@ -196,3 +196,12 @@ def test_threads_reach_the_core_and_torch(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, "7")
     console.use_threads(3)
     assert os.environ["CUTAWAY_THREADS"] == os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_completion_knows_verbs_and_options(tmp_path: Path) -> None:
+    home = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    program = [sys.executable, "-m", "cutaway", "--install-completion"]
+    done = subprocess.run(program, env=home, capture_output=True, text=True, check=True)
+    script = Path(done.stdout.strip())
+    assert script.is_relative_to(tmp_path) and "--max-tokens" in script.read_text()
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0

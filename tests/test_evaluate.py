@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -268,13 +269,33 @@ def test_gsm8k_reads_the_last_number():
     assert _right("-5", "it is -5") == 1
 
 
-@pytest.mark.parametrize(("name", "count"), [("hellaswag", 100), ("truthfulqa", 100), ("gsm8k", 100)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("hellaswag", 100), ("truthfulqa", 100), ("gsm8k", 100), ("humaneval", 164)]
+)
 def test_tasks_of_the_package_are_whole(packages: None, name: str, count: int):
     task = tasks.find(name)
     assert len(task.items) == count
-    assert len({item.prompt for item in task.items}) == count
+    assert len({item.prompt for item in task.items}) == count  # type: ignore[union-attr]
     assert len(tasks.find(name, 3).items) == 3
     assert task.prompt_hash != tasks.find(name, 99).prompt_hash
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
+def test_humaneval_runs_the_tests(packages: None):
+    import gzip
+
+    from cutaway.evaluate import data
+    from cutaway.evaluate.tasks import humaneval
+
+    whole = gzip.decompress((data.folder(data.HUMANEVAL, humaneval.MEMBER) / humaneval.MEMBER).read_bytes())
+    rows = [json.loads(line) for line in whole.splitlines()]
+    for row in rows[:3]:
+        solution = row["canonical_solution"]
+        fenced = f"Here:\n```python\n{row['prompt']}{solution}```\nIt works."
+        assert humaneval.check(row, fenced) == humaneval.check(row, solution) == 1
+        assert humaneval.check(row, f"```python\n{row['prompt']}    return None\n```") == 0
+        assert humaneval.check(row, "    import os; print('passed', flush=True); os._exit(0)") == 0
+    assert humaneval.check(rows[0], "    while True: pass\n") == 0
 
 
 @pytest.mark.parametrize(
@@ -295,7 +316,7 @@ def test_a_file_that_is_no_task_is_refused(tmp_path: Path, rows: list[dict[str, 
 
 
 def test_an_unknown_task_names_the_known_ones():
-    with pytest.raises(UserError, match="gsm8k, hellaswag, truthfulqa, text:NAME"):
+    with pytest.raises(UserError, match="gsm8k, hellaswag, humaneval, truthfulqa, text:NAME"):
         tasks.find("helaswag")
 
 

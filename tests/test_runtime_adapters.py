@@ -10,21 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import cutaway
 from cutaway import native
 from cutaway.errors import UserError
+from cutaway.layers import packed
 from cutaway.model.config import Decoder, Encoder
 from cutaway.native import library
+from cutaway.runtime import matmul
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.weights import adapters, gguf_adapters, load
+from cutaway.weights import adapters, gguf_adapters, load, quant
 from cutaway.weights.adapters import Adapter, LowRank, Saved, Scaled, joined
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import llama_cpp
 from tests.test_native import python
-from tests.test_runtime import IDS, config, definition, tensors, wide
+from tests.test_runtime import IDS, config, definition, tensors, weights, wide
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 DENSE = ("llama", "odd", "qwen2", "qwen3", "gemma3", "plain")
@@ -312,3 +315,25 @@ def test_the_server_answers_by_adapters_names(base: Any, engines: dict[str, Any]
         for path, more in (("/v1/completions", {"edits": edits}), ("/v1/trace", {"text": "Hi"})):
             refused = server.post(path, (body if "edits" in more else {}) | {"model": "talk"} | more)
             assert refused.status_code == 400 and "adapter" in refused.json()["error"]["message"], path
+
+
+# ---- training beside packed weights ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", ["Q4_0", "Q4_1", "Q6_K", "Q8_0", "BF16"])
+def test_a_packed_base_multiplies_as_it_is_served(type: str, monkeypatch: pytest.MonkeyPatch):
+    """Forward the kernels' bits; backward the gradient of the unpacked matrix, tile by tile."""
+    monkeypatch.setattr(packed, "TILE", 3 * 256)
+    weight = weights(type, 37, 256)
+    layer = packed.PackedLinear(weight, torch.ones(37), quant.unpack)
+    x = torch.randn(2, 5, 256, requires_grad=True)
+    unrounded = layer(x)
+    assert torch.equal(unrounded, torch.nn.functional.linear(x, layer.weight, layer.bias))
+    layer.serve()
+    served = layer(x)
+    expected = matmul.product(weight, x.detach().numpy().reshape(10, 256)) + np.float32(1)
+    assert np.array_equal(served.detach().numpy().reshape(10, 37), expected)
+    assert not torch.equal(served, unrounded)
+    grad = torch.randn_like(served)
+    served.backward(grad)
+    assert torch.allclose(x.grad, grad @ layer.weight, atol=1e-5)  # pyright: ignore[reportArgumentType]

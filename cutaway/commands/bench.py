@@ -16,14 +16,14 @@ ROWS = {
     "8 texts": "eight texts at once",
     "read 512": "a prompt of 512 tokens",
 }
-NEAR = 0.6  # of the speed of a loop that only reads: above it reading is said to be the limit
+NEAR = 0.6  # of the speed of a loop that only reads: above it reading is the limit
 
 
 def bench(model: Model = "smollm2", /, *, as_json: Json = False) -> None:
     """Measure the runtime on this machine: tokens a second, and what limits them.
 
-    Each speed stands beside how much of memory is read for it, as a share of what a loop that only reads gets
-    here; where the share is small, arithmetic is the limit, or others who use this machine.
+    Each speed is beside how much of memory is read for it, as a fraction of what a loop that only reads gets
+    here; where it is small, arithmetic is the limit, or others who use this machine.
 
     **Examples:**
 

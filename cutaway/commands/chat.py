@@ -38,7 +38,7 @@ def chat(
 ) -> None:
     """Talk with a model. /help lists the commands.
 
-    Samples as told, else by the model's generation_config, else at temperature 0.2 with top-p 0.9 and
+    Samples by the options, else by the model's generation_config, else at temperature 0.2 with top-p 0.9 and
     repetition penalty 1.1 (1 switches it off). An answer ends after 1,024 tokens unless --max-tokens says
     otherwise. Ctrl-C stops the answer, Ctrl-D ends. Lines piped in are questions, answered one after another.
 
@@ -54,8 +54,7 @@ def chat(
 
     :param system: The system message: who the model is to be.
     :param load: Go on with a conversation that /save wrote.
-    :param allow_steering: Let what is said change which control tokens the template writes; refused without
-        it.
+    :param allow_steering: Let the conversation change which control tokens the template writes.
     """
     conversation = Conversation.read(load) if load else Conversation()
     if system is not None:
@@ -187,14 +186,14 @@ class Talk:
         self.commands[name][0](text.strip())
 
     def answer(self, question: str) -> None:
-        """Stream the answer to standard output and remember it; Ctrl-C keeps the part that was said."""
-        said: list[str] = []
+        """Stream the answer to standard output and remember it; Ctrl-C keeps the part that was written."""
+        written: list[str] = []
         done: Generation | None = None
         stopped = False
         messages = self.conversation.messages(question)
         try:
             for piece in self.lm.chat_stream(messages, session=self.session, **self.options):
-                said.append(piece.text)
+                written.append(piece.text)
                 done = piece.generation
                 sys.stdout.write(piece.text)
                 sys.stdout.flush()
@@ -203,7 +202,7 @@ class Talk:
         except ContextFullError as full:
             raise UserError(f"{full}. {WAYS_OUT}") from None
         print(flush=True)
-        self._remember(Turn(question, "".join(said), stopped), done)
+        self._remember(Turn(question, "".join(written), stopped), done)
 
     def _remember(self, turn: Turn, done: Generation | None) -> None:
         if turn.stopped and not turn.answer:
@@ -211,7 +210,7 @@ class Talk:
             return
         self.conversation.turns.append(turn)
         if turn.stopped:
-            note("[stopped; what was said is kept]")
+            note("[stopped; what was written is kept]")
         if done is not None and done.finish_reason == "length":
             note(f"[stopped at {self.options['max_tokens']:,} tokens; --max-tokens sets the limit]")
         if done is not None and done.finish_reason == "context":

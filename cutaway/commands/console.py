@@ -122,7 +122,7 @@ def model_path(source: str) -> Path:
     """The file or folder of the model that a verb was given, pulled first if it must be.
 
     A name of Cutaway's own table is pulled straight away: asking for it by name is asking for it. A Hugging
-    Face repository may be of any size, so a person is asked, and a program is told the command.
+    Face repository may be of any size, so a person is asked, and a program gets the command.
     """
     ours = source in store.NAMES
     if ours and store.find(source) is None:

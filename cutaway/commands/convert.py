@@ -35,7 +35,7 @@ def convert(
 
     Without --type, GGUF keeps each weight as it is stored, to the bit; a folder keeps F32, F16 and BF16 and
     unpacks the rest to F32. With it, matrices become that type; vectors stay F32 in GGUF, and the matrix that
-    makes the logits is Q8_0 where the others are Q4_0 or Q4_1. What could not be made as asked is said.
+    makes the logits is Q8_0 where the others are Q4_0 or Q4_1. Notes name what could not be made as asked.
 
     **Examples:**
 

@@ -41,9 +41,9 @@ def eval(
 ) -> None:
     """Ask a model tasks and print accuracy, perplexity and their 95% intervals.
 
-    Tasks that come with Cutaway: gsm8k, hellaswag, truthfulqa; `bigbench:NAME`, `reasoning_gym:NAME`;
-    `text:FILE` (bits per byte), `file:FILE.jsonl` (docs/evaluation.md). What was computed is kept, so that a
-    run that was stopped goes on.
+    Tasks that come with Cutaway: gsm8k, hellaswag, humaneval, truthfulqa; `bigbench:NAME`,
+    `reasoning_gym:NAME`; `text:FILE` (bits per byte), `file:FILE.jsonl` (docs/evaluation.md). What was
+    computed is kept, so that a run that was stopped goes on.
 
     Examples:
 

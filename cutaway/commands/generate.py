@@ -91,7 +91,7 @@ def generate(
     think: str | None = None,
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
-    """Continue a text: greedily, up to 128 tokens, unless told otherwise.
+    """Continue a text: by default greedily, up to 128 tokens.
 
     **Examples:**
 
@@ -107,7 +107,7 @@ def generate(
     :param allow_steering: Let what the prompt says change which control tokens the template writes; refused
         without it.
     :param logprobs: One line a token: log-probability, token, and this many alternatives.
-    :param speculate: lookup: guess tokens from what the text said before and check several in one reading;
+    :param speculate: lookup: guess tokens from earlier text and check several in one reading;
         the text is as likely as without, and comes faster where it repeats itself.
     :param think: Slow thinking: best-of-N, vote-N, budget-N, tree-WxD, refine-N (docs/thinking.md).
     :param draft: A smaller model of the same vocabulary that writes ahead; as --speculate otherwise.

@@ -81,11 +81,11 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
         shown.print(f"{len(verdict.ours)} greedy tokens are equal.\n")
         return
     mine, theirs = (lm.tokenizer.decode([ids[verdict.token]]) for ids in (verdict.ours, verdict.theirs))
-    told = (
+    answer = (
         f"Greedy token {verdict.token + 1} differs: {mine!r} here, {theirs!r} there; in our logits they are"
     )
     why = " A near tie: rounding decides it." if verdict.close_call else ""
-    shown.print(f"{told} {verdict.margin:.3f} apart.{why}\n", markup=False)
+    shown.print(f"{answer} {verdict.margin:.3f} apart.{why}\n", markup=False)
 
 
 def _blame(verdict: "Verdict") -> str:

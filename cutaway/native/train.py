@@ -26,7 +26,7 @@ class Workers(NamedTuple):
 
 @cache
 def parallel_of(library: str) -> int | None:
-    """Where the GOMP_parallel lies that a shared library calls; None where it has none."""
+    """The address of the GOMP_parallel that a shared library calls; None where it has none."""
     with suppress(OSError, AttributeError):
         return ctypes.cast(ctypes.CDLL(library).GOMP_parallel, ctypes.c_void_p).value
     return None

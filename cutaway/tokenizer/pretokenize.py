@@ -243,11 +243,11 @@ def pretokenize(steps: Sequence[Step], text: str, first: bool = True) -> list[st
 
 
 def _isolated(pattern: str, piece: str) -> list[str]:
-    """Matches and what lies between them, in order."""
+    """Matches and what is between them, in order."""
     expression, seconds, seen = compiled(pattern), _seconds(pattern), shown(piece)
     if expression.groups == 0 and seen == piece:
         found = expression.findall(piece, timeout=seconds)
-        if sum(map(len, found)) == len(piece) and "" not in found:  # nothing lies between them
+        if sum(map(len, found)) == len(piece) and "" not in found:  # nothing is between them
             return found
     spans = [match.span() for match in expression.finditer(seen, timeout=seconds)]
     return [piece[start:stop] for start, stop, _ in _covering(spans, len(piece), False)]

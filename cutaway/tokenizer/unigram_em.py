@@ -97,7 +97,7 @@ def expected(pieces: Mapping[str, float], words: Mapping[str, int]) -> tuple[dic
     probability_of = pieces.get
     for word, count in words.items():
         size = len(word)
-        forward = [1.0] + [0.0] * size  # the probability of all cuts of what lies before a place
+        forward = [1.0] + [0.0] * size  # the probability of all cuts of what is before a place
         edges: list[tuple[int, int, float]] = []
         for start in range(size):
             for stop in range(start + 1, min(size, start + longest) + 1):
@@ -105,7 +105,7 @@ def expected(pieces: Mapping[str, float], words: Mapping[str, int]) -> tuple[dic
                 if probability is not None:
                     forward[stop] += forward[start] * probability
                     edges.append((start, stop, probability))
-        backward = [0.0] * size + [1.0]  # and of what lies behind it
+        backward = [0.0] * size + [1.0]  # and of what is behind it
         weight = count / forward[size]
         for start, stop, probability in reversed(edges):
             behind = probability * backward[stop]

@@ -15,7 +15,8 @@ extern "C" {
 int32_t cutaway_isa_use(int32_t level);
 int64_t cutaway_packed_bytes(int32_t type, int64_t rows, int64_t columns);
 int64_t cutaway_pack(int32_t type, const uint8_t* in, int64_t rows, int64_t columns, uint8_t* out, int32_t threads);
-void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out);
+void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out, int32_t threads,
+                      cutaway::Parallel parallel);
 }
 
 namespace {
@@ -90,7 +91,7 @@ std::vector<float> product(const Kind& kind, int rows, int columns, const std::v
     const Matrix matrix = {panels.data(), nullptr, kind.type, rows, columns, 0};
     const Vectors in = {x.data(),     rounded.data(), bf16.data(), q.data(), scale.data(),
                         shift.data(), lacks.data(),   width,       static_cast<int64_t>(q.size()) / width};
-    cutaway_multiply(&matrix, &in, tokens, out.data());
+    cutaway_multiply(&matrix, &in, tokens, out.data(), 1, nullptr);
     return out;
 }
 

@@ -11,6 +11,7 @@
 #include "core/api.hpp"
 #include "core/half.hpp"
 #include "core/isa.hpp"
+#include "core/thread_pool.hpp"
 #include "runtime/vectors.hpp"
 
 #if defined(CUTAWAY_X86)
@@ -106,9 +107,16 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
 }  // namespace cutaway
 
 // out[t rows'] = W x_t for vectors float32 [tokens columns], rows' being the rows filled up to whole panels: what a
-// step does with one matrix, for its tests. Vectors are given as `Vectors` of their own memory.
-CUTAWAY_API void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out) {
+// step does with one matrix. Vectors are given as `Vectors` of their own memory.
+CUTAWAY_API void cutaway_multiply(const cutaway::Matrix* matrix, const cutaway::Vectors* in, int32_t tokens, float* out,
+                                  int32_t threads, cutaway::Parallel parallel) {
     using namespace cutaway;
-    quantize({in->x, in->width, 0, tokens}, 0, in->width / kGroup, *in);
-    multiply(*matrix, *in, tokens, 0, matrix->panel_count(), out, matrix->panel_count() * kPanel);
+    const Threads by{threads, parallel};
+    split(tokens, 32, by, [&](int64_t first, int64_t last) {
+        quantize({in->x + first * in->width, in->width, first, last - first}, 0, in->width / kGroup, *in);
+    });
+    const int64_t stride = matrix->panel_count() * kPanel;
+    split(matrix->panel_count(), 4, by, [&](int64_t first, int64_t last) {
+        multiply(*matrix, *in, tokens, static_cast<int>(first), static_cast<int>(last), out + first * kPanel, stride);
+    });
 }

@@ -22,7 +22,7 @@ def evaluate(
     """Spearman's correlation with people's scores on WordSim-353 and SimLex-999, and right analogies.
 
     Without paths the sets are those that an installed gensim brings. Words without a vector are left out, and
-    how many questions were asked is told.
+    the number of questions is printed.
 
     **Examples:**
 

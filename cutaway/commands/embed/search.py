@@ -39,7 +39,7 @@ def search(
     :param query: What to look for, in words of your own.
     :param count: How many passages to print.
     :param model: The encoder: a known name, a folder, ORG/NAME.
-    :param index: Where to keep the index; in Cutaway's cache where it is not said.
+    :param index: Where to keep the index; in Cutaway's cache by default.
     :param rebuild: Read everything anew, with this model.
     """
     if count < 1:

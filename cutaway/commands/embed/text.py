@@ -37,7 +37,7 @@ def text(
     :param texts: The texts.
     :param file: A file with a text on each line; after those given before it.
     :param model: An encoder: a known name, a folder, ORG/NAME; a decoder where --pooling says how.
-    :param pooling: How a text's tokens become one vector; as the model's makers chose where it is not said.
+    :param pooling: How a text's tokens become one vector; by default as the model's files say.
     :param truncate: Cut off the end of a text that is longer than the model reads, which is refused
         otherwise.
     :param output: Write the vectors to this .npy file, float32, a row a text.

@@ -1,7 +1,7 @@
 """What `cutaway tokenizer compare` measures: how many tokens a vocabulary makes of texts of several kinds.
 
 Parity (Petrov et al., arXiv:2305.15425) is how many times as many tokens a language needs as English does,
-for the same thing said: here, the articles of the Universal Declaration of Human Rights that both texts have.
+for the same content: here, the articles of the Universal Declaration of Human Rights that both texts have.
 """
 
 import html

@@ -3,7 +3,7 @@
 A page's key is a hash of its ids and of the previous page's key, so that it stands for the whole text up to
 its end (as in vLLM; 2309.06180, section 4.4). The chain starts from the request's cache scope: requests
 of another scope (another API key, another ``cache_salt``) have other keys and find nothing. The hash is
-BLAKE2b: nobody can construct two texts with one key. The least recently used pages are evicted first, and the
+BLAKE2b: no two texts with one key can be made. The least recently used pages are evicted first, and the
 end of a text before its beginning.
 """
 

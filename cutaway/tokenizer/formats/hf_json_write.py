@@ -116,7 +116,7 @@ def _write_added(token: AddedToken) -> dict[str, Any]:
 def _write_rules(spec: TokenizerSpec) -> list[dict[str, Any]]:
     """The normalisers.
 
-    SentencePiece's, which know where a text begins, can be said where nothing cuts the text.
+    SentencePiece's, which know where a text begins, can be written where nothing cuts the text.
     """
     knowing = any(isinstance(rule, (normalize.Prefix, normalize.OneSpace)) for rule in spec.normalizer)
     if knowing and not all(token.special for token in spec.added):

@@ -67,7 +67,9 @@ class LoRALinear(Adapter):
         if not self.enabled:
             return self.base(x)
         dropped = F.dropout(x, self.config.dropout, self.training)
-        return self.base(x) + self.config.scale * F.linear(F.linear(dropped, self.a), self.b)
+        out = self.base(x)
+        reduced = F.linear(dropped, self.a).flatten(0, -2)
+        return torch.addmm(out.flatten(0, -2), reduced, self.b.T, alpha=self.config.scale).view_as(out)
 
 
 def shape_of(matrix: Matrix) -> tuple[int, int]:

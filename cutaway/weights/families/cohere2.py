@@ -16,7 +16,6 @@ FAMILY = cohere.FAMILY.but(
         common.LayerTypes(pattern=4),
     ),
     defaults={"rope_base": 1e4},
-    nulls={"window": None},
     forget=("qk_norm_over", "qk_norm"),
     architecture="cohere2",
     fixed={"nope": common.nope_where_full},

@@ -29,7 +29,7 @@ FAMILY = gemma.FAMILY.but(
         Only("use_bidirectional_attention", None, (False, None), "attention to later tokens"),
     ),
     defaults={"kv_heads": 4, "heads": 8, "softcap": 30.0, "attention_softcap": 50.0, "scale": 256.0},
-    nulls={"softcap": None, "attention_softcap": None, "window": None},
+    nulls={"softcap": None, "attention_softcap": None},
     fixed={"post_norm": True},
     gguf_fixed={"scale": gguf_scale},
 )

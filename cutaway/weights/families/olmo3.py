@@ -48,5 +48,4 @@ FAMILY = olmo2.FAMILY.but(
         common.LayerTypes(pattern=4, key=None),
     ),
     defaults={"rope_base": 5e5},
-    nulls={"window": None},
 )

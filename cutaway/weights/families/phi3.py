@@ -3,6 +3,7 @@
 Long contexts have LongRoPE; Phi-4-mini rotates three quarters of a head.
 """
 
+from cutaway.position.scaling import LongRoPE
 from cutaway.weights import common
 from cutaway.weights.families import llama
 from cutaway.weights.family import Entries, Family, Field, Settings
@@ -24,7 +25,10 @@ class Rope(common.Rope):
                 fields.data = {**fields.data, name: {**section, **word}}  # type: ignore[dict-item]
         if not fields.gguf and not fields.has(common.ORIGINAL):
             fields.data = {**fields.data, common.ORIGINAL: ORIGINAL}
-        return super().read(fields, known, own)
+        found = super().read(fields, known, own)
+        if not isinstance(found["rope"].scaling, LongRoPE | None):
+            raise fields.refusal("rope_parameters", "scale otherwise than LongRoPE, which Phi-3 does not")
+        return found
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         entries = super().write(known, gguf)

@@ -3,6 +3,7 @@
 from cutaway.weights import common
 from cutaway.weights.families import qwen3_next
 from cutaway.weights.families.qwen3_next import HF_DELTA, HF_GATED, THEIRS, of_linear, ours
+from cutaway.weights.family import Only
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, split
 
@@ -34,6 +35,7 @@ class Rope(common.Rope):
         return super().of(given, *rest)
 
 
+DELTA = (*qwen3_next.DELTA, Only("attn_output_gate", None, (True,), "attention without a gate"))
 FAMILY = qwen3_next.FAMILY.but(
     "qwen3_5",
     "Qwen3_5ForCausalLM",
@@ -42,9 +44,9 @@ FAMILY = qwen3_next.FAMILY.but(
     rows=(
         *(Rope(part=0.25) if isinstance(row, common.Rope) else row for row in common.SIZES),
         *common.DENSE,
-        *qwen3_next.DELTA,
+        *DELTA,
     ),
     defaults={"kv_heads": 4},
     sparse=False,
-    harmless=("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype", "attn_output_gate"),
+    harmless=("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"),
 )

@@ -1,7 +1,7 @@
 """Qwen 3.5 MoE (2026), text: Qwen 3.5 with Qwen 2's mixture of experts."""
 
 from cutaway.weights import common
-from cutaway.weights.families import qwen2_moe, qwen3_5, qwen3_next
+from cutaway.weights.families import qwen2_moe, qwen3_5
 from cutaway.weights.family import Field
 
 ALIASES = ("qwen3_5_moe_text",)
@@ -15,7 +15,7 @@ FAMILY = qwen3_5.FAMILY.but(
         *(qwen3_5.Rope(part=0.25) if isinstance(row, common.Rope) else row for row in common.SIZES),
         *common.experts("num_experts", common.EXPERT_HIDDEN, "num_local_experts"),
         Field("shared", "shared_expert_intermediate_size", None),
-        *qwen3_next.DELTA,
+        *qwen3_5.DELTA,
     ),
     defaults={"kv_heads": 2, "top_k": 8, "experts": 256},
     fixed={"normalised": True},

@@ -75,6 +75,7 @@ DELTA = (
     Field("linear_key_size", "linear_key_head_dim", None),
     Field("linear_value_size", "linear_value_head_dim", None),
     Only("attention_bias", None, (False,), "a bias in gated attention"),
+    Only("hidden_act", None, ("silu",), "another activation after the convolution"),
     Mixers(),
 )
 

