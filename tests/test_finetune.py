@@ -22,7 +22,7 @@ from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import adapters, build, load, safetensors
+from cutaway.weights import adapters, build, load, quant, safetensors
 from cutaway.weights import save as writer
 from tests.training import TEMPLATE, Quiet, chatting_model, conversations, model, pairs
 
@@ -301,6 +301,8 @@ def test_merge_writes_the_tuned_model_and_says_what_rounding_takes(
     exact = json.loads(capsys.readouterr().out)
     assert exact["rounding_to_change"]["largest"] == 0 and exact["matrices"] == 14
     assert np.array_equal(cutaway.load(tmp_path / "exact", engine="definition").logits(ids), tuned)
+    assert [(one["from"], one["to"]) for one in exact["divergences"]] == [("adapter", "written")]
+    assert abs(exact["divergences"][0]["kl_divergence"]) < 1e-6
     rounded = ["merge", str(tmp_path / "run"), str(tmp_path / "q4.gguf"), "--type", "q4_0", "--no-measure"]
     assert main(rounded) == 0
     printed = capsys.readouterr()
@@ -314,7 +316,41 @@ def test_a_run_of_lora_is_small_and_its_rank_is_read_back(base: Path, talk: Path
     changes = adapters.read(tmp_path / "run", at_rest)
     assert {change.a.shape[0] for change in changes.values() if isinstance(change, adapters.LowRank)} == {4}
     exact = adapters.joined(at_rest, changes)
-    assert set(adapters.rounding(at_rest, changes, exact).values()) == {0.0}
+    assert {each.error for each in adapters.rounding(at_rest, changes, exact).values()} == {0.0}
+
+
+def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a base of 4 bits a change below half a step is lost, and the divergences say so."""
+    quantised, text = tmp_path / "base.gguf", tmp_path / "text.txt"
+    cutaway.load(base).save(quantised, type="Q4_0")
+    text.write_text("It is a truth universally acknowledged. " * 9)
+    at_rest, random = load.read(quantised), np.random.default_rng(0)
+    name = "blocks.1.mlp.up.weight"
+    rows, columns = at_rest.tensors.later(name).shape
+    for size in (1e-3, 0.5):
+        a, b = (random.standard_normal(s, np.float32) for s in ((2, columns), (rows, 2)))
+        change = adapters.LowRank(a, b * np.float32(size), 1.0)
+        adapters.write(tmp_path / "adapter", {name: change}, at_rest, str(quantised), force=True)
+        words = ["merge", str(tmp_path / "adapter"), str(tmp_path / "out.gguf"), "--type", "q4_0", "--force"]
+        assert main([*words, "--text", str(text), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        before, written = quant.unpack(at_rest.tensors[name]), load.read(tmp_path / "out.gguf").tensors[name]
+        moved, lost = np.abs(change(before) - before), 0
+        halves = written.data.reshape(-1, 18)[:, :2].view("<f2")  # the scale of each 32 values
+        for block, half in zip(moved.reshape(-1, 32), halves, strict=True):
+            lost += sum(0 < value < abs(float(half[0])) / 2 for value in block)
+        assert found["changes_below_half_step"] == pytest.approx(lost / np.count_nonzero(moved))
+        kl = {(one["from"], one["to"]): one["kl_divergence"] for one in found["divergences"]}
+        assert main([*words, "--no-measure"]) == 0
+        said = "less than half a step of Q4_0" in capsys.readouterr().err
+        if size < 0.1:
+            assert lost > 0.9 * moved.size and said
+            assert kl["adapter", "written"] == pytest.approx(kl["float", "written"], rel=0.2)
+        else:
+            assert not said and lost < moved.size / 2
+        assert 0 <= kl["adapter", "float"] < kl["adapter", "written"] / 5
 
 
 # ---- comparisons, rewards, a teacher -----------------------------------------------------------------------

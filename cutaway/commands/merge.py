@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
+import cutaway
 from cutaway.commands import console
-from cutaway.commands.quantize import cost_of, summary, to_measure
+from cutaway.commands.quantize import begin_of, to_measure, written
+from cutaway.evaluate import perplexity as scoring
+from cutaway.evaluate.perplexity import Divergence
 from cutaway.lm import LanguageModel
+from cutaway.store.files import Progress
 from cutaway.weights import adapters, load, save
+from cutaway.weights.rules import Tensors
 
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 
@@ -32,7 +39,8 @@ def merge(
     a folder of safetensors.
 
     Rounding to few bits may take back what the adapter changed: the rounding error is printed beside the size
-    of the adapter's change, and the KL divergence between the merged model as written and before rounding.
+    of the adapter's change, and the KL divergences between the adapter beside its base, the merged weights in
+    float32, and the merged model as written.
 
     Examples:
 
@@ -51,9 +59,9 @@ def merge(
     model
         The base model; without it the one that the adapter names.
     text
-        Measure on this text; without it on what the merged model writes itself.
+        Measure on this text; without it on what the tuned model writes itself.
     measure
-        Read both models over the text.
+        Read the models over the text.
     force
         Replace TARGET if it exists.
     as_json
@@ -67,46 +75,82 @@ def merge(
         base = load.read(console.model_path(model))
     changes = adapters.read(adapter, base)
     merged = adapters.joined(base, changes)
-    measured = to_measure(LanguageModel(merged), text, texts) if measure and type is not None else None
+    measured = to_measure(LanguageModel(merged), text, texts) if measure else None
     with console.watched(counts=True) as bar:
-        saved = save.write(
-            target,
-            merged,
-            type=type,
-            force=force,
-            progress=bar,
-        )
+        saved = save.write(target, merged, type=type, force=force, progress=bar)
         taken = adapters.rounding(base, changes, load.read(target))
-        cost = cost_of(*measured, target, bar) if measured else None
-    larger = sum(ratio > 1 for ratio in taken.values())
+        apart = _apart(*measured, target, type, bar) if measured else {}
+    errors = [each.error for each in taken.values()]
+    larger, changed = sum(error > 1 for error in errors), sum(each.changed for each in taken.values())
+    lost = sum(each.lost for each in taken.values()) / max(changed, 1)
     if as_json:
-        kl = (
-            None
-            if cost is None
-            else {"kl_divergence": cost.mean, "kl_error": cost.error, "tokens": cost.tokens}
-        )
         console.print_json(
             {
                 "path": str(saved.path),
                 "bytes": saved.nbytes,
                 "matrices": len(taken),
-                "rounding_to_change": {"median": median(taken.values()), "largest": max(taken.values())},
+                "rounding_to_change": {"median": median(errors), "largest": max(errors)},
                 "rounding_above_change": larger,
-                "cost": kl,
+                "changes_below_half_step": lost,
+                "divergences": [
+                    {
+                        "from": one,
+                        "to": other,
+                        "kl_divergence": found.mean,
+                        "kl_error": found.error,
+                        "same_best_token": found.same_best,
+                        "perplexities": [found.reference.perplexity, found.other.perplexity],
+                        "tokens": found.tokens,
+                    }
+                    for (one, other), found in apart.items()
+                ],
             }
         )
         return
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)}, {types}")
-    usual, most = median(taken.values()), max(taken.values())
     print(
-        f"The adapter changes {len(taken)} weights; rounding moves them by {usual:.2g} of that change "
-        f"(median; at most {most:.2g})."
+        f"The adapter changes {len(taken)} weights; rounding moves them by {median(errors):.2g} of that "
+        f"change (median; at most {max(errors):.2g})."
     )
-    if larger:
+    if apart:
+        tokens = next(iter(apart.values())).tokens
+        print(
+            f"KL divergence in nats a token on {text or 'what the model writes itself'}, {tokens:,} scored:"
+        )
+    for (one, other), found in apart.items():
+        print(
+            f"  {one:<8} -> {other:<8}  {found.mean:.6f} +/- {found.error:.6f}, same best token in "
+            f"{found.same_best:.1%}, perplexity {found.reference.perplexity:.3f} -> "
+            f"{found.other.perplexity:.3f}"
+        )
+    if lost > 0.5:
+        console.note(
+            f"Warning: {lost:.0%} of the adapter's changes are less than half a step of {type}, so that "
+            "rounding may take them back: take a type of more bits, or leave --type out."
+        )
+    elif larger:
         console.note(
             f"Note: in {larger} of {len(taken)} weights rounding to {type} is larger than the adapter's "
             "change, which may be lost: take a type of more bits, such as Q8_0."
         )
-    if cost is not None:
-        print(summary(cost, text))
+
+
+def _apart(
+    tuned: LanguageModel, window: int, ids: list[int] | None, target: Path, type: str | None, bar: Progress
+) -> dict[tuple[str, str], Divergence]:
+    """The KL divergences of the adapter beside its base, the merged floats and what was written, by name."""
+    console.note_fallback(tuned)
+    ids = written(tuned, window, bar) if ids is None else ids
+    models: dict[str, Any] = {"adapter": tuned}
+    if type is not None:
+        tensors = tuned.checkpoint.tensors
+        whole = Tensors({name: tensors.later(name) for name in tensors})
+        models["float"] = LanguageModel(replace(tuned.checkpoint, tensors=whole))
+    models["written"] = cutaway.load(target)
+    return {
+        (one, other): scoring.divergence(
+            models[one].engine, models[other].engine, ids, window, begin_of(tuned), bar
+        )
+        for one, other in combinations(models, 2)
+    }

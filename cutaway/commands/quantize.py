@@ -110,15 +110,19 @@ def to_measure(lm: Any, text: Path | None, texts: Mapping[Path, str]) -> tuple[A
 
 def cost_of(reference: Any, window: int, ids: list[int] | None, target: Path, bar: Any) -> Divergence:
     """What the model and the one on the path make of the ids, or of what the first one writes."""
-    other = cutaway.load(target)
+    other, begin = cutaway.load(target), begin_of(reference)
     console.note_fallback(reference)
-    begin = reference.tokenizer.bos if reference.tokenizer.add_bos else None
     if ids is None:
-        ids = _written(reference, window, bar)
+        ids = written(reference, window, bar)
     return scoring.divergence(reference.engine, other.engine, ids, window, begin, bar)
 
 
-def _written(lm: Any, window: int, progress: Progress) -> list[int]:
+def begin_of(lm: Any) -> int | None:
+    """The token that begins each window, of a model that expects one."""
+    return lm.tokenizer.bos if lm.tokenizer.add_bos else None
+
+
+def written(lm: Any, window: int, progress: Progress) -> list[int]:
     """Windows of what the model writes by itself, each from its begin token."""
     if lm.tokenizer.bos is None:
         raise UserError("The tokenizer has no begin token to write a text from: give one with --text")

@@ -18,13 +18,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from cutaway import store
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Later, Packed
+from cutaway.model.config import Decoder
 from cutaway.store.files import atomic_folder
 from cutaway.store.files import write as write_file
 from cutaway.weights import families, quant, rules, safetensors
@@ -106,6 +107,9 @@ Adapter = Mapping[str, Change]  # by our names of weights
 def read(folder: str | Path, base: Checkpoint) -> Adapter:
     """The adapter of a PEFT folder, or of llama.cpp's GGUF file, for ``base``. UserError for what is not
     read, or does not fit the base.
+
+    PEFT changes a tied table and head apart, unless its config says ``ensure_weight_tying``: an adapter of
+    either then has a change of ``head.weight``, which ``joined`` unties.
     """
     folder = Path(folder)
     if folder.suffix == ".gguf" and not folder.is_dir():
@@ -120,12 +124,19 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
     for key, value in config.items():
         if key not in KNOWN and value not in (None, False, {}, [], ()):
             raise UserError(f"{folder / CONFIG}: {quoted(key)} is set, which is not supported")
+    tied, base = "head.weight" not in base.tensors, _untied(base)
     names = {each.theirs: each for each in _family(base)}
     parts: dict[str, dict[str, np.ndarray]] = {}
     for name, packed in safetensors.read(folder / WEIGHTS).items():
         module, part = _split(name, folder)
         parts.setdefault(module, {})[part] = quant.unpack(packed)
     changes: dict[str, Change] = {}
+    for module in [module for module in parts if module.endswith(".base_layer")]:  # PEFT saves a tuned head's
+        own = _changes(module.removesuffix(".base_layer"), parts.pop(module), config, names, folder)
+        if any(
+            not np.array_equal(change(kept := quant.unpack(base.tensors[ours])), kept) for ours, change in own
+        ):
+            raise UserError(f"{folder}: {quoted(module)} is another matrix than the base model's")
     for module, found in parts.items():
         for ours, change in _changes(module, found, config, names, folder):
             shape = base.tensors.later(ours).shape
@@ -136,6 +147,8 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
                 changes[bias] = change
     if not changes:
         raise UserError(f"{folder / WEIGHTS}: holds no tensors")
+    if "embedding.weight" in changes and tied and not config.get("ensure_weight_tying"):
+        changes.setdefault("head.weight", Scaled(np.ones(base.config.vocab, np.float32), "out"))
     return changes
 
 
@@ -153,7 +166,8 @@ def apart(model: Checkpoint) -> tuple[Checkpoint, Adapter]:
     if isinstance(model.source, Path) and (model.source / CONFIG).is_file():
         base = base_of(model.source)
         changes = read(model.source, base)
-        if all(isinstance(change, LowRank) and change.magnitude is None for change in changes.values()):
+        plain = (isinstance(change, LowRank) and change.magnitude is None for change in changes.values())
+        if all(plain) and changes.keys() <= set(base.tensors):
             return base, changes
     return model, {}
 
@@ -183,17 +197,31 @@ def base_of(folder: Path) -> Checkpoint:
     return read_model(store.resolve(name, pull=True))
 
 
-def rounding(base: Checkpoint, adapter: Adapter, written: Checkpoint) -> dict[str, float]:
-    """Of each changed weight |written - exact| / |exact - base|: above 1 rounding outweighs the change."""
-    ratios: dict[str, float] = {}
+class Rounding(NamedTuple):
+    """What rounding does to one changed weight.
+
+    ``error``: |written - exact| / |exact - base|, above 1 where it outweighs the change. ``changed``: how
+    many values the adapter changes; ``lost``: how many of them by less than half a step of the type.
+    """
+
+    error: float
+    changed: int
+    lost: int
+
+
+def rounding(base: Checkpoint, adapter: Adapter, written: Checkpoint) -> dict[str, Rounding]:
+    """What the type that a model was written in does to each changed weight."""
+    if "head.weight" in adapter:
+        base = _untied(base)
+    found: dict[str, Rounding] = {}
     for name, change in adapter.items():
-        before = quant.unpack(base.tensors[name])
+        before, stored = quant.unpack(base.tensors[name]), written.tensors[name]
         exact = change(before)
-        size = float(np.linalg.norm(exact - before))
-        ratios[name] = (
-            float(np.linalg.norm(quant.unpack(written.tensors[name]) - exact)) / size if size else 0.0
-        )
-    return ratios
+        moved = np.abs(exact - before)
+        size, away = (float(np.linalg.norm(each)) for each in (moved, quant.unpack(stored) - exact))
+        lost = int(((moved > 0) & (moved < quant.steps(stored) / 2)).sum())
+        found[name] = Rounding(away / size if size else 0.0, int(np.count_nonzero(moved)), lost)
+    return found
 
 
 class AdaptedTensors(Tensors):
@@ -214,8 +242,19 @@ class AdaptedTensors(Tensors):
 
 
 def joined(base: Checkpoint, adapter: Adapter) -> Checkpoint:
-    """The base with the adapter's changes in its weights."""
+    """The base with the adapter's changes in its weights; untied where they are of the head alone."""
+    if "head.weight" in adapter:
+        base = _untied(base)
     return replace(base, tensors=AdaptedTensors(base.tensors, adapter))
+
+
+def _untied(base: Checkpoint) -> Checkpoint:
+    """The same model, its embedding table once more as the head of its own."""
+    if not isinstance(base.config, Decoder) or not base.config.tied:
+        return base
+    tensors = {name: base.tensors.later(name) for name in base.tensors}
+    tensors["head.weight"] = tensors["embedding.weight"]
+    return replace(base, config=replace(base.config, tied=False), tensors=Tensors(tensors))
 
 
 def write(

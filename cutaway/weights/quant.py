@@ -64,6 +64,17 @@ def parts(packed: Packed) -> Parts:
     return scale.reshape(shape), least, q.reshape(*shape, layout.block // per_block)
 
 
+def steps(packed: Packed) -> np.ndarray:
+    """float32 of the tensor's shape: at each value the distance to the next one that the type can hold."""
+    if packed.type not in FLOATS:
+        scale, _, q = parts(packed)
+        return np.broadcast_to(np.abs(scale)[..., None], q.shape).reshape(packed.shape)
+    values = np.abs(unpack(packed))
+    if packed.type == "F16":
+        return np.spacing(values.astype(np.float16)).astype(np.float32)
+    return np.spacing(values) * np.float32(1 << 16 if packed.type == "BF16" else 1)
+
+
 def pack(array: np.ndarray, type: str) -> Packed:
     """The float32 array packed as a type; refuses rows not of whole blocks and types it cannot write."""
     type = type_named(type, WRITERS, "weights are not written as")

@@ -14,6 +14,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.train.adapters import dora, ia3, lora
 from cutaway.weights import adapters, build, load, safetensors
+from cutaway.weights import save as writer
 from tests.parity import tiny
 
 peft = pytest.importorskip("peft")
@@ -137,6 +138,36 @@ def test_gradients_are_pefts(folder: Folder, tmp_path: Path) -> None:
                 "base_model.model.model.layers.1.self_attn.q_proj.lora_magnitude_vector.default.weight"
             ].grad
             assert torch.allclose(own.magnitude.grad, grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning", "ignore:Setting:UserWarning")
+def test_an_adapter_of_a_tied_head_leaves_the_table(
+    kind: dict[str, Any], folder: Folder, tmp_path: Path
+) -> None:
+    """And the other way round; the merged model, written and reread, has the live one's logits."""
+    torch.manual_seed(3)
+    case = "llama-mqa-bias-tied"
+    model = peft.get_peft_model(copy.deepcopy(tiny.model(case)), peft.LoraConfig(r=3, **kind)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    expected, base = tiny.theirs(model), load.read(folder(case))
+    tuned = adapters.joined(base, adapters.read(tmp_path / "adapter", base))
+    assert float((tiny.ours(tuned) - expected).abs().max()) < EXACT
+    writer.write(tmp_path / "merged", tuned, "safetensors")
+    assert float((tiny.reopened(tmp_path / "merged") - expected).abs().max()) < EXACT
+    assert float((tiny.ours(base) - expected).abs().max()) > 1e-2
 
 
 def test_an_adapter_folder_opens_as_a_model(folder: Folder, tmp_path: Path) -> None:
