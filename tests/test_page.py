@@ -19,10 +19,12 @@ from cutaway.cli import main
 from cutaway.commands import explain as verb
 from cutaway.errors import UserError
 from cutaway.inspect import page_data
+from cutaway.inspect.attribution import head_outputs
 from cutaway.inspect.page import VIEWS, page
 from cutaway.inspect.show import Pattern, View
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP
+from cutaway.layers.norm import LayerNorm
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
@@ -101,16 +103,16 @@ def test_the_heads_outputs_add_up(shape: str) -> None:
     trace = traced(shape)
     for i, block in enumerate(trace.model.blocks):
         out = trace[f"blocks.{i}.attention.out"]
-        heads = page_data._head_outputs(block.attention.out, trace[f"blocks.{i}.attention.z"])
+        heads, norm = head_outputs(block, trace, i), block.attention_post_norm
         bias = torch.zeros(()) if block.attention.out.bias is None else block.attention.out.bias
-        assert torch.allclose(heads.sum(0) + bias, out, atol=1e-5)
-        whole = page_data._frozen(
-            block.attention_post_norm, out, torch.cat([heads, bias.expand_as(out)[None]])
-        ).sum(0)
+        if not isinstance(norm, torch.nn.Identity):
+            if isinstance(norm, LayerNorm):
+                out, bias = out - out.mean(-1, keepdim=True), bias - bias.mean()
+            bias = bias * norm.weight / (out.square().mean(-1, keepdim=True) + norm.eps).sqrt()
         before = trace["embed"] if i == 0 else trace[f"blocks.{i - 1}.out"]
         after = trace[f"blocks.{i}.middle"] - before
         shift = getattr(block.attention_post_norm, "bias", torch.zeros(()))
-        assert torch.allclose(whole + shift, after, atol=1e-4)
+        assert torch.allclose(heads.sum(0) + bias + shift, after, atol=1e-4)
 
 
 def test_neurons_and_what_they_promote() -> None:

@@ -17,11 +17,13 @@ from cyclopts import Parameter
 import cutaway
 from cutaway.commands.console import model_path, note, on_screen, print_json, screen, size
 from cutaway.commands.generate import prompt_text
-from cutaway.commands.options import Flag, Force, Json, Model, Open, Threads, Words
+from cutaway.commands.options import Flag, Force, Json, Open, Threads, Words
 from cutaway.errors import OperationalError, UserError
 from cutaway.store import files
+from cutaway.weights.load import ADAPTER, RUN, parsed
 
 if TYPE_CHECKING:
+    from cutaway.inspect.against import Against
     from cutaway.inspect.edits import Edit
     from cutaway.inspect.explanation import Explanation
     from cutaway.inspect.page_data import PageData
@@ -33,7 +35,9 @@ def explain(
     /,
     *,
     file: Path | None = None,
-    model: Model = "smollm2",
+    model: Annotated[
+        str | None, Parameter(help="A model's name, a .gguf file or a folder [smollm2].")
+    ] = None,
     chat: Flag = False,
     top: int = 10,
     ablate: Words = (),
@@ -41,6 +45,7 @@ def explain(
     patch: str | None = None,
     compare: str | None = None,
     compare_model: str | None = None,
+    against: str | None = None,
     backends: Flag = False,
     html: Path | None = None,
     force: Force = False,
@@ -64,6 +69,8 @@ def explain(
 
     cutaway explain "The capital of France is" --compare "The capital of Italy is"
 
+    cutaway explain "The capital of France is" --against runs/talk
+
     cutaway explain - --json < prompt.txt
 
     cutaway explain "The capital of France is" --backends
@@ -80,17 +87,22 @@ def explain(
         diverge.
     :param compare: Another text, of any length: both side by side.
     :param compare_model: Another model: both side by side, on this text or on the other one.
+    :param against: A run's or adapter's folder, or a model of the same shape: show what training changed. The
+        model, if none is named, is then the one that the run or the adapter began with.
     :param backends: Show instead which attention backend each layer uses for prefill and decode, and why.
     :param html: Write an interactive page to this file: one file that needs no network. A model that
         --ablate or --steer changed is beside the unchanged one. --open alone writes a temporary file.
     """
-    asked = _Asked(prompt_text(text, file), model, chat, top, ablate, steer, patch, compare, compare_model)
+    source = model or (against and _base_of(Path(against))) or "smollm2"
+    asked = _Asked(
+        prompt_text(text, file), source, chat, top, ablate, steer, patch, compare, compare_model, against
+    )
     asked.check(backends, html is not None or open_page)
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: it must be 1 or more")
     if html is not None:
         files.check_file(html, force)
-    lm = _load(model)
+    lm = _load(source)
     ids = asked.ids(lm, asked.text)
     early = sys.stdout.isatty() and not (as_json or backends or html or open_page or asked.two)
     if early:
@@ -106,6 +118,8 @@ def explain(
         _print_backends(lm, ids, asked.name, as_json)
     elif html or open_page:
         _write_page(asked.page_data(lm, ids), html, open_page)
+    elif against is not None:
+        _print_against(asked.against_base(lm, ids), asked, as_json)
     elif asked.two:
         _print_two(asked.both(lm, ids), asked, as_json)
     else:
@@ -127,11 +141,12 @@ class _Asked:
     patch: str | None
     compare: str | None
     compare_model: str | None
+    against: str | None
 
     @property
     def two(self) -> bool:
-        """Whether two explanations are shown side by side."""
-        return self.compare is not None or self.compare_model is not None
+        """Whether two models or texts are shown side by side."""
+        return any(each is not None for each in (self.compare, self.compare_model, self.against))
 
     @property
     def name(self) -> str:
@@ -141,7 +156,7 @@ class _Asked:
     @property
     def other_name(self) -> str:
         """The compared model's name."""
-        return model_name(self.compare_model or self.model)
+        return model_name(self.compare_model or self.against or self.model)
 
     def check(self, backends: bool, page: bool) -> None:
         """Refuses what needs no model to be refused."""
@@ -151,9 +166,11 @@ class _Asked:
             raise UserError(f"--top is {self.top}: it must be 1 or more")
         if self.compare == "":
             raise UserError("the other text is empty: there is nothing to compare with")
+        if self.against is not None and (self.compare is not None or self.compare_model is not None):
+            raise UserError("--against shows one text in two models: leave out --compare and --compare-model")
         changed = self.ablate or self.steer or self.patch is not None
         if self.two and changed:
-            raise UserError("--compare shows two models unchanged: leave out --ablate, --steer and --patch")
+            raise UserError("two models are shown unchanged: leave out --ablate, --steer and --patch")
         if backends and (self.two or changed or page):
             raise UserError("--backends shows backends only: leave out other views and edits")
         if self.patch is not None and page:
@@ -236,17 +253,52 @@ class _Asked:
             if edit := self.edits():
                 pages.append(data(lm, ids, f"{self.name}, {', '.join(self.changes())}", edit))
             elif self.two:
-                pages.append(data(other, self.ids(other, self.compare or self.text), self.other_name))
+                page = data(other, self.ids(other, self.compare or self.text), self.other_name)
+                pages.append(page if self.against is None else replace(page, model=pages[0].model))
         return pages
 
+    def against_base(self, lm: LanguageModel, ids: list[int]) -> Against:
+        """What parts the base from the model that was trained from it."""
+        from cutaway.inspect import explanation
+        from cutaway.inspect.against import against
+        from cutaway.weights.adapters import AdaptedTensors
+
+        tuned = self._other(lm)
+        tensors = tuned.checkpoint.tensors
+        changes = None
+        if isinstance(tensors, AdaptedTensors) and tensors.base is lm.checkpoint.tensors:
+            changes = tensors.adapter
+        with _doing("Running both models"):
+            base, other = (each.trace(ids, names=explanation.names(each.model)) for each in (lm, tuned))
+            return against(base, other, changes, self.top)
+
     def _other(self, lm: LanguageModel) -> LanguageModel:
-        return lm if self.compare_model is None else _load(self.compare_model)
+        if self.against is None:
+            return lm if self.compare_model is None else _load(self.compare_model)
+        from cutaway.inspect.against import check
+
+        adapter = (Path(self.against) / ADAPTER).is_file()
+        tuned = lm.with_adapter(self.against) if adapter else _load(self.against)
+        configs: Any = lm.config, tuned.config
+        check(*configs, (lm.tokenizer, tuned.tokenizer))
+        return tuned
 
 
 def model_name(source: str) -> str:
     """A model as titles show it: the last part of a file's or folder's path, another name as it is."""
     path = Path(source)
     return path.resolve().name.removesuffix(".gguf") if path.exists() else source
+
+
+def _base_of(tuned: Path) -> str | None:
+    """The model that an adapter or a run says that it began with; None for a model that says nothing."""
+    if (tuned / ADAPTER).is_file():
+        return parsed(tuned / ADAPTER).get("base_model_name_or_path")
+    if not (tuned / RUN).is_file():
+        return None
+    from cutaway.train import config
+
+    return config.entries(str(tuned), ()).get("base")
 
 
 def _load(source: str) -> LanguageModel:
@@ -305,6 +357,16 @@ def _print_two(explanations: tuple[Explanation, Explanation], asked: _Asked, as_
         print_json(one | {"compare": other})
     else:
         on_screen(lambda console: explanation_compare.show(*explanations, names, same_model, console))
+
+
+def _print_against(found: Against, asked: _Asked, as_json: bool) -> None:
+    from cutaway.commands import explanation_against
+
+    names = asked.name, asked.other_name
+    if as_json:
+        print_json({"model": names[0], "against": names[1], **asdict(found)})
+    else:
+        on_screen(lambda console: explanation_against.show(found, names, console))
 
 
 def _print_backends(lm: LanguageModel, ids: list[int], name: str, as_json: bool) -> None:

@@ -116,6 +116,38 @@ def attribute(
     )
 
 
+@torch.no_grad()
+def head_outputs(block: Any, seen: Mapping[str, Tensor], layer: int) -> Float[Tensor, "h t d"]:
+    """What each head of a layer adds to the residual stream: its slice of W_o times its z.
+
+    ``seen`` are activations without their batch axis; a norm after attention has its size frozen.
+    """
+    name = f"blocks.{layer}.attention"
+    given = f"{name}.out_input"
+    z = seen[given if given in seen else f"{name}.z"].float()
+    weight = block.attention.out.weight.float().unflatten(1, (z.shape[0], z.shape[2]))
+    heads, norm = torch.einsum("htv,dhv->htd", z, weight), block.attention_post_norm
+    if not isinstance(norm, nn.Identity):
+        whole = seen[f"{name}.out"].float()
+        if isinstance(norm, LayerNorm):
+            whole, heads = whole - whole.mean(-1, keepdim=True), heads - heads.mean(-1, keepdim=True)
+        heads = heads if norm.weight is None else heads * norm.weight.float()
+        heads = heads * torch.rsqrt(whole.square().mean(-1, keepdim=True) + norm.eps)
+    return heads * block.residual
+
+
+@torch.no_grad()
+def unembedded(model: Decoder, directions: Float[Tensor, "d n"], vocabulary: int) -> Float[Tensor, "v n"]:
+    """What directions of the residual stream add to each logit, but for the final norm's size."""
+    norm: Any = model.norm
+    if isinstance(norm, LayerNorm):
+        directions = directions - directions.mean(0)
+    if norm.weight is not None:
+        directions = directions * norm.weight.float()[:, None]
+    table: Any = model.embedding if model.head is None else model.head
+    return table.weight[:vocabulary].float() @ directions
+
+
 def _by_source(
     attention: Any, seen: Mapping[str, Tensor], layer: int, position: int, writes: Float[Tensor, "h v"]
 ) -> Float[Tensor, "h s"]:

@@ -46,6 +46,26 @@ def lens(
     return Lens(tuple(residuals), *columns)
 
 
+def divergences(
+    models: tuple[Decoder, Decoder],
+    residuals: tuple[Mapping[str, Float[Tensor, "t d"]], Mapping[str, Float[Tensor, "t d"]]],
+    vocabulary: int | None = None,
+) -> Float[Tensor, "n t"]:
+    """The KL divergence, in nats, of the second model's lens from the first one's at every stage."""
+    stages = []
+    for pair in zip(*(each.values() for each in residuals), strict=True):
+        rows = zip(*(residual.split(ROWS) for residual in pair), strict=True)
+        parts = []
+        for part in rows:
+            p, q = (
+                _logits(model, own, vocabulary).double().log_softmax(-1)
+                for model, own in zip(models, part, strict=True)
+            )
+            parts.append((p.exp() * (p - q)).sum(-1))
+        stages.append(torch.cat(parts))
+    return torch.stack(stages).float()
+
+
 @torch.no_grad()
 def _logits(model: Decoder, rows: Float[Tensor, "n d"], vocabulary: int | None) -> Float[Tensor, "n v"]:
     return model.logits(rows[None])[0, :, :vocabulary].float()

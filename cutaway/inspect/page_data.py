@@ -19,15 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cutaway.inspect import explanation, neurons, tokens
-from cutaway.inspect.attribution import Attribution
+from cutaway.inspect.attribution import Attribution, head_outputs, unembedded
 from cutaway.inspect.inputs import has_pattern, output_heads
 from cutaway.inspect.trace import Trace
-from cutaway.layers.norm import LayerNorm
 from cutaway.model.decoder import Decoder
-from cutaway.shapes import Float
 
 DETAIL_BYTES = 1_000_000  # of queries, keys and values
 FINE_BYTES = 2_700_000  # of attention weights as whole bytes, deflated
@@ -264,12 +262,7 @@ class _Builder:
         """The output norm of each head [t h] and MLP [t], and their contributions to the answer's logit."""
         for i, block in enumerate(self.blocks):
             name = f"blocks.{i}"
-            given = f"{name}.attention.out_input"
-            given = given if given in self.trace else f"{name}.attention.z"
-            heads = _head_outputs(block.attention.out, self.trace[given].float())
-            heads = _frozen(block.attention_post_norm, self.trace[f"{name}.attention.out"].float(), heads)
-            heads = heads * block.residual
-            self.keep(f"head_norm.{i}", heads.norm(dim=-1).T)
+            self.keep(f"head_norm.{i}", head_outputs(block, self.trace, i).norm(dim=-1).T)
             self.keep(
                 f"mlp_norm.{i}",
                 (self.trace[f"{name}.out"] - self.trace[f"{name}.middle"]).float().norm(dim=-1),
@@ -309,9 +302,6 @@ class _Builder:
         model, config = self.trace.model, self.trace.model.config
         many = int(PROMOTING / (2 * self.trace.vocabulary * config.width))
         wanted = sorted(wanted[: max(many, 1)])
-        table = (
-            (model.embedding if model.head is None else model.head).weight[: self.trace.vocabulary].float()
-        )
         columns = []
         for i, block in enumerate(self.blocks):
             own = [neuron for layer, neuron in wanted if layer == i]
@@ -323,7 +313,7 @@ class _Builder:
             (wanted[i : i + 64] for i in range(0, len(wanted), 64)),
             strict=True,
         ):
-            scores = table @ _direct(model.norm, part)
+            scores = unembedded(model, part, self.trace.vocabulary)
             up, down = (
                 scores.topk(PROMOTED, dim=0, largest=side).indices.T.tolist() for side in (True, False)
             )
@@ -352,27 +342,3 @@ def _halves(cells: np.ndarray) -> np.ndarray:
     """Two cells a byte, the first in the high half; a head starts at a whole byte."""
     even = np.pad(cells, ((0, 0), (0, cells.shape[1] % 2)))
     return even[:, 0::2] << 4 | even[:, 1::2]
-
-
-def _head_outputs(out: Any, z: Float[Tensor, "h t v"]) -> Float[Tensor, "h t d"]:
-    """Each head's part of attention's output: its slice of W_o times its z."""
-    weight = out.weight.float().unflatten(1, (z.shape[0], z.shape[2]))
-    return torch.einsum("htv,dhv->htd", z, weight)
-
-
-def _frozen(norm: Any, whole: Float[Tensor, "t d"], parts: Float[Tensor, "h t d"]) -> Float[Tensor, "h t d"]:
-    """Parts of a sum through the norm of the whole sum, its size frozen; unchanged where there is no norm."""
-    if isinstance(norm, nn.Identity):
-        return parts
-    if isinstance(norm, LayerNorm):
-        whole, parts = whole - whole.mean(-1, keepdim=True), parts - parts.mean(-1, keepdim=True)
-    return (parts if norm.weight is None else parts * norm.weight.float()) * torch.rsqrt(
-        whole.square().mean(-1, keepdim=True) + norm.eps
-    )
-
-
-def _direct(norm: Any, directions: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
-    """Directions through the final norm's weights, whatever its size: what the head multiplies."""
-    if isinstance(norm, LayerNorm):
-        directions = directions - directions.mean(0)
-    return directions if norm.weight is None else directions * norm.weight.float()[:, None]

@@ -1,0 +1,200 @@
+"""What training changed: a base model and a tuned one of the same shape on one text, and their weights.
+
+Four questions, each answered from two traces or from the weights alone:
+
+    where do they part?        KL(base || tuned) of the logit lens, at each token after each block
+    what comes next?           the likeliest next tokens of both
+    which parts moved?         |tuned - base| / |base| of each head's and MLP's output, over all tokens
+    which directions are new?  the singular value decomposition of a matrix's change, dW = sum s u v^T, read
+                               through the unembedding: u is what the change writes into the residual stream
+
+Of LoRA's change B A the decomposition is that of a small matrix (Q_B R_B)(Q_A R_A)^T = Q_B (R_B R_A^T) Q_A^T.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cutaway.errors import UserError
+from cutaway.inspect import explanation, tokens
+from cutaway.inspect.attribution import head_outputs, unembedded
+from cutaway.inspect.inputs import output_heads
+from cutaway.inspect.lens import divergences
+from cutaway.inspect.trace import Trace
+from cutaway.model.config import Decoder as Config
+from cutaway.model.decoder import Decoder
+from cutaway.shapes import Float
+from cutaway.weights.adapters import Change, LowRank
+
+WRITES = re.compile(r"blocks\.(\d+)\.(attention\.out|mlp\.(.*\.)?down)\.weight")  # into the residual stream
+DIRECTIONS = 3  # of each matrix
+PROMOTED = 6  # tokens at each end of a direction
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A head's output, or with ``head`` None an MLP's: ``norm`` in the base, and |tuned - base| / norm."""
+
+    layer: int
+    head: int | None
+    norm: float
+    change: float
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A left singular vector of a change. ``share``: of the change's squared norm; tokens at both ends."""
+
+    singular_value: float
+    share: float
+    promotes: tuple[str, ...]
+    opposite: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a matrix that writes into the residual stream changed: |dW| / |W|, and its largest directions."""
+
+    weight: str
+    change: float
+    directions: tuple[Direction, ...]
+
+
+@dataclass(frozen=True)
+class Against:
+    """``kl`` [t n] in nats at each of ``tokens`` after each of ``stages``; all lists are largest first."""
+
+    text: str
+    tokens: tuple[str, ...]
+    stages: tuple[str, ...]
+    kl: tuple[tuple[float, ...], ...]
+    next: tuple[explanation.Changed, ...]
+    heads: tuple[Moved, ...]
+    mlps: tuple[Moved, ...]
+    written: tuple[Written, ...]
+
+
+def check(base: Config, tuned: Config, vocabularies: tuple[Any, Any]) -> None:
+    """UserError unless two models have the same shape and the same tokens."""
+    one, other = ({**config.weights(), "head.weight": ()} for config in (base, tuned))
+    if one != other:
+        name = min(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+        raise UserError(
+            f"the models have other shapes: {name} is {one.get(name, 'absent')} in the base and "
+            f"{other.get(name, 'absent')} in the other: --against compares a model with what was trained "
+            "from it; use --compare-model for two models"
+        )
+    if any(
+        output_heads(mine.attention) != output_heads(theirs.attention)
+        for mine, theirs in zip(base.blocks, tuned.blocks, strict=True)
+    ):
+        raise UserError("the models have other numbers of heads: use --compare-model for two models")
+    mine, theirs = vocabularies
+    if len(mine) != len(theirs) or any(
+        mine.token_bytes(n) != theirs.token_bytes(n) for n in range(len(mine))
+    ):
+        raise UserError(
+            "the models have other vocabularies, so that their distributions cannot be compared: use "
+            "--compare-model"
+        )
+
+
+@torch.no_grad()
+def against(base: Trace, tuned: Trace, changes: Mapping[str, Change] | None = None, top: int = 10) -> Against:
+    """What parts two models on one text, by traces that kept ``explanation.names``.
+
+    ``changes`` is the adapter that makes the one the other; without it the weights are subtracted.
+    """
+    residuals = base.residuals(), tuned.residuals()
+    kl = divergences((base.model, tuned.model), residuals, base.vocabulary)
+    heads, mlps = [], []
+    for i, blocks in enumerate(zip(base.model.blocks, tuned.model.blocks, strict=True)):
+        one, other = (
+            head_outputs(block, trace, i) for block, trace in zip(blocks, (base, tuned), strict=True)
+        )
+        heads += [_moved(i, h, *pair) for h, pair in enumerate(zip(one, other, strict=True))]
+        added = ((trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]).float() for trace in (base, tuned))
+        mlps.append(_moved(i, None, *added))
+    return Against(
+        text=tokens.text(base.tokenizer, base.ids),
+        tokens=tuple(base.tokens),
+        stages=tuple(residuals[0]),
+        kl=tuple(map(tuple, kl.T.tolist())),
+        next=explanation.change(base, tuned, (), top).next,
+        heads=_sorted(heads),
+        mlps=_sorted(mlps),
+        written=_sorted(written(base, tuned.model, changes)),
+    )
+
+
+def written(base: Trace, tuned: Decoder, changes: Mapping[str, Change] | None = None) -> list[Written]:
+    """The changes of the matrices that write into the residual stream, without those that did not change."""
+    weights, now = (dict(model.named_parameters()) for model in (base.model, tuned))
+    found = []
+    for name in filter(WRITES.fullmatch, weights):
+        if changes is not None and name not in changes:
+            continue
+        change = None if changes is None else changes[name]
+        if isinstance(change, LowRank) and change.magnitude is None:
+            directions, sizes = low_rank_svd(change.scale * change.b, change.a)
+        else:
+            directions, sizes = left_svd((now[name] - weights[name]).double().cpu().numpy())
+        total = float(np.square(sizes).sum())
+        if not total:
+            continue
+        kept = slice(min(DIRECTIONS, len(sizes)))
+        size = float(weights[name].double().norm())
+        found.append(
+            Written(name, total**0.5 / size, _read(base, name, directions[:, kept], sizes[kept], total))
+        )
+    return found
+
+
+def low_rank_svd(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The left singular vectors [out r] and the singular values of B A, which is never made."""
+    (q, left), (_, right) = np.linalg.qr(b.astype(np.float64)), np.linalg.qr(a.T.astype(np.float64))
+    u, sizes, _ = np.linalg.svd(left @ right.T, full_matrices=False)
+    return q @ u, sizes
+
+
+def left_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The left singular vectors [out out] and the singular values of a float64 matrix, by M M^T."""
+    squares, u = np.linalg.eigh(matrix @ matrix.T)
+    return u[:, ::-1], np.sqrt(np.clip(squares[::-1], 0, None))
+
+
+def _read(
+    base: Trace, name: str, directions: np.ndarray, sizes: np.ndarray, total: float
+) -> tuple[Direction, ...]:
+    """The directions with the tokens whose logits each raises most, and those that its opposite raises."""
+    found: Any = WRITES.fullmatch(name)
+    block: Any = base.model.blocks[int(found[1])]
+    norm = block.attention_post_norm if found[2] == "attention.out" else block.mlp_post_norm
+    table: Any = base.model.embedding.weight
+    columns = torch.from_numpy(directions.copy()).to(table.device, torch.float32)
+    if not isinstance(norm, nn.Identity) and norm.weight is not None:
+        columns = columns * norm.weight.float()[:, None]
+    logits = unembedded(base.model, columns, base.vocabulary)
+    best = (logits.topk(min(PROMOTED, len(logits)), 0, largest).indices for largest in (True, False))
+    ends = [ids.T.tolist() for ids in best]
+    return tuple(
+        Direction(float(size), float(size) ** 2 / total, *(tuple(map(base.token, ids)) for ids in both))
+        for size, *both in zip(sizes, *ends, strict=True)
+    )
+
+
+def _moved(layer: int, head: int | None, one: Float[Tensor, "t d"], other: Float[Tensor, "t d"]) -> Moved:
+    size = float(one.norm())
+    moved = float((other - one).norm())
+    return Moved(layer, head, size, moved / size if size else 0.0)
+
+
+def _sorted(found: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(sorted(found, key=lambda one: -one.change))
