@@ -175,7 +175,7 @@ def _cutaway(asked: argparse.Namespace) -> Step:
     model.train()
     if asked.one.endswith("recomputed"):
         _checkpoint_activations(model)
-    trainable = Trainable(model, next_token.Config(chunk_size=128), torch.ones(model.config.vocab))
+    trainable = Trainable(model, next_token.Config(chunk_size=256), torch.ones(model.config.vocab))
     optimizer = _adamw(model)
     ready = torch.compile(trainable) if asked.one.endswith("compiled") else trainable
 

@@ -15,13 +15,15 @@ import torch
 import cutaway
 from cutaway import native
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.layers import packed
 from cutaway.model.config import Decoder, Encoder
 from cutaway.native import library
 from cutaway.runtime import matmul
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.weights import adapters, gguf_adapters, load, quant
+from cutaway.train.adapters import freeze
+from cutaway.weights import adapters, build, gguf_adapters, load, quant
 from cutaway.weights.adapters import Adapter, LowRank, Saved, Scaled, joined
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
@@ -337,3 +339,20 @@ def test_a_packed_base_multiplies_as_it_is_served(type: str, monkeypatch: pytest
     grad = torch.randn_like(served)
     served.backward(grad)
     assert torch.allclose(x.grad, grad @ layer.weight, atol=1e-5)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_packed_base_attends_as_it_is_served():
+    """Keys and values are halves, and their gradient is not: it may be far below a half's smallest number."""
+    of, stored = wide("Q8_0")
+    model = build.decoder(Checkpoint(of, stored, None, Path("tiny")), "packed")
+    freeze(model)
+    ids = torch.tensor([[n % 160 for n in IDS[:40]]])
+    with tracing(model, "*.k", "*.v") as seen:
+        model(ids, torch.arange(40)[None])
+    assert len(seen) == 4 and all(torch.equal(x, x.half().float()) for x in seen.values())
+    attention, grads = model.blocks[0].attention, []
+    for attention.halves in (True, False):
+        x = torch.randn(1, 40, 256, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        k = attention._stored(attention.key(x))
+        grads.append(torch.autograd.grad(k.sum() * 1e-12, x)[0])
+    assert torch.equal(*grads) and grads[0].abs().max() > 0

@@ -3,6 +3,7 @@ leaves the curve where it was.
 """
 
 import math
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from cutaway.errors import OperationalError
+from cutaway.layers.config import MLP as Config
 from cutaway.layers.config import MoE
+from cutaway.layers.mlp import MLP
 from cutaway.model.decoder import Decoder
 from cutaway.train import device, loss
 from cutaway.train.loop import Training
@@ -47,6 +50,16 @@ def test_chunked_cross_entropy_is_plain_cross_entropy(chunk: int, z: float, soft
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(entropy, F.cross_entropy(logits, targets, reduction="sum"))
     torch.testing.assert_close((x.grad, weight.grad), wanted)
+    weights = (torch.arange(23) % 3).double()
+    odd = torch.where(weights[:, None] > 0, x, math.inf).detach().requires_grad_()  # no logits, no NaN
+    found, entropy = loss.chunked(odd, weight, targets, chunk, z, softcap, weights)
+    rows = [n for n in range(23) for _ in range(n % 3)]
+    torch.testing.assert_close(found, loss.plain(logits[rows], targets[rows], z))
+    torch.testing.assert_close(entropy, F.cross_entropy(logits[rows], targets[rows], reduction="sum"))
+    (found * 0.3).backward()
+    alone = torch.autograd.grad(loss.plain(x[rows] @ weight.T, targets[rows], z) * 0.3, x)[0]
+    if not softcap:
+        torch.testing.assert_close(odd.grad, alone)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -96,6 +109,27 @@ def test_gradients_are_plain_torchs(changes: dict[str, Any]) -> None:
     made._gradient()
     for found, wanted in zip(made.names, expected, strict=True):
         torch.testing.assert_close(found.grad, wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_gated_mlp_forgets_what_it_makes_again(edited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients to the bit, and the input of ``down`` is gone once it was read, unless an edit made it."""
+    monkeypatch.setattr("cutaway.layers.mlp.tap", lambda _, hidden: hidden * 3 if edited else hidden)
+
+    def gradients(forgets: bool) -> tuple[list[torch.Tensor], bool]:
+        torch.manual_seed(0)
+        mlp = MLP(Config(24), 8)
+        mlp.forgets = forgets
+        held: list[weakref.ref[torch.Tensor]] = []
+        mlp.down.register_forward_pre_hook(lambda _, given: held.append(weakref.ref(given[0])))
+        x = torch.randn(2, 5, 8, requires_grad=True)
+        out = mlp(x)
+        alive = held[0]() is not None
+        grads = torch.autograd.grad(out.square().sum(), [x, *mlp.parameters()])
+        return [*grads], alive
+
+    (found, alive), (wanted, kept) = gradients(True), gradients(False)
+    assert all(map(torch.equal, found, wanted)) and kept and alive is edited
 
 
 # ---- one step of each optimizer ----------------------------------------------------------------------------

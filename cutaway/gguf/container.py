@@ -42,6 +42,15 @@ def mapping_of(data: np.ndarray) -> mmap.mmap | None:
     return mapping if isinstance(mapping, mmap.mmap) else None
 
 
+def give_back(data: np.ndarray) -> None:
+    """Tells the system that what was read of the mapped file behind these bytes can leave memory: it can be
+    read again.
+    """
+    mapping = mapping_of(data)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
 def looks_like(head: bytes) -> str:
     """What the first kilobyte of a file suggests that it is, as a phrase for an error message."""
     if head.startswith(b"GGUF"):

@@ -1,5 +1,9 @@
 """The MLP of a block: it works on each token alone, neuron by neuron."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,23 +46,42 @@ ACTIVATIONS = {
 class MLP(nn.Module):
     """down(act(up x)), or gated down(act(gate x) * up x) (2002.05202), up and gate clamped where limited.
 
-    Taps ``hidden`` [... f]: each neuron's activation, the input of ``down``.
+    Taps ``hidden`` [... f]: each neuron's activation, the input of ``down``. Where it is gated and
+    ``forgets``, training holds two numbers a neuron and token in place of four: the rest is made again.
     """
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
         self.activation = XIELU() if config.activation == "xielu" else ACTIVATIONS[config.activation]
         self.limit = config.limit
+        self.forgets = config.activation != "xielu"  # which has weights, and they may be sharded by then
         self.gate = nn.Linear(width, config.hidden, config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden, config.bias)
         self.down = nn.Linear(config.hidden, width, config.bias)
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         if self.gate is None:
-            hidden = self.activation(self.up(x))
-        else:
-            gate, up = self.gate(x), self.up(x)
-            if self.limit is not None:
-                gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
-            hidden = self.activation(gate) * up
-        return self.down(tap("hidden", hidden))
+            return self.down(tap("hidden", self.activation(self.up(x))))
+        gate, up = self.gate(x), self.up(x)
+        if self.limit is not None:
+            gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
+        active = self.activation(gate)
+        with self._forgotten(active, lambda: self.activation(gate)):
+            hidden = active * up
+        with self._forgotten(hidden, lambda: self.activation(gate) * up):
+            return self.down(tap("hidden", hidden))
+
+    def _forgotten(self, x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[None]:
+        """What is computed inside does not hold x for the backward pass, which makes it ``again``."""
+        if not (self.forgets and x.requires_grad) or torch.compiler.is_compiling():
+            return nullcontext()
+        address = x.untyped_storage().data_ptr()
+
+        def pack(kept: Tensor) -> Any:
+            same = kept.untyped_storage().data_ptr() == address
+            return (kept.shape, kept.stride(), kept.storage_offset()) if same else kept
+
+        def unpack(kept: Any) -> Tensor:
+            return kept if isinstance(kept, Tensor) else again().as_strided(*kept)
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, unpack)

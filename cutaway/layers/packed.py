@@ -57,9 +57,8 @@ class PackedLinear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         rows, columns = self.packed.shape
         flat = x.detach().reshape(-1, columns).numpy()
-        out = torch.from_numpy(
-            kernels.multiply(self.packed.type, rows, columns, self._panels, flat, *workers())
-        ).view(*x.shape[:-1], rows)
+        made = kernels.multiply(self.packed.type, rows, columns, self._panels, flat, *workers())
+        out = torch.from_numpy(made.reshape(*x.shape[:-1], rows))  # no view of torch's: it may be added to
         return out if self.bias is None else out + self.bias
 
     def tiles(self) -> Iterator[tuple[slice, Tensor]]:

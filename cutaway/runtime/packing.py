@@ -7,7 +7,6 @@ step does not know are told apart here, by a sentence."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import UserError
-from cutaway.gguf import Packed, mapping_of
+from cutaway.gguf import Packed, give_back
 from cutaway.layers.config import MoE, Router
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
@@ -196,7 +195,7 @@ class Plan:
                 native.pack(packed.type, count, columns, data, panels[done : done + size], first, threads)
             except UserError as problem:
                 raise UserError(f"The weight {path}.weight cannot be run: {problem}") from None
-            _give_back(packed.data)
+            give_back(packed.data)
             done += size
         bias = self._vector(f"{path}.bias") if f"{path}.bias" in self._tensors else None
         return native.Matrix(panels.ctypes.data, bias, native.LAYOUTS[packed.type].id, rows, columns, 0)
@@ -253,13 +252,4 @@ def _check_rows(name: str, table: Packed) -> None:
     at_once = max(1, AT_ONCE // (4 * table.shape[1]))
     for start in range(0, table.shape[0], at_once):
         quant.finite(name, table.rows(slice(start, start + at_once)))
-        _give_back(table.data)
-
-
-def _give_back(data: np.ndarray) -> None:
-    """Tells the system that what was read of the mapped file behind these bytes can leave memory: it can be
-    read again.
-    """
-    mapping = mapping_of(data)
-    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
+        give_back(table.data)

@@ -26,6 +26,7 @@ from cutaway.data.packing import Batch, Span
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
+from cutaway.layers.mlp import MLP
 from cutaway.model.decoder import Decoder
 from cutaway.model.engine import DefinitionEngine
 from cutaway.tokenizer import Tokenizer
@@ -357,6 +358,9 @@ def _checkpoint_activations(model: Decoder) -> None:
     """Blocks that keep their input alone, and recompute the rest in the backward pass."""
     for block in model.blocks:
         block.forward = partial(recomputed, block.forward, use_reentrant=False)
+        for module in block.modules():
+            if isinstance(module, MLP):
+                module.forgets = False  # all of it is made again
 
 
 def _compile(

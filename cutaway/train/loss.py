@@ -48,8 +48,12 @@ def chunked(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The loss of logits = x weight^T, and its cross-entropy alone, which has no gradient.
 
-    ``softcap`` bounds the logits; each row's loss is multiplied by its ``weights`` (None: 1).
+    ``softcap`` bounds the logits; each row's loss is multiplied by its ``weights`` (None: 1). A row of
+    weight 0 costs no logits.
     """
+    if weights is not None:
+        kept = weights.nonzero()[:, 0]
+        x, targets, weights = x[kept], targets[kept], weights[kept]
     return _Chunked.apply(x, weight, targets, chunk, z, softcap, weights)  # type: ignore[return-value]
 
 

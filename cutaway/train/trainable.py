@@ -94,11 +94,16 @@ class Trainable(nn.Module):
     def log_probs(
         self, batch: TrainingBatch, chunk_size: int, temperature: float = 1.0
     ) -> Float[Tensor, "b t"]:
-        """The log-probability of each target, where the logits are divided by ``temperature``."""
-        hidden, _ = self.hidden(batch)
-        softcap = self.model.config.softcap
-        flat = hidden.flatten(0, 1), self.head_weight, batch.targets.flatten()
-        return log_probs(*flat, chunk_size, softcap, temperature).view_as(batch.targets)
+        """The log-probability of each target, where the logits are divided by ``temperature``.
+
+        It is 0 where the loss weight is: a prompt's tokens need no logits.
+        """
+        hidden = self.hidden(batch)[0].flatten(0, 1)
+        weights = torch.ones_like(batch.targets) if batch.loss_weights is None else batch.loss_weights
+        kept = weights.flatten().nonzero()[:, 0]
+        read = hidden[kept], self.head_weight, batch.targets.flatten()[kept], chunk_size
+        found = log_probs(*read, self.model.config.softcap, temperature)
+        return found.new_zeros(len(hidden)).index_put((kept,), found).view_as(batch.targets)
 
     @torch.no_grad()
     def reference_log_probs(

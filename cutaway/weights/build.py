@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.errors import UserError
-from cutaway.gguf import Packed
+from cutaway.gguf import Packed, give_back
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
 from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.config import Encoder as EncoderConfig
@@ -82,4 +82,6 @@ def _packed(path: str, module: nn.Module, tensors: Mapping[str, Packed]) -> nn.M
 def _tensor(name: str, tensors: Mapping[str, Packed]) -> Tensor:
     """The weight as a float32 tensor of its own: what is mapped from a file must not be trained in place."""
     array = quant.finite(name, tensors[name])
-    return torch.from_numpy(array if array.flags.writeable and array.flags.owndata else np.array(array))
+    own = array if array.flags.writeable and array.flags.owndata else np.array(array)
+    give_back(tensors[name].data)  # or the file would be in memory beside its weights
+    return torch.from_numpy(own)

@@ -31,6 +31,8 @@ class SoftmaxAttention(nn.Module):
     Taps ``q`` [b h t k], ``k`` [b g s k] and ``v`` [b g t v] as the scores see them, and ``z`` [b h t v],
     each head's weighted sum of values; the backend taps ``scores`` and ``pattern``.
 
+    ``halves`` rounds keys and values to float16, as the runtime stores them; the gradient passes.
+
     The cache holds rotated keys, except where the rotation changes as the text grows: then it holds them as
     they are, and each call rotates all.
     """
@@ -49,6 +51,7 @@ class SoftmaxAttention(nn.Module):
         self.sinks = nn.Parameter(torch.zeros(config.heads)) if config.sinks else None
         self.grows = config.position is not None and config.position.grows
         self.scale = config.key_size**-0.5 if config.scale is None else config.scale
+        self.halves = False
 
     def forward(
         self,
@@ -65,7 +68,7 @@ class SoftmaxAttention(nn.Module):
             self._normed(self.query_norm, q, self.config.heads),
             self._normed(self.key_norm, k, self.config.groups),
         )
-        v = tap("v", cut(v, self.config.groups))
+        v = tap("v", self._stored(cut(v, self.config.groups)))
         key_positions, key_rotation = positions, rotation
         if rotation is not None and not self.grows:
             k, key_rotation = self._turned(self.key_norm, k, rotation), None
@@ -77,9 +80,13 @@ class SoftmaxAttention(nn.Module):
         q = tap(
             "q", q if self.config.temperature is None else q * _sharper(self.config.temperature, positions, q)
         )
-        k = tap("k", k if key_rotation is None else self._turned(self.key_norm, k, key_rotation))
+        k = k if key_rotation is None else self._turned(self.key_norm, k, key_rotation)
+        k = tap("k", self._stored(k))
         z = tap("z", self.attend(q, k, v, positions, key_positions, in_order))
         return self.out(join(self.output(x, z)))
+
+    def _stored(self, x: Float[Tensor, "b g s k"]) -> Float[Tensor, "b g s k"]:
+        return x + (x.half().to(x.dtype) - x).detach() if self.halves else x
 
     def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
         """What the output matrix multiplies: z, where a mechanism does nothing to it."""

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 import numpy as np
 from torch import Tensor, nn
 
+from cutaway.attention.common.softmax import SoftmaxAttention
 from cutaway.errors import UserError
 from cutaway.layers.packed import PackedLinear
 from cutaway.model.decoder import Decoder
+from cutaway.runtime.matmul import reads_eight_bits
 
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
 Matrix = nn.Linear | PackedLinear
@@ -65,9 +67,16 @@ def array(parameter: Tensor) -> np.ndarray:
 
 
 def freeze(model: nn.Module) -> None:
-    """No parameter of the model takes a gradient, and packed matrices multiply as the runtime does."""
+    """No parameter of the model takes a gradient, and a packed base computes as the runtime does.
+
+    Its matrices multiply by the runtime's kernels, and where these round vectors to eight bits, attention
+    reads keys and values as halves: what is rounded later magnifies that difference.
+    """
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear) and name != "head":  # whose rows are read as numbers
             module.serve()
+        if isinstance(module, SoftmaxAttention):
+            key = module.key
+            module.halves = isinstance(key, PackedLinear) and reads_eight_bits(key.packed.type)
     for parameter in model.parameters():
         parameter.requires_grad_(False)

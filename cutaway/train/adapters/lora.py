@@ -66,10 +66,10 @@ class LoRALinear(Adapter):
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         if not self.enabled:
             return self.base(x)
-        dropped = F.dropout(x, self.config.dropout, self.training)
         out = self.base(x)
-        reduced = F.linear(dropped, self.a).flatten(0, -2)
-        return torch.addmm(out.flatten(0, -2), reduced, self.b.T, alpha=self.config.scale).view_as(out)
+        reduced = F.linear(F.dropout(x, self.config.dropout, self.training), self.a)
+        # In place: the base's product is nobody else's.
+        return out.flatten(0, -2).addmm_(reduced.flatten(0, -2), self.b.T, alpha=self.config.scale).view_as(out)
 
 
 def shape_of(matrix: Matrix) -> tuple[int, int]:
