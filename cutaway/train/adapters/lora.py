@@ -69,7 +69,8 @@ class LoRALinear(Adapter):
         out = self.base(x)
         reduced = F.linear(F.dropout(x, self.config.dropout, self.training), self.a)
         # In place: the base's product is nobody else's.
-        return out.flatten(0, -2).addmm_(reduced.flatten(0, -2), self.b.T, alpha=self.config.scale).view_as(out)
+        flat = out.flatten(0, -2).addmm_(reduced.flatten(0, -2), self.b.T, alpha=self.config.scale)
+        return flat.view_as(out)
 
 
 def shape_of(matrix: Matrix) -> tuple[int, int]:
