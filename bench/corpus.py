@@ -84,9 +84,9 @@ def code() -> list[str]:
 
 def mixed(size: int) -> str:
     """About `size` characters: half English prose, the rest code, five scripts of help and 532 languages."""
-    shares = [(code(), size // 6), (law(), size // 6)]
-    shares += [([text_of(page) for page in pages(package)[:400]], size // 30) for package in HELP]
+    sources = [(code(), size // 6), (law(), size // 6)]
+    sources += [([text_of(page) for page in pages(package)[:400]], size // 30) for package in HELP]
     parts = [prose()[: size // 2]]
-    for texts, share in shares:
-        parts.append("\n".join(texts)[:share])
+    for texts, part in sources:
+        parts.append("\n".join(texts)[:part])
     return "".join(parts)

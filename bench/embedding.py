@@ -62,13 +62,13 @@ def one(who: str, path: Path, epochs: int, seed: int) -> None:
         name: evaluate.similarity(vectors, evaluate.find(name)).correlation for name in ("wordsim", "simlex")
     }
     scores["analogy"] = evaluate.analogies(vectors, evaluate.find("analogy")).accuracy
-    told = {
+    figures = {
         "rate": epochs * passed / seconds,
         "cpu_rate": epochs * passed / busy,
         "memory": memory * 1024,
         **scores,
     }
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 def main() -> None:
@@ -92,11 +92,11 @@ def main() -> None:
     print(f"ours over gensim: {ratio['rate']:.2f} by the clock, {ratio['cpu_rate']:.2f} by processor time")
 
 
-def show(name: str, told: dict[str, float]) -> None:
+def show(name: str, figures: dict[str, float]) -> None:
     """One line of the table."""
-    speed = f"{told['rate']:9,.0f}  {told['cpu_rate']:11,.0f}  {told['memory'] / 1e6:8.0f}"
+    speed = f"{figures['rate']:9,.0f}  {figures['cpu_rate']:11,.0f}  {figures['memory'] / 1e6:8.0f}"
     print(
-        f"{name:9}{speed}   {told['wordsim']:11.4f}  {told['simlex']:10.4f}  {told['analogy']:9.4f}",
+        f"{name:9}{speed}   {figures['wordsim']:11.4f}  {figures['simlex']:10.4f}  {figures['analogy']:9.4f}",
         flush=True,
     )
 

@@ -230,15 +230,15 @@ def _report(found: dict[str, dict[str, Any]], limit: float) -> int:
             if "error" in one:
                 print(f"| {name} | {one['error']} | | | | |")
                 continue
-            shares, difference = [], ""
+            ratios, difference = [], ""
             for key in ("tokens_per_second", "peak_memory_mb"):
-                shares.append(f"{one[key] / theirs[key]:.2f}" if key in theirs else "")
+                ratios.append(f"{one[key] / theirs[key]:.2f}" if key in theirs else "")
             if "losses" in theirs:
                 most = max(abs(a - b) for a, b in zip(one["losses"], theirs["losses"], strict=True))
                 apart |= most > (PACKED_CLOSE if "packed" in name else FLOAT_CLOSE)
                 difference = f"{most:.1e}"
             speed, memory = one["tokens_per_second"], one["peak_memory_mb"]
-            print(f"| {name} | {speed:.0f} | {shares[0]} | {memory:.0f} | {shares[1]} | {difference} |")
+            print(f"| {name} | {speed:.0f} | {ratios[0]} | {memory:.0f} | {ratios[1]} | {difference} |")
     return int(apart)
 
 

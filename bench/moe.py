@@ -82,10 +82,10 @@ def main() -> None:
                     best = better(best, ours(path))
                     if asked.llama_bench:
                         peer = better(peer, theirs(asked.llama_bench, path, native.threads()))
-                told(path, best, peer)
+                show(path, best, peer)
 
 
-def told(path: Path, best: dict[str, float], peer: dict[str, float]) -> None:
+def show(path: Path, best: dict[str, float], peer: dict[str, float]) -> None:
     print(f"{path.name}, {path.stat().st_size / 1e6:.0f} MB, {best['bytes a token'] / 1e6:.0f} MB a token")
     for name in NAMES:
         beside = f"  {peer[name]:8.1f}  {best[name] / peer[name]:5.2f}x" if name in peer else ""

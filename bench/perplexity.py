@@ -54,7 +54,7 @@ def surprises(engine: scoring.AllLogits, ids: list[int], begin: int | None, name
         print(f"\r{name}: {done} of {total} windows", end="", file=sys.stderr, flush=True)
 
     half, parts = scoring.WINDOW // 2, []
-    for each in scoring.told(scoring.windows(engine, ids, scoring.WINDOW, begin), progress):
+    for each in scoring.reported(scoring.windows(engine, ids, scoring.WINDOW, begin), progress):
         parts.append(scoring.surprises(scoring.scores(engine, each), each[half + 1 :]))
     print(file=sys.stderr)
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""How fast packed weights become float32: the kernels beside their twins, the gguf package, and plain memory.
+"""How fast packed weights become float32: kernels, reference implementations, the gguf package, plain memory.
 
     python bench/quant.py [millions of values]
 
@@ -35,7 +35,7 @@ def best(run: Callable[[], object], times: int = 9) -> float:
 
 
 def measure(name: str, out: np.ndarray) -> tuple[float, float, float, float]:
-    """Seconds to unpack random bytes: the kernel on one thread and on all, the twin, the gguf package."""
+    """Seconds to unpack random bytes: the kernel on one thread and all, the reference, the gguf package."""
     layout = TYPES[name]
     shape = (len(out), ROW // layout.block * layout.bytes)
     data = np.random.default_rng(0).integers(0, 60, shape, dtype=np.uint8)
@@ -55,11 +55,11 @@ def main() -> None:
     print(f"{out.size / 1e6:.1f} million values, {native.isa()}, {native.threads()} threads; GB/s of float32")
     print(f"write {gigabytes / best(lambda: out.fill(1)):6.2f}")
     print(f"copy  {gigabytes / best(lambda: np.copyto(out, source)):6.2f}")
-    print("type   1 thread  threads   twin    gguf   over twin  over gguf")
+    print("type   1 thread  threads   reference    gguf   over reference  over gguf")
     for name in quant.READERS:
-        one, many, twin, peer = measure(name, out)
-        rates = "  ".join(f"{gigabytes / seconds:6.2f}" for seconds in (one, many, twin, peer))
-        print(f"{name:5}  {rates}   {twin / many:9.1f}  {peer / many:9.1f}")
+        one, many, reference, peer = measure(name, out)
+        rates = "  ".join(f"{gigabytes / seconds:6.2f}" for seconds in (one, many, reference, peer))
+        print(f"{name:5}  {rates}   {reference / many:9.1f}  {peer / many:9.1f}")
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def theirs(llama: Path, source: Path, *options: object) -> Writer:
 
 
 def calibrated(llama: Path, lm: LanguageModel, text: str, folder: Path) -> dict[str, Writer]:
-    """Both quantizers, told by the same text what counts."""
+    """Both quantizers, weighted by the importance from the same text."""
     words, seen, matrix = (folder / name for name in ("calibration.txt", "seen.npz", "imatrix.gguf"))
     source = folder / "reference.gguf"
     words.write_text(text, "utf-8")

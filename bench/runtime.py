@@ -6,8 +6,8 @@ Without files: the default model's own (Q4_1), and Q4_0, Q8_0 and BF16 made of i
 beside llama-bench. Each is decoded (128 tokens, and 32 at depth 2,000), read (512 tokens), and decoded for
 eight texts at once, by us and by llama-bench and llama-batched-bench (build them from llama.cpp with
 -DGGML_NATIVE=ON). Rounds of both alternate and the best of each counts, since a machine that others use
-only ever makes a round slower. "of read" is decoding's share of the speed of a loop that only reads as many
-bytes, both in turns of eight tokens. Then, for the first file, processes: seconds from the start
+only ever makes a round slower. "of read" is decoding's fraction of the speed of a loop that only reads
+as many bytes, both in turns of eight tokens. Then, for the first file, processes: seconds from the start
 of `cutaway generate`, with its bytecode compiled as an installed package has it, to the first byte of its
 text, beside llama-simple and llama-cli from start to end; and our peak memory as a multiple of the file.
 Last, the peers of bench/runtime_peers.py that are installed (openvino-genai, ctranslate2, transformers), on
@@ -59,7 +59,7 @@ def ours(path: Path, threads: int) -> dict[str, float]:
 
 
 def theirs(program: Path, path: Path, threads: int) -> dict[str, float]:
-    """llama-bench's figures; eight texts are what llama-batched-bench, which lies beside it, says."""
+    """llama-bench's figures; eight texts are what llama-batched-bench, which is beside it, says."""
     base = [program, "-m", path, "-t", threads, "-r", "1", "-o", "json"]
     out = {}
     for name, arguments in {
@@ -67,18 +67,18 @@ def theirs(program: Path, path: Path, threads: int) -> dict[str, float]:
         "decode at 2000": ["-p", "0", "-n", "32", "-d", "2000"],
         "read 512": ["-p", "512", "-n", "0"],
     }.items():
-        out[name] = json.loads(said([*base, *arguments]))[0]["avg_ts"]
+        out[name] = json.loads(output([*base, *arguments]))[0]["avg_ts"]
     batched = program.with_name("llama-batched-bench")
     if batched.exists():
         sizes = ["-npp", "32", "-ntg", "32", "-npl", "8", "-c", "2048"]
-        rows = said([batched, "-m", path, "-t", threads, *sizes]).splitlines()
+        rows = output([batched, "-m", path, "-t", threads, *sizes]).splitlines()
         out["8 texts"] = float(
             next(row for row in rows if row.startswith("|") and " 8 |" in row).split("|")[8]
         )
     return out
 
 
-def said(command: list[object]) -> str:
+def output(command: list[object]) -> str:
     return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
 
 
@@ -97,7 +97,7 @@ def to_first_byte(command: list[str], environment: dict[str, str]) -> float:
 
 def to_end(command: list[object]) -> float:
     before = time.perf_counter()
-    said(command)
+    output(command)
     return time.perf_counter() - before
 
 
@@ -132,7 +132,7 @@ def made(folder: Path, llama_bench: Path | None) -> list[Path]:
     if quantize and quantize.exists():
         for type in "Q4_0", "Q8_0", "BF16":
             out.append(folder / f"{default.name.split('.')[0]}.{type}.gguf")
-            said([quantize, "--allow-requantize", default, out[-1], type])
+            output([quantize, "--allow-requantize", default, out[-1], type])
     return out
 
 
@@ -182,7 +182,7 @@ def compared(
                 f" (bar {bar}x)" if bar else ""
             )
         print(line)
-    print(f"  of read         {100 * best['share of reading']:8.0f} % (bar 90)")
+    print(f"  of read         {100 * best['fraction of reading']:8.0f} % (bar 90)")
     return best, peer
 
 

@@ -68,7 +68,7 @@ def prompt(number: int, words: int = 45) -> str:
 
 
 def ask(port: int, text: str, tokens: int, answer: Answer | None = None, **more: Any) -> Answer:
-    """One streamed completion, told as it comes in the answer that is given."""
+    """One streamed completion, kept in the answer that is given as it comes."""
     body = {
         "prompt": text,
         "max_tokens": tokens,
@@ -118,8 +118,8 @@ def gaps(answer: Answer) -> list[float]:
     return [later - earlier for earlier, later in zip(answer.chunks, answer.chunks[1:], strict=False)]
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def percentile(values: list[float], fraction: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(fraction * len(values)))]
 
 
 def processor(pid: int) -> float:

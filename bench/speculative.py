@@ -2,7 +2,7 @@
 
     python bench/speculative.py [--layers 4 15] [--tokens 96]
 
-Greedy, by the runtime, one text at a time; best of two rounds, plain and guessed in turn. "held" is the share
+Greedy, by the runtime, one text at a time; best of two rounds, plain and guessed in turn. "held": fraction
 of guesses that the model agreed with. `first n layers` is self-speculation by early exit: the model's own
 first layers with its last norm and head write ahead."""
 

@@ -4,7 +4,7 @@
 
 cl100k_base in all of them; English prose and mixed text (bench/corpus.py), as one 10 MB document and as
 10,000 short ones, on one processor and on two. "first" is a fresh tokenizer's first sight of the text,
-"warm" the best of three more. Each row is a process of its own, whose peak memory stands beside it; the rows
+"warm" the best of three more. Each row is a process of its own, whose peak memory is beside it; the rows
 are taken in turn, --rounds times, and each figure is the best of them. Ids must be tiktoken's. A peer that
 is not installed is left out by name. Takes about ten minutes, most of them tokenizers'; run it alone on the
 machine.
@@ -163,7 +163,7 @@ def row(folder: Path, threads: int, *words: str) -> dict[str, float]:
     """A measurement in a process of its own, on as many processors as it has threads."""
     cores = sorted(os.sched_getaffinity(0))[:threads]
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, __file__, "--one", str(folder), str(threads), *words],
         capture_output=True,
         env=environment,
@@ -171,10 +171,10 @@ def row(folder: Path, threads: int, *words: str) -> dict[str, float]:
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
         check=False,
     )
-    if said.returncode:
-        print(f"{words[0]} failed: {said.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+    if done.returncode:
+        print(f"{words[0]} failed: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return {}
-    return json.loads(said.stdout)
+    return json.loads(done.stdout)
 
 
 def best(rows: list[dict[str, float]], chosen: Callable[..., float] = max) -> dict[str, float]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Debian packages, and how many megabytes of each are taken.
-SHARES = {
+FRACTIONS = {
     "linux-doc-6.12": 12.0,
     "python3.13-doc": 5.0,
     "dict-gcide": 10.0,
@@ -35,7 +35,7 @@ def build(folder: Path) -> Path:
     target = folder / "training-text.txt"
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        parts = [_some(_package(name, folder), int(share * 1e6)) for name, share in SHARES.items()]
+        parts = [_some(_package(name, folder), int(fraction * 1e6)) for name, fraction in FRACTIONS.items()]
         parts.append(_some(_library(), WHOLE - sum(map(len, parts)) - len(parts)))
         target.write_bytes(b"\n".join(parts))
     return target

@@ -4,7 +4,7 @@
 
 Prints milliseconds of one thread's CPU time (the fastest of many turns of each, so that what else the
 machine does is left out as far as can be) and the cost of watching every value of the vocabulary, only the
-attention patterns, and the residual stream. ``*`` also keeps what every other layer said, which nobody needs
+attention patterns, and the residual stream. ``*`` also keeps what every other layer's output, not needed
 to see the model whole. What bounds the cost is memory: a kept value is a fresh page instead of a reused one.
 """
 

@@ -6,7 +6,7 @@
 #
 #   gxx    a C++20 compiler is there: the native core is built with it
 #   zig    none is there: pip takes one from the package index (about 150 MB) and builds the core with it
-#   pure   CUTAWAY_PURE=1: no core; the Python twins serve, and the package says why
+#   pure   CUTAWAY_PURE=1: no core; the reference implementations serve, and the package says why
 #
 # QUICK=1 installs numpy and no other dependency, which leaves torch out. As root on Linux the compilers'
 # folders and the system's headers are hidden in a mount namespace; otherwise compilers are only left off
@@ -90,24 +90,24 @@ install_and_probe() {
     local start=$SECONDS
     if (cd "$work/tree" && "$@" env HOME="$work/home" "$work/venv/bin/pip" install -v "${arguments[@]}") \
         >"$work/log" 2>&1 &&
-        said=$(cd "$work/home" && "$work/venv/bin/python" -c "$probe" "$expected" 2>&1); then
-        echo "PASS $name $((SECONDS - start)) s: $said"
+        printed=$(cd "$work/home" && "$work/venv/bin/python" -c "$probe" "$expected" 2>&1); then
+        echo "PASS $name $((SECONDS - start)) s: $printed"
         rm -rf "$work"
         return
     fi
-    echo "FAIL $name $((SECONDS - start)) s: ${said:-}"
+    echo "FAIL $name $((SECONDS - start)) s: ${printed:-}"
     tail -n 60 "$work/log"
     failed=1
 }
 
 failed=0
-said=
+printed=
 [ $# -gt 0 ] || set -- gxx zig pure
 for name in "$@"; do
     case $name in
         gxx) install_and_probe gxx native env ;;
         zig) install_and_probe zig native without_compilers ;;
-        pure) install_and_probe pure twin env CUTAWAY_PURE=1 ;;
+        pure) install_and_probe pure reference env CUTAWAY_PURE=1 ;;
         *) echo "no such install: $name (gxx, zig, pure)" >&2; exit 2 ;;
     esac
 done

@@ -4,7 +4,7 @@
 
 For each model (default: SmolLM2 as it is, and as Q4_K), over 500 tokens of code: how far the runtime is from
 the definition that makes the same roundings, layer by layer on the same inputs, at a text's first token and
-over the text, as shares of the vectors' norms; the same beside the plain definition, with the KL divergence
+over the text, relative to the vectors' norms; the same beside the plain definition, with the KL divergence
 and both perplexities; and how many of 20 greedy continuations of 32 tokens are equal: where one first
 differs, by how much the definition prefers its choice. Takes about five minutes a model."""
 

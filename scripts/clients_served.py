@@ -36,7 +36,7 @@ PINS = (
 )
 BEFORE = """
 import json, sys, importlib.metadata
-url, told = sys.argv[1], []
+url, results = sys.argv[1], []
 model, hello = "smollm2", [{"role": "user", "content": "Say hello."}]
 def add(a: int, b: int) -> int:
     "Adds two whole numbers."
@@ -51,9 +51,9 @@ def check(name):
     def run(work):
         try:
             assert work(), "the answer is empty"
-            told.append([name, None])
+            results.append([name, None])
         except Exception as error:
-            told.append([name, f"{type(error).__name__}: {error}".replace("\\n", " ")[:200]])
+            results.append([name, f"{type(error).__name__}: {error}".replace("\\n", " ")[:200]])
     return run
 """
 CHECKS = {
@@ -166,12 +166,12 @@ def environment(folder: Path) -> Path:
 def checked(python: Path, client: str, url: str) -> tuple[str, list[tuple[str, str | None]]]:
     """A client's version, and of each check its name and why it failed."""
     version = f"importlib.metadata.version({client!r})"
-    code = BEFORE + textwrap.dedent(CHECKS[client]) + f"print(json.dumps([{version}, told]))"
+    code = BEFORE + textwrap.dedent(CHECKS[client]) + f"print(json.dumps([{version}, results]))"
     done = subprocess.run([python, "-c", code, url], capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         return "", [("import", done.stderr.strip().splitlines()[-1][:200])]
-    version, told = json.loads(done.stdout.splitlines()[-1])
-    return version, told
+    version, results = json.loads(done.stdout.splitlines()[-1])
+    return version, results
 
 
 def main() -> None:
@@ -184,9 +184,9 @@ def main() -> None:
     print("| client | version | works | does not |\n|---|---|---|---|")
     with served() as url:
         for client in CHECKS:
-            version, told = checked(python, client, url)
-            works = ", ".join(name for name, why in told if why is None)
-            wrong = "; ".join(f"{name}: {why}" for name, why in told if why is not None)
+            version, results = checked(python, client, url)
+            works = ", ".join(name for name, why in results if why is None)
+            wrong = "; ".join(f"{name}: {why}" for name, why in results if why is not None)
             failed = failed or bool(wrong)
             print(f"| {client} | {version} | {works} | {wrong} |", flush=True)
     sys.exit(failed)

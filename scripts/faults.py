@@ -190,7 +190,7 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _changes(node: ast.AST, scope: list[ast.AST]) -> Iterator[tuple[str, str]]:
-    """What kind of fault, and what stands in the node's place."""
+    """What kind of fault, and what replaces the node."""
     if isinstance(node, ast.stmt):
         yield from _of_statement(node, scope)
     elif isinstance(node, ast.expr) and not isinstance(getattr(node, "ctx", None), ast.Store | ast.Del):

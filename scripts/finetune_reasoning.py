@@ -102,7 +102,7 @@ def read(folder: Path) -> list[tuple[int, float, float]]:
 def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Namespace) -> str:
     """The results as a page."""
     task = tasks.load(TASK, PROMPTS, asked.test, 0, OPTIONS)
-    said = (
+    command = (
         f"`python scripts/finetune_reasoning.py --seeds {asked.seeds} --steps {asked.steps} "
         f"--test {asked.test}`: {TASK} with {OPTIONS}; {len(task.test)} held-out questions, "
         "of which no seed trained on one "
@@ -111,7 +111,7 @@ def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Names
     lines = [
         "# Learning from rewards: SmolLM2-135M on two-term sums",
         "",
-        said,
+        command,
         "",
         "| after | accuracy, mean | 95%, seeds (t) | 95%, questions (Wilson, pooled) | each seed | seconds |",
         "|---|---|---|---|---|---|",
@@ -134,9 +134,9 @@ def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Names
         half = (
             T[len(apart)] * statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) in T else math.nan
         )
-        told = "separated" if abs(statistics.fmean(apart)) > half else "not separated"
+        verdict = "separated" if abs(statistics.fmean(apart)) > half else "not separated"
         lines.append(
-            f"\nGRPO less {other}, paired by seed: {statistics.fmean(apart):+.1%} ± {half:.1%}: {told}."
+            f"\nGRPO less {other}, paired by seed: {statistics.fmean(apart):+.1%} ± {half:.1%}: {verdict}."
         )
     lines.append("\nHeld-out accuracy by step, mean of seeds (rewards.csv has each):\n\n```")
     for stage in STAGES:

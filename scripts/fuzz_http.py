@@ -248,7 +248,7 @@ def exchanged(
     return answer
 
 
-def told(answer: bytes) -> Any:
+def answer_of(answer: bytes) -> Any:
     """The parts of an honest answer that depend on its request alone."""
     head, _, body = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
@@ -275,7 +275,7 @@ class Fuzz:
     def __init__(self, port: int, seed: int) -> None:
         self.port, self.seed = port, seed
         self.alone = [
-            told(exchanged(port, posted(path, spelt(body)), seconds=FIRST)) for path, body in HONEST
+            answer_of(exchanged(port, posted(path, spelt(body)), seconds=FIRST)) for path, body in HONEST
         ]
         self.seen: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -292,7 +292,7 @@ class Fuzz:
 
     def _honest(self, which: int) -> None:
         path, body = HONEST[which]
-        answer = told(exchanged(self.port, posted(path, spelt(body))))
+        answer = answer_of(exchanged(self.port, posted(path, spelt(body))))
         self.seen["honest"] += 1
         if answer != self.alone[which]:
             self.wrong.append(f"honest {path} {body}: {answer!r:.300} is not {self.alone[which]!r:.300}")

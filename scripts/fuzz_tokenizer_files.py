@@ -222,7 +222,7 @@ def damaged_json(make: Callable[[], dict[str, Any]], noise: random.Random) -> by
 
 
 def damaged_bytes(data: bytes, noise: random.Random) -> bytes:
-    """Bytes changed, taken out, put in, said twice, or cut off."""
+    """Bytes changed, taken out, put in, doubled, or cut off."""
     bad = bytearray(data)
     if noise.random() < 0.5:  # nothing moves, so that what is inside is damaged more often than the frame
         for _ in range(noise.choice([1, 1, 2])):

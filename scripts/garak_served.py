@@ -61,7 +61,7 @@ def main() -> int:
         write_options(Path(made), url, options.prompts)
         report = probed(Path(made), options.probe)
     done = [one for one in report if one["entry_type"] == "attempt" and one["status"] == COMPLETE]
-    answered = [one for one in done if all(said and said.get("text") is not None for said in one["outputs"])]
+    answered = [one for one in done if all(text and text.get("text") is not None for text in one["outputs"])]
     print(f"{options.probe}: {len(done)} attempts, {len(answered)} of them answered")
     for one in report:
         if one["entry_type"] == "eval":

@@ -62,7 +62,7 @@ class InProcess(TemplateLM):
 
 
 def passages(count: int) -> list[dict[str, str]]:
-    """Passages of sixty words, the last a word of letters that was said before."""
+    """Passages of sixty words, the last a word of letters that occurs before."""
     found: list[dict[str, str]] = []
     for chapter in sorted(novels.folder().rglob("*.txt")):
         words = chapter.read_text(encoding="utf-8").split()

@@ -24,20 +24,22 @@ def main() -> int:
             name = f"{processes}x{tensor}"
             words = ("--tensor", str(tensor), "--save", str(home / name))
             made[name] = trained(home / f"{name}.json", processes, *words)
-            worst = max(worst, _told(f"{processes} processes, {tensor} to a matrix", made[name], made["1x1"]))
+            worst = max(
+                worst, _apart(f"{processes} processes, {tensor} to a matrix", made[name], made["1x1"])
+            )
         before = trained(home / "on.json", 1, "--resume", str(home / "1x1" / "step-00000004"))
         for saved in ("1x1", "2x1", "2x2", "4x2"):
             for processes, tensor in ((1, 1), (2, 1), (4, 1), (4, 2)):
                 words = ("--tensor", str(tensor), "--resume", str(home / saved / "step-00000004"))
                 found = trained(home / "on.json", processes, *words)
                 worst = max(
-                    worst, _told(f"saved by {saved}, gone on with by {processes}x{tensor}", found, before)
+                    worst, _apart(f"saved by {saved}, gone on with by {processes}x{tensor}", found, before)
                 )
     print(f"largest difference of a loss: {worst:.1e}")
     return 0 if worst < CLOSE else 1
 
 
-def _told(what: str, found: dict, expected: dict) -> float:
+def _apart(what: str, found: dict, expected: dict) -> float:
     worst = max(abs(a - b) for a, b in zip(found["losses"], expected["losses"], strict=True))
     print(f"{what:45} {worst:.1e}   {found['spoken']}", flush=True)
     return worst

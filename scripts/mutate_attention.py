@@ -396,7 +396,7 @@ def _line(fault: Fault) -> str:
 
 
 def _report(faults: list[Fault], verdicts: dict[str, dict[str, str]]) -> int:
-    """Prints the share caught and who survived; how many did that are not known as equivalent."""
+    """Prints the fraction caught and who survived; how many did that are not known as equivalent."""
     equivalent = _equivalent()
     survived = [f for f in faults if verdicts[f.key]["verdict"] == "survived"]
     open_ = [f for f in survived if f.key not in equivalent]

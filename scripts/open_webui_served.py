@@ -87,7 +87,7 @@ def ask(url: str, method: str, path: str, body: Any = None, token: str = "") -> 
     return response.status, text
 
 
-def said(text: str) -> str:
+def content(text: str) -> str:
     """What a chat's answer says, whole or in the events of a stream."""
     if not text.startswith("data:"):
         return json.loads(text)["choices"][0]["message"]["content"]
@@ -101,12 +101,12 @@ def main() -> int:
     parser.add_argument("command", help="open-webui's own, in the environment that it is installed in")
     options = parser.parse_args()
     with served() as url, webui(options.command, url) as front:
-        own = said(ask(url, "POST", "/v1/chat/completions", ASKED)[1])
-        user = {"email": "admin@localhost", "password": "admin"}  # whom it makes where nobody logs in
+        own = content(ask(url, "POST", "/v1/chat/completions", ASKED)[1])
+        user = {"email": "admin@localhost", "password": "admin"}  # whom it makes where there is no login
         token = json.loads(ask(front, "POST", "/api/v1/auths/signin", user)[1])["token"]
         models = [one["id"] for one in json.loads(ask(front, "GET", "/api/models", token=token)[1])["data"]]
         answers = [
-            said(ask(front, "POST", "/api/chat/completions", ASKED | {"stream": stream}, token)[1])
+            content(ask(front, "POST", "/api/chat/completions", ASKED | {"stream": stream}, token)[1])
             for stream in (False, True)
         ]
     print(f"open-webui lists {', '.join(models)}")

@@ -46,8 +46,8 @@ def main() -> int:
         expected = smollm2.greedy(judge, ids, TOKENS)
         differs = next((i for i in range(TOKENS) if found[i] != expected[i]), None)
         wrong += differs is not None
-        said = "equal" if differs is None else f"differs at token {differs}, margin {margins[differs]:.2g}"
-        print(f"{said:10}  least margin {min(margins):.2g}  {prompt!r}", flush=True)
+        verdict = "equal" if differs is None else f"differs at token {differs}, margin {margins[differs]:.2g}"
+        print(f"{verdict:10}  least margin {min(margins):.2g}  {prompt!r}", flush=True)
     ids = tokenizer.encode(smollm2.TEXT * (LONG // 80 + 1))[:LONG]
     with torch.no_grad():
         expected = judge(torch.tensor([ids])).logits[0].numpy()

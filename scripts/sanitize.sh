@@ -5,7 +5,7 @@
 #   TESTS=tests/test_quant.py scripts/sanitize.sh         those tests alone
 #
 # Needs CMake, a g++ that has the sanitizers' libraries (CXX names another), and a Python with Cutaway's
-# test dependencies (PYTHON names another). The sanitized library lies beside a copy of the package in a
+# test dependencies (PYTHON names another). The sanitized library is beside a copy of the package in a
 # temporary folder.
 set -euo pipefail
 
@@ -55,7 +55,7 @@ for name in panels_are largest_numbers how_a_text_is_cut state_forgets that_are_
     runtime+=" $(grep -o "test_[a-z_]*$name[a-z_]*" "$tree/tests/test_runtime.py" | sed 's|^|tests/test_runtime.py::|')"
 done
 runtime+=" tests/test_runtime_pages.py"
-# The definitions' tests are single-threaded numpy; under ThreadSanitizer only the door's, the runtime's, and threads
+# The definitions' tests are single-threaded numpy; under ThreadSanitizer only the core's checks', the runtime's, and threads
 # that share a cache of pieces or count words side by side, say something.
 shared="tests/test_fast.py::test_threads_and_long_texts_change_nothing"
 counted="tests/test_counts.py::test_long_texts_are_the_same_on_every_number_of_threads"

@@ -145,7 +145,7 @@ class Soak:
     def stream(self, dice: random.Random, pause: float = 0) -> None:
         if (begun := self.begin(dice, stream=True)) is not None:
             connection, response, text = begun
-            said, ended, last = "", False, None
+            received, ended, last = "", False, None
             for line in response:
                 time.sleep(pause)
                 now = time.monotonic()
@@ -155,10 +155,10 @@ class Soak:
                     last = now
                 ended |= line.strip() == b"data: [DONE]"
                 if line.startswith(b"data: {"):
-                    said += json.loads(line[6:])["choices"][0]["text"]
+                    received += json.loads(line[6:])["choices"][0]["text"]
             if not ended:
                 raise ValueError("a stream ended without [DONE]")
-            self.compare("slow" if pause else "stream", said, text)
+            self.compare("slow" if pause else "stream", received, text)
             connection.close()
 
     def slow(self, dice: random.Random) -> None:
@@ -218,10 +218,10 @@ class Soak:
             victim.wait()
             self.done["killed"] += 1
 
-    def compare(self, what: str, said: str, text: str) -> None:
+    def compare(self, what: str, received: str, text: str) -> None:
         self.done[what] += 1
-        if said != text:
-            self.wrong.append(f"{what}: {said!r} is not what the model says alone, {text!r}")
+        if received != text:
+            self.wrong.append(f"{what}: {received!r} is not what the model says alone, {text!r}")
 
 
 def p99(gaps: list[float]) -> float:

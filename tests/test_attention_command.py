@@ -50,9 +50,9 @@ def drawn(out: str) -> list[list[bool]]:
 def test_every_mechanism_of_the_folder_is_listed(capsys, small) -> None:
     code, out, err = run(capsys, "--json")
     assert (code, err) == (0, "")
-    told = json.loads(out)
-    assert [row["kind"] for row in told["mechanisms"]] == ALL
-    assert told["sizes"] == {"d": 32, "h": 4, "g": 2, "k": 8, "v": 8}
+    document = json.loads(out)
+    assert [row["kind"] for row in document["mechanisms"]] == ALL
+    assert document["sizes"] == {"d": 32, "h": 4, "g": 2, "k": 8, "v": 8}
     code, out, err = run(capsys)
     assert code == 0 and max(map(len, out.splitlines())) <= 100
     for name in ALL:
@@ -67,8 +67,8 @@ def test_a_file_without_its_cost_is_noticed() -> None:
 
 @torch.no_grad()
 def test_what_it_says_a_token_costs_is_what_the_state_takes(capsys, small) -> None:
-    told = json.loads(run(capsys, "--json", "--tokens", "40")[1])["mechanisms"]
-    rows = {row["kind"]: row for row in told}
+    document = json.loads(run(capsys, "--json", "--tokens", "40")[1])["mechanisms"]
+    rows = {row["kind"]: row for row in document}
     for name in KINDS:
         config, row = kind(name).like(SIZES, {}), rows[name]
         module, state = config.build(32).eval(), config.state()
@@ -99,12 +99,12 @@ def test_the_cost_is_that_of_the_pairs_that_are_seen(name: str, tokens: int) -> 
     pairs = int(mask(config.visibility, here, here).sum())
     values = config.values * (2 if name == "differential" else 1)
     counted = pairs * config.heads * (config.key_size + values)
-    told = at(kind(name).cost.prefill, config, n=tokens, s=tokens)
-    assert 0.9 * counted < told < 1.25 * counted
+    document = at(kind(name).cost.prefill, config, n=tokens, s=tokens)
+    assert 0.9 * counted < document < 1.25 * counted
     if kind(name).cost.decode is not None:
         last = int(mask(config.visibility, Positions(here.pos[:, -1:]), here).sum())
-        told = at(kind(name).cost.decode or "", config, n=tokens, s=tokens)
-        assert 0.9 < told / (last * config.heads * (config.key_size + values)) < 1.6
+        document = at(kind(name).cost.decode or "", config, n=tokens, s=tokens)
+        assert 0.9 < document / (last * config.heads * (config.key_size + values)) < 1.6
 
 
 def test_more_bits_take_more(capsys, small) -> None:
@@ -142,9 +142,9 @@ def test_the_drawing_is_the_mechanisms_own_visibility(capsys, arguments, options
     config = kind(arguments[0]).like(SIZES, options)
     here = Positions(torch.arange(11)[None])
     expected = mask(config.visibility, here, here)[0]
-    told = shown(capsys, *arguments, "--length", "11")
-    assert torch.equal(torch.tensor(told["mask"]).bool(), expected)
-    assert {name: told["options"][name] for name in options} == options
+    document = shown(capsys, *arguments, "--length", "11")
+    assert torch.equal(torch.tensor(document["mask"]).bool(), expected)
+    assert {name: document["options"][name] for name in options} == options
     code, out, _ = run(capsys, "show", *arguments, "--length", "11")
     assert code == 0 and torch.equal(torch.tensor(drawn(out)), expected)
     assert f"{int(expected.sum())} of 11² pairs are seen" in out
@@ -152,28 +152,28 @@ def test_the_drawing_is_the_mechanisms_own_visibility(capsys, arguments, options
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_mechanism_is_drawn_or_says_why_not(capsys, name: str) -> None:
-    told = shown(capsys, name)
-    assert told["caption"] and kind(name).summary == told["summary"]
-    assert (told["mask"] is None) == (name not in SOFTMAX and kind(name).reads != "memory")
-    if told["mask"] is None:
-        assert "only through a recurrent state" in told["caption"]
+    document = shown(capsys, name)
+    assert document["caption"] and kind(name).summary == document["summary"]
+    assert (document["mask"] is None) == (name not in SOFTMAX and kind(name).reads != "memory")
+    if document["mask"] is None:
+        assert "only through a recurrent state" in document["caption"]
     elif kind(name).usual and name not in ("mla", "bahdanau"):
-        assert sum(map(sum, told["mask"])) < 78, "options are drawn to scale: something is hidden"
+        assert sum(map(sum, document["mask"])) < 78, "options are drawn to scale: something is hidden"
 
 
 def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
-    told = shown(capsys, "dsa", "--top-k", "3", "--seed", "1")
-    rows = torch.tensor(told["mask"])
+    document = shown(capsys, "dsa", "--top-k", "3", "--seed", "1")
+    rows = torch.tensor(document["mask"])
     assert rows.sum(1).tolist() == [min(i + 1, 3) for i in range(12)]
-    assert (rows.triu(1) == 0).all() and told["caption"].startswith("An example")
-    assert shown(capsys, "dsa", "--top-k", "3", "--seed", "2")["mask"] != told["mask"]
+    assert (rows.triu(1) == 0).all() and document["caption"].startswith("An example")
+    assert shown(capsys, "dsa", "--top-k", "3", "--seed", "2")["mask"] != document["mask"]
     scores = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(1))
     causal = torch.ones(12, 12).tril().bool()
     assert torch.equal(rows.bool(), dsa.best(scores.masked_fill(~causal, -torch.inf), 3)[0] & causal)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["locl"], "did you mean local"),
         (["local", "--chunk", "3"], "local has no option --chunk; it has --window"),
@@ -185,9 +185,9 @@ def test_an_indexers_choice_is_an_example_and_says_so(capsys) -> None:
         ([], "KIND"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(capsys, arguments, said) -> None:
+def test_mistakes_are_one_sentence(capsys, arguments, message) -> None:
     code, out, err = run(capsys, "show", *arguments)
-    assert code == 2 and out == "" and said in err and len(err.splitlines()) == 1
+    assert code == 2 and out == "" and message in err and len(err.splitlines()) == 1
 
 
 def test_a_drawing_wider_than_the_terminal_is_refused(capsys, monkeypatch) -> None:
@@ -210,5 +210,5 @@ def test_an_option_without_a_usual_value_is_asked_for(monkeypatch) -> None:
 
 
 def test_a_picture_says_what_causal_attention_sees() -> None:
-    said = draw(kind("local").config(heads=1, kv_heads=1, key_size=2, window=2), 6).caption
-    assert said == "11 of 6² pairs are seen; plain causal attention sees 21."
+    message = draw(kind("local").config(heads=1, kv_heads=1, key_size=2, window=2), 6).caption
+    assert message == "11 of 6² pairs are seen; plain causal attention sees 21."

@@ -20,7 +20,7 @@ FOUND = {
     "read 512": 2048.0,
     "bytes a token": 100e6,
     "bytes a second": 50e9,
-    "share of reading": 0.8,
+    "fraction of reading": 0.8,
 }
 
 
@@ -36,12 +36,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return engine
 
 
-def test_each_speed_is_told_with_what_limits_it(measured: SimpleNamespace, capsys: pytest.CaptureFixture):
+def test_each_speed_is_printed_with_its_limit(measured: SimpleNamespace, capsys: pytest.CaptureFixture):
     assert cli.main(["bench", "some.gguf", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     # 200/s of 100 MB and 2,000 positions; 960 in passes of eight, and 2,048 of 512, that read all 150 MB.
     expected = {"decode": 0.8, "decode at 2000": 0.6, "8 texts": 0.36, "read 512": 0.012}
-    assert found["share_of_bandwidth"] == pytest.approx(expected)
+    assert found["fraction_of_bandwidth"] == pytest.approx(expected)
     memory = ["memory", "memory", "arithmetic", "arithmetic"]
     assert list(found["limit"].values()) == memory and found["tokens_per_second"]["8 texts"] == 960
     assert cli.main(["bench", "some.gguf"]) == 0
@@ -69,5 +69,5 @@ def test_without_the_core_there_is_nothing_to_measure():
 )
 def test_a_mistake_is_one_sentence(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["bench", *words]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and sentence in said.err and said.err.count("\n") == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and sentence in captured.err and captured.err.count("\n") == 1

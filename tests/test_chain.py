@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def said(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def output(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """What a command line prints, run in the folder."""
     monkeypatch.chdir(folder)
 
@@ -74,38 +74,38 @@ def said(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return run
 
 
-def test_every_tokenizer_verb_opens_a_run(said: Run) -> None:
+def test_every_tokenizer_verb_opens_a_run(output: Run) -> None:
     for place in ("run", "run/model"):
         for text in HARD[:3]:
-            ids = said("tokenizer", "encode", text, "-t", "tokenizer.json")
-            assert said("tokenizer", "encode", text, "-t", place) == ids
-            assert said("tokenizer", "decode", *ids.split(), "-t", place) == f"{text}\n"
-            assert said("tokenizer", "count", text, "-t", place) == f"{len(ids.split())}\n"
-        assert "tokens in" in said("tokenizer", "show", "It is", "-t", place)
-        assert "300 tokens" in said("tokenizer", "report", place, "--model", place)
-        assert "300 tokens" in said("tokenizer", "convert", place, "again.json", "--force")
-        assert said("tokenizer", "compare", "tokenizer.json", place).count(" 300") == 2
+            ids = output("tokenizer", "encode", text, "-t", "tokenizer.json")
+            assert output("tokenizer", "encode", text, "-t", place) == ids
+            assert output("tokenizer", "decode", *ids.split(), "-t", place) == f"{text}\n"
+            assert output("tokenizer", "count", text, "-t", place) == f"{len(ids.split())}\n"
+        assert "tokens in" in output("tokenizer", "show", "It is", "-t", place)
+        assert "300 tokens" in output("tokenizer", "report", place, "--model", place)
+        assert "300 tokens" in output("tokenizer", "convert", place, "again.json", "--force")
+        assert output("tokenizer", "compare", "tokenizer.json", place).count(" 300") == 2
         assert Tokenizer.load("again.json").encode(HARD[1]) == Tokenizer.load("run").encode(HARD[1])
 
 
-def test_what_is_written_is_what_was_trained(folder: Path, said: Run) -> None:
+def test_what_is_written_is_what_was_trained(folder: Path, output: Run) -> None:
     prompt = ("It is a truth", "--max-tokens", "12", "--json")
-    generated = json.loads(said("generate", *prompt, "--model", "run"))
-    story = json.loads(said("explain", "It is a truth", "--model", "run", "--json"))
+    generated = json.loads(output("generate", *prompt, "--model", "run"))
+    story = json.loads(output("explain", "It is a truth", "--model", "run", "--json"))
     assert [token["id"] for token in story["tokens"]] == generated["prompt_ids"]
-    spoken = said("chat", "run", "--temperature", "0", "--max-tokens", "8", given="It is\n")
-    said("convert", "run", "run.gguf")
-    said("convert", "run", "folder")
-    said("quantize", "run", "--type", "Q8_0", "--output", "small.gguf", "--no-measure")
+    spoken = output("chat", "run", "--temperature", "0", "--max-tokens", "8", given="It is\n")
+    output("convert", "run", "run.gguf")
+    output("convert", "run", "folder")
+    output("quantize", "run", "--type", "Q8_0", "--output", "small.gguf", "--no-measure")
     trained = Tokenizer.load("tokenizer.json")
     for place in ("run.gguf", "folder", "small.gguf"):
         for text in HARD:
             assert Tokenizer.load(place).encode(text) == trained.encode(text), place
         assert Tokenizer.load(place).eos == trained.eos == 299
     for place in ("run.gguf", "folder"):
-        written = json.loads(said("generate", *prompt, "--model", place))
+        written = json.loads(output("generate", *prompt, "--model", place))
         assert (written["prompt_ids"], written["ids"]) == (generated["prompt_ids"], generated["ids"]), place
-        assert said("chat", place, "--temperature", "0", "--max-tokens", "8", given="It is\n") == spoken
+        assert output("chat", place, "--temperature", "0", "--max-tokens", "8", given="It is\n") == spoken
     with serving.running(cutaway.load("small.gguf"), max_sequences=2) as server:
         body: dict[str, Any] = {"model": serving.NAME, "max_tokens": 8, "temperature": 0}
         answer = server.post(
@@ -115,9 +115,9 @@ def test_what_is_written_is_what_was_trained(folder: Path, said: Run) -> None:
         assert answer.json()["choices"][0]["message"]["content"] == own.text
 
 
-def test_transformers_and_llama_cpp_read_the_same(folder: Path, said: Run) -> None:
-    said("convert", "run", "judged.gguf")
-    said("convert", "run", "judged")
+def test_transformers_and_llama_cpp_read_the_same(folder: Path, output: Run) -> None:
+    output("convert", "run", "judged.gguf")
+    output("convert", "run", "judged")
     lm = cutaway.load("run")
     ids = lm.ids("It is a truth")
     expected = lm.logits(ids).astype(np.float64)

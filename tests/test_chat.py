@@ -179,7 +179,7 @@ def _steered(template: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("messages", "said"),
+    ("messages", "message"),
     [
         ([], "at least one message"),
         (
@@ -191,8 +191,8 @@ def _steered(template: str) -> bool:
         ([{"role": "user", "content": {1: "x"}}], "a key of .* is a int"),
     ],
 )
-def test_what_is_no_conversation_is_refused(tokenizer: Tokenizer, messages: list, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_is_no_conversation_is_refused(tokenizer: Tokenizer, messages: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         chat.render(messages, CHATML, tokenizer=tokenizer)
 
 
@@ -202,7 +202,7 @@ def test_a_message_is_a_mapping() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         ("{% for %}", "no valid Jinja, line 1"),
         (
@@ -216,8 +216,8 @@ def test_a_message_is_a_mapping() -> None:
         ("\ud800", "the chat template holds half a surrogate pair"),
     ],
 )
-def test_a_template_that_fails_says_why(template: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_template_that_fails_says_why(template: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         chat.text([chat_cases.user()], template)
 
 

@@ -24,7 +24,7 @@ from cutaway.generate.batch.request import ContextFullError, FinishReason, Gener
 
 
 class Scripted:
-    """Answers with the number of messages it sees, or fails as it is told to."""
+    """Answers with the number of messages it sees, or fails as scripted."""
 
     engine_asked, engine_choice = "auto", ("runtime", "it is the fastest here")
 
@@ -70,8 +70,8 @@ def talk(lm, monkeypatch, capsys):
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
         app = App(result_action="return_value")
         app.command(verb.chat)
-        said = f"{fails} of the lines could not be answered"
-        with pytest.raises(UserError, match=said) if fails else contextlib.nullcontext():
+        sentence = f"{fails} of the lines could not be answered"
+        with pytest.raises(UserError, match=sentence) if fails else contextlib.nullcontext():
             app(["chat", *words], exit_on_error=False, print_error=False)
         return capsys.readouterr()
 
@@ -251,7 +251,7 @@ def test_an_answer_cut_at_max_tokens_says_so(lm, talk):
 
 
 @pytest.mark.parametrize("error", [OperationalError("the disk is gone"), UserError("no chat template")])
-def test_an_error_is_told_and_the_talk_goes_on(lm, talk, error):
+def test_an_error_is_printed_and_the_chat_goes_on(lm, talk, error):
     lm.raises = error
     _, err = talk("hi\nyou\n", fails=2)
     assert err.count(str(error)) == 2

@@ -29,8 +29,8 @@ VERBS = [verb for verbs in cli.VERBS.values() for verb in verbs]
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """The exit code, standard output and standard error of one command line."""
     code = cli.main(arguments)
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -89,22 +89,22 @@ def test_a_users_mistake_is_one_sentence_and_two(
 
 
 @pytest.mark.parametrize(
-    ("problem", "code", "said"),
+    ("problem", "code", "captured"),
     [
         (UserError("no"), 2, "cutaway: no\n"),
         (OperationalError("broken"), 1, "cutaway: broken\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_exit_codes(capsys, monkeypatch, problem: BaseException, code: int, said: str) -> None:
+def test_exit_codes(capsys, monkeypatch, problem: BaseException, code: int, captured: str) -> None:
     def fails(name: str) -> Path:
         raise problem
 
     monkeypatch.setattr(console, "pull", fails)
     monkeypatch.delenv("CUTAWAY_DEBUG", raising=False)
-    assert run(capsys, "pull") == (code, "", said)
+    assert run(capsys, "pull") == (code, "", captured)
     monkeypatch.setenv("CUTAWAY_DEBUG", "1")
-    assert ("Traceback" in run(capsys, "pull")[2]) == bool(said)
+    assert ("Traceback" in run(capsys, "pull")[2]) == bool(captured)
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
@@ -145,8 +145,8 @@ def test_models_tells_what_is_there(home: Path, capsys, monkeypatch) -> None:
 def test_model_path_pulls_a_known_name(home: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(store, "pull", lambda name, progress: Path("pulled") / name)
     assert console.model_path("smollm2") == Path("pulled/smollm2")
-    said = capsys.readouterr()
-    assert said.out == "" and "98 MB" in said.err and "Apache-2.0" in said.err
+    captured = capsys.readouterr()
+    assert captured.out == "" and "98 MB" in captured.err and "Apache-2.0" in captured.err
 
 
 def test_model_path_asks_before_it_pulls_a_repository(home: Path, monkeypatch, capsys) -> None:
@@ -154,7 +154,7 @@ def test_model_path_asks_before_it_pulls_a_repository(home: Path, monkeypatch, c
 
     monkeypatch.setattr(store, "pull", lambda name, progress: Path("pulled") / name)
     monkeypatch.setattr(hub, "size", lambda source: 1_500_000_000)
-    with pytest.raises(UserError, match="`cutaway pull org/name`"):  # nobody can be asked
+    with pytest.raises(UserError, match="`cutaway pull org/name`"):  # no terminal to ask on
         console.model_path("org/name")
     monkeypatch.setattr(console, "interactive", lambda: True)
     for answer, pulled in {"\n": True, "y\n": True, "n\n": False, "": False}.items():
@@ -164,8 +164,8 @@ def test_model_path_asks_before_it_pulls_a_repository(home: Path, monkeypatch, c
             continue
         with pytest.raises(UserError, match="was not fetched"):
             console.model_path("org/name")
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.count("Fetch 1.5 GB from Hugging Face? [Y/n] ") == 4
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("Fetch 1.5 GB from Hugging Face? [Y/n] ") == 4
 
 
 def test_model_path_leaves_paths_alone(home: Path, tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def test_model_path_leaves_paths_alone(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "said"),
+    ("count", "captured"),
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (98_362_432, "98 MB"), (2e12, "2000 GB")],
 )
-def test_sizes(count: float, said: str) -> None:
-    assert console.size(count) == said
+def test_sizes(count: float, captured: str) -> None:
+    assert console.size(count) == captured
 
 
 def test_progress_without_a_terminal_says_each_step_once(capsys) -> None:

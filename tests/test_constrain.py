@@ -75,7 +75,7 @@ def test_a_context_free_grammar_balances_its_brackets(tokenizer: Tokenizer) -> N
 
 
 def test_the_mask_is_what_asking_of_each_token_gives(tokenizer: Tokenizer) -> None:
-    """The naive twin: a token is allowed where the pattern can still match after its bytes."""
+    """The naive reference: a token is allowed where the pattern can still match after its bytes."""
     constraint = constrain.regex("(tea|team|ten)s?").begin(tokenizer)
     constraint.accept(tokenizer.encode("te")[0])
     wanted = [word[2:].encode() for word in ("tea", "team", "ten", "teas", "teams", "tens")]

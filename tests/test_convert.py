@@ -101,7 +101,7 @@ def test_an_untied_table_is_like_any_matrix_and_the_head_is_not(tmp_path: Path) 
     assert (found["token_embd.weight"], found["output.weight"]) == ("Q4_1", "Q8_0")
 
 
-def test_rounding_what_was_rounded_is_said(tmp_path: Path) -> None:
+def test_rounding_what_was_rounded_is_reported(tmp_path: Path) -> None:
     saved = save.write(tmp_path / "m.gguf", checkpoint(type="Q8_0"), type="Q4_0")
     assert any("rounded again, from Q8_0 to Q4_0" in note for note in saved.notes)
 
@@ -201,8 +201,8 @@ def test_progress_counts_every_byte(tmp_path: Path) -> None:
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Path) -> None:
     save.write(tmp_path / "a.gguf", checkpoint())
     assert main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"), "--type", "q4_0"]) == 0
-    said = capsys.readouterr()
-    assert "12 Q4_0" in said.out and "as F16 instead of Q4_0" in said.err
+    captured = capsys.readouterr()
+    assert "12 Q4_0" in captured.out and "as F16 instead of Q4_0" in captured.err
     assert main(["convert", str(tmp_path / "b.gguf"), str(tmp_path / "folder"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["format"] == "safetensors" and document["family"] == "llama" and document["notes"]

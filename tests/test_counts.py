@@ -69,23 +69,23 @@ def test_the_blocks_are_many_and_small(tmp_path: Path, small_blocks: None) -> No
     assert b"".join(text for text, _ in blocks) == file.read_bytes()
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason="the twin alone is there")
+@pytest.mark.skipif(native.why_not() is not None, reason="the reference alone is there")
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300), st.sampled_from(NAMED))
-def test_native_tallies_are_the_twins(text: str, pattern: str) -> None:
+def test_native_counts_are_the_references(text: str, pattern: str) -> None:
     split = splitter(pattern)
-    ours, twin = word_counter(split), WordCounter(split)
+    ours, reference = word_counter(split), WordCounter(split)
     assert isinstance(ours, NativeWordCounter)
     for _ in range(2):
         ours.add(text.encode(), 2)
-        twin.add(text.encode())
-    assert sorted(ours.words().items()) == sorted(twin.words().items())
+        reference.add(text.encode())
+    assert sorted(ours.words().items()) == sorted(reference.words().items())
     for limit in (20, 3):
-        assert ours.prune(limit) == twin.prune(limit)
-        assert sorted(ours.words().items()) == sorted(twin.words().items())
+        assert ours.prune(limit) == reference.prune(limit)
+        assert sorted(ours.words().items()) == sorted(reference.words().items())
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason="the twin alone is there")
+@pytest.mark.skipif(native.why_not() is not None, reason="the reference alone is there")
 def test_long_texts_are_the_same_on_every_number_of_threads() -> None:
     text = shuffled(3, 80_000).encode()
     assert len(text) > 4 << 17
@@ -235,7 +235,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         WordCounts.of("a\ud800")
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason="the twin alone is there")
+@pytest.mark.skipif(native.why_not() is not None, reason="the reference alone is there")
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=24), st.text(max_size=9))
 def test_native_finds_the_first_bad_byte(data: bytes, text: str) -> None:

@@ -75,8 +75,8 @@ class Scripted(Hashing):
 
     def __init__(self, text: str | bytes, prompt: int = 1, max_context: int = 1000) -> None:
         super().__init__(max_context)
-        said = text.encode() if isinstance(text, str) else text
-        self.script = [*said, *([END] * 50)]
+        shown = text.encode() if isinstance(text, str) else text
+        self.script = [*shown, *([END] * 50)]
         self.prompt = prompt
 
     def after(self, ids: list[int]) -> np.ndarray:
@@ -214,7 +214,7 @@ def test_an_id_outside_the_vocabulary_is_refused(id):
         generate(Hashing(), Bytes(), [3, id], SamplingParams())
 
 
-def test_stop_ids_end_without_being_said_and_ignore_eos_goes_past_the_end():
+def test_stop_ids_end_without_being_in_the_text_and_ignore_eos_goes_past_the_end():
     pieces, text = run("abc", stop_ids=[ord("c")])
     done = pieces[-1].generation
     assert done is not None
@@ -260,20 +260,20 @@ texts = st.text(alphabet="ab<", max_size=24)
 @given(texts, st.lists(st.text(alphabet="ab<", min_size=1, max_size=4), max_size=3), st.data())
 def test_where_a_stop_cuts_does_not_depend_on_the_tokens(text, stops, data):
     def scanned(pieces):
-        scan, said = StopScan(stops), ""
+        scan, shown = StopScan(stops), ""
         for piece in pieces:
-            said += scan.push(piece)
-            assert not any(stop in said for stop in stops)
+            shown += scan.push(piece)
+            assert not any(stop in shown for stop in stops)
             if scan.found:
-                return said, scan.found
-        return said + scan.finish(), None
+                return shown, scan.found
+        return shown + scan.finish(), None
 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    said, found = scanned(pieces)
-    assert (said, found) == scanned(list(text))
+    shown, found = scanned(pieces)
+    assert (shown, found) == scanned(list(text))
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
-    assert said == (text[: min(ends)[1]] if ends else text)
+    assert shown == (text[: min(ends)[1]] if ends else text)
 
 
 def test_logprobs_are_of_the_untouched_distribution():
@@ -378,9 +378,9 @@ def test_closing_the_pieces_early_leaves_a_usable_session():
     engine = Hashing()
     session = Session(engine)
     pieces = generate(engine, Bytes(), [1, 2, 3], SamplingParams(), session)
-    said = [next(pieces).id for _ in range(3)]
+    shown = [next(pieces).id for _ in range(3)]
     pieces.close()
-    prompt = [1, 2, 3, *(id for id in said if id is not None), 9]
+    prompt = [1, 2, 3, *(id for id in shown if id is not None), 9]
     engine.reads.clear()
     assert answer(engine, prompt, session) == answer(Hashing(), prompt, None)
     assert engine.reads[0] == 2

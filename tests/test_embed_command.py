@@ -22,7 +22,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> str:
+def output(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> str:
     assert main(["embed", *map(str, arguments)]) == code
     shown = capsys.readouterr()
     return shown.out if code == 0 else shown.err
@@ -33,8 +33,8 @@ def test_every_kind_is_trained_and_asked(
     kind: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out = tmp_path / "words.safetensors"
-    told = json.loads(
-        said(
+    printed = json.loads(
+        output(
             capsys,
             "train",
             file,
@@ -51,10 +51,10 @@ def test_every_kind_is_trained_and_asked(
             "--json",
         )
     )
-    assert told["finished"] and told["done"] == told["total"] and len(told["watched"]["w1"]) >= 2
-    near = json.loads(said(capsys, "neighbors", out, "w1", "--count", "3", "--json"))["w1"]
-    assert len(near) == 3 and near == told["watched"]["w1"][-1]["near"][:3]
-    assert len(said(capsys, "analogy", out, "w1", "w2", "w3").splitlines()) == 5
+    assert printed["finished"] and printed["done"] == printed["total"] and len(printed["watched"]["w1"]) >= 2
+    near = json.loads(output(capsys, "neighbors", out, "w1", "--count", "3", "--json"))["w1"]
+    assert len(near) == 3 and near == printed["watched"]["w1"][-1]["near"][:3]
+    assert len(output(capsys, "analogy", out, "w1", "w2", "w3").splitlines()) == 5
 
 
 def test_hierarchical_softmax_and_every_format(
@@ -62,7 +62,7 @@ def test_hierarchical_softmax_and_every_format(
 ):
     tables = []
     for name in ("a.vec", "a.bin", "a.txt"):
-        said(capsys, "train", file, "-o", tmp_path / name, "--hierarchical", "--dim", "8", "--threads", "1")
+        output(capsys, "train", file, "-o", tmp_path / name, "--hierarchical", "--dim", "8", "--threads", "1")
         tables.append(vectors.read(tmp_path / name).table)
     assert (tables[0] == tables[1]).all() and (tables[0] == tables[2]).all()
 
@@ -78,13 +78,13 @@ def test_mistakes_are_sentences(file: Path, tmp_path: Path, capsys: pytest.Captu
         (("--dim", "0"), "dim is 0"),
         (("--min-count", "1000000"), "lower --min-count"),
     ]:
-        assert sentence in said(capsys, "train", file, "-o", out, *arguments, code=2)
+        assert sentence in output(capsys, "train", file, "-o", out, *arguments, code=2)
     assert not out.exists()
     out.write_text("mine")
-    assert "--force" in said(capsys, "train", file, "-o", out, code=2)
-    assert "its folder does not exist" in said(capsys, "train", file, "-o", tmp_path / "no/a.vec", code=2)
-    said(capsys, "train", file, "-o", out, "--force", "--dim", "4", "--epochs", "1")
-    assert "did you mean 'w1" in said(capsys, "neighbors", out, "w1x", code=2)
+    assert "--force" in output(capsys, "train", file, "-o", out, code=2)
+    assert "its folder does not exist" in output(capsys, "train", file, "-o", tmp_path / "no/a.vec", code=2)
+    output(capsys, "train", file, "-o", out, "--force", "--dim", "4", "--epochs", "1")
+    assert "did you mean 'w1" in output(capsys, "neighbors", out, "w1x", code=2)
 
 
 def test_a_folder_is_its_text_files(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -96,7 +96,7 @@ def test_a_folder_is_its_text_files(file: Path, tmp_path: Path, capsys: pytest.C
     (folder / "picture").write_bytes(b"\x89PNG\0")
     for kind in ("skipgram", "glove"):
         options = ("--kind", kind, "--dim", "4", "--epochs", "1", "--threads", "1", "--force")
-        said(capsys, "train", file, "-o", tmp_path / "one.vec", *options)
+        output(capsys, "train", file, "-o", tmp_path / "one.vec", *options)
         assert main(["embed", "train", str(folder), "-o", str(tmp_path / "two.vec"), *options]) == 0
         assert f"{folder}: 2 text files, 1 skipped as no text\n" in capsys.readouterr().err
         assert (tmp_path / "one.vec").read_bytes() == (tmp_path / "two.vec").read_bytes()
@@ -108,18 +108,18 @@ def test_a_folder_is_its_text_files(file: Path, tmp_path: Path, capsys: pytest.C
 
 def test_evaluation_by_given_files(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out, pairs, four = tmp_path / "a.txt", tmp_path / "pairs", tmp_path / "four"
-    said(capsys, "train", file, "-o", out, "--dim", "4", "--epochs", "1")
+    output(capsys, "train", file, "-o", out, "--dim", "4", "--epochs", "1")
     pairs.write_text("w1\tw2\t3\nw1\tw3\t5\nw2\tw4\t1\nw1\tabsent\t1\n")
     four.write_text(": all\nw1 w2 w3 w4\nw1 w2 absent w4\n")
-    told = json.loads(said(capsys, "evaluate", out, "--wordsim", pairs, "--analogy", four, "--json"))
-    assert told["wordsim"]["used"] == 3 and told["analogy"]["used"] == 1 and "simlex" not in told
+    printed = json.loads(output(capsys, "evaluate", out, "--wordsim", pairs, "--analogy", four, "--json"))
+    assert printed["wordsim"]["used"] == 3 and printed["analogy"]["used"] == 1 and "simlex" not in printed
 
 
 def test_a_models_own_table(capsys: pytest.CaptureFixture[str]):
     smollm2 = inputs.path("smollm2")
-    near = json.loads(said(capsys, "neighbors", smollm2, " king", "--json"))[" king"]
+    near = json.loads(output(capsys, "neighbors", smollm2, " king", "--json"))[" king"]
     assert {one["word"] for one in near[:5]} >= {" King", " queen"}
-    assert "there is no vector" in said(capsys, "neighbors", smollm2, "no such token", code=2)
+    assert "there is no vector" in output(capsys, "neighbors", smollm2, "no such token", code=2)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -484,7 +484,7 @@ def test_a_judge_that_prefers_a_place_gives_ties():
     assert all(game.score == 0.5 for game in found.games)
 
 
-def test_a_judge_of_length_alone_is_said():
+def test_a_judge_of_length_alone_is_reported():
     written = {"x": ["a", "bb", "c"], "y": ["aa", "b", "cc"]}
     found = arena.play(["p", "q", "r"], written, lambda _, a, b: float(len(a) > len(b)))
     assert found.by_length and not found.ratings.weights

@@ -61,7 +61,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Small:
     return model
 
 
-def told(shape: str = "llama", text: str = TEXT) -> explanation.Explanation:
+def explained(shape: str = "llama", text: str = TEXT) -> explanation.Explanation:
     model = decoder(shape)
     return explanation.explain(Trace.of(model, Bytes(), Bytes().encode(text), explanation.names(model)))
 
@@ -80,7 +80,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_score_worked_out_by_hand_is_the_models(shape: str) -> None:
-    one = told(shape)
+    one = explained(shape)
     a, shown = one.attention, one.attention.score
     trace = Trace.of(decoder(shape), Bytes(), Bytes().encode(TEXT))
     name = f"blocks.{a.layer}.attention"
@@ -100,8 +100,8 @@ def test_the_score_worked_out_by_hand_is_the_models(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", ["llama", "gemma", "sandwich"])
-def test_the_pair_that_is_shown_is_turned_as_it_says(shape: str) -> None:
-    one = told(shape)
+def test_the_pair_that_is_shown_is_rotated_by_its_angle(shape: str) -> None:
+    one = explained(shape)
     a, pair = one.attention, one.attention.rope
     assert pair is not None
     trace = Trace.of(
@@ -111,8 +111,8 @@ def test_the_pair_that_is_shown_is_turned_as_it_says(shape: str) -> None:
         ["*.query_norm", "*.q"] if shape == "gemma" else ["*.attention.query", "*.q"],
     )
     for turn in (pair.query,):
-        turned = complex(*turn.before) * complex(math.cos(turn.angle), math.sin(turn.angle))
-        assert (turned.real, turned.imag) == pytest.approx(turn.after, abs=1e-6)
+        rotated = complex(*turn.before) * complex(math.cos(turn.angle), math.sin(turn.angle))
+        assert (rotated.real, rotated.imag) == pytest.approx(turn.after, abs=1e-6)
         assert turn.angle == pytest.approx(turn.position * pair.radians_per_token)
     q = trace[f"blocks.{a.layer}.attention.q"][a.head, -1]
     assert pair.query.after == pytest.approx([float(q[i]) for i in pair.dimensions])
@@ -121,12 +121,12 @@ def test_the_pair_that_is_shown_is_turned_as_it_says(shape: str) -> None:
     else:
         before = trace[f"blocks.{a.layer}.attention.query"][-1].view(4, -1)[a.head]
     assert pair.query.before == pytest.approx([float(before[i]) for i in pair.dimensions], abs=1e-5)
-    assert told("gpt2").attention.rope is None
+    assert explained("gpt2").attention.rope is None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_storys_parts_add_up_and_agree(shape: str) -> None:
-    one = told(shape)
+    one = explained(shape)
     attribution = one.attribution
     total = attribution.embed + attribution.biases + attribution.rest
     total += sum(layer.attention + layer.mlp for layer in attribution.layers)
@@ -154,7 +154,7 @@ def test_the_chosen_head_reads_a_token_between_the_first_and_the_last() -> None:
 
 
 def test_neighbours_are_rows_of_the_table() -> None:
-    one = told()
+    one = explained()
     table = decoder().embedding.weight.detach()
     for token, embedding in zip(one.tokens, one.embeddings.tokens, strict=True):
         assert embedding.norm == pytest.approx(float(table[token.id].norm()), rel=1e-5)
@@ -167,7 +167,7 @@ def test_neighbours_are_rows_of_the_table() -> None:
 @pytest.mark.parametrize("width", [80, 100, 200])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_step_is_printed_and_fits(shape: str, width: int) -> None:
-    text = printed(told(shape), width)
+    text = printed(explained(shape), width)
     lines = text.splitlines()
     assert [line.rstrip() for line in lines if line[:1].isdigit()] == list(STEPS)
     assert max(map(cell_len, lines)) <= min(width, explanation_text.WIDTH)
@@ -176,7 +176,7 @@ def test_every_step_is_printed_and_fits(shape: str, width: int) -> None:
 
 def test_no_number_is_cut_in_a_narrow_terminal() -> None:
     """At 40 columns bars go and tokens shrink; every number of the wide view is there."""
-    one = told(text="the same")
+    one = explained(text="the same")
     numbers = [set(re.findall(r"[−\d.,]*\d%?", printed(one, width))) for width in (40, 200)]
     assert numbers[0] >= {n for n in numbers[1] if "." in n}
     assert max(map(cell_len, printed(one, 40).splitlines())) <= 40
@@ -262,7 +262,7 @@ def test_a_terminal_shows_the_tokens_before_the_weights_are_there(
 
 def test_hostile_text_is_drawn_and_not_obeyed() -> None:
     text = "\x1b[31m\x07\u202e[bold]x\r\n\t [/] 北京🙂e\u0301"
-    shown = printed(told(text=text))
+    shown = printed(explained(text=text))
     assert not set(shown) & {"\x1b", "\x07", "\u202e", "\r", "\t"}
     assert "\\x1b" in shown and "\\u202e" in shown and "[bold]" in shown
 
@@ -279,21 +279,21 @@ def test_columns_line_up_whatever_the_script() -> None:
 
 
 def test_one_token_is_a_story_too() -> None:
-    one = told(text="a")
+    one = explained(text="a")
     assert one.attention.score.weights[0].weight == 1
     text = printed(one)
     assert "1 piece of" in text and "attends to itself" in text and "between the first" not in text
 
 
-def test_many_tokens_are_listed_in_part_and_it_is_said() -> None:
-    text = printed(told(text="x" * 60))
+def test_many_tokens_are_listed_in_part_and_counted() -> None:
+    text = printed(explained(text="x" * 60))
     assert text.count("… 36 more") == 3 and "52 others" in text
 
 
 def test_the_title_of_a_long_text_is_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert printed(told()).startswith(f"{TEXT} → ")
+    assert printed(explained()).startswith(f"{TEXT} → ")
     monkeypatch.setattr(explanation_text, "TITLE", 8)
-    assert printed(told()).startswith("…the same → ")
+    assert printed(explained()).startswith("…the same → ")
 
 
 def test_drawing() -> None:
@@ -319,7 +319,7 @@ def test_json_is_the_whole_story(small: Small, capsys) -> None:
         "recurrent_layers", "attention", "attribution", "lens", "stages", "norms", "next", "change", "patch",
     }  # fmt: skip
     assert document == json.loads(
-        json.dumps({"model": "small", **asdict(told())} | {"next": document["next"]})
+        json.dumps({"model": "small", **asdict(explained())} | {"next": document["next"]})
     )
     assert len(document["next"]) == 3 and document["text"] == TEXT and document["change"] is None
 

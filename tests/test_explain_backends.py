@@ -46,10 +46,10 @@ def test_it_tells_what_is_really_computed(model, monkeypatch) -> None:
         for name, form in {**table}.items():
             monkeypatch.setitem(table, name, lambda *a, n=name, f=form: (ran.append(n), f(*a))[1])
     prompt, step = backends(model, list(range(200)))
-    told = [layer.backend.backend for reading in (prompt, step) for layer in reading.layers]
-    assert told == ran
+    document = [layer.backend.backend for reading in (prompt, step) for layer in reading.layers]
+    assert document == ran
     assert (prompt.tokens, prompt.after, step.tokens, step.after) == (200, 0, 1, 200)
-    assert told[len(LAYERS) :][2] == "recurrent" and told[2] == "chunked"
+    assert document[len(LAYERS) :][2] == "recurrent" and document[2] == "chunked"
     assert [reading.layers[3].form.backend for reading in (prompt, step)] == ["expanded", "absorbed"]
     assert prompt.layers[0].form is None
 
@@ -64,7 +64,7 @@ def test_every_other_way_has_its_reason(model) -> None:
             assert layer.backend.why and all(layer.backend.refused.values())
 
 
-def test_a_long_prompt_is_told_in_its_pieces(model) -> None:
+def test_a_long_prompt_is_shown_by_its_chunks(model) -> None:
     first, last, step = backends(model, [7] * 1100)
     assert [(one.tokens, one.after) for one in (first, last, step)] == [(512, 0), (76, 1024), (1, 1100)]
     assert [first.layers[i].backend.backend for i in (0, 1, 8)] == ["sdpa", "blocked", "blocked"]
@@ -101,9 +101,9 @@ def test_the_verb(model, monkeypatch, capsys) -> None:
     monkeypatch.setattr(cutaway, "load", lambda backend, engine: Loaded(), raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["explain", "some text", "--backends", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [one["tokens"] for one in told["passes"]] == [9, 1]
-    assert told["passes"][0]["layers"][2]["backend"]["backend"] == "chunked"
+    document = json.loads(capsys.readouterr().out)
+    assert [one["tokens"] for one in document["passes"]] == [9, 1]
+    assert document["passes"][0]["layers"][2]["backend"]["backend"] == "chunked"
     assert main(["explain", "some text", "--backends"]) == 0
     out = capsys.readouterr().out
     assert "layer 2" in out and "not recurrent" in out and max(map(len, out.splitlines())) <= 100

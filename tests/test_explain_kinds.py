@@ -80,7 +80,7 @@ def whole(made: Decoder) -> Trace:
 
 
 @cache
-def told(made: Decoder) -> explanation.Explanation:
+def explained(made: Decoder) -> explanation.Explanation:
     return explanation.explain(Trace.of(made, Bytes(), TEXT, explanation.names(made)))
 
 
@@ -108,7 +108,7 @@ def test_parts_add_up_and_split_over_the_tokens_read(name: str, position: int) -
 @pytest.mark.parametrize("name", [*PATTERNS, "hybrid"])
 def test_the_worked_score_and_its_shares_are_the_models(name: str) -> None:
     made = shape(name)
-    trace, one = whole(made), told(made)
+    trace, one = whole(made), explained(made)
     assert one.attention is not None
     a, shown = one.attention, one.attention.score
     base = f"blocks.{a.layer}.attention"
@@ -132,9 +132,9 @@ def test_the_worked_score_and_its_shares_are_the_models(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["interleaved", "mla", "dsa", "sinks"])
 def test_the_pair_that_turns_is_where_the_layer_has_it(name: str) -> None:
-    """Turned back, query and key are what the layer without its turning would hold."""
+    """Rotated back, query and key are those of the layer without RoPE."""
     made = shape(name)
-    one = told(made)
+    one = explained(made)
     assert one.attention is not None and one.attention.rope is not None
     a, pair = one.attention, one.attention.rope
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_the_pair_that_turns_is_where_the_layer_has_it(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_every_model_has_its_story_page_and_lens(name: str) -> None:
     made = shape(name)
-    one = told(made)
+    one = explained(made)
     text = printed(one)
     assert max(map(len, text.splitlines())) <= 90
     assert one.recurrent_layers == tuple(

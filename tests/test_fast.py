@@ -28,7 +28,7 @@ tried = settings(max_examples=50, deadline=None)
 
 
 @cache
-def twin(tok: Tokenizer) -> Tokenizer:
+def reference(tok: Tokenizer) -> Tokenizer:
     """The definition of the same tokenizer."""
     made = Tokenizer(tok.spec)
     vars(made)["_path"] = "The definition encodes, as the judge."
@@ -75,7 +75,7 @@ def test_any_merges_give_the_definitions_ids(
     for tok in (small(pairs, None, whole=whole), small(None, ranks, whole=whole)):
         assert "native" in tok.path
         for text in texts:
-            assert tok.encode(text) == twin(tok).encode(text)
+            assert tok.encode(text) == reference(tok).encode(text)
 
 
 @built
@@ -84,7 +84,7 @@ def test_any_merges_give_the_definitions_ids(
 @given(st.lists(wild, max_size=5))
 @example([" ", "", "a"])
 def test_texts_of_every_kind(smollm2: Tokenizer, texts: list[str]) -> None:
-    judge = twin(smollm2)
+    judge = reference(smollm2)
     expected = [judge.encode(text) for text in texts]
     assert [smollm2.encode(text) for text in texts] == expected
     assert [smollm2.encode_array(text).tolist() for text in texts] == expected
@@ -103,7 +103,7 @@ def test_texts_of_every_kind(smollm2: Tokenizer, texts: list[str]) -> None:
 @pytest.mark.parametrize("name", ["llama-bpe", "llama-spm", "phi-3", "gemma-4", "deepseek-llm", "qwen35"])
 def test_vocabularies_of_every_kind(name: str) -> None:
     tok = Tokenizer.load(inputs.path("llama-vocab") / f"ggml-vocab-{name}.gguf")
-    judge, noise = twin(tok), random.Random(7)
+    judge, noise = reference(tok), random.Random(7)
     for size in (3, 30, 300):
         for _ in range(20):
             text = "".join(noise.choices(MARKED, k=size))
@@ -135,7 +135,7 @@ def test_more_ids_than_there_was_room_for(smollm2: Tokenizer, monkeypatch: pytes
     """A digit is an id: where so many were not expected, the core asks for longer memory."""
     monkeypatch.setattr(native.bpe, "SURE", 8)
     texts = ["words between " * 9_000, "", "7" * 150_000, *["123 é", "of it"] * 500, "0" * 60_000, ""]
-    expected = [twin(smollm2).encode(text) for text in texts]
+    expected = [reference(smollm2).encode(text) for text in texts]
     for threads in (1, 3):
         ids, offsets = smollm2.encode_batch(texts, threads=threads)
         assert [ids[start:stop].tolist() for start, stop in pairwise(offsets)] == expected
@@ -154,7 +154,7 @@ def test_a_text_without_utf8_or_none_at_all_in_a_batch(smollm2: Tokenizer) -> No
 
 @built
 def test_unbroken_texts(smollm2: Tokenizer) -> None:
-    judge = twin(smollm2)
+    judge = reference(smollm2)
     for text in ("a" * 20_000, " " * 20_000, "\n" * 20_000, "日本" * 5_000, "aé" * 5_000):
         assert smollm2.encode(text) == judge.encode(text)
 
@@ -178,7 +178,7 @@ def test_words_run_together(file: str) -> None:
     han = [chr(point) for point in range(0x4E00, 0x9FA6)]
     for letters, count in ((words, 1_000), (han, 10_000), ("etaoin", 4_000)):
         text = "".join(noise.choices(letters, k=count))
-        assert tok.encode(text) == twin(tok).encode(text)
+        assert tok.encode(text) == reference(tok).encode(text)
 
 
 @built
@@ -186,14 +186,14 @@ def test_a_space_in_front(smollm2: Tokenizer) -> None:
     tok = small([("a", "b"), ("Ġ", "ab")], None, pretokenizer=(PrefixSpace(), Split(GPT2)))
     assert tok.path == "native: the scanner gpt2"
     for text in ("ab", " ab", "", " "):
-        assert tok.encode(text) == twin(tok).encode(text)
+        assert tok.encode(text) == reference(tok).encode(text)
 
 
 @built
 def test_a_pattern_without_a_scanner_says_so() -> None:
     tok = small([("a", "b")], None, pretokenizer=(Split(r"\w+|\W"),))
     assert "cut in Python" in tok.path
-    assert tok.encode("ab, abb") == twin(tok).encode("ab, abb")
+    assert tok.encode("ab, abb") == reference(tok).encode("ab, abb")
 
 
 def test_half_a_surrogate_pair_is_refused(smollm2: Tokenizer) -> None:

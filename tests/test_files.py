@@ -110,7 +110,7 @@ def test_another_checksum_is_deleted(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_the_second_of_two_writers_is_told(kind: str, tmp_path: Path) -> None:
+def test_the_second_of_two_writers_is_refused(kind: str, tmp_path: Path) -> None:
     holder = _holder(kind, tmp_path / "x")
     try:
         with pytest.raises(OperationalError, match="x: another process is writing it"):

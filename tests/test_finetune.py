@@ -81,7 +81,7 @@ def test_pairs_may_leave_the_prompt_out(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"mesages": []}, "has none of messages"),
         ({"messages": []}, "list of messages"),
@@ -90,8 +90,8 @@ def test_pairs_may_leave_the_prompt_out(reader: Reader) -> None:
         ({"messages": TALK, "tools": "[{"}, "not JSON"),
     ],
 )
-def test_rows_that_are_none(row: dict[str, Any], said: str, reader: Reader) -> None:
-    with pytest.raises(UserError, match=f"here.*{said}"):
+def test_rows_that_are_none(row: dict[str, Any], message: str, reader: Reader) -> None:
+    with pytest.raises(UserError, match=f"here.*{message}"):
         reader.example(row, "here")
 
 

@@ -75,7 +75,7 @@ def test_text_goes_to_standard_output_and_nothing_else_does(lm, capsys):
     assert lm.loaded == [(("at/smollm2",), {"engine": "auto", "context": None, "adapter": None})]
 
 
-def test_on_a_terminal_speed_is_told(lm, monkeypatch):
+def test_on_a_terminal_speed_is_printed(lm, monkeypatch):
     out, err = Terminal(), Terminal()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", err)

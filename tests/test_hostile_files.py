@@ -111,7 +111,7 @@ def test_json_that_would_grow_when_parsed_is_not_parsed(tmp_path: Path, piece: s
         assert found is None and peak <= SLACK
 
 
-def test_metadata_texts_that_nobody_asked_for_are_not_kept(tmp_path: Path) -> None:
+def test_metadata_texts_that_were_not_asked_for_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "texts.safetensors"
     header = json.dumps(
         {"__metadata__": {str(number): "é" * 1000 for number in range(2000)}}, ensure_ascii=False

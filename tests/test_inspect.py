@@ -113,7 +113,7 @@ def test_a_lead_adds_up_too() -> None:
         trace.attribution(256)
 
 
-def test_what_an_edit_wrote_is_told_apart_from_the_heads() -> None:
+def test_what_an_edit_wrote_is_apart_from_the_heads() -> None:
     model = decoder()
     cut = Trace.of(model, Bytes(), TEXT, edit={"blocks.1.attention.out": torch.zeros_like}).attribution(3)
     assert abs(cut.rest) > 1e-2, "heads mixed, and an edit took what they wrote"

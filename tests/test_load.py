@@ -1,4 +1,4 @@
-"""Reading models: what stands beside the weights, and what a stranger's config may try."""
+"""Reading models: what is beside the weights, and what a stranger's config may try."""
 
 import json
 import subprocess
@@ -294,7 +294,7 @@ def test_one_number_for_every_layer_is_that_number(tmp_path: Path) -> None:
     assert load.read(path).config.blocks[1].attention.heads == 4
 
 
-# ---- what lies in a folder ---------------------------------------------------------------------------------
+# ---- what is in a folder ---------------------------------------------------------------------------------
 
 
 def test_a_pickle_is_never_opened(folder: Path) -> None:
@@ -404,8 +404,8 @@ def test_a_file_cut_short_while_it_is_used_ends_the_process_in_a_sentence(
     path = model_file(tmp_path / "m.gguf", tied=False)
     command = [sys.executable, "-c", CUT_SHORT, str(path), engine, dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = f"cutaway: {quoted(str(path))} was cut short while it was in use: restore it, and start again\n"
-    assert (done.returncode, done.stderr, done.stdout) == (1, said, "")
+    error = f"cutaway: {quoted(str(path))} was cut short while it was in use: restore it, and start again\n"
+    assert (done.returncode, done.stderr, done.stdout) == (1, error, "")
 
 
 def test_a_file_that_was_closed_is_not_blamed(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The native core: its door, its instruction sets, its threads; and what the package says when it is absent.
+"""The native core: its checks, its instruction sets, its threads; and what the package does without it.
 
-Without a built core the tests of kernels are left out, and those of the door and of its absence still run.
+Without a built core the tests of kernels are left out, and those of the checks and of its absence still run.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ from cutaway.weights import quant
 
 built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 
-# Unpacks every type in a fresh process, where the environment chooses the path, and compares with the twin.
+# Unpacks every type in a fresh process, where the environment chooses the path; compares with the reference.
 COMPARE = """
 import sys
 import numpy as np
@@ -37,8 +37,8 @@ for name in quant.READERS:
     for rows, blocks in ((1, 1), (3, 5), (40, 9)):
         data = generator.integers(0, 256, (rows, blocks * layout.bytes), dtype=np.uint8)
         packed = Packed(name, (rows, blocks * layout.block), data)
-        ours, twin = quant.unpack(packed), quant.unpack_reference(packed)
-        same = (ours.view(np.uint32) == twin.view(np.uint32)) | (np.isnan(ours) & np.isnan(twin))
+        ours, expected = quant.unpack(packed), quant.unpack_reference(packed)
+        same = (ours.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(ours) & np.isnan(expected))
         assert same.all(), (name, rows, blocks)
 print("same bits")
 """
@@ -122,14 +122,14 @@ def test_nothing_is_written_past_the_end(type: str, values: int):
 @built
 def test_several_python_threads_at_once():
     packed = [sample(seed=seed) for seed in range(6)]
-    twins = [quant.unpack_reference(one) for one in packed]
+    expected_all = [quant.unpack_reference(one) for one in packed]
     wrong = []
 
     def work(index: int) -> None:
         for _ in range(40):
             out = np.empty(packed[index].shape, np.float32)
             native.unpack("Q4_1", packed[index].data, out, 4)
-            if (out != twins[index]).any():
+            if (out != expected_all[index]).any():
                 wrong.append(index)
 
     workers = [threading.Thread(target=work, args=(index,)) for index in range(6)]
@@ -209,7 +209,7 @@ print("apart")
 
 
 @built
-def test_what_does_not_fit_is_refused_at_the_door():
+def test_what_does_not_fit_is_refused_before_the_core():
     packed = sample("Q4_0", 2, 2)
     out = np.empty(packed.shape, np.float32)
     data = packed.data
@@ -298,7 +298,7 @@ except OperationalError as error:
 """
 
 
-def test_the_twins_serve_without_a_core():
+def test_the_references_serve_without_a_core():
     run = python(ABSENT, CUTAWAY_PURE="1")
     why = "The native core is off, because CUTAWAY_PURE is set."
     cost = "Results are the same; reading packed weights and tokenizing take many times longer."

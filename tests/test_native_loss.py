@@ -1,4 +1,4 @@
-"""The native core's cross-entropy is the twin's, its gradient in the logits' place too."""
+"""The native core's cross-entropy is the reference's, its gradient in the logits' place too."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_a_target_that_is_no_id_is_an_error(target: int) -> None:
 @built
 @pytest.mark.parametrize("z", [0.0, 0.01])
 @pytest.mark.parametrize("chunk", [7, 50])
-def test_under_autocast_it_is_the_twins(monkeypatch: pytest.MonkeyPatch, chunk: int, z: float) -> None:
+def test_under_autocast_it_is_the_references(monkeypatch: pytest.MonkeyPatch, chunk: int, z: float) -> None:
     draw = torch.Generator().manual_seed(0)
     x, weight = torch.randn(23, 8, generator=draw), torch.randn(41, 8, generator=draw)
     targets = torch.randint(0, 41, (23,), generator=draw)

@@ -276,16 +276,16 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor], rtol: float, atol: fl
 @each_objective
 def test_one_step_is_the_papers(objective: Any, definition: Any) -> None:
     made = trainable(objective)
-    twin = deepcopy(made.model).double()
+    reference = deepcopy(made.model).double()
     base = deepcopy(made.model).double().requires_grad_(False)
     for module in base.modules():
         if isinstance(module, lora.LoRALinear):
             module.b.zero_()
-    expected = definition(twin, base, ITEMS[objective.rows](), objective)
+    expected = definition(reference, base, ITEMS[objective.rows](), objective)
     expected.backward()
     found, grads, _ = step(made, rows(inputs(objective)))
     assert found == pytest.approx(float(expected.detach()), rel=2e-5)
-    wanted = {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
+    wanted = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
     largest = max(float(grad.abs().max()) for grad in wanted.values())
     assert largest > 1e-3
     same(grads, wanted, 2e-3, 2e-5 * max(1.0, largest))

@@ -14,13 +14,13 @@ def test_each_character_is_coloured_by_who_wrote_it() -> None:
     rendered = lm.chat_text([{"role": "user", "content": "hi <|im_end|>"}])
     out = io.StringIO()
     origins.show(rendered, Console(file=out, force_terminal=True, color_system="standard", width=100))
-    told = out.getvalue()
-    assert "\x1b[1;7;36m<|im_end|>\x1b[0m" in told  # the template's own
-    assert "hi <|im_end|>\x1b[0m\x1b[1;7;36m<|im_end|>" in told  # the user's is no control token
-    assert "messages[0].content" in told
+    text = out.getvalue()
+    assert "\x1b[1;7;36m<|im_end|>\x1b[0m" in text  # the template's own
+    assert "hi <|im_end|>\x1b[0m\x1b[1;7;36m<|im_end|>" in text  # the user's is no control token
+    assert "messages[0].content" in text
 
 
-def test_content_that_steers_is_said() -> None:
+def test_content_that_steers_is_named() -> None:
     template = "{% if 'zebra' in messages[0].content %}<|im_end|>{% endif %}{{ messages[0].content }}"
     tok = cutaway.Tokenizer.load(inputs.path("smollm2"))
     from cutaway.tokenizer import chat

@@ -57,22 +57,22 @@ def unpacked(document: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]
     assert data is not None
     blob = zlib.decompress(base64.b64decode(data[1]))
     size = int.from_bytes(blob[:4], "little")
-    told = json.loads(blob[4 : 4 + size])
+    content = json.loads(blob[4 : 4 + size])
     arrays = [
         {
             name: np.frombuffer(blob, "<" + kind, int(np.prod(shape)), 4 + size + offset).reshape(shape)
             for name, (kind, shape, offset) in explanation["arrays"].items()
         }
-        for explanation in told["explanations"]
+        for explanation in content["explanations"]
     ]
-    return told, arrays
+    return content, arrays
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_holds_what_the_trace_holds(shape: str) -> None:
     trace = traced(shape)
-    told, [arrays] = unpacked(page([page_data.build(trace, shape)]))
-    [explanation] = told["explanations"]
+    content, [arrays] = unpacked(page([page_data.build(trace, shape)]))
+    [explanation] = content["explanations"]
     rows, columns = np.tril_indices(len(trace.ids))
     for layer, config in enumerate(trace.model.config.blocks):
         exact = trace.attention(layer).numpy()[:, rows, columns]
@@ -173,8 +173,8 @@ def test_two_hundred_tokens_of_a_deep_model_stay_under_six_megabytes() -> None:
     ids = torch.randint(0, 255, (200,)).tolist()
     document = page([page_data.build(Trace.of(model, Wide(), ids, page_data.names(model)), "deep")])
     assert len(document) < MOST
-    told, [arrays] = unpacked(document)
-    assert 3 <= len(told["explanations"][0]["detailed"]) < 270
+    content, [arrays] = unpacked(document)
+    assert 3 <= len(content["explanations"][0]["detailed"]) < 270
     assert len([name for name in arrays if name.startswith("pattern.")]) == 30
 
 
@@ -197,8 +197,8 @@ def test_a_pattern_is_a_tensor_that_shows_itself() -> None:
     assert isinstance(pattern, Pattern) and torch.equal(pattern, trace["blocks.1.attention.pattern"])
     assert type(pattern + 0) is torch.Tensor
     shown = pattern.show(head=2)
-    told, _ = unpacked(shown.html)
-    assert told["views"] == ["attention", "score"] and told["start"] == {"layer": 1, "head": 2}
+    content, _ = unpacked(shown.html)
+    assert content["views"] == ["attention", "score"] and content["start"] == {"layer": 1, "head": 2}
     with pytest.raises(UserError, match="no head 4"):
         pattern.show(head=4)
 
@@ -217,17 +217,19 @@ def test_a_notebook_gets_a_frame_that_touches_nothing(tmp_path: Path) -> None:
 def test_explain_writes_the_page(loaded: Small, tmp_path: Path, capsys) -> None:
     file = tmp_path / "page.html"
     assert main(["explain", TEXT, "--html", str(file)]) == 0
-    told, _ = unpacked(file.read_text(encoding="utf-8"))
-    assert told["views"] == list(VIEWS) and [one["model"] for one in told["explanations"]] == ["smollm2"]
+    content, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert content["views"] == list(VIEWS) and [one["model"] for one in content["explanations"]] == [
+        "smollm2"
+    ]
     assert "Wrote" in capsys.readouterr().err
     assert main(["explain", TEXT, "--html", str(file), "--ablate", "1.2", "--force"]) == 0
-    told, _ = unpacked(file.read_text(encoding="utf-8"))
-    assert [one["model"] for one in told["explanations"]] == ["smollm2", "smollm2, head 1.2 ablated"]
+    content, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert [one["model"] for one in content["explanations"]] == ["smollm2", "smollm2, head 1.2 ablated"]
     assert main(["explain", TEXT, "--html", str(file), "--compare", "the other"]) == 2
     assert "give --force to replace it" in capsys.readouterr().err
     assert main(["explain", TEXT, "--html", str(file), "--compare", "the other", "--force"]) == 0
-    told, _ = unpacked(file.read_text(encoding="utf-8"))
-    assert [one["text"] for one in told["explanations"]] == [TEXT, "the other"] and told["links"]
+    content, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert [one["text"] for one in content["explanations"]] == [TEXT, "the other"] and content["links"]
     assert main(["explain", TEXT, "--html", str(tmp_path / "none" / "page.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
@@ -246,8 +248,8 @@ def test_explain_compares_in_the_terminal(loaded: Small, capsys) -> None:
     assert all(step in shown for step in ("1  Tokens", "2  Next token", "3  Logit lens", "4  Direct"))
     assert max(map(len, shown.splitlines())) <= 80
     assert main(["explain", TEXT, "--compare-model", "another", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["compare"]["model"] == "another" and told["compare"]["text"] == told["text"]
+    content = json.loads(capsys.readouterr().out)
+    assert content["compare"]["model"] == "another" and content["compare"]["text"] == content["text"]
 
 
 @pytest.mark.parametrize(

@@ -92,13 +92,13 @@ def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, 
     finally:
         dist.destroy_process_group()
     expected = plan.plan(own, devices, 1e12, 1e9)
-    share = 1 - tensor / devices
+    fraction = 1 - tensor / devices
     assert expected.stays["weights"] == pytest.approx(4 * held, rel=0.01)
     assert expected.moves["gathering weights"] == pytest.approx(
-        share * sent.bytes["_allgather_base_"], rel=0.01
+        fraction * sent.bytes["_allgather_base_"], rel=0.01
     )
     assert expected.moves["scattering gradients"] == pytest.approx(
-        share * sent.bytes["_reduce_scatter_base_"], rel=0.01
+        fraction * sent.bytes["_reduce_scatter_base_"], rel=0.01
     )
     if tensor > 1:
         assert expected.moves["residual stream sums"] == pytest.approx(

@@ -94,14 +94,14 @@ def test_a_task_of_ones_own(task: tuple[str, Path], tmp_path: Path) -> None:
     made = tasks.load(task[0], 30, 10, path=str(task[1]))
     assert len(made.train) == 30 and len(made.test) == 10 and made.score("aeio", made.test[0]) == 0.5
     (tmp_path / "same.jsonl").write_text('{"prompt": "x"}\n' * 30)
-    for name, path, said in [
+    for name, path, message in [
         (task[0], None, "with --data"),
         (task[0], str(tmp_path / "same.jsonl"), "every held-out question"),
         (f"{task[0]}s", str(task[1]), "no function"),
         ("nothing.py:f", str(task[1]), "no such file"),
         ("sums", None, "is no task"),
     ]:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             tasks.load(name, 30, 10, path=path)
 
 

@@ -57,11 +57,11 @@ def test_every_weight_type_has_a_definition():
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (3, 7), (65, 33)])
 def test_random_bytes(type: str, rows: int, blocks: int):
     packed = random_packed(type, rows, blocks)
-    twin = quant.unpack_reference(packed)
-    assert twin.dtype == np.float32
-    assert twin.shape == packed.shape
-    assert same_bits(twin, judged(packed))
-    assert same_bits(quant.unpack(packed), twin)
+    reference = quant.unpack_reference(packed)
+    assert reference.dtype == np.float32
+    assert reference.shape == packed.shape
+    assert same_bits(reference, judged(packed))
+    assert same_bits(quant.unpack(packed), reference)
 
 
 @pytest.mark.parametrize("type", HALVES)
@@ -72,18 +72,18 @@ def test_scales_at_the_edges(type: str):
     pairs = np.stack(np.meshgrid(EDGES, EDGES), axis=-1).reshape(-1, 2)
     for at, column in zip(HALVES[type], pairs.T, strict=False):
         blocks[:, at : at + 2] = column.copy().view(np.uint8).reshape(-1, 2)
-    twin = quant.unpack_reference(packed)
-    assert same_bits(twin, judged(packed))
-    assert same_bits(quant.unpack(packed), twin)
+    reference = quant.unpack_reference(packed)
+    assert same_bits(reference, judged(packed))
+    assert same_bits(quant.unpack(packed), reference)
 
 
 @pytest.mark.parametrize("type", ["F16", "BF16"])
 def test_every_16_bit_number(type: str):
     data = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(1, -1)
     packed = Packed(type, (1, 1 << 16), data)
-    twin = quant.unpack_reference(packed)
-    assert same_bits(twin, judged(packed))
-    assert same_bits(quant.unpack(packed), twin)
+    reference = quant.unpack_reference(packed)
+    assert same_bits(reference, judged(packed))
+    assert same_bits(quant.unpack(packed), reference)
 
 
 @settings(max_examples=60, deadline=None)
@@ -142,7 +142,7 @@ def arrays() -> dict[str, np.ndarray]:
     generator = np.random.default_rng(3)
     normal = generator.standard_normal((33, 96)).astype(np.float32)
     ties = (generator.integers(-254, 255, (17, 64)) / 2).astype(np.float32)
-    ties[:, 0] = 127  # scale 1: every other value lies halfway between two integers
+    ties[:, 0] = 127  # scale 1: every other value is halfway between two integers
     ties[:, 32] = -127
     flat = np.full((3, 32), 0.25, np.float32)
     subnormal = (generator.standard_normal((5, 64)) * 1e-40).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Fitted blocks: kernels and twin give the same bits, other readers read them, and they cost less than what
+"""Fitted blocks: kernels and reference give the same bits, others read them, and they cost less than what
 ggml's reference quantizer makes."""
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def cost(array: np.ndarray, packed: Packed, importance: np.ndarray | None = None
 @built
 @pytest.mark.parametrize("type", quant_search.FITTED)
 @pytest.mark.parametrize("name", matrices())
-def test_kernel_and_twin_give_the_same_bits(type: str, name: str):
+def test_kernel_and_reference_give_the_same_bits(type: str, name: str):
     array = matrices()[name]
     for importance in (None, columns()):
-        twin = quant_search.pack_reference(array, type, importance)
-        assert np.array_equal(quant_search.pack(array, type, importance).data, twin.data)
+        reference = quant_search.pack_reference(array, type, importance)
+        assert np.array_equal(quant_search.pack(array, type, importance).data, reference.data)
 
 
 SAME = """
@@ -72,9 +72,9 @@ from tests.test_quant_search import columns, matrices
 assert native.available() and native.isa() == sys.argv[1], native.isa()
 for name, array in matrices().items():
     for type in quant_search.FITTED:
-        twin = quant_search.pack_reference(array[:3, :256], type, columns(256))
+        reference = quant_search.pack_reference(array[:3, :256], type, columns(256))
         packed = quant_search.pack(array[:3, :256], type, columns(256))
-        assert np.array_equal(packed.data, twin.data), (name, type)
+        assert np.array_equal(packed.data, reference.data), (name, type)
 print("same bits")
 """
 
@@ -118,13 +118,13 @@ def test_it_costs_less_than_the_reference(type: str, name: str):
 
 @pytest.mark.parametrize("type", quant_search.FITTED)
 def test_importance_is_obeyed(type: str):
-    """What counts a lot is nearer than without being told; to the last bit it is of no matter how importance
+    """What counts a lot is nearer than without importance; to the last bit it does not matter how importance
     is scaled."""
     array, importance = matrices()["heavy"], columns()
-    told, plain = quant_search.pack(array, type, importance), quant_search.pack(array, type)
-    assert cost(array, told, importance) < cost(array, plain, importance)
-    assert cost(array, plain) < cost(array, told)
-    assert np.array_equal(quant_search.pack(array, type, importance * np.float32(4)).data, told.data)
+    weighted, plain = quant_search.pack(array, type, importance), quant_search.pack(array, type)
+    assert cost(array, weighted, importance) < cost(array, plain, importance)
+    assert cost(array, plain) < cost(array, weighted)
+    assert np.array_equal(quant_search.pack(array, type, importance * np.float32(4)).data, weighted.data)
     assert np.array_equal(quant_search.pack(array, type, np.ones(512, np.float32)).data, plain.data)
     assert np.array_equal(quant_search.pack(array, type, np.zeros(512, np.float32)).data, plain.data)
 
@@ -142,7 +142,7 @@ def test_no_scale_is_much_better(type: str, low: int, high: int):
 
 
 def test_numbers_on_the_grid_come_back():
-    """Weights that a type can say are said."""
+    """Weights that a type holds exactly are exact."""
     generator = np.random.default_rng(9)
     whole = generator.integers(-8, 8, (4, 256)).astype(np.float32)
     whole[:, ::32] = -8
@@ -176,7 +176,7 @@ def test_other_mistakes_are_refused():
 
 
 @built
-def test_the_door_checks_sizes():
+def test_sizes_are_checked_before_the_core():
     array, out = np.ones((2, 256), np.float32), np.empty((2, 144), np.uint8)
     with pytest.raises(UserError, match="do not hold 512 values"):
         native.fit("Q4_K", array, None, out[:1])

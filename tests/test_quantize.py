@@ -1,4 +1,4 @@
-"""`cutaway quantize`: which matrix gets which type, what is measured and what is said."""
+"""`cutaway quantize`: which matrix gets which type, what is measured and printed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_which_matrix_gets_which_type(kind: str):
         assert more == {n for n in range(8) if found[f"blocks.{n}.attention.value.weight"] == "Q6_K"}
 
 
-def test_rows_that_are_not_whole_blocks_fall_back_and_it_is_said():
+def test_rows_that_are_not_whole_blocks_fall_back_and_are_reported():
     found = quantize.quantized(checkpoint(width=96, layers=1), "Q4_K")
     assert types(found)["blocks.0.attention.query.weight"] == "Q5_0"
     assert types(found)["embedding.weight"] == "Q8_0"
@@ -133,15 +133,15 @@ def test_importance_is_the_mean_square_of_inputs():
 
 
 def test_what_counts_is_kept_better():
-    """A model of which one column carries nearly everything: told so, its product is nearer."""
+    """A model of which one column carries nearly everything: weighted by it, its product is nearer."""
     generator = np.random.default_rng(1)
     x = generator.normal(size=(200, 256)).astype(np.float32) * np.where(np.arange(256) % 32 == 3, 30, 0.1)
     small = checkpoint(layers=1)
     name = "blocks.0.attention.query.weight"
     exact = quant.unpack(small.tensors[name])
     errors = []
-    for told in (None, {name: (x**2).mean(axis=0).astype(np.float32)}):
-        made = quantize.quantized(small, "Q4_K", told).checkpoint.tensors[name]
+    for weights in (None, {name: (x**2).mean(axis=0).astype(np.float32)}):
+        made = quantize.quantized(small, "Q4_K", weights).checkpoint.tensors[name]
         errors.append(float(((x @ (quant.unpack(made) - exact).T) ** 2).mean()))
     assert errors[1] < errors[0] / 4
 
@@ -172,9 +172,9 @@ def test_the_command_writes_measures_and_says(
     assert cost["tokens"] == 255
     assert 0 < cost["kl_median"] < cost["kl_divergence"] < cost["kl_largest"]
     assert cli.main([*words, "-o", "plain.gguf", "--no-measure"]) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("plain.gguf: ") and "was " in said.out and "Q5_0" in said.out
-    assert "rows not of whole blocks of 256" in said.err
+    captured = capsys.readouterr()
+    assert captured.out.startswith("plain.gguf: ") and "was " in captured.out and "Q5_0" in captured.out
+    assert "rows not of whole blocks of 256" in captured.err
     assert Path("plain.gguf").read_bytes() != Path("two-layers-Q4_K.gguf").read_bytes()
 
 
@@ -197,9 +197,9 @@ def test_what_gets_no_smaller_is_refused_without_force(
 ):
     words = ["quantize", str(short), "--type", "Q8_0", "-o", str(tmp_path / "out.gguf"), "--no-measure"]
     assert cli.main(words) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert re.search(r"its weights take [\d,]+ bytes \(.*Q4_1.*\) and would take [\d,]+ as Q8_0", said)
-    assert "give --force" in said and not (tmp_path / "out.gguf").exists()
+    captured = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"its weights take [\d,]+ bytes \(.*Q4_1.*\) and would take [\d,]+ as Q8_0", captured)
+    assert "give --force" in captured and not (tmp_path / "out.gguf").exists()
     assert cli.main([*words, "--force"]) == 0
 
 
@@ -223,7 +223,7 @@ def test_a_note_about_matrices_begins_with_how_many():
     )
 
 
-def test_a_cost_is_told_in_a_line():
+def test_a_cost_is_printed_in_a_line():
     plain = scoring.Perplexity(510, 3.0, 0.1)
     worse = scoring.Perplexity(510, 3.1, 0.1)
     cost = scoring.Divergence(510, plain, worse, 0.25, 0.01, 0.2, 1.0, 2.0, 0.875)

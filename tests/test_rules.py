@@ -104,7 +104,7 @@ def test_every_family_reads_back_what_it_writes() -> None:
             assert len(set(ours)) == len(ours), family
 
 
-def test_a_name_that_nobody_knows() -> None:
+def test_an_unknown_name() -> None:
     file = model_file() | {"model.layers.0.self_attn.g_proj.weight": packed(4)}
     with pytest.raises(UserError, match=r"g_proj.weight' has no place"):
         rules.load(LLAMA.hf, CONFIG, file)

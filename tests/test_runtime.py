@@ -59,7 +59,7 @@ def weights(type: str, rows: int, columns: int, seed: int = 0) -> Packed:
 
 
 def halves_at(type: str) -> tuple[int, ...]:
-    """Where a block's scale lies, and its least where it has one."""
+    """Where a block's scale is, and its least where it has one."""
     return (208,) if type == "Q6_K" else (0, 2) if type in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,)
 
 
@@ -433,11 +433,11 @@ from tests.test_runtime import IDS, config, tensors
 
 of = config("llama")
 checkpoint = Checkpoint(of, tensors(of), None, Path("tiny"))
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     lm = LanguageModel(checkpoint, engine="runtime")
     lm.logits(IDS[:5]), LanguageModel(checkpoint, engine="runtime").logits(IDS[:5])
-print(type(lm.engine).__name__, LanguageModel(checkpoint).engine_choice[0], len(told))
+print(type(lm.engine).__name__, LanguageModel(checkpoint).engine_choice[0], len(caught))
 """
 
 
@@ -505,7 +505,7 @@ def test_a_tied_table_is_read_out_of_the_heads_panels(type: str):
 
 
 def apart(ours: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """The error of each position's logits as a share of their size."""
+    """The error of each position's logits relative to their size."""
     return np.linalg.norm(ours - expected, axis=1) / np.linalg.norm(expected, axis=1)
 
 

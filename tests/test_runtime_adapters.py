@@ -163,7 +163,7 @@ def test_an_adapter_is_handed_over_anew():
 
 
 @pytest.mark.parametrize(
-    ("name", "adapter", "said"),
+    ("name", "adapter", "why"),
     [
         ("llama", {"norm.weight": Saved(np.ones(50, np.float32))}, "it changes norm.weight"),
         ("llama", low_rank(config("llama"), ("embedding",)), "it changes embedding.weight"),
@@ -178,9 +178,9 @@ def test_an_adapter_is_handed_over_anew():
     ],
 )
 @pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
-def test_what_the_definition_alone_applies_is_refused(engine: Any, name: str, adapter: Adapter, said: str):
+def test_what_the_definition_alone_applies_is_refused(engine: Any, name: str, adapter: Adapter, why: str):
     of = config(name)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=why):
         engine(of, tensors(of)).adapted(adapter)
 
 

@@ -1,4 +1,4 @@
-"""The runtime's pages: used again once nobody refers to them, whatever they hold, and made ahead."""
+"""The runtime's pages: used again once nothing refers to them, whatever they hold, and made ahead."""
 
 import gc
 import time
@@ -15,7 +15,7 @@ needs_core = pytest.mark.skipif(native.why_not() is not None, reason=native.why_
 BROKEN = 0x7E00  # a half that is no number
 
 
-def test_a_page_is_used_again_when_nobody_refers_to_it() -> None:
+def test_a_page_is_used_again_when_nothing_refers_to_it() -> None:
     store = Pages(64)
     first, second = store.take(), store.take()
     where, kept = first.ctypes.data, [second]

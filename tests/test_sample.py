@@ -17,7 +17,7 @@ from cutaway.generate.sampling_params import SamplingParams
 NOTHING = History([])
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.sampled_from([1, 2, 7, 64, 65, 500, 3000, 20000])
-shares = st.floats(0.01, 0.99)
+fractions = st.floats(0.01, 0.99)
 
 
 def random_logits(seed: int, size: int, scale: float = 3.0) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_top_k_is_transformers_ties_included(seed, size, k, ties):
 
 
 @settings(deadline=None, max_examples=80)
-@given(seeds, sizes, shares, st.sampled_from([0.01, 1.0, 5.0]))
+@given(seeds, sizes, fractions, st.sampled_from([0.01, 1.0, 5.0]))
 def test_top_p_is_transformers(seed, size, mass, scale):
     logits = random_logits(seed, size, scale)
     same_cut(
@@ -68,16 +68,16 @@ def test_top_p_is_transformers(seed, size, mass, scale):
 
 
 @settings(deadline=None, max_examples=80)
-@given(seeds, sizes, shares)
-def test_min_p_is_transformers(seed, size, share):
+@given(seeds, sizes, fractions)
+def test_min_p_is_transformers(seed, size, part):
     logits = random_logits(seed, size)
     same_cut(
-        sample.min_p(share)(logits, NOTHING), judge(theirs.MinPLogitsWarper(share), logits), logits, -logits
+        sample.min_p(part)(logits, NOTHING), judge(theirs.MinPLogitsWarper(part), logits), logits, -logits
     )
 
 
 @settings(deadline=None, max_examples=80)
-@given(seeds, sizes, shares, st.sampled_from([0.01, 1.0, 5.0]))
+@given(seeds, sizes, fractions, st.sampled_from([0.01, 1.0, 5.0]))
 def test_typical_is_transformers(seed, size, mass, scale):
     logits = random_logits(seed, size, scale)
     log_p = sample.log_softmax(logits.astype(np.float64))

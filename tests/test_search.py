@@ -116,7 +116,7 @@ def test_stopping_loses_one_file_and_no_more(folder: Path) -> None:
     assert (done.read, done.unchanged) == (2, 1) and "A cat." not in embed.read
 
 
-def test_another_model_is_told_and_rebuilds_on_request(folder: Path) -> None:
+def test_another_model_is_refused_and_rebuilds_on_request(folder: Path) -> None:
     embed = Counter()
     opened(folder).update(embed, always)
     with pytest.raises(UserError, match=r"made by the model one, .* add --rebuild"):
@@ -139,7 +139,7 @@ def test_many_passages_go_through_usearch(folder: Path, monkeypatch: pytest.Monk
     assert len(list(index.home.glob("vectors-*.usearch"))) == 1
 
 
-def test_a_damaged_index_is_told(folder: Path) -> None:
+def test_a_damaged_index_is_named(folder: Path) -> None:
     home = folder.parent / "index"
     home.mkdir()
     (home / "index.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 100)
@@ -162,14 +162,14 @@ def test_the_commands(tmp_path: Path) -> None:
     (notes / "pets.txt").write_text("Our kitten sleeps on the sofa all day.\n")
     (notes / "bank.txt").write_text("The central bank raised interest rates by half a percent.\n")
     where = ("--model", model, "--index", str(tmp_path / "index"), "--json")
-    said = run("search", str(notes), "what does the cat do?", *where)
-    assert said.returncode == 0, said.stderr
-    found = json.loads(said.stdout)
+    done = run("search", str(notes), "what does the cat do?", *where)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert found["passages"][0]["path"] == "pets.txt" and found["files"]["read"] == 2
     assert sorted(path.name for path in notes.iterdir()) == ["bank.txt", "pets.txt"]
     out = tmp_path / "x.npy"
-    said = run("text", "a cat", "a kitten", "--model", model, "--output", str(out))
-    assert said.returncode == 0 and "2 vectors of 384" in said.stdout
+    done = run("text", "a cat", "a kitten", "--model", model, "--output", str(out))
+    assert done.returncode == 0 and "2 vectors of 384" in done.stdout
     x = np.load(out)
     assert x.dtype == np.float32 and x[0] @ x[1] > 0.6
     assert run("text", "--model", model).returncode == 2

@@ -185,10 +185,10 @@ def test_bert_in_both_directions(tiny: tuple[Path, torch.Tensor], tmp_path: Path
     checkpoint = load.read(folder)
     assert (ours(checkpoint) - expected).abs().max() < EXACT
     assert save.write(tmp_path / "ours", checkpoint).family == "bert"
-    opened, told = transformers.BertModel.from_pretrained(
+    opened, info = transformers.BertModel.from_pretrained(
         tmp_path / "ours", add_pooling_layer=False, output_loading_info=True
     )
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    assert not info["missing_keys"] and not info["unexpected_keys"]
     assert (hidden(opened.eval()) - expected).abs().max() < EXACT
     assert load.read(tmp_path / "ours").config == checkpoint.config
 

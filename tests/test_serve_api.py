@@ -123,12 +123,12 @@ def test_tokens_there_and_back(server: Server) -> None:
 
 
 def test_chat_says_what_the_model_says_in_process(server: Server, client: Any) -> None:
-    told = client.chat.completions.create(model=NAME, messages=HELLO, temperature=0, max_tokens=12)
+    answer = client.chat.completions.create(model=NAME, messages=HELLO, temperature=0, max_tokens=12)
     alone = server.service.lm.chat(HELLO, temperature=0, max_tokens=12)
-    assert told.choices[0].message.content == alone.text
-    assert told.choices[0].message.role == "assistant" and told.choices[0].finish_reason == "length"
-    assert told.usage.prompt_tokens == len(alone.prompt_ids) and told.usage.completion_tokens == 12
-    assert told.usage.total_tokens == told.usage.prompt_tokens + 12
+    assert answer.choices[0].message.content == alone.text
+    assert answer.choices[0].message.role == "assistant" and answer.choices[0].finish_reason == "length"
+    assert answer.usage.prompt_tokens == len(alone.prompt_ids) and answer.usage.completion_tokens == 12
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 12
 
 
 def test_a_stream_is_the_same_answer_in_parts(client: Any) -> None:
@@ -160,11 +160,11 @@ def test_the_wire_of_a_stream(server: Server) -> None:
 
 def test_logprobs_are_the_models_own(server: Server, client: Any) -> None:
     asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "temperature": 0.7, "seed": 3, "max_tokens": 4}
-    told = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3)
+    answer = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3)
     lm = server.service.lm
     chosen = lm.chat(HELLO, temperature=0.7, seed=3, max_tokens=4).ids  # the same draws
     ids = lm.chat_ids(HELLO)
-    for token, id in zip(told.choices[0].logprobs.content, chosen, strict=True):
+    for token, id in zip(answer.choices[0].logprobs.content, chosen, strict=True):
         expected = log_softmax(lm.logits(ids)[-1])
         best = [int(one) for one in np.argsort(-expected, kind="stable")[:3]]
         assert [one.bytes for one in token.top_logprobs] == [
@@ -176,7 +176,7 @@ def test_logprobs_are_the_models_own(server: Server, client: Any) -> None:
     chunks = client.chat.completions.create(**asked, logprobs=True, stream=True)
     parts = [choice.logprobs.content for chunk in chunks for choice in chunk.choices if choice.logprobs]
     assert [one.token for part in parts for one in part] == [
-        one.token for one in told.choices[0].logprobs.content
+        one.token for one in answer.choices[0].logprobs.content
     ]
 
 
@@ -184,8 +184,8 @@ def test_stop_seed_bias_and_penalties(server: Server, client: Any) -> None:
     asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "temperature": 0, "max_tokens": 12}
     usual = client.chat.completions.create(**asked).choices[0].message.content
     stop = usual[4:7]
-    told = client.chat.completions.create(**asked, stop=[stop]).choices[0]
-    assert told.message.content == usual[: usual.index(stop)] and told.finish_reason == "stop"
+    answer = client.chat.completions.create(**asked, stop=[stop]).choices[0]
+    assert answer.message.content == usual[: usual.index(stop)] and answer.finish_reason == "stop"
     first = server.service.lm.tokenizer.encode("zebra")[0]
     forced = client.chat.completions.create(**asked | {"max_tokens": 1}, logit_bias={str(first): 100})
     assert forced.choices[0].message.content == server.service.lm.tokenizer.decode([first])
@@ -195,8 +195,8 @@ def test_stop_seed_bias_and_penalties(server: Server, client: Any) -> None:
     alone = server.service.lm.chat(
         HELLO, temperature=0, max_tokens=12, frequency_penalty=2, presence_penalty=1
     )
-    told = client.chat.completions.create(**asked, frequency_penalty=2, presence_penalty=1)
-    assert told.choices[0].message.content == alone.text
+    answer = client.chat.completions.create(**asked, frequency_penalty=2, presence_penalty=1)
+    assert answer.choices[0].message.content == alone.text
     one, two = (
         client.chat.completions.create(model=NAME, messages=HELLO, seed=-7, max_tokens=8) for _ in "ab"
     )
@@ -217,27 +217,27 @@ def test_json_schema(client: Any, stream: bool) -> None:
         "response_format": format,
         "max_tokens": 100,
     }
-    told = client.chat.completions.create(**asked, stream=stream)
+    answer = client.chat.completions.create(**asked, stream=stream)
     if stream:
-        text = "".join(choice.delta.content or "" for chunk in told for choice in chunk.choices)
+        text = "".join(choice.delta.content or "" for chunk in answer for choice in chunk.choices)
     else:
-        text = told.choices[0].message.content
-        assert told.choices[0].finish_reason == "stop"
+        text = answer.choices[0].message.content
+        assert answer.choices[0].finish_reason == "stop"
     made = json.loads(text)
     assert set(made) == {"word", "times"} and len(made["word"]) <= 8 and made["times"] <= 99
 
 
 def test_json_object_regex_and_grammar(server: Server) -> None:
-    def said(format: dict[str, Any]) -> str:
+    def content(format: dict[str, Any]) -> str:
         body = {"messages": HELLO, "seed": 2, "max_tokens": 60, "response_format": format, "n": 2}
         one, two = server.post("/v1/chat/completions", body).json()["choices"]
         assert one["message"]["content"] != "" and two["message"]["content"] != ""
         return one["message"]["content"]
 
-    assert said({"type": "json_object"}).startswith("{")
-    assert re.fullmatch(r"[A-C]{3}-\d{4}", said({"type": "regex", "regex": r"[A-C]{3}-\d{4}"}))
-    assert said({"type": "grammar", "grammar": 'start: "yes" | "no"'}) in ("yes", "no")
-    assert said({"type": "text"})
+    assert content({"type": "json_object"}).startswith("{")
+    assert re.fullmatch(r"[A-C]{3}-\d{4}", content({"type": "regex", "regex": r"[A-C]{3}-\d{4}"}))
+    assert content({"type": "grammar", "grammar": 'start: "yes" | "no"'}) in ("yes", "no")
+    assert content({"type": "text"})
 
 
 # ---- tools -------------------------------------------------------------------------------------------------
@@ -248,9 +248,9 @@ def test_a_demanded_call_is_one_of_the_tools(client: Any, choice: Any) -> None:
     asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "tools": [LOOK, SEND], "tool_choice": choice}
     asked |= {"max_tokens": 200, "parallel_tool_calls": False}
     for seed in range(3):
-        told = client.chat.completions.create(**asked, seed=seed)
-        (call,) = told.choices[0].message.tool_calls
-        assert told.choices[0].finish_reason == "tool_calls" and told.choices[0].message.content is None
+        answer = client.chat.completions.create(**asked, seed=seed)
+        (call,) = answer.choices[0].message.tool_calls
+        assert answer.choices[0].finish_reason == "tool_calls" and answer.choices[0].message.content is None
         arguments = json.loads(call.function.arguments)
         if call.function.name == "look_up":
             assert set(arguments) == {"word", "times"}
@@ -265,9 +265,9 @@ def test_calls_that_are_streamed_add_up_to_the_whole_answer(client: Any, most: i
     asked |= {"tool_choice": "required", "parallel_tool_calls": several, "n": 2}
     pieces = 0
     for seed in range(3):
-        told = client.chat.completions.create(**asked, seed=seed)
+        answer = client.chat.completions.create(**asked, seed=seed)
         chunks = list(client.chat.completions.create(**asked, seed=seed, stream=True))
-        for whole in told.choices:
+        for whole in answer.choices:
             parts = [one for chunk in chunks for one in chunk.choices if one.index == whole.index]
             calls: list[Any] = []
             for delta in (delta for part in parts for delta in part.delta.tool_calls or []):
@@ -303,13 +303,13 @@ def test_the_clients_own_helper_gathers_a_streamed_call(client: Any) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stop_inside_of_arguments_is_no_whole_call(client: Any, stream: bool) -> None:
     asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "tools": [LOOK], "tool_choice": "required"}
-    told = client.chat.completions.create(**asked, seed=1, max_tokens=200, stop='"times', stream=stream)
+    answer = client.chat.completions.create(**asked, seed=1, max_tokens=200, stop='"times', stream=stream)
     if stream:
-        chunks = list(told)
+        chunks = list(answer)
         deltas = [d for chunk in chunks for d in chunk.choices[0].delta.tool_calls or []]
         arguments, end = "".join(delta.function.arguments for delta in deltas), chunks[-1].choices[0]
     else:
-        end = told.choices[0]
+        end = answer.choices[0]
         arguments = end.message.tool_calls[0].function.arguments
     assert end.finish_reason == "stop" and arguments.startswith('{"word') and "times" not in arguments
 
@@ -319,12 +319,12 @@ def test_a_conversation_with_calls_and_results_is_read(server: Server) -> None:
     asking = {"role": "assistant", "content": None, "tool_calls": [call]}
     found = {"role": "tool", "tool_call_id": "c1", "content": "found"}
     messages = [*HELLO, asking, found]
-    told = server.post(
+    answer = server.post(
         "/v1/chat/completions", {"messages": messages, "tools": [LOOK], "max_tokens": 3}
     ).json()
     called = call | {"function": {"name": "look_up", "arguments": {"word": "x"}}}
     plain = [*HELLO, {"role": "assistant", "content": "", "tool_calls": [called]}, found]
-    assert told["usage"]["prompt_tokens"] == len(server.service.lm.chat_ids(plain, tools=[LOOK]))
+    assert answer["usage"]["prompt_tokens"] == len(server.service.lm.chat_ids(plain, tools=[LOOK]))
     none = server.post(
         "/v1/chat/completions", {"messages": HELLO, "tools": [LOOK], "tool_choice": "none", "max_tokens": 3}
     )
@@ -338,10 +338,10 @@ def test_completions_of_texts_and_ids(server: Server, client: Any) -> None:
     lm, text = server.service.lm, "Once upon a time"
     alone = lm.generate(text, temperature=0, max_tokens=16)
     for prompt in (text, lm.ids(text), [text, text], [lm.ids(text), lm.ids(text)]):
-        told = client.completions.create(model=NAME, prompt=prompt, temperature=0)
-        assert {choice.text for choice in told.choices} == {alone.text}
-        assert [choice.index for choice in told.choices] == list(range(len(told.choices)))
-    assert told.usage.prompt_tokens == 2 * len(alone.prompt_ids) and told.usage.completion_tokens == 32
+        answer = client.completions.create(model=NAME, prompt=prompt, temperature=0)
+        assert {choice.text for choice in answer.choices} == {alone.text}
+        assert [choice.index for choice in answer.choices] == list(range(len(answer.choices)))
+    assert answer.usage.prompt_tokens == 2 * len(alone.prompt_ids) and answer.usage.completion_tokens == 32
     chunks = client.completions.create(model=NAME, prompt=text, temperature=0, stream=True, echo=True)
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == text + alone.text
 
@@ -349,17 +349,19 @@ def test_completions_of_texts_and_ids(server: Server, client: Any) -> None:
 def test_echo_scores_the_prompt(server: Server, client: Any) -> None:
     lm = server.service.lm
     ids = lm.ids("The capital of France is Paris")
-    told = client.completions.create(model=NAME, prompt=ids, echo=True, logprobs=2, max_tokens=0).choices[0]
-    assert told.text == lm.tokenizer.decode(ids)
+    answer = client.completions.create(model=NAME, prompt=ids, echo=True, logprobs=2, max_tokens=0).choices[0]
+    assert answer.text == lm.tokenizer.decode(ids)
     scores = log_softmax_rows(lm.logits(ids))
     expected = [float(scores[i, id]) for i, id in enumerate(ids[1:])]
-    assert told.logprobs.token_logprobs[0] is None and told.logprobs.top_logprobs[0] is None
-    assert np.allclose(told.logprobs.token_logprobs[1:], expected, atol=1e-4)
-    assert told.logprobs.tokens == [lm.tokenizer.decode([id]) for id in ids]
-    for i, best in enumerate(told.logprobs.top_logprobs[1:]):
+    assert answer.logprobs.token_logprobs[0] is None and answer.logprobs.top_logprobs[0] is None
+    assert np.allclose(answer.logprobs.token_logprobs[1:], expected, atol=1e-4)
+    assert answer.logprobs.tokens == [lm.tokenizer.decode([id]) for id in ids]
+    for i, best in enumerate(answer.logprobs.top_logprobs[1:]):
         assert max(best, key=best.get) == lm.tokenizer.decode([int(scores[i].argmax())])
-    starts = told.logprobs.text_offset
-    assert [told.text[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)] == told.logprobs.tokens
+    starts = answer.logprobs.text_offset
+    assert [
+        answer.text[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)
+    ] == answer.logprobs.tokens
 
 
 def log_softmax_rows(logits: np.ndarray) -> np.ndarray:
@@ -371,9 +373,9 @@ def log_softmax_rows(logits: np.ndarray) -> np.ndarray:
 
 def test_embeddings(server: Server, client: Any) -> None:
     texts = ["a river", "a bank"]
-    told = client.embeddings.create(model=NAME, input=texts, extra_body={"pooling": "mean"})  # base64 inside
+    reply = client.embeddings.create(model=NAME, input=texts, extra_body={"pooling": "mean"})  # base64 inside
     expected = server.service.lm.embed(texts, "mean")
-    assert np.allclose([one.embedding for one in told.data], expected, atol=1e-6)
+    assert np.allclose([one.embedding for one in reply.data], expected, atol=1e-6)
     plain = server.post(
         "/v1/embeddings", {"input": server.service.lm.ids("a river"), "pooling": "mean"}
     ).json()
@@ -393,10 +395,10 @@ def test_embeddings(server: Server, client: Any) -> None:
 
 def test_responses(server: Server, client: Any) -> None:
     asked: dict[str, Any] = {"model": NAME, "input": "Hello there", "temperature": 0, "max_output_tokens": 8}
-    told = client.responses.create(**asked)
+    answer = client.responses.create(**asked)
     alone = server.service.lm.chat(HELLO, temperature=0, max_tokens=8)
-    assert told.output_text == alone.text and told.status == "incomplete"
-    assert told.usage.output_tokens == 8
+    assert answer.output_text == alone.text and answer.status == "incomplete"
+    assert answer.usage.output_tokens == 8
     events = list(client.responses.create(**asked, stream=True))
     assert events[0].type == "response.created" and events[-1].type == "response.incomplete"
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -583,15 +585,15 @@ def test_internals_come_with_the_tokens(server: Server) -> None:
         "internals": {"layers": [1], "lens": 2},
         "temperature": 0,
     }
-    told = server.post("/v1/completions", body).json()["choices"][0]
+    answer = server.post("/v1/completions", body).json()["choices"][0]
     plain = server.post("/v1/completions", {k: v for k, v in body.items() if k != "internals"}).json()[
         "choices"
     ][0]
-    assert told["text"] == plain["text"] and "internals" not in plain
-    assert len(told["internals"]) == 3
-    for token in told["internals"]:
+    assert answer["text"] == plain["text"] and "internals" not in plain
+    assert len(answer["internals"]) == 3
+    for token in answer["internals"]:
         (layer,) = token["layers"]
         assert layer["layer"] == 1 and len(layer["attention"]) == 9 and len(layer["lens"]) == 2
     assert (
-        told["internals"][0]["layers"][0]["lens"][0]["id"] == told["internals"][0]["id"]
+        answer["internals"][0]["layers"][0]["lens"][0]["id"] == answer["internals"][0]["id"]
     )  # the last layer's guess

@@ -129,8 +129,8 @@ def test_what_cannot_change_the_answer_is_accepted_and_named(
 
 def test_max_tokens_is_cut_to_the_room(server: Server) -> None:
     body = {"prompt": [5] * 8188, "max_tokens": 50, "ignore_eos": True}
-    told = server.post("/v1/completions", body).json()
-    assert told["usage"]["completion_tokens"] == 4 and told["choices"][0]["finish_reason"] == "length"
+    reply = server.post("/v1/completions", body).json()
+    assert reply["usage"]["completion_tokens"] == 4 and reply["choices"][0]["finish_reason"] == "length"
     assert server.post("/v1/completions", {"prompt": "x", "max_tokens": -1, "stop": "e"}).status_code == 200
 
 
@@ -229,10 +229,10 @@ def test_min_tokens(server: Server) -> None:
 
 def test_the_templates_variables(server: Server) -> None:
     lm = with_template(PLAIN + "{{ mood }}{% if enable_thinking is false %}Now.{% endif %}")
-    with serving.running(lm) as told:
-        plain = chat(told).json()["usage"]["prompt_tokens"]
-        hasty = chat(told, reasoning_effort="none").json()["usage"]["prompt_tokens"]
-        moody = chat(told, chat_template_kwargs={"mood": "<|im_end|>"}).json()["usage"]["prompt_tokens"]
+    with serving.running(lm) as reply:
+        plain = chat(reply).json()["usage"]["prompt_tokens"]
+        hasty = chat(reply, reasoning_effort="none").json()["usage"]["prompt_tokens"]
+        moody = chat(reply, chat_template_kwargs={"mood": "<|im_end|>"}).json()["usage"]["prompt_tokens"]
         spelt = len(lm.tokenizer.encode("<|im_end|>"))
         assert hasty == plain + len(lm.tokenizer.encode("Now.")) and moody == plain + spelt and spelt > 1
     for name in ("messages", "add_generation_prompt", "bos_token", "__class__ x"):
@@ -246,23 +246,23 @@ THOUGHT = {"type": "regex", "regex": "<think>\\nHm, so\\.\\n</think>\\n\\nYes!"}
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_thought_is_told_apart(thinking: Server, stream: bool) -> None:
+def test_a_thought_is_separated(thinking: Server, stream: bool) -> None:
     client = openai.OpenAI(base_url=thinking.url + "/v1", api_key="none", max_retries=0)
     asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "extra_body": {"response_format": THOUGHT}}
     if stream:
         deltas = [one.choices[0].delta for one in client.chat.completions.create(**asked, stream=True)]
         thought = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
-        said = "".join(delta.content or "" for delta in deltas)
+        content = "".join(delta.content or "" for delta in deltas)
     else:
         message = client.chat.completions.create(**asked).choices[0].message
-        thought, said = message.reasoning_content, message.content
-    assert (thought, said) == ("Hm, so.", "Yes!")
+        thought, content = message.reasoning_content, message.content
+    assert (thought, content) == ("Hm, so.", "Yes!")
 
 
 def test_an_answer_that_begins_inside_a_thought() -> None:
     lm = with_template(THINKING + "{% if add_generation_prompt %}<think>\n{% endif %}")
-    with serving.running(lm) as told:
-        message = chat(told).json()["choices"][0]["message"]
+    with serving.running(lm) as reply:
+        message = chat(reply).json()["choices"][0]["message"]
         assert message["content"] == "" and message["reasoning_content"]  # cut off within its thought
     tokenizer = lm.tokenizer
     held = AfterThought(constrain.json_schema({"const": 7}).begin(tokenizer), "</think>", tokenizer)
@@ -283,19 +283,19 @@ LOOKS = {"name": "look", "description": "Looks.", "input_schema": PLACE}
 
 def test_messages_say_what_the_chat_says(server: Server, client: Any, claude: Any) -> None:
     asked: dict[str, Any] = {"max_tokens": 9, "messages": HELLO, "extra_body": {"temperature": 0}}
-    told = claude.messages.create(model="claude-x", system=[{"type": "text", "text": "Be kind."}], **asked)
+    reply = claude.messages.create(model="claude-x", system=[{"type": "text", "text": "Be kind."}], **asked)
     same = client.chat.completions.create(
         model=NAME, messages=[{"role": "system", "content": "Be kind."}, *HELLO], temperature=0, max_tokens=9
     )
-    assert [one.text for one in told.content] == [same.choices[0].message.content]
-    assert (told.type, told.role, told.model) == ("message", "assistant", "claude-x")
-    assert told.stop_reason == "max_tokens" and told.stop_sequence is None
-    usage = told.usage
+    assert [one.text for one in reply.content] == [same.choices[0].message.content]
+    assert (reply.type, reply.role, reply.model) == ("message", "assistant", "claude-x")
+    assert reply.stop_reason == "max_tokens" and reply.stop_sequence is None
+    usage = reply.usage
     assert usage.input_tokens + usage.cache_read_input_tokens == same.usage.prompt_tokens
     assert usage.output_tokens == 9
     counted = claude.messages.count_tokens(model=NAME, messages=HELLO, system="Be kind.")
     assert counted.input_tokens == same.usage.prompt_tokens
-    text = told.content[0].text
+    text = reply.content[0].text
     stopped = claude.messages.create(model=NAME, system="Be kind.", stop_sequences=[text[3:6]], **asked)
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", text[3:6])
 
@@ -334,11 +334,11 @@ def test_messages_call_tools_and_read_results(server: Server, claude: Any, strea
     asked["tool_choice"] = {"type": "tool", "name": "look"}
     if stream:
         with claude.messages.stream(**asked) as events:
-            told = events.get_final_message()
+            reply = events.get_final_message()
     else:
-        told = claude.messages.create(**asked)
-    (block,) = told.content
-    assert told.stop_reason == "tool_use" and (block.type, block.name) == ("tool_use", "look")
+        reply = claude.messages.create(**asked)
+    (block,) = reply.content
+    assert reply.stop_reason == "tool_use" and (block.type, block.name) == ("tool_use", "look")
     assert set(block.input) == {"place"} and len(block.input["place"]) <= 5
     result = {"type": "tool_result", "tool_use_id": block.id, "content": [{"type": "text", "text": "Rome"}]}
     messages: list[Any] = [
@@ -359,10 +359,10 @@ def test_messages_call_tools_and_read_results(server: Server, claude: Any, strea
 
 def test_messages_thoughts_are_blocks(thinking: Server) -> None:
     claude = anthropic.Anthropic(base_url=thinking.url, api_key="none", max_retries=0)
-    told = thinking.post(
+    reply = thinking.post(
         "/v1/messages", {"messages": HELLO, "max_tokens": 3, "thinking": {"type": "disabled"}}
     )
-    assert "chat_template_kwargs.enable_thinking" in told.headers["x-cutaway-ignored"]
+    assert "chat_template_kwargs.enable_thinking" in reply.headers["x-cutaway-ignored"]
     assert claude.messages.create(model=NAME, max_tokens=3, messages=HELLO).content[0].type == "text"
 
 
@@ -377,9 +377,9 @@ def test_messages_thoughts_are_blocks(thinking: Server) -> None:
 )
 def test_what_messages_refuse(server: Server, body: dict[str, Any], sentence: str) -> None:
     answer = server.post("/v1/messages", {"messages": HELLO, "max_tokens": 3, **body})
-    told = answer.json()
-    assert answer.status_code == 400 and set(told) == {"type", "error"} and told["type"] == "error"
-    assert told["error"]["type"] == "invalid_request_error" and sentence in told["error"]["message"]
+    reply = answer.json()
+    assert answer.status_code == 400 and set(reply) == {"type", "error"} and reply["type"] == "error"
+    assert reply["error"]["type"] == "invalid_request_error" and sentence in reply["error"]["message"]
 
 
 def test_keys_in_anthropics_header_and_on_every_route() -> None:
@@ -405,24 +405,24 @@ def test_ollama_chats_and_generates(server: Server, client: Any, llama: Any) -> 
     same = client.chat.completions.create(model=NAME, messages=HELLO, temperature=0, max_tokens=9)
     options = {"temperature": 0, "num_predict": 9, "num_ctx": 4096}
     for name in (NAME, f"{NAME}:latest"):
-        told = llama.chat(model=name, messages=HELLO, options=options)
-        assert told.message.content == same.choices[0].message.content and told.model == name
-    assert told.done and told.done_reason == "length" and told.eval_count == 9
-    assert told.prompt_eval_count == same.usage.prompt_tokens
+        reply = llama.chat(model=name, messages=HELLO, options=options)
+        assert reply.message.content == same.choices[0].message.content and reply.model == name
+    assert reply.done and reply.done_reason == "length" and reply.eval_count == 9
+    assert reply.prompt_eval_count == same.usage.prompt_tokens
     parts = list(llama.chat(model=NAME, messages=HELLO, options=options, stream=True))
-    assert "".join(part.message.content or "" for part in parts) == told.message.content
+    assert "".join(part.message.content or "" for part in parts) == reply.message.content
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True] and len(parts) > 3
     made = llama.generate(model=NAME, prompt="Hello there", options=options)
-    assert made.response == told.message.content
+    assert made.response == reply.message.content
     parts = list(llama.generate(model=NAME, prompt="Hello there", options=options, stream=True))
-    assert "".join(part.response for part in parts) == told.message.content
+    assert "".join(part.response for part in parts) == reply.message.content
     loaded = llama.generate(model=NAME)
     assert loaded.done and loaded.done_reason == "load"
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_ollama_formats_and_tools(llama: Any, toolless_llama: Any, stream: bool) -> None:
-    def told(client: Any = llama, **asked: Any) -> Any:
+    def reply(client: Any = llama, **asked: Any) -> Any:
         answer = client.chat(
             model=NAME, messages=HELLO, options={"seed": 1, "num_predict": 40}, stream=stream, **asked
         )
@@ -431,9 +431,9 @@ def test_ollama_formats_and_tools(llama: Any, toolless_llama: Any, stream: bool)
         return content, [call for part in parts for call in part.message.tool_calls or []]
 
     assert json.loads(
-        told(format={"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]})[0]
+        reply(format={"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]})[0]
     ) == {"a": 1}
-    content, calls = told(toolless_llama, tools=[LOOK])
+    content, calls = reply(toolless_llama, tools=[LOOK])
     assert content and not calls
 
 
@@ -521,17 +521,17 @@ def test_responses_call_functions(server: Server, client: Any, stream: bool) -> 
             "output_item.done",
             "completed",
         ]
-        told = events[-1].response
-        assert "".join(deltas) == told.output[0].arguments
+        reply = events[-1].response
+        assert "".join(deltas) == reply.output[0].arguments
     else:
-        told = client.responses.create(**asked)
-    (call,) = told.output
+        reply = client.responses.create(**asked)
+    (call,) = reply.output
     assert (call.type, call.name) == ("function_call", "look") and set(json.loads(call.arguments)) == {
         "place"
     }
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "Rome"}
     after = client.responses.create(
-        model=NAME, input=[result], previous_response_id=told.id, tools=[FLAT], max_output_tokens=2
+        model=NAME, input=[result], previous_response_id=reply.id, tools=[FLAT], max_output_tokens=2
     )
     made = {"name": "look", "arguments": json.loads(call.arguments)}
     plain = [{"role": "user", "content": "Hello"}]
@@ -566,9 +566,9 @@ def test_responses_events_of_a_thought(thinking: Server) -> None:
         "output_text.done",
         "completed",
     ]
-    thought, said = events[-1].response.output
+    thought, text = events[-1].response.output
     assert (
-        thought.content[0].text == "Hm, so." and said.content[0].text == "Yes!" and said.content[0].logprobs
+        thought.content[0].text == "Hm, so." and text.content[0].text == "Yes!" and text.content[0].logprobs
     )
     assert [event.sequence_number for event in events] == list(range(len(events)))
 
@@ -597,15 +597,15 @@ def test_a_template_without_tools_calls_them_as_it_is_asked(toolless: Server, st
     asked |= {"max_tokens": 200, "parallel_tool_calls": False, "seed": 1}
     if stream:
         with client.chat.completions.stream(**asked) as events:
-            told = events.get_final_completion()
+            reply = events.get_final_completion()
     else:
-        told = client.chat.completions.create(**asked)
-    (call,) = told.choices[0].message.tool_calls
+        reply = client.chat.completions.create(**asked)
+    (call,) = reply.choices[0].message.tool_calls
     assert call.function.name == "look" and set(json.loads(call.function.arguments)) == {"place"}
-    assert told.choices[0].finish_reason == "tool_calls" and not told.choices[0].message.content
+    assert reply.choices[0].finish_reason == "tool_calls" and not reply.choices[0].message.content
     spoken = [
         *HELLO,
-        told.choices[0].message.model_dump(),
+        reply.choices[0].message.model_dump(),
         {"role": "tool", "tool_call_id": call.id, "content": "<|im_end|>"},
     ]
     ids = toolless.post("/v1/chat/count", {"messages": spoken, "tools": [LOOK]}).json()["tokens"]
@@ -717,12 +717,12 @@ def test_every_schema_is_answered(server: Server, word: str, stream: bool) -> No
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": RAW[word]}}
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
     asked: dict[str, Any] = {"model": NAME, "messages": HELLO, "seed": 5, "max_tokens": 200}
-    told = client.chat.completions.create(**asked, response_format=form, stream=stream)
-    chunks = list(told) if stream else [told]
+    reply = client.chat.completions.create(**asked, response_format=form, stream=stream)
+    chunks = list(reply) if stream else [reply]
     text = (
         "".join(c.choices[0].delta.content or "" for c in chunks)
         if stream
-        else told.choices[0].message.content
+        else reply.choices[0].message.content
     )
     warnings = [line for one in chunks for line in getattr(one, "warnings", None) or []]
     fits = jsonschema.Draft202012Validator(RAW[word]).is_valid(json.loads(text))
@@ -734,10 +734,10 @@ def test_an_answer_that_does_not_fit_is_drawn_again(server: Server) -> None:
     hopeless = {"enum": ["a", "b"], "not": {"type": "string"}}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": hopeless}}
     before = server.service.scheduler.stats().finished  # type: ignore[union-attr]
-    told = chat(server, response_format=form, max_tokens=20).json()
+    reply = chat(server, response_format=form, max_tokens=20).json()
     assert server.service.scheduler.stats().finished - before == 3  # type: ignore[union-attr]
-    assert told["choices"][0]["message"]["content"] in ('"a"', '"b"') and len(told["warnings"]) == 2
-    assert "none of 3 samples fits the schema" in told["warnings"][1]
+    assert reply["choices"][0]["message"]["content"] in ('"a"', '"b"') and len(reply["warnings"]) == 2
+    assert "none of 3 samples fits the schema" in reply["warnings"][1]
     refused = chat(
         server, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 7}}}
     )
@@ -747,8 +747,8 @@ def test_an_answer_that_does_not_fit_is_drawn_again(server: Server) -> None:
 def test_a_validating_pattern_without_end_costs_half_a_second(server: Server) -> None:
     slow = {"enum": ["a" * 40 + "b"], "pattern": "^(?=a)(a+)+$"}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": slow}}
-    told = chat(server, response_format=form, max_tokens=60)
-    assert told.status_code == 200 and told.json()["warnings"]
+    reply = chat(server, response_format=form, max_tokens=60)
+    assert reply.status_code == 200 and reply.json()["warnings"]
 
 
 def test_objects_have_what_their_schema_names(server: Server) -> None:
@@ -788,8 +788,8 @@ def test_shapes_of_other_servers_tokens(server: Server) -> None:
     assert server.post("/tokenize", {"content": "Hi <|im_end|>"}).json() == {"tokens": ids}
     pieces = server.post("/tokenize", {"content": "Hi", "with_pieces": True}).json()["tokens"]
     assert pieces == [{"id": tokenizer.encode("Hi")[0], "piece": "Hi"}]
-    told = server.post("/tokenize", {"prompt": "Hi <|im_end|>", "return_token_strs": True}).json()
-    assert told["tokens"] == ids and told["count"] == len(ids) and told["max_model_len"] == 8192
+    reply = server.post("/tokenize", {"prompt": "Hi <|im_end|>", "return_token_strs": True}).json()
+    assert reply["tokens"] == ids and reply["count"] == len(ids) and reply["max_model_len"] == 8192
     chat_ids = server.service.lm.chat_ids(HELLO)
     assert server.post("/tokenize", {"messages": HELLO}).json()["tokens"] == chat_ids
     assert server.post("/detokenize", {"tokens": ids}).json()["content"] == "Hi <|im_end|>"
@@ -800,14 +800,14 @@ def test_shapes_of_other_servers_tokens(server: Server) -> None:
 
 def test_reranked_texts_and_many_embeddings(server: Server) -> None:
     texts = ["a river bank", "money", "the river"]
-    told = server.post(
+    reply = server.post(
         "/v1/rerank", {"query": "the river", "documents": texts, "pooling": "mean", "top_n": 2}
     )
-    best = told.json()["results"]
+    best = reply.json()["results"]
     assert len(best) == 2 and best[0]["index"] == 2 and abs(best[0]["relevance_score"] - 1) < 1e-5
     body = {"input": [[5]] * 600, "pooling": "mean"}
-    told = server.post("/v1/embeddings", body)
-    assert len(told.json()["data"]) == 600 and "own vocabulary" in told.headers["x-cutaway-ids"]
+    reply = server.post("/v1/embeddings", body)
+    assert len(reply.json()["data"]) == 600 and "own vocabulary" in reply.headers["x-cutaway-ids"]
     refused = server.post("/v1/embeddings", {"input": ["a"] * 2049, "pooling": "mean"})
     assert refused.status_code == 400
 
@@ -820,10 +820,10 @@ def test_a_burst_of_200_is_answered(server: Server) -> None:
 
 def test_browsers_may_send_any_header_that_they_ask_for() -> None:
     policy = AccessPolicy(origins=("http://good.example",))
-    with serving.running(serving.model(), policy) as told:
+    with serving.running(serving.model(), policy) as reply:
         headers = {"Origin": "http://good.example", "Access-Control-Request-Method": "POST"}
         headers |= {"Access-Control-Request-Headers": "x-stainless-os, anthropic-version"}
-        answer = serving.httpx.options(told.url + "/v1/messages", headers=headers)
+        answer = serving.httpx.options(reply.url + "/v1/messages", headers=headers)
         assert answer.status_code == 200
         assert "x-stainless-os" in answer.headers["access-control-allow-headers"]
 

@@ -29,21 +29,21 @@ def started() -> Any:
         env=os.environ | {"CUTAWAY_API_KEY": "", "COLUMNS": "100"},
     )
     assert process.stderr is not None
-    told = []
+    printed = []
     for line in process.stderr:
-        told.append(line)
+        printed.append(line)
         if "Ctrl-C" in line:
             break
-    yield process, "".join(told)
+    yield process, "".join(printed)
     process.kill()
     process.communicate()
 
 
-def test_it_starts_answers_and_finishes_what_it_began_when_told_to_stop(started: Any) -> None:
-    process, told = started
-    url = re.search(r"serves SmolLM2-135M-Instruct.Q4_1 on (http://127.0.0.1:\d+)", told)
-    assert url is not None and "30 layers, 8,192 tokens" in told and "256 may wait" in told, told
-    curl = re.search(r"^  (curl .*)$", told, re.M)
+def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started: Any) -> None:
+    process, printed = started
+    url = re.search(r"serves SmolLM2-135M-Instruct.Q4_1 on (http://127.0.0.1:\d+)", printed)
+    assert url is not None and "30 layers, 8,192 tokens" in printed and "256 may wait" in printed, printed
+    curl = re.search(r"^  (curl .*)$", printed, re.M)
     assert curl is not None
     done = subprocess.run(
         ["sh", "-c", f"{curl[1]} --silent --max-time 60"], capture_output=True, text=True, check=True

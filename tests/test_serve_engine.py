@@ -148,7 +148,7 @@ def request(ids: Sequence[int], **options: Any) -> Request:
     return Request(tuple(ids), SamplingParams(**options), **of_request)
 
 
-def said(of: Generation) -> tuple:
+def shown(of: Generation) -> tuple:
     return of.text, of.ids, of.logprobs, of.top_logprobs, of.finish_reason, of.stop
 
 
@@ -191,7 +191,7 @@ def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
     requests = (
         some_jobs(20, 1, (0, 128, 129, 200, 280), 12) if name == "runtime" else some_jobs(5, 3, (0, 130), 4)
     )
-    alone = [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests]
+    alone = [shown(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests]
     with scheduler(reads, Words(), max_sequences=5, prefill_chunk=50) as serves:
         found: dict[int, tuple] = {}
 
@@ -201,7 +201,7 @@ def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
             if n % 2:
                 next(iter(gone))
             gone.cancel()
-            found[n] = said(finish(stream))
+            found[n] = shown(finish(stream))
 
         threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(requests))]
         dice.shuffle(threads)
@@ -221,9 +221,9 @@ def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
 def test_a_batch_of_prompts_gives_each_what_it_gets_alone(name: str):
     reads, settings = engine(name), SamplingParams(max_tokens=6, temperature=1, seed=3, logprobs=2)
     prompts = [tiny.IDS[:130], [5], [*tiny.IDS[:128], 7], [9, 8, 7], tiny.IDS[:140]]
-    alone = [said(finish(generate(reads, Words(), ids, settings))) for ids in prompts]
+    alone = [shown(finish(generate(reads, Words(), ids, settings))) for ids in prompts]
     made = generate_batch(reads, Words(), prompts, settings, max_sequences=2)
-    assert [said(each) for each in made] == alone
+    assert [shown(each) for each in made] == alone
     assert made[2].timings.prefill_tokens == 1  # its first page was read for another
     assert generate_batch(reads, Words(), [], settings) == []
 
@@ -244,7 +244,7 @@ def test_pages_are_shared_within_a_cache_scope_alone(grid: int):
         read = []
         for scope in (mine, other, salted, mine, other, salted):
             done = finish(serves.submit(request(ids, max_tokens=2, cache_scope=scope)))
-            assert said(done) == said(finish(generate(Paged(), Bytes(), ids, SamplingParams(max_tokens=2))))
+            assert shown(done) == shown(finish(generate(Paged(), Bytes(), ids, SamplingParams(max_tokens=2))))
             read.append(done.timings.prefill_tokens)
         assert read == [13, 13, 13, 1, 1, 1]
         assert serves.stats().cached_tokens == 3 * 12
@@ -271,14 +271,14 @@ def test_sharing_what_texts_have_in_common_changes_no_bit(name: str):
         alone = []
         for each in requests:  # the other prompt takes all pages, so that nothing is kept
             finish(apart.submit(request(tiny.IDS[::-1][:290], max_tokens=2)))
-            alone.append(said(finish(apart.submit(each))))
+            alone.append(shown(finish(apart.submit(each))))
         assert apart.stats().cached_tokens == 0
     with scheduler(reads, Words(), prefill_chunk=1000) as together:
         streams = [together.submit(each) for each in requests]
-        assert [said(finish(stream)) for stream in streams] == alone
-        assert [said(finish(together.submit(each))) for each in requests] == alone
+        assert [shown(finish(stream)) for stream in streams] == alone
+        assert [shown(finish(together.submit(each))) for each in requests] == alone
         assert together.stats().cached_tokens == 256 * 5
-    assert [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests] == alone
+    assert [shown(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests] == alone
 
 
 @needs_core
@@ -328,7 +328,7 @@ def test_a_page_that_several_texts_begin_with_is_read_once(grid: int):
         finish(first)
         for n, stream in enumerate(streams):
             alone = finish(generate(Paged(), Bytes(), [*begin, 100 + n], SamplingParams(max_tokens=2)))
-            assert said(finish(stream)) == said(alone)
+            assert shown(finish(stream)) == shown(alone)
         assert serves.stats().cached_tokens == 3 * 12
     read = [id for call in reads.calls for text in call for id in text]
     assert sum(id in begin[:12] for id in read if id != 9) == 11 + read.count(1) - 1
@@ -339,7 +339,7 @@ def test_pages_alike_after_different_beginnings_are_not_the_same():
     with scheduler(Paged()) as serves:
         for ids in ([*one, *same, 17], [*other, *last, 17], [*other, *same, 17], [*other, *same]):
             alone = finish(generate(Paged(), Bytes(), ids, SamplingParams(max_tokens=3)))
-            assert said(finish(serves.submit(request(ids, max_tokens=3)))) == said(alone)
+            assert shown(finish(serves.submit(request(ids, max_tokens=3)))) == shown(alone)
         assert serves.stats().cached_tokens == 4 + 4  # of the last, not its last page: an id is left to read
 
 
@@ -347,7 +347,7 @@ def test_an_answers_pages_serve_the_next_turn():
     with scheduler(Paged()) as serves:
         first = finish(serves.submit(request(range(6), max_tokens=8, ignore_eos=True)))
         turn = [*range(6), *first.ids, 1, 2]
-        assert said(finish(serves.submit(request(turn, max_tokens=2)))) == said(
+        assert shown(finish(serves.submit(request(turn, max_tokens=2)))) == shown(
             finish(generate(Paged(), Bytes(), turn, SamplingParams(max_tokens=2)))
         )
         assert serves.stats().cached_tokens == 12
@@ -408,8 +408,8 @@ def test_internals_come_with_each_token_and_change_none(name: str):
         later = serves.submit(request(tiny.IDS[5:20], max_tokens=4))
         pieces = list(watched)
         alone = finish(generate(reads, Words(), tiny.IDS[5:20], SamplingParams(max_tokens=4)))
-        assert said(finish(later)) == said(alone)
-        assert said(pieces[-1].generation) == said(plain)
+        assert shown(finish(later)) == shown(alone)
+        assert shown(pieces[-1].generation) == shown(plain)
         assert all(piece.inside == () for piece in beside)
     for n, piece in enumerate(pieces[:-1]):
         assert [seen.layer for seen in piece.inside] == [2, 0]
@@ -440,7 +440,7 @@ def test_internals_that_are_not_there_are_refused(looks: Internals, words: str):
         serves.submit(request([1], internals=looks))
 
 
-def test_nobody_is_watched_unasked():
+def test_nothing_is_watched_unasked():
     with scheduler(Paged()) as serves:  # whose watch() raises
         assert len(finish(serves.submit(request([1], max_tokens=2))).ids) == 2
 
@@ -477,7 +477,7 @@ def test_clients_take_turns():
     assert ended == ["a0", "a1", "b4", "a2", "b5", "a3"] or ended == ["a0", "b4", "a1", "b5", "a2", "a3"]
 
 
-def test_a_long_prompt_stops_nobody():
+def test_a_long_prompt_stops_no_answer():
     """Each step that reads of the long prompt brings everyone else a token, and reads no more than it may."""
     reads = Paged(max_context=400, gated=True)
     with scheduler(reads, prefill_chunk=24) as serves:
@@ -500,12 +500,12 @@ def test_a_long_prompt_stops_nobody():
         assert sum(len(text) for text in call if len(text) > 1) <= 24
 
 
-def test_all_tokens_of_a_step_are_chosen_before_any_is_told():
+def test_all_tokens_of_a_step_are_chosen_before_any_is_sent():
     engine, chosen = Paged(gated=True), []
     with scheduler(engine) as made:
         streams = [made.submit(request([n + 1], max_tokens=5, ignore_eos=True)) for n in range(3)]
 
-        def told(piece: Piece) -> None:
+        def receive(piece: Piece) -> None:
             if piece.id is not None:
                 chosen.append(sorted(len(sequence.output.pieces) for sequence in sequences))
 
@@ -514,7 +514,7 @@ def test_all_tokens_of_a_step_are_chosen_before_any_is_told():
             engine.pass_step()
         sequences = list(made._running)
         for stream in streams:
-            stream.subscribe(told)
+            stream.subscribe(receive)
         chosen.clear()
         engine.pass_step()
         assert len(chosen) == 3 and chosen[0] == chosen[1] == chosen[2]
@@ -542,19 +542,19 @@ def test_events_come_to_the_loop_in_their_order_and_wake_it_once() -> None:
     async def heard() -> tuple[list[int], int]:
         post, queue, woken = LoopBridge(), asyncio.Queue(), []
         post.put(queue, 0)
-        post.send()  # nobody listens yet
+        post.send()  # without a listener yet
         post.deliver()
         loop = asyncio.get_running_loop()
         wake = loop.call_soon_threadsafe
         loop.call_soon_threadsafe = lambda *work: (woken.append(work), wake(*work))[1]
 
-        def told() -> None:
+        def receive() -> None:
             for event in range(1, 5):
                 post.put(queue, event)
             post.send()
             post.send()
 
-        thread = threading.Thread(target=told)
+        thread = threading.Thread(target=receive)
         thread.start()
         thread.join()
         got = [await queue.get() for _ in range(5)]
@@ -608,7 +608,7 @@ def test_what_is_kept_stays_within_its_room():
             serves.submit(request([n] * 13, max_tokens=12)) for n in range(5)
         ]  # six pages each: one by one
         for n, stream in enumerate(streams):
-            assert said(finish(stream)) == said(
+            assert shown(finish(stream)) == shown(
                 finish(generate(Paged(), Bytes(), [n] * 13, SamplingParams(max_tokens=12)))
             )
 
@@ -653,7 +653,7 @@ def test_a_cancelled_answer_is_in_no_further_step():
         with pytest.raises(RequestCancelledError):
             finish(gone)
         alone = finish(generate(Paged(), Bytes(), [6], SamplingParams(max_tokens=6, ignore_eos=True)))
-        assert said(finish(stays)) == said(alone)
+        assert shown(finish(stays)) == shown(alone)
         assert all(len(call) == 1 for call in reads.calls[before:])
         assert serves.stats().cancelled == 1
         gone.cancel()
@@ -703,7 +703,7 @@ def test_logits_that_are_no_numbers_end_one_request():
 
 
 class Only:
-    """May only say what it is told to, and is done then."""
+    """May only say what it is receive to, and is done then."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = list(ids)
@@ -733,7 +733,7 @@ def test_a_constraint_shapes_its_own_answer():
         assert done.top_logprobs[0][0][0] == int(
             np.argmax(logits)
         )  # of the model itself, whatever is allowed
-        assert said(finish(free)) == said(
+        assert shown(finish(free)) == shown(
             finish(generate(Paged(), Bytes(), [1], SamplingParams(max_tokens=3)))
         )
         with pytest.raises(IndexError):
@@ -794,9 +794,9 @@ def test_a_prompt_of_several_requests_is_read_once(name: str):
     requests = [
         request(ids, max_tokens=5, temperature=1, seed=n, logprobs=2) for n in range(4) for ids in prompts
     ]
-    alone = [said(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests]
+    alone = [shown(finish(generate(reads, Words(), each.ids, each.settings))) for each in requests]
     made = answer_all(reads, Words(), requests, max_sequences=12)
-    assert [said(each) for each in made] == alone and len(set(alone)) > 6
+    assert [shown(each) for each in made] == alone and len(set(alone)) > 6
     assert sum(each.timings.prefill_tokens for each in made) == 130 + 2 + 128
 
 

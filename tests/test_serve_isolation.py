@@ -50,8 +50,8 @@ def answered(server: Server, request: tuple[str, dict[str, Any]]) -> Any:
     path, body = request
     answer = server.post(path, body)
     assert answer.status_code == 200, answer.text
-    told = answer.json()
-    return told.get("choices") or told.get("values") or told["data"], told.get("next")
+    document = answer.json()
+    return document.get("choices") or document.get("values") or document["data"], document.get("next")
 
 
 def test_concurrent_requests_get_their_solo_answers(server: Server) -> None:

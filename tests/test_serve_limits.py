@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def said(text: str) -> dict[str, Any]:
+def chat(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}]}
 
 
@@ -44,8 +44,8 @@ def said(text: str) -> dict[str, Any]:
         (protocol.CompletionRequest, {"prompt": ["x"] * 100 + [1] * 50_000}),
         (protocol.CompletionRequest, {"prompt": [["x"]] * 50_000}),
         (protocol.CompletionRequest, {"prompt": "x", "stop": [1] * 50_000}),
-        (protocol.ChatCompletionRequest, said("x") | {f"field {i}": 1 for i in range(50_000)}),
-        (protocol.ChatCompletionRequest, said("x") | {"logit_bias": {str(i): "x" for i in range(50_000)}}),
+        (protocol.ChatCompletionRequest, chat("x") | {f"field {i}": 1 for i in range(50_000)}),
+        (protocol.ChatCompletionRequest, chat("x") | {"logit_bias": {str(i): "x" for i in range(50_000)}}),
         (protocol.ChatCompletionRequest, {"messages": [{"role": "nobody"}] * 50_000}),
         (
             protocol.ChatCompletionRequest,
@@ -59,9 +59,9 @@ def test_a_large_wrong_body_has_few_errors(model: Any, body: dict[str, Any]) -> 
     with pytest.raises(ValidationError) as problem:
         model.model_validate(body)
     assert problem.value.error_count() <= 2
-    with pytest.raises(APIError) as told:
+    with pytest.raises(APIError) as raised:
         protocol.parse_body(model, json.dumps(body).encode())
-    assert told.value.status == 400 and len(str(told.value)) < 400
+    assert raised.value.status == 400 and len(str(raised.value)) < 400
 
 
 def test_bodies_are_checked_away_from_the_event_loop(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,12 +79,12 @@ def test_bodies_are_checked_away_from_the_event_loop(server: Server, monkeypatch
 
 def test_answers_in_pieces_are_json() -> None:
     arrays = {"a": np.arange(6000, dtype=np.float32).reshape(2, 3000), "b": np.zeros((0, 3))}
-    told = {"list": [1, "é\ud800", None, {}], "empty": [], "nested": arrays, "number": 1.5}
-    wanted = json.loads(json.dumps(told, default=lambda array: array.tolist()).replace("\\ud800", "?"))
-    assert json.loads(json_response(told).content) == wanted
+    raised = {"list": [1, "é\ud800", None, {}], "empty": [], "nested": arrays, "number": 1.5}
+    wanted = json.loads(json.dumps(raised, default=lambda array: array.tolist()).replace("\\ud800", "?"))
+    assert json.loads(json_response(raised).content) == wanted
 
 
-def test_clients_take_turns_and_work_that_nobody_waits_for_ends() -> None:
+def test_clients_take_turns_and_work_without_a_client_ends() -> None:
     pool, order = FairPool(1, "test", 8), []
     blocked, begun, stopped = threading.Event(), threading.Event(), threading.Event()
 

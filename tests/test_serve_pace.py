@@ -76,7 +76,7 @@ def test_steps_read_more_while_they_have_room() -> None:
     assert max(read) > 500
 
 
-def test_nobody_waits_for_a_prompt_that_is_read_alone() -> None:
+def test_no_answer_waits_for_a_prompt_that_is_read_alone() -> None:
     pace = PrefillBudget(256)
     pace.record(4, 0, 0.008)
     pace.record(4, 4, 0.012)
@@ -84,10 +84,10 @@ def test_nobody_waits_for_a_prompt_that_is_read_alone() -> None:
     assert pace.allowed(0) == 256 and pace.allowed(4) <= LEAST
 
 
-def test_nothing_is_known_at_first_and_nobody_waits() -> None:
+def test_nothing_is_known_at_first_and_no_answer_waits() -> None:
     pace = PrefillBudget(256)
     assert pace.allowed(0) == 256 and pace.allowed(3) == LEAST
-    pace.record(0, 256, 0.1)  # nobody waited: says nothing about what an id adds beside answers
+    pace.record(0, 256, 0.1)  # no answer waited: says nothing about what an id adds beside answers
     assert pace.allowed(3) == LEAST
     pace.record(3, 16, 0.5)
     assert pace.allowed(3) == LEAST

@@ -88,7 +88,7 @@ def test_several_calls(tokenizer: Tokenizer) -> None:
         "{" * 5000,
     ],
 )
-def test_what_is_no_call_is_said(name: str, text: str, tokenizer: Tokenizer) -> None:
+def test_what_is_no_call_is_text(name: str, text: str, tokenizer: Tokenizer) -> None:
     assert parser.parse(detect_format(template(name), tokenizer), text, SCHEMAS) == (text, [])
 
 
@@ -105,7 +105,7 @@ CALL = '<tool_call>\n{"name": "look", "arguments": %s'
         (CALL % '{"n": 1}', "", '{"n": 1}', True),  # all but its end
         (CALL % '{"n": 1}}\n</tool', "", '{"n": 1}', True),
         (CALL % '{"n": 1}}\n</tool_call>\n<tool_call>\n{"na', '<tool_call>\n{"na', '{"n": 1}', True),
-        (CALL % '{"n": }}\n</tool_call>', "", '{"n": }', True),  # whoever asked sees what the model wrote
+        (CALL % '{"n": }}\n</tool_call>', "", '{"n": }', True),  # the client sees what the model wrote
         (
             CALL % '{"n": "</tool_call> {[\\"]"}}\n</tool_call>\nSo.',
             "So.",
@@ -116,7 +116,7 @@ CALL = '<tool_call>\n{"name": "look", "arguments": %s'
         (CALL % '{"n": 1} and more', "and more", '{"n": 1}', True),
     ],
 )
-def test_arguments_are_told_as_they_were_written(
+def test_arguments_are_sent_as_they_were_written(
     text: str, content: str, arguments: str, whole: bool, tokenizer: Tokenizer
 ) -> None:
     reader = parser.StreamingParser(detect_format(template(), tokenizer), SCHEMAS)
@@ -149,17 +149,17 @@ def test_however_an_answer_is_cut_it_reads_the_same(
     ]
     text = "".join(data.draw(strategies.lists(strategies.sampled_from(parts), max_size=7)))
     whole = parser.StreamingParser(format, SCHEMAS)
-    told = parser.collect([*whole.push(text), *whole.finish()])
+    expected = parser.collect([*whole.push(text), *whole.finish()])
     cuts = data.draw(strategies.lists(strategies.integers(0, len(text)), max_size=30).map(sorted))
     cut = parser.StreamingParser(format, SCHEMAS)
     events = [one for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True) for one in cut.push(text[i:j])]
     events += cut.finish()
-    assert parser.collect(events) == told and cut.complete == whole.complete
-    assert told[1] or told[0] == text
+    assert parser.collect(events) == expected and cut.complete == whole.complete
+    assert expected[1] or expected[0] == text
     assert all(one != "" for one in events)
 
 
-def test_a_call_is_told_while_it_is_written(tokenizer: Tokenizer) -> None:
+def test_a_call_is_streamed_while_it_is_written(tokenizer: Tokenizer) -> None:
     reader = parser.StreamingParser(detect_format(template(), tokenizer), SCHEMAS)
     written = [
         "Hm. ",
@@ -351,12 +351,12 @@ def read(text: str, properties: Any, tokenizer: Tokenizer, name: str = "Qwen3-Co
         ({"type": "string"}, "7", "7"),
         ({"type": "integer"}, "7", 7),
         ({"type": "number"}, "7", 7),
-        ({"type": "integer"}, "seven", "seven"),  # whoever asked sees what the model content
+        ({"type": "integer"}, "seven", "seven"),  # the client sees what the model wrote
         ({"type": "integer"}, "7.5", "7.5"),
         ({"type": "boolean"}, "True", True),
         ({"type": "boolean"}, "false", False),
         ({"type": ["string", "null"]}, "None", None),
-        ({"type": ["string", "null"]}, "Nobody", "Nobody"),
+        ({"type": ["string", "null"]}, "Nemo", "Nemo"),
         ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "7", 7),
         ({"$ref": "#/$defs/none"}, "7", 7),
         ({"enum": ["7", "8"]}, "7", "7"),
@@ -480,7 +480,7 @@ def test_random_tokens_under_a_demand_are_calls_with_marks(name: str, tokenizer:
         (parameters(place="Rome"), False),
         (parameters(n="22", place="Rome"), False),  # in the schema's order
         (parameters(place="Rome", n="3"), False),
-        (parameters(place="</parameter>", n="1"), False),  # no text ends the value that it stands in
+        (parameters(place="</parameter>", n="1"), False),  # no text ends the value that it is in
         (parameters(place="too long", n="1"), False),
     ],
 )

@@ -33,21 +33,21 @@ def traced(server: Server, **body: Any) -> Any:
     return answer.json()
 
 
-def values(told: Any) -> dict[str, np.ndarray]:
-    return {name: np.array(one["data"]).reshape(one["shape"]) for name, one in told["values"].items()}
+def values(answer: Any) -> dict[str, np.ndarray]:
+    return {name: np.array(one["data"]).reshape(one["shape"]) for name, one in answer["values"].items()}
 
 
 def next_of(server: Server, **body: Any) -> list[tuple[int, float]]:
-    told = traced(server, values=["embed"], positions=[0], top=5, **body)
-    return [(one["id"], one["probability"]) for one in told["next"]]
+    answer = traced(server, values=["embed"], positions=[0], top=5, **body)
+    return [(one["id"], one["probability"]) for one in answer["next"]]
 
 
 def test_values_are_those_of_a_trace(server: Server) -> None:
     ours = server.service.lm.trace(TEXT)
-    told = traced(server, values=["attention.pattern", "attention.q", "out", "embed"], layers=[1])
-    assert [token["text"] for token in told["tokens"]] == ours.tokens
-    assert told["next"][0]["id"] == ours.top(1)[0].id
-    found = values(told)
+    answer = traced(server, values=["attention.pattern", "attention.q", "out", "embed"], layers=[1])
+    assert [token["text"] for token in answer["tokens"]] == ours.tokens
+    assert answer["next"][0]["id"] == ours.top(1)[0].id
+    found = values(answer)
     assert set(found) == {"embed", "blocks.1.attention.pattern", "blocks.1.attention.q", "blocks.1.out"}
     for name, value in found.items():
         assert np.allclose(value, ours[name].numpy(), atol=1e-4), name
@@ -68,20 +68,20 @@ def test_safetensors_holds_the_same(server: Server, tmp_path: Path) -> None:
     answer = server.post("/v1/trace", {"text": TEXT, "format": "safetensors", **asked})
     (tmp_path / "trace.safetensors").write_bytes(answer.content)
     held = safetensors.read(tmp_path / "trace.safetensors")
-    told = values(traced(server, **asked))
-    assert held.keys() == told.keys()
-    assert all(np.allclose(quant.unpack(held[name]), told[name], atol=1e-6) for name in told)
+    answer = values(traced(server, **asked))
+    assert held.keys() == answer.keys()
+    assert all(np.allclose(quant.unpack(held[name]), answer[name], atol=1e-6) for name in answer)
     assert json.loads(safetensors.metadata(tmp_path / "trace.safetensors")["tokens"])[0]["text"] == "The"
 
 
 def test_ablating_is_what_it_is_in_python(server: Server) -> None:
     lm = server.service.lm
     expected = lm.trace(TEXT, edit=ablation("1.4")).top(5)
-    told = next_of(server, edits=[{"kind": "ablate", "layer": 1, "part": "head", "head": 4}])
-    assert [id for id, _ in told] == [one.id for one in expected]
-    assert np.allclose([p for _, p in told], [one.probability for one in expected], atol=1e-5)
+    answer = next_of(server, edits=[{"kind": "ablate", "layer": 1, "part": "head", "head": 4}])
+    assert [id for id, _ in answer] == [one.id for one in expected]
+    assert np.allclose([p for _, p in answer], [one.probability for one in expected], atol=1e-5)
     usual = next_of(server)
-    assert told != usual
+    assert answer != usual
     none = [{"kind": "ablate", "layer": 1, "part": part, "strength": 0} for part in ("mlp", "attention")]
     assert np.allclose([p for _, p in next_of(server, edits=none)], [p for _, p in usual], atol=1e-6)
     both = [{"kind": "ablate", "layer": 1, "part": part} for part in ("mlp", "attention")]
@@ -95,10 +95,10 @@ def test_patching_everything_is_the_other_text(server: Server) -> None:
     other = "The capital of Spain was"
     patch = {"kind": "patch", "layer": 1, "part": "residual", "text": other}
     expected = server.service.lm.trace(other).top(5)
-    told = next_of(server, edits=[patch])
-    assert np.allclose([p for _, p in told], [one.probability for one in expected], atol=1e-5)
+    answer = next_of(server, edits=[patch])
+    assert np.allclose([p for _, p in answer], [one.probability for one in expected], atol=1e-5)
     last = next_of(server, edits=[patch | {"positions": [4]}])
-    assert np.allclose([p for _, p in last], [p for _, p in told], atol=1e-5)
+    assert np.allclose([p for _, p in last], [p for _, p in answer], atol=1e-5)
     assert next_of(server, edits=[patch | {"positions": [0]}]) == next_of(server)
     half = values(traced(server, values=["out"], layers=[1], edits=[patch | {"strength": 0.5}]))[
         "blocks.1.out"
@@ -129,10 +129,10 @@ def test_the_page_is_the_same_document(server: Server) -> None:
     lm = server.service.lm
     trace = lm.trace(TEXT, names=page_data.names(lm._built))
     assert answer.content == page_data.packed([page_data.build(trace, "two-layers")])
-    told = traced(server, values=["embed"], positions=[0])
+    answer = traced(server, values=["embed"], positions=[0])
     explained = explanation.explain(trace)
-    assert told["tokens"] == [asdict(token) for token in explained.tokens]
-    assert told["next"][0]["id"] == explained.next[0].id and set(told["next"][0]) == set(
+    assert answer["tokens"] == [asdict(token) for token in explained.tokens]
+    assert answer["next"][0]["id"] == explained.next[0].id and set(answer["next"][0]) == set(
         asdict(explained.next[0])
     )
 

@@ -83,8 +83,8 @@ def surprising(counts: np.ndarray, expected: np.ndarray) -> float:
 def texts_of_three(guesser, texts: int = 1200, **options) -> float:
     """How likely the counts of all 27 texts of three words are, under the table's own probabilities."""
     every = list(product(range(3), repeat=3))
-    share = np.exp(Table.LOGITS.astype(np.float64))
-    chances = np.array([share[0, a] * share[a, b] * share[b, c] for a, b, c in every])
+    probabilities = np.exp(Table.LOGITS.astype(np.float64))
+    chances = np.array([probabilities[0, a] * probabilities[a, b] * probabilities[b, c] for a, b, c in every])
     seen = [written(seed, 3, guesser, **options) for seed in range(texts)]
     counts = np.array([seen.count(each) for each in every])
     return surprising(counts, texts * chances)
@@ -98,13 +98,13 @@ def test_sampled_text_with_a_draft_is_as_likely_as_without():
 @pytest.mark.parametrize("fault", ["accepts all", "residual is the model's", "ratio upside down"])
 def test_a_wrong_rule_is_found_out(fault: str, monkeypatch: pytest.MonkeyPatch):
     if fault == "residual is the model's":
-        monkeypatch.setattr(speculative, "residual", lambda model, share: model)
+        monkeypatch.setattr(speculative, "residual", lambda model, probabilities: model)
     else:
         swapped = fault == "ratio upside down"
 
-        def wrong(chooser, logits, history, id, share):
+        def wrong(chooser, logits, history, id, probabilities):
             model = speculative.probabilities(chooser.process(logits, history))
-            accepted = not swapped or chooser.generator.random() * model[id] < share[id]
+            accepted = not swapped or chooser.generator.random() * model[id] < probabilities[id]
             return id if accepted else chooser(logits, history)
 
         monkeypatch.setattr("cutaway.generate.batch.sequence.verify", wrong)
@@ -131,10 +131,10 @@ def test_one_choice_follows_the_rule():
     generator = np.random.default_rng(1)
     logits = generator.normal(size=6).astype(np.float32)
     wanted = speculative.probabilities(chooser.process(logits, History([0])))
-    share = generator.dirichlet(np.ones(6))
-    drawn = generator.choice(6, size=20_000, p=share)
+    probabilities = generator.dirichlet(np.ones(6))
+    drawn = generator.choice(6, size=20_000, p=probabilities)
     counts = np.bincount(
-        [verify(chooser, logits, History([0]), id, share) for id in drawn.tolist()], minlength=6
+        [verify(chooser, logits, History([0]), id, probabilities) for id in drawn.tolist()], minlength=6
     )
     kept = wanted > 0
     assert counts[~kept].sum() == 0

@@ -269,23 +269,23 @@ def test_two_processes_fetch_once(home: Path, package_index: Server) -> None:
         subprocess.Popen([sys.executable, "-c", program, root], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate()[0].splitlines() for process in both]
-    assert [lines[-1] for lines in said] == [str(home / "models" / "tiny" / "tiny.gguf")] * 2
+    printed = [process.communicate()[0].splitlines() for process in both]
+    assert [lines[-1] for lines in printed] == [str(home / "models" / "tiny" / "tiny.gguf")] * 2
     assert package_index.wheels() == [None]
-    assert sum("asking the package index" in lines for lines in said) == 1
+    assert sum("asking the package index" in lines for lines in printed) == 1
 
 
 def test_the_second_waits_and_says_so(home: Path, package_index: Server) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     with store.locked("tiny"):
-        waiting = threading.Thread(target=store.pull, args=("tiny", lambda doing, *_: said.append(doing)))
+        waiting = threading.Thread(target=store.pull, args=("tiny", lambda doing, *_: printed.append(doing)))
         waiting.start()
-        while not said:
+        while not printed:
             waiting.join(0.01)
         (home / "models" / "tiny").mkdir(parents=True)
         (home / "models" / "tiny" / "tiny.gguf").write_bytes(CONTENT)
     waiting.join()
-    assert said == ["waiting for another process that fetches tiny"] and package_index.asked == []
+    assert printed == ["waiting for another process that fetches tiny"] and package_index.asked == []
 
 
 def test_find_links_folder(home: Path, package_index: Server, tmp_path: Path, monkeypatch) -> None:
@@ -321,7 +321,7 @@ def test_folders_may_go_while_they_are_counted(tmp_path: Path, monkeypatch) -> N
 
 
 def test_pip_is_not_left_behind(home: Path, package_index: Server, monkeypatch) -> None:
-    """Whoever watches the download may break it off: pip ends with it, and its folder goes."""
+    """A caller's progress may break the download off: pip ends with it, and its folder goes."""
     package_index.password = "Basic " + base64.b64encode(b"me:secret").decode()
     monkeypatch.setenv("PIP_INDEX_URL", package_index.url.replace("//", "//me:secret@") + "/simple")
     started: list[subprocess.Popen[str]] = []
@@ -361,8 +361,8 @@ def test_pip_may_come_from_ensurepip_or_be_missing(home: Path, package_index: Se
         index.importlib.util, "find_spec", lambda name: None if name == "pip" else found(name)
     )
     if found("ensurepip") is not None:
-        said, _ = index._pip("--version").communicate()
-        assert said.startswith("pip ")
+        printed, _ = index._pip("--version").communicate()
+        assert printed.startswith("pip ")
     monkeypatch.setattr(index.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="install it"):
         store.pull("tiny")
@@ -487,9 +487,9 @@ def test_hub_revision_is_pinned_and_shown(fake_hub: Server) -> None:
     about = fake_hub.pages["/api/models/org/name"]
     for named in ("v1", REVISION):
         fake_hub.pages[f"/api/models/org/name/revision/{named}"] = about
-    said: list[str] = []
-    path = store.pull("org/name@v1", lambda doing, *_: said.append(doing))
-    assert path.name == store.revision(path) == REVISION and any(REVISION in one for one in said)
+    printed: list[str] = []
+    path = store.pull("org/name@v1", lambda doing, *_: printed.append(doing))
+    assert path.name == store.revision(path) == REVISION and any(REVISION in one for one in printed)
     assert store.find(f"org/name@{REVISION}") == path == store.find("org/name@v1")
     assert store.find("org/name") is None and store.find("org/name@v2") is None
     assert store.pull(f"org/name@{REVISION}:small.gguf").read_bytes() == REPOSITORY["small.gguf"]

@@ -94,11 +94,11 @@ def test_bytes_and_their_spelling(data: bytes) -> None:
     assert bpe.unspell("日") is None
 
 
-def test_merges_are_told_as_they_happened(smollm2: Tokenizer) -> None:
-    told = smollm2.merges_of("The capital 42")
-    assert [piece for piece, _ in told] == ["The", "Ġcapital", "Ġ", "4", "2"]
-    assert told[0][1] == [("h", "e"), ("T", "he")]
-    for piece, history in told:
+def test_merges_are_given_as_they_happened(smollm2: Tokenizer) -> None:
+    pieces = smollm2.merges_of("The capital 42")
+    assert [piece for piece, _ in pieces] == ["The", "Ġcapital", "Ġ", "4", "2"]
+    assert pieces[0][1] == [("h", "e"), ("T", "he")]
+    for piece, history in pieces:
         symbols = list(piece)
         for left, right in history:
             i = next(i for i in range(len(symbols)) if symbols[i : i + 2] == [left, right])
@@ -199,7 +199,7 @@ def test_encode_parts(smollm2: Tokenizer) -> None:
     assert smollm2.encode_parts("", []) == []
 
 
-def test_encode_parts_never_makes_what_it_is_told_not_to() -> None:
+def test_encode_parts_never_makes_what_is_excluded() -> None:
     """Also where the model's own merges, or a whole piece, would make the token."""
     vocabulary = {"a": 0, "b": 1, "ab": 2, "aba": 3}
     common = {
@@ -340,8 +340,8 @@ def test_what_is_taken_off_the_front(rule: str, ids: list[int], expected: str) -
 def test_importing_the_tokenizer_loads_neither_torch_nor_what_it_does_not_need() -> None:
     unwanted = ("torch", "jinja2", "tokenizers", "numpy")
     code = f"import sys, cutaway.tokenizer; print(*(m for m in {unwanted} if m in sys.modules))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == ""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_the_cache_of_pieces_is_bounded(smollm2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main(["tokenizer", *map(str, arguments)]) == 0
     return capsys.readouterr().out
 
@@ -38,20 +38,20 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_encode_decode_count(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "encode", "the the", "-t", small) == "257 258\n"
-    assert said(capsys, "encode", "-t", small, "the the") == "257 258\n"
-    assert said(capsys, "count", "the the", "--tokenizer", small) == "2\n"
-    assert json.loads(said(capsys, "encode", "the", "-t", small, "--json")) == {"ids": [257], "count": 1}
-    assert said(capsys, "encode", "<s>the", "-t", small, "--special", "allow") == "260 257\n"
-    assert said(capsys, "decode", 257, 258, "-t", small) == "the the\n"
-    assert said(capsys, "decode", 260, 257, "-t", small, "--skip-special") == "the\n"
-    assert json.loads(said(capsys, "decode", 257, "-t", small, "--json")) == {"text": "the", "count": 1}
-    assert json.loads(said(capsys, "count", "thé", "-t", small, "--json"))["bytes"] == 4
+    assert output(capsys, "encode", "the the", "-t", small) == "257 258\n"
+    assert output(capsys, "encode", "-t", small, "the the") == "257 258\n"
+    assert output(capsys, "count", "the the", "--tokenizer", small) == "2\n"
+    assert json.loads(output(capsys, "encode", "the", "-t", small, "--json")) == {"ids": [257], "count": 1}
+    assert output(capsys, "encode", "<s>the", "-t", small, "--special", "allow") == "260 257\n"
+    assert output(capsys, "decode", 257, 258, "-t", small) == "the the\n"
+    assert output(capsys, "decode", 260, 257, "-t", small, "--skip-special") == "the\n"
+    assert json.loads(output(capsys, "decode", 257, "-t", small, "--json")) == {"text": "the", "count": 1}
+    assert json.loads(output(capsys, "count", "thé", "-t", small, "--json"))["bytes"] == 4
 
 
 def test_files_and_standard_input(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("the the")
-    assert said(capsys, "encode", "--file", tmp_path / "a.txt", "-t", small) == "257 258\n"
+    assert output(capsys, "encode", "--file", tmp_path / "a.txt", "-t", small) == "257 258\n"
     run = [sys.executable, "-m", "cutaway", "tokenizer"]
     for verb, given, printed in (("encode", "the the", "257 258\n"), ("decode", "[257, 258]", "the the\n")):
         done = subprocess.run(
@@ -83,24 +83,24 @@ def test_one_line_imports_neither_the_parser_nor_a_drawing_library(small: Path) 
 
 
 def test_show(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    printed = said(capsys, "show", "the the\x1b", "-t", small)
+    printed = output(capsys, "show", "the the\x1b", "-t", small)
     assert "t + h: th e" in printed
     assert "␣ + the: ␣the" in printed
-    assert "Ã" not in said(capsys, "show", "naïve", "-t", small)  # text, not the spelling of its bytes
+    assert "Ã" not in output(capsys, "show", "naïve", "-t", small)  # text, not the spelling of its bytes
     assert "20 74 68 65" in printed
     assert "\x1b" not in printed
-    document = json.loads(said(capsys, "show", "the the", "-t", small, "--json"))
+    document = json.loads(output(capsys, "show", "the the", "-t", small, "--json"))
     assert document[0]["merges"] == [["t", "h"], ["th", "e"]]
     assert document[1]["tokens"] == [{"id": 258, "token": "Ġthe", "bytes": "20 74 68 65"}]
 
 
 def test_show_a_unigram_s_best_path(capsys: pytest.CaptureFixture[str]) -> None:
     model = inputs.path(BOTCHAN) / "botchan_en_unigram_1000.model"
-    document = json.loads(said(capsys, "show", "I saw日", "-t", model, "--json"))
+    document = json.loads(output(capsys, "show", "I saw日", "-t", model, "--json"))
     path = [edge for piece in document for edge in piece["path"]]
     assert "".join(edge["piece"] for edge in path) == "▁I▁saw日"
     assert [edge["known"] for edge in path][-1] is False
-    assert "unknown" in said(capsys, "show", "I saw日", "-t", model)
+    assert "unknown" in output(capsys, "show", "I saw日", "-t", model)
 
 
 def test_pieces_are_the_ids(small: Path) -> None:
@@ -127,10 +127,10 @@ def test_unreachable_and_partial_tokens() -> None:
 
 
 def test_report(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "0 unreachable" in said(capsys, "report", small)
+    assert "0 unreachable" in output(capsys, "report", small)
     larger = inputs.path("llama-vocab") / "ggml-vocab-gpt-2.gguf"
-    assert " 111  \\xa1\n" in said(capsys, "report", "smollm2")  # the byte, not the letter that spells it
-    document = json.loads(said(capsys, "report", "smollm2", "--model", "smollm2", "--json"))
+    assert " 111  \\xa1\n" in output(capsys, "report", "smollm2")  # the byte, not the letter that spells it
+    document = json.loads(output(capsys, "report", "smollm2", "--model", "smollm2", "--json"))
     assert document["unreachable"] == []
     assert len(document["partial"]) > 100
     assert all("norm" in entry for entry in document["partial"])
@@ -167,16 +167,16 @@ def test_compare(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     text = tmp_path / "a.txt"
     text.write_text("the the 42")
     page = tmp_path / "plots.html"
-    printed = said(capsys, "compare", small, "smollm2", "--file", text, "--udhr", folder, "--html", page)
+    printed = output(capsys, "compare", small, "smollm2", "--file", text, "--udhr", folder, "--html", page)
     assert "tokens a word" in printed
     assert "parity, median of 2" in printed
     assert "Plotly" in page.read_text()
     rows: list[dict[str, Any]] = json.loads(
-        said(capsys, "compare", small, "--file", text, "--udhr", folder, "--json")
+        output(capsys, "compare", small, "--file", text, "--udhr", folder, "--json")
     )
     assert (rows[0]["tokens"], rows[0]["tokens_per_word"], rows[0]["bytes_per_token"]) == (5, 5 / 3, 2.0)
     assert rows[0]["parity"] == {"eng": 1.0, "xx": 3.5}
-    vocabulary, *_ = said(capsys, "compare", "smollm2", small).splitlines()[1:]
+    vocabulary, *_ = output(capsys, "compare", "smollm2", small).splitlines()[1:]
     assert vocabulary.split() == ["vocabulary", "49,152", f"{len(Tokenizer.load(small)):,}"]
     assert "give the tokenizers" in refused(capsys, "compare")
     assert "is no tokenizer" in refused(capsys, "compare", small, text)
@@ -197,7 +197,7 @@ def test_all_the_declarations_are_read() -> None:
 
 def test_convert(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("x.gguf", "again.json"):
-        said(capsys, "convert", small, tmp_path / name)
+        output(capsys, "convert", small, tmp_path / name)
         assert Tokenizer.load(tmp_path / name).encode("the the") == [257, 258]
     assert "--force" in refused(capsys, "convert", small, tmp_path / "x.gguf")
     assert "which format" in refused(capsys, "convert", small, tmp_path / "x.bin")

@@ -130,10 +130,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("said", REFUSED)
-def test_what_is_not_supported_is_refused_by_name(said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=said):
-        load(tmp_path, whole(**REFUSED[said])).encode("the")
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_not_supported_is_refused_by_name(message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, whole(**REFUSED[message])).encode("the")
 
 
 def test_a_hostile_pattern_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_gguf_metadata_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_damaged_gguf_metadata_is_refused() -> None:
     good = load_metadata()
-    for changes, said in (
+    for changes, message in (
         ({"model": None}, "no tokenizer"),
         ({"model": "rwkv"}, "'rwkv' is not supported"),
         ({"pre": "no-such"}, "pre-tokeniser 'no-such' is not known"),
@@ -304,7 +304,7 @@ def test_damaged_gguf_metadata_is_refused() -> None:
         ({"add_bos_token": "yes"}, "not bool"),
     ):
         metadata = good | {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             Tokenizer.from_gguf({key: value for key, value in metadata.items() if value is not None}).encode(
                 "the"
             )
@@ -319,7 +319,7 @@ def load_metadata() -> dict[str, Any]:
     }
 
 
-def test_what_gguf_cannot_say_is_refused_or_told(tmp_path: Path) -> None:
+def test_what_gguf_cannot_say_is_refused_or_warned_of(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="normalised"):
         load(tmp_path, whole(normalizer={"type": "Lowercase"})).to_gguf()
     with pytest.warns(RuntimeWarning, match="NFC"):

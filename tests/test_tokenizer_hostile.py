@@ -118,7 +118,7 @@ def test_cut_and_flipped_tokenizer_json(tmp_path: Path) -> None:
         survives(path)
 
 
-def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_refused_at_any_place(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     prepend = {"type": "Prepend", "prepend": "\ud800"}
     for changes in ({"normalizer": prepend}, {"model__vocab": {"\udc00": 0}}):
@@ -389,9 +389,9 @@ def test_a_forged_compiled_vocabulary_is_made_anew(tmp_path: Path, monkeypatch: 
     assert 0 < opened < 800
     small = json.loads(data[start : start + int.from_bytes(data[start - 8 : start - 4], "little")])
     for change in ({"normalizer": [["Rule", {}]]}, {"added": [{"no": 1}]}, {"lead": []}, {"eot": 3}):
-        said = json.dumps(small | change).encode()
-        said = len(said).to_bytes(4, "little") + zlib.crc32(said).to_bytes(4, "little") + said
-        head = data[: start - 8] + said
+        block = json.dumps(small | change).encode()
+        block = len(block).to_bytes(4, "little") + zlib.crc32(block).to_bytes(4, "little") + block
+        head = data[: start - 8] + block
         kept.write_bytes(head + bytes(-len(head) % 64) + data[begin:])
         assert Tokenizer.load(path).encode(TEXT) == ids
 

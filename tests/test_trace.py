@@ -1,5 +1,5 @@
 """Tracing: what is watched is not changed, what is edited changes as named, and what was asked and not heard
-is said.
+is named.
 """
 
 import threading
@@ -81,7 +81,7 @@ def test_only_what_was_asked_is_kept() -> None:
     assert set(seen) == {"blocks.1.attention.pattern", *(f"blocks.{i}.middle" for i in range(3))}
 
 
-def test_a_star_also_keeps_what_layers_said() -> None:
+def test_a_star_also_keeps_the_layers_outputs() -> None:
     model = decoder()
     with tracing(model, "*") as seen:
         _read(model)

@@ -60,7 +60,7 @@ def test_every_number_has_bounds(config: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (["--device", "gpu"], "there is no device 'gpu' here: use auto, or one of cpu"),
         (["--device", "cuda:77"], "there is no device 'cuda:77' here"),
@@ -82,10 +82,10 @@ def test_every_number_has_bounds(config: Any, name: str) -> None:
     ],
 )
 def test_a_mistake_is_a_sentence(
-    changes: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    changes: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["pretrain", "nano", "--output", str(tmp_path / "r"), *changes]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 
 

@@ -59,12 +59,12 @@ def test_a_folder_of_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [('{"text": "a"}\n{"text"', "line 2 is not JSON"), ('{"words": "a"}\n', "no text called 'text'")],
 )
-def test_a_broken_line_is_named(tmp_path: Path, content: str, said: str) -> None:
+def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.jsonl").write_text(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         list(documents(Source(str(tmp_path / "a.jsonl"))))
 
 
@@ -196,8 +196,8 @@ def test_a_mixture_has_its_shares_and_reads_each_source_in_its_order() -> None:
     mixture = packing.Mixture(spans, [5, 3, 2], seed=9)
     read = [mixture.read(n).ids.tobytes() for n in range(2 * packing.CYCLE)]
     quota = packing.apportioned([5, 3, 2], packing.CYCLE)
-    for span, share in zip(spans, quota, strict=True):
-        own = [span.read(n).ids.tobytes() for n in range(2 * share)]
+    for span, part in zip(spans, quota, strict=True):
+        own = [span.read(n).ids.tobytes() for n in range(2 * part)]
         places = iter(read)
         assert all(any(row == place for place in places) for row in own)  # a subsequence, in order
     assert sum(quota) == packing.CYCLE

@@ -32,7 +32,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
-    """The folder of a run that nobody stopped."""
+    """The folder of a run that was not stopped."""
     folder = tmp_path_factory.mktemp("unbroken")
     training_run.train(_run(texts), folder, Quiet())
     return folder
@@ -227,7 +227,7 @@ def test_every_preset_reads_and_writes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (["--optimizer.learning-rat", "1"], "config.optimizer.learning_rat: there is no such entry"),
         (["--optimizer.kind", "sgd"], "config.optimizer.kind: there is no 'sgd'"),
@@ -238,10 +238,10 @@ def test_every_preset_reads_and_writes_back() -> None:
     ],
 )
 def test_a_wrong_change_is_refused_by_its_path(
-    changes: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    changes: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["pretrain", "nano", *changes]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_changes_reach_any_entry() -> None:

@@ -92,12 +92,12 @@ def test_log_probs_by_chunks(chunk: int, softcap: float | None, temperature: flo
 
 def _plain_gradients(made: Any) -> list[torch.Tensor]:
     """Of one step's batch, through the model's own forward and torch's cross-entropy, all at once."""
-    twin = Decoder(made.run.model)
-    twin.load_state_dict(made.model.state_dict())
+    reference = Decoder(made.run.model)
+    reference.load_state_dict(made.model.state_dict())
     rows = made.data.train.batch(made.step * made.run.batch_size, made.run.batch_size)
     ids, targets, pos, documents = map(torch.from_numpy, (rows.ids, rows.targets, rows.pos, rows.documents))
-    F.cross_entropy(twin(ids, pos, documents=documents).flatten(0, 1), targets.flatten()).backward()
-    return [parameter.grad for parameter in twin.parameters()]  # type: ignore[misc]
+    F.cross_entropy(reference(ids, pos, documents=documents).flatten(0, 1), targets.flatten()).backward()
+    return [parameter.grad for parameter in reference.parameters()]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,12 @@ def test_packed_documents_give_the_losses_they_have_alone() -> None:
     batch = TrainingBatch.of(rows, made.device)
     together = float(made.trainable(batch)[1]["cross_entropy"])
     alone = 0.0
-    twin = made.model
+    reference = made.model
     for ids, targets, documents in zip(rows.ids, rows.targets, rows.documents, strict=True):
         for document in set(documents.tolist()):
             own = torch.from_numpy(ids[documents == document])[None]
             wanted = torch.from_numpy(targets[documents == document])
-            logits = twin(own, torch.arange(own.shape[1])[None])
+            logits = reference(own, torch.arange(own.shape[1])[None])
             alone += float(F.cross_entropy(logits[0].detach(), wanted, reduction="sum"))
     assert together == pytest.approx(alone, rel=1e-6)
     assert rows.documents.max() > 0
@@ -349,16 +349,16 @@ def test_a_target_of_weight_0_is_not_trained(size: int) -> None:
     counter = iter(range(0, 4, size))
     _reweighted(made, lambda rows: replace(rows, loss_weights=weights[(n := next(counter)) : n + size]))
     made._gradient()
-    twin = Decoder(made.run.model)
-    twin.load_state_dict(made.model.state_dict())
+    reference = Decoder(made.run.model)
+    reference.load_state_dict(made.model.state_dict())
     total = torch.zeros(())
     for n in range(4):
         row = made.data.train.read(n)
         ids, targets, pos, documents = map(torch.from_numpy, (row.ids, row.targets, row.pos, row.documents))
-        each = F.cross_entropy(twin(ids, pos, documents=documents)[0], targets[0], reduction="none")
+        each = F.cross_entropy(reference(ids, pos, documents=documents)[0], targets[0], reduction="none")
         total = total + (each * torch.from_numpy(weights[n])).sum()
     (total / float(weights.sum())).backward()
-    for parameter, expected in zip(made.names, twin.parameters(), strict=True):
+    for parameter, expected in zip(made.names, reference.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, expected.grad, atol=1e-6, rtol=1e-4)
 
 

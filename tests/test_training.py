@@ -1,4 +1,4 @@
-"""Learning merges: the native trainer, its twin and the definition give the same, whatever the corpus is."""
+"""Learning merges: the native trainer, its reference and the definition give the same for any corpus."""
 
 import json
 import random
@@ -53,12 +53,12 @@ def test_merges_are_the_definitions(
     assert bpe_train.learn(corpus, size, rarest, reserved) == want
     places = {symbol: place for place, symbol in enumerate(corpus.alphabet)}
     forbidden = [[places[s] for s in text] for text in reserved if set(text) <= places.keys()]
-    twin = rows(bpe_train.merges_reference, corpus, size, rarest, forbidden)
+    reference = rows(bpe_train.merges_reference, corpus, size, rarest, forbidden)
     tokens = [*corpus.alphabet, *map("".join, want)]
     assert len(set(tokens)) == len(tokens)
-    assert [(tokens[left], tokens[right]) for left, right, _, _ in twin] == want
+    assert [(tokens[left], tokens[right]) for left, right, _, _ in reference] == want
     if native.why_not() is None:
-        assert rows(native_train.merges, corpus, size, rarest, forbidden) == twin
+        assert rows(native_train.merges, corpus, size, rarest, forbidden) == reference
 
 
 def zipf(seed: int, words: int) -> dict[str, int]:
@@ -76,11 +76,11 @@ def test_merges_go_on_below_the_first_threshold() -> None:
     """Rare pairs are not followed until they are needed; then everything is counted anew, to the same end."""
     corpus = spelt(zipf(3, 1500))
     for size in (400, 2500):
-        twin = rows(bpe_train.merges_reference, corpus, size, 1, [])
+        reference = rows(bpe_train.merges_reference, corpus, size, 1, [])
         ours = rows(native_train.merges, corpus, size, 1, [])
-        assert ours == twin
+        assert ours == reference
     weight = int(np.repeat(corpus.counts, np.diff(corpus.offsets)).sum())
-    assert weight // (64 * 400) > 4 * twin[-1][3]  # the last merges are rarer than the first threshold
+    assert weight // (64 * 400) > 4 * reference[-1][3]  # the last merges are rarer than the first threshold
 
 
 @built
@@ -102,7 +102,7 @@ def test_one_huge_word(word: str) -> None:
 
 
 @built
-def test_the_door_refuses_what_does_not_fit() -> None:
+def test_what_does_not_fit_is_refused_before_the_core() -> None:
     symbols, offsets, counts = np.zeros(3, np.int32), np.array([0, 1, 3]), np.array([1, 1])
     good = (symbols, offsets, counts)
     assert rows(native_train.merges, bpe_train.Spelt(*good, ["a"]), 5, 1)
@@ -166,8 +166,8 @@ def test_min_frequency_stops() -> None:
 
 def cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code = main(["tokenizer", *map(str, arguments)])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 def test_the_command_trains_from_texts_and_from_counts(

@@ -33,7 +33,7 @@ def test_what_is_written_comes_back(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("dim", [1, 300])
 @pytest.mark.parametrize("name", ["a.vec", "a.bin", "a.txt"])
-def test_any_width_is_told_apart(name: str, dim: int, tmp_path: Path):
+def test_any_width_is_recognized(name: str, dim: int, tmp_path: Path):
     files.write(tmp_path / name, some(dim=dim))
     assert np.array_equal(files.read(tmp_path / name).table, some(dim=dim).table)
 

@@ -1,4 +1,4 @@
-"""`cutaway verify` finds a planted fault and names the layer where it lies."""
+"""`cutaway verify` finds a planted fault and names its layer."""
 
 import json
 from pathlib import Path
@@ -79,8 +79,8 @@ def test_the_command_says_what_it_found(
     folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command.verify(str(folder), tokens=3, as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert told["engines"][0]["differs_from"] is None
+    document = json.loads(capsys.readouterr().out)
+    assert document["engines"][0]["differs_from"] is None
     load = cutaway.load
 
     def broken(*args: object, **kwargs: object) -> LanguageModel:

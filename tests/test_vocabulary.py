@@ -1,4 +1,4 @@
-"""The field's words: old names of this project's own are not in its code, help or docs."""
+"""The field's words: old names are not in code, comments, the page, tests, help or docs."""
 
 import re
 from pathlib import Path
@@ -6,33 +6,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OLD = re.compile(r"\b(nobody|somebody|told|tally|ticket|doors?|twins?)\b", re.I)
-FIELD = ("told apart",)  # a phrase that means something else
-ELSEWHERE = (
-    "docs/results/",
-    "cutaway/serve/",
-    "cutaway/commands/serve.py",
-    "cutaway/runtime/",
-    "cutaway/train/",
-    "docs/evaluation.md",
+OLD = re.compile(
+    r"(?<![a-z])(nobody|somebody|whoever|told|said|lies|stands|turned|tally|tallies|ticket|doors?|twins?|slopes?)"
+    r"(?![a-z])",
+    re.I,
 )
+# Plain English, the field's own word, or text that a test reads.
+HONEST = re.compile(r"stands for\b|ALiBi|opened the door|\"role\": \"nobody\"", re.I)
+SLOPES = ("cutaway/position/alibi.py", "cutaway/position/bias.py", "docs/position.md")  # ALiBi's own term
+FILES = ("cutaway/**/*.py", "native/**/*.[chi]*", "cutaway/**/*.js", "cutaway/**/*.html", "docs/**/*.md")
+ELSEWHERE = ("docs/results/", "cutaway/train/", "tests/test_vocabulary.py", "CHANGELOG.md")
 
 
 def files() -> list[Path]:
-    found = [*ROOT.glob("cutaway/**/*.py"), *ROOT.glob("docs/**/*.md"), ROOT / "README.md"]
+    found = [path for pattern in (*FILES, "tests/**/*.py", "*.md") for path in ROOT.glob(pattern)]
     return [path for path in found if not str(path.relative_to(ROOT)).startswith(ELSEWHERE)]
 
 
-def old(text: str) -> list[str]:
-    for phrase in FIELD:
-        text = text.replace(phrase, "")
-    return OLD.findall(text)
+def old(text: str, exceptions: re.Pattern[str] = HONEST) -> list[str]:
+    return OLD.findall(exceptions.sub("", text))
 
 
 def test_an_old_word_is_found() -> None:
-    assert old("Nobody was told") == ["Nobody", "told"] and old("told apart; another ticker") == []
+    assert old("Nobody was told") == ["Nobody", "told"] and old("foretold; another ticker") == []
+    assert old("turned_back = the_twins") == ["turned", "twins"] and old("A token stands for bytes") == []
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_old_word(path: Path) -> None:
-    assert old(path.read_text("utf-8")) == []
+    found = old(path.read_text("utf-8"))
+    if str(path.relative_to(ROOT)) in SLOPES:
+        found = [word for word in found if not word.lower().startswith("slope")]
+    assert found == []

@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def twin(path: Path, known: Vocabulary, settings: word2vec.Settings) -> word2vec.Model:
+def reference(path: Path, known: Vocabulary, settings: word2vec.Settings) -> word2vec.Model:
     model = word2vec.begin(known, settings)
     done = 0
     with corpus.opened(path) as file:
@@ -47,12 +47,12 @@ def twin(path: Path, known: Vocabulary, settings: word2vec.Settings) -> word2vec
 @built
 @pytest.mark.parametrize("negative", [5, 0])
 @pytest.mark.parametrize("kind", ["skipgram", "cbow", "fasttext"])
-def test_an_epoch_on_one_thread_is_the_twins(kind: word2vec.Kind, negative: int, file: Path):
+def test_an_epoch_on_one_thread_is_the_references(kind: word2vec.Kind, negative: int, file: Path):
     known = corpus.vocabulary(file, 2)
     settings = word2vec.Settings(
         kind=kind, dim=21, negative=negative, epochs=1, sample=1e-2, learning_rate=0.1
     )
-    ours, theirs = word2vec.train(file, known, settings, threads=1), twin(file, known, settings)
+    ours, theirs = word2vec.train(file, known, settings, threads=1), reference(file, known, settings)
     assert np.abs(theirs.output).max() > 0.05
     np.testing.assert_allclose(
         ours.input, theirs.input, atol=2e-5
@@ -64,10 +64,10 @@ def test_an_epoch_on_one_thread_is_the_twins(kind: word2vec.Kind, negative: int,
 
 @built
 @pytest.mark.parametrize(("window", "negative", "dim"), [(1, 1, 1), (2, 13, 16), (9, 7, 33), (20, 2, 100)])
-def test_other_shapes_are_the_twins_too(window: int, negative: int, dim: int, file: Path):
+def test_other_shapes_are_the_references_too(window: int, negative: int, dim: int, file: Path):
     known = corpus.vocabulary(file, 3)
     settings = word2vec.Settings(dim=dim, window=window, negative=negative, epochs=1, sample=0)
-    ours, theirs = word2vec.train(file, known, settings, threads=1), twin(file, known, settings)
+    ours, theirs = word2vec.train(file, known, settings, threads=1), reference(file, known, settings)
     np.testing.assert_allclose(ours.input, theirs.input, atol=1e-4)
 
 
@@ -142,11 +142,11 @@ def test_a_windows_gradient_is_autograds_on_the_whole_objective(kind: word2vec.K
         value = value + logistic(X, outs[at], torch.tensor(t), torch.tensor(weight, dtype=torch.float64))
     value.backward()
     word2vec.STEPS[kind](model, word, around, Random(5), rate)
-    share = 1 / (ends[word + 1] - ends[word]) if kind == "fasttext" else 1.0
+    fraction = 1 / (ends[word + 1] - ends[word]) if kind == "fasttext" else 1.0
     assert ins.grad is not None and outs.grad is not None
     # fastText's words of the window are steps one after another: the second sees the first, a rate away.
     loose = 2e-2 if kind == "fasttext" else 1e-3
-    np.testing.assert_allclose((model.input - before[0]) / -rate, share * ins.grad.numpy(), atol=loose)
+    np.testing.assert_allclose((model.input - before[0]) / -rate, fraction * ins.grad.numpy(), atol=loose)
     np.testing.assert_allclose((model.output - before[1]) / -rate, outs.grad.numpy(), atol=loose)
 
 
@@ -240,7 +240,7 @@ def test_gloves_counts_do_not_depend_on_memory(file: Path, threads: int, monkeyp
 
 @built
 @pytest.mark.parametrize("seed", range(6))
-def test_counting_and_pieces_are_the_twins(seed: int, tmp_path: Path):
+def test_counting_and_pieces_are_the_references(seed: int, tmp_path: Path):
     """Several pieces, words across their borders, every white space, no last newline."""
     draw = np.random.default_rng(seed)
     spaces = [b" ", b"\n", b"\t", b"\r\n", b"  ", b"\x0b", b"\x0c"]
@@ -348,11 +348,11 @@ def test_splitmix_is_the_published_one():
 def test_the_noise_is_the_counts_to_three_quarters():
     counts = np.array([1000, 300, 20, 7, 1, 1])
     chance, other = sampling.noise(counts)
-    share = np.zeros(len(counts))
+    fraction = np.zeros(len(counts))
     for cell in range(len(counts)):
-        share[cell] += chance[cell]
-        share[other[cell]] += 1 - chance[cell]
-    np.testing.assert_allclose(share / len(counts), counts**0.75 / (counts**0.75).sum(), rtol=1e-6)
+        fraction[cell] += chance[cell]
+        fraction[other[cell]] += 1 - chance[cell]
+    np.testing.assert_allclose(fraction / len(counts), counts**0.75 / (counts**0.75).sum(), rtol=1e-6)
     random = Random(3)
     drawn = np.bincount([sampling.draw(random, chance, other) for _ in range(20_000)], minlength=6) / 20_000
     np.testing.assert_allclose(drawn, counts**0.75 / (counts**0.75).sum(), atol=0.01)
@@ -409,11 +409,11 @@ def test_subword_hashes_are_gensims():
         assert sorted(subwords.hashes(word, 3, 6, 2_000_000)) == expected
 
 
-# ---- the native door ---------------------------------------------------------------------------------------
+# ---- checked arguments -------------------------------------------------------------------------------------
 
 
 @built
-def test_arguments_are_checked_at_the_door():
+def test_arguments_are_checked_before_the_core():
     none, index, flat = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
     fine = {
         "keep": np.ones(3, np.float32), "chance": np.ones(3, np.float32), "other": np.zeros(3, np.int32),

@@ -1,4 +1,4 @@
-"""Mamba 2 (2405.21060) as a mixer: a state space model that turned out to be linear attention with gates.
+"""Mamba 2 (2405.21060) as a mixer: a state space model that proved to be linear attention with gates.
 
     S = a S + dt B x'      y = C' S + D x      log a = -dt exp(A_log)      dt = softplus(W_dt u + dt_bias)
     x, B, C = silu(conv(W u))                  out = W_o norm(y * silu(W_z u))

@@ -38,7 +38,7 @@ def bench(model: Model = "smollm2", /, *, as_json: Json = False) -> None:
     lm: Any = cutaway.load(path, engine="runtime")
     threads = native.threads()
     found = figures(lm.engine)
-    bandwidth, shares = found["bytes a second"], _shares(lm.engine, found)
+    bandwidth, fractions = found["bytes a second"], _fractions(lm.engine, found)
     if as_json:
         print_json(
             {
@@ -48,17 +48,17 @@ def bench(model: Model = "smollm2", /, *, as_json: Json = False) -> None:
                 "bytes_per_second": bandwidth,
                 "bytes_per_token": found["bytes a token"],
                 "tokens_per_second": {name: found[name] for name in ROWS},
-                "share_of_bandwidth": shares,
-                "limit": {name: _limit(share) for name, share in shares.items()},
+                "fraction_of_bandwidth": fractions,
+                "limit": {name: _limit(fraction) for name, fraction in fractions.items()},
             }
         )
         return
     print(f"{model} on {threads} threads ({native.isa()})")
     for name, about in ROWS.items():
-        share = shares[name]
+        fraction = fractions[name]
         print(
-            f"  {about:<28}{found[name]:9.1f} tokens/s, {100 * share:3.0f}% of reading: "
-            f"limited by {_limit(share)}"
+            f"  {about:<28}{found[name]:9.1f} tokens/s, {100 * fraction:3.0f}% of reading: "
+            f"limited by {_limit(fraction)}"
         )
     print(
         f"A token reads {found['bytes a token'] / 1e6:.0f} MB of weights. A loop that only reads as many, in "
@@ -66,11 +66,11 @@ def bench(model: Model = "smollm2", /, *, as_json: Json = False) -> None:
     )
 
 
-def _shares(engine: Any, found: dict[str, float]) -> dict[str, float]:
+def _fractions(engine: Any, found: dict[str, float]) -> dict[str, float]:
     """Of a loop that only reads, the speed of each row: experts count as far as a token passes them."""
     token = found["bytes a token"]
     passes = {"decode at 2000": 1, "8 texts": TEXTS, "read 512": PROMPT}
-    out = {"decode": found["share of reading"]}
+    out = {"decode": found["fraction of reading"]}
     for name, tokens in passes.items():
         read = min(tokens * token, engine.plan.nbytes)
         if name == "decode at 2000":
@@ -79,5 +79,5 @@ def _shares(engine: Any, found: dict[str, float]) -> dict[str, float]:
     return out
 
 
-def _limit(share: float) -> str:
-    return "memory" if share >= NEAR else "arithmetic"
+def _limit(fraction: float) -> str:
+    return "memory" if fraction >= NEAR else "arithmetic"

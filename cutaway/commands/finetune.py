@@ -104,10 +104,10 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
     from rich.text import Text
 
     out = Console(highlight=False)
-    share = report.trained_tokens / report.tokens
+    fraction = report.trained_tokens / report.tokens
     out.print(
         f"{report.examples:,} examples, {report.tokens:,} tokens; {report.trained_tokens:,} are trained "
-        f"({share:.0%}), shown in green:"
+        f"({fraction:.0%}), shown in green:"
     )
     for item in items[:SHOWN]:
         for name, example in zip(_names(item), item.documents, strict=True):

@@ -32,9 +32,10 @@ class Sampling:
     top_p: Annotated[float | None, Parameter(help="Choose among the fewest that hold this probability.")] = (
         None
     )
-    min_p: Annotated[float | None, Parameter(help="Leave out what has less than this share of the best.")] = (
-        None
-    )
+    min_p: Annotated[
+        float | None,
+        Parameter(help="Leave out what is below this fraction of the best one."),
+    ] = None
     typical_p: Annotated[float | None, Parameter(help="Locally typical sampling; 1 is off.")] = None
     repetition_penalty: Annotated[
         float | None, Parameter(help="Divide the logits of tokens already seen, prompt included; 1 is off.")

@@ -8,7 +8,7 @@ from cutaway.commands.options import Json
 def models(*, remove: str | None = None, as_json: Json = False) -> None:
     """List the models in the cache: name, size, licence, the day they came, and path.
 
-    Hugging Face repositories lie in the cache that other programs share, so one of them may be listed, and
+    Hugging Face repositories are in the cache that other programs share, so one of them may be listed, and
     removed, that another program fetched.
 
     **Examples:**

@@ -1,4 +1,4 @@
-"""`cutaway serve`: a model behind OpenAI's API, for this machine alone unless told otherwise."""
+"""`cutaway serve`: a model behind OpenAI's API, for this machine alone by default."""
 
 import math
 import os
@@ -71,13 +71,13 @@ def serve(
     api_key
         A key that requests may bring; again for more, each with its own prefix cache.
     unsafe_no_key
-        Listen on other addresses without a key: whoever reaches them can ask.
+        Listen on other addresses without a key: any client that reaches them is served.
     allow_host
         A further host name that requests may be addressed to; again for more.
     cors
         An origin whose web pages may ask, such as http://localhost:3000; again for more.
     name
-        The name that requests give the model; its own, if not said.
+        The name that requests give the model; its own by default.
     alias
         A further name that requests may give the model, or a pattern such as 'claude-*'; again for more.
     lenient
@@ -103,7 +103,7 @@ def serve(
     max_queue
         Requests that may wait; more are refused.
     max_tokens
-        Tokens an answer may have at most; as many as the context holds, if not said.
+        Tokens an answer may have at most; as many as the context holds by default.
     max_body
         Bytes a request may have.
     timeout
@@ -214,7 +214,7 @@ def _curl(service: Any, address: str, locked: bool) -> list[str]:
 
 
 def _check_access(host: str, keys: tuple[str, ...], unsafe: bool) -> None:
-    """Refuse weak keys, and to open the server to others without a key unless that is said."""
+    """Refuse weak keys, and to open the server to others without a key unless asked to."""
     for key in keys:
         if len(key) < 8 or not (key.isascii() and key.isprintable() and key == key.strip()):
             raise UserError("API keys must be 8 or more printable ASCII characters, without spaces around")
@@ -297,7 +297,7 @@ def _own_name(model: str) -> str:
 
 
 def _bound(config: Any) -> Any:
-    """The socket, listening before anything is said: a port that is taken is a sentence, and who asks at once
+    """The socket, listening before any output: a port that is taken is a sentence, and who asks at once
     waits."""
     import socket
 

@@ -70,7 +70,7 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
     from rich.table import Table
 
     table = Table(title=verdict.engine, title_justify="left", box=None, pad_edge=False)
-    for heading in ("layer", "largest difference", "largest share"):
+    for heading in ("layer", "largest difference", "relative to the vector"):
         table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
     for layer in verdict.layers:
         style = "bold red" if layer.name == verdict.differs_from else None

@@ -91,12 +91,12 @@ def play(
             games.append(Game(a, b, result, n, (length,)))
             progress(len(games), len(prompts) * len(pairs))
     decided = [first for first in firsts if first != 0.5]
-    share = float(np.mean(decided)) if decided else 0.5
+    fraction = float(np.mean(decided)) if decided else 0.5
     own = {(game.score - 0.5) * game.covariates[0] for game in games}
     by_length = all(x > 0 for x in own) or all(x < 0 for x in own)
     if by_length or len({game.covariates for game in games}) == 1:
         games = [Game(game.first, game.second, game.score, game.prompt) for game in games]
-    return Arena(fit(games, seed=seed), tuple(games), share, disagreements, by_length)
+    return Arena(fit(games, seed=seed), tuple(games), fraction, disagreements, by_length)
 
 
 def program(path: str | Path) -> Judge:

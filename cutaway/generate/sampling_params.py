@@ -17,7 +17,7 @@ from cutaway.bounds import Bound, Count, Natural, bounds_of
 from cutaway.errors import UserError, quoted
 
 Number = int | float
-Share = Annotated[Number, Bound(0, 1)]
+Fraction = Annotated[Number, Bound(0, 1)]
 Penalty = Annotated[Number, Bound(-2, 2)]
 
 
@@ -34,9 +34,9 @@ class SamplingParams:
     max_tokens: Count | None = 128
     temperature: Annotated[Number, Bound(0)] = 0.0
     top_k: Natural = 0
-    top_p: Share = 1.0
-    min_p: Share = 0.0
-    typical_p: Share = 1.0
+    top_p: Fraction = 1.0
+    min_p: Fraction = 0.0
+    typical_p: Fraction = 1.0
     repetition_penalty: Annotated[Number, Bound(0.01, 100)] = 1.0
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0

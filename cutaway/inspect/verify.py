@@ -33,7 +33,7 @@ ROUNDED = 0.1
 TEXT = (
     "The quick brown fox jumps over the lazy dog, and 12 + 30 = 42. Le vin est bon. "
     "def f(x):\n    return x ** 2\n"
-    "In the beginning there was a question, and whoever asked it wanted to see the machine at work."
+    "In the beginning there was a question, and the one who asked it wanted to see the machine at work."
 )
 
 

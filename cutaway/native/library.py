@@ -147,7 +147,7 @@ def _cores() -> int:
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """The container's share of processor time, in cores (cgroup v2, then v1); infinite without a limit."""
+    """The container's limit of processor time, in cores (cgroup v2, then v1); infinite without a limit."""
     v2 = _words(root / "cpu.max")
     if len(v2) == 2 and v2[0] != "max":
         return int(v2[0]) / int(v2[1])

@@ -30,7 +30,7 @@ PIECE = 32 << 10  # halves written at once where pages are made ahead
 
 
 class Pages:
-    """The pages of an engine's texts, uint16 [halves]. One that nobody refers to any more is used again.
+    """The pages of an engine's texts, uint16 [halves]. One without references is used again.
 
     Memory that is new to the process takes longer to get, when it is first written, than a step of the model;
     so a server has some made ahead. What an earlier text left in a page is never read: a text reads what it

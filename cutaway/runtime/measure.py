@@ -18,7 +18,7 @@ DEPTH, PROMPT, TEXTS = 2000, 512, 8
 
 def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[str, float]:
     """Tokens/s of decoding, decoding at depth 2,000, reading 512 and eight texts at once; bytes read a token,
-    bytes/s at which as many can be read at all, over and over, and decoding's share of that.
+    bytes/s at which as many can be read at all, over and over, and decoding's fraction of that.
 
     UserError for a model whose context is shorter than that. The ids are arbitrary: speed does not depend on
     them."""
@@ -34,7 +34,7 @@ def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[st
     state = engine.new_state()
     engine.step(ids[0], state)
     out["decode"] = decode / _seconds(lambda: [engine.step(id, state) for id in ids[:decode]])
-    out |= shares(engine, ids)
+    out |= read_fraction(engine, ids)
     texts = [engine.new_state() for _ in range(TEXTS)]
     for text in texts:
         engine.prefill(ids[:32], text)
@@ -48,7 +48,7 @@ def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[st
     return out
 
 
-def shares(engine: RuntimeEngine, ids: list[int]) -> dict[str, float]:
+def read_fraction(engine: RuntimeEngine, ids: list[int]) -> dict[str, float]:
     """Decoding beside a loop that only reads as many bytes, with as many threads, in turns."""
     size, threads = engine.plan.token_nbytes, engine.threads or native.threads()
     parts = [np.ones(size // threads, np.uint8) for _ in range(threads)]
@@ -63,7 +63,7 @@ def shares(engine: RuntimeEngine, ids: list[int]) -> dict[str, float]:
     return {
         "bytes a token": float(size),
         "bytes a second": size / float(reading.min()),
-        "share of reading": float(np.median(reading / decoding)),
+        "fraction of reading": float(np.median(reading / decoding)),
     }
 
 

@@ -3,7 +3,7 @@ through.
 
 Matrices are laid out anew as panels (panels.py), at the size they have in their file; what was read of the
 mapped file is given back to the system as loading goes on, so that memory never holds both. Models that the
-step does not know are told apart here, by a sentence."""
+step does not know are refused here, by a sentence."""
 
 from __future__ import annotations
 

@@ -172,10 +172,10 @@ class ReferenceEngine:
 
     def _mixture(self, of: MoE, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
         scores = self._matrix(f"{path}.router", x, adapter)
-        shares = arithmetic.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= _in_order(shares)
-        chosen = np.argsort(-shares, axis=1, kind="stable")[:, : of.top_k]  # the first of equals first
-        weights = np.take_along_axis(shares, chosen, axis=1)
+        probabilities = arithmetic.exp(scores - scores.max(axis=1, keepdims=True))
+        probabilities /= _in_order(probabilities)
+        chosen = np.argsort(-probabilities, axis=1, kind="stable")[:, : of.top_k]  # first of equals first
+        weights = np.take_along_axis(probabilities, chosen, axis=1)
         if of.normalised:
             weights /= _in_order(weights)
         out = np.zeros_like(x)

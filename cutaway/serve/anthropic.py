@@ -190,8 +190,8 @@ def _messages(message: MessageParam) -> list[dict[str, Any]]:
     ]
     thought = "".join(block.thinking or "" for block in blocks if block.type == "thinking")
     if calls or thought or not made or any(block.type == "text" for block in blocks):
-        said = {"role": message.role, "content": _text(blocks), "tool_calls": calls}
-        made.append(said | {"reasoning_content": thought or None})
+        turn = {"role": message.role, "content": _text(blocks), "tool_calls": calls}
+        made.append(turn | {"reasoning_content": thought or None})
     return made
 
 

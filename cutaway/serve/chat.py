@@ -297,7 +297,7 @@ def tool_schemas(tools: Sequence[Tool] | None) -> parser.ToolSchemas:
 
 
 class AnswerReader:
-    """One choice: pieces in, events out; thoughts, content and calls told apart."""
+    """One choice: pieces in, events out; thoughts, content and calls."""
 
     def __init__(self, of: Conversation) -> None:
         self.forced = of.forced
@@ -310,13 +310,13 @@ class AnswerReader:
     def push(self, piece: Piece) -> list[Event]:
         """The events that a piece brings."""
         ended = piece.generation is not None
-        told: list[Any] = [piece.text] if piece.text else []
+        parts: list[Any] = [piece.text] if piece.text else []
         if self.thoughts is not None:
-            told = self.thoughts.push(piece.text, ended)
+            parts = self.thoughts.push(piece.text, ended)
         if self.calls is None:
-            return told
+            return parts
         events: list[Event] = []
-        for one in told:
+        for one in parts:
             events += [one] if isinstance(one, Thought) else self.calls.push(one)
         events += self.calls.finish() if ended else []
         return [one for one in events if not (self.forced and isinstance(one, str))]

@@ -1,6 +1,6 @@
 """What holds an answer to a form: a request's format, schema or grammar, as far as a grammar can.
 
-What a schema asks beyond that is left out of the grammar, said in the answer's ``warnings``, and validated
+What a schema asks beyond that is left out of the grammar, named in the answer's ``warnings``, and validated
 afterwards: an answer that does not fit is drawn again, up to SAMPLES times in all.
 """
 
@@ -39,7 +39,7 @@ Check = Callable[[str, Sequence[Call]], str | None]  # why an answer's content a
 
 @dataclass(frozen=True)
 class Held:
-    """A grammar, what is checked after it, and what is said of that."""
+    """A grammar, what is checked after it, and warnings."""
 
     grammar: constrain.Grammar
     check: Check | None = None
@@ -125,7 +125,7 @@ def of_response(body: SamplingRequest) -> Held | None:
         if schema is not None:
             held, left_out = _held(schema)
             check = _fits(schema) if left_out else None
-            return Held(constrain.json_schema(held), check, _said(left_out))
+            return Held(constrain.json_schema(held), check, _warnings(left_out))
         if isinstance(form, Regex):
             return Held(constrain.regex(form.regex))
         if isinstance(form, Gbnf):
@@ -155,7 +155,7 @@ def _held(schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return ({"type": "object"} if schema.get("type") == "object" else {}), ["the whole schema"]
 
 
-def _said(left_out: Sequence[str], where: str = "the schema") -> list[str]:
+def _warnings(left_out: Sequence[str], where: str = "the schema") -> list[str]:
     if not left_out:
         return []
     return [f"{', '.join(left_out)} of {where} are checked after the answer, not held to while it is written"]
@@ -193,7 +193,7 @@ def of_calls(
             held[name].setdefault("additionalProperties", schema is not None and "properties" not in schema)
         if left_out:
             loose[name] = dict(schema or {})
-            warnings += _said(left_out, f"{name}'s schema")
+            warnings += _warnings(left_out, f"{name}'s schema")
     try:
         grammar = make(format, held, tokenizer, several, **more)
     except UserError:

@@ -1,4 +1,4 @@
-"""/v1/embeddings: texts as vectors. An encoder pools as its makers chose; a decoder must be told how."""
+"""/v1/embeddings: texts as vectors. An encoder pools as its makers chose; a decoder's request names it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def embeddings(service: Service, body: EmbeddingRequest) -> Response:
         for i, vector in enumerate(vectors)
     ]
     counts = {"prompt_tokens": read, "total_tokens": read}
-    told = json_response({"object": "list", "data": data, "model": service.name, "usage": counts})
+    response = json_response({"object": "list", "data": data, "model": service.name, "usage": counts})
     if not isinstance(body.input, str) and not isinstance(body.input[0], str):
-        told.headers["x-cutaway-ids"] = "read as ids of this model's own vocabulary"
-    return told
+        response.headers["x-cutaway-ids"] = "read as ids of this model's own vocabulary"
+    return response
 
 
 def rerank(service: Service, body: RerankRequest) -> Response:
@@ -45,8 +45,8 @@ def rerank(service: Service, body: RerankRequest) -> Response:
         | ({"document": {"text": texts[i]}} if body.return_documents else {})
         for i in np.argsort(-scores, kind="stable")[: body.top_n]
     ]
-    told = {"id": new_id("rerank"), "model": body.model or service.name, "results": results}
-    return json_response(told | {"usage": {"prompt_tokens": read, "total_tokens": read}})
+    response = {"id": new_id("rerank"), "model": body.model or service.name, "results": results}
+    return json_response(response | {"usage": {"prompt_tokens": read, "total_tokens": read}})
 
 
 def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> tuple[np.ndarray, int]:

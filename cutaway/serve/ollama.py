@@ -1,6 +1,6 @@
 """/api/...: Ollama's API, translated into a chat, a completion or embeddings and back.
 
-The names are Ollama's (github.com/ollama/ollama/blob/main/docs/api.md). It streams unless it is told not to,
+The names are Ollama's (github.com/ollama/ollama/blob/main/docs/api.md). It streams by default,
 in lines of JSON.
 """
 
@@ -170,8 +170,8 @@ def as_chat(service: Service, body: ChatRequest | GenerateRequest) -> ChatComple
     fields |= {"repetition_penalty": options.repeat_penalty, "stream": body.stream is not False}
     fields |= {"logprobs": body.logprobs, "top_logprobs": body.top_logprobs}
     if isinstance(body, GenerateRequest):
-        said = [{"role": "system", "content": body.system}] if body.system else []
-        fields["messages"] = [*said, {"role": "user", "content": body.prompt}]
+        system = [{"role": "system", "content": body.system}] if body.system else []
+        fields["messages"] = [*system, {"role": "user", "content": body.prompt}]
     else:
         fields["messages"] = [_message(one) for one in body.messages or ()]
         fields["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
@@ -189,8 +189,8 @@ def as_chat(service: Service, body: ChatRequest | GenerateRequest) -> ChatComple
 
 def _message(one: OllamaMessage) -> dict[str, Any]:
     calls = [{"function": call.function.model_dump()} for call in one.tool_calls or ()]
-    said = {"role": one.role, "content": one.content or "", "reasoning_content": one.thinking}
-    return said | {"tool_calls": calls, "name": one.tool_name, "tool_call_id": one.tool_call_id}
+    message = {"role": one.role, "content": one.content or "", "reasoning_content": one.thinking}
+    return message | {"tool_calls": calls, "name": one.tool_name, "tool_call_id": one.tool_call_id}
 
 
 def _name(service: Service, asked: str | None) -> str | None:
@@ -218,9 +218,9 @@ class OllamaAnswer:
     def _response(self, pieces: list[Piece]) -> Response:
         answer = read(self.of.reader(), pieces)
         events: list[Event] = [Thought(answer.thought)] if answer.thought else []
-        said = self._part([*events, answer.content], answer.calls) | self._logprobs(pieces)
-        self.of.service.log_answer(self.of.body, [said])
-        return json_response(said | self._last(answer.reason, answer.generation))
+        answered = self._part([*events, answer.content], answer.calls) | self._logprobs(pieces)
+        self.of.service.log_answer(self.of.body, [answered])
+        return json_response(answered | self._last(answer.reason, answer.generation))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The lines of a streamed answer; a call comes whole."""
@@ -228,9 +228,9 @@ class OllamaAnswer:
         async for _, piece in self.of.streams:
             events = reader.push(piece)
             calls += [one for one in events if not isinstance(one, str | Thought)]
-            told = [one for one in events if isinstance(one, str | Thought)]
-            if told or (piece.id is not None and self.body.logprobs):
-                yield self._part(told, []) | self._logprobs([piece]) | {"done": False}
+            texts = [one for one in events if isinstance(one, str | Thought)]
+            if texts or (piece.id is not None and self.body.logprobs):
+                yield self._part(texts, []) | self._logprobs([piece]) | {"done": False}
             if piece.generation is not None:
                 made: Any = calls
                 if calls:
@@ -276,8 +276,8 @@ def embed(service: Service, body: EmbedRequest) -> Response:
     fields = {"model": _name(service, body.model), "input": body.input, "dimensions": body.dimensions}
     asked = checked(EmbeddingRequest, fields | {"pooling": body.pooling}, Leniency(ignored=body.ignored))
     vectors, count = embeddings.embed(service, asked, bool(body.truncate))
-    told = {"model": body.model or service.name, "embeddings": vectors}
-    return json_response(told | {"total_duration": 0, "load_duration": 0, "prompt_eval_count": count})
+    found = {"model": body.model or service.name, "embeddings": vectors}
+    return json_response(found | {"total_duration": 0, "load_duration": 0, "prompt_eval_count": count})
 
 
 def card(service: Service, name: str) -> dict[str, Any]:
@@ -314,5 +314,5 @@ def show(service: Service, body: ShowRequest) -> Response:
         f"{details['family']}.block_count": len(service.lm.config.blocks),
     }
     when = datetime.fromtimestamp(service.created, UTC).isoformat()
-    told = {"modelfile": "", "parameters": "", "template": template, "details": details, "model_info": info}
-    return json_response(told | {"capabilities": able, "modified_at": when})
+    found = {"modelfile": "", "parameters": "", "template": template, "details": details, "model_info": info}
+    return json_response(found | {"capabilities": able, "modified_at": when})

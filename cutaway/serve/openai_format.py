@@ -73,7 +73,7 @@ class APIError(Exception):
 
 
 def to_api_error(error: Exception) -> APIError:
-    """The answer to a request that ended in this error; an internal error's text is not told."""
+    """The answer to a request that ended in this error; an internal error's text is withheld."""
     if isinstance(error, APIError):
         return error
     text = str(error)

@@ -88,7 +88,7 @@ def _biases(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Leniency:
-    """What validation is told and tells: whether unknown fields are taken, and the names ``ignored``."""
+    """Whether validation takes unknown fields, and the names that it ``ignored``."""
 
     lenient: bool = False
     ignored: dict[str, None] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class StrictModel(BaseModel):
         if kinds and value.get("type") is not None and value["type"] not in kinds:
             return {"type": value["type"]}
         known = {field.alias or name: field for name, field in cls.model_fields.items()}
-        told, kept = info.context or Leniency(), {}
+        leniency, kept = info.context or Leniency(), {}
         for name, item in value.items():
             required = name == "messages" or (name in known and known[name].is_required())
             empty = item is None or (not required and (item == [] or item == {}))
@@ -128,8 +128,8 @@ class StrictModel(BaseModel):
                 continue
             if name in known:
                 kept[name] = item
-            elif name in cls.IGNORED or told.lenient:
-                told.ignored[name] = None
+            elif name in cls.IGNORED or leniency.lenient:
+                leniency.ignored[name] = None
             else:
                 raise PydanticCustomError("unknown_field", "is not supported", {"field": ascii(name)[1:-1]})
         return kept
@@ -477,7 +477,7 @@ class EmbeddingRequest(StrictModel):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
     pooling: Literal["mean", "cls", "last"] | None = Field(
-        None, description="Cutaway's: how one vector is made of the tokens'. A decoder must be told."
+        None, description="Cutaway's: how one vector is made of the tokens'. Required for a decoder."
     )
 
 
@@ -557,11 +557,11 @@ def parse_body(model: type[Body], raw: bytes, lenient: bool = False) -> Body:
     return checked(model, value, Leniency(lenient))
 
 
-def checked(model: type[Body], value: Any, told: Leniency) -> Body:
+def checked(model: type[Body], value: Any, leniency: Leniency) -> Body:
     """A value as a model. APIError for one that does not fit."""
     try:
-        body = model.model_validate(value, context=told)
-        body._ignored = told.ignored
+        body = model.model_validate(value, context=leniency)
+        body._ignored = leniency.ignored
         return body
     except ValidationError as error:
         raise _validation_error(error.errors(include_url=False, include_input=False)) from None

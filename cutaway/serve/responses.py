@@ -1,7 +1,7 @@
 """/v1/responses: OpenAI's Responses, translated into a chat and back, and kept for a time.
 
 What is kept is the response and the items that led to it, so that ``previous_response_id``, an item's
-reference or a conversation goes on from there; nobody else's key finds it (response_store.py).
+reference or a conversation goes on from there; no other key finds it (response_store.py).
 """
 
 from __future__ import annotations
@@ -329,10 +329,10 @@ class Items:
             text = event.text if isinstance(event, Thought) else str(event)
             self.part["text"] += text
             name = "reasoning_text" if kind == "reasoning" else "output_text"
-            told: dict[str, Any] = {"logprobs": list(logprobs)} if kind == "message" else {}
+            scores: dict[str, Any] = {"logprobs": list(logprobs)} if kind == "message" else {}
             if kind == "message":
                 self.part["logprobs"] += logprobs
-            yield {"type": f"response.{name}.delta", "delta": text, "content_index": 0, **told, **place}
+            yield {"type": f"response.{name}.delta", "delta": text, "content_index": 0, **scores, **place}
 
     def _open(self, kind: str) -> bool:
         last = self.made[-1] if self.made else {"status": "completed"}
@@ -376,9 +376,9 @@ class Items:
             yield {"type": "response.function_call_arguments.done", **done, **place}
         else:
             item["content"] = [part]
-            name, told = part["type"], {"logprobs": part["logprobs"]} if "logprobs" in part else {}
+            name, scores = part["type"], {"logprobs": part["logprobs"]} if "logprobs" in part else {}
             place |= {"content_index": 0}
-            yield {"type": f"response.{name}.done", "text": part["text"], **told, **place}
+            yield {"type": f"response.{name}.done", "text": part["text"], **scores, **place}
             yield {"type": "response.content_part.done", "part": part, **place}
         index = len(self.made) - 1
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
@@ -442,17 +442,17 @@ class ResponseAnswer:
         async for _, piece in self.of.streams:
             scores = self._scores(piece, tokenizer)
             for event in reader.push(piece):
-                for told in self.output.push(event, scores):
-                    yield told
+                for one in self.output.push(event, scores):
+                    yield one
                 scores = []
             self.done = piece.generation
         assert self.done is not None, "the last piece brings the generation"
         if not self.output.made:
-            for told in self.output.push(""):
-                yield told
+            for one in self.output.push(""):
+                yield one
         whole = finish_reason(self.done) == "stop"
-        for told in self.output.close("completed" if whole else "incomplete"):
-            yield told
+        for one in self.output.close("completed" if whole else "incomplete"):
+            yield one
 
     def _scores(self, piece: Piece, tokenizer: Any) -> list[Any]:
         wanted = self.of.body.logprobs and piece.id is not None
@@ -479,7 +479,7 @@ class ResponseAnswer:
             status = "completed" if finish_reason(self.done) == "stop" else "incomplete"
         status = "cancelled" if self.cancelled else "failed" if self.failed else status
         settings, plain = self.of.requests[0].settings, body.model_dump(exclude_none=True, by_alias=True)
-        told = {
+        made = {
             "id": self.id,
             "object": "response",
             "created_at": self.created,
@@ -510,8 +510,8 @@ class ResponseAnswer:
         }
         if body.conversation:
             id = body.conversation
-            told["conversation"] = {"id": id if isinstance(id, str) else id.id}
-        return told | ({"warnings": self.of.warnings} if self.of.warnings else {})
+            made["conversation"] = {"id": id if isinstance(id, str) else id.id}
+        return made | ({"warnings": self.of.warnings} if self.of.warnings else {})
 
 
 def _usage(done: Generation) -> dict[str, Any]:

@@ -392,7 +392,7 @@ class Service:
 def warm_up(service: Service) -> None:
     """Build what the first requests would wait for: the tables of the model, the template and the grammars.
 
-    What exists by now stays to the end, so the garbage collector is told to skip it: one collection through
+    What exists by now stays to the end, so the garbage collector skips it: one collection through
     all of it stopped every answer for 80 ms.
     """
     lm = service.lm

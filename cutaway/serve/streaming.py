@@ -66,7 +66,7 @@ class MergedStreams:
     """The answers of one HTTP request: iterate for (which, piece). ``close`` cancels unfinished ones.
 
     ``again(which, generation, sample)`` looks at each answer that ended: while it returns a request, that is
-    answered instead. The pieces of an answer then come when it stands.
+    answered instead. The pieces of an answer then come when it is final.
     """
 
     def __init__(self, service: Service, requests: Iterable[Request], again: Again | None = None) -> None:
@@ -143,7 +143,7 @@ async def while_connected(request: HTTPRequest, work: Coroutine[Any, Any, Respon
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=499)  # the client is gone
     finally:
         for task in (working, leaving):
             task.cancel()

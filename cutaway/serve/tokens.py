@@ -32,8 +32,8 @@ def tokenize(service: Service, body: TokenizeRequest) -> Response:
     if given == ["content"]:
         pieces = [{"id": id, "piece": piece} for id, piece in zip(ids, tokens, strict=True)]
         return json_response({"tokens": pieces if body.with_pieces else ids})
-    told = {"count": len(ids), "max_model_len": service.lm.context, "tokens": ids}
-    return json_response(told | {"token_strs": tokens if body.return_token_strs else None})
+    found = {"count": len(ids), "max_model_len": service.lm.context, "tokens": ids}
+    return json_response(found | {"token_strs": tokens if body.return_token_strs else None})
 
 
 def detokenize(service: Service, body: DetokenizeRequest) -> Response:

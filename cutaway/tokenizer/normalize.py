@@ -14,7 +14,7 @@ MOST_GROWN = 64  # times; Unicode's own forms make at most 18 characters of one
 LARGEST = 1 << 27  # characters
 
 
-# A rule changes a stretch between added tokens. The flags: no text stands before it, or behind it, or a
+# A rule changes a stretch between added tokens. The flags: no text comes before it, or behind it, or a
 # control token.
 Rule = Callable[[str, bool, bool], str]
 

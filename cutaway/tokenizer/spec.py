@@ -31,7 +31,7 @@ class TokenizerSpec:
     Unigram: `pieces` are the scores of the texts that text can come to, summed in 32 bits if `single`,
     `worst` the score that the unknown is counted from, `users` the ids of user-defined symbols among them.
 
-    WordPiece: `continues` stands before a token that goes on, a word over `longest` characters is unknown.
+    WordPiece: `continues` precedes a token that goes on, a word over `longest` characters is unknown.
 
     `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes off the front,
     `words` how tokens that are words are joined, `surface` how the unknown token reads when it is not its own

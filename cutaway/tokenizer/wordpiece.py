@@ -125,7 +125,7 @@ def _apart(character: str) -> str:
 
 
 def _cut(character: str) -> str:
-    """A line feed stands for a cut: it is white space itself, so that it is in no piece."""
+    """A line feed marks a cut: it is white space itself, so that it is in no piece."""
     if ord(character) in _BLANKS:
         return "\n"
     apart = character in string.punctuation or ord(character) in points("8.0", PUNCTUATION)

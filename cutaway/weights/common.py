@@ -169,7 +169,7 @@ def settings(config: Decoder | Encoder) -> Settings:
     full = next((b.attention for b, w in zip(config.blocks, windows, strict=True) if w is None), first)
     near = next((b.attention for b, w in zip(config.blocks, windows, strict=True) if w is not None), None)
     nope = tuple(block.attention.position is None for block in config.blocks)
-    turned = next((b.attention.position for b in config.blocks if b.attention.position is not None), None)
+    rotary = next((b.attention.position for b in config.blocks if b.attention.position is not None), None)
     dense = next((block.mlp for block in config.blocks if isinstance(block.mlp, MLP)), None)
     sparse = next((block.mlp for block in config.blocks if isinstance(block.mlp, MoE)), None)
     known: Settings = {
@@ -179,7 +179,7 @@ def settings(config: Decoder | Encoder) -> Settings:
         "width": config.width,
         "context": config.context,
         "eps": config.blocks[0].norm.eps,
-        "rope": full.position or turned if full else turned,
+        "rope": full.position or rotary if full else rotary,
         "local_rope": near.position if near else None,
         "window": windows[0],
         "windows": windows,
@@ -262,10 +262,10 @@ class Rope(Row):
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         size, base = known["head_size"], own.defaults["rope_base"]
         if fields.gguf:
-            turned = fields.integer("rope.dimension_count", size)
+            rope_dim = fields.integer("rope.dimension_count", size)
             if self.part is None:
                 fields.only("rope.dimension_count", (size,), "partial rotary position embedding")
-            return {"rope": replace(_gguf_rope(fields, turned), interleaved=self.interleaved)}
+            return {"rope": replace(_gguf_rope(fields, rope_dim), interleaved=self.interleaved)}
         older, newer = fields.section("rope_scaling"), fields.section("rope_parameters")
         given = older if older and older.data else newer  # transformers too reads the older layout first
         if fields.has("rope_theta") and not (given and given.has("rope_theta")):

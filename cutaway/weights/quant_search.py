@@ -171,9 +171,9 @@ def _solved(
     wx, wq = w * x, w * q
     sw, sx, sq, sxq, sqq = total(w), total(wx), total(wq), total(wx * q), total(wq * q)
     whole = sw * sqq - sq * sq
-    slope, start = (sw * sxq - sx * sq) / whole, (sqq * sx - sq * sxq) / whole
+    fitted, start = (sw * sxq - sx * sq) / whole, (sqq * sx - sq * sxq) / whole
     above = below & (start > 0)
-    found = np.where(above, np.where(sqq > 0, sxq / sqq, F(0)), slope)
+    found = np.where(above, np.where(sqq > 0, sxq / sqq, F(0)), fitted)
     sound = (whole > 0) & (found > 0)
     return np.where(sound, found, scale), np.where(sound, np.where(above, F(0), start), low)
 

@@ -37,14 +37,14 @@ void hold(bool right, const char* what, int type, int count) {
     ++faults;
 }
 
-bool near(const std::vector<float>& a, const std::vector<float>& b, float share) {
+bool near(const std::vector<float>& a, const std::vector<float>& b, float tolerance) {
     float most = 0.0f, apart = 0.0f;
     for (size_t i = 0; i < a.size(); ++i) {
         if (!std::isfinite(a[i])) return false;
         most = std::fmax(most, std::fabs(b[i]));
         apart = std::fmax(apart, std::fabs(a[i] - b[i]));
     }
-    return apart <= share * most;
+    return apart <= tolerance * most;
 }
 
 struct Kind {

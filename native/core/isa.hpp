@@ -57,7 +57,7 @@ int64_t read_ahead();
 #endif
 #endif
 
-// Before a short loop over what lies in registers. With a sanitizer's checks unrolled they take minutes to compile.
+// Before a short loop over what is in registers. With a sanitizer's checks unrolled they take minutes to compile.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define CUTAWAY_UNROLL_8
 #else

@@ -1,4 +1,4 @@
-// A small thread pool: workers spin for a moment, then sleep. It does one job at a time, and whoever finds it
+// A small thread pool: workers spin for a moment, then sleep. It does one job at a time, and a caller that finds it
 // busy works alone.
 #pragma once
 
@@ -36,7 +36,7 @@ struct Threads {
     Parallel parallel;
 };
 
-// Runs the job on those threads; the number of a worker of a host program's is not told apart, it is 0.
+// Runs the job on those threads; the number of a worker of a host program's is always 0.
 inline void run(Threads by, const Job& job) {
     if (by.count <= 1 || by.parallel == nullptr) return run(by.count, job);
     by.parallel([](void* data) { (*static_cast<const Job*>(data))(0, 1); }, const_cast<Job*>(&job),

@@ -216,7 +216,7 @@ struct Worker {
         }
     }
 
-    // The outputs that the word `target` is told by: itself and its negatives, or its way through the tree.
+    // The outputs that predict the word `target`: itself and its negatives, or its way through the tree.
     CUTAWAY_INLINE int64_t outputs(int64_t target, const uint32_t* negatives) {
         if (task.negative == 0) return path(target);
         s.y_rows[0] = output(target);
@@ -263,19 +263,19 @@ struct Worker {
 
     CUTAWAY_INLINE void clear(float* row) { std::memset(row, 0, static_cast<size_t>(task.stride) * sizeof(float)); }
 
-    // The window's mean predicts the word in the middle; each word gets its share of the gradient (2012.15332).
+    // The window's mean predicts the word in the middle; each word gets an equal part of the gradient (2012.15332).
     template <int W>
     CUTAWAY_INLINE void cbow(int64_t at, int64_t from, int64_t to, const uint32_t* negatives, float rate) {
-        const float share = 1.0f / static_cast<float>(to - from - 1);
+        const float part = 1.0f / static_cast<float>(to - from - 1);
         clear(s.x);
         clear(s.gradient);
         for (int64_t i = from; i < to; ++i) {
-            if (i != at) add_to<W>(s.x, input(s.sentence[static_cast<size_t>(i)]), share);
+            if (i != at) add_to<W>(s.x, input(s.sentence[static_cast<size_t>(i)]), part);
         }
         s.x_rows[0] = s.gradient;
         step<W>(task, s, 1, outputs(s.sentence[static_cast<size_t>(at)], negatives), rate);
         for (int64_t i = from; i < to; ++i) {
-            if (i != at) add_to<W>(input(s.sentence[static_cast<size_t>(i)]), s.gradient, share);
+            if (i != at) add_to<W>(input(s.sentence[static_cast<size_t>(i)]), s.gradient, part);
         }
     }
 
@@ -293,8 +293,8 @@ struct Worker {
             step<W>(task, s, 1, outputs(s.sentence[static_cast<size_t>(i)], negatives), rate);
             negatives += task.negative;
         }
-        const float share = 1.0f / static_cast<float>(end - begin);
-        for (int64_t i = begin; i < end; ++i) add_to<W>(input(task.piece_rows[i]), s.gradient, share);
+        const float part = 1.0f / static_cast<float>(end - begin);
+        for (int64_t i = begin; i < end; ++i) add_to<W>(input(task.piece_rows[i]), s.gradient, part);
     }
 
     // Draws are one word ahead of the steps, so that rows are on their way while the last step is computed.
@@ -335,7 +335,7 @@ Learn path() {
     return learn_base;
 }
 
-// Where a reader stands between a sentence's words, and the words of the vocabulary it passed.
+// Where a reader is between a sentence's words, and the words of the vocabulary it passed.
 struct Sentences {
     const Task& task;
     const Dictionary& words;

@@ -34,7 +34,7 @@ uint32_t rotated_bits(uint32_t bits) {
 }
 
 // Bit 8 i + s becomes bit 4 s + i.
-uint32_t turned_back(uint32_t bits) {
+uint32_t bits_transposed(uint32_t bits) {
     uint32_t out = 0;
     for (int bit = 0; bit < 32; ++bit) out |= ((bits >> bit) & 1) << (4 * (bit % 8) + bit / 8);
     return out;
@@ -173,7 +173,7 @@ void unpack_row(const Matrix& matrix, int64_t row, float* out) {
                 if (!field.fifths) continue;
                 uint32_t bits;
                 std::memcpy(&bits, to, 4);
-                bits = turned_back(bits);
+                bits = bits_transposed(bits);
                 std::memcpy(to, &bits, 4);
             }
             from += field.count * kPanel * field.size;

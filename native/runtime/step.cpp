@@ -718,44 +718,44 @@ class Step {
 
     // Heads of one group for some tokens: over one page into its own place, or over all pages to the end.
     void attend(const Layer& layer, const Piece& piece, int group) {
-        const int share = layer.heads / layer.groups, stride = layer.value_stride();
+        const int heads = layer.heads / layer.groups, stride = layer.value_stride();
         if (piece.page >= 0) {
             Look looks[kRows];
-            for (int done = 0; done < share;) {
-                const int count = std::min(kRows, share - done);
-                for (int r = 0; r < count; ++r) looks[r] = look(layer, piece.first, group * share + done + r, piece.page);
-                const int64_t at = (slot_of_[static_cast<size_t>(piece.first)] + piece.page) * heads_ + group * share + done;
+            for (int done = 0; done < heads;) {
+                const int count = std::min(kRows, heads - done);
+                for (int r = 0; r < count; ++r) looks[r] = look(layer, piece.first, group * heads + done + r, piece.page);
+                const int64_t at = (slot_of_[static_cast<size_t>(piece.first)] + piece.page) * heads_ + group * heads + done;
                 attend_to(layer, piece, group, piece.page, looks, count, partial_ + at * stride, partial_seen_ + at);
                 done += count;
             }
             return;
         }
-        const int rows = (piece.last - piece.first) * share;
+        const int rows = (piece.last - piece.first) * heads;
         for (int done = 0; done < rows; done += kRows) {
             attend_all(layer, piece, group, done, std::min(kRows, rows - done));
         }
     }
 
     void attend_all(const Layer& layer, const Piece& piece, int group, int first_row, int count) {
-        const int share = layer.heads / layer.groups, stride = layer.value_stride();
+        const int heads = layer.heads / layer.groups, stride = layer.value_stride();
         static thread_local std::vector<float> room;
         room.assign(static_cast<size_t>(2 * kRows * stride), 0.0f);
         float *sum = room.data(), *more = sum + kRows * stride;
         Look looks[kRows];
         Gathered in[kRows], seen[kRows];
         for (Gathered& each : in) each = {-INFINITY, 0.0f};
-        const int last_token = piece.first + (first_row + count - 1) / share;
+        const int last_token = piece.first + (first_row + count - 1) / heads;
         for (int page = 0; page <= position(last_token) / kPage; ++page) {
             for (int r = 0; r < count; ++r) {
                 const int row = first_row + r;
-                looks[r] = look(layer, piece.first + row / share, group * share + row % share, page);
+                looks[r] = look(layer, piece.first + row / heads, group * heads + row % heads, page);
             }
             if (!attend_to(layer, piece, group, page, looks, count, more, seen)) continue;
             for (int r = 0; r < count; ++r) merge(sum + r * stride, in[r], more + r * stride, seen[r], stride);
         }
         for (int r = 0; r < count; ++r) {
             const int row = first_row + r;
-            keep(layer, piece.first + row / share, group * share + row % share, sum + r * stride, in[r]);
+            keep(layer, piece.first + row / heads, group * heads + row % heads, sum + r * stride, in[r]);
         }
     }
 
@@ -894,8 +894,8 @@ class Step {
         }
         const Expert& one = layer.experts[0];
         const int64_t groups = rounded(one.up.rows, kGroup) / kGroup, panels = one.down.panel_count();
-        const int64_t share = tokens_ > 8 ? 1 : std::max<int64_t>(1, busy * groups / (4 * worker.count));
-        each(worker, busy * groups, share, [&](int64_t i) {
+        const int64_t chunk = tokens_ > 8 ? 1 : std::max<int64_t>(1, busy * groups / (4 * worker.count));
+        each(worker, busy * groups, chunk, [&](int64_t i) {
             const Busy& by = busy_[static_cast<size_t>(i / groups)];
             const Vectors in = tokens_ > 1 ? part(read_, by) : in_;
             hide(layer.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups,
@@ -938,7 +938,7 @@ class Step {
         }
     }
 
-    // The top_k experts with the largest scores, the first of equals first, and their weights; scores become shares.
+    // The top_k experts with the largest scores, the first of equals first, and their weights; scores become probabilities.
     static void choose(const Layer& layer, float* scores, int64_t* chosen, float* weights) {
         const int64_t experts = layer.expert_count;
         const float highest = *std::max_element(scores, scores + experts);

@@ -176,7 +176,7 @@ class Together {
         const uint32_t place = lane.lowest & 15;
         uint32_t* symbols = lane.symbols.data() + kFirst;
         uint32_t* pairs = lane.pairs.data() + kFirst;
-        // What lies last is a border, and no pair.
+        // What comes last is a border, and no pair.
         _mm512_store_si512(pairs, _mm512_permutexvar_epi32(without(place), _mm512_load_si512(pairs)));
         _mm512_store_si512(symbols, _mm512_permutexvar_epi32(without(place + 1), _mm512_load_si512(symbols)));
         symbols[place] = vocabulary_.made(lane.lowest >> 4);

@@ -97,7 +97,7 @@ class Encoder {
         }
         if (!header_.monotone) return merged(piece, size, out);
         if (header_.bytewise) return search(piece, size, out);
-        // Characters without a symbol merge with nothing: what lies between them is encoded by itself.
+        // Characters without a symbol merge with nothing: what is between them is encoded by itself.
         size_t begin = 0;
         for (size_t at = 0; at < size;) {
             const size_t length = character(piece + at, size - at).size;
@@ -353,7 +353,7 @@ CUTAWAY_AVX512 inline Key key_of_avx512(const uint8_t* text, size_t size, size_t
 #endif
 
 // The ids of pieces seen before. Any number of threads look up and add at once, under a shared lock; growing needs the
-// lock alone. An entry is written by whoever makes it busy, and is whole once its state says so.
+// lock alone. An entry is written by the thread that makes it busy, and is whole once its state says so.
 class Cache {
   public:
     explicit Cache(size_t most_bytes) {
@@ -403,7 +403,7 @@ class Cache {
         return nullptr;
     }
 
-    // Whether the piece was added; whoever adds pieces tells relieve() how many.
+    // Whether the piece was added; the caller passes relieve() how many were.
     bool add(const Key& key, const int32_t* ids, size_t count) {
         const bool stored = count > 3 || key.size > kShort;
         size_t start = 0;
@@ -451,7 +451,7 @@ class Cache {
     }
 
     // Makes room for the different pieces of so much text: of prose 30,000 come in the first MB, 125,000 in the first
-    // ten. A table of 2 MB is a large page, and made as soon as a smaller one. Nobody may hold the lock.
+    // ten. A table of 2 MB is a large page, and made as soon as a smaller one. No thread may hold the lock.
     void expect(size_t size) {
         const size_t places = size < 40'000 ? size / 40 : std::max<size_t>(size / 40, 40'000);
         const auto bits = std::min(most_bits_, static_cast<unsigned>(std::bit_width(places)));
@@ -471,7 +471,7 @@ class Cache {
     bool full() const { return stored_.load(std::memory_order_relaxed) > store_->size() / 8; }
     bool crowded() const { return full() || filled_.load(std::memory_order_relaxed) > (1ull << bits_) / 2; }
 
-    // More room, or at its largest an empty cache. Nobody else may be at work in it.
+    // More room, or at its largest an empty cache. No other thread may be at work in it.
     void grow(unsigned bits) {
         if (full() || bits_ >= most_bits_) return make(bits_);
         const std::unique_ptr<Memory> old = std::move(table_);
@@ -522,7 +522,7 @@ struct Tokenizer {
     explicit Tokenizer(size_t most_bytes) : cache(most_bytes) {}
 };
 
-// Texts, each where it lies.
+// Texts, each where it is stored.
 struct Texts {
     const uint8_t* const* at;
     const int64_t* sizes;
@@ -833,7 +833,7 @@ int64_t encode(Tokenizer& tokenizer, Pattern pattern, const Texts& texts, Out ou
 
 using cutaway::Pattern;
 
-// Opens a compiled vocabulary that lies at `data`, and must stay there; null where it is damaged. The cache of pieces
+// Opens a compiled vocabulary that is at `data`, and must stay there; null where it is damaged. The cache of pieces
 // takes at most `most` bytes.
 CUTAWAY_API void* cutaway_tokenizer_open(const uint8_t* data, uint64_t size, uint64_t most) {
     auto tokenizer = std::make_unique<cutaway::Tokenizer>(most);
@@ -922,7 +922,7 @@ CUTAWAY_API int64_t cutaway_tokenizer_cached(void* tokenizer) {
     return static_cast<int64_t>(self.cache.bytes());
 }
 
-// Where the UTF-8 of a Python list's texts lies, by Python's own functions, whose lock the caller holds; Python keeps it
+// Where the UTF-8 of a Python list's texts is, by Python's own functions, whose lock the caller holds; Python keeps it
 // as long as the text. Returns how many were read: fewer than `count` where one is no text, or has none (an exception is
 // set). Most texts lie where no cache holds them: a batch is asked for before the first is read.
 CUTAWAY_API int64_t cutaway_texts(void* list, int64_t count, void* (*item)(void*, intptr_t),
@@ -965,7 +965,7 @@ CUTAWAY_API int64_t cutaway_integers(void* list, int64_t count, const void* type
             __builtin_prefetch(items[got]);
         }
         if (got == 0) break;
-        // An integer of somebody's own kind may run Python, and that change the list.
+        // An integer of a class of the caller's may run Python, and that change the list.
         bool strange = type == nullptr;
         for (int64_t i = 0; i < got && !strange; ++i) strange = static_cast<const void* const*>(items[i])[1] != type;
         for (int64_t i = 0; i < got && strange; ++i) hold(items[i]);

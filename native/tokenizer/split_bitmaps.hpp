@@ -1,6 +1,6 @@
 // Where pieces begin, 64 bytes at a time: the patterns of GPT-2's and cl100k's kind as arithmetic on bitmaps, without a
 // branch that depends on the text. (After simdjson's stage 1, arXiv:1902.08318. The walkers of scan.cpp say the same a
-// piece at a time, and serve what is not said here.)
+// piece at a time, and serve the other patterns.)
 //
 // Runs of letters, of numbers, of signs and of white space begin pieces; what is left is who takes the character in
 // front. Where a run ends is found by adding its first bit to it: the carry comes out behind its last.
@@ -33,7 +33,7 @@ struct Bitmaps {
     size_t size;                 // bytes
 };
 
-// A bitmap's word, and what lies on its two sides.
+// A bitmap's word, and what is on its two sides.
 struct Neighbours {
     uint64_t before, here, after;
 
@@ -67,7 +67,7 @@ inline void unmark(const Bitmaps& maps, size_t end, uint64_t* marks) {
     if (first == 0 || !is(maps.signs, first - 1)) marks[place >> 6] &= ~(1ull << (place & 63));
 }
 
-// Marks the first byte of every piece. Contractions are left to whoever knows them: `lone` gets the signs that are a
+// Marks the first byte of every piece. Contractions are left to the caller: `lone` gets the signs that are a
 // run by themselves with no space in front, and letters behind.
 template <Rules rules>
 CUTAWAY_INLINE void mark(const Bitmaps& maps, uint64_t* marks, uint64_t* lone) {

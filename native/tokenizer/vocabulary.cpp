@@ -358,7 +358,7 @@ bool Vocabulary::attach(const uint8_t* data, size_t size) {
     return true;
 }
 
-// A checksum is no signature: whoever can write the cache could have made this file. Encoding and decoding check no
+// A checksum is no signature: any program that can write the cache could have made this file. Encoding and decoding check no
 // index, so every one of them is checked here.
 bool Vocabulary::sound() const {
     const auto in_tokens = [&](int32_t id) { return id < static_cast<int64_t>(header_->tokens); };

@@ -26,7 +26,7 @@ struct Node {
 inline constexpr uint32_t kEnds = 1u << 31;
 inline constexpr uint32_t kReached = 1u << 30;
 inline constexpr uint32_t kBase = kReached - 1;
-inline constexpr uint32_t kRootless = kNone - 1;  // the root's parent: it is nobody's child, not its own either
+inline constexpr uint32_t kRootless = kNone - 1;  // the root's parent: it is no child, not its own either
 
 enum Section {
     kNodes, kSymbolOf, kSymbols, kWritten, kPairs, kRanks, kMade, kBytePairs, kTextStarts, kText, kSections
@@ -83,7 +83,7 @@ inline constexpr size_t kBucket = 8;
 inline constexpr uint64_t kNoEntry = ~0ull;
 inline constexpr uint32_t kNoNumber = (1u << 22) - 1;
 
-// A vocabulary in memory that somebody else keeps.
+// A vocabulary in memory that its owner keeps.
 class Vocabulary {
   public:
     // Checks the checksum and that nothing inside points outside; false where it does not hold.

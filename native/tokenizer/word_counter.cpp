@@ -1,7 +1,7 @@
 // Counting the distinct words of a corpus (reference: collections.Counter over cutaway/tokenizer/word_split.py).
 //
 // A text is cut into stretches at places where no piece changes; each worker scans stretches and counts into a
-// table of its own, and the tables are added up when somebody asks. Words of up to 15 bytes lie in the table
+// table of its own, and the tables are added up when the words are read. Words of up to 15 bytes are in the table
 // itself: two numbers are compared, and no memory but the slot is touched.
 #include <algorithm>
 #include <atomic>
@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t kStretch = 1 << 17;
 constexpr size_t kInline = 15;
-constexpr uint64_t kLong = 0xff;  // in place of the length of a word that lies in the heap
+constexpr uint64_t kLong = 0xff;  // in place of the length of a word that is on the heap
 
 struct Word {
     const uint8_t* text;
@@ -325,7 +325,7 @@ CUTAWAY_API int32_t cutaway_word_counter_size(void* counter, int64_t* words, int
     return -1;
 }
 
-// Writes all words into arrays of the sizes that cutaway_word_counter_size told; offsets has one more.
+// Writes all words into arrays of the sizes that cutaway_word_counter_size returned; offsets has one more.
 CUTAWAY_API void cutaway_word_counter_words(void* counter, uint8_t* text, int64_t* offsets, int64_t* counts) {
     int64_t place = 0;
     *offsets++ = 0;

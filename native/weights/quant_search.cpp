@@ -113,11 +113,11 @@ template <bool kBelow>
 CUTAWAY_INLINE void solve(const Sums& sum, Lane& scale, Lane& low) {
     EACH_LANE {
         const float whole = sum.w[l] * sum.qq[l] - sum.q[l] * sum.q[l];
-        const float slope = (sum.w[l] * sum.xq[l] - sum.x[l] * sum.q[l]) / whole;
+        const float fitted = (sum.w[l] * sum.xq[l] - sum.x[l] * sum.q[l]) / whole;
         const float start = (sum.qq[l] * sum.x[l] - sum.q[l] * sum.xq[l]) / whole;
         const bool above = kBelow && start > 0;
         const float through = sum.qq[l] > 0 ? sum.xq[l] / sum.qq[l] : 0;
-        const float found = above ? through : slope;
+        const float found = above ? through : fitted;
         const bool sound = whole > 0 && found > 0;
         scale[l] = sound ? found : scale[l];
         low[l] = sound ? (above ? 0 : start) : low[l];

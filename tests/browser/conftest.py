@@ -84,7 +84,8 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         tab = contexts[-1].new_page()
         tab.set_default_timeout(10_000)
         tab.on(
-            "console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None
+            "console",
+            lambda line: problems.append(line.text) if line.type in ("error", "warning") else None,
         )
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.on("request", lambda asked: None if asked.url == file.as_uri() else problems.append(asked.url))

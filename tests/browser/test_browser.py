@@ -152,7 +152,7 @@ def test_each_view_by_keyboard(opened: Opened, pages: Any) -> None:
     assert selected(tab) == 1 and tab.locator("#tokens .lit").count() >= 1
     chip(tab, LAST).click()
 
-    for view, number, said in (
+    for view, number, text in (
         ("embeddings", 0, "number"),
         ("attention", 0, "Layer"), ("attention", 1, "Attention weight"), ("score", 0, "["),
         ("residual", 0, "output norm"), ("residual", 1, "contribution"), ("lens", 0, "After"),
@@ -161,7 +161,7 @@ def test_each_view_by_keyboard(opened: Opened, pages: Any) -> None:
         map_.focus()
         for key in ("End", "Home", "ArrowRight", "PageUp", "ArrowDown"):
             tab.keyboard.press(key)
-        assert said in readout(tab, view, number), (view, number)
+        assert text in readout(tab, view, number), (view, number)
     heat(tab, "attention", 1).focus()
     for key in ("PageDown", "Home", "ArrowRight", "Enter"):
         tab.keyboard.press(key)
@@ -241,7 +241,7 @@ def test_two_stories_are_linked(opened: Opened, pages: Any) -> None:
     assert tab.locator("section .panel").count() == 2 * len(VIEWS)
     tab.locator(
         "[data-explanation='0'] .chip[data-t='13']"
-    ).hover()  # the last s of one stands where the other's does
+    ).hover()  # the last s of one is where the other's is
     frames(tab)
     assert set(
         tab.eval_on_selector_all("[data-explanation='1'] .lit", "all => all.map(one => one.dataset.t)")

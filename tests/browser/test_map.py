@@ -30,7 +30,7 @@ def shown(browser: Any, tmp_path: Path) -> Iterator[Any]:
         contexts.append(browser.new_context(viewport={"width": 1200, "height": 800}))
         tab = contexts[-1].new_page()
         tab.set_default_timeout(90_000)
-        tab.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+        tab.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.on("request", lambda asked: None if asked.url == file.as_uri() else _asked(asked.url, problems))
         tab.goto(file.as_uri())

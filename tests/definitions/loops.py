@@ -30,12 +30,12 @@ def layer_norm(vector: Vector, weight: Tensor, bias: Tensor, eps: float) -> Vect
 
 def turn(vector: Vector, position: int, base: float, interleaved: bool) -> Vector:
     """Rotary position as complex numbers: pair i times e^(i m theta)."""
-    n, turned = len(vector), list(vector)
+    n, rotated = len(vector), list(vector)
     for i in range(n // 2):
         a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + n // 2)
         pair = complex(vector[a], vector[b]) * cmath.exp(1j * position * base ** (-2 * i / n))
-        turned[a], turned[b] = pair.real, pair.imag
-    return turned
+        rotated[a], rotated[b] = pair.real, pair.imag
+    return rotated
 
 
 def read(scores: dict[int, float], values: Callable[[int], Vector], sink: float | None = None) -> Vector:

@@ -14,9 +14,9 @@ from cutaway.attention import bahdanau, luong
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.seq2seq import Recurrent, Transformer
 
-WORDS, TARGET = 11, 12
-SIZES = {"source": WORDS, "target": TARGET, "width": 6, "hidden": 8}
-SOURCE, SAID = torch.tensor([[3, 1, 4, 1, 5]]), torch.tensor([[0, 9, 2, 6]])
+WORDS, ANSWER = 11, 12
+SIZES = {"source": WORDS, "target": ANSWER, "width": 6, "hidden": 8}
+SOURCE, ANSWER = torch.tensor([[3, 1, 4, 1, 5]]), torch.tensor([[0, 9, 2, 6]])
 
 
 def _made(config: Any) -> Any:
@@ -28,9 +28,11 @@ def _made(config: Any) -> Any:
     return model
 
 
-def _said(model: Any) -> Tensor:
+def _output(model: Any) -> Tensor:
     with torch.no_grad():
-        return model(SOURCE, torch.arange(SOURCE.shape[1])[None], SAID, torch.arange(SAID.shape[1])[None])[0]
+        return model(
+            SOURCE, torch.arange(SOURCE.shape[1])[None], ANSWER, torch.arange(ANSWER.shape[1])[None]
+        )[0]
 
 
 # ---- the recurrent translators -----------------------------------------------------------------------------
@@ -69,7 +71,7 @@ def _loop(model: Any, config: Recurrent) -> np.ndarray:
         return read[0, 0].numpy()
 
     h, o, rows = np.tanh(w["first.weight"] @ whole + w["first.bias"]), np.zeros(config.hidden), []
-    for i in SAID[0].tolist():
+    for i in ANSWER[0].tolist():
         y = w["writer.embedding.weight"][i]
         if config.attention is None:  # 1406.1078: the same summary at every word
             c = whole
@@ -77,7 +79,7 @@ def _loop(model: Any, config: Recurrent) -> np.ndarray:
         elif isinstance(config.attention, bahdanau.Config):  # 1409.0473: look, then step
             c = look(h)
             h = _gru(w, "writer.gru", np.concatenate((y, c)), h)
-        else:  # 1508.04025: step with what was said last, then look
+        else:  # 1508.04025: step with the last output, then look
             h = _gru(w, "writer.gru", np.concatenate((y, o)), h)
             c = look(h)
         o = np.tanh(w["writer.read.weight"] @ np.concatenate((h, c)) + w["writer.read.bias"])
@@ -91,7 +93,7 @@ def _loop(model: Any, config: Recurrent) -> np.ndarray:
 def test_recurrent_is_its_loop(attention: Any) -> None:
     config = Recurrent(**SIZES, attention=attention)
     model = _made(config)
-    assert_close(_said(model), torch.from_numpy(_loop(model, config)), rtol=1e-10, atol=1e-10)
+    assert_close(_output(model), torch.from_numpy(_loop(model, config)), rtol=1e-10, atol=1e-10)
 
 
 # ---- the transformer ---------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ def _sines(count: int, width: int) -> Tensor:
 def test_transformer_is_torchs_layers() -> None:
     mlp = MLP(16, activation="relu", gated=False, bias=True)
     model = _made(
-        Transformer(source=WORDS, target=TARGET, width=12, layers=2, heads=3, mlp=mlp, norm=Norm("layer"))
+        Transformer(source=WORDS, target=ANSWER, width=12, layers=2, heads=3, mlp=mlp, norm=Norm("layer"))
     )
     words = {"dropout": 0.0, "batch_first": True, "norm_first": True, "dtype": torch.float64}
     x = model.source(SOURCE) + _sines(SOURCE.shape[1], 12)
@@ -135,12 +137,12 @@ def test_transformer_is_torchs_layers() -> None:
         _copy(layer, block, {"norm1": "attention_norm", "norm2": "mlp_norm"})
         x = layer(x)
     memory = model.reader_norm(x)
-    y = model.target(SAID) + _sines(SAID.shape[1], 12)
-    ahead = torch.ones(SAID.shape[1], SAID.shape[1]).triu(1).bool()
+    y = model.target(ANSWER) + _sines(ANSWER.shape[1], 12)
+    ahead = torch.ones(ANSWER.shape[1], ANSWER.shape[1]).triu(1).bool()
     for block in model.writer:
         layer = nn.TransformerDecoderLayer(12, 3, 16, **words).eval()
         _copy(layer, block, {"norm1": "attention_norm", "norm2": "cross_norm", "norm3": "mlp_norm"})
         _attention(layer.multihead_attn, block.cross)
         y = layer(y, memory, tgt_mask=ahead)
     expected = model.head(model.norm(y))[0]
-    assert_close(_said(model), expected, rtol=1e-6, atol=1e-6)  # the sines pass through float32
+    assert_close(_output(model), expected, rtol=1e-6, atol=1e-6)  # the sines pass through float32

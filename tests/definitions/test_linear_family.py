@@ -46,8 +46,8 @@ def _turn(x: Array, position: int, base: float) -> Array:
     """Pair (i, i + k/2) as a complex number, times e^(i m theta)."""
     half = len(x) // 2
     angles = position * base ** (-2 * np.arange(half) / len(x))
-    turned = (x[:half] + 1j * x[half:]) * np.exp(1j * angles)
-    return np.concatenate((turned.real, turned.imag))
+    rotated = (x[:half] + 1j * x[half:]) * np.exp(1j * angles)
+    return np.concatenate((rotated.real, rotated.imag))
 
 
 def _conv(x: list[Array], weight: Array, bias: Array | float = 0.0) -> list[Array]:
@@ -76,11 +76,11 @@ def _linear(config: Any, w: Weights, x: list[Array]) -> list[Array]:
             top, bottom = np.zeros(config.values), 0.0
             for s in range(t + 1):
                 k = feature(w["key.weight"][key] @ x[s])
-                share = float(q @ k)
+                weight = float(q @ k)
                 if config.feature == "taylor":
-                    score = share / math.sqrt(config.key_size)
-                    share = 1 + score + score**2 / 2
-                top, bottom = top + share * (w["value.weight"][value] @ x[s]), bottom + share
+                    score = weight / math.sqrt(config.key_size)
+                    weight = 1 + score + score**2 / 2
+                top, bottom = top + weight * (w["value.weight"][value] @ x[s]), bottom + weight
             gathered.append(top / bottom if bottom else top)
         out.append(w["out.weight"] @ np.concatenate(gathered))
     return out
@@ -302,13 +302,13 @@ def test_chunked_equals_recurrent(rule: str, gates: str, tokens: int) -> None:
     weights = [torch.randn_like(value) for value in true]
     for a, b in zip(mine, true, strict=True):
         assert_close(a, b, rtol=1e-9, atol=1e-9)
-    slopes = [
+    gradients = [
         torch.autograd.grad(
             sum((value * weight).sum() for value, weight in zip(made, weights, strict=True)), inputs.values()
         )
         for made in (mine, true)
     ]
-    for name, a, b in zip(inputs, *slopes, strict=True):
+    for name, a, b in zip(inputs, *gradients, strict=True):
         assert b.isfinite().all(), name
         assert_close(a, b, rtol=1e-8, atol=1e-8, msg=lambda text, name=name: f"gradient of {name}: {text}")
 
@@ -340,7 +340,7 @@ def test_gradient_checks() -> None:
 
 
 def test_a_shut_gate_has_a_gradient() -> None:
-    """Documents shut the gate with -inf: neither the values nor the slopes may turn to NaN."""
+    """Documents shut the gate with -inf: neither the values nor the gradients may turn to NaN."""
     inputs = _inputs(20, "usual", seed=1)
     leaves = {name: inputs[name] for name in ("q", "k", "v", "log_a", "beta")}
     documents = torch.tensor([0] * 7 + [1] * 13).expand(2, -1)
@@ -354,8 +354,8 @@ def test_a_shut_gate_has_a_gradient() -> None:
         alone = torch.autograd.grad(read[:, :, 7:].sum(), inputs["v"], retain_graph=True)[0]
         assert (alone[:, :, :7] == 0).all()
         assert all(
-            slope.isfinite().all()
-            for slope in torch.autograd.grad(read.sum(), [leaves["log_a"], leaves["k"]])
+            gradient.isfinite().all()
+            for gradient in torch.autograd.grad(read.sum(), [leaves["log_a"], leaves["k"]])
         )
 
 
@@ -402,15 +402,15 @@ def test_a_unit_vector_keeps_its_type(dtype: torch.dtype) -> None:
     assert_close(unit(x), torch.tensor([[0.6, 0.8], [0.0, 0.0]], dtype=dtype))
 
 
-def test_the_delta_rule_recalls_what_it_was_told_last() -> None:
+def test_the_delta_rule_recalls_the_last_value_of_a_key() -> None:
     keys = torch.eye(4, dtype=torch.float64)[None, None]
-    told = torch.cat((keys, keys[:, :, :1]), dim=2)
+    repeated = torch.cat((keys, keys[:, :, :1]), dim=2)
     values = torch.arange(10.0, dtype=torch.float64).reshape(1, 1, 5, 2)
     always, open_ = torch.ones(1, 1, 5, 1, dtype=torch.float64), torch.zeros(1, 1, 5, 1, dtype=torch.float64)
     positions = Positions(torch.arange(5)[None])
-    _, memory = linear_recurrence.delta(told, told, values, always, open_, positions, None)
+    _, memory = linear_recurrence.delta(repeated, repeated, values, always, open_, positions, None)
     assert_close(keys @ memory, values[:, :, [4, 1, 2, 3]])
-    _, summed = linear_recurrence.gated_linear(told, told, values, open_, positions, None)
+    _, summed = linear_recurrence.gated_linear(repeated, repeated, values, open_, positions, None)
     assert_close(keys[:, :, :1] @ summed, values[:, :, :1] + values[:, :, 4:])
 
 

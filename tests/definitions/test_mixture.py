@@ -45,19 +45,19 @@ def _mlp(weights: dict[str, Tensor], name: str, config: MLP, x: list[float]) -> 
 def _loop(config: MoE, weights: dict[str, Tensor], x: list[float]) -> list[float]:
     """What the layer says of one token."""
     powers = [math.exp(score) for score in _times(weights["router.weight"], x)]
-    shares = [power / sum(powers) for power in powers]
-    chosen = sorted(range(config.experts), key=lambda e: (-shares[e], e))[: config.top_k]
-    total = sum(shares[e] for e in chosen) if config.normalised else 1.0
+    probabilities = [power / sum(powers) for power in powers]
+    chosen = sorted(range(config.experts), key=lambda e: (-probabilities[e], e))[: config.top_k]
+    total = sum(probabilities[e] for e in chosen) if config.normalised else 1.0
     out = [0.0] * WIDTH
     for e in chosen:
-        said = _mlp(weights, f"experts.{e}", config.expert, x)
-        out = [o + shares[e] / total * s for o, s in zip(out, said, strict=True)]
+        output = _mlp(weights, f"experts.{e}", config.expert, x)
+        out = [o + probabilities[e] / total * s for o, s in zip(out, output, strict=True)]
     if config.common is not None:
         gate = 1.0
         if config.shared_gate:
             gate = 1 / (1 + math.exp(-_times(weights["shared_gate.weight"], x)[0]))
-        said = _mlp(weights, "shared", config.common, x)
-        out = [o + gate * s for o, s in zip(out, said, strict=True)]
+        output = _mlp(weights, "shared", config.common, x)
+        out = [o + gate * s for o, s in zip(out, output, strict=True)]
     return out
 
 

@@ -22,12 +22,12 @@ def _rms(vector: list[float], weight: list[float], eps: float) -> list[float]:
 def _turn(vector: list[float], position: int, base: float) -> list[float]:
     """Rotary position as complex numbers: pair (i, i + k/2) times e^(i m theta)."""
     half = len(vector) // 2
-    turned = list(vector)
+    rotated = list(vector)
     for i in range(half):
         angle = position * base ** (-2 * i / len(vector))
         pair = complex(vector[i], vector[i + half]) * complex(math.cos(angle), math.sin(angle))
-        turned[i], turned[i + half] = pair.real, pair.imag
-    return turned
+        rotated[i], rotated[i + half] = pair.real, pair.imag
+    return rotated
 
 
 def _apply(matrix: torch.Tensor, vector: list[float]) -> list[float]:
@@ -113,9 +113,9 @@ def test_rope_is_relative(offset: int) -> None:
 
 def test_rope_leaves_the_rest_of_the_head() -> None:
     x = torch.randn(1, 2, 3, 16)
-    turned = rope.rotate(x, rope.RotaryEmbedding(rope.Config(6)).rotation(torch.arange(3)[None]))
-    assert torch.equal(turned[..., 6:], x[..., 6:])
-    assert_close(turned[..., :6].norm(dim=-1), x[..., :6].norm(dim=-1))
+    rotated = rope.rotate(x, rope.RotaryEmbedding(rope.Config(6)).rotation(torch.arange(3)[None]))
+    assert torch.equal(rotated[..., 6:], x[..., 6:])
+    assert_close(rotated[..., :6].norm(dim=-1), x[..., :6].norm(dim=-1))
 
 
 def test_scalings_stretch_as_their_papers_say() -> None:

@@ -86,7 +86,7 @@ def _x() -> torch.Tensor:
     return torch.randn(1, N, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
-def _said(module: nn.Module, config: Any) -> torch.Tensor:
+def _output(module: nn.Module, config: Any) -> torch.Tensor:
     rotation = None if config.position is None else rope.RotaryEmbedding(config.position).rotation(POS)
     return module(_x(), Positions(POS), rotation, False, None)[0]
 
@@ -105,7 +105,7 @@ def _bias(config: Any, module: Any, h: int, i: int, j: int) -> float:
 
 
 def _heads(module: Any, config: Any, x: list[Vector], part: str, count: int) -> list[list[Vector]]:
-    """Each token's vector for each head, normed and turned."""
+    """Each token's vector for each head, normed and rotated."""
     out = []
     for position, token in enumerate(x):
         flat = apply(getattr(module, part).weight, token)
@@ -164,7 +164,7 @@ def test_a_kind_is_its_equation(kind: str, relative: Any, over: str) -> None:
     )
     module = _made(config)
     expected = _softmax_loop(kind, config, module, _x()[0].tolist())
-    assert_close(_said(module, config), torch.tensor(expected, dtype=torch.float64))
+    assert_close(_output(module, config), torch.tensor(expected, dtype=torch.float64))
 
 
 @torch.no_grad()
@@ -175,10 +175,10 @@ def test_differential_is_its_equation() -> None:
     q, k = _heads(module, config, x, "query", 8), _heads(module, config, x, "key", 4)
     v = _heads(module, config, x, "value", 4)
     start = config.lambda_start
-    shares = [dot(module.get_parameter(f"lambda_query_{n}").tolist(),
+    products = [dot(module.get_parameter(f"lambda_query_{n}").tolist(),
     module.get_parameter(f"lambda_key_{n}").tolist())
               for n in ("one", "two")]  # fmt: skip
-    share = math.exp(shares[0]) - math.exp(shares[1]) + start
+    weight = math.exp(products[0]) - math.exp(products[1]) + start
     out = []
     for i in range(N):
         gathered: Vector = []
@@ -191,10 +191,10 @@ def test_differential_is_its_equation() -> None:
                 )
                 for half in (0, 1)
             )
-            difference = [a - share * b for a, b in zip(one, two, strict=True)]
+            difference = [a - weight * b for a, b in zip(one, two, strict=True)]
             gathered += [(1 - start) * n for n in rms(difference, module.head_norm.weight, config.eps)]
         out.append(apply(module.out.weight, gathered))
-    assert_close(_said(module, config), torch.tensor(out, dtype=torch.float64))
+    assert_close(_output(module, config), torch.tensor(out, dtype=torch.float64))
 
 
 @torch.no_grad()
@@ -239,7 +239,7 @@ def test_latent_attention_is_its_equation(kind: str, query_latent: int | None) -
             }
             gathered += read(scores, lambda s, up_v=up_v: apply(up_v, c[s]))
         out.append(apply(module.out.weight, gathered))
-    assert_close(_said(module, config), torch.tensor(out, dtype=torch.float64))
+    assert_close(_output(module, config), torch.tensor(out, dtype=torch.float64))
 
 
 @torch.no_grad()
@@ -265,13 +265,13 @@ def test_absorbed_and_expanded_are_the_same(queries: int) -> None:
 def test_the_cheaper_form_multiplies_less() -> None:
     """Counted a product of matrices at a time, for one head."""
     config = attention("mla", value_size=5)
-    size, value, turned, latent = config.key_size, 5, config.rope_dim, config.latent
+    size, value, rope_dim, latent = config.key_size, 5, config.rope_dim, config.latent
     forms = set()
     for queries, keys in ((q, k) for q in range(1, 40) for k in range(q, 40)):
         reads = keys * latent * size + keys * latent * value  # keys and values out of latents
-        expanded = reads + queries * keys * (size + turned) + queries * keys * value
+        expanded = reads + queries * keys * (size + rope_dim) + queries * keys * value
         moves = queries * size * latent + queries * latent * value  # queries in, what is mixed out
-        absorbed = moves + queries * keys * (latent + turned) + queries * keys * latent
+        absorbed = moves + queries * keys * (latent + rope_dim) + queries * keys * latent
         assert config.absorbs(queries, keys) == (absorbed < expanded)
         forms.add(absorbed < expanded)
     assert forms == {True, False}
@@ -344,8 +344,8 @@ def test_the_index_is_its_equation() -> None:
     for s in range(N):
         key = layer_norm(apply(module.index_key.weight, x[s]), norm.weight, norm.bias, norm.eps)
         for t in range(N):
-            query, share = apply(module.index_query.weight, x[t]), apply(module.index_weight.weight, x[t])
+            query, weight = apply(module.index_query.weight, x[t]), apply(module.index_weight.weight, x[t])
             for h in range(heads):
                 fits = max(dot(query[h * size : (h + 1) * size], key) / math.sqrt(size), 0.0)
-                expected[t, s] += share[h] / math.sqrt(heads) * fits
+                expected[t, s] += weight[h] / math.sqrt(heads) * fits
     assert_close(seen["index"][0], expected)

@@ -300,7 +300,7 @@ def test_a_compiler_that_cannot_follow_data_is_not_given_blocks(monkeypatch: pyt
     assert choose(inputs)[0] == "sdpa"
 
 
-def test_whoever_watches_gets_the_path_that_has_what_they_watch() -> None:
+def test_a_listener_gets_the_path_that_has_its_values() -> None:
     from tests.laws.mechanisms import decoder, text
 
     model = decoder("mha")

@@ -42,7 +42,7 @@ def _text(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, torch.arange(length).expand(batch, -1)
 
 
-def test_dense_and_sparse_layers_are_told_apart_by_kind() -> None:
+def test_dense_and_sparse_layers_differ_by_kind() -> None:
     data = to_dict(CONFIG)
     assert [block["mlp"].get("kind") for block in data["blocks"]] == ["moe", None, "moe"]
     assert from_dict(data) == CONFIG
@@ -100,9 +100,9 @@ def test_a_listener_sees_and_changes_the_choice() -> None:
     assert_close(weights.sum(-1), torch.ones(2, 7, dtype=torch.float64))
     with tracing(
         model, "blocks.0.mlp.expert_weights", edit={"blocks.0.mlp.expert_indices": lambda c: c.flip(-1)}
-    ) as turned:
+    ) as other:
         assert_close(model(ids, pos), plain, **TIGHT)
-    assert_close(turned["blocks.0.mlp.expert_weights"], weights.flip(-1), **TIGHT)
+    assert_close(other["blocks.0.mlp.expert_weights"], weights.flip(-1), **TIGHT)
     with tracing(model, "blocks.0.mlp.out", edit={"blocks.0.mlp.expert_weights": lambda w: w * 0}) as silent:
         assert not torch.allclose(model(ids, pos), plain)
     common = torch.sigmoid(seen["blocks.0.mlp.shared_gate"]) * seen["blocks.0.mlp.shared.down"]
@@ -116,15 +116,15 @@ def test_gradients_check(normalised: bool) -> None:
     x = torch.randn(1, 5, 6, dtype=torch.float64, requires_grad=True)
     pos = torch.tensor([[-1, 0, 1, 2, 3]])
 
-    def said(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+    def output(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
         named = dict(zip(dict(layer.named_parameters()), weights, strict=True))
         out, routing = torch.func.functional_call(layer, named, (x, pos))
         return torch.cat((out.flatten(), load_balancing(routing, pos >= 0)[None]))
 
-    assert torch.autograd.gradcheck(said, (x, *layer.parameters()))
+    assert torch.autograd.gradcheck(output, (x, *layer.parameters()))
 
 
-def test_every_weight_has_a_gradient_even_of_an_expert_that_nobody_chose() -> None:
+def test_every_weight_has_a_gradient_even_of_an_expert_that_no_token_chose() -> None:
     """Or devices that read other rows would wait for one another's gradients."""
     model = _model()
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_balanced_experts_are_used_alike() -> None:
     assert before > 1.5 and float(uneven().detach()) < 1.1
 
 
-def test_what_lies_around_experts_is_compiled_once() -> None:
+def test_what_is_around_experts_is_compiled_once() -> None:
     """In a process of its own, as tests/laws/test_compile.py says."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.laws.test_moe"],
@@ -191,8 +191,8 @@ def _main() -> None:
     ids, pos = _text(2, 9)
     with torch.no_grad():
         for turn in range(3):  # other tokens, which other experts read
-            turned = (ids + 5 * turn) % 37
-            assert_close(compiled(turned, pos), model(turned, pos), **TIGHT)
+            other = (ids + 5 * turn) % 37
+            assert_close(compiled(other, pos), model(other, pos), **TIGHT)
             frames.append(counter.frame_count)
     assert frames[0] == frames[2] > 1, frames
     print("compiled once")

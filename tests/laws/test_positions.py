@@ -71,8 +71,8 @@ def test_growing_positions_hold_up_to_their_original_length(scaling: str, kind: 
 @pytest.mark.parametrize("kind", ["gqa", "mla"])
 @pytest.mark.parametrize("scaling", GROWING)
 def test_past_it_only_the_newest_of_one_layer_holds(scaling: str, kind: str) -> None:
-    """All keys are turned anew, so one layer's newest answer is that of a text read again. The layer above
-    read what earlier tokens said when the text was shorter: with two layers it is not, which is what
+    """All keys are rotated anew, so one layer's newest answer is that of a text read again. The layer above
+    read the values of earlier tokens from when the text was shorter: with two layers it is not, which is what
     ``grows`` says.
     """
     mechanism = attention(kind, position=rope.Config(8, scaling=GROWING[scaling]))
@@ -153,13 +153,13 @@ def test_turning_is_multiplying_complex_numbers(name: str, length: int, interlea
     """However a text is scaled: by magnitude e^(i position frequency), and the rest of a head by 1."""
     config = rope.Config(8, base=100.0, scaling=SCALINGS[name], interleaved=interleaved)
     x = torch.randn(2, 3, length, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    turned = rope.rotate(x, rope.RotaryEmbedding(config).rotation(torch.arange(length).expand(2, -1)))
-    assert torch.equal(turned[..., 8:], x[..., 8:])
+    rotated = rope.rotate(x, rope.RotaryEmbedding(config).rotation(torch.arange(length).expand(2, -1)))
+    assert torch.equal(rotated[..., 8:], x[..., 8:])
     first, second = (slice(0, 8, 2), slice(1, 8, 2)) if interleaved else (slice(0, 4), slice(4, 8))
     angles = np.arange(length)[:, None] * config.frequencies(length)
     pairs = (x[..., first] + 1j * x[..., second]).numpy() * (config.magnitude * np.exp(1j * angles))
-    assert_close(turned[..., first], torch.from_numpy(pairs.real), **TIGHT)
-    assert_close(turned[..., second], torch.from_numpy(pairs.imag), **TIGHT)
+    assert_close(rotated[..., first], torch.from_numpy(pairs.real), **TIGHT)
+    assert_close(rotated[..., second], torch.from_numpy(pairs.imag), **TIGHT)
 
 
 def test_stated_divisors_slow_each_pair_by_its_own() -> None:

@@ -173,9 +173,9 @@ def _learned(config: Any, steps: int) -> tuple[Any, float]:
     loss = torch.tensor(0.0)
     for _ in range(steps):
         words, answer = _reversals(32, 4, generator)
-        said = torch.nn.functional.pad(answer, (1, 0), value=BEGIN)
+        inputs = torch.nn.functional.pad(answer, (1, 0), value=BEGIN)
         wanted = torch.nn.functional.pad(answer, (0, 1), value=END)
-        loss = cross_entropy(model(words, pos, said, target_pos).flatten(0, 1), wanted.flatten())
+        loss = cross_entropy(model(words, pos, inputs, target_pos).flatten(0, 1), wanted.flatten())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

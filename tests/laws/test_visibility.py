@@ -50,10 +50,10 @@ def test_queries_and_keys_broadcast(name: str) -> None:
 @pytest.mark.parametrize(("tall", "wide"), [(1, 1), (1, 4), (3, 1), (3, 4), (8, 2)])
 def test_spans_never_say_no_wrongly_and_of_the_basic_rules_are_exact(name: str, tall: int, wide: int) -> None:
     rule = RULES[name]
-    asks, told = _spans(tall, 2, 12), _spans(wide, 1, 14)
-    may = rule.may(Span(asks.low[:, None], asks.high[:, None]), Span(told.low[None], told.high[None]))
+    asks, keys = _spans(tall, 2, 12), _spans(wide, 1, 14)
+    may = rule.may(Span(asks.low[:, None], asks.high[:, None]), Span(keys.low[None], keys.high[None]))
     i = asks.low[:, None, None, None] + torch.arange(tall)[:, None]
-    j = told.low[None, :, None, None] + torch.arange(wide)
+    j = keys.low[None, :, None, None] + torch.arange(wide)
     seen = rule.sees(i, j).flatten(2).any(-1)
     assert not (seen & ~may).any()
     if not isinstance(rule, And | Or):  # whose sides may each find a pair, and never the same one

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Where a case's model lies as transformers wrote it, to be read only."""
+    """Where a case's model is, as transformers wrote it, to be read only."""
 
     @cache
     def saved(case: str) -> Path:

@@ -203,7 +203,7 @@ def test_the_runtime_shares_its_weights_with_adapters(folder: Folder, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "match"),
     [
         ("peft_type", "VERA", "LORA and IA3 are read"),
         ("layer_replication", [[0, 2]], "layer_replication"),
@@ -212,11 +212,13 @@ def test_the_runtime_shares_its_weights_with_adapters(folder: Folder, tmp_path: 
         ("use_dora", True, "use_dora"),
     ],
 )
-def test_what_is_not_read_is_refused(key: str, value: Any, said: str, folder: Folder, tmp_path: Path) -> None:
+def test_what_is_not_read_is_refused(
+    key: str, value: Any, match: str, folder: Folder, tmp_path: Path
+) -> None:
     made("llama", "lora", tmp_path / "adapter")
     path = tmp_path / "adapter" / adapters.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=match):
         adapters.read(tmp_path / "adapter", load.read(folder("llama")))
 
 

@@ -42,8 +42,8 @@ def _module(file: str, name: str, config: Any, **arguments: Any) -> nn.Module:
 
 
 def _cos_sin(size: int, scaling: Any = None) -> tuple[Tensor, Tensor]:
-    turned = rope.RotaryEmbedding(rope.Config(size, scaling=scaling)).rotation(POS)
-    cos, sin = (torch.cat((half, half), dim=-1)[:, 0] for half in (turned.cos, turned.sin))
+    rotation = rope.RotaryEmbedding(rope.Config(size, scaling=scaling)).rotation(POS)
+    cos, sin = (torch.cat((half, half), dim=-1)[:, 0] for half in (rotation.cos, rotation.sin))
     return cos, sin
 
 
@@ -68,10 +68,10 @@ def _take(ours: nn.Module, theirs: nn.Module, names: dict[str, str]) -> None:
 def _ours(config: Any, theirs: nn.Module, names: dict[str, str], by_pieces: bool = False) -> Tensor:
     module = config.build(WIDTH).double()
     _take(module, theirs, names)
-    return _said(module, config, by_pieces)
+    return _output(module, config, by_pieces)
 
 
-def _said(module: nn.Module, config: Any, by_pieces: bool = False) -> Tensor:
+def _output(module: nn.Module, config: Any, by_pieces: bool = False) -> Tensor:
     turn = None if config.position is None else rope.RotaryEmbedding(config.position)
     state, out = config.state() if by_pieces else None, []
     for start in range(0, LENGTH, 5 if by_pieces else LENGTH):
@@ -135,7 +135,7 @@ def test_gate_equals_qwen3_next() -> None:
         weights[f"{name}_norm.weight"] = theirs.get_parameter(f"{name[0]}_norm.weight") + 1
     ours.load_state_dict(weights)
     expected = theirs(_x(), _cos_sin(8), _dense())[0]
-    assert_close(_said(ours, config), expected, rtol=1e-5, atol=1e-5)
+    assert_close(_output(ours, config), expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -156,8 +156,8 @@ def test_differential_equals_diffllama(layer: int) -> None:
     weights |= {mine: theirs.get_parameter(name) for name, mine in names.items()}
     module.load_state_dict(weights | {"head_norm.weight": torch.ones(8, dtype=torch.float64)})
     expected = theirs(_x(), _cos_sin(4), _dense())[0]
-    assert_close(_said(module, ours), expected, rtol=1e-5, atol=1e-5)
-    assert_close(_said(module, ours, by_pieces=True), expected, rtol=1e-5, atol=1e-5)
+    assert_close(_output(module, ours), expected, rtol=1e-5, atol=1e-5)
+    assert_close(_output(module, ours, by_pieces=True), expected, rtol=1e-5, atol=1e-5)
 
 
 YARN = {
@@ -225,8 +225,8 @@ def test_mla_equals_deepseek_v3(yarn: bool, low_rank_query: bool) -> None:
     )
     ours = _latent(config, theirs)
     expected = theirs(_x(), _cos_sin(4, scaling), _dense())[0]
-    assert_close(_said(ours, config), expected, rtol=1e-5, atol=1e-5)
-    assert_close(_said(ours, config, by_pieces=True), expected, rtol=1e-5, atol=1e-5)
+    assert_close(_output(ours, config), expected, rtol=1e-5, atol=1e-5)
+    assert_close(_output(ours, config, by_pieces=True), expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -251,8 +251,8 @@ def test_dsa_equals_deepseek_v32(top_k: int) -> None:
     )
     ours = _latent(config, theirs)
     expected = theirs(_x(), _cos_sin(4), _dense())[0]
-    assert_close(_said(ours, config), expected, rtol=1e-5, atol=1e-5)
-    assert_close(_said(ours, config, by_pieces=True), expected, rtol=1e-5, atol=1e-5)
+    assert_close(_output(ours, config), expected, rtol=1e-5, atol=1e-5)
+    assert_close(_output(ours, config, by_pieces=True), expected, rtol=1e-5, atol=1e-5)
 
 
 T5_NAMES = {"q": "query", "k": "key", "v": "value", "o": "out", "relative_attention_bias": "relative"}

@@ -205,7 +205,7 @@ def test_a_model_without_its_head_still_has_its_names(tmp_path: Path) -> None:
 
 
 def test_the_text_of_a_multimodal_model_is_read(folder: Folder, tmp_path: Path) -> None:
-    """Gemma 3 with eyes has the logits of transformers on a text; what is left out is said."""
+    """Gemma 3 with eyes has the logits of transformers on a text; what is left out is named."""
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     text = json.loads((folder("gemma3-scaled") / "config.json").read_text())
     config = tiny.transformers.Gemma3Config(

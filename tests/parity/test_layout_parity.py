@@ -85,7 +85,7 @@ def _ids() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("normed", [True, False])
 def test_chunks_equal_llama4(normed: bool) -> None:
     """Three layers in chunks, and one that reads everything and has no position. Its norm of queries and keys
-    has no weights and comes after they are turned, which is the same: turning keeps a length.
+    has no weights and comes after they are mrope_config, which is the same: turning keeps a length.
     """
     hf = transformers.Llama4TextConfig(
         **HF, head_dim=8, num_hidden_layers=4, moe_layers=[], intermediate_size_mlp=40, use_qk_norm=normed,
@@ -183,13 +183,13 @@ def test_three_axes_equal_qwen2_vl() -> None:
     parameters = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 2, 1]}
     hf = transformers.Qwen2VLTextConfig(**HF, num_hidden_layers=3, rope_parameters=parameters)
     theirs = _perturbed(transformers.Qwen2VLTextModel(hf))
-    turned = mrope.Config(size=8, sections=(1, 2, 1))
-    block = Block(gqa.Config(**HEADS, position=turned, bias=True), MLP(48))
+    mrope_config = mrope.Config(size=8, sections=(1, 2, 1))
+    block = Block(gqa.Config(**HEADS, position=mrope_config, bias=True), MLP(48))
     ours = _ours(Config(VOCAB, WIDTH, 64, (block,) * 3), theirs)
     ids, pos = _ids()
-    said = theirs(ids, position_ids=AXES).last_hidden_state @ theirs.get_parameter("embed_tokens.weight").T
+    judged = theirs(ids, position_ids=AXES).last_hidden_state @ theirs.get_parameter("embed_tokens.weight").T
     whole = ours(ids, pos, axes=AXES)
-    assert_close(whole, said, rtol=1e-5, atol=1e-5)  # they count angles in float32
+    assert_close(whole, judged, rtol=1e-5, atol=1e-5)  # they count angles in float32
     assert (whole - ours(ids, pos)).abs().max() > 1e-3
     state, parts = ours.new_state(), []
     for start, end in ((0, 5), (5, 6), (6, 15), (15, LENGTH)):
@@ -202,8 +202,8 @@ def test_three_axes_equal_qwen2_vl() -> None:
 
 def test_axes_that_mean_nothing_are_refused() -> None:
     ids, pos = _ids()
-    turned = mrope.Config(size=8, sections=(1, 2, 1))
-    model = Decoder(Config(VOCAB, WIDTH, 64, (Block(gqa.Config(**HEADS, position=turned), MLP(8)),)))
+    mrope_config = mrope.Config(size=8, sections=(1, 2, 1))
+    model = Decoder(Config(VOCAB, WIDTH, 64, (Block(gqa.Config(**HEADS, position=mrope_config), MLP(8)),)))
     with pytest.raises(UserError, match="3 sections need as many axes, not 2"):
         model(ids, pos, axes=AXES[:2])
     plain = Decoder(Config(VOCAB, WIDTH, 64, (Block(gqa.Config(**HEADS, position=rope.Config(8)), MLP(8)),)))

@@ -164,7 +164,7 @@ def test_labelled(tmp_path: Path) -> None:
     config = {"max_length": None, "beta": 0.02, "desirable_weight": 1.2}
     judge = trainer(trl.KTOTrainer, trl.KTOConfig, policy, rows, tmp_path, ref_model=base, **config)
     expected, model = their_step(judge)
-    # trl pairs a prompt with the answer before its own, so the order is turned round.
+    # trl pairs a prompt with the answer before its own, so the order is reversed.
     items = [item for row in rows[::-1] for item in reader().items("labelled", row, "")]
     given = mismatched([item for item in items if isinstance(item, Labelled)], 128)
     assert our_step(made, reference, [*given]) == pytest.approx(expected, rel=1e-4)

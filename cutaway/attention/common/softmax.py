@@ -71,16 +71,16 @@ class SoftmaxAttention(nn.Module):
         v = tap("v", self._stored(cut(v, self.config.groups)))
         key_positions, key_rotation = positions, rotation
         if rotation is not None and not self.grows:
-            k, key_rotation = self._turned(self.key_norm, k, rotation), None
+            k, key_rotation = self._rotated(self.key_norm, k, rotation), None
         if state is not None:
             entries, key_pos = append(state, {"k": k, "v": v}, positions.pos)
             k, v, key_positions = entries["k"], entries["v"], Positions(key_pos)
             key_rotation = key_rotation and key_rotation.at(key_pos)
-        q = q if rotation is None else self._turned(self.query_norm, q, rotation)
+        q = q if rotation is None else self._rotated(self.query_norm, q, rotation)
         q = tap(
             "q", q if self.config.temperature is None else q * _sharper(self.config.temperature, positions, q)
         )
-        k = k if key_rotation is None else self._turned(self.key_norm, k, key_rotation)
+        k = k if key_rotation is None else self._rotated(self.key_norm, k, key_rotation)
         k = tap("k", self._stored(k))
         z = tap("z", self.attend(q, k, v, positions, key_positions, in_order))
         return self.out(join(self.output(x, z)))
@@ -115,7 +115,7 @@ class SoftmaxAttention(nn.Module):
             return cut(x, heads)
         return norm(cut(x, heads)) if self.config.qk_norm_over == "head" else cut(norm(x), heads)
 
-    def _turned(
+    def _rotated(
         self, norm: nn.Module, x: Float[Tensor, "b h t k"], rotation: Rotation
     ) -> Float[Tensor, "b h t k"]:
         """Rotated, and normed after it where the config says so."""

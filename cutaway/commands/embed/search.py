@@ -61,11 +61,11 @@ def search(
             {"model": model, "index": home, "files": asdict(done), "passages": [asdict(hit) for hit in hits]}
         )
         return
-    console.note(_told(done))
+    console.note(_summary(done))
     print("\n\n".join(_shown(hit) for hit in hits) or "There is no text in this folder.")
 
 
-def _told(done: Update) -> str:
+def _summary(done: Update) -> str:
     return (
         f"{done.passages:,} passages: {done.read:,} files read, {done.unchanged:,} unchanged, "
         f"{done.dropped:,} dropped, {done.skipped:,} skipped as no text"

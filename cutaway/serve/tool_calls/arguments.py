@@ -4,7 +4,7 @@ The tags are detected like the rest of a format (tool_format.py), from calls wit
 and from values of each type: strings may have tags of their own (quotes, `string="true"`) or be bare, so that
 only the tool's schema decides whether 7 is a number. A string ends at its closing tag if what follows may
 follow, so that `</parameter>` inside of it is part of it; a string that holds everything that could follow
-cannot be told from its end.
+cannot be recognized by its end.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _closing(after: str) -> re.Pattern[str]:
 
 
 def _unquoted(quote: str, text: str) -> str:
-    """A text between quotes: with its escapes, as JSON or Python has them, or as it stands."""
+    """A text between quotes: with its escapes, as JSON or Python has them, or as it is."""
     if not quote or "\\" not in text:
         return text
     for read in (json.loads, ast.literal_eval):
@@ -193,7 +193,7 @@ def _unquoted(quote: str, text: str) -> str:
 
 def _literal(text: str, quoted: str) -> Any:
     """A value in JSON, in Python's notation, or with bare names and ``quoted`` around texts. Raises
-    ValueError for what is none of these, or could not be told in JSON.
+    ValueError for what is none of these, or has no JSON form.
     """
     text = text.strip()
     if quoted:
@@ -276,7 +276,7 @@ def _own(before: str, after: str) -> str:
 
 
 def _shown(body: str, value: Any, own: str) -> tuple[str, int, str] | None:
-    """In which notation a value stands in what was written, where, and as which text."""
+    """In which notation a value is in what was written, where, and as which text."""
     spellings = [("json", json.dumps(value)), ("json", json.dumps(value, separators=(",", ":")))]
     spellings.append(("python", repr(value)))
     if own and isinstance(value, list | dict):

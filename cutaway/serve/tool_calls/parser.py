@@ -258,7 +258,7 @@ def _reasoning_end(format: ToolFormat, text: str, ended: bool) -> int | None:
 
 
 def _call_head(format: ToolFormat, text: str, place: int | None) -> tuple[str, int] | None:
-    """The name of the call whose head stands at a place, and where its arguments begin."""
+    """The name of the call whose head is at a place, and where its arguments begin."""
     start = _after(text, place, format.head)
     name = None if start is None else CALL_NAME.match(text, start)
     begin = None if name is None else _after(text, name.end(), format.middle)

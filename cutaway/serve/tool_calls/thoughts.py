@@ -1,4 +1,4 @@
-"""The thought that an answer begins with, told apart from what it says: `<think>...</think>`."""
+"""The thought that an answer begins with, apart from its content: `<think>...</think>`."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class ThoughtParser:
     def __init__(self, marks: Marks) -> None:
         self.marks, self.text = marks, ""
         self.state = "thought" if marks.opened else "before"
-        self.blank = True  # whether nothing was told since the state's beginning
+        self.blank = True  # whether nothing was emitted since the state's beginning
 
     def push(self, text: str, ended: bool) -> list[Thought | str]:
         """What a text brings; with ``ended`` nothing follows."""
         self.text += text
-        told: list[Thought | str] = []
+        events: list[Thought | str] = []
         if self.state == "before":
             words = self.text.lstrip()
             if not ended and len(words) < len(self.marks.begin) and self.marks.begin.startswith(words):
@@ -64,16 +64,16 @@ class ThoughtParser:
             words = words.rstrip() if end else words
             words = words.lstrip() if self.blank else words
             self.blank = self.blank and not words
-            told += [Thought(words)] if words else []
+            events += [Thought(words)] if words else []
             self.text = rest if end else held
             if end:
                 self.state, self.blank = "content", True
         if self.state in ("content", "plain"):
             words = self.text.lstrip() if self.state == "content" and self.blank else self.text
             self.blank = self.blank and not words
-            told += [words] if words else []
+            events += [words] if words else []
             self.text = ""
-        return told
+        return events
 
     def _held(self, text: str) -> str:
         """What a thought ends with that may belong to its end: part of the tag, and white space."""

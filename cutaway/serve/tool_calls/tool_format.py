@@ -128,7 +128,7 @@ class _TemplateProbe:
         return answer if self.first is None else _counted(answer, self.first)
 
     def tagged(self, arguments: Mapping[str, Any]) -> str:
-        """What stands after the name of a call with these arguments; "" where the template takes no such
+        """What comes after the name of a call with these arguments; "" where the template takes no such
         call.
         """
         answer = self.answer(self.try_calls(1, arguments))
@@ -166,7 +166,7 @@ def _given(arguments: TaggedArguments) -> str:
 
 
 def _around(probe: _TemplateProbe, one: str, given: re.Pattern[str]) -> ToolFormat:
-    """What stands around the names of calls and their arguments, of which ``given`` is a pattern."""
+    """What is around the names of calls and their arguments, of which ``given`` is a pattern."""
     two, three = (probe.answer(probe.try_calls(count, EXAMPLE)) for count in (2, 3))
     content = probe.answer(probe.try_calls(1, EXAMPLE, content=CONTENT))
     name = one.index(NAMES[0])
@@ -201,7 +201,7 @@ def _without_ending(after: str, tokenizer: Tokenizer) -> str:
 
 
 def _reasoning(probe: _TemplateProbe, found: ToolFormat) -> tuple[Reasoning | None, bool]:
-    """What stands around a thought that may come before a call, None where the template shows none; and
+    """What is around a thought that may come before a call, None where the template shows none; and
     whether the question's text ends with one that is over.
     """
     rendered = probe.try_calls(1, EXAMPLE, content=CONTENT, reasoning=THINKING)

@@ -156,7 +156,7 @@ class _Arguments:
         return " | ".join(made)
 
     def _value(self, form: ValueTags, key: str, schema: Any, kinds: set[str], suffix: str) -> str:
-        """What stands between a form's marks, and the mark at its end."""
+        """What is between a form's marks, and the mark at its end."""
         after = form.after.replace(KEY, key)
         plain = json_schema.followed(schema, self.schema)
         if isinstance(plain, Mapping) and ("enum" in plain or "const" in plain):

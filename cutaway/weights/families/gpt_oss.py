@@ -37,7 +37,7 @@ FAMILY = llama.FAMILY.but(
         common.LayerTypes(pattern=2, key=None),
         Field("limit", "swiglu_limit", None, NUMBER),
         Only("hidden_act", None, ("silu",), "another activation"),
-        Only("swiglu_alpha", None, (1.702,), "another slope of the activation"),
+        Only("swiglu_alpha", None, (1.702,), "another alpha of the activation"),
     ),
     defaults={"kv_heads": 8, "head_size": 64, "context": 131072, "eps": 1e-5, "rope_base": 150000.0}
     | {"experts": 128, "top_k": 4, "bias": True, "out_bias": True, "window": 128, "limit": 7.0},

@@ -11,8 +11,8 @@ class Rope(common.Rope):
     """An older config says how many dimensions rotate."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        turned = fields.integer("rotary_dim", None)
-        part = self.part if turned is None else turned / known["head_size"]
+        rope_dim = fields.integer("rotary_dim", None)
+        part = self.part if rope_dim is None else rope_dim / known["head_size"]
         return common.Rope.read(Rope(part=part), fields, known, own)
 
 

@@ -15,7 +15,7 @@ ORIGINAL = 4096  # transformers' own where the config does not say
 
 
 class Rope(common.Rope):
-    """``su`` and ``yarn`` are older words for LongRoPE; the length of the pretraining stands beside it."""
+    """``su`` and ``yarn`` are older words for LongRoPE; the length of the pretraining is beside it."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         for name in ("rope_scaling", "rope_parameters"):

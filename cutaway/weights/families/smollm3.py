@@ -12,12 +12,12 @@ class Nope(Row):
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         layers = known["layers"]
         interval = 4 if fields.gguf else fields.integer("no_rope_layer_interval", 4)
-        turned = None if fields.gguf else fields.get("no_rope_layers")
-        if turned is None:
-            turned = [int((n + 1) % interval != 0) for n in range(layers)]
-        if not isinstance(turned, list) or len(turned) != layers or any(n not in (0, 1) for n in turned):
+        rotary = None if fields.gguf else fields.get("no_rope_layers")
+        if rotary is None:
+            rotary = [int((n + 1) % interval != 0) for n in range(layers)]
+        if not isinstance(rotary, list) or len(rotary) != layers or any(n not in (0, 1) for n in rotary):
             raise fields.refusal("no_rope_layers", f"should be 0 or 1 for each of {layers} layers")
-        return {"nope": tuple(not n for n in turned)}
+        return {"nope": tuple(not n for n in rotary)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         return {} if gguf else {"no_rope_layers": [int(not nope) for nope in known["nope"]]}
