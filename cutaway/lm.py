@@ -59,6 +59,21 @@ CHECK = "Check your answer. If it is wrong, correct it. End with the answer alon
 DTYPES = ("float32", "bfloat16", "float16", "packed")
 
 
+class GenerationOptions(SamplingOptions, total=False):
+    """What `generate` and `stream` take beside the prompt; each may be left out."""
+
+    session: Session | None
+    speculate: Speculate
+    edit: edits.Given | None
+
+
+class ChatOptions(GenerationOptions, total=False):
+    """What `chat` and `chat_stream` take beside the messages; each may be left out."""
+
+    tools: Sequence[Mapping[str, Any]] | None
+    steering: Steering
+
+
 def load(
     source: str | Path,
     *,
@@ -266,23 +281,16 @@ class LanguageModel:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
         return Session(self.engine)
 
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        session: Session | None = None,
-        speculate: Speculate = None,
-        edit: edits.Given | None = None,
-        **settings: Unpack[SamplingOptions],
-    ) -> Generation:
-        """Continues the prompt. ``settings`` are the fields of ``SamplingParams``: max_tokens, seed, ...
+    def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generation:
+        """Continues the prompt. ``options`` are the fields of ``SamplingParams`` (max_tokens, seed, ...) and:
 
+        ``session``: the memory of earlier calls, of which a common beginning is not read again.
         ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same
         vocabulary writes ahead; the model checks several guesses in one reading. The text is distributed as
         without (``generate/speculative.py``). ``edit``: changes of the model's activations
         (``inspect/edits.py``) for this call alone; the definition applies them.
         """
-        return finish(self.stream(prompt, session=session, speculate=speculate, edit=edit, **settings))
+        return finish(self.stream(prompt, **options))
 
     def generate_batch(
         self, prompts: Sequence[Prompt], *, max_sequences: int = 16, **settings: Unpack[SamplingOptions]
@@ -402,32 +410,13 @@ class LanguageModel:
             return settings
         return replace(settings, stop_ids=(*settings.stop_ids, *ends))
 
-    def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        steering: Steering = "refuse",
-        session: Session | None = None,
-        speculate: Speculate = None,
-        edit: edits.Given | None = None,
-        **settings: Unpack[SamplingOptions],
-    ) -> Generation:
+    def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Generation:
         """The assistant's answer to a conversation, through the model's own template.
 
+        ``options`` are those of ``generate``, and ``tools``: descriptions of what the model may call.
         ``steering`` says what to do with content that changes which control tokens the template writes:
         "refuse", or "flag" to let it (docs/chat.md)."""
-        return finish(
-            self.chat_stream(
-                messages,
-                tools=tools,
-                steering=steering,
-                session=session,
-                speculate=speculate,
-                edit=edit,
-                **settings,
-            )
-        )
+        return finish(self.chat_stream(messages, **options))
 
     def chat_stream(
         self,
@@ -435,14 +424,11 @@ class LanguageModel:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         steering: Steering = "refuse",
-        session: Session | None = None,
-        speculate: Speculate = None,
-        edit: edits.Given | None = None,
-        **settings: Unpack[SamplingOptions],
+        **options: Unpack[GenerationOptions],
     ) -> Generator[Piece]:
         """The assistant's answer, a piece a token; the last piece brings the whole generation."""
         ids = self.chat_ids(messages, tools=tools, steering=steering)
-        return self.stream(ids, session=session, speculate=speculate, edit=edit, **settings)
+        return self.stream(ids, **options)
 
     def chat_ids(
         self,

@@ -5,10 +5,14 @@ A few conversations for each template here; scripts/chat_sweep.py takes them all
 transformers.
 """
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from cutaway import Tokenizer
 from cutaway.errors import UserError
+from cutaway.helper import Bounds, Helper
 from cutaway.tokenizer import chat
 from cutaway.tokenizer.chat.sandbox import helper
 from tests import chat_cases, inputs
@@ -66,6 +70,18 @@ def test_what_a_template_did_is_gone_for_the_next() -> None:
         chat.text([chat_cases.user()], chat_cases.ATTACKS["center"])
     assert chat.text([chat_cases.user("Hi")], "{{ messages[0].content }}").text == "Hi"
     assert helper.process is not None and helper.process.poll() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS ignores the limit")
+def test_memory_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = "def answer(request): return {'size': len(bytearray(request['size']))}"
+    (tmp_path / "greedy.py").write_text(f"def load(): pass\n{answer}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    greedy = Helper("greedy", "the request", Bounds(5.0, 64 << 20), 30.0)
+    assert greedy.ask({"size": 1 << 20}) == {"size": 1 << 20}
+    with pytest.raises(UserError, match="too much memory"):
+        greedy.ask({"size": 512 << 20})
+    greedy.close()
 
 
 def test_a_tokenizer_that_makes_control_tokens_of_text_is_refused() -> None:

@@ -115,6 +115,13 @@ def test_a_continuation_without_a_token_is_refused(lm: LanguageModel):
 # ---- statistics --------------------------------------------------------------------------------------------
 
 
+def test_wilsons_interval_is_its_definition():
+    """Its ends are the p at which the observed fraction is 1.96 standard errors of p away."""
+    for successes, n in ((8, 10), (1, 40), (100, 200)):
+        for p in statistics.wilson(successes, n):
+            assert abs(successes / n - p) == pytest.approx(1.959964 * (p * (1 - p) / n) ** 0.5, rel=1e-5)
+
+
 @pytest.mark.parametrize(("p", "n"), [(0.3, 200), (0.1, 40), (0.5, 20)])
 def test_wilsons_interval_covers_the_truth(p: float, n: int):
     random = np.random.default_rng(5)

@@ -457,6 +457,8 @@ def test_a_state_forgets_and_is_copied():
     assert (state.length, len(state.addresses)) == (100, 1)
     engine.prefill(IDS[100:200], state)
     assert np.array_equal(engine.step(IDS[200], state), expected)
+    state.truncate(100)
+    engine.prefill(IDS[:100], state)  # other tokens in the same places
     assert np.array_equal(engine.step(IDS[200], copy), expected)
 
 
@@ -572,7 +574,7 @@ def test_memory_never_holds_the_weights_twice(tmp_path: Path):
     assert float(run.stdout) < 1.25, run.stderr
 
 
-def test_models_it_does_not_know_are_toldapart():
+def test_models_it_does_not_know_are_refused():
     of = config("llama")
     relative = replace(of.blocks[0].attention, position=None, relative=alibi.Config())
     other = replace(of, blocks=(replace(of.blocks[0], attention=relative),))

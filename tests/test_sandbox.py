@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import threading
 import time
@@ -131,6 +132,26 @@ def test_others_are_not_traced_nor_killed(monkeypatch: pytest.MonkeyPatch):
     traced = "import ctypes; l = ctypes.CDLL(None, use_errno=True); print(l.ptrace(0, 0, 0, 0))"
     assert sandbox.run(traced).output == "-1\n"
     assert without("seccomp", traced, monkeypatch).output == "0\n"
+
+
+ANOTHER_ABI = """
+import ctypes, mmap
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(bytes.fromhex("b814000000cd80c3"))  # mov eax, 20; int 0x80; ret: the 32-bit getpid
+print(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))(), flush=True)
+"""
+X32 = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.syscall(0x40000000 + 39), ctypes.get_errno())  # x32's getpid
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64's other tables of system calls")
+def test_other_tables_of_system_calls_are_closed():
+    found = sandbox.run(ANOTHER_ABI)
+    assert (found.ended, found.output) == ("killed", "")
+    assert sandbox.run(X32).output == "-1 1\n"  # EPERM, not the kernel's ENOSYS
 
 
 def test_a_limit_is_not_raised_again():

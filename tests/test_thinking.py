@@ -165,6 +165,8 @@ def test_markers_of_several_ids_and_a_grammar_after_the_thought():
 def test_a_thought_that_ends_too_soon_waits():
     limit = budget.Budget(Letters(), (1,), (2,), [1], 8, least=5)
     assert written(limit, 2, 7) == [11, 12, 11, 12, 11, 12, 2]
+    exact = budget.Budget(Letters(), (1,), (2,), [1], 8, least=4)
+    assert written(exact, 2, 5) == [11, 12, 11, 12, 2]
 
 
 def test_a_thought_that_the_model_opens_counts():

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -213,6 +214,14 @@ def test_going_on_with_another_run_is_refused(unbroken: Path, texts: Path, tmp_p
         training_run.train(_run(texts, gradient_clip=2.0), unbroken, Quiet(), resume=True)
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="holds something else"):
+        training_run.train(_run(texts), tmp_path, Quiet())
+
+
+def test_a_run_that_another_process_trains_is_refused(texts: Path, tmp_path: Path) -> None:
+    with (
+        filelock.FileLock(tmp_path / training_run.LOCK),
+        pytest.raises(UserError, match="another process trains this run"),
+    ):
         training_run.train(_run(texts), tmp_path, Quiet())
 
 

@@ -348,7 +348,7 @@ def test_a_target_of_weight_0_is_not_trained(size: int) -> None:
     weights[1] *= 0.5
     counter = iter(range(0, 4, size))
     _reweighted(made, lambda rows: replace(rows, loss_weights=weights[(n := next(counter)) : n + size]))
-    made._gradient()
+    reported = made._gradient()["loss"]
     reference = Decoder(made.run.model)
     reference.load_state_dict(made.model.state_dict())
     total = torch.zeros(())
@@ -358,6 +358,7 @@ def test_a_target_of_weight_0_is_not_trained(size: int) -> None:
         each = F.cross_entropy(reference(ids, pos, documents=documents)[0], targets[0], reduction="none")
         total = total + (each * torch.from_numpy(weights[n])).sum()
     (total / float(weights.sum())).backward()
+    assert reported == pytest.approx(float(total.detach()) / float(weights.sum()), rel=1e-6)
     for parameter, expected in zip(made.names, reference.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, expected.grad, atol=1e-6, rtol=1e-4)
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation
 from cutaway.serve.chat import Answer, Conversation, Event, begin, chat_ids, read
-from cutaway.serve.openai_format import APIError, json_response, new_id, usage
+from cutaway.serve.openai_format import APIError, json_response, new_id, usage, warned
 from cutaway.serve.protocol import (
     IGNORED,
     ChatCompletionRequest,
@@ -27,6 +27,7 @@ from cutaway.serve.protocol import (
     Object,
     StrictModel,
     checked,
+    schema_format,
 )
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, respond
@@ -153,8 +154,7 @@ def _chat(service: Service, body: CountRequest) -> ChatCompletionRequest:
         fields["parallel_tool_calls"] = False if choice.disable_parallel_tool_use else None
     form = body.output_format or (body.output_config and body.output_config.format)
     if form:
-        schema = {"name": "answer", "schema": form.schema_}
-        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+        fields["response_format"] = schema_format(form.schema_)
     if body.thinking is not None:
         fields["chat_template_kwargs"] = {"enable_thinking": body.thinking.type != "disabled"}
     fields["reasoning_effort"] = body.output_config and body.output_config.effort
@@ -215,8 +215,8 @@ class Message:
             content.append(_block(parser.CallStarted(call.name)) | {"input": call.object})
         self.of.service.log_answer(self.of.body, content)
         ended = _ended(answer.reason, answer.generation)
-        warned = {"warnings": self.of.warnings} if self.of.warnings else {}
-        return json_response(self._message(content, _usage(answer.generation)) | ended | warned)
+        whole = self._message(content, _usage(answer.generation)) | ended
+        return json_response(whole | warned(self.of.warnings))
 
     def _message(self, content: list[dict[str, Any]], counts: dict[str, Any]) -> dict[str, Any]:
         head = {"id": self.id, "type": "message", "role": "assistant", "model": self.model}
@@ -243,9 +243,8 @@ class Message:
                     yield {"type": "content_block_start", "index": 0, "content_block": _block("")}
                 yield {"type": "content_block_stop", "index": max(index, 0)}
                 ended = _ended(reader.reason(piece.generation), piece.generation)
-                warned = {"warnings": self.of.warnings} if self.of.warnings else {}
-                counts = _usage(piece.generation)
-                yield {"type": "message_delta", "delta": ended, "usage": counts} | warned
+                end = {"type": "message_delta", "delta": ended, "usage": _usage(piece.generation)}
+                yield end | warned(self.of.warnings)
         yield {"type": "message_stop"}
 
 

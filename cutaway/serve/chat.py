@@ -27,6 +27,7 @@ from cutaway.serve.openai_format import (
     new_id,
     token_logprobs,
     usage,
+    warned,
 )
 from cutaway.serve.protocol import AllowedTools, ChatCompletionRequest, Message, NamedTool, Tool
 from cutaway.serve.service import Service
@@ -368,14 +369,9 @@ class ChatCompletion:
         service = self.of.service
         choices = [self._choice(i, own) for i, own in enumerate(pieces)]
         service.log_answer(self.of.body, [choice["message"] for choice in choices])
-        counts = {"usage": usage(generations, generations[:1])}
-        warned = {"warnings": self.of.warnings} if self.of.warnings else {}
-        return json_response(
-            service.head(new_id("chatcmpl"), "chat.completion", self.of.body.model)
-            | {"choices": choices}
-            | counts
-            | warned
-        )
+        head = service.head(new_id("chatcmpl"), "chat.completion", self.of.body.model)
+        counts = usage(generations, generations[:1])
+        return json_response(head | {"choices": choices, "usage": counts} | warned(self.of.warnings))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response."""
@@ -401,8 +397,7 @@ class ChatCompletion:
                 fields = {}
             if piece.generation is not None:
                 reason = _legacy(readers[i].reason(piece.generation), of.body)
-                warned = {"warnings": of.warnings} if of.warnings else {}
-                yield chunk(i, {}, reason) | warned
+                yield chunk(i, {}, reason) | warned(of.warnings)
                 generations[i] = piece.generation
         if counting:
             done = [generations[i] for i in sorted(generations)]

@@ -22,6 +22,7 @@ from cutaway.serve.openai_format import (
     new_id,
     token_string,
     usage,
+    warned,
 )
 from cutaway.serve.protocol import CompletionRequest
 from cutaway.serve.service import Service
@@ -120,8 +121,8 @@ class CompletionAnswer:
             for i, (own, generation) in enumerate(zip(pieces, generations, strict=True))
         ]
         self.service.log_answer(self.body, [choice["text"] for choice in choices])
-        warned = {"warnings": self.warnings} if self.warnings else {}
-        return json_response(head | {"choices": choices, "usage": self._usage(generations)} | warned)
+        done = head | {"choices": choices, "usage": self._usage(generations)}
+        return json_response(done | warned(self.warnings))
 
     def _head(self) -> dict[str, Any]:
         return self.service.head(new_id("cmpl"), "text_completion", self.body.model)

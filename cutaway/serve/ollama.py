@@ -19,7 +19,7 @@ from starlette.responses import Response
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.serve import embeddings
 from cutaway.serve.chat import Conversation, Event, begin, read
-from cutaway.serve.openai_format import json_response, token_logprobs
+from cutaway.serve.openai_format import json_response, token_logprobs, warned
 from cutaway.serve.protocol import (
     ChatCompletionRequest,
     EmbeddingRequest,
@@ -32,6 +32,7 @@ from cutaway.serve.protocol import (
     Texts,
     Tools,
     checked,
+    schema_format,
 )
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, respond
@@ -43,25 +44,10 @@ SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "presence_pen
 
 
 class Options(StrictModel):
-    IGNORED = frozenset(
-        [
-            "num_ctx",
-            "num_gpu",
-            "num_thread",
-            "num_batch",
-            "num_keep",
-            "main_gpu",
-            "use_mmap",
-            "use_mlock",
-            "numa",
-            "low_vram",
-            "f16_kv",
-            "vocab_only",
-            "penalize_newline",
-            "logits_all",
-            "embedding_only",
-        ]
-    )  # how it is computed
+    IGNORED = frozenset({  # how it is computed
+        "num_ctx", "num_gpu", "num_thread", "num_batch", "num_keep", "main_gpu", "use_mmap", "use_mlock",
+        "numa", "low_vram", "f16_kv", "vocab_only", "penalize_newline", "logits_all", "embedding_only",
+    })  # fmt: skip
     DEFAULTS: ClassVar = {
         "num_predict": [-1, -2],
         "repeat_last_n": [64, -1],
@@ -178,8 +164,7 @@ def as_chat(service: Service, body: ChatRequest | GenerateRequest) -> ChatComple
     if body.format == "json":
         fields["response_format"] = {"type": "json_object"}
     elif isinstance(body.format, dict):
-        schema = {"name": "answer", "schema": body.format}
-        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+        fields["response_format"] = schema_format(body.format)
     if isinstance(body.think, str):
         fields["reasoning_effort"] = body.think
     elif body.think is not None:
@@ -265,7 +250,7 @@ class OllamaAnswer:
             "prompt_eval_duration": read,
             "eval_count": len(generation.ids),
             "eval_duration": wrote,
-        } | ({"warnings": self.of.warnings} if self.of.warnings else {})
+        } | warned(self.of.warnings)
 
 
 # ---- embeddings, and what the model is ---------------------------------------------------------------------

@@ -194,6 +194,11 @@ def usage(generations: Sequence[Generation], prompts: Sequence[Generation]) -> d
     }
 
 
+def warned(warnings: Sequence[str]) -> dict[str, Any]:
+    """The field ``warnings`` of an answer, where there are any."""
+    return {"warnings": warnings} if warnings else {}
+
+
 # ---- JSON without long holds of Python's lock --------------------------------------------------------------
 
 

@@ -164,24 +164,10 @@ def _derived(*names: str) -> dict[str, Any]:
     return made
 
 
-IGNORED = frozenset(
-    [
-        "metadata",
-        "store",
-        "user",
-        "service_tier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "verbosity",
-        "cache_prompt",
-        "prediction",
-        "request_id",
-        "priority",
-        "id_slot",
-        "client_metadata",
-    ]
-)  # of all requests for text
+IGNORED = frozenset({  # of all requests for text
+    "metadata", "store", "user", "service_tier", "prompt_cache_key", "prompt_cache_retention", "verbosity",
+    "safety_identifier", "cache_prompt", "prediction", "request_id", "priority", "id_slot", "client_metadata",
+})  # fmt: skip
 TEMPERATURE = ("temperature", "top_p")
 PENALTIES = ("frequency_penalty", "presence_penalty", "repetition_penalty")
 TRUNCATION = ("top_k", "min_p", "typical_p")
@@ -225,6 +211,11 @@ class LarkGrammar(StrictModel):
 
     type: Literal["grammar"]
     grammar: Text
+
+
+def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``response_format`` of an answer that has this schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 ResponseFormat = Annotated[
@@ -329,23 +320,10 @@ Content = Annotated[
 class Message(StrictModel):
     """A message as any server wrote it: what a template does not read is ignored."""
 
-    IGNORED = frozenset(
-        [
-            "annotations",
-            "audio",
-            "parsed",
-            "id",
-            "index",
-            "provider_specific_fields",
-            "cache_control",
-            "timestamp",
-            "status",
-            "phase",
-            "reasoning_details",
-            "type",
-            "created_at",
-        ]
-    )
+    IGNORED = frozenset({
+        "annotations", "audio", "parsed", "id", "index", "provider_specific_fields", "cache_control",
+        "status", "timestamp", "phase", "reasoning_details", "type", "created_at",
+    })  # fmt: skip
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: Text | None = None
@@ -416,24 +394,25 @@ class Patch(StrictModel):
     strength: Number = 1.0
 
 
-class Add(StrictModel):
+class Directed(StrictModel):
+    """An edit along a vector of the residual stream after a layer."""
+
+    layer: Id
+    vector: Annotated[list[Number], FailFast]
+    positions: Positions | None = None
+    strength: Number = 1.0
+
+
+class Add(Directed):
     """Adds a vector to the residual stream after a layer, strength times."""
 
     kind: Literal["add"]
-    layer: Id
-    vector: Annotated[list[Number], FailFast]
-    positions: Positions | None = None
-    strength: Number = 1.0
 
 
-class Project(StrictModel):
+class Project(Directed):
     """Removes the direction of a vector from the residual stream after a layer."""
 
     kind: Literal["project"]
-    layer: Id
-    vector: Annotated[list[Number], FailFast]
-    positions: Positions | None = None
-    strength: Number = 1.0
 
 
 ModelEdit = Annotated[Ablate | Patch | Add | Project, Field(discriminator="kind")]

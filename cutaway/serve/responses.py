@@ -16,7 +16,7 @@ from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.generate.batch.request import Generation, Piece
+from cutaway.generate.batch.request import Generation
 from cutaway.serve.chat import Conversation, Event, begin
 from cutaway.serve.openai_format import (
     APIError,
@@ -26,6 +26,7 @@ from cutaway.serve.openai_format import (
     to_api_error,
     token_logprobs,
     usage,
+    warned,
 )
 from cutaway.serve.protocol import (
     IGNORED,
@@ -150,6 +151,11 @@ class ResponsesRequest(Temperature):
     truncation: Literal["disabled"] | None = Field(None, description="A prompt is never cut.")
     cache_salt: CacheSalt | None = None
 
+    @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation, however it is given."""
+        return self.conversation.id if isinstance(self.conversation, ById) else self.conversation or None
+
 
 class ConversationRequest(StrictModel):
     """A conversation that responses go on with."""
@@ -221,11 +227,10 @@ def _earlier(service: Service, body: ResponsesRequest, key: bytes) -> list[dict[
     if body.previous_response_id and body.conversation:
         text = "previous_response_id and conversation both say what came before: give one"
         raise APIError(400, text, param="conversation")
-    id, param = body.previous_response_id, "previous_response_id"
-    if body.conversation:
-        id = body.conversation if isinstance(body.conversation, str) else body.conversation.id
-        param = "conversation"
-    return [] if id is None else kept(service, key, id, param)["items"]
+    if body.conversation_id is not None:
+        return kept(service, key, body.conversation_id, "conversation")["items"]
+    id = body.previous_response_id
+    return [] if id is None else kept(service, key, id, "previous_response_id")["items"]
 
 
 def _resolved(service: Service, item: dict[str, Any], key: bytes) -> dict[str, Any]:
@@ -328,11 +333,11 @@ class Items:
         elif self.part is not None:
             text = event.text if isinstance(event, Thought) else str(event)
             self.part["text"] += text
-            name = "reasoning_text" if kind == "reasoning" else "output_text"
-            scores: dict[str, Any] = {"logprobs": list(logprobs)} if kind == "message" else {}
+            delta: dict[str, Any] = {"delta": text, "content_index": 0, **place}
             if kind == "message":
                 self.part["logprobs"] += logprobs
-            yield {"type": f"response.{name}.delta", "delta": text, "content_index": 0, **scores, **place}
+                delta["logprobs"] = list(logprobs)
+            yield {"type": f"response.{self.part['type']}.delta", **delta}
 
     def _open(self, kind: str) -> bool:
         last = self.made[-1] if self.made else {"status": "completed"}
@@ -376,9 +381,9 @@ class Items:
             yield {"type": "response.function_call_arguments.done", **done, **place}
         else:
             item["content"] = [part]
-            name, scores = part["type"], {"logprobs": part["logprobs"]} if "logprobs" in part else {}
             place |= {"content_index": 0}
-            yield {"type": f"response.{name}.done", "text": part["text"], **scores, **place}
+            fields = {name: part[name] for name in ("text", "logprobs") if name in part}
+            yield {"type": f"response.{part['type']}.done", **fields, **place}
             yield {"type": "response.content_part.done", "part": part, **place}
         index = len(self.made) - 1
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
@@ -440,23 +445,21 @@ class ResponseAnswer:
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
         reader, tokenizer = self.of.reader(), self.of.service.lm.tokenizer
         async for _, piece in self.of.streams:
-            scores = self._scores(piece, tokenizer)
+            wanted = self.of.body.logprobs and piece.id is not None
+            scores = [token_logprobs(tokenizer, piece)] if wanted else []
             for event in reader.push(piece):
                 for one in self.output.push(event, scores):
                     yield one
                 scores = []
             self.done = piece.generation
         assert self.done is not None, "the last piece brings the generation"
-        if not self.output.made:
-            for one in self.output.push(""):
-                yield one
-        whole = finish_reason(self.done) == "stop"
-        for one in self.output.close("completed" if whole else "incomplete"):
+        rest = () if self.output.made else self.output.push("")
+        for one in (*rest, *self.output.close(self._ended(self.done))):
             yield one
 
-    def _scores(self, piece: Piece, tokenizer: Any) -> list[Any]:
-        wanted = self.of.body.logprobs and piece.id is not None
-        return [token_logprobs(tokenizer, piece)] if wanted else []
+    @staticmethod
+    def _ended(done: Generation) -> str:
+        return "completed" if finish_reason(done) == "stop" else "incomplete"
 
     def _keep(self, shown: dict[str, Any]) -> None:
         service = self.of.service
@@ -466,9 +469,7 @@ class ResponseAnswer:
         items = [*self.items, *self.output.made]
         entries: dict[str, Any] = {self.id: {"response": shown, "items": items, "input": self.items}}
         entries |= {item["id"]: {"item": item} for item in self.output.made}
-        if self.body.conversation:
-            id = self.body.conversation
-            id = id if isinstance(id, str) else id.id
+        if (id := self.body.conversation_id) is not None:
             entries[id] = kept(service, self.key, id, "conversation") | {"items": items}
         service.store.put(self.key, entries)
 
@@ -476,7 +477,7 @@ class ResponseAnswer:
         """The response's JSON, as far as it is."""
         status, body = "in_progress", self.body
         if self.done is not None:
-            status = "completed" if finish_reason(self.done) == "stop" else "incomplete"
+            status = self._ended(self.done)
         status = "cancelled" if self.cancelled else "failed" if self.failed else status
         settings, plain = self.of.requests[0].settings, body.model_dump(exclude_none=True, by_alias=True)
         made = {
@@ -501,17 +502,16 @@ class ResponseAnswer:
             "text": {"format": plain.get("text", {}).get("format") or {"type": "text"}},
             "tool_choice": plain.get("tool_choice") or "auto",
             "tools": [
-                {"description": None, "parameters": None, "strict": None, **tool}
+                dict.fromkeys(("description", "parameters", "strict")) | tool
                 for tool in plain.get("tools", ())
             ],
             "top_p": settings.top_p,
             "truncation": "disabled",
             "usage": self.done and _usage(self.done),
         }
-        if body.conversation:
-            id = body.conversation
-            made["conversation"] = {"id": id if isinstance(id, str) else id.id}
-        return made | ({"warnings": self.of.warnings} if self.of.warnings else {})
+        if body.conversation_id is not None:
+            made["conversation"] = {"id": body.conversation_id}
+        return made | warned(self.of.warnings)
 
 
 def _usage(done: Generation) -> dict[str, Any]:
@@ -542,10 +542,8 @@ def input_items(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
 
 
 def _listed(items: list[dict[str, Any]]) -> dict[str, Any]:
-    ends = (
-        {"first_id": items[0]["id"], "last_id": items[-1]["id"]} if items else {"first_id": "", "last_id": ""}
-    )
-    return {"object": "list", "data": items, "has_more": False, **ends}
+    first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
+    return {"object": "list", "data": items, "has_more": False, "first_id": first, "last_id": last}
 
 
 def deleted(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
