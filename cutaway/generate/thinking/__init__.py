@@ -103,6 +103,14 @@ class Writer:
         ]
         return [finish(stream) for stream in streams]
 
+    def samples(
+        self, prompts: Sequence[Sequence[int]], settings: SamplingParams, count: int
+    ) -> list[list[Generation]]:
+        """``count`` samples of each prompt."""
+        asked = [ids for ids in prompts for _ in range(count)]
+        made = self.write(asked, samples(settings, count) * len(prompts))
+        return [made[at : at + count] for at in range(0, len(made), count)]
+
     @property
     def prompt_tokens(self) -> int:
         """Ids of prompts that were asked for so far."""

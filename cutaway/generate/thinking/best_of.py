@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cutaway.bounds import Bounded, Count
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.thinking import Judge, Thought, Writer, samples
+from cutaway.generate.thinking import Judge, Thought, Writer
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,8 @@ class Config(Bounded):
         self, writer: Writer, prompts: Sequence[Sequence[int]], settings: SamplingParams, judge: Judge
     ) -> list[Thought]:
         """The best sample of each prompt; the first one of equals."""
-        made = writer.write(
-            [ids for ids in prompts for _ in range(self.count)], samples(settings, self.count) * len(prompts)
-        )
         thoughts = []
-        for n in range(len(prompts)):
-            own = made[n * self.count : (n + 1) * self.count]
+        for n, own in enumerate(writer.samples(prompts, settings, self.count)):
             best = max(own, key=lambda generation, n=n: judge.score(n, generation))
             thoughts.append(Thought(best, tuple(own), sum(len(each.ids) for each in own)))
         return thoughts

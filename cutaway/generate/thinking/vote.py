@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cutaway.bounds import Bounded, Count
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.thinking import Judge, Thought, Writer, samples
+from cutaway.generate.thinking import Judge, Thought, Writer
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,8 @@ class Config(Bounded):
         self, writer: Writer, prompts: Sequence[Sequence[int]], settings: SamplingParams, judge: Judge
     ) -> list[Thought]:
         """Of each prompt the first sample with the answer that won."""
-        made = writer.write(
-            [ids for ids in prompts for _ in range(self.count)], samples(settings, self.count) * len(prompts)
-        )
         thoughts = []
-        for n in range(len(prompts)):
-            own = made[n * self.count : (n + 1) * self.count]
+        for n, own in enumerate(writer.samples(prompts, settings, self.count)):
             answers = [judge.extract(generation.text) for generation in own]
             votes = Counter(answer for answer in answers if answer is not None)
             most = max(votes.values(), default=0)
