@@ -344,12 +344,12 @@ def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
         assert found["changes_below_half_step"] == pytest.approx(lost / np.count_nonzero(moved))
         kl = {(one["from"], one["to"]): one["kl_divergence"] for one in found["divergences"]}
         assert main([*words, "--no-measure"]) == 0
-        said = "less than half a step of Q4_0" in capsys.readouterr().err
+        warned = "less than half a step of Q4_0" in capsys.readouterr().err
         if size < 0.1:
-            assert lost > 0.9 * moved.size and said
+            assert lost > 0.9 * moved.size and warned
             assert kl["adapter", "written"] == pytest.approx(kl["float", "written"], rel=0.2)
         else:
-            assert not said and lost < moved.size / 2
+            assert not warned and lost < moved.size / 2
         assert 0 <= kl["adapter", "float"] < kl["adapter", "written"] / 5
 
 
