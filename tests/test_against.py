@@ -184,8 +184,8 @@ def test_the_terminal_and_the_page(adapter: Path, tmp_path: Path, capsys: pytest
     assert max(map(len, shown.splitlines())) <= 100
     page = tmp_path / "page.html"
     assert main(["explain", TEXT, "--against", str(adapter), "--html", str(page)]) == 0
-    contents, _ = unpacked(page.read_text(encoding="utf-8"))
-    assert [one["model"] for one in contents["explanations"]] == ["base", "adapter"] and contents["same_model"]
+    content, _ = unpacked(page.read_text(encoding="utf-8"))
+    assert [one["model"] for one in content["explanations"]] == ["base", "adapter"] and content["same_model"]
     for more in (["--compare", "x"], ["--ablate", "0"], ["--backends"]):
         assert main(["explain", TEXT, "--against", str(adapter), *more]) == 2
     other = model_file(tmp_path / "other.gguf", control=["<|a|>"])
