@@ -22,7 +22,7 @@ VERBS = {
         "models": "List what is in the cache, or remove it.",
         "info": "Print a model's card: sizes, parameters, weight types, memory.",
         "convert": "Write a model as safetensors or GGUF.",
-        "merge": "Write an adapter's model as one, and say what rounding costs.",
+        "merge": "Write an adapter's model, or a soup of several, as one model.",
         "quantize": "Write a model with small weights, and say what that costs.",
         "tokenizer": "Encode, decode, look into, compare, convert, train tokenizers.",
         "verify": "Compare a model with independent engines, layer by layer.",

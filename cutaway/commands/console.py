@@ -136,6 +136,19 @@ def model_path(source: str) -> Path:
     return pull(source)
 
 
+def base_of(tuned: Path) -> str | None:
+    """The model that an adapter or a run says that it began with; None for a model that says nothing."""
+    from cutaway.weights.load import ADAPTER, RUN, parsed
+
+    if (tuned / ADAPTER).is_file():
+        return parsed(tuned / ADAPTER).get("base_model_name_or_path")
+    if not (tuned / RUN).is_file():
+        return None
+    from cutaway.train import config
+
+    return config.entries(str(tuned), ()).get("base")
+
+
 def read_text(file: Path | None) -> str:
     """The text of a file, or (for None and "-") of standard input. UserError unless it is there and UTF-8."""
     piped = file is None or str(file) == "-"

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import model_path, note, on_screen, print_json, screen, size
+from cutaway.commands.console import base_of, model_path, note, on_screen, print_json, screen, size
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Flag, Force, Json, Open, Threads, Words
 from cutaway.errors import OperationalError, UserError
 from cutaway.store import files
-from cutaway.weights.load import ADAPTER, RUN, parsed
+from cutaway.weights.load import ADAPTER
 
 if TYPE_CHECKING:
     from cutaway.inspect.against import Against
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.explanation import Explanation
     from cutaway.inspect.page_data import PageData
     from cutaway.lm import LanguageModel
+    from cutaway.model.config import Decoder
 
 
 def explain(
@@ -93,7 +94,7 @@ def explain(
     :param html: Write an interactive page to this file: one file that needs no network. A model that
         --ablate or --steer changed is beside the unchanged one. --open alone writes a temporary file.
     """
-    source = model or (against and _base_of(Path(against))) or "smollm2"
+    source = model or (against and base_of(Path(against))) or "smollm2"
     asked = _Asked(
         prompt_text(text, file), source, chat, top, ablate, steer, patch, compare, compare_model, against
     )
@@ -279,8 +280,8 @@ class _Asked:
 
         adapter = (Path(self.against) / ADAPTER).is_file()
         tuned = lm.with_adapter(self.against) if adapter else _load(self.against)
-        configs: Any = lm.config, tuned.config
-        check(*configs, (lm.tokenizer, tuned.tokenizer))
+        base, other = cast("Decoder", lm.config), cast("Decoder", tuned.config)
+        check(base, other, (lm.tokenizer, tuned.tokenizer))
         return tuned
 
 
@@ -288,17 +289,6 @@ def model_name(source: str) -> str:
     """A model as titles show it: the last part of a file's or folder's path, another name as it is."""
     path = Path(source)
     return path.resolve().name.removesuffix(".gguf") if path.exists() else source
-
-
-def _base_of(tuned: Path) -> str | None:
-    """The model that an adapter or a run says that it began with; None for a model that says nothing."""
-    if (tuned / ADAPTER).is_file():
-        return parsed(tuned / ADAPTER).get("base_model_name_or_path")
-    if not (tuned / RUN).is_file():
-        return None
-    from cutaway.train import config
-
-    return config.entries(str(tuned), ()).get("base")
 
 
 def _load(source: str) -> LanguageModel:

@@ -1,4 +1,4 @@
-"""`cutaway merge`: a base and its adapter written as one model, and what rounding takes of the adapter."""
+"""`cutaway merge`: a base and its adapter, or several models, written as one; and what rounding takes."""
 
 from __future__ import annotations
 
@@ -12,86 +12,96 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
+from cutaway.commands.options import Force, Json
 from cutaway.commands.quantize import begin_of, to_measure, written
+from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
 from cutaway.lm import LanguageModel
 from cutaway.store.files import Progress
-from cutaway.weights import adapters, load, save
+from cutaway.weights import adapters, load, save, soups
+from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
+Method = Literal["average", "slerp", "task", "ties"]
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 
 
 def merge(
-    adapter: Path,
-    target: Path,
-    /,
-    *,
+    *paths: Annotated[Path, Parameter(negative=())],
+    method: Method | None = None,
+    weights: str | None = None,
+    density: float | None = None,
+    scale: float | None = None,
     type: Annotated[Type | None, Parameter(converter=console.any_case(*get_args(Type)))] = None,
     model: str | None = None,
     text: Path | None = None,
     measure: bool = True,
-    force: Annotated[bool, Parameter(negative=())] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
-    """Write a base model with an adapter in its weights: TARGET ending in .gguf is a GGUF file, anything else
-    a folder of safetensors.
+    """Write a base model with an adapter in its weights, or several models of one base as one.
 
-    Rounding to few bits may take back what the adapter changed: the rounding error is printed beside the size
-    of the adapter's change, and the KL divergences between the adapter beside its base, the merged weights in
-    float32, and the merged model as written.
+    The last path is where to write: one that ends in .gguf is a GGUF file, anything else a folder of
+    safetensors. Rounding to few bits may take back what an adapter changed: the rounding error is printed
+    beside the size of the adapter's change, and the KL divergences between the adapter beside its base, the
+    merged weights in float32, and the merged model as written.
 
-    Examples:
+    **Examples:**
 
     cutaway merge runs/talk talk.gguf --type Q8_0
 
-    cutaway merge runs/talk talk-folder
+    cutaway merge runs/talk runs/sums both --method ties
 
-    Parameters
-    ----------
-    adapter
-        A folder with a PEFT adapter, such as a run of `cutaway finetune`.
-    target
-        Where to write: NAME.gguf or a folder.
-    type
-        What matrices are stored as; without it each is as exact as the base's, and changed ones are F32.
-    model
-        The base model; without it the one that the adapter names.
-    text
-        Measure on this text; without it on what the tuned model writes itself.
-    measure
-        Read the models over the text.
-    force
-        Replace TARGET if it exists.
-    as_json
-        Print one JSON document.
+    cutaway merge runs/one runs/two runs/three soup.gguf --method average --type BF16
+
+    :param paths: An adapter's folder, such as a run of `cutaway finetune`; with --method models, runs and
+        adapters. Then where to write.
+    :param method: average, slerp (of two), task (task arithmetic) or ties.
+    :param weights: A number for each model, as 0.3,0.7; without it 1 for each.
+    :param density: Of ties: the fraction of each change that is kept, its largest values; 0.2 by default.
+    :param scale: Of task and ties: what multiplies the sum of the changes; 1 by default.
+    :param type: What matrices are stored as; without it each is as exact as the base's, changed ones F32.
+    :param model: The base model; without it the one that the adapter, or all runs, began with.
+    :param text: Measure on this text; without it on what the merged model writes itself.
+    :param measure: Read the models over the text.
     """
+    if len(paths) < 2:
+        raise UserError("write what to merge, and where to: cutaway merge runs/talk talk.gguf")
+    *sources, target = paths
     texts = {} if text is None else {text: console.read_text(text)}
     save.check_free(target, "gguf" if target.suffix == ".gguf" else "safetensors", force)
-    if model is None:
-        base = adapters.base_of(adapter)
+    options = {"density": density, "scale": scale}
+    given = {name: value for name, value in options.items() if value is not None}
+    if method is not None:
+        base, changes = None, {}
+        merged = _soup(method, sources, weights, model, given)
+    elif len(sources) > 1 or weights or given:
+        raise UserError("several models, --weights, --density, --scale need a method: add --method average")
     else:
-        base = load.read(console.model_path(model))
-    changes = adapters.read(adapter, base)
-    merged = adapters.joined(base, changes)
-    measured = to_measure(LanguageModel(merged), text, texts) if measure else None
+        base = load.read(console.model_path(model)) if model else adapters.base_of(sources[0])
+        changes = adapters.read(sources[0], base)
+        merged = adapters.joined(base, changes)
+    measured = to_measure(LanguageModel(merged), text, texts) if measure and (base or type) else None
     with console.watched(counts=True) as bar:
         saved = save.write(target, merged, type=type, force=force, progress=bar)
-        taken = adapters.rounding(base, changes, load.read(target))
+        taken = adapters.rounding(base, changes, load.read(target)) if base else {}
         apart = _apart(*measured, target, type, bar) if measured else {}
     errors = [each.error for each in taken.values()]
     larger, changed = sum(error > 1 for error in errors), sum(each.changed for each in taken.values())
     lost = sum(each.lost for each in taken.values()) / max(changed, 1)
     if as_json:
+        rounding = {
+            "matrices": len(taken),
+            "rounding_to_change": {"median": median(errors), "largest": max(errors)} if errors else None,
+            "rounding_above_change": larger,
+            "changes_below_half_step": lost,
+        }
         console.print_json(
             {
                 "path": str(saved.path),
                 "bytes": saved.nbytes,
-                "matrices": len(taken),
-                "rounding_to_change": {"median": median(errors), "largest": max(errors)},
-                "rounding_above_change": larger,
-                "changes_below_half_step": lost,
+                **(rounding if method is None else {"method": method, "models": list(map(str, sources))}),
                 "divergences": [
                     {
                         "from": one,
@@ -109,15 +119,15 @@ def merge(
         return
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)}, {types}")
-    print(
-        f"The adapter changes {len(taken)} weights; rounding moves them by {median(errors):.2g} of that "
-        f"change (median; at most {max(errors):.2g})."
-    )
+    if errors:
+        print(
+            f"The adapter changes {len(taken)} weights; rounding moves them by {median(errors):.2g} of that "
+            f"change (median; at most {max(errors):.2g})."
+        )
     if apart:
         tokens = next(iter(apart.values())).tokens
-        print(
-            f"KL divergence in nats a token on {text or 'what the model writes itself'}, {tokens:,} scored:"
-        )
+        where = text or "what the model writes itself"
+        print(f"KL divergence in nats a token on {where}, {tokens:,} scored:")
     for (one, other), found in apart.items():
         print(
             f"  {one:<8} -> {other:<8}  {found.mean:.6f} +/- {found.error:.6f}, same best token in "
@@ -136,15 +146,36 @@ def merge(
         )
 
 
+def _soup(
+    method: Method, sources: list[Path], weights: str | None, model: str | None, options: dict[str, float]
+) -> Checkpoint:
+    """The models as one; task and ties start at the base that all of them began with."""
+    known = {"task": {"scale"}, "ties": {"density", "scale"}}.get(method, set())
+    if wrong := options.keys() - known:
+        raise UserError(f"--{min(wrong)} is no option of {method}: leave it out")
+    try:
+        numbers = [1.0] * len(sources) if weights is None else [float(each) for each in weights.split(",")]
+    except ValueError:
+        raise UserError(f"--weights is {weights!r}: write a number for each model, as 0.3,0.7") from None
+    models = [load.read(console.model_path(str(source))) for source in sources]
+    base = None
+    if known:
+        named = {model} if model else {console.base_of(source) for source in sources}
+        if len(named) > 1 or None in named:
+            raise UserError(f"{method} starts at the models' base, and they name no common one: add --model")
+        base = load.read(console.model_path(str(named.pop())))
+    return soups.soup(method, models, numbers, base, **options)
+
+
 def _apart(
     tuned: LanguageModel, window: int, ids: list[int] | None, target: Path, type: str | None, bar: Progress
 ) -> dict[tuple[str, str], Divergence]:
     """The KL divergences of the adapter beside its base, the merged floats and what was written, by name."""
     console.note_fallback(tuned)
     ids = written(tuned, window, bar) if ids is None else ids
-    models: dict[str, Any] = {"adapter": tuned}
+    tensors = tuned.checkpoint.tensors
+    models: dict[str, Any] = {"adapter": tuned} if isinstance(tensors, adapters.AdaptedTensors) else {}
     if type is not None:
-        tensors = tuned.checkpoint.tensors
         whole = Tensors({name: tensors.later(name) for name in tensors})
         models["float"] = LanguageModel(replace(tuned.checkpoint, tensors=whole))
     models["written"] = cutaway.load(target)
