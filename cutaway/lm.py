@@ -132,14 +132,16 @@ class LanguageModel:
         self._base: LanguageModel | None = None  # the model that this one is with an adapter
 
     def with_adapter(self, folder: str | Path) -> LanguageModel:
-        """This model with the adapter of a PEFT folder, such as a run of `cutaway finetune`.
+        """This model with the adapter of a PEFT folder, such as a run of `cutaway finetune`, and its context.
 
         The runtime applies it beside the packed weights, which both models share; the definition, and the
         runtime where it cannot (``runtime/adapter.py``), have it in float32 weights of their own. Raises
         UserError for an adapter that is not read, or is another model's."""
-        changed = adapters.joined(self.checkpoint, adapters.read(folder, self.checkpoint))
+        base = adapters.extended(self.checkpoint, folder)
+        changed = adapters.joined(base, adapters.read(folder, base))
+        context = None if self.context == self.config.context else self.context
         lm = LanguageModel(
-            changed, engine=self.engine_asked, device=self.device, dtype=self.dtype, context=self.context
+            changed, engine=self.engine_asked, device=self.device, dtype=self.dtype, context=context
         )
         lm._base = self
         return lm
@@ -237,8 +239,9 @@ class LanguageModel:
         from cutaway import native
 
         tensors, adapter = self._apart
-        if adapter is not None and self._base is not None and self._base._apart[0] is tensors:
-            return self._base._runtime.adapted(adapter)
+        base = self._base
+        if adapter is not None and base and base._apart[0] is tensors and base.config == self.config:
+            return base._runtime.adapted(adapter)
         if native.available():
             from cutaway.runtime.engine import RuntimeEngine
 

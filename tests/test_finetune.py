@@ -17,6 +17,7 @@ from cutaway.data.examples import Packed, placed
 from cutaway.data.packing import stacked
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
+from cutaway.position.scaling import Linear, YaRN
 from cutaway.train import finetune
 from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, ia3, lora
@@ -351,6 +352,44 @@ def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
         else:
             assert not warned and lost < moved.size / 2
         assert 0 <= kl["adapter", "float"] < kl["adapter", "written"] / 5
+
+
+@pytest.mark.parametrize("adapter", [lora.Config(4), None])
+@pytest.mark.parametrize(("kind", "scaling"), [("linear", Linear(2.0)), ("yarn", YaRN(2.0, 128))])
+def test_a_context_is_extended_before_training_and_wherever_the_run_opens(
+    kind: str, scaling: Any, adapter: Any, base: Path, talk: Path, tmp_path: Path
+) -> None:
+    words = [f"--base={base}", f"--data.path={talk}", "--data.context=200", "--steps=2", "--batch-size=1"]
+    words += ["--micro-batch-size=1", "--threads=1", "--optimizer.learning-rate=0.01"]
+    with pytest.raises(UserError, match="the base holds 128 tokens"):
+        finetune.read("sft", words)
+    words += [f"--context-extension.kind={kind}", "--context-extension.factor=2"]
+    run, folder = replace(finetune.read("sft", words), adapter=adapter), tmp_path / "run"
+    assert run.model.context == 256
+    assert {block.attention.position.scaling for block in run.model.blocks} == {scaling}
+    assert finetune.trained_model(run, finetune.base(run)).config == run.model
+    training_run.train(run, folder, Quiet(), recipe=finetune)
+    training_run.train(run, folder, Quiet(), recipe=finetune, resume=True)
+    assert finetune.read(str(folder)).context_extension == run.context_extension
+    ids = [n % 250 for n in range(200)]
+    tuned = cutaway.load(folder, engine="definition")
+    assert tuned.config == run.model and tuned.context == 256
+    expected = tuned.logits(ids)
+    if adapter is not None:
+        plain = cutaway.load(base, engine="runtime")
+        beside = plain.with_adapter(folder)
+        assert np.array_equal(beside.definition.logits(ids), expected)
+        assert np.abs(beside.logits(ids) - expected).max() < 1e-3 * np.abs(expected).max()
+        short, at_rest = ids[:100], load.read(base)
+        forgotten = adapters.joined(at_rest, adapters.read(folder, at_rest))
+        other = cutaway.lm.LanguageModel(forgotten, engine="definition").logits(short)
+        assert np.abs(other - expected[:100]).max() > 1e-4, "the positions make a difference"
+        assert main(["merge", str(folder), str(tmp_path / "merged"), "--no-measure"]) == 0
+        merged = cutaway.load(tmp_path / "merged", engine="definition")
+        assert merged.config == run.model and np.array_equal(merged.logits(ids), expected)
+        assert main(["convert", str(folder), str(tmp_path / "alone.gguf"), "--adapter"]) == 2
+    with pytest.raises(UserError, match="scales its positions already"):
+        finetune.read("sft", [f"--base={folder}", *words[1:]])
 
 
 # ---- comparisons, rewards, a teacher -----------------------------------------------------------------------

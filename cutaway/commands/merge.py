@@ -80,6 +80,7 @@ def merge(
         raise UserError("several models, --weights, --density, --scale need a method: add --method average")
     else:
         base = load.read(console.model_path(model)) if model else adapters.base_of(sources[0])
+        base = adapters.extended(base, sources[0])
         changes = adapters.read(sources[0], base)
         merged = adapters.joined(base, changes)
     measured = to_measure(LanguageModel(merged), text, texts) if measure and (base or type) else None

@@ -25,6 +25,7 @@ from cutaway.data.packing import number, permuted
 from cutaway.errors import UserError
 from cutaway.model import decoder
 from cutaway.model.config import Decoder, from_dict, to_dict
+from cutaway.model.context import ContextExtension
 from cutaway.store.files import atomic_file
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.train import config, device
@@ -69,7 +70,7 @@ class FinetuningConfig(TrainingConfig):
     """A training config on a ``base`` model: a name, a file or a folder.
 
     ``adapter`` None trains all weights. ``base_type`` "packed" leaves the frozen base as it is in its file
-    (QLoRA).
+    (QLoRA). ``context_extension`` gives the base more positions before training; ``model`` then has them.
     """
 
     data: Examples  # type: ignore[assignment]
@@ -78,6 +79,7 @@ class FinetuningConfig(TrainingConfig):
     adapter: lora.Config | dora.Config | ia3.Config | None = field(
         default=None, metadata={"variants": "cutaway.train.adapters"}
     )
+    context_extension: ContextExtension | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,6 +166,9 @@ def read(source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningC
         described = load.read(store.resolve(str(base), pull=True)).config
         if not isinstance(described, Decoder):
             raise UserError(f"config.base: {base} is an encoder, which writes no text")
+        if found.get("context_extension") is not None:
+            extension = from_dict(found["context_extension"], ContextExtension, "config.context_extension")
+            described = extension.extended(described)
         found["model"] = to_dict(described)
     return from_dict(found, kind)
 
@@ -270,8 +275,11 @@ def _teacher(objective: distill.Config, tokenizer: Tokenizer) -> decoder.Decoder
 
 
 def base(run: FinetuningConfig) -> Checkpoint:
-    """The base model at rest."""
-    return load.read(store.resolve(run.base, pull=True))
+    """The base model at rest, with the positions that the run gives it."""
+    at_rest: Any = load.read(store.resolve(run.base, pull=True))
+    if run.context_extension is None:
+        return at_rest
+    return replace(at_rest, config=run.context_extension.extended(at_rest.config))
 
 
 def trained_model(run: FinetuningConfig, at_rest: Checkpoint) -> decoder.Decoder:
@@ -396,7 +404,7 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
             run.objective.save(training.model, folder)
             if run.adapter is not None:
                 changes: Any = run.adapter.changes(training.model)
-                adapters.save(folder, changes, at_rest, run.base)
+                adapters.save(folder, changes, at_rest, run.base, run.context_extension)
                 return
         own = {name: weights[name] for name in at_rest.tensors}
         tensors = Tensors({name: quant.pack(weight.numpy(), "F32") for name, weight in own.items()})

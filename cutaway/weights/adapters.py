@@ -25,7 +25,8 @@ import numpy as np
 from cutaway import store
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Later, Packed
-from cutaway.model.config import Decoder
+from cutaway.model.config import Decoder, from_dict
+from cutaway.model.context import ContextExtension
 from cutaway.store.files import atomic_folder
 from cutaway.store.files import write as write_file
 from cutaway.weights import families, quant, rules, safetensors
@@ -36,7 +37,8 @@ from cutaway.weights.rules import Bound, Tensors
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-READ = """peft_type r lora_alpha use_rslora use_dora rank_pattern alpha_pattern fan_in_fan_out"""
+EXTENSION = "context_extension"  # ours: what the base's positions were when the adapter was trained
+READ = f"""peft_type r lora_alpha use_rslora use_dora rank_pattern alpha_pattern fan_in_fan_out {EXTENSION}"""
 # What training used, or what the tensors say again.
 HARMLESS = """task_type base_model_name_or_path revision inference_mode lora_dropout target_modules
     exclude_modules bias modules_to_save layers_to_transform layers_pattern init_lora_weights
@@ -154,8 +156,18 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
 
 def opened(folder: Path) -> Checkpoint:
     """The base that an adapter's folder names, with the adapter in its weights."""
-    base = base_of(folder)
+    base = extended(base_of(folder), folder)
     return replace(joined(base, read(folder, base)), source=folder)
+
+
+def extended(base: Checkpoint, folder: str | Path) -> Checkpoint:
+    """The base with the positions that the adapter was trained with (``model/context.py``)."""
+    path = Path(folder) / CONFIG
+    entry = parsed(path).get(EXTENSION) if path.is_file() else None
+    if entry is None:
+        return base
+    extension = from_dict(entry, ContextExtension, f"{path}: {EXTENSION}")
+    return replace(base, config=extension.extended(base.config))
 
 
 def apart(model: Checkpoint) -> tuple[Checkpoint, Adapter]:
@@ -164,7 +176,7 @@ def apart(model: Checkpoint) -> tuple[Checkpoint, Adapter]:
     Any other is its own base, and so is one whose adapter is no low-rank change without a magnitude.
     """
     if isinstance(model.source, Path) and (model.source / CONFIG).is_file():
-        base = base_of(model.source)
+        base = extended(base_of(model.source), model.source)
         changes = read(model.source, base)
         plain = (isinstance(change, LowRank) and change.magnitude is None for change in changes.values())
         if all(plain) and changes.keys() <= set(base.tensors):
@@ -274,12 +286,17 @@ def write(
 
 
 def save(
-    folder: Path, adapter: Mapping[str, LowRank] | Mapping[str, Scaled], base: Checkpoint, name: str
+    folder: Path,
+    adapter: Mapping[str, LowRank] | Mapping[str, Scaled],
+    base: Checkpoint,
+    name: str,
+    extension: ContextExtension | None = None,
 ) -> None:
     """The two files of ``write``, each replaced whole, in a folder that holds more.
 
     Several of our matrices that are one of Hugging Face's become one pair of a higher rank, exactly. The
-    scale is folded into B, so that alpha / r is 1 everywhere.
+    scale is folded into B, so that alpha / r is 1 everywhere. ``extension`` is what ``base`` was extended by,
+    which PEFT leaves out with a warning.
     """
     tensors: dict[str, Packed] = {}
     ranks: dict[str, int] = {}
@@ -324,6 +341,8 @@ def save(
         }
     else:
         config |= {"feedforward_modules": sorted(feedforward)}
+    if extension is not None:
+        config[EXTENSION] = {"kind": extension.kind, "factor": extension.factor}
     safetensors.write(folder / WEIGHTS, tensors)
     write_file(folder / CONFIG, json.dumps(config, indent=1))
 

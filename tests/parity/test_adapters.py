@@ -12,6 +12,7 @@ import torch
 
 import cutaway
 from cutaway.errors import UserError
+from cutaway.model.context import ContextExtension
 from cutaway.train.adapters import dora, ia3, lora
 from cutaway.weights import adapters, build, load, safetensors
 from cutaway.weights import save as writer
@@ -168,6 +169,21 @@ def test_an_adapter_of_a_tied_head_leaves_the_table(
     writer.write(tmp_path / "merged", tuned, "safetensors")
     assert float((tiny.reopened(tmp_path / "merged") - expected).abs().max()) < EXACT
     assert float((tiny.ours(base) - expected).abs().max()) > 1e-2
+
+
+def test_an_extended_context_is_told_to_peft(folder: Folder, tmp_path: Path) -> None:
+    """PEFT knows no such entry: it says that it leaves it out, and reads the rest."""
+    made("llama", "lora", tmp_path / "theirs")
+    base = load.read(folder("llama"))
+    changes: Any = adapters.read(tmp_path / "theirs", base)
+    (tmp_path / "ours").mkdir()
+    adapters.save(tmp_path / "ours", changes, base, "base", ContextExtension("linear", 2.0))
+    with pytest.warns(UserWarning, match="context_extension"):
+        model = peft.PeftModel.from_pretrained(copy.deepcopy(tiny.model("llama")), tmp_path / "ours").eval()
+    plain = adapters.joined(base, changes)
+    assert float((tiny.theirs(model) - tiny.ours(plain)).abs().max()) < EXACT
+    longer = adapters.extended(base, tmp_path / "ours")
+    assert longer.config.context == 2 * base.config.context
 
 
 def test_an_adapter_folder_opens_as_a_model(folder: Folder, tmp_path: Path) -> None:
