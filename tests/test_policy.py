@@ -26,13 +26,14 @@ from cutaway.train import finetune, rollouts
 from cutaway.train import run as training_run
 from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
+from cutaway.train.objectives.reward_model import RewardModel
 from cutaway.train.rollouts import Completion, Group
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.weights import adapters, load, quant
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
 from tests.test_finetune import TEMPLATE
-from tests.training import Quiet, model
+from tests.training import Quiet, model, pairs
 
 CPU = torch.device("cpu")
 VOCAB = len(run_tokenizer.of_bytes())
@@ -653,6 +654,34 @@ def test_the_verb_checks_and_trains(
     assert rollouts.read(str(tmp_path / "run")).objective == rloo.Config()
     assert main(["finetune", str(tmp_path / "run"), "--resume", "--steps", "3"]) == 0
     assert cutaway.load(tmp_path / "run").generate("a", max_tokens=2)
+
+
+def test_a_reward_model_is_a_scorer(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
+    """It reads the question and the whole completion, and a run stores where it is."""
+    words = f"--base={base} --data.path={pairs(tmp_path / 'pairs.jsonl')} --data.context=128 --steps=4"
+    judge_run = finetune.read("reward", [*words.split(), "--threads=1", "--batch-size=4", "--adapter.rank=4"])
+    training_run.train(judge_run, tmp_path / "judge", Quiet(), recipe=finetune)
+    run = config(base, (f"reward_model:{tmp_path / 'judge'}", task[1]), "--steps=1")
+    made, judge = rollouts.of(run), RewardModel(tmp_path / "judge")
+    for text in ("<answer>xx</answer> z", "xx", ""):
+        prompt = [{"role": "user", "content": made.test[0].question}]
+        row = {"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}
+        assert [made.score(text, made.test[0])] == judge.scores([row])
+    assert len({made.score(text, made.test[0]) for text in ("<answer>xx</answer>", "xx", "yy")}) == 3
+    seen = Quiet()
+    training_run.train(run, tmp_path / "run", seen, recipe=rollouts)
+    assert seen.steps[0]["reward"] != 0 and f"reward_model:{tmp_path / 'judge'}" in str(
+        rollouts.read(str(tmp_path / "run")).data.task
+    )
+
+
+def test_several_processes_are_refused(
+    base: Path, task: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="without torchrun"):
+        config(base, task)
 
 
 def test_a_tuned_base_is_sampled_with_both_adapters(

@@ -351,7 +351,8 @@ def test_a_packed_base_attends_as_it_is_served():
     with tracing(model, "*.k", "*.v") as seen:
         model(ids, torch.arange(40)[None])
     assert len(seen) == 4 and all(torch.equal(x, x.half().float()) for x in seen.values())
-    attention, grads = model.blocks[0].attention, []
+    attention: Any = model.blocks[0].attention
+    grads = []
     for attention.halves in (True, False):
         x = torch.randn(1, 40, 256, generator=torch.Generator().manual_seed(0)).requires_grad_()
         k = attention._stored(cut(attention.key(x), 2))

@@ -27,7 +27,8 @@ def finetune(
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
     data: Annotated[Path | None, Parameter(help="Examples: a .jsonl or .parquet file, or a folder.")] = None,
     task: Annotated[
-        str | None, Parameter(help="Of rewards: reasoning_gym:NAME, or file.py:function with --data.")
+        str | None,
+        Parameter(help="Of rewards: reasoning_gym:NAME; with --data file.py:function, reward_model:FOLDER."),
     ] = None,
     model: Annotated[str | None, Parameter(help="The base model; without it the config's.")] = None,
     output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,

@@ -2,6 +2,7 @@
 
     reasoning_gym:chain_sum      a task of reasoning-gym, which writes its questions and answers by a seed
     score.py:function            function(answer, row) -> float, for the rows of a file of prompts
+    reward_model:FOLDER          a trained reward model, likewise (train/rollouts.py opens it)
 
 The held-out questions are none of the training ones, by their text. reasoning-gym writes item i by seed + i,
 so that neighbouring seeds share all items but one: here the seeds of training and of test are far apart.
@@ -14,7 +15,7 @@ import importlib.util
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,21 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """Problems to train on and held-out ones, which share no question; ``shared`` were left out for that."""
+    """Problems to train on and held-out ones, which share no question; ``shared`` were left out for that.
+
+    The scorer reads a completion as it is, or what ``extract`` finds in it, where it ``extracts``.
+    """
 
     name: str
     train: tuple[Problem, ...]
     test: tuple[Problem, ...]
     shared: int
     scorer: Score
+    extracts: bool = True
 
     def score(self, text: str, problem: Problem) -> float:
-        """The reward of a whole completion: the scorer's verdict on the answer that is extracted from it."""
-        return float(self.scorer(extract(text), problem.item))
+        """The reward of a whole completion."""
+        return float(self.scorer(extract(text) if self.extracts else text, problem.item))
 
     def floor(self) -> float:
         """The accuracy on the held-out problems of always giving training's commonest answer."""
@@ -74,24 +79,29 @@ def load(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     path: str | None = None,
+    scorer: Score | None = None,
 ) -> Task:
     """The task of this name, with so many training and held-out problems.
 
     ``options`` are reasoning-gym's settings of the task. ``path`` is the file of prompts that a Python
-    function scores. Raises UserError for a task that is unknown or has too few distinct questions.
+    function scores, or ``scorer``, which reads whole completions. Raises UserError for a task that is unknown or has too few distinct questions.
     """
     kind, _, own = name.rpartition(":")
     if kind == "reasoning_gym":
         if path is not None:
             raise UserError(f"{name} writes its own questions: leave data.path out")
         return _reasoning_gym(own, train, test, seed, options or {})
-    if kind.endswith(".py"):
-        if path is None:
-            raise UserError(f"{name} scores answers and has no questions: name a file of them with --data")
-        if options:
-            raise UserError(f"{name} takes no data.options: they are reasoning-gym's")
-        return _function(name, kind, own, train, test, path)
-    raise UserError(f"{name}: is no task: write reasoning_gym:NAME, or file.py:function for one of your own")
+    if scorer is None and not kind.endswith(".py"):
+        raise UserError(
+            f"{name}: is no task: write reasoning_gym:NAME, reward_model:FOLDER, or file.py:function for one "
+            "of your own"
+        )
+    if path is None:
+        raise UserError(f"{name} scores answers and has no questions: name a file of them with --data")
+    if options:
+        raise UserError(f"{name} takes no data.options: they are reasoning-gym's")
+    made = _scored(name, scorer or _function(kind, own), train, test, path)
+    return replace(made, extracts=scorer is None)
 
 
 def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping[str, Any]) -> Task:
@@ -124,8 +134,8 @@ def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping
     )
 
 
-def _function(name: str, file: str, function: str, train: int, test: int, path: str) -> Task:
-    """A file's function as scorer; the last questions of the file are held out."""
+def _function(file: str, function: str) -> Score:
+    """A file's function as scorer."""
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     if spec is None or spec.loader is None or not Path(file).is_file():
         raise UserError(f"{file}: there is no such file")
@@ -134,6 +144,11 @@ def _function(name: str, file: str, function: str, train: int, test: int, path: 
     scorer: Any = getattr(module, function, None)
     if scorer is None:
         raise UserError(f"{file}: has no function {function!r}")
+    return scorer
+
+
+def _scored(name: str, scorer: Score, train: int, test: int, path: str) -> Task:
+    """The questions of a file, of which the last are held out."""
     found = []
     for where, row in rows(path):
         if not isinstance(row.get("prompt"), str):

@@ -12,6 +12,7 @@ the trainer: the log-probabilities of both are kept apart (``objectives/common/p
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -42,12 +43,14 @@ from cutaway.train.finetune import FinetuningConfig, Note
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import grpo, reinforce
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient
+from cutaway.train.objectives.reward_model import RewardModel
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.weights import adapters, build, quant
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
 METHODS = ("grpo", "dr_grpo", "dapo", "bnpo", "rloo", "reinforce", "expert_iteration", "imitation")
+JUDGE = "reward_model"
 SAMPLES = "samples.jsonl"
 SHOWN = 5  # held-out questions whose answers an evaluation stores
 TRIED = 8  # questions that ``check`` samples
@@ -57,7 +60,8 @@ TRIED = 8  # questions that ``check`` samples
 class Rollouts(Bounded):
     """What is asked, how often, and by what it is sampled.
 
-    ``task``: "reasoning_gym:NAME" with its ``options``, or "file.py:function" for the questions of ``path``.
+    ``task``: "reasoning_gym:NAME" with its ``options``, or, for the questions of ``path``,
+    "file.py:function" or "reward_model:FOLDER".
     ``prompts`` questions are trained on and ``test`` others held out; ``instruction`` is added to each.
     A completion has at most ``max_tokens`` tokens, with its question at most ``context``. A group whose
     rewards are all equal teaches nothing: it is drawn anew, at most ``resample`` times. ``sampler``:
@@ -371,7 +375,15 @@ def is_method(source: str, changes: Sequence[str]) -> bool:
 
 
 def read(source: str, changes: Sequence[str] = ()) -> RewardsConfig:
-    """The run of a method, a YAML file or a run's folder, changed; its model is the base's."""
+    """The run of a method, a YAML file or a run's folder, changed; its model is the base's.
+
+    Raises UserError in one of several processes that torchrun started.
+    """
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "learning from rewards takes one process: a model whose weights are cut over several cannot be "
+            "sampled yet; start it without torchrun"
+        )
     if source in METHODS:
         source, changes = "grpo", [f"--objective.kind={source}", *changes]
     return finetune.read(source, changes, RewardsConfig)
@@ -379,8 +391,12 @@ def read(source: str, changes: Sequence[str] = ()) -> RewardsConfig:
 
 def resolved(run: RewardsConfig, folder: Path, note: Note) -> RewardsConfig:
     """The run as it is stored: paths whole."""
-    file, colon, function = run.data.task.rpartition(":")
-    task = f"{Path(file).absolute()}{colon}{function}" if file.endswith(".py") else run.data.task
+    task = run.data.task
+    file, colon, own = task.rpartition(":")
+    if file.endswith(".py"):
+        task = f"{Path(file).absolute()}{colon}{own}"
+    elif file == JUDGE:
+        task = f"{file}{colon}{Path(own).absolute()}"
     path = None if run.data.path is None else str(Path(run.data.path).absolute())
     return replace(run, data=replace(run.data, task=task, path=path), base=finetune.whole(run.base))
 
@@ -438,7 +454,23 @@ def settings(run: RewardsConfig, at_rest: Checkpoint) -> SamplingParams:
 def of(run: RewardsConfig) -> Task:
     """A run's task."""
     data = run.data
-    return tasks.load(data.task, data.prompts, data.test, run.seed, data.options, data.path)
+    kind, _, folder = data.task.partition(":")
+    scorer = judged(folder) if kind == JUDGE else None
+    return tasks.load(data.task, data.prompts, data.test, run.seed, data.options, data.path, scorer)
+
+
+def judged(folder: str) -> tasks.Score:
+    """A reward model's rewards of answers to a row's "prompt"."""
+    judge = RewardModel(folder)
+
+    def score(text: str, row: dict[str, Any]) -> float:
+        given: dict[str, Any] = {"prompt": row["prompt"].strip(), "completion": text}
+        if judge.reader.template is not None:
+            roles = zip(given.items(), ("user", "assistant"), strict=True)
+            given = {name: [{"role": role, "content": content}] for (name, content), role in roles}
+        return judge.scores([given])[0]
+
+    return score
 
 
 def prompter(run: RewardsConfig, at_rest: Checkpoint) -> Callable[[str], list[int]]:
