@@ -28,7 +28,9 @@ def finetune(
     data: Annotated[Path | None, Parameter(help="Examples: a .jsonl or .parquet file, or a folder.")] = None,
     task: Annotated[
         str | None,
-        Parameter(help="Of rewards: reasoning_gym:NAME; with --data file.py:function, reward_model:FOLDER."),
+        Parameter(
+            help="Of rewards: reasoning_gym:NAME; with --data file.py:function or reward_model:FOLDER."
+        ),
     ] = None,
     model: Annotated[str | None, Parameter(help="The base model; without it the config's.")] = None,
     output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,

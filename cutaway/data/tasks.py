@@ -84,7 +84,8 @@ def load(
     """The task of this name, with so many training and held-out problems.
 
     ``options`` are reasoning-gym's settings of the task. ``path`` is the file of prompts that a Python
-    function scores, or ``scorer``, which reads whole completions. Raises UserError for a task that is unknown or has too few distinct questions.
+    function scores, or ``scorer``, which reads whole completions. Raises UserError for a task that is unknown
+    or has too few distinct questions.
     """
     kind, _, own = name.rpartition(":")
     if kind == "reasoning_gym":
