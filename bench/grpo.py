@@ -4,13 +4,13 @@ in a process of its own.
     python bench/grpo.py [--model smollm2] [--prompts 4] [--group 8] [--tokens 64] [--steps 3] [--threads 2]
                          [--rank 16] [--only NAME ...] [--output results.json]
 
-Both ask the same questions of reasoning-gym's chain_sum, through the model's template, with --group completions
-of exactly --tokens tokens each (no end token ends one), score them with the task's own scorer, and train LoRA
-beside every linear layer of the blocks in float32, with AdamW, the whole step as one batch. trl's base is the
-packed file's weights, unpacked; Cutaway samples from the packed file and trains beside its unpacked weights,
-or beside the packed ones. trl's activation checkpointing is off. The first step is not counted; of the others
-the median counts. Prints a Markdown table: seconds a step, those of sampling (scores included), and of
-training. About a minute for 2 prompts with 4 completions of 12 tokens on two cores.
+Both ask the same questions of reasoning-gym's chain_sum, through the model's template, with --group
+completions of exactly --tokens tokens each (no end token ends one), score them with the task's own scorer,
+and train LoRA beside every linear layer of the blocks in float32, with AdamW, the whole step as one batch.
+trl's base is the packed file's weights, unpacked; Cutaway samples from the packed file and trains beside its
+unpacked weights, or beside the packed ones. trl's activation checkpointing is off. The first step is not
+counted; of the others the median counts. Prints a Markdown table: seconds a step, those of sampling (scores
+included), and of training. About a minute for 2 prompts with 4 completions of 12 tokens on two cores.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _trl(asked: argparse.Namespace, folder: Path) -> Seconds:
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from peft import LoraConfig  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer, TrainerCallback  # pyright: ignore[reportMissingImports]
-    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore
 
     import cutaway
     from cutaway.data import tasks
@@ -162,7 +162,7 @@ def _trl(asked: argparse.Namespace, folder: Path) -> Seconds:
 
     Timed(
         str(folder / "base"),
-        reward,
+        reward,  # pyright: ignore
         settings,
         train_dataset=Dataset.from_list(questions),
         processing_class=AutoTokenizer.from_pretrained(folder / "base", padding_side="left"),
