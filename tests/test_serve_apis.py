@@ -738,6 +738,9 @@ def test_an_answer_that_does_not_fit_is_drawn_again(server: Server) -> None:
     assert server.service.scheduler.stats().finished - before == 3  # type: ignore[union-attr]
     assert reply["choices"][0]["message"]["content"] in ('"a"', '"b"') and len(reply["warnings"]) == 2
     assert "none of 3 samples fits the schema" in reply["warnings"][1]
+    body = {"prompt": "Hi", "response_format": form, "max_tokens": 20, "stream": True}
+    last = server.post("/v1/completions", body).text.split("data: ")[-2]
+    assert "none of 3 samples fits the schema" in json.loads(last)["warnings"][1]
     refused = chat(
         server, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 7}}}
     )

@@ -136,11 +136,13 @@ class CompletionAnswer:
         async for i, piece in self.streams:
             echo = bool(self.body.echo) and i not in offsets
             choice, offsets[i] = self._choice(i, [piece], echo, offsets.get(i, 0))
+            end: dict[str, Any] = {}
             if piece.generation is not None:
+                end = warned(self.warnings)
                 generations[i] = piece.generation
                 choice["finish_reason"] = finish_reason(piece.generation)
             if choice["text"] or choice["logprobs"] or choice["finish_reason"] or "internals" in choice:
-                yield head | {"choices": [choice]} | tail
+                yield head | {"choices": [choice]} | tail | end
         if counting:
             done = [generations[i] for i in sorted(generations)]
             yield head | {"choices": [], "usage": self._usage(done)}
