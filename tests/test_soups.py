@@ -126,7 +126,7 @@ def test_the_verb_adds_two_tasks_to_their_base(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--method", "slerp", "--density", "0.5"], "--density is no option of slerp"),
         (["--method", "average", "--weights", "1,2,3"], "3 weights were given for 2 models"),
@@ -138,10 +138,10 @@ def test_the_verb_adds_two_tasks_to_their_base(
     ],
 )
 def test_what_makes_no_soup(
-    words: list[str], said: str, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["merge", *map(str, runs), str(tmp_path / "out"), *words]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_other_models_are_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

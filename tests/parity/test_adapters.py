@@ -171,7 +171,7 @@ def test_an_adapter_of_a_tied_head_leaves_the_table(
     assert float((tiny.ours(base) - expected).abs().max()) > 1e-2
 
 
-def test_an_extended_context_is_told_to_peft(folder: Folder, tmp_path: Path) -> None:
+def test_an_extended_context_is_written_for_peft(folder: Folder, tmp_path: Path) -> None:
     """PEFT knows no such entry: it says that it leaves it out, and reads the rest."""
     made("llama", "lora", tmp_path / "theirs")
     base = load.read(folder("llama"))
