@@ -232,3 +232,11 @@ def test_f16_overflow_and_other_mistakes_are_refused():
         quant.pack(np.ones((1, 256), np.float32), "Q4_K")
     with pytest.raises(UserError, match="Only float32"):
         quant.pack(np.ones((1, 32)), "Q8_0")
+
+
+@pytest.mark.parametrize(("type", "word"), [("F32", "<u4"), ("F16", "<u2"), ("BF16", "<u2")])
+def test_a_step_is_the_distance_to_the_next_value_of_the_type(type: str, word: str) -> None:
+    values = np.abs(np.random.default_rng(0).standard_normal((4, 8), np.float32)) * np.float32(3)
+    packed = quant.pack(values, type)
+    following = Packed(type, packed.shape, (packed.data.view(word) + 1).astype(word).view(np.uint8))
+    assert np.array_equal(quant.steps(packed), quant.unpack(following) - quant.unpack(packed))
