@@ -33,7 +33,7 @@ from cutaway.weights import adapters, load, quant
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
 from tests.test_finetune import TEMPLATE
-from tests.training import Quiet, model, pairs
+from tests.training import Quiet, chatting_model, model, pairs
 
 CPU = torch.device("cpu")
 VOCAB = len(run_tokenizer.of_bytes())
@@ -673,6 +673,45 @@ def test_a_reward_model_is_a_scorer(base: Path, task: tuple[str, Path], tmp_path
     assert seen.steps[0]["reward"] != 0 and f"reward_model:{tmp_path / 'judge'}" in str(
         rollouts.read(str(tmp_path / "run")).data.task
     )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_on_policy_distillation_is_the_papers_loop(
+    beta: float, base: Path, task: tuple[str, Path], tmp_path: Path
+) -> None:
+    """In float64, one completion at a time: the teacher's distribution at each token that was sampled."""
+    (tmp_path / "other").mkdir()
+    other = chatting_model(tmp_path / "other" / "teacher", VOCAB)
+    words = "--objective.kind=on_policy_distill", f"--objective.teacher={other}"
+    run = config(base, task, *words, f"--objective.beta={beta}", "--objective.temperature=1.3")
+    data = rollouts.ready(run, tmp_path, lambda _: None)
+    assert isinstance(data.train, rollouts.Sampled) and data.model is not None and data.teacher is not None
+    found, seen = [], data.train.groups
+    data.train.groups = lambda *asked: found.extend(seen(*asked)) or found[-2:]  # type: ignore[method-assign]
+    batches = [TrainingBatch.of(data.train.batch(n, 1), CPU) for n in (0, 1)]
+    trainable = Trainable(data.model.eval(), run.objective, data.lengths, data.teacher)
+    whole = sum(batch.weight for batch in batches)
+    loss = torch.stack([trainable(batch)[0] for batch in batches]).sum() / whole
+    trained = [p for p in data.model.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(loss, trained)
+    student, teacher = data.model.double(), data.teacher.double()
+    values = []
+    for group in found[:2]:
+        for each in group.completions:
+            ids = torch.tensor([[*group.prompt, *each.ids]])[:, :-1]
+            both = [m(ids, torch.arange(ids.shape[1])[None])[0, -len(each.ids) :] for m in (student, teacher)]
+            s, t = ((logits / 1.3).softmax(-1) for logits in both)
+            m = beta * t + (1 - beta) * s
+            inner = beta * (t * (t / m).log()).sum(-1) + (1 - beta) * (s * (s / m).log()).sum(-1)
+            ends = {0.0: (t * (t / s).log()).sum(-1), 1.0: (s * (s / t).log()).sum(-1)}
+            values.extend(1.3**2 * ends.get(beta, inner))
+    expected = torch.stack(values).mean()
+    assert len(values) == whole and loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    for one, other in zip(grads, torch.autograd.grad(expected, trained), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=2e-3, atol=1e-6)
+    seen_steps = Quiet()
+    training_run.train(replace(run, steps=1), tmp_path / "run", seen_steps, recipe=rollouts)
+    assert seen_steps.steps[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_several_processes_are_refused(

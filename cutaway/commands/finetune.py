@@ -48,7 +48,8 @@ def finetune(
     Ctrl-C saves first; --resume continues.
 
     A task has questions and a program that scores answers: imitation trains on its own answers, grpo,
-    dr_grpo, dapo, bnpo, rloo and reinforce on rewards, expert_iteration on answers that were right.
+    dr_grpo, dapo, bnpo, rloo and reinforce on rewards, expert_iteration on answers that were right,
+    on_policy_distill on a teacher's distribution over what was sampled.
 
     Examples:
 

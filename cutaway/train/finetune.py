@@ -215,7 +215,7 @@ def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
         prompt(at_rest),
         export(run, at_rest),
         model,
-        _teacher(run.objective, tokenizer) if isinstance(run.objective, distill.Config) else None,
+        teacher(run.objective, tokenizer) if isinstance(run.objective, distill.Config) else None,
     )
 
 
@@ -259,7 +259,7 @@ def _with_reference(
     }
 
 
-def _teacher(objective: distill.Config, tokenizer: Tokenizer) -> decoder.Decoder:
+def teacher(objective: distill.Config, tokenizer: Tokenizer) -> decoder.Decoder:
     """The frozen model to learn from. Raises UserError if its tokens are others than the student's."""
     at_rest = load.read(store.resolve(objective.teacher, pull=True))
     theirs = at_rest.tokenizer

@@ -41,7 +41,7 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.train import config, finetune
 from cutaway.train.finetune import FinetuningConfig, Note
 from cutaway.train.loop import Dataset, Training
-from cutaway.train.objectives import grpo, reinforce
+from cutaway.train.objectives import grpo, on_policy_distill, reinforce
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient
 from cutaway.train.objectives.reward_model import RewardModel
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
@@ -50,6 +50,7 @@ from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
 METHODS = ("grpo", "dr_grpo", "dapo", "bnpo", "rloo", "reinforce", "expert_iteration", "imitation")
+METHODS += ("on_policy_distill",)
 JUDGE = "reward_model"
 SAMPLES = "samples.jsonl"
 SHOWN = 5  # held-out questions whose answers an evaluation stores
@@ -92,7 +93,7 @@ class RewardsConfig(FinetuningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.objective, PolicyGradient):
+        if not isinstance(self.objective, PolicyGradient | on_policy_distill.Config):
             raise UserError(
                 "config.objective: a task is learned by grpo, rloo, reinforce or one of their kin"
             )
@@ -205,11 +206,13 @@ class Sampled:
         settings: SamplingParams,
         trainable: Trainable,
         reference: Trainable | None,
+        teacher: DecoderModel | None = None,
     ) -> None:
         self.run, self.task, self.prompts, self.sampler = run, task, prompts, sampler
         self.settings, self.tokenizer = settings, tokenizer
         self.trainable, self.reference = trainable, reference
-        self.shares = all(isinstance(block.attention, Heads) for block in run.model.blocks)
+        read = (run.model, *([] if teacher is None else [teacher.config]))
+        self.shares = all(isinstance(block.attention, Heads) for each in read for block in each.blocks)
         self.step = -1
         self.rows: list[Batch] = []
         self.lengths = np.zeros((0, 0))
@@ -397,6 +400,8 @@ def resolved(run: RewardsConfig, folder: Path, note: Note) -> RewardsConfig:
         task = f"{Path(file).absolute()}{colon}{own}"
     elif file == JUDGE:
         task = f"{file}{colon}{Path(own).absolute()}"
+    if isinstance(run.objective, on_policy_distill.Config):
+        run = replace(run, objective=replace(run.objective, teacher=finetune.whole(run.objective.teacher)))
     path = None if run.data.path is None else str(Path(run.data.path).absolute())
     return replace(run, data=replace(run.data, task=task, path=path), base=finetune.whole(run.base))
 
@@ -415,10 +420,13 @@ def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
     if run.adapter is None and run.objective.kl_coefficient:
         reference = Trainable(build.decoder(at_rest), run.objective, lengths)
     trainable = Trainable(model, run.objective, lengths)
-    train = Sampled(run, task, at_rest.tokenizer, prompts, sampler, greedy, trainable, reference)
+    learns = isinstance(run.objective, on_policy_distill.Config)
+    teacher = finetune.teacher(run.objective, at_rest.tokenizer) if learns else None
+    train = Sampled(run, task, at_rest.tokenizer, prompts, sampler, greedy, trainable, reference, teacher)
     held_out = HeldOut(task, prompts, sampler, greedy, folder)
     export = finetune.export(run, at_rest)
-    return Dataset(train, held_out, lengths, at_rest.tokenizer, prompts, export, model, report=train.report)
+    given = train, held_out, lengths, at_rest.tokenizer, prompts, export, model, teacher
+    return Dataset(*given, report=train.report)
 
 
 def check(run: RewardsConfig, note: Note) -> tuple[Task, list[Group]]:
@@ -434,7 +442,7 @@ def check(run: RewardsConfig, note: Note) -> tuple[Task, list[Group]]:
     trainable = Trainable(model, run.objective, torch.zeros(0))
     sampled = Sampled(one, task, at_rest.tokenizer, prompts, sampler, settings(run, at_rest), trainable, None)
     groups = sampled.groups(0, range(TRIED), 0)
-    if not any(group.rewards.any() for group in groups):
+    if isinstance(run.objective, PolicyGradient) and not any(group.rewards.any() for group in groups):
         first = groups[0]
         raise UserError(
             f"{task.name}: all {TRIED * len(first.rewards)} sampled answers have the reward 0, so that "
