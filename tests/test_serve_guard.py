@@ -58,11 +58,17 @@ def test_other_sites_pages_may_not_ask(server: Server) -> None:
 
 def test_what_a_page_could_send_unasked_is_refused(server: Server) -> None:
     raw = b'{"prompt": "x"}'
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
-        answer = serving.httpx.post(
-            server.url + "/v1/completions", content=raw, headers={"content-type": kind}
-        )
-        assert code(answer) == (415, "not_json")
+    form = "application/x-www-form-urlencoded"
+
+    def sent(kind: str, **headers: str) -> serving.httpx.Response:
+        own = {"content-type": kind} | headers
+        return serving.httpx.post(server.url + "/v1/completions", content=raw, headers=own)
+
+    for kind in ("text/plain", "application/jsonp", ""):
+        assert code(sent(kind)) == (415, "not_json")
+    for browser in ({"origin": server.url}, {"sec-fetch-site": "same-origin"}):
+        assert code(sent(form, **browser)) == (415, "not_json")
+    assert sent(form).status_code == 200  # `curl -d` without a header, which no browser sent
 
 
 def test_only_who_knows_the_key_is_heard(locked: Server) -> None:

@@ -250,9 +250,12 @@ class AuthMiddleware:
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body, if it is not declared as something else than JSON, short enough and there in time.
 
-        A page of another site could send one without a type, and is refused before by its Origin.
+        A page of another site could send one without a type, and is refused before by its Origin. What
+        `curl -d` sends by default is read where no browser sent it.
         """
-        if not re.match(r"application/json\s*(;|$)", headers.get("content-type", "application/json"), re.I):
+        browser = "origin" in headers or "sec-fetch-site" in headers
+        types = r"application/json" if browser else r"application/(json|x-www-form-urlencoded)"
+        if not re.match(rf"{types}\s*(;|$)", headers.get("content-type", "application/json"), re.I):
             raise APIError(415, "The body must be JSON: send Content-Type: application/json", code="not_json")
         coding = headers.get("content-encoding", "identity").lower()
         if coding not in ("identity", "gzip"):
