@@ -41,6 +41,7 @@ VERBS = {
     "To make one": {
         "pretrain": "Train a model from text.",
         "finetune": "Train a model further, on conversations.",
+        "compare": "Train one model with one part swapped, and say what separated.",
         "plan": "Say what training it needs on so many devices.",
     },
 }

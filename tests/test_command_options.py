@@ -68,10 +68,13 @@ def test_an_options_value_is_no_option(capsys) -> None:
 
 
 MISSING = """
+arena no.gguf smollm2 --prompts text.txt --judge smollm2
+arena smollm2 minilm --prompts no.txt --judge smollm2
 attention --model no.gguf
 bench no.gguf
 chat no.gguf
 chat --load no.json
+compare no.yaml
 convert no.gguf out.gguf
 convert smollm2 no/out.gguf
 embed analogy no.vec a b c
@@ -89,6 +92,8 @@ embed text king --output no/king.npy
 embed text --file no.txt
 embed train no.txt --output words.vec
 embed train text.txt --output no/words.vec
+eval no.gguf --tasks text:text.txt
+eval smollm2 --tasks no.jsonl
 explain king --model no.gguf
 explain king --html no/page.html
 explain --file no.txt

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from cutaway.data.examples import Packed
-from cutaway.data.packing import Batch, Span
+from cutaway.data.packing import Batch
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
@@ -69,6 +68,16 @@ class Batches(Protocol):
 
 
 @runtime_checkable
+class ValidationRows(Protocol):
+    """What is validated on: so many rows, each one [1 t]."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def row(self, n: int, /) -> Batch: ...
+
+
+@runtime_checkable
 class Evaluator(Protocol):
     """Validates a run otherwise than by the loss on rows; before the first step too."""
 
@@ -87,7 +96,7 @@ class Dataset:
     """
 
     train: Batches
-    validation: Span | Packed | Evaluator | None
+    validation: ValidationRows | Evaluator | None
     lengths: Tensor
     tokenizer: Tokenizer
     prompt: Callable[[str], list[int]]
