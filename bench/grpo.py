@@ -10,7 +10,8 @@ and train LoRA beside every linear layer of the blocks in float32, with AdamW, t
 trl's base is the packed file's weights, unpacked; Cutaway samples from the packed file and trains beside its
 unpacked weights, or beside the packed ones. trl's activation checkpointing is off. The first step is not
 counted; of the others the median counts. Prints a Markdown table: seconds a step, those of sampling (scores
-included), and of training. About a minute for 2 prompts with 4 completions of 12 tokens on two cores.
+included), and of training. About 3 minutes for 2 prompts with 4 completions of 12 tokens, one
+counted step, on two busy cores.
 """
 
 from __future__ import annotations
