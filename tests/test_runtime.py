@@ -581,9 +581,10 @@ def test_models_it_does_not_know_are_refused():
     assert packing.why_not(of, tensors(of)) is None
     assert packing.why_not(other, tensors(of)) == "block 0: its scores have biases of their own"
     layered = replace(of, blocks=(replace(of.blocks[0], norm=Norm("layer")),))
-    assert packing.why_not(layered, tensors(of)) == "block 0: its norms are layer norms"
+    assert packing.why_not(layered, tensors(of)) == "block 0: its norms are layer norms, or have no weights"
     with pytest.raises(
-        UserError, match="because block 0: its norms are layer norms: use engine='definition'"
+        UserError,
+        match="because block 0: its norms are layer norms, or have no weights: use engine='definition'",
     ):
         RuntimeEngine(layered, tensors(of))
 
@@ -609,7 +610,7 @@ def test_what_does_not_fit_is_refused():
 def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.MonkeyPatch):
     of = config("llama")
     monkeypatch.setenv("CUTAWAY_THREADS", "many")
-    with pytest.raises(UserError, match=r"^CUTAWAY_THREADS is 'many'; set it to a number of threads"):
+    with pytest.raises(UserError, match=r"^CUTAWAY_THREADS is 'many'; set it to a number from 1 up"):
         RuntimeEngine(of, tensors(of))
 
 

@@ -81,7 +81,8 @@ def test_a_tree_reads_a_long_prompt_once(lm: LanguageModel):
     with thinking.Writer(lm.engine, lm.tokenizer) as writer:
         settings = replace(lm.ending(cutaway.generate.sampling_params.SamplingParams()), max_tokens=8, seed=0)
         strategy.answer(writer, [prompt], settings, thinking.Judge())
-        assert writer.cached_tokens == 7 * 256  # of eight texts, the two full pages of all but the first
+        read = writer.prompt_tokens - writer.cached_tokens
+        assert len(prompt) <= read < 2 * len(prompt)  # eight texts begin with it
 
 
 def test_refining_asks_to_check(lm: LanguageModel):
