@@ -496,7 +496,7 @@ def test_a_teacher_of_other_tokens_is_refused(base: Path, talk: Path, tmp_path: 
         tmp_path / "other", replace(other, source=run_tokenizer.save(words, tmp_path / "w")), "safetensors"
     )
     with pytest.raises(UserError, match="another vocabulary"):
-        finetune._teacher(distill.Config(teacher=str(tmp_path / "other")), load.read(base).tokenizer)
+        finetune.teacher(distill.Config(teacher=str(tmp_path / "other")), load.read(base).tokenizer)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(base: Path, talk: Path, tmp_path: Path) -> None:

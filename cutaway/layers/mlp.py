@@ -47,14 +47,15 @@ class MLP(nn.Module):
     """down(act(up x)), or gated down(act(gate x) * up x) (2002.05202), up and gate clamped where limited.
 
     Taps ``hidden`` [... f]: each neuron's activation, the input of ``down``. Where it is gated and
-    ``forgets``, training holds two numbers a neuron and token in place of four: the rest is made again.
+    ``forgets``, as beside an adapter, training holds two numbers a neuron and token in place of four: the
+    rest is made again.
     """
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
         self.activation = XIELU() if config.activation == "xielu" else ACTIVATIONS[config.activation]
         self.limit = config.limit
-        self.forgets = config.activation != "xielu"  # which has weights, and they may be sharded by then
+        self.forgets = False
         self.gate = nn.Linear(width, config.hidden, config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden, config.bias)
         self.down = nn.Linear(config.hidden, width, config.bias)

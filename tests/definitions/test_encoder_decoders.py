@@ -14,8 +14,8 @@ from cutaway.attention import bahdanau, luong
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.seq2seq import Recurrent, Transformer
 
-WORDS, ANSWER = 11, 12
-SIZES = {"source": WORDS, "target": ANSWER, "width": 6, "hidden": 8}
+WORDS, TARGET = 11, 12
+SIZES = {"source": WORDS, "target": TARGET, "width": 6, "hidden": 8}
 SOURCE, ANSWER = torch.tensor([[3, 1, 4, 1, 5]]), torch.tensor([[0, 9, 2, 6]])
 
 
@@ -128,7 +128,7 @@ def _sines(count: int, width: int) -> Tensor:
 def test_transformer_is_torchs_layers() -> None:
     mlp = MLP(16, activation="relu", gated=False, bias=True)
     model = _made(
-        Transformer(source=WORDS, target=ANSWER, width=12, layers=2, heads=3, mlp=mlp, norm=Norm("layer"))
+        Transformer(source=WORDS, target=TARGET, width=12, layers=2, heads=3, mlp=mlp, norm=Norm("layer"))
     )
     words = {"dropout": 0.0, "batch_first": True, "norm_first": True, "dtype": torch.float64}
     x = model.source(SOURCE) + _sines(SOURCE.shape[1], 12)

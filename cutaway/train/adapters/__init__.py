@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cutaway.attention.common.softmax import SoftmaxAttention
 from cutaway.errors import UserError
+from cutaway.layers.mlp import MLP
 from cutaway.layers.packed import PackedLinear
 from cutaway.model.decoder import Decoder
 from cutaway.runtime.matmul import reads_eight_bits
@@ -75,6 +76,8 @@ def freeze(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear) and name != "head":  # whose rows are read as numbers
             module.serve()
+        if isinstance(module, MLP):
+            module.forgets = not isinstance(module.activation, nn.Module)
         if isinstance(module, SoftmaxAttention):
             key = module.key
             module.halves = isinstance(key, PackedLinear) and reads_eight_bits(key.packed.type)
