@@ -101,7 +101,7 @@ def load(
         raise UserError(f"{name} scores answers and has no questions: name a file of them with --data")
     if options:
         raise UserError(f"{name} takes no data.options: they are reasoning-gym's")
-    made = _scored(name, scorer or _function(kind, own), train, test, path)
+    made = _scored(name, scorer or function_of(kind, own), train, test, path)
     return replace(made, extracts=scorer is None)
 
 
@@ -112,7 +112,9 @@ def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping
     except ImportError:
         raise UserError("reasoning-gym is not installed: pip install 'cutaway[rewards]'") from None
     if name not in DATASETS:
-        raise UserError(f"reasoning_gym:{name}: there is no such task; known: {', '.join(sorted(DATASETS))}")
+        raise UserError(
+            f"reasoning_gym:{name}: reasoning-gym has no such task; known: {', '.join(sorted(DATASETS))}"
+        )
 
     def drawn(first: int, size: int) -> Any:
         try:
@@ -135,17 +137,17 @@ def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping
     )
 
 
-def _function(file: str, function: str) -> Score:
-    """A file's function as scorer."""
+def function_of(file: str, function: str) -> Callable[..., Any]:
+    """A function of a Python file, which is run. UserError for a file without it."""
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     if spec is None or spec.loader is None or not Path(file).is_file():
         raise UserError(f"{file}: there is no such file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    scorer: Any = getattr(module, function, None)
-    if scorer is None:
+    found = getattr(module, function, None)
+    if not callable(found):
         raise UserError(f"{file}: has no function {function!r}")
-    return scorer
+    return found
 
 
 def _scored(name: str, scorer: Score, train: int, test: int, path: str) -> Task:

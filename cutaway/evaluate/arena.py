@@ -12,7 +12,6 @@ covariate, so that a rating is not a taste for length; how often the first place
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from cutaway.data.tasks import function_of
 from cutaway.errors import UserError
 from cutaway.evaluate.bradley_terry import Game, Ratings, fit
 from cutaway.evaluate.likelihood import Likelihood, score
@@ -101,15 +101,7 @@ def play(
 
 def program(path: str | Path) -> Judge:
     """The function ``judge`` of a Python file, which is run. UserError for a file without one."""
-    path = Path(path)
-    spec = importlib.util.spec_from_file_location("cutaway_judge", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UserError(f"{path}: there is no such Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    judge = getattr(module, "judge", None)
-    if not callable(judge):
-        raise UserError(f"{path}: has no function judge(prompt, first, second)")
+    judge = function_of(str(path), "judge")
 
     def checked(prompt: str, first: str, second: str) -> float:
         found: Any = judge(prompt, first, second)

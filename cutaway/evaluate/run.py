@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from cutaway.data.tasks import RIGHT
 from cutaway.errors import UserError
 from cutaway.evaluate import likelihood, statistics
 from cutaway.evaluate.cache import Cache
@@ -33,7 +34,6 @@ from cutaway.generate import thinking
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
 
-RIGHT = 0.99  # the score from which an answer counts as right
 Progress = Callable[[int, int], None]
 
 
