@@ -197,6 +197,25 @@ def test_the_reference_is_the_base(adapter: Any) -> None:
     assert torch.equal(trainable.reference_log_probs(row, 7), found) and not found.requires_grad
 
 
+@pytest.mark.parametrize("adapter", [lora.Config(4), dora.Config(4), ia3.Config()])
+def test_an_adapter_in_bfloat16_has_the_gradient_of_float32(adapter: Any) -> None:
+    torch.manual_seed(0)
+    trainable = Trainable(
+        Decoder(model(context=128)), next_token.Config(), torch.ones(320, dtype=torch.int64)
+    )
+    adapter.attach(trainable.model)
+    trained = [p for p in trainable.model.parameters() if p.requires_grad]
+    for parameter in trained:
+        torch.nn.init.normal_(parameter, 1 if isinstance(adapter, ia3.Config) else 0, 0.05)
+    row = TrainingBatch.of(Packed.of(drawn([9, 30]), 64, 0).row(0), torch.device("cpu"))
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = trainable(row)[0] / row.weight
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)]))
+    assert torch.cosine_similarity(found[0], found[1], dim=0) > 0.99
+
+
 # ---- a run -------------------------------------------------------------------------------------------------
 
 

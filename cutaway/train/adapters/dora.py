@@ -73,5 +73,5 @@ class DoRALinear(lora.LoRALinear):
         moved = F.linear(F.linear(dropped, self.a), self.b)
         bias = self.base.bias
         plain = self.base(x) if bias is None else self.base(x) - bias
-        out = factor * (plain + self.config.scale * moved)
+        out = (factor * (plain + self.config.scale * moved)).to(plain.dtype)
         return out if bias is None else out + bias

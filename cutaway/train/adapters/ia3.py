@@ -57,4 +57,7 @@ class ScaledLinear(Adapter):
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         if not self.enabled:
             return self.base(x)
-        return self.base(self.factors * x) if self.side == "in" else self.factors * self.base(x)
+        if self.side == "in":
+            return self.base(self.factors * x)
+        out = self.base(x)
+        return self.factors.to(out.dtype) * out

@@ -68,8 +68,9 @@ class LoRALinear(Adapter):
             return self.base(x)
         out = self.base(x)
         reduced = F.linear(F.dropout(x, self.config.dropout, self.training), self.a)
-        # In place: the base's product is nobody else's.
-        flat = out.flatten(0, -2).addmm_(reduced.flatten(0, -2), self.b.T, alpha=self.config.scale)
+        # In place: the base's product is nobody else's. Autocast leaves operands of in-place products alone.
+        reduced, b = reduced.to(out.dtype), self.b.to(out.dtype)
+        flat = out.flatten(0, -2).addmm_(reduced.flatten(0, -2), b.T, alpha=self.config.scale)
         return flat.view_as(out)
 
 
