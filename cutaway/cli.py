@@ -44,6 +44,9 @@ VERBS = {
         "compare": "Train one model with one part swapped, and say what separated.",
         "plan": "Say what training it needs on so many devices.",
     },
+    "To test one": {
+        "attack": "Attack it with harmless canaries, and see why what worked did.",
+    },
 }
 FREE_OPTIONS = {
     "pretrain",

@@ -70,6 +70,7 @@ def test_an_options_value_is_no_option(capsys) -> None:
 MISSING = """
 arena no.gguf smollm2 --prompts text.txt --judge smollm2
 arena smollm2 minilm --prompts no.txt --judge smollm2
+attack no.gguf
 attention --model no.gguf
 bench no.gguf
 chat no.gguf

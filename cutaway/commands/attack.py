@@ -1,0 +1,73 @@
+"""`cutaway attack`: attack a model of one's own, and see why what worked did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import cutaway
+from cutaway.commands import console
+from cutaway.commands.options import Adapter, Json, Model, Threads
+from cutaway.errors import UserError
+from cutaway.store.files import write
+
+
+def attack(
+    model: Model = "smollm2",
+    /,
+    *,
+    probe: str | None = None,
+    trials: int = 64,
+    seed: int = 0,
+    adapter: Adapter = None,
+    output: Annotated[Path, Parameter(alias="-o")] = Path("runs/attack"),
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a model of your own with harmless canaries, and measure each attack beside its control.
+
+    Rates have 95% intervals; a defence is a curve of catch against false positives. The folder gets
+    results.json and report.html, in which each finding opens the model at its token.
+
+    Examples:
+
+    cutaway attack smollm2
+
+    cutaway attack smollm2 --probe forgery,injection --trials 32 --json
+
+    Parameters
+    ----------
+    probe
+        Probes, separated by commas; all those that train no model by default (docs/security.md).
+    trials
+        Cases of each arm.
+    seed
+        Of every random choice.
+    output
+        The folder of the report, and of the runs of probes that train.
+    """
+    from cutaway import security
+    from cutaway.security import report
+
+    if trials < 1:
+        raise UserError(f"--trials is {trials}: give a number from 1 up")
+    console.use_threads(threads)
+    asked = security.names(trains=False) if probe is None else [p.strip() for p in probe.split(",")]
+    security.check(asked)
+    path = console.model_path(model)
+    lm = cutaway.load(path, adapter=adapter)
+    with console.watched(counts=True) as bar:
+        findings = security.run(lm, asked, seed=seed, budget=security.Budget(trials, output), progress=bar)
+    document = report.document(model, findings, seed=seed, trials=trials)
+    output.mkdir(parents=True, exist_ok=True)
+    write(output / "results.json", json.dumps(document, indent=1))
+    write(output / "report.html", report.page(model, findings, lm))
+    if as_json:
+        console.print_json(document)
+        return
+    for finding in findings:
+        print("\n".join(report.lines(finding)))
+    console.note(f"{output / 'report.html'} has the curves, and the model's inside at each finding.")

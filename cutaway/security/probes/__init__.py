@@ -1,0 +1,1 @@
+"""One file a probe; ``cutaway/security/__init__.py`` says what one holds."""
