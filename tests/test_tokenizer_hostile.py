@@ -33,14 +33,14 @@ def _script() -> ModuleType:
     return module
 
 
-def test_two_hundred_files_of_every_kind(tmp_path: Path) -> None:
+def test_files_of_every_kind(tmp_path: Path) -> None:
     """`scripts/fuzz_tokenizer_files.py` runs thousands, with a limit on memory and time."""
     script = _script()
     outcomes = []
-    for _, name, data in script.cases(220, seed=7):
+    for _, name, data in script.cases(88, seed=7):
         (tmp_path / name).write_bytes(data)
         outcomes.append(script.tried(tmp_path / name))
-    assert 30 < outcomes.count("read") < 190
+    assert 12 < outcomes.count("read") < 76
 
 
 TEXT = "the <s> abc 12\n" * 3
@@ -372,7 +372,7 @@ def test_a_forged_compiled_vocabulary_is_made_anew(tmp_path: Path, monkeypatch: 
     core = np.frombuffer(data[begin:], np.uint32)
     noise = np.random.default_rng(1)
     opened = 0
-    for _ in range(800):
+    for _ in range(300):
         forged = core.copy()
         at = noise.integers(6, len(core)) if noise.random() < 0.7 else noise.integers(6, 640)
         strange = [0xFFFFFFFF, 0x7FFFFFFF, forged[at] ^ 1, len(core), noise.integers(1 << 32)]
@@ -386,7 +386,7 @@ def test_a_forged_compiled_vocabulary_is_made_anew(tmp_path: Path, monkeypatch: 
         made.encode("gpt2", TEXT)
         made.pieces([b"the", b" the", TEXT.encode()])
         [made.token(id) for id in range(-1, 300)]
-    assert 0 < opened < 800
+    assert 0 < opened < 300
     small = json.loads(data[start : start + int.from_bytes(data[start - 8 : start - 4], "little")])
     for change in ({"normalizer": [["Rule", {}]]}, {"added": [{"no": 1}]}, {"lead": []}, {"eot": 3}):
         block = json.dumps(small | change).encode()

@@ -47,7 +47,7 @@ class Config(Bounded):
     """``latent`` is the size of c, ``rope_dim`` of kr, ``key_size`` and ``value_size`` of a head's.
 
     ``query_latent``: queries come out of a normed latent of this size too, straight from x when None.
-    ``scale`` is 1/sqrt(key_size + rope_dim) when None.
+    ``scale`` is 1/sqrt(key_size + rope_dim) when None; without ``norm`` c is not normed.
     """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
@@ -59,7 +59,7 @@ class Config(Bounded):
     value_size: Count | None = None
     query_latent: Count | None = None
     position: rope.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
-    norm: Norm = Norm(eps=1e-6)
+    norm: Norm | None = Norm(eps=1e-6)
     scale: Positive | None = None
 
     def __post_init__(self) -> None:
@@ -127,10 +127,10 @@ class LatentAttention(nn.Module):
         self.query_down = (
             nn.Identity() if config.query_latent is None else nn.Linear(width, asked, bias=False)
         )
-        self.query_norm = nn.Identity() if config.query_latent is None else config.norm.build(asked)
+        self.query_norm = _norm(config, config.query_latent)
         self.query = nn.Linear(asked, heads * size, bias=False)
         self.down = nn.Linear(width, config.latent + config.rope_dim, bias=False)
-        self.latent_norm = config.norm.build(config.latent)
+        self.latent_norm = _norm(config, config.latent)
         self.key_up = nn.Linear(config.latent, heads * config.key_size, bias=False)
         self.value_up = nn.Linear(config.latent, heads * config.values, bias=False)
         self.out = nn.Linear(heads * config.values, width, bias=False)
@@ -218,6 +218,11 @@ class LatentAttention(nn.Module):
             return x
         plain, last = x.split((x.shape[-1] - self.config.rope_dim, self.config.rope_dim), dim=-1)
         return torch.cat((plain, rotate(last, rotation)), dim=-1)
+
+
+def _norm(config: Config, size: int | None) -> nn.Module:
+    """The norm of a latent of this size, if there is one and it is normed."""
+    return nn.Identity() if size is None or config.norm is None else config.norm.build(size)
 
 
 def _form(absorbs: bool, queries: int, keys: int) -> Choice:

@@ -8,7 +8,7 @@ windows, and the inputs of every product with a weight are collected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,32 +28,48 @@ def importance(model: Decoder, ids: Sequence[int], progress: Progress = silent) 
     """By the name of each weight that multiplies: float32 [columns], the mean square of its inputs.
 
     ``progress`` counts tokens. Raises UserError for a text without a token."""
+    means = _means(model, ids, lambda rows: rows.square().sum(dim=0), "", progress)
+    return {name: mean.astype(np.float32) for name, mean in means.items()}
+
+
+def moments(model: Decoder, ids: Sequence[int], progress: Progress = silent) -> dict[str, np.ndarray]:
+    """By the name of each layer's query matrix: float64 [width width], the mean of x x' of its inputs x.
+
+    ``progress`` and errors as in ``importance``."""
+    return _means(model, ids, lambda rows: rows.T @ rows, "attention.query.weight", progress)
+
+
+def _means(
+    model: Decoder, ids: Sequence[int], of: Callable[[Tensor], Tensor], end: str, progress: Progress
+) -> dict[str, np.ndarray]:
+    """The mean over the text of what ``of`` sums over the inputs of each weight whose name has this end."""
     if not ids:
         raise UserError("The calibration text has no token: give a longer one")
-    squares = _Squares(model)
+    inputs = _Inputs(model, of, end)
     size = min(WINDOW, model.config.context)
     device = next(iter(model.parameters())).device
-    with torch.inference_mode(), squares:
+    with torch.inference_mode(), inputs:
         for start in range(0, len(ids), size):
             window = torch.tensor([list(ids[start : start + size])], device=device)
             model(window, torch.arange(window.shape[1], device=device)[None])
             progress("calibrating", min(start + size, len(ids)), len(ids))
-    return {n: (s / squares.rows[n]).float().cpu().numpy() for n, s in squares.squares.items()}
+    return {name: (total / inputs.rows[name]).cpu().numpy() for name, total in inputs.sums.items()}
 
 
-class _Squares(TorchFunctionMode):
-    """Sums the squares of what is multiplied by each of a model's weights."""
+class _Inputs(TorchFunctionMode):
+    """Sums what ``of`` makes of the rows that are multiplied by each of a model's weights."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, of: Callable[[Tensor], Tensor], end: str) -> None:
         super().__init__()
-        self.names = {id(weight): name for name, weight in model.named_parameters()}
-        self.squares: dict[str, Tensor] = {}
+        self.of = of
+        self.names = {id(weight): name for name, weight in model.named_parameters() if name.endswith(end)}
+        self.sums: dict[str, Tensor] = {}
         self.rows: dict[str, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = self.names.get(id(args[1])) if func is functional.linear and len(args) > 1 else None
         if name is not None and args[0].numel():  # an expert may have no token
             rows = args[0].detach().reshape(-1, args[0].shape[-1]).double()
-            self.squares[name] = self.squares.get(name, 0) + (rows * rows).sum(dim=0)
+            self.sums[name] = self.sums.get(name, 0) + self.of(rows)
             self.rows[name] = self.rows.get(name, 0) + len(rows)
         return func(*args, **(kwargs or {}))

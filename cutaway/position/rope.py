@@ -25,17 +25,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(Bounded):
-    """``size``: how many leading dimensions of the head are rotated; the others pass unchanged."""
+    """``size``: how many leading dimensions of the head are rotated; the others pass unchanged.
+
+    With ``copies`` the same frequencies come so many times, for keys of several heads side by side.
+    """
 
     size: Count
     base: Positive = 10000.0
     scaling: Scaling | None = field(default=None, metadata={"variants": "cutaway.position.scaling"})
     interleaved: bool = False
+    copies: Count = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size % 2:
-            raise UserError(f"position.size is {self.size}; it must be even: dimensions rotate in pairs")
+        if self.size % (2 * self.copies):
+            raise UserError(
+                f"position.size is {self.size}; it must be a multiple of {2 * self.copies}: dimensions "
+                "rotate in pairs"
+            )
+        if self.copies > 1 and self.grows:
+            raise UserError("position.copies: no scaling that changes with the text's length has them")
 
     @property
     def grows(self) -> bool:
@@ -49,12 +58,11 @@ class Config(Bounded):
 
     def frequencies(self, length: int = 0) -> np.ndarray:
         """Radians a token for each pair, float64 [size / 2], in a text of this length."""
-        plain = self.base ** (-np.arange(0, self.size, 2, dtype=np.float64) / self.size)
-        if self.scaling is None:
-            return plain
+        size = self.size // self.copies
+        plain = self.base ** (-np.arange(0, size, 2, dtype=np.float64) / size)
         if isinstance(self.scaling, GROWING):
             return self.scaling.at(plain, length)
-        return self.scaling.stretch(plain)
+        return np.tile(plain if self.scaling is None else self.scaling.stretch(plain), self.copies)
 
 
 class Rotation(NamedTuple):

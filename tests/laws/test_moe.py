@@ -112,8 +112,8 @@ def test_a_listener_sees_and_changes_the_choice() -> None:
 @pytest.mark.parametrize("normalised", [True, False])
 def test_gradients_check(normalised: bool) -> None:
     torch.manual_seed(0)
-    layer = MoE(4, 2, 5, normalised=normalised, shared=3, shared_gate=True).build(6).double()
-    x = torch.randn(1, 5, 6, dtype=torch.float64, requires_grad=True)
+    layer = MoE(4, 2, 3, normalised=normalised, shared=2, shared_gate=True).build(4).double()
+    x = torch.randn(1, 5, 4, dtype=torch.float64, requires_grad=True)
     pos = torch.tensor([[-1, 0, 1, 2, 3]])
 
     def output(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:

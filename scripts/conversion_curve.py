@@ -1,0 +1,107 @@
+"""What a latent costs: perplexity of a model converted to MLA against bytes of cache, and after healing.
+
+    python scripts/conversion_curve.py                       # SmolLM2; about 40 minutes on two quiet cores
+    python scripts/conversion_curve.py --minutes 0           # without training
+
+Calibration, training and measuring texts are thirds of one novel, in this order. Each conversion is measured
+as it is, then trained on next tokens for so many minutes and measured again; the original, trained as long, is
+the control. Writes conversion.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cutaway
+from cutaway.evaluate import perplexity
+from cutaway.inspect.importance import moments
+from cutaway.lm import LanguageModel
+from cutaway.weights import conversion
+
+CASES = ((None, None), (192, 3), (128, 3), (64, 3), (192, 1), (128, 1), (64, 1))
+WINDOW = 512
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--text", type=Path, help="a text of 200 KB or more; Jane Austen by default")
+    parser.add_argument("--minutes", type=float, default=5, help="of training each")
+    parser.add_argument("--windows", type=int, default=12, help="of 512 tokens that are measured")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    asked = parser.parse_args()
+    lm = cutaway.load(asked.model, engine="definition")
+    ids = lm.ids(text(asked.text))
+    third = len(ids) // 3
+    calibration, training = ids[: 40 * WINDOW], np.array(ids[third : 2 * third])
+    held = ids[2 * third : 2 * third + asked.windows * WINDOW]
+    seen = moments(lm.model, calibration)
+    rows = []
+    for latent, rotary in CASES:
+        of = lm.checkpoint
+        if latent is not None:
+            of = conversion.converted(of, "mla", latent=latent, rotary=rotary, moments=seen)
+        one = LanguageModel(of, engine="definition")
+        before = perplexity.perplexity(one.engine, held, WINDOW)
+        steps = heal(one.model, training, 60 * asked.minutes) if asked.minutes else 0
+        after = perplexity.perplexity(one.engine, held, WINDOW) if steps else None
+        rows.append((latent, rotary, of.config.bytes_per_token(2), before, steps, after))
+        print(rows[-1], flush=True)
+        write(asked.results / "conversion.md", rows, asked, len(held))
+
+
+def text(path: Path | None) -> str:
+    if path is not None:
+        return path.read_text("utf-8")
+    from cutaway.data import novels
+
+    chapters = sorted(novels.folder().rglob("*.txt"))
+    return "\n".join(each.read_text("utf-8") for each in chapters)[:1_000_000]
+
+
+def heal(module: torch.nn.Module, ids: np.ndarray, seconds: float) -> int:
+    """Train all weights on the text for so long; how many steps."""
+    draw, steps, begin = np.random.default_rng(0), 0, time.monotonic()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0)
+    while time.monotonic() - begin < seconds:
+        starts = draw.integers(0, len(ids) - 257, 4)
+        rows = torch.from_numpy(np.stack([ids[at : at + 257] for at in starts]))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = module(rows[:, :-1], torch.arange(256).expand(4, 256))
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        steps += 1
+    return steps
+
+
+def write(path: Path, rows: list, asked: argparse.Namespace, tokens: int) -> None:
+    lines = [
+        "# Attention converted: what a latent costs",
+        "",
+        f"`python scripts/conversion_curve.py --minutes {asked.minutes:g} --windows {asked.windows}`:",
+        f"{asked.model}, {tokens:,} held-out tokens, windows of {WINDOW} with the first half as context;",
+        "the cache is float16.",
+        "",
+        "| latent | rotated key heads | cache bytes a token | perplexity | steps of training | after training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for latent, rotary, size, before, steps, after in rows:
+        name = "none: GQA as it is" if latent is None else latent
+        healed = f"{after.perplexity:.2f}" if after else "-"
+        lines.append(f"| {name} | {rotary or 3} | {size:,} | {before.perplexity:.2f} | {steps} | {healed} |")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
