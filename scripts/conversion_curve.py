@@ -3,9 +3,9 @@
     python scripts/conversion_curve.py                       # SmolLM2; about 40 minutes on two quiet cores
     python scripts/conversion_curve.py --minutes 0           # without training
 
-Calibration, training and measuring texts are thirds of one novel, in this order. Each conversion is measured
-as it is, then trained on next tokens for so many minutes and measured again; the original, trained as long, is
-the control. Writes conversion.md.
+Calibration, training and measuring texts are thirds of one text, in this order. Each conversion is measured as
+it is, then trained on next tokens for so many minutes and measured again; the original, trained as long, is the
+control. Writes conversion.md.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def write(path: Path, rows: list, asked: argparse.Namespace, tokens: int) -> Non
         f"{asked.model}, {tokens:,} held-out tokens, windows of {WINDOW} with the first half as context;",
         "the cache is float16.",
         "",
-        "| latent | rotated key heads | cache bytes a token | perplexity | steps of training | after training |",
+        "| latent | rotated key heads | cache bytes a token | perplexity | training steps | after them |",
         "|---|---|---|---|---|---|",
     ]
     for latent, rotary, size, before, steps, after in rows:

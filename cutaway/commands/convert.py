@@ -99,7 +99,9 @@ def convert(
         if attention is not None:
             save.check_free(target, "gguf" if target.suffix == ".gguf" else "safetensors", force)
             before = LanguageModel(checkpoint)
-            checkpoint = _converted(before, attention, options, texts.get(calibration), bar)
+            checkpoint = _converted(
+                before, attention, options, texts[calibration] if calibration else None, bar
+            )
         saved = save.write(target, checkpoint, type=type, force=force, progress=bar)
         if attention is not None and measure:
             report = _report(before, *to_measure(before, text, texts)[1:], target, bar)
@@ -160,7 +162,10 @@ def _report(lm: LanguageModel, window: int, ids: list[int] | None, target: Path,
     """The written model beside the one that it was, on the ids or on what the first one writes."""
     ids = written(lm, window, bar) if ids is None else ids
     # Both by the definition: the runtime rounds activations, which is no part of what a conversion changes.
-    models = LanguageModel(lm.checkpoint, engine="definition"), cutaway.load(target, engine="definition")
+    models: list[Any] = [
+        LanguageModel(lm.checkpoint, engine="definition"),
+        cutaway.load(target, engine="definition"),
+    ]
     one, other = (each.engine for each in models)
     found = scoring.divergence(one, other, ids, window, begin_of(lm), bar)
     part = scoring.windows(one, ids, window, begin_of(lm))[0]
