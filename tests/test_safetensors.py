@@ -20,7 +20,7 @@ from cutaway.gguf import Later, Packed, packed_shape
 from cutaway.weights import safetensors
 
 RNG = np.random.default_rng(0)
-TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
 SHAPES = ((3, 4), (7,), (), (2, 0, 3), (1, 2, 3, 4, 5))
 
 

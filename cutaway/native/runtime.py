@@ -107,6 +107,22 @@ class LayerAdapter(ctypes.Structure):
     ]
 
 
+class Value(ctypes.Structure):
+    """native/runtime/step.hpp's Value."""
+
+    _fields_ = [("out", _POINTER), ("what", _INT), ("layer", _INT)]
+
+
+class Edit(ctypes.Structure):
+    """native/runtime/step.hpp's Edit."""
+
+    _fields_ = [
+        ("vector", _POINTER),
+        ("strength", _FLOAT),
+        *((name, _INT) for name in ("projects", "layer", "first", "last", "spare")),
+    ]
+
+
 class Reading(ctypes.Structure):
     """native/runtime/step.hpp's Reading."""
 
@@ -124,9 +140,12 @@ class Reading(ctypes.Structure):
                 "logits",
                 "watched",
                 "patterns",
+                "values",
+                "edits",
             )
         ),
-        *((name, _INT) for name in ("sequences", "logits_count", "watched_count", "spare")),
+        *((name, _INT) for name in ("sequences", "logits_count", "watched_count")),
+        *((name, _INT) for name in ("value_count", "edit_count", "spare")),
     ]
 
 
@@ -224,15 +243,19 @@ def read(
     after: np.ndarray | None = None,
     watched: Sequence[tuple[int, int]] = (),
     adapters: Sequence[int | None] | None = None,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Reads new tokens of sequences into their pages: float32 [logits_at vocab], and attention.
+    values: Sequence[tuple[int, int]] = (),
+    edits: Sequence[tuple[int, np.ndarray, float, bool, int, int]] = (),
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Reads new tokens of sequences into their pages: float32 [logits_at vocab], attention, and values.
 
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
     ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [logits_at] names
     the layer after which the head reads, the last where it is not given (the logit lens). ``watched`` are
     pairs of a token and a layer: float32 [heads position + 1] of each. ``adapters`` are each
-    sequence's, the address of its array of ``LayerAdapter`` or None. Raises UserError for what does not fit
-    together."""
+    sequence's, the address of its array of ``LayerAdapter`` or None. ``values`` are pairs of a number (What
+    in step.hpp) and a layer: float32 [tokens n] of each. ``edits`` change the residual stream after a layer:
+    the layer, a vector float32 [width], its strength, whether it projects, and the tokens from a first to a
+    last. Raises UserError for what does not fit together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
     for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("logits_at", logits_at):
@@ -252,18 +275,41 @@ def read(
     adapted = np.array([each or 0 for each in adapters or ()], np.uint64)
     if len(adapted) not in (0, len(pages)):
         raise UserError(f"{len(adapted)} adapters are not one for each of {len(pages)} sequences.")
+    given = [np.empty((len(ids), _value_size(model, *each)), np.float32) for each in values]
+    rooms = (Value * len(given))(
+        *(Value(room.ctypes.data, *each) for room, each in zip(given, values, strict=True))
+    )
+    changes = (Edit * len(edits))(*(_edit(model, len(ids), *each) for each in edits))
     reading = Reading(
         *(array.ctypes.data for array in (ids, starts, positions, tables)),
         adapted.ctypes.data if adapted.any() else None,
         logits_at.ctypes.data,
         None if after is None else after.ctypes.data,
         *(array.ctypes.data for array in (out, pairs, drawn)),
-        *(len(each) for each in (pages, logits_at, pairs)),
+        *map(ctypes.addressof, (rooms, changes)),
+        *(len(each) for each in (pages, logits_at, pairs, rooms, changes)),
         0,
     )
     if call(model, reading, library.threads() if threads is None else threads):
         raise OperationalError(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
-    return out, patterns
+    return out, patterns, given
+
+
+def _value_size(model: Model, what: int, layer: int) -> int:
+    """Floats of a token's row of a value."""
+    if not (0 <= layer < model.layer_count and 0 <= what < 7):
+        raise UserError(f"There is no value {what} of layer {layer}.")
+    of = model.layers[layer]
+    return (*[model.width] * 3, of.query.rows, of.key.rows, of.value.rows, of.out.columns)[what]
+
+
+def _edit(
+    model: Model, tokens: int, layer: int, vector: np.ndarray, strength: float, projects: bool, *span: int
+) -> Edit:
+    check("vector", vector, np.float32)
+    if vector.shape != (model.width,) or not 0 <= span[0] <= span[1] <= tokens:
+        raise UserError(f"The edit after layer {layer} fits neither the width nor the {tokens} tokens.")
+    return Edit(vector.ctypes.data, strength, projects, layer, *span, 0)
 
 
 class OneToken:
@@ -282,7 +328,7 @@ class OneToken:
         places = map(ctypes.addressof, (self._id, self._starts, self._position, self._table))
         beside = None if adapter is None else ctypes.addressof(self._adapter)
         count = ctypes.addressof(self._logits_count)
-        self._reading = Reading(*places, beside, count, None, None, None, None, 1, 1, 0, 0)
+        self._reading = Reading(*places, beside, count, *[None] * 6, 1, 1)
 
     def read(self, id: int, position: int, pages: np.ndarray) -> np.ndarray:
         """float32 [vocab]: the logits after ``id`` at ``position``; ``pages`` as ``read`` takes them."""
@@ -345,9 +391,10 @@ def _number(type: str) -> int:
 @cache
 def _mirrored() -> None:
     """That the structures here are laid out as the compiler laid them."""
-    theirs = (ctypes.c_int64 * 7)()
+    theirs = (ctypes.c_int64 * 9)()
     function("cutaway_runtime_sizes", ctypes.c_void_p)(theirs)
-    ours = [ctypes.sizeof(each) for each in (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter)]
+    structures = (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter, Value, Edit)
+    ours = [ctypes.sizeof(each) for each in structures]
     if list(theirs) != ours:
         raise OperationalError(
             f"The core's structures have {list(theirs)} bytes, ctypes' {ours}; install again"

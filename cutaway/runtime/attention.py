@@ -52,6 +52,26 @@ def attend(
     return (output / weight).reshape(tokens, heads, size)
 
 
+def patterns(
+    query: np.ndarray,
+    keys: np.ndarray,
+    positions: np.ndarray,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> list[np.ndarray]:
+    """The attention weights of each token, float32 [h s] over the positions up to its own.
+
+    Takes what ``attend`` takes."""
+    found = []
+    for row, position in zip(query, positions.tolist(), strict=True):
+        seen = keys[: position + 1].astype(np.float32).repeat(len(row) // keys.shape[1], axis=1)
+        scores = softcapped(np.einsum("hk,shk->hs", row, seen), softcap)
+        scores[:, : max(0, position + 1 - (window or len(seen)))] = -np.inf
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        found.append(weights / weights.sum(axis=1, keepdims=True))
+    return found
+
+
 def _page(
     rows: np.ndarray, keys: np.ndarray, values: np.ndarray, seen: np.ndarray, softcap: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from cutaway.model.config import Decoder
 from cutaway.native import runtime as native
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.packing import Plan
+from cutaway.runtime.values import Edit, Value, Values, named
 from cutaway.weights.adapters import Adapter
 from cutaway.weights.rules import Tensors
 
@@ -88,6 +89,7 @@ class State:
     def __init__(self, store: Pages, adapter: AdapterPlan | None = None) -> None:
         self._store = store
         self.adapter = adapter
+        self.edits: tuple[Edit, ...] = ()  # of every token that is read into it
         self._pages: list[np.ndarray] = []
         self._borrowed = 0  # how many of them, from the first, others read too
         self.addresses = np.empty(0, np.uint64)
@@ -131,7 +133,7 @@ class State:
         other = State(self._store, self.adapter)
         other._pages = [page.copy() for page in self._pages]
         other.reserve(len(self._pages) * native.PAGE)
-        other.length = self.length
+        other.length, other.edits = self.length, self.edits
         return other
 
 
@@ -140,6 +142,7 @@ class RuntimeEngine:
 
     def __init__(self, config: Decoder, tensors: Tensors, threads: int | None = None) -> None:
         self.plan = Plan(config, tensors)
+        self.config, self._model = config, self.plan.model
         self._tensors, self._adapter = tensors, None
         self.vocab = config.vocab
         self.max_context = config.context
@@ -150,6 +153,19 @@ class RuntimeEngine:
 
     def new_state(self) -> State:
         return State(self._store, self._adapter)
+
+    def edited_state(self, edits: Sequence[Edit]) -> State:
+        """An empty state; every forward pass of its text changes the residual stream, in the edits' order."""
+        state = self.new_state()
+        state.edits = tuple(edits)
+        return state
+
+    def first_layers(self, count: int) -> RuntimeEngine:
+        """The same engine with its first layers alone, for their values; its states are its own."""
+        view = copy.copy(self)
+        view._model = native.Model.from_buffer_copy(self.plan.model)
+        view._model.layer_count = count
+        return view
 
     def adapted(self, adapter: Adapter | None) -> RuntimeEngine:
         """This engine with an adapter beside its packed weights, which both share; None is without.
@@ -188,9 +204,11 @@ class RuntimeEngine:
 
     def step(self, id: int, state: State) -> np.ndarray:
         """Reads one id; float32 [v]."""
+        if state.edits:
+            return self.read([[id]], [state], [0])[0]
         self._make_room(state, 1)
         if state.one is None:
-            state.one = native.OneToken(self.plan.model, self.threads, address(state))
+            state.one = native.OneToken(self._model, self.threads, address(state))
         logits = state.one.read(id, state.length, state.addresses)
         state.length += 1
         return logits
@@ -228,7 +246,7 @@ class RuntimeEngine:
         fork.reserve(state.length)
         for own, page in zip(fork.pages[full:], state.pages[full:], strict=False):
             own[:] = page
-        fork.length = state.length
+        fork.length, fork.edits = state.length, state.edits
         return fork
 
     def read(
@@ -252,13 +270,50 @@ class RuntimeEngine:
         ``logits_at`` (the logit lens), and the attention weights float32 [h s] of each (index, layer) in
         ``attention_at``.
         """
+        return self._read(texts, states, logits_at, after, attention_at)[:2]
+
+    def observe(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        names: Sequence[str],
+        logits_at: Sequence[int] = (),
+    ) -> tuple[np.ndarray, Values]:
+        """Reads as ``read`` does, to the bit, and gives values of the tokens by name (``values.py``).
+
+        A value is float32 [n ...], a row for each id; an attention pattern is a list of float32 [h s], one
+        for each id. Raises UserError before anything is read for a name that the runtime does not show.
+        """
+        wanted = named(self.config, tuple(names))
+        rows, looks = [one for one in wanted if one.what >= 0], [one for one in wanted if one.what < 0]
+        count = sum(map(len, texts))
+        attention_at = [(at, one.layer) for one in looks for at in range(count)]
+        logits, patterns, given = self._read(texts, states, logits_at, None, attention_at, rows)
+        out: Values = {one.name: _shaped(one, value) for one, value in zip(rows, given, strict=True)}
+        return logits, out | {one.name: patterns[n * count : (n + 1) * count] for n, one in enumerate(looks)}
+
+    def _read(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        logits_at: Sequence[int],
+        after: Sequence[int] | None,
+        attention_at: Sequence[tuple[int, int]],
+        values: Sequence[Value] = (),
+    ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
         if len({id(state) for state in states}) < len(states):
             raise UserError("Two texts cannot be read into one state")
         for text, state in zip(texts, states, strict=True):
             self._make_room(state, len(text))
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        edits = [
+            (edit.layer, edit.vector, edit.strength, edit.projects, int(start) + first, int(start) + last)
+            for text, state, start in zip(texts, states, starts, strict=False)
+            for edit in state.edits
+            for first, last in edit.spans(state.length, len(text))
+        ]
         seen = native.read(
-            self.plan.model,
+            self._model,
             np.array([id for text in texts for id in text], np.int32),
             starts,
             np.array([state.length for state in states], np.int32),
@@ -268,6 +323,8 @@ class RuntimeEngine:
             None if after is None else np.array(after, np.int32),
             attention_at,
             [address(state) for state in states],
+            [(one.what, one.layer) for one in values],
+            edits,
         )
         for text, state in zip(texts, states, strict=True):
             state.length += len(text)
@@ -280,6 +337,13 @@ class RuntimeEngine:
                 f"{state.length + new}: shorten it"
             )
         state.reserve(state.length + new)
+
+
+def _shaped(value: Value, rows: np.ndarray) -> np.ndarray:
+    """A value of each token in its shape; keys and values as the KV cache keeps them."""
+    if value.name.endswith((".k", ".v")):
+        rows = rows.astype(np.float16).astype(np.float32)
+    return rows.reshape(-1, *value.shape)
 
 
 def address(state: State) -> int | None:

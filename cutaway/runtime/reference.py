@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.runtime import arithmetic, attention, matmul, packing
 from cutaway.runtime.adapter import Beside, prepared
+from cutaway.runtime.values import Edit, Values, named
 from cutaway.weights import quant
 from cutaway.weights.adapters import Adapter
 from cutaway.weights.rules import Tensors
@@ -38,6 +40,7 @@ class State:
 
     def __init__(self, config: Decoder, adapter: Mapping[str, Beside] | None = None) -> None:
         self.adapter = adapter or {}
+        self.edits: tuple[Edit, ...] = ()  # of every token that is read into it
         shapes = [(block.attention.groups, block.attention.key_size) for block in config.blocks]
         sizes = [block.attention.values for block in config.blocks]
         self.keys = [np.empty((0, *shape), np.float16) for shape in shapes]
@@ -82,6 +85,36 @@ class ReferenceEngine:
     def new_state(self) -> State:
         return State(self.config, self._adapter)
 
+    def edited_state(self, edits: Sequence[Edit]) -> State:
+        """An empty state whose residual stream is edited, as ``RuntimeEngine.edited_state`` gives one."""
+        state = self.new_state()
+        state.edits = tuple(edits)
+        return state
+
+    def first_layers(self, count: int) -> ReferenceEngine:
+        """The same engine with its first layers alone."""
+        view = copy.copy(self)
+        view.config = replace(self.config, blocks=self.config.blocks[:count])
+        return view
+
+    def observe(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        names: Sequence[str],
+        logits_at: Sequence[int] = (),
+    ) -> tuple[np.ndarray, Values]:
+        """Reads ids of each text into its state, and gives values, as ``RuntimeEngine.observe`` does."""
+        wanted = named(self.config, tuple(names))
+        kept: list[dict[str, Any]] = []
+        ends = []
+        for text, state in zip(texts, states, strict=True):
+            kept.append(dict.fromkeys(one.name for one in wanted))
+            ends.append(self._read(text, state, kept[-1]))
+        logits = self._head(np.concatenate(ends)[list(logits_at)])
+        join = {True: lambda parts: [row for part in parts for row in part], False: np.concatenate}
+        return logits, {one.name: join[one.what < 0]([part[one.name] for part in kept]) for one in wanted}
+
     def adapted(self, adapter: Adapter | None) -> ReferenceEngine:
         """This engine with an adapter beside its weights, as ``RuntimeEngine.adapted`` gives one."""
         view = copy.copy(self)
@@ -114,8 +147,12 @@ class ReferenceEngine:
         """float32 [t v]: at each position, the logits of what comes next."""
         return self.prefill_all_logits(ids, self.new_state())
 
-    def _read(self, ids: Sequence[int], state: State) -> np.ndarray:
-        """float32 [t d]: the residual stream after the last block; keys and values are in the state."""
+    def _read(self, ids: Sequence[int], state: State, kept: dict[str, Any] | None = None) -> np.ndarray:
+        """float32 [t d]: the residual stream after the last block; keys and values are in the state.
+
+        ``kept`` receives every value by its name, and those patterns whose names it holds.
+        """
+        kept = {} if kept is None else kept
         if state.length + len(ids) > self.max_context:
             raise UserError(
                 f"The model's context holds {self.max_context} ids, and this text has "
@@ -126,21 +163,31 @@ class ReferenceEngine:
         table = self.tensors["embedding.weight"]
         x = quant.unpack(table.rows(np.asarray(ids))) * np.float32(self.config.embedding_scale)
         positions = np.arange(state.length, state.length + len(ids))
+        kept["embed"] = x
         for n, block in enumerate(self.config.blocks):
             path = f"blocks.{n}"
             out = self._attention(
-                block, n, self._norm(x, f"{path}.attention_norm", block.norm.eps), positions, state
+                block, n, self._norm(x, f"{path}.attention_norm", block.norm.eps), positions, state, kept
             )
-            x = x + self._post(block, out, f"{path}.attention_post_norm")
+            x = kept[f"{path}.middle"] = x + self._post(block, out, f"{path}.attention_post_norm")
             normed = self._norm(x, f"{path}.mlp_norm", block.norm.eps)
             apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
             out = apply(block.mlp, f"{path}.mlp", normed, state.adapter)
             x = x + self._post(block, out, f"{path}.mlp_post_norm")
+            for edit in state.edits:
+                x = edit.applied(x, state.length) if edit.layer == n else x
+            kept[f"{path}.out"] = x
         state.length += len(ids)
         return x
 
     def _attention(
-        self, block: Block, n: int, x: np.ndarray, positions: np.ndarray, state: State
+        self,
+        block: Block,
+        n: int,
+        x: np.ndarray,
+        positions: np.ndarray,
+        state: State,
+        kept: dict[str, Any],
     ) -> np.ndarray:
         of: Any = block.attention
         path, tokens = f"blocks.{n}.attention", len(x)
@@ -152,16 +199,16 @@ class ReferenceEngine:
             key = self._norm(key, f"{path}.key_norm", of.qk_norm.eps)
         if of.position is not None:
             query, key = rotated(query, positions, of.position), rotated(key, positions, of.position)
-        state.keys[n] = np.concatenate([state.keys[n], key.astype(np.float16)])
-        state.values[n] = np.concatenate([state.values[n], value.astype(np.float16)])
-        mixed = attention.attend(
-            query * np.float32(of.key_size**-0.5 if of.scale is None else of.scale),
-            state.keys[n],
-            state.values[n],
-            positions,
-            of.window if isinstance(of, local.Config) else None,
-            of.softcap,
-        )
+        key, value = key.astype(np.float16), value.astype(np.float16)
+        state.keys[n] = np.concatenate([state.keys[n], key])
+        state.values[n] = np.concatenate([state.values[n], value])
+        scaled = query * np.float32(of.key_size**-0.5 if of.scale is None else of.scale)
+        seen = (of.window if isinstance(of, local.Config) else None, of.softcap)
+        mixed = attention.attend(scaled, state.keys[n], state.values[n], positions, *seen)
+        halves = {"k": key.astype(np.float32), "v": value.astype(np.float32)}
+        if f"{path}.pattern" in kept:
+            kept[f"{path}.pattern"] = attention.patterns(scaled, state.keys[n], positions, *seen)
+        kept |= {f"{path}.{name}": each for name, each in {"q": query, "z": mixed, **halves}.items()}
         return self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
 
     def _mlp(self, of: MLP, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:

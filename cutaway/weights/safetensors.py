@@ -40,7 +40,7 @@ from cutaway.gguf import (
 from cutaway.store.files import atomic_file
 
 STORED = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8"} | FOREIGN.keys())
-WRITTEN = ("F32", "F16", "BF16")
+WRITTEN = ("F32", "F16", "BF16", "I32")
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_INDEXED = 1 << 20
@@ -98,7 +98,7 @@ def write(
     *,
     force: bool = True,
 ) -> None:
-    """Write F32, F16 and BF16 tensors, whole or not at all.
+    """Write F32, F16, BF16 and I32 tensors, whole or not at all.
 
     More than `max_shard_bytes` become shards and their index beside `path`; a larger tensor gets a shard of
     its own. UserError for other types, and for metadata that is not text.

@@ -565,6 +565,7 @@ class Step {
                 cosines[rotation.pairs + i] = static_cast<float>(std::sin(angle) * rotation.magnitude);
             }
         }
+        give(kEmbed, 0, token, x, model_.width);
         if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, model_.layers[0].eps);
     }
 
@@ -591,6 +592,11 @@ class Step {
         };
         and_tokens(worker, query_key_value, [&](int64_t token) {
             for (int head = 0; head < layer.heads + 2 * layer.groups; ++head) finish_and_store(layer, token, head);
+            float* all = heads_out_ + token * heads_stride_;
+            give(kQuery, index, token, all, layer.query.rows);
+            give(kKey, index, token, all + key_at(layer), layer.key.rows);
+            give(kValue, index, token, all + value_at(layer), layer.value.rows);
+            for (int i = 0; i < layer.query.rows; ++i) all[i] *= layer.scale;
         });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
         const auto look = [&](const auto& then) {
@@ -605,6 +611,7 @@ class Step {
         };
         and_tokens(worker, look, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
+            give(kMixed, index, token, mixed_.x + token * mixed_.width, layer.out.columns);
             quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
         watch(layer, index, worker);
@@ -613,12 +620,15 @@ class Step {
         };
         and_tokens(worker, multiply_out, [&](int64_t token) {
             add_output(token, layer.out, layer.attention_post_norm, layer.eps);
+            give(kMiddle, index, token, x_ + token * width_stride_, model_.width);
             read(token, layer.mlp_norm, layer.eps);
         });
         const bool more = index + 1 < model_.layer_count;
         const auto after = [&](int64_t token) {
             if (layer.experts != nullptr) gather_experts(layer, token);
             add_output(token, layer.down, layer.mlp_post_norm, layer.eps);
+            edit(token, index);
+            give(kOut, index, token, x_ + token * width_stride_, model_.width);
             if (kept_ != nullptr) keep_stream(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
         };
@@ -670,9 +680,7 @@ class Step {
         float* all = heads_out_ + token * heads_stride_;
         if (head < layer.heads) {
             float* query = all + head * layer.key_size;
-            finish_head(layer, token, query, layer.query.bias, head, layer.query_norm);
-            for (int i = 0; i < layer.key_size; ++i) query[i] *= layer.scale;
-            return;
+            return finish_head(layer, token, query, layer.query.bias, head, layer.query_norm);
         }
         const int at = position(token), slot = at % kPage;
         const int group = (head - layer.heads) % layer.groups;
@@ -805,6 +813,28 @@ class Step {
     void keep(const Layer& layer, int64_t token, int head, const float* sum, const Gathered& in) {
         float* to = mixed_.x + token * mixed_.width + head * layer.value_size;
         for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
+    }
+
+    // A token's row of a value, written out where it is asked for.
+    void give(What what, int layer, int64_t token, const float* row, int64_t count) const {
+        for (const Value& value : std::span(reading_.values, static_cast<size_t>(reading_.value_count))) {
+            if (value.what == what && value.layer == layer) std::copy_n(row, count, value.out + token * count);
+        }
+    }
+
+    // Makes the changes of a token's residual stream after a layer.
+    void edit(int64_t token, int layer) {
+        for (const Edit& by : std::span(reading_.edits, static_cast<size_t>(reading_.edit_count))) {
+            if (by.layer != layer || token < by.first || token >= by.last) continue;
+            float* x = x_ + token * width_stride_;
+            float scale = by.strength;
+            if (by.projects != 0) {
+                double product = 0.0;
+                for (int i = 0; i < model_.width; ++i) product += static_cast<double>(x[i]) * by.vector[i];
+                scale = static_cast<float>(-by.strength * product);
+            }
+            for (int i = 0; i < model_.width; ++i) x[i] += scale * by.vector[i];
+        }
     }
 
     // The residual stream after a layer, where the head is to read it (the logit lens).
@@ -1088,4 +1118,6 @@ CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
     out[4] = sizeof(Reading);
     out[5] = sizeof(Expert);
     out[6] = sizeof(LayerAdapter);
+    out[7] = sizeof(Value);
+    out[8] = sizeof(Edit);
 }

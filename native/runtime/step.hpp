@@ -66,6 +66,23 @@ struct LayerAdapter {
     Change query, key, value, out, gate, up, down;
 };
 
+// What a reading can write out of a layer, for each of its tokens; kEmbed is the input of layer 0.
+enum What : int32_t { kEmbed, kMiddle, kOut, kQuery, kKey, kValue, kMixed };
+
+// A value that is written out: a row for each token.
+struct Value {
+    float* out;
+    int32_t what, layer;
+};
+
+// A change of the residual stream after a layer, for tokens [first, last): x + strength v, or, where it projects,
+// x - strength (x . v) v.
+struct Edit {
+    const float* vector;  // [width]
+    float strength;
+    int32_t projects, layer, first, last, spare;
+};
+
 // What is read in one call: for each sequence its new tokens, one after another, and its pages.
 struct Reading {
     const int32_t* ids;              // [tokens]
@@ -78,7 +95,9 @@ struct Reading {
     float* logits;                   // [logits_count vocab]
     const int32_t* watched;          // [watched_count 2]: a token and a layer, whose attention is asked for
     float* const* patterns;          // [watched_count]: each [heads position + 1], weights that sum to 1
-    int32_t sequences, logits_count, watched_count, spare;
+    const Value* values;             // [value_count]
+    const Edit* edits;               // [edit_count], in the order in which they are made
+    int32_t sequences, logits_count, watched_count, value_count, edit_count, spare;
 };
 
 }  // namespace cutaway

@@ -1,0 +1,136 @@
+"""What the runtime shows of a forward pass, and how it edits one: names, shapes, the residual stream.
+
+    embed, blocks.N.middle, blocks.N.out  the residual stream [d]: before block 0, after each half of block N
+    blocks.N.attention.q k v z            queries [h k] and keys [g k] as scores read them, values [g v], and
+                                          what attention gave each head [h v]
+    blocks.N.attention.pattern            attention weights [h s] over the text up to the token
+
+The names are those of the definition (docs/inspect.md). Keys and values are the halves that the KV cache
+keeps. Everything else happens within a fused kernel, and is refused with the engine that shows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.model.config import Decoder
+
+WHATS = ("embed", "middle", "out", "attention.q", "attention.k", "attention.v", "attention.z")  # step.hpp's
+PATTERN = "attention.pattern"
+NAME = re.compile(r"(?:(embed)|blocks\.(\d+)\.(middle|out|attention\.(?:q|k|v|z|pattern)))")
+GIVES = "embed, blocks.N.middle, blocks.N.out and blocks.N.attention.q, .k, .v, .z, .pattern"
+DEFINITION = 'load with engine="definition" for'
+Values = dict[str, "np.ndarray | list[np.ndarray]"]
+
+
+class Value(NamedTuple):
+    """A value: its name, its index in WHATS (-1 for a pattern), its layer, and a token's shape."""
+
+    name: str
+    what: int
+    layer: int
+    shape: tuple[int, ...]
+
+
+@lru_cache(maxsize=64)
+def named(config: Decoder, names: tuple[str, ...]) -> tuple[Value, ...]:
+    """The values that names, or wildcards, ask for; UserError for one that the runtime does not show."""
+    found: dict[str, Value] = {}
+    for name in names:
+        own = [name] if NAME.fullmatch(name) else [one for one in _every(config) if fnmatchcase(one, name)]
+        if not own:
+            raise UserError(f"the runtime does not show {name!r}: it shows {GIVES}; {DEFINITION} every other")
+        found |= {one: _value(config, one) for one in own}
+    return tuple(found.values())
+
+
+def _every(config: Decoder) -> list[str]:
+    layers = range(len(config.blocks))
+    return ["embed", *(f"blocks.{n}.{what}" for n in layers for what in (*WHATS[1:], PATTERN))]
+
+
+def _value(config: Decoder, name: str) -> Value:
+    match = NAME.fullmatch(name)
+    assert match is not None
+    layer, what = int(match[2] or 0), match[1] or match[3]
+    if layer >= len(config.blocks):
+        last = len(config.blocks) - 1
+        raise UserError(f"there is no {name}: this model's layers are 0 to {last}")
+    of: Any = config.blocks[layer].attention
+    shapes = {
+        "attention.q": (of.heads, of.key_size),
+        "attention.k": (of.groups, of.key_size),
+        "attention.v": (of.groups, of.values),
+        "attention.z": (of.heads, of.values),
+    }
+    return Value(name, -1 if what == PATTERN else WHATS.index(what), layer, shapes.get(what, (config.width,)))
+
+
+def of_texts(engine: Any, texts: Sequence[Sequence[int]], names: Sequence[str], chunk: int = 512) -> Values:
+    """The values of whole texts by name, from a runtime engine: a row for each token, one text after another.
+
+    Reads ``chunk`` tokens a call, of several texts where they are short, and only the layers that are
+    needed. Nothing is padded, and what is read beside a text changes no bit of its values.
+    """
+    wanted = named(engine.config, tuple(names))
+    shallow = engine.first_layers(1 + max(value.layer for value in wanted))
+    parts: list[Values] = []
+    call: list[tuple[Sequence[int], Any]] = []
+    room = chunk
+    for text in texts:
+        state, start = shallow.new_state(), 0
+        while start < len(text):
+            piece = text[start : start + room]
+            call.append((piece, state))
+            start, room = start + len(piece), room - len(piece)
+            if room == 0:
+                parts.append(shallow.observe(*zip(*call, strict=True), names)[1])
+                call, room = [], chunk
+    if call:
+        parts.append(shallow.observe(*zip(*call, strict=True), names)[1])
+    return {value.name: _joined(value, [part[value.name] for part in parts]) for value in wanted}
+
+
+def _joined(value: Value, parts: list[Any]) -> np.ndarray | list[np.ndarray]:
+    if value.what < 0:
+        return [rows for part in parts for rows in part]
+    return np.concatenate(parts) if parts else np.empty((0, *value.shape), np.float32)
+
+
+# ---- edits of the residual stream --------------------------------------------------------------------------
+
+
+class Edit(NamedTuple):
+    """x + strength v after a layer, or x - strength (x · v) v where it ``projects`` (v float32 [d])."""
+
+    layer: int
+    vector: np.ndarray
+    strength: float
+    projects: bool = False
+    positions: frozenset[int] | None = None  # absolute; None are all
+    first: int = 0  # the position from which on it acts
+
+    def spans(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Which of ``count`` tokens from position ``start`` on it changes, as runs [first, last)."""
+        first = max(0, self.first - start)
+        if self.positions is None:
+            return [(first, count)] if first < count else []
+        return [(at, at + 1) for at in range(first, count) if start + at in self.positions]
+
+    def applied(self, x: np.ndarray, start: int) -> np.ndarray:
+        """The residual stream [t d] of tokens from position ``start`` on, changed: the native step's bits."""
+        x = x.copy()
+        for first, last in self.spans(start, len(x)):
+            scale = np.float32(self.strength)
+            if self.projects:
+                products = np.add.accumulate(x[first:last].astype(np.float64) * self.vector, axis=1)[:, -1:]
+                scale = (-np.float64(scale) * products).astype(np.float32)
+            x[first:last] += scale * self.vector
+        return x
