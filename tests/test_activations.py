@@ -1,5 +1,7 @@
 """The runtime's values and edits: its reference's to the bit, the definition's within the law."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ EDITS = [
 @pytest.mark.parametrize("name", ["llama", "odd", "gemma3", "qwen2-moe"])
 def test_native_values_and_edits_have_the_references_bits(name: str) -> None:
     of = config(name)
-    engines = [engine(of, tensors(of)) for engine in (RuntimeEngine, ReferenceEngine)]
+    engines: list[Any] = [engine(of, tensors(of)) for engine in (RuntimeEngine, ReferenceEngine)]
     ours, theirs = (values.of_texts(engine, TEXTS, ["*"]) for engine in engines)
     assert list(ours) == list(theirs) and len(ours) == 1 + 3 * 7
     for value in ours:

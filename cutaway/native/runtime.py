@@ -123,6 +123,12 @@ class Edit(ctypes.Structure):
     ]
 
 
+class Observation(ctypes.Structure):
+    """native/runtime/step.hpp's Observation."""
+
+    _fields_ = [("values", _POINTER), ("edits", _POINTER), ("value_count", _INT), ("edit_count", _INT)]
+
+
 class Reading(ctypes.Structure):
     """native/runtime/step.hpp's Reading."""
 
@@ -140,12 +146,9 @@ class Reading(ctypes.Structure):
                 "logits",
                 "watched",
                 "patterns",
-                "values",
-                "edits",
             )
         ),
-        *((name, _INT) for name in ("sequences", "logits_count", "watched_count")),
-        *((name, _INT) for name in ("value_count", "edit_count", "spare")),
+        *((name, _INT) for name in ("sequences", "logits_count", "watched_count", "spare")),
     ]
 
 
@@ -286,11 +289,18 @@ def read(
         logits_at.ctypes.data,
         None if after is None else after.ctypes.data,
         *(array.ctypes.data for array in (out, pairs, drawn)),
-        *map(ctypes.addressof, (rooms, changes)),
-        *(len(each) for each in (pages, logits_at, pairs, rooms, changes)),
+        *(len(each) for each in (pages, logits_at, pairs)),
         0,
     )
-    if call(model, reading, library.threads() if threads is None else threads):
+    threads = library.threads() if threads is None else threads
+    if values or edits:
+        _mirrored("cutaway_observation_sizes", Value, Edit, Observation)
+        seen = Observation(*map(ctypes.addressof, (rooms, changes)), len(values), len(edits))
+        observe = function("cutaway_observe", *[_POINTER] * 3, _INT, result=_INT)
+        failed = observe(*map(ctypes.addressof, (model, reading, seen)), threads)
+    else:
+        failed = call(model, reading, threads)
+    if failed:
         raise OperationalError(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
     return out, patterns, given
 
@@ -328,7 +338,7 @@ class OneToken:
         places = map(ctypes.addressof, (self._id, self._starts, self._position, self._table))
         beside = None if adapter is None else ctypes.addressof(self._adapter)
         count = ctypes.addressof(self._logits_count)
-        self._reading = Reading(*places, beside, count, *[None] * 6, 1, 1)
+        self._reading = Reading(*places, beside, count, None, None, None, None, 1, 1, 0, 0)
 
     def read(self, id: int, position: int, pages: np.ndarray) -> np.ndarray:
         """float32 [vocab]: the logits after ``id`` at ``position``; ``pages`` as ``read`` takes them."""
@@ -388,13 +398,15 @@ def _number(type: str) -> int:
     return LAYOUTS[type].id
 
 
+MODEL = (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter)
+
+
 @cache
-def _mirrored() -> None:
-    """That the structures here are laid out as the compiler laid them."""
-    theirs = (ctypes.c_int64 * 9)()
-    function("cutaway_runtime_sizes", ctypes.c_void_p)(theirs)
-    structures = (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter, Value, Edit)
-    ours = [ctypes.sizeof(each) for each in structures]
+def _mirrored(sizes: str = "cutaway_runtime_sizes", *structures: type[ctypes.Structure]) -> None:
+    """That the structures here, the model's and a reading's by default, are laid out as the compiler's."""
+    ours = [ctypes.sizeof(each) for each in structures or MODEL]
+    theirs = (ctypes.c_int64 * len(ours))()
+    function(sizes, ctypes.c_void_p)(theirs)
     if list(theirs) != ours:
         raise OperationalError(
             f"The core's structures have {list(theirs)} bytes, ctypes' {ours}; install again"

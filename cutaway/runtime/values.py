@@ -27,7 +27,7 @@ PATTERN = "attention.pattern"
 NAME = re.compile(r"(?:(embed)|blocks\.(\d+)\.(middle|out|attention\.(?:q|k|v|z|pattern)))")
 GIVES = "embed, blocks.N.middle, blocks.N.out and blocks.N.attention.q, .k, .v, .z, .pattern"
 DEFINITION = 'load with engine="definition" for'
-Values = dict[str, "np.ndarray | list[np.ndarray]"]
+Values = dict[str, Any]  # by name: an array, or of patterns a list
 
 
 class Value(NamedTuple):
@@ -98,7 +98,7 @@ def of_texts(engine: Any, texts: Sequence[Sequence[int]], names: Sequence[str], 
     return {value.name: _joined(value, [part[value.name] for part in parts]) for value in wanted}
 
 
-def _joined(value: Value, parts: list[Any]) -> np.ndarray | list[np.ndarray]:
+def _joined(value: Value, parts: list[Any]) -> Any:
     if value.what < 0:
         return [rows for part in parts for rows in part]
     return np.concatenate(parts) if parts else np.empty((0, *value.shape), np.float32)

@@ -224,8 +224,8 @@ class Step {
     };
 
   public:
-    Step(const Model& model, const Reading& reading, int threads)
-        : model_(model), reading_(reading), tokens_(reading.starts[reading.sequences]),
+    Step(const Model& model, const Reading& reading, const Observation& seen, int threads)
+        : model_(model), reading_(reading), seen_(seen), tokens_(reading.starts[reading.sequences]),
           most_shares_(std::clamp(threads, 1, kShares)) {
         measure();
         allocate();
@@ -817,14 +817,14 @@ class Step {
 
     // A token's row of a value, written out where it is asked for.
     void give(What what, int layer, int64_t token, const float* row, int64_t count) const {
-        for (const Value& value : std::span(reading_.values, static_cast<size_t>(reading_.value_count))) {
+        for (const Value& value : std::span(seen_.values, static_cast<size_t>(seen_.value_count))) {
             if (value.what == what && value.layer == layer) std::copy_n(row, count, value.out + token * count);
         }
     }
 
     // Makes the changes of a token's residual stream after a layer.
     void edit(int64_t token, int layer) {
-        for (const Edit& by : std::span(reading_.edits, static_cast<size_t>(reading_.edit_count))) {
+        for (const Edit& by : std::span(seen_.edits, static_cast<size_t>(seen_.edit_count))) {
             if (by.layer != layer || token < by.first || token >= by.last) continue;
             float* x = x_ + token * width_stride_;
             float scale = by.strength;
@@ -1066,6 +1066,7 @@ class Step {
 
     const Model& model_;
     const Reading& reading_;
+    const Observation& seen_;
     const int tokens_;
     Scratch scratch_;
     const int most_shares_;  // of a phase
@@ -1097,15 +1098,22 @@ class Step {
 }  // namespace
 }  // namespace cutaway
 
-// Reads, and writes the logits of logits_at; the caller has checked every array. -1: there is no memory for it.
-CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Reading* reading, int32_t threads) {
+// Reads, and writes the logits of logits_at and what is observed; the caller has checked every array. -1: there is no
+// memory for it.
+CUTAWAY_API int32_t cutaway_observe(const cutaway::Model* model, const cutaway::Reading* reading,
+                                    const cutaway::Observation* seen, int32_t threads) {
     try {
-        cutaway::Step step(*model, *reading, threads);
+        cutaway::Step step(*model, *reading, *seen, threads);
         cutaway::run(threads, [&](int index, int workers) { step.work(index, workers); });
         return 0;
     } catch (const std::bad_alloc&) {
         return -1;
     }
+}
+
+CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Reading* reading, int32_t threads) {
+    const cutaway::Observation none{};
+    return cutaway_observe(model, reading, &none, threads);
 }
 
 // The sizes of the structures, so that cutaway/native/runtime.py can check that it mirrors them.
@@ -1118,6 +1126,10 @@ CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
     out[4] = sizeof(Reading);
     out[5] = sizeof(Expert);
     out[6] = sizeof(LayerAdapter);
-    out[7] = sizeof(Value);
-    out[8] = sizeof(Edit);
+}
+CUTAWAY_API void cutaway_observation_sizes(int64_t* out) {
+    using namespace cutaway;
+    out[0] = sizeof(Value);
+    out[1] = sizeof(Edit);
+    out[2] = sizeof(Observation);
 }

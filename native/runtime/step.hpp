@@ -83,6 +83,13 @@ struct Edit {
     int32_t projects, layer, first, last, spare;
 };
 
+// What a reading writes out and changes; the edits in the order in which they are made.
+struct Observation {
+    const Value* values;  // [value_count]
+    const Edit* edits;    // [edit_count]
+    int32_t value_count, edit_count;
+};
+
 // What is read in one call: for each sequence its new tokens, one after another, and its pages.
 struct Reading {
     const int32_t* ids;              // [tokens]
@@ -95,9 +102,7 @@ struct Reading {
     float* logits;                   // [logits_count vocab]
     const int32_t* watched;          // [watched_count 2]: a token and a layer, whose attention is asked for
     float* const* patterns;          // [watched_count]: each [heads position + 1], weights that sum to 1
-    const Value* values;             // [value_count]
-    const Edit* edits;               // [edit_count], in the order in which they are made
-    int32_t sequences, logits_count, watched_count, value_count, edit_count, spare;
+    int32_t sequences, logits_count, watched_count, spare;
 };
 
 }  // namespace cutaway
