@@ -48,6 +48,7 @@ def explain(
     compare_model: str | None = None,
     against: str | None = None,
     backends: Flag = False,
+    parallel: Flag = False,
     html: Path | None = None,
     force: Force = False,
     open_page: Open = False,
@@ -76,6 +77,8 @@ def explain(
 
     cutaway explain "The capital of France is" --backends
 
+    cutaway explain "The capital of France is" --parallel
+
     :param text: The text to explain; - reads it from standard input. Control tokens spelt in it stay text.
     :param file: Read the text from this file (without its last newline).
     :param chat: Put the text as a question, through the model's chat template.
@@ -91,6 +94,8 @@ def explain(
     :param against: A run's or adapter's folder, or a model of the same shape: show what training changed. The
         model, if none is named, is then the one that the run or the adapter began with.
     :param backends: Show instead which attention backend each layer uses for prefill and decode, and why.
+    :param parallel: Show instead what can run at once for this text and for the token after it, and what must
+        wait: operations, bytes and this machine's measured limits.
     :param html: Write an interactive page to this file: one file that needs no network. A model that
         --ablate or --steer changed is beside the unchanged one. --open alone writes a temporary file.
     """
@@ -98,16 +103,19 @@ def explain(
     asked = _Asked(
         prompt_text(text, file), source, chat, top, ablate, steer, patch, compare, compare_model, against
     )
-    asked.check(backends, html is not None or open_page)
+    asked.check(backends, parallel, html is not None or open_page)
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: it must be 1 or more")
     if html is not None:
         files.check_file(html, force)
     lm = _load(source)
     ids = asked.ids(lm, asked.text)
-    early = sys.stdout.isatty() and not (as_json or backends or html or open_page or asked.two)
+    early = sys.stdout.isatty() and not (as_json or backends or parallel or html or open_page or asked.two)
     if early:
         _show_tokens(lm, ids, asked)
+    if parallel:
+        _print_parallel(lm, ids, asked.name, threads, as_json)
+        return
     with _doing("Loading PyTorch and the weights"):
         if threads is not None:
             import torch
@@ -159,7 +167,7 @@ class _Asked:
         """The compared model's name."""
         return model_name(self.compare_model or self.against or self.model)
 
-    def check(self, backends: bool, page: bool) -> None:
+    def check(self, backends: bool, parallel: bool, page: bool) -> None:
         """Refuses what needs no model to be refused."""
         if not self.text:
             raise UserError("the text is empty: there is nothing to explain")
@@ -172,8 +180,9 @@ class _Asked:
         changed = self.ablate or self.steer or self.patch is not None
         if self.two and changed:
             raise UserError("two models are shown unchanged: leave out --ablate, --steer and --patch")
-        if backends and (self.two or changed or page):
-            raise UserError("--backends shows backends only: leave out other views and edits")
+        if (backends or parallel) and (self.two or changed or page or backends == parallel):
+            name = "--backends" if backends else "--parallel"
+            raise UserError(f"{name} is a view of its own: leave out other views and edits")
         if self.patch is not None and page:
             raise UserError("--patch is shown in the terminal: leave out --html and --open, or use --compare")
         for part in self.ablate:
@@ -368,6 +377,23 @@ def _print_backends(lm: LanguageModel, ids: list[int], name: str, as_json: bool)
         print_json({"model": name, "passes": [one.to_json() for one in passes]})
     else:
         on_screen(lambda console: backends_text.show(passes, name, console))
+
+
+def _print_parallel(lm: LanguageModel, ids: list[int], name: str, threads: int | None, as_json: bool) -> None:
+    from cutaway import native
+    from cutaway.commands import parallel_text
+    from cutaway.inspect import parallel
+
+    if lm.is_encoder:
+        raise UserError(f"{name}: is an encoder, which reads a text at once and decodes nothing")
+    with _doing("Measuring this machine"):
+        here = parallel.machine(lm, threads or native.threads())
+    found = parallel.passes(lm, len(ids))
+    if as_json:
+        passes = [{**asdict(one), "waits": one.waits} for one in found]
+        print_json({"model": name, "machine": asdict(here), "passes": passes})
+    else:
+        on_screen(lambda console: parallel_text.show(found, here, name, console))
 
 
 def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:

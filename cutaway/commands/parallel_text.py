@@ -1,0 +1,74 @@
+"""What runs in parallel (``inspect/parallel.py``) as a terminal shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from cutaway.commands.explanation_text import ACCENT, QUIET, WIDTH
+
+if TYPE_CHECKING:
+    from cutaway.inspect.parallel import Machine, Pass, Step
+
+
+def show(passes: tuple[Pass, ...], machine: Machine, model: str, console: Console) -> None:
+    """Each pass: its steps in order, what each computes at once, and which limit it meets first."""
+    width = min(console.width, WIDTH)
+    for one in passes:
+        console.print(Text(_heading(one, model), "bold"), width=width)
+        console.print(Padding(_table(one, machine), (0, 0, 0, 2)), width=width)
+        flops, moved, seconds = one.total(machine)
+        rate = one.tokens * one.sequences / seconds
+        console.print(
+            f"  {one.waits} steps wait for one another; {flops / 1e9:,.2f} GFLOP, {moved / 1e6:,.0f} MB: at "
+            f"least {1000 * seconds:,.1f} ms, at most {rate:,.0f} tokens/s.\n",
+            width=width,
+        )
+    note = (
+        f"Measured here on {machine.threads} threads: {machine.flops / 1e9:,.0f} GFLOP/s of {machine.type} "
+        f"products, {machine.bandwidth / 1e9:,.1f} GB/s read. Below {machine.balance:,.1f} operations a byte "
+        "memory is the limit. Layers wait for one another, and each new token for the one before it; heads, "
+        "positions of a prompt, experts and texts do not."
+    )
+    console.print(Text(note, QUIET), width=width)
+
+
+def _heading(one: Pass, model: str) -> str:
+    if one.after == 0:
+        return f"{model}, prefill: a prompt of {one.tokens:,} tokens at once"
+    if one.sequences == 1:
+        return f"decode: one token after {one.after:,}"
+    return f"decode in a batch: one token of each of {one.sequences} texts after {one.after:,}"
+
+
+def _table(one: Pass, machine: Machine) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=QUIET)
+    for heading in ("step", "at once"):
+        table.add_column(heading)
+    for heading in ("outputs", "MFLOP", "MB", "FLOP/byte", "limit"):
+        table.add_column(heading, justify="right")
+    for layers in one.layers:
+        named = f"layers {layers.first} to {layers.last}" if layers.count > 1 else f"layer {layers.first}"
+        each = ", one after another; each:" if layers.count > 1 else ":"
+        table.add_row(Text(f"{named}, {layers.kind}{each}", QUIET))
+        for step in layers.steps:
+            _add(table, step, machine, "  ")
+    _add(table, one.head, machine)
+    return table
+
+
+def _add(table: Table, step: Step, machine: Machine, indent: str = "") -> None:
+    limit = "arithmetic" if step.intensity > machine.balance else "memory"
+    table.add_row(
+        Text(f"{indent}{step.name}", ACCENT),
+        step.at_once,
+        f"{step.outputs:,}",
+        f"{step.flops / 1e6:,.2f}",
+        f"{step.bytes / 1e6:,.2f}",
+        f"{step.intensity:,.1f}",
+        limit,
+    )
