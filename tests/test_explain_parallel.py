@@ -68,7 +68,7 @@ def test_a_parallel_block_waits_less_and_a_latent_more() -> None:
     assert waits(Block(HEADS, MoE(4, 2, 16))) == usual + 1
 
 
-@pytest.mark.parametrize("name", ["linear", "gated_delta", "mamba2", "local", "differential", "dsa"])
+@pytest.mark.parametrize("name", ["linear", "gated_delta", "mamba2", "short_conv", "local", "dsa"])
 def test_every_mechanism_has_its_steps(name: str) -> None:
     of = config(Block(kind(name).like(SIZES, {}), MLP(48)))
     for one in (parallel.forward(of, sizes(of), 20), parallel.forward(of, sizes(of), 1, 20)):

@@ -45,6 +45,7 @@ MIXERS = (
     _attention("retention", **TURN),
     _attention("gla", rank=3),
     _attention("delta", conv=3),
+    importlib.import_module("cutaway.attention.short_conv").Config(channels=20, conv=4, bias=True),
 )
 MLPS = MLP(20), MoE(4, 2, 10, shared=6, shared_gate=True), MoE(5, 3, 8, normalised=False)
 CONFIG = DecoderConfig(
@@ -135,7 +136,7 @@ def test_quantized_it_keeps_its_recurrences_as_they_are() -> None:
     assert_close(torch.cat(parts, dim=1), at_once, **TIGHT)
     assert (at_once - model(ids, pos)).abs().max() > 0
     kinds = [type(memory) for memory in state.blocks]
-    assert kinds == [*[Quantized] * 2, Recurrent, Quantized, *[Recurrent] * 5]
+    assert kinds == [*[Quantized] * 2, Recurrent, Quantized, *[Recurrent] * 6]
 
 
 @torch.no_grad()
@@ -152,7 +153,18 @@ def test_packed_equals_separate() -> None:
 def test_config_round_trips() -> None:
     assert from_dict(to_dict(CONFIG)) == CONFIG
     kinds = [block["attention"]["kind"] for block in to_dict(CONFIG)["blocks"]]
-    assert kinds == ["gqa", "local", "linear", "mla", "gated_delta", "mamba2", "retention", "gla", "delta"]
+    assert kinds == [
+        "gqa",
+        "local",
+        "linear",
+        "mla",
+        "gated_delta",
+        "mamba2",
+        "retention",
+        "gla",
+        "delta",
+        "short_conv",
+    ]
     made = {name: tuple(weight.shape) for name, weight in _model().named_parameters()}
     assert made == CONFIG.weights()
 

@@ -360,6 +360,17 @@ MORE |= {
     ),
     "bloom": ("BloomConfig", BLOOM, BLOOM | {"n_head": 4}, BLOOM | {"tie_word_embeddings": False}),
 }
+CONV_FULL = {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3}
+MORE |= {
+    "lfm2": (
+        "Lfm2Config",
+        CONV_FULL | {"block_multiple_of": 16},
+        {"full_attn_idxs": [0], "conv_bias": True, "conv_L_cache": 4, "block_auto_adjust_ff_dim": False},
+        ODD
+        | CONV_FULL
+        | {"tie_word_embeddings": False, "block_ffn_dim_multiplier": 1.5, "num_key_value_heads": 3},
+    ),
+}
 RECURRENT = {"qwen3_next", "qwen3_5", "qwen3_5_moe"}
 CASES |= {f"{name}-{n}": (row[0], own) for name, row in MORE.items() for n, own in enumerate(row[1:], 1)}
 MORE_IN_GGUF = re.findall(

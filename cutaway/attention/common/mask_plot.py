@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from cutaway.attention import dsa, luong
+from cutaway.attention import dsa, luong, short_conv
 from cutaway.attention.common.linear_recurrence import LinearConfig
-from cutaway.attention.common.visibility import Positions, mask
+from cutaway.attention.common.visibility import Causal, Positions, Window, mask
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def draw(config: Any, length: int, seed: int = 0) -> MaskPlot:
             )
         return MaskPlot(torch.ones(length, length, dtype=torch.bool).tolist(), caption)
     here = Positions(torch.arange(length)[None])
-    seen = mask(config.visibility, here, here)[0]
+    convolved = isinstance(config, short_conv.Config)  # its weights are the same for every text
+    seen = mask(Causal() & Window(config.conv) if convolved else config.visibility, here, here)[0]
     caption = ""
     if isinstance(config, dsa.Config):
         chance = torch.Generator().manual_seed(seed)

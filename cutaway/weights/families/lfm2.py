@@ -1,0 +1,139 @@
+"""LFM2 (2511.23404): gated short convolutions in most layers, attention with normed heads in some.
+
+The norm before the head is called that of the embeddings.
+"""
+
+from cutaway.layers.config import Norm
+from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.weights import common
+from cutaway.weights.common import FULL
+from cutaway.weights.families import llama
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings, replaced
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, kernel, same, split
+
+CONV = "conv"
+OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}"
+
+
+def is_conv(block: Block) -> bool:
+    """Whether a layer's mixer is the short convolution."""
+    return kind_of(block.attention) == "short_conv"
+
+
+def attends(block: Block) -> bool:
+    """Whether a layer's mixer is attention."""
+    return not is_conv(block)
+
+
+PARTS = ("key", "query", "value")
+HF_MIXERS = (
+    *(
+        Rule(f"{THEIRS}.self_attn.{theirs}.weight", f"{OURS}.{ours}.weight", same, attends)
+        for theirs, ours in (
+            *((f"{name[0]}_proj", name) for name in ("query", "key", "value")),
+            ("out_proj", "out"),
+            ("q_layernorm", "query_norm"),
+            ("k_layernorm", "key_norm"),
+        )
+    ),
+    *(
+        rule
+        for part in ("weight", "bias")
+        for rule in (
+            Rule(f"{THEIRS}.conv.in_proj.{part}", tuple(f"{OURS}.{n}.{part}" for n in PARTS), split, is_conv),
+            Rule(f"{THEIRS}.conv.out_proj.{part}", f"{OURS}.out.{part}", same, is_conv),
+        )
+    ),
+    Rule(f"{THEIRS}.conv.conv.weight", f"{OURS}.conv.weight", kernel, is_conv),
+    Rule(f"{THEIRS}.conv.conv.bias", f"{OURS}.conv.bias", same, is_conv),
+)
+HF = (
+    *common.renamed(
+        common.HF_DECODER,
+        ("input_layernorm", "operator_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("mlp.gate_proj", "feed_forward.w1"),
+        ("mlp.up_proj", "feed_forward.w3"),
+        ("mlp.down_proj", "feed_forward.w2"),
+        ("model.norm.", "model.embedding_norm."),
+        without=("self_attn",),
+    ),
+    *HF_MIXERS,
+)
+
+
+class Mixers(Row):
+    """Which layers attend: a list of all, or of the indices of those that do."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        layers = known["layers"]
+        kinds = fields.each_layer("layer_types", layers, (CONV, FULL))
+        indices = fields.get("full_attn_idxs")
+        if kinds is None and indices is not None:
+            if not isinstance(indices, list) or any(
+                type(n) is not int or not 0 <= n < layers for n in indices
+            ):
+                raise fields.refusal("full_attn_idxs", f"should list layers below {layers}")
+            return {"convolves": tuple(n not in indices for n in range(layers))}
+        return {"convolves": tuple(kind == CONV for kind in kinds or (FULL,) * layers)}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"layer_types": [CONV if conv else FULL for conv in known["convolves"]]}
+
+
+class Hidden(Row):
+    """The MLP's size, which transformers takes two thirds of, rounded up, unless it is told not to."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        hidden = fields.integer("block_ff_dim", None) or fields.integer("intermediate_size", 12288)
+        fields.get("intermediate_size")
+        factor = fields.number("block_ffn_dim_multiplier", 1.0)
+        whole = fields.integer("block_multiple_of", 256)
+        if fields.flag("block_auto_adjust_ff_dim", True):
+            hidden = -(-int(factor * int(2 * hidden / 3)) // whole) * whole
+        return {"hidden": hidden}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"intermediate_size": known["hidden"], "block_auto_adjust_ff_dim": False}
+
+
+def decoder(known: Settings) -> Decoder:
+    """The decoder of these settings."""
+    conv = mixer("short_conv", channels=known["width"], conv=known["conv"], bias=known["conv_bias"])
+    attention = common.heads(
+        known["heads"],
+        known["kv_heads"],
+        key_size=known["head_size"],
+        position=known["rope"],
+        qk_norm=Norm("rms", known["eps"]),
+    )
+    mixers = tuple(conv if convolves else attention for convolves in known["convolves"])
+    return common.decoder(known | {"mixers": mixers})
+
+
+def settings(config: Decoder | Encoder) -> Settings:
+    """The settings of a config."""
+    known = common.settings(config) | {"convolves": tuple(map(is_conv, config.blocks))}
+    for block in filter(is_conv, config.blocks):
+        known |= {"conv": block.attention.conv, "conv_bias": block.attention.bias}
+    return known
+
+
+FAMILY = llama.FAMILY.but(
+    "lfm2",
+    "Lfm2ForCausalLM",
+    hf=HF,
+    gguf=(),
+    rows=(
+        *replaced(common.SIZES, Field("eps", "norm_eps", None, NUMBER)),
+        Hidden(),
+        Field("conv", "conv_L_cache", None),
+        Field("conv_bias", "conv_bias", None, FLAG),
+        Mixers(),
+    ),
+    build=decoder,
+    describe=settings,
+    defaults={"conv": 3, "conv_bias": False, "rope_base": 1e6, "context": 128_000, "eps": 1e-5, "tied": True},
+    mixers=("short_conv", "mha", "gqa", "mqa"),
+)
