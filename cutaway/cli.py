@@ -31,6 +31,7 @@ VERBS = {
     "With a model": {
         "generate": "Continue a text.",
         "chat": "Talk with a model.",
+        "detect": "Tell whether a text has a watermark.",
         "explain": "Follow a sentence through a model, step by step.",
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
         "serve": "Answer programs: OpenAI's API, and what is inside.",

@@ -53,7 +53,7 @@ def test_help_verb_is_the_verbs_help(capsys) -> None:
     [
         *(f"tokenizer {name}" for name in tokenizer.VERBS),
         *(f"embed {name}" for name in embed.VERBS),
-        *("attention show", "bench", "explain", "info", "plan", "pull"),  # few documented options, and many
+        *("attention show", "bench", "detect", "explain", "info", "plan", "pull"),  # few documented options, and many
     ],
 )
 def test_help_shows_a_verbs_own_examples_and_options(capsys, line: str) -> None:
@@ -78,6 +78,8 @@ chat --load no.json
 compare no.yaml
 convert no.gguf out.gguf
 convert smollm2 no/out.gguf
+detect king --watermark kgw:x --model no.gguf
+detect --file no.txt --watermark kgw:x
 embed analogy no.vec a b c
 embed evaluate no.vec
 embed evaluate minilm --analogy no.tsv

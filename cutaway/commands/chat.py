@@ -60,7 +60,7 @@ def chat(
     if system is not None:
         conversation.system = system
     given = sampling.given()
-    SamplingParams(**given)  # refused before anything is loaded
+    SamplingParams(**DEFAULTS | given)  # refused before anything is loaded
     use_threads(threads)
     lm: Any = cutaway.load(model_path(model), engine=engine, context=context, adapter=adapter)
     if lm.checkpoint.chat_template is None:

@@ -15,6 +15,7 @@ from cutaway.commands.console import model_path, note, note_fallback, print_json
 from cutaway.commands.options import Adapter, Context, Engine, Flag, Json, Model, Threads
 from cutaway.errors import UserError
 from cutaway.generate import thinking
+from cutaway.generate import watermark as watermarks
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
 
@@ -56,6 +57,9 @@ class Sampling:
     ] = ()
     ignore_eos: Annotated[bool, Parameter(help="Go on past the model's end token.", negative=())] = False
     seed: Annotated[int | None, Parameter(help="The same seed writes the same text.")] = None
+    watermark: Annotated[
+        str | None, Parameter(help="Mark the text: kgw:SECRET, gumbel:SECRET or synthid:SECRET.")
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """The options that were given, as `lm.generate` and `lm.chat` take them."""
@@ -67,6 +71,8 @@ class Sampling:
         }
         if self.logit_bias:
             options["logit_bias"] = dict(map(_bias, self.logit_bias))
+        if self.watermark:
+            options["watermark"] = watermarks.parse(self.watermark)
         return options
 
 

@@ -9,12 +9,15 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args
 
 import numpy as np
 
 from cutaway.bounds import Bound, Count, Natural, bounds_of
 from cutaway.errors import UserError, quoted
+
+if TYPE_CHECKING:
+    from cutaway.generate.watermark import Watermark
 
 Number = int | float
 Fraction = Annotated[Number, Bound(0, 1)]
@@ -28,7 +31,8 @@ class SamplingParams:
     max_tokens None means until the model or the context ends. top_k 0, top_p 1, min_p 0, typical_p 1,
     repetition_penalty 1 and the other penalties at 0 are off. logit_bias adds to logits by id (-inf bans).
     stop ends at a string, stop_ids at an id, and the tokenizer's end tokens do too unless ignore_eos.
-    Without a seed every run differs. logprobs asks for that many alternatives beside each token.
+    Without a seed every run differs. logprobs asks for that many alternatives beside each token. watermark
+    marks the text with a secret (generate/watermark).
     """
 
     max_tokens: Count | None = 128
@@ -46,6 +50,7 @@ class SamplingParams:
     ignore_eos: bool = False
     seed: Natural | None = None
     logprobs: Natural = 0
+    watermark: Any = None  # a Watermark; its type would be resolved with the bounds of the others
 
     def __post_init__(self) -> None:
         for name, (kind, bound, optional) in NUMBERS.items():
@@ -62,6 +67,8 @@ class SamplingParams:
         for text in stop:
             if not isinstance(text, str) or not text:
                 raise UserError(f"stop is {quoted(text)}: a stop must be a string of at least one character")
+        if self.watermark is not None and self.temperature == 0 and not self.watermark.greedy:
+            raise UserError("this watermark is in the random choice: give a temperature above 0, such as 0.8")
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
@@ -94,6 +101,7 @@ class SamplingOptions(TypedDict, total=False):
     ignore_eos: bool
     seed: int | None
     logprobs: int
+    watermark: Watermark | None
 
 
 def sampling_params(options: SamplingOptions) -> SamplingParams:
