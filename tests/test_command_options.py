@@ -53,7 +53,15 @@ def test_help_verb_is_the_verbs_help(capsys) -> None:
     [
         *(f"tokenizer {name}" for name in tokenizer.VERBS),
         *(f"embed {name}" for name in embed.VERBS),
-        *("attention show", "bench", "detect", "explain", "info", "plan", "pull"),  # few documented options, and many
+        *(
+            "attention show",
+            "bench",
+            "detect",
+            "explain",
+            "info",
+            "plan",
+            "pull",
+        ),  # few documented options, and many
     ],
 )
 def test_help_shows_a_verbs_own_examples_and_options(capsys, line: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import replace
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ import pytest
 from cutaway import cli
 from cutaway.errors import UserError
 from cutaway.generate import watermark
-from cutaway.generate.sample import History, Sampler
+from cutaway.generate.sample import History, Sampler, log_softmax
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.watermark import gumbel, kgw, synthid
+from cutaway.security import Budget
+from cutaway.security.probes import watermark as probe
 from tests.small import model_file
 
 V = 40
@@ -103,11 +107,11 @@ def test_a_tail_is_the_sum_of_its_distribution() -> None:
 
 
 def test_a_passage_is_found_among_unmarked_text() -> None:
-    plain = [written(None, 400, seed) for seed in (1, 2)]
-    found = watermark.detect(gumbel.Config("tea"), plain[0] + written(gumbel.Config("tea"), 48) + plain[1], keys=99)
-    assert found.p_passage == 0.01
+    plain, marked = [written(None, 2500, seed) for seed in (1, 2)], kgw.Config("tea", delta=3)
+    found = watermark.detect(marked, plain[0] + written(marked, 64) + plain[1], keys=99)
+    assert found.p_passage == 0.01 < found.p_keys
     start, stop = found.passage
-    assert 360 <= start <= 440 and 410 <= stop <= 490
+    assert 2460 <= start <= 2540 and 2520 <= stop <= 2600
 
 
 def test_a_context_is_marked_and_counted_once() -> None:
@@ -143,3 +147,62 @@ def test_what_generate_marks_detect_finds(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "text.txt").write_text("the king " * 4)
     assert cli.main(["detect", "--file", str(tmp_path / "text.txt"), "--keys", "99", *given]) == 0
     assert json.loads(capsys.readouterr().out)["p_keys"] > 0.01
+
+
+class Words:
+    """A language model of independent words: fixed logits, whatever comes before."""
+
+    vocabulary: ClassVar[list[str]] = [a + b + c for a in "bdfglmnrst" for b in "aeoy" for c in "bdfglmnrst"]
+    logits: ClassVar = (np.random.default_rng(5).standard_normal(400) * 1.5).astype(np.float32)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self
+
+    def encode(self, text: str) -> list[int]:
+        known = {word: id for id, word in enumerate(self.vocabulary)}
+        return [known.get(word, zlib.crc32(word.encode()) % 400) for word in text.split()]
+
+    def generate_batch(
+        self, prompts: list[str], *, watermark: Any, seed: int, max_tokens: int, **_: Any
+    ) -> Any:
+        made: list[Any] = []
+        for n, prompt in enumerate(prompts):
+            drawn = SamplingParams(temperature=1.0, seed=1000 * seed + n, watermark=watermark)
+            sampler, history = Sampler(drawn), History(self.encode(f"{prompt} " * 4))
+            for _ in range(max_tokens):
+                history.append(sampler(self.logits, history))
+            ids = history.generated
+            text = " ".join(self.vocabulary[id] for id in ids)
+            made.append(SimpleNamespace(text=text, logprobs=log_softmax(self.logits)[ids]))
+        return made
+
+
+@dataclass(frozen=True)
+class Misjudged(kgw.Config):
+    """A detector that takes a quarter of green tokens for a tenth."""
+
+    def tail(self, total: float, tokens: int) -> float:
+        return replace(kgw.Config(self.key), gamma=0.1).tail(total, tokens)
+
+
+def test_the_probe_tells_a_fragile_mark_and_a_wrong_null_from_a_robust_one(monkeypatch) -> None:
+    builds = {
+        "robust": lambda key: kgw.Config(key, context=1, delta=6),
+        "fragile": lambda key: kgw.Config(key, context=30, delta=6),
+        "misjudged": Misjudged,
+    }
+    monkeypatch.setattr(probe, "SCHEMES", builds)
+    monkeypatch.setattr(probe, "LENGTHS", (20, 120))
+    lm: Any = Words()
+    found = probe.run(lm, seed=1, budget=Budget(trials=48), progress=lambda done, total: None)
+    verdicts = {finding.title: finding.verdict for finding in found}
+    own, edited = "{} tells its own text", "{}: 10% of words replaced"
+    assert verdicts[own.format("robust")] == verdicts[own.format("fragile")] == "sound"
+    assert verdicts[own.format("misjudged")] == "vulnerable"
+    assert verdicts[edited.format("robust")] == "sound"
+    assert verdicts[edited.format("fragile")] == "vulnerable"
+    arms = {
+        arm.name: arm.value.value for arm in next(f for f in found if f.title == "robust: homoglyphs").arms
+    }
+    assert arms["not detected after it"] == 1 and arms["not detected after it, letters folded back"] == 0

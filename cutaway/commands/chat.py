@@ -19,7 +19,7 @@ from cutaway.store import files
 
 # Where the model brings no temperature of its own. Without the penalty small models repeat themselves until
 # the context is full (docs/results/spine.md).
-DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
+DEFAULTS: dict[str, Any] = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
 MAX_TOKENS = 1024  # of an answer
 WAYS_OUT = "/clear starts anew, /undo takes back the last question and answer."
 

@@ -1,4 +1,4 @@
-"""`cutaway detect`: whether a text has a watermark, by the secret that `generate --watermark` marked it with."""
+"""`cutaway detect`: whether a text has the watermark of a secret, that of `generate --watermark`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +30,7 @@ def detect(
 
     cutaway detect --file answer.txt --watermark kgw:SECRET
 
-    cutaway generate "Tea is" --watermark gumbel:SECRET --temperature 0.8 | cutaway detect - --watermark gumbel:SECRET
+    cutaway detect - --watermark gumbel:SECRET --json < answer.txt
 
     :param text: The text; - reads it from standard input (without its last newline).
     :param watermark: The scheme and its secret: kgw:SECRET, gumbel:SECRET or synthid:SECRET.

@@ -3,8 +3,8 @@
 The order is the one transformers uses: logit bias, repetition penalty, frequency and presence penalties,
 temperature, top-k, top-p, min-p, typical; a watermark is last. (llama.cpp applies its temperature last, which
 differs wherever both it and a cut are on.) What is cut becomes -inf. Temperature 0 is greedy: the largest
-logit after bias and penalties, of equal ones the lowest id. Log-probabilities are always those of the model itself, the
-log-softmax of logits that nothing has touched, as OpenAI reports them.
+logit after bias and penalties, of equal ones the lowest id. Log-probabilities are always those of the model
+itself, the log-softmax of logits that nothing has touched, as OpenAI reports them.
 
 Sources: top-p 1904.09751, typical 2202.00666, min-p 2407.01082, repetition penalty 1909.05858 (CTRL),
 frequency and presence penalties as OpenAI defines them, over the generated tokens alone.

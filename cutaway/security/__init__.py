@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from cutaway.errors import UserError
 from cutaway.evaluate.statistics import Estimate, Paired
@@ -82,6 +82,7 @@ class Finding:
     seconds: float = 0.0
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told that ``done`` of ``total`` pieces of work are done."""
 

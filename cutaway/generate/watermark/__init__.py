@@ -8,7 +8,7 @@ vocabulary, keyed by the secret and the ``context`` ids before it:
 A context that was drawn from before is left unmarked, since the same hashes would choose the same token
 again and the text would run in circles; detection counts every context once for the same reason. Detection
 needs the tokenizer and the key, not the model. Its null hypothesis, "this text has nothing to do with this
-key", is sampled exactly: other random keys score the same text.
+key", is sampled exactly: other keys score the same text, each as a fresh seed for every distinct context.
 """
 
 from __future__ import annotations
@@ -47,8 +47,15 @@ class Watermark(ABC):
         drawn = history.ids[max(0, len(history.ids) - len(history.generated) - self.context) :]
         if len(drawn) < self.context or _drawn_before(drawn, self.context):
             return logits
-        hashes = _hashes(_seeds(_secret(self.key), drawn[None, -self.context :]), np.arange(len(logits)))
-        return self.shape(logits, hashes)
+        return self.shape(logits, _hashes(self.seeds(drawn[None, -self.context :]), np.arange(len(logits))))
+
+    def seeds(self, contexts: np.ndarray) -> np.ndarray:
+        """What the hashes after each context begin with: uint64 [t], of contexts int64 [t n]."""
+        from hashlib import blake2b  # which loads OpenSSL: only where texts are marked
+
+        secret = blake2b(self.key.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+        digests = (blake2b(context.tobytes(), key=secret, digest_size=8).digest() for context in contexts)
+        return np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
 
     @abstractmethod
     def shape(self, logits: np.ndarray, hashes: np.ndarray) -> np.ndarray:
@@ -103,12 +110,14 @@ def detect(watermark: Watermark, ids: Sequence[int], *, keys: int = 999, seed: i
     first = np.sort(np.unique(windows, axis=0, return_index=True)[1])
     contexts, tokens = windows[first], drawn[first + size]
     random = np.random.default_rng(seed)
-    secrets = [_secret(watermark.key), *(random.bytes(32) for _ in range(keys))]
     mean, variance = watermark.null
     whole, best = np.empty(keys + 1), np.empty(keys + 1)
     found, total = (0, len(tokens)), 0.0
-    for n, secret in enumerate(secrets):
-        scores = watermark.scores(_hashes(_seeds(secret, contexts), tokens))
+    for n in range(keys + 1):
+        seeds = (
+            random.integers(1 << 64, size=len(tokens), dtype=np.uint64) if n else watermark.seeds(contexts)
+        )
+        scores = watermark.scores(_hashes(seeds, tokens))
         centered = (scores - mean) / math.sqrt(variance)
         whole[n] = centered.sum() / math.sqrt(len(tokens))
         best[n], passage = _best_passage(centered)
@@ -152,24 +161,6 @@ def _drawn_before(drawn: np.ndarray, size: int) -> bool:
     """Whether the last ``size`` ids were the context of an earlier draw."""
     earlier = np.lib.stride_tricks.sliding_window_view(drawn, size)[:-1]
     return bool((earlier == drawn[-size:]).all(axis=1).any())
-
-
-def _secret(key: str) -> bytes:
-    from hashlib import blake2b  # which loads OpenSSL: only where texts are marked
-
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=32).digest()
-
-
-def _seeds(secret: bytes, contexts: np.ndarray) -> np.ndarray:
-    """uint64 [t], of contexts int64 [t n]."""
-    from hashlib import blake2b
-
-    keyed, seeds = blake2b(key=secret, digest_size=8), []
-    for context in contexts:
-        seeded = keyed.copy()
-        seeded.update(context.tobytes())
-        seeds.append(int.from_bytes(seeded.digest(), "little"))
-    return np.array(seeds, np.uint64)
 
 
 def _hashes(seed: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -44,7 +44,10 @@ class Config(Watermark):
     def tail(self, total: float, tokens: int) -> float:
         own, other = math.log(self.gamma), math.log1p(-self.gamma)
         terms = (
-            math.lgamma(tokens + 1) - math.lgamma(k + 1) - math.lgamma(tokens - k + 1) + k * own
+            math.lgamma(tokens + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(tokens - k + 1)
+            + k * own
             + (tokens - k) * other
             for k in range(round(total), tokens + 1)
         )

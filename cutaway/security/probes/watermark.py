@@ -9,6 +9,7 @@ unmarked ones under many keys, of which a hundredth are below ALPHA if the null 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
 
 ALPHA = 0.01
-LENGTHS = (25, 50, 100, 200)  # tokens of which the first so many are scored
+LENGTHS = (8, 12, 25, 50, 100, 200)  # tokens of which the first so many are scored
 NULL_KEYS = 25  # that each unmarked text is scored with
 PASSAGE_KEYS = 199
 SCHEMES: dict[str, Callable[[str], Watermark]] = {
@@ -82,8 +83,10 @@ def _written(
     lm: LanguageModel, prompts: Sequence[str], seed: int, marked: Watermark | None
 ) -> tuple[list[str], list[float]]:
     """Each prompt continued, and the mean log-probability of the model of each text's tokens."""
-    settings = {"temperature": 1.0, "max_tokens": LENGTHS[-1] + 8, "seed": seed, "ignore_eos": True}
-    made = lm.generate_batch(prompts, watermark=marked, **settings)
+    length = LENGTHS[-1] + 8
+    made = lm.generate_batch(
+        prompts, watermark=marked, temperature=1.0, max_tokens=length, seed=seed, ignore_eos=True
+    )
     return [one.text for one in made], [float(np.mean(one.logprobs)) for one in made]
 
 
@@ -106,7 +109,7 @@ def _power(
         found = mean([_p(lm, marked, text, length) < ALPHA for text in own])
         arms.append(Arm(f"detected at {length} tokens", found, "defence"))
         points.append((float(length), found.value))
-    keys = [type(marked)(f"null {seed} {n}") for n in range(NULL_KEYS)]
+    keys = [replace(marked, key=f"null {seed} {n}") for n in range(NULL_KEYS)]
     false = [_p(lm, key, text) < ALPHA for text in plain for key in keys]
     alarms = mean(false, [n for n in range(len(plain)) for _ in keys])
     price = paired(*logprobs).difference
@@ -117,7 +120,7 @@ def _power(
         "watermark",
         f"{name} tells its own text",
         "sound" if sound else "vulnerable" if alarms.low > 2 * ALPHA else "not separated",
-        f"At p < {ALPHA} the key finds {arms[0].value.value:.0%} of {len(own)} texts of {LENGTHS[-1]} tokens, "
+        f"At p < {ALPHA} the key finds {_share(arms[0].value)} of {len(own)} texts of {LENGTHS[-1]} tokens, "
         f"and {alarms.value:.1%} of unmarked ones under {NULL_KEYS} keys each.",
         tuple(arms),
         chance=ALPHA,
@@ -139,10 +142,13 @@ def _attacks(
     whole = [_p(lm, marked, text) >= ALPHA for text in own]
     folds = [_p(lm, marked, folded(text)) >= ALPHA for text in own]
 
-    def finding(title: str, texts: Sequence[str], defended: tuple[str, list[bool], list[bool]] | None) -> Finding:
+    def finding(
+        title: str, texts: Sequence[str], defended: tuple[str, list[bool], list[bool]] | None
+    ) -> Finding:
         missed = [_p(lm, marked, text) >= ALPHA for text in texts]
-        arms = [Arm("not detected after it", mean(missed)), Arm("not detected before", mean(whole), "control")]
-        summary = f"{title} hides {_share(arms[0].value)} of the texts; unattacked, {_share(arms[1].value)} are missed."
+        hidden, lost = mean(missed), mean(whole)
+        arms = [Arm("not detected after it", hidden), Arm("not detected before", lost, "control")]
+        summary = f"It hides {_share(hidden)} of the texts; unattacked, {_share(lost)} are missed."
         if defended is not None:
             how, after, before = defended
             arms += [Arm(f"not detected after it, {how}", mean(after), "defence")]
