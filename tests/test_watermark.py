@@ -164,7 +164,7 @@ class Words:
         return [known.get(word, zlib.crc32(word.encode()) % 400) for word in text.split()]
 
     def generate_batch(
-        self, prompts: list[str], *, watermark: Any, seed: int, max_tokens: int, **_: Any
+        self, prompts: list[str], *, watermark: Any, seed: int, max_tokens: int, **others: Any
     ) -> Any:
         made: list[Any] = []
         for n, prompt in enumerate(prompts):

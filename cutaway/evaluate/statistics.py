@@ -4,6 +4,7 @@
                         sqrt(sum over clusters of (sum of residuals)^2) / n          (Miller, 2411.00640)
     proportion          Wilson's interval, which holds for few questions and near 0 and 1 too
     paired difference   the mean of a_i - b_i with its own standard error; the exact McNemar test
+    AUROC               P(a positive scores above a negative); DeLong's standard error
     pass@k              1 - C(n - c, k) / C(n, k), c of n samples right               (2107.03374)
     pass^k              C(c, k) / C(n, k): all of k samples right                     (2406.12045)
 
@@ -87,6 +88,18 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """The exact two-sided p of as uneven a split of the questions that one of two models alone has right."""
     n, few = only_a + only_b, min(only_a, only_b)
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
+
+
+def area(positive: Values, negative: Values) -> Estimate:
+    """AUROC: the probability that a positive scores above a negative, ties half; DeLong's interval (1988)."""
+    a, b = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
+    above = (a[:, None] > b).astype(np.float64) + 0.5 * (a[:, None] == b)
+    center = float(above.mean())
+    rows, columns = above.mean(axis=1), above.mean(axis=0)
+    error = math.hypot(_error(rows - center, None), _error(columns - center, None))
+    return Estimate(
+        center, error, max(0.0, center - Z * error), min(1.0, center + Z * error), len(a) + len(b)
+    )
 
 
 def pass_at(n: int, right: int, k: int) -> float:

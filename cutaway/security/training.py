@@ -1,0 +1,97 @@
+"""Small models for attacks on training: bytes as tokens, invented sentences as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cutaway.attention import gqa
+from cutaway.data.filters import Filters
+from cutaway.data.sources import Source
+from cutaway.layers.config import MLP
+from cutaway.lm import LanguageModel, load
+from cutaway.model.config import Block, Decoder
+from cutaway.position import rope
+from cutaway.store.files import write
+from cutaway.train.config import DataConfig, Intervals, TrainingConfig
+from cutaway.train.optim import AdamW
+from cutaway.train.run import train
+
+NOUNS, QUALITIES, DEEDS = map(
+    str.split,
+    (
+        "river garden window market bridge letter harbour lantern orchard kitchen meadow tower",
+        "quiet old bright narrow empty warm distant little broken green famous plain",
+        "stands waits leads looks turns opens shines lies belongs listens returns leans",
+    ),
+)
+PLACES = ("by the sea", "near the mill", "under the hill", "at the corner", "beyond the wall")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and its training: blocks of this width, and steps of 16 rows of ``context`` bytes."""
+
+    width: int = 64
+    blocks: int = 2
+    context: int = 64
+    steps: int = 400
+
+    @property
+    def model(self) -> Decoder:
+        """Heads of 16."""
+        heads = gqa.Config(heads=self.width // 16, kv_heads=1, key_size=16, position=rope.Config(16))
+        return Decoder(0, self.width, self.context, (Block(heads, MLP(2 * self.width)),) * self.blocks)
+
+
+class _Silent:
+    def note(self, text: str) -> None: ...
+
+    def step(self, numbers: dict[str, float | int], steps: int) -> None: ...
+
+    def evaluated(self, step: int, numbers: dict[str, float]) -> None: ...
+
+
+def trained(
+    folder: Path, documents: Sequence[str], size: Size, *, seed: int, deduplicate: bool = False
+) -> LanguageModel:
+    """A model trained on these documents in ``folder``; one that was begun there goes on.
+
+    ``deduplicate`` drops documents that are equal to the letter. UserError for a folder
+    with another run.
+    """
+    texts, output = folder / "documents.jsonl", folder / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
+    if not texts.is_file() or texts.read_text("utf-8") != lines:
+        write(texts, lines)
+    filters = Filters(exact=deduplicate)
+    run = TrainingConfig(
+        model=size.model,
+        data=DataConfig((Source(str(texts)),), filters=filters, validation_fraction=0.0, workers=1),
+        steps=size.steps,
+        batch_size=16,
+        micro_batch_size=16,
+        optimizer=AdamW(learning_rate=3e-3),
+        compile="never",
+        device="cpu",
+        seed=seed,
+        intervals=Intervals(evaluate=0, sample=0, save=max(1, size.steps // 4)),
+    )
+    train(run, output, _Silent(), resume=(output / "run.yaml").is_file())
+    return load(output)
+
+
+def name(draw: np.random.Generator) -> str:
+    """An invented name of four letters."""
+    return "".join(draw.choice(list(letters)) for letters in ("bdfglmnrstv", "aeiou", "bdglmnrst", "aeiou"))
+
+
+def sentence(draw: np.random.Generator) -> str:
+    """An invented sentence, such as "The quiet river of Bamo waits by the sea."."""
+    noun, quality, deed, place = (str(draw.choice(words)) for words in (NOUNS, QUALITIES, DEEDS, PLACES))
+    return f"The {quality} {noun} of {name(draw).title()} {deed} {place}."
