@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from cutaway.lm import LanguageModel, load
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.store.files import write
+from cutaway.train import dataset, loop
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.optim import AdamW
 from cutaway.train.run import train
+from cutaway.weights.load import RUN
 
 NOUNS, QUALITIES, DEEDS = map(
     str.split,
@@ -61,29 +63,50 @@ def trained(
 ) -> LanguageModel:
     """A model trained on these documents in ``folder``; one that was begun there goes on.
 
-    ``deduplicate`` drops documents that are equal to the letter. UserError for a folder
-    with another run.
+    ``deduplicate`` drops documents that are equal to the letter. UserError for a folder with another run.
     """
-    texts, output = folder / "documents.jsonl", folder / "run"
+    run, output = _run(folder, documents, size, size.steps, seed, deduplicate), folder / "run"
+    train(run, output, _Silent(), resume=(output / RUN).is_file())
+    return load(output)
+
+
+def continued(
+    lm: LanguageModel, folder: Path, documents: Sequence[str], size: Size, steps: int, *, seed: int
+) -> LanguageModel:
+    """The model itself, trained ``steps`` more on these documents; ``folder`` keeps their tokens."""
+    run = _run(folder, documents, size, steps, seed, False)
+    data = dataset.ready(dataset.resolved(run, folder, _quiet), folder, _quiet)
+    training = loop.Training(run, replace(data, model=lm.model), note=_quiet)
+    for _ in range(steps):
+        training.advance()
+    lm.model.eval()
+    return lm
+
+
+def _run(
+    folder: Path, documents: Sequence[str], size: Size, steps: int, seed: int, deduplicate: bool
+) -> TrainingConfig:
+    texts = folder / "documents.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
     if not texts.is_file() or texts.read_text("utf-8") != lines:
         write(texts, lines)
     filters = Filters(exact=deduplicate)
-    run = TrainingConfig(
+    return TrainingConfig(
         model=size.model,
         data=DataConfig((Source(str(texts)),), filters=filters, validation_fraction=0.0, workers=1),
-        steps=size.steps,
+        steps=steps,
         batch_size=16,
         micro_batch_size=16,
         optimizer=AdamW(learning_rate=3e-3),
         compile="never",
         device="cpu",
         seed=seed,
-        intervals=Intervals(evaluate=0, sample=0, save=max(1, size.steps // 4)),
+        intervals=Intervals(evaluate=0, sample=0, save=max(1, steps // 4)),
     )
-    train(run, output, _Silent(), resume=(output / "run.yaml").is_file())
-    return load(output)
+
+
+def _quiet(text: str) -> None: ...
 
 
 def name(draw: np.random.Generator) -> str:
