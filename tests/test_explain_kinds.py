@@ -26,7 +26,8 @@ from tests.small import Bytes
 TEXT = list(b"the same the same")
 SIZES = Sizes(width=32, heads=4, groups=2, key_size=8, value_size=8)
 SMALL = {"latent": 12, "rope_dim": 4, "top_k": 3, "window": 5, "first": 1, "chunk": 6, "globals": 1,
-         "block": 2, "random": 1, "stride": 3, "summary": 1, "index_heads": 2, "index_size": 8, "channels": 20}  # fmt: skip
+         "block": 2, "random": 1, "stride": 3, "summary": 1, "index_heads": 2, "index_size": 8,
+         "channels": 20}  # fmt: skip
 PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
     "alibi": ("gqa", {"relative": alibi.Config()}),
     "t5": ("mha", {"relative": t5.Config(8, 16), "scale": 1.0}),

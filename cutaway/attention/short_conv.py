@@ -3,8 +3,9 @@
     z = conv(k * v)     k = W_k x, v = W_v x      each channel alone, over the last ``conv`` tokens
     out = W_o (q * z)   q = W_q x
 
-The gates k and q (the paper's B and C) are linear in x. What a layer needs from further back comes through the few layers of attention
-that stand between. Its state is the last conv - 1 products of each channel, however long the text is.
+The gates k and q (the paper's B and C) are linear in x. What a layer needs from further back comes through
+the few layers of attention that stand between. Its state is the last conv - 1 products of each channel,
+however long the text is.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ class Family:
     hf_type: str = ""
     architecture: str = ""  # GGUF's word for it
     config: type = Decoder
-    sparse: bool = False  # whether its blocks are mixtures of experts
+    sparse: bool | None = False  # whether its blocks are mixtures of experts; None: some models' are
     mixers: tuple[str, ...] = USUAL  # the kinds of its attention
     prefix: str = "model."  # of its weights' names, left out by files without a head
     harmless: tuple[str, ...] = ()  # keys of config.json that its models ignore
@@ -225,7 +225,7 @@ class Family:
         sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
         kinds = {kind_of(block.attention) for block in config.blocks}
         fits = kinds <= set(self.mixers)
-        return isinstance(config, self.config) and self.sparse == sparse and fits
+        return isinstance(config, self.config) and self.sparse in (sparse, None) and fits
 
     def read(self, fields: Fields) -> Decoder | Encoder:
         """The model that a file describes; UserError for a key that is neither read nor harmless."""

@@ -371,7 +371,47 @@ MORE |= {
         | {"tie_word_embeddings": False, "block_ffn_dim_multiplier": 1.5, "num_key_value_heads": 3},
     ),
 }
-RECURRENT = {"qwen3_next", "qwen3_5", "qwen3_5_moe"}
+LFM2_MOE = CONV_FULL | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+MORE |= {
+    "lfm2_moe": (
+        "Lfm2MoeConfig",
+        LFM2_MOE | {"num_dense_layers": 1},
+        LFM2_MOE
+        | {"num_dense_layers": 0, "use_expert_bias": False, "conv_bias": True, "routed_scaling_factor": 2.5},
+        ODD | LFM2_MOE | {"num_dense_layers": 1, "norm_topk_prob": False, "tie_word_embeddings": False},
+    ),
+}
+MAMBA_FULL = {
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+MAMBA_FULL |= {
+    "mamba_n_heads": 8,
+    "mamba_d_state": 12,
+    "shared_intermediate_size": 40,
+    "num_local_experts": 4,
+}
+MORE |= {
+    "granitemoehybrid": (
+        "GraniteMoeHybridConfig",
+        MAMBA_FULL | {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2},
+        MAMBA_FULL | {"num_local_experts": 0, "position_embedding_type": "rope", "mamba_n_groups": 2},
+        MAMBA_FULL
+        | {"mamba_conv_bias": False, "mamba_proj_bias": True, "tie_word_embeddings": True, "mamba_d_conv": 3}
+        | {"num_key_value_heads": 1, "logits_scaling": 2.0},
+    ),
+}
+BAMBA = {"num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 12}
+MORE |= {
+    "bamba": (
+        "BambaConfig",
+        BAMBA,
+        BAMBA | {"mamba_n_groups": 2, "mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True},
+        BAMBA
+        | {"num_key_value_heads": 1, "mamba_d_conv": 3, "mamba_proj_bias": True, "mamba_conv_bias": False},
+    ),
+}
+RECURRENT = {"bamba", "granitemoehybrid", "qwen3_next", "qwen3_5", "qwen3_5_moe"}
 CASES |= {f"{name}-{n}": (row[0], own) for name, row in MORE.items() for n, own in enumerate(row[1:], 1)}
 MORE_IN_GGUF = re.findall(
     r"\S+",

@@ -1,0 +1,59 @@
+"""Bamba (2024): Mamba 2 in most layers, attention that rotates half of each head in some; dense MLPs."""
+
+from dataclasses import replace
+
+from cutaway.weights import common
+from cutaway.weights.families import granitemoehybrid, llama
+from cutaway.weights.families.granitemoehybrid import attends
+from cutaway.weights.family import Entries, Family, Settings
+from cutaway.weights.fields import Fields
+
+
+class Mixers(granitemoehybrid.Mixers):
+    """Which layers attend, by their indices."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        given, layers = fields.get("attn_layer_indices"), known["layers"]
+        indices = [] if given is None else given
+        if not isinstance(indices, list) or any(type(n) is not int or not 0 <= n < layers for n in indices):
+            raise fields.refusal("attn_layer_indices", f"should list layers below {layers}")
+        mamba = tuple(n not in indices for n in range(layers))
+        return super().read(fields, known, own) | {"mamba": mamba, "turns": True, "scale": None}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        attending = [n for n, mamba in enumerate(known["mamba"]) if not mamba]
+        sizes = {key: entry for key, entry in super().write(known, gguf).items() if key != "layer_types"}
+        return sizes | {"attn_layer_indices": attending}
+
+
+FAMILY = llama.FAMILY.but(
+    "bamba",
+    "BambaForCausalLM",
+    hf=(
+        *(
+            replace(rule, when=attends) if "self_attn" in rule.theirs else rule
+            for rule in common.renamed(
+                common.HF_DECODER,
+                ("post_attention_layernorm", "pre_ff_layernorm"),
+                (".mlp.", ".feed_forward."),
+                ("model.norm.", "model.final_layernorm."),
+            )
+        ),
+        *granitemoehybrid.HF_MAMBA,
+    ),
+    gguf=(),
+    rows=(
+        *common.turning(common.SIZES, part=0.5),
+        *common.DENSE[:1],
+        *common.biases("attention_bias"),
+        *llama.FAMILY.rows[-1:],
+        *granitemoehybrid.MAMBA[:-2],
+        Mixers(),
+    ),
+    build=granitemoehybrid.decoder,
+    describe=granitemoehybrid.settings,
+    defaults={"conv": 4, "state_size": 256, "mamba_groups": 1, "conv_bias": True, "mamba_bias": False}
+    | {"kv_heads": 8, "context": 262144, "eps": 1e-5},
+    mixers=("mamba2", "mha", "gqa", "mqa"),
+    harmless=("mamba_chunk_size", "num_logits_to_keep", "z_loss_coefficient"),
+)

@@ -1,0 +1,207 @@
+"""Granite 4 (2025): Mamba 2 in most layers and attention without positions in some, Granite's multipliers.
+
+Every layer has a shared MLP, beside experts or alone.
+"""
+
+from dataclasses import replace
+
+from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.weights import common
+from cutaway.weights.common import FULL
+from cutaway.weights.families import granite, granitemoe, llama
+from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, kernel, same, split
+
+LINEAR = "linear_attention"
+KINDS = {LINEAR: True, "mamba": True, FULL: False, "attention": False}
+OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}.mamba"
+SHARED = "model.layers.{n}.shared_mlp"
+PARTS = ("gate", "value", "key", "query", "step")  # z, x, B, C, dt
+
+
+def is_mamba(block: Block) -> bool:
+    """Whether a layer's mixer is Mamba 2."""
+    return kind_of(block.attention) == "mamba2"
+
+
+def attends(block: Block) -> bool:
+    """Whether a layer's mixer is attention."""
+    return not is_mamba(block)
+
+
+HF_MAMBA = (
+    *(
+        Rule(f"{THEIRS}.in_proj.{part}", tuple(f"{OURS}.{name}.{part}" for name in PARTS), split, is_mamba)
+        for part in ("weight", "bias")
+    ),
+    *(
+        Rule(f"{THEIRS}.{theirs}", f"{OURS}.{ours}", same, is_mamba)
+        for theirs, ours in (
+            ("conv1d.bias", "conv.bias"),
+            ("dt_bias", "decay.dt_bias"),
+            ("A_log", "decay.A_log"),
+            ("D", "D"),
+            ("norm.weight", "norm"),
+            ("out_proj.weight", "out.weight"),
+            ("out_proj.bias", "out.bias"),
+        )
+    ),
+    Rule(f"{THEIRS}.conv1d.weight", f"{OURS}.conv.weight", kernel, is_mamba),
+)
+
+
+def both(place: str) -> tuple[str, str]:
+    """The two matrices of a gated MLP that one of theirs holds."""
+    return f"blocks.{{n}}.mlp{place}.gate.weight", f"blocks.{{n}}.mlp{place}.up.weight"
+
+
+class Mixers(Row):
+    """Which layers are Mamba 2, and the sizes of those."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        layers, heads = known["layers"], fields.integer("mamba_n_heads", 128)
+        kinds = fields.each_layer("layer_types", layers, tuple(KINDS)) or (LINEAR,) * layers
+        inner = fields.integer("mamba_expand", 2) * known["width"]
+        auto = fields.get("mamba_d_head") in (None, "auto")
+        size = inner // heads if auto else fields.integer("mamba_d_head")
+        if size * heads != inner:
+            raise fields.refusal("mamba_d_head", f"is {size}: {heads} heads of it are not {inner} numbers")
+        return {"mamba": tuple(KINDS[kind] for kind in kinds), "mamba_heads": heads, "mamba_size": size}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        inner = known["mamba_heads"] * known["mamba_size"]
+        return {
+            "layer_types": [LINEAR if mamba else FULL for mamba in known["mamba"]],
+            "mamba_n_heads": known["mamba_heads"],
+            "mamba_d_head": known["mamba_size"],
+            "mamba_expand": inner // known["width"],
+        }
+
+
+class Position(Row):
+    """Whether attention rotates."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        return {"turns": fields.get("position_embedding_type") == "rope"}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"position_embedding_type": "rope" if known["turns"] else "nope"}
+
+
+class Experts(Row):
+    """The experts of every layer, 0 where the shared MLP is alone, and the width of that."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        experts = fields.integer("num_local_experts", 8, low=0)
+        hidden, shared = (
+            fields.integer("intermediate_size", 11008),
+            fields.integer("shared_intermediate_size", 1024),
+        )
+        top_k = fields.integer("num_experts_per_tok", 2, low=0)
+        if not experts:
+            return {"hidden": shared}
+        return {
+            "experts": experts,
+            "top_k": top_k,
+            "expert_hidden": hidden,
+            "shared": shared,
+            "hidden": hidden,
+        }
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if "experts" not in known:
+            return {
+                "num_local_experts": 0,
+                "num_experts_per_tok": 0,
+                "shared_intermediate_size": known["hidden"],
+            }
+        return {
+            "num_local_experts": known["experts"],
+            "num_experts_per_tok": known["top_k"],
+            "intermediate_size": known["expert_hidden"],
+            "shared_intermediate_size": known["shared"],
+        }
+
+
+def decoder(known: Settings) -> Decoder:
+    """The decoder of these settings."""
+    mamba = mixer(
+        "mamba2",
+        heads=known["mamba_heads"],
+        key_size=known["state_size"],
+        value_size=known["mamba_size"],
+        groups=known["mamba_groups"],
+        conv=known["conv"],
+        bias=known["mamba_bias"],
+        conv_bias=known["conv_bias"],
+        eps=known["eps"],
+    )
+    attention = common.heads(
+        known["heads"],
+        known["kv_heads"],
+        key_size=known["head_size"],
+        position=known["rope"] if known["turns"] else None,
+        scale=known["scale"],
+        bias=known["bias"],
+        out_bias=known["out_bias"],
+    )
+    return common.decoder(known | {"mixers": tuple(mamba if one else attention for one in known["mamba"])})
+
+
+def settings(config: Decoder | Encoder) -> Settings:
+    """The settings of a config."""
+    known = common.settings(config) | {"mamba": tuple(map(is_mamba, config.blocks))}
+    known["turns"] = any(block.attention.position for block in config.blocks)
+    for one in (block.attention for block in config.blocks if is_mamba(block)):
+        known |= {"mamba_heads": one.heads, "mamba_size": one.values, "state_size": one.key_size}
+        known |= {"mamba_groups": one.groups, "conv": one.conv}
+        known |= {"mamba_bias": one.bias, "conv_bias": one.conv_bias}
+    return known
+
+
+UNLIMITED = [0.0, float("inf")], [0.0, {"__float__": "Infinity"}]  # older and newer JSON of transformers
+MAMBA = (
+    Field("state_size", "mamba_d_state", None),
+    Field("mamba_groups", "mamba_n_groups", None),
+    Field("conv", "mamba_d_conv", None),
+    Field("conv_bias", "mamba_conv_bias", None, FLAG),
+    Field("mamba_bias", "mamba_proj_bias", None, FLAG),
+    Only("time_step_limit", None, (*UNLIMITED, None), "clamped steps"),
+    Only("hidden_act", None, ("silu",), "another activation"),
+    Mixers(),
+)
+FAMILY = llama.FAMILY.but(
+    "granitemoehybrid",
+    "GraniteMoeHybridForCausalLM",
+    hf=(
+        *(
+            replace(rule, when=attends) if "self_attn" in rule.theirs else rule
+            for rule in granitemoe.FAMILY.hf
+            if ".mlp." not in rule.theirs
+        ),
+        *HF_MAMBA,
+        *(Rule(f"{SHARED}.input_linear.weight", both(place), split) for place in ("", ".shared")),
+        *(
+            Rule(f"{SHARED}.output_linear.weight", f"blocks.{{n}}.mlp{place}.down.weight", same)
+            for place in ("", ".shared")
+        ),
+    ),
+    gguf=(),
+    rows=(
+        *(row for row in common.SIZES if row is not common.ACTIVATION_ROW),
+        *common.biases("attention_bias"),
+        *granite.MULTIPLIERS,
+        Position(),
+        Experts(),
+        *MAMBA,
+    ),
+    build=decoder,
+    describe=settings,
+    defaults={"embedding_scale": 1.0, "residual": 1.0, "scale": 1.0, "logit_scale": 1.0, "conv": 4}
+    | {"state_size": 256, "mamba_groups": 1, "conv_bias": True, "mamba_bias": False},
+    fixed={"activation": "silu", "normalised": True},
+    sparse=None,
+    mixers=("mamba2", "mha", "gqa", "mqa"),
+    harmless=("mamba_chunk_size",),
+)

@@ -1,0 +1,36 @@
+"""LFM2 MoE (2025): LFM2 with sigmoid-scored experts after the first layers, chosen with a bias by choice."""
+
+from cutaway.weights import common
+from cutaway.weights.families import lfm2
+from cutaway.weights.family import FLAG, NUMBER, Field
+from cutaway.weights.rules import Rule, same
+
+FEED, EXPERT = "model.layers.{n}.feed_forward", "blocks.{n}.mlp.experts.{e}"
+
+FAMILY = lfm2.FAMILY.but(
+    "lfm2_moe",
+    "Lfm2MoeForCausalLM",
+    hf=(
+        *lfm2.HF,
+        Rule(f"{FEED}.expert_bias", "blocks.{n}.mlp.choice_bias", same),
+        *common.weights(
+            (f"{FEED}.gate", "blocks.{n}.mlp.router"),
+            (f"{FEED}.experts.{{e}}.w1", f"{EXPERT}.gate"),
+            (f"{FEED}.experts.{{e}}.w3", f"{EXPERT}.up"),
+            (f"{FEED}.experts.{{e}}.w2", f"{EXPERT}.down"),
+        ),
+    ),
+    rows=(
+        *(row for row in lfm2.FAMILY.rows if not isinstance(row, lfm2.Hidden)),
+        Field("hidden", "intermediate_size", None),
+        *common.experts("num_experts", common.EXPERT_HIDDEN),
+        Field("normalised", "norm_topk_prob", None, FLAG),
+        Field("routed_scale", "routed_scaling_factor", None, NUMBER),
+        Field("choice_bias", "use_expert_bias", None, FLAG),
+        common.FirstDense("num_dense_layers", 2),
+    ),
+    defaults={"hidden": 7168, "experts": 32, "top_k": 4, "expert_hidden": 1792, "normalised": True}
+    | {"routed_scale": 1.0, "choice_bias": True},
+    fixed={"score": "sigmoid"},
+    sparse=True,
+)
