@@ -27,6 +27,7 @@ VERBS = {
         "tokenizer": "Encode, decode, look into, compare, convert, train tokenizers.",
         "verify": "Compare a model with independent engines, layer by layer.",
         "embed": "Train word vectors, and walk around in them or in a model's own.",
+        "bundle": "Write one file with a model, adapter, template, tools, documents.",
     },
     "With a model": {
         "generate": "Continue a text.",
@@ -34,6 +35,7 @@ VERBS = {
         "detect": "Tell whether a text has a watermark.",
         "explain": "Follow a sentence through a model, step by step.",
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
+        "run": "Open what `bundle` wrote, in chat or behind the API.",
         "serve": "Answer programs: OpenAI's API, and what is inside.",
         "eval": "Measure what a model can do, with error bars.",
         "arena": "Let models answer the same prompts, and rate them.",

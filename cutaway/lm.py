@@ -19,7 +19,7 @@ import numpy as np
 
 from cutaway import store
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Generation, Piece, finish
+from cutaway.generate.batch.request import Constraint, Generation, Piece, finish
 from cutaway.generate.batch.sequence import check_ids
 from cutaway.generate.decode import generate
 from cutaway.generate.engine import AllLogits
@@ -34,9 +34,13 @@ from cutaway.weights import pooling as advice
 from cutaway.weights.rules import Tensors
 
 if TYPE_CHECKING:
+    from cutaway.agent import Agent, Limits
+    from cutaway.agent.tools import Tool
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
     from cutaway.generate import thinking
+    from cutaway.generate.tool_calls.parser import Call
+    from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
     from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Trace
@@ -65,6 +69,7 @@ class GenerationOptions(SamplingOptions, total=False):
     session: Session | None
     speculate: Speculate
     edit: edits.Given | None
+    constraint: Constraint | None
 
 
 class ChatOptions(GenerationOptions, total=False):
@@ -291,7 +296,8 @@ class LanguageModel:
         ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same
         vocabulary writes ahead; the model checks several guesses in one reading. The text is distributed as
         without (``generate/speculative.py``). ``edit``: changes of the model's activations
-        (``inspect/edits.py``) for this call alone; the definition applies them.
+        (``inspect/edits.py``) for this call alone; the definition applies them. ``constraint``: what the text
+        must follow, such as ``constrain.json_schema(schema).begin(lm.tokenizer)`` (generate/constrain.py).
         """
         return finish(self.stream(prompt, **options))
 
@@ -352,6 +358,7 @@ class LanguageModel:
         session: Session | None = None,
         speculate: Speculate = None,
         edit: edits.Given | None = None,
+        constraint: Constraint | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
@@ -359,11 +366,11 @@ class LanguageModel:
         guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
         ids = self.ids(prompt)  # before the engine is made, beside which a vocabulary being opened would lie
         if not edit:
-            return generate(self.engine, self.tokenizer, ids, chosen, session, guessed)
+            return generate(self.engine, self.tokenizer, ids, chosen, session, guessed, constraint)
         if session is not None:
             raise UserError("a session keeps what was read without the edit: leave out session or edit")
         edited = Session(self.definition, self.prepared(edit, ids))
-        return generate(self.definition, self.tokenizer, ids, chosen, edited, guessed)
+        return generate(self.definition, self.tokenizer, ids, chosen, edited, guessed, constraint)
 
     def prepared(self, edit: edits.Given, ids: Sequence[int]) -> EditHooks:
         """Edits for a generation that begins with ids: the listeners of each forward pass, by its position.
@@ -442,14 +449,66 @@ class LanguageModel:
         **variables: Any,
     ) -> list[int]:
         """The ids of a conversation up to the assistant's turn: control tokens are the template's alone.
-        ``variables`` are the template's own, such as enable_thinking.
+
+        ``variables`` are the template's own, such as enable_thinking. For a template that knows no tools they
+        are described in the system message (``generate/tool_calls/prompted.py``).
         """
+        from cutaway.generate.tool_calls import prompted
         from cutaway.tokenizer import chat
 
         template, tokenizer = self._template(), self.tokenizer
-        return chat.render(
-            messages, template, tokenizer=tokenizer, tools=tools, steering=steering, **variables
-        )
+        given: dict[str, Any] = {"tokenizer": tokenizer, "steering": steering, **variables}
+        if not (tools or any("tool_calls" in one or one.get("role") == "tool" for one in messages)):
+            return chat.render(messages, template, tools=tools, **given)
+        if self.tool_format is prompted.FORMAT:
+            messages, tools = prompted.messages(messages, tools or ()), None
+        try:
+            return chat.render(messages, template, tools=tools, **given)
+        except UserError:
+            folded = prompted.without_system(messages)
+            if folded == messages:
+                raise
+            return chat.render(folded, template, tools=tools, **given)
+
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes calls of tools: as its template does, else as it is asked to."""
+        from cutaway.generate.tool_calls import prompted
+        from cutaway.generate.tool_calls.tool_format import detect_format
+
+        try:
+            return detect_format(self._template(), self.tokenizer)
+        except UserError:
+            return prompted.FORMAT
+
+    def agent(
+        self,
+        tools: Sequence[str | Tool | Callable[..., Any]],
+        *,
+        root: str | Path = ".",
+        system: str | None = None,
+        limits: Limits | None = None,
+        confirm: Callable[[Call], bool] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Agent:
+        """This model with tools that it may call (docs/tools.md).
+
+        A tool is a Python function with type hints, a built-in one by name ("calculator", "clock", "python",
+        "search", "read"), or one of an MCP server (``agent.mcp.connect``). ``root`` is the folder that
+        search and read may see. ``confirm(call)`` is asked before each call; without it all may run.
+        """
+        from cutaway.agent import Agent, Limits
+        from cutaway.agent.tools import Tool, built_in, from_function
+
+        made = [
+            tool
+            if isinstance(tool, Tool)
+            else built_in(tool, Path(root), lambda: load("minilm"))
+            if isinstance(tool, str)
+            else from_function(tool)
+            for tool in tools
+        ]
+        return Agent(self, made, system, limits or Limits(), confirm, options)
 
     def chat_text(self, messages: Sequence[Message]) -> Rendered:
         """A conversation as text, with where each character came from; content that steers is flagged."""

@@ -81,6 +81,8 @@ arena smollm2 minilm --prompts no.txt --judge smollm2
 attack no.gguf
 attention --model no.gguf
 bench no.gguf
+bundle no.gguf --output own.cutaway
+bundle smollm2 --documents no --tools read --output own.cutaway
 chat no.gguf
 chat --load no.json
 compare no.yaml
@@ -128,6 +130,7 @@ quantize no.gguf --type Q4_0
 quantize smollm2 --type Q4_0 --calibration no.txt
 quantize smollm2 --type Q4_0 --output no/small.gguf
 quantize smollm2 --type Q4_0 --text no.txt
+run no.cutaway
 serve no.gguf
 serve --chat-template no.jinja
 tokenizer compare no.json

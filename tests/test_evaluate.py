@@ -23,6 +23,7 @@ from cutaway.evaluate.bradley_terry import Game
 from cutaway.evaluate.run import Options, run
 from cutaway.lm import LanguageModel
 from tests import inputs
+from tests.small import model_file
 
 QUESTIONS = [
     ("The capital of France is", [" Paris", " Rome", " a city of banana"]),
@@ -287,6 +288,41 @@ def test_tasks_of_the_package_are_whole(packages: None, name: str, count: int):
     assert task.prompt_hash != tasks.find(name, 99).prompt_hash
 
 
+@pytest.mark.parametrize(("name", "count"), [("simple", 400), ("multiple", 200), ("irrelevance", 240)])
+def test_bfcl_is_whole_and_its_own_answers_are_right(packages: None, name: str, count: int):
+    items: Any = tasks.find(f"bfcl:{name}").items
+    assert len(items) == count
+    for item in items:
+        if name == "irrelevance":
+            assert item.right is None
+            continue
+        ((tool, allowed),) = json.loads(item.expected).items()
+        given = {key: _first(values) for key, values in allowed.items() if values[0] != ""}
+        assert item.right(tool, given) == (True, True), item
+        assert item.right("other", given) == (False, False)
+        assert item.right(tool, given | {"bogus": 1}) == (True, False)
+        needed = [key for key, values in allowed.items() if "" not in values]
+        assert not needed or not item.right(tool, {k: v for k, v in given.items() if k != needed[0]})[1]
+
+
+def _first(values: list[Any]) -> Any:
+    """The first of the values that a case allows."""
+    if isinstance(values[0], dict):
+        return {key: _first(own) for key, own in values[0].items() if own[0] != ""}
+    if isinstance(values[0], list) and values[0] and isinstance(values[0][0], dict):
+        return [{key: _first(own) for key, own in one.items() if own[0] != ""} for one in values[0]]
+    return values[0]
+
+
+def test_calls_are_valid_where_they_are_held(packages: None, lm: LanguageModel):
+    held = run(lm, tasks.find("bfcl:multiple:required", 2), caching.Cache(lm, None), Options(max_tokens=96))
+    assert held.values["called"] == held.values["valid_json"] == [1, 1]
+    free = run(lm, tasks.find("bfcl:multiple:free", 2), caching.Cache(lm, None), Options(max_tokens=16))
+    assert set(free.values) == {"acc", "called", "valid_json", "right_tool", "right_arguments"}
+    with pytest.raises(UserError, match="calls are greedy"):
+        run(lm, tasks.find("bfcl:simple", 1), caching.Cache(lm, None), Options(temperature=1.0))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 def test_humaneval_runs_the_tests(packages: None):
     import gzip
@@ -495,6 +531,25 @@ def test_a_judge_of_length_alone_is_reported():
     written = {"x": ["a", "bb", "c"], "y": ["aa", "b", "cc"]}
     found = arena.play(["p", "q", "r"], written, lambda _, a, b: float(len(a) > len(b)))
     assert found.by_length and not found.ratings.weights
+
+
+def test_a_reward_model_judges(tmp_path: Path):
+    from cutaway.train.objectives.reward_model import HEAD, RewardModel
+    from cutaway.weights import quant, safetensors
+    from cutaway.weights.load import REWARD
+
+    small = cutaway.load(model_file(tmp_path / "small.gguf"))
+    small.save(tmp_path / "run" / "model")
+    weight = np.random.default_rng(0).standard_normal(small.config.width, np.float32)
+    safetensors.write(tmp_path / "run" / REWARD, {HEAD: quant.pack(weight, "F32")})
+    judge, rewards = arena.reward_model(tmp_path / "run"), RewardModel(tmp_path / "run")
+    prompt = [{"role": "user", "content": "Hi"}]
+    rows = [{"prompt": prompt, "completion": [{"role": "assistant", "content": text}]} for text in "ab"]
+    a, b = rewards.scores(rows)
+    assert a != b and judge("Hi", "a", "b") == float(a > b) == 1 - judge("Hi", "b", "a")
+    assert judge("Hi", "a", "a") == 0.5
+    with pytest.raises(UserError, match="holds no reward model"):
+        arena.reward_model(tmp_path)
 
 
 def test_the_arena_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], lm: LanguageModel):

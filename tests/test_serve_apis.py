@@ -20,7 +20,7 @@ from tests.serving import NAME, AccessPolicy, Server
 
 from cutaway.serve import anthropic as anthropic_api, ollama as ollama_api, protocol, responses  # isort: skip
 from cutaway.serve.chat import _variables, chat_ids  # isort: skip
-from cutaway.serve.constraints import AfterThought  # isort: skip
+from cutaway.generate.tool_calls.thoughts import AfterThought  # isort: skip
 from cutaway.serve.openai_format import APIError  # isort: skip
 
 openai = pytest.importorskip("openai")

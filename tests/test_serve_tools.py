@@ -15,10 +15,10 @@ from tests import inputs
 from tests.drawn import drawn
 from tests.serving import template
 
-from cutaway.serve.tool_calls import parser, tool_grammar  # isort: skip
-from cutaway.serve.tool_calls.arguments import KEY  # isort: skip
-from cutaway.serve.tool_calls.tool_format import detect_format  # isort: skip
-from cutaway.serve.tool_calls.delimiters import common_prefix  # isort: skip
+from cutaway.generate.tool_calls import parser, tool_grammar  # isort: skip
+from cutaway.generate.tool_calls.arguments import KEY  # isort: skip
+from cutaway.generate.tool_calls.tool_format import detect_format  # isort: skip
+from cutaway.generate.tool_calls.delimiters import common_prefix  # isort: skip
 
 SCHEMAS = {
     "look": {

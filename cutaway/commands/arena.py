@@ -34,6 +34,8 @@ def arena(
 
     cutaway arena smollm2 runs/talk runs/preferred --prompts prompts.txt --judge person
 
+    cutaway arena smollm2 runs/talk --prompts prompts.txt --judge reward_model:runs/judge
+
     Parameters
     ----------
     models
@@ -41,7 +43,7 @@ def arena(
     prompts
         A text file with a prompt on each line.
     judge
-        A Python file with judge(prompt, first, second), a model's name, or `person`.
+        A Python file with judge(prompt, first, second), reward_model:RUN, a model's name, or `person`.
     max_tokens
         The longest answer.
     temperature
@@ -98,6 +100,9 @@ def _judge(name: str) -> Judge:
         return _person
     if name.endswith(".py"):
         return games.program(name)
+    kind, colon, folder = name.partition(":")
+    if colon and kind == "reward_model":
+        return games.reward_model(folder)
     return games.model(cutaway.load(console.model_path(name)))
 
 

@@ -4,16 +4,17 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import cutaway
+from cutaway.commands.chat_tools import NO_TOOLS, ToolOptions, checked, shown
 from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
 from cutaway.commands.generate import NOTHING_GIVEN, Sampling, note_ending
 from cutaway.commands.options import Adapter, Context, Engine, Flag, Model, Threads
 from cutaway.errors import OperationalError, UserError, quoted
-from cutaway.generate.batch.request import ContextFullError, Generation
+from cutaway.generate.batch.request import ContextFullError, Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.store import files
 
@@ -31,16 +32,19 @@ def chat(
     load: Path | None = None,
     allow_steering: Flag = False,
     adapter: Adapter = None,
+    chat_template: Path | None = None,
     engine: Engine = "auto",
     threads: Threads = None,
     context: Context = None,
     sampling: Sampling = NOTHING_GIVEN,
+    tools: ToolOptions = NO_TOOLS,
 ) -> None:
     """Talk with a model. /help lists the commands.
 
     Samples by the options, else by the model's generation_config, else at temperature 0.2 with top-p 0.9 and
     repetition penalty 1.1 (1 switches it off). An answer ends after 1,024 tokens unless --max-tokens says
     otherwise. Ctrl-C stops the answer, Ctrl-D ends. Lines piped in are questions, answered one after another.
+    A call of a tool is shown and asked about before it runs (docs/tools.md).
 
     **Examples:**
 
@@ -52,8 +56,11 @@ def chat(
 
     echo "What is a monad?" | cutaway chat
 
+    cutaway chat --tools calculator,python,search --root ~/notes
+
     :param system: The system message: who the model is to be.
     :param load: Go on with a conversation that /save wrote.
+    :param chat_template: A file with a chat template, in place of the model's own.
     :param allow_steering: Let the conversation change which control tokens the template writes.
     """
     conversation = Conversation.read(load) if load else Conversation()
@@ -61,8 +68,13 @@ def chat(
         conversation.system = system
     given = sampling.given()
     SamplingParams(**DEFAULTS | given)  # refused before anything is loaded
+    checked(tools)
+    if tools.given and allow_steering:
+        raise UserError("--allow-steering and tools exclude each other: results are strangers' text")
     use_threads(threads)
     lm: Any = cutaway.load(model_path(model), engine=engine, context=context, adapter=adapter)
+    if chat_template is not None:
+        lm.checkpoint = replace(lm.checkpoint, chat_template=read_text(chat_template))
     if lm.checkpoint.chat_template is None:
         raise UserError(
             f"{model} has no chat template, so it cannot chat: continue a text with "
@@ -71,7 +83,13 @@ def chat(
     note_fallback(lm)
     steering = {"steering": "flag"} if allow_steering else {}
     options = defaults(lm) | given
-    talk = Talk(lm, conversation, options | steering)
+    with tools.agent(lm, None, options) if tools.given else contextlib.nullcontext() as agent:
+        _talk(Talk(lm, conversation, options | steering, agent), model, load)
+
+
+def _talk(talk: "Talk", model: str, load: Path | None) -> None:
+    """Say how the talk goes, and have it."""
+    options, conversation = talk.options, talk.conversation
     if sys.stdin.isatty():
         note(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items()))
         note(f"{model}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.")
@@ -82,11 +100,12 @@ def chat(
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer; stopped if Ctrl-C cut the answer off."""
+    """A question and its answer, and between them calls; stopped if Ctrl-C cut the answer off."""
 
     question: str
     answer: str
     stopped: bool = False
+    steps: tuple[dict[str, Any], ...] = ()  # messages with calls and their results
 
 
 class Conversation:
@@ -96,12 +115,15 @@ class Conversation:
         self.system: str | None = None
         self.turns: list[Turn] = []
 
-    def messages(self, question: str) -> list[dict[str, str]]:
+    def messages(self, question: str) -> list[dict[str, Any]]:
         """What the model is to see, ending with a new question."""
-        seen = [{"role": "system", "content": self.system}] if self.system is not None else []
+        seen: list[dict[str, Any]] = []
+        if self.system is not None:
+            seen.append({"role": "system", "content": self.system})
         for turn in self.turns:
             seen += [
                 {"role": "user", "content": turn.question},
+                *turn.steps,
                 {"role": "assistant", "content": turn.answer},
             ]
         return [*seen, {"role": "user", "content": question}]
@@ -112,7 +134,7 @@ class Conversation:
         UserError if the file exists, unless `force`.
         """
         messages: list[dict[str, Any]] = list(self.messages(""))[:-1]
-        answers = (message for message in messages if message["role"] == "assistant")
+        answers = (each for each in messages if each["role"] == "assistant" and "tool_calls" not in each)
         for message, turn in zip(answers, self.turns, strict=True):
             if turn.stopped:
                 message["stopped"] = True
@@ -126,21 +148,29 @@ class Conversation:
             messages = json.loads(read_text(path))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: {error}") from None
+        messages, steps = _without_steps(messages, path)
         conversation = cls()
         contents = [_content(messages, at, path) for at in range(_count(messages, path))]
         if contents and messages[0]["role"] == "system":
             conversation.system = contents.pop(0)
         pairs = zip(contents[::2], contents[1::2], strict=True)
         stopped = [message.get("stopped") is True for message in messages if message["role"] == "assistant"]
-        conversation.turns = [Turn(*pair, cut) for pair, cut in zip(pairs, stopped, strict=True)]
+        begins = int(conversation.system is not None)
+        conversation.turns = [
+            Turn(*pair, cut, tuple(steps.get(begins + 2 * n + 1, ())))
+            for n, (pair, cut) in enumerate(zip(pairs, stopped, strict=True))
+        ]
         return conversation
 
 
 class Talk:
     """Reads lines, answers questions, obeys commands."""
 
-    def __init__(self, lm: Any, conversation: Conversation, options: dict[str, Any]) -> None:
+    def __init__(
+        self, lm: Any, conversation: Conversation, options: dict[str, Any], agent: Any = None
+    ) -> None:
         self.lm = lm
+        self.agent = agent
         self.session = lm.session()
         self.conversation = conversation
         self.options = options
@@ -189,10 +219,14 @@ class Talk:
         """Stream the answer to standard output and remember it; Ctrl-C keeps the part that was written."""
         written: list[str] = []
         done: Generation | None = None
+        steps: tuple[dict[str, Any], ...] = ()
         stopped = False
         messages = self.conversation.messages(question)
         try:
-            for piece in self.lm.chat_stream(messages, session=self.session, **self.options):
+            for piece in self._pieces(messages):
+                if not isinstance(piece, Piece):  # an agent's whole answer
+                    written, done, steps = [piece.text], piece.generation, piece.messages[:-1]
+                    continue
                 written.append(piece.text)
                 done = piece.generation
                 sys.stdout.write(piece.text)
@@ -202,7 +236,22 @@ class Talk:
         except ContextFullError as full:
             raise UserError(f"{full}. {WAYS_OUT}") from None
         print(flush=True)
-        self._remember(Turn(question, "".join(written), stopped), done)
+        self._remember(Turn(question, "".join(written), stopped, steps), done)
+
+    def _pieces(self, messages: list[dict[str, Any]]) -> Iterator[Any]:
+        """The answer's pieces, and of an agent its whole Answer last."""
+        if self.agent is None:
+            yield from self.lm.chat_stream(messages, session=self.session, **self.options)
+            return
+        from cutaway.agent import Answer, Result
+
+        for event in self.agent.stream(messages):
+            if isinstance(event, str):
+                yield Piece(event)
+            elif isinstance(event, Result):
+                note(shown(event.text))
+            elif isinstance(event, Answer):
+                yield event
 
     def _remember(self, turn: Turn, done: Generation | None) -> None:
         if turn.stopped and not turn.answer:
@@ -277,6 +326,21 @@ def _count(messages: Any, path: Path) -> int:
     if not isinstance(messages, list):
         raise UserError(f"{path} holds no list of messages: use a file that /save wrote")
     return len(messages)
+
+
+def _without_steps(messages: Any, path: Path) -> tuple[Any, dict[int, list[Any]]]:
+    """Questions and answers, and the calls and results before an answer, by its place among these."""
+    steps: dict[int, list[Any]] = {}
+    plain: list[Any] = []
+    for at in range(_count(messages, path)):
+        message = messages[at]
+        if not isinstance(message, dict) or not (message.get("role") == "tool" or "tool_calls" in message):
+            plain.append(message)
+        elif not plain or not isinstance(plain[-1], dict) or plain[-1].get("role") != "user":
+            raise UserError(f"Message {at + 1} of {path} is a call or a result without a question before it")
+        else:
+            steps.setdefault(len(plain), []).append(message)
+    return plain, steps
 
 
 def _content(messages: list[Any], at: int, path: Path) -> str:

@@ -42,8 +42,9 @@ def eval(
     """Ask a model tasks and print accuracy, perplexity and their 95% intervals.
 
     Tasks that come with Cutaway: gsm8k, hellaswag, humaneval, truthfulqa; `bigbench:NAME`,
-    `reasoning_gym:NAME`; `text:FILE` (bits per byte), `file:FILE.jsonl` (docs/evaluation.md). What was
-    computed is kept, so that a run that was stopped goes on.
+    `reasoning_gym:NAME`; tool calls, `bfcl:simple`, `bfcl:multiple`, `bfcl:irrelevance`; `text:FILE` (bits
+    per byte), `file:FILE.jsonl` (docs/evaluation.md). What was computed is kept, so that a run that was
+    stopped goes on.
 
     Examples:
 

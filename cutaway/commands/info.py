@@ -28,15 +28,16 @@ def info(model: Model = "smollm2", *, as_json: Json = False) -> None:
     cutaway info my-model.gguf --json
     """
     path = model_path(model)
-    card = _card(model, path, load.read(path))
+    found = card(model, path, load.read(path))
     if as_json:
-        print_json(card)
+        print_json(found)
         return
-    for name, text in _lines(card).items():
+    for name, text in _lines(found).items():
         print(f"{name:<14}{escaped(text)}")
 
 
-def _card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the files say of a model, for people and programs."""
     config, shapes = checkpoint.config, checkpoint.config.weights()
     types, stored = Counter[str](), 0
     for weight in shapes:
@@ -45,7 +46,7 @@ def _card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         stored += packed.data.nbytes
     named = store.NAMES.get(name)
     attention = config.blocks[0].attention
-    card: dict[str, Any] = {
+    found: dict[str, Any] = {
         "model": name,
         "path": str(path),
         "family": checkpoint.family or "none: Cutaway's own config",
@@ -68,15 +69,15 @@ def _card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     }
     if checkpoint.read_tokenizer is not None:
         tokenizer = checkpoint.tokenizer
-        card |= {"tokenizer": type(tokenizer.plain.model).__name__, "tokens": len(tokenizer)}
+        found |= {"tokenizer": type(tokenizer.plain.model).__name__, "tokens": len(tokenizer)}
     if checkpoint.left_out:
-        card["left_out"] = list(checkpoint.left_out)
+        found["left_out"] = list(checkpoint.left_out)
     if isinstance(config, Decoder):
         from cutaway.runtime.packing import why_not
 
-        card["definition_only"] = why_not(config, checkpoint.tensors)
+        found["definition_only"] = why_not(config, checkpoint.tensors)
         per_token = config.bytes_per_token(CACHE_ENTRY_BYTES)
-        card |= {
+        found |= {
             "kv_cache_bytes_per_token": per_token,
             "memory_bytes": {
                 "empty": stored,
@@ -84,7 +85,7 @@ def _card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
                 "whole context": stored + per_token * config.context,
             },
         }
-    return card
+    return found
 
 
 def _lines(card: dict[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 What was read is kept in SQLite: files with their size, time and SHA-256, passages with their vectors. A file
 whose size and time are those of last time is not opened; one that was only touched is not read again; what is
 gone is dropped. Each file is one transaction, so that stopping at any point loses that file's work alone. The
+texts are in an FTS5 table too, for search by words (``fused``). The
 vectors are asked exactly up to ``EXACT`` passages; past it through an HNSW index (1603.09320) of usearch,
 kept beside the database and made anew when they change.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from cutaway import store
 from cutaway.embedding.passages import LARGEST, decoded, files, fitting, passages
 from cutaway.errors import OperationalError, UserError
 from cutaway.store.files import Progress, silent, write
@@ -35,7 +38,19 @@ CREATE TABLE IF NOT EXISTS passages (
   id INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER REFERENCES files ON DELETE CASCADE,
   line INTEGER, text TEXT, vector BLOB);
 CREATE INDEX IF NOT EXISTS of_file ON passages (file);
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (text, content = passages, content_rowid = id);
+CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON passages
+  BEGIN INSERT INTO words (rowid, text) VALUES (new.id, new.text); END;
+CREATE TRIGGER IF NOT EXISTS dropped AFTER DELETE ON passages
+  BEGIN INSERT INTO words (words, rowid, text) VALUES ('delete', old.id, old.text); END;
 """
+RANK = 60  # of reciprocal rank fusion: how little the first ranks count more than the next
+POOL = 50  # passages that each search gives to the fusion
+
+
+def home_of(folder: Path) -> Path:
+    """Where the index of a folder is kept, unless another place is named."""
+    return store.home() / "search" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -51,12 +66,15 @@ class Update:
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found: its file, its line there, how near it is (a cosine), and its text."""
+    """A passage that was found: its file, its line there, its score (a cosine, or a sum of reciprocal ranks),
+    its text, and its number in the index.
+    """
 
     path: str
     line: int
     score: float
     text: str
+    id: int
 
 
 class Index:
@@ -71,7 +89,10 @@ class Index:
             self.base = sqlite3.connect(home / "index.sqlite", isolation_level=None, timeout=60)
             self.base.execute("PRAGMA foreign_keys = ON")
             self.base.execute("PRAGMA journal_mode = WAL")
+            wordless = not self._has_words()
             self.base.executescript(LAYOUT)
+            if wordless:
+                self.base.execute("INSERT INTO words (words) VALUES ('rebuild')")
             made = self.base.execute("SELECT value FROM about WHERE name = 'model'").fetchone()
             if made and made[0] != model and not rebuild:
                 raise UserError(
@@ -148,14 +169,37 @@ class Index:
         ids = np.array([row[0] for row in rows])
         table = np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), -1)
         near, scores = self._nearest(ids, table, query, min(count, len(rows)))
+        return self._hits(zip(near.tolist(), scores.tolist(), strict=True))
+
+    def fused(self, text: str, query: np.ndarray, count: int) -> list[Hit]:
+        """The passages that search by meaning (query [d]) and by words (FTS5's BM25) rank highest together.
+
+        Reciprocal rank fusion: a passage scores 1 / (60 + rank) in each of the two, from rank 1 on.
+        """
+        scores: dict[int, float] = {}
+        for ranked in ([hit.id for hit in self.search(query, POOL)], self._by_words(text)):
+            for rank, id in enumerate(ranked, 1):
+                scores[id] = scores.get(id, 0.0) + 1 / (RANK + rank)
+        return self._hits(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:count])
+
+    def _by_words(self, text: str) -> list[int]:
+        """The ids of passages with any word of a text, best first."""
+        words = " OR ".join(f'"{word}"' for word in dict.fromkeys(re.findall(r"\w+", text)))
+        asked = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?"
+        return [id for (id,) in self._rows(asked, words, POOL)] if words else []
+
+    def _has_words(self) -> bool:
+        return bool(self._rows("SELECT 1 FROM sqlite_master WHERE name = 'words'"))
+
+    def _hits(self, scored: Iterable[tuple[int, float]]) -> list[Hit]:
         hits = []
-        for id, score in zip(near.tolist(), scores.tolist(), strict=True):
+        for id, score in scored:
             ((path, line, text),) = self._rows(
                 "SELECT path, line, passages.text FROM passages JOIN files ON files.id = file "
                 "WHERE passages.id = ?",
                 id,
             )
-            hits.append(Hit(path, line, score, text))
+            hits.append(Hit(path, line, score, text, id))
         return hits
 
     def _nearest(

@@ -6,6 +6,7 @@ covariate, so that a rating is not a taste for length; how often the first place
 
     program        a Python file with judge(prompt, first, second): 1 where the first answer is better,
                    0 where the second is, 0.5 for a tie
+    reward model   a run's folder: the answer with the higher reward is better
     model          a model's name: it reads prompt and answers, and the likelier of "A" and "B" decides
     person         sees the answers without names, in the terminal
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,20 @@ def program(path: str | Path) -> Judge:
         return float(found)
 
     return checked
+
+
+def reward_model(folder: str | Path) -> Judge:
+    """A trained reward model. UserError for a folder that holds none."""
+    from cutaway.train.rollouts import judged
+
+    score = lru_cache(maxsize=4096)(lambda prompt, answer: judge(answer, {"prompt": prompt}))
+    judge = judged(str(folder))
+
+    def better(prompt: str, first: str, second: str) -> float:
+        gap = score(prompt, first) - score(prompt, second)
+        return 0.5 if gap == 0 else float(gap > 0)
+
+    return better
 
 
 def model(lm: LanguageModel) -> Judge:

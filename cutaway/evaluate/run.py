@@ -11,7 +11,7 @@ Exercises are answered by the batch scheduler, greedily or in several samples at
 model's chat template where it has one: ``acc`` is the fraction of answers with a score of 0.99 or more,
 ``score`` the mean score, ``pass_at_k`` the probability that one of k samples is right. With slow thinking
 ``ceiling`` is the fraction of exercises of which one candidate is right, and ``tokens`` all that were written
-for one. A text has ``bits_per_byte`` and ``perplexity``.
+for one. A text has ``bits_per_byte`` and ``perplexity``, tool exercises the figures of ``tool_calls.py``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import numpy as np
 
 from cutaway.data.tasks import RIGHT
 from cutaway.errors import UserError
-from cutaway.evaluate import likelihood, statistics
+from cutaway.evaluate import likelihood, statistics, tool_calls
 from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.statistics import Estimate
-from cutaway.evaluate.tasks import Question, Task, Text
+from cutaway.evaluate.tasks import Question, Task, Text, ToolExercise
 from cutaway.generate import thinking
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
@@ -78,6 +78,11 @@ def run(
     elif isinstance(task.items[0], Question):
         values, first = _choices(lm, task.items, cache, options, progress)
         answers, tokens, clusters = [], 0, _clusters(task.items)
+    elif isinstance(task.items[0], ToolExercise):
+        if options.samples > 1 or options.temperature or options.think is not None:
+            raise UserError(f"{task.name}: calls are greedy: leave out samples, temperature and --think")
+        values, answers, tokens, first = tool_calls.answered(lm, task, cache, options.max_tokens, progress)
+        clusters = _clusters(task.items)
     else:
         values, answers, tokens, first = _exercises(lm, task, cache, options, progress)
         clusters = _clusters(task.items)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Piece, Timings
+from cutaway.generate.batch.request import Constraint, Piece, Timings
 from cutaway.generate.batch.sequence import SequenceOutput, TokenizerProtocol, check_prompt, vocab_size
 from cutaway.generate.engine import AllLogits, Engine
 from cutaway.generate.sampling_params import SamplingParams
@@ -25,6 +25,7 @@ def generate(
     settings: SamplingParams,
     state: Session | None = None,
     speculation: Speculation | None = None,
+    constraint: Constraint | None = None,
 ) -> Generator[Piece, None, None]:
     """Continue the prompt, one piece a token; a session given as state keeps what was read for the next call.
 
@@ -37,7 +38,7 @@ def generate(
     if speculation is not None and not isinstance(engine, AllLogits):
         raise UserError("This engine does not read several tokens at once, so it cannot verify drafts")
     ids = check_prompt(prompt_ids, tokenizer, engine)
-    output = SequenceOutput(engine, tokenizer, ids, settings)
+    output = SequenceOutput(engine, tokenizer, ids, settings, constraint)
     return _pieces(output, state or Session(engine), speculation)
 
 

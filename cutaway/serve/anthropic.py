@@ -16,7 +16,10 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation
-from cutaway.serve.chat import Answer, Conversation, Event, begin, chat_ids, read
+from cutaway.generate.tool_calls import parser
+from cutaway.generate.tool_calls.answer import Event
+from cutaway.generate.tool_calls.thoughts import Thought
+from cutaway.serve.chat import Answer, Conversation, begin, chat_ids, read, reason
 from cutaway.serve.openai_format import APIError, json_response, new_id, usage, warned
 from cutaway.serve.protocol import (
     IGNORED,
@@ -31,8 +34,6 @@ from cutaway.serve.protocol import (
 )
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, respond
-from cutaway.serve.tool_calls import parser
-from cutaway.serve.tool_calls.thoughts import Thought
 
 STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -242,7 +243,7 @@ class Message:
                 if kind is None:
                     yield {"type": "content_block_start", "index": 0, "content_block": _block("")}
                 yield {"type": "content_block_stop", "index": max(index, 0)}
-                ended = _ended(reader.reason(piece.generation), piece.generation)
+                ended = _ended(reason(reader, piece.generation), piece.generation)
                 end = {"type": "message_delta", "delta": ended, "usage": _usage(piece.generation)}
                 yield end | warned(self.of.warnings)
         yield {"type": "message_stop"}

@@ -15,8 +15,12 @@ from typing import Any
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.errors import UserError
 from cutaway.generate.batch.request import Generation, Piece, Request
+from cutaway.generate.tool_calls import parser, tool_grammar
+from cutaway.generate.tool_calls.answer import AnswerReader, Event, collect
+from cutaway.generate.tool_calls.constraint import Check, Held, call_constraint
+from cutaway.generate.tool_calls.thoughts import AfterThought, Marks, Thought, find_marks
+from cutaway.generate.tool_calls.tool_format import ToolFormat
 from cutaway.serve import constraints
 from cutaway.serve.openai_format import (
     APIError,
@@ -32,12 +36,8 @@ from cutaway.serve.openai_format import (
 from cutaway.serve.protocol import AllowedTools, ChatCompletionRequest, Message, NamedTool, Tool
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import MergedStreams, cache_scope_of, client_of, respond
-from cutaway.serve.tool_calls import parser, prompted, tool_grammar
-from cutaway.serve.tool_calls.thoughts import Marks, Thought, ThoughtParser, find_marks
-from cutaway.serve.tool_calls.tool_format import ToolFormat, detect_format
 
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "template", "tokenizer", "steering")
-Event = parser.ParserEvent | Thought
 
 
 async def chat(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Response:
@@ -84,17 +84,6 @@ def _tool_call(id: str | None, function: Any) -> dict[str, Any]:
     return {"id": id or "call00000", "type": "function", "function": function}
 
 
-def tool_format(service: Service, tools: Sequence[Tool] | None) -> ToolFormat | None:
-    """How calls of these tools are written: as the template does, else as `prompted` asks for them."""
-    if not tools:
-        return None
-    template = service.lm.checkpoint.chat_template or ""
-    try:
-        return detect_format(template, service.lm.tokenizer)
-    except UserError:
-        return prompted.FORMAT
-
-
 def chat_ids(
     service: Service,
     given: Sequence[Message],
@@ -103,21 +92,8 @@ def chat_ids(
 ) -> list[int]:
     """The ids of a conversation. APIError for a model without a template, and for content that steers it."""
     plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
-    read = messages(given)
-    acts = bool(plain) or any("tool_calls" in one or one["role"] == "tool" for one in read)
     with errors_in("messages"):
-        if acts and service.lm.checkpoint.chat_template and tool_format(service, PROBE) is prompted.FORMAT:
-            read, plain = prompted.messages(read, plain), []
-        try:
-            return service.lm.chat_ids(read, tools=plain or None, **(variables or {}))
-        except UserError:
-            folded = prompted.without_system(read)
-            if folded == read or not acts:
-                raise
-            return service.lm.chat_ids(folded, **(variables or {}))
-
-
-PROBE = [Tool.model_validate({"type": "function", "function": {"name": "x"}})]
+        return service.lm.chat_ids(messages(given), tools=plain or None, **(variables or {}))
 
 
 def _variables(service: Service, body: ChatCompletionRequest) -> dict[str, Any]:
@@ -152,14 +128,15 @@ class Conversation:
     format: ToolFormat | None  # None: no call may be made
     forced: bool  # the answer is calls alone
     thought: Marks | None
-    check: constraints.Check | None  # what the answer's schema asks beyond the grammar
+    check: Check | None  # what the answer's schema asks beyond the grammar
     fresh: Callable[[], Any]  # makes an answer's constraint
     warnings: list[str]
     streams: MergedStreams = field(init=False)
 
     def reader(self) -> AnswerReader:
         """What reads one choice."""
-        return AnswerReader(self)
+        schemas = tool_schemas(_tools(self.body)[0])
+        return AnswerReader(self.thought, self.format, schemas, self.forced)
 
 
 async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Conversation:
@@ -195,7 +172,7 @@ def _prepared(service: Service, body: ChatCompletionRequest, client: str, cache_
     thought = find_marks(service.lm.checkpoint.chat_template or "")
     thought = thought and thought.of_prompt(service.lm.tokenizer.decode(ids[-16:]))
     opened = thought is not None and thought.opened
-    format, held, forced = tool_format(service, tools), None, False
+    format, held, forced = service.lm.tool_format if tools else None, None, False
     if format is None or tools is None:
         held = constraints.of_response(body) if body.has_form else None
     else:
@@ -205,7 +182,7 @@ def _prepared(service: Service, body: ChatCompletionRequest, client: str, cache_
     with errors_in("response_format" if format is None else "tools"):
         constraint: Any = service.start_grammar(held and held.grammar)
     if constraint is not None and thought is not None and opened:
-        constraint = constraints.AfterThought(constraint, thought.end, service.lm.tokenizer)
+        constraint = AfterThought(constraint, thought.end, service.lm.tokenizer)
 
     def fresh() -> Any:
         return service.with_min_tokens(constraint and constraint.fresh(), body)
@@ -261,7 +238,7 @@ def _check_consistent(body: ChatCompletionRequest, tools: Sequence[Tool] | None)
 
 def _tool_rules(
     service: Service, body: ChatCompletionRequest, format: ToolFormat, tools: Sequence[Tool], choice: Any
-) -> tuple[constraints.Held | None, bool]:
+) -> tuple[Held | None, bool]:
     """What holds an answer that may make calls, and whether it is calls alone."""
     tokenizer = service.lm.tokenizer
     several = body.parallel_tool_calls is not False and not body.functions
@@ -281,11 +258,11 @@ def _tool_rules(
     names = {one.function.name for one in wanted} if wanted else set(schemas)
     held = {name: schema for name, schema in schemas.items() if name in names}
     if choice == "required":
-        return constraints.of_calls(tool_grammar.required_grammar, format, held, tokenizer, several), True
+        return call_constraint(tool_grammar.required_grammar, format, held, tokenizer, several), True
     if constraints.asked(body) is not None:
         return constraints.of_either(body, format, held, tokenizer, several), False
     if wanted or any(tool.function.strict for tool in tools) or not several:
-        return constraints.of_calls(tool_grammar.optional_grammar, format, held, tokenizer, several), False
+        return call_constraint(tool_grammar.optional_grammar, format, held, tokenizer, several), False
     return None, False
 
 
@@ -295,38 +272,6 @@ def tool_schemas(tools: Sequence[Tool] | None) -> parser.ToolSchemas:
 
 
 # ---- from the model's text to an answer --------------------------------------------------------------------
-
-
-class AnswerReader:
-    """One choice: pieces in, events out; thoughts, content and calls."""
-
-    def __init__(self, of: Conversation) -> None:
-        self.forced = of.forced
-        self.thoughts = None if of.thought is None else ThoughtParser(of.thought)
-        self.calls: parser.StreamingParser | None = None
-        if of.format is not None:
-            tools = tool_schemas(_tools(of.body)[0])
-            self.calls = parser.StreamingParser(replace(of.format, reasoning=None), tools)
-
-    def push(self, piece: Piece) -> list[Event]:
-        """The events that a piece brings."""
-        ended = piece.generation is not None
-        parts: list[Any] = [piece.text] if piece.text else []
-        if self.thoughts is not None:
-            parts = self.thoughts.push(piece.text, ended)
-        if self.calls is None:
-            return parts
-        events: list[Event] = []
-        for one in parts:
-            events += [one] if isinstance(one, Thought) else self.calls.push(one)
-        events += self.calls.finish() if ended else []
-        return [one for one in events if not (self.forced and isinstance(one, str))]
-
-    def reason(self, generation: Generation) -> str:
-        """OpenAI's word for what ended an answer: calls, unless it was cut off before they were complete."""
-        reason = finish_reason(generation)
-        called = self.calls is not None and self.calls.complete
-        return "tool_calls" if called and reason == "stop" else reason
 
 
 @dataclass(frozen=True)
@@ -340,16 +285,18 @@ class Answer:
     generation: Generation
 
 
+def reason(reader: AnswerReader, generation: Generation) -> str:
+    """OpenAI's word for what ended an answer: calls, unless it was cut off before they were complete."""
+    ended = finish_reason(generation)
+    return "tool_calls" if reader.called and ended == "stop" else ended
+
+
 def read(reader: AnswerReader, pieces: Sequence[Piece]) -> Answer:
     """The answer that all of a choice's pieces make."""
     events = [event for piece in pieces for event in reader.push(piece)]
-    thought = "".join(event.text for event in events if isinstance(event, Thought))
-    content = "".join(event for event in events if isinstance(event, str))
-    made: Any = [event for event in events if not isinstance(event, str | Thought)]
-    calls = parser.collect(made)[1] if made else []
     generation = pieces[-1].generation
     assert generation is not None, "the last piece brings the generation"
-    return Answer(thought, content, calls, reader.reason(generation), generation)
+    return Answer(*collect(events), reason(reader, generation), generation)
 
 
 # ---- OpenAI's chat completions -----------------------------------------------------------------------------
@@ -396,8 +343,8 @@ class ChatCompletion:
                 yield chunk(i, delta, **fields)
                 fields = {}
             if piece.generation is not None:
-                reason = _legacy(readers[i].reason(piece.generation), of.body)
-                yield chunk(i, {}, reason) | warned(of.warnings)
+                ended = _legacy(reason(readers[i], piece.generation), of.body)
+                yield chunk(i, {}, ended) | warned(of.warnings)
                 generations[i] = piece.generation
         if counting:
             done = [generations[i] for i in sorted(generations)]

@@ -7,16 +7,25 @@ afterwards: an answer that does not fit is drawn again, up to SAMPLES times in a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from cutaway.errors import OperationalError, UserError
 from cutaway.generate import constrain
 from cutaway.generate.batch.request import Constraint, Generation, Request
-from cutaway.serve import json_schema
+from cutaway.generate.tool_calls.constraint import (
+    Check,
+    Held,
+    call_constraint,
+    held_schema,
+    left_out_warnings,
+    schema_error,
+)
+from cutaway.generate.tool_calls.parser import Call, ToolSchemas
+from cutaway.generate.tool_calls.tool_format import ToolFormat
+from cutaway.generate.tool_calls.tool_grammar import json_rule, required_grammar
 from cutaway.serve.openai_format import APIError, errors_in
 from cutaway.serve.protocol import (
     JsonObject,
@@ -27,23 +36,10 @@ from cutaway.serve.protocol import (
     SamplingRequest,
     TextFormat,
 )
-from cutaway.serve.tool_calls.parser import Call, ToolSchemas
-from cutaway.serve.tool_calls.tool_format import ToolFormat
-from cutaway.serve.tool_calls.tool_grammar import json_rule, required_grammar
 from cutaway.tokenizer import Tokenizer
 
 STRIDE = 7919  # between the seeds of an answer's samples
 SAMPLES = 3  # of an answer, where a grammar cannot hold all of its schema
-Check = Callable[[str, Sequence[Call]], str | None]  # why an answer's content and calls do not fit
-
-
-@dataclass(frozen=True)
-class Held:
-    """A grammar, what is checked after it, and warnings."""
-
-    grammar: constrain.Grammar
-    check: Check | None = None
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -123,9 +119,9 @@ def of_response(body: SamplingRequest) -> Held | None:
     with errors_in("response_format" if body.response_format is form else "grammar"):
         schema = schema_of(form)
         if schema is not None:
-            held, left_out = _held(schema)
+            held, left_out = held_schema(schema)
             check = _fits(schema) if left_out else None
-            return Held(constrain.json_schema(held), check, _warnings(left_out))
+            return Held(constrain.json_schema(held), check, left_out_warnings(left_out))
         if isinstance(form, Regex):
             return Held(constrain.regex(form.regex))
         if isinstance(form, Gbnf):
@@ -134,81 +130,11 @@ def of_response(body: SamplingRequest) -> Held | None:
         return Held(constrain.lark(form.grammar))
 
 
-def _held(schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The closest schema that a grammar can hold, and the keywords that are left out. UserError for what is
-    no schema, or is too large.
-    """
-    constrain.check_size(schema)
-    closed = json_schema.closed(schema)
-    try:
-        constrain.json_schema(closed)
-        return closed, []
-    except UserError:
-        constrain.schema_error(schema, "null")  # raises for what is no schema
-    held, left_out = json_schema.holdable(closed)
-    for one in (held, json_schema.holdable(schema)[0]):
-        try:
-            constrain.json_schema(one)
-            return one, left_out
-        except UserError:
-            continue
-    return ({"type": "object"} if schema.get("type") == "object" else {}), ["the whole schema"]
-
-
-def _warnings(left_out: Sequence[str], where: str = "the schema") -> list[str]:
-    if not left_out:
-        return []
-    return [f"{', '.join(left_out)} of {where} are checked after the answer, not held to while it is written"]
-
-
 def _fits(schema: dict[str, Any]) -> Check:
     def check(content: str, calls: Sequence[Call]) -> str | None:
-        return None if calls else _error(schema, content)
+        return None if calls else schema_error(schema, content)
 
     return check
-
-
-def _error(schema: Mapping[str, Any], text: str) -> str | None:
-    """Why JSON does not fit a schema; JSON that is cut off is no matter of the schema."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    try:
-        return constrain.schema_error(schema, text)
-    except (UserError, OperationalError) as error:
-        return str(error)
-
-
-def of_calls(
-    make: Any, format: ToolFormat, tools: ToolSchemas, tokenizer: Tokenizer, several: bool, **more: Any
-) -> Held:
-    """What holds an answer to calls of tools: ``make`` is one of tool_grammar's."""
-    held: dict[str, dict[str, Any]] = {}
-    loose: dict[str, dict[str, Any]] = {}
-    warnings: list[str] = []
-    for name, schema in tools.items():
-        held[name], left_out = _held({"type": "object", "properties": {}, **(schema or {})})
-        if not held[name].get("properties"):
-            held[name].setdefault("additionalProperties", schema is not None and "properties" not in schema)
-        if left_out:
-            loose[name] = dict(schema or {})
-            warnings += _warnings(left_out, f"{name}'s schema")
-    try:
-        grammar = make(format, held, tokenizer, several, **more)
-    except UserError:
-        bare = {name: json_schema.bare(schema) for name, schema in held.items()}
-        grammar = make(format, bare, tokenizer, several, **more)
-        loose = {name: dict(schema or {}) for name, schema in tools.items()}
-        warnings = [
-            "of the tools' schemas names and types are held to, and the rest is checked after the answer"
-        ]
-
-    def check(content: str, calls: Sequence[Call]) -> str | None:
-        found = (_error(loose[call.name], call.arguments) for call in calls if call.name in loose)
-        return next((wrong for wrong in found if wrong), None)
-
-    return Held(grammar, check if loose else None, warnings)
 
 
 def of_either(
@@ -218,13 +144,13 @@ def of_either(
     form, response = asked(body), of_response(body)
     schema = schema_of(form)
     if schema is not None:
-        answer = json_rule(_held(schema)[0])
+        answer = json_rule(held_schema(schema)[0])
     elif isinstance(form, Regex):
         answer = "/" + form.regex.replace("/", r"\/") + "/"
     else:
         text = "a grammar and tools exclude each other: use a JSON schema or a regex, or tool_choice 'none'"
         raise APIError(400, text, param="response_format")
-    calls = of_calls(required_grammar, format, tools, tokenizer, several, answer=answer)
+    calls = call_constraint(required_grammar, format, tools, tokenizer, several, answer=answer)
     checks = [one.check for one in (response, calls) if one is not None and one.check is not None]
 
     def check(content: str, made: Sequence[Call]) -> str | None:
@@ -259,38 +185,6 @@ def drawn_again(
 
 
 # ---- what begins later -------------------------------------------------------------------------------------
-
-
-class AfterThought:
-    """A constraint that begins once a thought has ended, which a template opened."""
-
-    def __init__(self, inner: Any, end: str, tokenizer: Tokenizer) -> None:
-        self.inner, self.end, self.tokenizer = inner, end.encode(), tokenizer
-        self.text, self.begun = b"", False
-
-    def fresh(self) -> AfterThought:
-        """The same for another text."""
-        return AfterThought(self.inner.fresh(), self.end.decode(), self.tokenizer)
-
-    @property
-    def done(self) -> bool:
-        """Whether the answer is complete."""
-        return self.begun and self.inner.done
-
-    def mask(self, logits: np.ndarray) -> None:
-        """Nothing is forbidden within the thought but its text's end."""
-        if self.begun:
-            self.inner.mask(logits)
-        else:
-            logits[list(self.tokenizer.eos_ids)] = -np.inf
-
-    def accept(self, id: int) -> None:
-        """Advance by the chosen id."""
-        if self.begun:
-            self.inner.accept(id)
-            return
-        self.text = (self.text + self.tokenizer.token_bytes(id))[-256:]
-        self.begun = self.end in self.text
 
 
 class MinTokens:

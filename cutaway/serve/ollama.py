@@ -17,8 +17,11 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece
+from cutaway.generate.tool_calls import parser
+from cutaway.generate.tool_calls.answer import Event
+from cutaway.generate.tool_calls.thoughts import Thought, find_marks
 from cutaway.serve import embeddings
-from cutaway.serve.chat import Conversation, Event, begin, read
+from cutaway.serve.chat import Conversation, begin, read, reason
 from cutaway.serve.openai_format import json_response, token_logprobs, warned
 from cutaway.serve.protocol import (
     ChatCompletionRequest,
@@ -36,8 +39,6 @@ from cutaway.serve.protocol import (
 )
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, respond
-from cutaway.serve.tool_calls import parser
-from cutaway.serve.tool_calls.thoughts import Thought, find_marks
 
 VERSION = "0.12.6"  # of Ollama, whose API this is: clients ask for one that has what they need
 SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "presence_penalty", "frequency_penalty")
@@ -220,7 +221,7 @@ class OllamaAnswer:
                 made: Any = calls
                 if calls:
                     yield self._part([], parser.collect(made)[1]) | {"done": False}
-                yield self._part([], []) | self._last(reader.reason(piece.generation), piece.generation)
+                yield self._part([], []) | self._last(reason(reader, piece.generation), piece.generation)
 
     def _part(self, events: Sequence[Event], calls: list[parser.Call]) -> dict[str, Any]:
         content = "".join(one for one in events if isinstance(one, str))

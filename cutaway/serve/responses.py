@@ -17,7 +17,10 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation
-from cutaway.serve.chat import Conversation, Event, begin
+from cutaway.generate.tool_calls import parser
+from cutaway.generate.tool_calls.answer import Event
+from cutaway.generate.tool_calls.thoughts import Thought
+from cutaway.serve.chat import Conversation, begin
 from cutaway.serve.openai_format import (
     APIError,
     finish_reason,
@@ -47,8 +50,6 @@ from cutaway.serve.protocol import (
 )
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, respond
-from cutaway.serve.tool_calls import parser
-from cutaway.serve.tool_calls.thoughts import Thought
 
 PARAMS = {
     "messages": "input",

@@ -1,14 +1,13 @@
 """`cutaway embed search`: passages of the user's own files, found by what they mean."""
 
-import hashlib
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
-from cutaway import lm, store
+from cutaway import lm
 from cutaway.commands import console
 from cutaway.commands.options import Flag, Json
-from cutaway.embedding.search import Hit, Index, Update
+from cutaway.embedding.search import Hit, Index, Update, home_of
 from cutaway.errors import UserError
 
 SHOWN = 300  # characters of a passage
@@ -47,7 +46,7 @@ def search(
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder to search in")
     path = console.model_path(model)
-    home = index or store.home() / "search" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    home = index or home_of(folder)
     reader = lm.load(path)
     with closing(Index(folder, home, model, rebuild)) as known, console.watched() as progress:
         done = known.update(

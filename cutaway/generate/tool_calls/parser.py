@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from cutaway.serve.tool_calls.delimiters import loose
-from cutaway.serve.tool_calls.tool_format import ToolFormat
+from cutaway.generate.tool_calls.delimiters import loose
+from cutaway.generate.tool_calls.tool_format import ToolFormat
 
 ToolSchemas = Mapping[str, Mapping[str, Any] | None]  # tools by name, with the schemas of their arguments
 CALL_NAME = re.compile(r"[a-zA-Z0-9_.-]+")

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.generate import constrain, grammar_compiler
-from cutaway.serve import json_schema
-from cutaway.serve.tool_calls.arguments import KEY, NAME, TEXT, TaggedArguments, ValueTags
-from cutaway.serve.tool_calls.delimiters import COUNT, ID
-from cutaway.serve.tool_calls.parser import ToolSchemas
-from cutaway.serve.tool_calls.tool_format import ToolFormat
+from cutaway.generate import constrain, grammar_compiler, json_schema
+from cutaway.generate.tool_calls.arguments import KEY, NAME, TEXT, TaggedArguments, ValueTags
+from cutaway.generate.tool_calls.delimiters import COUNT, ID
+from cutaway.generate.tool_calls.parser import ToolSchemas
+from cutaway.generate.tool_calls.tool_format import ToolFormat
 from cutaway.tokenizer import Tokenizer
 
 STANDING = {ID: "/[a-zA-Z0-9]{9}/", COUNT: "/[0-9]{1,3}/"}
