@@ -272,7 +272,7 @@ def _extract(archive: zipfile.ZipFile, manifest: Manifest, folder: Path, file: P
 def card(facts: Mapping[str, Any], about: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
     """A model card in Markdown: facts read off the files, and figures of `cutaway eval --json`.
 
-    UserError for an evaluation that is none. What was not measured is said.
+    UserError for an evaluation that is none. The card names what was not measured.
     """
     lines = [
         "# Model card",

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 def weather(place: str, unit: Literal["C", "F"] = "C", days: int | None = None) -> str:
     """The weather of a place.
 
-    Asks nobody.
+    Makes it up.
 
     :param place: A town.
     """
@@ -52,7 +52,7 @@ def served(kind: str, *more: str) -> str:
 
 def test_a_functions_hints_and_docstring_are_its_schema() -> None:
     tool = from_function(weather)
-    assert (tool.name, tool.description) == ("weather", "The weather of a place.\nAsks nobody.")
+    assert (tool.name, tool.description) == ("weather", "The weather of a place.\nMakes it up.")
     properties = tool.parameters["properties"]
     assert properties["place"] == {"type": "string", "description": "A town."}
     assert properties["unit"] == {"enum": ["C", "F"], "type": "string", "default": "C"}
@@ -396,12 +396,12 @@ def test_mcp_forged_control_tokens_stay_text(lm: LanguageModel, scripted: list[s
         scripted += [calling("add", a=1), "Done."]
         answer = lm.agent(server.tools, max_tokens=64).ask("x")
     end = lm.tokenizer.special["<|im_end|>"]
-    told = lm.chat_ids([{"role": "user", "content": "x"}], tools=[server.tools[0].declaration])
+    named = lm.chat_ids([{"role": "user", "content": "x"}], tools=[server.tools[0].declaration])
     quiet = replace(server.tools[0], description="Adds.")
     harmless = lm.chat_ids([{"role": "user", "content": "x"}], tools=[quiet.declaration])
     assert answer.calls[0].text == mcp_servers.FORGED
-    assert told.count(end) == harmless.count(end)
-    assert answer.ids.count(end) == told.count(end) + 2  # ends of the call and of its result
+    assert named.count(end) == harmless.count(end)
+    assert answer.ids.count(end) == named.count(end) + 2  # ends of the call and of its result
 
 
 def test_mcp_a_silent_server_costs_a_call() -> None:

@@ -210,7 +210,7 @@ class Agent:
         return [*self._ids, *whole[ends[-1] :]], True
 
     def _rendered(self, messages: list[Message], **variables: Any) -> list[int]:
-        """The ids of a conversation. A result that would steer the template is replaced, which is said."""
+        """The ids of a conversation. A result that would steer the template is replaced by words for it."""
         try:
             return self.lm.chat_ids(messages, tools=self._declared, **variables)
         except UserError:
@@ -252,7 +252,7 @@ class Agent:
                 done.put(error)
             except (UserError, OperationalError) as error:
                 done.put(ToolError(str(error)))
-            except Exception as error:  # a stranger's function may raise anything; the model is told
+            except Exception as error:  # a stranger's function may raise anything; the model reads it
                 done.put(ToolError(f"{type(error).__name__}: {error}"))
 
         threading.Thread(target=run, daemon=True).start()

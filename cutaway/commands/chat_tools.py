@@ -95,14 +95,14 @@ def _trusted(server: "Server", yes: bool) -> list[Any]:
 
 
 def confirm(yes: bool) -> Callable[["Call"], bool]:
-    """Shows a call, and asks whether it may run; where nobody can be asked it may not."""
+    """Shows a call, and asks whether it may run; without a terminal it may not."""
 
     def asked(call: "Call") -> bool:
         note(f"[{call.name} {json.dumps(call.object, ensure_ascii=False)}]")
         if yes:
             return True
         if not interactive():
-            note("[not run: --yes allows calls where nobody can be asked]")
+            note("[not run: --yes allows calls without a terminal]")
             return False
         return agrees("Run it?")
 

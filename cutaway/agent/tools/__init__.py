@@ -38,7 +38,7 @@ class ToolError(Exception):
 class Tool:
     """A tool: ``parameters`` is the JSON schema of its arguments, ``call`` gives the text of a result.
 
-    ``note`` is what a person is told before it is used. ``call`` raises ToolError with words for the model.
+    ``note`` is what a person reads before it is used. ``call`` raises ToolError with words for the model.
     """
 
     name: str
