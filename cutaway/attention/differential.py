@@ -25,7 +25,7 @@ from cutaway.attention.common.softmax import SoftmaxAttention
 from cutaway.bounds import Fraction, Positive
 from cutaway.errors import UserError
 from cutaway.hooks import tap
-from cutaway.layers.norm import RMSNorm
+from cutaway.layers.config import Norm
 from cutaway.shapes import Float
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
@@ -39,10 +39,14 @@ COST = Cost(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(gqa.Config):
-    """``heads`` and ``kv_heads`` count both halves; ``lambda_start`` is l0, ``eps`` the norm's."""
+    """``heads`` and ``kv_heads`` count both halves; ``lambda_start`` is l0, ``eps`` the norm's.
+
+    Without ``norm_weight`` the norm learns nothing (DiffLlama).
+    """
 
     lambda_start: Fraction = 0.8
     eps: Positive = 1e-5
+    norm_weight: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +74,7 @@ class DifferentialAttention(SoftmaxAttention):
         self.start = config.lambda_start
         for name in LAMBDAS:
             self.register_parameter(name, nn.Parameter(torch.randn(config.key_size) * 0.1))
-        self.head_norm = RMSNorm(2 * config.values, config.eps)
+        self.head_norm = Norm("rms", config.eps, config.norm_weight).build(2 * config.values)
 
     def attend(
         self,

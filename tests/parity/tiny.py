@@ -401,6 +401,14 @@ MORE |= {
         | {"num_key_value_heads": 1, "logits_scaling": 2.0},
     ),
 }
+MORE |= {
+    "diffllama": (
+        "DiffLlamaConfig",
+        {"num_hidden_layers": 3},
+        {"attention_bias": True, "head_dim": 24, "tie_word_embeddings": True},
+        {"num_key_value_heads": 4, "rope_parameters": LLAMA3},
+    ),
+}
 BAMBA = {"num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 12}
 MORE |= {
     "bamba": (
