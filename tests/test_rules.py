@@ -95,7 +95,7 @@ def test_norms_that_hold_one_less() -> None:
 
 # Families whose layers, or whose models, have one weight of ours under either of two names of theirs; which
 # one a model has is judged by conversion both ways (tests/parity/test_families.py).
-EITHER = {"deepseek_v2", "deepseek_v3", "falcon", "glm4_moe_lite", "lfm2", "lfm2_moe"}
+EITHER = {"deepseek_v2", "deepseek_v3", "falcon", "glm4_moe_lite", "lfm2", "lfm2_moe", "minicpm3"}
 EITHER |= {"bamba", "granitemoehybrid", "qwen3_5", "qwen3_5_moe", "qwen3_next"}
 
 

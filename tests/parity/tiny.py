@@ -409,6 +409,24 @@ MORE |= {
         {"num_key_value_heads": 4, "rope_parameters": LLAMA3},
     ),
 }
+DENSE_LATENT = {
+    name: size for name, size in LATENT.items() if "expert" not in name and name != "first_k_dense_replace"
+}
+MORE |= {
+    "minicpm3": (
+        "MiniCPM3Config",
+        DENSE_LATENT,
+        DENSE_LATENT | {"q_lora_rank": None, "scale_depth": None, "dim_model_base": 32, "mlp_bias": True},
+        DENSE_LATENT
+        | {
+            "v_head_dim": None,
+            "scale_emb": 2,
+            "scale_depth": 0.9,
+            "tie_word_embeddings": False,
+            "rope_parameters": SHARPER,
+        },
+    ),
+}
 BAMBA = {"num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 12}
 MORE |= {
     "bamba": (
