@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import cutaway
 from cutaway import cli, security
 from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel
@@ -66,3 +68,25 @@ def test_findings_become_a_document_lines_and_a_page_that_shows_the_model(
 def test_a_name_that_is_no_probe_is_refused_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["attack", "smollm2", "--probe", "forgry"]) == 2
     assert "there is no probe 'forgry': use " in capsys.readouterr().err
+
+
+def attacked(lm: LanguageModel, probe: str, trials: int = 4) -> dict[str, Finding]:
+    """The findings of one probe by title."""
+    return {found.title: found for found in security.run(lm, [probe], budget=Budget(trials))}
+
+
+def test_forgery_is_found_where_the_rendered_text_is_tokenised_and_nowhere_else(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = cutaway.load(model)
+    (sound,) = attacked(lm, "forgery").values()
+    attack, control, *divergences = sound.arms
+    assert (sound.verdict, attack.value.value) == ("sound", 0.0) and control.value.value > 0.05
+    assert attack.value.n == control.value.n == 32 and divergences[0].unit == "nats"
+
+    def careless(messages: Any, **_: Any) -> list[int]:
+        return lm.tokenizer.encode(lm.chat_text(messages).text, special="allow")
+
+    monkeypatch.setattr(lm, "chat_ids", careless)
+    (planted,) = attacked(lm, "forgery").values()
+    assert planted.verdict == "vulnerable" and planted.arms[0].value.value > 0.05

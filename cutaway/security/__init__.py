@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.errors import UserError
 from cutaway.evaluate.statistics import Estimate, Paired
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
 
 Role = Literal["attack", "control", "benign", "defence"]
+Progress = Callable[[int, int], None]  # pieces of work that are done, and of how many
 Verdict = Literal["vulnerable", "sound", "not separated"]
 
 
@@ -80,13 +81,6 @@ class Finding:
     curves: tuple[Curve, ...] = ()
     look: tuple[Look, ...] = ()
     seconds: float = 0.0
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Told that ``done`` of ``total`` pieces of work are done."""
-
-    def __call__(self, done: int, total: int, /) -> None: ...
 
 
 @dataclass(frozen=True)
