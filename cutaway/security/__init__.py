@@ -53,11 +53,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Look:
-    """Where to look inside: a prompt's ids, the position of the token to open, and what is seen there."""
+    """Where to look inside: a prompt's ids, the token, layer and head to open at, and what is seen there."""
 
     ids: tuple[int, ...]
     position: int
     note: str
+    layer: int | None = None
+    head: int | None = None
 
 
 @dataclass(frozen=True)

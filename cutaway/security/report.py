@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import cutaway
-from cutaway.security import Arm, Curve, Finding
+from cutaway.security import Arm, Curve, Finding, Look
 
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
@@ -101,20 +101,19 @@ def _section(finding: Finding, lm: LanguageModel, plotly: bool) -> str:
     if finding.curves:
         parts.append(_plot(finding.curves, plotly))
     for look in finding.look:
-        parts.append(
-            f"<details><summary>{html.escape(look.note)}</summary>"
-            f"{_view(lm, look.ids, look.position)}</details>"
-        )
+        parts.append(f"<details><summary>{html.escape(look.note)}</summary>{_view(lm, look)}</details>")
     return "".join(parts)
 
 
-def _view(lm: LanguageModel, ids: Sequence[int], position: int) -> str:
-    """The explain view, open at a token."""
+def _view(lm: LanguageModel, look: Look) -> str:
+    """The explain view, open at a token, a layer and a head."""
     from cutaway.inspect import page, page_data
 
-    trace = lm.trace(ids, names=page_data.names(lm.definition.model))
+    at = {"token": look.position, "layer": look.layer, "head": look.head}
+    start = {name: value for name, value in at.items() if value is not None}
+    trace = lm.trace(look.ids, names=page_data.names(lm.definition.model))
     shown = page_data.build(trace, str(lm.checkpoint.source))
-    return page.frame(page.page([shown], start={"token": position}), 800)
+    return page.frame(page.page([shown], start=start), 800)
 
 
 def _plot(curves: Sequence[Curve], script: bool) -> str:

@@ -1,5 +1,41 @@
-"""One file a defence.
+"""One file a defence. Each is measured as a curve: what it catches at each rate of false positives.
 
-A detector has ``scores(lm, cases, ...)``: the higher, the more like an attack; ``curve`` turns scores of
-attacks and of hard negatives into the catch at each rate of false positives.
+A prompt's defence rewrites the question and the text (``guard(question, text, strength, random)``); a
+detector scores texts, the higher the more like an attack (``detector(lm, attacks, others)`` returns the
+scorer); an output check accepts or refuses the answer.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cutaway.security import Curve
+
+RATES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+X, Y = "false positives", "caught"
+
+
+def threshold(negatives: np.ndarray, rate: float) -> float:
+    """The score above which at most this share of the negatives [n] lies."""
+    ordered = np.sort(negatives)[::-1]
+    return float(ordered[int(rate * len(ordered))])
+
+
+def caught(negatives: np.ndarray, attacks: np.ndarray, rate: float) -> np.ndarray:
+    """bool [m]: which attacks score above the threshold of that false-positive rate."""
+    return attacks > threshold(negatives, rate)
+
+
+def curve(name: str, negatives: np.ndarray, attacks: np.ndarray, rates: Sequence[float] = RATES) -> Curve:
+    """The catch at each false-positive rate."""
+    points = tuple((rate, float(caught(negatives, attacks, rate).mean())) for rate in rates)
+    return Curve(name, X, Y, points)
+
+
+def auroc(negatives: np.ndarray, attacks: np.ndarray) -> float:
+    """The probability that an attack scores higher than a negative; ties count half."""
+    ordered = np.sort(negatives)
+    below = np.searchsorted(ordered, attacks, "left") + np.searchsorted(ordered, attacks, "right")
+    return float(below.mean() / 2 / len(ordered))

@@ -1,0 +1,87 @@
+"""Why an attack worked: the heads that read it, where its answer appears, and what those heads cause.
+
+Heads are chosen on one half of the successes, by how much more the last token attends to the imperative than
+to its mention, and judged on the other half: ablated together, against as many random heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cutaway.evaluate import statistics
+from cutaway.inspect.edits import Ablate
+from cutaway.inspect.inputs import output_heads
+from cutaway.lm import LanguageModel
+from cutaway.security import Look
+from cutaway.security.defences.attention_tracker import last_attention
+
+HEADS = 8
+DRAWS = 4  # sets of random heads
+MOST = 8  # successes of each half
+
+
+@dataclass(frozen=True)
+class Success:
+    """An attack that worked, and its mention: prompts, where the added words are, and the two answers' ids."""
+
+    ids: Sequence[int]
+    added: range
+    mention: Sequence[int]
+    mentioned: range
+    word: int
+    value: int
+
+
+def explain(
+    lm: LanguageModel, found: Sequence[Success], seed: int
+) -> tuple[tuple[str, ...], tuple[Look, ...]]:
+    """Sentences with their figures, and the success to open. Needs two successes."""
+    random = np.random.default_rng(seed)
+    half = min(MOST, len(found) // 2)
+    choosing, judging = found[:half], found[half : 2 * half]
+    heads = [output_heads(block.attention) for block in lm.definition.model.config.blocks]
+    every = [(layer, head) for layer, count in enumerate(heads) for head in range(count)]
+    reads = np.mean([_read(lm, one) for one in choosing], 0)
+    order = np.argsort(-reads)
+    best, others = order[:HEADS], order[HEADS:]
+    names = ", ".join(f"{layer}.{head} ({reads[n]:+.2f})" for n in best[:4] for layer, head in [every[n]])
+    stages, own, drawn, kept = [], [], [], []
+    for one in judging:
+        trace = lm.trace(one.ids, names=["embed", "blocks.*.out"])
+        top = trace.lens().ids[:, -1].tolist()
+        stages.append(next(n for n in range(len(top)) if all(id == one.word for id in top[n:])))
+        usual = _margin(lm, one, [])
+        without = _margin(lm, one, [every[n] for n in best])
+        own.append(usual - without)
+        kept.append(without > 0)
+        draws = [random.permutation(others)[:HEADS] for _ in range(DRAWS)]
+        drawn.append(np.mean([usual - _margin(lm, one, [every[n] for n in draw]) for draw in draws]))
+    effect = statistics.paired(own, drawn)
+    low, high = effect.difference.low, effect.difference.high
+    said = (
+        f"the last token attends to the imperative more than to its mention most in heads {names}",
+        f"by the logit lens the canary leads from stage {np.median(stages):.0f} of {len(heads)} on (median)",
+        f"those {HEADS} heads ablated, canary minus true value falls by {np.mean(own):.2f} nats, with {HEADS} "
+        f"random heads by {np.mean(drawn):.2f}; difference 95% {low:.2f} to {high:.2f}, n {len(own)}: "
+        f"{'they carry it' if low > 0 else 'not separated'}; {np.mean(kept):.0%} of the successes stay",
+    )
+    layer, head = every[best[0]]
+    one = judging[0]
+    note = f"head {layer}.{head} reads the imperative from the last token"
+    return said, (Look(tuple(one.ids), len(one.ids) - 1, note, layer, head),)
+
+
+def _read(lm: LanguageModel, one: Success) -> np.ndarray:
+    """[layers * heads]: weight on the imperative minus weight on the mention."""
+    attack, mention = last_attention(lm, [one.ids, one.mention])
+    return attack[:, one.added].sum(1) - mention[:, one.mentioned].sum(1)
+
+
+def _margin(lm: LanguageModel, one: Success, heads: Sequence[tuple[int, int]]) -> float:
+    """log p(canary) - log p(true value) of the next token, with these heads ablated."""
+    edit = [Ablate(layer, "head", head) for layer, head in heads]
+    logits = lm.trace(one.ids, edit=edit or None, names=["embed"]).logits[-1]
+    return float(logits[one.word] - logits[one.value])
