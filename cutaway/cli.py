@@ -49,6 +49,7 @@ VERBS = {
     },
     "To test one": {
         "attack": "Attack it with harmless canaries, and see why what worked did.",
+        "audit": "Look for what is wrong with a model's files, without running it.",
     },
 }
 FREE_OPTIONS = {

@@ -79,6 +79,8 @@ MISSING = """
 arena no.gguf smollm2 --prompts text.txt --judge smollm2
 arena smollm2 minilm --prompts no.txt --judge smollm2
 attack no.gguf
+audit no.gguf
+audit smollm2 --trusted no.gguf
 attention --model no.gguf
 bench no.gguf
 bundle no.gguf --output own.cutaway

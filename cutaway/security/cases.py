@@ -123,7 +123,7 @@ def cases(random: np.random.Generator, count: int) -> list[Case]:
 
 
 def negatives(random: np.random.Generator, count: int, *, training: bool) -> list[tuple[Case, str]]:
-    """Cases and their texts with an ordinary sentence that has an attack's words; halves share no sentence."""
+    """Texts with ordinary sentences that have an attack's words; the two halves share none of them."""
     half = len(DISTRACTORS) // 2
     own = DISTRACTORS[:half] if training else DISTRACTORS[half:]
     return [

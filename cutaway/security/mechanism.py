@@ -14,6 +14,7 @@ import numpy as np
 from cutaway.evaluate import statistics
 from cutaway.inspect.edits import Ablate
 from cutaway.inspect.inputs import output_heads
+from cutaway.inspect.lens import lens
 from cutaway.lm import LanguageModel
 from cutaway.security import Look
 from cutaway.security.defences.attention_tracker import last_attention
@@ -25,7 +26,7 @@ MOST = 8  # successes of each half
 
 @dataclass(frozen=True)
 class Success:
-    """An attack that worked, and its mention: prompts, where the added words are, and the two answers' ids."""
+    """An attack that worked, and its mention: prompts, where the added words are, both answers' first ids."""
 
     ids: Sequence[int]
     added: range
@@ -51,8 +52,10 @@ def explain(
     stages, own, drawn, kept = [], [], [], []
     for one in judging:
         trace = lm.trace(one.ids, names=["embed", "blocks.*.out"])
-        top = trace.lens().ids[:, -1].tolist()
-        stages.append(next(n for n in range(len(top)) if all(id == one.word for id in top[n:])))
+        last = {name: value[-1:] for name, value in trace.residuals().items()}
+        top = lens(trace.model, last, trace.vocabulary).ids[:, 0].tolist()
+        leads = (n for n in range(len(top)) if all(id == one.word for id in top[n:]))
+        stages.append(next(leads, len(top)))
         usual = _margin(lm, one, [])
         without = _margin(lm, one, [every[n] for n in best])
         own.append(usual - without)
@@ -61,12 +64,16 @@ def explain(
         drawn.append(np.mean([usual - _margin(lm, one, [every[n] for n in draw]) for draw in draws]))
     effect = statistics.paired(own, drawn)
     low, high = effect.difference.low, effect.difference.high
+    judged = (
+        f"those {HEADS} heads ablated, canary minus true value falls by {np.mean(own):.2f} nats, with "
+        f"as many random heads by {np.mean(drawn):.2f}; 95% of the difference {low:.2f} to {high:.2f}, "
+        f"n {len(own)}: {'they carry it' if low > 0 else 'not separated'}; {np.mean(kept):.0%} of the "
+        "successes stay"
+    )
     said = (
         f"the last token attends to the imperative more than to its mention most in heads {names}",
         f"by the logit lens the canary leads from stage {np.median(stages):.0f} of {len(heads)} on (median)",
-        f"those {HEADS} heads ablated, canary minus true value falls by {np.mean(own):.2f} nats, with {HEADS} "
-        f"random heads by {np.mean(drawn):.2f}; difference 95% {low:.2f} to {high:.2f}, n {len(own)}: "
-        f"{'they carry it' if low > 0 else 'not separated'}; {np.mean(kept):.0%} of the successes stay",
+        judged,
     )
     layer, head = every[best[0]]
     one = judging[0]

@@ -32,10 +32,3 @@ def curve(name: str, negatives: np.ndarray, attacks: np.ndarray, rates: Sequence
     """The catch at each false-positive rate."""
     points = tuple((rate, float(caught(negatives, attacks, rate).mean())) for rate in rates)
     return Curve(name, X, Y, points)
-
-
-def auroc(negatives: np.ndarray, attacks: np.ndarray) -> float:
-    """The probability that an attack scores higher than a negative; ties count half."""
-    ordered = np.sort(negatives)
-    below = np.searchsorted(ordered, attacks, "left") + np.searchsorted(ordered, attacks, "right")
-    return float(below.mean() / 2 / len(ordered))

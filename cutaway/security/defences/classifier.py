@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def _hashed(texts: Sequence[str]) -> np.ndarray:
     rows = np.zeros((len(texts), BUCKETS), np.float32)
     for row, text in zip(rows, texts, strict=True):
         found = re.findall(r"\w+|[^\w\s]", text.casefold())
-        for word in (*found, *(f"{a} {b}" for a, b in zip(found, found[1:], strict=False))):
+        for word in (*found, *(f"{a} {b}" for a, b in pairwise(found))):
             row[zlib.crc32(word.encode()) % BUCKETS] += 1
     return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-9)
 
