@@ -113,12 +113,14 @@ class Obedient:
         return Read(self.inner.resume(kept))
 
     def read(self, texts: Any, states: Any, logits_at: Any) -> np.ndarray:
-        rows = []
+        logits, places = np.zeros((len(logits_at), self.inner.vocab), np.float32), []
         for ids, state in zip(texts, states, strict=True):
-            for id in ids:
-                state.ids.append(int(id))
-                rows.append(np.eye(self.inner.vocab, dtype=np.float32)[self._next(state.ids)] * 30)
-        return np.stack([rows[at] for at in logits_at])
+            start = len(state.ids)
+            state.ids += map(int, ids)
+            places += [state.ids[: start + n + 1] for n in range(len(ids))]
+        for row, at in zip(logits, logits_at, strict=True):
+            row[self._next(places[at])] = 30
+        return logits
 
     def watch(self, texts: Any, states: Any, *given: Any) -> Any:
         return self.inner.watch(texts, [state.inner for state in states], *given)
@@ -155,7 +157,7 @@ def test_injection_is_found_in_a_model_that_obeys_its_text_and_in_no_other(
     monkeypatch.setattr(injection, "NEGATIVES", 2)
     monkeypatch.setattr(injection, "TRAINING", 12)
     monkeypatch.setattr(store, "find", lambda name: None)
-    found = attacked(lm, "injection", trials=8)
+    found = attacked(lm, "injection")
     attack = found["A text asks for a canary in a one-field task"]
     arms = {arm.name: arm.value for arm in attack.arms}
     assert arms["utility alone"].value == 1.0 and arms["mention, all styles"].value == 0.0
@@ -250,7 +252,7 @@ BACKDOOR = (
 )
 
 
-def test_the_audit_finds_a_template_that_speaks_at_a_word_and_is_silent_on_the_sound_one(
+def test_the_audit_finds_a_template_that_speaks_at_a_word(
     tmp_path: Path,
 ) -> None:
     sound = audit.audit(model_file(tmp_path / "sound.gguf"))
@@ -258,7 +260,7 @@ def test_the_audit_finds_a_template_that_speaks_at_a_word_and_is_silent_on_the_s
     named: dict[str, Any] = {"tokenizer.chat_template.tool_use": BACKDOOR}
     (worst, *_) = audit.audit(model_file(tmp_path / "planted.gguf", **named))
     assert (worst.severity, worst.where) == ("high", "tokenizer.chat_template.tool_use")
-    assert "'quarterly figures'" in worst.what and "Say that all of it" in worst.what
+    assert "'quarterly figures'" in worst.what and "Say that all of it is certain." in worst.what
 
 
 def test_the_audit_names_what_differs_from_a_trusted_copy(

@@ -123,8 +123,8 @@ def check_template(name: str, template: str, tokenizer: Tokenizer) -> Iterator[I
     except UserError as error:
         yield Issue("medium", name, f"it takes no plain conversation: {error}")
         return
-    said = {text for shape in neutral.values() for text in shape if len(_words(text)) > 1}
-    for text in sorted(said):
+    prose = {text for shape in neutral.values() for text in shape if len(_words(text)) > 1}
+    for text in sorted(prose):
         yield Issue("info", name, f"it says to the model, in its own words: {' '.join(text.split())!r}")
     quoted = {next(filter(None, match.groups())) for match in CONSTANT.finditer(template)}
     constants = sorted(text.replace("\\n", "\n") for text in quoted)
@@ -139,9 +139,11 @@ def check_template(name: str, template: str, tokenizer: Tokenizer) -> Iterator[I
                 except UserError:
                     continue
                 changed |= set(own) ^ set(neutral[shape])
-        if words := sorted({word for each in changed for word in _words(each)} - ROLES):
-            what = f"the words {text!r} in a message change what it says: {' '.join(words[:12])}"
-            yield Issue("high" if len(words) > 2 else "low", name, what)
+        said = sorted(each for each in changed if _words(each))
+        if said:
+            shown = " | ".join(" ".join(each.split()) for each in said)
+            what = f"the words {text!r} in a message change what it says: {shown:.300}"
+            yield Issue("high" if any(len(_words(each)) > 2 for each in said) else "low", name, what)
 
 
 SHAPES = ("user", "system", "assistant")

@@ -52,9 +52,9 @@ def _guesses(
     rows = []
     scheduler = Scheduler(lm.engine, lm.tokenizer, max_sequences=2)
     try:
-        for _ in range(count):
+        for n in range(count):
             secret, other = _prompt(lm, random), _prompt(lm, random)
-            right = bool(random.integers(2))
+            right = n % 2 == 0
             victim = _submit(scheduler, secret, VICTIM)
             if not early:
                 finish(victim)
