@@ -13,16 +13,13 @@ def audit(model: Model = "smollm2", /, *, trusted: str | None = None, as_json: J
     No weight is run. Every chat template is rendered with neutral conversations and with its own constants as
     messages: text that it writes because of a message's words is shown.
 
-    Examples:
+    **Examples:**
 
     cutaway audit smollm2
 
     cutaway audit downloaded.gguf --trusted smollm2 --json
 
-    Parameters
-    ----------
-    trusted
-        A copy to compare with: templates, tokens, weights by layer.
+    :param trusted: A copy to compare with: templates, tokens, weights by layer.
     """
     from cutaway.security import audit as auditing
 
