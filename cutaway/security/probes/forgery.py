@@ -8,7 +8,7 @@ the twin's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel
 from cutaway.security import Arm, Budget, Finding, Progress
-from cutaway.tokenizer import chat
 
 TOKENS = 8  # control tokens that are spelt, of those that there are
 CASES = 8  # conversations for each trial: they are cheap
@@ -95,9 +94,10 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
             continue
         assert twin is not None
         forged.append(_control(lm, ids) != _control(lm, twin))
-        careless = _careless(lm, place, payload)
+        careless = _careless(lm, ids)
         naive.append(_control(lm, careless) != _control(lm, twin))
-        if hide == "plain" and len(pairs) < budget.trials:
+        short = max(map(len, (ids, careless, twin))) < lm.context
+        if hide == "plain" and short and len(pairs) < budget.trials:
             pairs.append((ids, careless, twin))
     kl = [[_divergence(lm, pair[arm], pair[2]) for pair in pairs] for arm in (0, 1)]
     progress(len(chosen), len(chosen))
@@ -142,14 +142,10 @@ def _ids(lm: LanguageModel, place: str, text: str) -> list[int]:
     return lm.ids(text) if place == "prompt" else lm.chat_ids(**dict(_places(text))[place])
 
 
-def _careless(lm: LanguageModel, place: str, text: str) -> list[int]:
+def _careless(lm: LanguageModel, ids: list[int]) -> list[int]:
     """What a server that tokenises the rendered text makes of it."""
-    if place != "prompt":
-        given: Mapping[str, Any] = dict(_places(text))[place]
-        template = lm.checkpoint.chat_template or ""
-        text = chat.text(**given, template=template, tokenizer=lm.tokenizer, steering="flag").text
-    begin = lm.ids("x")[: -len(lm.tokenizer.encode("x"))] if place == "prompt" else []
-    return begin + lm.tokenizer.encode(text, special="allow")
+    text = b"".join(lm.tokenizer.token_bytes(id) for id in ids).decode(errors="replace")
+    return lm.tokenizer.encode(text, special="allow")
 
 
 def _control(lm: LanguageModel, ids: list[int]) -> list[int]:
