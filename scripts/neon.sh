@@ -17,6 +17,6 @@ sources=()
 for story in core/isa core/thread_pool runtime/panels runtime/matmul runtime/attention runtime/vectors weights/quant runtime/step; do
   sources+=("$tree/native/$story.cpp")
 done
-"$compiler" -O2 -std=c++20 -ffp-contract=off -fno-tree-reassoc -static -pthread -Wall -Wextra \
+"$compiler" -O2 -std=c++20 -I "$tree/native" -ffp-contract=off -fno-tree-reassoc -static -pthread -Wall -Wextra \
     "$tree/native/check/isa.cpp" "${sources[@]}" -o "$scratch/check"
 $run "$scratch/check"

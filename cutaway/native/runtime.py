@@ -17,6 +17,7 @@ TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")  # by native/runtime/vectors.hpp's numbers
 PAGE = 128  # positions of a page of the state
 PANEL = 16  # rows of a panel
+LACKS = 4  # native/runtime/matmul.hpp's kLacks
 
 _POINTER, _INT, _LONG, _FLOAT, _DOUBLE = (
     ctypes.c_void_p,
@@ -224,7 +225,7 @@ def multiply(
         np.zeros(narrow, np.uint16),
         np.zeros((n, width), np.int8),
     )
-    lacks = np.zeros((n, width // 32, 3), np.int32)
+    lacks = np.zeros((n, width // 32, LACKS), np.int32)
     scale, shift = np.zeros((2, n, width // 32), np.float32)
     out = np.zeros((n, -(-rows // PANEL) * PANEL), np.float32)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)

@@ -4,8 +4,9 @@
 
 A vector is rounded once for all matrices that read it: scale = max |x| / 127 of each 32 numbers, q = x /
 scale to the nearest. Sums of products are whole numbers and exact; the groups are added in their order in
-float32. F32 and F16 read vectors as they are, and BF16 reads them as bfloat16. The reference implementation
-of native/runtime/matmul.cpp: every instruction set gives its bits."""
+float32. A K type's scales are whole numbers under one half for 256 weights: a block's groups are added by
+those, and the block by its half. F32 and F16 read vectors as they are, and BF16 reads them as bfloat16. The
+reference implementation of native/runtime/matmul.cpp: every instruction set gives its bits."""
 
 from __future__ import annotations
 
@@ -83,6 +84,8 @@ def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     if not reads_eight_bits(packed.type):
         return _float_product(packed, rounded(x, packed.type))
     vectors = quantize(x)
+    if packed.type in quant.WHOLE_PARTS:
+        return _k_product(packed, vectors)
     scale, least, q = quant.parts(packed)
     shift = vectors.scale * vectors.q.sum(axis=-1, dtype=np.int32).astype(np.float32)
     parts = scale.shape[1] // vectors.scale.shape[1]  # 2 where sixteen weights have a scale of their own
@@ -93,6 +96,30 @@ def product(packed: Packed, x: np.ndarray) -> np.ndarray:
         acc += dot * (scale[:, part] * vectors.scale[:, part // parts, None])
         if least is not None:
             acc += least[:, part] * shift[:, part // parts, None]
+    return acc
+
+
+def _k_product(packed: Packed, vectors: Rounded) -> np.ndarray:
+    """W x of a K type: groups are added by whole scales and minima, fused, and a block by its halves."""
+    d, dmin, s, m, q = quant.whole_parts(packed)
+    n, rows, parts = len(vectors.q), len(q), s.shape[2] // 8  # parts of a group of 32
+    shift = vectors.scale * vectors.q.sum(axis=-1, dtype=np.int32).astype(np.float32)
+    inputs = vectors.q.reshape(n, d.shape[1], s.shape[2], -1).astype(np.float32)
+    acc = np.zeros((n, rows), np.float32)
+    for block in range(d.shape[1]):
+        scaled, least = np.zeros((n, rows), np.float32), np.zeros((n, rows), np.float32)
+        for group in range(8):
+            at = 8 * block + group
+            dot = np.zeros((n, rows), np.float32)
+            for part in range(parts * group, parts * (group + 1)):  # whole numbers below 2^24: exact
+                weights = q[:, block, part].T.astype(np.float32)
+                dot += (inputs[:, block, part] @ weights) * s[:, block, part].astype(np.float32)
+            scaled = fma(dot, vectors.scale[:, at, None], scaled)
+            if m is not None:
+                least = fma(m[:, block, group].astype(np.float32), shift[:, at, None], least)
+        acc += scaled * d[:, block]
+        if dmin is not None:
+            acc -= least * dmin[:, block]
     return acc
 
 

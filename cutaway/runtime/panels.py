@@ -8,7 +8,8 @@ holds the same place of sixteen rows and a product needs no sum across its lanes
     bytes  [n 16]       six-bit or signed scales of the K types, byte by byte
     words  [n 16] of 4  quants, four bytes at a time
 
-Fifth bits of Q5_0 and Q5_1 are transposed so that bit 8i + s belongs to value 4s + i. F32 and F16 are stored
+Fifth bits of Q5_0 and Q5_1 are transposed so that bit 8i + s belongs to value 4s + i. A K type's block is
+first brought, row by row, into the order in which a product reads it (`LINEAR`). F32 and F16 are stored
 as columns [columns 16], BF16 as pairs of columns. The reference implementation of native/runtime/panels.cpp,
 byte for byte.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from cutaway.gguf import TYPES, Packed
+from cutaway.weights import quant
 
 PANEL = 16
 # Fields of a block in the order in which a panel holds them: (first byte, how many pieces, bytes of a piece).
@@ -30,9 +32,17 @@ FIELDS = {
     "Q5_0": ((0, 1, 2), (2, 1, 4), (6, 4, 4)),
     "Q5_1": ((0, 1, 2), (2, 1, 2), (4, 1, 4), (8, 4, 4)),
     "Q8_0": ((0, 1, 2), (2, 8, 4)),
-    "Q4_K": ((0, 1, 2), (2, 1, 2), (4, 12, 1), (16, 32, 4)),
-    "Q5_K": ((0, 1, 2), (2, 1, 2), (4, 12, 1), (16, 40, 4)),
-    "Q6_K": ((208, 1, 2), (192, 16, 1), (0, 48, 4)),
+    "Q4_K": (
+        (0, 1, 2),
+        (2, 1, 2),
+        *((4 + 35 * n + at, *of) for n in range(4) for at, of in ((0, (3, 1)), (3, (8, 4)))),
+    ),
+    "Q5_K": (
+        (0, 1, 2),
+        (2, 1, 2),
+        *((4 + 43 * n + at, *of) for n in range(4) for at, of in ((0, (3, 1)), (3, (10, 4)))),
+    ),
+    "Q6_K": ((0, 1, 2), (2, 16, 1), (18, 48, 4)),
 }
 FIFTHS = {"Q5_0": 2, "Q5_1": 4}  # where the word of fifth bits begins
 
@@ -48,6 +58,8 @@ def pack_reference(packed: Packed) -> np.ndarray:
     data = data.reshape(panels, PANEL, blocks, size).transpose(0, 2, 1, 3)  # [panels blocks 16 bytes]
     if packed.type in FIFTHS:
         data = _fifths_transposed(data, FIFTHS[packed.type])
+    if packed.type in LINEAR:
+        data = LINEAR[packed.type](data.reshape(-1, size)).reshape(data.shape)
     parts = [
         data[..., first : first + count * width]
         .reshape(panels, blocks, PANEL, count, width)
@@ -64,3 +76,49 @@ def _fifths_transposed(data: np.ndarray, first: int) -> np.ndarray:
     out = data.copy()
     out[..., first : first + 4] = np.packbits(transposed, axis=-1, bitorder="little")
     return out
+
+
+# A K type's blocks uint8 [n bytes] in the order in which a product reads them.
+
+
+def _q4_k(blocks: np.ndarray) -> np.ndarray:
+    """The halves; of each pair of groups three bytes of scales and minima, and 32 of nibbles."""
+    scales = _pair_scales(blocks[:, 4:16])
+    pairs = np.concatenate([scales, blocks[:, 16:].reshape(-1, 4, 32)], axis=2)
+    return np.concatenate([blocks[:, :4], pairs.reshape(len(blocks), -1)], axis=1)
+
+
+def _q5_k(blocks: np.ndarray) -> np.ndarray:
+    """As Q4_K, the fifth bits of a pair's groups before its nibbles: bit 8i + s belongs to value 4s + i."""
+    bits = blocks[:, 16:48, None] >> np.arange(8, dtype=np.uint8) & 1  # [n value group]
+    bits = bits.reshape(-1, 8, 4, 8).transpose(0, 3, 2, 1)  # [n group i s]
+    fifths = np.packbits(bits, axis=-1, bitorder="little").reshape(-1, 4, 8)
+    nibbles = blocks[:, 48:].reshape(-1, 4, 32)
+    pairs = np.concatenate([_pair_scales(blocks[:, 4:16]), fifths, nibbles], axis=2)
+    return np.concatenate([blocks[:, :4], pairs.reshape(len(blocks), -1)], axis=1)
+
+
+def _q6_k(blocks: np.ndarray) -> np.ndarray:
+    """The half, the scales; of each sixteen values v two words of nibbles (v and v + 4, v + 8 and v + 12) and
+    one of the upper bit pairs of all four.
+    """
+    q = quant.WHOLE_PARTS["Q6_K"](blocks)[-1]
+    raised = (q + 32).view(np.uint8).reshape(-1, 16, 4, 4)  # [n part word byte]
+    low, upper = raised & 15, raised >> 4
+    nibbles = low[:, :, ::2] | low[:, :, 1::2] << 4
+    pairs = upper[:, :, 0] | upper[:, :, 1] << 2 | upper[:, :, 2] << 4 | upper[:, :, 3] << 6
+    quants = np.concatenate([nibbles.reshape(-1, 16, 8), pairs], axis=2).reshape(len(blocks), -1)
+    return np.concatenate([blocks[:, 208:], blocks[:, 192:208], quants], axis=1)
+
+
+def _pair_scales(data: np.ndarray) -> np.ndarray:
+    """uint8 [n 4 3] of a pair of groups: the even one's scale, the odd one's, the even one's minimum, and
+    above them the odd one's minimum by two bits each.
+    """
+    scale, least = (each.reshape(-1, 4, 2) for each in quant.six_bits(data))
+    odd = least[..., 1]
+    even = np.stack([scale[..., 0], scale[..., 1], least[..., 0]], axis=-1)
+    return even | np.stack([odd << 6, odd >> 2 << 6, odd >> 4 << 6], axis=-1)
+
+
+LINEAR = {"Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k}

@@ -19,6 +19,7 @@ from cutaway.gguf import TYPES, Packed, packed_shape
 
 U8 = np.uint8
 Parts = tuple[np.ndarray, np.ndarray | None, np.ndarray]
+WholeParts = tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None, np.ndarray]
 HALF = 65504.0  # the largest number a half holds
 
 
@@ -62,6 +63,19 @@ def parts(packed: Packed) -> Parts:
     shape = (rows, columns // layout.block * per_block)
     least = None if least is None else least.reshape(shape)
     return scale.reshape(shape), least, q.reshape(*shape, layout.block // per_block)
+
+
+def whole_parts(packed: Packed) -> WholeParts:
+    """A K type's tensor of n rows of b blocks as halves d float32 [n b], dmin (or None), whole scales s int8
+    [n b p], whole minima m uint8 (or None), and q int8 [n b p k]: a value is (d s) q - dmin m.
+    """
+    _check(packed)
+    blocks = np.ascontiguousarray(packed.data).reshape(-1, TYPES[packed.type].bytes)
+    d, dmin, s, m, q = WHOLE_PARTS[packed.type](blocks)
+    shape = (math.prod(packed.shape[:-1]), packed.shape[-1] // 256)
+    d, dmin = d.reshape(shape), None if dmin is None else dmin.reshape(shape)
+    m = None if m is None else m.reshape(*shape, -1)
+    return d, dmin, s.reshape(*shape, -1), m, q.reshape(*shape, s.shape[1], -1)
 
 
 def steps(packed: Packed) -> np.ndarray:
@@ -153,56 +167,59 @@ def _q8_0(blocks: np.ndarray) -> Parts:
     return _half(blocks, 0), None, blocks[:, 2:].view(np.int8)
 
 
-def _q2_k(blocks: np.ndarray) -> Parts:
-    """16 bytes (scale, least as nibbles, one for 16 values); 64 bytes of 2-bit q; half scale; half least.
+# Reading the K types. Each takes uint8 [n bytes] and gives, for p parts of a block of 256, halves d and dmin
+# float32 [n 1], whole scales s int8 and minima m uint8 [n p], and q int8 [n 256]; dmin and m are None where
+# the type has none:
+#     value = (d s) q - dmin m
 
-    value = (scale s) q - least m
-    """
-    s, m = (blocks[:, :16] & 15).astype(np.float32), (blocks[:, :16] >> 4).astype(np.float32)
+
+def _q2_k(blocks: np.ndarray) -> WholeParts:
+    """16 bytes (scale, least as nibbles, one for 16 values); 64 bytes of 2-bit q; half scale; half least."""
     q = _pairs_of_bits(blocks[:, 16:80]).view(np.int8)
-    return _half(blocks, 80) * s, -(_half(blocks, 82) * m), q
+    s, m = (blocks[:, :16] & 15).view(np.int8), blocks[:, :16] >> 4
+    return _half(blocks, 80), _half(blocks, 82), s, m, q
 
 
-def _q3_k(blocks: np.ndarray) -> Parts:
+def _q3_k(blocks: np.ndarray) -> WholeParts:
     """32 bytes of third bits; 64 bytes of 2-bit q; 12 bytes of 6-bit scales, one for 16 values; half scale.
 
-    value = (scale (s - 32)) (q - 4), the 4 left out where the third bit is set. Scale i keeps its low
-    nibble in byte i mod 8 and its high two bits in byte 8 + i mod 4.
+    s is 32 less than its six bits, q 4 less, but where the third bit is set. Scale i keeps its low nibble in
+    byte i mod 8 and its high two bits in byte 8 + i mod 4.
     """
     scales = blocks[:, 96:108]
     low = np.concatenate([scales[:, :8] & 15, scales[:, :8] >> 4], axis=1)
     high = np.concatenate([(scales[:, 8:] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=1)
-    scale = _half(blocks, 108) * ((low | high << 4).astype(np.int8) - 32).astype(np.float32)
     third = np.concatenate([(blocks[:, :32] >> bit) & 1 for bit in range(8)], axis=1).astype(np.int8)
-    return scale, None, _pairs_of_bits(blocks[:, 32:96]).view(np.int8) - 4 + 4 * third
+    q = _pairs_of_bits(blocks[:, 32:96]).view(np.int8) - 4 + 4 * third
+    return _half(blocks, 108), None, (low | high << 4).view(np.int8) - np.int8(32), None, q
 
 
-def _q4_k(blocks: np.ndarray) -> Parts:
-    """half scale; half least; 12 bytes of scales (`_six_bits`); 4 x 32 bytes: low nibbles, then high ones.
-
-    value = (scale s) q - least m, with one s and one m for 32 values
+def _q4_k(blocks: np.ndarray) -> WholeParts:
+    """half scale; half least; 12 bytes of scales (`six_bits`), one for 32 values; 4 x 32 bytes of nibbles: 32
+    low ones, then 32 high ones.
     """
-    return *_scales_of_32(blocks), _nibbles(blocks[:, 16:].reshape(-1, 32)).reshape(-1, 256)
+    q = _nibbles(blocks[:, 16:].reshape(-1, 32)).reshape(-1, 256)
+    return *_scales_of_32(blocks), q
 
 
-def _q5_k(blocks: np.ndarray) -> Parts:
+def _q5_k(blocks: np.ndarray) -> WholeParts:
     """half scale; half least; 12 bytes of scales; 32 bytes of fifth bits; nibbles as in Q4_K.
 
-    Bit i of the fifth bits' byte j belongs to value 32 i + j.  value = (scale s) q - least m
+    Bit i of the fifth bits' byte j belongs to value 32 i + j.
     """
     fifth = np.concatenate([((blocks[:, 16:48] >> bit) & 1) << 4 for bit in range(8)], axis=1)
     nibbles = _nibbles(blocks[:, 48:].reshape(-1, 32)).reshape(-1, 256)
     return *_scales_of_32(blocks), nibbles | fifth.view(np.int8)
 
 
-def _q6_k(blocks: np.ndarray) -> Parts:
+def _q6_k(blocks: np.ndarray) -> WholeParts:
     """128 bytes of low nibbles; 64 bytes of high bit pairs; 16 signed scales, one for 16 values; half scale.
 
-    value = (scale s) (q - 32). 64 bytes hold the low nibbles of 64 values, then, above, those of the next 64.
+    q is 32 less than its bits. 64 bytes hold the low nibbles of 64 values, then, above, those of the next 64.
     """
-    scale = _half(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32)
     low = _nibbles(blocks[:, :128].reshape(-1, 64)).reshape(-1, 256)
-    return scale, None, (low | _pairs_of_bits(blocks[:, 128:192]).view(np.int8) << 4) - 32
+    q = (low | _pairs_of_bits(blocks[:, 128:192]).view(np.int8) << 4) - 32
+    return _half(blocks, 208), None, blocks[:, 192:208].view(np.int8), None, q
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -226,7 +243,7 @@ def _pairs_of_bits(data: np.ndarray) -> np.ndarray:
     return (chunks & 3).reshape(len(data), -1)
 
 
-def _six_bits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def six_bits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eight scales and eight minima of six bits in 12 bytes: uint8 [n 8] twice of uint8 [n 12].
 
     Bytes 0-3 hold scales 0-3, bytes 4-7 minima 0-3, bytes 8-11 the low nibbles of scales (low) and minima
@@ -237,24 +254,37 @@ def _six_bits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scales, np.concatenate([least & 63, rest >> 4 | least >> 2 & 48], axis=1)
 
 
-def _scales_of_32(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and least of each 32 values in Q4_K and Q5_K: float32 [n 8] twice."""
-    scales, minima = _six_bits(blocks[:, 4:16])
-    least = _half(blocks, 2) * minima.astype(np.float32)
-    return _half(blocks, 0) * scales.astype(np.float32), -least
+def _scales_of_32(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """d, dmin, s and m of Q4_K and Q5_K."""
+    scales, minima = six_bits(blocks[:, 4:16])
+    return _half(blocks, 0), _half(blocks, 2), scales.view(np.int8), minima
 
 
+def _of_whole(type: str) -> Callable[[np.ndarray], Parts]:
+    """A K type's reader as the others': scale d s, least -(dmin m), each rounded."""
+
+    def read(blocks: np.ndarray) -> Parts:
+        d, dmin, s, m, q = WHOLE_PARTS[type](blocks)
+        least = None if dmin is None or m is None else -(dmin * m.astype(np.float32))
+        return d * s.astype(np.float32), least, q
+
+    return read
+
+
+WHOLE_PARTS: dict[str, Callable[[np.ndarray], WholeParts]] = {
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+}
 PARTS: dict[str, Callable[[np.ndarray], Parts]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
     "Q5_0": _q5_0,
     "Q5_1": _q5_1,
     "Q8_0": _q8_0,
-    "Q2_K": _q2_k,
-    "Q3_K": _q3_k,
-    "Q4_K": _q4_k,
-    "Q5_K": _q5_k,
-    "Q6_K": _q6_k,
+    **{type: _of_whole(type) for type in WHOLE_PARTS},
 }
 FLOATS = {"F32": read_f32, "F16": read_f16, "BF16": read_bf16}
 READERS = (*FLOATS, *PARTS)

@@ -314,7 +314,7 @@ def _halves(column: np.ndarray) -> np.ndarray:
 
 
 def _six_bits(s: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Eight scales and eight minima in twelve bytes, as quant.py's ``_six_bits`` reads them."""
+    """Eight scales and eight minima in twelve bytes, as quant.py's ``six_bits`` reads them."""
     upper = [s[:, :4] | s[:, 4:] >> 4 << 6, t[:, :4] | t[:, 4:] >> 4 << 6]
     return np.concatenate([*upper, s[:, 4:] & 15 | (t[:, 4:] & 15) << 4], axis=1)
 

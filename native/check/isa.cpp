@@ -9,6 +9,7 @@
 #include "core/half.hpp"
 #include "core/isa.hpp"
 #include "runtime/matmul.hpp"
+#include "core/thread_pool.hpp"
 #include "runtime/vectors.hpp"
 
 extern "C" {
@@ -86,7 +87,7 @@ std::vector<float> product(const Kind& kind, int rows, int columns, const std::v
     std::vector<float> rounded(q.size());
     std::vector<uint16_t> bf16(q.size());
     std::vector<float> scale(static_cast<size_t>(tokens * groups)), shift(scale.size());
-    std::vector<int32_t> lacks(3 * scale.size());
+    std::vector<int32_t> lacks(kLacks * scale.size());
     std::vector<float> out(static_cast<size_t>(tokens * ((rows + 15) / 16 * 16)));
     const Matrix matrix = {panels.data(), nullptr, kind.type, rows, columns, 0};
     const Vectors in = {x.data(),     rounded.data(), bf16.data(), q.data(), scale.data(),
@@ -101,7 +102,7 @@ void products(int32_t best) {
         const std::vector<uint8_t> in = weights(kind, rows, columns);
         std::vector<uint8_t> panels(static_cast<size_t>(cutaway_packed_bytes(kind.type, rows, columns)));
         hold(cutaway_pack(kind.type, in.data(), rows, columns, panels.data(), 2) == -1, "packing", kind.type, 0);
-        for (int tokens = 1; tokens <= 7; ++tokens) {
+        for (int tokens = 1; tokens <= 17; tokens += tokens < 7 ? 1 : 10) {
             const int width = (columns + 31) / 32 * 32;
             std::vector<float> x(static_cast<size_t>(tokens * width));
             for (int i = 0; i < tokens * width; ++i) x[static_cast<size_t>(i)] = i % width < columns ? real() : 0.0f;

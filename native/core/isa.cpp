@@ -90,9 +90,18 @@ Isa best_isa() {
     return best;
 }
 
-int64_t read_ahead() {
-    static const int64_t bytes = is_intels() ? 4096 : 0;
-    return bytes;
+bool prefetches_near() {
+#if defined(CUTAWAY_X86)
+    static const bool near = highest() < Isa::avx512;
+    return near;
+#else
+    return false;
+#endif
+}
+
+bool prefetches_far() {
+    static const bool far = is_intels();
+    return far;
 }
 
 bool has_dot_products() {

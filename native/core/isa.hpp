@@ -1,9 +1,13 @@
 // Which instruction set this process uses: found once from the processor, lowered by cutaway_isa_use.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 namespace cutaway {
+
+// Sixteen bytes, a panel's rows' or any: lanes_*.inc make lanes of them.
+typedef uint8_t RowBytes __attribute__((vector_size(16)));
 
 // Ordered within one architecture. avx512 means F, BW, DQ and VL, avx512_bf16 VNNI and products of bfloat16 too; avx2
 // means AVX2, FMA, F16C and BMI 1 and 2.
@@ -19,9 +23,13 @@ Isa isa();
 // Whether the processor multiplies and sums four bytes a lane in one instruction: AVX-512 VNNI, NEON dotprod.
 bool has_dot_products();
 
-// How far ahead weights that are read once are asked for, in bytes; 0 where the processor's own foresight does better.
-// Measured: an Emerald Rapids reads a stream up to half as fast again when asked, a Zen 4 a tenth slower.
-int64_t read_ahead();
+// Whether weights that are read once are asked for near ahead, into the first cache. Measured: a Zen 3 decodes a tenth to a
+// quarter faster so, a Zen 4 slower; the two differ in AVX-512.
+bool prefetches_near();
+
+// Whether weights that are read once are asked for far ahead, into the second cache, too. Measured: an Emerald Rapids reads a
+// stream up to half as fast again when asked, a Zen 3 and a Zen 4 a tenth slower.
+bool prefetches_far();
 
 }  // namespace cutaway
 

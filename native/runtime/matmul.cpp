@@ -5,6 +5,7 @@
 #include "runtime/matmul.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -34,10 +35,14 @@ using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& i
 
 constexpr int kMostVectors = 8;  // of any instruction set
 
-// A type's products of one panel with 1, 2, ... `most` vectors at once.
+using ManyProducts = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
+                              int64_t stride);
+
+// A type's products of one panel with 1, 2, ... `most` vectors at once, and with many, where those have a way of their own.
 struct Kernel {
     Product of[kMostVectors];
     int most;
+    ManyProducts many;
 };
 
 struct Kernels {
@@ -77,6 +82,14 @@ const Kernel& kernel(int32_t type) {
     }
 }
 
+// How many bytes ahead of what it reads a product asks the memory for, a line for each that it reads; 0: for none.
+int64_t near_ahead(const Matrix& matrix) {
+    if (prefetches_far()) return 4096;
+    if (!prefetches_near() || !matrix.reads_eight_bits()) return 0;
+    return matrix.type == kQ8_0 ? 1024 : 2304;
+}
+
+constexpr int kMany = 16;  // vectors for which a panel is unpacked in memory
 constexpr int64_t kNear = 192 << 10;  // bytes of vectors that stay in a core's second cache beside a panel
 
 }  // namespace
@@ -85,6 +98,7 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
               Path* path) {
     const Kernel& of = kernel(matrix.type);
     const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
+    const int64_t ahead_of_it = near_ahead(matrix);
     const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : 4);
     const int near = static_cast<int>(std::max<int64_t>(1, kNear / token_bytes / of.most)) * of.most;
     for (int begin = 0; begin < tokens; begin += near) {
@@ -92,8 +106,12 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
         for (int panel = first; panel < last; ++panel) {
             const uint8_t* from = matrix.panels + panel * bytes;
             // A panel read a second time is in the cache, and with many vectors memory is not the limit.
-            Ahead ahead = {tokens <= of.most ? read_ahead() : 0, path != nullptr ? path->next(bytes) : nullptr};
+            Ahead ahead = {tokens <= of.most ? ahead_of_it : 0, path != nullptr ? path->next(bytes) : nullptr};
             float* rows = out + (panel - first) * kPanel;
+            if (of.many != nullptr && end - begin >= kMany) {
+                of.many(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride);
+                continue;
+            }
             for (int token = begin; token < end;) {
                 const int count = std::min(of.most, end - token);
                 of.of[count - 1](from, matrix.columns, in, token, rows + token * stride, stride, ahead);

@@ -30,6 +30,8 @@ struct Matrix {
     bool reads_eight_bits() const { return !reads_floats() && type != kBF16; }
 };
 
+inline constexpr int kLacks = 4;
+
 // Vectors that a product reads: as floats, as bfloat16 (in floats and by itself), and as q * scale by groups of 32, padded
 // with zeros to whole groups. The numbers of a group are stored side by side for all vectors, since a panel meets several at
 // once.
@@ -40,7 +42,8 @@ struct Vectors {
     int8_t* q;       // [n width]
     float* scale;    // [width/32 n]
     float* shift;    // [width/32 n]: scale times the sum of the group's q
-    int32_t* lacks;  // [width/32 3 n]: -8 times the sum of the group's q, -128 times it, -32 times that of its first half
+    int32_t* lacks;  // [width/32 kLacks n]: -8 times the sum of the group's q, -128 times it; of each half two shorts: -32 times
+                     // the sum of bytes 0 and 1 of each four (the lower), and of bytes 2 and 3
     int64_t width;   // a multiple of 32
     int64_t count;   // n
 };

@@ -3,7 +3,8 @@
 //
 // Of each block (32 values, or 256) a panel holds, field after field, the field of sixteen rows: halves one a row,
 // then scale bytes byte by byte, then quants in words of four bytes, word by word. The fifth bits of Q5_0 and Q5_1
-// are put in the order that the kernel reads them in. Floats are stored in pairs of columns.
+// are put in the order that the kernel reads them in. The K types' blocks are first brought into the order in which a
+// product reads them, row by row (`linear_blocks_of`). Floats are stored in pairs of columns.
 #include <cstring>
 #include <vector>
 
@@ -40,56 +41,182 @@ uint32_t bits_transposed(uint32_t bits) {
     return out;
 }
 
+uint32_t word_at(const uint8_t* p) {
+    uint32_t word;
+    std::memcpy(&word, p, sizeof word);
+    return word;
+}
+void put_word(uint8_t* p, uint32_t word) { std::memcpy(p, &word, sizeof word); }
+
+// One row's block of a K type from its file's order into that in which a product reads it, and back.
+using Reorder = void (*)(const uint8_t* in, uint8_t* out);
+
+// Of a pair of groups (of four) the six-bit scales and minima in three bytes: the even group's scale, the odd one's, the even
+// one's minimum, and above each two bits of the odd one's. The file has them as cutaway/weights/quant.py, six_bits, says.
+void six_bits_there(const uint8_t* in, int pair, uint8_t* out) {
+    uint8_t scale[2], least[2];
+    for (int i = 0; i < 2; ++i) {
+        const int g = 2 * pair + i;
+        scale[i] = g < 4 ? in[g] & 63 : (in[g + 4] & 15) | (in[g - 4] >> 2 & 48);
+        least[i] = g < 4 ? in[g + 4] & 63 : (in[g + 4] >> 4) | (in[g] >> 2 & 48);
+    }
+    out[0] = static_cast<uint8_t>(scale[0] | least[1] << 6);
+    out[1] = static_cast<uint8_t>(scale[1] | (least[1] >> 2 & 3) << 6);
+    out[2] = static_cast<uint8_t>(least[0] | least[1] >> 4 << 6);
+}
+void six_bits_back(const uint8_t* in, int pair, uint8_t* out) {
+    const int scale[] = {in[0] & 63, in[1] & 63}, least[] = {in[2] & 63, in[0] >> 6 | (in[1] >> 4 & 12) | (in[2] >> 2 & 48)};
+    for (int i = 0; i < 2; ++i) {  // the lower four groups come first, and their bytes' upper bits are the others'
+        const int g = 2 * pair + i;
+        if (g < 4) {
+            out[g] = static_cast<uint8_t>(scale[i]);
+            out[g + 4] = static_cast<uint8_t>(least[i]);
+        } else {
+            out[g + 4] = static_cast<uint8_t>((scale[i] & 15) | (least[i] & 15) << 4);
+            out[g - 4] |= static_cast<uint8_t>(scale[i] >> 4 << 6);
+            out[g] |= static_cast<uint8_t>(least[i] >> 4 << 6);
+        }
+    }
+}
+
+// Halves; then of each pair of groups the scales and, of Q5_K, the fifth bits (a group's word as Q5_0's), and nibbles.
+template <bool Fifths>
+void k_there(const uint8_t* in, uint8_t* out) {
+    std::memcpy(out, in, 4);
+    out += 4;
+    for (int pair = 0; pair < 4; ++pair, out += Fifths ? 43 : 35) {
+        six_bits_there(in + 4, pair, out);
+        for (int i = 0; Fifths && i < 2; ++i) {
+            uint32_t bits = 0;
+            for (int s = 0; s < 8; ++s) bits |= (word_at(in + 16 + 4 * s) >> (2 * pair + i) & 0x01010101u) << s;
+            put_word(out + 3 + 4 * i, bits);
+        }
+        std::memcpy(out + (Fifths ? 11 : 3), in + (Fifths ? 48 : 16) + 32 * pair, 32);
+    }
+}
+template <bool Fifths>
+void k_back(const uint8_t* in, uint8_t* out) {
+    std::memset(out, 0, Fifths ? 48 : 16);
+    std::memcpy(out, in, 4);
+    in += 4;
+    for (int pair = 0; pair < 4; ++pair, in += Fifths ? 43 : 35) {
+        six_bits_back(in, pair, out + 4);
+        for (int i = 0; Fifths && i < 2; ++i) {
+            const uint32_t bits = word_at(in + 3 + 4 * i);
+            for (int s = 0; s < 8; ++s) {
+                uint8_t* to = out + 16 + 4 * s;
+                put_word(to, word_at(to) | (bits >> s & 0x01010101u) << (2 * pair + i));
+            }
+        }
+        std::memcpy(out + (Fifths ? 48 : 16) + 32 * pair, in + (Fifths ? 11 : 3), 32);
+    }
+}
+
+// The half, the scales, and of each sixteen weights two words of nibbles (of the first and second four weights, of the third
+// and fourth) and one of the upper bit pairs of all.
+void q6_there(const uint8_t* in, uint8_t* out) {
+    std::memcpy(out, in + 208, 2);
+    std::memcpy(out + 2, in + 192, 16);
+    for (int part = 0; part < 16; ++part) {
+        const int half = part / 8, row = part / 2 % 4, nibble = row / 2 * 4;
+        const uint8_t* low = in + 64 * half + 32 * (row % 2) + 16 * (part % 2);
+        const uint8_t* high = in + 128 + 32 * half + 16 * (part % 2);
+        uint32_t words[3] = {};
+        for (int j = 0; j < 4; ++j) {
+            words[j / 2] |= (word_at(low + 4 * j) >> nibble & 0x0f0f0f0fu) << 4 * (j % 2);
+            words[2] |= (word_at(high + 4 * j) >> 2 * row & 0x03030303u) << 2 * j;
+        }
+        std::memcpy(out + 18 + 12 * part, words, sizeof words);
+    }
+}
+void q6_back(const uint8_t* in, uint8_t* out) {
+    std::memset(out, 0, 192);
+    std::memcpy(out + 208, in, 2);
+    std::memcpy(out + 192, in + 2, 16);
+    for (int part = 0; part < 16; ++part) {
+        const int half = part / 8, row = part / 2 % 4, nibble = row / 2 * 4;
+        uint8_t* low = out + 64 * half + 32 * (row % 2) + 16 * (part % 2);
+        uint8_t* high = out + 128 + 32 * half + 16 * (part % 2);
+        const uint8_t* words = in + 18 + 12 * part;
+        for (int j = 0; j < 4; ++j) {
+            const uint32_t four = word_at(words + 4 * (j / 2)) >> 4 * (j % 2) & 0x0f0f0f0fu;
+            put_word(low + 4 * j, word_at(low + 4 * j) | four << nibble);
+            put_word(high + 4 * j, word_at(high + 4 * j) | (word_at(words + 8) >> 2 * j & 0x03030303u) << 2 * row);
+        }
+    }
+}
+
 template <Field F>
 uint8_t* field_of(Rows rows, int64_t at, uint8_t* out) {
     for (int r = 0; r < kPanel; ++r) {
         for (int i = 0; i < F.count; ++i) {
             uint8_t* to = out + (i * kPanel + r) * F.size;
             std::memcpy(to, rows[r] + at + F.from + i * F.size, F.size);
-            if constexpr (F.fifths) {
-                uint32_t bits;
-                std::memcpy(&bits, to, 4);
-                bits = rotated_bits(bits);
-                std::memcpy(to, &bits, 4);
-            }
+            if constexpr (F.fifths) put_word(to, rotated_bits(word_at(to)));
         }
     }
     return out + F.count * kPanel * F.size;
 }
 
-// So many blocks of sixteen rows, one after another, field by field.
 template <int Bytes, Field... F>
 void blocks_of(Rows rows, int64_t blocks, uint8_t* out) {
     for (int64_t block = 0; block < blocks; ++block) ((out = field_of<F>(rows, block * Bytes, out)), ...);
 }
 
+// The same of blocks in another order than their file's.
+template <int Bytes, Reorder There, Field... F>
+void linear_blocks_of(Rows rows, int64_t blocks, uint8_t* out) {
+    uint8_t room[kPanel][Bytes];
+    const uint8_t* at[kPanel];
+    for (int64_t block = 0; block < blocks; ++block) {
+        for (int r = 0; r < kPanel; ++r) {
+            There(rows[r] + block * Bytes, room[r]);
+            at[r] = room[r];
+        }
+        ((out = field_of<F>(at, 0, out)), ...);
+    }
+}
+
+constexpr int kFields = 10;  // at most
 struct Layout {
     int values, bytes;  // of a block of one row; floats count a pair of columns
-    int halves;  // how many scales and leasts must be finite: its first fields
+    int halves[2];  // where a block of the file holds numbers that must be finite; -1: none
     void (*pack)(Rows, int64_t blocks, uint8_t*);
-    Field fields[4];  // those that a type has not have no pieces
+    Field fields[kFields];  // those that a type has not have no pieces
+    Reorder back;           // from the panels' order; null where that is the file's
 };
 
-template <int Values, int Bytes, int Halves, Field... F>
-bool is(Layout& out) {
-    out = {Values, Bytes, Halves, blocks_of<Bytes, F...>, {F...}};
+template <int Values, int Bytes, Field... F>
+bool is(Layout& out, int half = -1, int least = -1) {
+    out = {Values, Bytes, {half, least}, blocks_of<Bytes, F...>, {F...}, nullptr};
+    return true;
+}
+
+template <int Bytes, Reorder There, Reorder Back, Field... F>
+bool is_linear(Layout& out, int half, int least = -1) {
+    out = {256, Bytes, {half, least}, linear_blocks_of<Bytes, There, F...>, {F...}, Back};
     return true;
 }
 
 bool layout_of(int32_t type, Layout& out) {
     constexpr Field half{0, 1, 2}, second{2, 1, 2};
     switch (type) {
-        case kF32: return is<2, 8, 0, Field{0, 2, 4}>(out);
-        case kF16: return is<2, 4, 0, Field{0, 2, 2}>(out);
-        case kBF16: return is<2, 4, 0, Field{0, 1, 4}>(out);
-        case kQ4_0: return is<32, 18, 1, half, Field{2, 4, 4}>(out);
-        case kQ4_1: return is<32, 20, 2, half, second, Field{4, 4, 4}>(out);
-        case kQ5_0: return is<32, 22, 1, half, Field{2, 1, 4, true}, Field{6, 4, 4}>(out);
-        case kQ5_1: return is<32, 24, 2, half, second, Field{4, 1, 4, true}, Field{8, 4, 4}>(out);
-        case kQ8_0: return is<32, 34, 1, half, Field{2, 8, 4}>(out);
-        case kQ4_K: return is<256, 144, 2, half, second, Field{4, 12, 1}, Field{16, 32, 4}>(out);
-        case kQ5_K: return is<256, 176, 2, half, second, Field{4, 12, 1}, Field{16, 40, 4}>(out);
-        case kQ6_K: return is<256, 210, 1, Field{208, 1, 2}, Field{192, 16, 1}, Field{0, 48, 4}>(out);
+        case kF32: return is<2, 8, Field{0, 2, 4}>(out);
+        case kF16: return is<2, 4, Field{0, 2, 2}>(out);
+        case kBF16: return is<2, 4, Field{0, 1, 4}>(out);
+        case kQ4_0: return is<32, 18, half, Field{2, 4, 4}>(out, 0);
+        case kQ4_1: return is<32, 20, half, second, Field{4, 4, 4}>(out, 0, 2);
+        case kQ5_0: return is<32, 22, half, Field{2, 1, 4, true}, Field{6, 4, 4}>(out, 0);
+        case kQ5_1: return is<32, 24, half, second, Field{4, 1, 4, true}, Field{8, 4, 4}>(out, 0, 2);
+        case kQ8_0: return is<32, 34, half, Field{2, 8, 4}>(out, 0);
+        case kQ4_K:
+            return is_linear<144, k_there<false>, k_back<false>, half, second, Field{4, 3, 1}, Field{7, 8, 4}, Field{39, 3, 1},
+                             Field{42, 8, 4}, Field{74, 3, 1}, Field{77, 8, 4}, Field{109, 3, 1}, Field{112, 8, 4}>(out, 0, 2);
+        case kQ5_K:
+            return is_linear<176, k_there<true>, k_back<true>, half, second, Field{4, 3, 1}, Field{7, 10, 4}, Field{47, 3, 1},
+                             Field{50, 10, 4}, Field{90, 3, 1}, Field{93, 10, 4}, Field{133, 3, 1}, Field{136, 10, 4}>(out, 0, 2);
+        case kQ6_K:
+            return is_linear<210, q6_there, q6_back, half, Field{2, 16, 1}, Field{18, 48, 4}>(out, 208);
         default: return false;
     }
 }
@@ -112,8 +239,8 @@ bool row_is_finite(int32_t type, const Layout& layout, const uint8_t* row, int64
     if (type == kBF16) return all_finite<uint16_t>(row, columns, 0x7f80u);
     bool finite = true;
     for (int64_t block = 0; block < columns / layout.values; ++block) {
-        for (int i = 0; i < layout.halves; ++i) {
-            finite &= all_finite<uint16_t>(row + block * layout.bytes + layout.fields[i].from, 1, 0x7c00u);
+        for (const int half : layout.halves) {
+            if (half >= 0) finite &= all_finite<uint16_t>(row + block * layout.bytes + half, 1, 0x7c00u);
         }
     }
     return finite;
@@ -163,22 +290,19 @@ void unpack_row(const Matrix& matrix, int64_t row, float* out) {
     Layout layout;
     if (!layout_of(matrix.type, layout)) return;
     const uint8_t* from = matrix.panels + row / kPanel * panel_bytes(matrix.type, matrix.columns);
-    uint8_t block[256];
+    uint8_t block[256], reordered[256];
     static_assert(sizeof block >= 210, "the largest block");
     for (int64_t done = 0; done < matrix.columns; done += layout.values) {
         for (const Field& field : layout.fields) {
             for (int i = 0; i < field.count; ++i) {
                 uint8_t* to = block + field.from + i * field.size;
                 std::memcpy(to, from + (i * kPanel + row % kPanel) * field.size, static_cast<size_t>(field.size));
-                if (!field.fifths) continue;
-                uint32_t bits;
-                std::memcpy(&bits, to, 4);
-                bits = bits_transposed(bits);
-                std::memcpy(to, &bits, 4);
+                if (field.fifths) put_word(to, bits_transposed(word_at(to)));
             }
             from += field.count * kPanel * field.size;
         }
-        cutaway_unpack(matrix.type, block, std::min<int64_t>(layout.values, matrix.columns - done), out + done, 1);
+        if (layout.back != nullptr) layout.back(block, reordered);
+        cutaway_unpack(matrix.type, layout.back == nullptr ? block : reordered, std::min<int64_t>(layout.values, matrix.columns - done), out + done, 1);
     }
 }
 

@@ -72,7 +72,7 @@ class Scratch {
                 take<int8_t>(tokens * width),
                 take<float>(tokens * groups),
                 take<float>(tokens * groups),
-                take<int32_t>(tokens * groups * 3),
+                take<int32_t>(tokens * groups * kLacks),
                 width,
                 tokens};
     }
@@ -117,7 +117,7 @@ Vectors part(const Vectors& all, const Busy& by) {
             all.q + at,
             all.scale + by.first * groups,
             all.shift + by.first * groups,
-            all.lacks + by.first * groups * 3,
+            all.lacks + by.first * groups * kLacks,
             all.width,
             by.count};
 }
@@ -235,7 +235,7 @@ class Step {
     void work(int index, int workers) {
         static thread_local Path path;
         // With more vectors panels are read several times over.
-        const bool once = tokens_ <= kFew && workers <= most_shares_ && read_ahead() > 0;
+        const bool once = tokens_ <= kFew && workers <= most_shares_ && prefetches_far();
         Worker worker{index, workers, once ? &path : nullptr};
         if (once) foresee(worker);
         each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) { begin(token); });
