@@ -34,6 +34,7 @@ VERBS = {
         "chat": "Talk with a model.",
         "detect": "Tell whether a text has a watermark.",
         "explain": "Follow a sentence through a model, step by step.",
+        "activations": "Keep what a model computes on many texts.",
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
         "run": "Open what `bundle` wrote, in chat or behind the API.",
         "serve": "Answer programs: OpenAI's API, and what is inside.",
@@ -212,7 +213,7 @@ def overview() -> str:
         "A large language model with its side open: run it, watch it, convert it.",
     ]
     for group, verbs in VERBS.items():
-        lines += ["", f"{group}:", *(f"  {verb:<10}{about}" for verb, about in verbs.items())]
+        lines += ["", f"{group}:", *(f"  {verb:<9} {about}" for verb, about in verbs.items())]
     return "\n".join(
         [
             *lines,

@@ -9,7 +9,7 @@ What a call needs is imported and built when it is first asked for: the tokenize
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cutaway.generate.tool_calls.parser import Call
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
+    from cutaway.inspect.activations import Activations, Collecting
     from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Trace
     from cutaway.model.engine import DefinitionEngine
@@ -369,19 +370,26 @@ class LanguageModel:
             return generate(self.engine, self.tokenizer, ids, chosen, session, guessed, constraint)
         if session is not None:
             raise UserError("a session keeps what was read without the edit: leave out session or edit")
-        edited = Session(self.definition, self.prepared(edit, ids))
-        return generate(self.definition, self.tokenizer, ids, chosen, edited, guessed, constraint)
+        edited = Session(self.edit_engine, self.prepared(edit, ids))
+        return generate(self.edit_engine, self.tokenizer, ids, chosen, edited, guessed, constraint)
+
+    @property
+    def edit_engine(self) -> DefinitionEngine | RuntimeEngine | ReferenceEngine:
+        """The engine that generates with edits: the runtime if the model was loaded for it."""
+        self._as_decoder()
+        return self._runtime if self.engine_asked == "runtime" else self.definition
 
     def prepared(self, edit: edits.Given, ids: Sequence[int]) -> EditHooks:
-        """Edits for a generation that begins with ids: the listeners of each forward pass, by its position.
+        """Edits for a generation that begins with ids, as ``edit_engine.edited_state`` takes them.
 
-        Raises UserError for edits that do not fit the model, and on a model loaded for the runtime alone.
+        Raises UserError for edits that do not fit the model, and for those that the runtime does not make on
+        a model loaded for it.
         """
-        from cutaway.inspect import edits
+        from cutaway.inspect import edits, runtime_edits
 
+        config = self._as_decoder()
         if self.engine_asked == "runtime":
-            raise UserError('the runtime cannot edit activations: load with engine="definition" or "auto"')
-        self._as_decoder()
+            return runtime_edits.prepare(config, edit, len(ids))
         return edits.prepare(self._built, edit, len(ids)).at
 
     def _guesser(self, speculate: str | LanguageModel, settings: SamplingParams) -> Proposer:
@@ -609,6 +617,27 @@ class LanguageModel:
             own = edits.prepare(self._built, edit, len(ids), rounding).at() if edit else None
             edit = activation_quant.edits(config, self._apart[0], own)
         return Trace.of(self._built, self.tokenizer, ids, names, edit=edit)
+
+    def activations(
+        self,
+        texts: Iterable[Prompt],
+        names: Sequence[str],
+        output: str | Path | None = None,
+        **options: Unpack[Collecting],
+    ) -> Activations:
+        """Activations of many texts, a row for each token: in shards, or in memory without ``output``.
+
+        The runtime reads where it runs the model and shows the ``names`` (``runtime/values.py``), the
+        definition otherwise; the dataset's ``facts`` say which. ``options``: ``dtype`` "float16" or
+        "bfloat16"; ``context``, the length of pieces that longer texts are read in; ``shard_tokens``;
+        ``max_tokens`` of all texts; ``force`` begins an ``output`` anew, where an unfinished one is gone on
+        with; ``progress``. Raises UserError for other texts or options than an unfinished ``output`` has, and
+        for names without a row for each token.
+        """
+        from cutaway.inspect.activations import collect
+
+        self._as_decoder()
+        return collect(self, texts, names, output, **options)
 
     def save(
         self,

@@ -1,18 +1,26 @@
-"""The runtime's values and edits: its reference's to the bit, the definition's within the law."""
+"""The runtime's values and edits: its reference's to the bit, the definition's within the law; datasets."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
-from cutaway import native
+import cutaway
+from cutaway import cli, native
 from cutaway.errors import UserError
+from cutaway.generate.batch.request import Request, finish
+from cutaway.generate.batch.scheduler import Scheduler
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.hooks import tracing
-from cutaway.inspect import activation_quant
+from cutaway.inspect import activation_quant, activations
+from cutaway.inspect.edits import Ablate, Add, Project
 from cutaway.runtime import values
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
+from tests.small import model_file
 from tests.test_runtime import IDS, config, definition, tensors
 
 compiled = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
@@ -93,3 +101,121 @@ def test_what_the_runtime_does_not_show_is_refused_first() -> None:
         with pytest.raises(UserError, match=why):
             engine.observe([[1]], [state], [name])
     assert state.length == 0
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_file(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@compiled
+def test_the_runtime_generates_with_edits_as_the_definition_does(file: Path) -> None:
+    """In a generation, beside others in a server's batch, and refused before anything is read."""
+    vector = np.random.default_rng(2).normal(size=32).tolist()
+    edit = [Add(0, vector, strength=40.0), Project(1, vector), Add(2, vector, [0, -1], 60.0)]
+    ours, theirs = (cutaway.load(file, engine=engine) for engine in ("runtime", "definition"))
+    edited = [lm.generate("all of it", max_tokens=12, edit=edit).ids for lm in (ours, theirs)]
+    assert edited[0] == edited[1] != ours.generate("all of it", max_tokens=12).ids
+    engine: Any = ours.edit_engine
+    scheduler, ids = Scheduler(engine, ours.tokenizer), ours.ids("all of it")
+    asked = [ours.prepared(edit, ids), None, ours.prepared(edit[:1], ids)]
+    params = ours.ending(SamplingParams(max_tokens=12))
+    streams = [scheduler.submit(Request(tuple(ids), params, edit=one)) for one in asked]
+    found = [finish(iter(stream)).ids for stream in streams]
+    scheduler.close()
+    alone = [ours.generate(ids, max_tokens=12, edit=one).ids for one in (edit, None, edit[:1])]
+    assert found == alone
+    for wrong in (Ablate(0), {"blocks.0.out": lambda value: value}):
+        with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition" or "auto"'):
+            ours.generate("all of it", edit=wrong)
+
+
+# ---- datasets ----------------------------------------------------------------------------------------------
+
+DOCUMENTS = ["the first of them", "", "a second one, longer than a context of eight " * 4, "third"]
+NAMES = ["blocks.1.out", "blocks.0.attention.q"]
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("engine", ["runtime", "definition"])
+def test_a_dataset_has_a_row_for_each_token(file: Path, tmp_path: Path, engine: Any) -> None:
+    lm = cutaway.load(file, engine=engine)
+    options: Any = {"context": 32, "shard_tokens": 50}
+    data = lm.activations(DOCUMENTS, NAMES, tmp_path / "acts", **options)
+    assert data.facts["engine"] == engine and list(data.names) == sorted(NAMES)
+    assert len(data.shards) == 3 and data["blocks.0.attention.q"].shape == (len(data), 4, 8)
+    pieces = [ids[at : at + 32] for ids in map(lm.ids, DOCUMENTS) for at in range(0, len(ids), 32)]
+    assert data.token_ids.tolist() == [id for ids in pieces for id in ids]
+    assert data.positions.tolist() == [at for ids in pieces for at in range(len(ids))]
+    assert sorted(set(data.documents.tolist())) == [0, 2, 3]
+    traced = [lm.trace(ids, names=NAMES) for ids in pieces]
+    for name in NAMES:
+        values = [trace[name] if trace[name].ndim == 2 else trace[name].transpose(0, 1) for trace in traced]
+        wanted = torch.cat(values).numpy()
+        assert np.abs(data[name] - wanted).max() < 4e-3 * np.abs(wanted).max()
+    with safe_open(tmp_path / "acts" / "00001.safetensors", framework="pt") as theirs:
+        assert theirs.get_tensor("blocks.1.out").dtype == torch.float16
+        assert np.array_equal(theirs.get_tensor("positions").numpy(), data.shards[1]["positions"])
+    memory = lm.activations(DOCUMENTS, NAMES, dtype="bfloat16", **options)
+    assert memory.shards[0]["blocks.1.out"].dtype == np.uint16
+    assert np.allclose(memory["blocks.1.out"], data["blocks.1.out"], rtol=1e-2, atol=1e-3)
+    rows = np.concatenate(list(data.batches("blocks.1.out", 16, epochs=2)))
+    assert rows.shape == (2 * (len(data) // 16) * 16, 32)
+    whole = np.sort(np.concatenate(list(data.batches("blocks.1.out", 1)))[:, 0])
+    assert np.array_equal(whole, np.sort(data["blocks.1.out"][:, 0]))
+
+
+def test_a_stopped_job_ends_in_the_same_files(file: Path, tmp_path: Path) -> None:
+    lm = cutaway.load(file, engine="definition")
+    options: Any = {"context": 32, "shard_tokens": 50, "max_tokens": 170}
+    lm.activations(DOCUMENTS, NAMES, tmp_path / "whole", **options)
+    whole = folder_bytes(tmp_path / "whole")
+    assert len(whole) == 4 and len(activations.Activations.open(tmp_path / "whole")) == 170
+
+    def stop(_doing: str, done: int, _total: int | None) -> None:
+        if done > 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lm.activations(DOCUMENTS, NAMES, tmp_path / "stopped", progress=stop, **options)
+    with pytest.raises(UserError, match="not complete"):
+        activations.Activations.open(tmp_path / "stopped")
+    with pytest.raises(UserError, match="of other texts"):
+        lm.activations(DOCUMENTS[::-1], NAMES, tmp_path / "stopped", **options)
+    with pytest.raises(UserError, match="was begun with context 32, and 16 is asked for"):
+        lm.activations(DOCUMENTS, NAMES, tmp_path / "stopped", **(options | {"context": 16}))
+    first = tmp_path / "stopped" / "00000.safetensors"
+    written = first.stat().st_mtime_ns
+    lm.activations(DOCUMENTS, NAMES, tmp_path / "stopped", **options)
+    assert folder_bytes(tmp_path / "stopped") == whole and first.stat().st_mtime_ns == written
+    again = lm.activations(["another"], ["embed"], tmp_path / "stopped", force=True)
+    assert len(again) == len(lm.ids("another")) and len(folder_bytes(tmp_path / "stopped")) == 2
+
+
+def test_names_choose_the_engine_or_are_refused(file: Path) -> None:
+    lm = cutaway.load(file)
+    assert lm.activations(["abc"], ["blocks.1.mlp.hidden"])["blocks.1.mlp.hidden"].shape == (3, 48)
+    assert lm.activations(["abc"], ["*.mlp.hidden"]).facts["engine"] == "definition"
+    with pytest.raises(UserError, match="square of a text"):
+        lm.activations(["abc"], ["blocks.1.attention.pattern"])
+    with pytest.raises(UserError, match="write \\[text\\]"):
+        lm.activations("abc", ["embed"])
+    with pytest.raises(UserError, match="have no tokens"):
+        lm.activations([""], ["embed"])
+
+
+@compiled
+def test_the_command_writes_a_dataset(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text('{"text": "one text"}\n{"text": "and another"}\n')
+    line = [str(lines), "--names", "blocks.*.out", "--output", str(tmp_path / "acts"), "--model", str(file)]
+    assert cli.main(["activations", *line]) == 0
+    out, err = capsys.readouterr()
+    assert "tokens of blocks.0.out, blocks.1.out, blocks.2.out in 1 shards" in out
+    assert "read by the runtime" in err
+    data = activations.Activations.open(tmp_path / "acts")
+    ids = [cutaway.load(file).ids(text) for text in ("one text", "and another")]
+    assert np.array_equal(data.token_ids, np.concatenate(ids))

@@ -76,6 +76,8 @@ def test_an_options_value_is_no_option(capsys) -> None:
 
 
 MISSING = """
+activations no.txt --names blocks.0.out --output acts
+activations text.txt --names blocks.0.out --output acts --model no.gguf
 arena no.gguf smollm2 --prompts text.txt --judge smollm2
 arena smollm2 minilm --prompts no.txt --judge smollm2
 attack no.gguf

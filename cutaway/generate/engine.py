@@ -142,5 +142,5 @@ class Editable(Protocol):
     """An engine whose states may carry edits of the model's activations."""
 
     def edited_state(self, edit: Any) -> Any:
-        """An empty state; ``edit(position)`` gives the listeners of each of its forward passes."""
+        """An empty state; ``edit`` is what ``lm.prepared`` made of edits for this engine."""
         ...

@@ -8,8 +8,9 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.generate.engine import Engine, Rewindable
 
-EditHooks = Callable[[int], Mapping[str, Callable[[Any], Any]]]
-"""Edits of a model's activations: for a forward pass that begins at a position, the hooks by activation."""
+EditHooks = Callable[[int], Mapping[str, Callable[[Any], Any]]] | Sequence[Any]
+"""Edits of a model's activations as its engine takes them: for a forward pass that begins at a position, the
+hooks by activation (the definition), or ``runtime/values.py``'s edits in their order (the runtime)."""
 
 
 class Session:

@@ -24,7 +24,7 @@ from cutaway.generate import constrain, internals
 from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError
 from cutaway.generate.batch.scheduler import FairQueue, Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
-from cutaway.generate.engine import BatchedEngine, Editable, Engine
+from cutaway.generate.engine import BatchedEngine, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
 from cutaway.lm import LanguageModel
@@ -248,10 +248,11 @@ class Service:
 
     @cached_property
     def edit_scheduler(self) -> Scheduler:
-        """The scheduler of requests with edits: on the definition, beside the one of all others."""
-        if isinstance(self.decoder.engine, Editable):
+        """The scheduler of requests with edits: beside the one of all others where another engine edits."""
+        engine = self.lm.edit_engine
+        if self.decoder.engine is engine:
             return self.decoder
-        made = self.limits.scheduler(self.lm.definition, self.lm.tokenizer)
+        made = self.limits.scheduler(engine, self.lm.tokenizer)
         made.on_step = self.bridge.send
         return made
 

@@ -1,0 +1,90 @@
+"""`cutaway activations`: keep what a model computes on many texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from cutaway import lm
+from cutaway.commands import console
+from cutaway.commands.options import Context, Engine, Force, Json, Threads, Words
+from cutaway.data import sources
+from cutaway.errors import UserError
+
+
+def activations(
+    *texts: str,
+    names: Words,
+    output: Annotated[Path, Parameter(alias="-o")],
+    model: str = "smollm2",
+    engine: Engine = "auto",
+    dtype: Literal["float16", "bfloat16"] = "float16",
+    context: Context = None,
+    max_tokens: int | None = None,
+    field: str = "text",
+    threads: Threads = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Read texts and write activations by name, a row for each token, as safetensors shards.
+
+    A job that was stopped goes on where it was when the same command is given again, and ends in the same
+    files.
+
+    **Examples:**
+
+    cutaway activations novels/ --names blocks.15.out --output acts --max-tokens 200000
+
+    cutaway activations hub:roneneldan/TinyStories --names blocks.4.out --names blocks.5.out -o acts
+
+    :param texts: Text files, folders of them, .jsonl, .parquet, or hub:ORG/NAME: each text is a document.
+    :param names: An activation's name; again for more, * for several. docs/activations.md lists the
+        runtime's.
+    :param output: The folder to write, or to go on with.
+    :param model: A model's name, a .gguf file or a folder.
+    :param dtype: How numbers are kept.
+    :param context: Longer documents are read in pieces of so many tokens; by default of all that the model
+        holds.
+    :param max_tokens: Stop after this many tokens.
+    :param field: The column of .jsonl, .parquet and datasets that holds the text.
+    """
+    if not texts or not names:
+        raise UserError(
+            "give texts and names: cutaway activations FILE --names blocks.15.out --output FOLDER"
+        )
+    found = [sources.Source(path=text, field=field) for text in texts]
+    for source in found:
+        sources.check_exists(source)
+    console.use_threads(threads)
+    loaded = lm.load(console.model_path(model), engine=engine)
+    with console.watched(counts=True) as progress:
+        data = loaded.activations(
+            _documents(found),
+            names,
+            output,
+            dtype=dtype,
+            context=context,
+            max_tokens=max_tokens,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        console.print_json(data.facts)
+        return
+    print(f"{output}: {len(data):,} tokens of {', '.join(data.names)} in {len(data.shards)} shards")
+    console.note(f"read by the {data.facts['engine']}, kept as {dtype}")
+
+
+def _documents(found: list[sources.Source]) -> Iterator[str]:
+    """The texts; a file that is not text is passed over, and told."""
+    passed = 0
+    for source in found:
+        for text in sources.documents(source):
+            passed += text is None
+            if text is not None:
+                yield text
+    if passed:
+        console.note(f"{passed} files that are not text were passed over")

@@ -1,0 +1,320 @@
+"""Activation datasets: what a model computes on many texts, in shards, for probes and sparse autoencoders.
+
+    data = lm.activations(texts, ["blocks.15.out"], "acts")
+    for batch in data.batches("blocks.15.out", 4096): ...        # float32 [4096 d], shuffled
+
+A folder holds ``dataset.json`` and shards ``00000.safetensors``, ...: int32 ``token_ids``, ``documents`` and
+``positions`` [n], and each activation [n ...] as float16 or bfloat16. A document longer than the context is
+read in pieces, whose positions begin at 0 again. What a shard holds depends on the texts and the options
+alone, and it appears whole or not at all: a stopped job goes on after its last shard and ends in the same
+files, to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.gguf import Packed
+from cutaway.runtime import values
+from cutaway.store import files
+from cutaway.weights import quant, safetensors
+
+INDEX = "dataset.json"
+TYPES = {"float16": "F16", "bfloat16": "BF16"}
+SHARD_TOKENS = 1 << 15
+KEYS = ("token_ids", "documents", "positions")
+BY_HEAD = (".q", ".k", ".v", ".z")  # of attention: [h t k] in a trace
+Dtype = Literal["float16", "bfloat16"]
+
+
+class Collecting(TypedDict, total=False):
+    """What ``lm.activations`` takes beside texts, names and output; each may be left out."""
+
+    dtype: Dtype
+    context: int | None
+    shard_tokens: int
+    max_tokens: int | None
+    force: bool
+    progress: files.Progress
+
+
+class Piece(NamedTuple):
+    """A document, or a part of one that fits the context: its number, the part's number, its ids."""
+
+    document: int
+    part: int
+    ids: list[int]
+
+
+class Activations:
+    """A dataset of ``len()`` tokens: ``token_ids``, ``documents``, ``positions`` int32 [n], and rows by name.
+
+    ``facts`` say what it is of: model, engine, names, dtype, context. ``shards`` are mappings of arrays,
+    mapped from their files; bfloat16, which numpy lacks, is uint16 there, and float32 in ``rows`` and
+    ``batches``.
+    """
+
+    def __init__(self, shards: Sequence[Mapping[str, np.ndarray]], facts: Mapping[str, Any]) -> None:
+        self.shards, self.facts = tuple(shards), dict(facts)
+        self.names = tuple(name for name in (shards[0] if shards else ()) if name not in KEYS)
+        self._ends = np.cumsum([len(shard["token_ids"]) for shard in shards])
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Activations:
+        """The dataset of a folder; UserError for another folder and for one that is not complete."""
+        facts = _index(Path(folder))
+        if facts is None or "tokens" not in facts:
+            state = "no dataset" if facts is None else "not complete: give the same command again to go on"
+            raise UserError(f"{folder}: {state}")
+        return cls([_opened(_path(Path(folder), n)) for n in range(facts["shards"])], facts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __repr__(self) -> str:
+        return f"Activations({len(self):,} tokens, {', '.join(self.names)}, of {self.facts['model']})"
+
+    @property
+    def token_ids(self) -> np.ndarray:
+        """int32 [n]."""
+        return np.concatenate([shard["token_ids"] for shard in self.shards])
+
+    @property
+    def documents(self) -> np.ndarray:
+        """int32 [n]: the number of each token's text, in the order in which texts were given."""
+        return np.concatenate([shard["documents"] for shard in self.shards])
+
+    @property
+    def positions(self) -> np.ndarray:
+        """int32 [n]: each token's position in what the model read."""
+        return np.concatenate([shard["positions"] for shard in self.shards])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """All rows of an activation: float32 [n ...], in memory."""
+        return self.rows(name, np.arange(len(self)))
+
+    def rows(self, name: str, index: np.ndarray) -> np.ndarray:
+        """Rows of an activation by their numbers [k]: float32 [k ...]."""
+        if name not in self.names:
+            raise UserError(f"this dataset has no {name!r}: it has {', '.join(self.names)}")
+        shard = np.searchsorted(self._ends, index, side="right")
+        out = np.empty((len(index), *self.shards[0][name].shape[1:]), np.float32)
+        for n in np.unique(shard).tolist():
+            chosen = shard == n
+            start = int(self._ends[n - 1]) if n else 0
+            out[chosen] = _floats(self.shards[n][name][np.asarray(index)[chosen] - start])
+        return out
+
+    def batches(self, name: str, size: int, seed: int = 0, epochs: int = 1) -> Iterator[np.ndarray]:
+        """Shuffled rows, float32 [size ...]: each row once an epoch, but for a last batch that is not full.
+
+        sae-lens's trainer takes ``map(torch.from_numpy, data.batches(...))`` as its data provider.
+        """
+        for epoch in range(epochs):
+            order = np.random.default_rng([seed, epoch]).permutation(len(self))
+            for start in range(0, len(order) - size + 1, size):
+                yield self.rows(name, order[start : start + size])
+
+
+def collect(
+    lm: Any,
+    texts: Iterable[Any],
+    names: Sequence[str],
+    output: str | Path | None = None,
+    *,
+    dtype: Dtype = "float16",
+    context: int | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+    max_tokens: int | None = None,
+    force: bool = False,
+    progress: files.Progress = files.silent,
+) -> Activations:
+    """``lm.activations``: see there."""
+    if dtype not in TYPES:
+        raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(TYPES)}")
+    held = lm.context if context is None else context
+    if not 1 <= held <= lm.context or shard_tokens < 1 or (max_tokens is not None and max_tokens < 1):
+        raise UserError(f"context goes from 1 to {lm.context}, shard_tokens and max_tokens from 1")
+    if isinstance(texts, str):
+        raise UserError("activations are of a list of texts, and this is one: write [text]")
+    engine = _engine(lm, names)
+    facts = {"model": str(lm.checkpoint.source), "fingerprint": _fingerprint(lm), "engine": engine}
+    facts |= {"names": list(names), "dtype": dtype, "context": held, "shard_tokens": shard_tokens}
+    facts["max_tokens"] = max_tokens
+    folder = None if output is None else Path(output)
+    if folder is not None and (found := _resumed(folder, facts, force)) is not None:
+        return found
+    pieces = _up_to(max_tokens, _pieces(lm, texts, held))
+    kept: list[Mapping[str, np.ndarray]] = []
+    count = done = 0
+    for count, shard in enumerate(_shards(pieces, shard_tokens), 1):
+        done += sum(len(piece.ids) for piece in shard)
+        path = None if folder is None else _path(folder, count - 1)
+        if path is None or not path.exists():
+            tensors = _tensors(shard, _read(lm, engine, [piece.ids for piece in shard], names), dtype)
+            if path is None:
+                kept.append({name: _array(tensor) for name, tensor in tensors.items()})
+            else:
+                safetensors.write(path, tensors)
+        elif not np.array_equal(_opened(path)["token_ids"], _joined(piece.ids for piece in shard)):
+            raise UserError(f"{path} is of other texts: give those that it was begun with, or force")
+        progress("tokens", done, max_tokens)
+    if not count:
+        raise UserError("there is nothing to read: the texts have no tokens")
+    if folder is None:
+        return Activations(kept, facts)
+    files.write(folder / INDEX, json.dumps(facts | {"shards": count, "tokens": done}, indent=1))
+    return Activations.open(folder)
+
+
+# ---- what is read ------------------------------------------------------------------------------------------
+
+
+def _engine(lm: Any, names: Sequence[str]) -> str:
+    """Which engine reads; UserError where the one that was asked for cannot show the names."""
+    if any(name.endswith((".pattern", ".scores")) for name in names):
+        raise UserError(
+            "attention maps grow with the square of a text: `lm.trace` and `engine.observe` show them"
+        )
+    if lm.engine_choice[0] == "runtime":
+        try:
+            values.named(lm.config, tuple(names))
+        except UserError:
+            if lm.engine_asked == "runtime":
+                raise
+        else:
+            return "runtime"
+    return "definition"
+
+
+def _read(lm: Any, engine: str, texts: list[list[int]], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """float32 [n ...] by name, a row for each token of the texts."""
+    if engine == "runtime":
+        return values.of_texts(lm.engine, texts, names)
+    traces = [lm.trace(ids, names=names) for ids in texts]
+    kept = [name for name in traces[0] if name != "logits" or "logits" in names]
+    return {
+        name: np.concatenate(
+            [_by_token(name, trace[name].float().cpu().numpy(), len(trace.ids)) for trace in traces]
+        )
+        for name in kept
+    }
+
+
+def _by_token(name: str, value: np.ndarray, tokens: int) -> np.ndarray:
+    value = value.swapaxes(0, 1) if ".attention" in name and name.endswith(BY_HEAD) else value
+    if len(value) != tokens:
+        raise UserError(f"{name} has no row for each token, so it cannot be kept in a dataset")
+    return value
+
+
+def _pieces(lm: Any, texts: Iterable[Any], context: int) -> Iterator[Piece]:
+    for document, text in enumerate(texts):
+        ids = lm.ids(text)
+        for part, start in enumerate(range(0, len(ids), context)):
+            yield Piece(document, part, ids[start : start + context])
+
+
+def _up_to(most: int | None, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces of the first ``most`` tokens."""
+    left = most
+    for piece in pieces:
+        yield piece if left is None else piece._replace(ids=piece.ids[:left])
+        if left is not None and (left := left - len(piece.ids)) <= 0:
+            return
+
+
+def _shards(pieces: Iterator[Piece], tokens: int) -> Iterator[list[Piece]]:
+    """Pieces in lists of at least so many tokens; the last may have fewer."""
+    while shard := list(islice(pieces, 1)):
+        held = len(shard[0].ids)
+        while held < tokens and (more := next(pieces, None)) is not None:
+            shard.append(more)
+            held += len(more.ids)
+        yield shard
+
+
+# ---- files -------------------------------------------------------------------------------------------------
+
+
+def _path(folder: Path, n: int) -> Path:
+    return folder / f"{n:05}.safetensors"
+
+
+def _joined(parts: Iterable[Any]) -> np.ndarray:
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])
+
+
+def _tensors(shard: list[Piece], rows: Mapping[str, np.ndarray], dtype: Dtype) -> dict[str, Packed]:
+    """A shard's tensors as they are stored."""
+    columns = {
+        "token_ids": _joined(piece.ids for piece in shard),
+        "documents": _joined(np.full(len(piece.ids), piece.document) for piece in shard),
+        "positions": _joined(range(len(piece.ids)) for piece in shard),
+    }
+    out = {name: Packed("I32", array.shape, array.view(np.uint8)) for name, array in columns.items()}
+    for name, array in sorted(rows.items()):
+        largest = float(np.abs(array).max())
+        if not np.isfinite(largest) or (dtype == "float16" and largest >= 65520):
+            raise UserError(f"{name} reaches {largest:g}, beyond {dtype}: use bfloat16, or look at the model")
+        out[name] = quant.pack(np.ascontiguousarray(array), TYPES[dtype])
+    return out
+
+
+def _opened(path: Path) -> dict[str, np.ndarray]:
+    return {name: _array(packed) for name, packed in safetensors.read(path).items()}
+
+
+def _array(packed: Packed) -> np.ndarray:
+    kind = {"I32": "<i4", "F16": "<f2", "BF16": "<u2"}[packed.type]
+    return packed.data.reshape(-1).view(kind).reshape(packed.shape)
+
+
+def _floats(rows: np.ndarray) -> np.ndarray:
+    """float32 of float16, or of bfloat16 as uint16."""
+    if rows.dtype == np.uint16:
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    return rows.astype(np.float32)
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    return json.loads((folder / INDEX).read_text("utf-8")) if (folder / INDEX).is_file() else None
+
+
+def _resumed(folder: Path, facts: dict[str, Any], force: bool) -> Activations | None:
+    """The dataset if it is complete; else the folder is ready to be begun or gone on with."""
+    found = None if force else _index(folder)
+    if found is None:
+        with files.disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(not path.name.startswith(".") for path in folder.iterdir()):
+                files.check_overwrite(folder, force)
+            (folder / INDEX).unlink(missing_ok=True)
+            for shard in folder.glob("[0-9]*.safetensors"):
+                shard.unlink()
+        files.write(folder / INDEX, json.dumps(facts, indent=1))
+        return None
+    other = [key for key, value in facts.items() if found.get(key) != value]
+    if other:
+        key = other[0]
+        raise UserError(
+            f"{folder} was begun with {key} {found.get(key)}, and {facts[key]} is asked for: "
+            "give the same options to go on, or --force to begin anew"
+        )
+    return Activations.open(folder) if "tokens" in found else None
+
+
+def _fingerprint(lm: Any) -> str:
+    """What tells one model from another: its config, its tensors' types, its last norm's weights."""
+    tensors = lm.checkpoint.tensors
+    types = [(name, (later := tensors.later(name)).type, later.shape) for name in sorted(tensors)]
+    weights = next((quant.unpack(tensors[name]).tobytes() for name in tensors if name == "norm.weight"), b"")
+    return hashlib.sha256(repr((lm.config, types)).encode() + weights).hexdigest()[:16]
