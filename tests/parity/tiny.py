@@ -416,15 +416,10 @@ MORE |= {
     "minicpm3": (
         "MiniCPM3Config",
         DENSE_LATENT,
-        DENSE_LATENT | {"q_lora_rank": None, "scale_depth": None, "dim_model_base": 32, "mlp_bias": True},
         DENSE_LATENT
-        | {
-            "v_head_dim": None,
-            "scale_emb": 2,
-            "scale_depth": 0.9,
-            "tie_word_embeddings": False,
-            "rope_parameters": SHARPER,
-        },
+        | {"q_lora_rank": None, "scale_depth": None, "dim_model_base": 32, "mlp_bias": True}
+        | {"tie_word_embeddings": False},
+        DENSE_LATENT | {"v_head_dim": None, "scale_emb": 2, "dim_model_base": 48, "rope_parameters": YARN},
     ),
 }
 BAMBA = {"num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 12}

@@ -58,7 +58,9 @@ class Rope(common.Rope):
         if rope and isinstance(rope.scaling, YaRN):
             all_dims = (math.sqrt(known["sharper"]) - 1) / (0.1 * math.log(rope.scaling.factor))
             own = {"mscale_all_dim": all_dims} if known["sharper"] != 1 else {}
-            entries["rope_scaling"] |= own | {"attention_factor": rope.scaling.magnitude}
+            if rope.scaling.attention is not None:
+                own["attention_factor"] = rope.scaling.magnitude
+            entries["rope_scaling"] |= own
         return entries
 
 
