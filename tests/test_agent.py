@@ -378,7 +378,7 @@ def test_mcp_names_are_checked() -> None:
         assert len(server.refused) == 2
 
 
-def test_mcp_a_changed_description_is_told() -> None:
+def test_mcp_a_changed_description_is_named() -> None:
     address = served("rug", "Adds.")
     with mcp.connect(address) as server:
         assert server.changed == []
