@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack, cast
 
@@ -508,10 +508,11 @@ class LanguageModel:
         from cutaway.agent import Agent, Limits
         from cutaway.agent.tools import Tool, built_in, from_function
 
+        encoder = cache(lambda: load("minilm"))
         made = [
             tool
             if isinstance(tool, Tool)
-            else built_in(tool, Path(root), lambda: load("minilm"))
+            else built_in(tool, Path(root), encoder)
             if isinstance(tool, str)
             else from_function(tool)
             for tool in tools

@@ -247,8 +247,9 @@ def test_errors_go_back_to_the_model_and_the_loop_ends(lm: LanguageModel, script
 
     agent = lm.agent([fails, hangs, long], limits=Limits(calls=4, seconds=0.3, output=100), max_tokens=64)
     calls = [calling("fails", n=1), calling("fails", n=2), calling("hangs"), calling("long")]
-    scripted += [*calls, "I give up. "]
+    scripted += [*calls, "I give up. " + calling("long", n=5)]
     answer = agent.ask("x")
+    assert answer.text == "I give up. "  # the limit is reached: a fifth call is not begun
     assert [result.text.splitlines()[0] for result in answer.calls] == [
         "error: ZeroDivisionError: no",
         "error: ZeroDivisionError: no",

@@ -98,7 +98,7 @@ class Server:
     async def _list(self) -> list[tuple[Any, ...]]:
         """Name, description and schema of all tools. OperationalError for a list that does not end."""
         found: list[tuple[Any, ...]] = []
-        cursor, seen = None, set[str]()
+        cursor = None
         for _ in range(MOST_PAGES):
             page, cursor = await self._session.list(cursor)
             found += page
@@ -106,9 +106,6 @@ class Server:
                 raise OperationalError(f"{self.address}: lists more than {MOST_TOOLS} tools")
             if cursor is None:
                 return found
-            if cursor in seen:
-                break
-            seen.add(cursor)
         raise OperationalError(f"{self.address}: its list of tools does not end")
 
     def _tool(self, name: Any, description: Any, schema: Any) -> Tool | None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +74,7 @@ def _tool(name: str, root: Path) -> Any:
     return built_in(name, root, _encoder)
 
 
+@cache
 def _encoder() -> Any:
     from cutaway import lm
     from cutaway.agent.tools.search import MODEL
