@@ -211,7 +211,10 @@ async def _session(address: str) -> AsyncIterator[_Session]:
     if remote:
         from mcp.client import streamable_http
 
-        transport: Any = streamable_http.streamablehttp_client(address)  # type: ignore[attr-defined]
+        names = ("streamable_http_client", "streamablehttp_client")  # since 1.24, and before
+        transport: Any = next(getattr(streamable_http, n) for n in names if hasattr(streamable_http, n))(
+            address
+        )
     else:
         from mcp.client.stdio import stdio_client
 
