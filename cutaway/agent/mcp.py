@@ -211,7 +211,7 @@ async def _session(address: str) -> AsyncIterator[_Session]:
     if remote:
         from mcp.client import streamable_http
 
-        names = ("streamable_http_client", "streamablehttp_client")  # since 1.24, and before
+        names = ("streamable_http_client", "streamablehttp_client")  # newer and older 1.x
         transport: Any = next(getattr(streamable_http, n) for n in names if hasattr(streamable_http, n))(
             address
         )
