@@ -138,6 +138,10 @@ def _verb(name: str, arguments: list[str]) -> int:
 
     gc.set_threshold(50_000)  # what is imported stays: looking through it again and again delays the start
     app = _parser(name)
+    if name == "serve":
+        from cutaway.commands.serve_options import sources
+
+        app.config = sources(arguments)
     try:
         if name not in FREE_OPTIONS:
             _check_options(app, name, arguments)

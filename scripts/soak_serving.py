@@ -239,7 +239,7 @@ def gauge(port: int, name: str) -> float:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", "/metrics")
     lines = connection.getresponse().read().decode().splitlines()
-    return float(next(line for line in lines if line.startswith(f"cutaway_{name} ")).split()[1])
+    return float(next(line for line in lines if line.startswith(f"cutaway_{name}{{")).split()[1])
 
 
 def main() -> int:
@@ -283,7 +283,7 @@ def soak(server: subprocess.Popen, port: int, expected: list, minutes: float, cl
     quarter = max(1, len(sizes) // 4)
     early, late = statistics.median(sizes[quarter : 2 * quarter]), statistics.median(sizes[-quarter:])
     time.sleep(2)
-    left = gauge(port, "running") + gauge(port, "queued")
+    left = gauge(port, "requests_running") + gauge(port, "requests_waiting")
     server.send_signal(signal.SIGTERM)
     ended = server.wait(60)
     print(", ".join(f"{count} {what}" for what, count in sorted(run.done.items())))

@@ -20,7 +20,8 @@ for needed in ("fastapi", "sse_starlette", "prometheus_client", "llguidance"):
 uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
-from cutaway.serve.access import AccessPolicy, Connections, protocol  # noqa: E402
+from cutaway.serve import lifecycle  # noqa: E402
+from cutaway.serve.access import UNIX, AccessPolicy, Connections, protocol  # noqa: E402
 from cutaway.serve.app import build  # noqa: E402
 from cutaway.serve.metrics import Metrics  # noqa: E402
 from cutaway.serve.service import Limits, Service  # noqa: E402
@@ -52,6 +53,7 @@ class Server:
     url: str
     service: Service
     app: Any
+    server: lifecycle.Server
 
     def post(self, path: str, body: Any, **more: Any) -> Any:
         return httpx.post(self.url + path, json=body, timeout=60, **more)
@@ -74,12 +76,15 @@ def running(
     bounds = Limits(**limits)
     scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
     more: dict[str, Any] = {"aliases": aliases, "lenient": lenient, "adapters": adapters or {}}
-    service = Service(lm, NAME, scheduler, bounds, Metrics(scheduler), **more)
+    service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     app = build(service, policy)
-    http: Any = protocol(Connections() if connections is None else connections)
-    config = uvicorn.Config(app, port=0, http=http, log_level="error", timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
+    connections = Connections() if connections is None else connections
+    http: Any = protocol(connections)
+    config = uvicorn.Config(
+        app, port=0, http=http, log_level="error", forwarded_allow_ips=[UNIX, *connections.proxies]
+    )
+    server = lifecycle.Server(config, service)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -87,7 +92,7 @@ def running(
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Server(f"http://127.0.0.1:{port}", service, app)
+        yield Server(f"http://127.0.0.1:{port}", service, app, server)
     finally:
         server.should_exit = True
         thread.join(20)

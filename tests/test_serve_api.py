@@ -573,8 +573,8 @@ def test_metrics_count(server: Server) -> None:
     assert 'path="/v1/models/{model:path}",status="404"' in page and 'path="other",status="404"' in page
     assert "made-up" not in page and "/v1/models/a" not in page
     assert 'cutaway_requests_total{path="/v1/completions",status="200"}' in page
-    assert re.search(r"^cutaway_generated_tokens_total [1-9]", page, re.M)
-    assert "cutaway_first_token_seconds_bucket" in page
+    assert re.search(r"^cutaway_generated_tokens_total{.*} [1-9]", page, re.M)
+    assert "cutaway_time_to_first_token_seconds_bucket" in page
     assert server.get("/health").json() == {"status": "ok"}
 
 

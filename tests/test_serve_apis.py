@@ -384,7 +384,7 @@ def test_what_messages_refuse(server: Server, body: dict[str, Any], sentence: st
 
 def test_keys_in_anthropics_header_and_on_every_route() -> None:
     key = "correct horse battery"
-    with serving.running(serving.model(), AccessPolicy(hosts=None, keys=(key,))) as locked:
+    with serving.running(serving.model(), AccessPolicy(hosts=None, keys=KeyRing((key,)))) as locked:
         good = anthropic.Anthropic(base_url=locked.url, api_key=key, max_retries=0)
         assert good.messages.create(model=NAME, max_tokens=1, messages=HELLO).role == "assistant"
         bad = anthropic.Anthropic(base_url=locked.url, api_key="wrong", max_retries=0)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cutaway.cli import main
 from tests import inputs, serving
@@ -76,8 +78,11 @@ def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started
         (["--timeout", "-1"], "number above 0"),
         (["--timeout", "nan"], "--timeout is nan"),
         (["--drain", "inf"], "--drain is inf"),
+        (["--stop-delay", "-1"], "--stop-delay is -1"),
+        (["--trusted-proxy", "nginx"], "give an address"),
+        (["--api-key-file", "no-such-file"], "no-such-file cannot be read"),
         (["--api-key", " " * 9], "without spaces"),
-        (["--chat-template", "no-such-file"], "there is no such file"),
+        (["--chat-template", "no-such-file", "--port", "0"], "there is no such file"),
         (["--api-key", "long enough", "--api-key", "short"], "8 or more"),
     ],
 )
@@ -89,9 +94,12 @@ def test_what_is_not_safe_or_not_there_is_refused(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken_is_told_before_loading(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import socket
 
+    monkeypatch.setattr("cutaway.load", None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -153,3 +161,33 @@ def test_no_request_that_its_document_allows_is_a_fault_of_ours() -> None:
 
             ask()
         assert checked >= 25
+
+
+def test_options_come_from_words_then_the_environment_then_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def printed(*words: str) -> Any:
+        assert main(["serve", *words, "--print-config"]) == 0
+        return yaml.safe_load(capsys.readouterr().out)
+
+    file = tmp_path / "serve.yaml"
+    file.write_text("models: [a.gguf]\nport: 1\ndrain: 7\nhost: ::1\nalias: [x, y z]\nlenient: true\n")
+    monkeypatch.setenv("CUTAWAY_SERVE_PORT", "2")
+    monkeypatch.setenv("CUTAWAY_SERVE_TRUSTED_PROXY", "10.0.0.0/8 127.0.0.1")
+    found = printed("--config", str(file), "--host", "localhost", "--api-key", "never-shown")
+    assert (found["host"], found["port"], found["drain"]) == ("localhost", 2, 7.0)
+    assert (found["models"], found["alias"], found["lenient"]) == (["a.gguf"], ["x", "y z"], True)
+    assert found["trusted-proxy"] == ["10.0.0.0/8", "127.0.0.1"] and "never-shown" not in str(found)
+    file.write_text(yaml.safe_dump(found))
+    monkeypatch.delenv("CUTAWAY_SERVE_PORT")
+    monkeypatch.setenv("CUTAWAY_SERVE_CONFIG", str(file))
+    assert printed() == found
+    for wrong, sentence in (("prot: 1", "prot"), ("port: many", "many"), ("port", "mapping")):
+        file.write_text(wrong)
+        assert main(["serve", "--print-config"]) == 2 and sentence in capsys.readouterr().err
+    monkeypatch.setenv("CUTAWAY_SERVE_CONFIG", "no-such.yaml")
+    assert main(["serve", "--print-config"]) == 2 and "no-such.yaml" in capsys.readouterr().err
+    monkeypatch.delenv("CUTAWAY_SERVE_CONFIG")
+    monkeypatch.setenv("CUTAWAY_SERVE_PROT", "1")
+    assert main(["serve", "--print-config"]) == 2
+    assert "did you mean CUTAWAY_SERVE_PORT?" in capsys.readouterr().err

@@ -1,17 +1,19 @@
 """The examples of deploy/ and the text about serving name options, variables and paths that there are."""
 
-import inspect
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cutaway.commands.serve import serve
+from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, Operation
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
-OPTIONS = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+GROUPS = (Listening, Access, Loading, Bounds, Operation)
+OPTIONS = {f"--{one.name.replace('_', '-')}" for group in GROUPS for one in dataclasses.fields(group)}
+OPTIONS |= {"--config", "--print-config"}
 
 
 @pytest.mark.parametrize("name", ["cutaway.service", "Dockerfile", "compose.yaml"])
@@ -54,7 +56,7 @@ def test_the_composition_fits_together() -> None:
     assert port is not None and services["webui"]["environment"]["OPENAI_API_BASE_URL"].endswith(
         f":{port[1]}/v1"
     )
-    drain = inspect.signature(serve).parameters["drain"].default
+    drain = Operation().drain
     assert int(server["stop_grace_period"].removesuffix("s")) > drain
     unit = re.search(r"^TimeoutStopSec=(\d+)", (DEPLOY / "cutaway.service").read_text(), re.M)
     assert unit is not None and int(unit[1]) > drain

@@ -142,7 +142,7 @@ def scheduler(engine: Any, tokenizer: Any = None, **limits: Any) -> Iterator[Sch
 def request(ids: Sequence[int], **options: Any) -> Request:
     of_request = {
         name: options.pop(name)
-        for name in ("client", "constraint", "prompt_logprobs", "internals", "cache_scope")
+        for name in ("client", "priority", "constraint", "prompt_logprobs", "internals", "cache_scope")
         if name in options
     }
     return Request(tuple(ids), SamplingParams(**options), **of_request)
@@ -814,3 +814,37 @@ def test_logprobs_are_of_what_was_drawn_from_where_asked_for():
     ends = answer_all(Paged(), Bytes(), [Request((1, 2), replace(settings, stop_ids=plain.ids[1:2]))])[0]
     assert ends.ids == plain.ids[:1] and ends.stop_logprob == plain.logprobs[1]
     assert plain.stop_logprob is None
+
+
+def test_one_client_leaves_places_for_others():
+    reads = Paged(gated=True)
+    with scheduler(reads, max_sequences=8, max_queue=8) as serves:
+        submit = serves.submit
+        for n in range(7):
+            submit(request([n], max_tokens=300, client="a"))
+        assert reads.entered.acquire(timeout=10)
+        while serves.stats().running < 7:
+            reads.pass_step()
+        for n in range(5):
+            submit(request([n], max_tokens=1, client="a"))
+        with pytest.raises(QueueFullError, match="5 of your requests wait"):
+            submit(request([5], max_tokens=1, client="a"))
+        other = submit(request([9], max_tokens=1, client="b"))
+        for _ in range(4):
+            reads.pass_step()
+        assert other.ended and serves.stats().running == 7 and serves.stats().queued > 0
+        reads.gate.release(10_000)
+
+
+def test_a_higher_priority_starts_first():
+    ended: list[int] = []
+    reads = Paged(gated=True)
+    with scheduler(reads, max_sequences=1) as serves:
+        for n, priority in enumerate((0, 0, 0, 1, 2)):
+            stream = serves.submit(request([n], max_tokens=1, client=str(n), priority=priority))
+            stream.subscribe(lambda event, n=n: ended.append(n) if event.generation else None)
+            if n == 0:
+                assert reads.entered.acquire(timeout=10)
+        reads.gate.release(1000)
+        serves.drain(10)
+    assert ended == [0, 4, 3, 1, 2]

@@ -12,6 +12,8 @@ import pytest
 from tests import serving
 from tests.serving import AccessPolicy, Server
 
+from cutaway.serve.api_keys import KeyRing  # isort: skip
+
 KEY, OTHER = "correct horse battery", "staple, another one"
 
 
@@ -27,7 +29,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Server]:
-    with serving.running(serving.model(), AccessPolicy(hosts=None, keys=(KEY, OTHER))) as server:
+    with serving.running(serving.model(), AccessPolicy(hosts=None, keys=KeyRing((KEY, OTHER)))) as server:
         yield server
 
 

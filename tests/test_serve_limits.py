@@ -18,9 +18,8 @@ from pydantic import ValidationError
 from tests import serving
 from tests.serving import Server
 
-from cutaway.commands.serve import _bound  # isort: skip
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
-from cutaway.serve import bounded_log, protocol, responses  # isort: skip
+from cutaway.serve import bounded_log, lifecycle, protocol, responses  # isort: skip
 from cutaway.serve.access import Connections  # isort: skip
 from cutaway.serve.openai_format import APIError, json_response  # isort: skip
 from cutaway.serve.service import FairPool, check_stopped  # isort: skip
@@ -233,6 +232,6 @@ def test_the_log_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_bound_socket_names_its_protocol() -> None:
-    made = _bound(SimpleNamespace(host="127.0.0.1", port=0, backlog=1))
+    made = lifecycle.bound("127.0.0.1", 0)
     with made:
         assert made.proto == socket.IPPROTO_TCP  # which asyncio needs to set TCP_NODELAY

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 def note(text: str) -> None:
-    """Print one line on standard error."""
-    print(visible(text), file=sys.stderr, flush=True)
+    """Print one line on standard error; one that is full stops nothing."""
+    with suppress(OSError):
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def note_fallback(lm: Any) -> None:

@@ -1,54 +1,38 @@
 """`cutaway serve`: a model behind OpenAI's API, for this machine alone by default."""
 
-import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 import cutaway
+from cutaway.commands import serve_options
 from cutaway.commands.console import model_path, note, note_fallback, read_text, size, use_threads
-from cutaway.commands.generate import Engine
-from cutaway.errors import OperationalError, UserError
+from cutaway.commands.options import Flag
+from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, Operation
+from cutaway.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the one that writes to clients
 
 
 def serve(
-    model: str = "smollm2",
+    models: tuple[str, ...] = ("smollm2",),
     *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    api_key: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    unsafe_no_key: Annotated[bool, Parameter(negative=())] = False,
-    allow_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    cors: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    name: str | None = None,
-    alias: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    lenient: Annotated[bool, Parameter(negative=())] = False,
-    store: Path | None = None,
-    store_seconds: float = 3600.0,
-    adapter: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    chat_template: Path | None = None,
-    engine: Engine = "auto",
-    threads: int | None = None,
-    context: int | None = None,
-    max_sequences: int = 16,
-    max_queue: int = 256,
-    max_tokens: int | None = None,
-    max_body: int = 2 << 20,
-    timeout: float = 600.0,
-    drain: float = 30.0,
-    log_prompts: Annotated[bool, Parameter(negative=())] = False,
+    listening: Listening = Listening(),
+    access: Access = Access(),
+    loading: Loading = Loading(),
+    bounds: Bounds = Bounds(),
+    operation: Operation = Operation(),
+    config: Path | None = None,
+    print_config: Flag = False,
 ) -> None:
     """Serve a model behind OpenAI's API, and what is inside it beside that.
 
-    Only programs of this machine can connect, unless --host says otherwise; then a key is needed, which
-    CUTAWAY_API_KEY can hold too (several with commas between). On SIGTERM and Ctrl-C running answers are
-    finished.
+    Only programs of this machine can connect, unless --host says otherwise; then a key is needed, from
+    --api-key-file or CUTAWAY_API_KEY (several with commas between). On SIGTERM and Ctrl-C running answers are
+    finished. Each option can be set in a file (--config) and by CUTAWAY_SERVE_PORT and the like; what is
+    typed counts first, then the environment, then the file.
 
     Examples:
 
@@ -58,121 +42,89 @@ def serve(
 
     cutaway serve --adapter talk=runs/talk --adapter sums=runs/sums
 
-    CUTAWAY_API_KEY=secret cutaway serve --host 0.0.0.0
+    cutaway serve --host 0.0.0.0 --api-key-file keys.yaml --trusted-proxy 10.0.0.0/8
+
+    cutaway serve --config serve.yaml --print-config
 
     Parameters
     ----------
-    model
+    models
         A model's name, a .gguf file or a folder.
-    host
-        The address to listen on.
-    port
-        The port to listen on; 0 takes a free one.
-    api_key
-        A key that requests may bring; again for more, each with its own prefix cache.
-    unsafe_no_key
-        Listen on other addresses without a key: any client that reaches them is served.
-    allow_host
-        A further host name that requests may be addressed to; again for more.
-    cors
-        An origin whose web pages may ask, such as http://localhost:3000; again for more.
-    name
-        The name that requests give the model; its own by default.
-    alias
-        A further name that requests may give the model, or a pattern such as 'claude-*'; again for more.
-    lenient
-        Take requests with fields that are not known; the answer's x-cutaway-ignored names them.
-    store
-        A file to keep responses in (/v1/responses); without it they are kept in memory.
-    store_seconds
-        Seconds that a response is kept.
-    adapter
-        NAME=FOLDER: a PEFT adapter that requests ask for as the model NAME, beside the model itself; again
-        for more. The runtime answers all of them in one batch.
-    chat_template
-        A file with a chat template, in place of the model's own.
-    engine
-        What computes: the definition (PyTorch), the runtime (packed weights on the CPU), or whatever is
-        fastest here.
-    threads
-        Processor threads to use; all of this machine's by default.
-    context
-        Hold this many tokens at most, where less memory is wanted than the model's whole context takes.
-    max_sequences
-        Answers that are written at once.
-    max_queue
-        Requests that may wait; more are refused.
-    max_tokens
-        Tokens an answer may have at most; as many as the context holds by default.
-    max_body
-        Bytes a request may have.
-    timeout
-        Seconds an answer may take.
-    drain
-        Seconds that answers under way are given when the server stops.
-    log_prompts
-        Write requests and answers to standard error; without it none is written anywhere.
+    config
+        A YAML file with options, such as port: 8080 in a line.
+    print_config
+        Print the options as they are, from all sources, and stop.
     """
-    keys = api_key or tuple(key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key)
-    _check_access(host, keys, unsafe_no_key)
+    groups = (listening, access, loading, bounds, operation)
+    if print_config:
+        print(serve_options.shown(models, *groups), end="")
+        return
+    serve_options.check(*groups)
     uvicorn = _libraries()
-    from cutaway.serve.service import Limits, warm_up
-
-    limits = Limits(
-        max_sequences=max_sequences,
-        max_queue=max_queue,
-        max_tokens=max_tokens,
-        body_bytes=max_body,
-        request_seconds=timeout,
-        drain_seconds=drain,
-    )
-    positive: dict[str, float] = {
-        "--max-sequences": max_sequences,
-        "--max-body": max_body,
-        "--timeout": timeout,
-    }
-    _bounded(positive | ({} if max_tokens is None else {"--max-tokens": max_tokens}), above=True)
-    _bounded({"--max-queue": max_queue, "--drain": drain, "--store-seconds": store_seconds}, above=False)
-    from cutaway.serve import bounded_log
-    from cutaway.serve.access import AccessPolicy, Connections, most_connections, protocol
+    from cutaway.serve import bounded_log, lifecycle
+    from cutaway.serve.access import UNIX, AccessPolicy, Connections, most_connections, protocol
+    from cutaway.serve.api_keys import KeyRing
     from cutaway.serve.app import build
     from cutaway.serve.response_store import ResponseStore
+    from cutaway.serve.service import Limits, warm_up
 
-    bounded_log.install(log_prompts)
-    use_threads(threads)
-    lm = _loaded(model, engine, context, chat_template)
-    adapters = _adapters(lm, adapter)
-    more = {"aliases": alias, "lenient": lenient, "store": ResponseStore(store, store_seconds)}
-    service = _service(lm, name or _own_name(model), limits, log_prompts, adapters, **more)
-
-    warm_up(service)
-    hosts = None if keys or host in ("0.0.0.0", "::") else (*LOOPBACK, host.lower())
-    named = None if hosts is None else (*hosts, *(one.lower() for one in allow_host))
-    policy = AccessPolicy(named, cors, keys, limits.body_bytes, limits.body_seconds)
-    config = uvicorn.Config(
-        build(service, policy),
-        host=host,
-        port=port,
-        http=protocol(Connections(most_connections(1024))),
-        ws="none",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=max(1, int(drain)),
-        h11_max_incomplete_event_size=64 * 1024,
+    given = access.api_key or tuple(key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key)
+    keys = KeyRing(given, access.api_key_file)
+    _check_access(listening, bool(keys), access.unsafe_no_key)
+    limits = Limits(
+        max_sequences=bounds.max_sequences,
+        max_queue=bounds.max_queue,
+        max_tokens=bounds.max_tokens,
+        body_bytes=bounds.max_body,
+        request_seconds=bounds.timeout,
+        drain_seconds=operation.drain,
     )
-    socket = _bound(config)
-    address = _address(host, socket.getsockname()[1])
-    note(greeting(service, address, bool(keys)))
-    sys.setswitchinterval(HANDOVER)
-    try:
-        uvicorn.Server(config).run(sockets=[socket])
-    finally:
-        if service.scheduler is not None:
-            service.scheduler.close()
+    connections = Connections(most_connections(1024), proxies=listening.trusted_proxy)
+    lifecycle.hold_signals()
+    bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
+    at = (listening.host, listening.port, listening.uds, listening.reuse_port)
+    with lifecycle.bound(*at) as socket:  # a port that is taken is told before a model is loaded
+        use_threads(loading.threads)
+        (model,) = models
+        lm = _loaded(model, loading)
+        adapters = _adapters(lm, loading.adapter)
+        store = ResponseStore(bounds.store, bounds.store_seconds)
+        more = {"aliases": loading.alias, "lenient": bounds.lenient, "store": store}
+        service = _service(
+            lm, loading.name or _own_name(model), limits, operation.log_prompts, adapters, **more
+        )
+        warm_up(service)
+        policy = AccessPolicy(
+            _hosts(listening, access, keys),
+            access.cors,
+            keys,
+            _root_path(listening),
+            limits.body_bytes,
+            limits.body_seconds,
+        )
+        settings = uvicorn.Config(
+            build(service, policy),
+            http=protocol(connections),
+            ws="none",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=15,
+            h11_max_incomplete_event_size=64 * 1024,
+            forwarded_allow_ips=[UNIX, *listening.trusted_proxy],
+        )
+
+        def reload() -> None:
+            keys.load()
+            bounded_log.set_level(serve_options.log_level(config) or operation.log_level)
+
+        note(greeting(service, _address(listening, socket), bool(keys)))
+        sys.setswitchinterval(HANDOVER)
+        socket.listen(settings.backlog)
+        server = lifecycle.Server(settings, service, operation.stop_delay, reload, listening.uds)
+        server.run(sockets=[socket])
 
 
 def greeting(service: Any, address: str, locked: bool) -> str:
@@ -213,15 +165,12 @@ def _curl(service: Any, address: str, locked: bool) -> list[str]:
     return [f"{start}chat/completions{header}{kind} -d '{messages}'"]
 
 
-def _check_access(host: str, keys: tuple[str, ...], unsafe: bool) -> None:
-    """Refuse weak keys, and to open the server to others without a key unless asked to."""
-    for key in keys:
-        if len(key) < 8 or not (key.isascii() and key.isprintable() and key == key.strip()):
-            raise UserError("API keys must be 8 or more printable ASCII characters, without spaces around")
-    if host not in LOOPBACK and not keys and not unsafe:
+def _check_access(listening: Listening, locked: bool, unsafe: bool) -> None:
+    """Refuse to open the server to others without a key unless asked to."""
+    if listening.uds is None and listening.host not in LOOPBACK and not locked and not unsafe:
         raise UserError(
-            f"{host} can be reached by others: set CUTAWAY_API_KEY or --api-key so that only clients with "
-            "the key can connect, or say --unsafe-no-key"
+            f"{listening.host} can be reached by others: set CUTAWAY_API_KEY or --api-key-file so that only "
+            "clients with a key can connect, or say --unsafe-no-key"
         )
 
 
@@ -241,19 +190,12 @@ def _libraries() -> Any:
     return uvicorn
 
 
-def _bounded(options: dict[str, float], above: bool) -> None:
-    """Refuses options that are not finite, or not `above` (else: at least) 0."""
-    for name, value in options.items():
-        if not 0 <= value < math.inf or (above and value == 0):
-            raise UserError(f"{name} is {value}: give a number {'above' if above else 'of at least'} 0")
-
-
-def _loaded(model: str, engine: Any, context: int | None, template: Path | None) -> Any:
-    lm: Any = cutaway.load(model_path(model), engine=engine, context=context)
-    if template is not None:
+def _loaded(model: str, loading: Loading) -> Any:
+    lm: Any = cutaway.load(model_path(model), engine=loading.engine, context=loading.context)
+    if loading.chat_template is not None:
         from dataclasses import replace
 
-        lm.checkpoint = replace(lm.checkpoint, chat_template=read_text(template))
+        lm.checkpoint = replace(lm.checkpoint, chat_template=read_text(loading.chat_template))
     if not lm.is_encoder:
         note_fallback(lm)
     return lm
@@ -287,7 +229,7 @@ def _service(
     scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
     if name in adapters:
         raise UserError(f"--adapter {name}: this is the model's own name: choose another, or --name")
-    return Service(lm, name, scheduler, limits, Metrics(scheduler), log_prompts, adapters, **more)
+    return Service(lm, name, scheduler, limits, Metrics(), log_prompts, adapters, **more)
 
 
 def _own_name(model: str) -> str:
@@ -296,24 +238,21 @@ def _own_name(model: str) -> str:
     return path.stem if path.suffix == ".gguf" else path.name if path.exists() else model
 
 
-def _bound(config: Any) -> Any:
-    """The socket, listening before any output: a port that is taken is a sentence, and who asks at once
-    waits."""
-    import socket
-
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    # asyncio sets TCP_NODELAY on sockets that name the protocol: without it keep-alive answers wait 40 ms
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((config.host, config.port))
-        made.listen(config.backlog)
-    except (OSError, OverflowError) as error:
-        made.close()
-        raise OperationalError(f"Cannot listen on {config.host}, port {config.port}: {error}") from None
-    return made
+def _hosts(listening: Listening, access: Access, keys: Any) -> tuple[str, ...] | None:
+    """The host names that requests may be addressed to; None for any."""
+    if keys or listening.host in ("0.0.0.0", "::"):
+        return None
+    return (*LOOPBACK, listening.host.lower(), *(one.lower() for one in access.allow_host))
 
 
-def _address(host: str, port: int) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"
+def _root_path(listening: Listening) -> str:
+    path = listening.root_path.strip("/")
+    return f"/{path}" if path else ""
+
+
+def _address(listening: Listening, made: Any) -> str:
+    name = made.getsockname()  # of a Unix socket its path
+    if isinstance(name, str):
+        return f"http+unix://{name}"
+    shown = f"[{listening.host}]" if ":" in listening.host else listening.host
+    return f"http://{shown}:{name[1]}{_root_path(listening)}"

@@ -7,15 +7,14 @@ connection without a request gives way to the new one.
 A server on 127.0.0.1 is open to every program of its user, and a page in their browser is one of them. So a
 request must name an expected host (DNS rebinding makes a page's own name resolve to 127.0.0.1), must not come
 from another site's page unless that is allowed (``Origin``), and must say that its body is JSON, which a
-browser sends across sites only after asking. With API keys, only requests with one of them are answered; keys
-are compared as hashes, in constant time, and the prefix cache is separate for each.
+browser sends across sites only after asking. With API keys (api_keys.py), only requests with one of them are
+answered, and the prefix cache is separate for each.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
+import ipaddress
 import re
 import zlib
 from collections import OrderedDict
@@ -25,10 +24,13 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cutaway.errors import UserError
+from cutaway.serve.api_keys import KeyRing, Tenant
 from cutaway.serve.openai_format import APIError, error_response
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PUBLIC = ("/health",)  # without a key, for load balancers and supervisors
+UNIX = "unix"  # the address of who connects to a Unix socket
+PUBLIC = ("/health", "/health/live", "/health/ready")  # without a key, for load balancers and supervisors
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -48,13 +50,17 @@ DESCRIPTORS = 128  # of the process, for files, helpers and the loop; connection
 
 @dataclass
 class Connections:
-    """The connections of one server: at most ``most``, and ``of_client`` of one address."""
+    """The connections of one server: at most ``most``, and ``of_client`` of an address that is no proxy's."""
 
     most: int = 1024
     of_client: int = 256
     head_seconds: float = 10.0  # for a request's line and headers
     read_seconds: float = 60.0  # for a client to read what was sent
+    proxies: tuple[str, ...] = ()  # addresses and networks, whose X-Forwarded-For is believed
     _open: dict[str, OrderedDict[Any, None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._networks = networks(self.proxies)
 
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))
@@ -62,12 +68,17 @@ class Connections:
     def admit(self, connection: Any) -> bool:
         """Whether a new connection may stay; an older one without a request may have to go for it."""
         own = self._open.get(connection.address, OrderedDict())
-        if len(own) >= self.of_client and not _give_way(own):
+        if len(own) >= self.of_client and not self._is_proxy(connection.address) and not _give_way(own):
             return False
         if len(self) >= self.most and not _give_way(max(self._open.values(), key=len)):
             return False
         self._open.setdefault(connection.address, OrderedDict())[connection] = None
         return True
+
+    def _is_proxy(self, address: str) -> bool:
+        if address == UNIX:
+            return True
+        return any(ipaddress.ip_address(address) in one for one in self._networks)
 
     def leave(self, connection: Any) -> None:
         """Forget a connection that is closed."""
@@ -86,6 +97,16 @@ def _give_way(own: OrderedDict[Any, None]) -> bool:
             connection.transport.abort()
             return True
     return False
+
+
+def networks(given: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Addresses and networks, parsed; UserError for what is neither."""
+    try:
+        return [ipaddress.ip_network(one) for one in given]
+    except ValueError as error:
+        raise UserError(
+            f"--trusted-proxy: {error}: give an address or a network, such as 10.0.0.0/8"
+        ) from None
 
 
 def most_connections(wanted: int) -> int:
@@ -119,13 +140,14 @@ def protocol(connections: Connections) -> type[asyncio.Protocol]:
             return self.cycle is None or self.cycle.response_complete
 
         def connection_made(self, transport: Any) -> None:
-            self.address = (transport.get_extra_info("peername") or ("",))[0]
+            self.address = (transport.get_extra_info("peername") or (UNIX,))[0]
             self.refused = not connections.admit(self)
             if self.refused:
                 transport.write(BUSY)
                 transport.close()
                 return
             super().connection_made(transport)
+            self.client = self.client or (UNIX, 0)
             self._time_head()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -183,13 +205,14 @@ def _stop(*timers: asyncio.TimerHandle | None) -> None:
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """``hosts`` that a request may name (None: any), ``origins`` whose pages may ask, and the API ``keys``
-    (none: no key is needed).
+    """``hosts`` that a request may name (None: any), ``origins`` whose pages may ask, the API ``keys`` (none:
+    no key is needed), and the path ``root_path`` under which a proxy shows the server, cut off or not.
     """
 
     hosts: tuple[str, ...] | None = LOOPBACK
     origins: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
+    keys: KeyRing = field(default_factory=KeyRing)
+    root_path: str = ""
     body_bytes: int = 2 << 20
     body_seconds: float = 30.0
 
@@ -212,17 +235,22 @@ class AuthMiddleware:
                     headers.setdefault(name, value)
             await send(message)
 
+        if scope["path"].startswith(f"{self.policy.root_path}/"):
+            scope["path"] = scope["path"].removeprefix(self.policy.root_path)
         try:
             headers = Headers(scope=scope)
-            scope["api_key"] = self._check(scope, headers)
+            scope["record"].tenant = self._check(scope, headers)
             body = await self._body(headers, receive) if scope["method"] == "POST" else b""
         except APIError as error:
+            scope["record"].error = error.code
             await error_response(error, scope["path"])(scope, receive, send_with_headers)
             return
         await self.app(scope, _replay(body, receive), send_with_headers)
 
-    def _check(self, scope: Scope, headers: Headers) -> bytes:
-        """The hash of the request's API key. Refuses other hosts, pages of other sites, and wrong keys."""
+    def _check(self, scope: Scope, headers: Headers) -> Tenant | None:
+        """Whose API key the request brings, None where none is needed. Refuses other hosts, pages of other
+        sites, and wrong keys.
+        """
         host = headers.get("host", "")
         if self.policy.hosts is not None and _name(host) not in self.policy.hosts:
             text = f"This server does not answer for the host {host[:100]!r}: name it with --allow-host"
@@ -232,17 +260,16 @@ class AuthMiddleware:
             text = f"Pages of {origin[:100]!r} may not ask this server: name them with --cors"
             raise APIError(403, text, code="wrong_origin")
         asks_first = scope["method"] == "OPTIONS" and origin is not None  # a browser, which sends no key yet
-        if not self.policy.keys or asks_first or scope["path"] in PUBLIC:
-            return b""
+        if asks_first or scope["path"] in PUBLIC:
+            return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if "x-api-key" in headers and not given:  # Anthropic's
             scheme, given = "bearer", headers["x-api-key"]
-        digest = _digest(given.strip())
-        known = [hmac.compare_digest(digest, _digest(key)) for key in self.policy.keys]  # all, at any match
-        if scheme.lower() != "bearer" or not any(known):
+        tenant = self.policy.keys.find(given.strip())
+        if tenant is None or (self.policy.keys and scheme.lower() != "bearer"):
             text = "This server needs an API key, as the header Authorization: Bearer KEY or x-api-key: KEY"
             raise APIError(401, text, type="authentication_error", code="invalid_api_key")
-        return digest
+        return tenant
 
     def _same_site(self, origin: str, host: str) -> bool:
         return origin in self.policy.origins or origin.partition("://")[2] == host
@@ -322,7 +349,3 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

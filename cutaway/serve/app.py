@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
@@ -19,7 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 import cutaway
 from cutaway.errors import OperationalError, UserError
@@ -35,8 +34,10 @@ from cutaway.serve import (
     tokens,
     traces,
 )
-from cutaway.serve.access import AccessPolicy, AuthMiddleware
+from cutaway.serve.access import PUBLIC, AccessPolicy, AuthMiddleware
+from cutaway.serve.api_keys import Role, Tenant
 from cutaway.serve.openai_format import APIError, error_response, to_api_error
+from cutaway.serve.request_record import RecordMiddleware, record_of
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, while_connected
 
@@ -63,47 +64,71 @@ REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys(
     (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503, 504), ERROR
 )
 
+KEY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+
 
 def build(service: Service, policy: AccessPolicy) -> Any:
-    """The ASGI application. On shutdown, running answers are finished first."""
+    """The ASGI application."""
     app = FastAPI(
         title="Cutaway",
         version=cutaway.__version__,
         summary="A large language model with its side open: OpenAI's API, and what is inside.",
         docs_url=None,
         redoc_url=None,
-        lifespan=_lifespan(service),
+        lifespan=_lifespan(),
         responses=REFUSALS,
         separate_input_output_schemas=False,
     )
-    _paths(app, service)
-    _document(app)
+    _paths(app, service, policy)
+    _document(app, policy)
     _handle_errors(app, service)
-    guarded: Any = AuthMiddleware(_counted(app, service), policy)
+    service.metrics.add_tenants(policy.keys)
+    service.metrics.add_schedulers(service.stats)
+    guarded: Any = AuthMiddleware(_naming_ignored(app, service), policy)
     if policy.origins:
         guarded = CORSMiddleware(
             guarded,
             allow_origins=policy.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-cutaway-ignored"],
+            expose_headers=["x-cutaway-ignored", "x-request-id", "retry-after"],
         )
-    return _answer_head(guarded)
+    return RecordMiddleware(_answer_head(guarded), service.metrics)
 
 
 Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]
 
 
-def _paths(app: FastAPI, service: Service) -> None:
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        """Whether the server takes requests."""
+def _paths(app: FastAPI, service: Service, policy: AccessPolicy) -> None:
+    @app.get("/health", response_model=None)
+    @app.get("/health/ready", response_model=None)
+    async def ready() -> Response:
+        """Whether new requests should be sent here: 503 as soon as the server is told to stop."""
+        stopping = service.stopping.is_set()
+        return JSONResponse({"status": "stopping" if stopping else "ok"}, 503 if stopping else 200)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        """Whether the server answers at all."""
         return {"status": "ok"}
 
     @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(http: HTTPRequest) -> Response:
         """What Prometheus reads."""
+        _tenant(http).check("metrics")
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/usage")
+    async def usage(http: HTTPRequest) -> dict[str, Any]:
+        """What the request's API key has used since the server started, and its quotas; all keys' for an
+        admin.
+        """
+        own = _tenant(http)
+        shown = policy.keys.tenants if "admin" in own.roles else [own]
+        return {"object": "list", "data": [tenant.usage() for tenant in shown]}
 
     @app.get("/models", include_in_schema=False)
     @app.get("/v1/models")
@@ -165,22 +190,40 @@ def _paths(app: FastAPI, service: Service) -> None:
         """The models in Ollama's form: those that there are, and those that run."""
         return {"models": [ollama.card(service, name) for name in service.names]}
 
-    for path, (body, answer) in POSTS.items():
-        post = _endpoint(service, body, answer)
+    for path, (body, answer, role) in POSTS.items():
+        post = _endpoint(service, body, answer, role)
         app.post(path, response_model=None, summary=answer.__doc__)(post)
         if path.startswith("/v1/"):
             app.post(path.removeprefix("/v1"), response_model=None, include_in_schema=False)(post)
 
 
-def _endpoint(service: Service, model: type[protocol.StrictModel], answer: Answerer) -> Any:
-    """The endpoint whose bodies are checked in a thread before they are answered."""
+def _tenant(http: HTTPRequest) -> Tenant:
+    tenant = record_of(http).tenant
+    assert tenant is not None  # access.py lets no request without one past it to these paths
+    return tenant
+
+
+def _endpoint(
+    service: Service, model: type[protocol.StrictModel], answer: Answerer, role: Role | None
+) -> Any:
+    """The endpoint whose bodies are checked in a thread before they are answered. Without a role, any key may
+    ask and no quota counts.
+    """
 
     async def post(http: HTTPRequest) -> Response:
+        record, tenant = record_of(http), _tenant(http)
+        if role is not None:
+            tenant.check(role)
+            tenant.admit()
+            record.admitted = True
         raw, client, seconds = await http.body(), client_of(http), service.limits.body_seconds
         body = await service.prepare_pool.run(
             client, seconds, protocol.parse_body, model, raw, service.lenient
         )
         http.scope["ignored"] = body.ignored
+        record.model = getattr(body, "model", None) or service.name
+        if getattr(body, "edits", None) or getattr(body, "internals", None):
+            tenant.check("internals")
         return await answer(service, body, http)
 
     return post
@@ -200,35 +243,37 @@ def _defined(work: Any) -> Answerer:
     """An answer of the definition, one at a time."""
 
     async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
-        return await while_connected(http, service.run_definition(client_of(http), work, body))
+        response = await while_connected(http, service.run_definition(client_of(http), work, body))
+        record_of(http).spend(getattr(response, "prompt_tokens", 0), 0, 0)
+        return response
 
     answer.__doc__ = work.__doc__
     return answer
 
 
-POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer]] = {
-    "/v1/chat/completions": (protocol.ChatCompletionRequest, chat.chat),
-    "/v1/completions": (protocol.CompletionRequest, completions.completion),
-    "/v1/responses": (responses.ResponsesRequest, responses.response),
-    "/v1/conversations": (responses.ConversationRequest, responses.conversation),
-    "/v1/messages": (anthropic.MessagesRequest, anthropic.messages),
-    "/v1/messages/count_tokens": (anthropic.CountRequest, _prepared(anthropic.count_tokens)),
-    "/v1/embeddings": (protocol.EmbeddingRequest, _defined(embeddings.embeddings)),
-    "/v1/rerank": (protocol.RerankRequest, _defined(embeddings.rerank)),
-    "/v1/trace": (protocol.TraceRequest, _defined(traces.trace)),
-    "/v1/chat/count": (protocol.ChatCountRequest, _prepared(tokens.count)),
-    "/tokenize": (protocol.TokenizeRequest, _prepared(tokens.tokenize)),
-    "/detokenize": (protocol.DetokenizeRequest, _prepared(tokens.detokenize)),
-    "/api/chat": (ollama.ChatRequest, ollama.chat),
-    "/api/generate": (ollama.GenerateRequest, ollama.generate),
-    "/api/embed": (ollama.EmbedRequest, _defined(ollama.embed)),
-    "/api/show": (ollama.ShowRequest, _prepared(ollama.show)),
+POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer, Role | None]] = {
+    "/v1/chat/completions": (protocol.ChatCompletionRequest, chat.chat, "chat"),
+    "/v1/completions": (protocol.CompletionRequest, completions.completion, "chat"),
+    "/v1/responses": (responses.ResponsesRequest, responses.response, "chat"),
+    "/v1/conversations": (responses.ConversationRequest, responses.conversation, "chat"),
+    "/v1/messages": (anthropic.MessagesRequest, anthropic.messages, "chat"),
+    "/v1/messages/count_tokens": (anthropic.CountRequest, _prepared(anthropic.count_tokens), None),
+    "/v1/embeddings": (protocol.EmbeddingRequest, _defined(embeddings.embeddings), "embed"),
+    "/v1/rerank": (protocol.RerankRequest, _defined(embeddings.rerank), "embed"),
+    "/v1/trace": (protocol.TraceRequest, _defined(traces.trace), "internals"),
+    "/v1/chat/count": (protocol.ChatCountRequest, _prepared(tokens.count), None),
+    "/tokenize": (protocol.TokenizeRequest, _prepared(tokens.tokenize), None),
+    "/detokenize": (protocol.DetokenizeRequest, _prepared(tokens.detokenize), None),
+    "/api/chat": (ollama.ChatRequest, ollama.chat, "chat"),
+    "/api/generate": (ollama.GenerateRequest, ollama.generate, "chat"),
+    "/api/embed": (ollama.EmbedRequest, _defined(ollama.embed), "embed"),
+    "/api/show": (ollama.ShowRequest, _prepared(ollama.show), None),
 }
 
 
-def _document(app: FastAPI) -> None:
-    """Add the bodies to the OpenAPI document: FastAPI does not know them, because it would check them on the
-    event loop.
+def _document(app: FastAPI, policy: AccessPolicy) -> None:
+    """Add the bodies and the keys to the OpenAPI document: FastAPI knows neither, because bodies are checked
+    beside the event loop, and keys before.
     """
     usual = app.openapi
 
@@ -236,10 +281,17 @@ def _document(app: FastAPI) -> None:
         if app.openapi_schema is None:
             made = usual()
             template = "#/components/schemas/{model}"
-            modes: Any = [(model, "validation") for model, _ in POSTS.values()]
+            modes: Any = [(model, "validation") for model, *_ in POSTS.values()]
             schemas, shared = models_json_schema(modes, ref_template=template)
             made.setdefault("components", {}).setdefault("schemas", {}).update(shared["$defs"])
-            for path, (model, _) in POSTS.items():
+            if policy.root_path:
+                made["servers"] = [{"url": policy.root_path}]
+            if policy.keys:
+                made["components"]["securitySchemes"] = KEY_SCHEMES
+                made["security"] = [{name: []} for name in KEY_SCHEMES]
+                for path in PUBLIC:
+                    made["paths"][path]["get"]["security"] = []
+            for path, (model, *_) in POSTS.items():
                 content = {"application/json": {"schema": schemas[model, "validation"]}}
                 made["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
         return app.openapi_schema or usual()
@@ -273,36 +325,26 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         return response
 
     async def handle(request: HTTPRequest, error: Exception) -> Response:
-        return error_response(to_api_error(error), request.url.path, service.retry_after())
+        refusal = to_api_error(error)
+        record_of(request).error = refusal.code
+        return error_response(refusal, request.url.path, service.retry_after())
 
     for kind in (APIError, UserError, OperationalError, Exception):  # the last is also written to the log
         app.add_exception_handler(kind, handle)
 
 
-def _counted(app: Any, service: Service) -> Any:
-    """The application with each request counted and timed."""
+def _naming_ignored(app: Any, service: Service) -> Any:
+    """The application whose responses name the fields of their requests that were not used."""
 
-    async def counted(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), "500"
-
+    async def naming(scope: Any, receive: Any, send: Any) -> None:
         async def watched(message: Any) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = str(message["status"])
                 _name_ignored(message, scope.get("ignored") or (), service)
             await send(message)
 
-        try:
-            await app(scope, receive, watched)
-        finally:
-            path = getattr(scope.get("route"), "path", "other")  # the pattern: requests cannot make new ones
-            service.metrics.requests.labels(path, status).inc()
-            service.metrics.seconds.labels(path).observe(time.perf_counter() - began)
+        await app(scope, receive, watched)
 
-    return counted
+    return naming
 
 
 def _name_ignored(message: Any, ignored: Iterable[str], service: Service) -> None:
@@ -330,11 +372,10 @@ def _answer_head(app: Any) -> Any:
     return answering
 
 
-def _lifespan(service: Service) -> Any:
+def _lifespan() -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_exception_handler(bounded_log.quiet_loop)
         yield
-        await asyncio.to_thread(service.close)
 
     return lifespan

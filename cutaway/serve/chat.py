@@ -34,8 +34,9 @@ from cutaway.serve.openai_format import (
     warned,
 )
 from cutaway.serve.protocol import AllowedTools, ChatCompletionRequest, Message, NamedTool, Tool
+from cutaway.serve.request_record import record_of
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import MergedStreams, cache_scope_of, client_of, respond
+from cutaway.serve.streaming import Caller, MergedStreams, caller_of, respond
 
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "template", "tokenizer", "steering")
 
@@ -141,20 +142,20 @@ class Conversation:
 
 async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Conversation:
     """Have a chat request answered. APIError for what cannot be."""
-    client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
+    caller = caller_of(http, body.cache_salt)
     grammar = bool(body.tools or body.functions) or body.has_form
-    made = await service.prepare(client, _prepared, body, client, scope, grammar=grammar)
+    made = await service.prepare(caller.client, _prepared, body, caller, grammar=grammar)
 
     def judge(i: int, generation: Generation) -> str | None:
         answer = read(made.reader(), [Piece(generation.text, generation=generation)])
         return made.check and made.check(answer.content, answer.calls)
 
     again = made.check and constraints.drawn_again(made.requests, made.fresh, judge, made.warnings)
-    made.streams = MergedStreams(service, made.requests, again)
+    made.streams = MergedStreams(service, made.requests, record_of(http), again)
     return made
 
 
-def _prepared(service: Service, body: ChatCompletionRequest, client: str, cache_scope: bytes) -> Conversation:
+def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> Conversation:
     """A request that is checked, and rendered; its streams are not begun."""
     engine = service.engine_of(body.model, body.edits)
     tools, choice = _tools(body)
@@ -197,8 +198,7 @@ def _prepared(service: Service, body: ChatCompletionRequest, client: str, cache_
             constraint=fresh(),
             internals=internals,
             edit=edit,
-            client=client,
-            cache_scope=cache_scope,
+            **caller.fields,
             engine=engine,
         )
         for i in range(count)

@@ -25,24 +25,25 @@ from cutaway.serve.openai_format import (
     warned,
 )
 from cutaway.serve.protocol import CompletionRequest
+from cutaway.serve.request_record import record_of
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import MergedStreams, cache_scope_of, client_of, respond
+from cutaway.serve.streaming import Caller, MergedStreams, caller_of, respond
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
 async def completion(service: Service, body: CompletionRequest, http: HTTPRequest) -> Response:
     """Answer a completion request."""
-    client, scope = client_of(http), cache_scope_of(http, body.cache_salt)
+    caller = caller_of(http, body.cache_salt)
     grammar = constraints.asked(body) is not None
-    requests, held, fresh = await service.prepare(client, _requests, body, client, scope, grammar=grammar)
+    requests, held, fresh = await service.prepare(caller.client, _requests, body, caller, grammar=grammar)
     check, warnings = (held.check, list(held.warnings)) if held else (None, [])
 
     def judge(_: int, generation: Generation) -> str | None:
         return check and check(generation.text, ())
 
     again = check and constraints.drawn_again(requests, fresh, judge, warnings)
-    streams = MergedStreams(service, requests, again)
+    streams = MergedStreams(service, requests, record_of(http), again)
     return await respond(http, streams, CompletionAnswer(service, body, streams, warnings), body.stream)
 
 
@@ -58,7 +59,7 @@ def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[li
 
 
 def _requests(
-    service: Service, body: CompletionRequest, client: str, cache_scope: bytes
+    service: Service, body: CompletionRequest, caller: Caller
 ) -> tuple[list[Request], constraints.Held | None, Callable[[], Any]]:
     """The scheduler's requests, what holds their answers, and what makes each one's constraint."""
     engine = service.engine_of(body.model, body.edits)
@@ -91,8 +92,7 @@ def _requests(
             prompt_logprobs=body.logprobs if body.echo else None,
             internals=internals,
             edit=service.edit(body.edits, ids),
-            client=client,
-            cache_scope=cache_scope,
+            **caller.fields,
             engine=engine,
         )
         for ids, most in zip(texts, room, strict=True)

@@ -28,7 +28,7 @@ def embeddings(service: Service, body: EmbeddingRequest) -> Response:
         for i, vector in enumerate(vectors)
     ]
     counts = {"prompt_tokens": read, "total_tokens": read}
-    response = json_response({"object": "list", "data": data, "model": service.name, "usage": counts})
+    response = json_response({"object": "list", "data": data, "model": service.name, "usage": counts}, read)
     if not isinstance(body.input, str) and not isinstance(body.input[0], str):
         response.headers["x-cutaway-ids"] = "read as ids of this model's own vocabulary"
     return response
@@ -46,7 +46,7 @@ def rerank(service: Service, body: RerankRequest) -> Response:
         for i in np.argsort(-scores, kind="stable")[: body.top_n]
     ]
     response = {"id": new_id("rerank"), "model": body.model or service.name, "results": results}
-    return json_response(response | {"usage": {"prompt_tokens": read, "total_tokens": read}})
+    return json_response(response | {"usage": {"prompt_tokens": read, "total_tokens": read}}, read)
 
 
 def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> tuple[np.ndarray, int]:

@@ -55,9 +55,11 @@ class APIError(Exception):
         type: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.type, self.param, self.code = status, type, param, code
+        self.retry_after = retry_after  # seconds, where it is known
 
     @property
     def body(self) -> dict[str, Any]:
@@ -113,7 +115,11 @@ def errors_in(param: str) -> Iterator[None]:
 
 def error_response(error: APIError, path: str, retry_after: int = RETRY_AFTER) -> Response:
     """The HTTP response on a path. Its JSON is ASCII: whatever a request spelt can be quoted."""
-    headers = {"Retry-After": str(retry_after)} if error.status in (429, 503) else None
+    headers = {}
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after or retry_after)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="cutaway"'
     body = json.dumps(error.body_on(path)).encode()
     return Response(body, error.status, headers, media_type="application/json")
 
@@ -203,10 +209,10 @@ def warned(warnings: Sequence[str]) -> dict[str, Any]:
 
 
 class BodyResponse(Response):
-    """A response whose body is sent in parts, as fast as the client reads."""
+    """A response sent in parts, as fast as the client reads. ``prompt_tokens`` count for its API key."""
 
-    def __init__(self, content: bytes, media_type: str) -> None:
-        self.content = content
+    def __init__(self, content: bytes, media_type: str, prompt_tokens: int = 0) -> None:
+        self.content, self.prompt_tokens = content, prompt_tokens
         self.background: BackgroundTask | None = None
         super().__init__(None, 200, {"content-length": str(len(content))}, media_type)
 
@@ -219,9 +225,11 @@ class BodyResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def json_response(value: Any) -> BodyResponse:
+def json_response(value: Any, prompt_tokens: int = 0) -> BodyResponse:
     """A response with this JSON, whose arrays may be numpy's. For threads: it may take seconds."""
-    return BodyResponse("".join(_encoded(value)).encode("utf-8", "replace"), "application/json")
+    return BodyResponse(
+        "".join(_encoded(value)).encode("utf-8", "replace"), "application/json", prompt_tokens
+    )
 
 
 def _encoded(value: Any) -> Iterator[str]:

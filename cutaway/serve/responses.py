@@ -48,6 +48,7 @@ from cutaway.serve.protocol import (
     branch,
     checked,
 )
+from cutaway.serve.request_record import record_of
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, respond
 
@@ -167,7 +168,8 @@ class ConversationRequest(StrictModel):
 
 def key_of(http: HTTPRequest) -> bytes:
     """Whose entries of the store a request may see: its API key's."""
-    return http.scope.get("api_key", b"")
+    tenant = record_of(http).tenant
+    return b"" if tenant is None else tenant.scope
 
 
 async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) -> Response:

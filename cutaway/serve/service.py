@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain, internals
-from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError
-from cutaway.generate.batch.scheduler import FairQueue, Scheduler
+from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError, ShuttingDownError
+from cutaway.generate.batch.scheduler import FairQueue, Scheduler, SchedulerStats
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
 from cutaway.generate.engine import BatchedEngine, Engine
 from cutaway.generate.sampling_params import SamplingParams
@@ -131,15 +131,17 @@ class _Job:
 
 
 class FairPool:
-    """Threads for work beside the event loop, whose clients take turns. At most ``most`` jobs wait, half of
-    them of one client.
+    """Threads for work beside the event loop, whose clients take turns. At most ``most`` jobs wait, of one
+    client as many as places are free.
     """
 
     def __init__(self, threads: int, name: str, most: int) -> None:
         self._threads = ThreadPoolExecutor(threads, name)
         self._queue: FairQueue[_Job] = FairQueue()
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._running: set[_Job] = set()
+        self._closing = False
 
     async def run(self, client: str, seconds: float, work: Callable[..., Result], *arguments: Any) -> Result:
         """The work's result. QueueFullError where too many wait, APIError after so many seconds. When the
@@ -148,8 +150,10 @@ class FairPool:
         """
         job = _Job(work, arguments)
         with self._lock:
+            if self._closing:
+                raise ShuttingDownError
             waiting, own = len(self._queue), self._queue.count(client)
-            if waiting >= self._most or own >= (self._most + 1) // 2:
+            if not self._queue.has_room(client, self._most):
                 raise QueueFullError(
                     f"{waiting} requests wait, {own} of them yours: the limit is reached, try again later"
                 )
@@ -168,9 +172,25 @@ class FairPool:
     def _next(self) -> None:
         """Run the next job; cancelled ones have left the queue."""
         with self._lock:
-            job = self._queue.pop() if len(self._queue) else None
-        if job is not None:
-            job.run()
+            if not len(self._queue):
+                return
+            job = self._queue.pop()
+            self._running.add(job)
+        job.run()
+        with self._lock:
+            self._running.discard(job)
+            self._lock.notify_all()
+
+    def drain(self, seconds: float) -> None:
+        """Take no new work, wait at most so long for the rest, and have it stopped."""
+        with self._lock:
+            self._closing = True
+            self._lock.wait_for(lambda: not self._running and not len(self._queue), seconds)
+            for job in self._queue.remove(lambda _: True):
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(ShuttingDownError())
+            for job in self._running:
+                job.stopped = True
 
 
 def check_stopped() -> None:
@@ -212,6 +232,7 @@ class Service:
     definition_pool: FairPool = field(init=False)
     finished: deque[float] = field(default_factory=lambda: deque(maxlen=64))  # when answers ended
     edit_lock: threading.Lock = field(default_factory=threading.Lock)
+    stopping: threading.Event = field(default_factory=threading.Event)  # no new requests should be sent here
 
     def __post_init__(self) -> None:
         pool = FairPool(1, "cutaway-definition", max(1, self.limits.max_queue))
@@ -256,6 +277,10 @@ class Service:
         made.on_step = self.bridge.send
         return made
 
+    def stats(self) -> dict[str, SchedulerStats]:
+        """The scheduler's figures, by model."""
+        return {} if self.scheduler is None else {self.name: self.scheduler.stats()}
+
     def scheduler_of(self, request: Request) -> Scheduler:
         """The scheduler that a request goes to."""
         return self.decoder if request.edit is None else self.edit_scheduler
@@ -267,11 +292,15 @@ class Service:
         pace = (time.perf_counter() - self.finished[0]) / len(self.finished)
         return min(max(1, math.ceil(pace * self.scheduler.stats().queued / 2)), MOST_RETRY_AFTER)
 
-    def close(self) -> None:
-        """Finish running answers, within the limits' time."""
-        for one in (self.scheduler, self.__dict__.get("edit_scheduler")):
-            if one is not None:
-                one.drain(self.limits.drain_seconds)
+    def close(self, seconds: float | None = None) -> None:
+        """Take no new request, finish what is under way in so many seconds (by default the limits'), and end
+        the rest with an error.
+        """
+        ends = time.monotonic() + (self.limits.drain_seconds if seconds is None else seconds)
+        schedulers = (self.scheduler, self.__dict__.get("edit_scheduler"))
+        pools = (self.definition_pool, self.prepare_pool, self.grammar_pool)
+        for one in (*(one for one in schedulers if one is not None), *pools):
+            one.drain(max(0.0, ends - time.monotonic()))
 
     @property
     def context(self) -> int:

@@ -14,6 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from starlette.responses import Response, StreamingResponse
 from cutaway.generate.batch.prefix_cache import cache_scope
 from cutaway.generate.batch.request import Generation, Piece, Request, ResponseStream
 from cutaway.serve.openai_format import timeout_error, to_api_error
+from cutaway.serve.request_record import RequestRecord, record_of
 
 if TYPE_CHECKING:
     from cutaway.serve.service import Service
@@ -69,9 +71,16 @@ class MergedStreams:
     answered instead. The pieces of an answer then come when it is final.
     """
 
-    def __init__(self, service: Service, requests: Iterable[Request], again: Again | None = None) -> None:
-        self.service, self.again = service, again
+    def __init__(
+        self,
+        service: Service,
+        requests: Iterable[Request],
+        record: RequestRecord,
+        again: Again | None = None,
+    ) -> None:
+        self.service, self.record, self.again = service, record, again
         self.streams: list[ResponseStream] = []
+        self._counted: set[tuple[int, ...]] = set()  # prompts whose tokens are counted
         try:
             for request in requests:
                 self.streams.append(service.scheduler_of(request).submit(request))
@@ -83,8 +92,9 @@ class MergedStreams:
     def close(self) -> None:
         """Cancel what is not finished."""
         for stream in self.streams:
-            if not stream.ended:
+            if not (stream.ended or stream.cancelled):
                 stream.cancel()
+                self.record.cut_off(stream)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
@@ -94,7 +104,7 @@ class MergedStreams:
         for i, stream in enumerate(self.streams):
             stream.subscribe(partial(lambda i, event: put(queue, (i, event)), i))
         self.service.bridge.deliver()
-        unfinished, first = len(self.streams), True
+        unfinished = len(self.streams)
         deadline = self.began + self.service.limits.request_seconds
         while unfinished:
             try:
@@ -102,13 +112,14 @@ class MergedStreams:
                     i, event = await queue.get()
             except TimeoutError:
                 raise timeout_error(self.service.limits.request_seconds) from None
-            if first:
-                self.service.metrics.first_token.observe(time.perf_counter() - self.began)
-                first = False
             if isinstance(event, Exception):
                 raise event
+            self.record.first_token(self.service.metrics)
             if event.generation is not None:
                 self.service.finished.append(time.perf_counter())
+                prompt = self.streams[i].request.ids
+                self.record.answered(event.generation, prompt in self._counted, self.service.metrics)
+                self._counted.add(prompt)
             if self.again is None:
                 unfinished -= event.generation is not None
                 yield i, event
@@ -184,6 +195,7 @@ def _streamed(
                 yield _event(chunk, wire)
         except Exception as error:
             refusal = to_api_error(error)
+            streams.record.error = refusal.code
             if refusal.status == 500:
                 log.exception("A request failed")
             body = refusal.body_on(path)
@@ -212,10 +224,29 @@ def _event(chunk: dict[str, Any], wire: Wire) -> dict[str, str] | str:
 
 
 def client_of(http: HTTPRequest) -> str:
-    """The client whose requests wait behind each other: its address."""
-    return http.client.host if http.client else ""
+    """The client whose requests wait behind each other: its API key's name, without keys its address."""
+    tenant = record_of(http).tenant
+    if tenant is not None and tenant.scope:
+        return f"key {tenant.name}"
+    return http.client.host if http.client else "unknown"
 
 
-def cache_scope_of(http: HTTPRequest, salt: str | None) -> bytes:
-    """The requests that this one may share the prefix cache with: those of its API key and salt."""
-    return cache_scope(http.scope.get("api_key", b""), salt)
+@dataclass(frozen=True)
+class Caller:
+    """What the scheduler knows of a request's sender: ``fields`` of its Request."""
+
+    client: str
+    priority: int
+    cache_scope: bytes  # of the requests that this one may share the prefix cache with
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Its values, by name."""
+        return vars(self)
+
+
+def caller_of(http: HTTPRequest, salt: str | None) -> Caller:
+    """The sender of a request; the prefix cache is that of its API key and salt."""
+    tenant = record_of(http).tenant
+    scope, priority = (b"", 0) if tenant is None else (tenant.scope, tenant.priority)
+    return Caller(client_of(http), priority, cache_scope(scope, salt))

@@ -78,6 +78,7 @@ class Timings:
     first_token_seconds: float
     drafted_tokens: int = 0  # proposed by speculative decoding, and of them those accepted
     accepted_tokens: int = 0
+    queue_seconds: float = 0.0  # in a scheduler's queue
 
     @property
     def acceptance(self) -> float:
@@ -150,7 +151,8 @@ def finish(pieces: Iterable[Piece]) -> Generation:
 class Request:
     """One prompt and how to continue it.
 
-    Requests of one ``client`` wait behind each other, not before those of others. Pages of the prefix cache
+    Requests of one ``client`` wait behind each other, not before those of others; of the clients that wait,
+    those with the highest ``priority`` come first. Pages of the prefix cache
     are shared among requests of one ``cache_scope`` and engine alone. ``engine`` is the scheduler's with an
     adapter beside its weights (``adapted``), None its own. ``prompt_logprobs`` asks for the log-probabilities
     of the prompt's ids too, with so many alternatives. ``drawn_logprobs`` gives the log-probabilities of
@@ -165,6 +167,7 @@ class Request:
     internals: Internals | None = None
     edit: EditHooks | None = None  # of the model's activations, for an engine that is Editable
     client: str = ""
+    priority: int = 0
     cache_scope: bytes = b""
     engine: BatchedEngine | None = None
 
@@ -214,6 +217,12 @@ class ResponseStream:
         """Stop the answer within the current step. From any thread; after the end it does nothing."""
         self.cancelled = True
         self._wake()
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were published so far."""
+        with self._changed:
+            return sum(isinstance(event, Piece) and event.id is not None for event in self._events)
 
     @property
     def ended(self) -> bool:

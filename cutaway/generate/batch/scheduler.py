@@ -58,9 +58,13 @@ class AllocatesAhead(Protocol):
 
 
 class FairQueue(Generic[Item]):
-    """Clients take turns, and the items of one come in their order: many of one delay another by one turn."""
+    """Clients take turns, and the items of one come in their order: many of one delay another by one turn.
 
-    def __init__(self) -> None:
+    Clients whose first item has a higher ``priority`` come before others.
+    """
+
+    def __init__(self, priority: Callable[[Item], int] = lambda _: 0) -> None:
+        self._priority = priority
         self._clients: OrderedDict[str, deque[Item]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -74,14 +78,28 @@ class FairQueue(Generic[Item]):
         """Append a client's item."""
         self._clients.setdefault(client, deque()).append(item)
 
-    def first(self) -> Item | None:
-        """The next item, None if there is none."""
-        return next(iter(self._clients.values()))[0] if self._clients else None
+    def has_room(self, client: str, most: int, leaving: int = 0) -> bool:
+        """Whether one more item of a client may wait, where ``most`` may and ``leaving`` leave at once.
 
-    def pop(self) -> Item:
-        """Take the next item out; its client goes behind the others."""
-        client, own = self._clients.popitem(last=False)
-        item = own.popleft()
+        A named client may have as many as places are free, so that one fills half of them and another always
+        finds some (Choudhury and Hahne's dynamic thresholds, 1998).
+        """
+        free = most - max(0, len(self) - leaving)
+        return max(0, self.count(client) - leaving) < free if client else free > 0
+
+    def first(self, allowed: Callable[[str], bool] = lambda _: True) -> tuple[str, Item] | None:
+        """The next client that is allowed, and its item; None if there is none."""
+        clients = [(client, own[0]) for client, own in self._clients.items() if allowed(client)]
+        return max(clients, key=lambda one: self._priority(one[1]), default=None)  # of equals the first
+
+    def pop(self, allowed: Callable[[str], bool] = lambda _: True) -> Item:
+        """Take the next item out; its client goes behind the others. IndexError if there is none."""
+        found = self.first(allowed)
+        if found is None:
+            raise IndexError("nothing waits")
+        client, item = found
+        own = self._clients.pop(client)
+        own.popleft()
         if own:
             self._clients[client] = own
         return item
@@ -190,7 +208,7 @@ class Scheduler:
         self._capacity = _page_capacity(self.engine, max_sequences, state_bytes)
         self._prefix_cache = PrefixCache(self._capacity)
         self._budget = PrefillBudget(prefill_chunk)
-        self._queue: FairQueue[ScheduledSequence] = FairQueue()
+        self._queue: FairQueue[ScheduledSequence] = FairQueue(lambda sequence: sequence.request.priority)
         self._running: list[ScheduledSequence] = []
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
@@ -230,12 +248,15 @@ class Scheduler:
         with self._wake:
             if self._closing:
                 raise ShuttingDownError
-            waiting = len(self._queue) + len(self._running)
-            if waiting >= self.max_sequences + self.max_queue:
+            starting = self.max_sequences - len(self._running)
+            if not self._queue.has_room(request.client, self.max_queue, starting):
                 self._counts["refused"] += 1
                 raise QueueFullError(
                     f"The queue is full: {self.max_sequences} requests run and {self.max_queue} wait; "
                     "ask again in a while"
+                    if len(self._queue) >= self.max_queue + starting
+                    else f"{self._queue.count(request.client)} of your requests wait, as many as places are "
+                    "free for others: ask again in a while"
                 )
             self._queue.add(request.client, sequence)
             self._wake.notify_all()
@@ -318,7 +339,7 @@ class Scheduler:
             while True:
                 self._drop_cancelled()
                 while self._has_room():
-                    sequence = self._queue.pop()
+                    sequence = self._queue.pop(self._may_run)
                     self._running.append(sequence)
                     self._prefix_cache.resize(self._capacity - self._reserved())
                     sequence.start()
@@ -332,10 +353,17 @@ class Scheduler:
 
     def _has_room(self) -> bool:
         """Whether the next request may start: one that needs many pages is not overtaken."""
-        first = self._queue.first()
-        if first is None or len(self._running) >= self.max_sequences:
+        found = self._queue.first(self._may_run)
+        if found is None or len(self._running) >= self.max_sequences:
             return False
-        return self._reserved() + first.pages_needed <= self._capacity
+        return self._reserved() + found[1].pages_needed <= self._capacity
+
+    def _may_run(self, client: str) -> bool:
+        """Whether one more of a client's requests may run: a named client leaves an eighth to others."""
+        if not client:
+            return True
+        own = sum(sequence.request.client == client for sequence in self._running)
+        return own < self.max_sequences - self.max_sequences // 8
 
     def _reserved(self) -> int:
         return sum(sequence.pages_needed for sequence in self._running)

@@ -330,6 +330,7 @@ class ScheduledSequence:
             decode_tokens=steps,
             decode_seconds=time.perf_counter() - self._first_token if steps else 0.0,
             first_token_seconds=self._first_token - self._queued,
+            queue_seconds=self._started - self._queued,
         )
         return self.output.last_piece(timings)
 

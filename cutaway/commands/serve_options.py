@@ -1,0 +1,227 @@
+"""The options of `cutaway serve`, one class a story. Each has a key in --config and a CUTAWAY_SERVE_NAME."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+from cutaway.commands.options import Context, Engine, Flag, Threads, Words
+from cutaway.errors import UserError
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Listening:
+    """Where it listens.
+
+    Parameters
+    ----------
+    host
+        The address to listen on.
+    port
+        The port to listen on; 0 takes a free one.
+    uds
+        A Unix socket to listen on, in place of host and port.
+    reuse_port
+        Share the port with another server (SO_REUSEPORT), so that a new one starts before the old one stops.
+    root_path
+        The path under which a proxy shows the server, such as /llm.
+    trusted_proxy
+        An address or network whose X-Forwarded-For is believed; again for more.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: Path | None = None
+    reuse_port: Flag = False
+    root_path: str = ""
+    trusted_proxy: Words = ("127.0.0.1", "::1")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Parameters
+    ----------
+    api_key
+        A key that requests may bring, with every role; again for more, each with its own prefix cache.
+    api_key_file
+        A file with keys: one a line, or YAML with names, roles and quotas. SIGHUP reads it again.
+    unsafe_no_key
+        Listen on other addresses without a key: any client that reaches them is served.
+    allow_host
+        A further host name that requests may be addressed to; again for more.
+    cors
+        An origin whose web pages may ask, such as http://localhost:3000; again for more.
+    """
+
+    api_key: Words = ()
+    api_key_file: Path | None = None
+    unsafe_no_key: Flag = False
+    allow_host: Words = ()
+    cors: Words = ()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Loading:
+    """Which model answers, and under which names.
+
+    Parameters
+    ----------
+    name
+        The name that requests give the model; its own by default.
+    alias
+        A further name that requests may give the model, or a pattern such as 'claude-*'; again for more.
+    adapter
+        NAME=FOLDER: a PEFT adapter that requests ask for as the model NAME, beside the model itself; again
+        for more. The runtime answers all of them in one batch.
+    chat_template
+        A file with a chat template, in place of the model's own.
+    """
+
+    name: str | None = None
+    alias: Words = ()
+    adapter: Words = ()
+    chat_template: Path | None = None
+    engine: Engine = "auto"
+    threads: Threads = None
+    context: Context = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Bounds:
+    """How much is answered.
+
+    Parameters
+    ----------
+    max_sequences
+        Answers that are written at once.
+    max_queue
+        Requests that may wait; more are refused.
+    max_tokens
+        Tokens an answer may have at most; as many as the context holds by default.
+    max_body
+        Bytes a request may have.
+    timeout
+        Seconds an answer may take.
+    lenient
+        Take requests with fields that are not known; the answer's x-cutaway-ignored names them.
+    store
+        A file to keep responses in (/v1/responses); without it they are kept in memory.
+    store_seconds
+        Seconds that a response is kept.
+    """
+
+    max_sequences: int = 16
+    max_queue: int = 256
+    max_tokens: int | None = None
+    max_body: int = 2 << 20
+    timeout: float = 600.0
+    lenient: Flag = False
+    store: Path | None = None
+    store_seconds: float = 3600.0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Operation:
+    """How it stops, and what it logs.
+
+    Parameters
+    ----------
+    stop_delay
+        Seconds after SIGTERM in which /health/ready says 503 and requests are still answered.
+    drain
+        Seconds that answers under way are given when the server stops.
+    log_level
+        The least important lines that are logged; a request is one line of info.
+    log_format
+        Text, or one JSON object a line.
+    log_prompts
+        Write requests and answers to standard error; without it none is written anywhere.
+    """
+
+    stop_delay: float = 0.0
+    drain: float = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    log_prompts: Flag = False
+
+
+POSITIVE = ("max_sequences", "max_body", "timeout", "max_tokens")
+FINITE = ("max_queue", "drain", "stop_delay", "store_seconds")
+
+
+def check(*groups: Any) -> None:
+    """Refuse numbers that are not finite, negative, or 0 where that would answer nothing."""
+    for name, value in _values(groups):
+        if value is None or name not in POSITIVE + FINITE:
+            continue
+        above = name in POSITIVE
+        if not 0 <= value < math.inf or (above and value == 0):
+            wanted = "above" if above else "of at least"
+            raise UserError(f"--{name.replace('_', '-')} is {value}: give a number {wanted} 0")
+
+
+def shown(models: tuple[str, ...], *groups: Any) -> str:
+    """The options as a file that --config reads. Keys are left out: they belong into --api-key-file."""
+    import yaml
+
+    plain: dict[str, Any] = {"models": list(models)}
+    for name, value in _values(groups):
+        if name != "api_key" and value is not None:
+            value = str(value) if isinstance(value, Path) else value
+            plain[name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _values(groups: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    for group in groups:
+        for one in fields(group):
+            yield one.name, getattr(group, one.name, None)
+
+
+PREFIX = "CUTAWAY_SERVE_"
+
+
+def sources(arguments: Sequence[str]) -> list[Any]:
+    """What the parser reads beside the words of the command line: the environment, then --config's file."""
+    from cyclopts.config import Env, Yaml
+
+    known = {name.upper() for name, _ in _values((Listening, Access, Loading, Bounds, Operation))}
+    for name in os.environ:
+        option = name.removeprefix(PREFIX)
+        if name != option and option not in known | {"MODELS", "CONFIG", "PRINT_CONFIG"}:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
+            raise UserError(f"{name} is no option of `cutaway serve`: did you mean {PREFIX}{near[0]}?")
+    path = os.environ.get(f"{PREFIX}CONFIG")
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=False):
+        option, is_given, value = word.partition("=")
+        if option == "--config":
+            path = value if is_given else after
+    env = Env(PREFIX, command=False, show=False)
+    return [env, Yaml(path, must_exist=True, use_commands_as_keys=False)] if path else [env]
+
+
+def log_level(config: Path | None) -> Any:
+    """The log level that --config's file has by now, None where it has none. UserError for another word."""
+    import yaml
+
+    if config is None:
+        return None
+    found = yaml.safe_load(config.read_text("utf-8")) or {}
+    level = found.get("log-level", found.get("log_level"))
+    if level not in (None, "debug", "info", "warning", "error"):
+        raise UserError(f"{config}: log-level is {level!r}: give debug, info, warning or error")
+    return level

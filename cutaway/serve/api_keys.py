@@ -1,0 +1,236 @@
+"""API keys: whose they are, what they may ask and how much; read from a file, and again at SIGHUP.
+
+A file holds one key a line, or YAML:
+
+    keys:
+      - name: research                # in the log, the metrics and /v1/usage
+        key: [the-new-key, the-old]   # one or several; or sha256: its hexadecimal digest
+        roles: [chat, embed]          # of chat, embed, internals, metrics, admin
+        requests_per_minute: 60
+        tokens_per_minute: 20000      # of prompts and answers
+        concurrent: 4                 # requests under way
+        priority: 1                   # its requests start before those of a lower one
+
+Keys are kept and compared as hashes, in constant time. A token bucket bounds each quota.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from cutaway.errors import UserError
+from cutaway.serve.openai_format import APIError
+
+Role = Literal["chat", "embed", "internals", "metrics", "admin"]
+EVERYONE: frozenset[Role] = frozenset({"chat", "embed", "internals", "metrics"})  # without any keys
+ALL: frozenset[Role] = frozenset(get_args(Role))
+MINUTE = 60.0  # seconds
+ANONYMOUS = "anonymous"
+Strings = Annotated[
+    tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+]
+Count = Annotated[int, Field(gt=0)]
+
+
+class KeyEntry(BaseModel, extra="forbid"):
+    """One tenant in a key file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]{0,63}$")
+    key: Strings = ()
+    sha256: Strings = ()
+    roles: frozenset[Role] = frozenset({"chat", "embed"})
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent: Count | None = None
+    priority: int = 0
+
+    def digests(self) -> list[bytes]:
+        """The hashes of its keys. UserError for a weak key, or none."""
+        for key in self.key:
+            check_key(key)
+        try:
+            given = [bytes.fromhex(one) for one in self.sha256]
+        except ValueError:
+            given = [b""]
+        if any(len(one) != 32 for one in given) or not (given or self.key):
+            raise UserError(f"The key {self.name} needs key, or sha256 with 64 hexadecimal digits")
+        return given + [digest(key) for key in self.key]
+
+
+@dataclass
+class Bucket:
+    """A token bucket: at most ``limit`` in a minute on average, so many at once."""
+
+    limit: int | None
+    level: float = 0.0  # what was taken and has not flowed out yet
+    seen: float = 0.0
+
+    def wait(self, more: int) -> float:
+        """Seconds until so many more fit; 0.0 where they fit now."""
+        now = time.monotonic()
+        if self.limit is None:
+            return 0.0
+        self.level = max(0.0, self.level - (now - self.seen) * self.limit / MINUTE)
+        self.seen = now
+        return max(0.0, self.level + more - self.limit) * MINUTE / self.limit
+
+
+@dataclass
+class Tenant:
+    """Whom a key belongs to: a name, roles, quotas, and what was used. The event loop's own."""
+
+    name: str
+    scope: bytes  # who shares its prefix cache and stored responses
+    roles: frozenset[Role] = ALL
+    concurrent: int | None = None
+    priority: int = 0
+    requests: Bucket = field(default_factory=lambda: Bucket(None))
+    tokens: Bucket = field(default_factory=lambda: Bucket(None))
+    running: int = 0
+    used: Counter[str] = field(default_factory=Counter)
+
+    def check(self, role: Role) -> None:
+        """Refuse what the key has no role for."""
+        if role not in self.roles:
+            text = f"This API key has not the role {role!r}, which this needs"
+            raise APIError(403, text, type="permission_error", code="missing_role")
+
+    def admit(self) -> None:
+        """Count a request as under way, until ``leave``. APIError past a quota."""
+        waits = {
+            "requests a minute": (self.requests.limit, self.requests.wait(1)),
+            "tokens a minute": (self.tokens.limit, self.tokens.wait(1)),
+            "requests at once": (self.concurrent, float(self.running >= (self.concurrent or math.inf))),
+        }
+        for what, (limit, seconds) in waits.items():
+            if seconds:
+                self.used["refused"] += 1
+                text = f"This API key may have {limit} {what}: ask again in {math.ceil(seconds)} seconds"
+                raise APIError(
+                    429, text, type="rate_limit_error", code="quota_exceeded", retry_after=math.ceil(seconds)
+                )
+        self.requests.level += 1
+        self.running += 1
+        self.used["requests"] += 1
+
+    def leave(self) -> None:
+        """The end of a request that was admitted."""
+        self.running -= 1
+
+    def spend(self, prompt: int, cached: int, generated: int) -> None:
+        """Count an answer's tokens."""
+        self.tokens.wait(0)  # what has flowed out by now
+        self.tokens.level += prompt + generated
+        self.used.update(prompt_tokens=prompt, cached_tokens=cached, generated_tokens=generated)
+
+    def usage(self) -> dict[str, Any]:
+        """What /v1/usage tells of it."""
+        counts = ("requests", "refused", "prompt_tokens", "cached_tokens", "generated_tokens")
+        limits = {
+            "requests_per_minute": self.requests.limit,
+            "tokens_per_minute": self.tokens.limit,
+            "concurrent": self.concurrent,
+        }
+        about = {"name": self.name, "roles": sorted(self.roles), "priority": self.priority}
+        return (
+            about | {name: self.used[name] for name in counts} | {"running": self.running, "limits": limits}
+        )
+
+
+class KeyRing:
+    """The keys of a server: those ``given``, which have every role, and those of a ``file``.
+
+    Without any, each request is the anonymous tenant's. Raises UserError, as ``load`` does.
+    """
+
+    def __init__(self, given: Sequence[str] = (), file: Path | None = None) -> None:
+        for key in given:
+            check_key(key)
+        self.file = file
+        self._anonymous = Tenant(ANONYMOUS, b"", EVERYONE)
+        self._given = [(digest(key), Tenant(f"key-{i}", digest(key))) for i, key in enumerate(given, 1)]
+        self._known = self._given
+        self.load()
+
+    def __bool__(self) -> bool:
+        return self.file is not None or bool(self._given)
+
+    @property
+    def tenants(self) -> list[Tenant]:
+        """Each once, in the order of the file."""
+        if not self:
+            return [self._anonymous]
+        return list({tenant.name: tenant for _, tenant in self._known}.values())
+
+    def find(self, secret: str) -> Tenant | None:
+        """Whose key this is; without keys, the anonymous tenant."""
+        if not self:
+            return self._anonymous
+        asked = digest(secret)
+        matches = [
+            tenant for known, tenant in self._known if hmac.compare_digest(asked, known)
+        ]  # all, always
+        return matches[0] if matches else None
+
+    def load(self) -> None:
+        """Read the file again. A tenant that stays keeps what it used; an error changes nothing."""
+        if self.file is None:
+            return
+        entries = _entries(self.file)
+        hashes = {entry.name: entry.digests() for entry in entries}
+        own = {ANONYMOUS, *(tenant.name for _, tenant in self._given)}
+        if len(hashes) < len(entries) or own & hashes.keys():
+            raise UserError(f"{self.file}: a name is there twice, or is one of {', '.join(sorted(own))}")
+        before = {tenant.name: tenant for _, tenant in self._known}
+        self._known = list(self._given)
+        for entry in entries:
+            tenant = before.get(entry.name) or Tenant(entry.name, digest(f"tenant {entry.name}"))
+            tenant.roles, tenant.concurrent, tenant.priority = entry.roles, entry.concurrent, entry.priority
+            tenant.requests.limit, tenant.tokens.limit = entry.requests_per_minute, entry.tokens_per_minute
+            self._known += [(one, tenant) for one in hashes[entry.name]]
+
+
+class _File(BaseModel, extra="forbid"):
+    keys: list[KeyEntry] = Field(min_length=1)
+
+
+def _entries(file: Path) -> list[KeyEntry]:
+    try:
+        text = file.read_text("utf-8")
+        if not re.search(r"^keys:", text, re.M):
+            keys = text.split()
+            named = [{"name": f"{file.stem}-{i}", "key": key, "roles": ALL} for i, key in enumerate(keys, 1)]
+            return _File.model_validate({"keys": named}).keys
+        return _File.model_validate(yaml.load(text, yaml.BaseLoader)).keys  # every value is a text
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{file}: {where}: {first['msg']}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = (
+            error.strerror if isinstance(error, OSError) else "it is neither YAML in UTF-8 nor keys in lines"
+        )
+        raise UserError(f"The key file {file} cannot be read: {why}") from None
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that is short, or that a header cannot hold."""
+    if len(key) < 8 or not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise UserError("API keys must be 8 or more printable ASCII characters, without spaces around")
+
+
+def digest(key: str) -> bytes:
+    """A key's hash."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

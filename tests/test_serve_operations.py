@@ -1,0 +1,311 @@
+"""What an operator relies on: keys, quotas, proxies, a stop that ends no answer midway, logs and metrics."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutaway.errors import UserError
+from tests import inputs, serving
+from tests.serving import AccessPolicy, Connections, Server
+
+from cutaway.serve import bounded_log  # isort: skip
+from cutaway.serve.api_keys import KeyRing  # isort: skip
+
+ADMIN, ALICE, BOB, NEW = "the-admins-key", "the-key-of-alice", "the-key-of-bob", "the-new-key-of-alice"
+FILE = f"""
+keys:
+  - {{name: admin, key: {ADMIN}, roles: [admin, metrics]}}
+  - {{name: alice, key: {ALICE}, roles: [chat, embed, internals], tokens_per_minute: 20}}
+  - {{name: bob, key: {BOB}, requests_per_minute: 2, concurrent: 1, priority: 3}}
+"""
+LONG = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True}
+
+
+def bearer(key: str) -> dict[str, Any]:
+    return {"headers": {"Authorization": f"Bearer {key}"}}
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys.yaml"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def keys(file: Path) -> KeyRing:
+    return KeyRing((), file)
+
+
+@pytest.fixture(scope="module")
+def server(keys: KeyRing) -> Iterator[Server]:
+    policy = AccessPolicy(hosts=None, keys=keys, root_path="/llm")
+    with serving.running(serving.model(), policy, Connections(proxies=("127.0.0.0/8",))) as server:
+        yield server
+
+
+# ---- keys --------------------------------------------------------------------------------------------------
+
+
+def test_roles(server: Server) -> None:
+    text, trace = {"prompt": "x", "max_tokens": 1}, {"text": "x", "values": ["out"]}
+    assert code(server.post("/v1/completions", text, **bearer(ADMIN))) == (403, "missing_role")
+    assert code(server.post("/v1/trace", trace, **bearer(BOB))) == (403, "missing_role")
+    asked = text | {"internals": {"layers": [0]}}
+    assert code(server.post("/v1/completions", asked, **bearer(BOB))) == (403, "missing_role")
+    assert code(server.get("/metrics", **bearer(ALICE))) == (403, "missing_role")
+    assert server.get("/v1/models", **bearer(ADMIN)).is_success
+
+
+def test_quotas_and_usage(server: Server, keys: KeyRing) -> None:
+    body = {"prompt": "one two three four", "max_tokens": 19, "ignore_eos": True}
+    first = server.post("/v1/completions", body, **bearer(ALICE))
+    assert first.is_success
+    refused = server.post("/v1/completions", body, **bearer(ALICE))
+    assert code(refused) == (429, "quota_exceeded") and 1 <= int(refused.headers["retry-after"]) <= 60
+    own = server.get("/v1/usage", **bearer(ALICE)).json()["data"]
+    used = first.json()["usage"]
+    assert [one["name"] for one in own] == ["alice"] and own[0]["generated_tokens"] == 19
+    assert own[0]["prompt_tokens"] == used["prompt_tokens"] and own[0]["running"] == 0
+    assert {one["name"] for one in server.get("/v1/usage", **bearer(ADMIN)).json()["data"]} == {
+        "admin",
+        "alice",
+        "bob",
+    }
+    text = server.get("/metrics", **bearer(ADMIN)).text
+    assert 'cutaway_key_generated_tokens_total{key="alice"} 19.0' in text and ALICE not in text
+    bob = next(one for one in keys.tenants if one.name == "bob")
+    bob.requests.level = 0.0
+    with serving.httpx.stream(
+        "POST", server.url + "/v1/completions", json=LONG | {"stream": True}, timeout=30, **bearer(BOB)
+    ) as going:
+        lines = going.iter_lines()
+        next(lines)
+        at_once = server.post("/v1/completions", body, **bearer(BOB))
+        assert code(at_once) == (429, "quota_exceeded") and "1 requests at once" in at_once.text
+        assert server.service.stats()[serving.NAME].running == 1
+    while bob.running:
+        time.sleep(0.01)
+    assert bob.used["generated_tokens"] > 0  # of an answer that its client cut off
+    small = body | {"max_tokens": 1}
+    assert server.post("/v1/completions", small, **bearer(BOB)).is_success
+    assert "2 requests a minute" in server.post("/v1/completions", small, **bearer(BOB)).text
+
+
+def test_keys_rotate_without_forgetting_what_was_used(server: Server, keys: KeyRing, file: Path) -> None:
+    before = server.get("/v1/usage", **bearer(ALICE)).json()["data"][0]["generated_tokens"]
+    try:
+        file.write_text(FILE.replace(ALICE, f"[{NEW}, {ALICE}]"))
+        keys.load()
+        assert server.get("/v1/models", **bearer(ALICE)).is_success
+        file.write_text(FILE.replace(ALICE, NEW))
+        keys.load()
+        assert server.get("/v1/models", **bearer(ALICE)).status_code == 401
+        assert server.get("/v1/usage", **bearer(NEW)).json()["data"][0]["generated_tokens"] == before
+        for wrong in (FILE.replace("bob,", "alice,"), FILE.replace("chat", "chats"), "keys: []", "short"):
+            file.write_text(wrong)
+            with pytest.raises(UserError):
+                keys.load()
+            assert server.get("/v1/models", **bearer(NEW)).is_success
+    finally:
+        file.write_text(FILE)
+        keys.load()
+
+
+def test_a_file_of_lines_and_of_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"{ALICE}\n{BOB}\n")
+    assert [one.name for one in KeyRing((), path).tenants] == ["secret-1", "secret-2"]
+    import hashlib
+
+    path.write_text(f"keys: [{{name: a, sha256: {hashlib.sha256(ALICE.encode()).hexdigest()}}}]")
+    ring = KeyRing((), path)
+    found = ring.find(ALICE)
+    assert found is not None and found.name == "a" and ring.find(BOB) is None
+
+
+def test_a_wrong_key_is_told_how_and_the_document_declares_it(server: Server) -> None:
+    refused = server.get("/v1/models")
+    assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Bearer")
+    document = server.get("/openapi.json", **bearer(ADMIN)).json()
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "x-api-key"}
+    assert document["security"] and document["paths"]["/health"]["get"]["security"] == []
+
+
+# ---- proxies -----------------------------------------------------------------------------------------------
+
+
+def test_forwarded_addresses_count_from_trusted_proxies_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def clients(proxies: tuple[str, ...]) -> list[str]:
+        seen.clear()
+        with serving.running(serving.model(), connections=Connections(proxies=proxies)) as server:
+            submit = server.service.decoder.submit
+            monkeypatch.setattr(
+                server.service.decoder, "submit", lambda asked: (seen.append(asked.client), submit(asked))[1]
+            )
+            for forwarded in ("9.9.9.9", "6.6.6.6, 9.9.9.9, 127.0.0.3"):
+                sent = {"headers": {"X-Forwarded-For": forwarded}}
+                assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, **sent).is_success
+        return list(seen)
+
+    assert clients(("127.0.0.0/8",)) == ["9.9.9.9", "9.9.9.9"]
+    assert clients(("10.0.0.1",)) == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_a_proxys_path_may_be_cut_off_or_not(server: Server) -> None:
+    for path in ("/llm/v1/models", "/v1/models"):
+        assert server.get(path, **bearer(ADMIN)).is_success
+    assert server.get("/llm/health/ready").is_success
+    assert server.get("/openapi.json", **bearer(ADMIN)).json()["servers"] == [{"url": "/llm"}]
+
+
+def test_a_proxy_has_more_connections_than_a_client() -> None:
+    def connection(address: str) -> Any:
+        return type("Connection", (), {"address": address, "waiting": False})()
+
+    connections = Connections(most=9, of_client=2, proxies=("10.0.0.0/8",))
+    assert all(connections.admit(connection("10.1.2.3")) for _ in range(5))
+    assert [connections.admit(connection("9.9.9.9")) for _ in range(3)] == [True, True, False]
+
+
+# ---- life cycle --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+def test_answers_that_outlast_the_drain_end_as_documented(caplog: pytest.LogCaptureFixture) -> None:
+    with serving.running(serving.model(), drain_seconds=0.5) as server:
+        answers: dict[str, Any] = {}
+
+        def ask() -> None:
+            answers["whole"] = server.post("/v1/completions", LONG)
+
+        def stream() -> None:
+            going = serving.httpx.stream(
+                "POST", server.url + "/v1/completions", json=LONG | {"stream": True}, timeout=30
+            )
+            with going as response:
+                answers["lines"] = [line for line in response.iter_lines() if line]
+
+        threads = [threading.Thread(target=work) for work in (ask, stream)]
+        for one in threads:
+            one.start()
+        while server.service.stats()[serving.NAME].running < 2:
+            time.sleep(0.01)
+        assert server.get("/health/ready").status_code == 200
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.server._captured_signals.clear()  # which uvicorn raises again at the end
+        for one in threads:
+            one.join(20)
+    assert code(answers["whole"]) == (503, "cancelled") and "retry-after" in answers["whole"].headers
+    last = json.loads(answers["lines"][-1].removeprefix("data: "))
+    assert last["error"]["code"] == "cancelled" and len(answers["lines"]) > 2
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_ready_turns_false_before_the_socket_closes(server: Server) -> None:
+    server.service.stopping.set()
+    try:
+        for path in ("/health", "/health/ready"):
+            assert server.get(path).status_code == 503
+        assert server.get("/health/live").is_success and server.get("/v1/models", **bearer(BOB)).is_success
+    finally:
+        server.service.stopping.clear()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # httpx's, where a connection fails
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+def test_signals_a_full_standard_error_and_a_stop(tmp_path: Path) -> None:
+    """A process of its own, on a Unix socket, whose standard error takes nothing."""
+    file, uds = tmp_path / "keys", tmp_path / "socket"
+    file.write_text(ALICE)
+    command = [sys.executable, "-m", "cutaway", "serve", str(inputs.path("smollm2")), "--uds", str(uds)]
+    command += ["--api-key-file", str(file), "--stop-delay", "1"]
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(command, stderr=full, stdin=subprocess.DEVNULL, env=os.environ)
+    transport = serving.httpx.HTTPTransport(uds=str(uds))
+    try:
+        with serving.httpx.Client(transport=transport, base_url="http://localhost", timeout=30) as client:
+
+            def models(key: str) -> int:
+                return client.get("/v1/models", **bearer(key)).status_code
+
+            ends = time.monotonic() + 60
+            while True:
+                assert process.poll() is None and time.monotonic() < ends
+                try:
+                    assert models(ALICE) == 200
+                    break
+                except serving.httpx.TransportError:
+                    time.sleep(0.1)
+            file.write_text(BOB)
+            for one in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+                process.send_signal(one)
+            while models(BOB) != 200:
+                assert process.poll() is None and time.monotonic() < ends
+                time.sleep(0.05)
+            assert models(ALICE) == 401
+            process.send_signal(signal.SIGTERM)
+            while client.get("/health/ready").status_code == 200:
+                time.sleep(0.02)
+            assert models(BOB) == 200  # for --stop-delay
+            assert process.wait(20) == -signal.SIGTERM and not uds.exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+# ---- logs and metrics --------------------------------------------------------------------------------------
+
+
+def test_a_request_is_one_line_without_its_text(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "cutaway.serve.requests"):
+        sent = bearer(ADMIN)["headers"] | {"X-Request-Id": "abc-1"}
+        assert server.get("/v1/models", headers=sent).headers["x-request-id"] == "abc-1"
+        forged = bearer(ADMIN)["headers"] | {"X-Request-Id": "a b\tc"}
+        assert re.fullmatch("[0-9a-f]{32}", server.get("/v1/models", headers=forged).headers["x-request-id"])
+        server.post("/v1/completions", {"prompt": "a secret", "max_tokens": 2}, **bearer("wrong"))
+        server.get("/health")
+        ends = time.monotonic() + 5
+        while len(caplog.records) < 3 and time.monotonic() < ends:
+            time.sleep(0.01)
+    fields = [record.fields for record in caplog.records]
+    assert [one["status"] for one in fields] == [200, 200, 401] and fields[0]["key"] == "admin"
+    assert fields[2]["error"] == "invalid_api_key" and fields[0]["id"] == "abc-1"
+    written = [bounded_log._Formatter().format(record) for record in caplog.records]
+    assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z info request id=", line) for line in written)
+    found = json.loads(bounded_log._Json().format(caplog.records[0]))
+    assert found["path"] == "/v1/models" and found["message"] == "request"
+    assert "secret" not in "".join(written) and ADMIN not in "".join(written)
+
+
+def test_metrics_are_named_as_prometheus_asks(server: Server) -> None:
+    text = server.get("/metrics", **bearer(ADMIN)).text
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)", text, re.M))
+    assert all(name.endswith("_total") == (kind == "counter") for name, kind in kinds.items()), kinds
+    for name in ("time_to_first_token", "queue", "time_per_output_token", "request_duration"):
+        buckets = re.findall(rf'^cutaway_{name}_seconds_bucket{{.*le="([\d.]+)"', text, re.M)
+        assert len(set(buckets)) >= 18, name
+    assert {"process_resident_memory_bytes", "process_open_fds"} <= set(kinds)
+    if shutil.which("promtool"):
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
