@@ -30,10 +30,13 @@ def test_options_and_variables_are_there(name: str) -> None:
     assert used and all(variable in code for variable in used)
 
 
-def test_the_text_names_options_that_there_are() -> None:
-    text = (ROOT / "docs" / "serving.md").read_text()
+@pytest.mark.parametrize("page", ["serving.md", "operations.md"])
+def test_the_text_names_options_that_there_are(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
     named = set(re.findall(r"`[^`\n]*?(--[a-z-]+)[^`\n]*`", text))
     assert "--drain" in named and named <= OPTIONS
+    for block in re.findall(r"```yaml\n# cutaway serve.*?\n(.*?)```", text, re.S):
+        assert {f"--{name}" for name in yaml.safe_load(block)} <= OPTIONS | {"--models"}
 
 
 def test_what_the_image_is_built_of_is_there_and_enough() -> None:

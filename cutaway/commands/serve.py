@@ -85,7 +85,9 @@ def serve(
     at = (listening.host, listening.port, listening.uds, listening.reuse_port)
     with lifecycle.bound(*at) as socket:  # a port that is taken is told before a model is loaded
         use_threads(loading.threads)
-        (model,) = models
+        model, *others = models
+        if others:
+            raise UserError(f"{' '.join(others)}: one server serves one model")
         lm = _loaded(model, loading)
         adapters = _adapters(lm, loading.adapter)
         store = ResponseStore(bounds.store, bounds.store_seconds)
