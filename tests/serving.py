@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,6 +24,7 @@ from cutaway.serve import lifecycle  # noqa: E402
 from cutaway.serve.access import UNIX, AccessPolicy, Connections, protocol  # noqa: E402
 from cutaway.serve.app import build  # noqa: E402
 from cutaway.serve.metrics import Metrics  # noqa: E402
+from cutaway.serve.models import Model, Models  # noqa: E402
 from cutaway.serve.service import Limits, Service  # noqa: E402
 
 NAME = "two-layers"
@@ -70,6 +71,8 @@ def running(
     aliases: tuple[str, ...] = (),
     lenient: bool = False,
     adapters: Mapping[str, Any] | None = None,
+    others: Sequence[Model] = (),
+    max_memory: int | None = None,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
@@ -78,13 +81,14 @@ def running(
     more: dict[str, Any] = {"aliases": aliases, "lenient": lenient, "adapters": adapters or {}}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
-    app = build(service, policy)
+    models = Models([Model(NAME, lambda: service, aliases), *others], max_memory)
+    app = build(models, policy)
     connections = Connections() if connections is None else connections
     http: Any = protocol(connections)
     config = uvicorn.Config(
         app, port=0, http=http, log_level="error", forwarded_allow_ips=[UNIX, *connections.proxies]
     )
-    server = lifecycle.Server(config, service)
+    server = lifecycle.Server(config, models)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -118,11 +118,12 @@ def test_without_its_libraries_it_says_what_to_install(
 def test_serving_loads_no_torch() -> None:
     code = f"""
 import sys, cutaway, cutaway.serve.app
-from cutaway.commands.serve import _service
+from cutaway.commands.serve import Loader
+from cutaway.commands.serve_options import Loading, Several
 from cutaway.serve.service import Limits
 from cutaway.serve.protocol import CompletionRequest
 from cutaway.generate.batch.request import Request
-service = _service(cutaway.load({str(inputs.path("smollm2"))!r}), "x", Limits(), False, dict())
+service = Loader(({str(inputs.path("smollm2"))!r},), Loading(), Several(), Limits()).models().default
 params = service.sampling_params(CompletionRequest(prompt="x"), 2, 0, 0)
 list(service.scheduler.submit(Request((5, 6), params)))
 service.scheduler.close()

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, Operation
+from cutaway.commands.serve_options import GROUPS, Operation
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
-GROUPS = (Listening, Access, Loading, Bounds, Operation)
 OPTIONS = {f"--{one.name.replace('_', '-')}" for group in GROUPS for one in dataclasses.fields(group)}
 OPTIONS |= {"--config", "--print-config"}
 

@@ -1,15 +1,18 @@
 """What an operator relies on: keys, quotas, proxies, a stop that ends no answer midway, logs and metrics."""
 
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from tests import inputs, serving
 from tests.serving import AccessPolicy, Connections, Server
 
 from cutaway.serve import bounded_log  # isort: skip
+from cutaway.serve.models import Model  # isort: skip
+from cutaway.serve.service import Service  # isort: skip
 from cutaway.serve.api_keys import KeyRing  # isort: skip
 
 ADMIN, ALICE, BOB, NEW = "the-admins-key", "the-key-of-alice", "the-key-of-bob", "the-new-key-of-alice"
@@ -30,6 +35,8 @@ keys:
   - {{name: alice, key: {ALICE}, roles: [chat, embed, internals], tokens_per_minute: 20}}
   - {{name: bob, key: {BOB}, requests_per_minute: 2, concurrent: 1, priority: 3}}
 """
+DEPLOY = Path(__file__).parent.parent / "deploy"
+BY = re.compile(r"by \((.+?)\)")
 LONG = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True}
 
 
@@ -99,7 +106,7 @@ def test_quotas_and_usage(server: Server, keys: KeyRing) -> None:
         next(lines)
         at_once = server.post("/v1/completions", body, **bearer(BOB))
         assert code(at_once) == (429, "quota_exceeded") and "1 requests at once" in at_once.text
-        assert server.service.stats()[serving.NAME].running == 1
+        assert server.service.decoder.stats().running == 1
     while bob.running:
         time.sleep(0.01)
     assert bob.used["generated_tokens"] > 0  # of an answer that its client cut off
@@ -207,7 +214,7 @@ def test_answers_that_outlast_the_drain_end_as_documented(caplog: pytest.LogCapt
         threads = [threading.Thread(target=work) for work in (ask, stream)]
         for one in threads:
             one.start()
-        while server.service.stats()[serving.NAME].running < 2:
+        while server.service.decoder.stats().running < 2:
             time.sleep(0.01)
         assert server.get("/health/ready").status_code == 200
         server.server.handle_exit(signal.SIGTERM, None)
@@ -221,13 +228,13 @@ def test_answers_that_outlast_the_drain_end_as_documented(caplog: pytest.LogCapt
 
 
 def test_ready_turns_false_before_the_socket_closes(server: Server) -> None:
-    server.service.stopping.set()
+    server.server.models.stopping.set()
     try:
         for path in ("/health", "/health/ready"):
             assert server.get(path).status_code == 503
         assert server.get("/health/live").is_success and server.get("/v1/models", **bearer(BOB)).is_success
     finally:
-        server.service.stopping.clear()
+        server.server.models.stopping.clear()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # httpx's, where a connection fails
@@ -272,6 +279,64 @@ def test_signals_a_full_standard_error_and_a_stop(tmp_path: Path) -> None:
         process.wait()
 
 
+# ---- several models ----------------------------------------------------------------------------------------
+
+
+def test_models_are_loaded_when_asked_for_and_unloaded_by_last_use() -> None:
+    began: dict[str, Service] = {}
+    gone: dict[str, weakref.ref[Service]] = {}
+
+    def another(name: str) -> Model:
+        def load() -> Service:
+            lm, first = serving.model(1), began["first"]
+            scheduler = first.limits.scheduler(lm.engine, lm.tokenizer)
+            made = Service(lm, name, scheduler, first.limits, first.metrics, bridge=first.bridge)
+            gone[name] = weakref.ref(made)
+            return made
+
+        return Model(name, load, (f"{name}-*",), nbytes=10)
+
+    policy = AccessPolicy(hosts=None, keys=KeyRing((ADMIN,)))
+    others = [another("b"), another("c")]
+    with serving.running(serving.model(), policy, others=others, max_memory=15) as server:
+        began["first"] = server.service
+
+        def ask(model: str, **more: Any) -> Any:
+            body = {"prompt": "Once upon", "max_tokens": 4, "temperature": 0, "model": model} | more
+            return server.post("/v1/completions", body, **bearer(ADMIN))
+
+        def states() -> list[str]:
+            found = server.get("/v1/admin/models", **bearer(ADMIN)).json()["data"]
+            return [f"{one['id']} {one['state']} {one['loads']}" for one in found]
+
+        assert [one["id"] for one in server.get("/v1/models", **bearer(ADMIN)).json()["data"]] == [
+            serving.NAME,
+            "b",
+            "c",
+        ]
+        texts = {ask(name).json()["choices"][0]["text"] for name in ("b", "b-x", serving.NAME)}
+        assert len(texts) == 2 and states()[1:] == ["b loaded 1", "c unloaded 0"]
+        assert ask("c").is_success and states()[1:] == ["b unloaded 1", "c loaded 1"]
+        assert gone["b"]() is None  # nothing holds what was unloaded
+        long = LONG | {"model": "c", "stream": True}
+        url = server.url + "/v1/completions"
+        with serving.httpx.stream("POST", url, json=long, timeout=30, **bearer(ADMIN)) as going:
+            lines = going.iter_lines()
+            next(lines)
+            assert code(ask("b")) == (503, "no_room")
+            asked = server.post("/v1/admin/models/unload", {"model": "c"}, **bearer(ADMIN))
+            assert code(asked) == (409, "in_use")
+        while "c loaded" in states()[2]:
+            time.sleep(0.01)
+            server.post("/v1/admin/models/unload", {"model": "c"}, **bearer(ADMIN))
+        loaded = server.post("/v1/admin/models/load", {"model": "b"}, **bearer(ADMIN)).json()
+        assert (loaded["state"], loaded["loads"]) == ("loaded", 2)
+        asked = server.post("/v1/admin/models/unload", {"model": serving.NAME}, **bearer(ADMIN))
+        assert code(asked) == (409, "in_use")  # the first stays
+        assert code(ask("d")) == (404, "model_not_found") and "'c'" in ask("d").text
+        assert code(server.post("/v1/admin/models/load", {"model": "b"})) == (401, "invalid_api_key")
+
+
 # ---- logs and metrics --------------------------------------------------------------------------------------
 
 
@@ -309,3 +374,57 @@ def test_metrics_are_named_as_prometheus_asks(server: Server) -> None:
             ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
         )
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def queries() -> list[str]:
+    """The dashboard's queries, with Grafana's variables replaced."""
+    board = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    found = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    return [one.replace("$__rate_interval", "1m").replace("$model", ".*") for one in found]
+
+
+def test_the_dashboard_asks_for_metrics_and_labels_that_there_are(server: Server) -> None:
+    server.post("/v1/completions", {"prompt": "x"}, **bearer("wrong"))
+    text = server.get("/metrics", **bearer(ADMIN)).text
+    assert len(queries()) > 20
+    for query in queries():
+        for name, selected in re.findall(r"\b((?:cutaway|process)_\w+)({[^}]*})?", query):
+            labels = re.findall(r"(\w+)=~", selected) + re.findall(r"\w+", " ".join(BY.findall(query)))
+            lines = re.findall(rf"^{name}(?:{{(.*)}})? ", text, re.M)
+            assert lines and all(f'{label}="' in lines[0] for label in labels), (name, labels)
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
+def test_prometheus_answers_every_query_of_the_dashboard(server: Server, tmp_path: Path) -> None:
+    target = server.url.removeprefix("http://")
+    job = {
+        "job_name": "cutaway",
+        "static_configs": [{"targets": [target]}],
+        "authorization": {"credentials": ADMIN},
+    }
+    config = {"global": {"scrape_interval": "500ms", "scrape_timeout": "400ms"}, "scrape_configs": [job]}
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        "prometheus",
+        f"--config.file={tmp_path}/prometheus.yml",
+        f"--storage.tsdb.path={tmp_path}/data",
+    ]
+    process = subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=subprocess.DEVNULL)
+    try:
+        unanswered, ends = set(queries()), time.monotonic() + 30
+        while unanswered and time.monotonic() < ends:
+            time.sleep(0.5)
+            with contextlib.suppress(serving.httpx.TransportError):
+                for query in list(unanswered):
+                    found = serving.httpx.get(
+                        f"http://{address}/api/v1/query", params={"query": query}
+                    ).json()
+                    if found["status"] == "success" and found["data"]["result"]:
+                        unanswered.remove(query)
+        assert not unanswered
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import cutaway
 from cutaway.commands import serve_options
 from cutaway.commands.console import model_path, note, note_fallback, read_text, size, use_threads
 from cutaway.commands.options import Flag
-from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, Operation
+from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, ModelLimits, Operation, Several
 from cutaway.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -22,12 +24,13 @@ def serve(
     listening: Listening = Listening(),
     access: Access = Access(),
     loading: Loading = Loading(),
+    several: Several = Several(),
     bounds: Bounds = Bounds(),
     operation: Operation = Operation(),
     config: Path | None = None,
     print_config: Flag = False,
 ) -> None:
-    """Serve a model behind OpenAI's API, and what is inside it beside that.
+    """Serve models behind OpenAI's API, and what is inside them beside that.
 
     Only programs of this machine can connect, unless --host says otherwise; then a key is needed, from
     --api-key-file or CUTAWAY_API_KEY (several with commas between). On SIGTERM and Ctrl-C running answers are
@@ -44,18 +47,20 @@ def serve(
 
     cutaway serve --host 0.0.0.0 --api-key-file keys.yaml --trusted-proxy 10.0.0.0/8
 
+    cutaway serve smollm2 my-model.gguf runs/talk --max-memory 8GiB
+
     cutaway serve --config serve.yaml --print-config
 
     Parameters
     ----------
     models
-        A model's name, a .gguf file or a folder.
+        Models' names, .gguf files or folders. Requests ask for one by the last part of its name.
     config
         A YAML file with options, such as port: 8080 in a line.
     print_config
         Print the options as they are, from all sources, and stop.
     """
-    groups = (listening, access, loading, bounds, operation)
+    groups = (listening, access, loading, several, bounds, operation)
     if print_config:
         print(serve_options.shown(models, *groups), end="")
         return
@@ -66,7 +71,7 @@ def serve(
     from cutaway.serve.api_keys import KeyRing
     from cutaway.serve.app import build
     from cutaway.serve.response_store import ResponseStore
-    from cutaway.serve.service import Limits, warm_up
+    from cutaway.serve.service import Limits
 
     given = access.api_key or tuple(key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key)
     keys = KeyRing(given, access.api_key_file)
@@ -85,17 +90,9 @@ def serve(
     at = (listening.host, listening.port, listening.uds, listening.reuse_port)
     with lifecycle.bound(*at) as socket:  # a port that is taken is told before a model is loaded
         use_threads(loading.threads)
-        model, *others = models
-        if others:
-            raise UserError(f"{' '.join(others)}: one server serves one model")
-        lm = _loaded(model, loading)
-        adapters = _adapters(lm, loading.adapter)
         store = ResponseStore(bounds.store, bounds.store_seconds)
-        more = {"aliases": loading.alias, "lenient": bounds.lenient, "store": store}
-        service = _service(
-            lm, loading.name or _own_name(model), limits, operation.log_prompts, adapters, **more
-        )
-        warm_up(service)
+        loader = Loader(models, loading, several, limits, operation.log_prompts, bounds.lenient, store)
+        served = loader.models()
         policy = AccessPolicy(
             _hosts(listening, access, keys),
             access.cors,
@@ -105,7 +102,7 @@ def serve(
             limits.body_seconds,
         )
         settings = uvicorn.Config(
-            build(service, policy),
+            build(served, policy),
             http=protocol(connections),
             ws="none",
             log_config=None,
@@ -122,10 +119,10 @@ def serve(
             keys.load()
             bounded_log.set_level(serve_options.log_level(config) or operation.log_level)
 
-        note(greeting(service, _address(listening, socket), bool(keys)))
+        note(greeting(served.default, _address(listening, socket), bool(keys)))
         sys.setswitchinterval(HANDOVER)
         socket.listen(settings.backlog)
-        server = lifecycle.Server(settings, service, operation.stop_delay, reload, listening.uds)
+        server = lifecycle.Server(settings, served, operation.stop_delay, reload, listening.uds)
         server.run(sockets=[socket])
 
 
@@ -192,15 +189,99 @@ def _libraries() -> Any:
     return uvicorn
 
 
-def _loaded(model: str, loading: Loading) -> Any:
-    lm: Any = cutaway.load(model_path(model), engine=loading.engine, context=loading.context)
-    if loading.chat_template is not None:
-        from dataclasses import replace
+@dataclass
+class Loader:
+    """Makes the services of the models; they share threads, metrics and stored responses."""
 
-        lm.checkpoint = replace(lm.checkpoint, chat_template=read_text(loading.chat_template))
-    if not lm.is_encoder:
-        note_fallback(lm)
-    return lm
+    given: tuple[str, ...]
+    loading: Loading
+    several: Several
+    limits: Any
+    log_prompts: bool = False
+    lenient: bool = False
+    store: Any = None
+    first: Any = None  # the first one's service
+
+    def models(self) -> Any:
+        """All of them, the first one loaded. UserError for names that do not fit together."""
+        from cutaway.serve.models import Model, Models
+
+        names = [self.loading.name or _own_name(self.given[0]), *map(_own_name, self.given[1:])]
+        named = {*self.several.pin, *self.several.limits} - set(names)
+        if len(set(names)) < len(names) or named:
+            raise UserError(
+                f"The models are {', '.join(names)}: each needs a name of its own"
+                + (f", and there is none called {', '.join(sorted(named))}" if named else "")
+            )
+        aliases: dict[str, list[str]] = {name: [] for name in names}
+        for one in self.loading.alias:
+            alias, _, name = one.rpartition("=")
+            if alias and name not in aliases:
+                raise UserError(f"--alias {one}: there is no model called {name} here")
+            aliases[name if alias else names[0]].append(alias or name)
+        paths = [model_path(one) for one in self.given]
+        made = [
+            Model(
+                name,
+                partial(self._service, name, path, tuple(aliases[name])),
+                tuple(aliases[name]),
+                name in self.several.pin,
+                self._nbytes(path),
+            )
+            for name, path in zip(names, paths, strict=True)
+        ]
+        return Models(made, self.several.bytes)
+
+    @property
+    def _state_bytes(self) -> int | None:
+        return None if self.several.bytes is None else self.several.bytes // 4
+
+    def _nbytes(self, path: Path) -> int:
+        """What a model takes: its weights as they are stored, and its KV cache."""
+        if self._state_bytes is None:
+            return 0
+        from cutaway.weights.load import read
+
+        checkpoint = read(path)
+        weights = sum(checkpoint.tensors[name].data.nbytes for name in checkpoint.config.weights())
+        if self.several.bytes is not None and weights + self._state_bytes > self.several.bytes:
+            raise UserError(f"--max-memory is less than {path.name} takes: {size(weights)} and its KV cache")
+        return weights + self._state_bytes
+
+    def _service(self, name: str, path: Path, aliases: tuple[str, ...]) -> Any:
+        from cutaway.serve.metrics import Metrics
+        from cutaway.serve.service import Service, warm_up
+
+        own, first = self.several.limits.get(name, ModelLimits()), self.first
+        limits = replace(
+            self.limits,
+            max_sequences=own.max_sequences or self.limits.max_sequences,
+            max_tokens=own.max_tokens or self.limits.max_tokens,
+            state_bytes=self._state_bytes,
+        )
+        lm: Any = cutaway.load(path, engine=self.loading.engine, context=own.context or self.loading.context)
+        if self.loading.chat_template is not None and first is None:
+            text = read_text(self.loading.chat_template)
+            lm.checkpoint = replace(lm.checkpoint, chat_template=text)
+        if not lm.is_encoder:
+            note_fallback(lm)
+        adapters = _adapters(lm, self.loading.adapter) if first is None else {}
+        if name in adapters:
+            raise UserError(f"--adapter {name}: this is the model's own name: choose another, or --name")
+        lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
+        scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
+        shared: dict[str, Any] = {"store": self.store} if self.store is not None else {}
+        if first is not None:
+            names = ("store", "running", "bridge", "prepare_pool", "grammar_pool")
+            shared = {one: getattr(first, one) for one in names}
+        metrics = Metrics() if first is None else first.metrics
+        service = Service(
+            *(lm, name, scheduler, limits, metrics, self.log_prompts, adapters, aliases, self.lenient),
+            **shared,
+        )
+        warm_up(service)
+        self.first = first or service
+        return service
 
 
 def _adapters(lm: Any, given: tuple[str, ...]) -> dict[str, Any]:
@@ -217,21 +298,6 @@ def _adapters(lm: Any, given: tuple[str, ...]) -> dict[str, Any]:
                 "write both as one model (`cutaway merge`) and serve that"
             )
     return engines
-
-
-def _service(
-    lm: Any, name: str, limits: Any, log_prompts: bool, adapters: dict[str, Any], **more: Any
-) -> Any:
-    from dataclasses import replace
-
-    from cutaway.serve.metrics import Metrics
-    from cutaway.serve.service import Service
-
-    lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
-    scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
-    if name in adapters:
-        raise UserError(f"--adapter {name}: this is the model's own name: choose another, or --name")
-    return Service(lm, name, scheduler, limits, Metrics(), log_prompts, adapters, **more)
 
 
 def _own_name(model: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +82,8 @@ class Loading:
     name
         The name that requests give the model; its own by default.
     alias
-        A further name that requests may give the model, or a pattern such as 'claude-*'; again for more.
+        A further name that requests may give the model, or a pattern such as 'claude-*'; NAME=MODEL of
+        another model; again for more.
     adapter
         NAME=FOLDER: a PEFT adapter that requests ask for as the model NAME, beside the model itself; again
         for more. The runtime answers all of them in one batch.
@@ -96,6 +98,48 @@ class Loading:
     engine: Engine = "auto"
     threads: Threads = None
     context: Context = None
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """Of one model, in place of the option of this name."""
+
+    context: Context = None
+    max_sequences: int | None = None
+    max_tokens: int | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Several:
+    """More models than one: the first is loaded at the start and stays, the others when a request asks.
+
+    Parameters
+    ----------
+    max_memory
+        What all loaded models may take, such as 8GiB: weights, and a quarter of it for each one's KV cache.
+        The one that was not used for the longest time goes for a new one.
+    pin
+        A model that is never unloaded; again for more.
+    limits
+        Of one model, by its name: --limits.NAME.context 2048, also max-sequences and max-tokens.
+    """
+
+    max_memory: str | None = None
+    pin: Words = ()
+    limits: dict[str, ModelLimits] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int | None:
+        """What --max-memory is in bytes."""
+        if self.max_memory is None:
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]i?B|B)?", self.max_memory.strip(), re.I)
+        if found is None:
+            raise UserError(f"--max-memory is {self.max_memory!r}: give a size such as 8GiB or 500MB")
+        unit = (found[2] or "B").upper()
+        base = 1024 if "I" in unit else 1000
+        return int(float(found[1]) * base ** "BKMGT".index(unit[0]))
 
 
 @Parameter(name="*")
@@ -181,9 +225,16 @@ def shown(models: tuple[str, ...], *groups: Any) -> str:
     plain: dict[str, Any] = {"models": list(models)}
     for name, value in _values(groups):
         if name != "api_key" and value is not None:
-            value = str(value) if isinstance(value, Path) else value
-            plain[name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
+            plain[name.replace("_", "-")] = _plain(value)
     return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name.replace("_", "-"): one for name, one in asdict(value).items() if one is not None}
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
 def _values(groups: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
@@ -192,6 +243,7 @@ def _values(groups: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
             yield one.name, getattr(group, one.name, None)
 
 
+GROUPS = (Listening, Access, Loading, Several, Bounds, Operation)
 PREFIX = "CUTAWAY_SERVE_"
 
 
@@ -199,10 +251,10 @@ def sources(arguments: Sequence[str]) -> list[Any]:
     """What the parser reads beside the words of the command line: the environment, then --config's file."""
     from cyclopts.config import Env, Yaml
 
-    known = {name.upper() for name, _ in _values((Listening, Access, Loading, Bounds, Operation))}
+    known = {name.upper() for name, _ in _values(GROUPS)} | {"", "MODELS", "CONFIG", "PRINT_CONFIG"}
     for name in os.environ:
         option = name.removeprefix(PREFIX)
-        if name != option and option not in known | {"MODELS", "CONFIG", "PRINT_CONFIG"}:
+        if name != option and option.partition("LIMITS_")[0] not in known:
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
             raise UserError(f"{name} is no option of `cutaway serve`: did you mean {PREFIX}{near[0]}?")
     path = os.environ.get(f"{PREFIX}CONFIG")

@@ -1,4 +1,4 @@
-"""The HTTP API of one model: its paths, and the endpoint that answers each.
+"""The HTTP API of a server's models: its paths, and the endpoint that answers each.
 
 /openapi.json is generated from the schemas that requests are checked by (protocol.py).
 """
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -36,6 +37,7 @@ from cutaway.serve import (
 )
 from cutaway.serve.access import PUBLIC, AccessPolicy, AuthMiddleware
 from cutaway.serve.api_keys import Role, Tenant
+from cutaway.serve.models import Model, Models
 from cutaway.serve.openai_format import APIError, error_response, to_api_error
 from cutaway.serve.request_record import RecordMiddleware, record_of
 from cutaway.serve.service import Service
@@ -70,8 +72,9 @@ KEY_SCHEMES = {
 }
 
 
-def build(service: Service, policy: AccessPolicy) -> Any:
+def build(models: Models, policy: AccessPolicy) -> Any:
     """The ASGI application."""
+    service = models.default
     app = FastAPI(
         title="Cutaway",
         version=cutaway.__version__,
@@ -82,11 +85,12 @@ def build(service: Service, policy: AccessPolicy) -> Any:
         responses=REFUSALS,
         separate_input_output_schemas=False,
     )
-    _paths(app, service, policy)
+    app.state.models = models
+    _paths(app, models, policy)
     _document(app, policy)
     _handle_errors(app, service)
     service.metrics.add_tenants(policy.keys)
-    service.metrics.add_schedulers(service.stats)
+    service.metrics.add_schedulers(models.stats)
     guarded: Any = AuthMiddleware(_naming_ignored(app, service), policy)
     if policy.origins:
         guarded = CORSMiddleware(
@@ -102,12 +106,14 @@ def build(service: Service, policy: AccessPolicy) -> Any:
 Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]
 
 
-def _paths(app: FastAPI, service: Service, policy: AccessPolicy) -> None:
+def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
+    service = models.default
+
     @app.get("/health", response_model=None)
     @app.get("/health/ready", response_model=None)
     async def ready() -> Response:
         """Whether new requests should be sent here: 503 as soon as the server is told to stop."""
-        stopping = service.stopping.is_set()
+        stopping = models.stopping.is_set()
         return JSONResponse({"status": "stopping" if stopping else "ok"}, 503 if stopping else 200)
 
     @app.get("/health/live")
@@ -132,16 +138,16 @@ def _paths(app: FastAPI, service: Service, policy: AccessPolicy) -> None:
 
     @app.get("/models", include_in_schema=False)
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The model that is served, under each of its names, and its adapters."""
-        return {"object": "list", "data": [_model(service, name) for name in service.names]}
+    async def listed() -> dict[str, Any]:
+        """The models that are served, under each of their names, and their adapters."""
+        cards = [_model(model, name) for model in models.models for name in model.names]
+        return {"object": "list", "data": cards}
 
     @app.get("/models/{model:path}", include_in_schema=False)
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """The model, by its name."""
-        service.engine_of(model)
-        return _model(service, model)
+        return _model(models.find(model), model)
 
     @app.get("/v1/responses/{id}", response_model=None)
     async def kept_response(id: str, http: HTTPRequest) -> dict[str, Any]:
@@ -188,10 +194,17 @@ def _paths(app: FastAPI, service: Service, policy: AccessPolicy) -> None:
     @app.get("/api/ps")
     async def tags() -> dict[str, Any]:
         """The models in Ollama's form: those that there are, and those that run."""
-        return {"models": [ollama.card(service, name) for name in service.names]}
+        loaded = [model.service for model in models.models if model.service is not None]
+        return {"models": [ollama.card(service, name) for service in loaded for name in service.names]}
+
+    @app.get("/v1/admin/models")
+    async def status(http: HTTPRequest) -> dict[str, Any]:
+        """Which models are loaded, for an admin."""
+        _tenant(http).check("admin")
+        return {"object": "list", "data": [models.status(model) for model in models.models]}
 
     for path, (body, answer, role) in POSTS.items():
-        post = _endpoint(service, body, answer, role)
+        post = _endpoint(models, body, answer, role)
         app.post(path, response_model=None, summary=answer.__doc__)(post)
         if path.startswith("/v1/"):
             app.post(path.removeprefix("/v1"), response_model=None, include_in_schema=False)(post)
@@ -203,9 +216,7 @@ def _tenant(http: HTTPRequest) -> Tenant:
     return tenant
 
 
-def _endpoint(
-    service: Service, model: type[protocol.StrictModel], answer: Answerer, role: Role | None
-) -> Any:
+def _endpoint(models: Models, model: type[protocol.StrictModel], answer: Answerer, role: Role | None) -> Any:
     """The endpoint whose bodies are checked in a thread before they are answered. Without a role, any key may
     ask and no quota counts.
     """
@@ -215,13 +226,17 @@ def _endpoint(
         if role is not None:
             tenant.check(role)
             tenant.admit()
-            record.admitted = True
-        raw, client, seconds = await http.body(), client_of(http), service.limits.body_seconds
+            record.ends.append(tenant.leave)
+        raw, client, service = await http.body(), client_of(http), models.default
         body = await service.prepare_pool.run(
-            client, seconds, protocol.parse_body, model, raw, service.lenient
+            client, service.limits.body_seconds, protocol.parse_body, model, raw, service.lenient
         )
         http.scope["ignored"] = body.ignored
-        record.model = getattr(body, "model", None) or service.name
+        if role != "admin":
+            asked = getattr(body, "model", None) or getattr(body, "name", None)
+            used, service = await models.use(asked)
+            record.ends.append(partial(models.leave, used))
+            record.model = asked if asked and asked in service.adapters else used.name
         if getattr(body, "edits", None) or getattr(body, "internals", None):
             tenant.check("internals")
         return await answer(service, body, http)
@@ -251,6 +266,20 @@ def _defined(work: Any) -> Answerer:
     return answer
 
 
+async def _load(_: Service, body: protocol.ModelRequest, http: HTTPRequest) -> Response:
+    """Load a model, for an admin."""
+    models: Models = http.app.state.models
+    model, _ = await models.use(body.model)
+    models.leave(model)
+    return JSONResponse(models.status(model))
+
+
+async def _unload(_: Service, body: protocol.ModelRequest, http: HTTPRequest) -> Response:
+    """Unload a model, for an admin."""
+    models: Models = http.app.state.models
+    return JSONResponse(models.status(await models.unload(body.model)))
+
+
 POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer, Role | None]] = {
     "/v1/chat/completions": (protocol.ChatCompletionRequest, chat.chat, "chat"),
     "/v1/completions": (protocol.CompletionRequest, completions.completion, "chat"),
@@ -262,6 +291,8 @@ POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer, Role | None]] = {
     "/v1/rerank": (protocol.RerankRequest, _defined(embeddings.rerank), "embed"),
     "/v1/trace": (protocol.TraceRequest, _defined(traces.trace), "internals"),
     "/v1/chat/count": (protocol.ChatCountRequest, _prepared(tokens.count), None),
+    "/v1/admin/models/load": (protocol.ModelRequest, _load, "admin"),
+    "/v1/admin/models/unload": (protocol.ModelRequest, _unload, "admin"),
     "/tokenize": (protocol.TokenizeRequest, _prepared(tokens.tokenize), None),
     "/detokenize": (protocol.DetokenizeRequest, _prepared(tokens.detokenize), None),
     "/api/chat": (ollama.ChatRequest, ollama.chat, "chat"),
@@ -299,12 +330,15 @@ def _document(app: FastAPI, policy: AccessPolicy) -> None:
     app.openapi = document
 
 
-def _model(service: Service, name: str) -> dict[str, Any]:
-    context = service.lm.context if service.scheduler is None else service.context
-    card = {"id": name, "object": "model", "created": service.created, "owned_by": "cutaway"}
+def _model(model: Model, name: str) -> dict[str, Any]:
+    card = {"id": name, "object": "model", "created": 0, "owned_by": "cutaway"}
+    service = model.service
+    if service is None:
+        return card
     if name in service.adapters:
         card["parent"] = service.name
-    return card | {"max_model_len": context}
+    context = service.lm.context if service.scheduler is None else service.context
+    return card | {"created": service.created, "max_model_len": context}
 
 
 def _handle_errors(app: FastAPI, service: Service) -> None:

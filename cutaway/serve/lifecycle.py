@@ -26,7 +26,7 @@ from types import FrameType
 import uvicorn
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.serve.service import Service
+from cutaway.serve.models import Models
 
 log = logging.getLogger("cutaway.serve")
 GRACE = 10  # seconds after the drain for the last bytes, before connections are cut
@@ -49,14 +49,14 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        service: Service,
+        models: Models,
         delay: float = 0.0,
         reload: Callable[[], None] = lambda: None,
         uds: Path | None = None,
     ) -> None:
-        config.timeout_graceful_shutdown = math.ceil(service.limits.drain_seconds) + GRACE
+        config.timeout_graceful_shutdown = math.ceil(models.default.limits.drain_seconds) + GRACE
         super().__init__(config)
-        self.service, self.delay, self.reload, self.uds = service, delay, reload, uds
+        self.models, self.delay, self.reload, self.uds = models, delay, reload, uds
         self._stop_at = math.inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
             log.warning("Reloaded the API keys and the log level")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.service.stopping.set()
+        self.models.stopping.set()
         if sig == signal.SIGTERM and self.delay > 0 and math.isinf(self._stop_at):
             self._stop_at = time.monotonic() + self.delay
             self._captured_signals.append(sig)
@@ -86,14 +86,14 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or time.monotonic() >= self._stop_at
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.service.stopping.set()
+        self.models.stopping.set()
         notify("STOPPING=1")
         if self.uds is not None:
             self.uds.unlink(missing_ok=True)
-        draining = asyncio.create_task(asyncio.to_thread(self.service.close))
+        draining = asyncio.create_task(asyncio.to_thread(self.models.close))
         await super().shutdown(sockets)
         if self.force_exit:
-            await asyncio.to_thread(self.service.close, 0.0)
+            await asyncio.to_thread(self.models.close, 0.0)
         await draining
 
 

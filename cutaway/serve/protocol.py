@@ -501,6 +501,10 @@ class RerankDocument(StrictModel):
     text: Text
 
 
+class ModelRequest(StrictModel):
+    model: Text
+
+
 class ChatCountRequest(StrictModel):
     model: Text | None = None
     messages: Messages

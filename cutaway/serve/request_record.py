@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +32,7 @@ class RequestRecord:
     began: float = field(default_factory=time.perf_counter)
     arrived: float = field(default_factory=time.time)
     tenant: Tenant | None = None
-    admitted: bool = False
+    ends: list[Callable[[], None]] = field(default_factory=list)  # called at the end
     model: str = ""
     status: int = 0
     error: str | None = None
@@ -117,8 +118,8 @@ class RecordMiddleware:
         try:
             await self.app(scope, receive, watched)
         finally:
-            if record.admitted and record.tenant is not None:
-                record.tenant.leave()
+            for end in record.ends:
+                end()
             record.path = getattr(scope.get("route"), "path", "other")  # the pattern: bounded in number
             record.seconds = time.perf_counter() - record.began
             self.metrics.requests.labels(record.path, str(record.status or 500)).inc()

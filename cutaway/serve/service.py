@@ -22,7 +22,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain, internals
 from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError, ShuttingDownError
-from cutaway.generate.batch.scheduler import FairQueue, Scheduler, SchedulerStats
+from cutaway.generate.batch.scheduler import FairQueue, Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
 from cutaway.generate.engine import BatchedEngine, Engine
 from cutaway.generate.sampling_params import SamplingParams
@@ -64,6 +64,7 @@ class Limits:
     request_seconds: float = 600.0
     body_seconds: float = 30.0
     drain_seconds: float = 30.0
+    state_bytes: int | None = None  # of KV cache; None for what the longest texts take, or half of the memory
     choices: int = 16  # n of one request
     texts: int = 256  # prompts of one request for completions
     inputs: int = 2048  # texts of one request for embeddings
@@ -72,7 +73,13 @@ class Limits:
 
     def scheduler(self, engine: Engine, tokenizer: Tokenizer) -> Scheduler:
         """A scheduler within these limits."""
-        return Scheduler(engine, tokenizer, max_sequences=self.max_sequences, max_queue=self.max_queue)
+        return Scheduler(
+            engine,
+            tokenizer,
+            max_sequences=self.max_sequences,
+            max_queue=self.max_queue,
+            state_bytes=self.state_bytes,
+        )
 
     def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:
         """An answer's max_tokens after so long a prompt: what was asked for, or what the context has room
@@ -232,7 +239,6 @@ class Service:
     definition_pool: FairPool = field(init=False)
     finished: deque[float] = field(default_factory=lambda: deque(maxlen=64))  # when answers ended
     edit_lock: threading.Lock = field(default_factory=threading.Lock)
-    stopping: threading.Event = field(default_factory=threading.Event)  # no new requests should be sent here
 
     def __post_init__(self) -> None:
         pool = FairPool(1, "cutaway-definition", max(1, self.limits.max_queue))
@@ -277,10 +283,6 @@ class Service:
         made.on_step = self.bridge.send
         return made
 
-    def stats(self) -> dict[str, SchedulerStats]:
-        """The scheduler's figures, by model."""
-        return {} if self.scheduler is None else {self.name: self.scheduler.stats()}
-
     def scheduler_of(self, request: Request) -> Scheduler:
         """The scheduler that a request goes to."""
         return self.decoder if request.edit is None else self.edit_scheduler
@@ -292,15 +294,14 @@ class Service:
         pace = (time.perf_counter() - self.finished[0]) / len(self.finished)
         return min(max(1, math.ceil(pace * self.scheduler.stats().queued / 2)), MOST_RETRY_AFTER)
 
-    def close(self, seconds: float | None = None) -> None:
-        """Take no new request, finish what is under way in so many seconds (by default the limits'), and end
-        the rest with an error.
+    def stop(self, seconds: float) -> None:
+        """Take no new request of this model, finish what is under way in so many seconds, and end the rest
+        with an error.
         """
-        ends = time.monotonic() + (self.limits.drain_seconds if seconds is None else seconds)
-        schedulers = (self.scheduler, self.__dict__.get("edit_scheduler"))
-        pools = (self.definition_pool, self.prepare_pool, self.grammar_pool)
-        for one in (*(one for one in schedulers if one is not None), *pools):
-            one.drain(max(0.0, ends - time.monotonic()))
+        ends = time.monotonic() + seconds
+        for one in (self.scheduler, self.__dict__.get("edit_scheduler"), self.definition_pool):
+            if one is not None:
+                one.drain(max(0.0, ends - time.monotonic()))
 
     @property
     def context(self) -> int:

@@ -1,0 +1,178 @@
+"""The models of one server: loaded when a request asks for one, unloaded by last use where memory is short.
+
+The first model is loaded at the start and stays. A model in use is never unloaded, and requests that ask for
+one that is being loaded wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from cutaway.generate.batch.scheduler import SchedulerStats
+from cutaway.serve.openai_format import RETRY_AFTER, APIError
+from cutaway.serve.service import Service
+
+log = logging.getLogger("cutaway.serve")
+
+
+@dataclass(eq=False)
+class Model:
+    """One model: ``load`` makes its service, in seconds and on a thread; ``nbytes`` is what that takes."""
+
+    name: str
+    load: Callable[[], Service]
+    aliases: tuple[str, ...] = ()  # further names, or patterns of them
+    pinned: bool = False
+    nbytes: int = 0
+    service: Service | None = None
+    uses: int = 0  # requests under way
+    last_use: float = 0.0
+    loads: int = 0
+    loading: asyncio.Task[None] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its names, without patterns, and its adapters'."""
+        adapters = () if self.service is None else tuple(self.service.adapters)
+        return self.name, *(one for one in self.aliases if not set(one) & set("*?[")), *adapters
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request needs it, none in the background either."""
+        stats = self.service and self.service.scheduler and self.service.scheduler.stats()
+        return not self.uses and not (stats and stats.running + stats.queued)
+
+
+class Models:
+    """The models by their names, within ``max_memory`` bytes. The first one's service is the ``default``."""
+
+    def __init__(self, models: Sequence[Model], max_memory: int | None = None) -> None:
+        self.models, self.max_memory = list(models), math.inf if max_memory is None else max_memory
+        first = self.models[0]
+        first.service, first.loads, first.pinned = first.service or first.load(), 1, True
+        self.default = first.service
+        self.stopping = threading.Event()  # no new requests should be sent here
+        self._making_room = asyncio.Lock()
+
+    def find(self, asked: str | None) -> Model:
+        """The model with this name; APIError if there is none."""
+        if not asked:
+            return self.models[0]
+        for name in (asked, asked.removesuffix(":latest")):  # which Ollama's clients append
+            for model in self.models:
+                if name in model.names:
+                    return model
+            for model in self.models:
+                if any(fnmatchcase(name, alias) for alias in model.aliases):
+                    return model
+        names = ", ".join(repr(name) for model in self.models for name in model.names)
+        text = f"There is no model {asked[:100]!r} here: this server has {names}"
+        raise APIError(404, text, param="model", code="model_not_found")
+
+    async def use(self, asked: str | None) -> tuple[Model, Service]:
+        """A model and its service, loaded and kept until as many calls of ``leave``."""
+        model = self.find(asked)
+        model.uses += 1
+        try:
+            return model, await self._loaded(model)
+        except BaseException:
+            model.uses -= 1
+            raise
+
+    def leave(self, model: Model) -> None:
+        """The end of a use."""
+        model.uses -= 1
+        model.last_use = time.time()
+
+    async def _loaded(self, model: Model) -> Service:
+        while model.service is None:
+            if model.loading is None:
+                model.loading = asyncio.create_task(self._load(model))
+            await asyncio.shield(model.loading)  # a client that leaves stops no load that others wait for
+        return model.service
+
+    async def _load(self, model: Model) -> None:
+        try:
+            async with self._making_room:
+                while sum(one.nbytes for one in self.models if one.service) + model.nbytes > self.max_memory:
+                    idle = [one for one in self.models if one.service and one.idle and not one.pinned]
+                    if not idle:
+                        text = f"There is no room for {model.name!r}: the other models are in use"
+                        raise APIError(
+                            503, text, type="server_error", code="no_room", retry_after=RETRY_AFTER
+                        )
+                    await self._unload(min(idle, key=lambda one: one.last_use))
+                began = time.perf_counter()
+                model.service = await asyncio.to_thread(model.load)
+            model.loads += 1
+            model.last_use = time.time()
+            log.info("Loaded %s in %.1f s", model.name, time.perf_counter() - began)
+        except APIError:
+            raise
+        except Exception:
+            log.exception("%s cannot be loaded", model.name)
+            text = f"{model.name!r} cannot be loaded: the server's log has the details"
+            raise APIError(503, text, type="server_error", code="not_loaded") from None
+        finally:
+            model.loading = None
+
+    async def unload(self, asked: str) -> Model:
+        """Unload a model; APIError for one in use, or pinned."""
+        model = self.find(asked)
+        async with self._making_room:
+            if model.pinned or not model.idle:
+                why = "pinned" if model.pinned else "in use"
+                raise APIError(409, f"{model.name!r} is {why}", param="model", code="in_use")
+            if model.service is not None:
+                await self._unload(model)
+        return model
+
+    async def _unload(self, model: Model) -> None:
+        service, model.service = model.service, None
+        assert service is not None
+        await asyncio.to_thread(service.stop, 0.0)
+        del service
+        gc.unfreeze()  # what was there at the start is frozen, and what the model leaves has cycles
+        gc.collect()
+        gc.freeze()
+        log.info("Unloaded %s", model.name)
+
+    def stats(self) -> dict[str, SchedulerStats]:
+        """The schedulers' figures, of the models that are loaded and generate text."""
+        services = [model.service for model in self.models if model.service is not None]
+        return {one.name: one.scheduler.stats() for one in services if one.scheduler is not None}
+
+    def status(self, model: Model) -> dict[str, Any]:
+        """What an admin is told of a model."""
+        state = "loading" if model.loading else "loaded" if model.service else "unloaded"
+        return {
+            "id": model.name,
+            "object": "model",
+            "state": state,
+            "aliases": model.aliases,
+            "pinned": model.pinned,
+            "bytes": model.nbytes or None,
+            "in_use": model.uses,
+            "loads": model.loads,
+            "last_use": model.last_use and int(model.last_use),
+        }
+
+    def close(self, seconds: float | None = None) -> None:
+        """Take no new request, finish what is under way in so many seconds (by default the limits'), and end
+        the rest with an error.
+        """
+        ends = time.monotonic() + (self.default.limits.drain_seconds if seconds is None else seconds)
+        services = [model.service for model in self.models if model.service is not None]
+        for service in services:
+            service.stop(max(0.0, ends - time.monotonic()))
+        for pool in (self.default.prepare_pool, self.default.grammar_pool):
+            pool.drain(max(0.0, ends - time.monotonic()))
