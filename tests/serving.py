@@ -20,11 +20,11 @@ for needed in ("fastapi", "sse_starlette", "prometheus_client", "llguidance"):
 uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
-from cutaway.serve import lifecycle  # noqa: E402
-from cutaway.serve.access import UNIX, AccessPolicy, Connections, protocol  # noqa: E402
 from cutaway.serve.app import build  # noqa: E402
-from cutaway.serve.metrics import Metrics  # noqa: E402
-from cutaway.serve.models import Model, Models  # noqa: E402
+from cutaway.serve.operations import lifecycle  # noqa: E402
+from cutaway.serve.operations.access import UNIX, AccessPolicy, Connections, protocol  # noqa: E402
+from cutaway.serve.operations.metrics import Metrics  # noqa: E402
+from cutaway.serve.operations.models import Model, Models  # noqa: E402
 from cutaway.serve.service import Limits, Service  # noqa: E402
 
 NAME = "two-layers"

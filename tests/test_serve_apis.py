@@ -19,8 +19,8 @@ from tests import chat_cases, inputs, serving
 from tests.serving import NAME, AccessPolicy, Server
 
 from cutaway.serve import anthropic as anthropic_api, ollama as ollama_api, protocol, responses  # isort: skip
-from cutaway.serve.access import PUBLIC  # isort: skip
-from cutaway.serve.api_keys import KeyRing  # isort: skip
+from cutaway.serve.operations.access import PUBLIC  # isort: skip
+from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 from cutaway.serve.chat import _variables, chat_ids  # isort: skip
 from cutaway.generate.tool_calls.thoughts import AfterThought  # isort: skip
 from cutaway.serve.openai_format import APIError  # isort: skip

@@ -12,7 +12,7 @@ import pytest
 from tests import serving
 from tests.serving import AccessPolicy, Server
 
-from cutaway.serve.api_keys import KeyRing  # isort: skip
+from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 
 KEY, OTHER = "correct horse battery", "staple, another one"
 

@@ -19,8 +19,9 @@ from tests import serving
 from tests.serving import Server
 
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
-from cutaway.serve import bounded_log, lifecycle, protocol, responses  # isort: skip
-from cutaway.serve.access import Connections  # isort: skip
+from cutaway.serve import protocol, responses  # isort: skip
+from cutaway.serve.operations import bounded_log, lifecycle  # isort: skip
+from cutaway.serve.operations.access import Connections  # isort: skip
 from cutaway.serve.openai_format import APIError, json_response  # isort: skip
 from cutaway.serve.service import FairPool, check_stopped  # isort: skip
 

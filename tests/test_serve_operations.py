@@ -23,10 +23,10 @@ from cutaway.errors import UserError
 from tests import inputs, serving
 from tests.serving import AccessPolicy, Connections, Server
 
-from cutaway.serve import bounded_log  # isort: skip
-from cutaway.serve.models import Model  # isort: skip
+from cutaway.serve.operations import bounded_log  # isort: skip
+from cutaway.serve.operations.models import Model  # isort: skip
 from cutaway.serve.service import Service  # isort: skip
-from cutaway.serve.api_keys import KeyRing  # isort: skip
+from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 
 ADMIN, ALICE, BOB, NEW = "the-admins-key", "the-key-of-alice", "the-key-of-bob", "the-new-key-of-alice"
 FILE = f"""
@@ -290,7 +290,8 @@ def test_models_are_loaded_when_asked_for_and_unloaded_by_last_use() -> None:
         def load() -> Service:
             lm, first = serving.model(1), began["first"]
             scheduler = first.limits.scheduler(lm.engine, lm.tokenizer)
-            made = Service(lm, name, scheduler, first.limits, first.metrics, bridge=first.bridge)
+            more: dict[str, Any] = {"bridge": first.bridge, "aliases": (f"{name}-*",)}
+            made = Service(lm, name, scheduler, first.limits, first.metrics, **more)
             gone[name] = weakref.ref(made)
             return made
 

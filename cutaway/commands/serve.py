@@ -66,10 +66,10 @@ def serve(
         return
     serve_options.check(*groups)
     uvicorn = _libraries()
-    from cutaway.serve import bounded_log, lifecycle
-    from cutaway.serve.access import UNIX, AccessPolicy, Connections, most_connections, protocol
-    from cutaway.serve.api_keys import KeyRing
     from cutaway.serve.app import build
+    from cutaway.serve.operations import bounded_log, lifecycle
+    from cutaway.serve.operations.access import UNIX, AccessPolicy, Connections, most_connections, protocol
+    from cutaway.serve.operations.api_keys import KeyRing
     from cutaway.serve.response_store import ResponseStore
     from cutaway.serve.service import Limits
 
@@ -204,7 +204,7 @@ class Loader:
 
     def models(self) -> Any:
         """All of them, the first one loaded. UserError for names that do not fit together."""
-        from cutaway.serve.models import Model, Models
+        from cutaway.serve.operations.models import Model, Models
 
         names = [self.loading.name or _own_name(self.given[0]), *map(_own_name, self.given[1:])]
         named = {*self.several.pin, *self.several.limits} - set(names)
@@ -249,7 +249,7 @@ class Loader:
         return weights + self._state_bytes
 
     def _service(self, name: str, path: Path, aliases: tuple[str, ...]) -> Any:
-        from cutaway.serve.metrics import Metrics
+        from cutaway.serve.operations.metrics import Metrics
         from cutaway.serve.service import Service, warm_up
 
         own, first = self.several.limits.get(name, ModelLimits()), self.first

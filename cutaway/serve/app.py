@@ -25,7 +25,6 @@ import cutaway
 from cutaway.errors import OperationalError, UserError
 from cutaway.serve import (
     anthropic,
-    bounded_log,
     chat,
     completions,
     embeddings,
@@ -35,11 +34,12 @@ from cutaway.serve import (
     tokens,
     traces,
 )
-from cutaway.serve.access import PUBLIC, AccessPolicy, AuthMiddleware
-from cutaway.serve.api_keys import Role, Tenant
-from cutaway.serve.models import Model, Models
 from cutaway.serve.openai_format import APIError, error_response, to_api_error
-from cutaway.serve.request_record import RecordMiddleware, record_of
+from cutaway.serve.operations import bounded_log
+from cutaway.serve.operations.access import PUBLIC, AccessPolicy, AuthMiddleware
+from cutaway.serve.operations.api_keys import Role, Tenant
+from cutaway.serve.operations.models import Model, Models
+from cutaway.serve.operations.request_record import RecordMiddleware, record_of
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, while_connected
 

@@ -24,8 +24,8 @@ from cutaway.serve.openai_format import (
     usage,
     warned,
 )
+from cutaway.serve.operations.request_record import record_of
 from cutaway.serve.protocol import CompletionRequest
-from cutaway.serve.request_record import record_of
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import Caller, MergedStreams, caller_of, respond
 

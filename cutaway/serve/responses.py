@@ -31,6 +31,7 @@ from cutaway.serve.openai_format import (
     usage,
     warned,
 )
+from cutaway.serve.operations.request_record import record_of
 from cutaway.serve.protocol import (
     IGNORED,
     CacheSalt,
@@ -48,7 +49,6 @@ from cutaway.serve.protocol import (
     branch,
     checked,
 )
-from cutaway.serve.request_record import record_of
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, respond
 

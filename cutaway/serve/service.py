@@ -28,10 +28,10 @@ from cutaway.generate.engine import BatchedEngine, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
 from cutaway.lm import LanguageModel
-from cutaway.serve.bounded_log import PROMPTS
 from cutaway.serve.constraints import MinTokens
-from cutaway.serve.metrics import Metrics
 from cutaway.serve.openai_format import RETRY_AFTER, APIError, errors_in, timeout_error
+from cutaway.serve.operations.bounded_log import PROMPTS
+from cutaway.serve.operations.metrics import Metrics
 from cutaway.serve.protocol import (
     SAMPLERS,
     Internals,

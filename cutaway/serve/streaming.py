@@ -24,7 +24,7 @@ from starlette.responses import Response, StreamingResponse
 from cutaway.generate.batch.prefix_cache import cache_scope
 from cutaway.generate.batch.request import Generation, Piece, Request, ResponseStream
 from cutaway.serve.openai_format import timeout_error, to_api_error
-from cutaway.serve.request_record import RequestRecord, record_of
+from cutaway.serve.operations.request_record import RequestRecord, record_of
 
 if TYPE_CHECKING:
     from cutaway.serve.service import Service

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from cutaway.generate.batch.scheduler import SchedulerStats
-    from cutaway.serve.api_keys import KeyRing
+    from cutaway.serve.operations.api_keys import KeyRing
 
 SECONDS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5),

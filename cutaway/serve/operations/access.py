@@ -25,8 +25,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cutaway.errors import UserError
-from cutaway.serve.api_keys import KeyRing, Tenant
 from cutaway.serve.openai_format import APIError, error_response
+from cutaway.serve.operations.api_keys import KeyRing, Tenant
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UNIX = "unix"  # the address of who connects to a Unix socket

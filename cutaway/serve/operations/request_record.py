@@ -15,8 +15,8 @@ from starlette.requests import Request as HTTPRequest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cutaway.generate.batch.request import Generation, ResponseStream
-from cutaway.serve.api_keys import Tenant
-from cutaway.serve.metrics import Metrics
+from cutaway.serve.operations.api_keys import Tenant
+from cutaway.serve.operations.metrics import Metrics
 
 log = logging.getLogger("cutaway.serve.requests")
 QUIET = ("/health", "/health/live", "/health/ready", "/metrics")  # asked every few seconds: logged at debug

@@ -26,7 +26,7 @@ from types import FrameType
 import uvicorn
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.serve.models import Models
+from cutaway.serve.operations.models import Models
 
 log = logging.getLogger("cutaway.serve")
 GRACE = 10  # seconds after the drain for the last bytes, before connections are cut
