@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 
@@ -53,14 +54,15 @@ def answering(
     port = free_port()
     process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=log)
     try:
-        _until_healthy(port, process)
+        until_healthy(port, process)
         yield port, process
     finally:
         process.terminate()
         process.wait(60)
 
 
-def _until_healthy(port: int, process: subprocess.Popen) -> None:
+def until_healthy(port: int, process: subprocess.Popen) -> None:
+    """Wait until /health is 200; SystemExit if the process ends, or in a minute."""
     for _ in range(600):
         if process.poll() is not None:
             raise SystemExit(f"the server ended with {process.returncode}")
@@ -73,3 +75,34 @@ def _until_healthy(port: int, process: subprocess.Popen) -> None:
             pass
         time.sleep(0.1)
     raise SystemExit("the server does not answer")
+
+
+@contextmanager
+def proxied(program: str, servers: list[str], folder: Path) -> Iterator[str]:
+    """The address of nginx or Caddy before servers (HOST:PORT), with the configuration of deploy/."""
+    port = free_port()
+    config, deploy = folder / f"{program}.conf", Path(__file__).parent.parent / "deploy"
+    if program == "nginx":
+        text = (deploy / "nginx.conf").read_text().replace("listen 8080", f"listen 127.0.0.1:{port}")
+        line = re.search(r" *server cutaway:8000 (.*;).*\n", text)
+        assert line is not None
+        text = text.replace(line[0], "".join(f"server {one} {line[1]}\n" for one in servers))
+        paths = "".join(
+            f"{name}_temp_path {folder}/{name};\n"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        head = f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+        config.write_text(f"{head}http {{ access_log off;\n{paths}{text}}}")
+        command = ["nginx", "-e", f"{folder}/error.log", "-c", str(config)]
+    else:
+        text = (deploy / "Caddyfile").read_text().replace(":8080", f":{port}")
+        config.write_text("{\n\tadmin off\n}\n" + text.replace("cutaway:8000", " ".join(servers)))
+        command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(config)]
+    home = {"XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder), "HOME": str(folder)}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | home)
+    try:
+        until_healthy(port, process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -2,12 +2,22 @@
 
 import dataclasses
 import re
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cutaway.commands.serve_options import GROUPS, Operation
+from scripts.served import proxied
+from tests import serving
+from tests.serving import Connections, httpx
+
+from cutaway.serve.operations.access import PUBLIC  # isort: skip
+from cutaway.serve.operations.lifecycle import GRACE  # isort: skip
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -63,15 +73,63 @@ def test_the_composition_fits_together() -> None:
     unit = re.search(r"^TimeoutStopSec=(\d+)", (DEPLOY / "cutaway.service").read_text(), re.M)
     assert unit is not None and int(unit[1]) > drain
     mounted = {volume.partition(":")[0] for one in services.values() for volume in one["volumes"]}
-    assert mounted == set(made["volumes"])
+    files = {one for one in mounted if one.startswith("./")}
+    assert mounted - files == set(made["volumes"]) and all((DEPLOY / one).is_file() for one in files)
+    used = {secret for one in services.values() for secret in one.get("secrets", ())}
+    assert used == set(made["secrets"])
 
 
 def test_memory_processes_and_images_can_be_limited_and_pinned() -> None:
     made = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values()
-    assert all({"mem_limit", "pids_limit"} <= set(service) for service in made)
+    assert all({"mem_limit", "pids_limit", "restart"} <= set(service) for service in made)
     unit = (DEPLOY / "cutaway.service").read_text()
     assert re.search(r"^MemoryMax=", unit, re.M) and re.search(r"^TasksMax=", unit, re.M)
     pinned = r"\$\{[A-Z]+_IMAGE(:-[^}]+)?\}"
     images = re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.M)
     images += [service["image"] for service in made if "image" in service]
-    assert len(images) == 3 and all(re.fullmatch(pinned, image) for image in images)
+    assert len(images) == 5 and all(re.fullmatch(pinned, image) for image in images)
+
+
+def test_commands_of_containers_name_options_and_paths_that_there_are() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    deployment, service, _ = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    for command in (compose["services"]["cutaway"]["command"], container["args"]):
+        assert {word for word in command if word.startswith("--")} <= OPTIONS
+    probes = [container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")]
+    assert probes == ["/health/live", "/health/ready", "/health/live"] and set(probes) <= set(PUBLIC)
+    delay = float(container["args"][container["args"].index("--stop-delay") + 1])
+    assert pod["terminationGracePeriodSeconds"] > delay + Operation().drain + GRACE
+    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
+    assert {one["name"] for one in pod["volumes"]} == {one["name"] for one in container["volumeMounts"]}
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_finds_nothing_wrong_in_the_units(tmp_path: Path) -> None:
+    for name in ("cutaway.service", "cutaway.socket"):
+        text = (DEPLOY / name).read_text().replace("/opt/cutaway/bin/cutaway", sys.executable)
+        (tmp_path / name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+def test_tokens_come_through_a_proxy_as_they_are_made(proxy: str, tmp_path: Path) -> None:
+    if not shutil.which(proxy):
+        pytest.skip(f"{proxy} is not installed")
+    seen: list[str] = []
+    with serving.running(serving.model(), connections=Connections(proxies=("127.0.0.0/8",))) as server:
+        submit, address = server.service.decoder.submit, server.url.removeprefix("http://")
+        server.service.decoder.submit = lambda asked: (seen.append(asked.client), submit(asked))[1]
+        with proxied(proxy, [address], tmp_path) as url:
+            body = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+            sent = {"X-Forwarded-For": "9.9.9.9", "Host": "localhost"}
+            with httpx.stream("POST", f"{url}/v1/completions", json=body, headers=sent, timeout=30) as going:
+                lines = going.iter_lines()
+                assert next(lines).startswith("data: ") and server.service.decoder.stats().running == 1
+            while server.service.decoder.stats().running:  # the client's leaving is felt through the proxy
+                time.sleep(0.01)
+            assert httpx.get(f"{url}/metrics", headers=sent).status_code == 404
+    assert seen == ["9.9.9.9" if proxy == "nginx" else "127.0.0.1"]  # Caddy believes no client's header
