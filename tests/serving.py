@@ -73,6 +73,7 @@ def running(
     adapters: Mapping[str, Any] | None = None,
     others: Sequence[Model] = (),
     max_memory: int | None = None,
+    tracing: Any = None,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
@@ -82,7 +83,7 @@ def running(
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     models = Models([Model(NAME, lambda: service, aliases), *others], max_memory)
-    app = build(models, policy)
+    app = build(models, policy, tracing)
     connections = Connections() if connections is None else connections
     http: Any = protocol(connections)
     config = uvicorn.Config(

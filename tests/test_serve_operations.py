@@ -25,6 +25,7 @@ from tests.serving import AccessPolicy, Connections, Server
 
 from cutaway.serve.operations import bounded_log  # isort: skip
 from cutaway.serve.operations.models import Model  # isort: skip
+from cutaway.serve.operations.tracing import Tracing  # isort: skip
 from cutaway.serve.service import Service  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 
@@ -429,3 +430,27 @@ def test_prometheus_answers_every_query_of_the_dashboard(server: Server, tmp_pat
     finally:
         process.terminate()
         process.wait(20)
+
+
+def test_a_request_is_one_span_with_its_phases() -> None:
+    export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    exporter = export.InMemorySpanExporter()
+    tracing = Tracing("", exporter)
+    with serving.running(serving.model(), tracing=tracing) as server:
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        sent = {"headers": {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "X-Request-Id": "abc"}}
+        assert server.post("/v1/completions", {"prompt": "a secret", "max_tokens": 3}, **sent).is_success
+        assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 0}).status_code == 400
+        server.get("/health")
+        ends = time.monotonic() + 10
+        while len(exporter.get_finished_spans()) < 6 and time.monotonic() < ends:
+            time.sleep(0.01)
+            tracing.provider.force_flush()
+    *phases, whole, refused = exporter.get_finished_spans()
+    assert [one.name for one in phases] == ["prepare", "queue", "prefill", "decode"]
+    assert whole.name == "POST /v1/completions" and f"{whole.context.trace_id:032x}" == trace
+    times = [whole.start_time, *(time for one in phases for time in (one.start_time, one.end_time))]
+    assert times == sorted(times) and times[-1] == whole.end_time and phases[0].start_time == times[0]
+    assert all(one.parent.span_id == whole.context.span_id for one in phases)
+    assert whole.attributes["gen_ai.usage.output_tokens"] == 3 and "secret" not in str(whole.attributes)
+    assert not refused.status.is_ok and refused.attributes["http.response.status_code"] == 400

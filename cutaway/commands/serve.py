@@ -70,6 +70,7 @@ def serve(
     from cutaway.serve.operations import bounded_log, lifecycle
     from cutaway.serve.operations.access import UNIX, AccessPolicy, Connections, most_connections, protocol
     from cutaway.serve.operations.api_keys import KeyRing
+    from cutaway.serve.operations.tracing import Tracing
     from cutaway.serve.response_store import ResponseStore
     from cutaway.serve.service import Limits
 
@@ -85,6 +86,7 @@ def serve(
         drain_seconds=operation.drain,
     )
     connections = Connections(most_connections(1024), proxies=listening.trusted_proxy)
+    tracing = Tracing(operation.otlp_endpoint) if operation.otlp_endpoint else None
     lifecycle.hold_signals()
     bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
     at = (listening.host, listening.port, listening.uds, listening.reuse_port)
@@ -102,7 +104,7 @@ def serve(
             limits.body_seconds,
         )
         settings = uvicorn.Config(
-            build(served, policy),
+            build(served, policy, tracing),
             http=protocol(connections),
             ws="none",
             log_config=None,

@@ -194,6 +194,8 @@ class Operation:
         Text, or one JSON object a line.
     log_prompts
         Write requests and answers to standard error; without it none is written anywhere.
+    otlp_endpoint
+        Send a span a request there by OpenTelemetry, such as http://localhost:4318/v1/traces.
     """
 
     stop_delay: float = 0.0
@@ -201,6 +203,7 @@ class Operation:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     log_prompts: Flag = False
+    otlp_endpoint: str | None = None
 
 
 POSITIVE = ("max_sequences", "max_body", "timeout", "max_tokens")

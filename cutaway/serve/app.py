@@ -40,6 +40,7 @@ from cutaway.serve.operations.access import PUBLIC, AccessPolicy, AuthMiddleware
 from cutaway.serve.operations.api_keys import Role, Tenant
 from cutaway.serve.operations.models import Model, Models
 from cutaway.serve.operations.request_record import RecordMiddleware, record_of
+from cutaway.serve.operations.tracing import Tracing
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, while_connected
 
@@ -72,7 +73,7 @@ KEY_SCHEMES = {
 }
 
 
-def build(models: Models, policy: AccessPolicy) -> Any:
+def build(models: Models, policy: AccessPolicy, tracing: Tracing | None = None) -> Any:
     """The ASGI application."""
     service = models.default
     app = FastAPI(
@@ -100,7 +101,7 @@ def build(models: Models, policy: AccessPolicy) -> Any:
             allow_headers=["*"],
             expose_headers=["x-cutaway-ignored", "x-request-id", "retry-after"],
         )
-    return RecordMiddleware(_answer_head(guarded), service.metrics)
+    return RecordMiddleware(_answer_head(guarded), service.metrics, tracing)
 
 
 Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]

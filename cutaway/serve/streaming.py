@@ -87,6 +87,7 @@ class MergedStreams:
         except BaseException:
             self.close()
             raise
+        record.submitted()
         self.began = time.perf_counter()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cutaway.generate.batch.request import Generation, ResponseStream
 from cutaway.serve.operations.api_keys import Tenant
 from cutaway.serve.operations.metrics import Metrics
+from cutaway.serve.operations.tracing import Tracing
 
 log = logging.getLogger("cutaway.serve.requests")
 QUIET = ("/health", "/health/live", "/health/ready", "/metrics")  # asked every few seconds: logged at debug
@@ -40,8 +41,13 @@ class RequestRecord:
     cached_tokens: int = 0
     generated_tokens: int = 0
     queue_seconds: float = 0.0  # until the first of its answers started
+    submitted_seconds: float | None = None  # until the first of its answers was queued
     first_token_seconds: float | None = None
     seconds: float = 0.0
+
+    def submitted(self) -> None:
+        """Its answers are queued."""
+        self.submitted_seconds = time.perf_counter() - self.began
 
     def first_token(self, metrics: Metrics) -> None:
         """The first token of the first answer is there."""
@@ -98,14 +104,15 @@ def record_of(http: HTTPRequest) -> RequestRecord:
 class RecordMiddleware:
     """ASGI middleware: gives each request an id and a record, and reports the record at its end."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        self.app, self.metrics, self.tracing = app, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        asked = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        asked = headers.get("x-request-id", "")
         id = asked if re.fullmatch(r"[\w.:-]{1,128}", asked, re.ASCII) else uuid.uuid4().hex
         record = scope["record"] = RequestRecord(id, scope["method"], "other")
 
@@ -126,3 +133,5 @@ class RecordMiddleware:
             self.metrics.seconds.labels(record.path).observe(record.seconds)
             level = logging.DEBUG if record.path in QUIET else logging.INFO
             log.log(level, "request", extra={"fields": record.fields()})
+            if self.tracing is not None and level == logging.INFO:
+                self.tracing.report(record, headers)
