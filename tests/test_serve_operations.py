@@ -318,6 +318,8 @@ def test_models_are_loaded_when_asked_for_and_unloaded_by_last_use() -> None:
         ]
         texts = {ask(name).json()["choices"][0]["text"] for name in ("b", "b-x", serving.NAME)}
         assert len(texts) == 2 and states()[1:] == ["b loaded 1", "c unloaded 0"]
+        tags, running = (server.get(f"/api/{path}", **bearer(ADMIN)).json() for path in ("tags", "ps"))
+        assert (len(tags["models"]), len(running["models"])) == (3, 2)
         assert ask("c").is_success and states()[1:] == ["b unloaded 1", "c loaded 1"]
         assert gone["b"]() is None  # nothing holds what was unloaded
         long = LONG | {"model": "c", "stream": True}

@@ -192,9 +192,15 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
         return tokens.props(service)
 
     @app.get("/api/tags")
-    @app.get("/api/ps")
     async def tags() -> dict[str, Any]:
-        """The models in Ollama's form: those that there are, and those that run."""
+        """The models that there are, in Ollama's form."""
+        unloaded = [name for model in models.models if model.service is None for name in model.names]
+        bare = [{"name": name, "model": name, "digest": "", "details": {}} for name in unloaded]
+        return {"models": (await running())["models"] + bare}
+
+    @app.get("/api/ps")
+    async def running() -> dict[str, Any]:
+        """The models that are loaded, in Ollama's form."""
         loaded = [model.service for model in models.models if model.service is not None]
         return {"models": [ollama.card(service, name) for service in loaded for name in service.names]}
 
