@@ -10,7 +10,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import cutaway
@@ -193,7 +193,7 @@ def _check_options(app: Any, name: str, arguments: list[str]) -> None:
         takes_value = "=" not in word and options.get(option, bool) is not bool
 
 
-def _convert(hint: Any, tokens: Sequence[Any] | Mapping[str, Any]) -> Any:
+def _convert(hint: Any, tokens: Any) -> Any:
     """An argument's value. Where a whole number is asked for, 3.5 is refused instead of rounded."""
     import cyclopts
 
