@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,13 +121,29 @@ class Several:
         The one that was not used for the longest time goes for a new one.
     pin
         A model that is never unloaded; again for more.
-    limits
-        Of one model, by its name: --limits.NAME.context 2048, also max-sequences and max-tokens.
+    limit
+        NAME.context=2048, also max-sequences and max-tokens: for one model, in place of the option of this
+        name; again for more.
     """
 
     max_memory: str | None = None
     pin: Words = ()
-    limits: dict[str, ModelLimits] = field(default_factory=dict)
+    limit: Words = ()
+
+    @property
+    def limits(self) -> dict[str, ModelLimits]:
+        """Each --limit by the model's name. UserError for what is none."""
+        found: dict[str, ModelLimits] = {}
+        for one in self.limit:
+            parts = re.fullmatch(r"(.+)\.(context|max-sequences|max-tokens)=([1-9]\d{0,9})", one)
+            if parts is None:
+                raise UserError(
+                    f"--limit {one}: write NAME.context=2048, or max-sequences, or max-tokens, from 1 up"
+                )
+            name, option, value = parts.groups()
+            change = {option.replace("-", "_"): int(value)}
+            found[name] = replace(found.get(name, ModelLimits()), **change)
+        return found
 
     @property
     def bytes(self) -> int | None:
@@ -233,10 +249,6 @@ def shown(models: tuple[str, ...], *groups: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name.replace("_", "-"): one for name, one in asdict(value).items() if one is not None}
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
@@ -254,10 +266,10 @@ def sources(arguments: Sequence[str]) -> list[Any]:
     """What the parser reads beside the words of the command line: the environment, then --config's file."""
     from cyclopts.config import Env, Yaml
 
-    known = {name.upper() for name, _ in _values(GROUPS)} | {"", "MODELS", "CONFIG", "PRINT_CONFIG"}
+    known = {name.upper() for name, _ in _values(GROUPS)} | {"MODELS", "CONFIG", "PRINT_CONFIG"}
     for name in os.environ:
         option = name.removeprefix(PREFIX)
-        if name != option and option.partition("LIMITS_")[0] not in known:
+        if name != option and option not in known:
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
             raise UserError(f"{name} is no option of `cutaway serve`: did you mean {PREFIX}{near[0]}?")
     path = os.environ.get(f"{PREFIX}CONFIG")

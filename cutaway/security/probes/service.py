@@ -154,7 +154,7 @@ def _flood(lm: LanguageModel, random: np.random.Generator, budget: Budget, seed:
     before: dict[str, list[int]] = {"keys take turns": [], "one queue": []}
     for _ in range(max(2, budget.trials // 8)):
         for name, client in (("keys take turns", None), ("one queue", "everyone")):
-            scheduler = Scheduler(lm.engine, lm.tokenizer, max_sequences=1, max_queue=FLOOD + 1)
+            scheduler = Scheduler(lm.engine, lm.tokenizer, max_sequences=1, max_queue=2 * FLOOD + 2)
             try:
                 prompts = [_prompt(lm, random)[:16] for _ in range(FLOOD + 1)]
                 flood = [_submit(scheduler, ids, ATTACKER, 2, client) for ids in prompts[1:]]
