@@ -1,4 +1,4 @@
-"""A rolling restart under streaming clients through nginx: which requests fail. Some 2 minutes; it needs nginx.
+"""A rolling restart under streaming clients through nginx: what fails. Some 2 minutes; it needs nginx.
 
     python -m scripts.rolling_restart --clients 16 --rounds 2
 
