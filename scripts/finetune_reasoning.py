@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from cutaway.data import tasks
-from cutaway.evaluate.statistics import wilson
+from cutaway.evaluate.statistics import student, wilson
 from cutaway.train import curve
 
 TASK = "reasoning_gym:chain_sum"
@@ -41,7 +40,6 @@ STAGES = {  # name: method, whose base is which stage, and what differs from the
         "--batch-size 8 --micro-batch-size 8 --optimizer.learning-rate 0.0001",
     ),
 }
-T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, 97.5%, for n seeds
 
 
 def main() -> None:
@@ -122,18 +120,16 @@ def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Names
     for name, found in ends.items():
         values = [r[3] for r in found]
         mean, n = statistics.fmean(values), len(values)
-        half = T[n] * statistics.stdev(values) / math.sqrt(n) if n in T else math.nan
+        half = student(values)[1] - mean
         low, high = wilson(round(sum(values) * len(task.test)), n * len(task.test))
         each, seconds = ", ".join(f"{v:.1%}" for v in values), statistics.fmean(r[4] for r in found)
-        interval = f"± {half:.1%}" if n in T else "one seed"
+        interval = f"± {half:.1%}" if n > 1 else "one seed"
         lines.append(
             f"| {name} | {mean:.1%} | {interval} | {low:.1%} to {high:.1%} | {each} | {seconds:.0f} |"
         )
     for other in ("imitation", "expert iteration"):
         apart = [a[3] - b[3] for a, b in zip(ends["grpo"], ends[other], strict=True)]
-        half = (
-            T[len(apart)] * statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) in T else math.nan
-        )
+        half = student(apart)[1] - statistics.fmean(apart)
         verdict = "separated" if abs(statistics.fmean(apart)) > half else "not separated"
         lines.append(
             f"\nGRPO less {other}, paired by seed: {statistics.fmean(apart):+.1%} ± {half:.1%}: {verdict}."

@@ -10,16 +10,36 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import cutaway
 from cutaway import cli
 from cutaway.compare import arms, report, sweep
 from cutaway.compare.arms import Arm, Experiment
 from cutaway.compare.sweep import ArmResult, Measured
-from cutaway.compare.tasks import copying, induction, mqar, parity, selective_copying
+from cutaway.compare.tasks import (
+    arithmetic,
+    copying,
+    extrapolation,
+    induction,
+    language,
+    memorise,
+    mqar,
+    needle,
+    parity,
+    reversal,
+    selective_copying,
+)
 from cutaway.errors import UserError
+from cutaway.evaluate import statistics
+from cutaway.model.config import kind_of
+from cutaway.model.decoder import Decoder as Model
+from cutaway.train.loop import Training
 
 TASKS = [copying.Config(6, 5), induction.Config(16, 8), mqar.Config(32, 4, 64), parity.Config(6)]
-TASKS.append(selective_copying.Config(10, 3, 4))
+TASKS += [selective_copying.Config(10, 3, 4), extrapolation.Config(4, 9, 5), needle.Config(12, 3, 5)]
+TASKS += [reversal.Config(6, 5), arithmetic.Config(2), arithmetic.Config(3, reverse=False)]
+TASKS.append(memorise.Config(6, 9, 5))
 
 
 def drawn(task: Any, seed: int = 0) -> tuple[list[int], list[int], list[bool]]:
@@ -30,6 +50,7 @@ def drawn(task: Any, seed: int = 0) -> tuple[list[int], list[int], list[bool]]:
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__module__.rpartition(".")[2])
 def test_a_tasks_scored_targets_follow_from_what_is_before_them(task: Any):
+    table: dict[int, int] = {}
     for seed in range(20):
         ids, targets, scored = drawn(task, seed)
         assert len(ids) == task.context and max(ids + targets) < task.vocab and any(scored)
@@ -37,12 +58,26 @@ def test_a_tasks_scored_targets_follow_from_what_is_before_them(task: Any):
             before = ids[: n + 1]
             if isinstance(task, copying.Config):
                 expected = before[n - task.length]
+                if isinstance(task, reversal.Config):
+                    expected = before[2 * task.length - 1 - n]
             elif isinstance(task, induction.Config):
                 expected = before[before.index(0) + 1]
             elif isinstance(task, mqar.Config):
                 expected = before[before[: 2 * task.pairs : 2].index(before[n]) * 2 + 1]
             elif isinstance(task, parity.Config):
                 expected = 2 + sum(bit for bit in before if bit < 2) % 2
+            elif isinstance(task, extrapolation.Config):
+                expected = before[n - before.index(0)]
+            elif isinstance(task, needle.Config):
+                expected = before[before.index(0) + 1 + n - task.length]
+            elif isinstance(task, arithmetic.Config):
+                digits = task.digits
+                a, b = before[:digits], before[digits + 1 : 2 * digits + 1]
+                total = sum(int("".join(map(str, number))) for number in (a, b))
+                expected = int(f"{total:0{digits + 1}}"[:: -1 if task.reverse else 1][n - 2 * digits - 1])
+            elif isinstance(task, memorise.Config):
+                assert before[n] not in before[:n]
+                expected = table.setdefault(before[n], targets[n])
             else:
                 letters = [id for id in before[: task.length] if id > 1]
                 expected = letters[n - task.length]
@@ -56,16 +91,47 @@ def test_rows_differ_by_seed_and_number_and_are_the_same_for_every_arm():
     assert np.array_equal(rows.batch(2, 3).ids[1:2], arms.Rows(TASKS[0], 3, 9).row(3).ids)
 
 
+def test_held_out_rows_may_be_longer_than_those_trained_on():
+    task = extrapolation.Config(4, 9, 5)
+    assert {sum(drawn(task, seed)[2]) for seed in range(40)} == {2, 3, 4}
+    assert {sum(drawn(task.held_out, seed)[2]) for seed in range(9)} == {9}
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:280"])
+def test_bits_per_byte_are_those_of_the_held_out_text(tmp_path: Path, tokenizer: str):
+    words = ["No", "more", "was", "said", "of", "it;", "they", "walked", "home.\n\n"]
+    text = [" ".join(np.random.default_rng(n).permutation(words)) for n in range(40)]
+    (tmp_path / "text.txt").write_text("\n\n".join(text))
+    task = language.Config(str(tmp_path / "text.txt"), tokenizer, length=8, test_length=12)
+    made = arms.preset(task, {"tokenizer": [tokenizer, "bpe:290"]}, width=16, batch_size=2, test=3)
+    run = arms.run_of(made, made.arms[0], 0.01, 1, 0)
+    data = arms.ready(run, tmp_path, print)
+    evaluated = Training(run, data, note=lambda _: None).evaluate(3)
+    torch.manual_seed(run.seed)
+    model = Model(run.model).eval()
+    bits, size = 0.0, 0
+    for n in range(3):
+        ids = data.validation.rows.row(n).ids  # type: ignore[union-attr]
+        targets = data.validation.rows.row(n).targets[0, 8:]  # type: ignore[union-attr]
+        logits = model(torch.from_numpy(ids), torch.arange(12)[None])[0, 8:].log_softmax(-1).detach()
+        bits -= float(logits[range(4), targets].sum()) / math.log(2)
+        size += len(data.tokenizer.decode_bytes([id for id in targets.tolist() if id != data.tokenizer.bos]))
+    assert evaluated["validation_bits_per_byte"] == pytest.approx(bits / size, rel=1e-5)
+    train, test = (language._read(task.text, tokenizer)[part].tolist() for part in ("train", "test"))
+    found = "".join(" " if id == data.tokenizer.bos else data.tokenizer.decode([id]) for id in train + test)
+    assert found.split() == " ".join(text).split() and 5 * len(test) < len(train)
+
+
 def small(**settings: Any) -> Experiment:
     """Two mechanisms on a few letters, for seconds."""
     chosen: dict[str, Any] = {"steps": 8, "trial_steps": 4, "batch_size": 8, "seeds": 2, "test": 16}
     chosen |= {"learning_rates": (0.01,)} | settings
-    return arms.preset(copying.Config(4, 4), ["mha", "linear"], width=16, heads=2, **chosen)
+    return arms.preset(copying.Config(4, 4), {"attention": ["mha", "linear"]}, width=16, heads=2, **chosen)
 
 
 def test_arms_have_the_same_budget_and_differ_in_one_part():
     kinds = ["mha", "gqa", "mqa", "mla", "local", "linear", "gated_delta", "mamba2"]
-    made = arms.preset(copying.Config(), kinds)
+    made = arms.preset(copying.Config(), {"attention": kinds})
     models = [arms.model_of(made, arm) for arm in made.arms]
     sizes = [arms.parameters(model) for model in models]
     step = 2 * 3 * 64  # a column of every MLP
@@ -74,6 +140,38 @@ def test_arms_have_the_same_budget_and_differ_in_one_part():
     for model in models[1:-1]:
         block = replace(model.blocks[0], attention=models[0].blocks[0].attention, mlp=models[0].blocks[0].mlp)
         assert block == models[0].blocks[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "kinds", "differs"),
+    [
+        ("position", arms.POSITIONS, "attention"),
+        ("norm", arms.KINDS["norm"], "norm post_norm pre_norm"),
+        ("mlp", arms.KINDS["mlp"], "mlp"),
+        ("optimizer", arms.KINDS["optimizer"], ""),
+    ],
+)
+def test_arms_of_every_part_have_the_same_budget(part: str, kinds: Any, differs: str):
+    made = arms.preset(extrapolation.Config(4, 9), {part: list(kinds), "attention": ["gqa"]})
+    models = [arms.model_of(made, arm) for arm in made.arms]
+    runs = [arms.run_of(made, arm, 0.02, 8, 0) for arm in made.arms]
+    sizes = [arms.parameters(model) for model in models]
+    assert max(abs(size - sizes[0]) for size in sizes) <= 3 * 2 * 64
+    assert len({(model, run.optimizer) for model, run in zip(models, runs, strict=True)}) == len(kinds)
+    assert {kind_of(model.blocks[0].attention) for model in models} == {"gqa"}
+    for model in models:
+        own, first = vars(model.blocks[0]), vars(models[0].blocks[0])
+        assert all(own[name] == first[name] for name in own if name not in (*differs.split(), "mlp"))
+        assert model.context == 18, "held-out rows fit"
+    assert all(run.optimizer.learning_rate == 0.02 for run in runs)
+    if part == "optimizer":
+        assert runs[1].optimizer.adamw.learning_rate == 0.02  # type: ignore[union-attr]
+
+
+def test_arms_may_have_another_number_of_layers():
+    made = small()
+    arm = Arm("one", ("layers=1",))
+    assert len(arms.model_of(replace(made, arms=(*made.arms, arm)), arm).blocks) == 1
 
 
 def test_a_change_that_fits_nothing_is_refused():
@@ -85,6 +183,15 @@ def test_a_change_that_fits_nothing_is_refused():
         replace(made, arms=made.arms[:1])
     with pytest.raises(UserError, match="no task"):
         arms.task("chess")
+    for parts, message in (
+        ({"mlp": ["swiglu", "maxout"]}, "--mlp: there is no 'maxout'"),
+        ({"position": ["rope", "spiral"]}, "no 'spiral'"),
+        ({"position": ["rope", "alibi"], "attention": ["linear"]}, "linear takes no alibi"),
+        ({"tokenizer": ["bytes", "bpe:300"]}, "copying is no text"),
+        ({"mlp": ["swiglu", "relu2"], "norm": ["rms", "layer"]}, "of one part"),
+    ):
+        with pytest.raises(UserError, match=message):
+            arms.preset(copying.Config(), parts)
 
 
 # ---- the sweep ---------------------------------------------------------------------------------------------
@@ -97,7 +204,7 @@ def sweeping(losses: dict[float, float], **settings: Any) -> tuple[ArmResult, li
     def measured(arm: Arm, rate: float, steps: int, seed: int) -> Measured:
         asked.append((round(rate, 6), steps))
         near = min(losses, key=lambda known: abs(math.log(known / rate)))
-        return Measured(0.0, losses[near], [], 1.0)
+        return Measured(0.0, losses[near], {}, 1.0, Path("x"))
 
     result = ArmResult(Arm("x"))
     sweep._sweep(small(**settings), result, measured)
@@ -109,6 +216,13 @@ def test_a_sweep_halves_and_keeps_an_interior_optimum():
     result, asked = sweeping(losses, learning_rates=(0.001, 0.003, 0.009))
     assert result.rate == 0.003 and not result.bound
     assert asked == [(0.001, 4), (0.003, 4), (0.009, 4), (0.003, 8), (0.009, 8)]
+
+
+def test_a_sweep_halves_again_and_again_and_keeps_two():
+    losses = {0.001 * 2**n: 1.0 + abs(n - 4) for n in range(8)}
+    result, asked = sweeping(losses, learning_rates=tuple(losses), steps=16)
+    assert [sum(steps == own for _, own in asked) for steps in (4, 8, 16)] == [8, 4, 2]
+    assert result.rate == 0.016 and not result.bound
 
 
 def test_a_sweep_widens_at_its_edge_and_says_where_it_did_not_help():
@@ -135,10 +249,10 @@ def test_an_experiment_that_was_stopped_ends_with_the_same_table(
 
     monkeypatch.setattr(sweep, "one", stopped)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(made, tmp_path / "a", lambda *_: None)
+        sweep.run(made, tmp_path / "a", lambda _: None)
     monkeypatch.setattr(sweep, "one", one)
-    resumed = report.save(made, sweep.run(made, tmp_path / "a", lambda *_: None), tmp_path / "a")
-    whole = report.save(made, sweep.run(made, tmp_path / "b", lambda *_: None), tmp_path / "b")
+    resumed = report.save(made, sweep.run(made, tmp_path / "a", lambda _: None), tmp_path / "a")
+    whole = report.save(made, sweep.run(made, tmp_path / "b", lambda _: None), tmp_path / "b")
 
     def table(document: dict[str, Any]) -> Any:
         return {
@@ -147,6 +261,14 @@ def test_an_experiment_that_was_stopped_ends_with_the_same_table(
         }
 
     assert table(resumed) == table(whole)
+    lm = cutaway.load(tmp_path / "a" / resumed["arms"]["linear"]["runs"][1])
+    assert lm.tokenizer.encode("3 0 3") == [3, 0, 3] and lm.logits([3, 0]).shape == (2, 5)
+    curves = resumed["arms"]["mha"]["curves"][0]
+    assert [step for step, _ in curves["induction"]] == list(range(9)) and "linear" not in resumed[
+        "attention"
+    ]
+    looks = resumed["attention"]["mha"]["1.0"]
+    assert len(looks) == 8 and sum(looks) == pytest.approx(1, abs=1e-3)
     text = (tmp_path / "a" / "report.md").read_text()
     assert "| mha again |" in text and "Chance is 0.250" in text
     page = (tmp_path / "a" / "report.html").read_text()
@@ -157,7 +279,7 @@ def test_a_run_that_fails_is_reported(tmp_path: Path):
     made = small()
     bad = replace(arms.run_of(made, made.arms[0], 1e30, 8, 0), gradient_clip=None)
     found = sweep.one(bad, tmp_path / "run")
-    assert found.failed is not None and " is nan" in found.failed and found.accuracy == 0
+    assert found.failed is not None and " is nan" in found.failed and found.score == 0
 
 
 # ---- statistics --------------------------------------------------------------------------------------------
@@ -167,23 +289,23 @@ def test_the_statistics_are_scipys():
     from scipy import stats
 
     a, b = [0.5, 0.7, 0.6, 0.9], [0.4, 0.65, 0.7, 0.6]
-    assert report.paired(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=1e-6)
+    assert statistics.paired_t(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=1e-6)
     for freedom in (1, 2, 5, 30):
-        assert report.quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-5)
-    low, high = report.interval(a)
+        assert statistics.student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-5)
+    low, high = statistics.student(a)
     expected = stats.t.interval(0.95, 3, np.mean(a), stats.sem(a))
     assert (low, high) == pytest.approx(expected)
-    assert report.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
 def test_false_positives_are_five_percent():
     random = np.random.default_rng(3)
-    wrong = sum(report.paired(*random.normal(size=(2, 4)).tolist()) < report.LEVEL for _ in range(1000))
+    wrong = sum(statistics.paired_t(*random.normal(size=(2, 4)).tolist()) < report.LEVEL for _ in range(1000))
     assert 30 <= wrong <= 70
     families = 0
     for _ in range(400):
-        raw = [report.paired(*random.normal(size=(2, 4)).tolist()) for _ in range(5)]
-        families += min(report.holm(raw)) < report.LEVEL
+        raw = [statistics.paired_t(*random.normal(size=(2, 4)).tolist()) for _ in range(5)]
+        families += min(statistics.holm(raw)) < report.LEVEL
     assert families / 400 <= 0.08
 
 
@@ -191,7 +313,7 @@ def test_the_paragraph_says_what_separated_and_what_did_not():
     made = small(seeds=3)
 
     def result(arm: Arm, scores: list[float], bound: bool = False) -> ArmResult:
-        runs = [Measured(score, 1.0, [(8, score)], 1.0) for score in scores]
+        runs = [Measured(score, 1.0, {}, 1.0, Path("x")) for score in scores]
         return ArmResult(arm, {0.01: {8: runs[0]}}, 0.01, bound, runs)
 
     results = [
@@ -216,5 +338,5 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(words) == 0  # read from its folder
     assert "| linear |" in capsys.readouterr().out
     assert cli.main(["compare", "--attention", "mha"]) == 2
-    assert "two mechanisms" in capsys.readouterr().err
+    assert "two kinds" in capsys.readouterr().err
     assert cli.main(["compare"]) == 2

@@ -6,21 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.options import Json
+from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 
 
 def compare(
-    experiment: Path | None = None,
+    experiment: str | None = None,
     /,
     *,
     attention: str | None = None,
+    position: str | None = None,
+    norm: str | None = None,
+    mlp: str | None = None,
+    optimizer: str | None = None,
+    tokenizer: str | None = None,
     task: str = "copying",
-    output: Annotated[Path, Parameter(alias="-o")] = Path("runs/compare"),
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
     steps: int | None = None,
     seeds: int | None = None,
     learning_rates: str | None = None,
@@ -28,39 +32,58 @@ def compare(
     layers: int = 2,
     heads: int = 2,
     threads: int | None = None,
+    workers: int = 1,
+    ray: Flag = False,
     as_json: Json = False,
 ) -> None:
     """Train the same model with one part swapped, under one budget, and say what separated.
 
-    Each arm has its own learning-rate sweep, as many parameters and the same rows; the first arm is run again
-    with other seeds, as the noise floor. The folder gets results.json, report.md and report.html. A
-    comparison that was stopped goes on.
+    Name several kinds of one part; a single kind of another part is what all arms have. Each arm has its own
+    learning-rate sweep, as many parameters and the same rows; the first arm is run again with other seeds, as
+    the noise floor. The folder gets experiment.yaml, results.json, report.md and report.html, and each run in
+    it is a model that other verbs open. A comparison that was stopped goes on.
 
     **Examples:**
 
     cutaway compare --attention mha,gqa,linear --task copying --output runs/c
 
-    cutaway compare --attention mha,linear,gated_delta --task mqar --seeds 3 --json
+    cutaway compare --position rope,alibi,learned,none --task extrapolation --attention mqa
+
+    cutaway compare --tokenizer bytes,bpe:1024 --task language --seeds 3 --json
+
+    cutaway compare mqar --workers 2
 
     cutaway compare experiment.yaml
 
-    :param experiment: A YAML file with task, model, arms and hypothesis (docs/compare.md).
-    :param attention: Mechanisms to compare, separated by commas; `cutaway attention` lists them.
-    :param task: copying, selective_copying, induction, mqar or parity.
-    :param output: The folder of the runs and the report.
+    :param experiment: A preset, or a YAML file with task, model, arms and hypothesis (docs/compare.md).
+    :param attention: Mechanisms, separated by commas; `cutaway attention` lists them.
+    :param position: rope, alibi, t5, learned, sinusoidal, none.
+    :param norm: rms, layer, post, sandwich.
+    :param mlp: swiglu, geglu, reglu, relu2, relu, gelu, silu.
+    :param optimizer: adamw, muon.
+    :param tokenizer: bytes, bpe:SIZE, a file or a model's name, with --task language.
+    :param task: arithmetic, copying, extrapolation, induction, language, memorise, mqar, needle, parity,
+        reversal or selective_copying.
+    :param output: The folder of the runs and the report; without it runs/NAME.
     :param steps: Training steps of a run.
     :param seeds: Runs of each arm at its best learning rate.
     :param learning_rates: The sweep, separated by commas.
     :param width: The model's width.
     :param layers: Its layers.
     :param heads: Its attention heads.
-    :param threads: Processor threads.
+    :param threads: Processor threads of a run.
+    :param workers: Arms that are trained side by side, in processes.
+    :param ray: Train arms on a Ray cluster whose machines share the folder, or on a local Ray.
     """
     from cutaway.compare import arms, report, sweep
-    from cutaway.model.config import from_dict
 
-    if (experiment is None) == (attention is None):
-        raise UserError("give an experiment's file, or --attention with mechanisms to compare")
+    given = {"attention": attention, "position": position, "norm": norm, "mlp": mlp}
+    given |= {"optimizer": optimizer, "tokenizer": tokenizer}
+    parts = {name: [kind.strip() for kind in kinds.split(",")] for name, kinds in given.items() if kinds}
+    if (experiment is None) == (not parts):
+        raise UserError("give an experiment's file or preset, or --attention (or another part) with kinds")
+    if workers < 1:
+        raise UserError(f"--workers is {workers}: give a number from 1 up")
     chosen: dict[str, Any] = {
         "steps": steps,
         "seeds": seeds,
@@ -71,22 +94,17 @@ def compare(
     if steps is not None:
         chosen["trial_steps"] = max(1, steps // 4)
     if experiment is not None:
-        found = from_dict(_entries(experiment), arms.Experiment, str(experiment))
-        made = replace(found, **chosen)
+        made = replace(arms.read(experiment), **chosen)
     else:
-        kinds = [name.strip() for name in str(attention).split(",") if name.strip()]
-        if len(kinds) < 2:
-            raise UserError("--attention needs two mechanisms or more")
-        asked = arms.task(task)
-        made = arms.preset(asked, kinds, width=width, layers=layers, heads=heads, **chosen)
-    with console.watched(counts=True) as bar:
-        results = sweep.run(made, output, lambda doing, done, total: bar("Training", done, total, doing))
-    document = report.save(made, results, output)
+        made = arms.preset(arms.task(task), parts, width=width, layers=layers, heads=heads, **chosen)
+    folder = output or Path("runs") / (Path(experiment).stem if experiment else "compare")
+    results = sweep.run(made, folder, console.note, workers=workers, ray=ray)
+    document = report.save(made, results, folder)
     if as_json:
         console.print_json(document)
     else:
         print(report.markdown(made, report.rows(made, results)))
-        console.note(f"{output / 'report.html'} has the curves.")
+        console.note(f"{folder / 'report.html'} has the curves.")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -94,10 +112,3 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
         raise UserError(f"--learning-rates is {text!r}: write numbers with commas, as 0.001,0.003") from None
-
-
-def _entries(path: Path) -> Any:
-    try:
-        return yaml.safe_load(console.read_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None

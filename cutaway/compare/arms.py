@@ -5,7 +5,8 @@ An arm's MLPs are made as wide as it takes to have the first arm's number of par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from math import prod
@@ -22,23 +23,59 @@ from cutaway.compare import tasks
 from cutaway.data import run_tokenizer
 from cutaway.data.packing import Batch, number, stacked
 from cutaway.errors import UserError
+from cutaway.inspect.head_scores import induction_scores, previous_token_scores
+from cutaway.inspect.inputs import has_pattern
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, from_dict, to_dict
-from cutaway.position import rope
+from cutaway.model.config import Block, Decoder, from_dict, kind_of, to_dict
+from cutaway.position import alibi, rope, t5
 from cutaway.train import dataset
-from cutaway.train.config import Intervals, TrainingConfig
-from cutaway.train.loop import Dataset
+from cutaway.train.config import Intervals, TrainingConfig, entries
+from cutaway.train.loop import TOKENIZER, Dataset, Training
 from cutaway.train.objectives import targets
-from cutaway.train.optim import AdamW
+from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import Cosine
+from cutaway.train.trainable import TrainingBatch
 
 AGAIN = 1000  # the first seed of the arm that is the first one again
+PRESETS = Path(__file__).parent / "presets"
+ROWS = 64  # held-out rows that pass the model at a time
+PARTS = ("attention", "position", "norm", "mlp", "optimizer", "tokenizer")
+USUAL = {
+    "attention": "mha",
+    "position": "rope",
+    "norm": "rms",
+    "mlp": "swiglu",
+    "optimizer": "adamw",
+    "tokenizer": "bytes",
+}
+KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # what an arm changes; attention's are its files
+    "norm": {
+        "rms": ("norm.kind=rms",),
+        "layer": ("norm.kind=layer",),
+        "post": ("block.pre_norm=false", "block.post_norm=true"),
+        "sandwich": ("block.post_norm=true",),
+    },
+    "mlp": {
+        "swiglu": ("mlp.activation=silu", "mlp.gated=true"),
+        "geglu": ("mlp.activation=gelu", "mlp.gated=true"),
+        "reglu": ("mlp.activation=relu", "mlp.gated=true"),
+        "relu2": ("mlp.activation=relu2", "mlp.gated=false"),
+        "relu": ("mlp.activation=relu", "mlp.gated=false"),
+        "gelu": ("mlp.activation=gelu", "mlp.gated=false"),
+        "silu": ("mlp.activation=silu", "mlp.gated=false"),
+    },
+    "optimizer": {"adamw": ("optimizer.kind=adamw",), "muon": ("optimizer.kind=muon",)},
+}
+RELATIVE = {"alibi": alibi.Config(), "t5": t5.Config()}
+POSITIONS = ("rope", *RELATIVE, "learned", "sinusoidal", "none")
 
 
 @dataclass(frozen=True)
 class Arm(Bounded):
-    """A name, and what differs from the experiment's model: entries of a config by dotted name.
+    """A name, and what differs from the experiment: entries of a config by dotted name.
 
+    ``attention.``, ``mlp.`` and ``norm.`` change that part of every block, ``block.`` the block itself;
+    ``layers=N`` makes N of the first; ``optimizer.`` and ``task.`` change those; other names are the model's.
     Its seeds count from ``first_seed``: an arm that is another again has seeds of its own.
     """
 
@@ -51,9 +88,10 @@ class Arm(Bounded):
 class Experiment(Bounded):
     """What is compared. ``hypothesis`` is written before it runs.
 
-    ``learning_rates`` are tried for ``trial_steps`` each, the better half for ``steps``; where the best is
-    the lowest or highest of them, the sweep is widened, at most ``widen`` times. The best one is run with
-    ``seeds`` seeds, on ``test`` held-out rows.
+    ``learning_rates`` are tried for ``trial_steps`` each, the better half for twice as many, and so on up to
+    ``steps``; where the best is the lowest or highest of them, the sweep is widened, at most ``widen`` times.
+    The best one is run with ``seeds`` seeds, on ``test`` held-out rows. A model whose ``vocab`` is 0 has the
+    task's.
     """
 
     task: Any = field(metadata={"variants": "cutaway.compare.tasks"})
@@ -68,6 +106,7 @@ class Experiment(Bounded):
     seeds: Count = 3
     test: Count = 256
     threads: Count = 1
+    optimizer: AdamW | Muon = field(default=AdamW(), metadata={"variants": "cutaway.train.optim"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,18 +156,56 @@ class Rows:
         return stacked([self.row(n) for n in range(first, first + count)])
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out rows as an `Evaluator`; ``lengths`` is how many bytes each id stands for."""
+
+    rows: Rows
+    lengths: torch.Tensor
+
+    def evaluate(self, training: Training, count: int) -> dict[str, float]:
+        """Loss, accuracy and bits per byte, and the strongest induction and previous-token heads."""
+        sums: dict[str, float] = {}
+        weight = size = 0.0
+        with torch.no_grad():
+            for first in range(0, count, ROWS):
+                rows = self.rows.batch(first, min(ROWS, count - first))
+                batch = TrainingBatch.of(rows, training.device)
+                _, extra = training.trainable(batch)
+                sums = {name: sums.get(name, 0.0) + float(value) for name, value in extra.items()}
+                weight += batch.weight
+                size += float(self.lengths[torch.from_numpy(rows.targets[rows.loss_weights > 0])].sum())
+        found = training.run.objective.report(sums, weight)
+        found["loss"] = found.pop("cross_entropy")
+        if size:
+            found["bits_per_byte"] = found["loss"] * weight / math.log(2) / size
+        return {f"validation_{name}": value for name, value in (found | _heads(training)).items()}
+
+
+def _heads(training: Training) -> dict[str, float]:
+    """The highest score of any head, none where a layer has no attention weights."""
+    config = training.model.config
+    if not all(has_pattern(block.attention) for block in config.blocks):
+        return {}
+    asked = {"length": min(24, training.run.width // 2), "vocabulary": config.vocab}
+    scores = {"induction": induction_scores, "previous_token": previous_token_scores}
+    return {name: float(torch.cat(of(training.model, **asked)).max()) for name, of in scores.items()}
+
+
 def resolved(run: ArmRun, folder: Path, note: dataset.Note) -> ArmRun:
-    """The run as it is: a task's rows are made from its seed."""
+    """The run as it is, its tokenizer in ``folder``: a task's rows are made from its seed."""
+    run_tokenizer.save(run.data.words(), folder / TOKENIZER)
     return run
 
 
 def ready(run: ArmRun, folder: Path, note: dataset.Note) -> Dataset:
     """The rows that are trained on, and the held-out ones, which every seed shares."""
-    lengths = torch.zeros(run.model.vocab, dtype=torch.int64)
+    tokenizer, lengths = run.data.words(), torch.zeros(run.model.vocab, dtype=torch.int64)
+    if run.data.metric == "bits_per_byte":
+        lengths[: len(tokenizer)] = torch.tensor(run_tokenizer.lengths(tokenizer))
     train = Rows(run.data, number(run.seed, "train"), 0)
-    held_out = Rows(run.data, number(0, "held out"), run.test)
-    letters = run_tokenizer.of_bytes()  # no text is sampled
-    return Dataset(train, held_out, lengths, letters, lambda text: [0], lambda training, folder: None)
+    held_out = HeldOut(Rows(run.data.held_out, number(0, "held out"), run.test), lengths)
+    return Dataset(train, held_out, lengths, tokenizer, lambda text: [0], dataset.export)
 
 
 def task(name: str) -> Any:
@@ -139,11 +216,41 @@ def task(name: str) -> Any:
     return import_module(f"{tasks.__name__}.{name}").Config()
 
 
+def presets() -> list[str]:
+    """The names of the experiments that come with Cutaway."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read(source: str) -> Experiment:
+    """The experiment of a preset's name or a YAML file.
+
+    A file has the entries of an `Experiment`, or instead of model and arms what `preset` takes: ``parts``,
+    ``width``, ``layers``, ``heads``.
+    """
+    known = presets()
+    path = PRESETS / f"{source}.yaml" if source in known else Path(source)
+    if not path.is_file():
+        raise UserError(f"{source}: is neither a file nor a preset; presets are {', '.join(known)}")
+    data = entries(str(path), ())
+    if "parts" in data:
+        options = {name: data.pop(name) for name in ("parts", "width", "layers", "heads") if name in data}
+        model = {"vocab": 0, "width": 1, "context": 1, "blocks": []}
+        plain = from_dict(
+            {"model": model, "arms": [{"name": "a"}, {"name": "b"}]} | data, Experiment, str(path)
+        )
+        settings = {name: getattr(plain, name) for name in data if name != "task"}
+        return preset(plain.task, **options, **settings)
+    if isinstance(data.get("model"), dict):
+        data["model"].setdefault("vocab", 0)
+    return from_dict(data, Experiment, str(path))
+
+
 def model_of(experiment: Experiment, arm: Arm) -> Decoder:
     """An arm's model: the experiment's with the arm's changes, its MLPs as wide as the budget asks."""
-    base = _changed(experiment, experiment.arms[0])
-    own = _changed(experiment, arm)
-    return own if arm == experiment.arms[0] else _matched(own, parameters(base))
+    own = changed(experiment, arm).model
+    if arm == experiment.arms[0]:
+        return own
+    return _matched(own, parameters(changed(experiment, experiment.arms[0]).model))
 
 
 def parameters(model: Decoder) -> int:
@@ -153,14 +260,18 @@ def parameters(model: Decoder) -> int:
 
 def run_of(experiment: Experiment, arm: Arm, rate: float, steps: int, seed: int) -> ArmRun:
     """A training run of an arm."""
+    own = changed(experiment, arm)
+    optimizer = replace(own.optimizer, learning_rate=rate)
+    if isinstance(optimizer, Muon):
+        optimizer = replace(optimizer, adamw=replace(optimizer.adamw, learning_rate=rate))
     return ArmRun(
         model=model_of(experiment, arm),
-        data=experiment.task,
+        data=own.task,
         steps=steps,
         batch_size=experiment.batch_size,
         micro_batch_size=experiment.batch_size,
         objective=targets.Config(),
-        optimizer=AdamW(learning_rate=rate, weight_decay=0.1),
+        optimizer=optimizer,
         schedule=Cosine(warmup_steps=max(1, steps // 10), min_ratio=0.1),
         compile="never",
         device="cpu",
@@ -179,33 +290,72 @@ def run_of(experiment: Experiment, arm: Arm, rate: float, steps: int, seed: int)
 
 
 def preset(
-    task: Any, kinds: Sequence[str], *, width: int = 64, layers: int = 2, heads: int = 2, **settings: Any
+    task: Any,
+    parts: Mapping[str, Sequence[str]],
+    *,
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 2,
+    **settings: Any,
 ) -> Experiment:
-    """An experiment on attention mechanisms: one arm a kind, and the first kind again as the noise floor."""
+    """An experiment on one part of a model: an arm a kind, and the first kind again as the noise floor.
+
+    ``parts`` names the kinds by part (`PARTS`): several of the one that is compared, one of others that are
+    not as usual. UserError for a kind that there is not, or does not fit.
+    """
+    several = [part for part, kinds in parts.items() if len(kinds) > 1]
+    if len(several) != 1:
+        raise UserError("compare two kinds or more of one part, such as --attention mha,linear")
+    (part,) = several
+    reach = max(task.context, task.held_out.context)
+    base = USUAL | {name: kinds[0] for name, kinds in parts.items()}
     size = width // heads
     sizes = Sizes(width, heads, max(1, heads // 2), size, size)
-    first = registry.kind(kinds[0]).like(sizes, _position(kinds[0], size))
-    model = Decoder(
-        vocab=task.vocab,
-        width=width,
-        context=task.context,
-        blocks=(Block(first, MLP(hidden=4 * width)),) * layers,
-    )
-    arms = [Arm(kinds[0])]
-    for kind in [*kinds[1:], kinds[0]]:
-        config = to_dict(registry.kind(kind).like(sizes, _position(kind, size)))
-        entries = tuple(_flat({"kind": kind, **config}, "attention"))
-        arms.append(Arm(kind, entries) if kind != kinds[0] else Arm(f"{kind} again", entries, AGAIN))
-    return Experiment(task=task, model=model, arms=tuple(arms), **settings)
+
+    def changes(part: str, kind: str) -> tuple[str, ...]:
+        chosen = base | {part: kind}
+        if part in ("attention", "position"):
+            return _attention(chosen["attention"], chosen["position"], sizes, reach)
+        if part == "tokenizer":
+            if kind_of(task) == "language":
+                return (f"task.tokenizer={kind}",)
+            if kind == USUAL["tokenizer"]:
+                return ()
+            raise UserError(f"--tokenizer: {kind_of(task)} is no text: use --task language")
+        if kind not in KINDS[part]:
+            raise UserError(f"--{part}: there is no {kind!r}: use {', '.join(KINDS[part])}")
+        return KINDS[part][kind]
+
+    blocks = (Block(registry.kind("mha").like(sizes, {}), MLP(hidden=4 * width)),) * layers
+    skeleton = Decoder(vocab=0, width=width, context=reach, blocks=blocks)
+    kinds = parts[part]
+    arms = [Arm(kind, changes(part, kind)) for kind in kinds]
+    arms.append(Arm(f"{kinds[0]} again", changes(part, kinds[0]), AGAIN))
+    plain = Experiment(task=task, model=skeleton, arms=tuple(arms), **settings)
+    others = [change for name in base if name != part for change in changes(name, base[name])]
+    made = changed(plain, Arm("base", tuple(others)))
+    return replace(made, model=replace(made.model, vocab=0))  # an arm's task may have another
 
 
-def _position(kind: str, size: int) -> dict[str, Any]:
-    """RoPE for a mechanism that takes a position, which each but recurrences needs to tell an order."""
-    config = registry.kind(kind).config
-    known = getattr(config, "__dataclass_fields__", {})
-    if "position" not in known:
-        return {}
-    return {"position": rope.Config(size=size // 2 if "rope_dim" in known else size)}
+def _attention(kind: str, position: str, sizes: Sizes, reach: int) -> tuple[str, ...]:
+    """The changes that make every block's attention of this kind, and give it its position encoding.
+
+    Recurrences take no position: they tell an order without one.
+    """
+    known = getattr(registry.kind(kind).config, "__dataclass_fields__", {})
+    if position not in POSITIONS:
+        raise UserError(f"--position: there is no {position!r}: use {', '.join(POSITIONS)}")
+    options: dict[str, Any] = {}
+    if position == "rope" and "position" in known:
+        options["position"] = rope.Config(sizes.key_size // 2 if "rope_dim" in known else sizes.key_size)
+    elif position in RELATIVE:
+        if "relative" not in known:
+            raise UserError(f"--position: {kind} takes no {position}: use rope, learned or sinusoidal")
+        options["relative"] = RELATIVE[position]
+    config = {"kind": kind, **to_dict(registry.kind(kind).like(sizes, options))}
+    outer = {"learned": (f"position.size={reach}",), "sinusoidal": ()}
+    added = (f"position.kind={position}", *outer[position]) if position in outer else ()
+    return (*_flat(config, "attention"), "position=null", *added)
 
 
 def _flat(entries: dict[str, Any], name: str) -> Iterator[str]:
@@ -216,26 +366,40 @@ def _flat(entries: dict[str, Any], name: str) -> Iterator[str]:
             yield f"{name}.{key}={value}"
 
 
-def _changed(experiment: Experiment, arm: Arm) -> Decoder:
-    """The model with an arm's changes in every block (``attention.``, ``mlp.``, ``norm.``), or in itself."""
+def changed(experiment: Experiment, arm: Arm) -> Experiment:
+    """The experiment with an arm's changes made in it."""
     import yaml
 
-    data = to_dict(experiment.model)
-    inner: dict[str, Any] = {}
+    data, inner = to_dict(experiment), {}
+    model = data["model"]
     for change in arm.changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise UserError(f"arm {arm.name}: {change!r} should be NAME=VALUE")
         *parents, last = name.split(".")
-        block = parents and parents[0] in ("attention", "mlp", "norm")
-        place = inner if block else data
+        place = model
+        if parents and parents[0] in ("attention", "mlp", "norm", "block"):
+            place = inner
+        elif parents and parents[0] in ("optimizer", "task"):
+            place = data
         for part in parents:
-            place = place.setdefault(part, {})
+            place[part] = place.get(part) or {}
+            place = place[part]
+        if last == "kind":
+            place.clear()  # another kind has entries of its own
         place[last] = yaml.safe_load(value)
-    for block in data["blocks"]:
-        for part, entries in inner.items():
-            block[part] = entries if "kind" in entries else {**block.get(part, {}), **entries}
-    return from_dict(data, Decoder, f"arm {arm.name}")
+    if (layers := model.pop("layers", None)) is not None:
+        model["blocks"] = [{**model["blocks"][0], "times": layers}]
+    own = inner.pop("block", {})
+    for block in model["blocks"]:
+        block |= own
+    for part, own in inner.items():
+        for home in [*model["blocks"], *([model] if part == "norm" else [])]:
+            home[part] = own if "kind" in own else {**home.get(part, {}), **own}
+    if "optimizer" in data:
+        data["optimizer"].setdefault("kind", kind_of(experiment.optimizer))
+    made = from_dict(data, Experiment, f"arm {arm.name}")
+    return made if made.model.vocab else replace(made, model=replace(made.model, vocab=made.task.vocab))
 
 
 def _matched(model: Decoder, budget: int) -> Decoder:

@@ -1,32 +1,41 @@
-"""What an experiment found: a table, a paragraph that says what separated, curves.
+"""What an experiment found: a table, a paragraph that says what separated, curves, and where arms look.
 
-An arm's score is the mean held-out accuracy over its seeds, with Student's interval. Arms are compared with
-the first one seed by seed, for a seed trains all arms on the same rows: a paired t-test, corrected for the
-number of arms by Holm (1979). The first arm again, with other seeds, shows how far two equal arms come apart.
+An arm's score is the mean held-out accuracy (or bits per byte) over its seeds, with Student's interval. Arms
+are compared with the first one seed by seed, for a seed trains all arms on the same rows: a paired t-test,
+corrected for the number of arms by Holm. The first arm again, with other seeds, shows how far two equal arms
+come apart.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import yaml
 
 import cutaway
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.registry import kind
 from cutaway.compare import arms
 from cutaway.compare.arms import Experiment
-from cutaway.compare.sweep import ArmResult
-from cutaway.model.config import kind_of, to_dict
+from cutaway.compare.sweep import CURVES, ArmResult, Measured
+from cutaway.evaluate.statistics import holm, paired_t, student
+from cutaway.hooks import tracing
+from cutaway.inspect.inputs import has_pattern
+from cutaway.model.config import Decoder, kind_of, to_dict
 from cutaway.store.files import write
 from cutaway.train.flops import per_token
 
+EXPERIMENT = "experiment.yaml"
 LEVEL = 0.05
+LONGER = (1, 4, 16, 64)  # times the task's length, for growth with n
+SHOWN = 96  # tokens of the text on which arms' attention is shown
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Row:
     failed: int
     parameters: int
     flops_per_token: float
-    state_numbers: float  # that all layers hold of a text of the task's length
+    growth: dict[int, float]  # numbers that all layers hold of a text, by its length
     tokens_per_second: float
 
     @property
@@ -54,25 +63,30 @@ class Row:
         """Whether it differs from the first arm."""
         return self.p is not None and self.p < LEVEL
 
+    @property
+    def state_numbers(self) -> float:
+        """Numbers that all layers hold of a text of the task's length."""
+        return next(iter(self.growth.values()))
+
 
 def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
     """The table, an arm a row."""
-    scores = [[run.accuracy for run in result.runs] for result in results]
-    raw = [None, *(paired(own, scores[0]) for own in scores[1:])]
+    scores = [[run.score for run in result.runs] for result in results]
+    raw = [None, *(paired_t(own, scores[0]) for own in scores[1:])]
     corrected = holm([p for p in raw if p is not None])
     out = []
     for n, (result, own) in enumerate(zip(results, scores, strict=True)):
         model = arms.model_of(experiment, result.arm)
-        low, high = interval(own)
-        losses = [run.loss for run in result.runs]
+        low, high = student(own)
         speeds = sorted(run.tokens_per_second for run in result.runs)
+        length = experiment.task.context
         out.append(
             Row(
                 result.arm.name,
                 float(np.mean(own)),
                 low,
                 high,
-                float(np.mean(losses)),
+                float(np.mean([run.loss for run in result.runs])),
                 float(np.mean(own) - np.mean(scores[0])),
                 corrected[n - 1] if n else None,
                 result.rate,
@@ -81,59 +95,17 @@ def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
                 sum(run.failed is not None for run in result.runs),
                 arms.parameters(model),
                 per_token(model),
-                sum(
-                    at(kind(kind_of(block.attention)).cost.state, block.attention, n=model.context)
-                    for block in model.blocks
-                ),
+                {times * length: _state(model, times * length) for times in LONGER},
                 speeds[len(speeds) // 2],
             )
         )
     return out
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95% interval of the mean."""
-    n, center = len(values), float(np.mean(values))
-    if n < 2:
-        return -math.inf, math.inf
-    half = quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return center - half, center + half
-
-
-def paired(a: Sequence[float], b: Sequence[float]) -> float:
-    """The two-sided p of the paired t-test; 1 where nothing differs, or one pair is all there is."""
-    d = np.subtract(a, b)
-    if len(d) < 2 or not d.any():
-        return 1.0
-    error = float(np.std(d, ddof=1)) / math.sqrt(len(d))
-    return 0.0 if not error else tail(abs(float(d.mean())) / error, len(d) - 1)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's corrected p-values."""
-    out, most = [0.0] * len(p), 0.0
-    for place, n in enumerate(sorted(range(len(p)), key=lambda n: p[n])):
-        most = max(most, min(1.0, (len(p) - place) * p[n]))
-        out[n] = most
-    return out
-
-
-def tail(t: float, freedom: int) -> float:
-    """The two-sided probability beyond t of Student's distribution, integrated over atan(t / sqrt n)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    x = np.linspace(0, angle, 20001)
-    inside = float(np.trapezoid(np.cos(x) ** (freedom - 1), x))
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    return max(0.0, 1 - 2 * scale * inside)
-
-
-def quantile(freedom: int) -> float:
-    """The t beyond which 5% are."""
-    low, high = 0.0, 1000.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if tail(middle, freedom) > LEVEL else (low, middle)
-    return high
+def _state(model: Decoder, n: int) -> float:
+    """How many numbers all layers hold of n tokens."""
+    mixers = [block.attention for block in model.blocks]
+    return sum(at(kind(kind_of(mixer)).cost.state, mixer, n=n) for mixer in mixers)
 
 
 def paragraph(experiment: Experiment, table: Sequence[Row]) -> str:
@@ -154,18 +126,33 @@ def paragraph(experiment: Experiment, table: Sequence[Row]) -> str:
         )
     if failed := [f"{row.name} ({row.failed} of {row.seeds})" for row in table if row.failed]:
         text += f" Runs that failed: {', '.join(failed)}."
-    return f"{text} Chance is {experiment.task.chance:.3f}; intervals are of 95% over {first.seeds} seeds."
+    oracle = "" if experiment.task.oracle is None else f", the oracle {experiment.task.oracle:.3f}"
+    score = "Lower is better. " if experiment.task.metric == "bits_per_byte" else ""
+    return (
+        f"{text} {score}Chance is {experiment.task.chance:.3f}{oracle}; intervals are of 95% over "
+        f"{first.seeds} seeds."
+    )
 
 
 def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, Any]:
     """Everything, for programs."""
     table = rows(experiment, results)
+    looks = {result.arm.name: attention_on(experiment, result.runs[0]) for result in results}
     return {
-        "version": cutaway.__version__,
+        "command": f"cutaway compare {EXPERIMENT}",
+        "versions": {
+            "cutaway": cutaway.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
         "hypothesis": experiment.hypothesis,
         "experiment": to_dict(experiment),
+        "metric": experiment.task.metric,
         "chance": experiment.task.chance,
+        "oracle": experiment.task.oracle,
         "summary": paragraph(experiment, table),
+        "attention": {name: heads for name, heads in looks.items() if heads},
         "arms": {
             row.name: {
                 "score": row.score,
@@ -179,9 +166,12 @@ def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, 
                 "params": row.parameters,
                 "flops_per_token": row.flops_per_token,
                 "state_numbers": row.state_numbers,
+                "state_bytes_per_token": 4 * row.state_numbers / experiment.task.context,
+                "state_by_length": row.growth,
                 "tokens_per_second": row.tokens_per_second,
-                "scores": [run.accuracy for run in result.runs],
-                "curves": [run.curve for run in result.runs],
+                "scores": [run.score for run in result.runs],
+                "runs": ["/".join(run.folder.parts[-2:]) for run in result.runs],
+                "curves": [run.curves for run in result.runs],
                 "sweep": {
                     f"{rate:g}": {steps: run.loss for steps, run in tried.items()}
                     for rate, tried in sorted(result.tried.items())
@@ -194,7 +184,8 @@ def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, 
 
 def markdown(experiment: Experiment, table: Sequence[Row]) -> str:
     """The table and the paragraph."""
-    headings = ("arm", "accuracy", "95% interval", "loss", "p", "learning rate", "parameters")
+    score = experiment.task.metric.replace("_", " ")
+    headings = ("arm", score, "95% interval", "loss", "p", "learning rate", "parameters")
     headings += ("MFLOP/token", "state", "tokens/s")
     lines = [
         f"# {kind_of(experiment.task)}: {', '.join(row.name for row in table)}",
@@ -214,47 +205,95 @@ def markdown(experiment: Experiment, table: Sequence[Row]) -> str:
 
 
 def save(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> dict[str, Any]:
-    """Write results.json, report.md and report.html into a folder; the document."""
+    """Write experiment.yaml, results.json, report.md and report.html into a folder; the document."""
     found = document(experiment, results)
+    write(folder / EXPERIMENT, yaml.safe_dump(to_dict(experiment), sort_keys=False))
     write(folder / "results.json", json.dumps(found, indent=1))
     text = markdown(experiment, rows(experiment, results))
     write(folder / "report.md", text)
-    write(folder / "report.html", _page(experiment, results, text))
+    write(folder / "report.html", _page(experiment, results, found, text))
     return found
 
 
-def _page(experiment: Experiment, results: Sequence[ArmResult], text: str) -> str:
-    """One file that needs no network: accuracy by step, loss by learning rate, the table."""
+def attention_on(experiment: Experiment, run: Measured) -> dict[str, list[float]]:
+    """By layer and head, the attention weights of the last scored token of the first held-out row.
+
+    Empty for a run that failed, or a model with a layer that has none.
+    """
+    if run.failed is not None:
+        return {}
+    model = cutaway.load(run.folder, engine="definition").model
+    if not all(has_pattern(block.attention) for block in model.config.blocks):
+        return {}
+    row = arms.Rows(experiment.task.held_out, arms.number(0, "held out"), 1).row(0)
+    scored = np.flatnonzero(row.loss_weights[0, :SHOWN])
+    stop = int(scored[-1]) + 1 if len(scored) else SHOWN
+    ids, pos = (torch.from_numpy(array[:, :stop]) for array in (row.ids, row.pos))
+    with torch.no_grad(), tracing(model, "*.pattern") as seen:
+        model(ids, pos)
+    return {
+        f"{layer}.{head}": [round(value, 4) for value in weights[-1].tolist()]
+        for layer in range(len(model.blocks))
+        for head, weights in enumerate(seen[f"blocks.{layer}.attention.pattern"][0])
+    }
+
+
+def _page(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any], text: str) -> str:
+    """One file that needs no network: curves, sweeps, prices, where arms look, and the data of it all."""
     import html
 
     import plotly.graph_objects as plotly
+    from plotly.colors import qualitative
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(1, 2, subplot_titles=("held-out accuracy by step", "loss by learning rate"))
-    for result in results:
-        steps = [step for step, _ in result.runs[0].curve]
-        means = np.mean([[value for _, value in run.curve] for run in result.runs if run.curve] or [[0.0]], 0)
-        figure.add_trace(plotly.Scatter(x=steps, y=means, name=result.arm.name), 1, 1)
+    metric = experiment.task.metric
+    titles = [
+        f"held-out {metric.replace('_', ' ')} by step",
+        "loss by learning rate",
+        "score by state numbers",
+    ]
+    titles += ["state numbers by length", "strongest induction head", "strongest previous-token head"]
+    figure = make_subplots(2, 3, subplot_titles=titles)
+    for n, (result, arm) in enumerate(zip(results, found["arms"].values(), strict=True)):
         ends = sorted((rate, tried.get(experiment.steps)) for rate, tried in result.tried.items())
         full = [(rate, run.loss) for rate, run in ends if run is not None]
-        figure.add_trace(
-            plotly.Scatter(
-                x=[rate for rate, _ in full],
-                y=[loss for _, loss in full],
-                name=result.arm.name,
-                mode="lines+markers",
-                showlegend=False,
-            ),
-            1,
-            2,
-        )
+        lines = [_mean(result.runs, metric), full, [(arm["state_numbers"], arm["score"])]]
+        lines += [list(arm["state_by_length"].items())]
+        lines += [_mean(result.runs, name) for name in CURVES[-2:]]
+        for place, points in enumerate(lines):
+            color = qualitative.Plotly[n % len(qualitative.Plotly)]
+            x, y = [x for x, _ in points], [y for _, y in points]
+            name, group = result.arm.name, {"legendgroup": result.arm.name, "showlegend": not place}
+            line = plotly.Scatter(x=x, y=y, name=name, mode="lines+markers", marker_color=color, **group)
+            figure.add_trace(line, place // 3 + 1, place % 3 + 1)
     figure.add_hline(experiment.task.chance, line_dash="dot", row=1, col=1)  # type: ignore[arg-type]
-    figure.update_xaxes(type="log", row=1, col=2)
-    figure.update_layout(template="plotly_white", height=420)
-    plot = figure.to_html(full_html=False, include_plotlyjs=True)
+    for row, column in ((1, 2), (1, 3), (2, 1)):
+        figure.update_xaxes(type="log", row=row, col=column)
+    figure.update_yaxes(type="log", row=2, col=1)
+    figure.update_layout(template="plotly_white", height=720)
+    plots = [figure.to_html(full_html=False, include_plotlyjs=True)]
+    if looks := found["attention"]:
+        maps = make_subplots(len(looks), 1, subplot_titles=list(looks))
+        for n, heads in enumerate(looks.values()):
+            image = plotly.Heatmap(z=list(heads.values()), y=list(heads), coloraxis="coloraxis")
+            maps.add_trace(image, n + 1, 1)
+        maps.update_layout(template="plotly_white", height=120 + 160 * len(looks))
+        maps.update_layout(title="Attention weights of the last scored token, by layer and head, on one text")
+        maps.update_yaxes(type="category")
+        plots.append(maps.to_html(full_html=False, include_plotlyjs=False))
     title = html.escape(text.partition("\n")[0].removeprefix("# "))
+    data = html.escape(json.dumps(found, indent=1))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:75rem;padding:0 1rem}"
-        f"pre{{overflow-x:auto}}</style><h1>{title}</h1>{plot}<pre>{html.escape(text)}</pre></html>"
+        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:90rem;padding:0 1rem}"
+        f"pre{{overflow-x:auto}}</style><h1>{title}</h1>{''.join(plots)}<pre>{html.escape(text)}</pre>"
+        f"<details><summary>The data of every plot</summary><pre>{data}</pre></details></html>"
     )
+
+
+def _mean(runs: Sequence[Measured], name: str) -> list[tuple[int, float]]:
+    """A curve's mean over runs, step by step."""
+    found = [run.curves[name] for run in runs if name in run.curves]
+    if not found:
+        return []
+    return [(step, float(np.mean([curve[n][1] for curve in found]))) for n, (step, _) in enumerate(found[0])]

@@ -1,93 +1,129 @@
 """An experiment run: a learning-rate sweep for each arm by successive halving, then seeds of the best rate.
 
 Every training run has a folder, and one that is finished is read and not run again: an experiment that was
-stopped goes on to the same table. A run whose loss is NaN counts as failed and is reported.
+stopped goes on to the same table. A run whose loss is NaN counts as failed and is reported. Arms know nothing
+of each other, so they run one after the other, in processes side by side, or as Ray tasks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 from cutaway.compare import arms
 from cutaway.compare.arms import Arm, ArmRun, Experiment
-from cutaway.errors import OperationalError
-from cutaway.train.curve import METRICS
+from cutaway.errors import OperationalError, UserError
+from cutaway.train.curve import METRICS, PAGE, Points
 from cutaway.train.run import train
 from cutaway.weights.load import RUN
 
-Note = Callable[[str, int, int], None]
+Note = Callable[[str], None]
+Train = Callable[[Arm, float, int, int], "Measured"]
+CURVES = ("accuracy", "bits_per_byte", "loss", "induction", "previous_token")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished run: its held-out accuracy and loss, its curve by step, and what it took."""
+    """A finished run: its held-out score and loss, what was measured by step, and its speed and folder."""
 
-    accuracy: float
+    score: float
     loss: float
-    curve: list[tuple[int, float]]
+    curves: dict[str, Points]
     tokens_per_second: float
+    folder: Path
     failed: str | None = None
 
 
 @dataclass
 class ArmResult:
-    """An arm: every rate that was tried with its accuracies, the best one, and the runs of its seeds.
+    """An arm: the runs of every rate that was tried by their steps, the best rate, and its seeds.
 
     ``bound``: the best rate is the lowest or highest that was tried, so that it bounds the optimum only.
     """
 
     arm: Arm
-    tried: dict[float, dict[int, Measured]] = field(default_factory=dict)  # by rate and steps
+    tried: dict[float, dict[int, Measured]] = field(default_factory=dict)
     rate: float = 0.0
     bound: bool = False
     runs: list[Measured] = field(default_factory=list)
 
 
-def run(experiment: Experiment, folder: Path, note: Note) -> list[ArmResult]:
-    """Every arm's sweep and seeds, in order; ``note(what, done, total)`` is called before each run."""
-    total = len(experiment.arms) * (
-        len(experiment.learning_rates) + (len(experiment.learning_rates) + 1) // 2 + experiment.seeds - 1
-    )
-    done = 0
+def run(
+    experiment: Experiment, folder: Path, note: Note, *, workers: int = 1, ray: bool = False
+) -> list[ArmResult]:
+    """Every arm's sweep and seeds; ``note`` is called before each run, or after each arm that ran elsewhere.
 
-    def measured(arm: Arm, rate: float, steps: int, seed: int) -> Measured:
-        nonlocal done, total
-        note(f"{arm.name}, learning rate {rate:g}, {steps} steps, seed {seed}", done, max(total, done + 1))
-        done += 1
-        place = folder / _plain(arm.name) / f"{rate:g}-{steps}-{seed}"
-        return one(arms.run_of(experiment, arm, rate, steps, seed), place)
-
+    ``workers`` processes train at a time, or with ``ray`` the machines of a cluster that share ``folder``.
+    """
+    if not ray and workers == 1:
+        return [arm_result(experiment, folder, arm, note) for arm in experiment.arms]
     results = []
-    for arm in experiment.arms:
-        result = ArmResult(arm)
-        _sweep(experiment, result, measured)
-        result.runs = [measured(arm, result.rate, experiment.steps, seed) for seed in range(experiment.seeds)]
+    for result in (_on_ray if ray else partial(_processes, workers))(experiment, folder.resolve()):
+        note(f"{result.arm.name} is done")
         results.append(result)
     return results
 
 
+def arm_result(experiment: Experiment, folder: Path, arm: Arm, note: Note = lambda what: None) -> ArmResult:
+    """One arm's sweep and seeds."""
+
+    def measured(arm: Arm, rate: float, steps: int, seed: int) -> Measured:
+        note(f"{arm.name}, learning rate {rate:g}, {steps} steps, seed {seed}")
+        place = folder / _plain(arm.name) / f"{rate:g}-{steps}-{seed}"
+        return one(arms.run_of(experiment, arm, rate, steps, seed), place)
+
+    result = ArmResult(arm)
+    _sweep(experiment, result, measured)
+    result.runs = [measured(arm, result.rate, experiment.steps, seed) for seed in range(experiment.seeds)]
+    return result
+
+
+def _processes(workers: int, experiment: Experiment, folder: Path) -> Iterator[ArmResult]:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(arm_result, repeat(experiment), repeat(folder), experiment.arms)
+
+
+def _on_ray(experiment: Experiment, folder: Path) -> Iterator[ArmResult]:
+    try:
+        import ray  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError("comparing on Ray needs it: pip install 'cutaway[ray]'") from None
+    task = ray.remote(num_cpus=experiment.threads)(arm_result)
+    jobs = [task.remote(experiment, folder, arm) for arm in experiment.arms]
+    try:
+        yield from map(ray.get, jobs)
+    except ray.exceptions.RayTaskError as error:  # Ray gives a sentence back amid its own
+        if isinstance(error.cause, UserError | OperationalError):
+            raise error.cause from None
+        raise
+
+
 def one(run: ArmRun, folder: Path) -> Measured:
     """A training run, begun, continued or read from its folder."""
-    found = _read(folder, run.steps)
-    if found is not None:
+    found = _read(run, folder)
+    if found is not None and (folder / PAGE).is_file():  # which is written last
         return found
     try:
         train(run, folder, _Quiet(), recipe=arms, resume=(folder / RUN).is_file())
     except OperationalError as error:
-        return Measured(0.0, float("inf"), [], 0.0, str(error))
-    found = _read(folder, run.steps)
+        worst = float("inf") if run.data.metric == "bits_per_byte" else 0.0
+        return Measured(worst, float("inf"), {}, 0.0, folder, str(error))
+    found = _read(run, folder)
     assert found is not None, "a run that ended has its last evaluation"
     return found
 
 
-def _sweep(
-    experiment: Experiment, result: ArmResult, measured: Callable[[Arm, float, int, int], Measured]
-) -> None:
-    """The rate of the lowest loss after all steps, of those that were among the better half of trials."""
-    rates = list(experiment.learning_rates)
+def _sweep(experiment: Experiment, result: ArmResult, measured: Train) -> None:
+    """The rate of the lowest loss after all steps; each rung keeps the better half, but two at least."""
+    rates, rungs = list(experiment.learning_rates), [experiment.trial_steps]
+    while 2 * rungs[-1] < experiment.steps:
+        rungs.append(2 * rungs[-1])
 
     def tried(rate: float, steps: int) -> Measured:
         own = result.tried.setdefault(rate, {})
@@ -95,9 +131,11 @@ def _sweep(
         return own[steps]
 
     for round_ in range(experiment.widen + 1):
-        ranked = sorted(rates, key=lambda rate: tried(rate, experiment.trial_steps).loss)
-        full = {rate: tried(rate, experiment.steps) for rate in ranked[: (len(rates) + 1) // 2]}
-        result.rate = min(full, key=lambda rate: full[rate].loss)
+        left = rates
+        for steps in rungs:
+            if len(left) > 2 and steps < experiment.steps:
+                left = sorted(left, key=lambda rate: tried(rate, steps).loss)[: max(2, (len(left) + 1) // 2)]
+        result.rate = min(left, key=lambda rate: tried(rate, experiment.steps).loss)
         result.bound = result.rate in (min(rates), max(rates)) and len(rates) > 1
         if not result.bound or round_ == experiment.widen:
             return
@@ -105,18 +143,21 @@ def _sweep(
         rates = sorted([*rates, result.rate / ratio if result.rate == min(rates) else result.rate * ratio])
 
 
-def _read(folder: Path, steps: int) -> Measured | None:
-    """A run's figures, None where it did not end."""
+def _read(run: ArmRun, folder: Path) -> Measured | None:
+    """A run's figures, None where it did not reach its last evaluation."""
     path = folder / METRICS
-    if not path.is_file():
-        return None
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    curve = [(line["step"], line["validation_accuracy"]) for line in lines if "validation_accuracy" in line]
-    last = next((line for line in lines if line["step"] == steps and "validation_accuracy" in line), None)
-    if last is None:
+    text = path.read_text("utf-8") if path.is_file() else ""
+    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    curves: dict[str, Points] = {}
+    for line in lines:
+        for name in CURVES:
+            if (value := line.get(f"validation_{name}")) is not None:
+                curves.setdefault(name, []).append((line["step"], value))
+    if not curves or curves["loss"][-1][0] != run.steps:
         return None
     speeds = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
-    return Measured(last["validation_accuracy"], last["validation_loss"], curve, speeds[len(speeds) // 2])
+    score = curves[run.data.metric][-1][1]
+    return Measured(score, curves["loss"][-1][1], curves, speeds[len(speeds) // 2], folder)
 
 
 def _plain(name: str) -> str:

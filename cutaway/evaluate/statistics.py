@@ -5,6 +5,7 @@
     proportion          Wilson's interval, which holds for few questions and near 0 and 1 too
     paired difference   the mean of a_i - b_i with its own standard error; the exact McNemar test
     AUROC               P(a positive scores above a negative); DeLong's standard error
+    few values          Student's t, for means of seeds; Holm's correction for many comparisons
     pass@k              1 - C(n - c, k) / C(n, k), c of n samples right               (2107.03374)
     pass^k              C(c, k) / C(n, k): all of k samples right                     (2406.12045)
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -100,6 +102,50 @@ def area(positive: Values, negative: Values) -> Estimate:
     return Estimate(
         center, error, max(0.0, center - Z * error), min(1.0, center + Z * error), len(a) + len(b)
     )
+
+
+def student(values: Values) -> tuple[float, float]:
+    """Student's interval of the mean of a few values: unbounded for one."""
+    n, center = len(values), float(np.mean(values))
+    half = student_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return center - half, center + half
+
+
+def paired_t(a: Values, b: Values) -> float:
+    """The two-sided p of the paired t-test; 1 where nothing differs, or one pair is all there is."""
+    d = np.subtract(a, b)
+    if len(d) < 2 or not d.any():
+        return 1.0
+    error = float(np.std(d, ddof=1)) / math.sqrt(len(d))
+    return 0.0 if not error else student_tail(abs(float(d.mean())) / error, len(d) - 1)
+
+
+def student_tail(t: float, freedom: int) -> float:
+    """The two-sided probability beyond t of Student's distribution, integrated over atan(t / sqrt n)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    x = np.linspace(0, angle, 20001)
+    inside = float(np.trapezoid(np.cos(x) ** (freedom - 1), x))
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    return max(0.0, 1 - 2 * scale * inside)
+
+
+@cache
+def student_quantile(freedom: int) -> float:
+    """The t beyond which 5% are."""
+    low, high = 0.0, 1000.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_tail(middle, freedom) > 0.05 else (low, middle)
+    return high
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values of several comparisons, corrected for their number (Holm, 1979)."""
+    out, most = [0.0] * len(p), 0.0
+    for place, n in enumerate(sorted(range(len(p)), key=lambda n: p[n])):
+        most = max(most, min(1.0, (len(p) - place) * p[n]))
+        out[n] = most
+    return out
 
 
 def pass_at(n: int, right: int, k: int) -> float:

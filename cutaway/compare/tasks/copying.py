@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Count
+from cutaway.compare.tasks import Task
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Bounded):
+class Config(Task):
     """``length`` letters of an alphabet of ``letters``."""
 
     length: Count = 24

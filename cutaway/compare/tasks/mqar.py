@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.bounds import Bounded, Count, Positive
+from cutaway.bounds import Count, Positive
+from cutaway.compare.tasks import Task
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Bounded):
+class Config(Task):
     """``pairs`` of key and value in ``length`` tokens of a vocabulary of ``size``."""
 
     length: Count = 64

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Count
+from cutaway.compare.tasks import Task
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Bounded):
+class Config(Task):
     """``length`` bits, each followed by the parity so far: ids 0 and 1 are bits, 2 and 3 are answers."""
 
     length: Count = 24

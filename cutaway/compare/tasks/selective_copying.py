@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Count
+from cutaway.compare.tasks import Task
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Bounded):
+class Config(Task):
     """``count`` letters among ``length`` places; id 0 is a blank, 1 asks for the letters."""
 
     length: Count = 48

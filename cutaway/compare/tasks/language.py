@@ -1,0 +1,101 @@
+"""Language modelling: the next token of a text, in bits per byte of it, whatever the tokenizer.
+
+    bits per byte = sum of -log2 p(target) / bytes of the targets' text
+
+Held-out rows are of the text's last documents, which hold a tenth of its bytes. With ``test_length`` they are
+longer than those trained on, and only what is beyond ``length`` is scored (2108.12409).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from cutaway.bounds import Count
+from cutaway.compare.tasks import Task
+from cutaway.data import novels, run_tokenizer, sources
+from cutaway.errors import UserError
+from cutaway.shapes import Bool, Int
+from cutaway.tokenizer import Tokenizer
+
+NOVELS = "novels"
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class Config(Task):
+    """``length`` tokens of ``text`` (a file, a folder, "novels") by a ``tokenizer`` of pretraining."""
+
+    metric: ClassVar[Literal["accuracy", "bits_per_byte"]] = "bits_per_byte"
+    oracle: ClassVar[float | None] = None
+
+    text: str = NOVELS
+    tokenizer: str = "bytes"
+    length: Count = 128
+    test_length: Count | None = None
+    part: Literal["train", "test"] = "train"
+
+    @property
+    def vocab(self) -> int:
+        return run_tokenizer.padded(len(self.words()))
+
+    @property
+    def context(self) -> int:
+        return self.length if self.part == "train" else self.test_length or self.length
+
+    @property
+    def chance(self) -> float:
+        return 8.0
+
+    @property
+    def held_out(self) -> Config:
+        return replace(self, part="test")
+
+    def row(self, random: np.random.Generator) -> tuple[Int[np.ndarray, "t1"], Bool[np.ndarray, "t"]]:
+        """Tokens from a random place on."""
+        ids, context = _read(self.text, self.tokenizer)[self.part], self.context
+        if len(ids) <= context + 1:
+            raise UserError(
+                f"language: {self.text} has {len(ids):,} {self.part} tokens, {context + 2} needed"
+            )
+        start = int(random.integers(0, len(ids) - context))
+        past = context > self.length
+        return ids[start : start + context + 1], np.arange(context) >= (self.length if past else 0)
+
+    def words(self) -> Tokenizer:
+        """The text's tokenizer."""
+        return _trained(self.text, self.tokenizer)
+
+
+@cache
+def _documents(text: str) -> tuple[list[str], list[str]]:
+    """The documents to train on, and the held-out ones."""
+    place = str(novels.folder()) if text == NOVELS else text
+    found = [document for document in sources.documents(sources.Source(place)) if document]
+    if len(found) == 1:  # one file is cut by its paragraphs
+        found = [part for part in found[0].split("\n\n") if part.strip()]
+    ends = list(accumulate(len(document.encode()) for document in found))
+    cut = sum(end <= (1 - HELD_OUT) * ends[-1] for end in ends)
+    return found[:cut], found[cut:]
+
+
+@cache
+def _trained(text: str, name: str) -> Tokenizer:
+    return run_tokenizer.of(name, _documents(text)[0])
+
+
+@cache
+def _read(text: str, name: str) -> dict[str, np.ndarray]:
+    """The ids of both parts, an end token before each document."""
+    tokenizer = _trained(text, name)
+    begin, _ = run_tokenizer.ends(tokenizer)
+
+    def ids(documents: list[str]) -> np.ndarray:
+        return np.concatenate([[begin, *tokenizer.encode_array(document)] for document in documents])
+
+    train, test = map(ids, _documents(text))
+    return {"train": train, "test": test}
