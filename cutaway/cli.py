@@ -46,6 +46,7 @@ VERBS = {
         "pretrain": "Train a model from text.",
         "finetune": "Train a model further, on conversations.",
         "compare": "Train one model with one part swapped, and say what separated.",
+        "scale": "Train a ladder of sizes, and fit the scaling law.",
         "plan": "Say what training it needs on so many devices.",
     },
     "To test one": {

@@ -135,6 +135,7 @@ quantize smollm2 --type Q4_0 --calibration no.txt
 quantize smollm2 --type Q4_0 --output no/small.gguf
 quantize smollm2 --type Q4_0 --text no.txt
 run no.cutaway
+scale no.yaml
 serve no.gguf
 serve --chat-template no.jinja
 tokenizer compare no.json

@@ -39,7 +39,6 @@ from cutaway.train.trainable import TrainingBatch
 AGAIN = 1000  # the first seed of the arm that is the first one again
 PRESETS = Path(__file__).parent / "presets"
 ROWS = 64  # held-out rows that pass the model at a time
-PARTS = ("attention", "position", "norm", "mlp", "optimizer", "tokenizer")
 USUAL = {
     "attention": "mha",
     "position": "rope",
@@ -238,7 +237,7 @@ def read(source: str) -> Experiment:
         plain = from_dict(
             {"model": model, "arms": [{"name": "a"}, {"name": "b"}]} | data, Experiment, str(path)
         )
-        settings = {name: getattr(plain, name) for name in data if name != "task"}
+        settings = {name: getattr(plain, name) for name in data if name not in ("task", "model")}
         return preset(plain.task, **options, **settings)
     if isinstance(data.get("model"), dict):
         data["model"].setdefault("vocab", 0)
@@ -264,28 +263,33 @@ def run_of(experiment: Experiment, arm: Arm, rate: float, steps: int, seed: int)
     optimizer = replace(own.optimizer, learning_rate=rate)
     if isinstance(optimizer, Muon):
         optimizer = replace(optimizer, adamw=replace(optimizer.adamw, learning_rate=rate))
+    chosen = {name: getattr(experiment, name) for name in ("batch_size", "test", "threads")}
+    model = model_of(experiment, arm)
+    return training(own.task, model, steps, arm.first_seed + seed, optimizer=optimizer, **chosen)
+
+
+def training(task: Any, model: Decoder, steps: int, seed: int, *, batch_size: int, **settings: Any) -> ArmRun:
+    """A run of ``steps`` whose warm-up and decay are matched to them."""
     return ArmRun(
-        model=model_of(experiment, arm),
-        data=own.task,
+        model=model,
+        data=task,
         steps=steps,
-        batch_size=experiment.batch_size,
-        micro_batch_size=experiment.batch_size,
+        seed=seed,
+        batch_size=batch_size,
+        micro_batch_size=batch_size,
         objective=targets.Config(),
-        optimizer=optimizer,
         schedule=Cosine(warmup_steps=max(1, steps // 10), min_ratio=0.1),
         compile="never",
         device="cpu",
-        threads=experiment.threads,
-        seed=arm.first_seed + seed,
-        test=experiment.test,
         intervals=Intervals(
             log=max(1, steps // 50),
             evaluate=max(1, steps // 10),
             save=max(1, steps // 4),
             sample=0,
             keep_checkpoints=1,
-            evaluate_sequences=experiment.test,
+            evaluate_sequences=settings["test"],
         ),
+        **settings,
     )
 
 
@@ -304,6 +308,8 @@ def preset(
     not as usual. UserError for a kind that there is not, or does not fit.
     """
     several = [part for part, kinds in parts.items() if len(kinds) > 1]
+    if unknown := sorted(parts.keys() - USUAL.keys()):
+        raise UserError(f"there is no part {unknown[0]!r} to compare: use {', '.join(USUAL)}")
     if len(several) != 1:
         raise UserError("compare two kinds or more of one part, such as --attention mha,linear")
     (part,) = several
