@@ -182,7 +182,8 @@ def _check_options(app: Any, name: str, arguments: list[str]) -> None:
         command.help, command.help_epilogue = None, ""  # its own docstring, not the line that lists it
     if command.default_command is None:
         return
-    options = {known: one.hint for one in command.assemble_argument_collection() for known in one.names}
+    options = {"--help": bool}
+    options |= {known: one.hint for one in command.assemble_argument_collection() for known in one.names}
     takes_value = False
     for word in words[: words.index("--") if "--" in words else None]:
         option = word.partition("=")[0].replace("_", "-")

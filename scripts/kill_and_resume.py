@@ -1,9 +1,11 @@
 """A training run is killed with SIGKILL at random moments and resumed each time. Every tensor of its last
 checkpoint, and every file of weights that it exports, equals, to the bit, that of a run that was never
 interrupted. Pretraining takes about four minutes on two cores; fine-tuning (LoRA on conversations,
-all weights by DPO, LoRA by GRPO on sampled answers) about five.
+all weights by DPO, LoRA by GRPO on sampled answers) about five. A comparison has every run's weights, and
+the same table, speeds aside.
 
     python -m scripts.kill_and_resume [--method pretrain|sft|dpo|grpo] [--kills 20] [--steps 600] [--seed 0]
+    python -m scripts.kill_and_resume --method compare --kills 5 --steps 60
 """
 
 import argparse
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from cutaway.data import run_tokenizer
 from cutaway.train import checkpoint, config
@@ -28,7 +31,7 @@ def ascii(text, row):
 def main() -> int:
     """Prints each kill, and whether the ends are equal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=["pretrain", "sft", "dpo", "grpo"], default="pretrain")
+    parser.add_argument("--method", choices=["pretrain", "sft", "dpo", "grpo", "compare"], default="pretrain")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
@@ -76,7 +79,10 @@ def _prepared(home: Path, method: str, steps: int) -> list[str]:
     if method == "pretrain":
         tiny = run(folder_of_text(home / "texts"), model=model(0), ema=0.99, steps=steps, intervals=every)
         (home / "tiny.yaml").write_text(config.write(tiny))
-        return ["pretrain", "tiny.yaml"]
+        return ["pretrain", "tiny.yaml", "--resume"]
+    if method == "compare":
+        words = f"compare --attention mha,linear --task copying --width 16 --steps {steps} --seeds 2"
+        return [*words.split(), "--learning-rates", "0.003,0.01"]
     chatting_model(home / "base", len(run_tokenizer.of_bytes()))
     words = f"finetune {method} --data data.jsonl --model base --data.context 64 --steps {steps} --threads 1"
     words += " --batch-size 2 --ema 0.99 --intervals.save 3 --intervals.evaluate 10 --intervals.sample 0"
@@ -88,23 +94,34 @@ def _prepared(home: Path, method: str, steps: int) -> list[str]:
         words += " --micro-batch-size 1"
     else:
         (conversations if method == "sft" else pairs)(home / "data.jsonl")
-    return [*words.split(), *(["--adapter", "null"] if method == "dpo" else [])]
+    return [*words.split(), *(["--adapter", "null"] if method == "dpo" else []), "--resume"]
 
 
 def _trained(home: Path, words: list[str], name: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cutaway", *words, "--output", name, "--resume"]
-    return subprocess.Popen(command, cwd=home, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "cutaway", *words, "--output", name]
+    return subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _compare(home: Path, steps: int) -> int:
     kept = f"checkpoints/step-{steps:08}/*.safetensors", "*.safetensors", "model/*.safetensors"
-    found = [
-        sorted(file for pattern in kept for file in folder.glob(pattern))
-        for folder in (home / "unbroken", home / "killed")
-    ]
+    folders = [home / "unbroken", home / "killed"]
+    if (tables := [folder / "results.json" for folder in folders])[0].is_file():
+        kept = tuple(f"*/*/{pattern}" for pattern in kept)
+        same = len({table(json.loads(file.read_text())) for file in tables}) == 1
+        print(f"the tables are {'equal' if same else 'different'}")
+        if not same:
+            return 1
+    found = [sorted(file for pattern in kept for file in folder.glob(pattern)) for folder in folders]
     equal = [a.name == b.name and a.read_bytes() == b.read_bytes() for a, b in zip(*found, strict=True)]
     print(f"{sum(equal)} of {len(equal)} files of the last checkpoint and of the model are equal to the bit")
     return 0 if equal and all(equal) else 1
+
+
+def table(found: dict[str, Any]) -> str:
+    """A comparison's results without its speeds."""
+    for arm in found["arms"].values():
+        del arm["tokens_per_second"]
+    return json.dumps(found)
 
 
 if __name__ == "__main__":

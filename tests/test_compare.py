@@ -168,6 +168,26 @@ def test_arms_of_every_part_have_the_same_budget(part: str, kinds: Any, differs:
         assert runs[1].optimizer.adamw.learning_rate == 0.02  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("name", arms.presets())
+def test_presets_say_what_is_expected_and_give_arms_one_budget(name: str):
+    made = arms.read(name)
+    assert made.hypothesis and made.seeds >= 3 and made.arms[-1].first_seed
+    if name != "tokenizer":  # which is trained on the novels
+        sizes = [arms.parameters(arms.model_of(made, arm)) for arm in made.arms]
+        assert max(sizes) < 1.01 * min(sizes)
+
+
+def test_a_file_may_name_parts(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(
+        "task: {kind: parity}\nparts: {mlp: [relu2, gelu]}\nwidth: 16\nsteps: 3"
+    )
+    made = arms.read(str(tmp_path / "mine.yaml"))
+    assert made == arms.preset(parity.Config(), {"mlp": ["relu2", "gelu"]}, width=16, steps=3)
+    (tmp_path / "mine.yaml").write_text("task: {kind: parity}\nparts: {wings: [a, b]}")
+    with pytest.raises(UserError, match="no part 'wings'"):
+        arms.read(str(tmp_path / "mine.yaml"))
+
+
 def test_arms_may_have_another_number_of_layers():
     made = small()
     arm = Arm("one", ("layers=1",))

@@ -186,7 +186,7 @@ def fit(points: Sequence[Point], draws: int | None = None, seed: int = 0) -> Law
     if len(points) < 7 or min(len({p.n for p in points}), len({p.d for p in points})) < 3:
         raise UserError("a law of five numbers needs 7 runs or more, of 3 sizes and 3 budgets of tokens")
     n, d, loss = (np.array([getattr(p, name) for p in points], np.float64) for name in ("n", "d", "loss"))
-    best = _refined(_projected(n, d, loss)[None], n, d, np.log(loss)[None])[0]
+    best = _refined(_projected(n, d, loss)[None], n, d, np.log(loss)[None], STAGES[-1:])[0]
     fitted = np.log(_losses(best[None], n, d))[0]
     count, random = len(n), np.random.default_rng(seed)
     residuals = (np.log(loss) - fitted) * np.sqrt(count / (count - len(NAMES)))
@@ -229,17 +229,25 @@ def _optimum(numbers: Float[np.ndarray, "r 5"], compute: float) -> dict[str, Flo
 def _projected(
     n: Float[np.ndarray, "p"], d: Float[np.ndarray, "p"], loss: Float[np.ndarray, "p"]
 ) -> Float[np.ndarray, "5"]:
-    """The best of a grid of exponents, for each of which the others solve least squares, none below 0."""
-    best, least = np.zeros(5), np.inf
-    for alpha, beta in itertools.product(EXPONENTS, EXPONENTS):
-        columns = np.stack([np.ones_like(n), n**-alpha, d**-beta], 1) / loss[:, None]
-        found = np.linalg.lstsq(columns, np.ones_like(loss), rcond=None)[0]
-        error = float(np.abs(columns @ found - 1).sum())
-        if (found[1:] > 0).all() and found[0] >= 0 and error < least:
-            best, least = np.array([*found, alpha, beta]), error
-    if not np.isfinite(least):
+    """The best of a grid of exponents, for each of which the others solve Huber's problem, none below 0."""
+    alpha, beta = (grid.ravel() for grid in np.meshgrid(EXPONENTS, EXPONENTS, indexing="ij"))
+    terms = np.stack([np.ones((len(alpha), len(n))), n ** -alpha[:, None], d ** -beta[:, None]], 2)
+    columns = terms / loss[:, None]
+    size = np.linalg.norm(columns, axis=1, keepdims=True)
+    columns /= size
+    weights = np.ones(columns.shape[:2])
+    for _ in range(30):
+        weighted = (columns * weights[:, :, None]).transpose(0, 2, 1)
+        normal = weighted @ columns + 1e-14 * np.eye(3)
+        found = np.linalg.solve(normal, weighted.sum(2, keepdims=True))
+        residual = (columns @ found)[:, :, 0] - 1
+        weights = np.minimum(1, HUBER / np.maximum(np.abs(residual), 1e-300))
+    numbers = found[:, :, 0] / size[:, 0]
+    errors = np.where((numbers > 0).all(1), _huber(residual, HUBER), np.inf)
+    best = int(errors.argmin())
+    if not np.isfinite(errors[best]):
         raise UserError("no law fits: the losses do not fall with weights and tokens")
-    return best
+    return np.array([*numbers[best], alpha[best], beta[best]])
 
 
 def _refined(
@@ -247,6 +255,7 @@ def _refined(
     n: Float[np.ndarray, "p"],
     d: Float[np.ndarray, "p"],
     log_loss: Float[np.ndarray, "r p"],
+    stages: Sequence[tuple[float, int]] = STAGES,
 ) -> Float[np.ndarray, "r 5"]:
     """Each row's summed Huber loss lowered by damped Gauss-Newton steps (Levenberg, Marquardt), all at once.
 
@@ -259,7 +268,7 @@ def _refined(
         powers = np.stack([np.zeros_like(x[:, 3:4] * n), -x[:, 3:4] * log_n, -x[:, 4:5] * log_d], 1)
         return np.exp(np.clip(x[:, :3, None] + powers, -60, 60))
 
-    for bound, steps in STAGES:
+    for bound, steps in stages:
         damping = np.full(len(x), 1e-3)
         terms = terms_at(x)
         residual = np.log(terms.sum(1)) - log_loss
@@ -372,7 +381,7 @@ def _page(found: dict[str, Any], law: Law, text: str) -> str:
     for k, n in enumerate(sorted({point["n"] for point in every})):
         own = sorted((point["d"], point["loss"]) for point in every if point["n"] == n)
         d = np.geomspace(own[0][0], own[-1][0], 40)
-        curve = _losses(law.values[None], np.array([n]), d)[0].tolist()
+        curve = _losses(law.values[None], np.full(40, float(n)), d)[0].tolist()
         look = {"line_color": qualitative.Plotly[k % 10], "legendgroup": str(n)}
         line = plotly.Scatter(x=6 * n * d, y=curve, mode="lines", name=f"{n:,} weights", **look)
         figure.add_trace(line)

@@ -85,7 +85,7 @@ def _documents(text: str) -> tuple[list[str], list[str]]:
 
 @cache
 def _trained(text: str, name: str) -> Tokenizer:
-    return run_tokenizer.of(name, _documents(text)[0])
+    return run_tokenizer.of_bytes() if name == "bytes" else run_tokenizer.of(name, _documents(text)[0])
 
 
 @cache
