@@ -289,7 +289,7 @@ def _refined(
             )
             terms = np.where(better[:, None, None], their_terms, terms)
             damping = np.clip(np.where(better, damping / 4, damping * 4), 1e-12, 1e9)
-    return np.concatenate([np.exp(x[:, :3]), x[:, 3:]], 1)
+    return np.concatenate([np.exp(np.clip(x[:, :3], -600, 600)), x[:, 3:]], 1)
 
 
 def _huber(residual: Float[np.ndarray, "r p"], bound: float) -> Float[np.ndarray, "r"]:
