@@ -11,8 +11,9 @@ pays for one test of a global a tap, and nothing else.
 A listener may change what it hears: ``edit={"blocks.3.mlp.hidden": lambda value: value * 0}``. Ablation,
 patching and steering are that and nothing more.
 
-A listener hears its own thread alone. Threads may run one model at the same time, traced or not, and none of
-them sees or changes a value of another.
+Traces nest: outer edits come first, inner ones see what they made, and every trace keeps what the model went
+on with. A listener hears its own thread alone. Threads may run one model at the same time, traced or not, and
+none of them sees or changes a value of another; `lm.edited(edit)` is for edits that any thread may use.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,12 +39,13 @@ FACTS = "<facts>"  # given as a name: what modules tell about how they compute (
 class _Watcher:
     """Which names are kept, which are edited, and in which module the forward pass now is."""
 
-    def __init__(self, names: tuple[str, ...], edit: Mapping[str, Listener]) -> None:
-        self.names = names
+    def __init__(self, model: nn.Module, names: tuple[str, ...], edit: Mapping[str, Listener]) -> None:
+        self.model, self.names = model, names
         self.keep_taps, self.keep_facts = TAPS in names, FACTS in names
         self.kept = _any_of(names)
         self.edits = [(pattern, _any_of([pattern]), change) for pattern, change in edit.items()]
         self.path: list[str] = []
+        self.leaves: dict[nn.Module, str] = {}  # whose outputs are kept, by their names
         self.seen: dict[str, Any] = {}
         self.edited: set[str] = set()
 
@@ -56,13 +58,15 @@ class _Watcher:
     def wants(self, name: str) -> bool:
         return self.keeps(name) or self.edits_any(name)
 
-    def hear(self, name: str, value: Any) -> Any:
+    def full(self, name: str) -> str:
+        """The name of a value of the module that now runs."""
+        return f"{self.path[-1]}.{name}" if self.path[-1] else name
+
+    def changed(self, name: str, value: Any) -> Any:
         for pattern, matches, change in self.edits:
             if matches(name):
                 self.edited.add(pattern)
                 value = _changed(name, value, change)
-        if self.keeps(name):
-            self.seen[name] = value
         return value
 
     def unheard(self) -> list[str]:
@@ -79,47 +83,99 @@ def _any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
 
 
 def _changed(name: str, value: Any, change: Listener) -> Any:
-    changed = change(value)
+    changed: Any = change(value)
     if changed is None:
         return value
-    if changed.shape != value.shape:
-        was, now = list(value.shape), list(changed.shape)
-        raise UserError(f"the edit of {name!r} must return the shape {was}, it returned {now}")
-    return changed
+    was, now = list(value.shape), list(getattr(changed, "shape", ()))
+    if was != now:
+        what = f"the shape {now}" if hasattr(changed, "shape") else f"a {type(changed).__name__}"
+        raise UserError(f"the edit of {name!r} must return the shape {was}, it returned {what}")
+    if isinstance(changed, type(value)) and (changed.dtype, changed.device) == (value.dtype, value.device):
+        return changed
+    import torch
+
+    return torch.as_tensor(changed).to(value)  # float64 and numpy are taken, in the value's type
 
 
-_watchers: dict[int, _Watcher] = {}  # by thread: each has one trace open at most
+_watchers: dict[int, tuple[_Watcher, ...]] = {}  # by thread: its open traces, the outermost first
 _numbering = threading.Lock()  # torch numbers hooks without a lock: two threads could get the same number
 
 
 def tap(name: str, value: Value) -> Value:
     """The value itself, or what a listener made of it."""
-    if not _watchers or (watcher := _here()) is None:
+    if not _watchers or not (here := _here()):
         return value
-    return watcher.hear(_full(watcher.path[-1], name), value)
+    for watcher in here:
+        value = watcher.changed(watcher.full(name), value)
+    for watcher in here:
+        if watcher.keeps(full := watcher.full(name)):
+            watcher.seen[full] = value
+    return value
 
 
 def tell(name: str, fact: Callable[[], Any]) -> None:
     """Record a fact about the computation that is no value of it, computed only where ``FACTS`` are kept."""
-    if _watchers and (watcher := _here()) is not None and watcher.keep_facts:
-        watcher.seen[_full(watcher.path[-1], name)] = fact()
+    for watcher in _here() if _watchers else ():
+        if watcher.keep_facts:
+            watcher.seen[watcher.full(name)] = fact()
 
 
 def watched(*names: str) -> bool:
     """Whether a listener wants one of these taps of the module that now runs."""
-    if not _watchers or (watcher := _here()) is None:
+    if not _watchers:
         return False
-    return any(watcher.wants(_full(watcher.path[-1], name)) for name in names)
+    return any(watcher.wants(watcher.full(name)) for watcher in _here() for name in names)
 
 
-def _here() -> _Watcher | None:
-    """This thread's watcher, if a module that it follows now runs."""
-    watcher = _watchers.get(threading.get_ident())
-    return watcher if watcher is not None and watcher.path else None
+def _open() -> tuple[_Watcher, ...]:
+    return _watchers.get(threading.get_ident(), ())
 
 
-def _full(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _here() -> list[_Watcher]:
+    """This thread's watchers that follow the module that now runs."""
+    return [watcher for watcher in _open() if watcher.path]
+
+
+def listening(model: nn.Module) -> bool:
+    """Whether this thread has a trace of the model open."""
+    return any(watcher.model is model for watcher in _open())
+
+
+@contextmanager
+def _with(watchers: tuple[_Watcher, ...]) -> Iterator[None]:
+    thread, before = threading.get_ident(), _open()
+    _watchers[thread] = watchers
+    try:
+        yield
+    finally:
+        if before:
+            _watchers[thread] = before
+        else:
+            _watchers.pop(thread, None)
+
+
+def unheard() -> AbstractContextManager[None]:
+    """Forward passes inside are heard and changed by no trace that is open now."""
+    return _with(())
+
+
+class _Stopped(Exception):
+    pass
+
+
+@contextmanager
+def stopping(after: nn.Module) -> Iterator[None]:
+    """The forward pass inside ends when a module has run, unless an outer trace may want what follows."""
+
+    def stop(*_: Any) -> None:
+        raise _Stopped
+
+    try:
+        with hooked([] if len(_open()) > 1 else [(after, None, stop)]):
+            yield
+    except _Stopped:
+        for watcher in _open():
+            watcher.path.clear()
 
 
 Before = Callable[["nn.Module", tuple[Any, ...]], None]
@@ -155,22 +211,14 @@ def tracing(
 
     Without names ``TAPS`` are kept, unless there is an ``edit``, in which case only the edits act; ``*`` also
     keeps every other layer's output. Yields the dictionary that fills as the model runs; a value that
-    appears twice keeps its last appearance. Raises UserError if this thread has a trace open already, or if a
-    name or an edit never appeared.
+    appears twice keeps its last appearance. Raises UserError if a name or an edit never appeared.
     """
-    thread = threading.get_ident()
-    if thread in _watchers:
-        raise UserError("a trace is already open: close it first, or give this one's names and edits to it")
-    watcher = _Watcher(names or (() if edit else (TAPS,)), edit or {})
-    with hooked(_hooks(watcher, model)):
-        _watchers[thread] = watcher
-        try:
-            yield watcher.seen
-        finally:
-            del _watchers[thread]
-    unheard = watcher.unheard()
-    if unheard:
-        raise UserError(f"nothing named {unheard[0]!r} appeared in the run; `list(seen)` shows what did")
+    watcher = _Watcher(model, names or (() if edit else (TAPS,)), edit or {})
+    with hooked(_hooks(watcher, model)), _with((*_open(), watcher)):
+        yield watcher.seen
+    missing = watcher.unheard()
+    if missing:
+        raise UserError(f"nothing named {missing[0]!r} appeared in the run; `list(seen)` shows what did")
 
 
 def _hooks(watcher: _Watcher, model: nn.Module) -> Iterator[tuple[nn.Module, Before | None, After | None]]:
@@ -186,9 +234,9 @@ def _hook(watcher: _Watcher, path: str, module: nn.Module) -> tuple[Before | Non
     torch's own leaves never tap, so an unwanted one runs untouched.
     """
     leaf = next(module.children(), None) is None
-    heard = leaf and (
-        path.endswith(".out") or watcher.edits_any(path) if watcher.keep_taps else watcher.wants(path)
-    )
+    if leaf and (watcher.kept(path) or (watcher.keep_taps and path.endswith(".out"))):
+        watcher.leaves[module] = path
+    heard = module in watcher.leaves or (leaf and watcher.edits_any(path))
     taps = not (leaf and type(module).__module__.startswith("torch."))
 
     def enter(_module: nn.Module, _inputs: Any) -> None:
@@ -200,6 +248,12 @@ def _hook(watcher: _Watcher, path: str, module: nn.Module) -> tuple[Before | Non
     def leave(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         if taps:
             watcher.path.pop()
-        return watcher.hear(path, output) if heard else None
+        if not heard or watcher not in (here := _open()):
+            return None
+        output = watcher.changed(path, output)
+        for one in here:
+            if module in one.leaves:
+                one.seen[one.leaves[module]] = output
+        return output
 
     return enter if taps else None, leave if taps or heard else None

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack, cast, overload
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import EditHooks, Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Speculation
+from cutaway.hooks import listening
 from cutaway.model.config import Decoder, Encoder
 from cutaway.tokenizer import Tokenizer
 from cutaway.weights import adapters, quant
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from cutaway.inspect import edits
     from cutaway.inspect.activations import Activations, Collecting
     from cutaway.inspect.show import Map
-    from cutaway.inspect.trace import Trace
+    from cutaway.inspect.trace import Subject, Trace, Traces
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.pooling import Pooling
     from cutaway.runtime.engine import RuntimeEngine
@@ -114,8 +116,9 @@ class LanguageModel:
     """A checkpoint with everything that can be done with it. Made by ``load``.
 
     ``config`` is what the model is, ``tokenizer`` its tokenizer, ``model`` the definition: a torch module
-    that can be trained, watched and edited. ``generate``, ``chat`` and ``logits`` see what is done to it:
-    after ``model`` is accessed, the definition answers."""
+    that can be trained, watched and edited. With ``engine="auto"`` ``generate``, ``chat`` and ``logits`` see
+    what is done to it: after ``model`` is accessed, the definition answers. With ``engine="runtime"`` the
+    runtime always does, and calls inside a trace of ``model``, which it would not see, are refused."""
 
     def __init__(
         self,
@@ -136,6 +139,7 @@ class LanguageModel:
         self.device = device
         self.dtype = dtype
         self._base: LanguageModel | None = None  # the model that this one is with an adapter
+        self._edits: edits.Given = ()  # of every call
 
     def with_adapter(self, folder: str | Path) -> LanguageModel:
         """This model with the adapter of a PEFT folder, such as a run of `cutaway finetune`, and its context.
@@ -149,7 +153,20 @@ class LanguageModel:
         lm = LanguageModel(
             changed, engine=self.engine_asked, device=self.device, dtype=self.dtype, context=context
         )
-        lm._base = self
+        lm._base, lm._edits = self, self._edits
+        return lm
+
+    def edited(self, edit: edits.Given) -> LanguageModel:
+        """This model, its weights shared, with an edit of its activations in every call and in any thread.
+
+        Several follow each other: those of ``lm.edited(one).edited(two)``, then a call's own ``edit``. They
+        act in `trace`, `logits`, `generate`, `stream`, `chat`, `embed` and in every study of
+        ``cutaway/inspect``; what reads several texts in one engine step refuses them.
+        """
+        self._as_decoder()
+        _ = self.definition  # built once, for all that share it
+        lm = copy(self)
+        lm._edits = (self._edits, edit)
         return lm
 
     def __repr__(self) -> str:
@@ -205,13 +222,26 @@ class LanguageModel:
     def engine(self) -> AllLogits:
         """What reads ids and answers with logits."""
         self._as_decoder()
-        return self._runtime if self.engine_choice[0] == "runtime" else self.definition
+        if self._edits != ():
+            raise UserError(
+                "an engine has no edits: give `edit=` to each call, or use the model without edits"
+            )
+        if self.engine_choice[0] != "runtime":
+            return self.definition
+        if "_built" in self.__dict__ and listening(self._built):
+            raise UserError(
+                "the runtime answers, which a trace of lm.model does not see: "
+                'give `edit=`, use `lm.trace`, or load with engine="definition"'
+            )
+        return self._runtime
 
     @property
     def engine_choice(self) -> tuple[Literal["definition", "runtime"], str]:
         """Which engine answers, and why, in words that follow "because"."""
         if self.engine_asked == "definition":
             return "definition", "it was asked for"
+        if self._edits != () and self.engine_asked == "auto":
+            return "definition", "its activations are edited"
         if self.device != "cpu" or self.dtype != "float32":
             return "definition", f"the weights were asked for as {self.dtype} on {self.device}"
         if "model" in self.__dict__ and self.engine_asked == "auto":
@@ -290,7 +320,9 @@ class LanguageModel:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
         return Session(self.engine)
 
-    def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generation:
+    def generate(
+        self, prompt: Prompt, *, keep: Sequence[str] | None = None, **options: Unpack[GenerationOptions]
+    ) -> Generation:
         """Continues the prompt. ``options`` are the fields of ``SamplingParams`` (max_tokens, seed, ...) and:
 
         ``session``: the memory of earlier calls, of which a common beginning is not read again.
@@ -299,8 +331,19 @@ class LanguageModel:
         without (``generate/speculative.py``). ``edit``: changes of the model's activations
         (``inspect/edits.py``) for this call alone; the definition applies them. ``constraint``: what the text
         must follow, such as ``constrain.json_schema(schema).begin(lm.tokenizer)`` (generate/constrain.py).
+        ``keep``: activations by name, as for ``trace``: the generation's ``trace`` has them, of every token
+        that was read.
         """
-        return finish(self.stream(prompt, **options))
+        if not keep:
+            return finish(self.stream(prompt, **options))
+        from cutaway.inspect.trace import Recording
+
+        ids, edit = self.ids(prompt), options.pop("edit", None)
+        self._refuse_session(options.get("session"))
+        recording = Recording(self.subject, keep)
+        hooks = recording.after(self._prepare(edit or (), ids))
+        generation = finish(self._stream(ids, hooks, **options))
+        return replace(generation, trace=recording.trace([*ids, *generation.ids]))
 
     def generate_batch(
         self, prompts: Sequence[Prompt], *, max_sequences: int = 16, **settings: Unpack[SamplingOptions]
@@ -312,6 +355,8 @@ class LanguageModel:
         """
         from cutaway.generate.batch.scheduler import generate_batch
 
+        if self._edits != ():
+            return [self.generate(prompt, **settings) for prompt in prompts]
         params, ids = self.ending(sampling_params(settings)), map(self.ids, prompts)
         return generate_batch(self.engine, self.tokenizer, ids, params, max_sequences=max_sequences)
 
@@ -363,15 +408,32 @@ class LanguageModel:
         **settings: Unpack[SamplingOptions],
     ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
+        ids = self.ids(prompt)  # before the engine is made, beside which a vocabulary being opened would lie
+        hooks = None
+        if edit or self._edits != ():
+            self._refuse_session(session)
+            hooks = self.prepared(edit or (), ids)
+        return self._stream(ids, hooks, session, speculate, constraint, **settings)
+
+    def _stream(
+        self,
+        ids: list[int],
+        hooks: EditHooks | None,
+        session: Session | None = None,
+        speculate: Speculate = None,
+        constraint: Constraint | None = None,
+        **settings: Unpack[SamplingOptions],
+    ) -> Generator[Piece]:
         chosen = self.ending(sampling_params(settings))
         guessed = None if speculate is None else Speculation(self._guesser(speculate, chosen))
-        ids = self.ids(prompt)  # before the engine is made, beside which a vocabulary being opened would lie
-        if not edit:
+        if hooks is None:
             return generate(self.engine, self.tokenizer, ids, chosen, session, guessed, constraint)
+        edited = Session(self.edit_engine, hooks)
+        return generate(self.edit_engine, self.tokenizer, ids, chosen, edited, guessed, constraint)
+
+    def _refuse_session(self, session: Session | None) -> None:
         if session is not None:
             raise UserError("a session keeps what was read without the edit: leave out session or edit")
-        edited = Session(self.edit_engine, self.prepared(edit, ids))
-        return generate(self.edit_engine, self.tokenizer, ids, chosen, edited, guessed, constraint)
 
     @property
     def edit_engine(self) -> DefinitionEngine | RuntimeEngine | ReferenceEngine:
@@ -385,23 +447,31 @@ class LanguageModel:
         Raises UserError for edits that do not fit the model, and for those that the runtime does not make on
         a model loaded for it.
         """
-        from cutaway.inspect import edits, runtime_edits
-
         config = self._as_decoder()
         if self.engine_asked == "runtime":
-            return runtime_edits.prepare(config, edit, len(ids))
-        return edits.prepare(self._built, edit, len(ids)).at
+            from cutaway.inspect import runtime_edits
+
+            return runtime_edits.prepare(config, (self._edits, edit), len(ids))
+        return self._prepare(edit, ids).at
+
+    def _prepare(self, edit: edits.Given, ids: Sequence[int]) -> edits.Prepared:
+        from cutaway.inspect import edits
+
+        self._as_decoder()
+        if self.engine_asked == "runtime":
+            raise UserError('the runtime keeps no activations: load with engine="definition" or "auto"')
+        return edits.prepare(self._built, (self._edits, edit), len(ids))
 
     def _guesser(self, speculate: str | LanguageModel, settings: SamplingParams) -> Proposer:
         if speculate == "lookup":
             return PromptLookup()
         if not isinstance(speculate, LanguageModel):
             raise UserError(f'speculate is {speculate!r}: use "lookup" or a smaller model')
-        draft = speculate.engine
-        if draft.vocab != self.engine.vocab:
+        draft, vocab = speculate.engine, self._as_decoder().vocab
+        if draft.vocab != vocab:
             raise UserError(
                 f"{speculate.checkpoint.source} cannot write ahead for {self.checkpoint.source}: "
-                f"it has {draft.vocab} ids, and {self.engine.vocab} are needed"
+                f"it has {draft.vocab} ids, and {vocab} are needed"
             )
         return DraftModel(draft, len(self.tokenizer), settings)
 
@@ -532,17 +602,23 @@ class LanguageModel:
             raise UserError(f"{source} has no chat template: give generate() a text")
         return self.checkpoint.chat_template
 
-    def logits(self, prompt: Prompt) -> np.ndarray:
-        """The logits float32 [t v] after each token of a text or of ids; UserError past the context."""
+    def logits(self, prompt: Prompt, edit: edits.Given | None = None) -> np.ndarray:
+        """The logits float32 [t v] after each token of a text or of ids; UserError past the context.
+
+        ``edit`` changes activations (``inspect/edits.py``); the definition applies it.
+        """
         self._as_decoder()
-        engine = self._runtime if self.engine_choice[0] == "runtime" else self.definition
+        edited = edit or self._edits != ()
+        engine: Any = self.edit_engine if edited else self.engine
         ids = self.ids(prompt)
         if not ids:
             raise UserError("there is nothing to read: the text has no tokens")
         check_ids(ids, engine.vocab)
         if len(ids) > (holds := engine.max_context):
             raise UserError(f"the text is {len(ids)} ids long and the model's context holds {holds}")
-        return engine.logits(ids)
+        if not edited:
+            return engine.logits(ids)
+        return engine.prefill_all_logits(ids, engine.edited_state(self.prepared(edit or (), ids)))
 
     def embed(
         self,
@@ -559,7 +635,9 @@ class LanguageModel:
         ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
         model's makers chose, for an encoder without their word the mean; a decoder needs it. Texts are
         read ``batch`` at once, and ``progress`` counts them. Raises UserError for a text that is longer
-        than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
+        than the model reads, unless ``truncate`` has its end cut off, and for one without a token. The
+        definition computes them; of a decoder loaded with ``engine="runtime"`` it does so with the runtime's
+        rounding, as in `trace`.
         """
         if isinstance(texts, str):
             raise UserError("embed takes a list of texts, and this is one: write embed([text])")
@@ -569,9 +647,28 @@ class LanguageModel:
         rows = [self._row(i, text, truncate) for i, text in enumerate(texts)]
         if not rows:
             return np.empty((0, self.config.width), np.float32)
+        if isinstance(self.config, Decoder) and (self.engine_asked == "runtime" or self._edits != ()):
+            return self._embed_traced(rows, chosen, normalise, progress)
         from cutaway.model.pooling import vectors
 
         return vectors(self._built, rows, chosen, normalise, batch, progress)
+
+    def _embed_traced(
+        self, rows: list[list[int]], pooling: Pooling, normalise: bool, progress: store.Progress
+    ) -> np.ndarray:
+        """The vectors of a decoder whose activations are rounded or edited."""
+        import torch
+
+        from cutaway.model.pooling import pool
+
+        last = f"blocks.{len(self._as_decoder().blocks) - 1}.out"
+        with torch.no_grad():
+            hidden = [
+                self._built.norm(one[last])[None] for one in self.subject.trace(rows, [last], (), progress)
+            ]
+            pooled = [pool(x, torch.arange(x.shape[1])[None], pooling).float() for x in hidden]
+        found = torch.cat(pooled).cpu().numpy()
+        return found / np.linalg.norm(found, axis=-1, keepdims=True) if normalise else found
 
     def _pooling(self, asked: Pooling | None) -> Pooling:
         if asked is not None and asked not in POOLINGS:
@@ -601,23 +698,57 @@ class LanguageModel:
             )
         return [*ids[: most - 1], ids[-1]] if self.is_encoder and self.tokenizer.add_eos else ids[:most]
 
-    def trace(
-        self, text: Prompt, edit: edits.Given | None = None, names: Sequence[str] | None = None
-    ) -> Trace:
-        """One forward pass with every activation kept, or only ``names`` (see ``inspect.trace.Trace``).
-
-        ``edit`` changes activations (``inspect/edits.py``). Of a model loaded with ``engine="runtime"`` these
-        are the numbers that the runtime computes with.
+    @property
+    def subject(self) -> Subject:
+        """The definition as studies run it (``inspect/trace.py``): with this model's edits, and the runtime's
+        rounding where it was loaded for the runtime.
         """
-        from cutaway.inspect import activation_quant, edits
-        from cutaway.inspect.trace import Trace
+        from cutaway.inspect import activation_quant
+        from cutaway.inspect.trace import Subject
 
-        config, ids = self._as_decoder(), self.ids(text)
-        if self.engine_asked == "runtime":
-            rounding = activation_quant.edits(config, self._apart[0])
-            own = edits.prepare(self._built, edit, len(ids), rounding).at() if edit else None
-            edit = activation_quant.edits(config, self._apart[0], own)
-        return Trace.of(self._built, self.tokenizer, ids, names, edit=edit)
+        config = self._as_decoder()
+        rounding = activation_quant.edits(config, self._apart[0]) if self.engine_asked == "runtime" else {}
+        return Subject(self._built, self.tokenizer, self._edits, rounding, self._encoded)
+
+    def _encoded(self, prompt: Prompt | Sequence[Message]) -> list[int]:
+        """The ids of a prompt, or of a conversation's messages."""
+        messages = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+        return self.chat_ids(cast(Any, prompt)) if messages else self.ids(cast(Prompt, prompt))
+
+    @overload
+    def trace(
+        self,
+        text: str | Sequence[int] | Sequence[Message],
+        edit: edits.Given | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Trace: ...
+
+    @overload
+    def trace(
+        self,
+        text: Sequence[str] | Sequence[Sequence[int]],
+        edit: edits.Given | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Traces: ...
+
+    def trace(
+        self, text: Any, edit: edits.Given | None = None, names: Sequence[str] | None = None
+    ) -> Trace | Traces:
+        """One forward pass with every activation kept, or only ``names`` and the logits.
+
+        ``text`` is text, ids or a conversation's messages. A list of texts or of ids is a batch: ``Traces``,
+        which keep no logits unless they are named; no layer after the last that is needed is computed.
+        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``). ``edit`` changes
+        activations (``inspect/edits.py``). Of a model loaded with ``engine="runtime"`` these are the numbers
+        that the runtime computes with.
+        """
+        from cutaway.hooks import TAPS
+
+        subject = self.subject
+        if not isinstance(text, str) and len(text) and _is_text(text[0]):
+            return subject.trace([subject.encode(one) for one in text], names, edit or ())
+        kept = (*(names or (TAPS,)), "logits")
+        return subject.trace([subject.encode(text)], kept, edit or ())[0]
 
     def activations(
         self,
@@ -671,6 +802,11 @@ class LanguageModel:
         }
         kept = {name: changed.get(name) or tensors.later(name) for name in tensors}
         return replace(self.checkpoint, tensors=Tensors(kept))
+
+
+def _is_text(one: Any) -> bool:
+    """Whether the first of a list is a text, so that the list is a batch: no id and no message."""
+    return isinstance(one, str) or (hasattr(one, "__len__") and not isinstance(one, Mapping))
 
 
 def _same(now: np.ndarray, read: np.ndarray, dtype: str) -> bool:

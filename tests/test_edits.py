@@ -1,8 +1,13 @@
 """Edits: each kind does its arithmetic, survives JSON, and does in a generation what it does in a trace."""
 
 import json
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -14,11 +19,11 @@ from cutaway.generate.decode import generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.inspect import edits
-from cutaway.inspect.edits import Ablate, Add, Patch, Project
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.edits import Ablate, Add, Patch, Project, Scale
+from cutaway.inspect.trace import Subject, Trace
 from cutaway.model.engine import DefinitionEngine
 from tests import inputs
-from tests.small import WIDTH, Bytes, decoder
+from tests.small import CONTEXT, WIDTH, Bytes, decoder, model_file
 
 TEXT = list(b"all of it adds up")
 OTHER = list(b"all of us add up!")
@@ -36,6 +41,14 @@ EVERY = [
     Add(0, VECTOR, positions=[0, 4]),
     Project(1, VECTOR),
     Project(0, VECTOR, positions=[-1], strength=0.5),
+    Scale(1, "head", 3, strength=2.0, positions=[2]),
+    Ablate(0, "mlp", to="mean", reference=[OTHER, TEXT[:3]]),
+    Ablate(1, "head", 0, to="resample", reference=[OTHER], seed=3, strength=0.5),
+    Ablate(1, positions=[0, -1], from_step=1),
+    Ablate(name="blocks.*.mlp.hidden", units=[0, 7], from_step=2),
+    Add(name="blocks.1.hook_resid_mid", vector=VECTOR, strength=0.5),
+    Project(name="blocks.*.middle", vector=VECTOR),
+    Scale(name="blocks.*.attention.z", head=1, strength=0.5),
 ]
 
 
@@ -130,11 +143,223 @@ def test_later_edits_see_what_earlier_ones_made() -> None:
         (Add(0, [1e39] * WIDTH), "beyond float32"),
         (Project(0, [0.0] * WIDTH), "names no direction"),
         (Add(0, VECTOR, positions=[17]), "no position 17"),
+        (Ablate(0, "mlp", to="mean"), "needs a reference"),
+        (Ablate(0, to="mean", reference=[TEXT]), "a layer has no mean of its own"),
+        (Ablate(0, "mlp", to="mean", reference=[[300]]), "unknown ids"),
+        (Patch(0), "give its ids"),
+        (Scale(0, "mlp", from_step=-1), "from_step is -1"),
+        (Scale(name="blocks.0.mlp.hiden"), r"near are .*blocks\.0\.mlp\.hidden"),
     ],
 )
 def test_an_edit_that_does_not_fit_is_refused(edit: edits.Edit, why: str) -> None:
     with pytest.raises(UserError, match=why):
         edits.prepare(decoder(), [edit], len(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (Scale(name="blocks.0.mlp.hidden", units=[48]), "units .48. of blocks.0.mlp.hidden"),
+        (Scale(name="blocks.0.attention.z", head=4), "no head 4"),
+        (Add(name="blocks.0.mlp.hidden", vector=VECTOR), "32 numbers, the activation 48"),
+    ],
+)
+def test_an_edit_by_name_that_does_not_fit_its_activation_is_refused(edit: edits.Edit, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        out(edit)
+    with pytest.raises(UserError, match="give one of the two"):
+        Scale(0, "mlp", name="embed")
+
+
+class Twin:
+    """Edits written anew as torch's own hooks, one a kind, in the order in which they are given."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def logits(self, ids: list[int], given: Sequence[edits.Edit]) -> torch.Tensor:
+        pools = [self._pool(edit) for edit in given]
+        handles = [self._hooked(edit, pool, len(ids)) for edit, pool in zip(given, pools, strict=True)]
+        logits = self._read(ids)
+        for handle in handles:
+            handle.remove()
+        return logits
+
+    def _read(self, ids: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            return self.model(torch.tensor([ids]), torch.arange(len(ids))[None])[0]
+
+    def _pool(self, edit: Any) -> torch.Tensor | None:
+        texts = [edit.ids] if isinstance(edit, Patch) else getattr(edit, "reference", ())
+        return torch.cat([self._values(edit, list(text)) for text in texts]) if texts else None
+
+    def _hooked(self, edit: Any, pool: Any, length: int) -> Any:
+        return self._at(edit, lambda x, before: self._changed(edit, x, before, pool, length))
+
+    def _values(self, edit: Any, ids: list[int]) -> torch.Tensor:
+        kept: list[torch.Tensor] = []
+        handle = self._at(edit, lambda x, before: kept.append(x[0]) or x)
+        self._read(ids)
+        handle.remove()
+        return kept[0]
+
+    def _at(self, edit: Any, change: Any) -> Any:
+        block = self.model.blocks[edit.layer or int((edit.name or "..0").split(".")[1] or 0)]
+        part = "hidden" if edit.name else getattr(edit, "part", "residual")
+        if part in ("head", "hidden"):
+            module = block.attention.out if part == "head" else block.mlp.down
+            return module.register_forward_pre_hook(lambda _, inputs: (change(inputs[0], inputs[0]),))
+        if part in ("attention", "mlp"):
+            module = block.attention.out if part == "attention" else block.mlp.down
+            return module.register_forward_hook(lambda _, inputs, output: change(output, None))
+        return block.register_forward_hook(
+            lambda _, inputs, output: (change(output[0], inputs[0]), output[1])
+        )
+
+    def _changed(self, edit: Any, x: torch.Tensor, before: Any, pool: Any, length: int) -> torch.Tensor:
+        x = x.clone()
+        size = x.shape[-1] // 4
+        for p in range(length):
+            if edit.positions is not None and p not in [at % length for at in edit.positions]:
+                continue
+            if edit.from_step and p < length - 2 + edit.from_step:
+                continue
+            here = slice(None)
+            if getattr(edit, "part", "") == "head" and not edit.name:
+                here = slice(edit.head * size, (edit.head + 1) * size)
+            if edit.units is not None:
+                here = list(edit.units)
+            x[0, p, here] = self._value(edit, x, before, pool, p)[here]
+        return x
+
+    def _value(self, edit: Any, x: torch.Tensor, before: Any, pool: Any, p: int) -> torch.Tensor:
+        now, v = x[0, p], torch.tensor(getattr(edit, "vector", [0.0]))
+        if isinstance(edit, Add):
+            return now + edit.strength * v
+        if isinstance(edit, Project):
+            return now - edit.strength * (now @ v) / (v @ v) * v
+        if isinstance(edit, Scale):
+            return now * edit.strength
+        if isinstance(edit, Patch):
+            there = pool[p]
+        elif edit.to == "mean":
+            there = pool.mean(0)
+        elif edit.to == "resample":
+            generator = torch.Generator().manual_seed(edit.seed)
+            there = pool[torch.randint(len(pool), (CONTEXT,), generator=generator)[p]]
+        else:
+            there = before[0, p] if edit.part == "layer" and not edit.name else torch.zeros_like(now)
+        return now + edit.strength * (there - now)
+
+
+def random_edit(draw: random.Random) -> edits.Edit:
+    layer, strength = draw.randrange(3), draw.choice([1.0, 0.5, -1.0, 2.0])
+    part = draw.choice(["head", "attention", "mlp"])
+    where: dict[str, Any] = {"strength": strength, "from_step": draw.choice([0, 0, 0, 1])}
+    where["positions"] = draw.choice([None, [draw.randrange(17), -2], [-1]])
+    head = draw.randrange(4) if part == "head" else None
+    vector = [draw.gauss(0, 1) for _ in range(WIDTH)]
+    reference = [OTHER[:9], list(b"words")]
+    to = draw.choice(["mean", "resample"])
+    return draw.choice(
+        [
+            Ablate(layer, part, head, **where),
+            Ablate(layer, **where),
+            Ablate(layer, part, head, to=to, reference=reference, seed=draw.randrange(9), **where),
+            Scale(layer, part, head, **where),
+            Scale(name=f"blocks.{layer}.mlp.hidden", units=[draw.randrange(48), -1], **where),
+            Patch(layer, OTHER, draw.choice([part, "residual"] if head is None else [part]), head, **where),
+            Add(layer, vector, **where),
+            Project(layer, vector, **where),
+        ]
+    )
+
+
+def test_a_hundred_random_compositions_are_those_of_hooks_by_hand() -> None:
+    draw, models = random.Random(0), [decoder("llama", seed=seed) for seed in range(3)]
+    for n in range(100):
+        model, given = models[n % 3], [random_edit(draw) for _ in range(draw.randint(2, 5))]
+        subject = Subject(model, Bytes())
+        cut = draw.randrange(len(given))
+        ours = subject.edited(given[:cut]).trace([TEXT], ["logits"], given[cut:])[0].logits
+        assert_close(
+            ours, Twin(model).logits(TEXT, given), rtol=1e-5, atol=1e-5, msg=lambda m, g=given: f"{m} {g}"
+        )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_file(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+def test_eight_threads_with_their_own_edits_get_the_solo_results(tiny: Path) -> None:
+    lm, packed = cutaway.load(tiny), cutaway.load(tiny, engine="runtime")
+    vectors = [[float(i == n) * 3 for i in range(WIDTH)] for n in range(8)]
+    given = [[Add(n % 3, vectors[n]), Ablate((n + 1) % 3, "head", n % 4)] for n in range(8)]
+
+    def results(n: int) -> list[Any]:
+        edited, ids = lm.edited(given[n][0]), lm.ids("the theory")
+        found = [edited.logits(ids, given[n][1]), edited.trace(ids, given[n][1])["blocks.2.out"]]
+        found += [packed.edited(given[n]).trace(ids).logits, packed.logits(ids)]
+        return [*found, edited.generate(ids, edit=given[n][1], max_tokens=6, ignore_eos=True).ids]
+
+    solo = [results(n) for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for n, together in enumerate(pool.map(results, list(range(8)) * 3)):
+            for ours, alone in zip(together, solo[n % 8], strict=True):
+                assert np.array_equal(np.asarray(ours), np.asarray(alone))
+    assert len({one[-1] for one in solo}) > 4, "the edits differ in what they do"
+
+
+def test_an_edited_model_has_its_edits_in_every_call(tiny: Path) -> None:
+    lm = cutaway.load(tiny, engine="definition")
+    first, then = Add(1, VECTOR), Ablate(2, "head", 1)
+    edited, ids = lm.edited(first).edited(then), lm.ids("the theory of it")
+    assert_close(edited.trace(ids).logits, lm.trace(ids, edit=[first, then]).logits)
+    assert np.array_equal(edited.logits(ids), lm.logits(ids, edit=[first, then]))
+    assert edited.generate(ids, max_tokens=5).ids == lm.generate(ids, max_tokens=5, edit=[first, then]).ids
+    assert edited.generate_batch([ids], max_tokens=5)[0].ids == edited.generate(ids, max_tokens=5).ids
+    assert edited.engine_choice == ("definition", "it was asked for")
+    with pytest.raises(UserError, match="an engine has no edits"):
+        edited.session()
+    last = edited.trace(ids)["blocks.2.out"]
+    assert_close(torch.tensor(edited.embed([ids], "last", normalise=False)[0]), edited.model.norm(last[-1]))
+    assert not np.allclose(edited.embed([ids], "last"), lm.embed([ids], "last"))
+
+
+def test_a_generation_keeps_activations_as_one_trace(tiny: Path) -> None:
+    lm, names = cutaway.load(tiny), ["blocks.1.hook_resid_post", "blocks.0.attention.*", "embed"]
+    edit = [Add(0, VECTOR, from_step=2), Ablate(1, "mlp", positions=[1])]
+    for speculate in (None, "lookup"):
+        made = lm.generate(
+            "the thethethe", max_tokens=9, ignore_eos=True, keep=names, edit=edit, speculate=speculate
+        )
+        read = [*made.prompt_ids, *made.ids[:-1]]
+        hooks = lm.prepared(edit, made.prompt_ids)(0)
+        whole = lm.trace(read, hooks, names)
+        assert made.trace.ids == tuple(read) and set(made.trace) < set(whole)
+        for name in made.trace:
+            ours, theirs = made.trace[name], whole[name]
+            if name.endswith("scores"):
+                ours, theirs = ours.tril(), theirs.tril()
+            assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="'logits' of its last token alone"):
+        lm.generate("the", keep=["logits"])
+
+
+def test_which_engine_answers_is_what_was_asked_for(tiny: Path) -> None:
+    packed = cutaway.load(tiny, engine="runtime")
+    with (
+        pytest.raises(UserError, match=r"the runtime answers, which a trace of lm\.model does not see"),
+        cutaway.tracing(packed.model, edit={"blocks.0.out": lambda value: value * 0}),
+    ):
+        packed.generate("the", max_tokens=2)
+    assert packed.generate("the", max_tokens=2).ids and packed.engine_choice[0] == "runtime"
+    ids = packed.ids("the theory of it")
+    residual = packed.trace(ids)["blocks.2.out"]
+    assert_close(
+        torch.tensor(packed.embed([ids], "last", normalise=False)[0]), packed.model.norm(residual[-1])
+    )
 
 
 @pytest.mark.parametrize("document", [{}, {"kind": "erase"}, {"kind": "ablate"}, {"kind": "add", "size": 1}])

@@ -2,7 +2,9 @@
 is named.
 """
 
+import pickle
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +13,13 @@ from torch.testing import assert_close
 
 from cutaway import tracing
 from cutaway.errors import UserError
-from cutaway.hooks import _watchers, tap
-from cutaway.inspect.trace import Trace
+from cutaway.hooks import _watchers, stopping, tap, unheard
+from cutaway.inspect.edits import Ablate, Add
+from cutaway.inspect.names import aliases
+from cutaway.inspect.trace import Subject, Trace
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
+from cutaway.weights import safetensors
 from tests.small import SHAPES, Bytes, decoder
 
 TEXT = list(b"what a tap hears")
@@ -29,9 +34,15 @@ def _read(model: nn.Module, ids: list[int] = TEXT) -> torch.Tensor:
 
 def _vocabulary(model: Decoder) -> set[str]:
     """The names that docs/inspect.md promises, and docs/moe.md of layers with experts."""
-    attention = [f"attention.{word}" for word in ("q", "k", "v", "scores", "pattern", "z", "out")]
-    names = {"embed", "logits"}
+    words = ["q", "k", "v", "scores", "pattern", "z", "out"]
+    names = {"embed", "logits", "norm.scale"}
     for i, block in enumerate(model.config.blocks):
+        rotated = ["q_unrotated", "k_unrotated"] if block.attention.position else []
+        attention = [f"attention.{word}" for word in (*words, *rotated)]
+        attention += [f"{norm}.scale" for norm in block.norms]
+        attention += [
+            f"attention.{norm}.scale" for norm in ("query_norm", "key_norm") if block.attention.qk_norm
+        ]
         mlp = ["hidden"]
         if isinstance(block.mlp, MoE):
             mlp = ["scores", "expert_indices", "expert_weights", "input", "out"]
@@ -163,14 +174,69 @@ def test_an_edit_of_another_shape_is_refused() -> None:
         tracing(model, edit={"embed": lambda x: x[:, 1:]}),
     ):
         _read(model)
-
-
-def test_one_trace_at_a_time() -> None:
-    model = decoder()
-    with tracing(model, "embed"):
-        with pytest.raises(UserError, match="already open"), tracing(model):
-            pass
+    with pytest.raises(UserError, match="it returned a float"), tracing(model, edit={"embed": lambda x: 1.0}):
         _read(model)
+
+
+def test_traces_nest_and_keep_what_the_model_went_on_with() -> None:
+    model = decoder()
+    with tracing(model, "blocks.1.*") as alone:
+        usual = _read(model)
+    names = "blocks.1.mlp.hidden", "blocks.1.mlp.down", "blocks.1.out"
+    outer, inner = ({f"blocks.1.mlp.{name}": by for name in ("hidden", "down")} for by in (_plus, _double))
+    with tracing(model, *names, edit=outer) as outside:
+        with tracing(model, *names, edit=inner) as inside:
+            twice = _read(model)
+        for name in names:
+            assert torch.equal(outside[name], inside[name]), "an outer trace keeps what inner edits made"
+        assert_close(inside[names[0]], (alone[names[0]] + 1) * 2)
+        once = _read(model)
+        assert_close(outside[names[0]], alone[names[0]] + 1)
+    assert not torch.equal(twice, once)
+    assert_close(_read(model), usual, **PATHS)
+
+
+def test_a_part_is_traced_while_the_whole_is() -> None:
+    model = decoder()
+    with tracing(model, "blocks.1.attention.pattern", "embed") as whole:
+        with tracing(model.blocks[1], "attention.pattern") as part:
+            _read(model)
+        with unheard():
+            _read(model, TEXT[:3])
+    assert torch.equal(whole["blocks.1.attention.pattern"], part["attention.pattern"])
+    assert whole["embed"].shape[1] == len(TEXT), "a pass inside unheard() is not heard"
+
+
+def test_a_pass_stops_after_a_module_and_the_next_is_whole() -> None:
+    model, ran = decoder(), []
+    usual = _read(model)
+    handle = model.blocks[2].register_forward_hook(lambda *_: ran.append(1))
+    with tracing(model, "blocks.1.out") as seen, stopping(model.blocks[1]):
+        _read(model)
+    assert not ran and set(seen) == {"blocks.1.out"}
+    with tracing(model, "logits") as outside:
+        with tracing(model, "blocks.1.out"), stopping(model.blocks[1]):
+            _read(model)
+        assert torch.equal(outside["logits"], usual), "an outer trace wants what follows"
+    assert ran == [1]
+    handle.remove()
+
+
+def _plus(value: torch.Tensor) -> torch.Tensor:
+    return value + 1
+
+
+def _double(value: torch.Tensor) -> torch.Tensor:
+    return value * 2
+
+
+@pytest.mark.parametrize("cast", [torch.Tensor.double, torch.Tensor.numpy])
+def test_an_edit_may_return_float64_or_numpy(cast) -> None:
+    model = decoder()
+    with tracing(model, "logits", edit={"blocks.1.out": _plus}):
+        usual = _read(model)
+    with tracing(model, edit={"blocks.1.out": lambda value: cast(_plus(value))}):
+        assert torch.equal(_read(model), usual)
 
 
 def test_a_failure_inside_closes_the_trace_and_stays_itself() -> None:
@@ -274,3 +340,133 @@ def test_maps_that_would_not_fit_are_refused_with_both_numbers(monkeypatch: pyte
 def test_layers_and_positions_that_are_not_there_are_refused(ask) -> None:
     with pytest.raises(UserError, match="there is no"):
         ask(Trace.of(decoder(), Bytes(), TEXT))
+
+
+TEXTS = [TEXT, list(b"shorter"), list(b"what a batch of texts hears is long")]
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "gemma"])
+def test_a_batch_is_its_texts_one_by_one(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder(shape)
+    names = [
+        "blocks.*.out",
+        "blocks.0.attention.pattern",
+        "blocks.1.attention.scores",
+        "blocks.*.attention.z",
+    ]
+    edit = [Ablate(0, "head", 1, positions=[-1]), Add(1, [0.5] * 32, positions=[0, -2])]
+    monkeypatch.setattr("cutaway.inspect.trace.BATCH", 2)
+    traces = Subject(model, Bytes()).trace(TEXTS, names, edit)
+    longest = max(map(len, TEXTS))
+    assert traces.mask.sum(1).tolist() == list(map(len, TEXTS)) and traces.mask.shape == (3, longest)
+    for i, (text, trace) in enumerate(zip(TEXTS, traces, strict=True)):
+        alone = Trace.of(model, Bytes(), text, names, edit)
+        assert trace.ids == tuple(text) and set(trace) == set(alone) - {"logits"}
+        for name in trace:
+            assert_close(trace[name], alone[name], **PATHS)
+        whole = traces["blocks.1.attention.z"]
+        assert whole.shape[:3] == (3, 4, longest) and not whole[i, :, len(text) :].any()
+        assert_close(traces.at("blocks.1.out", -2)[i], alone["blocks.1.out"][-2], **PATHS)
+    with pytest.raises(UserError, match="no position 7"):
+        traces.at("blocks.1.out", 7)
+    with pytest.raises(UserError, match="did not keep 'logits'"):
+        traces[0].top()
+
+
+def test_a_trace_computes_no_layer_after_the_last_that_is_named() -> None:
+    model, ran = decoder(), []
+    model.blocks[1].register_forward_hook(lambda *_: ran.append(1))
+    subject = Subject(model, Bytes(), Add(2, [1.0] * 32))
+    for names in (["embed"], ["blocks.0.out"], ["blocks.1.hook_resid_pre", "blocks.0.mlp.hidden"]):
+        subject.trace([TEXT], ["blocks.2.out"])  # names are known now
+        ran.clear()
+        subject.trace([TEXT], names)
+        assert not ran
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "gemma", "mixture"])
+def test_transformer_lens_names_are_aliases(shape: str) -> None:
+    """Against the equations, for those that have no other name here."""
+    model = decoder(shape)
+    trace = Trace.of(model, Bytes(), TEXT, ["*hook_*", "*.out", "*"])
+    lens = aliases(set(trace), len(model.blocks))
+    before = trace["blocks.1.hook_resid_pre"]
+    assert torch.equal(before, trace["blocks.0.out"]) and torch.equal(
+        trace["ln_final.hook_normalized"], trace["norm"]
+    )
+    centred = before - before.mean(-1, keepdim=True) if shape == "gpt2" else before
+    scale = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    assert_close(trace["blocks.1.ln1.hook_scale"], scale, rtol=1e-3, atol=1e-3)
+    normed = trace["blocks.1.ln1.hook_normalized"]
+    q = model.blocks[1].attention.query(normed)
+    if shape in ("llama", "mixture"):
+        assert_close(trace["blocks.1.attn.hook_q"].transpose(0, 1).flatten(1), q)
+    assert_close(trace["blocks.1.hook_resid_mid"], before + trace["blocks.1.hook_attn_out"])
+    assert_close(trace["blocks.1.hook_resid_post"], trace["blocks.1.middle"] + trace["blocks.1.hook_mlp_out"])
+    assert "blocks.0.mlp.hook_post" in lens or shape == "mixture"
+    with pytest.raises(UserError, match=r"near are .*blocks\.1\.hook_resid_post"):
+        Trace.of(model, Bytes(), TEXT, ["blocks.1.hook_resid_pst"])
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_a_norms_scale_and_unrotated_queries_can_be_edited(shape: str) -> None:
+    model = decoder(shape)
+    trace = Trace.of(model, Bytes(), TEXT, ["*"])
+    twice = Trace.of(model, Bytes(), TEXT, ["*"], {"norm.scale": _double})
+    bias = 0 if shape == "llama" else model.norm.bias.detach()
+    assert_close(twice["norm"] - bias, (trace["norm"] - bias) / 2)
+    if shape == "llama":
+        zero = Trace.of(model, Bytes(), TEXT, ["*"], {"blocks.0.attn.hook_q": torch.zeros_like})
+        assert not zero["blocks.0.attention.scores"].any()
+
+
+@pytest.mark.parametrize("shape", ["llama", "gemma"])
+def test_gradients_are_those_of_finite_differences(shape: str) -> None:
+    model = decoder(shape).double()
+    trace = Trace.of(model, Bytes(), TEXT)
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return logits[-1, 7] - logits[-1, 9]
+
+    kept = ["blocks.0.out", "blocks.1.attn.hook_z", "blocks.1.mlp.hidden"]
+    grads = trace.grads(metric, kept)
+    for asked, name in zip(kept, grads, strict=True):
+        grad = grads[name]
+        step = torch.randn(grad.shape, dtype=torch.double, generator=torch.Generator().manual_seed(1)) * 1e-6
+        moved = Trace.of(model, Bytes(), TEXT, ["logits"], {name: lambda value, step=step: value + step})
+        assert float(metric(moved.logits) - metric(trace.logits)) == pytest.approx(
+            float((grad * step).sum()), rel=1e-3
+        )
+        assert torch.equal(grads[asked], grads[name])
+    with pytest.raises(UserError, match="does not depend on 'embedding'"):
+        trace.grads(metric, ["embedding"])
+
+
+def test_a_trace_is_kept_in_a_file_and_pickled(tmp_path: Path) -> None:
+    subject = Subject(decoder("mixture"), Bytes())
+    trace = subject.trace([TEXT])[0]
+    trace.save(tmp_path / "trace.safetensors")
+    for again in (Trace.load(tmp_path / "trace.safetensors"), pickle.loads(pickle.dumps(trace))):
+        assert again.ids == trace.ids and again.tokens == trace.tokens and set(again) == set(trace)
+        assert all(
+            torch.equal(again[name], trace[name]) and again[name].dtype == trace[name].dtype for name in trace
+        )
+        assert torch.equal(again["blocks.1.hook_resid_post"], trace["blocks.1.out"])
+        with pytest.raises(UserError, match="loaded without its model"):
+            again.lens()
+    joined = Trace.load(tmp_path / "trace.safetensors", subject)
+    assert torch.equal(joined.lens().ids, trace.lens().ids)
+    (tmp_path / "other.safetensors").write_bytes(safetensors.packed({}))
+    with pytest.raises(UserError, match="is no trace"):
+        Trace.load(tmp_path / "other.safetensors")
+
+
+def test_a_trace_is_a_table_with_named_axes() -> None:
+    trace = Trace.of(decoder("gemma"), Bytes(), TEXT)
+    table = trace.to_pandas("blocks.1.attention.pattern")
+    assert table.index.names == ["head", "token"] and table.loc[(2, 5), "text"] == chr(TEXT[5])
+    assert table.loc[(2, 5)][3] == pytest.approx(float(trace.attention(1)[2, 5, 3]))
+    data = trace.to_xarray()
+    assert data["blocks.1.attention.pattern"].dims == ("head", "token", "key")
+    assert data["blocks.1.out"].sel(token=3).shape == (32,) and data["text"].values[0] == "w"
+    assert data["blocks.0.attention.k"].dims[0] == "head_2", "two key-value heads beside four heads"

@@ -70,7 +70,8 @@ def _halved(value: Tensor) -> Tensor:
 
 def _round(value: Tensor, type: str, how: Callable[[np.ndarray, str], np.ndarray] = rounded) -> Tensor:
     flat = value.detach().reshape(-1, value.shape[-1]).float().cpu().numpy()
-    return torch.from_numpy(how(flat, type)).view(value.shape).to(value)
+    near = torch.from_numpy(how(flat, type)).view(value.shape).to(value)
+    return value + (near - value).detach() if value.requires_grad else near  # the gradient passes
 
 
 def _round_twice(value: Tensor, type: str) -> Tensor:

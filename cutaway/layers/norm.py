@@ -6,12 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cutaway.hooks import tap, watched
 from cutaway.shapes import Float
 
 
 def widened(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """x in float32, or as it is when it is wider: sums over a row need the precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _inverse(square: Float[Tensor, "... 1"], eps: float) -> tuple[Float[Tensor, "... 1"], bool]:
+    """1 / sqrt(square + eps), and whether an edit changed it. Taps ``scale`` [... 1], its reciprocal."""
+    inverse = torch.rsqrt(square + eps)
+    if not watched("scale"):
+        return inverse, False
+    scale = inverse.reciprocal()
+    changed = tap("scale", scale)
+    return (inverse, False) if changed is scale else (changed.reciprocal(), True)
 
 
 class RMSNorm(nn.Module):
@@ -27,7 +38,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         wide = widened(x)
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        wide = wide * _inverse(wide.square().mean(-1, keepdim=True), self.eps)[0]
         return (wide if self.weight is None else wide * self.weight).to(x.dtype)
 
 
@@ -42,4 +53,10 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         weight, bias = (None if part is None else widened(part) for part in (self.weight, self.bias))
-        return F.layer_norm(widened(x), (self.width,), weight, bias, self.eps).to(x.dtype)
+        wide = widened(x)
+        if watched("scale"):
+            inverse, edited = _inverse(wide.var(-1, correction=0, keepdim=True), self.eps)
+            if edited:
+                y = (wide - wide.mean(-1, keepdim=True)) * inverse * (1 if weight is None else weight)
+                return (y if bias is None else y + bias).to(x.dtype)
+        return F.layer_norm(wide, (self.width,), weight, bias, self.eps).to(x.dtype)

@@ -43,7 +43,7 @@ def vectors(
     with torch.inference_mode():
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            ids, pos, even = _padded([rows[row] for row in chosen])
+            ids, pos, even = padded([rows[row] for row in chosen])
             x = _hidden(model, ids.to(device), pos := pos.to(device), even)
             pooled = pool(x, pos, pooling).float()
             out[chosen] = (F.normalize(pooled, dim=-1) if normalise else pooled).cpu().numpy()
@@ -70,7 +70,7 @@ def _hidden(model: Encoder | Decoder, ids: Tensor, pos: Tensor, even: bool) -> F
     return model.norm(model.routed(ids, pos, in_order=even)[0])
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"], bool]:
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"], bool]:
     """Ids and positions with padding at the end, and whether there is none."""
     lengths = np.array([len(row) for row in rows])
     positions = np.arange(lengths.max())

@@ -16,7 +16,7 @@ from cutaway.model.decoder import Decoder
 from tests.laws.mechanisms import CONTEXT, KINDS, VOCAB, attention, decoder, decoder_config, text
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
-WIDE = {"S", "log_a", "dt"}  # of a recurrence: what is summed up over a whole text, and how it fades
+WIDE = {"S", "log_a", "dt", "scale"}  # sums over a whole text and how they fade, and what norms divide by
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 

@@ -28,8 +28,9 @@ from cutaway.shapes import Float
 class SoftmaxAttention(nn.Module):
     """The heads of ``Heads``; a mechanism overrides what it changes.
 
-    Taps ``q`` [b h t k], ``k`` [b g s k] and ``v`` [b g t v] as the scores see them, and ``z`` [b h t v],
-    each head's weighted sum of values; the backend taps ``scores`` and ``pattern``.
+    Taps ``q`` [b h t k], ``k`` [b g s k] and ``v`` [b g t v] as the scores see them, ``z`` [b h t v], each
+    head's weighted sum of values, and ``q_unrotated`` and ``k_unrotated`` [b g t k], before they are rotated;
+    the backend taps ``scores`` and ``pattern``.
 
     ``halves`` rounds keys and values to float16, as the runtime stores them; the gradient passes.
 
@@ -68,6 +69,8 @@ class SoftmaxAttention(nn.Module):
             self._normed(self.query_norm, q, self.config.heads),
             self._normed(self.key_norm, k, self.config.groups),
         )
+        if rotation is not None:
+            q, k = tap("q_unrotated", q), tap("k_unrotated", k)
         v = tap("v", self._stored(cut(v, self.config.groups)))
         key_positions, key_rotation = positions, rotation
         if rotation is not None and not self.grows:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -104,7 +104,7 @@ class Generation:
     and top_logprobs have one entry for each; stop_logprob is the end token's, where one was chosen.
     finish_reason "stop" was the stop named in `stop` (a string, or
     the id of an end token, None where a constraint was complete), "length" was max_tokens, "context" means
-    that prompt and answer filled max_context.
+    that prompt and answer filled max_context. ``trace`` has the activations that `generate(keep=)` named.
     """
 
     text: str
@@ -117,6 +117,7 @@ class Generation:
     max_context: int
     timings: Timings
     stop_logprob: float | None = None
+    trace: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""Names of activations: those that a model has, wildcards, and TransformerLens's names as aliases.
+
+    lm.trace(text, names=["blocks.*.hook_resid_post"])["blocks.3.hook_resid_post"]    # blocks.3.out, [t d]
+
+An alias is another name for the same numbers in this package's axes: heads first, [h t k].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+from fnmatch import filter as matching
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from cutaway.errors import UserError
+from cutaway.hooks import TAPS, tracing, unheard
+from cutaway.inspect.inputs import row
+from cutaway.model.decoder import Decoder
+
+TRANSFORMER_LENS = {  # their name: ours, the first that a model has; {i} is a layer, {p} the one before
+    "hook_embed": ("embedding",),
+    "hook_pos_embed": ("position",),
+    "blocks.{i}.hook_resid_pre": ("blocks.{p}.out", "embed"),
+    "blocks.{i}.ln1.hook_scale": ("blocks.{i}.attention_norm.scale",),
+    "blocks.{i}.ln1.hook_normalized": ("blocks.{i}.attention_norm",),
+    "blocks.{i}.attn.hook_q": ("blocks.{i}.attention.q_unrotated", "blocks.{i}.attention.q"),
+    "blocks.{i}.attn.hook_k": ("blocks.{i}.attention.k_unrotated", "blocks.{i}.attention.k"),
+    "blocks.{i}.attn.hook_rot_q": ("blocks.{i}.attention.q",),
+    "blocks.{i}.attn.hook_rot_k": ("blocks.{i}.attention.k",),
+    "blocks.{i}.attn.hook_v": ("blocks.{i}.attention.v",),
+    "blocks.{i}.attn.hook_attn_scores": ("blocks.{i}.attention.scores",),
+    "blocks.{i}.attn.hook_pattern": ("blocks.{i}.attention.pattern",),
+    "blocks.{i}.attn.hook_z": ("blocks.{i}.attention.z",),
+    "blocks.{i}.hook_attn_out": ("blocks.{i}.attention_post_norm", "blocks.{i}.attention.out"),
+    "blocks.{i}.hook_resid_mid": ("blocks.{i}.middle",),
+    "blocks.{i}.ln2.hook_scale": ("blocks.{i}.mlp_norm.scale",),
+    "blocks.{i}.ln2.hook_normalized": ("blocks.{i}.mlp_norm",),
+    "blocks.{i}.mlp.hook_pre": ("blocks.{i}.mlp.gate", "blocks.{i}.mlp.up"),
+    "blocks.{i}.mlp.hook_pre_linear": ("blocks.{i}.mlp.up",),
+    "blocks.{i}.mlp.hook_post": ("blocks.{i}.mlp.hidden",),
+    "blocks.{i}.hook_mlp_out": ("blocks.{i}.mlp_post_norm", "blocks.{i}.mlp.out", "blocks.{i}.mlp.down"),
+    "blocks.{i}.hook_resid_post": ("blocks.{i}.out",),
+    "ln_final.hook_scale": ("norm.scale",),
+    "ln_final.hook_normalized": ("norm",),
+}
+_known: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+
+
+def known(model: Decoder) -> tuple[str, ...]:
+    """The names of a model's activations, in the order in which they are computed."""
+    if model not in _known:
+        idle = {path for path, module in model.named_modules() if isinstance(module, nn.Identity)}
+        with unheard(), torch.no_grad(), tracing(model, "*") as seen:
+            model(*row(model, [0]))
+        _known[model] = tuple(name for name in seen if name not in idle)
+    return _known[model]
+
+
+def aliases(names: Collection[str], layers: int) -> dict[str, str]:
+    """TransformerLens's names for those of these ``names`` that it has one for: theirs to ours."""
+    found = {}
+    for theirs, ours in TRANSFORMER_LENS.items():
+        for i in range(layers) if "{i}" in theirs else (0,):
+            one = next((n for name in ours if (n := name.format(i=i, p=i - 1)) in names), None)
+            if one is not None:
+                found[theirs.format(i=i)] = one
+    return found
+
+
+def resolve(model: Decoder, names: Sequence[str]) -> list[str]:
+    """Names with wildcards and aliases as the model's own, which may keep wildcards of ours.
+
+    Raises UserError for one that the model does not have, with those that are nearest.
+    """
+    found: list[str] = []
+    for name in names:
+        if name == TAPS or name == "*" or ".experts." in name:
+            found.append(name)
+            continue
+        every = known(model)
+        theirs = aliases(every, len(model.blocks)) if "hook_" in name else {}
+        own = [theirs[one] for one in matching(theirs, name)] or ([name] if matching(every, name) else [])
+        if not own:
+            near = get_close_matches(name, (*every, *theirs), 3, 0.5)
+            hint = f"; near are {', '.join(near)}" if near else ""
+            raise UserError(f"nothing is named {name!r} in this model{hint} (docs/inspect.md has the names)")
+        found += own
+    return list(dict.fromkeys(found))
+
+
+def last_layer(model: Decoder, names: Sequence[str]) -> int | None:
+    """The layer after which no activation of these names is computed, None if the end of the model is."""
+    every, last = known(model), -1
+    for name in names:
+        for one in matching(every, name) or ["logits"]:
+            first, _, rest = one.partition(".")
+            if first == "blocks":
+                last = max(last, int(rest.partition(".")[0]))
+            elif first not in ("embedding", "position", "embedding_norm", "embed"):
+                return None
+    return max(last, 0) if len(model.blocks) else None
