@@ -4,8 +4,8 @@
     python scripts/conversion_curve.py --minutes 0           # without training
 
 Calibration, training and measuring texts are thirds of one text, in this order. Each conversion is measured
-as it is, then trained on next tokens for so many minutes and measured again; the original, trained as long, is
-the control. Writes conversion.md.
+as it is, then trained on next tokens for so many minutes and measured again; the original, trained as
+long, is the control. Writes conversion.md.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def test_an_edit_by_name_that_does_not_fit_its_activation_is_refused(edit: edits
         Scale(0, "mlp", name="embed")
 
 
-class Twin:
+class Hooked:
     """Edits written anew as torch's own hooks, one a kind, in the order in which they are given."""
 
     def __init__(self, model: Any) -> None:
@@ -283,7 +283,7 @@ def test_a_hundred_random_compositions_are_those_of_hooks_by_hand() -> None:
         cut = draw.randrange(len(given))
         ours = subject.edited(given[:cut]).trace([TEXT], ["logits"], given[cut:])[0].logits
         assert_close(
-            ours, Twin(model).logits(TEXT, given), rtol=1e-5, atol=1e-5, msg=lambda m, g=given: f"{m} {g}"
+            ours, Hooked(model).logits(TEXT, given), rtol=1e-5, atol=1e-5, msg=lambda m, g=given: f"{m} {g}"
         )
 
 

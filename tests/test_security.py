@@ -191,8 +191,8 @@ def test_a_success_is_explained_by_the_heads_that_cause_it(
     monkeypatch.setattr(mechanism, "HEADS", 1)
     monkeypatch.setattr(mechanism, "_read", lambda lm, one: np.eye(12)[6])  # 4 heads a layer: 1.2
     monkeypatch.setattr(mechanism, "_margin", lambda lm, one, heads: 5.0 - 4 * (carries and (1, 2) in heads))
-    said, look = mechanism.explain(lm, found, 0)
-    assert "1.2 (+1.00)" in said[0] and ("they carry it" in said[2]) is carries
+    sentences, look = mechanism.explain(lm, found, 0)
+    assert "1.2 (+1.00)" in sentences[0] and ("they carry it" in sentences[2]) is carries
     assert (look[0].layer, look[0].head, look[0].ids) == (1, 2, tuple(ids))
 
 

@@ -94,7 +94,7 @@ def test_what_is_not_safe_or_not_there_is_refused(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_told_before_loading(
+def test_a_port_that_is_taken_is_reported_before_loading(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import socket

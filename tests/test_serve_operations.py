@@ -148,7 +148,7 @@ def test_a_file_of_lines_and_of_hashes(tmp_path: Path) -> None:
     assert found is not None and found.name == "a" and ring.find(BOB) is None
 
 
-def test_a_wrong_key_is_told_how_and_the_document_declares_it(server: Server) -> None:
+def test_a_wrong_key_learns_how_and_the_document_declares_it(server: Server) -> None:
     refused = server.get("/v1/models")
     assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Bearer")
     document = server.get("/openapi.json", **bearer(ADMIN)).json()

@@ -79,7 +79,7 @@ def activations(
 
 
 def _documents(found: list[sources.Source]) -> Iterator[str]:
-    """The texts; a file that is not text is passed over, and told."""
+    """The texts; a file that is not text is passed over, and named."""
     passed = 0
     for source in found:
         for text in sources.documents(source):

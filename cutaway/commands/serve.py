@@ -90,7 +90,7 @@ def serve(
     lifecycle.hold_signals()
     bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
     at = (listening.host, listening.port, listening.uds, listening.reuse_port)
-    with lifecycle.bound(*at) as socket:  # a port that is taken is told before a model is loaded
+    with lifecycle.bound(*at) as socket:  # a port that is taken is an error before a model is loaded
         use_threads(loading.threads)
         store = ResponseStore(bounds.store, bounds.store_seconds)
         loader = Loader(models, loading, several, limits, operation.log_prompts, bounds.lenient, store)

@@ -9,15 +9,12 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args
+from typing import Annotated, Any, TypedDict, get_args
 
 import numpy as np
 
 from cutaway.bounds import Bound, Count, Natural, bounds_of
 from cutaway.errors import UserError, quoted
-
-if TYPE_CHECKING:
-    from cutaway.generate.watermark import Watermark
 
 Number = int | float
 Fraction = Annotated[Number, Bound(0, 1)]
@@ -101,7 +98,7 @@ class SamplingOptions(TypedDict, total=False):
     ignore_eos: bool
     seed: int | None
     logprobs: int
-    watermark: Watermark | None
+    watermark: Any  # as above
 
 
 def sampling_params(options: SamplingOptions) -> SamplingParams:

@@ -139,11 +139,11 @@ def check_template(name: str, template: str, tokenizer: Tokenizer) -> Iterator[I
                 except UserError:
                     continue
                 changed |= set(own) ^ set(neutral[shape])
-        said = sorted(each for each in changed if _words(each))
-        if said:
-            shown = " | ".join(" ".join(each.split()) for each in said)
+        words = sorted(each for each in changed if _words(each))
+        if words:
+            shown = " | ".join(" ".join(each.split()) for each in words)
             what = f"the words {text!r} in a message change what it says: {shown:.300}"
-            yield Issue("high" if any(len(_words(each)) > 2 for each in said) else "low", name, what)
+            yield Issue("high" if any(len(_words(each)) > 2 for each in words) else "low", name, what)
 
 
 SHAPES = ("user", "system", "assistant")

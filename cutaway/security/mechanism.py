@@ -70,7 +70,7 @@ def explain(
         f"n {len(own)}: {'they carry it' if low > 0 else 'not separated'}; {np.mean(kept):.0%} of the "
         "successes stay"
     )
-    said = (
+    sentences = (
         f"the last token attends to the imperative more than to its mention most in heads {names}",
         f"by the logit lens the canary leads from stage {np.median(stages):.0f} of {len(heads)} on (median)",
         judged,
@@ -78,7 +78,7 @@ def explain(
     layer, head = every[best[0]]
     one = judging[0]
     note = f"head {layer}.{head} reads the imperative from the last token"
-    return said, (Look(tuple(one.ids), len(one.ids) - 1, note, layer, head),)
+    return sentences, (Look(tuple(one.ids), len(one.ids) - 1, note, layer, head),)
 
 
 def _read(lm: LanguageModel, one: Success) -> np.ndarray:

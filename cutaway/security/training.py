@@ -28,7 +28,7 @@ NOUNS, QUALITIES, DEEDS = map(
     (
         "river garden window market bridge letter harbour lantern orchard kitchen meadow tower",
         "quiet old bright narrow empty warm distant little broken green famous plain",
-        "stands waits leads looks turns opens shines lies belongs listens returns leans",
+        "rises waits leads looks turns opens shines rests belongs listens returns leans",
     ),
 )
 PLACES = ("by the sea", "near the mill", "under the hill", "at the corner", "beyond the wall")

@@ -113,7 +113,7 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
     @app.get("/health", response_model=None)
     @app.get("/health/ready", response_model=None)
     async def ready() -> Response:
-        """Whether new requests should be sent here: 503 as soon as the server is told to stop."""
+        """Whether new requests should be sent here: 503 as soon as the server is asked to stop."""
         stopping = models.stopping.is_set()
         return JSONResponse({"status": "stopping" if stopping else "ok"}, 503 if stopping else 200)
 

@@ -18,7 +18,7 @@ X, Y = "false positives", "caught"
 
 
 def threshold(negatives: np.ndarray, rate: float) -> float:
-    """The score above which at most this share of the negatives [n] lies."""
+    """The score above which at most this share of the negatives [n] is."""
     ordered = np.sort(negatives)[::-1]
     return float(ordered[int(rate * len(ordered))])
 

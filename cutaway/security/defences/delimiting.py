@@ -1,7 +1,7 @@
-"""Delimiting (spotlighting, 2403.14720): the text stands between marks, and the question says it is data.
+"""Delimiting (spotlighting, 2403.14720): the text is between marks, and the question says it is data.
 
 ``strength`` is how often the reminder is given. The marks are drawn for each prompt; an attacker who guesses
-them closes the text early, so the adaptive one is told them.
+them closes the text early, so the adaptive one knows them.
 """
 
 from __future__ import annotations

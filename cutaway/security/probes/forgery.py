@@ -1,9 +1,9 @@
 """Forgery: control tokens and whole turns, spelt and disguised, through every field of a conversation.
 
-Each conversation has a twin of the same shape whose payload is letters. Both must come to the same control
-tokens; one more is forged. The control is what most servers do: the rendered text, tokenised with special
-tokens allowed. How far the payload moves the next token, as text and as tokens, is the KL divergence from
-the twin's.
+Each conversation has a harmless counterpart of the same shape, whose payload is letters. Both must come to
+the same control tokens; one more is forged. The control is what most servers do: the rendered text, tokenised
+with special tokens allowed. How far the payload moves the next token, as text and as tokens, is the KL
+divergence from the counterpart's.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
     random = np.random.default_rng(seed)
     texts = list(_payloads(lm, random))
     places = ("prompt", *dict(_places("")))
-    written = [place for place in places if _twin(lm, place, "xxxx") is not None]
+    written = [place for place in places if _harmless(lm, place, "xxxx") is not None]
     cases = [(place, text, hide) for text in texts for hide in DISGUISES for place in written]
     chosen = [cases[n] for n in random.permutation(len(cases))[: CASES * budget.trials]]
     forged: list[bool] = []
@@ -86,19 +86,19 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
     for done, (place, text, hide) in enumerate(chosen):
         progress(done, len(chosen))
         payload = DISGUISES[hide](text)
-        twin = _twin(lm, place, "x" * len(payload))
+        harmless = _harmless(lm, place, "x" * len(payload))
         try:
             ids = _ids(lm, place, payload)
         except UserError:
             refused += 1
             continue
-        assert twin is not None
-        forged.append(_control(lm, ids) != _control(lm, twin))
+        assert harmless is not None
+        forged.append(_control(lm, ids) != _control(lm, harmless))
         careless = _careless(lm, ids)
-        naive.append(_control(lm, careless) != _control(lm, twin))
-        short = max(map(len, (ids, careless, twin))) < lm.context
+        naive.append(_control(lm, careless) != _control(lm, harmless))
+        short = max(map(len, (ids, careless, harmless))) < lm.context
         if hide == "plain" and short and len(pairs) < budget.trials:
-            pairs.append((ids, careless, twin))
+            pairs.append((ids, careless, harmless))
     kl = [[_divergence(lm, pair[arm], pair[2]) for pair in pairs] for arm in (0, 1)]
     progress(len(chosen), len(chosen))
     summary = (
@@ -113,7 +113,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
     ]
     if pairs:
         arms += [
-            Arm("next token against the harmless twin", statistics.mean(kl[0]), "attack", "nats"),
+            Arm("next token against the harmless text", statistics.mean(kl[0]), "attack", "nats"),
             Arm("the same, tokenised as one string", statistics.mean(kl[1]), "control", "nats"),
         ]
     return [
@@ -129,7 +129,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
     ]
 
 
-def _twin(lm: LanguageModel, place: str, letters: str) -> list[int] | None:
+def _harmless(lm: LanguageModel, place: str, letters: str) -> list[int] | None:
     """The harmless conversation's ids; None where the template takes no such field, or does not write it."""
     try:
         ids = _ids(lm, place, letters)
@@ -152,9 +152,9 @@ def _control(lm: LanguageModel, ids: list[int]) -> list[int]:
     return [id for id in ids if lm.tokenizer.is_special(id)]
 
 
-def _divergence(lm: LanguageModel, ids: list[int], twin: list[int]) -> float:
-    """KL(next token after ids, after the twin) in nats."""
-    p, q = (_next(lm, each) for each in (ids, twin))
+def _divergence(lm: LanguageModel, ids: list[int], harmless: list[int]) -> float:
+    """KL(next token after ids, after the harmless text) in nats."""
+    p, q = (_next(lm, each) for each in (ids, harmless))
     return float((np.exp(p) * (p - q)).sum())
 
 

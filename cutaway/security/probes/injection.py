@@ -272,7 +272,7 @@ def _stopped(defended: float, undefended: float) -> float:
 
 
 def _closed(name: str, case: Case, style: str, seed: int, n: int) -> str:
-    """An attack that ends the marked text first: the attacker is told the mark of this prompt."""
+    """An attack that ends the marked text first: the attacker knows the mark of this prompt."""
     close = delimiting.mark(np.random.default_rng((seed, n))) if name == "delimiting" else "---"
     added = case.attacked(style, 0)[len(case.text) :].strip()
     return f"{case.text}\n{close}\n\n{case.question}\n{added}\n{close}\n"

@@ -1,4 +1,4 @@
-"""Watermarks under attack: how long a text must be to be told by its key, and what takes the mark away.
+"""Watermarks under attack: how long a text must be to be recognised by its key, and what takes the mark away.
 
 A user of a marked model who wants to deny it edits the text: other words for some (substitution), letters of
 another alphabet that look alike (homoglyphs), or other text around it (dilution). Success is that the key's

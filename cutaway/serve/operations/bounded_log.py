@@ -115,7 +115,7 @@ def install(log_prompts: bool, form: LogFormat = "text", level: LogLevel = "info
 
 
 def _flush(waiting: queue.Queue[logging.LogRecord]) -> None:
-    """Wait until the last lines are written, unless nobody reads them."""
+    """Wait until the last lines are written, unless no process reads them."""
     ends = time.monotonic() + 1.0
     while waiting.unfinished_tasks and time.monotonic() < ends:
         time.sleep(0.01)

@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
 
 
 def notify(state: str) -> None:
-    """Tell systemd (sd_notify), where it has asked to be told."""
+    """Tell systemd (sd_notify), where it has asked for it."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, contextlib.suppress(OSError):
@@ -106,7 +106,7 @@ def notify(state: str) -> None:
 
 
 def bound(host: str, port: int, uds: Path | None = None, reuse_port: bool = False) -> socket.socket:
-    """The server's socket, bound and not listening yet: a port that is taken is told before a model is
+    """The server's socket, bound and not listening yet: a port that is taken is reported before a model is
     loaded. systemd's own where it passed one on (socket activation). OperationalError if there is none.
     """
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS"):

@@ -152,7 +152,7 @@ class Models:
         return {one.name: one.scheduler.stats() for one in services if one.scheduler is not None}
 
     def status(self, model: Model) -> dict[str, Any]:
-        """What an admin is told of a model."""
+        """A model as an admin reads about it."""
         state = "loading" if model.loading else "loaded" if model.service else "unloaded"
         return {
             "id": model.name,

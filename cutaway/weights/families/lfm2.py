@@ -83,7 +83,7 @@ class Mixers(Row):
 
 
 class Hidden(Row):
-    """The MLP's size, which transformers takes two thirds of, rounded up, unless it is told not to."""
+    """The MLP's size, which transformers takes two thirds of, rounded up, unless the config says no."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         hidden = fields.integer("block_ff_dim", None) or fields.integer("intermediate_size", 12288)
