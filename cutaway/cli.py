@@ -45,6 +45,7 @@ VERBS = {
     "To make one": {
         "pretrain": "Train a model from text.",
         "finetune": "Train a model further, on conversations.",
+        "sae": "Train a sparse autoencoder on kept activations.",
         "compare": "Train one model with one part swapped, and say what separated.",
         "scale": "Train a ladder of sizes, and fit the scaling law.",
         "plan": "Say what training it needs on so many devices.",

@@ -2,9 +2,10 @@
 checkpoint, and every file of weights that it exports, equals, to the bit, that of a run that was never
 interrupted. Pretraining takes about four minutes on two cores; fine-tuning (LoRA on conversations,
 all weights by DPO, LoRA by GRPO on sampled answers) about five. A comparison has every run's weights, and
-the same table, speeds aside.
+the same table, speeds aside. `activations` writes an activation dataset of 16 shards, in a minute.
 
-    python -m scripts.kill_and_resume [--method pretrain|sft|dpo|grpo] [--kills 20] [--steps 600] [--seed 0]
+    python -m scripts.kill_and_resume [--method pretrain|sft|dpo|grpo|activations] [--kills 20] [--steps 600]
+        [--seed 0]
     python -m scripts.kill_and_resume --method compare --kills 5 --steps 60
 """
 
@@ -20,8 +21,10 @@ from typing import Any
 
 from cutaway.data import run_tokenizer
 from cutaway.train import checkpoint, config
+from tests.small import model_file
 from tests.training import chatting_model, conversations, folder_of_text, model, pairs, run
 
+METHODS = ["pretrain", "sft", "dpo", "grpo", "compare", "activations"]
 SCORER = """
 def ascii(text, row):
     return sum(c.isascii() for c in text) / 8
@@ -31,7 +34,7 @@ def ascii(text, row):
 def main() -> int:
     """Prints each kill, and whether the ends are equal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=["pretrain", "sft", "dpo", "grpo", "compare"], default="pretrain")
+    parser.add_argument("--method", choices=METHODS, default="pretrain")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
@@ -83,6 +86,11 @@ def _prepared(home: Path, method: str, steps: int) -> list[str]:
     if method == "compare":
         words = f"compare --attention mha,linear --task copying --width 16 --steps {steps} --seeds 2"
         return [*words.split(), "--learning-rates", "0.003,0.01"]
+    if method == "activations":
+        model_file(home / "tiny.gguf")
+        rows = [json.dumps({"text": f"{n} of all these texts adds up " * (1 + n % 40)}) for n in range(900)]
+        (home / "texts.jsonl").write_text("\n".join(rows))
+        return ["activations", "texts.jsonl", "--names", "blocks.*.out", "--model", "tiny.gguf"]
     chatting_model(home / "base", len(run_tokenizer.of_bytes()))
     words = f"finetune {method} --data data.jsonl --model base --data.context 64 --steps {steps} --threads 1"
     words += " --batch-size 2 --ema 0.99 --intervals.save 3 --intervals.evaluate 10 --intervals.sample 0"
@@ -103,7 +111,7 @@ def _trained(home: Path, words: list[str], name: str) -> subprocess.Popen[bytes]
 
 
 def _compare(home: Path, steps: int) -> int:
-    kept = f"checkpoints/step-{steps:08}/*.safetensors", "*.safetensors", "model/*.safetensors"
+    kept = f"checkpoints/step-{steps:08}/*.safetensors", "*.safetensors", "model/*.safetensors", "dataset.json"
     folders = [home / "unbroken", home / "killed"]
     if (tables := [folder / "results.json" for folder in folders])[0].is_file():
         kept = tuple(f"*/*/{pattern}" for pattern in kept)

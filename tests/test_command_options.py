@@ -115,6 +115,7 @@ explain king --model no.gguf
 explain king --html no/page.html
 explain --file no.txt
 explain king --compare-model no.gguf
+explain king --sae no
 finetune no.yaml
 finetune sft --data no.jsonl --output run
 finetune sft --data no.jsonl --check
@@ -135,6 +136,7 @@ quantize smollm2 --type Q4_0 --calibration no.txt
 quantize smollm2 --type Q4_0 --output no/small.gguf
 quantize smollm2 --type Q4_0 --text no.txt
 run no.cutaway
+sae no --output saes
 scale no.yaml
 serve no.gguf
 serve --chat-template no.jinja
@@ -185,7 +187,10 @@ def test_what_is_missing_is_one_sentence_and_two(
     missing = next(word for word in line.split() if word.partition("/")[0].partition(".")[0] == "no")
     assert missing in err
     absent = "there is no such", "does not exist", "neither a file nor a preset", "is not cached", "is called"
-    assert any(sentence in err for sentence in (*absent, "holds no declaration")), err
+    assert any(
+        sentence in err
+        for sentence in (*absent, "holds no declaration", "no dataset", "holds no autoencoder")
+    ), err
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.edits import Edit
     from cutaway.inspect.explanation import Explanation
     from cutaway.inspect.page_data import PageData
+    from cutaway.inspect.sae import SAE
     from cutaway.lm import LanguageModel
     from cutaway.model.config import Decoder
 
@@ -49,6 +50,7 @@ def explain(
     against: str | None = None,
     backends: Flag = False,
     parallel: Flag = False,
+    sae: Path | None = None,
     html: Path | None = None,
     force: Force = False,
     open_page: Open = False,
@@ -96,6 +98,7 @@ def explain(
     :param backends: Show instead which attention backend each layer uses for prefill and decode, and why.
     :param parallel: Show instead what can run at once for this text and for the token after it, and what must
         wait: operations, bytes and this machine's measured limits.
+    :param sae: Show instead the strongest features of each token, of an autoencoder that `cutaway sae` wrote.
     :param html: Write an interactive page to this file: one file that needs no network. A model that
         --ablate or --steer changed is beside the unchanged one. --open alone writes a temporary file.
     """
@@ -108,8 +111,12 @@ def explain(
         raise UserError(f"--threads is {threads}: it must be 1 or more")
     if html is not None:
         files.check_file(html, force)
+    features = None if sae is None else _autoencoder(sae)
     lm = _load(source)
     ids = asked.ids(lm, asked.text)
+    if features is not None:
+        _print_features(lm, ids, features, asked.name, as_json)
+        return
     early = sys.stdout.isatty() and not (as_json or backends or parallel or html or open_page or asked.two)
     if early:
         _show_tokens(lm, ids, asked)
@@ -394,6 +401,25 @@ def _print_parallel(lm: LanguageModel, ids: list[int], name: str, threads: int |
         print_json({"model": name, "machine": asdict(here), "passes": passes})
     else:
         on_screen(lambda console: parallel_text.show(found, here, name, console))
+
+
+def _autoencoder(folder: Path) -> SAE:
+    from cutaway.inspect.sae import SAE
+
+    return SAE.load(folder)
+
+
+def _print_features(lm: LanguageModel, ids: list[int], sae: SAE, name: str, as_json: bool) -> None:
+    found = sae.top(lm.activations([ids], [sae.name])[sae.name])
+    tokens = [lm.tokenizer.token_bytes(id).decode(errors="backslashreplace") for id in ids]
+    pairs = list(zip(tokens, found, strict=True))
+    if as_json:
+        rows = [{"token": token, "features": [one._asdict() for one in best]} for token, best in pairs]
+        print_json({"model": name, "activation": sae.name, "tokens": rows})
+        return
+    print(f"{name}, {sae.name}: feature and its activation, the strongest first")
+    for token, best in pairs:
+        print(f"{token!r:>16}  " + "  ".join(f"{one.feature} {one.activation:.2f}" for one in best))
 
 
 def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:

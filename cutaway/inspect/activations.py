@@ -101,16 +101,17 @@ class Activations:
         """All rows of an activation: float32 [n ...], in memory."""
         return self.rows(name, np.arange(len(self)))
 
-    def rows(self, name: str, index: np.ndarray) -> np.ndarray:
+    def rows(self, name: str, index: np.ndarray | Sequence[int]) -> np.ndarray:
         """Rows of an activation by their numbers [k]: float32 [k ...]."""
         if name not in self.names:
             raise UserError(f"this dataset has no {name!r}: it has {', '.join(self.names)}")
+        index = np.asarray(index)
         shard = np.searchsorted(self._ends, index, side="right")
         out = np.empty((len(index), *self.shards[0][name].shape[1:]), np.float32)
         for n in np.unique(shard).tolist():
             chosen = shard == n
             start = int(self._ends[n - 1]) if n else 0
-            out[chosen] = _floats(self.shards[n][name][np.asarray(index)[chosen] - start])
+            out[chosen] = _floats(self.shards[n][name][index[chosen] - start])
         return out
 
     def batches(self, name: str, size: int, seed: int = 0, epochs: int = 1) -> Iterator[np.ndarray]:

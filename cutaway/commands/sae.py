@@ -1,0 +1,82 @@
+"""`cutaway sae`: train a sparse autoencoder on an activation dataset."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from cutaway.commands import console
+from cutaway.commands.options import Force, Json, Threads
+from cutaway.inspect.activations import Activations
+from cutaway.store import files
+
+
+def sae(
+    data: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    name: str | None = None,
+    kind: Literal["topk", "jumprelu"] = "topk",
+    features: int | None = None,
+    k: int = 32,
+    steps: int = 2000,
+    batch: int = 1024,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train a sparse autoencoder on activations that `cutaway activations` kept; a tenth is held out.
+
+    **Examples:**
+
+    cutaway sae acts --output saes/layer15
+
+    cutaway sae acts --kind jumprelu --features 8192 --k 64 --output saes/wide
+
+    :param data: A folder that `cutaway activations` wrote.
+    :param output: The folder to write.
+    :param name: The activation, where the dataset has several.
+    :param kind: topk keeps k features of each token, jumprelu those above thresholds that it learns.
+    :param features: How many features; eight times the activation's numbers by default.
+    :param k: Features active at a token; of jumprelu on average.
+    :param steps: Steps of Adam.
+    :param batch: Tokens a step.
+    :param learning_rate: The highest learning rate.
+    :param seed: Of the first weights and the order of tokens.
+    """
+    files.check_overwrite(output, force)
+    found = Activations.open(data)
+    console.use_threads(threads)
+    from cutaway.inspect.sae import train
+
+    name = found.names[0] if name is None else name
+    width = int(found.rows(name, [0]).size)
+    with console.watched(counts=True) as progress:
+        made = train(
+            found,
+            name,
+            features=8 * width if features is None else features,
+            kind=kind,
+            k=k,
+            steps=steps,
+            batch=batch,
+            learning_rate=learning_rate,
+            seed=seed,
+            progress=progress,
+        )
+    made.save(output, force)
+    card = made.card
+    if as_json:
+        console.print_json(asdict(card))
+        return
+    print(f"{output}: {card.features:,} features of {card.name}, {card.kind}, {card.steps:,} steps")
+    print(
+        f"held out: {card.unexplained:.3f} of the variance unexplained, {card.l0:.1f} features a token, "
+        f"{card.dead:,} dead"
+    )

@@ -1,0 +1,100 @@
+"""Sparse autoencoders: they find the directions that data is made of, and their features are edits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import cutaway
+from cutaway import cli
+from cutaway.errors import UserError
+from cutaway.inspect import sae
+from cutaway.inspect.activations import Activations
+from tests.small import model_file
+
+TRUE, WIDTH, ACTIVE = 24, 16, 2
+
+
+def made_of(directions: np.ndarray, count: int, seed: int) -> Activations:
+    """Rows that are sums of a few directions, far from zero and in large units."""
+    random = np.random.default_rng(seed)
+    weights = np.zeros((count, TRUE), np.float32)
+    for row in weights:
+        row[random.choice(TRUE, ACTIVE, replace=False)] = random.uniform(1, 2, ACTIVE)
+    numbers = np.zeros(count, np.int32)
+    rows = (30 * weights @ directions + 7).astype(np.float16)
+    shard = dict.fromkeys(("token_ids", "documents", "positions"), numbers) | {"blocks.1.out": rows}
+    return Activations([shard], {"model": "made"})
+
+
+@pytest.fixture(scope="module")
+def directions() -> np.ndarray:
+    drawn = np.random.default_rng(0).normal(size=(TRUE, WIDTH)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", sae.KINDS)
+def test_it_finds_what_data_is_made_of(kind: Any, directions: np.ndarray, tmp_path: Path) -> None:
+    data = made_of(directions, 4000, 1)
+    options: Any = {"features": 48, "kind": kind, "k": 3, "steps": 600, "batch": 256, "learning_rate": 5e-3}
+    made = sae.train(data, "blocks.1.out", **options)
+    card = made.card
+    assert card.unexplained < 0.15 and 1 < card.l0 < 6, card
+    found = torch.nn.functional.normalize(made.tensors["decoder"], dim=1).numpy()
+    near = (directions @ found.T).max(axis=1)
+    assert np.median(near) > 0.9, near
+    made.save(tmp_path / kind)
+    x = data.rows("blocks.1.out", range(5))
+    read = sae.SAE.load(tmp_path / kind)
+    assert read.card == card and torch.equal(read.encode(x), made.encode(x))
+    of = {name: tensor.double().numpy() for name, tensor in read.tensors.items()}
+    for row, z in zip(x.astype(np.float64), read.encode(x).numpy(), strict=True):
+        pre = of["encoder"] @ (row - of["center"]) + of["bias"]
+        kept = pre > of["threshold"] if kind == "jumprelu" else np.isin(np.arange(48), np.argsort(-pre)[:3])
+        assert np.allclose(z, np.where(kept & (pre > 0), pre, 0), atol=1e-3)
+        best = read.top(row[None].astype(np.float32))[0]
+        assert [one.feature for one in best] == np.argsort(-z)[: len(best)].tolist()
+    assert sae.train(data, "blocks.1.out", **(options | {"steps": 5})).card.unexplained > card.unexplained
+
+
+def test_dead_features_learn_again(directions: np.ndarray) -> None:
+    """AuxK: features that begin without ever firing explain what the others leave, and fire."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, WIDTH, generator=generator)
+    card = sae.Card("blocks.1.out", "made", "topk", 8, 2, 1, 64, 0)
+    of = {name: tensor.requires_grad_() for name, tensor in sae._begun(WIDTH, card).items()}
+    of["bias"].data[4:] = -50.0
+    silent = torch.tensor([0.0] * 4 + [sae.DEAD + 1.0] * 4)
+    sae._loss(x, of, card, torch.zeros(8))[0].backward()
+    assert not torch.as_tensor(of["decoder"].grad)[4:].any()
+    of["bias"].data[4:] = -1.0  # the others win still
+    sae._loss(x, of, card, silent)[0].backward()
+    assert torch.as_tensor(of["decoder"].grad)[4:].any()
+
+
+def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) -> None:
+    file = model_file(tmp_path / "tiny.gguf")
+    (tmp_path / "text.txt").write_text("all of it adds up, and then some more of it " * 9)
+    acts, out = str(tmp_path / "acts"), str(tmp_path / "sae")
+    command = ["activations", str(tmp_path / "text.txt"), "--names", "blocks.1.out", "--model", str(file)]
+    assert cli.main([*command, "--output", acts]) == 0
+    assert cli.main(["sae", acts, "--output", out, "--steps=20", "--batch=64", "--k=4", "--json"]) == 0
+    assert '"unexplained"' in capsys.readouterr().out
+    assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    lm, made = cutaway.load(file), sae.SAE.load(out)
+    rows = lm.activations(["all of it"], ["blocks.1.out"])["blocks.1.out"]
+    assert shown["activation"] == "blocks.1.out" and made.card.features == 256
+    best = made.top(rows)
+    assert [one["features"][0]["feature"] for one in shown["tokens"]] == [row[0].feature for row in best]
+    feature = best[-1][0].feature
+    usual, added = (lm.trace("all of it", edit=one)["blocks.1.out"] for one in (None, made.add(feature, 3.0)))
+    assert torch.allclose(added - usual, 3 * made.tensors["decoder"][feature].expand_as(usual), atol=1e-2)
+    removed = lm.trace("all of it", edit=made.remove(feature))["blocks.1.out"]
+    unit = torch.nn.functional.normalize(made.tensors["decoder"][feature], dim=0)
+    assert (removed @ unit).abs().max() < 1e-2 * removed.norm(dim=1).max()
+    with pytest.raises(UserError, match="there is no feature 256: they are 0 to 255"):
+        made.add(256)
