@@ -46,7 +46,7 @@ def main() -> int:
         start = time.monotonic()
         assert _trained(home, words, "unbroken").wait() == 0
         whole = time.monotonic() - start
-        print(f"unbroken: {asked.steps} steps in {whole:.1f} s", flush=True)
+        print(f"unbroken: {whole:.1f} s", flush=True)
         done = 0
         while done < asked.kills:
             process = _trained(home, words, "killed")
@@ -60,8 +60,9 @@ def main() -> int:
                 done += 1
                 found = checkpoint.all_in(home / "killed" / "checkpoints")
                 left = list((home / "killed" / "checkpoints").glob(".*")) if found else []
+                newest = found[-1].name if found else f"{len(list(home.glob('killed/*.safetensors')))} shards"
                 print(
-                    f"kill {done:2} after {wait:4.1f} s: newest {found[-1].name if found else 'none'}"
+                    f"kill {done:2} after {wait:4.1f} s: {newest}"
                     + (", one half written" if left else ""),
                     flush=True,
                 )

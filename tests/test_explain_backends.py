@@ -108,4 +108,4 @@ def test_the_verb(model, monkeypatch, capsys) -> None:
     out = capsys.readouterr().out
     assert "layer 2" in out and "not recurrent" in out and max(map(len, out.splitlines())) <= 100
     assert main(["explain", "some text", "--backends", "--ablate", "0.1"]) == 2
-    assert "--backends shows backends only" in capsys.readouterr().err
+    assert "--backends is a view of its own" in capsys.readouterr().err

@@ -98,3 +98,5 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
     assert (removed @ unit).abs().max() < 1e-2 * removed.norm(dim=1).max()
     with pytest.raises(UserError, match="there is no feature 256: they are 0 to 255"):
         made.add(256)
+    assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out, "--ablate", "0.1"]) == 2
+    assert "--sae is a view of its own" in capsys.readouterr().err

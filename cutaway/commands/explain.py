@@ -106,7 +106,7 @@ def explain(
     asked = _Asked(
         prompt_text(text, file), source, chat, top, ablate, steer, patch, compare, compare_model, against
     )
-    asked.check(backends, parallel, html is not None or open_page)
+    asked.check(backends, parallel, sae is not None, html is not None or open_page)
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: it must be 1 or more")
     if html is not None:
@@ -174,7 +174,7 @@ class _Asked:
         """The compared model's name."""
         return model_name(self.compare_model or self.against or self.model)
 
-    def check(self, backends: bool, parallel: bool, page: bool) -> None:
+    def check(self, backends: bool, parallel: bool, sae: bool, page: bool) -> None:
         """Refuses what needs no model to be refused."""
         if not self.text:
             raise UserError("the text is empty: there is nothing to explain")
@@ -187,8 +187,9 @@ class _Asked:
         changed = self.ablate or self.steer or self.patch is not None
         if self.two and changed:
             raise UserError("two models are shown unchanged: leave out --ablate, --steer and --patch")
-        if (backends or parallel) and (self.two or changed or page or backends == parallel):
-            name = "--backends" if backends else "--parallel"
+        views = backends + parallel + sae
+        if views and (self.two or changed or page or views > 1):
+            name = "--backends" if backends else "--parallel" if parallel else "--sae"
             raise UserError(f"{name} is a view of its own: leave out other views and edits")
         if self.patch is not None and page:
             raise UserError("--patch is shown in the terminal: leave out --html and --open, or use --compare")
