@@ -62,8 +62,7 @@ def main() -> int:
                 left = list((home / "killed" / "checkpoints").glob(".*")) if found else []
                 newest = found[-1].name if found else f"{len(list(home.glob('killed/*.safetensors')))} shards"
                 print(
-                    f"kill {done:2} after {wait:4.1f} s: {newest}"
-                    + (", one half written" if left else ""),
+                    f"kill {done:2} after {wait:4.1f} s: {newest}" + (", one half written" if left else ""),
                     flush=True,
                 )
             else:
@@ -112,7 +111,7 @@ def _trained(home: Path, words: list[str], name: str) -> subprocess.Popen[bytes]
 
 
 def _compare(home: Path, steps: int) -> int:
-    kept = f"checkpoints/step-{steps:08}/*.safetensors", "*.safetensors", "model/*.safetensors", "dataset.json"
+    kept = f"checkpoints/step-{steps:08}/*.safetensors", "*.safetensors", "model/*.safetensors"
     folders = [home / "unbroken", home / "killed"]
     if (tables := [folder / "results.json" for folder in folders])[0].is_file():
         kept = tuple(f"*/*/{pattern}" for pattern in kept)
@@ -120,7 +119,10 @@ def _compare(home: Path, steps: int) -> int:
         print(f"the tables are {'equal' if same else 'different'}")
         if not same:
             return 1
-    found = [sorted(file for pattern in kept for file in folder.glob(pattern)) for folder in folders]
+    found = [
+        sorted(file for pattern in (*kept, "dataset.json") for file in folder.glob(pattern))
+        for folder in folders
+    ]
     equal = [a.name == b.name and a.read_bytes() == b.read_bytes() for a, b in zip(*found, strict=True)]
     print(f"{sum(equal)} of {len(equal)} files of the last checkpoint and of the model are equal to the bit")
     return 0 if equal and all(equal) else 1
