@@ -36,9 +36,14 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max())
 
 
-@pytest.mark.parametrize("case", BOTH_WAYS)
+@pytest.fixture(scope="module", params=BOTH_WAYS)
+def case(request: pytest.FixtureRequest) -> str:
+    """Each case in turn, for all tests that read it: its model is made once."""
+    return request.param
+
+
 def test_both_directions(case: str, folder: Folder, tmp_path: Path) -> None:
-    expected = tiny.theirs(tiny.model(case))
+    expected = tiny.expected(case)
     checkpoint = load.read(folder(case))
     assert distance(tiny.ours(checkpoint), expected) < within(case)
     saved = save.write(tmp_path / "ours", checkpoint)
@@ -50,10 +55,9 @@ def test_both_directions(case: str, folder: Folder, tmp_path: Path) -> None:
     assert all(np.array_equal(first[name].data, second[name].data) for name in first)
 
 
-@pytest.mark.parametrize("case", BOTH_WAYS)
 def test_chunks_padding_and_packing_change_nothing(case: str, folder: Folder) -> None:
     """In chunks, behind padding, and as documents of one row: transformers' logits of each text alone."""
-    expected = tiny.theirs(tiny.model(case))
+    expected = tiny.expected(case)
     model, (rows, length) = decoder(load.read(folder(case))), tiny.IDS.shape
     pos = torch.arange(length).expand(rows, length)
     positions = (block.attention.position for block in model.config.blocks)
@@ -71,7 +75,6 @@ def test_chunks_padding_and_packing_change_nothing(case: str, folder: Folder) ->
         assert distance(packed.view_as(expected), expected) < within(case)
 
 
-@pytest.mark.parametrize("case", BOTH_WAYS)
 def test_no_weight_is_where_it_starts(case: str) -> None:
     """So that one that is left out, or taken twice, is seen."""
     for name, weight in tiny.model(case).named_parameters():
@@ -93,7 +96,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
     for name, packed in checkpoint.tensors.items():
         assert np.array_equal(packed.data, again.tensors[name].data), name
     save.write(tmp_path / "back", replace(again, read_tokenizer=None))
-    assert distance(tiny.reopened(tmp_path / "back"), tiny.theirs(tiny.model(case))) < EXACT
+    assert distance(tiny.reopened(tmp_path / "back"), tiny.expected(case)) < EXACT
 
 
 @pytest.mark.parametrize("case", sorted(tiny.NOT_IN_GGUF))
@@ -126,7 +129,7 @@ def test_llama_cpp_does_not_open_what_is_refused(case: str, folder: Folder, tmp_
 def test_llama_cpp_reads_what_was_written(case: str, folder: Folder, tmp_path: Path) -> None:
     checkpoint = tiny.worded(load.read(folder(case)))
     save.write(tmp_path / "model.gguf", checkpoint)
-    expected = torch.log_softmax(tiny.theirs(tiny.model(case))[0].double(), dim=-1).numpy()
+    expected = torch.log_softmax(tiny.expected(case)[0].double(), dim=-1).numpy()
     tolerance = SILU if checkpoint.config.blocks[0].mlp.activation == "silu" else GELU
     with llama_cpp.opened(tmp_path / "model.gguf", tiny.VOCAB) as scores:
         for length in (1, 12, 40):
