@@ -5,6 +5,7 @@ Every layer has a shared MLP, beside experts or alone.
 
 from dataclasses import replace
 
+from cutaway.errors import UserError
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
 from cutaway.weights import common
 from cutaway.weights.common import FULL
@@ -150,8 +151,10 @@ def decoder(known: Settings) -> Decoder:
 
 
 def settings(config: Decoder | Encoder) -> Settings:
-    """The settings of a config."""
+    """The settings of a config; UserError if none of its layers is Mamba 2."""
     known = common.settings(config) | {"mamba": tuple(map(is_mamba, config.blocks))}
+    if not any(known["mamba"]):
+        raise UserError("none of its layers is Mamba 2")
     known["turns"] = any(block.attention.position for block in config.blocks)
     for one in (block.attention for block in config.blocks if is_mamba(block)):
         known |= {"mamba_heads": one.heads, "mamba_size": one.values, "state_size": one.key_size}
