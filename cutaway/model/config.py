@@ -12,6 +12,7 @@ import importlib
 import pkgutil
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any, Literal
 
@@ -179,6 +180,12 @@ class Encoder(Bounded):
         return out
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a class's entries."""
+    return typing.get_type_hints(cls)
+
+
 def _choices(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
 
@@ -199,7 +206,7 @@ def to_dict(config: Any) -> Any:
     if not is_dataclass(config):
         return [to_dict(item) for item in config] if isinstance(config, tuple) else config
     out: dict[str, Any] = {}
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     for f in fields(config):
         value = getattr(config, f.name)
         if f.default is not MISSING and value == f.default:
@@ -217,7 +224,7 @@ def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
     """The dataclass that ``to_dict`` wrote. UserError for an unknown, missing or wrong entry."""
     if not isinstance(data, dict):
         raise UserError(f"{where} is {quoted(data)}; it must be entries by name")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     known = {f.name: f for f in fields(cls)}
     for name in data:
         if name not in known:
