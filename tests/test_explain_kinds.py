@@ -15,7 +15,7 @@ from cutaway.errors import UserError
 from cutaway.inspect import causal, edits, explanation, head_scores, page_data
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.page import page
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.trace import Subject, Trace
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
@@ -209,7 +209,7 @@ def test_what_looks_at_nothing_says_so() -> None:
 
 def test_half_of_a_differential_layers_heads_write() -> None:
     made = shape("differential")
-    assert [len(layer) for layer in causal.head_effects(made, TEXT, 7)] == [2, 2]
+    assert causal.head_effects(Subject(made, Bytes()), TEXT, 7).values.shape == (2, 2)
     assert edits.prepare(made, edits.ablation("0.1"), 1).at()
     with pytest.raises(UserError, match="heads 0 to 1"):
         edits.prepare(made, edits.ablation("0.2"), 1)

@@ -36,7 +36,8 @@ class Attribution:
 
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
     those of attention and of the final norm, ``rest`` what edits add to the residual stream (else rounding,
-    below 1e-3). ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer.
+    below 1e-3). ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer. What
+    is added to the residual stream adds its product with ``direction`` to the logit.
     """
 
     token: int
@@ -49,6 +50,7 @@ class Attribution:
     mlps: Float[Tensor, " i"]
     biases: float
     rest: float
+    direction: Float[Tensor, " d"]
 
     @property
     def attention(self) -> Float[Tensor, " i"]:
@@ -113,6 +115,7 @@ def attribute(
         mlps=torch.stack(mlps) if mlps else row.new_zeros(0),
         biases=float(biases),
         rest=float(logit - total),
+        direction=row,
     )
 
 

@@ -20,7 +20,7 @@ from cutaway.embedding.neighbours import nearest
 from cutaway.errors import OperationalError
 from cutaway.inspect import tokens
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.causal import patch_residuals
+from cutaway.inspect.causal import patching
 from cutaway.inspect.inputs import attention_names, output_heads
 from cutaway.inspect.lens import lens
 from cutaway.inspect.tokens import Merges, Token
@@ -307,12 +307,13 @@ def change(before: Trace, after: Trace, what: Sequence[str], top: int = 10) -> C
 
 def patch(trace: Trace, other: Sequence[int]) -> Patch:
     """Where in the model another text's answer parts from this one's."""
-    found = patch_residuals(trace.model, trace.ids, other, trace.vocabulary)
-    rows = zip(found.positions, found.recovered.tolist(), strict=True)
+    found = patching(trace.subject, trace.ids, other)
+    here, there = found.facts["answers"]
+    rows = zip(found.facts["positions"], found.values.tolist(), strict=True)
     return Patch(
         other=tokens.text(trace.tokenizer, other),
-        here=trace.token(found.here),
-        there=trace.token(found.there),
+        here=trace.token(here),
+        there=trace.token(there),
         tokens=tuple(PatchedToken(i, trace.tokens[i], trace.token(other[i]), tuple(row)) for i, row in rows),
     )
 

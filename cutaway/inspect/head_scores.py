@@ -4,12 +4,17 @@ In the repetition an induction head attends from each token to the one that foll
 only the repetition tells it where that is.
 """
 
+from typing import Any, Literal
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.inspect.inputs import device, has_pattern
+from cutaway.inspect.result import Result
+from cutaway.inspect.trace import subject_of
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 
@@ -35,6 +40,28 @@ def previous_token_scores(
     """For each layer, each head's mean attention weight on the token just before."""
     patterns = _patterns(model, length, texts, seed, vocabulary)
     return tuple(p.diagonal(offset=-1, dim1=-2, dim2=-1).mean((0, -1)) for p in patterns)
+
+
+def head_scores(
+    lm: Any,
+    kind: Literal["induction", "previous"] = "induction",
+    length: int = LENGTH,
+    texts: int = TEXTS,
+    seed: int = 0,
+) -> Result:
+    """The scores of one kind [layer head] of a loaded model or ``Subject``, under its edits."""
+    subject = subject_of(lm)
+    of = {"induction": induction_scores, "previous": previous_token_scores}
+    if kind not in of:
+        raise UserError(f"there is no score {kind!r:.40}: use {' or '.join(of)}")
+    vocabulary = min(subject.model.config.vocab, len(subject.tokenizer))
+    with subject.tracing([2 * length] * texts, ()):
+        found = of[kind](subject.model, length, texts, seed, vocabulary)
+    values = np.full((len(found), max(map(len, found))), np.nan)
+    for row, scores in zip(values, found, strict=True):
+        row[: len(scores)] = scores.cpu().numpy()
+    axes = {"layer": range(len(found)), "head": range(values.shape[1])}
+    return Result(values, axes, f"{kind} scores", {"tokens": length, "texts": texts})
 
 
 @torch.no_grad()

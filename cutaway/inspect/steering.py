@@ -11,18 +11,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.inspect.edits import Add
 from cutaway.inspect.inputs import row
+from cutaway.inspect.result import Result
+from cutaway.inspect.trace import Metric, subject_of
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
+from cutaway.store.files import Progress, silent
 from cutaway.weights import quant, safetensors
 
 
@@ -63,6 +69,37 @@ def load(path: str | Path, strength: float = 1.0) -> tuple[Add, ...]:
             )
         found.append(Add(int(layer[1]), vector.tolist(), strength=strength))
     return tuple(found)
+
+
+def sweep(
+    lm: Any,
+    direction: Add,
+    prompts: Sequence[Any],
+    metric: Metric,
+    strengths: Sequence[float] = (0.0, 0.5, 1.0, 2.0, 4.0),
+    *,
+    text: Any,
+    progress: Progress = silent,
+) -> Result:
+    """What steering does and what it costs, by strength: [strength, (metric, perplexity)].
+
+    ``metric`` of logits [t v] is the mean over the prompts; the price is the perplexity of a ``text`` that
+    has nothing to do with the direction, read under the same edit.
+    """
+    subject = subject_of(lm)
+    ids, rows = subject.encode(text), [subject.encode(prompt) for prompt in prompts]
+    if len(ids) < 2 or not rows:
+        raise UserError("a sweep needs at least one prompt, and a text of two tokens or more for its price")
+    values = np.zeros((len(strengths), 2))
+    for i, strength in enumerate(strengths):
+        edit = replace(direction, strength=strength)
+        found = [float(metric(trace.logits)) for trace in subject.trace(rows, ["logits"], edit)]
+        logits = subject.trace([ids], ["logits"], edit)[0].logits.double()
+        surprise = cross_entropy(logits[:-1], torch.tensor(ids[1:], device=logits.device))
+        values[i] = np.mean(found), surprise.exp().item()
+        progress("steering", i + 1, len(strengths))
+    axes = {"strength": list(strengths), "": ["metric", "perplexity"]}
+    return Result(values, axes, f"steering after layer {direction.layer}", {"tokens": len(ids)})
 
 
 def _last(model: Decoder, ids: Sequence[int], name: str) -> Float[Tensor, " d"]:

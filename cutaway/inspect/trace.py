@@ -339,7 +339,7 @@ class Trace(Mapping[str, Tensor]):
 
     def to_pandas(self, name: str) -> Any:
         """An activation as a pandas table: a row a token (and head), a column an index of the last axis."""
-        pandas = _library("pandas")
+        pandas = library("pandas")
         value, axes = self[name].float().cpu().numpy(), self._axes(name)
         labels = [
             self.tokens if axis == "token" else range(n) for axis, n in zip(axes, value.shape, strict=True)
@@ -352,7 +352,7 @@ class Trace(Mapping[str, Tensor]):
 
     def to_xarray(self) -> Any:
         """The activations as an xarray dataset, whose axes are named and whose tokens have their text."""
-        xarray, sizes, arrays = _library("xarray"), {"token": len(self.ids)}, {}
+        xarray, sizes, arrays = library("xarray"), {"token": len(self.ids)}, {}
         for name in self:
             value, axes = self[name].float().cpu().numpy(), []
             for axis, n in zip(self._axes(name), value.shape, strict=True):
@@ -532,7 +532,7 @@ def _matching(model: Decoder, name: str) -> list[str]:
     return naming.matching(naming.known(model), name)
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
     """An optional library; UserError with what installs it."""
     try:
         return __import__(name)

@@ -1,0 +1,72 @@
+"""Direct logit attribution of several tokens, by head, by neuron or by the position that is attended to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from cutaway.errors import UserError
+from cutaway.inspect import neurons
+from cutaway.inspect.attribution import Attribution
+from cutaway.inspect.causal import token_id
+from cutaway.inspect.inputs import attention_names
+from cutaway.inspect.result import Result
+from cutaway.inspect.trace import Trace, subject_of
+
+By = Literal["head", "neuron", "position"]
+
+
+def logit_attribution(
+    lm: Any,
+    text: Any,
+    tokens: Sequence[str | int],
+    by: By = "head",
+    position: int = -1,
+    against: str | int | None = None,
+) -> Result:
+    """The parts of each token's logit at a position: [token layer head], or in place of heads what ``by`` says.
+
+    "neuron": each neuron of the MLP. "position": all heads of a layer together, by the key that they attend to. With ``against`` the parts are
+    those of the logit difference. Short rows end in NaN.
+    """
+    if by not in ("head", "neuron", "position"):
+        raise UserError(f'by is {by!r}: use "head", "neuron" or "position"')
+    subject = subject_of(lm)
+    kept = ["embed", "blocks.*.middle", "blocks.*.out", "logits", *attention_names(subject.model)]
+    kept += neurons.names(subject.model) if by == "neuron" else []
+    trace = subject.trace([subject.encode(text)], kept)[0]
+    other = None if against is None else token_id(lm, against)
+    found = [trace.attribution(token_id(lm, token), position, other) for token in tokens]
+    rows = [_rows(trace, one, by) for one in found]
+    widest = max(len(row) for layers in rows for row in layers)
+    values = np.array(
+        [[np.pad(row, (0, widest - len(row)), constant_values=np.nan) for row in one] for one in rows]
+    )
+    last = [f"{p} {token}" for p, token in enumerate(trace.tokens)] if by == "position" else range(widest)
+    axes = {"token": [trace.token(one.token) for one in found], "layer": range(trace.layers), by: last}
+    return Result(
+        values, axes, f"logit attribution by {by}", {"logits": [round(one.logit, 4) for one in found]}
+    )
+
+
+def _rows(trace: Trace, found: Attribution, by: By) -> list[np.ndarray]:
+    """Each layer's parts."""
+    if by == "head":
+        return [heads.cpu().numpy() for heads in found.heads]
+    if by == "position":
+        if None in found.sources:
+            raise UserError("a recurrent layer attends to no position: attribute by head")
+        return [sources.sum(0).cpu().numpy() for sources in found.sources if sources is not None]
+    rows = []
+    for i in range(trace.layers):
+        block: Any = trace.model.blocks[i]
+        if not isinstance(block.mlp_post_norm, nn.Identity):
+            raise UserError("a norm after the MLP mixes its neurons: attribute by head")
+        read = found.direction @ neurons.output_weights(block).double()
+        rows.append(
+            (neurons.activations(trace, i)[found.position] * read * block.residual).cpu().detach().numpy()
+        )
+    return rows

@@ -1,0 +1,146 @@
+"""A study's result: an array with named axes, which draws itself in a terminal, a notebook and a file.
+
+result = causal.patching(lm, text, other, over="heads", answers=(" Paris", " Rome"))
+result.values, result.axes          # [layer head], and each axis's labels
+result.top(5)                       # the largest entries, with their labels
+result.show()                       # a map; .save("heads.html") writes it
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.store import files
+
+WIDEST = 60  # columns of a map in a terminal
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """``values`` [...], the labels of each of their ``axes``, and ``facts`` that the study states."""
+
+    values: np.ndarray
+    axes: Mapping[str, Sequence[Any]]
+    title: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if tuple(map(len, self.axes.values())) != self.values.shape:
+            raise ValueError(f"axes of {list(map(len, self.axes.values()))} for values {self.values.shape}")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype, copy=bool(copy))
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.values[at]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def top(self, count: int = 10) -> list[tuple[Any, ...]]:
+        """The entries of largest size, each as its labels and its value."""
+        labels = list(self.axes.values())
+        order = np.argsort(-np.abs(self.values), axis=None, kind="stable")[:count]
+        places = zip(*np.unravel_index(order, self.values.shape), strict=True)
+        return [
+            (*(axis[i] for axis, i in zip(labels, at, strict=True)), float(self.values[at])) for at in places
+        ]
+
+    def to_xarray(self) -> Any:
+        """The values as an xarray array with labelled axes."""
+        from cutaway.inspect.trace import library
+
+        axes = {name: list(map(str, labels)) for name, labels in self.axes.items()}
+        return library("xarray").DataArray(
+            self.values, axes, list(axes), attrs=dict(self.facts), name=self.title
+        )
+
+    def to_pandas(self) -> Any:
+        """The values as a pandas series, indexed by the axes."""
+        from cutaway.inspect.trace import library
+
+        pandas = library("pandas")
+        index = pandas.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
+        return pandas.Series(self.values.ravel(), index, name=self.title)
+
+    def show(self, *at: int) -> Picture:
+        """The last two axes as a map, at these indices of the axes before them (0 where left out)."""
+        values, axes = self.values, list(self.axes.items())
+        if len(at) > max(values.ndim - 2, 0):
+            raise UserError(
+                f"show() takes indices of {max(values.ndim - 2, 0)} axes, and these are {len(at)}"
+            )
+        while values.ndim > 2:
+            i, at = (at[0], at[1:]) if at else (0, ())
+            values, axes = values[i], axes[1:]
+        if values.ndim == 1:
+            values, axes = values[None], [("", [""]), *axes]
+        return Picture(values, axes, self.title, self.facts)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A map of a matrix: coloured text in a terminal, a table in a notebook, and ``save`` writes a page."""
+
+    values: np.ndarray
+    axes: Sequence[tuple[str, Sequence[Any]]]
+    title: str
+    facts: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        (row, rows), (column, columns) = self.axes
+        table = Table(title=self._caption, box=None, padding=(0, 1), title_justify="left")
+        table.add_column(f"{row} \\ {column}")
+        for label in columns[:WIDEST]:
+            table.add_column(str(label).strip(), justify="right", no_wrap=True)
+        for label, line in zip(rows, self.values, strict=True):
+            table.add_row(str(label), *(f"{value:.2f}" for value in line[:WIDEST]))
+        out = io.StringIO()
+        Console(file=out, width=max(100, 8 * min(len(columns), WIDEST)), force_terminal=False).print(table)
+        return out.getvalue()
+
+    @property
+    def _caption(self) -> str:
+        facts = ", ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.facts.items()
+        )
+        return f"{self.title} ({facts})" if facts else self.title
+
+    def _repr_html_(self) -> str:
+        (row, rows), (column, columns) = self.axes
+        largest = float(np.nanmax(np.abs(self.values), initial=0.0)) or 1.0
+        head = "".join(f"<th>{html.escape(str(label))}</th>" for label in columns)
+        lines = "".join(
+            f"<tr><th>{html.escape(str(label))}</th>{''.join(_cell(float(v), largest) for v in line)}</tr>"
+            for label, line in zip(rows, self.values, strict=True)
+        )
+        corner = html.escape(f"{row} \\ {column}")
+        caption = html.escape(self._caption)
+        return (
+            '<table style="font:11px monospace;border-collapse:collapse">'
+            f"<caption>{caption}</caption><tr><th>{corner}</th>{head}</tr>{lines}</table>"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes one HTML file that needs nothing else, and returns its path."""
+        files.write(path, f'<!doctype html><meta charset="utf-8"><title>Cutaway</title>{self._repr_html_()}')
+        return Path(path)
+
+
+def _cell(value: float, largest: float) -> str:
+    """A table cell, red above zero and blue below."""
+    color = "214,69,65" if value > 0 else "52,120,198"
+    strength = f"{abs(value) / largest:.2f}"
+    return f'<td style="background:rgba({color},{strength})" title="{value:.6g}">{value:.2f}</td>'

@@ -1,0 +1,110 @@
+"""The tuned lens (2303.08112): an affine map a layer, trained so that the head reads its residual stream.
+
+    tuned = train(lm, texts)                    # minutes on a CPU
+    tuned.lens(lm.trace("The capital of France is"))
+    tuned.save("lens.safetensors"); load("lens.safetensors", lm)
+
+Each map is trained to give the final distribution from its layer's residual stream, by their KL divergence;
+it starts as the identity, which is the logit lens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.errors import UserError
+from cutaway.inspect.lens import Lens, lens
+from cutaway.inspect.trace import Subject, Trace, subject_of
+from cutaway.shapes import Float
+from cutaway.store.files import Progress, silent
+from cutaway.weights import quant, safetensors
+
+STEPS, TOKENS, LEARNING_RATE = 100, 64, 1e-3
+
+
+@dataclass(frozen=True)
+class TunedLens:
+    """``weights`` [n d d], ``biases`` [n d]: x + x W^T + b, of the embedding and n - 1 layers' streams."""
+
+    subject: Subject
+    weights: Float[Tensor, "n d d"]
+    biases: Float[Tensor, "n d"]
+    losses: tuple[float, ...] = ()
+
+    def translated(self, trace: Trace) -> dict[str, Float[Tensor, "t d"]]:
+        """A trace's residual streams as the head is to read them."""
+        found = trace.residuals()
+        rows = zip(list(found)[:-1], self.weights, self.biases, strict=True)
+        return found | {name: found[name].float() @ (w.T + torch.eye(len(b))) + b for name, w, b in rows}
+
+    def lens(self, trace: Trace) -> Lens:
+        """The next token after the embedding and after every block, at every position."""
+        return lens(self.subject.model, self.translated(trace), trace.vocabulary)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the maps as a safetensors file."""
+        arrays = {"weights": self.weights.numpy(), "biases": self.biases.numpy()}
+        safetensors.write(
+            path, {n: quant.pack(a, "F32") for n, a in arrays.items()}, {"format": "cutaway-lens"}
+        )
+
+
+def load(path: str | Path, lm: Any) -> TunedLens:
+    """Reads what ``save`` wrote; UserError for maps of another model."""
+    subject = subject_of(lm)
+    read = {
+        n: torch.from_numpy(np.array(quant.unpack(one))) for n, one in safetensors.read(Path(path)).items()
+    }
+    shape = (len(subject.model.blocks), subject.model.config.width)
+    if set(read) != {"weights", "biases"} or read["biases"].shape != shape:
+        raise UserError(f"{path} is no tuned lens of this model, of {shape[0]} layers and width {shape[1]}")
+    return TunedLens(subject, read["weights"], read["biases"])
+
+
+def train(
+    lm: Any,
+    texts: Sequence[Any],
+    steps: int = STEPS,
+    tokens: int = TOKENS,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> TunedLens:
+    """Trains the maps on texts by Adam: each step reads ``tokens`` tokens drawn from them."""
+    subject = subject_of(lm)
+    model, names = subject.model, ["embed", "blocks.*.out"]
+    traces = subject.trace([subject.encode(text) for text in texts], names)
+    streams = _streams(traces)
+    n, total, d = streams.shape[0] - 1, *streams.shape[1:]
+    weights = torch.zeros(n, d, d, requires_grad=True)
+    biases = torch.zeros(n, d, requires_grad=True)
+    optimizer = torch.optim.Adam([weights, biases], lr=learning_rate)
+    generator, losses = torch.Generator().manual_seed(seed), []
+    for step in range(steps):
+        chosen = streams[:, torch.randint(total, (tokens,), generator=generator)]
+        with torch.no_grad():
+            target = model.logits(chosen[-1][None])[0].float().log_softmax(-1)
+        loss = 0.0
+        for i in range(n):  # a layer at a time: one layer's logits in memory
+            x = chosen[i]
+            logits = model.logits((x + x @ weights[i].T + biases[i])[None])[0].float()
+            part = (target.exp() * (target - logits.log_softmax(-1))).sum(-1).mean()
+            part.backward(inputs=[weights, biases])
+            loss += float(part) / n
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss)
+        progress("training the lens", step + 1, steps)
+    return TunedLens(subject, weights.detach(), biases.detach(), tuple(losses))
+
+
+def _streams(traces: Sequence[Trace]) -> Float[Tensor, "n t d"]:
+    """The residual streams of all texts, one after another, after the embedding and each block."""
+    return torch.cat([torch.stack(list(trace.residuals().values())) for trace in traces], dim=1).float().cpu()

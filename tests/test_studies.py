@@ -1,0 +1,260 @@
+"""Ready studies: each is what its definition, written by hand on a small model, gives."""
+
+import json
+from pathlib import Path
+
+import networkx
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cutaway.errors import UserError
+from cutaway.hooks import tracing
+from cutaway.inspect import causal, gradients, probes, steering, tuned_lens
+from cutaway.inspect.edits import Ablate, Add, Patch
+from cutaway.inspect.head_scores import head_scores
+from cutaway.inspect.logit_attribution import logit_attribution
+from cutaway.inspect.result import Result
+from cutaway.inspect.trace import Subject, Trace
+from tests.small import WIDTH, Bytes, decoder
+from tests.test_inspect import planted
+
+TEXT, OTHER = list(b"all of it adds"), list(b"all of us add!")
+ANSWERS = (7, 9)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject(decoder(), Bytes())
+
+
+def metric(logits: torch.Tensor) -> torch.Tensor:
+    return logits[-1, 9] - logits[-1, 7]
+
+
+def recovered(subject: Subject, edit) -> float:
+    here, there, now = (
+        float(metric(subject.trace([ids], ["logits"], by)[0].logits))
+        for ids, by in ((TEXT, ()), (OTHER, ()), (TEXT, edit))
+    )
+    return (now - here) / (there - here)
+
+
+@pytest.mark.parametrize("over", ["residual", "attention", "mlp", "heads"])
+def test_patching_is_a_patch_a_cell(subject: Subject, over) -> None:
+    found = causal.patching(subject, TEXT, OTHER, over, answers=ANSWERS)
+    assert found.facts["metric"] == "'\\t' - '\\x07'"
+    if over == "heads":
+        assert found[1, 2] == pytest.approx(recovered(subject, Patch(1, OTHER, "head", 2)), abs=1e-4)
+        some = causal.patching(subject, TEXT, OTHER, over, metric=metric, positions=[8, -1])
+        assert some[1, 2] == pytest.approx(recovered(subject, Patch(1, OTHER, "head", 2, [8, -1])), abs=1e-4)
+        return
+    assert found.facts["positions"] == [i for i in range(14) if TEXT[i] != OTHER[i] or i == 13]
+    at = found.facts["positions"].index(8)
+    assert found[at, 1] == pytest.approx(recovered(subject, Patch(1, OTHER, over, positions=[8])), abs=1e-4)
+    if over == "residual":
+        assert_close(found[-1, -1], 1.0), "the last token's last residual is the answer"
+        assert_close(found[:-1, -1], np.zeros(len(found) - 1), rtol=0, atol=1e-4)
+
+
+def test_a_study_runs_under_the_subjects_edits(subject: Subject) -> None:
+    without = causal.patching(subject.edited(Ablate(1, "head", 2)), TEXT, OTHER, "heads", metric=metric)
+    assert without[1, 2] == pytest.approx(0, abs=1e-5), "it was ablated, so its patch is ablated too"
+    assert abs(without[1, 1]) > 1e-3
+
+
+def test_answers_are_the_likeliest_unless_they_are_given(subject: Subject) -> None:
+    found = causal.patching(subject, TEXT, OTHER)
+    logits = [Trace.of(subject.model, Bytes(), ids).logits[-1] for ids in (TEXT, OTHER)]
+    assert found.facts["answers"] == tuple(int(one.argmax()) for one in logits)
+    for texts, options, why in (
+        ((TEXT, TEXT[:5]), {}, "14 tokens, the other 5"),
+        ((TEXT, TEXT), {}, "the same"),
+        ((TEXT, OTHER), {"answers": (3, 3)}, "give answers="),
+        ((TEXT, OTHER), {"answers": ("ab", 3)}, "'ab' is 2 tokens"),
+        ((TEXT, OTHER), {"positions": [14]}, "no position 14"),
+        ((TEXT, OTHER), {"over": "stream"}, "over is 'stream'"),
+    ):
+        with pytest.raises(UserError, match=why):
+            causal.patching(subject, *texts, **options)
+
+
+def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
+    """All other heads frozen, MLPs computed anew; by hand, with torch's own hooks."""
+    model, zs = subject.model, [f"blocks.{i}.attention.z" for i in range(3)]
+    ours, theirs = (subject.run([ids], zs) for ids in (TEXT, OTHER))
+    direct = causal.path_patching(subject, TEXT, OTHER, metric=metric)
+    whole = causal.patching(subject, TEXT, OTHER, "heads", metric=metric)
+    assert_close(direct[-1], whole[-1], rtol=1e-4, atol=1e-4), "no head follows the last layer's"
+
+    def frozen(sender: int | None) -> list:
+        handles = []
+        for i, name in enumerate(zs):
+            z = ours[name].clone()
+            if i == 0 and sender is not None:
+                z[:, sender] = theirs[name][:, sender]
+            given = z.transpose(1, 2).flatten(2)
+            hook = model.blocks[i].attention.out.register_forward_pre_hook(lambda _, x, given=given: (given,))
+            handles.append(hook)
+        return handles
+
+    handles = frozen(1)
+    with tracing(model, "blocks.2.attention.q") as seen:
+        logits = subject.run([TEXT], ["logits"])["logits"][0]
+    for handle in handles:
+        handle.remove()
+    here, there = (float(metric(Trace.of(model, Bytes(), ids).logits)) for ids in (TEXT, OTHER))
+    assert direct[0, 1] == pytest.approx((float(metric(logits)) - here) / (there - here), abs=1e-4)
+    query = seen["blocks.2.attention.q"][0, 3]
+
+    def received(q: torch.Tensor) -> torch.Tensor:
+        q = q.clone()
+        q[:, 3] = query
+        return q
+
+    through = causal.path_patching(subject, TEXT, OTHER, [("blocks.2.attention.q", 3)], metric=metric)
+    assert through[0, 1] == pytest.approx(recovered(subject, {"blocks.2.attention.q": received}), abs=1e-4)
+    assert_close(through[2], np.zeros(4), rtol=0, atol=1e-5), "the receiver's own layer cannot reach it"
+
+
+@pytest.mark.parametrize("over", ["residual", "heads"])
+def test_attribution_patching_is_the_patchs_slope(over) -> None:
+    subject, step = Subject(decoder().double(), Bytes()), 1e-6
+    found = gradients.attribution_patching(subject, TEXT, OTHER, over, metric=metric)
+    if over == "heads":
+        slope = recovered(subject, Patch(1, OTHER, "head", 2, strength=step)) / step
+        assert found[1, 2] == pytest.approx(slope, rel=1e-3)
+    else:
+        slope = recovered(subject, Patch(1, OTHER, positions=[8], strength=step)) / step
+        assert found[8, 1] == pytest.approx(slope, rel=1e-3)
+
+
+@pytest.mark.parametrize("baseline", [None, OTHER])
+def test_integrated_gradients_sum_to_the_difference(subject: Subject, baseline) -> None:
+    found = gradients.integrated_gradients(subject, TEXT, metric, baseline, "blocks.0.out", steps=64)
+    start = {"blocks.0.out": torch.zeros_like} if baseline is None else Patch(0, OTHER)
+    ends = [float(metric(subject.trace([TEXT], ["logits"], by)[0].logits)) for by in ((), start)]
+    assert found.facts["difference"] == pytest.approx(ends[0] - ends[1], abs=1e-4)
+    assert found.values.sum() == pytest.approx(ends[0] - ends[1], abs=0.03 * abs(ends[0] - ends[1]))
+    if baseline is not None:
+        same = [i for i in range(14) if TEXT[: i + 1] == OTHER[: i + 1]]
+        assert_close(found[same], np.zeros(len(same))), "tokens that are the same have no part"
+
+
+def test_an_edges_effect_is_its_slope_and_the_graph_is_read_by_networkx(tmp_path: Path) -> None:
+    model, step = decoder().double(), 1e-6
+    subject = Subject(model, Bytes())
+    made = gradients.circuit(subject, TEXT, OTHER, metric=metric)
+    assert len(made.edges) == (1 + 5) + (6 + 10) + (11 + 15) + 16, (
+        "senders before each attention and MLP, and all"
+    )
+    found = {edge[:2]: edge[2] for edge in made.edges}
+    ours, theirs = subject.trace(
+        [TEXT, OTHER], ["blocks.*.attention.z", "blocks.*.mlp.down", "*.middle", "*.out"]
+    )
+    z = theirs["blocks.0.attention.z"][1] - ours["blocks.0.attention.z"][1]
+    head = z @ model.blocks[0].attention.out.weight[:, 8:16].T
+    mlp = theirs["blocks.1.mlp.down"] - ours["blocks.1.mlp.down"]
+    for edge, norm, stream, delta in (
+        (("0.1", "mlp 2"), "blocks.2.mlp_norm", "blocks.2.middle", head),
+        (("0.1", "attention 1"), "blocks.1.attention_norm", "blocks.0.out", head),
+        (("mlp 1", "logits"), "norm", "blocks.2.out", mlp),
+    ):
+        with torch.no_grad():
+            moved = model.get_submodule(norm)(ours[stream] + step * delta)[None]
+        slope = recovered(subject, {norm: lambda _, moved=moved: moved}) / step
+        assert found[edge] == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    assert (
+        ("0.1", "attention 0") not in found and ("mlp 1", "mlp 1") not in found and ("0.1", "mlp 0") in found
+    )
+    few = made.strongest(5)
+    for name in ("c.json", "c.dot"):
+        few.save(tmp_path / name)
+    graph = networkx.node_link_graph(json.loads((tmp_path / "c.json").read_text()), edges="links")
+    assert graph.number_of_edges() == 5 and graph.edges[few.edges[0][:2]]["weight"] == few.edges[0][2]
+    assert (tmp_path / "c.dot").read_text().count("->") == 5
+    with pytest.raises(UserError, match="dot or"):
+        few.save(tmp_path / "c.png")
+
+
+def test_logit_attributions_add_up_by_head_neuron_and_position(subject: Subject) -> None:
+    trace = Trace.of(subject.model, Bytes(), TEXT)
+    whole = trace.attribution(7)
+    by = {kind: logit_attribution(subject, TEXT, [7, 9], kind) for kind in ("head", "neuron", "position")}
+    assert_close(by["head"][0], torch.stack(list(whole.heads)).detach().numpy())
+    assert_close(by["neuron"][0].sum(1), whole.mlps.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert_close(by["position"][0].sum(1), by["head"][0].sum(1), rtol=1e-4, atol=1e-5)
+    lead = logit_attribution(subject, TEXT, [7], against=9)
+    assert_close(lead[0], by["head"][0] - by["head"][1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_tuned_lens_starts_as_the_logit_lens_and_comes_nearer(subject: Subject, tmp_path: Path) -> None:
+    texts = [TEXT, OTHER, list(b"what a lens is trained on")]
+    plain, tuned = (tuned_lens.train(subject, texts, steps, 32, 0.01) for steps in (0, 25))
+    trace = Trace.of(subject.model, Bytes(), TEXT)
+    assert torch.equal(plain.lens(trace).ids, trace.lens().ids)
+    assert tuned.losses[-1] < 0.7 * tuned.losses[0]
+    assert tuned.lens(trace).final[:-1].mean() > trace.lens().final[:-1].mean()
+    tuned.save(tmp_path / "lens.safetensors")
+    again = tuned_lens.load(tmp_path / "lens.safetensors", subject)
+    assert torch.equal(again.lens(trace).final, tuned.lens(trace).final)
+    with pytest.raises(UserError, match="no tuned lens of this model"):
+        tuned_lens.load(tmp_path / "lens.safetensors", Subject(decoder("gpt2"), Bytes()))
+
+
+def test_head_scores_see_an_edit() -> None:
+    subject = Subject(planted(), Words())
+    whole = head_scores(subject, "induction", 12)
+    assert whole.top(1)[0][:2] == (1, 2) and whole[1, 2] > 0.7
+    assert head_scores(subject, "previous", 12).top(1)[0][:2] == (0, 1)
+    assert head_scores(subject.edited(Ablate(0, "head", 1)), "induction", 12)[1, 2] < 0.2
+    with pytest.raises(UserError, match="no score 'copying'"):
+        head_scores(subject, "copying")
+
+
+class Words(Bytes):
+    def __len__(self) -> int:
+        return 40
+
+
+def test_a_steering_sweep_has_the_metric_and_its_price(subject: Subject) -> None:
+    edit = Add(1, [1.0] * WIDTH)
+    found = steering.sweep(subject, edit, [TEXT, OTHER], metric, [0.0, 2.0], text=TEXT)
+    for row, strength in zip(found.values, (0.0, 2.0), strict=True):
+        moved = [
+            Trace.of(subject.model, Bytes(), ids, edit=Add(1, [strength] * WIDTH)) for ids in (TEXT, OTHER)
+        ]
+        assert row[0] == pytest.approx(np.mean([float(metric(trace.logits)) for trace in moved]), abs=1e-4)
+        chances = moved[0].logits[:-1].double().log_softmax(-1)[range(13), TEXT[1:]]
+        assert row[1] == pytest.approx(float((-chances.mean()).exp()), rel=1e-4)
+
+
+def test_a_probe_finds_what_an_activation_holds(subject: Subject) -> None:
+    draw = np.random.default_rng(0)
+    texts = [[*draw.integers(1, 256, 5).tolist(), int(label)] for label in (65, 66) * 20]
+    labels = ["a" if text[-1] == 65 else "b" for text in texts]
+    found = probes.probe(subject, texts, labels, folds=4)
+    assert found.axes["activation"] == [f"blocks.{i}.out" for i in range(3)] and found[0] > 0.9
+    assert probes.probe(subject, texts, draw.permutation(labels), "blocks.0.out", folds=4)[0] < 0.8
+    assert found.facts["chance"] == 0.5
+    direction = found.facts["directions"]["blocks.0.out"]
+    values = subject.trace(texts, ["blocks.0.out"]).at("blocks.0.out") @ torch.tensor(direction.vector)
+    assert values[1::2].mean() > values[::2].mean(), "it points to the second label"
+    with pytest.raises(UserError, match="4 texts or more"):
+        probes.probe(subject, texts[:4], labels[:4], folds=4)
+
+
+def test_a_result_shows_itself(tmp_path: Path) -> None:
+    values = np.arange(12.0).reshape(2, 3, 2) - 6
+    made = Result(values, {"token": ["<a>", "b"], "layer": range(3), "head": range(2)}, "a <study>", {"n": 3})
+    assert made.top(2) == [("<a>", 0, 0, -6.0), ("<a>", 0, 1, -5.0)] and np.asarray(made)[1, 2, 1] == 5
+    shown = made.show(1)
+    assert "a <study> (n 3)" in repr(shown) and "5.00" in repr(shown) and "-6.00" not in repr(shown)
+    assert "a &lt;study&gt;" in shown._repr_html_() and "<study>" not in shown._repr_html_()
+    assert shown.save(tmp_path / "s.html").read_text().startswith("<!doctype html>")
+    assert (
+        made.to_pandas()["b", 2, 1] == 5 and float(made.to_xarray().sel(token="b", layer="2", head="1")) == 5
+    )
+    with pytest.raises(UserError, match="indices of 1 axes, and these are 2"):
+        made.show(1, 2)
