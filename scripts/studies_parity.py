@@ -76,7 +76,8 @@ def residuals_by_hand(hf: Any, lm: Any) -> np.ndarray:
 
     donors: list[torch.Tensor] = []
     handles = [
-        layer.register_forward_hook(lambda _, x, output: donors.append(_stream(output))) for layer in hf.model.layers
+        layer.register_forward_hook(lambda _, x, output: donors.append(_stream(output)))
+        for layer in hf.model.layers
     ]
     with torch.no_grad():
         high = lead(hf(other).logits)
@@ -171,7 +172,10 @@ def slopes_by_hand(hf: Any, lm: Any) -> np.ndarray:
     ours, theirs, count = kept[: len(outs)], kept[len(outs) :], hf.config.num_attention_heads
     grads = torch.autograd.grad(leads[0], ours)
     span = float(leads[1] - leads[0])
-    parts = [((b - a) * g)[0].unflatten(-1, (count, -1)).sum((0, 2)) for a, b, g in zip(ours, theirs, grads, strict=True)]
+    parts = [
+        ((b - a) * g)[0].unflatten(-1, (count, -1)).sum((0, 2))
+        for a, b, g in zip(ours, theirs, grads, strict=True)
+    ]
     return (torch.stack(parts) / span).detach().numpy()
 
 

@@ -159,14 +159,17 @@ def test_an_edit_that_does_not_fit_is_refused(edit: edits.Edit, why: str) -> Non
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
-        (Scale(name="blocks.0.mlp.hidden", units=[48]), "units .48. of blocks.0.mlp.hidden"),
+        (
+            Scale(name="blocks.0.mlp.hidden", units=[48]),
+            r"units .48. are none of the last axis of blocks\.0\.mlp\.hidden",
+        ),
         (Scale(name="blocks.0.attention.z", head=4), "no head 4"),
-        (Add(name="blocks.0.mlp.hidden", vector=VECTOR), "32 numbers, the activation 48"),
+        (Add(name="blocks.0.mlp.hidden", vector=VECTOR), r"32 numbers, blocks\.0\.mlp\.hidden 48"),
     ],
 )
 def test_an_edit_by_name_that_does_not_fit_its_activation_is_refused(edit: edits.Edit, why: str) -> None:
     with pytest.raises(UserError, match=why):
-        out(edit)
+        edits.prepare(decoder(), edit, len(TEXT))
     with pytest.raises(UserError, match="give one of the two"):
         Scale(0, "mlp", name="embed")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway.inspect import explanation, page_data
+from cutaway.inspect import edits, explanation, page_data
 from cutaway.inspect.edits import Ablate, ablation
 from cutaway.weights import quant, safetensors
 from tests import serving
@@ -115,6 +115,39 @@ def test_adding_a_vector(server: Server) -> None:
     )
     assert np.allclose(moved[2] - usual[2], 2 * np.array(vector), atol=1e-4)
     assert np.allclose(np.delete(moved, 2, 0), np.delete(usual, 2, 0))
+
+
+def test_edits_by_name_and_to_a_mean_are_what_they_are_in_python(server: Server) -> None:
+    lm, names = server.service.lm, ["logits"]
+    asked = [
+        {
+            "kind": "scale",
+            "name": "blocks.0.mlp.hook_post",
+            "units": [3, 5],
+            "strength": 40.0,
+            "from_step": 1,
+        },
+        {"kind": "ablate", "layer": 1, "part": "mlp", "to": "mean", "reference": ["Water boils", "at sea"]},
+    ]
+    edit = [
+        edits.Scale(name="blocks.0.mlp.hidden", units=[3, 5], strength=40.0, positions=[-1]),
+        edits.Ablate(1, "mlp", to="mean", reference=[lm.ids("Water boils"), lm.ids("at sea")]),
+    ]
+    expected = lm.trace(TEXT, edit, names).top(5)
+    answer = next_of(server, edits=asked)
+    assert np.allclose([p for _, p in answer], [one.probability for one in expected], atol=1e-5)
+    assert answer != next_of(server, edits=asked[1:]) != next_of(server)
+    for wrong, why in (
+        ({"name": "blocks.*.attn.hook_pattern"}, "attention maps"),
+        ({"name": "blocks.0.mlp.hiden"}, "near are"),
+        ({"name": "embed", "units": [576]}, "none of the last axis"),
+        ({"name": "embed", "layer": 0}, "one of the two"),
+        ({}, "one of the two"),
+    ):
+        refused = server.post(
+            "/v1/trace", {"text": TEXT, "values": ["embed"], "edits": [{"kind": "scale"} | wrong]}
+        )
+        assert refused.status_code == 400 and why in refused.text
 
 
 def test_projecting_out_a_direction(server: Server) -> None:

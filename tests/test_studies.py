@@ -226,7 +226,7 @@ def test_a_steering_sweep_has_the_metric_and_its_price(subject: Subject) -> None
             Trace.of(subject.model, Bytes(), ids, edit=Add(1, [strength] * WIDTH)) for ids in (TEXT, OTHER)
         ]
         assert row[0] == pytest.approx(np.mean([float(metric(trace.logits)) for trace in moved]), abs=1e-4)
-        chances = moved[0].logits[:-1].double().log_softmax(-1)[range(13), TEXT[1:]]
+        chances = moved[0].logits[:-1].double().log_softmax(-1)[list(range(13)), TEXT[1:]]
         assert row[1] == pytest.approx(float((-chances.mean()).exp()), rel=1e-4)
 
 
@@ -236,7 +236,7 @@ def test_a_probe_finds_what_an_activation_holds(subject: Subject) -> None:
     labels = ["a" if text[-1] == 65 else "b" for text in texts]
     found = probes.probe(subject, texts, labels, folds=4)
     assert found.axes["activation"] == [f"blocks.{i}.out" for i in range(3)] and found[0] > 0.9
-    assert probes.probe(subject, texts, draw.permutation(labels), "blocks.0.out", folds=4)[0] < 0.8
+    assert probes.probe(subject, texts, draw.permutation(labels).tolist(), "blocks.0.out", folds=4)[0] < 0.8
     assert found.facts["chance"] == 0.5
     direction = found.facts["directions"]["blocks.0.out"]
     values = subject.trace(texts, ["blocks.0.out"]).at("blocks.0.out") @ torch.tensor(direction.vector)

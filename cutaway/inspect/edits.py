@@ -329,6 +329,8 @@ def _values(model: Decoder, edit: Edit) -> list[str]:
             for name in found:
                 if name.endswith(".attention.k") and windowed[int(name.split(".")[1])]:
                     raise UserError(f"{name} holds a window of keys: edit k_unrotated at positions instead")
+        for name in found:
+            _check_shape(edit, name, names.known(model).get(name, torch.Size()))
         return found
     if isinstance(edit, _Directed):
         return [f"blocks.{edit.layer}.out"]
@@ -337,6 +339,24 @@ def _values(model: Decoder, edit: Edit) -> list[str]:
         return [f"blocks.{edit.layer}.mlp.{'out' if moe else 'down'}"]
     inside = {"head": "attention.z", "attention": "attention.out", "residual": "out"}
     return [f"blocks.{edit.layer}.{inside[edit.part]}"]
+
+
+def _check_shape(edit: Edit, name: str, shape: torch.Size) -> None:
+    """Raises UserError for a head, units or a vector that do not fit an activation."""
+    if len(shape) < 3:
+        raise UserError(
+            f"{name} is no activation of tokens, of shape {list(shape)}: it takes no edit of this kind"
+        )
+    if edit.head is not None and not (len(shape) == 4 and 0 <= edit.head < shape[1]):
+        raise UserError(
+            f"there is no head {edit.head} in {name}, whose shape is {list(shape[1:])} for one token"
+        )
+    keys = name.endswith((".scores", ".pattern"))
+    if edit.units is not None and (keys or not all(-shape[-1] <= one < shape[-1] for one in edit.units)):
+        size = "as many as keys" if keys else shape[-1]
+        raise UserError(f"units {list(edit.units)} are none of the last axis of {name}, of size {size}")
+    if isinstance(edit, _Directed) and len(edit.vector) != shape[-1]:
+        raise UserError(f"the vector has {len(edit.vector)} numbers, {name} {shape[-1]}")
 
 
 def _moves(model: Decoder, edit: Edit, found: list[str], under: Mapping[str, Listener]) -> Iterator[Move]:
@@ -378,11 +398,7 @@ def _donors(
 
 def _selected(edit: Edit, value: Tensor) -> Tensor:
     """A view of the head that an edit acts on, or of all."""
-    if edit.head is None:
-        return value
-    if value.ndim != 4 or edit.head >= value.shape[1]:
-        raise UserError(f"there is no head {edit.head} in {edit.name}, of shape {list(value.shape[1:])}")
-    return value[:, edit.head]
+    return value if edit.head is None else value[:, edit.head]
 
 
 def _moved(
@@ -407,8 +423,6 @@ def _moved(
             part = move(part, at).expand_as(part)
         else:
             unit = list(edit.units)
-            if not all(-part.shape[-1] <= one < part.shape[-1] for one in unit):
-                raise UserError(f"units {unit} of {name} go past its last axis, of {part.shape[-1]}")
             part = part.clone()
             part[..., unit] = move(part, at).expand_as(part)[..., unit]
         view[..., index, :] = part
@@ -434,18 +448,12 @@ def _mixed(donor: Callable[[Sequence[int]], Tensor], strength: float, view: Tens
 
 
 def _added(vector: Tensor, strength: float, view: Tensor, _at: Any) -> Tensor:
-    return view + strength * _sized(vector, view)
+    return view + strength * vector.to(view)
 
 
 def _projected(vector: Tensor, strength: float, view: Tensor, _at: Any) -> Tensor:
-    direction = _sized(vector.double() / vector.double().norm(), view)
+    direction = (vector.double() / vector.double().norm()).to(view)
     return view - strength * (view @ direction)[..., None] * direction
-
-
-def _sized(vector: Tensor, view: Tensor) -> Tensor:
-    if len(vector) != view.shape[-1]:
-        raise UserError(f"the vector has {len(vector)} numbers, the activation {view.shape[-1]}")
-    return vector.to(view)
 
 
 def _whole_layer(edit: Ablate, lengths: Sequence[int]) -> tuple[tuple[str, Change], tuple[str, Change]]:

@@ -46,16 +46,16 @@ TRANSFORMER_LENS = {  # their name: ours, the first that a model has; {i} is a l
     "ln_final.hook_scale": ("norm.scale",),
     "ln_final.hook_normalized": ("norm",),
 }
-_known: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[str, torch.Size]] = WeakKeyDictionary()
 
 
-def known(model: Decoder) -> tuple[str, ...]:
-    """The names of a model's activations, in the order in which they are computed."""
+def known(model: Decoder) -> dict[str, torch.Size]:
+    """A model's activations in the order in which they are computed, with their shapes for one token."""
     if model not in _known:
         idle = {path for path, module in model.named_modules() if isinstance(module, nn.Identity)}
         with unheard(), torch.no_grad(), tracing(model, "*") as seen:
             model(*row(model, [0]))
-        _known[model] = tuple(name for name in seen if name not in idle)
+        _known[model] = {name: value.shape for name, value in seen.items() if name not in idle}
     return _known[model]
 
 

@@ -89,7 +89,8 @@ class Subject:
         """Listens to passes over texts of these lengths; edits act, and no layer after ``kept`` runs."""
         model = self.model
         own = edits.prepare(model, (self.edit, edit), lengths, self.rounding).at()
-        last = None if {TAPS, "logits", "*"} & set(kept) else naming.last_layer(model, kept)
+        whole = not kept or {TAPS, "logits", "*"} & set(kept)
+        last = None if whole else naming.last_layer(model, kept)
         acting = [
             {name: change for name, change in some.items() if last is None or _layer(name) <= last}
             for some in (own, self.rounding)

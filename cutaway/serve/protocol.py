@@ -371,36 +371,52 @@ Messages = Annotated[list[Message], FailFast, Field(min_length=1)]
 Tools = Annotated[list[Tool], FailFast, Field(min_length=1, max_length=128)]
 
 
-class Ablate(StrictModel):
-    """Multiplies the output of a head, a layer's attention, its MLP or the whole layer by 1 - strength."""
+class EditPlace(StrictModel):
+    """Where an edit acts: at a layer, or at an activation by its name (docs/inspect.md)."""
 
-    kind: Literal["ablate"]
-    layer: Id
-    part: Literal["head", "attention", "mlp", "layer"] = "layer"
+    layer: Id | None = None
+    name: Annotated[Text, Field(max_length=200)] | None = None
     head: Id | None = None
+    positions: Positions | None = None
+    units: Annotated[list[Id], FailFast, Field(max_length=65536)] | None = Field(
+        None, description="Some indices of the activation's last axis, such as neurons."
+    )
+    from_step: Id = Field(0, description="0: from the prompt on; n: from the n-th new token on.")
     strength: Number = 1.0
 
 
-class Patch(StrictModel):
+class Ablate(EditPlace):
+    """Moves the output of a head, a layer's attention, its MLP or the whole layer to zero, or to what its
+    reference texts have.
+    """
+
+    kind: Literal["ablate"]
+    part: Literal["head", "attention", "mlp", "layer"] = "layer"
+    to: Literal["zero", "mean", "resample"] = "zero"
+    reference: Annotated[list[Text], FailFast, Field(max_length=64)] = []
+    seed: Id = 0
+
+
+class Scale(EditPlace):
+    """Multiplies the output of a head, a layer's attention or its MLP by strength."""
+
+    kind: Literal["scale"]
+    part: Literal["head", "attention", "mlp"] = "attention"
+
+
+class Patch(EditPlace):
     """Moves an activation towards that of another prompt; strength 1 replaces it."""
 
     kind: Literal["patch"]
-    layer: Id
     part: Literal["head", "attention", "mlp", "residual"] = "residual"
-    head: Id | None = None
     text: Text | None = None
     messages: Messages | None = None
-    positions: Positions | None = None
-    strength: Number = 1.0
 
 
-class Directed(StrictModel):
-    """An edit along a vector of the residual stream after a layer."""
+class Directed(EditPlace):
+    """An edit along a vector of the residual stream after a layer, or of another activation."""
 
-    layer: Id
     vector: Annotated[list[Number], FailFast]
-    positions: Positions | None = None
-    strength: Number = 1.0
 
 
 class Add(Directed):
@@ -415,7 +431,7 @@ class Project(Directed):
     kind: Literal["project"]
 
 
-ModelEdit = Annotated[Ablate | Patch | Add | Project, Field(discriminator="kind")]
+ModelEdit = Annotated[Ablate | Scale | Patch | Add | Project, Field(discriminator="kind")]
 Edits = Annotated[list[ModelEdit], FailFast, Field(max_length=64)]
 
 

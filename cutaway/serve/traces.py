@@ -18,7 +18,7 @@ from starlette.responses import Response
 from cutaway.errors import OperationalError
 from cutaway.serve.chat import chat_ids
 from cutaway.serve.openai_format import APIError, BodyResponse, errors_in, json_response
-from cutaway.serve.protocol import ModelEdit, Patch, TraceRequest
+from cutaway.serve.protocol import Ablate, ModelEdit, Patch, TraceRequest
 from cutaway.serve.service import Service, stoppable
 from cutaway.weights import safetensors
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BY_HEAD = tuple(f"attention.{name}" for name in ("q", "k", "v", "scores", "pattern", "z"))
 BY_LAYER = (*BY_HEAD, "attention.out", "middle", "mlp.hidden", "out")
 WHOLE = ("embed", "logits")
+SQUARE = ("scores", "pattern", "index", "chosen")
 
 
 def trace(service: Service, body: TraceRequest) -> Response:
@@ -180,6 +181,16 @@ def absolute_positions(positions: Sequence[int], length: int, param: str) -> lis
     return [position % length for position in positions]
 
 
+def _check_name(service: Service, name: str, param: str) -> None:
+    from cutaway.inspect import names
+
+    model = service.lm.definition.model
+    for own in names.resolve(model, [name]):
+        if any(found.endswith(SQUARE) for found in names.matching(names.known(model), own)):
+            text = f"{name[:60]!r} names attention maps, which grow with the square of the text: edit z or v"
+            raise APIError(400, text, param=param)
+
+
 def parse_edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> list[Edit]:
     """The edits of a request; APIError for one that does not fit the model and the prompt's ids."""
     from cutaway.inspect.edits import check, from_json
@@ -190,7 +201,13 @@ def parse_edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]
         if isinstance(one, Patch):
             fields["ids"] = prompt(service, one.text, one.messages, f"edits[{i}].text")
             _check_length(service, fields["ids"], f"edits[{i}].text")
+        if isinstance(one, Ablate):
+            fields["reference"] = [service.lm.ids(text) for text in one.reference]
+            for reference in fields["reference"]:
+                _check_length(service, reference, f"edits[{i}].reference")
         with errors_in(f"edits[{i}]"):
             made.append(from_json(fields))
+            if one.name is not None:
+                _check_name(service, one.name, f"edits[{i}].name")
             check(service.lm.definition.model.config, made[-1], len(ids))
     return made
