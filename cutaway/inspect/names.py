@@ -55,7 +55,8 @@ def known(model: Decoder) -> dict[str, torch.Size]:
         idle = {path for path, module in model.named_modules() if isinstance(module, nn.Identity)}
         with unheard(), torch.no_grad(), tracing(model, "*") as seen:
             model(*row(model, [0]))
-        _known[model] = {name: value.shape for name, value in seen.items() if name not in idle}
+        tensors = ((name, value) for name, value in seen.items() if isinstance(value, torch.Tensor))
+        _known[model] = {name: value.shape for name, value in tensors if name not in idle}
     return _known[model]
 
 

@@ -22,12 +22,12 @@ def probe(
     lm: Any,
     texts: Sequence[Any],
     labels: Sequence[Any],
-    name: str = "blocks.*.out",
+    names: Sequence[str] | None = None,
     position: int = -1,
     folds: int = 5,
     progress: Progress = silent,
 ) -> Result:
-    """The accuracy [activation] of a probe of each activation at a position, by cross-validation.
+    """The accuracy [activation] of a probe of each activation (None: each layer's residual stream) at a position.
 
     ``chance`` is the commonest label's part. Raises UserError for fewer texts of a label than folds.
     """
@@ -43,7 +43,8 @@ def probe(
             f"a probe of {folds} folds needs a label a text, and {folds} texts or more of each of two labels"
         )
     subject = subject_of(lm)
-    traces = subject.trace([subject.encode(text) for text in texts], [name], (), progress)
+    names = names or [f"blocks.{i}.out" for i in range(len(subject.model.blocks))]
+    traces = subject.trace([subject.encode(text) for text in texts], names, (), progress)
     names, values, directions = list(traces[0]), [], {}
     for one in names:
         x = traces.at(one, position).flatten(1).float().cpu().numpy()

@@ -97,7 +97,7 @@ def train(
             logits = model.logits((x + x @ weights[i].T + biases[i])[None])[0].float()
             part = (target.exp() * (target - logits.log_softmax(-1))).sum(-1).mean()
             part.backward(inputs=[weights, biases])
-            loss += float(part) / n
+            loss += float(part.detach()) / n
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
