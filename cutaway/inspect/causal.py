@@ -5,8 +5,8 @@
 
 Where a patch moves the answer to the other text's, the patched activation holds the difference of the texts
 (2202.05262 calls it causal tracing; 2309.16042 compares metrics). Path patching lets a head act on its
-receivers alone, all other heads as they are (2211.00593, 2304.05969). ``lm`` is a loaded model, edited or not,
-or a ``Subject``.
+receivers alone, all other heads as they are (2211.00593, 2304.05969). ``lm`` is a loaded model, edited or
+not, or a ``Subject``.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def patching(
     """Patches one activation of ``other`` into ``text`` at a time: how far the metric moves, 0 to 1.
 
     ``over`` the "residual" stream, "attention" or "mlp" outputs: [position layer], at ``positions`` (those
-    that differ and the last, if None). Over "heads": [layer head], each at all ``positions`` at once (None: all).
+    that differ and the last, if None). Over "heads": [layer head], each at all ``positions`` at once (None:
+    all of the text's).
     ``metric`` takes logits [t v]; ``answers`` (this text's, the other's) make it their logit difference.
     """
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)

@@ -4,8 +4,9 @@
     integrated_gradients(lm, text, metric)
     circuit(lm, text, other, answers=(" Paris", " Rome")).save("circuit.dot")
 
-A patch's effect to first order is the difference of the activations times the metric's gradient: two passes and
-a backward one in place of one pass a patch (Nanda 2023; 2310.10348). ``lm`` is a loaded model or a ``Subject``.
+A patch's effect to first order is the difference of the activations times the metric's gradient: two passes
+and a backward one in place of one pass a patch (Nanda 2023; 2310.10348). ``lm`` is a loaded model or a
+``Subject``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from cutaway.inspect.trace import Metric, Trace, subject_of
 from cutaway.store import files
 
 STEPS = 32  # of the path that gradients are averaged over
+NEAREST = 24.0  # e-foldings towards zero: norms turn a little away from it into a jump
 
 
 def attribution_patching(
@@ -64,8 +66,9 @@ def integrated_gradients(
 ) -> Result:
     """Each token's part [position] of a metric, along the straight path of one activation (1703.01365).
 
-    The path goes from the ``baseline`` text's activation, or from zero, by the midpoint rule. The parts sum
-    to the metric's difference of both ends, up to ``error``, which falls with ``steps``.
+    The path goes from the ``baseline`` text's activation, or from zero, by Gauss's rule; from zero its points
+    crowd there, as a metric behind norms moves at every scale: it needs more ``steps``, and a baseline text
+    is the better start. The parts sum to the metric's difference of both ends up to ``error``.
     """
     subject = subject_of(lm)
     trace = subject.trace([subject.encode(text)], [name, "logits"])[0]
@@ -78,12 +81,17 @@ def integrated_gradients(
                 f"the baseline has {len(ids)} tokens, the text {len(trace.ids)}: they must be as many"
             )
         start = subject.run([ids], [name])[name]
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    places, weights = (nodes + 1) / 2, weights / 2
+    if baseline is None:
+        places = np.exp(-NEAREST * places)
+        weights = weights * NEAREST * places
     total = torch.zeros_like(end, dtype=torch.double)
-    for step in range(steps):
-        point = (start + (step + 0.5) / steps * (end - start)).detach()
+    for place, weight in zip(places, weights, strict=True):
+        point = (start + float(place) * (end - start)).detach()
         moved = subject.edited({name: lambda _, point=point: point.requires_grad_()})
-        total += Trace(moved, trace.ids, {}).grads(metric, [name])[name].double()[None]
-    parts = ((end - start).double() * total / steps).sum(-1)[0]
+        total += float(weight) * Trace(moved, trace.ids, {}).grads(metric, [name])[name].double()[None]
+    parts = ((end - start).double() * total).sum(-1)[0]
     at_start = subject.trace([trace.ids], ["logits"], {name: lambda _: start})[0]
     difference = float(metric(trace.logits)) - float(metric(at_start.logits))
     axes = {"position": [f"{p} {token}" for p, token in enumerate(trace.tokens)]}

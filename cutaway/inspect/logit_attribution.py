@@ -27,10 +27,10 @@ def logit_attribution(
     position: int = -1,
     against: str | int | None = None,
 ) -> Result:
-    """The parts of each token's logit at a position: [token layer head], or in place of heads what ``by`` says.
+    """The parts of each token's logit at a position: [token layer head], or what ``by`` says for heads.
 
-    "neuron": each neuron of the MLP. "position": all heads of a layer together, by the key that they attend to. With ``against`` the parts are
-    those of the logit difference. Short rows end in NaN.
+    "neuron": each neuron of the MLP. "position": all heads of a layer together, by the key that they attend
+    to. With ``against`` the parts are those of the logit difference. Short rows end in NaN.
     """
     if by not in ("head", "neuron", "position"):
         raise UserError(f'by is {by!r}: use "head", "neuron" or "position"')

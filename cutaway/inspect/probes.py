@@ -27,9 +27,10 @@ def probe(
     folds: int = 5,
     progress: Progress = silent,
 ) -> Result:
-    """The accuracy [activation] of a probe of each activation (None: each layer's residual stream) at a position.
+    """The accuracy [activation] of a probe of each activation at a position.
 
-    ``chance`` is the commonest label's part. Raises UserError for fewer texts of a label than folds.
+    ``names`` None: each layer's residual stream. ``chance`` is the commonest label's part. Raises UserError for
+    fewer texts of a label than folds.
     """
     library("sklearn")
     from sklearn.linear_model import LogisticRegression
