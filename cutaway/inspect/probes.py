@@ -29,8 +29,8 @@ def probe(
 ) -> Result:
     """The accuracy [activation] of a probe of each activation at a position.
 
-    ``names`` None: each layer's residual stream. ``chance`` is the commonest label's part. Raises UserError for
-    fewer texts of a label than folds.
+    ``names`` None: each layer's residual stream. ``chance`` is the commonest label's part. Raises UserError
+    for fewer texts of a label than folds.
     """
     library("sklearn")
     from sklearn.linear_model import LogisticRegression
