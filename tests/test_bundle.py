@@ -11,6 +11,8 @@ import pytest
 
 from cutaway import bundle, cli
 from cutaway.commands import chat as verb
+from cutaway.commands import serve as serving
+from cutaway.commands.serve_options import Listening, Loading
 from cutaway.embedding import search
 from cutaway.errors import UserError
 from tests.small import TEMPLATE, model_file
@@ -184,6 +186,25 @@ def test_run_opens_what_bundle_wrote(made: Path, monkeypatch: pytest.MonkeyPatch
     assert seen["system"] == "Be brief." and seen["options"]["temperature"] == 0
     assert seen["lm"].checkpoint.chat_template.startswith("{# own #}")
     assert [tool.name for tool in seen["agent"].tools] == ["search", "calculator"]
+
+
+def test_run_serves_what_bundle_wrote(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(serving.serve_options, "check", lambda *groups: asked.extend(groups))
+    monkeypatch.setattr(serving, "_check_access", stop)
+    assert cli.main(["run", str(made), "--serve", "--port", "8123"]) == 2
+    assert "stopped here" in capsys.readouterr().err
+    listening, loading = (
+        next(one for one in asked if isinstance(one, kind)) for kind in (Listening, Loading)
+    )
+    assert listening.port == 8123 and loading.adapter == ()
+    assert loading.chat_template is not None and "own" in Path(loading.chat_template).read_text()
+
+
+def stop(*_: Any) -> None:
+    raise UserError("stopped here")
 
 
 def test_the_default_model_is_named_not_copied(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

@@ -37,6 +37,7 @@ PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
     "interleaved": ("gqa", {"position": rope.Config(4, interleaved=True)}),
     "gated": ("gated", {"bias": True, "position": rope.Config(8)}),
     "differential": ("differential", {"position": rope.Config(8), "sinks": True}),
+    "diffllama": ("differential", {"position": rope.Config(8), "norm_weight": False}),
     "mla": ("mla", {"position": rope.Config(4, interleaved=True)}),
     "dsa": ("dsa", {"position": rope.Config(4)}),
     "streaming": ("streaming", {}),

@@ -118,15 +118,15 @@ def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("over", ["residual", "heads"])
-def test_attribution_patching_is_the_patchs_slope(over) -> None:
+def test_attribution_patching_is_the_patchs_derivative(over) -> None:
     subject, step = Subject(decoder().double(), Bytes()), 1e-6
     found = gradients.attribution_patching(subject, TEXT, OTHER, over, metric=metric)
     if over == "heads":
-        slope = recovered(subject, Patch(1, OTHER, "head", 2, strength=step)) / step
-        assert found[1, 2] == pytest.approx(slope, rel=1e-3)
+        rate = recovered(subject, Patch(1, OTHER, "head", 2, strength=step)) / step
+        assert found[1, 2] == pytest.approx(rate, rel=1e-3)
     else:
-        slope = recovered(subject, Patch(1, OTHER, positions=[8], strength=step)) / step
-        assert found[8, 1] == pytest.approx(slope, rel=1e-3)
+        rate = recovered(subject, Patch(1, OTHER, positions=[8], strength=step)) / step
+        assert found[8, 1] == pytest.approx(rate, rel=1e-3)
 
 
 @pytest.mark.parametrize(("baseline", "steps"), [(None, 48), (OTHER, 12)])
@@ -141,7 +141,7 @@ def test_integrated_gradients_sum_to_the_difference(subject: Subject, baseline, 
         assert_close(found[same], np.zeros(len(same))), "tokens that are the same have no part"
 
 
-def test_an_edges_effect_is_its_slope_and_the_graph_is_read_by_networkx(tmp_path: Path) -> None:
+def test_an_edges_effect_is_its_derivative_and_the_graph_is_read_by_networkx(tmp_path: Path) -> None:
     model, step = decoder().double(), 1e-6
     subject = Subject(model, Bytes())
     made = gradients.circuit(subject, TEXT, OTHER, metric=metric)
@@ -162,8 +162,8 @@ def test_an_edges_effect_is_its_slope_and_the_graph_is_read_by_networkx(tmp_path
     ):
         with torch.no_grad():
             moved = model.get_submodule(norm)(ours[stream] + step * delta)[None]
-        slope = recovered(subject, {norm: lambda _, moved=moved: moved}) / step
-        assert found[edge] == pytest.approx(slope, rel=1e-3, abs=1e-6)
+        rate = recovered(subject, {norm: lambda _, moved=moved: moved}) / step
+        assert found[edge] == pytest.approx(rate, rel=1e-3, abs=1e-6)
     assert (
         ("0.1", "attention 0") not in found and ("mlp 1", "mlp 1") not in found and ("0.1", "mlp 0") in found
     )

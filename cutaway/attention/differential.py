@@ -71,7 +71,7 @@ class DifferentialAttention(SoftmaxAttention):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)
-        self.start = config.lambda_start
+        self.start, self.eps = config.lambda_start, config.eps
         for name in LAMBDAS:
             self.register_parameter(name, nn.Parameter(torch.randn(config.key_size) * 0.1))
         self.head_norm = Norm("rms", config.eps, config.norm_weight).build(2 * config.values)

@@ -59,9 +59,11 @@ def run(
     sampling = _sampling(file, about.sampling)
     if serve:
         from cutaway.commands.serve import serve as serve_model
+        from cutaway.commands.serve_options import Listening, Loading
 
         adapter = () if opened.adapter is None else (f"{file.stem}={opened.adapter}",)
-        serve_model(str(model), port=port, adapter=adapter, chat_template=template, threads=threads)
+        loading = Loading(adapter=adapter, chat_template=template, threads=threads)
+        serve_model((str(model),), listening=Listening(port=port), loading=loading)
         return
     folder = opened.documents or root
     if folder is None and set(about.tools) & set(bundle.OF_DOCUMENTS):

@@ -167,9 +167,10 @@ def _by_source(
     values = values.repeat_interleave(len(pattern) // len(values), dim=0)
     if isinstance(attention, DifferentialAttention):
         read = torch.einsum("hs,hsv->hv", pattern, values)
-        norm = attention.head_norm
-        size = torch.rsqrt(read.square().mean(-1, keepdim=True) + norm.eps)
-        writes = writes * (1 - attention.start) * size * norm.get_parameter("weight").double()
+        size = torch.rsqrt(read.square().mean(-1, keepdim=True) + attention.eps)
+        writes = writes * (1 - attention.start) * size
+        for weight in attention.head_norm.parameters():
+            writes = writes * weight.double()
     return pattern * torch.einsum("hsv,hv->hs", values, writes)
 
 

@@ -59,7 +59,7 @@ class Pair(NamedTuple):
     metric: Metric
     here: float
     there: float
-    told: str
+    words: str
     answers: tuple[int, int] | None
 
     def recovered(self, value: float) -> float:
@@ -68,7 +68,7 @@ class Pair(NamedTuple):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"metric": self.told, "here": self.here, "there": self.there, "answers": self.answers}
+        return {"metric": self.words, "here": self.here, "there": self.there, "answers": self.answers}
 
 
 def pair(lm: Any, text: Any, other: Any, answers: Answers | None, metric: Metric | None) -> Pair:
@@ -81,7 +81,7 @@ def pair(lm: Any, text: Any, other: Any, answers: Answers | None, metric: Metric
     ids, theirs = (subject.encode(one) for one in (text, other))
     differing(ids, theirs)
     traces = subject.trace([ids, theirs], ["logits"])
-    told, chosen = "the metric given", None
+    words, chosen = "the metric given", None
     if metric is None:
         if answers is None:
             answers = (int(traces[0].logits[-1].argmax()), int(traces[1].logits[-1].argmax()))
@@ -92,11 +92,11 @@ def pair(lm: Any, text: Any, other: Any, answers: Answers | None, metric: Metric
                 "move: give answers="
             )
         metric = logit_difference(lm, (yours, mine))
-        told = f"{traces[0].token(yours)!r} - {traces[0].token(mine)!r}"
+        words = f"{traces[0].token(yours)!r} - {traces[0].token(mine)!r}"
     here, there = (float(metric(trace.logits)) for trace in traces)
     if here == there:
         raise UserError("the metric is the same for both texts, so patching has nothing to move")
-    return Pair(ids, theirs, metric, here, there, told, chosen)
+    return Pair(ids, theirs, metric, here, there, words, chosen)
 
 
 def differing(ids: Sequence[int], other: Sequence[int]) -> list[int]:

@@ -175,4 +175,4 @@ def circuit(
         edges += [
             (s, receiver, float((d * back).double().sum()) / span) for s, at, d in senders if at < place
         ]
-    return Circuit(tuple(sorted(edges, key=lambda edge: -abs(edge[2]))), found.told)
+    return Circuit(tuple(sorted(edges, key=lambda edge: -abs(edge[2]))), found.words)

@@ -36,7 +36,7 @@ def _listed(given: Any) -> Iterator[Any]:
 
 def _prepared(config: Decoder, one: edits.Edit, length: int) -> Edit:
     elsewhere = [name for name in ("name", "head", "units") if getattr(one, name, None) is not None]
-    if not isinstance(one, Add | Project) or elsewhere:
+    if not isinstance(one, Add | Project) or elsewhere or one.layer is None:
         raise UserError(
             "the runtime cannot edit activations but by adding to the residual stream after a layer, or by "
             f"projecting out of it; this is {edits.describe(one)}: {OTHERS}"
