@@ -104,7 +104,7 @@ def write(
     if documents is not None and not set(tools) & set(OF_DOCUMENTS):
         raise UserError("documents are read by tools: add --tools search,read")
     if not whole and name not in store.NAMES and not store.is_hub(name):
-        raise UserError(f"{name} is no name that others could fetch: add --whole, which puts the model in")
+        raise UserError(f"{name} is not a name that others could fetch: add --whole, which puts the model in")
     members: dict[str, Path | bytes] = {CARD: card.encode()}
     base = model.parent if model.is_file() else model
     own = {file.relative_to(base).as_posix(): file for file in _model_files(model)}

@@ -266,13 +266,13 @@ class Agent:
 
 
 def _arguments(call: Call) -> dict[str, Any]:
-    """A call's arguments. ToolError for what is no JSON object."""
+    """A call's arguments. ToolError for anything but a JSON object."""
     try:
         made = json.loads(call.arguments)
     except (ValueError, RecursionError):
         made = None
     if not isinstance(made, dict):
-        raise ToolError("the arguments are no JSON object")
+        raise ToolError("the arguments are not a JSON object")
     return made
 
 

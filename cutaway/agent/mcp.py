@@ -225,7 +225,7 @@ async def _session(address: str) -> AsyncIterator[_Session]:
 
 
 def _text(parts: Sequence[Any]) -> str:
-    """The texts of a result; what is no text is named."""
+    """The texts of a result; anything else is named."""
     return "\n".join(
         part.text if getattr(part, "type", "") == "text" else f"[{getattr(part, 'type', 'unknown')}]"
         for part in parts

@@ -103,6 +103,15 @@ class Fields:
             raise self.refusal(name, f"has {quoted(wrong[0])}, not one of {', '.join(choices)}")
         return value
 
+    def indices(self, name: str, layers: int) -> list[int] | None:
+        """A list of layers by their numbers, or None if it is absent or null."""
+        value = self.get(name)
+        if value is not None and not (
+            isinstance(value, list) and all(type(n) is int and 0 <= n < layers for n in value)
+        ):
+            raise self.refusal(name, f"should list layers below {layers}, but is {quoted(value)}")
+        return value
+
     def only(self, name: str, accepted: Collection[object], meaning: str) -> None:
         """UserError if the key is present with a value that this model cannot honour."""
         value = self.get(name)

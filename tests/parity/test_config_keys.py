@@ -29,7 +29,7 @@ CASES = (
     "qwen3-moe",
     "gpt2",
 )
-CASES += ("gemma3-odd",)
+CASES += ("gemma3-odd", "exaone4-1", "bamba-1")
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 EXTRA: list[dict[str, Any]] = [  # keys that configs have in other places, or that other families have

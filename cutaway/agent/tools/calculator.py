@@ -47,7 +47,7 @@ def calculator(expression: str) -> str:
     except ToolError:
         raise
     except (SyntaxError, RecursionError, MemoryError):
-        raise ToolError("this is no arithmetic expression") from None
+        raise ToolError("this is not an arithmetic expression") from None
     except (ArithmeticError, ValueError, TypeError) as error:
         raise ToolError(str(error)) from None
 
@@ -68,7 +68,7 @@ def _value(node: ast.expr) -> Any:
             return _bounded(BINARY[type(node.op)](_value(node.left), _value(node.right)))
         case ast.Call(func=ast.Name(id=name), keywords=[]) if name in FUNCTIONS:
             return _bounded(FUNCTIONS[name](*map(_value, node.args)))
-    raise ToolError(f"{ast.unparse(node)[:60]!r} is no arithmetic that this tool knows")
+    raise ToolError(f"{ast.unparse(node)[:60]!r} is not arithmetic that this tool knows")
 
 
 def _power(base: Any, exponent: Any) -> Any:
@@ -77,7 +77,7 @@ def _power(base: Any, exponent: Any) -> Any:
         raise ToolError(f"a number of more than {MOST_BITS:,} bits is too large")
     value = base**exponent
     if isinstance(value, complex):
-        raise ToolError("the result is no real number")
+        raise ToolError("the result is not a real number")
     return _bounded(value)
 
 

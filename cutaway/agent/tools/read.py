@@ -43,5 +43,5 @@ def _text(home: Path, path: str) -> str:
     except (OSError, ValueError) as error:
         raise ToolError(f"{path[:200]!r} cannot be read: {type(error).__name__}") from None
     if text is None:
-        raise ToolError(f"{path[:200]!r} is no text")
+        raise ToolError(f"{path[:200]!r} is not text")
     return text

@@ -13,11 +13,9 @@ class Mixers(granitemoehybrid.Mixers):
     """Which layers attend, by their indices."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        given, layers = fields.get("attn_layer_indices"), known["layers"]
-        indices = [] if given is None else given
-        if not isinstance(indices, list) or any(type(n) is not int or not 0 <= n < layers for n in indices):
-            raise fields.refusal("attn_layer_indices", f"should list layers below {layers}")
-        mamba = tuple(n not in indices for n in range(layers))
+        layers = known["layers"]
+        attending = fields.indices("attn_layer_indices", layers) or ()
+        mamba = tuple(n not in attending for n in range(layers))
         return super().read(fields, known, own) | {"mamba": mamba, "turns": True, "scale": None}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -43,17 +41,18 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *common.turning(common.SIZES, part=0.5),
+        *(row for row in common.turning(common.SIZES, part=0.5) if row is not common.ACTIVATION_ROW),
         *common.DENSE[:1],
         *common.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],
-        *granitemoehybrid.MAMBA[:-2],
+        *granitemoehybrid.MAMBA[:-1],
         Mixers(),
     ),
     build=granitemoehybrid.decoder,
     describe=granitemoehybrid.settings,
     defaults={"conv": 4, "state_size": 256, "mamba_groups": 1, "conv_bias": True, "mamba_bias": False}
     | {"kv_heads": 8, "context": 262144, "eps": 1e-5},
+    fixed={"activation": "silu"},
     mixers=("mamba2", "mha", "gqa", "mqa"),
     harmless=("mamba_chunk_size", "num_logits_to_keep", "z_loss_coefficient"),
 )

@@ -6,7 +6,8 @@ Of four layers three are local; the global ones have no positions, unless all ar
 from cutaway.errors import UserError
 from cutaway.weights import common
 from cutaway.weights.families import olmo2
-from cutaway.weights.family import Entries, Settings
+from cutaway.weights.family import Entries, Family, Settings
+from cutaway.weights.fields import Fields
 
 
 def nope(known: Settings) -> tuple[bool, ...]:
@@ -15,7 +16,22 @@ def nope(known: Settings) -> tuple[bool, ...]:
 
 
 class LayerTypes(common.LayerTypes):
-    """Without a window global layers have positions too."""
+    """Without a window global layers have positions too; the pattern counts where no layers are listed."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return super().read(fields, known, own)
+        listed = fields.each_layer("layer_types", known["layers"], (common.SLIDING, common.FULL))
+        pattern = self.pattern
+        if listed is None and fields.stated("sliding_window_pattern"):
+            pattern = fields.integer("sliding_window_pattern")
+        fields.get("sliding_window_pattern")
+        found = common.LayerTypes(pattern, key=None).read(fields, known, own)
+        if found["window"] is None and (listed is None or common.SLIDING in listed):
+            raise fields.refusal(
+                "sliding_window", "is null, but layers are local: list full_attention for all"
+            )
+        return found
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf and any(known["windows"]):
@@ -34,6 +50,5 @@ FAMILY = olmo2.FAMILY.but(
     nulls={"window": None},
     forget=("qk_norm_over", "kv_heads", "tied"),
     fixed={"nope": nope, "bias": False, "out_bias": False},
-    harmless=("sliding_window_pattern",),
     architecture="exaone4",
 )

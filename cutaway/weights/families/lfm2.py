@@ -69,13 +69,9 @@ class Mixers(Row):
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         layers = known["layers"]
         kinds = fields.each_layer("layer_types", layers, (CONV, FULL))
-        indices = fields.get("full_attn_idxs")
-        if kinds is None and indices is not None:
-            if not isinstance(indices, list) or any(
-                type(n) is not int or not 0 <= n < layers for n in indices
-            ):
-                raise fields.refusal("full_attn_idxs", f"should list layers below {layers}")
-            return {"convolves": tuple(n not in indices for n in range(layers))}
+        attending = fields.indices("full_attn_idxs", layers)
+        if kinds is None and attending is not None:
+            return {"convolves": tuple(n not in attending for n in range(layers))}
         return {"convolves": tuple(kind == CONV for kind in kinds or (FULL,) * layers)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
