@@ -89,6 +89,20 @@ def test_a_smaller_latent_loses_less_the_more_it_keeps_and_chooses_by_the_text()
     assert error(latent=24, rotary=2) < error(latent=24, rotary=1)
 
 
+@pytest.mark.parametrize("rotary", [1, 2])
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_keys_that_lose_their_rotation_are_whole_where_nothing_is_rotated(
+    rotary: int, interleaved: bool
+) -> None:
+    of = checkpoint(grouped(rope.Config(6, interleaved=interleaved)))
+    seen, still = moments(build.decoder(of), IDS[0].tolist()), torch.zeros_like(POS)
+    made = conversion.converted(of, "mla", rotary=rotary, moments=seen)
+    with torch.no_grad():
+        ours, theirs = (build.decoder(each)(IDS, still) for each in (made, of))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+    assert not torch.allclose(logits(made), logits(of), rtol=0, atol=1e-4)
+
+
 def test_heads_are_copied_and_averaged() -> None:
     of = checkpoint(grouped(rope.Config(8), bias=True, out_bias=True, qk_norm=Norm()))
     many = conversion.converted(of, "mha")

@@ -57,6 +57,18 @@ def test_a_decoded_token_reads_each_weight_once_and_a_batch_no_more() -> None:
     assert many.total(here)[0] == 16 * one.total(here)[0]
 
 
+def test_a_prompt_reads_each_expert_at_most_once_and_a_token_those_that_it_chose() -> None:
+    of = config(Block(HEADS, MoE(6, 2, 16)))
+    stored = sizes(of)
+    experts = sum(size for name, size in stored.items() if ".experts." in name)
+
+    def read(tokens: int, after: int = 0) -> float:
+        passed = parallel.forward(of, stored, tokens, after)
+        return sum(step.bytes for _, step in passed.steps() if step.name.startswith("experts"))
+
+    assert read(40) == read(3) == experts and read(1, 40) == experts * 2 / 6
+
+
 def test_a_parallel_block_waits_less_and_a_latent_more() -> None:
     def waits(block: Block) -> int:
         of = config(block)
