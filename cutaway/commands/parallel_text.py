@@ -11,8 +11,10 @@ from rich.text import Text
 
 from cutaway.commands.explanation_text import ACCENT, QUIET, WIDTH
 
+ALIGNED = 96  # columns of a terminal that hold aligned tables
+
 if TYPE_CHECKING:
-    from cutaway.inspect.parallel import Machine, Pass, Step
+    from cutaway.inspect.parallel import Layers, Machine, Pass, Step
 
 
 def show(passes: tuple[Pass, ...], machine: Machine, model: str, console: Console) -> None:
@@ -20,7 +22,11 @@ def show(passes: tuple[Pass, ...], machine: Machine, model: str, console: Consol
     width = min(console.width, WIDTH)
     for one in passes:
         console.print(Text(_heading(one, model), "bold"), width=width)
-        console.print(Padding(_table(one, machine), (0, 0, 0, 2)), width=width)
+        for layers in one.layers:
+            console.print(Text(f"  {_named(layers)}", QUIET), width=width)
+            console.print(Padding(_table(layers.steps, machine, width), (0, 0, 0, 2)), width=width)
+        console.print(Text("  after the last layer", QUIET), width=width)
+        console.print(Padding(_table((one.head,), machine, width), (0, 0, 0, 2)), width=width)
         flops, moved, seconds = one.total(machine)
         rate = one.tokens * one.sequences / seconds
         console.print(
@@ -45,30 +51,29 @@ def _heading(one: Pass, model: str) -> str:
     return f"decode in a batch: one token of each of {one.sequences} texts after {one.after:,}"
 
 
-def _table(one: Pass, machine: Machine) -> Table:
+def _named(layers: Layers) -> str:
+    if layers.count == 1:
+        return f"layer {layers.first}, {layers.kind}"
+    return f"layers {layers.first} to {layers.last}, {layers.kind}, one after another; in each:"
+
+
+def _table(steps: tuple[Step, ...], machine: Machine, width: int) -> Table:
+    """The steps; where the width allows it, with the columns of the other tables."""
+    aligned = width >= ALIGNED
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=QUIET)
-    for heading in ("step", "at once"):
-        table.add_column(heading)
-    for heading in ("outputs", "MFLOP", "MB", "FLOP/byte", "limit"):
-        table.add_column(heading, justify="right")
-    for layers in one.layers:
-        named = f"layers {layers.first} to {layers.last}" if layers.count > 1 else f"layer {layers.first}"
-        each = ", one after another; each:" if layers.count > 1 else ":"
-        table.add_row(Text(f"{named}, {layers.kind}{each}", QUIET))
-        for step in layers.steps:
-            _add(table, step, machine, "  ")
-    _add(table, one.head, machine)
+    table.add_column("step", width=18 if aligned else None)
+    table.add_column("at once", width=20 if aligned else None)
+    for heading, size in (("outputs", 7), ("MFLOP", 8), ("MB", 6), ("FLOP/byte", 9), ("limit", 10)):
+        table.add_column(heading, justify="right", min_width=size if aligned else None)
+    for step in steps:
+        limit = "arithmetic" if step.intensity > machine.balance else "memory"
+        table.add_row(
+            Text(step.name, ACCENT),
+            step.at_once,
+            f"{step.outputs:,}",
+            f"{step.flops / 1e6:,.2f}",
+            f"{step.bytes / 1e6:,.2f}",
+            f"{step.intensity:,.1f}",
+            limit,
+        )
     return table
-
-
-def _add(table: Table, step: Step, machine: Machine, indent: str = "") -> None:
-    limit = "arithmetic" if step.intensity > machine.balance else "memory"
-    table.add_row(
-        Text(f"{indent}{step.name}", ACCENT),
-        step.at_once,
-        f"{step.outputs:,}",
-        f"{step.flops / 1e6:,.2f}",
-        f"{step.bytes / 1e6:,.2f}",
-        f"{step.intensity:,.1f}",
-        limit,
-    )
