@@ -25,6 +25,7 @@ from cutaway.attention.common.registry import kind
 from cutaway.compare import arms
 from cutaway.compare.arms import Experiment
 from cutaway.compare.sweep import CURVES, ArmResult, Measured
+from cutaway.evaluate import html_report
 from cutaway.evaluate.statistics import holm, paired_t, student
 from cutaway.hooks import tracing
 from cutaway.inspect.inputs import has_pattern
@@ -281,14 +282,11 @@ def _page(experiment: Experiment, results: Sequence[ArmResult], found: dict[str,
         maps.update_layout(title="Attention weights of the last scored token, by layer and head, on one text")
         maps.update_yaxes(type="category")
         plots.append(maps.to_html(full_html=False, include_plotlyjs=False))
-    title = html.escape(text.partition("\n")[0].removeprefix("# "))
+    title = text.partition("\n")[0].removeprefix("# ")
     data = html.escape(json.dumps(found, indent=1))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:90rem;padding:0 1rem}"
-        f"pre{{overflow-x:auto}}</style><h1>{title}</h1>{''.join(plots)}<pre>{html.escape(text)}</pre>"
-        f"<details><summary>The data of every plot</summary><pre>{data}</pre></details></html>"
-    )
+    body = f"{''.join(plots)}<pre>{html.escape(text)}</pre>"
+    body += f"<details><summary>The data of every plot</summary><pre>{data}</pre></details>"
+    return html_report.document(title, body)
 
 
 def _mean(runs: Sequence[Measured], name: str) -> list[tuple[int, float]]:

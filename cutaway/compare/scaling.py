@@ -31,6 +31,7 @@ from cutaway.attention import mha
 from cutaway.bounds import Bounded, Count, Positive
 from cutaway.compare import arms, sweep
 from cutaway.errors import OperationalError, UserError
+from cutaway.evaluate import html_report
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.position import rope
@@ -392,12 +393,9 @@ def _page(found: dict[str, Any], law: Law, text: str) -> str:
     figure.update_layout(template="plotly_white", height=560)
     plot = figure.to_html(full_html=False, include_plotlyjs=True)
     data = html.escape(json.dumps(found, indent=1))
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Scaling laws</title>'
-        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:75rem;padding:0 1rem}"
-        f"pre{{overflow-x:auto}}</style>{plot}<pre>{html.escape(text)}</pre>"
-        f"<details><summary>The data</summary><pre>{data}</pre></details></html>"
-    )
+    body = f"{plot}<pre>{html.escape(text)}</pre>"
+    body += f"<details><summary>The data</summary><pre>{data}</pre></details>"
+    return html_report.document("Scaling laws", body)
 
 
 def _with_interval(found: tuple[float, float, float]) -> dict[str, Any]:

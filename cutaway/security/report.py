@@ -9,15 +9,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import cutaway
+from cutaway.evaluate import html_report
 from cutaway.security import Arm, Curve, Finding, Look
 
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
 
-STYLE = """body{font:15px/1.5 system-ui;margin:2rem auto;max-width:75rem;padding:0 1rem}
-table{border-collapse:collapse}
-td,th{padding:.15rem .8rem .15rem 0;text-align:left;font-variant-numeric:tabular-nums}
-.vulnerable{color:#b00020}.sound{color:#1b6e3a}pre{white-space:pre-wrap}iframe{width:100%;height:800px;border:0}"""
+STYLE = """.vulnerable{color:light-dark(#b00020,#ff8a80)}.sound{color:light-dark(#1b6e3a,#7bd69a)}
+pre{white-space:pre-wrap}iframe{width:100%;height:800px;border:0}"""
 
 
 def document(model: str, findings: Sequence[Finding], *, seed: int, trials: int) -> dict[str, Any]:
@@ -80,7 +79,7 @@ def page(model: str, findings: Sequence[Finding], lm: LanguageModel) -> str:
 
     A finding's look opens the explain view at its token, in a frame that can touch nothing outside.
     """
-    title = html.escape(f"Security of {model}")
+    title = f"Security of {model}"
     rows = "".join(
         f'<tr><td>{html.escape(f.probe)}<td>{html.escape(f.title)}<td class="{f.verdict.split()[0]}">'
         f"{f.verdict}<td>{html.escape(_words(f.arms[0]))}<td>{f.seconds:.1f} s"
@@ -88,11 +87,8 @@ def page(model: str, findings: Sequence[Finding], lm: LanguageModel) -> str:
     )
     first = next((f for f in findings if f.curves), None)
     parts = [_section(finding, lm, plotly=finding is first) for finding in findings]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<h1>{title}</h1><table><tr><th>probe<th>finding<th>verdict<th>first arm<th>time{rows}</table>"
-        f"{''.join(parts)}</html>"
-    )
+    table = f"<table><tr><th>probe<th>finding<th>verdict<th>first arm<th>time{rows}</table>"
+    return html_report.document(title, table + "".join(parts), STYLE)
 
 
 def _section(finding: Finding, lm: LanguageModel, plotly: bool) -> str:
