@@ -30,11 +30,13 @@ from cutaway.serve.service import Service  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 
 ADMIN, ALICE, BOB, NEW = "the-admins-key", "the-key-of-alice", "the-key-of-bob", "the-new-key-of-alice"
+CAROL = "the-key-of-carol"
 FILE = f"""
 keys:
   - {{name: admin, key: {ADMIN}, roles: [admin, metrics]}}
   - {{name: alice, key: {ALICE}, roles: [chat, embed, internals], tokens_per_minute: 20}}
   - {{name: bob, key: {BOB}, requests_per_minute: 2, concurrent: 1, priority: 3}}
+  - {{name: carol, key: {CAROL}, roles: [chat]}}
 """
 DEPLOY = Path(__file__).parent.parent / "deploy"
 BY = re.compile(r"by \((.+?)\)")
@@ -95,6 +97,7 @@ def test_quotas_and_usage(server: Server, keys: KeyRing) -> None:
         "admin",
         "alice",
         "bob",
+        "carol",
     }
     text = server.get("/metrics", **bearer(ADMIN)).text
     assert 'cutaway_key_generated_tokens_total{key="alice"} 19.0' in text and ALICE not in text
@@ -400,6 +403,7 @@ def test_the_dashboard_asks_for_metrics_and_labels_that_there_are(server: Server
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
 def test_prometheus_answers_every_query_of_the_dashboard(server: Server, tmp_path: Path) -> None:
+    assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, **bearer(CAROL)).is_success
     target = server.url.removeprefix("http://")
     job = {
         "job_name": "cutaway",
