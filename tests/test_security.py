@@ -219,7 +219,9 @@ def test_a_flood_in_one_queue_and_an_answer_that_depends_on_others_are_found(
     monkeypatch.setattr(service, "TIMED", 1)
     submit = service._submit
     monkeypatch.setattr(
-        service, "_submit", lambda s, ids, key, tokens=1, client=None: submit(s, ids, key, tokens, "")
+        service,
+        "_submit",
+        lambda s, ids, key, tokens=1, client=None, scope=None: submit(s, ids, key, tokens, ""),
     )
     monkeypatch.setattr(
         lm, "generate", lambda ids, **options: cutaway.load(model).generate([*ids, 1], **options)

@@ -1,15 +1,16 @@
 """Service: what one API key learns of another's requests, and what it can take from it.
 
 The channel: a prompt whose beginning is cached is answered sooner. The attacker guesses what another key
-asked for and times the answer; that is measured for another key's prompts, which the cache keeps apart, and
-for its own, where the same instrument must see the reuse. The interference: an answer's ids and
-log-probabilities, alone and beside other keys' requests, must have the same bits.
+asked for and times the answer; that is measured for another key's prompts, which the cache keeps apart, for
+its own, and for another key's with the defence taken out, where the same instrument must see the reuse. The
+interference: an answer's ids and log-probabilities, alone and beside other keys' requests, must have the same
+bits.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,27 +28,44 @@ TAIL = 4  # ids after the page that may be cached
 FLOOD = 8
 SEEN = 0.9  # the least AUC of one's own cache by which the instrument works
 VICTIM, ATTACKER = b"the victim's key", b"the attacker's key"
+SHARED = b"one cache for all"
+
+
+# Whose guesses are timed, in which cache they look (None: the key's own), and whether it is done early.
+TIMINGS = {
+    "closed": (ATTACKER, None, False),
+    "under way": (ATTACKER, None, True),
+    "own": (VICTIM, None, False),
+    "open": (ATTACKER, SHARED, False),
+}
 
 
 def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> list[Finding]:
     """The timing channel, non-interference, and a flood."""
     random = np.random.default_rng(seed)
-    guesses, total = TIMED * budget.trials, 3 * TIMED * budget.trials
+    guesses = TIMED * budget.trials
+    total = len(TIMINGS) * guesses
     timed = {}
-    arms = (("closed", ATTACKER, False), ("under way", ATTACKER, True), ("own", VICTIM, False))
-    for n, (name, key, early) in enumerate(arms):
-        timed[name] = _guesses(lm, random, guesses, key, early)
-        progress((n + 1) * guesses, total)
+    for n, (name, (key, scope, early)) in enumerate(TIMINGS.items()):
+        timed[name] = _guesses(
+            lm, random, guesses, key, scope, early, lambda done, n=n: progress(n * guesses + done, total)
+        )
     apart = _interference(lm, random, budget.trials, seed)
     return [_channel(timed, seed), apart, _flood(lm, random, budget, seed)]
 
 
 def _guesses(
-    lm: LanguageModel, random: np.random.Generator, count: int, key: bytes, early: bool
+    lm: LanguageModel,
+    random: np.random.Generator,
+    count: int,
+    key: bytes,
+    scope: bytes | None,
+    early: bool,
+    done: Callable[[int], None],
 ) -> np.ndarray:
     """[n 3]: whether a guess was right, the seconds to its first token, the ids that were not read for it.
 
-    ``early``: while the victim's prompt is being read, not after it.
+    ``scope``: one cache for both keys. ``early``: while the victim's prompt is being read, not after it.
     """
     rows = []
     scheduler = Scheduler(lm.engine, lm.tokenizer, max_sequences=2)
@@ -55,16 +73,17 @@ def _guesses(
         for n in range(count):
             secret, other = _prompt(lm, random), _prompt(lm, random)
             right = n % 2 == 0
-            victim = _submit(scheduler, secret, VICTIM)
+            victim = _submit(scheduler, secret, VICTIM, scope=scope)
             if not early:
                 finish(victim)
             started = time.perf_counter()
-            stream = _submit(scheduler, secret if right else other, key)
+            stream = _submit(scheduler, secret if right else other, key, scope=scope)
             next(iter(stream))
             seconds = time.perf_counter() - started
             read = finish(stream).timings.prefill_tokens
             finish(victim)
             rows.append((right, seconds, len(secret) - read))
+            done(len(rows))
     finally:
         scheduler.close()
     return np.array(rows)
@@ -77,11 +96,17 @@ def _prompt(lm: LanguageModel, random: np.random.Generator) -> tuple[int, ...]:
 
 
 def _submit(
-    scheduler: Scheduler, ids: Sequence[int], key: bytes, tokens: int = 1, client: str | None = None
+    scheduler: Scheduler,
+    ids: Sequence[int],
+    key: bytes,
+    tokens: int = 1,
+    client: str | None = None,
+    scope: bytes | None = None,
 ) -> ResponseStream:
     settings = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
     name = key.decode() if client is None else client
-    return scheduler.submit(Request(tuple(ids), settings, client=name, cache_scope=cache_scope(key, None)))
+    cache = cache_scope(key, None) if scope is None else scope
+    return scheduler.submit(Request(tuple(ids), settings, client=name, cache_scope=cache))
 
 
 def _channel(timed: dict[str, np.ndarray], seed: int) -> Finding:
@@ -95,7 +120,8 @@ def _channel(timed: dict[str, np.ndarray], seed: int) -> Finding:
     blind = own.value < SEEN
     summary = (
         f"An attacker tells another key's cached prompt from a new one with AUC {closed.value:.3f}, its own "
-        f"with {own.value:.3f}. Of another key's pages {reused['closed']:.0f} ids were reused, of one's own "
+        f"with {own.value:.3f}, another key's in a cache that all keys share with {areas['open'].value:.3f}. "
+        f"Of another key's pages {reused['closed']:.0f} ids were reused, of one's own "
         f"{reused['own']:.0f}."
     )
     if blind and not leaks:
@@ -109,6 +135,7 @@ def _channel(timed: dict[str, np.ndarray], seed: int) -> Finding:
             Arm("another key's prompt, cached", closed, "attack", "AUC"),
             Arm("another key's prompt, being read", areas["under way"], "attack", "AUC"),
             Arm("one's own prompt, cached", own, "control", "AUC"),
+            Arm("another key's prompt, one cache for all (planted)", areas["open"], "control", "AUC"),
         ),
         chance=0.5,
         seeds=(seed,),
