@@ -37,7 +37,10 @@ LAYOUTS = {
     "Q4_K": Layout(12, 256, 144),
     "Q5_K": Layout(13, 256, 176),
     "Q6_K": Layout(14, 256, 210),
+    "IQ4_NL": Layout(20, 32, 18),
+    "IQ4_XS": Layout(23, 256, 136),
     "BF16": Layout(30, 1, 2),
+    "MXFP4": Layout(39, 32, 17),
 }
 
 

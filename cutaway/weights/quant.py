@@ -21,6 +21,9 @@ U8 = np.uint8
 Parts = tuple[np.ndarray, np.ndarray | None, np.ndarray]
 WholeParts = tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None, np.ndarray]
 HALF = 65504.0  # the largest number a half holds
+# What nibbles mean: those of IQ4_NL and IQ4_XS, and those of MXFP4 (floats of 4 bits, E2M1), doubled.
+LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+TWICE_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
 
 
 def unpack(packed: Packed) -> np.ndarray:
@@ -66,7 +69,7 @@ def parts(packed: Packed) -> Parts:
 
 
 def whole_parts(packed: Packed) -> WholeParts:
-    """A K type's tensor of n rows of b blocks as halves d float32 [n b], dmin (or None), whole scales s int8
+    """A tensor of n rows of b blocks of 256 as halves d float32 [n b], dmin (or None), whole scales s int8
     [n b p], whole minima m uint8 (or None), and q int8 [n b p k]: a value is (d s) q - dmin m.
     """
     _check(packed)
@@ -167,9 +170,25 @@ def _q8_0(blocks: np.ndarray) -> Parts:
     return _half(blocks, 0), None, blocks[:, 2:].view(np.int8)
 
 
-# Reading the K types. Each takes uint8 [n bytes] and gives, for p parts of a block of 256, halves d and dmin
-# float32 [n 1], whole scales s int8 and minima m uint8 [n p], and q int8 [n 256]; dmin and m are None where
-# the type has none:
+def _iq4_nl(blocks: np.ndarray) -> Parts:
+    """half scale; 16 bytes as in Q4_0, each nibble an index.  value = scale LEVELS[q]"""
+    return _half(blocks, 0), None, LEVELS[_nibbles(blocks[:, 2:])]
+
+
+def _mxfp4(blocks: np.ndarray) -> Parts:
+    """A byte e; 16 bytes as in Q4_0, each nibble a float of 4 bits.  value = 2^(e - 128) (twice the float)
+
+    The microscaling format of the Open Compute Project (2310.10537), whose e = 255 is NaN; here, as in ggml,
+    2^127.
+    """
+    e = blocks[:, :1].astype(np.uint32)
+    scale = np.where(e < 2, 0x00200000 << np.minimum(e, 1), (e - 1) << 23).astype(np.uint32).view(np.float32)
+    return scale, None, TWICE_E2M1[_nibbles(blocks[:, 1:])]
+
+
+# Reading the types whose blocks are 256 values. Each takes uint8 [n bytes] and gives, for p parts of a block,
+# halves d and dmin float32 [n 1], whole scales s int8 and minima m uint8 [n p], and q int8 [n 256]; dmin and
+# m are None where the type has none:
 #     value = (d s) q - dmin m
 
 
@@ -222,6 +241,18 @@ def _q6_k(blocks: np.ndarray) -> WholeParts:
     return _half(blocks, 208), None, blocks[:, 192:208].view(np.int8), None, q
 
 
+def _iq4_xs(blocks: np.ndarray) -> WholeParts:
+    """half scale; 2 bytes, 4 bytes of 6-bit scales, one for 32 values; 8 x 16 bytes as in IQ4_NL.
+
+    s is 32 less than its bits. The upper two of scale i are bits 2i of the two bytes, the lower four are
+    nibble i of the four bytes.
+    """
+    low = (blocks[:, 4:8, None] >> np.array([0, 4], U8) & 15).reshape(-1, 8)
+    high = (blocks[:, 2:4, None] >> np.array([0, 2, 4, 6], U8) & 3).reshape(-1, 8)
+    q = LEVELS[_nibbles(blocks[:, 8:].reshape(-1, 16))].reshape(-1, 256)
+    return _half(blocks, 0), None, (low | high << 4).view(np.int8) - np.int8(32), None, q
+
+
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
     """The half at a byte of each block: float32 [n 1]."""
     return blocks[:, at : at + 2].copy().view("<f2").astype(np.float32)
@@ -261,7 +292,7 @@ def _scales_of_32(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _of_whole(type: str) -> Callable[[np.ndarray], Parts]:
-    """A K type's reader as the others': scale d s, least -(dmin m), each rounded."""
+    """The reader of a type with blocks of 256 as the others': scale d s, least -(dmin m), each rounded."""
 
     def read(blocks: np.ndarray) -> Parts:
         d, dmin, s, m, q = WHOLE_PARTS[type](blocks)
@@ -277,6 +308,7 @@ WHOLE_PARTS: dict[str, Callable[[np.ndarray], WholeParts]] = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "IQ4_XS": _iq4_xs,
 }
 PARTS: dict[str, Callable[[np.ndarray], Parts]] = {
     "Q4_0": _q4_0,
@@ -284,6 +316,8 @@ PARTS: dict[str, Callable[[np.ndarray], Parts]] = {
     "Q5_0": _q5_0,
     "Q5_1": _q5_1,
     "Q8_0": _q8_0,
+    "IQ4_NL": _iq4_nl,
+    "MXFP4": _mxfp4,
     **{type: _of_whole(type) for type in WHOLE_PARTS},
 }
 FLOATS = {"F32": read_f32, "F16": read_f16, "BF16": read_bf16}

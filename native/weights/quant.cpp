@@ -105,6 +105,41 @@ struct Q8_0 {
     }
 };
 
+// What the nibbles of IQ4_NL and IQ4_XS mean, and twice what those of MXFP4 do.
+constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr int8_t kTwiceE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+CUTAWAY_INLINE void looked_up(const int8_t* table, float scale, Bytes nibbles, Floats out) {
+    CUTAWAY_LANES for (int i = 0; i < 16; ++i) out[i] = scale * number(table[nibbles[i] & 15]);
+    CUTAWAY_LANES for (int i = 0; i < 16; ++i) out[16 + i] = scale * number(table[nibbles[i] >> 4]);
+}
+
+struct IQ4_NL {
+    static constexpr int block = 32, bytes = 18;
+    static CUTAWAY_INLINE void unpack(Bytes in, Floats out) { looked_up(kLevels, half(in), in + 2, out); }
+};
+
+struct IQ4_XS {
+    static constexpr int block = 256, bytes = 136;
+    static CUTAWAY_INLINE void unpack(Bytes in, Floats out) {
+        const float scale = half(in);
+        for (int group = 0; group < 8; ++group) {
+            const int low = (in[4 + group / 2] >> (4 * (group % 2))) & 15;
+            const int high = (in[2 + group / 4] >> (2 * (group % 4))) & 3;
+            looked_up(kLevels, scale * number((low | (high << 4)) - 32), in + 8 + 16 * group, out + 32 * group);
+        }
+    }
+};
+
+struct MXFP4 {
+    static constexpr int block = 32, bytes = 17;
+    static CUTAWAY_INLINE void unpack(Bytes in, Floats out) {
+        const uint32_t e = in[0];
+        const uint32_t scale = e < 2 ? 0x00200000u << e : (e - 1) << 23;  // 2^(e - 128)
+        looked_up(kTwiceE2M1, std::bit_cast<float>(scale), in + 1, out);
+    }
+};
+
 struct Q2_K {
     static constexpr int block = 256, bytes = 84;
     static CUTAWAY_INLINE void unpack(Bytes in, Floats out) {
@@ -282,6 +317,9 @@ CUTAWAY_API int32_t cutaway_unpack(int32_t type, const uint8_t* in, int64_t valu
         case 12: unpack_all<Q4_K>(in, values, out, threads); return 0;
         case 13: unpack_all<Q5_K>(in, values, out, threads); return 0;
         case 14: unpack_all<Q6_K>(in, values, out, threads); return 0;
+        case 20: unpack_all<IQ4_NL>(in, values, out, threads); return 0;
+        case 23: unpack_all<IQ4_XS>(in, values, out, threads); return 0;
+        case 39: unpack_all<MXFP4>(in, values, out, threads); return 0;
         case 30: unpack_all<BF16>(in, values, out, threads); return 0;
         default: return -1;
     }
