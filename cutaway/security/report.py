@@ -28,7 +28,7 @@ def document(model: str, findings: Sequence[Finding], *, seed: int, trials: int)
     for entry in probes.values():
         verdicts = [one["verdict"] for one in entry["findings"]]
         entry["verdict"] = next(
-            (v for v in ("vulnerable", "not separated") if v in verdicts), "sound"
+            (v for v in ("vulnerable", "not separated", "not enough trials") if v in verdicts), "sound"
         )  # the worst of them
     return {
         "version": cutaway.__version__,

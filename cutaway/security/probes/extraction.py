@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cutaway.evaluate.likelihood import rolling
-from cutaway.evaluate.statistics import Estimate, area, mean, paired
+from cutaway.evaluate.statistics import Estimate, area, mean
 from cutaway.generate.sample import History, Sampler, log_softmax, mask_padding
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.security import Arm, Budget, Curve, Finding, Progress, verdict
@@ -192,7 +192,7 @@ def _extractions(
         Finding(
             "extraction",
             "greedy extraction",
-            verdict(paired(greedy[0][most], greedy[0][0])),
+            verdict(greedy[0][most], greedy[0][0]),
             f"The likeliest {DIGITS} digits are the canary's for {arms[0].value.value:.0%} of those in "
             f"{most} documents; with duplicates dropped {arms[2].value.value:.0%}.",
             tuple(arms),
@@ -206,16 +206,13 @@ def _extractions(
     )
     sampler = SamplingParams(temperature=1.0, top_k=TOP_K)
     hit = [1 - (1 - math.exp(sampled_log_prob(lm, one, sampler))) ** TRIES for one in canaries]
-    drawn = {k: mean(_of(k, canaries, [p >= 0.5 for p in hit])) for k in groups}
+    likely = [p >= 0.5 for p in hit]
+    drawn = {k: mean(_of(k, canaries, likely)) for k in groups}
     found.append(
         Finding(
             "extraction",
             f"(n, p) extraction: {TRIES} samples, p 0.5",
-            verdict(
-                paired(
-                    _of(most, canaries, [p >= 0.5 for p in hit]), _of(0, canaries, [p >= 0.5 for p in hit])
-                )
-            ),
+            verdict(_of(most, canaries, likely), _of(0, canaries, likely)),
             f"{TRIES} samples at temperature 1, top-k {TOP_K}, are likelier than not to hold the digits for "
             f"{drawn[most].value:.0%} of the canaries in {most} documents, greedy text for "
             f"{arms[0].value.value:.0%}.",

@@ -16,7 +16,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Finding, Progress
+from cutaway.security import Arm, Budget, Finding, Progress, never
 
 TOKENS = 8  # control tokens that are spelt, of those that there are
 CASES = 8  # conversations for each trial: they are cheap
@@ -120,7 +120,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
         Finding(
             "forgery",
             "Control tokens spelt in a conversation's fields",
-            "vulnerable" if any(forged) else "sound",
+            never(forged),
             summary,
             tuple(arms),
             chance=0.0,

@@ -21,7 +21,7 @@ from cutaway.generate.batch.request import Generation, Request, ResponseStream, 
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Finding, Progress
+from cutaway.security import Arm, Budget, Finding, Progress, never
 
 TIMED = 16  # timed guesses for each trial
 TAIL = 4  # ids after the page that may be cached
@@ -163,7 +163,7 @@ def _interference(lm: LanguageModel, random: np.random.Generator, trials: int, s
     return Finding(
         "service",
         "Interference between keys",
-        "vulnerable" if any(differ) else "sound",
+        never(differ),
         f"{sum(differ)} of {len(differ)} answers have other ids or log-probabilities beside three requests "
         "of another key, one of which is cancelled, than alone.",
         (Arm("answers that differ in a bit", statistics.mean(differ)),),

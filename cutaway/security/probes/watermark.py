@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
 
 ALPHA = 0.01
+HIDDEN = (
+    0.25  # of texts: an attack that is bounded under this share leaves the mark of use; 0 of 12 has 0.243
+)
 LENGTHS = (8, 12, 25, 50, 100, 200)  # tokens of which the first so many are scored
 NULL_KEYS = 25  # that each unmarked text is scored with
 PASSAGE_KEYS = 199
@@ -154,7 +157,7 @@ def _attacks(
             arms += [Arm(f"not detected after it, {how}", mean(after), "defence")]
             arms += [Arm(f"not detected before, {how}", mean(before), "benign")]
             summary += f" With {how}: {_share(arms[2].value)}."
-        found = verdict(paired(missed, whole))
+        found = verdict(missed, whole, limit=HIDDEN)
         return Finding("watermark", f"{name}: {title}", found, summary, tuple(arms), seeds=(seed,))
 
     found = [
